@@ -1,0 +1,243 @@
+"""What a bundle says about itself: frozen dataclasses, no I/O, no third-party import but NumPy.
+
+A :class:`Manifest` is the whole contract between export and runtime. Reading and checking one from
+JSON is :mod:`mmedge.schema`'s work; docs/bundle.md documents every field.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = [
+    "DTYPES",
+    "SCHEMA_VERSION",
+    "Absent",
+    "Array",
+    "Decision",
+    "Device",
+    "Dimension",
+    "Manifest",
+    "Modality",
+    "Sample",
+    "Stage",
+    "TensorSpec",
+    "Tokenizer",
+    "Tolerance",
+    "Variant",
+]
+
+#: Version of the manifest's schema. A reader refuses any other.
+SCHEMA_VERSION = 1
+
+Array = NDArray[np.generic]
+Absent = Literal["zeros", "token", "last"]
+
+#: dtype names a manifest may use -> NumPy dtype. All are ONNX tensor types that both ONNX Runtime
+#: and TensorRT take as network inputs (TensorRT has no int16 or uint16, so PCM travels as float32).
+DTYPES: Mapping[str, np.dtype[np.generic]] = {
+    name: np.dtype(name)
+    for name in ("bool", "float16", "float32", "float64", "int8", "int32", "int64", "uint8")
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """Name, dtype and shape of one tensor at a stage boundary.
+
+    ``dtype`` is a key of :data:`DTYPES`. An ``int`` in ``shape`` is a fixed size, a ``str`` names a
+    dynamic dimension; the same name means the same size within one call.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.dtype}[{', '.join(map(str, self.shape))}]"
+
+
+@dataclass(frozen=True, slots=True)
+class Dimension:
+    """Sizes that a dynamic dimension may take: ``min <= size <= max`` (``max`` None: no limit).
+
+    ``opt`` is the size of the example at export: the size engines are tuned for.
+    """
+
+    min: int
+    opt: int
+    max: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tokenizer:
+    """How a string becomes the token inputs of a modality.
+
+    ``file`` is a path in the bundle, in the format of the ``tokenizers`` library; ``ids`` names the
+    input that takes token ids, ``mask`` the one that takes the attention mask, if there is one.
+    """
+
+    file: str
+    ids: str
+    mask: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Modality:
+    """One sensor's contract: its inputs, how often it comes, how old it may be, what stands in.
+
+    ``absent`` says what an optional modality is replaced by when it is left out of a call:
+    ``zeros`` (zeros of the smallest allowed size), ``token`` (the tensors stored under
+    ``absent.<input>`` in the bundle's samples file), ``last`` (its last value, in a stream; a
+    one-shot call has no last value and uses zeros). ``rate_hz`` is its nominal rate in Hz,
+    ``max_age_ms`` the oldest value a result may use, in milliseconds; None means not stated.
+    ``sample_rate_hz`` is the rate of the samples inside one value (PCM), so that a recording made
+    at another rate is refused and not misheard.
+    """
+
+    name: str
+    inputs: tuple[str, ...]
+    required: bool = True
+    rate_hz: float | None = None
+    max_age_ms: float | None = None
+    absent: Absent = "zeros"
+    tokenizer: Tokenizer | None = None
+    sample_rate_hz: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One graph of the network: an encoder (``modality`` set) or a fusion stage (None).
+
+    ``graph`` is the path of its full-precision ONNX graph in the bundle. ``inputs`` and ``outputs``
+    name tensors; a tensor that one stage yields and another takes has the same name in both.
+    """
+
+    name: str
+    graph: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    modality: str | None = None
+    loop: Literal["generate", "denoise"] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """How far a variant's outputs may lie from the golden outputs, measured when it was made.
+
+    An output passes when ``|got - golden| <= atol + rtol * max|golden|`` for every element.
+    """
+
+    rtol: float
+    atol: float
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One way to run all stages: which backend, which precision, for which device.
+
+    ``target`` is ``cpu``, ``cuda``, or an architecture such as ``sm_89`` for built engines.
+    ``files`` maps each stage's name to its file in the bundle. ``requires`` maps a library to the
+    one version that can load the files (built engines need it, graphs leave it empty). ``build``
+    records what made the files (library versions, options) and ``metrics`` what was measured on
+    them; the first decides nothing, ``latency_ms`` of the second orders :meth:`Bundle.select`.
+    """
+
+    backend: str
+    precision: str
+    target: str
+    files: Mapping[str, str]
+    tolerance: Tolerance
+    requires: Mapping[str, str] = field(default_factory=dict)
+    build: Mapping[str, str] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def id(self) -> str:
+        """Short unique name of the variant inside its bundle, such as ``ort-fp32-cpu``."""
+        return f"{self.backend}-{self.precision}-{self.target}"
+
+    def reject_reason(self, device: Device) -> str | None:
+        """Why this variant cannot run on ``device``; None when it can."""
+        missing = device.missing.get(self.backend)
+        if self.backend not in device.backends:
+            return missing or f"backend {self.backend!r} is not known to this version of mmedge"
+        if self.target not in device.targets:
+            have = ", ".join(device.targets)
+            why = device.missing.get(self.target)
+            return f"made for {self.target}, this device offers {have}" + (
+                f" ({why})" if why else ""
+            )
+        for library, version in self.requires.items():
+            found = device.libraries.get(library)
+            if found != version:
+                return f"needs {library} {version}, found {found or 'none'}"
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """What this machine can run: filled by :func:`mmedge.device.probe`.
+
+    ``backends`` are usable here; ``missing`` says for each other one why, and the install line.
+    ``targets`` are the variant targets this machine serves, the host's own ``cpu`` first.
+    """
+
+    name: str
+    backends: tuple[str, ...]
+    targets: tuple[str, ...]
+    missing: Mapping[str, str]
+    libraries: Mapping[str, str]
+    cores: int
+    memory_bytes: int
+    gpus: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What was decided of one variant on one device; ``reason`` is set for accepted ones too."""
+
+    variant: str
+    accepted: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One golden sample: what goes in and what the original network made of it."""
+
+    inputs: Mapping[str, Array]
+    outputs: Mapping[str, Array]
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """Everything a runtime needs to know of a bundle.
+
+    ``files`` maps every other file of the bundle to its SHA-256 in lower-case hex. ``labels`` maps
+    an output's name to the file that holds its class names, a JSON list of strings.
+    ``provenance`` records what made the bundle.
+    """
+
+    name: str
+    modalities: tuple[Modality, ...]
+    stages: tuple[Stage, ...]
+    outputs: tuple[str, ...]
+    variants: tuple[Variant, ...]
+    files: Mapping[str, str]
+    dimensions: Mapping[str, Dimension] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    provenance: Mapping[str, str] = field(default_factory=dict)
+    samples: int = 0
+    schema_version: int = SCHEMA_VERSION
+
+    def inputs(self) -> dict[str, TensorSpec]:
+        """Inputs of the whole network by name, in the modalities' order."""
+        specs = {spec.name: spec for stage in self.stages for spec in stage.inputs}
+        return {name: specs[name] for modality in self.modalities for name in modality.inputs}
