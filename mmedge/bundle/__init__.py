@@ -1,0 +1,19 @@
+"""Bundles: one directory, or the same tree in one uncompressed zip, checked before it is used.
+
+========================  ======================================================================
+:mod:`~mmedge.bundle.archive`    the two forms behind one protocol
+:mod:`~mmedge.bundle.directory`  a directory: no links, no devices, nothing swapped unseen
+:mod:`~mmedge.bundle.zipped`     a strict reader of stored zips, zero-copy
+:mod:`~mmedge.bundle.onnxfile`   what an ONNX graph reaches for: operator domains and weight files
+:mod:`~mmedge.bundle.load`       the checks that every bundle passes before anything is read of it
+:mod:`~mmedge.bundle.samples`    golden samples and absent tokens in safetensors
+:mod:`~mmedge.bundle.choose`     which variant suits a device, and why
+:mod:`~mmedge.bundle.write`      writing a bundle in one step that either happens or does not
+========================  ======================================================================
+"""
+
+from __future__ import annotations
+
+from mmedge.bundle.bundle import Bundle
+
+__all__ = ["Bundle"]

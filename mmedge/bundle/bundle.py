@@ -1,0 +1,277 @@
+"""The :class:`Bundle`: what export hands to the runtime."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from mmedge.bundle.choose import choose
+from mmedge.bundle.load import Checked, check_digests, load
+from mmedge.bundle.samples import Samples, samples_from_bytes, samples_to_bytes
+from mmedge.bundle.write import SUFFIX, Source, write_bundle
+from mmedge.errors import BundleError, NoVariantError
+from mmedge.schema import MANIFEST, SAMPLES, labels_from_json
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+    from types import TracebackType
+
+    from mmedge.spec import Array, Decision, Device, Manifest, Sample, Variant
+
+__all__ = ["Bundle"]
+
+
+class Bundle:
+    """A checked bundle. Made by :meth:`open` and :meth:`write`; a context manager.
+
+    What an open bundle reads is what its digests were compared with (see docs/bundle.md for what
+    that promises and what not). A bundle opened from a zip may hold temporary files until
+    :meth:`close`.
+
+    Attributes:
+        path: the directory or zip it came from.
+        manifest: what it says about itself.
+    """
+
+    def __init__(self, checked: Checked) -> None:
+        self.path = checked.archive.path
+        self.manifest: Manifest = checked.manifest
+        self._archive = checked.archive
+        self._weights = checked.weights
+        self._samples: Samples | None = None
+
+    @classmethod
+    def open(cls, path: str | Path) -> Bundle:
+        """Open a bundle, either form, after checking all of it (:mod:`mmedge.bundle.load`).
+
+        Costs one SHA-256 pass over all files.
+
+        Raises:
+            BundleError: it is missing, malformed, altered, incomplete or from another schema.
+        """
+        return cls(load(Path(path)))
+
+    @classmethod
+    def write(
+        cls,
+        path: str | Path,
+        manifest: Manifest,
+        files: Mapping[str, bytes | Path],
+        *,
+        samples: Sequence[Sample] = (),
+        absent: Mapping[str, Array] | None = None,
+        overwrite: bool = False,
+    ) -> Bundle:
+        """Write a bundle and open it.
+
+        It is staged beside ``path``, checked, and renamed into place, so that ``path`` never holds
+        half a bundle. Equal content gives equal bytes.
+
+        Args:
+            path: where; with the suffix ``.mmedge`` one zip, otherwise a directory.
+            manifest: its ``files`` and ``samples`` are filled in here.
+            files: content, or the file to copy, by path in the bundle; without the manifest and the
+                samples file.
+            samples: golden samples, with every input and every stage's outputs.
+            absent: stand-ins by input name, for each input of the optional modalities whose
+                ``absent`` is ``token``.
+            overwrite: replace the bundle at ``path``. What is not a readable bundle stays.
+
+        Raises:
+            BundleError: the bundle would not be valid, something is at ``path`` already, or the
+                disk refused.
+        """
+        path = Path(path)
+        _check_own(path, files)
+        manifest = replace(manifest, samples=len(samples))
+        sources: dict[str, Source] = dict(files)
+        if samples or absent:
+            source = f"{path}: {SAMPLES}"
+            sources[SAMPLES] = samples_to_bytes(manifest, samples, absent or {}, source=source)
+        zipped = path.suffix == SUFFIX
+        write_bundle(path, manifest, sources, zipped=zipped, overwrite=overwrite)
+        return cls.open(path)
+
+    def with_variant(self, variant: Variant, files: Mapping[str, bytes | Path]) -> Bundle:
+        """Rewrite this bundle in its place and form with ``variant`` added, or replaced by its id.
+
+        Files of a replaced variant that nothing else uses are dropped. This object is closed.
+
+        Args:
+            variant: what to add.
+            files: the files it brings, by path in the bundle.
+
+        Returns:
+            The new bundle, open.
+
+        Raises:
+            BundleError: as :meth:`write`; the old bundle is then still in place and open.
+        """
+        _check_own(self.path, files)
+        variants = {old.id: old for old in self.manifest.variants}
+        replaced = variants.get(variant.id)
+        manifest = replace(
+            self.manifest, variants=tuple({**variants, variant.id: variant}.values())
+        )
+        dropped = self._with_weights(replaced.files.values()) if replaced else set()
+        dropped -= self._with_weights(
+            [stage.graph for stage in manifest.stages]
+            + [file for kept in manifest.variants for file in kept.files.values()]
+            + list(manifest.labels.values())
+            + [m.tokenizer.file for m in manifest.modalities if m.tokenizer]
+        )
+        sources: dict[str, Source] = {
+            name: self.read(name) for name in self.manifest.files if name not in dropped
+        }
+        zipped = self._archive.zipped
+        write_bundle(self.path, manifest, {**sources, **files}, zipped=zipped, overwrite=True)
+        self.close()
+        return type(self).open(self.path)
+
+    def select(
+        self, device: Device, *, backend: str = "auto", precision: str | None = None
+    ) -> tuple[Variant, tuple[Decision, ...]]:
+        """The variant to run on ``device``, and a decision with its reason on every variant.
+
+        Among the variants that can run there, an engine built for the device's GPU comes before
+        a graph on that GPU, and both before the CPU; then the lower ``metrics["latency_ms"]``,
+        measured before not measured; then fp32; then the manifest's order.
+
+        Args:
+            device: from :func:`mmedge.device.probe`.
+            backend: allow this backend only; ``auto`` allows all.
+            precision: allow this precision only.
+
+        Raises:
+            NoVariantError: none can run; its ``decisions`` say why.
+        """
+        best, decisions = choose(self.manifest, device, backend=backend, precision=precision)
+        if best is None:
+            reasons = "; ".join(f"{d.variant}: {d.reason}" for d in decisions)
+            raise NoVariantError(
+                f"{self.path}: no variant can run on {device.name}: {reasons}", decisions
+            )
+        return best, decisions
+
+    def decisions(
+        self, device: Device, *, backend: str = "auto", precision: str | None = None
+    ) -> tuple[Decision, ...]:
+        """The decisions of :meth:`select`, also where no variant can run."""
+        return choose(self.manifest, device, backend=backend, precision=precision)[1]
+
+    def samples(self) -> tuple[Sample, ...]:
+        """The golden samples: all inputs and every stage's outputs.
+
+        Raises:
+            BundleError: the samples file is not what the manifest declares.
+        """
+        return self._read_samples().golden
+
+    def absent_tokens(self) -> dict[str, Array]:
+        """The stand-in of each input whose modality may be absent with ``token``, by input name.
+
+        Raises:
+            BundleError: as :meth:`samples`.
+        """
+        return dict(self._read_samples().absent)
+
+    def _read_samples(self) -> Samples:
+        if SAMPLES not in self.manifest.files:
+            return Samples((), {})
+        if self._samples is None:
+            source = f"{self.path}: {SAMPLES}"
+            self._samples = samples_from_bytes(
+                bytes(self.read(SAMPLES)), self.manifest, source=source
+            )
+        return self._samples
+
+    def labels(self, output: str) -> list[str]:
+        """Class names of an output in order of their index; empty when it has none.
+
+        Raises:
+            BundleError: no such output, or its labels file is not a JSON list of strings.
+        """
+        if output not in self.manifest.outputs:
+            known = ", ".join(self.manifest.outputs)
+            raise BundleError(f"{self.path}: no output {output!r}; this bundle has {known}")
+        name = self.manifest.labels.get(output)
+        if name is None:
+            return []
+        return labels_from_json(bytes(self.read(name)), source=f"{self.path}: {name}")
+
+    def read(self, name: str) -> memoryview:
+        """A file's bytes, mapped from the directory's file or the zip: read-only, not copied.
+
+        Raises:
+            BundleError: no such file, or it changed since the bundle was opened.
+        """
+        return self._archive.read(self._known(name))
+
+    def file(self, name: str) -> Path:
+        """A path for libraries that open files by themselves; a graph's weights lie beside it.
+
+        From a directory it is the file itself, checked to be the one that was digested. From a zip
+        the file and its weights are copied, once, to a private temporary directory that
+        :meth:`close` removes: ONNX Runtime maps weights from a path without copying them, whereas
+        from memory it copies them, takes only those of the outermost graph, and needs version 1.24.
+
+        Raises:
+            BundleError: as :meth:`read`.
+        """
+        self._archive.place(sorted(self._with_weights([self._known(name)])))
+        return self._archive.folder() / name
+
+    def weights(self, graph: str) -> tuple[str, ...]:
+        """Paths in the bundle of the weight files that one of its graphs uses.
+
+        Raises:
+            BundleError: no such file.
+        """
+        return self._weights.get(self._known(graph), ())
+
+    def _with_weights(self, names: Collection[str]) -> set[str]:
+        return {*names, *(w for name in names for w in self._weights.get(name, ()))}
+
+    def _known(self, name: str) -> str:
+        if name not in self._archive.sizes:
+            raise BundleError(f"{self.path}: no file {name!r} in this bundle")
+        return name
+
+    def verify(self) -> None:
+        """Check all that can be checked without running a network.
+
+        Digests every file again, and reads the samples, the absent tokens and all labels.
+
+        Raises:
+            BundleError: something is not as the manifest declares.
+        """
+        check_digests(self._archive, self.manifest)
+        self._samples = None
+        self._read_samples()
+        for output in self.manifest.outputs:
+            self.labels(output)
+
+    def close(self) -> None:
+        """Remove temporary files. May be called twice; views that were handed out stay valid."""
+        self._archive.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Bundle {self.manifest.name!r} at {self.path}>"
+
+
+def _check_own(path: Path, files: Collection[str]) -> None:
+    for name in (MANIFEST, SAMPLES):
+        if name in files:
+            raise BundleError(f"{path}: {name} is written by mmedge; leave it out of files")

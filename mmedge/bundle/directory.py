@@ -1,0 +1,135 @@
+"""A bundle as a directory."""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import os
+import stat
+from typing import TYPE_CHECKING
+
+from mmedge.errors import BundleError
+from mmedge.schema import MAX_FILES, path_fault
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from io import BufferedReader
+    from pathlib import Path
+
+__all__ = ["Directory"]
+
+#: A file that was exchanged or written to has another one of these. The change time is set by the
+#: kernel alone, so restoring the modification time hides nothing.
+_Identity = tuple[int, int, int, int, int]
+
+
+class Directory:
+    """A directory tree of regular files (see :class:`mmedge.bundle.archive.Archive`).
+
+    Every file is opened from the root down without following links, and must be the very file that
+    was listed: same inode, size and times. So what is read is what was digested, unless a process
+    with the rights of this one's user writes into a file while it is mapped. A library that is
+    given a path opens it by itself a moment after the check; only file permissions guard that.
+    """
+
+    zipped = False
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._known = dict(self._list())
+        self.sizes: Mapping[str, int] = {
+            name: identity[2] for name, identity in self._known.items()
+        }
+
+    def _list(self) -> Iterable[tuple[str, _Identity]]:
+        count = 0
+        for folder, folders, files, fd in os.fwalk(self.path, onerror=_raise):
+            prefix = os.path.relpath(folder, self.path)
+            for entry in sorted(folders + files):
+                name = entry if prefix == "." else f"{prefix}/{entry}"
+                if fault := path_fault(name):
+                    raise BundleError(f"{self.path}: {fault}; remove it")
+                found = os.stat(entry, dir_fd=fd, follow_symlinks=False)
+                if stat.S_ISDIR(found.st_mode):
+                    continue
+                _check_regular(found, f"{self.path}: {name}")
+                count += 1
+                if count > MAX_FILES + 1:  # the manifest comes on top
+                    raise BundleError(f"{self.path}: more than {MAX_FILES} files; no bundle is")
+                yield name, _identity(found)
+
+    def read(self, name: str) -> memoryview:
+        """See :meth:`mmedge.bundle.archive.Archive.read`."""
+        with self._open(name) as file:
+            if not self.sizes[name]:  # an empty file cannot be mapped
+                return memoryview(b"")
+            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+    def digest(self, name: str) -> str:
+        """See :meth:`mmedge.bundle.archive.Archive.digest`."""
+        with self._open(name) as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+            self._check_same(name, os.fstat(file.fileno()))
+        return found
+
+    def place(self, names: Iterable[str]) -> None:
+        """See :meth:`mmedge.bundle.archive.Archive.place`: nothing but the check to do here."""
+        for name in names:
+            self._open(name).close()
+
+    def folder(self) -> Path:
+        """See :meth:`mmedge.bundle.archive.Archive.folder`."""
+        return self.path
+
+    def close(self) -> None:
+        """See :meth:`mmedge.bundle.archive.Archive.close`."""
+        self._known = {}
+
+    def _open(self, name: str) -> BufferedReader:
+        if not self._known:
+            raise BundleError(f"{self.path}: the bundle is closed; open it again")
+        try:
+            file = os.fdopen(self._descend(name), "rb")
+        except OSError as error:
+            raise BundleError(
+                f"{self.path}: {name} changed since the bundle was opened: {error}"
+            ) from error
+        try:
+            self._check_same(name, os.fstat(file.fileno()))
+        except BundleError:
+            file.close()
+            raise
+        return file
+
+    def _descend(self, name: str) -> int:
+        """Walk down from the root, following no link at any step, and wait for no device."""
+        *folders, last = name.split("/")
+        fd = os.open(self.path, os.O_DIRECTORY)
+        for part, kind in [*((folder, os.O_DIRECTORY) for folder in folders), (last, os.O_RDONLY)]:
+            try:
+                inner = os.open(part, kind | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=fd)
+            finally:
+                os.close(fd)
+            fd = inner
+        return fd
+
+    def _check_same(self, name: str, found: os.stat_result) -> None:
+        if _identity(found) != self._known[name]:
+            raise BundleError(
+                f"{self.path}: {name} changed since the bundle was opened; open it again"
+            )
+
+
+def _identity(found: os.stat_result) -> _Identity:
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def _check_regular(found: os.stat_result, where: str) -> None:
+    if stat.S_ISLNK(found.st_mode):
+        raise BundleError(f"{where} is a link; a bundle holds plain files, put a copy in its place")
+    if not stat.S_ISREG(found.st_mode):
+        raise BundleError(f"{where} is a device, pipe or socket; a bundle holds plain files only")
+
+
+def _raise(error: OSError) -> None:
+    raise error

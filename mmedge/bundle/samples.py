@@ -1,0 +1,140 @@
+"""Golden samples and absent tokens: ``samples.safetensors``.
+
+Its keys are ``<i>.in.<input>`` and ``<i>.out.<tensor>`` for sample ``i`` from 0, with every input
+of the network and every output of every stage, and ``absent.<input>`` for the inputs of optional
+modalities whose ``absent`` is ``token``. Nothing else is in it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from safetensors import SafetensorError, deserialize
+from safetensors.numpy import save
+
+from mmedge.errors import BundleError
+from mmedge.spec import DTYPES, Array, Manifest, Sample, TensorSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+__all__ = ["Samples", "samples_from_bytes", "samples_to_bytes"]
+
+#: safetensors' dtype names -> those of a manifest.
+_DTYPE_NAMES: Final[Mapping[str, str]] = {
+    "BOOL": "bool", "F16": "float16", "F32": "float32", "F64": "float64",
+    "I8": "int8", "I32": "int32", "I64": "int64", "U8": "uint8",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """What the file holds: golden samples in order, and the stand-in of each input by name."""
+
+    golden: tuple[Sample, ...]
+    absent: Mapping[str, Array]
+
+
+def samples_from_bytes(data: bytes, manifest: Manifest, *, source: str) -> Samples:
+    """Read the file; arrays have the dtypes and shapes that ``manifest`` declares.
+
+    Raises:
+        BundleError: not safetensors, a tensor is missing or unknown, or one has another dtype or
+            shape than the manifest declares.
+    """
+    try:
+        found = dict(deserialize(data))  # type: ignore[no-untyped-call]
+    except SafetensorError as error:
+        raise BundleError(f"{source}: not safetensors: {error}; export the bundle again") from error
+    arrays = {name: _array(name, tensor, source) for name, tensor in found.items()}
+    _check(arrays, manifest, source)
+    return Samples(
+        golden=tuple(
+            Sample(
+                inputs={name: arrays[f"{i}.in.{name}"] for name in manifest.inputs()},
+                outputs={name: arrays[f"{i}.out.{name}"] for name in _outputs(manifest)},
+            )
+            for i in range(manifest.samples)
+        ),
+        absent={spec.name: arrays[f"absent.{spec.name}"] for spec in _tokens(manifest)},
+    )
+
+
+def samples_to_bytes(
+    manifest: Manifest, samples: Sequence[Sample], absent: Mapping[str, Array], *, source: str
+) -> bytes:
+    """Write the file. Equal content gives equal bytes.
+
+    Raises:
+        BundleError: an array is missing, unknown, or not as ``manifest`` declares it.
+    """
+    # Not ascontiguousarray, which turns a scalar into a vector.
+    arrays = {
+        key: np.asarray(value, order="C")
+        for prefix, group in (
+            *((f"{i}.in", sample.inputs) for i, sample in enumerate(samples)),
+            *((f"{i}.out", sample.outputs) for i, sample in enumerate(samples)),
+            ("absent", absent),
+        )
+        for key, value in ((f"{prefix}.{name}", value) for name, value in group.items())
+    }
+    _check(arrays, manifest, source)
+    written: bytes = save(arrays)
+    return written
+
+
+def _array(name: str, tensor: Mapping[str, object], source: str) -> Array:
+    dtype = _DTYPE_NAMES.get(str(tensor["dtype"]))
+    if dtype is None:
+        raise BundleError(f"{source}: {name!r} has dtype {tensor['dtype']}, which no bundle uses")
+    flat: Array = np.frombuffer(tensor["data"], dtype=DTYPES[dtype])  # type: ignore[call-overload]
+    return flat.reshape(tensor["shape"])  # type: ignore[call-overload, no-any-return]
+
+
+def _outputs(manifest: Manifest) -> dict[str, TensorSpec]:
+    return {spec.name: spec for stage in manifest.stages for spec in stage.outputs}
+
+
+def _tokens(manifest: Manifest) -> Iterator[TensorSpec]:
+    inputs = manifest.inputs()
+    for modality in manifest.modalities:
+        if modality.absent == "token" and not modality.required:
+            yield from (inputs[name] for name in modality.inputs)
+
+
+def _check(arrays: Mapping[str, Array], manifest: Manifest, source: str) -> None:
+    groups: list[dict[str, TensorSpec]] = []
+    for i in range(manifest.samples):
+        group = {f"{i}.in.{name}": spec for name, spec in manifest.inputs().items()}
+        group |= {f"{i}.out.{name}": spec for name, spec in _outputs(manifest).items()}
+        groups.append(group)
+    groups.extend({f"absent.{spec.name}": spec} for spec in _tokens(manifest))
+    wanted = {key for group in groups for key in group}
+    for fault, keys in (("missing", wanted - arrays.keys()), ("unknown", arrays.keys() - wanted)):
+        if keys:
+            raise BundleError(f"{source}: {fault} tensor {min(keys)!r}; export the bundle again")
+    for group in groups:
+        sizes: dict[str, int] = {}  # one dynamic dimension has one size within a sample
+        for key, spec in group.items():
+            _check_array(arrays[key], spec, manifest, sizes, f"{source}: tensor {key!r}")
+
+
+def _check_array(
+    array: Array, spec: TensorSpec, manifest: Manifest, sizes: dict[str, int], where: str
+) -> None:
+    got = f"got {array.dtype}{list(array.shape)}"
+    if array.dtype != DTYPES[spec.dtype] or array.ndim != len(spec.shape):
+        raise BundleError(f"{where}: expected {spec}, {got}; export the bundle again")
+    for size, expected in zip(array.shape, spec.shape, strict=True):
+        if isinstance(expected, int):
+            fits = size == expected
+        else:
+            limit = manifest.dimensions[expected]
+            fits = limit.min <= size and (limit.max is None or size <= limit.max)
+            fits = fits and sizes.setdefault(expected, size) == size
+        if not fits:
+            raise BundleError(
+                f"{where}: expected {spec} within its dimensions, {got}; export the bundle again"
+            )

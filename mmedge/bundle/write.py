@@ -1,0 +1,154 @@
+"""Writing a bundle: staged beside its place, checked as a reader would, then renamed into it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from mmedge.bundle.load import load
+from mmedge.errors import BundleError
+from mmedge.schema import MANIFEST, manifest_to_json
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from mmedge.spec import Manifest
+
+__all__ = ["SUFFIX", "Source", "write_bundle"]
+
+#: Suffix of a bundle that is one zip.
+SUFFIX = ".mmedge"
+
+#: What a file is made of: its bytes, or another file to copy.
+Source = bytes | memoryview | Path
+
+_CHUNK = 1 << 20
+
+
+def write_bundle(
+    path: Path,
+    manifest: Manifest,
+    sources: Mapping[str, Source],
+    *,
+    zipped: bool,
+    overwrite: bool,
+) -> None:
+    """Write ``manifest`` and the files of ``sources`` to ``path``.
+
+    ``manifest.files`` is replaced by the digests of what was written. Equal content gives equal
+    bytes. A zip takes the place of an old zip in one step; a directory cannot, so for a moment
+    between two renames there is none, and a crash then leaves the old one beside, in a directory
+    ``.<name>.*``.
+
+    Raises:
+        BundleError: the bundle would not be valid, something is there already, or the disk refused.
+    """
+    import tempfile  # a runtime that only reads bundles never needs it
+
+    # Faults of the manifest are found before gigabytes are copied.
+    manifest_to_json(replace(manifest, files=dict.fromkeys(sources, "0" * 64)))
+    path = path.absolute()
+    _check_free(path, overwrite=overwrite)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+            staged = Path(folder) / path.name
+            (_write_zip if zipped else _write_directory)(staged, manifest, sources)
+            load(staged, digests=False).archive.close()
+            _move(staged, path, aside=Path(folder) / "old")
+    except OSError as error:
+        raise BundleError(f"{path}: the bundle cannot be written: {error}") from error
+
+
+def _check_free(path: Path, *, overwrite: bool) -> None:
+    if not os.path.lexists(path):
+        return
+    if not overwrite:
+        raise BundleError(f"{path}: already exists; remove it or pass overwrite=True")
+    if path.is_symlink():
+        raise BundleError(f"{path}: refusing to overwrite a link; name the bundle itself")
+    try:
+        load(path, digests=False).archive.close()
+    except BundleError as error:
+        raise BundleError(
+            f"{path}: refusing to overwrite what is not a bundle of this version; "
+            f"remove it yourself ({error})"
+        ) from error
+
+
+def _write_directory(staged: Path, manifest: Manifest, sources: Mapping[str, Source]) -> None:
+    def add(name: str, source: Source) -> str:
+        target = staged / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with target.open("xb") as file:
+            digest = _copy(source, file.write)
+            file.flush()
+            os.fsync(file.fileno())
+        return digest
+
+    _add_all(add, manifest, sources)
+
+
+def _write_zip(staged: Path, manifest: Manifest, sources: Mapping[str, Source]) -> None:
+    import zipfile
+
+    with staged.open("xb") as file:
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+
+            def add(name: str, source: Source) -> str:
+                # The time is fixed, so that equal content gives equal bytes.
+                info = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
+                info.create_system = 3  # Unix, which external_attr is in terms of
+                info.external_attr = 0o100644 << 16
+                info.file_size = _size(source)  # decides whether the header has 64-bit sizes
+                with archive.open(info, "w") as entry:
+                    return _copy(source, entry.write)
+
+            _add_all(add, manifest, sources)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _add_all(
+    add: Callable[[str, Source], str], manifest: Manifest, sources: Mapping[str, Source]
+) -> None:
+    digests = {name: add(name, sources[name]) for name in sorted(sources)}
+    add(MANIFEST, manifest_to_json(replace(manifest, files=digests)).encode())
+
+
+def _copy(source: Source, write: Callable[[bytes | memoryview], object]) -> str:
+    """Hand the source's bytes to ``write``; their SHA-256."""
+    if not isinstance(source, Path):
+        write(source)
+        return hashlib.sha256(source).hexdigest()
+    digest = hashlib.sha256()
+    file: BinaryIO
+    with source.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+            write(chunk)
+    return digest.hexdigest()
+
+
+def _size(source: Source) -> int:
+    return source.stat().st_size if isinstance(source, Path) else len(source)
+
+
+def _move(staged: Path, path: Path, *, aside: Path) -> None:
+    if path.is_dir() or (path.exists() and staged.is_dir()):
+        path.rename(aside)
+        try:
+            staged.rename(path)
+        except OSError:
+            aside.rename(path)
+            raise
+    else:
+        staged.replace(path)
+    folder = os.open(path.parent, os.O_DIRECTORY)
+    try:
+        os.fsync(folder)  # or the rename may be lost with the power
+    finally:
+        os.close(folder)

@@ -1,0 +1,237 @@
+"""A bundle as one zip: a reader of stored entries only, by the letter of PKWARE's APPNOTE 6.3.10.
+
+General zip readers forgive what two readers may understand differently: data before the first or
+between entries, overlapping entries, a local header that disagrees with the directory. Here each
+byte of the file belongs to exactly one entry or to the directory at its end. Nothing is compressed,
+so nothing inflates, and files are handed out as views into one mapping of the zip.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import stat
+import struct
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mmedge.errors import BundleError
+from mmedge.schema import MANIFEST, MAX_FILES, path_fault
+
+if TYPE_CHECKING:
+    import tempfile
+    from collections.abc import Iterable, Mapping
+
+__all__ = ["Zipped"]
+
+# APPNOTE 4.3.7, 4.3.12, 4.3.16, 4.3.15 and 4.3.14, little-endian, without their variable tails.
+_LOCAL = struct.Struct("<4s5H3I2H")
+_ENTRY = struct.Struct("<4s6H3I5H2I")
+_END = struct.Struct("<4s4H2IH")
+_LOCATOR64 = struct.Struct("<4sIQI")
+_END64 = struct.Struct("<4sQ2H2I4Q")
+
+_UTF8_NAME = 0x800  # general purpose bit 11: the one flag that a bundle's entry may carry
+_ENCRYPTED = 0x1
+_MANY16, _MANY32 = 0xFFFF, 0xFFFFFFFF  # stand for "see the zip64 record"
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """One line of the central directory; ``raw_name`` and ``size`` must agree with the header."""
+
+    name: str
+    raw_name: bytes
+    crc: int
+    size: int
+    offset: int
+
+
+class Zipped:
+    """A zip of stored entries (see :class:`mmedge.bundle.archive.Archive`).
+
+    The whole file is mapped once, so replacing the bundle by rename, as mmedge does, leaves an open
+    one as it was. Writing into the file in place does not.
+    """
+
+    zipped = True
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        with path.open("rb") as file:
+            if not path.stat().st_size:
+                raise BundleError(f"{path}: an empty file is no bundle")
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._view = memoryview(self._map)
+        self._spans = self._locate()
+        self.sizes: Mapping[str, int] = {name: len(span) for name, span in self._spans.items()}
+
+    def read(self, name: str) -> memoryview:
+        """See :meth:`mmedge.bundle.archive.Archive.read`."""
+        if not self._spans:
+            raise BundleError(f"{self.path}: the bundle is closed; open it again")
+        span = self._spans[name]
+        return self._view[span.start : span.stop]
+
+    def digest(self, name: str) -> str:
+        """See :meth:`mmedge.bundle.archive.Archive.digest`."""
+        found = hashlib.sha256(self.read(name)).hexdigest()
+        self._forget_pages()
+        return found
+
+    def place(self, names: Iterable[str]) -> None:
+        """See :meth:`mmedge.bundle.archive.Archive.place`: copies, each file once."""
+        for name in names:
+            data = self.read(name)
+            target = self.folder() / name
+            if not target.exists():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with target.open("xb") as file:
+                    file.write(data)
+                self._forget_pages()
+
+    def folder(self) -> Path:
+        """See :meth:`mmedge.bundle.archive.Archive.folder`: made at first use, mode 0700."""
+        if self._temporary is None:
+            import tempfile  # only some bundles need one
+
+            self._temporary = tempfile.TemporaryDirectory(prefix="mmedge-")
+        return Path(self._temporary.name)
+
+    def close(self) -> None:
+        """See :meth:`mmedge.bundle.archive.Archive.close`."""
+        self._spans = {}
+        self._view = memoryview(b"")  # the mapping goes with the last view that was handed out
+        if self._temporary is not None:
+            self._temporary.cleanup()
+            self._temporary = None
+
+    def _forget_pages(self) -> None:
+        # One pass over a large bundle would otherwise stay in this process's resident memory.
+        self._map.madvise(mmap.MADV_DONTNEED)
+
+    def _refuse(self, fault: str) -> BundleError:
+        return BundleError(f"{self.path}: {fault}; export the bundle again")
+
+    def _unpack(self, record: struct.Struct, offset: int, magic: bytes) -> tuple[int, ...]:
+        end = offset + record.size
+        if offset < 0 or end > len(self._view) or self._view[offset : offset + 4] != magic:
+            raise self._refuse(f"not a whole zip: no record {magic!r} at byte {offset}")
+        return record.unpack(self._view[offset:end])[1:]
+
+    def _locate(self) -> dict[str, range]:
+        """Bytes of each entry's data, after every rule has been checked."""
+        start, entries = self._directory()
+        spans: dict[str, range] = {}
+        cursor = 0
+        for entry in sorted(entries, key=lambda entry: entry.offset):
+            if entry.offset != cursor:
+                how = "overlaps the one before" if entry.offset < cursor else "leaves a gap before"
+                raise self._refuse(f"entry {entry.name} at byte {entry.offset} {how}")
+            begin = self._data_start(entry)
+            cursor = begin + entry.size
+            if cursor > start:
+                raise self._refuse(f"entry {entry.name} overlaps the directory or is truncated")
+            spans[entry.name] = range(begin, cursor)
+        if cursor != start:
+            raise self._refuse(f"bytes {cursor} to {start} belong to no entry")
+        for entry in entries:
+            # Digests guard all other files; nothing else guards the manifest from a flipped bit.
+            span = spans[entry.name]
+            data = self._view[span.start : span.stop]
+            if entry.name == MANIFEST and zlib.crc32(data) != entry.crc:
+                raise self._refuse(f"{MANIFEST} is altered: its CRC-32 is not the zip's")
+        return spans
+
+    def _directory(self) -> tuple[int, list[_Entry]]:
+        """Where the central directory starts, and its entries."""
+        end = len(self._view) - _END.size
+        disk, disk2, count, count2, size, start, comment = self._unpack(_END, end, b"PK\x05\x06")
+        if disk or disk2 or comment or count != count2:
+            raise self._refuse("a zip in several parts or with a comment")
+        if count == _MANY16 or _MANY32 in {size, start}:
+            end -= _LOCATOR64.size
+            disk, at, disks = self._unpack(_LOCATOR64, end, b"PK\x06\x07")
+            end -= _END64.size
+            record, _, _, disk2, disk3, count, count2, size, start = self._unpack(
+                _END64, end, b"PK\x06\x06"
+            )
+            if disk or disk2 or disk3 or disks != 1 or at != end or record != _END64.size - 12:
+                raise self._refuse("a zip64 end record that contradicts itself")
+        if count != count2 or count > MAX_FILES + 1:
+            raise self._refuse(f"at most {MAX_FILES} files expected, the zip declares {count}")
+        if start + size != end:
+            raise self._refuse("the zip's directory does not end where its end record begins")
+        entries: dict[str, _Entry] = {}
+        at = start
+        for _ in range(count):
+            entry, at = self._entry(at)
+            if entry.name in entries:
+                raise self._refuse(f"duplicate zip entry {entry.name}")
+            entries[entry.name] = entry
+        if at != end:
+            raise self._refuse("the zip's directory holds more than its entries")
+        return start, list(entries.values())
+
+    def _entry(self, at: int) -> tuple[_Entry, int]:
+        """The directory's entry at byte ``at``, and where the next one starts."""
+        (_, _, flags, method, _, _, crc, packed, size, name_size, extra_size, comment_size, disk,
+         _, attributes, offset) = self._unpack(_ENTRY, at, b"PK\x01\x02")  # fmt: skip
+        name_at = at + _ENTRY.size
+        extra_at = name_at + name_size
+        after = extra_at + extra_size
+        if after > len(self._view) or comment_size or disk:
+            raise self._refuse("a directory entry that is truncated, commented or on another disk")
+        raw_name = bytes(self._view[name_at:extra_at])
+        name = raw_name.decode("ascii", "backslashreplace")
+        if fault := path_fault(name):
+            raise self._refuse(fault)
+        if stat.S_IFMT(attributes >> 16) not in {0, stat.S_IFREG}:
+            raise self._refuse(f"entry {name} is a link or a device; a bundle holds plain files")
+        if flags & _ENCRYPTED:
+            raise self._refuse(f"entry {name} is encrypted")
+        if flags & ~_UTF8_NAME:
+            raise self._refuse(f"entry {name} has flags {flags:#x}; sizes must stand in its header")
+        if method:
+            raise self._refuse(f"entry {name} is compressed (method {method}); zip with -0")
+        if _MANY32 in {packed, size, offset}:
+            packed, size, offset = self._zip64(
+                self._view[extra_at:after], (size, packed, offset), name
+            )
+        if packed != size:
+            raise self._refuse(f"entry {name} declares {size} bytes but stores {packed}")
+        return _Entry(name, raw_name, crc, size, offset), after
+
+    def _zip64(
+        self, extra: memoryview, fields: tuple[int, int, int], name: str
+    ) -> tuple[int, int, int]:
+        """(stored size, size, offset) with the 64-bit ones filled in: APPNOTE 4.5.3."""
+        at = 0
+        while at + 4 <= len(extra):
+            kind, length = struct.unpack_from("<2H", extra, at)
+            body = extra[at + 4 : at + 4 + length]
+            at += 4 + length
+            if kind == 1 and len(body) == length == 8 * fields.count(_MANY32):
+                wide = iter(struct.unpack(f"<{length // 8}Q", body))
+                size, packed, offset = (next(wide) if f == _MANY32 else f for f in fields)
+                return packed, size, offset
+        raise self._refuse(f"entry {name} lacks its zip64 sizes")
+
+    def _data_start(self, entry: _Entry) -> int:
+        """First byte of the entry's data, after its local header has been compared."""
+        _, flags, method, _, _, _, packed, size, name_size, extra_size = self._unpack(
+            _LOCAL, entry.offset, b"PK\x03\x04"
+        )
+        name_at = entry.offset + _LOCAL.size
+        extra_at = name_at + name_size
+        begin = extra_at + extra_size
+        if begin > len(self._view) or bytes(self._view[name_at:extra_at]) != entry.raw_name:
+            raise self._refuse(f"entry {entry.name} has another name in its own header")
+        if _MANY32 in {packed, size}:
+            packed, size, _ = self._zip64(self._view[extra_at:begin], (size, packed, 0), entry.name)
+        if flags & ~_UTF8_NAME or method or not packed == size == entry.size:
+            raise self._refuse(f"entry {entry.name} is declared otherwise in its own header")
+        return begin

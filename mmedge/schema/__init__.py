@@ -1,0 +1,192 @@
+"""The manifest as JSON: strict reading and writing of :class:`mmedge.spec.Manifest`.
+
+docs/bundle.md is the specification that this package implements. A manifest is read whole or not
+at all: every field must be there, no other may be, and every name must refer to something.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+
+from mmedge.errors import BundleError
+from mmedge.schema.names import (
+    MANIFEST,
+    MAX_ELEMENTS,
+    MAX_FILES,
+    MAX_LABELS_BYTES,
+    MAX_MANIFEST_BYTES,
+    MAX_RANK,
+    NAME,
+    SAMPLES,
+    SHA256,
+    TENSOR_NAME,
+    path_fault,
+)
+from mmedge.schema.read import (
+    Misfit,
+    array,
+    boolean,
+    decode,
+    integer,
+    members,
+    nullable,
+    number,
+    one_of,
+    path,
+    record,
+    show,
+    table,
+    text,
+)
+from mmedge.schema.rules import check
+from mmedge.spec import (
+    DTYPES,
+    SCHEMA_VERSION,
+    Dimension,
+    Manifest,
+    Modality,
+    Stage,
+    TensorSpec,
+    Tokenizer,
+    Tolerance,
+    Variant,
+)
+
+__all__ = [
+    "MANIFEST",
+    "MAX_FILES",
+    "MAX_MANIFEST_BYTES",
+    "SAMPLES",
+    "labels_from_json",
+    "manifest_from_json",
+    "manifest_to_json",
+    "path_fault",
+]
+
+_name, _tensor_name, _size = text(NAME), text(TENSOR_NAME), integer(1, MAX_ELEMENTS)
+_note = table(text(), text())
+
+
+def _axis(value: object, where: str) -> int | str:
+    return _name(value, where) if isinstance(value, str) else _size(value, where)
+
+
+_tensor = record(
+    TensorSpec, name=_tensor_name, dtype=one_of(DTYPES), shape=array(_axis, most=MAX_RANK)
+)
+_dimension = record(Dimension, min=_size, opt=_size, max=nullable(_size))
+_tokenizer = record(Tokenizer, file=path, ids=_tensor_name, mask=nullable(_tensor_name))
+_modality = record(
+    Modality,
+    name=_name,
+    inputs=array(_tensor_name, least=1),
+    required=boolean,
+    rate_hz=nullable(number(above=0)),
+    max_age_ms=nullable(number(above=0)),
+    absent=one_of(("zeros", "token", "last")),
+    tokenizer=nullable(_tokenizer),
+    sample_rate_hz=nullable(integer(1, MAX_ELEMENTS)),
+)
+_stage = record(
+    Stage,
+    name=_name,
+    graph=path,
+    inputs=array(_tensor, least=1),
+    outputs=array(_tensor, least=1),
+    modality=nullable(_name),
+    loop=nullable(one_of(("generate", "denoise"))),
+)
+_variant = record(
+    Variant,
+    backend=_name,
+    precision=_name,
+    target=_name,
+    files=table(_name, path),
+    tolerance=record(Tolerance, rtol=number(least=0), atol=number(least=0)),
+    requires=table(_name, text()),
+    build=_note,
+    metrics=table(_name, number()),
+)
+_manifest = record(
+    Manifest,
+    schema_version=integer(SCHEMA_VERSION, SCHEMA_VERSION),
+    name=_name,
+    modalities=array(_modality, least=1),
+    stages=array(_stage, least=1),
+    outputs=array(_tensor_name, least=1),
+    variants=array(_variant, least=1),
+    files=table(path, text(SHA256), most=MAX_FILES),
+    dimensions=table(_name, _dimension),
+    labels=table(_tensor_name, path),
+    provenance=_note,
+    samples=integer(0, MAX_FILES),
+)
+
+
+def manifest_from_json(data: bytes | str, *, source: str = MANIFEST) -> Manifest:
+    """Read a manifest.
+
+    Args:
+        data: its JSON text, or the same in UTF-8.
+        source: what an error names as the place.
+
+    Raises:
+        BundleError: the text is not a manifest of schema :data:`mmedge.spec.SCHEMA_VERSION`. The
+            message holds the JSON path, what was expected there and what was found.
+    """
+    try:
+        tree = decode(data)
+        _check_version(members(tree, "$").get("schema_version"), source)
+        manifest = _manifest(tree, "$")
+        check(manifest)
+    except Misfit as fault:
+        raise BundleError(f"{source}: {fault}; export the bundle again") from fault
+    return manifest
+
+
+def _check_version(found: object, source: str) -> None:
+    # Before the fields: those of another version would only be reported as unknown.
+    if type(found) is int and found != SCHEMA_VERSION:
+        newer = found > SCHEMA_VERSION
+        raise BundleError(
+            f"{source}: $.schema_version: expected schema version {SCHEMA_VERSION}, got "
+            f"{'newer' if newer else 'older'} schema version {show(found)}; "
+            f"{'upgrade mmedge' if newer else 'export the bundle again'}"
+        )
+
+
+def labels_from_json(data: bytes, *, source: str) -> list[str]:
+    """Read a labels file: a JSON list of printable strings, at most 16 MiB.
+
+    Raises:
+        BundleError: the data is anything else.
+    """
+    try:
+        return list(array(text(), most=MAX_ELEMENTS)(decode(data, most=MAX_LABELS_BYTES), "$"))
+    except Misfit as fault:
+        raise BundleError(f"{source}: {fault}; export the bundle again") from fault
+
+
+def manifest_to_json(manifest: Manifest) -> str:
+    """Write a manifest: indented JSON, every field present, keys of free-form objects sorted.
+
+    Equal manifests give equal text.
+
+    Raises:
+        BundleError: :func:`manifest_from_json` would refuse the result.
+    """
+    written = json.dumps(_plain(manifest), indent=2, ensure_ascii=False) + "\n"
+    manifest_from_json(written, source=f"manifest of {manifest.name!r}")
+    return written
+
+
+def _plain(value: object) -> object:
+    if is_dataclass(value):
+        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {key: _plain(value[key]) for key in sorted(value)}
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return value

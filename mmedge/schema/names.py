@@ -1,0 +1,77 @@
+"""What names and paths a bundle may use, and the limits that keep a hostile one from costing much.
+
+Everything here is stated in docs/bundle.md; a change there or here is a change of both.
+"""
+
+from __future__ import annotations
+
+import re
+
+__all__ = [
+    "MANIFEST",
+    "MAX_ELEMENTS",
+    "MAX_FILES",
+    "MAX_LABELS_BYTES",
+    "MAX_MANIFEST_BYTES",
+    "MAX_PATH",
+    "MAX_RANK",
+    "MAX_TEXT",
+    "NAME",
+    "SAMPLES",
+    "SHA256",
+    "TENSOR_NAME",
+    "path_fault",
+]
+
+#: The file that describes all others, and the one that holds golden samples and absent tokens.
+MANIFEST, SAMPLES = "manifest.json", "samples.safetensors"
+
+#: Bytes of a manifest and of a labels file.
+MAX_MANIFEST_BYTES, MAX_LABELS_BYTES = 1 << 20, 16 << 20
+
+#: Files of a bundle, characters of a path, characters of a free text.
+MAX_FILES, MAX_PATH, MAX_TEXT = 4096, 200, 4096
+
+#: Elements of one tensor at a stage boundary with its dynamic dimensions at their ``opt`` size:
+#: 2**31, past which 32-bit indices inside kernels overflow.
+MAX_ELEMENTS = 1 << 31
+
+#: Axes of one tensor: TensorRT's ``Dims::MAX_DIMS``.
+MAX_RANK = 8
+
+#: Modality, stage, dimension, backend, precision, target, library and metric names. They may
+#: become file names and table cells.
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
+
+#: Tensor names come from graphs, where exporters put scopes in. They never become file names.
+TENSOR_NAME = re.compile(r"[A-Za-z0-9_./:-]{1,200}")
+
+SHA256 = re.compile(r"[0-9a-f]{64}")
+
+_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
+
+
+def path_fault(path: str) -> str | None:
+    """Why ``path`` may not name a file of a bundle; None when it may.
+
+    A path is relative, its parts are joined by ``/`` and each is plain ASCII that starts with a
+    letter, a digit or ``_``: no hidden files, no ``.`` or ``..``, nothing a shell or another
+    operating system reads as more than a name.
+    """
+    shown = repr(path[:MAX_PATH])
+    if len(path) > MAX_PATH:
+        return f"path longer than {MAX_PATH} characters: {shown}..."
+    if path.startswith("/"):
+        return f"absolute path {shown}"
+    if "\\" in path:
+        return f"backslash in path {shown}"
+    if re.match(r"[A-Za-z]:", path):
+        return f"drive letter in path {shown}"
+    for part in path.split("/"):
+        if not part:
+            return f"empty part in path {shown}"
+        if part in {".", ".."}:
+            return f"{part!r} in path {shown}"
+        if not _PART.fullmatch(part):
+            return f"unsafe characters in path {shown}"
+    return None

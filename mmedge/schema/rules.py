@@ -1,0 +1,191 @@
+"""Rules between the fields of a manifest: names that must exist, be unique, fit, and form a DAG."""
+
+from __future__ import annotations
+
+from graphlib import CycleError, TopologicalSorter
+from math import prod
+from typing import TYPE_CHECKING, Literal
+
+from mmedge.schema.names import MANIFEST, MAX_ELEMENTS, SAMPLES
+from mmedge.schema.read import Misfit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from mmedge.spec import Manifest, TensorSpec
+
+__all__ = ["check"]
+
+
+def check(manifest: Manifest) -> None:
+    """Raise Misfit at the first rule between fields that ``manifest`` breaks."""
+    _check_unique(manifest)
+    _check_shapes(manifest)
+    _check_flow(manifest)
+    _check_encoders(manifest)
+    _check_modalities(manifest)
+    _check_variants(manifest)
+    _check_files(manifest)
+
+
+def _tensors(
+    manifest: Manifest, field: Literal["inputs", "outputs"]
+) -> Iterator[tuple[str, TensorSpec]]:
+    """Every stage's inputs or outputs with their JSON paths."""
+    for i, stage in enumerate(manifest.stages):
+        for j, spec in enumerate(getattr(stage, field)):
+            yield f"$.stages[{i}].{field}[{j}]", spec
+
+
+def _network_inputs(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    for i, modality in enumerate(manifest.modalities):
+        for j, name in enumerate(modality.inputs):
+            yield f"$.modalities[{i}].inputs[{j}]", name
+
+
+def _check_unique(manifest: Manifest) -> None:
+    _unique((f"$.modalities[{i}].name", m.name) for i, m in enumerate(manifest.modalities))
+    _unique((f"$.stages[{i}].name", s.name) for i, s in enumerate(manifest.stages))
+    _unique((f"$.variants[{i}]", v.id) for i, v in enumerate(manifest.variants))
+    _unique((f"$.outputs[{i}]", name) for i, name in enumerate(manifest.outputs))
+    _unique(_network_inputs(manifest))
+    _unique((f"{where}.name", spec.name) for where, spec in _tensors(manifest, "outputs"))
+    for i, stage in enumerate(manifest.stages):
+        _unique((f"$.stages[{i}].inputs[{j}].name", s.name) for j, s in enumerate(stage.inputs))
+
+
+def _unique(names: Iterable[tuple[str, str]]) -> None:
+    seen: dict[str, str] = {}
+    for where, name in names:
+        if name in seen:
+            raise Misfit(where, "a name used once", f"duplicate {name!r}, also at {seen[name]}")
+        seen[name] = where
+
+
+def _check_shapes(manifest: Manifest) -> None:
+    sizes = manifest.dimensions
+    for name, limit in sizes.items():
+        if not limit.min <= limit.opt or (limit.max is not None and limit.opt > limit.max):
+            got = f"{limit.min}, {limit.opt}, {limit.max}"
+            raise Misfit(f"$.dimensions[{name!r}]", "min <= opt <= max", got)
+    for field in ("inputs", "outputs"):
+        for where, spec in _tensors(manifest, field):
+            for axis, size in enumerate(spec.shape):
+                if isinstance(size, str) and size not in sizes:
+                    at = f"{where}.shape[{axis}]"
+                    raise Misfit(at, "a dimension listed in $.dimensions", repr(size))
+            count = prod(s if isinstance(s, int) else sizes[s].opt for s in spec.shape)
+            if count > MAX_ELEMENTS:
+                raise Misfit(f"{where}.shape", f"at most {MAX_ELEMENTS} elements", str(count))
+
+
+def _check_flow(manifest: Manifest) -> None:
+    """Every tensor has one source, one dtype and one shape, and no stage waits for itself."""
+    given = {name for _, name in _network_inputs(manifest)}
+    made = {spec.name: stage for stage in manifest.stages for spec in stage.outputs}
+    first = {spec.name: (where, spec) for where, spec in _tensors(manifest, "outputs")}
+    for where, spec in first.values():
+        if spec.name in given:
+            got = f"{spec.name!r}, an input of a modality"
+            raise Misfit(f"{where}.name", "a name that only this stage yields", got)
+    for where, spec in _tensors(manifest, "inputs"):
+        if spec.name not in given and spec.name not in made:
+            expected = "an input of a modality or an output of a stage"
+            raise Misfit(f"{where}.name", expected, f"unknown tensor {spec.name!r}")
+        at, same = first.setdefault(spec.name, (where, spec))
+        if same != spec:
+            raise Misfit(where, f"{same} as at {at}", str(spec))
+    for i, name in enumerate(manifest.outputs):
+        if name not in made:
+            raise Misfit(f"$.outputs[{i}]", "an output of a stage", f"unknown tensor {name!r}")
+    waits = {
+        stage.name: {made[spec.name].name for spec in stage.inputs if spec.name in made}
+        for stage in manifest.stages
+    }
+    try:
+        TopologicalSorter(waits).prepare()
+    except CycleError as error:
+        got = f"a cycle: {' -> '.join(error.args[1])}"
+        raise Misfit("$.stages", "stages of which none waits for itself", got) from error
+
+
+def _check_encoders(manifest: Manifest) -> None:
+    """An encoder may be cached per modality because nothing of another modality reaches it."""
+    owner: dict[str, str | None] = {}
+    for modality in manifest.modalities:
+        owner.update(dict.fromkeys(modality.inputs, modality.name))
+    for stage in manifest.stages:
+        owner.update((spec.name, stage.modality) for spec in stage.outputs)
+    known = {modality.name for modality in manifest.modalities}
+    for i, stage in enumerate(manifest.stages):
+        if stage.modality is None:
+            continue
+        if stage.modality not in known:
+            got = f"unknown modality {stage.modality!r}"
+            raise Misfit(f"$.stages[{i}].modality", "the name of a modality or null", got)
+        for j, spec in enumerate(stage.inputs):
+            if owner[spec.name] != stage.modality:
+                got = f"{spec.name!r} of {owner[spec.name] or 'a fusion stage'}"
+                expected = f"a tensor of modality {stage.modality!r} alone"
+                raise Misfit(f"$.stages[{i}].inputs[{j}]", expected, got)
+
+
+def _check_modalities(manifest: Manifest) -> None:
+    taken = {spec.name for _, spec in _tensors(manifest, "inputs")}
+    for where, name in _network_inputs(manifest):
+        if name not in taken:
+            raise Misfit(where, "an input that some stage takes", f"unknown tensor {name!r}")
+    for i, modality in enumerate(manifest.modalities):
+        if (tokenizer := modality.tokenizer) is None:
+            continue
+        for field, taker in (("ids", tokenizer.ids), ("mask", tokenizer.mask)):
+            if taker is not None and taker not in modality.inputs:
+                at = f"$.modalities[{i}].tokenizer.{field}"
+                raise Misfit(at, f"an input of modality {modality.name!r}", repr(taker))
+
+
+def _check_variants(manifest: Manifest) -> None:
+    names = [stage.name for stage in manifest.stages]
+    for i, variant in enumerate(manifest.variants):
+        for name in names:
+            if name not in variant.files:
+                at = f"$.variants[{i}].files"
+                raise Misfit(at, "a file for each stage", f"none for stage {name!r}")
+        for name in variant.files:
+            if name not in names:
+                at = f"$.variants[{i}].files"
+                raise Misfit(at, "names of stages as keys", f"unknown stage {name!r}")
+    for name in manifest.labels:
+        if name not in manifest.outputs:
+            raise Misfit("$.labels", "names of outputs as keys", f"unknown output {name!r}")
+
+
+def _check_files(manifest: Manifest) -> None:
+    files: Mapping[str, str] = manifest.files
+    for name in files:
+        if name == MANIFEST:
+            raise Misfit("$.files", "every file but the manifest", f"{MANIFEST!r}")
+        parts = name.split("/")
+        for depth in range(1, len(parts)):
+            if (folder := "/".join(parts[:depth])) in files:
+                raise Misfit("$.files", "a path that is a file or a folder", f"{folder!r} as both")
+    for where, name in _references(manifest):
+        if name not in files:
+            raise Misfit(where, "a file listed in $.files", f"unknown file {name!r}")
+
+
+def _references(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    for i, stage in enumerate(manifest.stages):
+        yield f"$.stages[{i}].graph", stage.graph
+    for i, variant in enumerate(manifest.variants):
+        for name, file in variant.files.items():
+            yield f"$.variants[{i}].files[{name!r}]", file
+    for name, file in manifest.labels.items():
+        yield f"$.labels[{name!r}]", file
+    for i, modality in enumerate(manifest.modalities):
+        if modality.tokenizer is not None:
+            yield f"$.modalities[{i}].tokenizer.file", modality.tokenizer.file
+        if modality.absent == "token" and not modality.required:
+            yield f"$.modalities[{i}].absent", SAMPLES
+    if manifest.samples:
+        yield "$.samples", SAMPLES

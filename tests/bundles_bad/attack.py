@@ -1,0 +1,74 @@
+"""What an attack is, and the tools that all of them use."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Attack:
+    """``make(good, folder)`` returns the path of a hostile bundle made in ``folder`` from ``good``.
+
+    ``words`` is a regular expression that the error must match. ``late`` attacks are in files that
+    are read on demand: opening succeeds and ``Bundle.verify`` refuses.
+    """
+
+    name: str
+    words: str
+    make: Callable[[Path, Path], Path]
+    late: bool = False
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def on_directory(change: Callable[[Path], object]) -> Callable[[Path, Path], Path]:
+    """A maker that changes a copy of the good directory."""
+
+    def make(good: Path, folder: Path) -> Path:
+        path = shutil.copytree(good, folder / "bad")
+        change(path)
+        return path
+
+    return make
+
+
+def on_manifest(change: Callable[[dict[str, Any]], object]) -> Callable[[Path, Path], Path]:
+    """A maker that changes the decoded manifest of a copy."""
+
+    def apply(path: Path) -> None:
+        manifest = json.loads((path / "manifest.json").read_text())
+        change(manifest)
+        (path / "manifest.json").write_text(json.dumps(manifest))
+
+    return on_directory(apply)
+
+
+def on_text(change: Callable[[str], str | bytes]) -> Callable[[Path, Path], Path]:
+    """A maker that replaces the manifest's text in a copy."""
+
+    def apply(path: Path) -> None:
+        changed = change((path / "manifest.json").read_text())
+        data = changed if isinstance(changed, bytes) else changed.encode()
+        (path / "manifest.json").write_bytes(data)
+
+    return on_directory(apply)
+
+
+def on_file(name: str, change: Callable[[bytes], bytes]) -> Callable[[Path, Path], Path]:
+    """A maker that changes one file of a copy and its digest in the manifest."""
+
+    def apply(path: Path) -> None:
+        changed = change((path / name).read_bytes())
+        (path / name).write_bytes(changed)
+        manifest = json.loads((path / "manifest.json").read_text())
+        manifest["files"][name] = hashlib.sha256(changed).hexdigest()
+        (path / "manifest.json").write_text(json.dumps(manifest))
+
+    return on_directory(apply)

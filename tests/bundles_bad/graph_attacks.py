@@ -1,0 +1,160 @@
+"""Attacks by way of the ONNX graph. Digests are right: whoever made the bundle is hostile."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from bundles_bad.attack import Attack, on_file
+from onnx import TensorProto, helper
+from tiny import GRAPH, external
+
+
+def _graph(change):
+    def rewrite(data):
+        model = onnx.load_model_from_string(data)
+        change(model)
+        return model.SerializeToString(deterministic=True)
+
+    return on_file(GRAPH, rewrite)
+
+
+def _node(op, domain="", **attributes):
+    return helper.make_node(op, ["score"], ["more"], domain=domain, **attributes)
+
+
+def _body(*nodes):
+    return helper.make_graph(list(nodes), "body", [], [])
+
+
+def _add(node):
+    return _graph(lambda model: model.graph.node.append(node))
+
+
+def _function(name, *nodes, domain="mmedge"):
+    imports = [helper.make_opsetid("", 20), helper.make_opsetid("mmedge", 1)]
+    return helper.make_function(domain, name, ["score"], ["more"], list(nodes), imports)
+
+
+def _functions(*functions):
+    def change(model):
+        model.graph.node.append(_node(functions[0].name, "mmedge"))
+        model.functions.extend(functions)
+
+    return _graph(change)
+
+
+def _location(location, offset=0):
+    """The second weight moved to ``location``."""
+
+    def change(model):
+        model.graph.initializer[-1].CopyFrom(external("w_text", (5, 2), location, offset))
+
+    return _graph(change)
+
+
+def _two_locations(model):
+    model.graph.initializer[-1].external_data.add(key="location", value="/etc/passwd")
+
+
+def _constant(model):
+    model.graph.node.append(
+        helper.make_node("Constant", [], ["more"], value=external("v", (2,), "../secret"))
+    )
+
+
+def _branch_weights(model):
+    body = _body(helper.make_node("Identity", ["v"], ["more"]))
+    body.initializer.append(external("v", (2,), "/etc/passwd"))
+    model.graph.node.append(_node("If", then_branch=body, else_branch=body))
+
+
+def _sparse(model):
+    sparse = model.graph.sparse_initializer.add(dims=[2])
+    sparse.values.CopyFrom(external("v", (2,), "/etc/passwd"))
+    sparse.indices.CopyFrom(helper.make_tensor("i", TensorProto.INT64, [2], [0, 1]))
+
+
+def _training(model):
+    node = helper.make_node("Steal", [], ["x"], domain="evil")
+    model.training_info.add().algorithm.node.append(node)
+
+
+def _deep(depth):
+    node = _node("Steal", "evil")
+    for _ in range(depth):
+        node = _node("If", then_branch=_body(node), else_branch=_body())
+    return node
+
+
+def _ort_format(data):
+    # A valid first field (ir_version) and a second one whose bytes are ORT's magic.
+    return b"\x08\x0a\x12\x04ORTM" + data[2:]
+
+
+STEAL = r"onnx/net\.onnx: operator 'Steal' of domain 'evil' is not known"
+OUTSIDE = "external data outside the bundle: "
+
+ATTACKS = [
+    Attack("operator of another domain", STEAL, _add(_node("Steal", "evil"))),
+    Attack(
+        "operator in a branch", STEAL, _add(_node("If", then_branch=_body(_node("Steal", "evil"))))
+    ),
+    Attack("operator in nested branches", STEAL, _add(_deep(8))),
+    Attack("branches without end", "nested deeper than 48", _add(_deep(20))),
+    Attack("operator in a function", STEAL, _functions(_function("F", _node("Steal", "evil")))),
+    Attack("operator in a training graph", STEAL, _graph(_training)),
+    Attack(
+        "operator with a body of its own domain",
+        "operator 'F' of domain 'evil'",
+        _graph(
+            lambda model: (
+                model.graph.node.append(_node("F", "evil")),
+                model.functions.append(_function("F", _node("Relu"), domain="evil")),
+            )
+        ),
+    ),
+    Attack(
+        "mmedge operator without body",
+        "operator 'SegmentedAttention' of domain 'mmedge'",
+        _add(_node("SegmentedAttention", "mmedge")),
+    ),
+    Attack(
+        "function that calls itself",
+        "model-local function calls function 'F'",
+        _functions(_function("F", _node("F", "mmedge"))),
+    ),
+    Attack(
+        "function that calls functions",
+        "model-local function calls function 'G'",
+        _functions(_function("F", _node("G", "mmedge")), _function("G", _node("Relu"))),
+    ),
+    Attack(
+        "engine context",
+        "operator 'EPContext'",
+        _add(_node("EPContext", "com.microsoft", ep_cache_context="/tmp/x")),
+    ),
+    Attack("weights at an absolute path", OUTSIDE + "absolute path", _location("/etc/passwd")),
+    Attack("weights above the folder", OUTSIDE + r"'\.\.' in path", _location("../secret")),
+    Attack("weights not listed", OUTSIDE + "'more' is not a file", _location("more")),
+    Attack("weights without location", OUTSIDE + "empty part", _location("")),
+    Attack(
+        "weights at a memory address",
+        OUTSIDE + "unsafe characters",
+        _location("*/_ORT_MEM_ADDR_/*"),
+    ),
+    Attack("weights past the end", "past the end", _location("net.onnx.data", offset=400)),
+    Attack("weights at no number", "no whole numbers", _location("net.onnx.data", offset="-1")),
+    Attack("weights at two locations", "repeated 'location'", _graph(_two_locations)),
+    Attack("weights of a constant", OUTSIDE + r"'\.\.' in path", _graph(_constant)),
+    Attack("weights of a branch", OUTSIDE + "absolute path", _graph(_branch_weights)),
+    Attack("weights of a sparse tensor", OUTSIDE + "absolute path", _graph(_sparse)),
+    Attack("ORT format", "ORT-format file", on_file(GRAPH, _ort_format)),
+    Attack("graph is garbage", "not an ONNX graph", on_file(GRAPH, lambda _: b"\x0b" * 64)),
+    Attack("graph is empty", "not an ONNX graph: an empty file", on_file(GRAPH, lambda _: b"")),
+    Attack("graph is truncated", "not an ONNX graph: truncated", on_file(GRAPH, lambda d: d[:-9])),
+    Attack(
+        "graph with a number without end",
+        "number not ended",
+        on_file(GRAPH, lambda d: d + np.full(11, 0xFF, np.uint8).tobytes()),
+    ),
+]

@@ -1,0 +1,36 @@
+"""Fixtures that tests of all packages share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tiny import Tiny, make_tiny
+
+from mmedge.bundle import Bundle
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Tiny:
+    """What the tiny bundle is written from."""
+    return make_tiny()
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Path of a good bundle as a directory; leave it as it is.
+
+    Modalities image (uint8 [batch, 4, 4, 3]) and text (int64 [batch, 5], optional, zeros); one
+    stage ``net``; one output ``score`` (float32 [batch, 2]); variant ``ort-fp32-cpu``.
+    """
+    path = tmp_path_factory.mktemp("tiny") / "tiny"
+    Bundle.write(path, tiny.manifest, tiny.files, samples=tiny.samples).close()
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_zip(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same bundle as one zip; leave it as it is."""
+    path = tmp_path_factory.mktemp("tiny") / "tiny.mmedge"
+    Bundle.write(path, tiny.manifest, tiny.files, samples=tiny.samples).close()
+    return path

@@ -1,0 +1,43 @@
+"""Every hostile bundle of tests/bundles_bad is refused, and the error says why."""
+
+from __future__ import annotations
+
+import pytest
+from bundles_bad import file_attacks, graph_attacks, manifest_attacks, zip_attacks
+from bundles_bad.zip_attacks import entries_of, pack
+
+from mmedge.bundle import Bundle
+from mmedge.errors import BundleError
+
+ATTACKS = [
+    *manifest_attacks.ATTACKS,
+    *file_attacks.ATTACKS,
+    *graph_attacks.ATTACKS,
+    *zip_attacks.ATTACKS,
+]
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=str)
+def test_refused(attack, tiny_bundle, tmp_path):
+    path = attack.make(tiny_bundle, tmp_path)
+    if attack.late:
+        with Bundle.open(path) as bundle, pytest.raises(BundleError, match=attack.words) as caught:
+            bundle.verify()
+    else:
+        with pytest.raises(BundleError, match=attack.words) as caught:
+            Bundle.open(path)
+    assert str(path) in str(caught.value)
+    assert len(str(caught.value)) < 1000 + len(str(path))
+
+
+def test_names_are_unique():
+    names = [attack.name for attack in ATTACKS]
+    assert len(set(names)) == len(names)
+
+
+def test_the_attackers_zip_writer_writes_good_zips_too(tiny_bundle, tmp_path):
+    # Or the attacks might be refused for faults of their tool.
+    path = tmp_path / "good.mmedge"
+    path.write_bytes(pack(entries_of(tiny_bundle)))
+    with Bundle.open(path) as bundle:
+        bundle.verify()
