@@ -1,0 +1,65 @@
+"""mmedge: run verified bundles of multimodal fusion networks on edge devices.
+
+>>> import mmedge
+>>> with mmedge.load("vqa.mmedge") as pipe:          # doctest: +SKIP
+...     answer = pipe(image=frame, text="what color is the shape?")["answer"]
+
+The toolchain that makes bundles is the package ``mmedge_export``; nothing here needs torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from mmedge.errors import (
+    AccuracyError,
+    BackendError,
+    BundleError,
+    ExportError,
+    InputError,
+    MMEdgeError,
+    NoVariantError,
+)
+
+if TYPE_CHECKING:
+    from mmedge.bench.report import Report
+    from mmedge.bundle import Bundle
+    from mmedge.pipeline import Pipeline, load
+
+__all__ = [
+    "AccuracyError",
+    "BackendError",
+    "Bundle",
+    "BundleError",
+    "ExportError",
+    "InputError",
+    "MMEdgeError",
+    "NoVariantError",
+    "Pipeline",
+    "Report",
+    "load",
+]
+
+#: Where the names live that are imported on first use, so that importing mmedge costs next to
+#: nothing: an application may import it long before, or without, loading a bundle.
+_HOMES = {
+    "Bundle": "mmedge.bundle",
+    "Pipeline": "mmedge.pipeline",
+    "Report": "mmedge.bench.report",
+    "load": "mmedge.pipeline",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name on first use (PEP 562)."""
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

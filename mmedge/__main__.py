@@ -1,0 +1,5 @@
+"""``python -m mmedge``: the command line."""
+
+from mmedge.cli import main
+
+main()

@@ -1,0 +1,80 @@
+"""The backends that can run a stage, behind one protocol.
+
+Two modules serve all of them, imported only when a variant asks for one. :class:`Session` is the
+one seam for another engine: whatever satisfies it can be a stage of a pipeline.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from mmedge.errors import BackendError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mmedge.bundle import Bundle
+    from mmedge.spec import Array, Stage, TensorSpec, Variant
+
+__all__ = ["BACKENDS", "Session", "SessionOptions", "open_stage"]
+
+#: Backend name in a variant -> module that serves it.
+BACKENDS: Mapping[str, str] = {
+    "ort": "mmedge.backends.ort",
+    "tensorrt": "mmedge.backends.tensorrt",
+    "tensorrt_rtx": "mmedge.backends.tensorrt",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class SessionOptions:
+    """How a session uses the machine. ``threads``: intra-op threads; None leaves the default."""
+
+    threads: int | None = None
+
+
+class Session(Protocol):
+    """One loaded stage."""
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """What :meth:`run` takes, in the graph's order."""
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """What :meth:`run` returns, in the graph's order."""
+
+    def run(self, feeds: Mapping[str, Any]) -> dict[str, Array]:
+        """Run once.
+
+        ``feeds`` maps every input's name to a C-contiguous array of the right dtype and shape, or
+        to an object with ``__cuda_array_interface__`` where the stage runs on a GPU. Callers check
+        values; a session may trust them. Raises BackendError when the engine fails.
+        """
+
+    def close(self) -> None:
+        """Free what the session holds. May be called twice."""
+
+
+def open_stage(
+    bundle: Bundle, stage: Stage, variant: Variant, *, options: SessionOptions
+) -> Session:
+    """Load ``stage`` of ``bundle`` as ``variant`` has it.
+
+    Raises:
+        BackendError: the backend is unknown or not installed, refuses the file, or would run a
+            node elsewhere than the variant says.
+    """
+    try:
+        module = BACKENDS[variant.backend]
+    except KeyError:
+        raise BackendError(
+            f"variant {variant.id}: backend {variant.backend!r} is not known; "
+            f"this version has {', '.join(sorted(BACKENDS))}"
+        ) from None
+    session: Session = importlib.import_module(module).open_stage(
+        bundle, stage, variant, options=options
+    )
+    return session

@@ -1,0 +1,185 @@
+"""ONNX Runtime sessions, with the placement of every node read back.
+
+ONNX Runtime moves a node that its first provider cannot run to another one and only logs it. A
+variant's target is a promise, so after the session is made each node's provider is compared with
+the one that the target stands for, and a node elsewhere is an error.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mmedge.errors import BackendError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mmedge.backends import SessionOptions
+    from mmedge.bundle import Bundle
+    from mmedge.spec import Array, Stage, TensorSpec, Variant
+
+__all__ = ["PROVIDERS", "OrtSession", "open_stage"]
+
+#: Variant target -> the execution provider that must run every node.
+PROVIDERS: Mapping[str, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+#: ONNX Runtime's names of tensor types -> dtype names of a manifest.
+DTYPE_NAMES: Mapping[str, str] = {
+    "tensor(bool)": "bool",
+    "tensor(double)": "float64",
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(int32)": "int32",
+    "tensor(int64)": "int64",
+    "tensor(int8)": "int8",
+    "tensor(uint8)": "uint8",
+}
+
+#: Ops for which the CUDA provider has a kernel but ONNX Runtime itself prefers the CPU where they
+#: compute sizes from a Shape node: copying those few integers would cost more than the work.
+SHAPE_OPS = frozenset({
+    "Add", "Cast", "Concat", "Div", "Equal", "Gather", "Mod", "Mul", "Neg", "ReduceProd", "Reshape",
+    "Shape", "Size", "Slice", "Squeeze", "Sub", "Unsqueeze", "Where",
+})  # fmt: skip
+
+#: Nodes named in an error about placement; the rest is counted.
+NODES_SHOWN = 5
+
+
+class OrtSession:
+    """A stage in ONNX Runtime (see :class:`mmedge.backends.Session`)."""
+
+    def __init__(self, session: Any, stage: Stage, variant: Variant) -> None:  # noqa: ANN401
+        self.inputs = _specs(session.get_inputs(), stage.inputs, "input", stage)
+        self.outputs = _specs(session.get_outputs(), stage.outputs, "output", stage)
+        self._output_names = [spec.name for spec in self.outputs]
+        self._session: Any = session
+        self._where = f"stage {stage.name!r}, variant {variant.id}"
+        self._on_gpu = variant.target != "cpu"
+
+    def run(self, feeds: Mapping[str, Any]) -> dict[str, Array]:
+        """Run once; see :meth:`mmedge.backends.Session.run`."""
+        if self._session is None:
+            raise BackendError(f"{self._where}: the session is closed; load the bundle again")
+        try:
+            if self._on_gpu and any(type(value) is not np.ndarray for value in feeds.values()):
+                values = self._run_bound(feeds)
+            else:
+                values = self._session.run(self._output_names, feeds)
+        except Exception as error:  # the binding raises several unrelated types
+            raise BackendError(f"{self._where}: ONNX Runtime failed: {error}") from error
+        return dict(zip(self._output_names, values, strict=True))
+
+    def _run_bound(self, feeds: Mapping[str, Any]) -> list[Array]:
+        """Run with device arrays bound where they lie, so that nothing is copied to the host."""
+        binding = self._session.io_binding()
+        for name, value in feeds.items():
+            if type(value) is np.ndarray:
+                binding.bind_cpu_input(name, value)
+                continue
+            interface = value.__cuda_array_interface__
+            binding.bind_input(
+                name=name,
+                device_type="cuda",
+                device_id=0,
+                element_type=np.dtype(interface["typestr"]),
+                shape=interface["shape"],
+                buffer_ptr=interface["data"][0],
+            )
+        for name in self._output_names:
+            binding.bind_output(name)
+        self._session.run_with_iobinding(binding)
+        values: list[Array] = binding.copy_outputs_to_cpu()
+        return values
+
+    def close(self) -> None:
+        """Free the session."""
+        self._session = None
+
+
+def open_stage(
+    bundle: Bundle, stage: Stage, variant: Variant, *, options: SessionOptions
+) -> OrtSession:
+    """Load one stage; see :func:`mmedge.backends.open_stage`."""
+    try:
+        import onnxruntime as ort
+    except ImportError as error:
+        raise BackendError(
+            "ONNX Runtime cannot be imported: pip install 'mmedge[cpu]' (or 'mmedge[cuda]' for an "
+            f"NVIDIA GPU): {error}"
+        ) from error
+    where = f"stage {stage.name!r}, variant {variant.id}"
+    provider = PROVIDERS[variant.target]
+    if provider not in ort.get_available_providers():
+        raise BackendError(
+            f"{where}: {provider} is not in this ONNX Runtime "
+            f"({ort.__version__} has {', '.join(ort.get_available_providers())}); "
+            "install 'mmedge[cuda]' instead of 'mmedge[cpu]'"
+        )
+    settings = ort.SessionOptions()
+    settings.log_severity_level = 3  # errors; what matters of the rest is checked below
+    settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    if options.threads is not None:
+        settings.intra_op_num_threads = options.threads
+    if len(variant.files) > 1:
+        # Several sessions in one process: idle pools that spin take the cores from the working one.
+        settings.add_session_config_entry("session.force_spinning_stop", "1")
+    try:
+        session = ort.InferenceSession(
+            bundle.file(variant.files[stage.name]), settings, providers=[provider]
+        )
+    except Exception as error:  # the binding raises several unrelated types
+        raise BackendError(
+            f"{where}: ONNX Runtime {ort.__version__} refused the graph: {error}"
+        ) from error
+    _check_placement(session, provider, where)
+    return OrtSession(session, stage, variant)
+
+
+def _check_placement(session: Any, provider: str, where: str) -> None:  # noqa: ANN401
+    """Raise BackendError when any node runs on another provider than ``provider``.
+
+    Size arithmetic (:data:`SHAPE_OPS`) on the CPU beside a GPU provider is the one exception.
+    """
+    elsewhere = [
+        f"{node.name or '(unnamed)'} ({node.op_type}) on {subgraph.ep_name}"
+        for subgraph in session.get_provider_graph_assignment_info()
+        if subgraph.ep_name != provider
+        for node in subgraph.get_nodes()
+        if not (subgraph.ep_name == PROVIDERS["cpu"] and node.op_type in SHAPE_OPS)
+    ]
+    if elsewhere:
+        shown = "; ".join(elsewhere[:NODES_SHOWN])
+        rest = f" and {len(elsewhere) - NODES_SHOWN} more" if len(elsewhere) > NODES_SHOWN else ""
+        raise BackendError(
+            f"{where}: expected every node on {provider}, found {shown}{rest}. "
+            "Choose a variant made for the processor that runs them, or change those layers"
+        )
+
+
+def _specs(
+    found: Any,  # noqa: ANN401
+    declared: tuple[TensorSpec, ...],
+    kind: str,
+    stage: Stage,
+) -> tuple[TensorSpec, ...]:
+    """The graph's own inputs or outputs, checked against what the manifest declares of them."""
+    by_name = {spec.name: spec for spec in declared}
+    names = [value.name for value in found]
+    if sorted(names) != sorted(by_name):
+        raise BackendError(
+            f"stage {stage.name!r}: the graph's {kind}s are {sorted(names)}, "
+            f"the manifest declares {sorted(by_name)}; export the bundle again"
+        )
+    for value in found:
+        spec = by_name[value.name]
+        dtype = DTYPE_NAMES.get(value.type, value.type)
+        if dtype != spec.dtype or len(value.shape) != len(spec.shape):
+            raise BackendError(
+                f"stage {stage.name!r}: {kind} {value.name!r} is {dtype} of rank "
+                f"{len(value.shape)} in the graph, the manifest declares {spec}; "
+                "export the bundle again"
+            )
+    return tuple(by_name[name] for name in names)

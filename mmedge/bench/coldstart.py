@@ -1,0 +1,92 @@
+"""A fresh process that loads a bundle and answers once: cold start, first call, peak memory.
+
+The child prints one JSON object. Its clock and the parent's are the same one (CLOCK_MONOTONIC), so
+times taken in both can be subtracted.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+
+from mmedge.bench.host import peak_memory_bytes
+from mmedge.errors import BackendError
+from mmedge.pipeline import load
+
+__all__ = ["ColdStart", "child", "measure"]
+
+#: The clock is read before mmedge is imported, so that the import is a part of its own.
+PROGRAM = (
+    "import time; started = time.monotonic_ns(); "
+    "from mmedge.bench.coldstart import child; child(started)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ColdStart:
+    """What a fresh process took. Times in milliseconds.
+
+    ``parts`` splits ``total``: ``interpreter`` (process start to the first line of Python),
+    ``import`` (of mmedge), ``load`` (bundle checks, import of the backend, sessions), ``samples``
+    (reading the input) and ``first_call``. ``peak_memory_bytes`` is resident memory at its highest,
+    after ``calls`` calls.
+    """
+
+    total: float
+    parts: dict[str, float]
+    peak_memory_bytes: int
+
+
+def measure(
+    path: str, *, variant: tuple[str, str, str], threads: int | None, calls: int
+) -> ColdStart:
+    """Start a process that loads ``path`` and runs ``calls`` golden samples.
+
+    Args:
+        path: the bundle.
+        variant: backend, precision and target to load.
+        threads: as for :func:`mmedge.load`.
+        calls: calls to make before peak memory is read.
+
+    Raises:
+        BackendError: the process failed; the message holds its last words.
+    """
+    command = [sys.executable, "-c", PROGRAM]
+    request = json.dumps({"path": path, "variant": variant, "threads": threads, "calls": calls})
+    start = time.monotonic_ns()
+    # Fixed program, our own module, no shell.
+    done = subprocess.run(  # noqa: S603
+        command, input=request, capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        raise BackendError(
+            f"the cold-start process failed with exit code {done.returncode}: "
+            f"{done.stderr.strip()[-2000:]}"
+        )
+    marks = json.loads(done.stdout.splitlines()[-1])
+    names = ("interpreter", "import", "load", "samples", "first_call")
+    times = [start, *marks["times"]]
+    parts = {
+        name: (after - before) / 1e6
+        for name, before, after in zip(names, times[:-1], times[1:], strict=True)
+    }
+    return ColdStart((times[-1] - start) / 1e6, parts, marks["peak_memory_bytes"])
+
+
+def child(started: int) -> None:
+    """Body of the child process; ``started`` is its clock before mmedge was imported, in ns."""
+    times = [started, time.monotonic_ns()]
+    request = json.load(sys.stdin)
+    backend, precision, device = request["variant"]
+    pipe = load(request["path"], backend, precision, device, threads=request["threads"])
+    times.append(time.monotonic_ns())
+    samples = pipe.bundle.samples()
+    times.append(time.monotonic_ns())
+    pipe.run(samples[0].inputs)
+    times.append(time.monotonic_ns())
+    for call in range(1, request["calls"]):
+        pipe.run(samples[call % len(samples)].inputs)
+    print(json.dumps({"times": times, "peak_memory_bytes": peak_memory_bytes()}))  # noqa: T201

@@ -1,0 +1,40 @@
+"""``mmedge env``: what this machine can run, and for the rest why not and what to install."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from mmedge.backends import BACKENDS
+from mmedge.cli.console import JsonOption, emit_json, table
+from mmedge.device import probe
+
+__all__ = ["env"]
+
+
+def env(*, as_json: JsonOption = False) -> None:
+    """Show the device, the backends that run here, and how to get the others."""
+    device = probe()
+    if as_json:
+        emit_json(asdict(device))
+        return
+    table(
+        "this machine",
+        ("what", "found"),
+        [
+            ("device", device.name),
+            ("GPUs", ", ".join(device.gpus) or "none"),
+            ("cores", device.cores),
+            ("memory", f"{device.memory_bytes / 2**30:.1f} GiB"),
+            ("targets", ", ".join(device.targets)),
+            *sorted(device.libraries.items()),
+        ],
+    )
+    others = sorted(set(device.missing) - set(BACKENDS))
+    table(
+        "backends",
+        ("backend", "here", "why not, and what to do"),
+        [
+            (name, "no" if name in device.missing else "runs", device.missing.get(name, ""))
+            for name in (*BACKENDS, *others)
+        ],
+    )

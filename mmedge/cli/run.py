@@ -1,0 +1,92 @@
+"""``mmedge run``: one call of a bundle on files and text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from mmedge.cli.console import (
+    BackendOption,
+    BundleArgument,
+    DeviceOption,
+    JsonOption,
+    PrecisionOption,
+    ThreadsOption,
+    emit_json,
+    number,
+    stderr,
+    table,
+)
+from mmedge.media import read_inputs
+from mmedge.pipeline import Pipeline, load
+from mmedge.spec import Array
+
+__all__ = ["run"]
+
+#: Labels shown of each row of an output that has class names.
+LABELS_SHOWN = 3
+#: Elements shown of an output without them; -o keeps all.
+VALUES_SHOWN = 8
+
+
+def run(
+    bundle: BundleArgument,
+    *,
+    inputs: Annotated[
+        list[str], typer.Option("--input", "-i", help="name=file or name=text; repeat it.")
+    ],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write all outputs as .safetensors.")
+    ] = None,
+    backend: BackendOption = "auto",
+    precision: PrecisionOption = None,
+    device: DeviceOption = None,
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a bundle once on the inputs given; optional modalities may be left out."""
+    with load(bundle, backend, precision, device, threads=threads) as pipe:
+        values = read_inputs(pipe.bundle.manifest, inputs)
+        outputs = pipe.run(values)
+        if output is not None:
+            from safetensors.numpy import save_file
+
+            save_file({name: np.ascontiguousarray(v) for name, v in outputs.items()}, output)
+            stderr().print(f"wrote {output}", markup=False)
+        found = {name: _describe(pipe, name, value) for name, value in outputs.items()}
+        variant = pipe.variant.id
+    if as_json:
+        emit_json({"variant": variant, "outputs": found})
+        return
+    rows: list[tuple[object, ...]] = []
+    for name, data in found.items():
+        for index, row in enumerate(data["rows"]):
+            if "labels" in row:
+                shown = ", ".join(f"{e['label']} ({number(e['score'])})" for e in row["labels"])
+            else:
+                shown = ", ".join(map(number, row["values"])) + (" ..." if row["more"] else "")
+            rows.append((name, index, shown))
+    table(f"{variant}", ("output", "row", "values"), rows)
+
+
+def _describe(pipe: Pipeline, name: str, value: Array) -> dict[str, Any]:
+    """An output as plain data: per row the best labels where it has names, else its first values.
+
+    Scores are the network's own figures (logits stay logits), highest first.
+    """
+    labels = pipe.bundle.labels(name)
+    rows = value.reshape(value.shape[0], -1) if value.ndim > 1 else value.reshape(1, -1)
+    described: list[dict[str, Any]] = []
+    for row in rows:
+        if labels and len(labels) == row.size:
+            best = np.argsort(-row.astype(np.float64))[:LABELS_SHOWN]
+            described.append(
+                {"labels": [{"label": labels[i], "score": float(row[i])} for i in best]}
+            )
+        else:
+            values = [float(item) for item in row[:VALUES_SHOWN]]
+            described.append({"values": values, "more": bool(row.size > VALUES_SHOWN)})
+    return {"dtype": str(value.dtype), "shape": list(value.shape), "rows": described}

@@ -1,0 +1,255 @@
+"""From what a caller passes to what the stages take: names, strings, absent modalities, checks.
+
+Everything here runs once per call, on the hot path of every backend: no allocation but what an
+absent or tokenised modality needs.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mmedge.errors import BundleError, InputError
+from mmedge.spec import DTYPES, Array, Dimension, Modality, TensorSpec, Tokenizer
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mmedge.bundle import Bundle
+
+__all__ = ["Feeds"]
+
+
+class Feeds:
+    """Checks and completes the inputs of one network.
+
+    Args:
+        bundle: gives the manifest, the tokenizers and the stand-in tokens.
+        on_gpu: whether arrays that live on a GPU can be used where they are.
+    """
+
+    def __init__(self, bundle: Bundle, *, on_gpu: bool = False) -> None:
+        manifest = bundle.manifest
+        self._specs = manifest.inputs()
+        self._dtypes = {name: DTYPES[spec.dtype] for name, spec in self._specs.items()}
+        self._dimensions = manifest.dimensions
+        self._modalities = manifest.modalities
+        self._on_gpu = on_gpu
+        # They lie beside the golden samples, which a load has no other need to read.
+        stand_ins = any(modality.absent == "token" for modality in manifest.modalities)
+        self._tokens = bundle.absent_tokens() if stand_ins else {}
+        self._texts = _tokenizers(bundle)
+
+    def prepare(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Every input of the network by name, checked.
+
+        ``values`` maps input names to arrays (NumPy, DLPack, or ``__cuda_array_interface__`` where
+        a GPU runs the stages). A modality with a tokenizer also takes a string, under its own name
+        or its ids input's. An optional modality may be left out.
+
+        Raises:
+            InputError: unknown or missing name, or another dtype, rank or size than declared.
+        """
+        feeds: dict[str, Any] = {}
+        for name, value in values.items():
+            if isinstance(value, str):
+                feeds.update(self._tokenize(name, value))
+            elif name in self._specs:
+                feeds[name] = self._array(name, value)
+            else:
+                raise InputError(
+                    f"unknown input {name!r}; this bundle takes {', '.join(self._specs)}"
+                )
+        sizes = self._sizes(feeds)
+        if len(feeds) < len(self._specs):
+            self._fill(feeds, sizes)
+        return feeds
+
+    def _array(self, name: str, value: Any) -> Any:  # noqa: ANN401
+        """``value`` as a C-contiguous array of the declared dtype."""
+        dtype = self._dtypes[name]
+        if type(value) is not np.ndarray:
+            value = self._foreign(name, value)
+            if not isinstance(value, np.ndarray):
+                return value
+        if value.dtype != dtype:
+            raise InputError(
+                f"input {name!r}: expected dtype {dtype}, got {value.dtype}; convert it where it "
+                "is made, so that no precision is lost unseen"
+            )
+        if not value.flags.c_contiguous:
+            value = np.ascontiguousarray(value)
+        return value
+
+    def _foreign(self, name: str, value: Any) -> Any:  # noqa: ANN401
+        """Take an array of another library: over DLPack, or as it is when it lies on a GPU."""
+        if hasattr(value, "__cuda_array_interface__"):
+            if not self._on_gpu:
+                raise InputError(
+                    f"input {name!r} lies on a GPU, but this variant runs on the CPU; copy it to "
+                    "the host first, or load a variant for the GPU"
+                )
+            interface = value.__cuda_array_interface__
+            found = np.dtype(interface["typestr"])
+            if found != self._dtypes[name]:
+                raise InputError(
+                    f"input {name!r}: expected dtype {self._dtypes[name]}, got {found} (on a GPU)"
+                )
+            if not _is_contiguous(interface):
+                raise InputError(
+                    f"input {name!r}: a GPU array must be C-contiguous; make a contiguous copy"
+                )
+            return value
+        if isinstance(value, np.ndarray):  # a subclass, such as np.memmap
+            return value.view(np.ndarray)
+        if hasattr(value, "__dlpack__"):
+            try:
+                return np.from_dlpack(value)
+            except (BufferError, RuntimeError, TypeError, ValueError) as error:
+                raise InputError(
+                    f"input {name!r}: NumPy cannot take this {type(value).__name__} over DLPack: "
+                    f"{error}. Move it to the host and detach it from any gradient"
+                ) from error
+        raise InputError(
+            f"input {name!r}: expected an array of {self._specs[name]}, got "
+            f"{type(value).__name__}; pass a NumPy array or one that offers DLPack"
+        )
+
+    def _sizes(self, feeds: Mapping[str, Any]) -> dict[str, int]:
+        """Check ranks and sizes; return the size of each dynamic dimension in this call."""
+        sizes: dict[str, int] = {}
+        for name, value in feeds.items():
+            spec = self._specs[name]
+            shape = (
+                value.shape
+                if type(value) is np.ndarray
+                else tuple(value.__cuda_array_interface__["shape"])
+            )
+            if len(shape) != len(spec.shape):
+                raise InputError(
+                    f"input {name!r}: expected rank {len(spec.shape)} "
+                    f"[{', '.join(map(str, spec.shape))}], got rank {len(shape)} {list(shape)}"
+                )
+            for axis, (size, declared) in enumerate(zip(shape, spec.shape, strict=True)):
+                if isinstance(declared, int):
+                    if size != declared:
+                        raise InputError(
+                            f"input {name!r}: axis {axis} must have size {declared} "
+                            f"[{', '.join(map(str, spec.shape))}], got {list(shape)}"
+                        )
+                elif sizes.setdefault(declared, size) != size:
+                    raise InputError(
+                        f"input {name!r}: axis {axis} is dimension {declared!r}, which is "
+                        f"{sizes[declared]} elsewhere in this call, got {size}"
+                    )
+        for symbol, size in sizes.items():
+            self._check_size(symbol, size)
+        return sizes
+
+    def _check_size(self, symbol: str, size: int) -> None:
+        limit = self._dimensions.get(symbol, Dimension(1, 1))
+        if size < limit.min or (limit.max is not None and size > limit.max):
+            most = "any" if limit.max is None else limit.max
+            raise InputError(
+                f"dimension {symbol!r} may be {limit.min} to {most} in this bundle, got {size}"
+            )
+
+    def _fill(self, feeds: dict[str, Any], sizes: dict[str, int]) -> None:
+        """Put in what stands for each optional modality that was left out."""
+        for modality in self._modalities:
+            absent = [name for name in modality.inputs if name not in feeds]
+            if not absent:
+                continue
+            if modality.required or len(absent) < len(modality.inputs):
+                given = [name for name in modality.inputs if name in feeds]
+                whole = f"; {', '.join(given)} of the same modality was given" if given else ""
+                raise InputError(
+                    f"missing input {', '.join(map(repr, absent))} of modality "
+                    f"{modality.name!r}{whole}"
+                )
+            for name in absent:
+                feeds[name] = self._stand_in(modality, self._specs[name], sizes)
+
+    def _stand_in(self, modality: Modality, spec: TensorSpec, sizes: Mapping[str, int]) -> Array:
+        shape = tuple(
+            size if isinstance(size, int) else sizes.get(size, self._smallest(size))
+            for size in spec.shape
+        )
+        if modality.absent == "token":
+            return np.ascontiguousarray(np.broadcast_to(self._tokens[spec.name], shape))
+        return np.zeros(shape, DTYPES[spec.dtype])
+
+    def _smallest(self, symbol: str) -> int:
+        dimension = self._dimensions.get(symbol)
+        return dimension.min if dimension else 1
+
+    def _tokenize(self, name: str, text: str) -> dict[str, Array]:
+        """Token inputs for ``text``, given under a modality's or an ids input's name."""
+        for modality in self._modalities:
+            tokenizer = modality.tokenizer
+            if tokenizer is not None and name in (modality.name, tokenizer.ids):
+                return self._encode(tokenizer, text)
+        takers = [m.name for m in self._modalities if m.tokenizer is not None]
+        raise InputError(
+            f"input {name!r} takes no text; "
+            + (f"these do: {', '.join(takers)}" if takers else "this bundle has no tokenizer")
+        )
+
+    def _encode(self, tokenizer: Tokenizer, text: str) -> dict[str, Array]:
+        tokens, pad = self._texts[tokenizer.file]
+        ids = tokens.encode(text).ids
+        spec = self._specs[tokenizer.ids]
+        length = spec.shape[-1]
+        if isinstance(length, int):
+            if len(ids) > length:
+                raise InputError(
+                    f"text of {len(ids)} tokens does not fit input {tokenizer.ids!r}, which takes "
+                    f"{length}; shorten it (nothing is cut off unasked): {text!r}"
+                )
+        else:
+            length = max(len(ids), self._smallest(length))
+        padded = np.full((1, length), pad, self._dtypes[tokenizer.ids])
+        padded[0, : len(ids)] = ids
+        feeds: dict[str, Array] = {tokenizer.ids: padded}
+        if tokenizer.mask is not None:
+            mask = np.zeros((1, length), self._dtypes[tokenizer.mask])
+            mask[0, : len(ids)] = 1
+            feeds[tokenizer.mask] = mask
+        return feeds
+
+
+def _tokenizers(bundle: Bundle) -> dict[str, tuple[Any, int]]:
+    """Each tokenizer file loaded once, with its padding id. The graph's shape decides padding."""
+    loaded: dict[str, tuple[Any, int]] = {}
+    for modality in bundle.manifest.modalities:
+        tokenizer = modality.tokenizer
+        if tokenizer is None or tokenizer.file in loaded:
+            continue
+        # A shared library that a bundle without text need not load.
+        from tokenizers import Tokenizer as Tokens
+
+        try:
+            tokens = Tokens.from_buffer(bytes(bundle.read(tokenizer.file)))
+        except Exception as error:  # the library raises plain Exception
+            raise BundleError(
+                f"{bundle.path}: {tokenizer.file} is no tokenizer of the tokenizers library: "
+                f"{error}; export the bundle again"
+            ) from error
+        pad = tokens.padding["pad_id"] if tokens.padding else 0
+        tokens.no_padding()
+        tokens.no_truncation()
+        loaded[tokenizer.file] = tokens, pad
+    return loaded
+
+
+def _is_contiguous(interface: Mapping[str, Any]) -> bool:
+    strides = interface.get("strides")
+    if strides is None:
+        return True
+    step = np.dtype(interface["typestr"]).itemsize
+    for size, stride in zip(reversed(interface["shape"]), reversed(strides), strict=True):
+        if size > 1 and stride != step:
+            return False
+        step *= size
+    return True

@@ -1,0 +1,168 @@
+"""Files that a command line names become arrays: pictures, sound, NumPy and safetensors files.
+
+Nothing is resized, resampled or rescaled to fit: preprocessing is part of the network's graph, and
+a picture of another size or a recording at another rate is an error that says so.
+"""
+
+from __future__ import annotations
+
+import wave
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mmedge.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from mmedge.spec import Array, Manifest, Modality, TensorSpec
+
+__all__ = ["read_inputs"]
+
+#: Sizes of a colour axis: grey, RGB, RGBA.
+CHANNELS = {1: "L", 3: "RGB", 4: "RGBA"}
+SUFFIXES_IMAGE = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+
+
+def read_inputs(manifest: Manifest, assignments: Sequence[str]) -> dict[str, Array | str]:
+    """Inputs of a network from ``name=value`` words.
+
+    A value is a file, told by its suffix (.png .jpg .jpeg .bmp .webp .wav .npy .safetensors .txt),
+    or, for a modality with a tokenizer, the text itself. A file's array that lacks only a leading
+    dynamic dimension (the batch) gets one of size 1.
+
+    Raises:
+        InputError: a word is malformed, names nothing known, or its file does not fit.
+    """
+    specs = manifest.inputs()
+    values: dict[str, Array | str] = {}
+    for word in assignments:
+        name, equals, value = word.partition("=")
+        if not equals or not name or not value:
+            raise InputError(f"--input {word!r}: expected name=value, such as image=photo.png")
+        modality = _modality(manifest, name)
+        target = name if name in specs else modality.inputs[0]
+        if target in values or name in values:
+            raise InputError(f"--input {name!r} is given twice")
+        suffix = Path(value).suffix.lower()
+        if modality.tokenizer is not None and suffix not in READERS:
+            values[name] = value
+            continue
+        reader = READERS.get(suffix)
+        if reader is None:
+            raise InputError(
+                f"--input {name}={value}: no reader for {suffix or 'a name without suffix'!r}; "
+                f"use one of {' '.join(sorted(READERS))}"
+            )
+        path = Path(value)
+        if not path.is_file():
+            raise InputError(f"--input {name}={value}: no such file: {path}")
+        found = reader(path, specs[target], modality)
+        if isinstance(found, str):
+            values[name] = found
+        else:
+            values[target] = _with_batch(found, specs[target])
+    return values
+
+
+def _modality(manifest: Manifest, name: str) -> Modality:
+    for modality in manifest.modalities:
+        if name in (modality.name, *modality.inputs):
+            return modality
+    raise InputError(f"--input {name!r}: unknown; this bundle takes {', '.join(manifest.inputs())}")
+
+
+def _with_batch(array: Array, spec: TensorSpec) -> Array:
+    if array.ndim == len(spec.shape) - 1 and isinstance(spec.shape[0], str):
+        return array[np.newaxis]
+    return array
+
+
+def _read_image(path: Path, spec: TensorSpec, _modality: Modality) -> Array:
+    from PIL import Image, UnidentifiedImageError
+
+    frame = spec.shape[-3:]
+    last = frame[-1] in CHANNELS
+    if spec.dtype != "uint8" or len(frame) != 3 or not (last or frame[0] in CHANNELS):
+        raise InputError(
+            f"{path}: input {spec} takes no picture (a picture is uint8 [..., height, width, "
+            "channels] or [..., channels, height, width]); save the array it needs as .npy"
+        )
+    channels = frame[-1] if last else frame[0]
+    try:
+        with Image.open(path) as image:
+            pixels = np.asarray(image.convert(CHANNELS[int(channels)]), np.uint8)
+    except (OSError, UnidentifiedImageError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read as a picture: {error}") from error
+    if pixels.ndim == 2:
+        pixels = pixels[..., np.newaxis]
+    return pixels if last else np.ascontiguousarray(np.moveaxis(pixels, -1, 0))
+
+
+def _read_wav(path: Path, spec: TensorSpec, modality: Modality) -> Array:
+    if spec.dtype != "float32":
+        raise InputError(
+            f"{path}: input {spec} takes no sound (PCM is float32 in [-1, 1]); "
+            "save the array it needs as .npy"
+        )
+    try:
+        with wave.open(str(path), "rb") as file:
+            rate, width, channels = file.getframerate(), file.getsampwidth(), file.getnchannels()
+            data = file.readframes(file.getnframes())
+    except (OSError, EOFError, wave.Error) as error:
+        raise InputError(f"{path}: cannot be read as PCM WAV: {error}") from error
+    if modality.sample_rate_hz is not None and rate != modality.sample_rate_hz:
+        raise InputError(
+            f"{path}: expected {modality.sample_rate_hz} Hz, got {rate} Hz; resample it first"
+        )
+    if channels != 1:
+        raise InputError(f"{path}: expected one channel, got {channels}; mix it down first")
+    # WAV holds 8-bit samples unsigned around 128 and wider ones signed, little-endian.
+    if width == 1:
+        return (np.frombuffer(data, np.uint8).astype(np.float32) - 128.0) / 128.0
+    if width in (2, 4):
+        whole = np.frombuffer(data, f"<i{width}")
+        return (whole / float(1 << (8 * width - 1))).astype(np.float32)
+    raise InputError(f"{path}: {8 * width}-bit samples are not read; save it with 16 bits")
+
+
+def _read_npy(path: Path, _spec: TensorSpec, _modality: Modality) -> Array:
+    try:
+        array: Array = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{path}: cannot be read as .npy: {error}") from error
+    return array
+
+
+def _read_safetensors(path: Path, spec: TensorSpec, _modality: Modality) -> Array:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path}: cannot be read as safetensors: {error}") from error
+    if spec.name not in tensors:
+        raise InputError(f"{path}: no tensor {spec.name!r}; it holds {', '.join(sorted(tensors))}")
+    array: Array = tensors[spec.name]
+    return array
+
+
+def _read_text(path: Path, spec: TensorSpec, modality: Modality) -> str:
+    if modality.tokenizer is None:
+        raise InputError(f"{path}: input {spec} takes no text; this modality has no tokenizer")
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as UTF-8 text: {error}") from error
+
+
+READERS: Mapping[str, Callable[[Path, TensorSpec, Modality], Array | str]] = {
+    **dict.fromkeys(SUFFIXES_IMAGE, _read_image),
+    ".npy": _read_npy,
+    ".safetensors": _read_safetensors,
+    ".txt": _read_text,
+    ".wav": _read_wav,
+}

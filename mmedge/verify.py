@@ -1,0 +1,145 @@
+"""Replay a bundle's golden samples on this machine: does the loaded variant compute the same?
+
+Every stage is run on the golden tensors that enter it, so that an error is found in the stage that
+makes it and not in the ones behind it; then the whole network is run from its inputs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mmedge.errors import AccuracyError, BundleError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from mmedge.pipeline import Pipeline
+    from mmedge.spec import Array, Tolerance
+
+__all__ = ["Row", "Verification", "difference", "verify"]
+
+#: ``stage`` of the rows that compare the whole network's outputs.
+WHOLE = "(whole network)"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Worst difference of one output over all golden samples.
+
+    ``max_abs`` is ``max |got - golden|``, ``max_rel`` that over ``max |golden|`` of the same
+    sample, ``limit_used`` the largest share of the tolerance that a sample took (pass: <= 1).
+    """
+
+    stage: str
+    output: str
+    max_abs: float
+    max_rel: float
+    limit_used: float
+
+    @property
+    def ok(self) -> bool:
+        """Whether every sample lies within the tolerance. NaN never does."""
+        return self.limit_used <= 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What :func:`verify` found."""
+
+    variant: str
+    samples: int
+    tolerance: Tolerance
+    rows: tuple[Row, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether every output of every stage lies within the tolerance."""
+        return all(row.ok for row in self.rows)
+
+    def check(self) -> None:
+        """Raise AccuracyError, naming the first stage and output that is off, unless all is ok."""
+        for row in self.rows:
+            if not row.ok:
+                raise AccuracyError(
+                    f"variant {self.variant}: output {row.output!r} of stage {row.stage!r} differs "
+                    f"from the golden samples by {row.max_abs:.3g} (relative {row.max_rel:.3g}), "
+                    f"{row.limit_used:.3g} times what rtol={self.tolerance.rtol:g}, "
+                    f"atol={self.tolerance.atol:g} allows. Build the variant again on this device, "
+                    "or use another one (mmedge inspect lists them)"
+                )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, which has no infinity and no NaN: None stands for them."""
+        rows = [
+            {
+                key: None if isinstance(value, float) and not np.isfinite(value) else value
+                for key, value in asdict(row).items()
+            }
+            | {"ok": row.ok}
+            for row in self.rows
+        ]
+        return asdict(self) | {"ok": self.ok, "rows": rows}
+
+
+def verify(pipeline: Pipeline, *, progress: Callable[[int], None] | None = None) -> Verification:
+    """Replay all golden samples through ``pipeline``.
+
+    Args:
+        pipeline: a loaded bundle.
+        progress: called with the number of samples done.
+
+    Raises:
+        BundleError: the bundle has no golden samples.
+        BackendError: a stage failed to run.
+    """
+    manifest = pipeline.bundle.manifest
+    samples = pipeline.bundle.samples()
+    if not samples:
+        raise BundleError(f"{pipeline.bundle.path}: no golden samples; export the bundle again")
+    tolerance = pipeline.variant.tolerance
+    worst: dict[tuple[str, str], tuple[float, ...]] = {}
+
+    def compare(stage: str, got: Mapping[str, Array], golden: Mapping[str, Array]) -> None:
+        for output, value in got.items():
+            found = difference(value, golden[output], tolerance)
+            old = worst.get((stage, output), found)
+            worst[stage, output] = tuple(map(max, found, old))
+
+    for done, sample in enumerate(samples, 1):
+        tensors = {**sample.inputs, **sample.outputs}
+        for stage in manifest.stages:
+            compare(stage.name, pipeline.run_stage(stage.name, tensors), sample.outputs)
+        compare(WHOLE, pipeline.run(sample.inputs), sample.outputs)
+        if progress is not None:
+            progress(done)
+    rows = tuple(Row(*key, *figures) for key, figures in worst.items())
+    return Verification(pipeline.variant.id, len(samples), tolerance, rows)
+
+
+def difference(got: Array, golden: Array, tolerance: Tolerance) -> tuple[float, float, float]:
+    """(max absolute difference, the same over max |golden|, share of the tolerance it takes).
+
+    Integers and booleans must be equal. Another shape or dtype, or NaN or Inf where the golden
+    value has another, is infinitely far.
+    """
+    if got.shape != golden.shape or got.dtype != golden.dtype:
+        return np.inf, np.inf, np.inf
+    if got.size == 0:
+        return 0.0, 0.0, 0.0
+    a, b = got.astype(np.float64), golden.astype(np.float64)
+    special = ~np.isfinite(b)
+    if not np.array_equal(a[special], b[special], equal_nan=True):
+        return np.inf, np.inf, np.inf
+    a, b = np.where(special, 0.0, a), np.where(special, 0.0, b)
+    max_abs = float(np.max(np.abs(a - b)))
+    if np.isnan(max_abs):
+        return np.inf, np.inf, np.inf
+    scale = float(np.max(np.abs(b)))
+    exact = not np.issubdtype(got.dtype, np.floating)
+    limit = 0.0 if exact else tolerance.atol + tolerance.rtol * scale
+    if max_abs == 0.0:
+        return 0.0, 0.0, 0.0
+    return max_abs, max_abs / scale if scale else np.inf, max_abs / limit if limit else np.inf

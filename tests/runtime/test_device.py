@@ -1,0 +1,87 @@
+"""The probe says what runs here, and for the rest why not and what to install."""
+
+from __future__ import annotations
+
+import pytest
+
+from mmedge import device as device_module
+from mmedge.device import Gpu, find_gpus, probe
+from mmedge.errors import InputError
+from mmedge.pipeline import restrict
+from mmedge.spec import Tolerance, Variant
+
+
+def variant(backend: str, target: str, **more) -> Variant:
+    return Variant(backend, "fp32", target, {}, Tolerance(0, 0), **more)
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Pretend other libraries and GPUs."""
+
+    def pretend(libraries: dict[str, str], gpus: tuple[Gpu, ...] = ()):
+        monkeypatch.setattr(device_module, "_libraries", lambda: libraries)
+        monkeypatch.setattr(device_module, "find_gpus", lambda: gpus)
+        return probe()
+
+    return pretend
+
+
+def test_this_machine_runs_onnxruntime_on_its_cpu():
+    found = probe()
+    assert "ort" in found.backends
+    assert found.targets[0] == "cpu"
+    assert found.cores >= 1
+    assert found.memory_bytes > 0
+    assert variant("ort", "cpu").reject_reason(found) is None
+
+
+def test_both_onnxruntime_wheels_are_detected(machine):
+    found = machine({"onnxruntime": "1.32.0", "onnxruntime-gpu": "1.31.1"})
+    assert "ort" not in found.backends
+    reason = variant("ort", "cpu").reject_reason(found)
+    assert "overwrite each other" in reason
+    assert "pip uninstall" in reason
+
+
+def test_no_onnxruntime_names_the_install_line(machine):
+    assert "pip install 'mmedge[cpu]'" in variant("ort", "cpu").reject_reason(machine({}))
+
+
+def test_cuda_needs_a_gpu_and_its_wheel(machine):
+    gpu = Gpu("Orin", "sm_87")
+    assert "no NVIDIA GPU" in variant("ort", "cuda").reject_reason(
+        machine({"onnxruntime-gpu": "1.31.1"})
+    )
+    assert "mmedge[cuda]" in variant("ort", "cuda").reject_reason(
+        machine({"onnxruntime": "1.32.0"}, (gpu,))
+    )
+    full = machine({"onnxruntime-gpu": "1.31.1"}, (gpu,))
+    assert variant("ort", "cuda").reject_reason(full) is None
+    assert full.targets == ("cpu", "cuda", "sm_87")
+
+
+def test_an_engine_needs_its_library_version_and_architecture(machine):
+    gpu = Gpu("Orin", "sm_87")
+    engine = variant("tensorrt_rtx", "sm_87", requires={"tensorrt-rtx": "1.7.1"})
+    assert "mmedge[rtx]" in engine.reject_reason(machine({}))
+    assert "needs an NVIDIA GPU" in engine.reject_reason(machine({"tensorrt-rtx": "1.7.1"}))
+    assert "needs tensorrt-rtx 1.7.1, found 1.8" in engine.reject_reason(
+        machine({"tensorrt-rtx": "1.8"}, (gpu,))
+    )
+    right = machine({"tensorrt-rtx": "1.7.1"}, (gpu,))
+    assert engine.reject_reason(right) is None
+    other = variant("tensorrt_rtx", "sm_89", requires={"tensorrt-rtx": "1.7.1"})
+    assert "made for sm_89" in other.reject_reason(right)
+
+
+def test_restrict_keeps_one_target_or_says_what_is_here(machine):
+    found = machine({"onnxruntime": "1.32.0"})
+    assert restrict(found, None) is found
+    assert restrict(found, "cpu").targets == ("cpu",)
+    with pytest.raises(InputError, match="'cuda' is not here; this machine offers cpu"):
+        restrict(found, "cuda")
+
+
+def test_gpus_are_found_without_aborting_where_there_are_none():
+    assert all(gpu.sm.startswith("sm_") for gpu in find_gpus())

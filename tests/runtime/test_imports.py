@@ -1,0 +1,62 @@
+"""The runtime is light: no torch, no toolchain, and little beside what it stands on."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import mmedge
+
+MODULES = sorted(
+    str(path.relative_to(Path(mmedge.__file__).parent.parent).with_suffix("")).replace("/", ".")
+    for path in Path(mmedge.__file__).parent.rglob("*.py")
+    if path.name not in {"__init__.py", "__main__.py"}
+)
+
+BLOCK = """
+import sys
+
+class Block:
+    names = {"torch", "onnx", "onnx_ir", "onnxscript", "transformers", "mmedge_export"}
+
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in self.names:
+            raise ImportError(f"{name} is blocked: the runtime must not need it")
+
+sys.meta_path.insert(0, Block())
+"""
+
+
+def python(program: str, *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_every_module_imports_and_a_bundle_runs_with_torch_blocked(sums):
+    program = BLOCK + (
+        "import importlib\n"
+        "path, *modules = sys.argv[1:]\n"
+        "for module in modules:\n"
+        "    importlib.import_module(module)\n"
+        "import mmedge\n"
+        "from mmedge.verify import verify\n"
+        "with mmedge.load(path) as pipe:\n"
+        "    print(verify(pipe).ok)\n"
+    )
+    assert python(program, str(sums), *MODULES).strip() == "True"
+
+
+@pytest.mark.parametrize("module", ["onnxruntime", "typer", "rich", "PIL", "tokenizers"])
+def test_import_mmedge_leaves_out_what_only_some_calls_need(module):
+    assert python(f"import sys, mmedge; print({module!r} in sys.modules)").strip() == "False"
+
+
+def test_public_names_are_sorted_and_there():
+    assert mmedge.__all__ == sorted(mmedge.__all__)
+    assert all(hasattr(mmedge, name) for name in mmedge.__all__)

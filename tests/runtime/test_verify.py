@@ -1,0 +1,127 @@
+"""Golden samples prove what a device computes, and an error is found in the stage that makes it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+import mmedge
+from mmedge.bundle import Bundle
+from mmedge.errors import AccuracyError, BundleError
+from mmedge.spec import Tolerance
+from mmedge.verify import WHOLE, difference, verify
+
+LIMIT = Tolerance(rtol=1e-3, atol=1e-6)
+arrays = hnp.arrays(
+    np.float32, hnp.array_shapes(max_dims=3), elements=st.floats(-1e3, 1e3, width=32)
+)
+
+
+def rewrite(source, target, *, change=None, samples=None):
+    """A copy of a bundle with files changed and digests refreshed."""
+    with Bundle.open(source) as bundle:
+        files = {name: bytes(bundle.read(name)) for name in bundle.manifest.files}
+        files.pop("samples.safetensors")
+        if change:
+            change(files)
+        kept = bundle.samples() if samples is None else samples
+        Bundle.write(
+            target, bundle.manifest, files, samples=kept, absent=bundle.absent_tokens()
+        ).close()
+    return target
+
+
+def scale_text(files):
+    """Alter one weight of the fusion stage: the factor of the text."""
+    model = onnx.load_from_string(files["onnx/fusion.onnx"])
+    factor = next(n for n in model.graph.node if n.output == ["pcm_sum_f"])
+    assert factor.op_type == "Cast"
+    negate = onnx.helper.make_node("Neg", ["pcm_sum"], ["pcm_negative"])
+    for node in model.graph.node:
+        node.input[:] = ["pcm_negative" if name == "pcm_sum" else name for name in node.input]
+    model.graph.node.insert(len(model.graph.node) - 1, negate)
+    files["onnx/fusion.onnx"] = model.SerializeToString()
+
+
+@given(arrays)
+def test_equal_arrays_do_not_differ(array):
+    assert difference(array, array.copy(), LIMIT) == (0.0, 0.0, 0.0)
+
+
+@given(arrays, st.floats(0, 3))
+def test_the_share_of_the_limit_decides(array, share):
+    scale = float(np.abs(array).max())
+    step = share * (LIMIT.atol + LIMIT.rtol * scale)
+    moved = array.astype(np.float64)
+    moved.flat[0] += step
+    _, _, used = difference(moved, array.astype(np.float64), LIMIT)
+    assert used == pytest.approx(share, rel=1e-6, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("got", "golden"),
+    [
+        (np.array([1.0, np.nan]), np.array([1.0, 2.0])),
+        (np.array([1.0, np.inf]), np.array([1.0, 2.0])),
+        (np.array([1.0, 2.0]), np.array([1.0, np.nan])),
+        (np.array([1.0, np.inf]), np.array([1.0, -np.inf])),
+        (np.array([1.0]), np.array([1.0, 2.0])),
+        (np.array([1], np.int64), np.array([2], np.int64)),
+        (np.array([True]), np.array([False])),
+        (np.array([1.0], np.float32), np.array([1.0], np.float64)),
+    ],
+)
+def test_what_can_never_pass(got, golden):
+    assert difference(got, golden, LIMIT)[2] > 1
+
+
+def test_equal_infinities_and_nans_pass():
+    special = np.array([np.nan, np.inf, -np.inf, 0.5])
+    assert difference(special, special.copy(), LIMIT)[2] == 0
+
+
+def test_a_good_bundle_verifies_stage_by_stage(sums):
+    with mmedge.load(sums) as pipe:
+        found = verify(pipe)
+    assert found.ok
+    found.check()
+    assert [(row.stage, row.output) for row in found.rows] == [
+        ("fusion", "out"),
+        ("camera", "seen"),
+        (WHOLE, "out"),
+        (WHOLE, "seen"),
+    ]
+
+
+def test_an_altered_stage_is_named(sums, tmp_path):
+    path = rewrite(sums, tmp_path / "bad.mmedge", change=scale_text)
+    with mmedge.load(path) as pipe:
+        found = verify(pipe)
+    assert {(row.stage, row.output) for row in found.rows if not row.ok} == {
+        ("fusion", "out"),
+        (WHOLE, "out"),
+    }
+    with pytest.raises(AccuracyError, match="output 'out' of stage 'fusion' differs"):
+        found.check()
+    assert json.dumps(found.to_dict(), allow_nan=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "mmedge", "verify", str(path), "--json"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["ok"] is False
+
+
+def test_without_golden_samples_nothing_is_verified(sums, tmp_path):
+    path = rewrite(sums, tmp_path / "none.mmedge", samples=())
+    with mmedge.load(path) as pipe, pytest.raises(BundleError, match="no golden samples"):
+        verify(pipe)
