@@ -1,0 +1,30 @@
+"""The toolchain of mmedge: trained networks become bundles.
+
+>>> from mmedge_export import Input, Model, export
+>>> export(Model(net, {"image": Input(frame)}, ["logits"]), "net.mmedge")     # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mmedge_export.assemble import export
+    from mmedge_export.source import Input, Model
+
+__all__ = ["Input", "Model", "export"]
+
+# Imported when they are first used: building engines on a device needs neither torch nor onnx.
+_HOMES = {
+    "Input": "mmedge_export.source",
+    "Model": "mmedge_export.source",
+    "export": "mmedge_export.assemble",
+}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)

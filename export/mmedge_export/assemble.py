@@ -1,0 +1,298 @@
+"""From a model to a verified bundle: trace, check, collect, write."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import platform
+import re
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+
+from mmedge.bundle import Bundle
+from mmedge.errors import ExportError
+from mmedge.spec import (
+    Array,
+    Manifest,
+    Modality,
+    Stage,
+    TensorSpec,
+    Tokenizer,
+    Tolerance,
+    Variant,
+)
+from mmedge_export import feeds, parity
+from mmedge_export.golden import Run, golden, probe, repeatable
+from mmedge_export.graph import Graph, Runner, precision, save
+from mmedge_export.loader import load_source
+from mmedge_export.source import Model
+
+__all__ = ["CUDA_RTOL", "SAMPLES", "export"]
+
+#: Golden samples in a bundle, unless asked otherwise.
+SAMPLES = 16
+
+#: Tolerance stated for ONNX Runtime on CUDA, where it is not measured at export: float32 products
+#: may round their factors to TF32's 10 bits of mantissa (2**-11, 5e-4), which adds up over layers.
+CUDA_RTOL = 1e-2
+
+Tell = Callable[[str], None]
+
+
+def export(
+    model: Model | str | Path,
+    path: str | Path,
+    *,
+    opset: int | None = None,
+    samples_limit: int = SAMPLES,
+    overwrite: bool = False,
+    rtol: float | None = None,
+    atol: float | None = None,
+    modality: Mapping[str, Sequence[str]] | None = None,
+    sizes: Mapping[str, int] | None = None,
+    name: str | None = None,
+    progress: Tell | None = None,
+) -> Bundle:
+    """Turn a network into a bundle that is proven to compute what the network computes.
+
+    The graph is held against the network on its example, on every golden sample, and on the example
+    at other sizes of its dynamic dimensions. The golden outputs are those of the network itself.
+    The bundle has one stage, ``model``, and a variant each for ONNX Runtime on the CPU, whose
+    largest relative difference is its metric ``parity``, and on CUDA, which is not run here.
+
+    Args:
+        model: the network, or what :func:`mmedge_export.loader.load_source` takes.
+        path: of the bundle; with the suffix ``.mmedge`` one zip, otherwise a directory.
+        opset: version of the ONNX operators that a torch network is traced to; None:
+            :data:`mmedge_export.trace.OPSET`.
+        samples_limit: golden samples to take from the model, at least 1.
+        overwrite: replace a bundle at ``path``.
+        rtol: largest difference of an output as a share of its largest value; None:
+            :data:`mmedge_export.parity.RTOL`.
+        atol: largest absolute difference on top; None: :data:`mmedge_export.parity.ATOL`.
+        modality: inputs of each modality, in place of what the model says.
+        sizes: example size of dynamic dimensions of an ONNX file.
+        name: of the bundle; None: the model's, or its class's.
+        progress: called with a line of text before each step.
+
+    Returns:
+        The bundle, open.
+
+    Raises:
+        ExportError: the network cannot be traced, is not what the graph computes, or its parts do
+            not fit each other.
+        BundleError: something is at ``path`` already, or the bundle cannot be written.
+    """
+    tell: Tell = progress or (lambda _: None)
+    if samples_limit < 1:
+        raise ExportError(f"samples_limit must be at least 1, got {samples_limit}")
+    source = str(model) if isinstance(model, (str, Path)) else ""
+    if not isinstance(model, Model):
+        tell(f"loading {source}")
+        model = load_source(source, sizes=sizes)
+    if modality:
+        model = model.regrouped(modality)
+    tolerance = Tolerance(
+        parity.RTOL if rtol is None else rtol, parity.ATOL if atol is None else atol
+    )
+    with tempfile.TemporaryDirectory() as temporary, _reference(model) as run:
+        folder = Path(temporary)
+        tell("running the network itself")
+        example = feeds.example(model)
+        outputs = repeatable(run, example, tolerance)
+        samples = golden(model, run, samples_limit)
+        cases = [
+            parity.Case("the example", example, outputs),
+            *(
+                parity.Case(f"golden sample {i}", sample.inputs, sample.outputs)
+                for i, sample in enumerate(samples)
+            ),
+            *probe(model, run, samples, tell),
+        ]
+        tell("tracing")
+        graph = _graph(model, opset)
+        tell("checking the graph against the network")
+        graphs = save(graph.model, folder, "model")
+        worst = parity.check(graph, Runner(folder / "onnx/model.onnx"), cases, tolerance)
+        tell("writing the bundle")
+        files, tokenizers, labels = _assets(model, outputs)
+        inputs, results, dimensions = graph.specs(model, outputs)
+        stages = [_stage("model", inputs, results)]
+        kind = precision(graph.model)
+        manifest = Manifest(
+            name=_name(name or model.name or type(model.module).__name__),
+            modalities=_modalities(model, tokenizers),
+            stages=tuple(stages),
+            outputs=tuple(model.outputs),
+            variants=(
+                _variant(stages, kind, "cpu", tolerance, {"parity": worst}),
+                _variant(
+                    stages,
+                    kind,
+                    "cuda",
+                    Tolerance(max(tolerance.rtol, CUDA_RTOL), tolerance.atol),
+                    {},
+                ),
+            ),
+            files={},
+            dimensions=dimensions,
+            labels=labels,
+            provenance=_provenance(model, graph, source),
+        )
+        return Bundle.write(
+            path,
+            manifest,
+            {**graphs, **files},
+            samples=samples,
+            absent=_tokens(model),
+            overwrite=overwrite,
+        )
+
+
+@contextlib.contextmanager
+def _reference(model: Model) -> Iterator[Run]:
+    """The network itself: what every graph is held against."""
+    if isinstance(model.module, Path):
+        from mmedge_export.onnx_source import load_graph, match
+
+        match(model, load_graph(model.module), model.module)
+        yield Runner(model.module, list(model.outputs))
+        return
+    # torch is not needed for an ONNX file.
+    from mmedge_export.network import Network, evaluation
+
+    with evaluation(model.module):
+        yield Network(model)
+
+
+def _graph(model: Model, opset: int | None) -> Graph:
+    if not isinstance(model.module, Path):
+        from mmedge_export.trace import trace
+
+        return trace(model, opset=opset)
+    from mmedge_export.onnx_source import load_graph
+
+    graph = load_graph(model.module)
+    if opset not in (None, graph.opset):
+        raise ExportError(
+            f"{model.module} has opset {graph.opset}, but {opset} was asked for; an ONNX file is "
+            "taken as it is: leave opset out, or convert the file first"
+        )
+    return graph
+
+
+def _stage(
+    name: str,
+    inputs: tuple[TensorSpec, ...],
+    outputs: tuple[TensorSpec, ...],
+    modality: str | None = None,
+) -> Stage:
+    return Stage(name, f"onnx/{name}.onnx", inputs, outputs, modality)
+
+
+def _variant(
+    stages: Sequence[Stage],
+    kind: str,
+    target: str,
+    tolerance: Tolerance,
+    metrics: Mapping[str, float],
+) -> Variant:
+    files = {stage.name: stage.graph for stage in stages}
+    return Variant("ort", kind, target, files, tolerance, metrics=metrics)
+
+
+def _modalities(model: Model, tokenizers: Mapping[str, str]) -> tuple[Modality, ...]:
+    made = []
+    for name, inputs in model.modalities().items():
+        first = model.inputs[inputs[0]]
+        tokenizer = None
+        if name in tokenizers:
+            ids = next(n for n in inputs if model.inputs[n].tokenizer is not None)
+            mask = next((n for n in inputs if n != ids), None)
+            tokenizer = Tokenizer(tokenizers[name], ids, mask)
+        made.append(
+            Modality(
+                name=name,
+                inputs=inputs,
+                required=first.required,
+                rate_hz=first.rate_hz,
+                max_age_ms=first.max_age_ms,
+                absent=first.absent,
+                tokenizer=tokenizer,
+                sample_rate_hz=first.sample_rate_hz,
+            )
+        )
+    return tuple(made)
+
+
+def _assets(
+    model: Model, outputs: Mapping[str, Array]
+) -> tuple[dict[str, bytes | Path], dict[str, str], dict[str, str]]:
+    """Asset files by path in the bundle; tokenizer of each modality; labels of each output."""
+    files: dict[str, bytes | Path] = {}
+    tokenizers: dict[str, str] = {}
+    labels: dict[str, str] = {}
+    for name, inputs in model.modalities().items():
+        for value in (model.inputs[n] for n in inputs):
+            if value.tokenizer is not None and name not in tokenizers:
+                tokenizers[name] = f"assets/{_name(name)}.tokenizer.json"
+                files[tokenizers[name]] = Path(value.tokenizer)
+    for index, (output, names) in enumerate(model.labels.items()):
+        classes = outputs[output].shape[-1] if outputs[output].ndim else 0
+        if len(names) != classes:
+            raise ExportError(
+                f"labels of {output!r}: {len(names)} names for {classes} classes (its last axis); "
+                "give one name per class"
+            )
+        labels[output] = f"assets/{index}.labels.json"
+        files[labels[output]] = json.dumps(list(names), indent=1).encode()
+    return files, tokenizers, labels
+
+
+def _tokens(model: Model) -> dict[str, Array]:
+    """Stand-ins of optional inputs, at the smallest size of each dynamic dimension."""
+    least = {symbol: limits.min for symbol, limits in model.dimensions().items()}
+    return {
+        name: np.broadcast_to(
+            value.absent_token,
+            [least[size] if isinstance(size, str) else size for size in value.shape()],
+        )
+        for name, value in model.inputs.items()
+        if value.absent_token is not None and not value.required
+    }
+
+
+def _provenance(model: Model, graph: Graph, source: str) -> dict[str, str]:
+    """What made the bundle; no path of this machine."""
+    made = {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "mmedge": metadata.version("mmedge"),
+        "opset": str(graph.opset),
+        "python": platform.python_version(),
+    }
+    libraries = ["onnx_ir", "onnxruntime"]
+    if isinstance(model.module, Path):
+        made["source"] = model.module.name
+        made["producer"] = " ".join(
+            filter(None, (graph.model.producer_name, graph.model.producer_version))
+        )
+    else:
+        kind = type(model.module)
+        made["network"] = f"{kind.__module__}.{kind.__qualname__}"
+        made["source"] = re.split(r"[/\\]", source)[-1] or made["network"]
+        made["exporter"] = "torch.onnx.export(dynamo=True)"
+        libraries += ["torch", "onnx", "onnxscript"]
+    for library in libraries:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            made[library] = metadata.version(library)
+    return made
+
+
+def _name(text: str) -> str:
+    """``text`` as a manifest's name."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", text).strip("-.")[:64] or "network"

@@ -1,0 +1,158 @@
+"""Inputs for a network: checked samples, and generated ones of the example's kind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from math import prod
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mmedge.errors import ExportError
+from mmedge_export.source import Input, Model, as_array
+
+if TYPE_CHECKING:
+    from mmedge.spec import Array
+
+__all__ = ["check", "example", "probes", "random", "resize", "sizes"]
+
+#: Elements of all inputs together that a generated input may have: 64 MB of float32.
+LARGEST = 1 << 24
+
+
+def example(model: Model) -> dict[str, Array]:
+    """The example of every input."""
+    return {name: value.example for name, value in model.inputs.items()}
+
+
+def check(model: Model, values: Mapping[str, Array], what: str) -> dict[str, Array]:
+    """``values`` in the model's order, as C-contiguous arrays.
+
+    ``what`` names the sample in messages.
+
+    Raises:
+        ExportError: an input is missing or unknown, or of another dtype, rank or size.
+    """
+    if not isinstance(values, Mapping):
+        raise ExportError(
+            f"{what}: expected a mapping of input names to arrays, got {type(values).__name__}; "
+            "samples are pairs (inputs, target)"
+        )
+    unknown = [name for name in values if name not in model.inputs]
+    missing = [name for name in model.inputs if name not in values]
+    if unknown or missing:
+        raise ExportError(
+            f"{what}: "
+            + "; ".join(
+                f"{kind} {', '.join(map(repr, names))}"
+                for kind, names in (("missing input", missing), ("unknown input", unknown))
+                if names
+            )
+            + f"; a sample gives {', '.join(model.inputs)}"
+        )
+    feeds: dict[str, Array] = {}
+    sizes: dict[str, int] = {}
+    for name, spec in model.inputs.items():
+        value = as_array(values[name])
+        got = f"{getattr(value, 'dtype', type(value).__name__)} {list(getattr(value, 'shape', ()))}"
+        if not isinstance(value, np.ndarray) or value.dtype != spec.example.dtype:
+            raise ExportError(f"{what}, input {name!r}: expected {spec.example.dtype}, got {got}")
+        if value.ndim != spec.example.ndim:
+            raise ExportError(
+                f"{what}, input {name!r}: expected rank {spec.example.ndim} {spec.shape()}, got "
+                f"{got}"
+            )
+        for axis, (size, declared) in enumerate(zip(value.shape, spec.shape(), strict=True)):
+            expected = sizes.setdefault(declared, size) if isinstance(declared, str) else declared
+            if size != expected:
+                raise ExportError(
+                    f"{what}, input {name!r}: axis {axis} is {declared!r} and must be {expected}, "
+                    f"got {got}"
+                )
+        feeds[name] = np.ascontiguousarray(value)
+    for symbol, limits in model.dimensions().items():
+        size = sizes[symbol]
+        if size < limits.min or (limits.max is not None and size > limits.max):
+            raise ExportError(
+                f"{what}: dimension {symbol!r} is {size}, outside dims {model.dims[symbol]}; widen "
+                "dims or leave the sample out"
+            )
+    return feeds
+
+
+def sizes(model: Model, values: Mapping[str, Array]) -> dict[str, int]:
+    """Size of each dynamic dimension in ``values``."""
+    return {
+        symbol: values[name].shape[axis]
+        for name, value in model.inputs.items()
+        for axis, symbol in value.dynamic.items()
+    }
+
+
+def resize(model: Model, feeds: Mapping[str, Array], sizes: Mapping[str, int]) -> dict[str, Array]:
+    """``feeds`` with each dynamic dimension cut, or repeated from its start, to ``sizes``."""
+    resized = {}
+    for name, value in feeds.items():
+        for axis, symbol in model.inputs[name].dynamic.items():
+            if symbol in sizes:
+                value = np.take(value, np.arange(sizes[symbol]) % value.shape[axis], axis)  # noqa: PLW2901
+        resized[name] = np.ascontiguousarray(value)
+    return resized
+
+
+def probes(model: Model) -> Iterator[dict[str, int]]:
+    """Sizes to try a traced graph at, other than those of the example.
+
+    All dimensions at their smallest; all one step past the example, each by another step, so that
+    two of one size do not stay of one size; and each at its largest with the others at their
+    smallest, where a largest is stated and inputs stay within :data:`LARGEST` elements.
+    """
+    dimensions = model.dimensions()
+    least = {symbol: limits.min for symbol, limits in dimensions.items()}
+    more = {
+        symbol: limits.opt + step if limits.max is None else min(limits.opt + step, limits.max)
+        for step, (symbol, limits) in enumerate(dimensions.items(), start=1)
+    }
+    ends = [
+        {**least, symbol: limits.max}
+        for symbol, limits in dimensions.items()
+        if limits.max is not None
+    ]
+    tried = [{symbol: limits.opt for symbol, limits in dimensions.items()}]
+    for sizes in (least, more, *ends):
+        if sizes not in tried and _elements(model, sizes) <= LARGEST:
+            tried.append(sizes)
+            yield sizes
+
+
+def _elements(model: Model, sizes: Mapping[str, int]) -> int:
+    return sum(
+        prod(sizes[size] if isinstance(size, str) else size for size in value.shape())
+        for value in model.inputs.values()
+    )
+
+
+def random(model: Model, sizes: Mapping[str, int], rng: np.random.Generator) -> dict[str, Array]:
+    """Inputs of the example's kind at ``sizes``: same dtypes, values in the example's range.
+
+    Floats are uniform between the example's smallest and largest value (one to either side of a
+    constant), integers likewise with both ends, booleans are true as often as in the example. A
+    constant integer or boolean example stays as it is: what else the network takes is not known.
+    """
+    shaped = resize(model, example(model), sizes)
+    return {name: _like(model.inputs[name], shaped[name].shape, rng) for name in model.inputs}
+
+
+def _like(spec: Input, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
+    known = spec.example
+    if known.dtype == np.bool_:
+        return np.asarray(rng.random(shape) < known.mean())
+    low, high = known.min(), known.max()
+    if np.issubdtype(known.dtype, np.integer):
+        return rng.integers(low, high, shape, known.dtype, endpoint=True)
+    if not np.isfinite(known).all():
+        finite = known[np.isfinite(known)]
+        low, high = (finite.min(), finite.max()) if finite.size else (-1.0, 1.0)
+    if low == high:
+        low, high = low - 1, high + 1
+    return rng.uniform(float(low), float(high), shape).astype(known.dtype)

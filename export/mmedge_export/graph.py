@@ -1,0 +1,170 @@
+"""An ONNX graph on its way into a bundle: what it takes and gives, and running it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import onnx_ir as ir
+
+from mmedge.errors import ExportError
+from mmedge.spec import Array, Dimension, TensorSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    import torch
+
+    from mmedge_export.source import Model
+
+__all__ = ["EXTERNAL_BYTES", "Graph", "Runner", "dimension_name", "precision", "save"]
+
+#: A tensor of at least this many bytes goes to ``<graph>.onnx.data`` beside the graph, where a
+#: session maps it and need not parse it; smaller ones (shapes, scalars) stay in the graph, where
+#: shape inference reads them. A graph with no such tensor has no data file.
+EXTERNAL_BYTES = 1024
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A whole network as ONNX.
+
+    ``program`` is the torch program that it was made from and ``renamed`` maps names of the
+    program's values to names in the graph, where they differ; both are for finding the first
+    tensor that differs. A graph that did not come from torch has neither.
+    """
+
+    model: ir.Model
+    program: torch.export.ExportedProgram | None = None
+    renamed: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def opset(self) -> int:
+        """Version of the ONNX operators."""
+        return self.model.opset_imports[""]
+
+    def specs(
+        self, model: Model, outputs: Mapping[str, Array]
+    ) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...], dict[str, Dimension]]:
+        """Input and output specs, and all dynamic dimensions that they name.
+
+        ``outputs`` are those of the example: they give the sizes of dimensions that only outputs
+        have. Such a dimension is named after the first output and axis where it occurs; the same
+        expression of input dimensions (``2*time``) is the same dimension.
+
+        Raises:
+            ExportError: an output has no shape, or none that the example's has.
+        """
+        inputs = tuple(
+            TensorSpec(name, value.example.dtype.name, value.shape())
+            for name, value in model.inputs.items()
+        )
+        dimensions = model.dimensions()
+        # What the graph itself calls each dimension: an ONNX file may write any text there.
+        names = {
+            size.value: model.inputs[str(value.name)].dynamic[axis]
+            for value in self.model.graph.inputs
+            if value.name in model.inputs and value.shape is not None
+            for axis, size in enumerate(value.shape)
+            if not isinstance(size, int) and axis in model.inputs[str(value.name)].dynamic
+        }
+        specs = []
+        for value in self.model.graph.outputs:
+            got = outputs[str(value.name)]
+            declared = [None] * got.ndim if value.shape is None else list(value.shape)
+            if len(declared) != got.ndim:
+                raise ExportError(
+                    f"output {value.name!r}: the graph says {value.shape}, the network gives "
+                    f"{list(got.shape)}"
+                )
+            shape: list[int | str] = []
+            for axis, (size, found) in enumerate(zip(declared, got.shape, strict=True)):
+                if isinstance(size, int):
+                    shape.append(size)
+                    continue
+                fresh = _free(dimension_name(f"{value.name}_{axis}"), dimensions)
+                expression = getattr(size, "value", None)
+                symbol = names.setdefault(expression, fresh) if expression else fresh
+                dimensions.setdefault(symbol, Dimension(1, max(found, 1)))
+                shape.append(symbol)
+            specs.append(TensorSpec(str(value.name), got.dtype.name, tuple(shape)))
+        return inputs, tuple(specs), dimensions
+
+
+class Runner:
+    """A graph's file in ONNX Runtime on the CPU.
+
+    Raises:
+        ExportError: ONNX Runtime does not load the file.
+    """
+
+    def __init__(self, path: Path, outputs: Sequence[str] | None = None) -> None:
+        import onnxruntime as ort
+
+        options = ort.SessionOptions()
+        options.log_severity_level = 3  # errors: what matters is raised
+        # Sessions are short-lived here and share the machine with torch's own threads.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            self._session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime's errors have no common base
+            raise ExportError(
+                f"ONNX Runtime {ort.__version__} does not load {path.name}: {error}"
+            ) from error
+        self._outputs = outputs or [value.name for value in self._session.get_outputs()]
+
+    def __call__(self, values: Mapping[str, Array]) -> dict[str, Array]:
+        """Outputs by name.
+
+        Raises:
+            ExportError: the run failed.
+        """
+        taken = [value.name for value in self._session.get_inputs()]
+        try:
+            results = self._session.run(self._outputs, {name: values[name] for name in taken})
+        except Exception as error:  # ONNX Runtime's errors have no common base
+            shapes = ", ".join(f"{n}: {v.dtype} {list(v.shape)}" for n, v in values.items())
+            raise ExportError(f"the exported graph fails on {shapes}: {error}") from error
+        return dict(zip(self._outputs, results, strict=True))
+
+
+def save(model: ir.Model, folder: Path, stage: str) -> dict[str, Path]:
+    """Write ``model`` under ``folder``; path in the bundle -> file.
+
+    Tensors of :data:`EXTERNAL_BYTES` and more are external data in ``onnx/<stage>.onnx.data``.
+    """
+    name = f"onnx/{stage}.onnx"
+    (folder / "onnx").mkdir(parents=True, exist_ok=True)
+    ir.save(
+        model,
+        folder / name,
+        external_data=f"{stage}.onnx.data",
+        size_threshold_bytes=EXTERNAL_BYTES,
+    )
+    files = {name: folder / name}
+    data = folder / f"{name}.data"
+    if data.exists() and data.stat().st_size:
+        files[f"{name}.data"] = data
+    return files
+
+
+def precision(model: ir.Model) -> str:
+    """``fp16`` when most bytes of floating-point weights are float16, else ``fp32``."""
+    sizes = {ir.DataType.FLOAT16: 0, ir.DataType.FLOAT: 0}
+    for value in model.graph.initializers.values():
+        if value.const_value is not None and value.const_value.dtype in sizes:
+            sizes[value.const_value.dtype] += value.const_value.nbytes
+    return "fp16" if sizes[ir.DataType.FLOAT16] > sizes[ir.DataType.FLOAT] else "fp32"
+
+
+def dimension_name(text: str) -> str:
+    """``text`` as a dimension's name: exporters write expressions and scopes into it."""
+    kept = "".join(c if c.isalnum() and c.isascii() else "_" for c in text)
+    return (kept if kept[:1].isalpha() else f"d{kept}")[:60]
+
+
+def _free(name: str, taken: Mapping[str, Any]) -> str:
+    while name in taken:
+        name += "_"
+    return name

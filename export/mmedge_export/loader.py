@@ -1,0 +1,116 @@
+"""What a command line names becomes a :class:`Model`."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmedge.errors import ExportError
+from mmedge_export.source import Model
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from types import ModuleType
+
+__all__ = ["load_source"]
+
+_FORMS = (
+    "path/to/file.py:factory, package.module:factory, zoo:NAME, or model.onnx; a factory is a "
+    "function without arguments that returns a mmedge_export.Model (or a Model itself)"
+)
+
+
+def load_source(spec: str, *, sizes: Mapping[str, int] | None = None) -> Model:
+    """Load ``path/to/file.py:factory``, ``package.module:factory``, ``zoo:NAME`` or ``model.onnx``.
+
+    A Python file is imported with its folder on the import path, as Python does with a script.
+
+    Args:
+        spec: one of the forms above.
+        sizes: size of a dynamic dimension in the generated example of an ONNX file.
+
+    Raises:
+        ExportError: there is no such thing, it raised, or it returned something else.
+    """
+    if spec.lower().endswith(".onnx"):
+        path = Path(spec)
+        if not path.is_file():
+            raise ExportError(f"no such file: {path}; give the path of an .onnx file")
+        from mmedge_export.onnx_source import read_onnx
+
+        return read_onnx(path, sizes=sizes)
+    if sizes:
+        raise ExportError(f"sizes are for .onnx files; {spec!r} brings examples of its own")
+    place, colon, name = spec.rpartition(":")
+    if not colon or not place or not name:
+        raise ExportError(f"{spec!r} names no source; expected {_FORMS}")
+    if place == "zoo":
+        from mmedge_export.zoo import factory
+
+        return factory(name)
+    module = _import_file(Path(place)) if place.endswith(".py") else _import_module(place)
+    if not hasattr(module, name):
+        offered = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
+        raise ExportError(
+            f"{place} has no {name!r}; it defines {', '.join(offered) or 'no function'}"
+        )
+    return _call(getattr(module, name), spec)
+
+
+def _call(made: Any, spec: str) -> Model:  # noqa: ANN401
+    if callable(made):
+        try:
+            made = made()
+        except ExportError:
+            raise
+        except Exception as error:  # whatever the user's code raises
+            raise ExportError(
+                f"{spec} raised {type(error).__name__}: {error}; call it in Python to see where"
+            ) from error
+    if not isinstance(made, Model):
+        raise ExportError(
+            f"{spec} gave {type(made).__name__}; expected a mmedge_export.Model: wrap the network "
+            "as Model(module, inputs={name: Input(example)}, outputs=[name])"
+        )
+    return made
+
+
+def _import_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise ExportError(f"no such file: {path}; expected {_FORMS}")
+    found = importlib.util.spec_from_file_location(path.stem, path)
+    if found is None or found.loader is None:
+        raise ExportError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(found)
+    before = sys.modules.get(path.stem)
+    # torch and dataclasses look classes up by their module's name.
+    sys.modules[path.stem] = module
+    sys.path.insert(0, str(path.resolve().parent))
+    try:
+        found.loader.exec_module(module)
+    except Exception as error:  # whatever the user's code raises
+        if before is None:
+            del sys.modules[path.stem]
+        else:
+            sys.modules[path.stem] = before
+        raise ExportError(
+            f"{path} cannot be imported: {type(error).__name__}: {error}; run it with Python to "
+            "see where"
+        ) from error
+    finally:
+        sys.path.remove(str(path.resolve().parent))
+    return module
+
+
+def _import_module(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise ExportError(
+            f"no module named {error.name!r} is installed; expected {_FORMS}"
+        ) from error
+    except Exception as error:  # whatever the user's code raises
+        raise ExportError(f"{name} cannot be imported: {type(error).__name__}: {error}") from error

@@ -1,0 +1,1 @@
+"""Passes over an onnx-ir model, one a file."""

@@ -1,0 +1,339 @@
+"""What the user names becomes a :class:`Model`: a network, its named inputs, samples and a metric.
+
+Everything that can be known to be wrong without running the network is refused here, when the
+:class:`Model` is made.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mmedge.errors import ExportError
+from mmedge.schema.names import MAX_RANK, NAME, TENSOR_NAME
+from mmedge.spec import DTYPES, Absent, Array, Dimension
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Input", "Metric", "Model", "as_array"]
+
+Metric = Callable[[list[dict[str, Array]], list[Any]], float]
+
+#: What inputs of one modality have to say alike, because the manifest says it once.
+_CONTRACT = ("required", "rate_hz", "max_age_ms", "absent", "sample_rate_hz")
+
+#: Names of dynamic dimensions: what both a bundle and torch.export.Dim allow.
+_DIMENSION = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+
+
+@dataclass(frozen=True)
+class Input:
+    """One named input of a network.
+
+    ``example`` has the shape and dtype that the network takes (a NumPy array; a torch tensor is
+    converted); ``dynamic`` maps an axis to the name of its dynamic dimension. The rest is the
+    contract of the input's modality (see :class:`mmedge.spec.Modality`): inputs that share a
+    ``modality`` must agree on it. ``modality`` None gives the input a modality of its own name.
+
+    ``absent_token`` is the tensor that stands in when ``absent`` is ``"token"``; it must broadcast
+    to the input's shape, with size 1 along dynamic axes. ``tokenizer`` is the path of a file of the
+    ``tokenizers`` library; it belongs on the input that takes token ids (the first one, where
+    several inputs of a modality carry it). The other input of that modality, if there is one, takes
+    the attention mask.
+    """
+
+    example: Array
+    modality: str | None = None
+    dynamic: Mapping[int, str] = field(default_factory=dict)
+    required: bool = True
+    rate_hz: float | None = None
+    max_age_ms: float | None = None
+    absent: Absent = "zeros"
+    tokenizer: str | Path | None = None
+    absent_token: Array | None = None
+    sample_rate_hz: int | None = None
+
+    def __post_init__(self) -> None:
+        example = as_array(self.example)
+        object.__setattr__(self, "example", example)
+        if self.absent_token is not None:
+            object.__setattr__(self, "absent_token", as_array(self.absent_token))
+        rank = np.ndim(example)
+        axes = {a + rank if -rank <= a < 0 else a: name for a, name in self.dynamic.items()}
+        object.__setattr__(self, "dynamic", axes)
+
+    def shape(self) -> tuple[int | str, ...]:
+        """Shape with the names of dynamic dimensions in place of their sizes."""
+        return tuple(self.dynamic.get(axis, size) for axis, size in enumerate(self.example.shape))
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained network as the toolchain takes it.
+
+    ``module`` is a torch module, or the path of an ONNX file that is taken as it is. ``inputs`` are
+    passed to it by keyword. ``outputs`` name what it returns: one name for a tensor, one for each
+    element of a tuple or list, or keys of a mapping (keys left out are dropped). A module in
+    training mode is traced in evaluation mode and put back afterwards.
+
+    ``samples`` yields ``(inputs, target)`` pairs, ``metric(outputs, targets)`` judges a list of
+    them (larger is better). ``labels`` gives the class names of an output. ``dims`` gives the
+    smallest and largest size of a dynamic dimension, inclusive; without it a dimension may have any
+    size from 1 on.
+
+    Raises:
+        ExportError: the parts do not fit each other; the message names the part and the fix.
+    """
+
+    module: torch.nn.Module | Path
+    inputs: Mapping[str, Input]
+    outputs: Sequence[str]
+    samples: Iterable[tuple[Mapping[str, Array], Any]] | None = None
+    metric: Metric | None = None
+    labels: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    dims: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.module, str):
+            object.__setattr__(self, "module", Path(self.module))
+        _check_module(self.module)
+        _check_names(self.inputs, self.outputs)
+        for name, value in self.inputs.items():
+            _check_input(name, value)
+        for modality, names in self.modalities().items():
+            _check_modality(modality, {name: self.inputs[name] for name in names})
+        _check_dims(self)
+        for name in self.labels:
+            if name not in self.outputs:
+                raise ExportError(
+                    f"labels are given for {name!r}, which is no output; outputs are "
+                    f"{', '.join(self.outputs)}"
+                )
+
+    def regrouped(self, modality: Mapping[str, Sequence[str]]) -> Model:
+        """This model with the named inputs under other modalities; the rest stay as they are.
+
+        Raises:
+            ExportError: an input is unknown or named twice, or the grouping does not hold.
+        """
+        named = [name for names in modality.values() for name in names]
+        for name in named:
+            if name not in self.inputs or named.count(name) > 1:
+                raise ExportError(
+                    f"modality: {name!r} is "
+                    + ("named twice" if name in self.inputs else "no input")
+                    + f"; the inputs are {', '.join(self.inputs)}"
+                )
+        groups = {name: group for group, names in modality.items() for name in names}
+        inputs = {
+            name: replace(value, modality=groups.get(name, value.modality))
+            for name, value in self.inputs.items()
+        }
+        return replace(self, inputs=inputs)
+
+    def modalities(self) -> dict[str, tuple[str, ...]]:
+        """Names of the inputs of each modality, both in the order of ``inputs``."""
+        groups: dict[str, tuple[str, ...]] = {}
+        for name, value in self.inputs.items():
+            group = value.modality or name
+            groups[group] = (*groups.get(group, ()), name)
+        return groups
+
+    def dimensions(self) -> dict[str, Dimension]:
+        """Limits and example size of each dynamic dimension."""
+        found: dict[str, Dimension] = {}
+        for value in self.inputs.values():
+            for axis, symbol in value.dynamic.items():
+                least, most = self.dims.get(symbol, (1, None))
+                found[symbol] = Dimension(least, value.example.shape[axis], most)
+        return found
+
+
+def as_array(value: Any) -> Array:  # noqa: ANN401
+    """``value`` as a NumPy array when it is a torch tensor; anything else as it is.
+
+    A tensor of a dtype that NumPy lacks (bfloat16) comes back unchanged and is refused by
+    :class:`Model`, which knows the name of the input.
+    """
+    if hasattr(value, "detach") and hasattr(value, "cpu"):
+        try:
+            converted: Array = value.detach().cpu().numpy()
+        except TypeError:
+            return value  # type: ignore[no-any-return]
+        return converted
+    return value  # type: ignore[no-any-return]
+
+
+def _check_module(module: Any) -> None:  # noqa: ANN401
+    if isinstance(module, Path):
+        if not module.is_file():
+            raise ExportError(f"no ONNX file at {module}; expected the path of an .onnx file")
+    elif not (hasattr(module, "named_modules") and hasattr(module, "forward")):
+        raise ExportError(
+            f"module: expected a torch.nn.Module or the path of an ONNX file, got "
+            f"{type(module).__name__}; wrap a function in a module whose forward calls it"
+        )
+
+
+def _check_names(inputs: Mapping[str, Input], outputs: Sequence[str]) -> None:
+    if not isinstance(inputs, Mapping) or not inputs:
+        raise ExportError("inputs: expected a mapping of at least one name to an Input")
+    if isinstance(outputs, str) or not outputs:
+        raise ExportError(f"outputs: expected a list of at least one name, got {outputs!r}")
+    names = [*inputs, *outputs]
+    for name in names:
+        if not isinstance(name, str) or not TENSOR_NAME.fullmatch(name):
+            raise ExportError(
+                f"inputs and outputs need a name of the form {TENSOR_NAME.pattern}, got {name!r}"
+            )
+        if names.count(name) > 1:
+            raise ExportError(
+                f"the name {name!r} is used more than once among the inputs and outputs; give each "
+                "tensor a name of its own"
+            )
+
+
+def _check_input(name: str, value: Any) -> None:  # noqa: ANN401
+    if not isinstance(value, Input):
+        raise ExportError(
+            f"input {name!r}: expected an Input, got {type(value).__name__}; write "
+            f"Input(example=...)"
+        )
+    example: Any = value.example
+    if not isinstance(example, np.ndarray):
+        what = f"{type(example).__name__} {getattr(example, 'dtype', '')}".strip()
+        raise ExportError(
+            f"input {name!r}: the example must be a NumPy array or a tensor that becomes one, got "
+            f"{what}"
+        )
+    if example.dtype.name not in DTYPES:
+        raise ExportError(
+            f"input {name!r}: dtype {example.dtype} is not supported; use one of "
+            f"{', '.join(DTYPES)} (PCM samples travel as float32) and convert inside the network"
+        )
+    if example.ndim > MAX_RANK:
+        raise ExportError(f"input {name!r}: rank {example.ndim}, a bundle holds up to {MAX_RANK}")
+    if example.size == 0:
+        raise ExportError(f"input {name!r}: the example is empty {list(example.shape)}")
+    for axis, symbol in value.dynamic.items():
+        if not 0 <= axis < example.ndim:
+            raise ExportError(
+                f"input {name!r}: dynamic axis {axis} ({symbol!r}) is out of range for an example "
+                f"of rank {example.ndim} {list(example.shape)}"
+            )
+        if not isinstance(symbol, str) or not _DIMENSION.fullmatch(symbol):
+            raise ExportError(
+                f"input {name!r}: the dynamic dimension of axis {axis} needs a name of the "
+                f"form {_DIMENSION.pattern}, got {symbol!r}"
+            )
+    if value.tokenizer is not None:
+        _check_tokenizer(name, Path(value.tokenizer))
+    if value.absent not in ("zeros", "token", "last"):
+        raise ExportError(
+            f"input {name!r}: absent must be zeros, token or last, got {value.absent!r}"
+        )
+    if (value.absent == "token") != (value.absent_token is not None):
+        raise ExportError(
+            f'input {name!r}: absent="token" and absent_token belong together; give the tensor '
+            f"that stands in as absent_token (absent is {value.absent!r}, absent_token is "
+            f"{'missing' if value.absent_token is None else 'given'})"
+        )
+    if value.absent_token is not None:
+        _check_token(name, value, value.absent_token)
+
+
+def _check_tokenizer(name: str, file: Path) -> None:
+    # A shared library that a network without text need not load.
+    from tokenizers import Tokenizer
+
+    try:
+        Tokenizer.from_file(str(file))
+    except Exception as error:  # the library raises plain Exception
+        raise ExportError(
+            f"input {name!r}: tokenizer {file} cannot be read: {error}; give the path of the "
+            "tokenizer.json that the tokenizers library saves"
+        ) from error
+
+
+def _check_token(name: str, value: Input, token: Array) -> None:
+    fits = tuple(1 if axis in value.dynamic else n for axis, n in enumerate(value.example.shape))
+    given = getattr(token, "shape", None)
+    try:
+        broadcasts = given is not None and np.broadcast_shapes(given, fits) == fits
+    except ValueError:
+        broadcasts = False
+    if not broadcasts or token.dtype != value.example.dtype:
+        raise ExportError(
+            f"input {name!r}: absent_token must be {value.example.dtype} and broadcast to "
+            f"{list(fits)}, got {getattr(token, 'dtype', type(token).__name__)} "
+            f"{list(given or ())}"
+        )
+
+
+def _check_modality(modality: str, inputs: Mapping[str, Input]) -> None:
+    if not NAME.fullmatch(modality):
+        raise ExportError(f"a modality needs a name of the form {NAME.pattern}, got {modality!r}")
+    (first, model), *others = inputs.items()
+    for name, value in others:
+        for what in _CONTRACT:
+            if getattr(value, what) != getattr(model, what):
+                raise ExportError(
+                    f"modality {modality!r}: inputs {first!r} and {name!r} disagree on {what} "
+                    f"({getattr(model, what)!r} and {getattr(value, what)!r}); inputs that share a "
+                    "modality come and go together, so say the same for both"
+                )
+    carriers = [name for name, value in inputs.items() if value.tokenizer is not None]
+    if not carriers:
+        return
+    if len({Path(inputs[name].tokenizer or "") for name in carriers}) > 1:
+        raise ExportError(f"modality {modality!r}: {', '.join(carriers)} name other tokenizers")
+    ids = inputs[carriers[0]].example
+    if ids.dtype.name not in ("int32", "int64"):
+        raise ExportError(
+            f"input {carriers[0]!r}: a tokenizer feeds int32 or int64 token ids, but the example "
+            f"is {ids.dtype}; move the tokenizer to the input that takes the ids"
+        )
+    masks = [name for name in inputs if name != carriers[0]]
+    if len(masks) > 1:
+        raise ExportError(
+            f"modality {modality!r}: a tokenizer fills the ids and at most one mask, but "
+            f"{', '.join(masks)} remain beside {carriers[0]!r}; give the rest another modality"
+        )
+    for name in masks:
+        if inputs[name].shape() != inputs[carriers[0]].shape():
+            raise ExportError(
+                f"modality {modality!r}: the mask {name!r} {inputs[name].shape()} must have the "
+                f"shape of the ids {carriers[0]!r} {inputs[carriers[0]].shape()}"
+            )
+
+
+def _check_dims(model: Model) -> None:
+    seen: dict[str, tuple[str, int]] = {}
+    for name, value in model.inputs.items():
+        for axis, symbol in value.dynamic.items():
+            size = value.example.shape[axis]
+            other, expected = seen.setdefault(symbol, (name, size))
+            if size != expected:
+                raise ExportError(
+                    f"dynamic dimension {symbol!r} is {expected} in the example of {other!r} but "
+                    f"{size} in that of {name!r}; one name means one size"
+                )
+    for symbol, limits in model.dims.items():
+        if symbol not in seen:
+            raise ExportError(
+                f"dims names {symbol!r}, but no input has a dynamic dimension of that name "
+                f"(there are: {', '.join(seen) or 'none'})"
+            )
+        least, most = limits
+        if not 1 <= least <= seen[symbol][1] <= most:
+            raise ExportError(
+                f"dims[{symbol!r}] is {limits}: expected 1 <= smallest <= size in the example "
+                f"({seen[symbol][1]}) <= largest"
+            )

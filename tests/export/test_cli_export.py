@@ -1,0 +1,90 @@
+"""``mmedge export`` as a user types it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import networks
+import pytest
+from typer.testing import CliRunner
+
+from mmedge.bundle import Bundle
+from mmedge.cli.app import build_app
+from mmedge.errors import ExportError
+from mmedge_export import export as export_bundle
+
+SOURCE = "networks:cameras"
+
+
+def run(*arguments: str):
+    return CliRunner().invoke(build_app(), ["export", *arguments], catch_exceptions=True)
+
+
+def test_json_alone_is_on_stdout(tmp_path):
+    path = tmp_path / "cameras.mmedge"
+    done = run(SOURCE, "-o", str(path), "--modality", "both=left,right", "--samples", "2",
+               "--name", "stereo", "--json")  # fmt: skip
+    assert done.exit_code == 0, done.output
+    said = json.loads(done.stdout)
+    assert said["modalities"] == {"both": ["left", "right"]}
+    assert said["samples"] == 2
+    assert said["parity"] <= 1e-4
+    assert said["inputs"]["left"] == "left: uint8[batch, 24, 32, 3]"
+    assert "tracing" in done.stderr
+    with Bundle.open(path) as bundle:
+        assert bundle.manifest.name == "stereo"
+        assert said["variants"] == [v.id for v in bundle.manifest.variants]
+        assert said["bytes"] == sum(len(bundle.read(f)) for f in bundle.manifest.files)
+
+
+def test_a_table_says_what_was_made_and_overwrite_is_asked_for(tmp_path):
+    with export_bundle(networks.cameras(), tmp_path / "a") as bundle:
+        graph = bundle.path / "onnx/model.onnx"
+        arguments = (str(graph), "-o", str(tmp_path / "b"), "--size", "batch=2")
+        done = run(*arguments)
+        assert done.exit_code == 0, done.output
+        assert "modality left" in done.stdout
+        assert "ort-fp32-cpu" in done.stdout
+        again = run(*arguments)
+        assert again.exit_code == 1
+        assert "already exists" in str(again.exception)
+        assert run(*arguments, "--overwrite").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--modality", "both"), "--modality 'both': expected NAME=VALUE"),
+        (("--modality", "m=left", "--modality", "m=right"), "--modality 'm' is given twice"),
+        (("--modality", "m=up"), "'up' is no input"),
+        (("--size", "batch=x"), "--size: expected a size from 1 on, got 'x'"),
+        (("--opset", "5"), "opset 5"),
+    ],
+)
+def test_what_does_not_fit_is_told(arguments, message, tmp_path):
+    done = run(SOURCE, "-o", str(tmp_path / "b"), *arguments)
+    assert done.exit_code == 1
+    assert isinstance(done.exception, ExportError)
+    assert message in str(done.exception)
+
+
+def test_an_error_is_one_line_on_stderr_and_exit_1():
+    command = [sys.executable, "-m", "mmedge.cli", "export", "missing.onnx", "-o", "x"]
+    program = "from mmedge.cli.app import main; main()"
+    command = [sys.executable, "-c", program, *command[3:]]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert "ExportError: no such file: missing.onnx" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_verb_costs_nothing_until_it_runs():
+    program = (
+        "import sys, mmedge_export, mmedge_export.cli_export\n"
+        "heavy = {'torch', 'onnx', 'onnx_ir', 'onnxscript', 'onnxruntime'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)

@@ -1,0 +1,187 @@
+"""A graph that is not its network is found out, and so is the tensor where it departs."""
+
+from __future__ import annotations
+
+import networks
+import numpy as np
+import onnx_ir as ir
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from mmedge.errors import ExportError
+from mmedge.spec import Tolerance
+from mmedge_export import Input, Model, feeds
+from mmedge_export.graph import Graph, Runner, save
+from mmedge_export.network import Network, evaluation
+from mmedge_export.parity import Case, check, compare
+from mmedge_export.trace import trace
+from mmedge_export.zoo.recurrent import GRU
+
+LIMIT = Tolerance(1e-4, 1e-6)
+
+
+def traced(model: Model) -> tuple[Graph, Case]:
+    with evaluation(model.module):
+        example = feeds.example(model)
+        return trace(model), Case("the example", example, Network(model)(example))
+
+
+def verdict(graph: Graph, case: Case, folder) -> float:
+    save(graph.model, folder, "m")
+    return check(graph, Runner(folder / "onnx/m.onnx"), [case], LIMIT)
+
+
+def spoil(graph: Graph, name: str) -> None:
+    """Change one weight."""
+    value = graph.model.graph.initializers[name]
+    array = value.const_value.numpy().copy()
+    array.flat[0] += 1
+    value.const_value = ir.tensor(array, name=name)
+
+
+@pytest.fixture(scope="module")
+def text_image() -> tuple[Graph, Case]:
+    return traced(networks.text_image())
+
+
+def test_the_graph_is_the_network(text_image, tmp_path):
+    assert verdict(*text_image, tmp_path) < 1e-5
+
+
+def producer(graph: Graph, name: str) -> ir.Node:
+    (node,) = (n for n in graph.model.graph if any(v.name == name for v in n.outputs))
+    return node
+
+
+def test_a_changed_weight_is_found_by_tensor_module_and_line(tmp_path):
+    graph, case = traced(networks.text_image())
+    spoil(graph, "image.weight")
+    with pytest.raises(
+        ExportError, match="output 'logits' differs by up to .* for the example"
+    ) as e:
+        verdict(graph, case, tmp_path)
+    message = str(e.value)
+    # The whole text branch comes before it in the program and agrees.
+    assert "The first tensor that differs is 'linear_4', made by Gemm for aten.linear" in message
+    assert "in module 'image', " in message
+    assert "networks.py line" in message
+    assert "self.image(image)" in message
+
+
+def test_a_changed_operator_is_found_before_what_it_spoils(tmp_path):
+    graph, case = traced(networks.text_image())
+    relu = producer(graph, "relu")
+    relu.op_type = "Abs"
+    with pytest.raises(
+        ExportError, match="differs is 'relu', made by Abs for aten.relu.* in module 'layer'"
+    ):
+        verdict(graph, case, tmp_path)
+
+
+def test_a_changed_convolution_in_a_shared_backbone_is_found(tmp_path):
+    graph, case = traced(networks.cameras())
+    # The optimiser folds batch normalisation into the convolution, whose own value is then gone:
+    # the first that is left of the two is named.
+    weight = next(
+        n.inputs[1].name
+        for n in graph.model.graph
+        if n.op_type == "Conv" and n.inputs[1] is not None
+    )
+    spoil(graph, weight)
+    with pytest.raises(ExportError, match=r"made by (Conv|BatchNormalization) .*'backbone\.[01]'"):
+        verdict(graph, case, tmp_path)
+
+
+def test_an_output_that_is_renamed_is_compared_under_its_name(tmp_path):
+    graph, case = traced(networks.text_image())
+    spoil(graph, "head.bias")
+    with pytest.raises(ExportError, match="differs is 'logits', made by Gemm .*in module 'head'"):
+        verdict(graph, case, tmp_path)
+
+
+def test_a_wrong_shape_is_a_difference(tmp_path):
+    graph, case = traced(networks.text_image())
+    producer(graph, "best").attributes["keepdims"] = ir.AttrInt64("keepdims", 1)
+    graph.model.graph.outputs[1].shape = None
+    with pytest.raises(ExportError, match=r"'best' is int64 \[2, 1\], expected int64 \[2\]"):
+        verdict(graph, case, tmp_path)
+
+
+def test_what_follows_an_operator_that_torch_cannot_compute_is_not_blamed(tmp_path):
+    torch.manual_seed(0)
+    model = Model(
+        nn.Sequential(nn.Linear(6, 6), GRU(6), nn.Linear(6, 2)),
+        {"input": Input(networks.floats(1, 5, 6), dynamic={0: "batch", 1: "time"})},
+        ["y"],
+    )
+    graph, case = traced(model)
+    assert [n.op_type for n in graph.model.graph].count("GRU") == 1
+    assert verdict(graph, case, tmp_path) < 1e-5
+    spoil(graph, "2.bias")
+    with pytest.raises(ExportError, match="All tensors that torch can compute agree"):
+        verdict(graph, case, tmp_path)
+    graph, case = traced(model)
+    spoil(graph, "0.bias")
+    with pytest.raises(ExportError, match="made by Add .* in module '0'"):
+        verdict(graph, case, tmp_path)
+
+
+class Threshold(nn.Module):
+    """Takes another path for large batches, which no trace of a small one shows."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * 2 if torch.compiler.is_exporting() else x * 3
+
+
+def test_a_program_that_is_not_the_network_is_told_apart_from_a_bad_graph(tmp_path):
+    graph, case = traced(Model(Threshold(), {"x": Input(networks.floats(2, 3))}, ["y"]))
+    with pytest.raises(
+        ExportError, match="is what torch.export traced, but that is not the network"
+    ):
+        verdict(graph, case, tmp_path)
+
+
+def test_a_graph_without_a_program_says_so(tmp_path, text_image):
+    graph, case = text_image
+    wrong = Case(case.what, case.inputs, {**case.outputs, "best": case.outputs["best"] + 1})
+    with pytest.raises(ExportError, match="did not come from torch"):
+        verdict(Graph(graph.model), wrong, tmp_path)
+
+
+@given(
+    st.lists(st.floats(-1e3, 1e3, width=32), min_size=1, max_size=20),
+    st.floats(0, 1e-2),
+    st.integers(0, 19),
+)
+def test_floats_pass_within_the_tolerance_only(values, difference, at):
+    reference = np.array(values)
+    got = reference.copy()
+    got[at % len(values)] += difference
+    found = compare(got, reference, LIMIT)
+    actual = np.abs(got - reference).max()
+    assert found.passes == (actual <= LIMIT.atol + LIMIT.rtol * np.abs(reference).max())
+    assert found.largest == actual
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint8, np.bool_])
+def test_integers_and_booleans_must_be_equal(dtype):
+    reference = np.array([0, 1, 1], dtype)
+    assert compare(reference.copy(), reference, Tolerance(1, 1)).passes
+    found = compare(np.array([0, 1, 0], dtype), reference, Tolerance(1, 1))
+    assert not found.passes
+    assert str(found) == "differs in 1 of 3 elements"
+
+
+def test_infinities_and_nan_must_be_where_they_belong():
+    reference = np.array([1.0, np.nan, np.inf, -np.inf])
+    assert compare(reference.copy(), reference, LIMIT).passes
+    for index in range(4):
+        got = reference.copy()
+        got[index] = np.nan if index != 1 else 0.0
+        assert not compare(got, reference, LIMIT).passes
+    assert not compare(np.array([1.0, np.nan, -np.inf, -np.inf]), reference, LIMIT).passes
+    assert compare(np.zeros((0, 2)), np.zeros((0, 2)), LIMIT).passes
+    assert not compare(np.zeros(2, np.float32), np.zeros(2), LIMIT).passes

@@ -1,0 +1,155 @@
+"""Networks that cannot be exported are told by module, line and what to do."""
+
+from __future__ import annotations
+
+import failing
+import numpy as np
+import pytest
+import torch
+from failing import Bessel, Branch, Cut, Fixed, Numpy, Packed, Recurrent
+from torch import nn
+
+from mmedge.errors import ExportError
+from mmedge_export import Input, Model, export
+from mmedge_export.network import Network
+from mmedge_export.trace import trace
+
+X, FOUR = np.zeros((2, 3), np.float32), np.ones((4, 3), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("kind", "module", "advice"),
+    [
+        (Branch, "'encoder.1' (Branch)", "choose with torch.where"),
+        (Cut, "'encoder.1' (Cut)", "mask in place of cutting"),
+        (Bessel, "'encoder.1' (Bessel)", "write this operation with ones that ONNX has"),
+        (Recurrent, "'rnn' (GRU)", "keep their time axis at a fixed size"),
+        (Packed, "'encoder.1.rnn' (GRU)", "run the recurrent layer over the padded batch"),
+        (Numpy, "'encoder.1' (Numpy)", "do the same with torch operations"),
+        (Fixed, "'encoder.1' (Fixed)", "in place of a Python number"),
+    ],
+)
+def test_the_message_names_module_line_and_remedy(kind, module, advice, capfd):
+    with pytest.raises(ExportError) as raised:
+        trace(failing.failing(kind))
+    message = str(raised.value)
+    assert f"in module {module}, {failing.__file__} line {failing.guilty_line(kind)}: " in message
+    assert advice in message
+    assert raised.value.__cause__ is not None
+    assert not isinstance(raised.value.__cause__, ExportError)
+    assert capfd.readouterr() == ("", "")
+
+
+class Halves(nn.Module):
+    """Works for even batches only."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.reshape(x.shape[0] // 2, 6)
+
+
+def test_a_size_that_the_network_refuses_is_not_declared(tmp_path):
+    value = Input(X, dynamic={0: "batch"})
+    with pytest.raises(
+        ExportError, match="refuses the example at batch=1.*Model.dims, or give"
+    ) as e:
+        export(Model(Halves(), {"x": value}, ["y"]), tmp_path / "b")
+    assert "Halves itself" in str(e.value)
+
+
+def test_samples_of_several_sizes_prove_what_generated_sizes_cannot(tmp_path):
+    said: list[str] = []
+    value = Input(FOUR, dynamic={0: "batch"})
+    samples = [({"x": np.ones((n, 3), np.float32)}, None) for n in (6, 8)]
+    with export(
+        Model(Halves(), {"x": value}, ["y"], samples), tmp_path / "b", progress=said.append
+    ) as bundle:
+        assert bundle.manifest.samples == 2
+    assert [line for line in said if line.startswith("not checked: the example at batch=1")]
+
+
+class Noisy(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + torch.rand_like(x)
+
+
+class Counting(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return x * self.calls
+
+
+@pytest.mark.parametrize("kind", [Noisy, Counting])
+def test_a_network_that_answers_differently_each_time_is_refused(kind, tmp_path):
+    with pytest.raises(
+        ExportError, match="not deterministic: on the same input, output 'y' differs"
+    ):
+        export(Model(kind(), {"x": Input(X + 1)}, ["y"]), tmp_path / "b")
+
+
+class Mode(nn.Module):
+    """What it returns depends on the argument ``kind`` of the constructor."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def forward(self, x: torch.Tensor, *, scale: float = 1.0):
+        if self.kind == "fails":
+            return x @ x
+        return {
+            "two": (x, x + 1),
+            "nested": (x, (x, x)),
+            "dict": {"a": x, "b": x},
+            "number": [x, 3.0],
+            "text": "hello",
+            "bfloat16": x.bfloat16() * scale,
+        }[self.kind]
+
+
+@pytest.mark.parametrize(
+    ("kind", "outputs", "pattern"),
+    [
+        ("two", ["y"], r"returns 2 outputs, but outputs names 1 \(y\)"),
+        ("two", ["y", "z", "w"], "returns 2 outputs, but outputs names 3"),
+        ("nested", ["y", "z"], r"output 'z' \(element 1\) is tuple, not a tensor"),
+        ("dict", ["a", "c"], "returns no 'c'; its dict has the keys a, b"),
+        ("number", ["y", "z"], r"output 'z' \(element 1\) is float, not a tensor"),
+        ("text", ["y"], "returns str; expected a tensor"),
+        ("bfloat16", ["y"], "output 'y' is bfloat16, which a bundle cannot hold"),
+        (
+            "fails",
+            ["y"],
+            r"the network itself fails in Mode itself, .*test_trace_failures.py line \d+",
+        ),
+    ],
+)
+def test_results_that_are_not_the_named_tensors_are_refused(kind, outputs, pattern):
+    with pytest.raises(ExportError, match=pattern):
+        Network(Model(Mode(kind), {"x": Input(X)}, outputs))({"x": X})
+
+
+class Needs(nn.Module):
+    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return x * mask
+
+
+def test_forward_must_take_the_inputs_by_name():
+    with pytest.raises(ExportError, match="takes no 'image'; its parameters are x, mask"):
+        Network(Model(Needs(), {"image": Input(X), "x": Input(X), "mask": Input(X)}, ["y"]))
+    with pytest.raises(ExportError, match="needs 'mask', which inputs does not name"):
+        Network(Model(Needs(), {"x": Input(X)}, ["y"]))
+
+
+def test_a_dimension_of_one_size_is_not_dynamic():
+    value = Input(np.zeros((1, 3), np.float32), dynamic={0: "batch"})
+    with pytest.raises(ExportError, match="allows only size 1 for batch"):
+        trace(Model(nn.Identity(), {"input": value}, ["y"], dims={"batch": (1, 1)}))
+
+
+def test_an_opset_out_of_reach_is_refused():
+    with pytest.raises(ExportError, match="opset 5"):
+        trace(Model(nn.GELU(), {"input": Input(X)}, ["y"]), opset=5)
