@@ -20,7 +20,7 @@ __all__ = ["Gpu", "cpu_model", "find_gpus", "probe"]
 #: Distributions whose versions a report must name, when they are installed.
 LIBRARIES = (
     "mmedge", "numpy", "safetensors", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx",
-    "cuda-core", "pycuda", "torch", "onnx",
+    "cuda-bindings", "cuda-core", "pycuda", "torch", "onnx",
 )  # fmt: skip
 
 #: cuDeviceGetAttribute's keys for the compute capability, from the CUDA driver API's cuda.h.

@@ -1,0 +1,95 @@
+"""``mmedge build``: engines for a bundle."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from mmedge.cli.console import BundleArgument, JsonOption, emit_json, number, stderr, table
+from mmedge_export.engine import PRECISIONS, build_all
+from mmedge_export.engine_builder import CURRENT
+from mmedge_export.profiles import parse_profiles
+
+__all__ = ["build"]
+
+
+def build(
+    bundle: BundleArgument,
+    *,
+    backend: Annotated[
+        str, typer.Option(help="tensorrt-rtx (needs no GPU to build) or tensorrt.")
+    ] = "tensorrt-rtx",
+    target: Annotated[
+        list[str] | None,
+        typer.Option(help="sm_NN, or current for this machine's GPU. May be repeated."),
+    ] = None,
+    precision: Annotated[
+        list[str] | None, typer.Option(help=f"{' or '.join(PRECISIONS)}. May be repeated.")
+    ] = None,
+    profile: Annotated[
+        list[str] | None,
+        typer.Option(help="Sizes of a dynamic dimension, as NAME=MIN:OPT:MAX. May be repeated."),
+    ] = None,
+    workspace: Annotated[
+        int | None, typer.Option(help="MiB of GPU memory a layer may use as scratch.", min=1)
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Build engines of every stage and add them to the bundle."""
+    console = stderr()
+    with _stdout_on_stderr():
+        built, made = build_all(
+            bundle,
+            backend=backend,
+            targets=target or [CURRENT],
+            precisions=precision or ["fp32"],
+            profile=parse_profiles(profile or ()),
+            workspace=None if workspace is None else workspace << 20,
+            progress=lambda line: console.print(line, markup=False),
+        )
+    built.close()
+    if as_json:
+        emit_json(
+            {
+                "bundle": bundle,
+                "variants": [{"id": variant.id, **asdict(variant)} for variant in made],
+            }
+        )
+        return
+    table(
+        f"{bundle}: engines built",
+        ("variant", "stages", "MB", "build s", "fp16 max rel", "requires"),
+        [
+            (
+                variant.id,
+                len(variant.files),
+                f"{variant.metrics['engine_bytes'] / 1e6:.1f}",
+                number(variant.metrics["build_s"]),
+                number(variant.metrics.get("fp16_max_rel")),
+                ", ".join(f"{name} {version}" for name, version in variant.requires.items()),
+            )
+            for variant in made
+        ],
+    )
+
+
+@contextmanager
+def _stdout_on_stderr() -> Iterator[None]:
+    """Send what the libraries' own code prints to stderr: stdout carries data alone.
+
+    TensorRT-RTX writes some warnings past its logger, to file descriptor 1.
+    """
+    sys.stdout.flush()
+    saved = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 1)
+        os.close(saved)

@@ -1,0 +1,250 @@
+"""A bundle's stages as TensorRT or TensorRT-RTX engines, stored in the bundle as a variant.
+
+TensorRT-RTX builds on a machine without a GPU, for any architecture it knows. TensorRT builds on
+the GPU that the engine is for. An engine runs on the library version and the architecture that it
+was built with and on nothing else; it is a cache of the graph, which stays in the bundle.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import perf_counter
+
+from mmedge.backends.trt_library import LIBRARIES, library_version
+from mmedge.bundle import Bundle
+from mmedge.errors import BackendError, InputError
+from mmedge.pipeline import in_order
+from mmedge.schema.names import MAX_TEXT
+from mmedge.spec import Stage, Tolerance, Variant
+from mmedge_export.engine_builder import EngineBuilder
+from mmedge_export.float16 import TOLERANCE, Float16Stage, to_float16
+from mmedge_export.profiles import Sizes, resolve_profiles
+
+__all__ = ["FP32_TOLERANCE", "PRECISIONS", "build", "build_all"]
+
+#: What an engine may compute in; ``fp32`` is IEEE float32 (TF32 is off).
+PRECISIONS = ("fp32", "fp16")
+
+#: How far a float32 engine's outputs may lie from the golden ones: the sums run in another order,
+#: over thousands of terms with a rounding of 6e-8 each.
+FP32_TOLERANCE = Tolerance(rtol=1e-3, atol=1e-5)
+
+Progress = Callable[[str], None]
+
+
+def build(
+    bundle: Bundle | str | Path,
+    *,
+    backend: str = "tensorrt_rtx",
+    target: str = "current",
+    precision: str = "fp32",
+    profile: Mapping[str, tuple[int, int, int]] | None = None,
+    workspace: int | None = None,
+    progress: Progress | None = None,
+) -> Bundle:
+    """Build engines of every stage and add them to the bundle as one variant.
+
+    Args:
+        bundle: an open bundle, which is closed on success, or where one lies. It is rewritten in
+            its place.
+        backend: ``tensorrt_rtx`` (also ``tensorrt-rtx``) or ``tensorrt``.
+        target: an architecture such as ``sm_89``, or ``current`` for this machine's GPU.
+        precision: ``fp32``, or ``fp16`` with what needs float32 kept so (see
+            :func:`mmedge_export.float16.to_float16`).
+        profile: smallest, best and largest size of dynamic dimensions of the inputs, by name;
+            others as :func:`mmedge_export.profiles.resolve_profiles` says.
+        workspace: bytes of GPU memory that a layer may use as scratch; None: the library's default.
+        progress: told what is being done, a line at a time.
+
+    Returns:
+        The new bundle, open. A variant of the same backend, precision and target is replaced.
+
+    Raises:
+        InputError: an unknown backend, target or precision, or a profile that does not fit.
+        BackendError: the library is not installed, needs a GPU, or refuses a graph.
+        AccuracyError: float16 cannot hold the golden samples.
+        BundleError: the bundle cannot be read or written.
+    """
+    built, _ = build_all(
+        bundle,
+        backend=backend,
+        targets=[target],
+        precisions=[precision],
+        profile=profile,
+        workspace=workspace,
+        progress=progress,
+    )
+    return built
+
+
+def build_all(
+    bundle: Bundle | str | Path,
+    *,
+    backend: str,
+    targets: Sequence[str],
+    precisions: Sequence[str],
+    profile: Mapping[str, tuple[int, int, int]] | None = None,
+    workspace: int | None = None,
+    progress: Progress | None = None,
+) -> tuple[Bundle, tuple[Variant, ...]]:
+    """:func:`build` for every target in every precision; also returns the variants that it made.
+
+    Float16 is converted once for all targets. All engines are built before the first is stored, so
+    an error while building leaves the bundle as it was.
+    """
+    backend = backend.replace("-", "_")
+    tell = progress or (lambda _: None)
+    for precision in precisions:
+        if precision not in PRECISIONS:
+            raise InputError(
+                f"precision {precision!r}: engines are built in {' or '.join(PRECISIONS)}"
+            )
+    try:
+        import onnx  # noqa: F401
+        import onnx_ir as ir  # noqa: F401
+    except ImportError as error:
+        raise BackendError(
+            f"building engines needs {error.name}, which is not installed: "
+            "pip install 'mmedge[build]'"
+        ) from error
+    builders = [EngineBuilder(backend, target, workspace=workspace) for target in targets]
+    opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    made: list[tuple[Variant, dict[str, Path]]] = []
+    try:
+        sizes = resolve_profiles(opened, profile)
+        with tempfile.TemporaryDirectory(prefix="mmedge-build-") as temporary:
+            for precision in dict.fromkeys(precisions):
+                folder = Path(temporary) / precision
+                folder.mkdir()
+                graphs = _graphs(opened, precision, folder, tell)
+                made += [
+                    _build_variant(opened, builder, precision, graphs, sizes, folder, tell)
+                    for builder in builders
+                ]
+            for variant, files in made:
+                opened = opened.with_variant(variant, files)
+    except BaseException:
+        if opened is not bundle:
+            opened.close()
+        raise
+    return opened, tuple(variant for variant, _ in made)
+
+
+@dataclass(frozen=True, slots=True)
+class _Graph:
+    """What an engine is built from: a file, what the variant's record says of it, fp16's error."""
+
+    file: Path
+    record: Mapping[str, str]
+    error: float | None = None
+
+
+def _graphs(bundle: Bundle, precision: str, folder: Path, tell: Progress) -> dict[str, _Graph]:
+    """A graph of every stage in ``precision``; those that had to be changed lie in ``folder``.
+
+    Raises:
+        InputError: the bundle's own graphs are of a lower precision already.
+    """
+    stages = bundle.manifest.stages
+    own = {stage.name: stage.graph for stage in stages}
+    native = next((v.precision for v in bundle.manifest.variants if v.files == own), "fp32")
+    if native not in {"fp32", precision}:
+        raise InputError(
+            f"precision {precision!r}: the bundle's graphs are {native}, and engines are typed as "
+            f"the graph is; build it with precision {native}"
+        )
+    if native == precision:
+        return {stage.name: _Graph(_as_exported(bundle, stage, folder), {}) for stage in stages}
+    return {
+        name: _Graph(
+            made.file,
+            {f"{name} kept float32": _kept(made), f"{name} max_rel": f"{made.error:.3g}"},
+            made.error,
+        )
+        for name, made in to_float16(bundle, folder, progress=tell).items()
+    }
+
+
+def _build_variant(
+    bundle: Bundle,
+    builder: EngineBuilder,
+    precision: str,
+    graphs: Mapping[str, _Graph],
+    sizes: Mapping[str, Sizes],
+    folder: Path,
+    tell: Progress,
+) -> tuple[Variant, dict[str, Path]]:
+    """One variant and its files, which lie in ``folder``, by path in the bundle."""
+    variant = Variant(
+        backend=builder.backend,
+        precision=precision,
+        target=builder.target,
+        files={},
+        tolerance=FP32_TOLERANCE if precision == "fp32" else TOLERANCE,
+        requires={LIBRARIES[builder.backend].distribution: library_version(builder.backend)},
+    )
+    record = builder.options()
+    record.update((f"profile {name}", str(size)) for name, size in sorted(sizes.items()))
+    files: dict[str, Path] = {}
+    paths: dict[str, str] = {}
+    seconds, size = 0.0, 0
+    for stage in in_order(bundle.manifest):
+        tell(f"{variant.id}: {stage.name}")
+        graph = graphs[stage.name]
+        start = perf_counter()
+        try:
+            engine = builder.build(graph.file, stage, sizes)
+        except BackendError as error:
+            raise BackendError(f"variant {variant.id}: {error}") from error
+        took = perf_counter() - start
+        seconds, size = seconds + took, size + len(engine)
+        path = f"engines/{variant.id}/{stage.name}.engine"
+        files[path] = folder / f"{builder.target}.{stage.name}.engine"
+        files[path].write_bytes(engine)
+        paths[stage.name] = path
+        record[f"{stage.name} seconds"] = f"{took:.2f}"
+        record[f"{stage.name} bytes"] = str(len(engine))
+        record[f"{stage.name} source"] = _source_digest(bundle, stage)
+        record.update(graph.record)
+    metrics = {"build_s": round(seconds, 3), "engine_bytes": float(size)}
+    errors = [graph.error for graph in graphs.values() if graph.error is not None]
+    if errors:
+        metrics["fp16_max_rel"] = max(errors)
+    return replace(variant, files=paths, build=record, metrics=metrics), files
+
+
+def _as_exported(bundle: Bundle, stage: Stage, folder: Path) -> Path:
+    """The stage's graph as it is, or changed in ``folder`` where it moves uint8 before casting."""
+    if all(spec.dtype != "uint8" for spec in stage.inputs):
+        return bundle.file(stage.graph)
+    import onnx_ir as ir
+    from onnx_ir.passes import common
+
+    from mmedge_export.passes.widen_uint8 import WidenUint8Pass
+
+    infer = common.ShapeInferencePass(strict_mode=False, data_prop=False)
+    widened = WidenUint8Pass()(infer(ir.load(bundle.file(stage.graph))).model)
+    if not widened.modified:
+        return bundle.file(stage.graph)
+    file = folder / f"{stage.name}.onnx"
+    ir.save(widened.model, file, external_data=f"{file.name}.data")
+    return file
+
+
+def _source_digest(bundle: Bundle, stage: Stage) -> str:
+    """SHA-256 over the SHA-256s of the stage's graph and of the weight files that it uses."""
+    names = [stage.graph, *bundle.weights(stage.graph)]
+    listed = "".join(f"{bundle.manifest.files[name]}  {name}\n" for name in names)
+    return hashlib.sha256(listed.encode()).hexdigest()
+
+
+def _kept(made: Float16Stage) -> str:
+    """How many nodes stayed float32, and which: as many names as a record holds."""
+    text = f"{len(made.kept)} of {made.nodes} nodes"
+    if made.kept:
+        text += ": " + ", ".join(made.kept)
+    return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 4].rpartition(",")[0] + ", ..."
