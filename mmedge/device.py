@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from mmedge.errors import BackendError
 from mmedge.spec import Device
 
-__all__ = ["Gpu", "cpu_model", "find_gpus", "probe"]
+__all__ = ["Gpu", "cpu_model", "find_gpus", "probe", "wait_for_stream"]
 
 #: Distributions whose versions a report must name, when they are installed.
 LIBRARIES = (
@@ -61,6 +62,22 @@ def find_gpus() -> tuple[Gpu, ...]:
         cuda.cuDeviceGetAttribute(ctypes.byref(minor), CU_COMPUTE_CAPABILITY_MINOR, handle)
         gpus.append(Gpu(name.value.decode(), f"sm_{major.value}{minor.value}"))
     return tuple(gpus)
+
+
+def wait_for_stream(stream: int | None) -> None:
+    """Return when the work queued on a CUDA stream is done.
+
+    ``stream`` is the entry of that name in version 3 of ``__cuda_array_interface__``: the array is
+    ready when this stream has come to it; None needs no waiting.
+    """
+    if stream is None:
+        return
+    status = ctypes.CDLL("libcuda.so.1").cuStreamSynchronize(ctypes.c_void_p(stream))
+    if status != 0:
+        raise BackendError(
+            f"the CUDA stream of an input cannot be waited for: cuStreamSynchronize gave {status}; "
+            "pass an array whose stream is alive"
+        )
 
 
 @lru_cache(maxsize=1)

@@ -54,7 +54,13 @@ class Feeds:
         feeds: dict[str, Any] = {}
         for name, value in values.items():
             if isinstance(value, str):
-                feeds.update(self._tokenize(name, value))
+                tokens = self._tokenize(name, value)
+                twice = [key for key in tokens if key in feeds or (key != name and key in values)]
+                if twice:
+                    raise InputError(
+                        f"input {twice[0]!r} is given twice: by itself and by the text of {name!r}"
+                    )
+                feeds.update(tokens)
             elif name in self._specs:
                 feeds[name] = self._array(name, value)
             else:
@@ -177,7 +183,9 @@ class Feeds:
             for size in spec.shape
         )
         if modality.absent == "token":
-            return np.ascontiguousarray(np.broadcast_to(self._tokens[spec.name], shape))
+            # Constant along dynamic axes by the format's rule: one slice of each serves any size.
+            one = tuple(slice(0, 1) if isinstance(s, str) else slice(None) for s in spec.shape)
+            return np.ascontiguousarray(np.broadcast_to(self._tokens[spec.name][one], shape))
         return np.zeros(shape, DTYPES[spec.dtype])
 
     def _smallest(self, symbol: str) -> int:

@@ -17,12 +17,19 @@ from mmedge.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from PIL import Image
+
     from mmedge.spec import Array, Manifest, Modality, TensorSpec
 
 __all__ = ["read_inputs"]
 
 #: Sizes of a colour axis: grey, RGB, RGBA.
 CHANNELS = {1: "L", 3: "RGB", 4: "RGBA"}
+#: Pillow's modes that convert to 8-bit RGB, and to 8-bit grey, without loss.
+PICTURE_MODES = ("1", "L", "LA", "P", "RGB", "RGBA")
+GREY_MODES = ("1", "L", "LA")
+#: EXIF tag of the rotation that a viewer should apply; 1 is none (EXIF 2.32, table 4).
+ORIENTATION = 0x0112
 SUFFIXES_IMAGE = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 
 
@@ -47,7 +54,9 @@ def read_inputs(manifest: Manifest, assignments: Sequence[str]) -> dict[str, Arr
         if target in values or name in values:
             raise InputError(f"--input {name!r} is given twice")
         suffix = Path(value).suffix.lower()
-        if modality.tokenizer is not None and suffix not in READERS:
+        # "what is in photo.png" is a question; "questoin.txt" is a file that is not there.
+        words = suffix not in READERS or (" " in value and not Path(value).is_file())
+        if modality.tokenizer is not None and words:
             values[name] = value
             continue
         reader = READERS.get(suffix)
@@ -81,7 +90,7 @@ def _with_batch(array: Array, spec: TensorSpec) -> Array:
 
 
 def _read_image(path: Path, spec: TensorSpec, _modality: Modality) -> Array:
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     frame = spec.shape[-3:]
     last = frame[-1] in CHANNELS
@@ -93,12 +102,30 @@ def _read_image(path: Path, spec: TensorSpec, _modality: Modality) -> Array:
     channels = frame[-1] if last else frame[0]
     try:
         with Image.open(path) as image:
+            _check_picture(path, image, int(channels))
             pixels = np.asarray(image.convert(CHANNELS[int(channels)]), np.uint8)
-    except (OSError, UnidentifiedImageError, ValueError) as error:
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(f"{path}: cannot be read as a picture: {error}") from error
     if pixels.ndim == 2:
         pixels = pixels[..., np.newaxis]
     return pixels if last else np.ascontiguousarray(np.moveaxis(pixels, -1, 0))
+
+
+def _check_picture(path: Path, image: Image.Image, channels: int) -> None:
+    """Refuse what a conversion to ``channels`` of 8 bits would change unseen."""
+    if image.mode not in (GREY_MODES if channels == 1 else PICTURE_MODES):
+        raise InputError(
+            f"{path}: pixels of mode {image.mode} do not fit {channels} channels of 8 bits without "
+            "loss; convert the picture, or save the array as .npy"
+        )
+    clear = image.has_transparency_data and channels != 4
+    if clear and image.convert("RGBA").getchannel("A").getextrema() != (255, 255):
+        raise InputError(f"{path}: the picture is partly transparent; flatten it first")
+    turned = image.getexif().get(ORIENTATION, 1)
+    if turned != 1:
+        raise InputError(
+            f"{path}: the picture is stored turned (EXIF orientation {turned}); rotate its pixels"
+        )
 
 
 def _read_wav(path: Path, spec: TensorSpec, modality: Modality) -> Array:
@@ -119,6 +146,8 @@ def _read_wav(path: Path, spec: TensorSpec, modality: Modality) -> Array:
         )
     if channels != 1:
         raise InputError(f"{path}: expected one channel, got {channels}; mix it down first")
+    if len(data) % width:
+        raise InputError(f"{path}: cannot be read as PCM WAV: it ends in the middle of a sample")
     # WAV holds 8-bit samples unsigned around 128 and wider ones signed, little-endian.
     if width == 1:
         return (np.frombuffer(data, np.uint8).astype(np.float32) - 128.0) / 128.0
@@ -130,9 +159,11 @@ def _read_wav(path: Path, spec: TensorSpec, modality: Modality) -> Array:
 
 def _read_npy(path: Path, _spec: TensorSpec, _modality: Modality) -> Array:
     try:
-        array: Array = np.load(path, allow_pickle=False)
+        array = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise InputError(f"{path}: cannot be read as .npy: {error}") from error
+    if not isinstance(array, np.ndarray):
+        raise InputError(f"{path}: an archive of arrays; save the one that is meant as .npy")
     return array
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-    from mmedge.spec import Array, Decision, Device, Manifest, Stage, Variant
+    from mmedge.spec import Array, Decision, Device, Variant
 
 __all__ = ["Pipeline", "load"]
 
@@ -46,10 +46,12 @@ class Pipeline:
         self._outputs = bundle.manifest.outputs
         self._stages: list[tuple[str, tuple[str, ...], Session]] = []
         try:
-            for stage in in_order(bundle.manifest):
+            for stage in bundle.manifest.in_order():
                 session = open_stage(bundle, stage, variant, options=options)
                 names = tuple(spec.name for spec in stage.inputs)
                 self._stages.append((stage.name, names, session))
+            # A process that is killed cleans nothing up: what was unpacked goes as soon as it can.
+            bundle.release()
         except MMEdgeError:
             self.close()
             raise
@@ -74,11 +76,7 @@ class Pipeline:
             InputError: a wrong name, dtype, rank or size.
             BackendError: the engine failed, or the pipeline is closed.
         """
-        self._check_open()
-        values = self._feeds.prepare(inputs)
-        for _, names, session in self._stages:
-            values.update(session.run({name: values[name] for name in names}))
-        return {name: values[name] for name in self._outputs}
+        return self.timed(inputs)[0]
 
     def timed(self, inputs: Mapping[str, Any]) -> tuple[dict[str, Array], dict[str, int]]:
         """:meth:`run`, and the nanoseconds that each part of it took.
@@ -149,8 +147,8 @@ def load(
 
     Args:
         path: a bundle's directory or its ``.mmedge`` file.
-        backend: ``"ort"``, ``"tensorrt"``, ``"tensorrt_rtx"``, or ``"auto"`` for the best that
-            runs here (see :meth:`mmedge.Bundle.select`).
+        backend: ``"ort"``, ``"tensorrt"``, ``"tensorrt_rtx"`` (or ``"tensorrt-rtx"``), or
+            ``"auto"`` for the best that runs here (see :meth:`mmedge.Bundle.select`).
         precision: take variants of this precision only, such as ``"fp32"``.
         device: ``"cpu"``, ``"cuda"`` or an architecture such as ``"sm_87"``: take variants made
             for it only. None: whatever this machine offers.
@@ -158,13 +156,14 @@ def load(
 
     Raises:
         BundleError: the bundle cannot be trusted or read.
+        InputError: ``device`` is none that this machine offers.
         NoVariantError: none of its variants can run here as asked.
         BackendError: the chosen variant failed to load, or would run elsewhere than it says.
     """
     bundle = Bundle.open(path)
     try:
         variant, decisions = bundle.select(
-            restrict(probe(), device), backend=backend, precision=precision
+            restrict(probe(), device), backend=backend.replace("-", "_"), precision=precision
         )
         return Pipeline(bundle, variant, decisions, options=SessionOptions(threads=threads))
     except MMEdgeError:
@@ -187,19 +186,3 @@ def restrict(device: Device, target: str | None) -> Device:
             + (f" ({why})" if why else "")
         )
     return replace(device, targets=(target,))
-
-
-def in_order(manifest: Manifest) -> list[Stage]:
-    """The stages so that each comes after those whose tensors it takes.
-
-    The manifest's reader has refused cycles, so every round below finds a stage.
-    """
-    ready = set(manifest.inputs())
-    waiting = list(manifest.stages)
-    ordered: list[Stage] = []
-    while waiting:
-        stage = next(s for s in waiting if all(spec.name in ready for spec in s.inputs))
-        waiting.remove(stage)
-        ordered.append(stage)
-        ready.update(spec.name for spec in stage.outputs)
-    return ordered

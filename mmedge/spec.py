@@ -67,7 +67,8 @@ class TensorSpec:
 class Dimension:
     """Sizes that a dynamic dimension may take: ``min <= size <= max`` (``max`` None: no limit).
 
-    ``opt`` is the size of the example at export: the size engines are tuned for.
+    ``min`` may be 0, for what there may be none of, such as detections. ``opt``, at least 1, is the
+    size of the example at export: the size engines are tuned for.
     """
 
     min: int
@@ -241,3 +242,18 @@ class Manifest:
         """Inputs of the whole network by name, in the modalities' order."""
         specs = {spec.name: spec for stage in self.stages for spec in stage.inputs}
         return {name: specs[name] for modality in self.modalities for name in modality.inputs}
+
+    def in_order(self) -> tuple[Stage, ...]:
+        """The stages so that each comes after those whose tensors it takes.
+
+        The manifest's reader has refused cycles, so every round below finds a stage.
+        """
+        ready = set(self.inputs())
+        waiting = list(self.stages)
+        ordered: list[Stage] = []
+        while waiting:
+            stage = next(s for s in waiting if all(spec.name in ready for spec in s.inputs))
+            waiting.remove(stage)
+            ordered.append(stage)
+            ready.update(spec.name for spec in stage.outputs)
+        return tuple(ordered)

@@ -17,7 +17,6 @@ from time import perf_counter
 from mmedge.backends.trt_library import LIBRARIES, library_version
 from mmedge.bundle import Bundle
 from mmedge.errors import BackendError, InputError
-from mmedge.pipeline import in_order
 from mmedge.schema.names import MAX_TEXT
 from mmedge.spec import Stage, Tolerance, Variant
 from mmedge_export.engine_builder import EngineBuilder
@@ -192,7 +191,7 @@ def _build_variant(
     files: dict[str, Path] = {}
     paths: dict[str, str] = {}
     seconds, size = 0.0, 0
-    for stage in in_order(bundle.manifest):
+    for stage in bundle.manifest.in_order():
         tell(f"{variant.id}: {stage.name}")
         graph = graphs[stage.name]
         start = perf_counter()

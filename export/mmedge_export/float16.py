@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mmedge.errors import AccuracyError, BackendError, BundleError
-from mmedge.pipeline import in_order
 from mmedge.spec import Array, Tolerance
 from mmedge.verify import difference
 
@@ -83,7 +82,7 @@ def to_float16(
     tensors = [{**sample.inputs, **sample.outputs} for sample in samples]
     made: dict[str, Float16Stage] = {}
     sessions: dict[str, Any] = {}
-    for stage in in_order(bundle.manifest):
+    for stage in bundle.manifest.in_order():
         if stage.loop is not None:
             raise BackendError(
                 f"stage {stage.name!r} is a {stage.loop} loop: its ranges cannot be measured from "
@@ -97,7 +96,7 @@ def to_float16(
         chain = dict(golden)
         for name in (spec.name for stage in bundle.manifest.stages for spec in stage.outputs):
             del chain[name]
-        for stage in in_order(bundle.manifest):
+        for stage in bundle.manifest.in_order():
             chain.update(_run(sessions[stage.name], stage, chain))
         for name in bundle.manifest.outputs:
             _check("all stages in a chain", name, chain[name], golden[name], kept)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mmedge.errors import BackendError, InputError
-from mmedge.pipeline import in_order
 from mmedge.spec import DTYPES, Array, TensorSpec
 
 if TYPE_CHECKING:
@@ -135,7 +134,7 @@ def _golden_sizes(bundle: Bundle) -> dict[str, set[int]]:
 def _measure(bundle: Bundle, inputs: Mapping[str, Sizes]) -> dict[str, Sizes]:
     """Sizes of the dimensions between stages, from runs on zeros."""
     manifest = bundle.manifest
-    stages = in_order(manifest)
+    stages = manifest.in_order()
     last = max((i for i, s in enumerate(stages) if _new_dimensions(s, inputs)), default=-1)
     runs = [
         _run(bundle, manifest, stages[: last + 1], {n: getattr(s, at) for n, s in inputs.items()})
@@ -149,7 +148,7 @@ def _new_dimensions(stage: Stage, known: Mapping[str, Sizes]) -> bool:
 
 
 def _run(
-    bundle: Bundle, manifest: Manifest, stages: list[Stage], sizes: Mapping[str, int]
+    bundle: Bundle, manifest: Manifest, stages: tuple[Stage, ...], sizes: Mapping[str, int]
 ) -> dict[str, int]:
     """Run ``stages`` on zeros; return the size of every dimension of their outputs."""
     try:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mmedge.device import wait_for_stream
 from mmedge.errors import BackendError
 
 if TYPE_CHECKING:
@@ -73,13 +74,17 @@ class OrtSession:
         return dict(zip(self._output_names, values, strict=True))
 
     def _run_bound(self, feeds: Mapping[str, Any]) -> list[Array]:
-        """Run with device arrays bound where they lie, so that nothing is copied to the host."""
+        """Run with device arrays bound where they lie, so that nothing is copied to the host.
+
+        They must lie on GPU 0, the one that the CUDA provider uses.
+        """
         binding = self._session.io_binding()
         for name, value in feeds.items():
             if type(value) is np.ndarray:
                 binding.bind_cpu_input(name, value)
                 continue
             interface = value.__cuda_array_interface__
+            wait_for_stream(interface.get("stream"))
             binding.bind_input(
                 name=name,
                 device_type="cuda",
@@ -111,7 +116,12 @@ def open_stage(
             f"NVIDIA GPU): {error}"
         ) from error
     where = f"stage {stage.name!r}, variant {variant.id}"
-    provider = PROVIDERS[variant.target]
+    provider = PROVIDERS.get(variant.target)
+    if provider is None:
+        raise BackendError(
+            f"{where}: ONNX Runtime runs variants for {' and '.join(PROVIDERS)}, "
+            f"not for {variant.target}; export the bundle again"
+        )
     if provider not in ort.get_available_providers():
         raise BackendError(
             f"{where}: {provider} is not in this ONNX Runtime "
@@ -119,17 +129,16 @@ def open_stage(
             "install 'mmedge[cuda]' instead of 'mmedge[cpu]'"
         )
     settings = ort.SessionOptions()
-    settings.log_severity_level = 3  # errors; what matters of the rest is checked below
+    settings.log_severity_level = 4  # fatal: errors are raised, and one voice is enough
     settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     if options.threads is not None:
         settings.intra_op_num_threads = options.threads
     if len(variant.files) > 1:
         # Several sessions in one process: idle pools that spin take the cores from the working one.
         settings.add_session_config_entry("session.force_spinning_stop", "1")
+    graph = bundle.file(variant.files[stage.name])
     try:
-        session = ort.InferenceSession(
-            bundle.file(variant.files[stage.name]), settings, providers=[provider]
-        )
+        session = ort.InferenceSession(graph, settings, providers=[provider])
     except Exception as error:  # the binding raises several unrelated types
         raise BackendError(
             f"{where}: ONNX Runtime {ort.__version__} refused the graph: {error}"

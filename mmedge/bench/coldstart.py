@@ -1,5 +1,8 @@
 """A fresh process that loads a bundle and answers once: cold start, first call, peak memory.
 
+The process is cold, the machine is not: the bundle and the libraries were read a moment ago, so
+their files are in the operating system's cache, which they are not after a boot.
+
 The child prints one JSON object. Its clock and the parent's are the same one (CLOCK_MONOTONIC), so
 times taken in both can be subtracted.
 """
@@ -54,7 +57,8 @@ def measure(
     Raises:
         BackendError: the process failed; the message holds its last words.
     """
-    command = [sys.executable, "-c", PROGRAM]
+    # -P: a module of the same name in the working directory must not be imported for the library's.
+    command = [sys.executable, "-P", "-c", PROGRAM]
     request = json.dumps({"path": path, "variant": variant, "threads": threads, "calls": calls})
     start = time.monotonic_ns()
     # Fixed program, our own module, no shell.

@@ -4,6 +4,7 @@
 :mod:`~mmedge.bundle.archive`    the two forms behind one protocol
 :mod:`~mmedge.bundle.directory`  a directory: no links, no devices, nothing swapped unseen
 :mod:`~mmedge.bundle.zipped`     a strict reader of stored zips, zero-copy
+:mod:`~mmedge.bundle.identity`   what tells a file from another in its place
 :mod:`~mmedge.bundle.onnxfile`   what an ONNX graph reaches for: operator domains and weight files
 :mod:`~mmedge.bundle.load`       the checks that every bundle passes before anything is read of it
 :mod:`~mmedge.bundle.samples`    golden samples and absent tokens in safetensors

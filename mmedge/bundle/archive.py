@@ -39,10 +39,24 @@ class Archive(Protocol):
         """SHA-256 of the file in lower-case hex. Raises as :meth:`read`."""
 
     def place(self, names: Iterable[str]) -> None:
-        """Make sure that the files lie on disk under :meth:`folder`. Raises as :meth:`read`."""
+        """Make sure that the files lie on disk under :meth:`folder`.
+
+        Raises:
+            BundleError: as :meth:`read`, or the disk refused a copy.
+        """
 
     def folder(self) -> Path:
         """The directory in which files are found by their names once placed."""
+
+    def release(self) -> None:
+        """Remove the copies that :meth:`place` made; it makes them again when asked to."""
+
+    def check_unchanged(self) -> None:
+        """Make sure that what lies at ``path`` is still what was opened.
+
+        Raises:
+            BundleError: it was changed, replaced or removed since.
+        """
 
     def close(self) -> None:
         """Remove temporary files and forget the rest. May be called twice."""

@@ -106,7 +106,9 @@ class Bundle:
             The new bundle, open.
 
         Raises:
-            BundleError: as :meth:`write`; the old bundle is then still in place and open.
+            BundleError: as :meth:`write`, or the bundle was changed or replaced since it was
+                opened, as by another call of this method. What is there then stays, and this
+                object stays open.
         """
         _check_own(self.path, files)
         variants = {old.id: old for old in self.manifest.variants}
@@ -125,7 +127,14 @@ class Bundle:
             name: self.read(name) for name in self.manifest.files if name not in dropped
         }
         zipped = self._archive.zipped
-        write_bundle(self.path, manifest, {**sources, **files}, zipped=zipped, overwrite=True)
+        write_bundle(
+            self.path,
+            manifest,
+            {**sources, **files},
+            zipped=zipped,
+            overwrite=True,
+            before_move=self._archive.check_unchanged,
+        )
         self.close()
         return type(self).open(self.path)
 
@@ -213,14 +222,24 @@ class Bundle:
 
         From a directory it is the file itself, checked to be the one that was digested. From a zip
         the file and its weights are copied, once, to a private temporary directory that
-        :meth:`close` removes: ONNX Runtime maps weights from a path without copying them, whereas
-        from memory it copies them, takes only those of the outermost graph, and needs version 1.24.
+        :meth:`release` and :meth:`close` remove: ONNX Runtime maps weights from a path without
+        copying them, whereas from memory it copies them, takes only those of the outermost graph,
+        and needs version 1.24.
 
         Raises:
-            BundleError: as :meth:`read`.
+            BundleError: as :meth:`read`, or the copy does not fit on the disk.
         """
         self._archive.place(sorted(self._with_weights([self._known(name)])))
         return self._archive.folder() / name
+
+    def release(self) -> None:
+        """Forget the files that :meth:`file` placed: a backend that loaded them needs them no more.
+
+        From a zip their copies are removed, so that a process that is killed later leaves none
+        behind; on Linux what is mapped of them stays readable. :meth:`file` places them again. From
+        a directory nothing is removed. May be called twice.
+        """
+        self._archive.release()
 
     def weights(self, graph: str) -> tuple[str, ...]:
         """Paths in the bundle of the weight files that one of its graphs uses.

@@ -8,6 +8,7 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
+from mmedge.bundle.identity import Identity, identity_of
 from mmedge.errors import BundleError
 from mmedge.schema import MAX_FILES, path_fault
 
@@ -17,10 +18,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = ["Directory"]
-
-#: A file that was exchanged or written to has another one of these. The change time is set by the
-#: kernel alone, so restoring the modification time hides nothing.
-_Identity = tuple[int, int, int, int, int]
 
 
 class Directory:
@@ -38,10 +35,10 @@ class Directory:
         self.path = path
         self._known = dict(self._list())
         self.sizes: Mapping[str, int] = {
-            name: identity[2] for name, identity in self._known.items()
+            name: identity.size for name, identity in self._known.items()
         }
 
-    def _list(self) -> Iterable[tuple[str, _Identity]]:
+    def _list(self) -> Iterable[tuple[str, Identity]]:
         count = 0
         for folder, folders, files, fd in os.fwalk(self.path, onerror=_raise):
             prefix = os.path.relpath(folder, self.path)
@@ -56,7 +53,7 @@ class Directory:
                 count += 1
                 if count > MAX_FILES + 1:  # the manifest comes on top
                     raise BundleError(f"{self.path}: more than {MAX_FILES} files; no bundle is")
-                yield name, _identity(found)
+                yield name, identity_of(found)
 
     def read(self, name: str) -> memoryview:
         """See :meth:`mmedge.bundle.archive.Archive.read`."""
@@ -80,6 +77,13 @@ class Directory:
     def folder(self) -> Path:
         """See :meth:`mmedge.bundle.archive.Archive.folder`."""
         return self.path
+
+    def release(self) -> None:
+        """See :meth:`mmedge.bundle.archive.Archive.release`: nothing was copied."""
+
+    def check_unchanged(self) -> None:
+        """See :meth:`mmedge.bundle.archive.Archive.check_unchanged`: of each file."""
+        self.place(self._known)
 
     def close(self) -> None:
         """See :meth:`mmedge.bundle.archive.Archive.close`."""
@@ -114,14 +118,10 @@ class Directory:
         return fd
 
     def _check_same(self, name: str, found: os.stat_result) -> None:
-        if _identity(found) != self._known[name]:
+        if identity_of(found) != self._known[name]:
             raise BundleError(
                 f"{self.path}: {name} changed since the bundle was opened; open it again"
             )
-
-
-def _identity(found: os.stat_result) -> _Identity:
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def _check_regular(found: os.stat_result, where: str) -> None:

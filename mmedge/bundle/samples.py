@@ -2,7 +2,8 @@
 
 Its keys are ``<i>.in.<input>`` and ``<i>.out.<tensor>`` for sample ``i`` from 0, with every input
 of the network and every output of every stage, and ``absent.<input>`` for the inputs of optional
-modalities whose ``absent`` is ``token``. Nothing else is in it.
+modalities whose ``absent`` is ``token``. Nothing else is in it. A stand-in is used at every size,
+so along dynamic axes it is constant, and as short as can be.
 """
 
 from __future__ import annotations
@@ -110,8 +111,8 @@ def _check(arrays: Mapping[str, Array], manifest: Manifest, source: str) -> None
         group = {f"{i}.in.{name}": spec for name, spec in manifest.inputs().items()}
         group |= {f"{i}.out.{name}": spec for name, spec in _outputs(manifest).items()}
         groups.append(group)
-    groups.extend({f"absent.{spec.name}": spec} for spec in _tokens(manifest))
-    wanted = {key for group in groups for key in group}
+    tokens = {f"absent.{spec.name}": spec for spec in _tokens(manifest)}
+    wanted = {key for group in (*groups, tokens) for key in group}
     for fault, keys in (("missing", wanted - arrays.keys()), ("unknown", arrays.keys() - wanted)):
         if keys:
             raise BundleError(f"{source}: {fault} tensor {min(keys)!r}; export the bundle again")
@@ -119,14 +120,14 @@ def _check(arrays: Mapping[str, Array], manifest: Manifest, source: str) -> None
         sizes: dict[str, int] = {}  # one dynamic dimension has one size within a sample
         for key, spec in group.items():
             _check_array(arrays[key], spec, manifest, sizes, f"{source}: tensor {key!r}")
+    for key, spec in tokens.items():
+        _check_token(arrays[key], spec, manifest, f"{source}: tensor {key!r}")
 
 
 def _check_array(
     array: Array, spec: TensorSpec, manifest: Manifest, sizes: dict[str, int], where: str
 ) -> None:
-    got = f"got {array.dtype}{list(array.shape)}"
-    if array.dtype != DTYPES[spec.dtype] or array.ndim != len(spec.shape):
-        raise BundleError(f"{where}: expected {spec}, {got}; export the bundle again")
+    got = _check_kind(array, spec, where)
     for size, expected in zip(array.shape, spec.shape, strict=True):
         if isinstance(expected, int):
             fits = size == expected
@@ -138,3 +139,34 @@ def _check_array(
             raise BundleError(
                 f"{where}: expected {spec} within its dimensions, {got}; export the bundle again"
             )
+
+
+def _check_token(array: Array, spec: TensorSpec, manifest: Manifest, where: str) -> None:
+    """A stand-in is cut to size 1 along dynamic axes and repeated: nothing may be lost by it."""
+    got = _check_kind(array, spec, where)
+    for axis, (size, expected) in enumerate(zip(array.shape, spec.shape, strict=True)):
+        if isinstance(expected, int):
+            allowed = {expected}
+        else:
+            allowed = {1, max(1, manifest.dimensions[expected].min)}
+        if size not in allowed:
+            sizes = " or ".join(map(str, sorted(allowed)))
+            raise BundleError(
+                f"{where}: expected {spec} with size {sizes} along axis {axis}, {got}; give the "
+                "stand-in with size 1 along dynamic axes and export the bundle again"
+            )
+    cut = tuple(slice(None) if isinstance(size, int) else slice(1) for size in spec.shape)
+    # Bytes, so that a NaN equals itself.
+    if np.broadcast_to(array[cut], array.shape).tobytes() != array.tobytes():
+        raise BundleError(
+            f"{where}: expected {spec} constant along its dynamic axes, {got} that varies; give "
+            "the stand-in with size 1 along dynamic axes and export the bundle again"
+        )
+
+
+def _check_kind(array: Array, spec: TensorSpec, where: str) -> str:
+    """Check dtype and rank; what was found, for an error about the shape."""
+    got = f"got {array.dtype}{list(array.shape)}"
+    if array.dtype != DTYPES[spec.dtype] or array.ndim != len(spec.shape):
+        raise BundleError(f"{where}: expected {spec}, {got}; export the bundle again")
+    return got

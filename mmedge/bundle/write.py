@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -35,13 +36,23 @@ def write_bundle(
     *,
     zipped: bool,
     overwrite: bool,
+    before_move: Callable[[], None] | None = None,
 ) -> None:
     """Write ``manifest`` and the files of ``sources`` to ``path``.
 
     ``manifest.files`` is replaced by the digests of what was written. Equal content gives equal
     bytes. A zip takes the place of an old zip in one step; a directory cannot, so for a moment
-    between two renames there is none, and a crash then leaves the old one beside, in a directory
-    ``.<name>.*``.
+    between two renames there is none. An exception there, Ctrl-C too, puts the old one back; where
+    that fails, or the process is killed, the old one is left as ``.<name>.*/<name>.old`` beside.
+
+    Args:
+        path: where.
+        manifest: what the bundle says about itself.
+        sources: every other file by its path in the bundle.
+        zipped: whether to write one zip.
+        overwrite: replace the bundle at ``path``.
+        before_move: called when all is staged, just before anything at ``path`` is touched; what it
+            raises leaves the old bundle in place.
 
     Raises:
         BundleError: the bundle would not be valid, something is there already, or the disk refused.
@@ -54,11 +65,18 @@ def write_bundle(
     _check_free(path, overwrite=overwrite)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-            staged = Path(folder) / path.name
+        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        staged, aside = folder / path.name, folder / f"{path.name}.old"
+        try:
             (_write_zip if zipped else _write_directory)(staged, manifest, sources)
             load(staged, digests=False).archive.close()
-            _move(staged, path, aside=Path(folder) / "old")
+            if before_move is not None:
+                before_move()
+            _move(staged, path, aside=aside)
+        finally:
+            # Never the old bundle while nothing stands in its place.
+            if os.path.lexists(path) or not os.path.lexists(aside):
+                shutil.rmtree(folder)
     except OSError as error:
         raise BundleError(f"{path}: the bundle cannot be written: {error}") from error
 
@@ -139,11 +157,12 @@ def _size(source: Source) -> int:
 
 def _move(staged: Path, path: Path, *, aside: Path) -> None:
     if path.is_dir() or (path.exists() and staged.is_dir()):
-        path.rename(aside)
         try:
+            path.rename(aside)
             staged.rename(path)
-        except OSError:
-            aside.rename(path)
+        except BaseException:  # Ctrl-C may come at any point, also before or after both renames
+            if not os.path.lexists(path):
+                aside.rename(path)
             raise
     else:
         staged.replace(path)

@@ -9,7 +9,9 @@ so nothing inflates, and files are handed out as views into one mapping of the z
 from __future__ import annotations
 
 import hashlib
+import math
 import mmap
+import os
 import stat
 import struct
 import zlib
@@ -17,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mmedge.bundle.identity import identity_of
 from mmedge.errors import BundleError
 from mmedge.schema import MANIFEST, MAX_FILES, path_fault
 
@@ -62,7 +65,8 @@ class Zipped:
         self.path = path
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         with path.open("rb") as file:
-            if not path.stat().st_size:
+            self._identity = identity_of(os.fstat(file.fileno()))
+            if not self._identity.size:
                 raise BundleError(f"{path}: an empty file is no bundle")
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self._view = memoryview(self._map)
@@ -84,14 +88,21 @@ class Zipped:
 
     def place(self, names: Iterable[str]) -> None:
         """See :meth:`mmedge.bundle.archive.Archive.place`: copies, each file once."""
-        for name in names:
-            data = self.read(name)
-            target = self.folder() / name
-            if not target.exists():
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with target.open("xb") as file:
-                    file.write(data)
-                self._forget_pages()
+        wanted = {name: self.read(name) for name in names}
+        try:
+            for name, data in wanted.items():
+                target = self.folder() / name
+                if not target.exists():
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    _write(target, data)
+                    self._forget_pages()
+        except OSError as error:
+            size = math.ceil(sum(map(len, wanted.values())) / 1e6)
+            raise BundleError(
+                f"{self.path}: {name} cannot be copied to a temporary directory: {error}; set "
+                f"TMPDIR to a directory with {size} MB free, or unpack the bundle into a directory "
+                "and open that"
+            ) from error
 
     def folder(self) -> Path:
         """See :meth:`mmedge.bundle.archive.Archive.folder`: made at first use, mode 0700."""
@@ -101,13 +112,28 @@ class Zipped:
             self._temporary = tempfile.TemporaryDirectory(prefix="mmedge-")
         return Path(self._temporary.name)
 
+    def release(self) -> None:
+        """See :meth:`mmedge.bundle.archive.Archive.release`: the whole private directory."""
+        if self._temporary is not None:
+            self._temporary.cleanup()
+            self._temporary = None
+
+    def check_unchanged(self) -> None:
+        """See :meth:`mmedge.bundle.archive.Archive.check_unchanged`."""
+        try:
+            found = identity_of(self.path.stat(follow_symlinks=False))
+        except OSError as error:
+            raise BundleError(
+                f"{self.path}: changed since the bundle was opened: {error}"
+            ) from error
+        if found != self._identity:
+            raise BundleError(f"{self.path}: changed since the bundle was opened; open it again")
+
     def close(self) -> None:
         """See :meth:`mmedge.bundle.archive.Archive.close`."""
         self._spans = {}
         self._view = memoryview(b"")  # the mapping goes with the last view that was handed out
-        if self._temporary is not None:
-            self._temporary.cleanup()
-            self._temporary = None
+        self.release()
 
     def _forget_pages(self) -> None:
         # One pass over a large bundle would otherwise stay in this process's resident memory.
@@ -235,3 +261,13 @@ class Zipped:
         if flags & ~_UTF8_NAME or method or not packed == size == entry.size:
             raise self._refuse(f"entry {entry.name} is declared otherwise in its own header")
         return begin
+
+
+def _write(target: Path, data: memoryview) -> None:
+    """Write a file that is there whole or not at all."""
+    part = target.with_name(f"{target.name}~")  # no path in a bundle holds a "~"
+    try:
+        part.write_bytes(data)
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)

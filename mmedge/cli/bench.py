@@ -21,6 +21,7 @@ from mmedge.cli.console import (
     phases,
     stderr,
     table,
+    write_file,
 )
 
 __all__ = ["bench"]
@@ -54,13 +55,12 @@ def bench(
             warmup=warmup,
             progress=tell,
         )
-    if output is not None:
-        report.to_json(output)
-        stderr().print(f"wrote {output}", markup=False)
     if as_json:
         typer.echo(report.to_json(), nl=False)
     else:
         _show(report)
+    if output is not None:  # printed first: a measurement is not lost when the disk refuses
+        write_file(output, report.to_json().encode())
 
 
 def _show(report: Report) -> None:

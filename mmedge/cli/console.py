@@ -6,12 +6,15 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
+
+from mmedge.errors import InputError
 
 __all__ = [
     "BackendOption",
@@ -25,6 +28,7 @@ __all__ = [
     "phases",
     "stderr",
     "table",
+    "write_file",
 ]
 
 BundleArgument = Annotated[str, typer.Argument(help="A bundle: a directory or a .mmedge file.")]
@@ -43,6 +47,19 @@ def stderr() -> Console:
 def emit_json(data: Any) -> None:  # noqa: ANN401
     """One JSON document on stdout."""
     sys.stdout.write(json.dumps(data, indent=2, allow_nan=False) + "\n")
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write what ``--output`` asked for.
+
+    Raises:
+        InputError: it cannot be written there.
+    """
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        raise InputError(f"--output {path}: cannot be written: {error}") from error
+    stderr().print(f"wrote {path}", markup=False)
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
@@ -72,13 +89,16 @@ def phases() -> Iterator[Any]:
     """A progress bar per phase on stderr; yields ``tell(phase, done, total)``."""
     console = stderr()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+    # No refresh thread: it would take the interpreter from what is being timed.
+    with Progress(
+        *columns, console=console, disable=not console.is_terminal, auto_refresh=False
+    ) as progress:
         tasks: dict[str, Any] = {}
 
         def tell(phase: str, done: int, total: int) -> None:
             if phase not in tasks:
                 tasks[phase] = progress.add_task(phase, total=total)
-            progress.update(tasks[phase], completed=done)
+            progress.update(tasks[phase], completed=done, refresh=True)
 
         yield tell
 

@@ -31,7 +31,7 @@ def inspect(bundle: BundleArgument, *, as_json: JsonOption = False) -> None:
     specs = manifest.inputs()
     table(
         f"{manifest.name}: modalities",
-        ("modality", "inputs", "required", "rate Hz", "max age ms", "when absent"),
+        ("modality", "inputs", "required", "rate Hz", "samples Hz", "max age ms", "when absent"),
         [
             (
                 modality.name,
@@ -39,12 +39,22 @@ def inspect(bundle: BundleArgument, *, as_json: JsonOption = False) -> None:
                 + (" (takes text)" if modality.tokenizer else ""),
                 "yes" if modality.required else "no",
                 number(modality.rate_hz),
+                modality.sample_rate_hz or "-",
                 number(modality.max_age_ms),
                 "-" if modality.required else modality.absent,
             )
             for modality in manifest.modalities
         ],
     )
+    if manifest.dimensions:
+        table(
+            "dynamic dimensions",
+            ("dimension", "smallest", "example", "largest"),
+            [
+                (name, limits.min, limits.opt, limits.max or "any")
+                for name, limits in manifest.dimensions.items()
+            ],
+        )
     table(
         "stages",
         ("stage", "modality", "inputs", "outputs", "graph"),

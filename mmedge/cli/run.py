@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,8 +18,8 @@ from mmedge.cli.console import (
     ThreadsOption,
     emit_json,
     number,
-    stderr,
     table,
+    write_file,
 )
 from mmedge.media import read_inputs
 from mmedge.pipeline import Pipeline, load
@@ -51,25 +52,29 @@ def run(
     with load(bundle, backend, precision, device, threads=threads) as pipe:
         values = read_inputs(pipe.bundle.manifest, inputs)
         outputs = pipe.run(values)
-        if output is not None:
-            from safetensors.numpy import save_file
-
-            save_file({name: np.ascontiguousarray(v) for name, v in outputs.items()}, output)
-            stderr().print(f"wrote {output}", markup=False)
         found = {name: _describe(pipe, name, value) for name, value in outputs.items()}
         variant = pipe.variant.id
     if as_json:
         emit_json({"variant": variant, "outputs": found})
-        return
+    else:
+        _show(variant, found)
+    if output is not None:
+        from safetensors.numpy import save
+
+        # Printed first: what was computed is not lost when the disk refuses.
+        write_file(output, save({k: np.ascontiguousarray(v) for k, v in outputs.items()}))
+
+
+def _show(variant: str, found: dict[str, Any]) -> None:
     rows: list[tuple[object, ...]] = []
     for name, data in found.items():
         for index, row in enumerate(data["rows"]):
             if "labels" in row:
-                shown = ", ".join(f"{e['label']} ({number(e['score'])})" for e in row["labels"])
+                shown = ", ".join(f"{e['label']} ({_shown(e['score'])})" for e in row["labels"])
             else:
-                shown = ", ".join(map(number, row["values"])) + (" ..." if row["more"] else "")
+                shown = ", ".join(map(_shown, row["values"])) + (" ..." if row["more"] else "")
             rows.append((name, index, shown))
-    table(f"{variant}", ("output", "row", "values"), rows)
+    table(variant, ("output", "row", "values"), rows)
 
 
 def _describe(pipe: Pipeline, name: str, value: Array) -> dict[str, Any]:
@@ -78,15 +83,25 @@ def _describe(pipe: Pipeline, name: str, value: Array) -> dict[str, Any]:
     Scores are the network's own figures (logits stay logits), highest first.
     """
     labels = pipe.bundle.labels(name)
-    rows = value.reshape(value.shape[0], -1) if value.ndim > 1 else value.reshape(1, -1)
+    rows = value.reshape(value.shape[0], math.prod(value.shape[1:])) if value.ndim > 1 else [value]
     described: list[dict[str, Any]] = []
     for row in rows:
         if labels and len(labels) == row.size:
             best = np.argsort(-row.astype(np.float64))[:LABELS_SHOWN]
             described.append(
-                {"labels": [{"label": labels[i], "score": float(row[i])} for i in best]}
+                {"labels": [{"label": labels[i], "score": _plain(row[i])} for i in best]}
             )
         else:
-            values = [float(item) for item in row[:VALUES_SHOWN]]
+            values = [_plain(item) for item in row.ravel()[:VALUES_SHOWN]]
             described.append({"values": values, "more": bool(row.size > VALUES_SHOWN)})
     return {"dtype": str(value.dtype), "shape": list(value.shape), "rows": described}
+
+
+def _plain(value: Any) -> float | int | bool | str:  # noqa: ANN401
+    """A number for JSON, which has no NaN and no infinity: those become their names."""
+    plain: float | int | bool = value.item()
+    return plain if math.isfinite(plain) else str(plain)
+
+
+def _shown(value: float | str) -> str:
+    return value if isinstance(value, str) else number(value)

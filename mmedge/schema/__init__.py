@@ -76,7 +76,7 @@ def _axis(value: object, where: str) -> int | str:
 _tensor = record(
     TensorSpec, name=_tensor_name, dtype=one_of(DTYPES), shape=array(_axis, most=MAX_RANK)
 )
-_dimension = record(Dimension, min=_size, opt=_size, max=nullable(_size))
+_dimension = record(Dimension, min=integer(0, MAX_ELEMENTS), opt=_size, max=nullable(_size))
 _tokenizer = record(Tokenizer, file=path, ids=_tensor_name, mask=nullable(_tensor_name))
 _modality = record(
     Modality,

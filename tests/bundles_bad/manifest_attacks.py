@@ -114,6 +114,16 @@ ATTACKS = [
         _put("dimensions", "batch", "min", value=2),
     ),
     Attack(
+        "dimension of negative size",
+        r"\$\.dimensions\['batch'\]\.min: expected a whole number from 0 .*got -1",
+        _put("dimensions", "batch", "min", value=-1),
+    ),
+    Attack(
+        "dimension that is always zero",
+        r"\$\.dimensions\['batch'\]\.opt: expected a whole number from 1 .*got 0",
+        _put("dimensions", "batch", value={"min": 0, "opt": 0, "max": 1}),
+    ),
+    Attack(
         "NaN",
         r"\$\.variants\[0\]\.tolerance\.rtol: expected a finite number from 0, got nan",
         _put("variants", 0, "tolerance", "rtol", value=float("nan")),

@@ -40,6 +40,9 @@ def test_stages_and_residual_add_up_to_the_call(report):
     assert list(report.stages) == ["inputs", "camera", "fusion", "residual"]
     parts = sum(stage["mean"] for stage in report.stages.values())
     assert parts == pytest.approx(report.latency_ms["mean"], rel=1e-6)
+    residual = report.stages["residual"]
+    assert residual["min"] > 0
+    assert residual["p50"] < 0.2  # two clock reads and a dict, in ms: nothing is unaccounted for
 
 
 def test_cold_start_is_the_sum_of_its_parts(report):
@@ -76,13 +79,14 @@ def test_what_is_no_report_is_refused(report, tmp_path):
     with pytest.raises(InputError, match="cannot be read"):
         mmedge.Report.from_json(path)
     data = json.loads(report.to_json())
-    for change, message in [
-        ({"report_version": 99}, "expected a report of version 1, got 99"),
-        ({"nose": 1}, r"unknown \['nose'\]"),
-    ]:
-        path.write_text(json.dumps(data | change))
-        with pytest.raises(InputError, match=message):
-            mmedge.Report.from_json(path)
+    path.write_text(json.dumps(data | {"report_version": 99}))
+    with pytest.raises(InputError, match="expected a report of version 1, got 99"):
+        mmedge.Report.from_json(path)
+    path.write_text(json.dumps({key: data[key] for key in data if key != "stages"}))
+    with pytest.raises(InputError, match="not a whole report: .*'stages'"):
+        mmedge.Report.from_json(path)
+    path.write_text(json.dumps(data | {"added_later": 1}))
+    assert mmedge.Report.from_json(path) == report
     path.write_text("[]")
     with pytest.raises(InputError, match="got list"):
         mmedge.Report.from_json(path)

@@ -17,7 +17,7 @@ from tiny import GRAPH, LABELS, WEIGHTS
 from mmedge.bundle import Bundle
 from mmedge.errors import BundleError, NoVariantError
 from mmedge.schema import SAMPLES
-from mmedge.spec import Device, Modality, Tolerance, Variant
+from mmedge.spec import Device, Dimension, Modality, TensorSpec, Tolerance, Variant
 
 FEW = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -243,6 +243,77 @@ def test_absent_tokens_travel(tiny, tmp_path):
         Bundle.write(tmp_path / "c", manifest, tiny.files, samples=tiny.samples)
 
 
+@pytest.mark.parametrize(
+    ("token", "words"),
+    [
+        (np.zeros((4, 5), np.int64), "with size 1 or 2 along axis 0, got int64\\[4, 5\\]"),
+        (np.zeros((0, 5), np.int64), "with size 1 or 2 along axis 0"),
+        (np.zeros((1, 4), np.int64), "with size 5 along axis 1"),
+        (np.zeros(5, np.int64), "expected text: int64.batch, 5., got int64.5."),
+        (np.zeros((1, 5), np.int32), "got int32"),
+        (np.arange(10).reshape(2, 5), "constant along its dynamic axes, got .* that varies"),
+        (np.zeros((1, 5), np.int64), None),
+        (np.tile(np.arange(5), (2, 1)), None),
+    ],
+)
+def test_absent_tokens_fit_every_size(tiny, tmp_path, token, words):
+    image, _ = tiny.manifest.modalities
+    text = Modality("text", ("text",), required=False, absent="token")
+    limits = {"batch": Dimension(2, 2, 4)}
+    manifest = replace(tiny.manifest, modalities=(image, text), dimensions=limits)
+    if words is None:
+        Bundle.write(tmp_path / "b", manifest, tiny.files, absent={"text": token}).close()
+    else:
+        with pytest.raises(BundleError, match=f"tensor 'absent.text': .*{words}"):
+            Bundle.write(tmp_path / "b", manifest, tiny.files, absent={"text": token})
+
+
+def test_an_absent_token_may_be_nan(tiny, tmp_path):
+    stage = tiny.manifest.stages[0]
+    state = TensorSpec("text", "float32", ("batch", 5))
+    manifest = replace(
+        tiny.manifest,
+        modalities=(
+            tiny.manifest.modalities[0],
+            Modality("text", ("text",), required=False, absent="token"),
+        ),
+        stages=(replace(stage, inputs=(stage.inputs[0], state)),),
+        dimensions={"batch": Dimension(2, 2, 4)},
+    )
+    token = np.full((2, 5), np.nan, np.float32)
+    with Bundle.write(tmp_path / "b", manifest, tiny.files, absent={"text": token}) as bundle:
+        np.testing.assert_array_equal(bundle.absent_tokens()["text"], token)
+
+
+@pytest.mark.parametrize("name", ["b", "b.mmedge"])
+def test_a_golden_output_may_have_no_rows(tiny, tmp_path, name):
+    stage = tiny.manifest.stages[0]
+    boxes = TensorSpec("boxes", "float32", ("found", 4))
+    manifest = replace(
+        tiny.manifest,
+        stages=(replace(stage, outputs=(*stage.outputs, boxes)),),
+        outputs=("score", "boxes"),
+        dimensions={**tiny.manifest.dimensions, "found": Dimension(0, 1)},
+    )
+    samples = [
+        replace(sample, outputs={**sample.outputs, "boxes": np.ones((rows, 4), np.float32)})
+        for rows, sample in enumerate(tiny.samples)
+    ]
+    with Bundle.write(tmp_path / name, manifest, tiny.files, samples=samples) as bundle:
+        bundle.verify()
+        for rows, sample in enumerate(bundle.samples()):
+            np.testing.assert_array_equal(
+                sample.outputs["boxes"], np.ones((rows, 4), np.float32), strict=True
+            )
+    with pytest.raises(BundleError, match="tensor '0.out.boxes': expected boxes"):
+        Bundle.write(
+            tmp_path / "c",
+            replace(manifest, dimensions={**manifest.dimensions, "found": Dimension(1, 1)}),
+            tiny.files,
+            samples=samples,
+        )
+
+
 def engine(precision="fp16", **changes) -> Variant:
     file = f"engines/{precision}/net.engine"
     tolerance = Tolerance(1e-2, 1e-2)
@@ -274,6 +345,33 @@ def test_with_variant_adds_replaces_and_drops(tiny, tmp_path, name):
     fourth.verify()
     fourth.close()
     assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("name", ["b", "b.mmedge"])
+def test_with_variant_loses_no_update(tiny, tmp_path, name):
+    path = tmp_path / name
+    mine = Bundle.write(path, tiny.manifest, tiny.files)
+    late = Bundle.open(path)
+    first, second = engine("fp16"), engine("int8")
+    mine.with_variant(first, {first.files["net"]: b"one"}).close()
+    with pytest.raises(BundleError, match="changed since the bundle was opened"):
+        late.with_variant(second, {second.files["net"]: b"two"})
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+    with Bundle.open(path) as kept:
+        assert [v.id for v in kept.manifest.variants] == ["ort-fp32-cpu", first.id]
+        kept.with_variant(second, {second.files["net"]: b"two"}).close()
+    with Bundle.open(path) as both:
+        assert [v.id for v in both.manifest.variants] == ["ort-fp32-cpu", first.id, second.id]
+    late.close()
+
+
+def test_with_variant_does_not_bring_back_a_removed_zip(tiny, tmp_path):
+    path = tmp_path / "b.mmedge"
+    with Bundle.write(path, tiny.manifest, tiny.files) as bundle:
+        path.unlink()
+        with pytest.raises(BundleError, match="changed since the bundle was opened: .*No such"):
+            bundle.with_variant(engine(), {engine().files["net"]: b"one"})
+    assert not list(tmp_path.iterdir())
 
 
 def test_select_prefers_the_gpu_then_measured_speed_then_fp32(tiny, tmp_path):

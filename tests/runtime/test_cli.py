@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 import mmedge
+from mmedge.cli.run import _describe
 
 
 def call(*words, expect=0):
@@ -83,6 +85,29 @@ def test_bench_writes_the_report_it_prints(sums, tmp_path):
     table = call("bench", sums, "--calls", 20, "--warmup", 2).stdout
     for word in ("end to end", "camera", "fusion", "residual", "cold start", "peak memory"):
         assert word in table
+
+
+def test_what_was_computed_is_shown_even_when_it_cannot_be_written(sums, picture, tmp_path):
+    nowhere = tmp_path / "none" / "x"
+    done = call("run", sums, "-i", f"image={picture}", "-o", nowhere, expect=1)
+    assert "12.5" in done.stdout
+    assert "cannot be written" in done.stderr
+    done = call("bench", sums, "--calls", 2, "--warmup", 0, "-o", nowhere, "--json", expect=1)
+    assert json.loads(done.stdout)["load"]["calls"] == 2
+    assert "cannot be written" in done.stderr
+
+
+def test_odd_outputs_are_plain_data():
+    pipe = SimpleNamespace(bundle=SimpleNamespace(labels=lambda _: []))
+    for value, rows in [
+        (np.array([[np.nan, -np.inf, 1.5]], np.float32), [["nan", "-inf", 1.5]]),
+        (np.array([2**60 + 1], np.int64), [[2**60 + 1]]),
+        (np.array(True), [[True]]),
+        (np.zeros((0, 4), np.float32), []),
+    ]:
+        found = _describe(pipe, "y", value)
+        assert [row["values"] for row in found["rows"]] == rows
+        assert json.dumps(found, allow_nan=False)
 
 
 def test_inspect(sums):

@@ -85,6 +85,8 @@ def test_numpy_and_safetensors(tmp_path):
 
 def test_text_as_it_is_or_from_a_file(tmp_path):
     (tmp_path / "q.txt").write_text("what is this?\n")
+    question = "what is in photo.png"
+    assert read_inputs(MANIFEST, [f"text={question}"]) == {"text": question}
     assert read_inputs(MANIFEST, ["text=what is this?"]) == {"text": "what is this?"}
     assert read_inputs(MANIFEST, [f"text={tmp_path / 'q.txt'}"]) == {"text": "what is this?"}
 
@@ -109,6 +111,29 @@ def test_refusals(tmp_path, picture):
         (f"pcm={stereo}", "expected one channel, got 2"),
         (f"front={stereo}", "takes no sound"),
         (f"pcm={objects}", "cannot be read as .npy"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            read_inputs(MANIFEST, [word])
+    deep = tmp_path / "deep.png"
+    Image.fromarray(np.full((4, 6), 40000, np.uint16)).save(deep)
+    clear = tmp_path / "clear.png"
+    Image.fromarray(np.full((4, 6, 4), 128, np.uint8)).save(clear)
+    turned = tmp_path / "turned.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.zeros((4, 6, 3), np.uint8)).save(turned, exif=exif)
+    cut = tmp_path / "cut.wav"
+    cut.write_bytes(write_wav(tmp_path / "whole.wav", np.zeros(4, np.int16)).read_bytes()[:-1])
+    many = tmp_path / "many.npy"
+    with many.open("wb") as file:
+        np.savez(file, a=np.zeros(1), b=np.zeros(1))
+    for word, message in [
+        (f"front={deep}", "do not fit 3 channels of 8 bits"),
+        (f"front={clear}", "partly transparent"),
+        (f"front={turned}", "EXIF orientation 6"),
+        (f"pcm={cut}", "cannot be read as PCM WAV"),
+        (f"pcm={many}", "an archive of arrays"),
+        ("text=missing.txt", "no such file"),
     ]:
         with pytest.raises(InputError, match=message):
             read_inputs(MANIFEST, [word])

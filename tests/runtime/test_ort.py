@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
+
+import numpy as np
 import onnxruntime as ort
 import pytest
 
+import mmedge
 from mmedge.backends import SessionOptions, open_stage
 from mmedge.backends import ort as backend
 from mmedge.bundle import Bundle
+from mmedge.device import probe
 from mmedge.errors import BackendError
 from mmedge.spec import Tolerance, Variant
+from mmedge.verify import verify
 
 
 @pytest.fixture
@@ -69,6 +76,83 @@ def test_a_provider_that_is_not_in_the_wheel_is_refused(opened):
     if "CUDAExecutionProvider" in ort.get_available_providers():
         pytest.skip("this ONNX Runtime has the CUDA provider")
     with pytest.raises(BackendError, match="CUDAExecutionProvider is not in this ONNX Runtime"):
+        open_stage(opened, stage_of(opened, "camera"), variant, options=SessionOptions())
+
+
+def test_an_array_on_the_gpu_is_bound_where_it_lies(opened):
+    """The device is pretended; what is bound, and where, is what counts."""
+    bound = {}
+
+    class Binding:
+        def bind_cpu_input(self, name, value):
+            bound[name] = value
+
+        def bind_input(self, **words):
+            bound[words.pop("name")] = words
+
+        def bind_output(self, name):
+            bound[name] = "output"
+
+        def copy_outputs_to_cpu(self):
+            return [np.full((1, 1), 3, np.float32)]
+
+    class Port:
+        def __init__(self, spec, kind):
+            self.name, self.type, self.shape = spec.name, kind, spec.shape
+
+    class Session:
+        def get_inputs(self):
+            return [Port(stage.inputs[0], "tensor(uint8)")]
+
+        def get_outputs(self):
+            return [Port(stage.outputs[0], "tensor(float)")]
+
+        def io_binding(self):
+            return Binding()
+
+        def run_with_iobinding(self, binding):
+            assert isinstance(binding, Binding)
+
+    class Far:
+        __cuda_array_interface__ = {
+            "shape": (1, 2, 2, 3),
+            "typestr": "|u1",
+            "data": (4096, False),
+            "version": 3,
+            "stream": None,
+        }
+
+    stage = stage_of(opened, "camera")
+    session = backend.OrtSession(
+        Session(), stage, Variant("ort", "fp32", "cuda", {}, Tolerance(0, 0))
+    )
+    assert session.run({"image": Far()})["seen"] == 3
+    assert bound["image"]["buffer_ptr"] == 4096
+    assert bound["image"]["element_type"] == np.uint8
+    assert bound["image"]["shape"] == (1, 2, 2, 3)
+    assert bound["seen"] == "output"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(
+    "cuda" not in probe().targets, reason=str(probe().missing.get("cuda", "CUDA is here"))
+)
+def test_cuda_runs_where_it_says_and_takes_arrays_of_the_gpu(sums, tmp_path):
+    import torch
+
+    path = shutil.copy(sums, tmp_path / "sums.mmedge")
+    with Bundle.open(path) as bundle:
+        cpu = bundle.manifest.variants[0]
+        bundle.with_variant(replace(cpu, target="cuda"), {}).close()
+    with mmedge.load(path, device="cuda") as pipe:
+        assert verify(pipe).ok
+        image = torch.ones((1, 2, 2, 3), dtype=torch.uint8, device="cuda")
+        assert pipe(image=image)["seen"] == 12
+
+
+def test_a_target_that_onnxruntime_does_not_serve_is_named(opened):
+    variant = Variant("ort", "fp32", "sm_89", opened.manifest.variants[0].files, Tolerance(0, 0))
+    with pytest.raises(BackendError, match="runs variants for cpu and cuda, not for sm_89"):
         open_stage(opened, stage_of(opened, "camera"), variant, options=SessionOptions())
 
 

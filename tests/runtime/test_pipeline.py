@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import threading
 
 import numpy as np
@@ -82,6 +83,21 @@ def test_any_allowed_size_gives_the_sum(pipe, batch, samples, seed):
 def test_bad_input_is_an_input_error(pipe, inputs, message):
     with pytest.raises(InputError, match=message):
         pipe.run(inputs)
+
+
+def test_one_input_given_in_two_ways_is_refused(pipe):
+    ids, mask = np.zeros((1, 6), np.int64), np.zeros((1, 6), np.bool_)
+    for more in ({"ids": "red"}, {"ids": ids}, {"mask": mask}):
+        for inputs in ({"text": "red", **more}, {**more, "text": "red"}):
+            with pytest.raises(InputError, match="is given twice"):
+                pipe.run({"image": IMAGE_ONES, **inputs})
+    with pytest.raises(InputError, match="is given twice"):
+        pipe.run({"image": IMAGE_ONES, "ids": "red", "mask": mask})
+
+
+def test_a_token_stands_in_at_any_batch(pipe):
+    found = pipe(image=np.ones((3, 2, 2, 3), np.uint8))["out"]
+    np.testing.assert_array_equal(found, np.full((3, 1), 12.5, np.float32))
 
 
 def test_strided_and_foreign_arrays(pipe):
@@ -165,6 +181,13 @@ def test_a_graph_unlike_its_manifest_is_refused(sums, tmp_path):
     ).close()
     with pytest.raises(BackendError, match=r"input 'image' is float32 .* in the graph"):
         mmedge.load(tmp_path / "b")
+
+
+def test_a_loaded_zip_leaves_nothing_unpacked(sums, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with mmedge.load(sums) as pipe:
+        assert not list(tmp_path.iterdir())
+        assert pipe(image=IMAGE_ONES)["seen"] == 12
 
 
 def test_run_stage_names_the_stages(pipe):

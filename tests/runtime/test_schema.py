@@ -90,7 +90,7 @@ def manifests(draw) -> Manifest:
         files=files,
         dimensions={
             name: Dimension(
-                draw(st.integers(1, size)), size, draw(st.sampled_from([None, size, 99]))
+                draw(st.integers(0, size)), size, draw(st.sampled_from([None, size, 99]))
             )
             for name, size in dims.items()
         },
@@ -330,6 +330,18 @@ def test_stages_may_stand_in_any_order():
     manifest = two_stages()
     backwards = replace(manifest, stages=manifest.stages[::-1])
     assert manifest_from_json(manifest_to_json(backwards)) == backwards
+    assert manifest.in_order() == backwards.in_order() == (ENCODER, FUSION)
+
+
+@FEW
+@given(manifests())
+def test_in_order_has_every_stage_after_those_it_waits_for(manifest):
+    ordered = manifest.in_order()
+    assert sorted(map(id, ordered)) == sorted(map(id, manifest.stages))
+    ready = set(manifest.inputs())
+    for stage in ordered:
+        assert {spec.name for spec in stage.inputs} <= ready
+        ready |= {spec.name for spec in stage.outputs}
 
 
 def test_an_error_names_its_source_and_where():
