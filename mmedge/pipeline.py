@@ -13,7 +13,7 @@ from mmedge.errors import BackendError, InputError, MMEdgeError
 from mmedge.feeds import Feeds
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
     from types import TracebackType
 
@@ -45,6 +45,7 @@ class Pipeline:
         self._feeds = Feeds(bundle, on_gpu=variant.target != "cpu")
         self._outputs = bundle.manifest.outputs
         self._stages: list[tuple[str, tuple[str, ...], Session]] = []
+        self._whole: Callable[[Mapping[str, Any]], dict[str, Array]] | None = None
         try:
             for stage in bundle.manifest.in_order():
                 session = open_stage(bundle, stage, variant, options=options)
@@ -55,6 +56,10 @@ class Pipeline:
         except MMEdgeError:
             self.close()
             raise
+        # One stage that yields just the network's outputs needs nothing around its session.
+        only = self._stages[0][2] if len(self._stages) == 1 else None
+        direct = only is not None and tuple(spec.name for spec in only.outputs) == self._outputs
+        self._whole = only.run if only is not None and direct else None
 
     def __call__(self, **inputs: Any) -> dict[str, Array]:  # noqa: ANN401
         """Run once; each keyword is an input's name. See :meth:`run`."""
@@ -76,6 +81,8 @@ class Pipeline:
             InputError: a wrong name, dtype, rank or size.
             BackendError: the engine failed, or the pipeline is closed.
         """
+        if self._whole is not None:
+            return self._whole(self._feeds.prepare(inputs))
         return self.timed(inputs)[0]
 
     def timed(self, inputs: Mapping[str, Any]) -> tuple[dict[str, Array], dict[str, int]]:
@@ -118,6 +125,7 @@ class Pipeline:
         for _, _, session in self._stages:
             session.close()
         self._stages = []
+        self._whole = None
         self.bundle.close()
 
     def __enter__(self) -> Self:

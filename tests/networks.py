@@ -164,7 +164,9 @@ class TextAndImage(nn.Module):
         self.head = nn.Linear(16, 5)
 
     def forward(self, ids: Tensor, mask: Tensor, image: Tensor) -> dict[str, Tensor]:
-        x = self.layer(self.embed(ids), src_key_padding_mask=~mask)
+        # Attention over nothing is NaN: without a valid token (no text), all are seen.
+        hidden = ~mask & mask.any(1, keepdim=True)
+        x = self.layer(self.embed(ids), src_key_padding_mask=hidden)
         text = (x * mask[..., None]).sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
         logits = self.head(text + self.image(image))
         return {"logits": logits, "best": logits.argmax(-1), "tokens": torch.cat([x, x], dim=1)}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from mmedge.errors import ExportError
 from mmedge_export import locate
+from mmedge_export.install import remedy
 
 if TYPE_CHECKING:
     import torch
@@ -98,11 +99,12 @@ def explain(
     while root.__cause__ is not None:
         root = root.__cause__
     text = f"{type(root).__name__}: {root}"
+    advice = remedy(root) if isinstance(root, ImportError) else _advice(text, place.code)
     cause = next((line.strip() for line in str(root).splitlines() if line.strip()), "")
     operation = f" at {node.target}" if node is not None else ""
     return ExportError(
         f"{what}{operation} in {place}\n  {type(root).__name__}: {cause[:400]}\n"
-        f"  What to do: {_advice(text, place.code)}"
+        f"  What to do: {advice}"
     )
 
 

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from mmedge.spec import (
     Array,
     Manifest,
     Modality,
+    Sample,
     Stage,
     TensorSpec,
     Tokenizer,
@@ -27,15 +29,22 @@ from mmedge.spec import (
     Variant,
 )
 from mmedge_export import feeds, parity
-from mmedge_export.golden import Run, golden, probe, repeatable
+from mmedge_export.golden import (
+    SAMPLES,
+    Run,
+    absences,
+    checked,
+    every,
+    golden,
+    probe,
+    repeatable,
+)
 from mmedge_export.graph import Graph, Runner, precision, save
+from mmedge_export.install import installed
 from mmedge_export.loader import load_source
 from mmedge_export.source import Model
 
 __all__ = ["CUDA_RTOL", "SAMPLES", "export"]
-
-#: Golden samples in a bundle, unless asked otherwise.
-SAMPLES = 16
 
 #: Tolerance stated for ONNX Runtime on CUDA, where it is not measured at export: float32 products
 #: may round their factors to TF32's 10 bits of mantissa (2**-11, 5e-4), which adds up over layers.
@@ -60,17 +69,21 @@ def export(
 ) -> Bundle:
     """Turn a network into a bundle that is proven to compute what the network computes.
 
-    The graph is held against the network on its example, on every golden sample, and on the example
-    at other sizes of its dynamic dimensions. The golden outputs are those of the network itself.
-    The bundle has one stage, ``model``, and a variant each for ONNX Runtime on the CPU, whose
-    largest relative difference is its metric ``parity``, and on CUDA, which is not run here.
+    The graph is held against the network on its example, on the example at other sizes of its
+    dynamic dimensions and without each optional modality (and without all of them, where the
+    network takes that), and on every sample, as it is and at another batch size where the batch is
+    dynamic. The golden outputs are those of the network itself. The bundle has one stage,
+    ``model``, and a variant each for ONNX Runtime on the CPU, whose largest relative difference is
+    its metric ``parity`` (an ONNX file, being its own reference, has none), and on CUDA, which is
+    not run here.
 
     Args:
         model: the network, or what :func:`mmedge_export.loader.load_source` takes.
         path: of the bundle; with the suffix ``.mmedge`` one zip, otherwise a directory.
         opset: version of the ONNX operators that a torch network is traced to; None:
             :data:`mmedge_export.trace.OPSET`.
-        samples_limit: golden samples to take from the model, at least 1.
+        samples_limit: golden samples to take from the model, at least 1. The example without its
+            optional modalities comes on top.
         overwrite: replace a bundle at ``path``.
         rtol: largest difference of an output as a share of its largest value; None:
             :data:`mmedge_export.parity.RTOL`.
@@ -105,20 +118,22 @@ def export(
         tell("running the network itself")
         example = feeds.example(model)
         outputs = repeatable(run, example, tolerance)
-        samples = golden(model, run, samples_limit)
-        cases = [
+        absent = absences(model, run, outputs, tell)
+        given = checked(model)
+        samples = golden(model, run, given, samples_limit)
+        first = [
             parity.Case("the example", example, outputs),
-            *(
-                parity.Case(f"golden sample {i}", sample.inputs, sample.outputs)
-                for i, sample in enumerate(samples)
-            ),
+            *absent,
             *probe(model, run, samples, tell),
         ]
         tell("tracing")
         graph = _graph(model, opset)
         tell("checking the graph against the network")
         graphs = save(graph.model, folder, "model")
+        cases = chain(first, every(model, run, samples, given, tell))
         worst = parity.check(graph, Runner(folder / "onnx/model.onnx"), cases, tolerance)
+        # An ONNX file is its own reference: that it agrees with itself is no measure of anything.
+        metrics = {} if isinstance(model.module, Path) else {"parity": worst}
         tell("writing the bundle")
         files, tokenizers, labels = _assets(model, outputs)
         inputs, results, dimensions = graph.specs(model, outputs)
@@ -130,7 +145,7 @@ def export(
             stages=tuple(stages),
             outputs=tuple(model.outputs),
             variants=(
-                _variant(stages, kind, "cpu", tolerance, {"parity": worst}),
+                _variant(stages, kind, "cpu", tolerance, metrics),
                 _variant(
                     stages,
                     kind,
@@ -148,7 +163,7 @@ def export(
             path,
             manifest,
             {**graphs, **files},
-            samples=samples,
+            samples=[*samples, *(Sample(case.inputs, case.outputs) for case in absent)],
             absent=_tokens(model),
             overwrite=overwrite,
         )
@@ -164,7 +179,8 @@ def _reference(model: Model) -> Iterator[Run]:
         yield Runner(model.module, list(model.outputs))
         return
     # torch is not needed for an ONNX file.
-    from mmedge_export.network import Network, evaluation
+    with installed("running the network"):
+        from mmedge_export.network import Network, evaluation
 
     with evaluation(model.module):
         yield Network(model)
@@ -172,7 +188,8 @@ def _reference(model: Model) -> Iterator[Run]:
 
 def _graph(model: Model, opset: int | None) -> Graph:
     if not isinstance(model.module, Path):
-        from mmedge_export.trace import trace
+        with installed("tracing the network"):
+            from mmedge_export.trace import trace
 
         return trace(model, opset=opset)
     from mmedge_export.onnx_source import load_graph

@@ -11,7 +11,8 @@ from typing import Annotated
 import typer
 
 from mmedge.cli.console import JsonOption, emit_json, number, stderr, table
-from mmedge.errors import ExportError
+from mmedge_export.golden import SAMPLES
+from mmedge_export.install import installed
 
 __all__ = ["export"]
 
@@ -49,7 +50,7 @@ def export(
     modality: ModalityOption = None,
     size: SizeOption = None,
     opset: OpsetOption = None,
-    samples: SamplesOption = 16,
+    samples: SamplesOption = SAMPLES,
     rtol: RtolOption = None,
     name: NameOption = None,
     overwrite: OverwriteOption = False,
@@ -58,13 +59,8 @@ def export(
     """Trace a network, check the graph against it, and write a bundle."""
     groups = {key: value.split(",") for key, value in _pairs("--modality", modality or ())}
     sizes = {key: _whole("--size", value) for key, value in _pairs("--size", size or ())}
-    try:
+    with installed("exporting"):
         from mmedge_export.assemble import export as export_bundle
-    except ModuleNotFoundError as error:
-        raise ExportError(
-            f"exporting needs {error.name}, which is not installed: "
-            "pip install 'mmedge[export,cpu]'"
-        ) from error
 
     console = stderr()
     # What the user's own code prints must not mix with the result.
@@ -84,7 +80,7 @@ def export(
     with bundle:
         manifest = bundle.manifest
         total = sum(len(bundle.read(file)) for file in manifest.files)
-    parity = manifest.variants[0].metrics["parity"]
+    parity = manifest.variants[0].metrics.get("parity")  # an ONNX file has none
     if as_json:
         emit_json(
             {
@@ -112,7 +108,10 @@ def export(
             *((f"output {spec.name}", str(spec)) for spec in manifest.stages[-1].outputs),
             ("variants", ", ".join(variant.id for variant in manifest.variants)),
             ("golden samples", str(manifest.samples)),
-            ("largest difference from the network", number(parity)),
+            (
+                "largest difference from the network",
+                "the file itself is the reference" if parity is None else number(parity),
+            ),
         ],
     )
 
@@ -122,14 +121,14 @@ def _pairs(option: str, words: Sequence[str]) -> list[tuple[str, str]]:
     for word in words:
         key, equals, value = word.partition("=")
         if not key or not equals or not value:
-            raise ExportError(f"{option} {word!r}: expected NAME=VALUE")
+            raise typer.BadParameter(f"{option} {word!r}: expected NAME=VALUE")
         if key in (known for known, _ in pairs):
-            raise ExportError(f"{option} {key!r} is given twice")
+            raise typer.BadParameter(f"{option} {key!r} is given twice")
         pairs.append((key, value))
     return pairs
 
 
 def _whole(option: str, text: str) -> int:
     if not text.isdigit() or int(text) < 1:
-        raise ExportError(f"{option}: expected a size from 1 on, got {text!r}")
+        raise typer.BadParameter(f"{option}: expected a size from 1 on, got {text!r}")
     return int(text)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ from mmedge_export.source import Input, Model, as_array
 if TYPE_CHECKING:
     from mmedge.spec import Array
 
-__all__ = ["check", "example", "probes", "random", "resize", "sizes"]
+__all__ = ["check", "example", "probes", "random", "rebatch", "resize", "sizes", "without"]
 
 #: Elements of all inputs together that a generated input may have: 64 MB of float32.
 LARGEST = 1 << 24
@@ -98,6 +98,63 @@ def resize(model: Model, feeds: Mapping[str, Array], sizes: Mapping[str, int]) -
                 value = np.take(value, np.arange(sizes[symbol]) % value.shape[axis], axis)  # noqa: PLW2901
         resized[name] = np.ascontiguousarray(value)
     return resized
+
+
+def rebatch(
+    model: Model, values: Mapping[str, Array], other: Mapping[str, Array] | None
+) -> tuple[str, dict[str, Array]] | None:
+    """``values`` at another batch size, and a word on which; None where no batch is dynamic.
+
+    The batch is the dynamic dimension that is the first axis of every input that has it (of the
+    most inputs, where there are several). It grows by one, or shrinks by one from the largest size
+    that it may have. The row that is added is the first of ``other``, another sample, where its
+    other sizes agree, else the sample's own first.
+    """
+    axes: dict[str, list[int]] = {}
+    for value in model.inputs.values():
+        for axis, name in value.dynamic.items():
+            axes.setdefault(name, []).append(axis)
+    leading = [name for name, found in axes.items() if not any(found)]
+    if not leading:
+        return None
+    symbol = max(leading, key=lambda name: len(axes[name]))
+    limits = model.dimensions()[symbol]
+    size = sizes(model, values)[symbol]
+    target = size - 1 if size == limits.max else size + 1
+    if target < limits.min:
+        return None
+    batched = [name for name, value in model.inputs.items() if value.dynamic.get(0) == symbol]
+    joint = dict(values)
+    if other is not None and all(values[n].shape[1:] == other[n].shape[1:] for n in batched):
+        joint |= {name: np.concatenate([values[name], other[name]]) for name in batched}
+    return f"{symbol}={target}", resize(model, joint, {symbol: target})
+
+
+def without(
+    model: Model, values: Mapping[str, Array], modalities: Collection[str]
+) -> dict[str, Array]:
+    """``values`` with what the runtime puts in place of ``modalities`` that a caller leaves out.
+
+    By the runtime's rule: the token where there is one, else zeros. A dynamic dimension that the
+    remaining inputs have keeps its size, any other takes its smallest.
+    """
+    groups = model.modalities()
+    absent = [name for modality in modalities for name in groups[modality]]
+    known = {symbol: limits.min for symbol, limits in model.dimensions().items()}
+    for name, value in model.inputs.items():
+        if name not in absent:
+            known |= {symbol: values[name].shape[axis] for axis, symbol in value.dynamic.items()}
+    filled = dict(values)
+    for name in absent:
+        value = model.inputs[name]
+        shape = tuple(known[size] if isinstance(size, str) else size for size in value.shape())
+        token = value.absent_token
+        filled[name] = (
+            np.zeros(shape, value.example.dtype)
+            if token is None
+            else np.ascontiguousarray(np.broadcast_to(token, shape))
+        )
+    return filled
 
 
 def probes(model: Model) -> Iterator[dict[str, int]]:

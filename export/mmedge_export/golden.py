@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from itertools import islice
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,15 +17,34 @@ from mmedge_export.parity import Case, compare
 if TYPE_CHECKING:
     from mmedge_export.source import Model
 
-__all__ = ["GENERATED", "Run", "golden", "probe"]
+__all__ = [
+    "EVERY",
+    "GENERATED",
+    "SAMPLES",
+    "Run",
+    "absences",
+    "checked",
+    "every",
+    "golden",
+    "probe",
+    "repeatable",
+]
+
+#: Samples that a bundle takes from its model as golden ones, unless asked otherwise.
+SAMPLES = 16
 
 #: Golden samples of a model that brings none: its example, and random inputs of the same kind.
 GENERATED = 4
 
+#: Samples between two lines of progress.
+EVERY = 100
+
 Run = Callable[[Mapping[str, Array]], dict[str, Array]]
 
 
-def golden(model: Model, run: Run, limit: int) -> list[Sample]:
+def golden(
+    model: Model, run: Run, given: Iterator[dict[str, Array]] | None, limit: int
+) -> list[Sample]:
     """The first ``limit`` samples of ``model`` with the network's own outputs.
 
     A model without samples gives its example and seeded random inputs of the same kind
@@ -32,27 +52,141 @@ def golden(model: Model, run: Run, limit: int) -> list[Sample]:
     that the network refuses or answers with NaN are left out.
 
     Args:
-        model: says where samples come from.
+        model: has the example.
         run: the network itself.
+        given: what :func:`checked` made of the model's samples; the rest stays in it.
         limit: at least 1.
 
     Raises:
         ExportError: a sample does not fit the inputs, or the network fails on it.
     """
-    if model.samples is None:
+    if given is None:
         return _generated(model, run, min(limit, GENERATED))
-    found = []
-    for index, pair in enumerate(islice(model.samples, limit)):
+    found = [Sample(inputs, run(inputs)) for inputs in islice(given, limit)]
+    if not found:
+        raise ExportError("samples are empty; give at least one, or None to have them generated")
+    return found
+
+
+def checked(model: Model) -> Iterator[dict[str, Array]] | None:
+    """Inputs of each of the model's samples in turn, checked as they come; None without samples.
+
+    Raises:
+        ExportError: a sample does not fit the inputs.
+    """
+    if model.samples is None:
+        return None
+    return _checked(model, model.samples)
+
+
+def _checked(
+    model: Model, samples: Iterable[tuple[Mapping[str, Array], Any]]
+) -> Iterator[dict[str, Array]]:
+    for index, pair in enumerate(samples):
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
             raise ExportError(
                 f"sample {index}: expected a pair (inputs, target), got {type(pair).__name__}; "
                 "give None as the target of a sample without one"
             )
-        inputs = feeds.check(model, pair[0], f"sample {index}")
-        found.append(Sample(inputs, run(inputs)))
-    if not found:
-        raise ExportError("samples are empty; give at least one, or None to have them generated")
-    return found
+        yield feeds.check(model, pair[0], f"sample {index}")
+
+
+def every(
+    model: Model,
+    run: Run,
+    samples: Sequence[Sample],
+    rest: Iterator[dict[str, Array]] | None,
+    tell: Callable[[str], None],
+) -> Iterator[Case]:
+    """Every sample as it is, and at another batch size where the batch is dynamic.
+
+    Samples are taken one at a time and let go, so that any number of them fits in memory.
+
+    Args:
+        model: says which dimension is the batch (:func:`mmedge_export.feeds.rebatch`).
+        run: the network itself.
+        samples: golden samples.
+        rest: inputs of the samples after them.
+        tell: called with a line of text: every :data:`EVERY` samples, and when the network refuses
+            a sample at another batch size, which is then not checked.
+
+    Raises:
+        ExportError: a sample does not fit the inputs, or the network fails on it as it is.
+    """
+    kept = (Case("", sample.inputs, sample.outputs) for sample in samples)
+    fresh = (Case("", inputs, run(inputs)) for inputs in rest or ())
+    before: Mapping[str, Array] | None = None
+    refused = False
+    for index, case in enumerate(chain(kept, fresh)):
+        yield replace(case, what=f"sample {index}")
+        other = feeds.rebatch(model, case.inputs, before)
+        before = case.inputs
+        if other is not None:
+            size, inputs = other
+            what = f"sample {index} at {size}"
+            try:
+                outputs = run(inputs)
+            except ExportError as refusal:
+                if not refused:
+                    tell(f"not checked: {what}, which the network refuses ({refusal})")
+                refused = True
+            else:
+                yield Case(what, inputs, outputs)
+        if (index + 1) % EVERY == 0:
+            tell(f"checked {index + 1} samples")
+
+
+def absences(
+    model: Model, run: Run, outputs: Mapping[str, Array], tell: Callable[[str], None]
+) -> list[Case]:
+    """The example without each optional modality, and without all of them.
+
+    What the runtime puts in their place (:func:`mmedge_export.feeds.without`) is nothing that a
+    network must have been trained with: attention over no valid token gives NaN.
+
+    Args:
+        model: says which modalities are optional.
+        run: the network itself.
+        outputs: those of the example.
+        tell: called with a line of text when the network needs one of its optional modalities.
+
+    Raises:
+        ExportError: the network refuses the absence of one modality, or answers it with NaN.
+    """
+    groups = model.modalities()
+    optional = [name for name, inputs in groups.items() if not model.inputs[inputs[0]].required]
+    sets = [[name] for name in optional]
+    if len(optional) > 1:
+        sets.append(optional)
+    cases = []
+    for absent in sets:
+        what = f"{' and '.join(absent)} absent"
+        inputs = feeds.without(model, feeds.example(model), absent)
+        fault, cause = "", None
+        try:
+            case = Case(what, inputs, run(inputs))
+        except ExportError as refusal:
+            fault, cause = f"the network refuses it ({refusal})", refusal
+        else:
+            broken = [
+                n for n, v in case.outputs.items() if _has_nan(v) and not _has_nan(outputs[n])
+            ]
+            if not broken:
+                cases.append(case)
+                continue
+            fault = f"output {broken[0]!r} of the network has NaN"
+        if len(absent) > 1:
+            tell(f"not checked: {what}: {fault}; one of them must be given")
+            continue
+        taken = ", ".join(f"{name!r} {list(inputs[name].shape)}" for name in groups[absent[0]])
+        kind = "token" if model.inputs[groups[absent[0]][0]].absent == "token" else "zeros"
+        raise ExportError(
+            f"modality {absent[0]!r} is optional, but with {what} (the {kind} standing in for "
+            f'{taken}) {fault}. Say required=True, give absent="token" with an absent_token that '
+            "the network takes, or make the network handle what stands in (an attention mask of "
+            "zeros leaves nothing to attend to)"
+        ) from cause
+    return cases
 
 
 def probe(

@@ -86,7 +86,8 @@ class Graph:
                 fresh = _free(dimension_name(f"{value.name}_{axis}"), dimensions)
                 expression = getattr(size, "value", None)
                 symbol = names.setdefault(expression, fresh) if expression else fresh
-                dimensions.setdefault(symbol, Dimension(1, max(found, 1)))
+                # There may be none of what only comes out, such as detections.
+                dimensions.setdefault(symbol, Dimension(0, max(found, 1)))
                 shape.append(symbol)
             specs.append(TensorSpec(str(value.name), got.dtype.name, tuple(shape)))
         return inputs, tuple(specs), dimensions

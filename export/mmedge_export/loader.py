@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmedge.errors import ExportError
+from mmedge_export.install import installed, remedy
 from mmedge_export.source import Model
 
 if TYPE_CHECKING:
@@ -50,7 +51,8 @@ def load_source(spec: str, *, sizes: Mapping[str, int] | None = None) -> Model:
     if place == "zoo":
         from mmedge_export.zoo import factory
 
-        return factory(name)
+        with installed(spec):
+            return factory(name)
     module = _import_file(Path(place)) if place.endswith(".py") else _import_module(place)
     if not hasattr(module, name):
         offered = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
@@ -66,6 +68,8 @@ def _call(made: Any, spec: str) -> Model:  # noqa: ANN401
             made = made()
         except ExportError:
             raise
+        except ImportError as error:
+            raise ExportError(f"{spec} fails: {error}: {remedy(error)}") from error
         except Exception as error:  # whatever the user's code raises
             raise ExportError(
                 f"{spec} raised {type(error).__name__}: {error}; call it in Python to see where"
@@ -92,13 +96,15 @@ def _import_file(path: Path) -> ModuleType:
     try:
         found.loader.exec_module(module)
     except Exception as error:  # whatever the user's code raises
+        todo = (
+            remedy(error) if isinstance(error, ImportError) else "run it with Python to see where"
+        )
         if before is None:
             del sys.modules[path.stem]
         else:
             sys.modules[path.stem] = before
         raise ExportError(
-            f"{path} cannot be imported: {type(error).__name__}: {error}; run it with Python to "
-            "see where"
+            f"{path} cannot be imported: {type(error).__name__}: {error}; {todo}"
         ) from error
     finally:
         sys.path.remove(str(path.resolve().parent))
@@ -109,6 +115,11 @@ def _import_module(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
+        if not f"{name}.".startswith(f"{error.name}."):  # one that the module itself imports
+            raise ExportError(
+                f"{name} cannot be imported: it needs {error.name}, which is not installed: "
+                f"{remedy(error)}"
+            ) from error
         raise ExportError(
             f"no module named {error.name!r} is installed; expected {_FORMS}"
         ) from error

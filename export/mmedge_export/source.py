@@ -300,6 +300,11 @@ def _check_modality(modality: str, inputs: Mapping[str, Input]) -> None:
             f"input {carriers[0]!r}: a tokenizer feeds int32 or int64 token ids, but the example "
             f"is {ids.dtype}; move the tokenizer to the input that takes the ids"
         )
+    if ids.ndim != 2:
+        raise ExportError(
+            f"input {carriers[0]!r}: a tokenizer feeds token ids [batch, tokens], but the example "
+            f"has rank {ids.ndim} {list(ids.shape)}; add or take away axes inside the network"
+        )
     masks = [name for name in inputs if name != carriers[0]]
     if len(masks) > 1:
         raise ExportError(
@@ -312,6 +317,22 @@ def _check_modality(modality: str, inputs: Mapping[str, Input]) -> None:
                 f"modality {modality!r}: the mask {name!r} {inputs[name].shape()} must have the "
                 f"shape of the ids {carriers[0]!r} {inputs[carriers[0]].shape()}"
             )
+    if not masks:
+        _check_padding(carriers[0], inputs[carriers[0]])
+
+
+def _check_padding(name: str, value: Input) -> None:
+    """Refuse padding that is unknown and that the network cannot tell from words."""
+    from tokenizers import Tokenizer
+
+    length = value.shape()[-1]
+    if isinstance(length, int) and not Tokenizer.from_file(str(value.tokenizer)).padding:
+        raise ExportError(
+            f"input {name!r}: text is padded to {length} tokens, but the tokenizer "
+            f"{value.tokenizer} does not say with which id: id 0 would be taken, which may be a "
+            "word. Call enable_padding(pad_id=..., pad_token=...) on it and save it again, give "
+            "the modality a mask input, or make the axis dynamic"
+        )
 
 
 def _check_dims(model: Model) -> None:

@@ -47,19 +47,19 @@ def test_a_table_says_what_was_made_and_overwrite_is_asked_for(tmp_path):
         assert done.exit_code == 0, done.output
         assert "modality left" in done.stdout
         assert "ort-fp32-cpu" in done.stdout
+        assert "the file itself is the reference" in done.stdout
         again = run(*arguments)
         assert again.exit_code == 1
         assert "already exists" in str(again.exception)
-        assert run(*arguments, "--overwrite").exit_code == 0
+        replaced = run(*arguments, "--overwrite", "--json")
+        assert replaced.exit_code == 0
+        assert json.loads(replaced.stdout)["parity"] is None
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--modality", "both"), "--modality 'both': expected NAME=VALUE"),
-        (("--modality", "m=left", "--modality", "m=right"), "--modality 'm' is given twice"),
         (("--modality", "m=up"), "'up' is no input"),
-        (("--size", "batch=x"), "--size: expected a size from 1 on, got 'x'"),
         (("--opset", "5"), "opset 5"),
     ],
 )
@@ -68,6 +68,34 @@ def test_what_does_not_fit_is_told(arguments, message, tmp_path):
     assert done.exit_code == 1
     assert isinstance(done.exception, ExportError)
     assert message in str(done.exception)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--modality", "both"), "--modality 'both': expected NAME=VALUE"),
+        (("--modality", "m=left", "--modality", "m=right"), "--modality 'm' is given twice"),
+        (("--size", "batch=x"), "--size: expected a size from 1 on, got 'x'"),
+    ],
+)
+def test_what_is_typed_wrong_exits_with_2(arguments, message, tmp_path):
+    done = run(SOURCE, "-o", str(tmp_path / "b"), *arguments)
+    assert done.exit_code == 2
+    assert message in " ".join(done.stderr.replace("│", " ").split())
+
+
+def test_without_torch_a_source_says_what_to_install(tmp_path):
+    # None in sys.modules is how Python itself marks a module that cannot be imported.
+    program = "import sys; sys.modules['torch'] = None; from mmedge.cli.app import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", program, "export", "zoo:vqa-attention", "-o", str(tmp_path / "b")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "needs torch, which is not installed: pip install 'mmedge[export,cpu]'" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_an_error_is_one_line_on_stderr_and_exit_1():

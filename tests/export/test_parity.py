@@ -185,3 +185,16 @@ def test_infinities_and_nan_must_be_where_they_belong():
     assert not compare(np.array([1.0, np.nan, -np.inf, -np.inf]), reference, LIMIT).passes
     assert compare(np.zeros((0, 2)), np.zeros((0, 2)), LIMIT).passes
     assert not compare(np.zeros(2, np.float32), np.zeros(2), LIMIT).passes
+
+
+def test_a_reference_of_zeros_leaves_only_the_absolute_limit():
+    zeros = np.zeros(3, np.float32)
+    assert compare(zeros + np.float32(LIMIT.atol / 2), zeros, LIMIT).passes
+    found = compare(zeros + np.float32(0.5), zeros, LIMIT)
+    assert not found.passes
+    assert str(found) == "differs by up to 0.5 where it should be zero throughout"
+
+
+def test_integers_that_float64_cannot_tell_apart_differ():
+    reference = np.array([2**53])
+    assert not compare(reference + 1, reference, LIMIT).passes

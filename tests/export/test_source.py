@@ -163,6 +163,27 @@ def test_a_tokenizer_fills_ids_and_one_mask_of_their_shape(tokenizer):
     refused("the mask 'mask' .* must have the shape of the ids", {"ids": ids, "mask": other})
 
 
+def test_a_tokenizer_fills_a_batch_of_token_sequences(tokenizer):
+    refused(
+        r"input 'x': a tokenizer feeds token ids \[batch, tokens\], .* rank 1 \[4\]",
+        {"x": Input(IDS[0], tokenizer=tokenizer, dynamic={0: "tokens"})},
+    )
+
+
+def test_padding_that_may_be_a_word_is_refused(tokenizer):
+    from tokenizers import Tokenizer
+
+    refused(
+        "input 'x': text is padded to 4 tokens, but .* does not say with which id",
+        {"x": Input(IDS, tokenizer=tokenizer)},
+    )
+    assert model({"x": Input(IDS, tokenizer=tokenizer, dynamic={1: "tokens"})})
+    padded = Tokenizer.from_file(str(tokenizer))
+    padded.enable_padding(pad_id=0, pad_token="[UNK]")
+    padded.save(str(tokenizer))
+    assert model({"x": Input(IDS, tokenizer=tokenizer)})
+
+
 def test_two_tokenizers_in_one_modality_are_refused(tokenizer, tmp_path):
     copy = tmp_path / "copy.json"
     copy.write_text(json.dumps(json.loads(tokenizer.read_text())))

@@ -153,3 +153,29 @@ def test_a_dimension_of_one_size_is_not_dynamic():
 def test_an_opset_out_of_reach_is_refused():
     with pytest.raises(ExportError, match="opset 5"):
         trace(Model(nn.GELU(), {"input": Input(X)}, ["y"]), opset=5)
+
+
+class Importing(nn.Module):
+    """Imports a library when it runs."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if torch.compiler.is_exporting():
+            raise ModuleNotFoundError(f"No module named {self.name!r}", name=self.name)
+        return x
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("onnxscript.version", "pip install 'mmedge[export,cpu]'"),
+        ("no_such_library", "pip install no_such_library, or the package that provides"),
+    ],
+)
+def test_a_missing_library_is_to_be_installed(name, remedy):
+    with pytest.raises(ExportError) as raised:
+        trace(Model(Importing(name), {"x": Input(X)}, ["y"]))
+    assert f"What to do: {remedy}" in str(raised.value)
