@@ -1,0 +1,134 @@
+"""The spoken questions: synthesised by espeak-ng, cached as int16 PCM at 16 kHz."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import shutil
+import subprocess
+import wave
+from dataclasses import astuple, dataclass
+from multiprocessing import get_context
+from typing import TYPE_CHECKING
+
+import numpy as np
+from tqdm import tqdm
+
+from mmedge.errors import ExportError
+from mmedge_export.zoo.pcm import to_float
+from mmedge_export.zoo.resample import resample
+from mmedge_export.zoo.voices import Utterance, plan
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+RATE = 16_000
+"""Sampling rate of every clip, Hz."""
+
+_EDGE_MS = 20  # silence kept before the first and after the last sample above the threshold
+_THRESHOLD = 1e-3  # of full scale
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Clips of one split.
+
+    Attributes:
+        pcm: int16, all clips end to end.
+        starts: int64 ``[clips + 1]``; clip ``i`` is ``pcm[starts[i]:starts[i + 1]]``.
+        utterances: who says what in each clip.
+    """
+
+    pcm: NDArray[np.int16]
+    starts: NDArray[np.int64]
+    utterances: list[Utterance]
+
+    def __len__(self) -> int:
+        return len(self.utterances)
+
+    def clip(self, index: int) -> NDArray[np.int16]:
+        """The int16 samples of one clip, 16 kHz."""
+        return self.pcm[self.starts[index] : self.starts[index + 1]]
+
+    def by_question(self) -> dict[str, list[int]]:
+        """Clip numbers of each question."""
+        found: dict[str, list[int]] = {}
+        for index, utterance in enumerate(self.utterances):
+            found.setdefault(utterance.text, []).append(index)
+        return found
+
+
+def synthesise(utterance: Utterance) -> NDArray[np.int16]:
+    """Say one sentence.
+
+    Returns:
+        int16 ``[samples]`` at 16 kHz, with the silence at both ends cut to 20 ms.
+
+    Raises:
+        ExportError: when espeak-ng is missing or fails.
+    """
+    if shutil.which("espeak-ng") is None:
+        raise ExportError("speech synthesis needs the program espeak-ng: apt-get install espeak-ng")
+    command = ["espeak-ng", "--stdout", "-v", f"{utterance.accent}+{utterance.variant}"]
+    command += ["-s", str(utterance.speed), "-p", str(utterance.pitch), utterance.text]
+    done = subprocess.run(  # noqa: S603 - arguments are a list, no shell
+        command, capture_output=True, check=False
+    )
+    if done.returncode or not done.stdout:
+        raise ExportError(
+            f"{' '.join(command)} failed: {done.stderr.decode(errors='replace').strip()}"
+        )
+    # A stream has no known length: its header claims 2 GB, so read to the end of the data.
+    with wave.open(io.BytesIO(done.stdout)) as reader:
+        rate, raw = reader.getframerate(), reader.readframes(len(done.stdout))
+    pcm = resample(to_float(np.frombuffer(raw, "<i2")), rate, RATE)
+    loud = np.flatnonzero(np.abs(pcm) > _THRESHOLD)
+    if loud.size == 0:
+        raise ExportError(f"{' '.join(command)} gave silence")
+    edge = RATE * _EDGE_MS // 1000
+    pcm = pcm[max(0, loud[0] - edge) : loud[-1] + edge]
+    return np.clip(np.round(pcm * 32767), -32768, 32767).astype(np.int16)
+
+
+def corpus(
+    split: str, questions: list[str], cache: Path, *, takes: int, seed: int = 0, processes: int = 2
+) -> Corpus:
+    """Every clip of a split, from the cache or synthesised into it.
+
+    Args:
+        split: ``train``, or ``test`` for the held-out voices.
+        questions: the distinct sentences.
+        cache: directory for the clips; a change of any utterance makes a new file.
+        takes: readings of each question by each voice.
+        seed: of accents, speeds and pitches.
+        processes: synthesisers at work at a time.
+
+    Raises:
+        ExportError: when espeak-ng is missing or fails.
+    """
+    utterances = plan(split, questions, takes, seed)
+    key = hashlib.sha256(json.dumps([astuple(u) for u in utterances]).encode()).hexdigest()[:12]
+    path = cache / f"speech-{split}-{key}.npz"
+    if not path.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        with get_context("spawn").Pool(processes) as pool:
+            work = pool.imap(synthesise, utterances, chunksize=32)
+            clips = list(
+                tqdm(
+                    work,
+                    total=len(utterances),
+                    desc=f"synthesising {split}",
+                    unit="clip",
+                    mininterval=2,
+                )
+            )
+        starts = np.concatenate([[0], np.cumsum([len(c) for c in clips])]).astype(np.int64)
+        # Written beside and renamed, so that a broken run leaves no half cache.
+        partial = path.with_suffix(".partial.npz")
+        np.savez(partial, pcm=np.concatenate(clips), starts=starts)
+        partial.rename(path)
+    with np.load(path) as stored:
+        return Corpus(stored["pcm"], stored["starts"], utterances)

@@ -1,0 +1,89 @@
+"""The synthetic speakers: which espeak-ng voices speak in training and which are held out.
+
+A speaker is an espeak-ng *variant* (vocal tract, intonation) speaking in an *accent*. Whole
+variants are held out, never only a speed or a pitch of one; one accent is in the test corpus only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+# Variants of espeak-ng 1.51. Left out: whispers, croaks, effects, and the higher numbers of a
+# family (robosoft2 to 8, klatt5 and 6 and the like).
+VARIANTS: tuple[str, ...] = (
+    "Alex", "Alicia", "Andrea", "Andy", "Annie", "Denis", "Diogo", "Gene", "Gene2", "Henrique",
+    "Hugo", "Jacky", "Lee", "Marco", "Mario", "Michael", "Mike", "Nguyen", "RicishayMax",
+    "Storm", "UniRobot", "adam", "anika", "antonio", "aunty", "belinda", "benjamin", "boris",
+    "caleb", "david", "ed", "edward", "edward2", "f1", "f2", "f3", "f4", "f5", "grandma",
+    "grandpa", "iven", "iven2", "john", "kaukovalta", "klatt", "klatt2", "klatt3", "klatt4",
+    "linda", "m1", "m2", "m3", "m4", "m5", "m6", "m7", "m8", "marcelo", "max", "michel",
+    "miguel", "norbert", "pablo", "paul", "pedro", "quincy", "rob", "robert", "robosoft",
+    "sandro", "shelby", "steph", "steph2", "travis", "victor", "zac",
+)  # fmt: skip
+
+HELD_OUT: tuple[str, ...] = VARIANTS[3::6]
+"""Every sixth variant, by position: chosen before any network was trained."""
+
+TRAIN: tuple[str, ...] = tuple(v for v in VARIANTS if v not in HELD_OUT)
+
+TRAIN_ACCENTS: tuple[str, ...] = (
+    "en-gb", "en-us", "en-gb-scotland", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-029", "en-us-nyc",
+)  # fmt: skip
+
+TEST_ACCENTS: tuple[str, ...] = ("en-gb", "en-us", "en-gb-x-rp", "en-gb-scotland", "en-us-nyc")
+"""``en-gb-x-rp`` (Received Pronunciation) is in no training clip."""
+
+SPEED_WPM = (130, 210)
+"""Range of speaking rates, words per minute (espeak-ng's default is 175)."""
+
+PITCH = (25, 80)
+"""Range of espeak-ng's pitch setting, which runs from 0 to 99 (default 50)."""
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One way of saying one question.
+
+    Attributes:
+        text: the sentence.
+        accent: espeak-ng language, e.g. ``en-gb``.
+        variant: espeak-ng voice variant, e.g. ``f3``.
+        speed: words per minute.
+        pitch: espeak-ng pitch, 0 to 99.
+    """
+
+    text: str
+    accent: str
+    variant: str
+    speed: int
+    pitch: int
+
+
+def plan(split: str, questions: list[str], takes: int, seed: int = 0) -> list[Utterance]:
+    """Who says what: every question by every variant of the split, ``takes`` times.
+
+    Args:
+        split: ``train`` or ``test`` (the held-out variants).
+        questions: the distinct sentences.
+        takes: readings by each variant; each draws its own accent, speed and pitch.
+        seed: of the draws.
+
+    Returns:
+        ``len(questions) * len(variants) * takes`` utterances, in a fixed order.
+    """
+    variants, accents = (TRAIN, TRAIN_ACCENTS) if split == "train" else (HELD_OUT, TEST_ACCENTS)
+    rng = np.random.default_rng([seed, split == "train"])
+    return [
+        Utterance(
+            text,
+            accents[int(rng.integers(len(accents)))],
+            variant,
+            int(rng.integers(SPEED_WPM[0], SPEED_WPM[1] + 1)),
+            int(rng.integers(PITCH[0], PITCH[1] + 1)),
+        )
+        for text in questions
+        for variant in variants
+        for _ in range(takes)
+    ]
