@@ -1,0 +1,56 @@
+# Two commands from nothing: `make demo` runs the main job, `make test` passes the tests.
+# Both make their own environment in .venv and need no GPU and no network but for packages.
+
+PYTHON ?= python3
+VENV ?= .venv
+# The build of torch that export and tests run with: the pin keeps every install alike. Where an
+# index offers a CPU-only build of it, name that one here (for example TORCH=torch==2.13.0+cpu).
+TORCH ?= torch==2.13.0
+BIN := $(VENV)/bin
+SAMPLES := export/mmedge_export/zoo/samples
+
+.PHONY: demo test lint format bench clean
+
+demo: $(VENV)/.demo
+	mkdir -p demo
+	$(BIN)/mmedge env
+	$(BIN)/mmedge export zoo:vqa-attention --output demo/vqa.mmedge --overwrite
+	$(BIN)/mmedge inspect demo/vqa.mmedge
+	$(BIN)/mmedge verify demo/vqa.mmedge
+	$(BIN)/mmedge run demo/vqa.mmedge --input image=$(SAMPLES)/00.png --input text="what color is the shape?"
+	$(BIN)/mmedge run demo/vqa.mmedge --input image=$(SAMPLES)/00.png --input audio=$(SAMPLES)/00.wav
+	$(BIN)/mmedge bench demo/vqa.mmedge --output demo/report.json
+
+test: $(VENV)/.test
+	$(BIN)/pytest
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.test
+	$(BIN)/python benchmarks/import_time.py
+	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python docs/generate.py
+
+clean:
+	rm -rf $(VENV) demo build
+
+$(VENV)/.torch:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check "$(TORCH)"
+	touch $@
+
+$(VENV)/.demo: $(VENV)/.torch pyproject.toml
+	$(BIN)/pip install --quiet --disable-pip-version-check "$(TORCH)" --editable ".[cpu,export]"
+	touch $@
+
+$(VENV)/.test: $(VENV)/.torch pyproject.toml
+	$(BIN)/pip install --quiet --disable-pip-version-check "$(TORCH)" --editable ".[cpu,dev,export,rtx,train]"
+	touch $@ $(VENV)/.demo

@@ -1,0 +1,161 @@
+"""Fills the marked blocks of the docs from what is in the tree: results and module docstrings.
+
+``python docs/generate.py`` rewrites them; ``--check`` changes nothing and fails when one is stale.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+
+#: Folders whose source files stand in the code map, in this order.
+SOURCES = ("mmedge", "export/mmedge_export", "benchmarks", "docs")
+
+
+def code_map() -> str:
+    """One line a source file: its docstring's first sentence."""
+    lines = []
+    for folder in SOURCES:
+        files = [ROOT / name for name in tracked(folder) if name.endswith(".py")]
+        lines += [f"`{folder}/`", ""] if files else []
+        for path in files:
+            text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+            if not text:
+                raise SystemExit(
+                    f"{path.relative_to(ROOT)} has no docstring to put in the code map"
+                )
+            first = re.split(r"(?<=[.?!])\s", " ".join(text.split("\n\n")[0].split()))[0]
+            first = re.sub(r":\w+:`~?([^`]*)`", r"`\1`", first).replace("``", "`")
+            lines.append(f"- `{path.relative_to(ROOT / folder)}` {first}")
+        lines += [""] if files else []
+    return "\n".join(lines).strip()
+
+
+def tracked(folder: str) -> list[str]:
+    """Files of a folder that git tracks or would take, sorted."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", folder]
+    # Fixed program and arguments.
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)  # noqa: S603
+    return sorted(name for name in done.stdout.splitlines() if (ROOT / name).exists())
+
+
+def overhead() -> str:
+    """What mmedge costs beside a bare ONNX Runtime session."""
+    data = load("overhead.json")
+    lines = [
+        (
+            f"Measured on {data['device']['cores']} cores of {data['device']['cpu']}, "
+            f"onnxruntime {data['device']['libraries']['onnxruntime']}, {data['date']}; "
+            "95 % intervals in brackets, calls interleaved in one process "
+            "(`benchmarks/overhead.py`):"
+        ),
+        "",
+        "| graph, batch 1 | threads | bare ORT median | mmedge median | ratio | overhead |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in data["rows"]:
+        low, high = row["ratio_95"]
+        least, most = row["difference_us_95"]
+        lines.append(
+            f"| {row['graph']} | {row['threads']} | {row['median_us']['bare']:.1f} us "
+            f"| {row['median_us']['mmedge']:.1f} us | {row['ratio']:.3f} [{low:.3f}, {high:.3f}] "
+            f"| {row['difference_us']:.1f} us [{least:.1f}, {most:.1f}] |"
+        )
+    return "\n".join(lines)
+
+
+def zoo() -> str:
+    """Accuracy of the reference networks by which modalities are given."""
+    networks = load("zoo_accuracy.json")["networks"]
+    subsets = list(networks[0]["accuracy"])
+    head = ["fusion", "parameters", "epochs", "training", *subsets]
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for network in networks:
+        cells = [
+            network["recipe"]["fusion"],
+            f"{network['parameters'] / 1e6:.2f} M",
+            str(network["recipe"]["epochs"]),
+            f"{network['train_seconds'] / 60:.0f} min",
+            *(f"{network['accuracy'][name]:.2%}" for name in subsets),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def bundle_accuracy() -> str:
+    """The exported reference network beside torch."""
+    data = load("bundle_accuracy.json")
+    lines = ["| given | torch | bundle on ONNX Runtime |", "|---|---|---|"]
+    lines += [
+        f"| {row['given']} | {row['torch']:.2%} | {row['bundle']:.2%} |" for row in data["rows"]
+    ]
+    return "\n".join(lines)
+
+
+def import_time() -> str:
+    """What importing costs."""
+    lines = ["| statement, in a fresh process | processor time | ratio |", "|---|---|---|"]
+    lines += [
+        f"| `{row['statement']}` | {row['cpu_ms']:.0f} ms | {row['ratio']:.2f} |"
+        for row in load("import_time.json")["rows"]
+    ]
+    return "\n".join(lines)
+
+
+def load(name: str) -> Any:  # noqa: ANN401
+    """One result file."""
+    return json.loads((RESULTS / name).read_text(encoding="utf-8"))
+
+
+#: (page, block's name) -> what stands between its markers.
+BLOCKS: dict[tuple[str, str], Callable[[], str]] = {
+    ("README.md", "overhead"): overhead,
+    ("README.md", "import time"): import_time,
+    ("README.md", "code map"): code_map,
+    ("docs/zoo.md", "bundle accuracy"): bundle_accuracy,
+    ("docs/zoo.md", "zoo accuracy"): zoo,
+}
+
+
+def fill(page: str, name: str, body: str) -> str:
+    """``page`` with the block ``name`` replaced."""
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    before, found, rest = page.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not found or not closed:
+        raise SystemExit(f"no block {begin} ... {end}")
+    return f"{before}{begin}\n{body}\n{end}{after}"
+
+
+def main() -> None:
+    """Rewrite the blocks, or with ``--check`` only compare them."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--check", action="store_true")
+    check = parser.parse_args().check
+    stale = []
+    for (page, name), make in BLOCKS.items():
+        path = ROOT / page
+        old = path.read_text(encoding="utf-8")
+        new = fill(old, name, make())
+        if new != old:
+            stale.append(f"{page}: {name}")
+            if not check:
+                path.write_text(new, encoding="utf-8")
+    if check and stale:
+        sys.exit(f"stale: {'; '.join(stale)}. Run python docs/generate.py")
+
+
+if __name__ == "__main__":
+    main()
