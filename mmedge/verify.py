@@ -138,8 +138,13 @@ def difference(got: Array, golden: Array, tolerance: Tolerance) -> tuple[float, 
     if np.isnan(max_abs):
         return np.inf, np.inf, np.inf
     scale = float(np.max(np.abs(b)))
-    exact = not np.issubdtype(got.dtype, np.floating)
-    limit = 0.0 if exact else tolerance.atol + tolerance.rtol * scale
+    if not np.issubdtype(got.dtype, np.floating):
+        if np.array_equal(got, golden):
+            return 0.0, 0.0, 0.0
+        # Beyond 2**53 float64 cannot tell two integers apart, but they differ by one at least.
+        max_abs = max(max_abs, 1.0)
+        return max_abs, max_abs / scale if scale else np.inf, np.inf
+    limit = tolerance.atol + tolerance.rtol * scale
     if max_abs == 0.0:
         return 0.0, 0.0, 0.0
     return max_abs, max_abs / scale if scale else np.inf, max_abs / limit if limit else np.inf

@@ -75,6 +75,7 @@ def test_the_share_of_the_limit_decides(array, share):
         (np.array([1.0, np.inf]), np.array([1.0, -np.inf])),
         (np.array([1.0]), np.array([1.0, 2.0])),
         (np.array([1], np.int64), np.array([2], np.int64)),
+        (np.array([2**53], np.int64), np.array([2**53 + 1], np.int64)),
         (np.array([True]), np.array([False])),
         (np.array([1.0], np.float32), np.array([1.0], np.float64)),
     ],

@@ -7,6 +7,7 @@ each new reading of that sensor. ``forward`` mixes the memories of all modalitie
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
 import torch
@@ -20,20 +21,20 @@ Memories = Mapping[str, tuple[Tensor, Tensor]]
 """Of each modality, what ``memory`` gave for it and the validity of its tokens, bool ``[B, L]``."""
 
 
-class Fusion(nn.Module):
+class Fusion(nn.Module, ABC):
     """What the four fusions have in common: the width of their result."""
 
     def __init__(self, d: int) -> None:
         super().__init__()
         self.d = d
 
+    @abstractmethod
     def memory(self, modality: str, tokens: Tensor, valid: Tensor) -> Tensor:
         """What depends on one modality only; axis 0 stays the batch."""
-        raise NotImplementedError
 
+    @abstractmethod
     def forward(self, memories: Memories) -> Tensor:
         """Fused vector ``[B, d]``."""
-        raise NotImplementedError
 
 
 class _Pooled(Fusion):
