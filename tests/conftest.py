@@ -5,9 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from tiny import Tiny, make_tiny
 
 from mmedge.bundle import Bundle
+
+# A slow machine is no failure: what is timed is timed in benchmarks/. On top of what is in force,
+# which hypothesis chooses by itself under CI.
+settings.register_profile(
+    "patient", settings(), deadline=None, suppress_health_check=(HealthCheck.too_slow,)
+)
+settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session")
