@@ -9,7 +9,7 @@ TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
 SAMPLES := export/mmedge_export/zoo/samples
 
-.PHONY: demo test lint format bench clean
+.PHONY: demo test soak lint format bench clean
 
 demo: $(VENV)/.demo
 	mkdir -p demo
@@ -24,6 +24,12 @@ demo: $(VENV)/.demo
 test: $(VENV)/.test
 	$(BIN)/pytest
 
+# A stream in real time; every sample must be accounted for.
+SECONDS ?= 60
+soak: $(VENV)/.demo
+	mkdir -p demo
+	$(BIN)/python benchmarks/soak.py --seconds $(SECONDS) --output demo/soak.json
+
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -37,6 +43,7 @@ format: $(VENV)/.test
 bench: $(VENV)/.test
 	$(BIN)/python benchmarks/import_time.py
 	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/streaming.py
 	$(BIN)/python docs/generate.py
 
 clean:

@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 
 #: Folders whose source files stand in the code map, in this order.
-SOURCES = ("mmedge", "export/mmedge_export", "benchmarks", "docs")
+SOURCES = ("mmedge", "export/mmedge_export", "examples", "benchmarks", "docs")
 
 
 def code_map() -> str:
@@ -114,6 +114,71 @@ def import_time() -> str:
     return "\n".join(lines)
 
 
+def streaming() -> str:
+    """A stream beside the uncut network run for every frame."""
+    data = load("streaming.json")
+    lines = [
+        (
+            f"Camera at 30 Hz, the other sensors at their rates, the prompt once; batch 1, "
+            f"{data['device']['cores']} cores of {data['device']['cpu']}, onnxruntime "
+            f"{data['device']['libraries']['onnxruntime']}, {data['date']} "
+            "(`benchmarks/streaming.py`; the range is over blocks of both in turn):"
+        ),
+        "",
+        (
+            "| network | threads | CPU time per result: uncut, every frame | stream | times less "
+            "| work removed | CPU time removed |"
+        ),
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in data["streams"]:
+        low, high = row["times_less_range"]
+        spent = row["cpu_ms_per_result"]
+        lines.append(
+            f"| {row['network']} | {row['threads']} | {spent['uncut']:.2f} ms "
+            f"| {spent['stream']:.2f} ms | {row['times_less']:.2f} [{low:.2f}, {high:.2f}] "
+            f"| {row['flops_removed']:.0%} | {row['cpu_removed']:.0%} |"
+        )
+    lines += [
+        "",
+        "| single calls, nothing kept | threads | uncut | cut | ratio |",
+        "|---|---|---|---|---|",
+    ]
+    for row in data["single_calls"]:
+        low, high = row["ratio_95"]
+        spent = row["median_us"]
+        lines.append(
+            f"| {row['network']} | {row['threads']} | {spent['uncut']:.0f} us "
+            f"| {spent['cut']:.0f} us | {row['ratio']:.3f} [{low:.3f}, {high:.3f}] |"
+        )
+    return "\n".join(lines)
+
+
+def soak() -> str:
+    """Latency and memory of a long stream."""
+    data = load("soak.json")
+    windows, trend = data["windows"], data["trend"]
+    lines = ["| minute | p50 | p99 | resident memory |", "|---|---|---|---|"]
+    for window in windows[:: max(1, len(windows) // 6)]:
+        tail = "-" if window["p99_ms"] is None else f"{window['p99_ms']:.2f} ms"
+        lines.append(
+            f"| {window['minute']:.0f} | {window['p50_ms']:.2f} ms | {tail} "
+            f"| {window['resident_mib']:.1f} MiB |"
+        )
+    memory = trend["resident_mib"]
+    health = data["health"]
+    lines += [
+        "",
+        (
+            f"{health['results']} results of {health['triggers']} triggers in "
+            f"{data['seconds']:.0f} s; memory changes by {memory['per_hour']:.2f} MiB an hour "
+            f"(standard error {memory['standard_error']:.2f}); counts that do not add up: "
+            f"{len(data['faults'])}."
+        ),
+    ]
+    return "\n".join(lines)
+
+
 def load(name: str) -> Any:  # noqa: ANN401
     """One result file."""
     return json.loads((RESULTS / name).read_text(encoding="utf-8"))
@@ -123,7 +188,9 @@ def load(name: str) -> Any:  # noqa: ANN401
 BLOCKS: dict[tuple[str, str], Callable[[], str]] = {
     ("README.md", "overhead"): overhead,
     ("README.md", "import time"): import_time,
+    ("README.md", "streaming"): streaming,
     ("README.md", "code map"): code_map,
+    ("docs/streaming.md", "soak"): soak,
     ("docs/zoo.md", "bundle accuracy"): bundle_accuracy,
     ("docs/zoo.md", "zoo accuracy"): zoo,
 }

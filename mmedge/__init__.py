@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mmedge.bench.report import Report
     from mmedge.bundle import Bundle
     from mmedge.pipeline import Pipeline, load
+    from mmedge.stream import Stream
 
 __all__ = [
     "AccuracyError",
@@ -38,6 +39,7 @@ __all__ = [
     "NoVariantError",
     "Pipeline",
     "Report",
+    "Stream",
     "load",
 ]
 
@@ -47,6 +49,7 @@ _HOMES = {
     "Bundle": "mmedge.bundle",
     "Pipeline": "mmedge.pipeline",
     "Report": "mmedge.bench.report",
+    "Stream": "mmedge.stream",
     "load": "mmedge.pipeline",
 }
 

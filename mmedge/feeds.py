@@ -8,6 +8,7 @@ code, which makes the little work here several times dearer than a tight loop sh
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,8 +17,6 @@ from mmedge.errors import BundleError, InputError
 from mmedge.spec import DTYPES, Array, Dimension, Modality, TensorSpec, Tokenizer
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from mmedge.bundle import Bundle
 
 __all__ = ["Feeds"]
@@ -74,6 +73,70 @@ class Feeds:
                 name: value for name, value in feeds.items() if name not in values
             }
         return feeds
+
+    def check_modality(
+        self,
+        name: str,
+        value: Any,  # noqa: ANN401
+        rows: Mapping[str, int] | None = None,
+    ) -> tuple[dict[str, Any], dict[str, int]]:
+        """One modality's value alone, checked: its arrays by input, its dynamic dimensions' sizes.
+
+        ``value`` is an array (for a modality of one input), a mapping from each of its inputs to an
+        array, or a string where the modality has a tokenizer. ``rows`` maps inputs to an axis of
+        which a chunk may have any number of rows, the same for each input; a chunk lies on the
+        host, and the axis has no part in the sizes returned.
+
+        Raises:
+            InputError: unknown modality, missing or unknown input, another dtype, rank or size.
+        """
+        modality = next((m for m in self._modalities if m.name == name), None)
+        if modality is None:
+            known = ", ".join(m.name for m in self._modalities)
+            raise InputError(f"unknown modality {name!r}; this bundle has {known}")
+        if isinstance(value, str):
+            given: dict[str, Any] = dict(self._tokenize(name, value))
+        elif isinstance(value, Mapping):
+            given = dict(value)
+        elif len(modality.inputs) == 1:
+            given = {modality.inputs[0]: value}
+        else:
+            raise InputError(
+                f"modality {name!r} has several inputs; pass a mapping with an array for each of "
+                f"{', '.join(modality.inputs)}"
+            )
+        if given.keys() != set(modality.inputs):
+            raise InputError(
+                f"modality {name!r}: expected inputs {', '.join(modality.inputs)}, "
+                f"got {', '.join(map(str, given)) or 'none'}"
+            )
+        values = {key: self._array(key, given[key]) for key in modality.inputs}
+        if rows is None:
+            return values, self._sizes(values)
+        return values, self._sizes(self._one_row(values, rows), rows)
+
+    def _one_row(self, values: Mapping[str, Any], rows: Mapping[str, int]) -> dict[str, Array]:
+        """The first row of each chunk; all have the same number, at least one."""
+        first: dict[str, Array] = {}
+        counts: dict[str, int] = {}
+        for name, value in values.items():
+            axis = rows[name]
+            if type(value) is not np.ndarray:
+                raise InputError(f"input {name!r}: chunks of a window are put together on the host")
+            # A wrong rank is told by the check that follows.
+            counts[name] = value.shape[axis] if axis < value.ndim else 1
+            if counts[name] < 1:
+                raise InputError(f"input {name!r}: a chunk without rows, shape {list(value.shape)}")
+            index = (slice(None),) * axis + (slice(0, 1),)
+            first[name] = value[index] if axis < value.ndim else value
+        if len(set(counts.values())) > 1:
+            raise InputError(f"the inputs of a chunk have different numbers of rows: {counts}")
+        return first
+
+    def stand_in(self, name: str, sizes: Mapping[str, int]) -> dict[str, Array]:
+        """What stands for an absent modality, by input; sizes not given are the smallest."""
+        modality = next(m for m in self._modalities if m.name == name)
+        return {key: self._stand_in(modality, self._specs[key], sizes) for key in modality.inputs}
 
     def _check(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """:meth:`prepare` for a combination that has not been seen."""
@@ -148,8 +211,13 @@ class Feeds:
             f"{type(value).__name__}; pass a NumPy array or one that offers DLPack"
         )
 
-    def _sizes(self, feeds: Mapping[str, Any]) -> dict[str, int]:
-        """Check ranks and sizes; return the size of each dynamic dimension in this call."""
+    def _sizes(
+        self, feeds: Mapping[str, Any], unchecked: Mapping[str, int] | None = None
+    ) -> dict[str, int]:
+        """Check ranks and sizes; return the size of each dynamic dimension in this call.
+
+        ``unchecked`` maps inputs to an axis whose size is not looked at.
+        """
         sizes: dict[str, int] = {}
         for name, value in feeds.items():
             spec = self._specs[name]
@@ -164,6 +232,8 @@ class Feeds:
                     f"[{', '.join(map(str, spec.shape))}], got rank {len(shape)} {list(shape)}"
                 )
             for axis, (size, declared) in enumerate(zip(shape, spec.shape, strict=True)):
+                if unchecked is not None and unchecked[name] == axis:
+                    continue
                 if isinstance(declared, int):
                     if size != declared:
                         raise InputError(

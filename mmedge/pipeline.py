@@ -1,25 +1,53 @@
-"""One-shot runs of a bundle: named inputs in, named outputs out."""
+"""One-shot runs of a bundle: named inputs in, named outputs out.
+
+Of a bundle with several stages, the encoders of a modality whose content has been seen lately are
+not run again (see :mod:`mmedge.features`), and those that must run may run at once (see
+:mod:`mmedge.schedule`). Neither changes a bit of any output.
+"""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from time import perf_counter_ns
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from mmedge.backends import Session, SessionOptions, open_stage
 from mmedge.bundle import Bundle
 from mmedge.device import probe
 from mmedge.errors import BackendError, InputError, MMEdgeError
+from mmedge.features import CACHE_BYTES, FeatureCache
 from mmedge.feeds import Feeds
+from mmedge.schedule import Scheduler, serially
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
     from types import TracebackType
 
-    from mmedge.spec import Array, Decision, Device, Variant
+    from mmedge.align import Policy
+    from mmedge.features import CacheInfo, Key
+    from mmedge.sanity import Sanity
+    from mmedge.schedule import Schedule
+    from mmedge.spec import Array, Decision, Device, Manifest, Variant
+    from mmedge.stream import Stream
 
 __all__ = ["Pipeline", "load"]
+
+
+class _Stage(NamedTuple):
+    """A loaded stage: its name, the names of its inputs, and its session."""
+
+    name: str
+    inputs: tuple[str, ...]
+    session: Session
+
+    def run(self, values: Mapping[str, Any], parts: dict[str, int]) -> dict[str, Array]:
+        """Run on what it takes of ``values``; the nanoseconds that took go into ``parts``."""
+        start = perf_counter_ns()
+        outputs = self.session.run({name: values[name] for name in self.inputs})
+        parts[self.name] = perf_counter_ns() - start
+        return outputs
 
 
 class Pipeline:
@@ -38,69 +66,161 @@ class Pipeline:
         decisions: tuple[Decision, ...],
         *,
         options: SessionOptions,
+        cache_bytes: int = CACHE_BYTES,
+        concurrent: bool | None = None,
     ) -> None:
         self.bundle = bundle
         self.variant = variant
         self.decisions = decisions
+        manifest = bundle.manifest
         self._feeds = Feeds(bundle, on_gpu=variant.target != "cpu")
-        self._outputs = bundle.manifest.outputs
-        self._stages: list[tuple[str, tuple[str, ...], Session]] = []
+        self._outputs = manifest.outputs
+        self._stages: list[_Stage] = []
+        self._encoders: dict[str, list[_Stage]] = {}
+        self._others: list[_Stage] = []
         self._whole: Callable[[Mapping[str, Any]], dict[str, Array]] | None = None
+        # A single stage is the whole network, and not an encoder in front of anything.
+        several = len(manifest.stages) > 1
+        taken = _encoder_inputs(manifest) if several else {}
+        self._cache = FeatureCache(taken, limit=cache_bytes) if taken and cache_bytes else None
+        self._scheduler = Scheduler(most=len(taken), concurrent=concurrent)
+        # Of the network's outputs those that encoders make: the cache may hold the same arrays.
+        features = {s.name for stage in manifest.stages if stage.modality for s in stage.outputs}
+        self._shared = features.intersection(manifest.outputs)
         try:
-            for stage in bundle.manifest.in_order():
+            for stage in manifest.in_order():
                 session = open_stage(bundle, stage, variant, options=options)
-                names = tuple(spec.name for spec in stage.inputs)
-                self._stages.append((stage.name, names, session))
+                loaded = _Stage(stage.name, tuple(spec.name for spec in stage.inputs), session)
+                self._stages.append(loaded)
+                if several and stage.modality is not None:
+                    self._encoders.setdefault(stage.modality, []).append(loaded)
+                else:
+                    self._others.append(loaded)
             # A process that is killed cleans nothing up: what was unpacked goes as soon as it can.
             bundle.release()
         except MMEdgeError:
             self.close()
             raise
         # One stage that yields just the network's outputs needs nothing around its session.
-        only = self._stages[0][2] if len(self._stages) == 1 else None
+        only = None if several else self._stages[0].session
         direct = only is not None and tuple(spec.name for spec in only.outputs) == self._outputs
         self._whole = only.run if only is not None and direct else None
+
+    @property
+    def schedule(self) -> Schedule:
+        """Whether encoders that must run in the same call run at once, and what decided it."""
+        return self._scheduler.schedule
+
+    def cache_info(self) -> dict[str, CacheInfo]:
+        """Counters of the feature cache by modality; empty where there is none.
+
+        Modalities without an encoder of their own are not in it, and a bundle of one stage has
+        none.
+        """
+        return self._cache.info() if self._cache is not None else {}
 
     def __call__(self, **inputs: Any) -> dict[str, Array]:  # noqa: ANN401
         """Run once; each keyword is an input's name. See :meth:`run`."""
         return self.run(inputs)
 
-    def run(self, inputs: Mapping[str, Any]) -> dict[str, Array]:
-        """Run all stages once.
+    def run(self, inputs: Mapping[str, Any], *, cached: bool = True) -> dict[str, Array]:
+        """Run once, without the encoders of modalities whose content has been seen lately.
 
         Args:
             inputs: array by input name, of the dtype and shape that ``bundle.manifest`` declares;
                 NumPy, anything with DLPack on the host, or ``__cuda_array_interface__`` where the
                 variant runs on a GPU. A string for a modality with a tokenizer. Optional
-                modalities may be left out.
+                modalities may be left out. No array may be written to until the call returns.
+            cached: False runs every stage, and neither reads nor fills the feature cache.
 
         Returns:
-            NumPy array by output name, in the manifest's order.
+            NumPy array by output name, in the manifest's order; the caller's own, to write to.
 
         Raises:
             InputError: a wrong name, dtype, rank or size.
-            BackendError: the engine failed, or the pipeline is closed.
+            BackendError: the engine failed, or the pipeline is closed (another thread may close it
+                during the call).
         """
-        if self._whole is not None:
-            return self._whole(self._feeds.prepare(inputs))
-        return self.timed(inputs)[0]
+        # Read once: another thread may close the pipeline.
+        whole = self._whole
+        if whole is not None:
+            return whole(self._feeds.prepare(inputs))
+        return self._answer(inputs, cached=cached, run_encoders=self._scheduler.run)[0]
 
-    def timed(self, inputs: Mapping[str, Any]) -> tuple[dict[str, Array], dict[str, int]]:
+    def timed(
+        self, inputs: Mapping[str, Any], *, cached: bool = True
+    ) -> tuple[dict[str, Array], dict[str, int]]:
         """:meth:`run`, and the nanoseconds that each part of it took.
 
-        The parts are ``inputs`` (checks, tokenising, stand-ins) and every stage by its name.
+        The parts are ``inputs`` (checks, tokenising, stand-ins, hashing) and every stage by its
+        name, 0 for one whose outputs came from the cache. It is there to attribute time: encoders
+        run one after another, even where :meth:`run` runs them at once, so that parts add up.
         """
+        return self._answer(inputs, cached=cached, run_encoders=serially)
+
+    def _answer(
+        self,
+        inputs: Mapping[str, Any],
+        *,
+        cached: bool,
+        run_encoders: Callable[[Mapping[str, Callable[[], dict[str, Array]]]], Any],
+    ) -> tuple[dict[str, Array], dict[str, int]]:
+        """Outputs and the time of each part."""
+        # Read before the check: another thread may close the pipeline after it.
+        stages = self._stages
         self._check_open()
+        cache = self._cache if cached else None
+        parts = {"inputs": 0, **{stage.name: 0 for stage in stages}}
         start = perf_counter_ns()
         values = self._feeds.prepare(inputs)
-        now = perf_counter_ns()
-        parts = {"inputs": now - start}
-        for stage, names, session in self._stages:
-            start = now
-            values.update(session.run({name: values[name] for name in names}))
-            now = perf_counter_ns()
-            parts[stage] = now - start
-        return {name: values[name] for name in self._outputs}, parts
+        features, keys = self._recall(values, cache)
+        parts["inputs"] = perf_counter_ns() - start
+        tasks = {
+            modality: partial(self._encode, modality, values, key, parts)
+            for modality, key in keys.items()
+        }
+        for made in (*features, *run_encoders(tasks).values()):
+            values.update(made)
+        for stage in self._others:
+            values.update(stage.run(values, parts))
+        outputs = {name: values[name] for name in self._outputs}
+        if cache is not None:
+            outputs.update({name: outputs[name].copy() for name in self._shared})
+        return outputs, parts
+
+    def stream(
+        self,
+        *,
+        trigger: str | float,
+        deadline_ms: float | None = None,
+        align: Mapping[str, Policy] | None = None,
+        sanity: Mapping[str, Sanity] | None = None,
+        clock: Callable[[], float] | None = None,
+        **limits: Any,  # noqa: ANN401
+    ) -> Stream:
+        """Run each encoder when its sensor delivers; see :class:`mmedge.stream.Stream`.
+
+        Several streams may share a pipeline; close them before it. ``limits`` are the stream's
+        other arguments: ``depth``, ``keep``, ``future``, ``recover_after``.
+
+        Raises:
+            InputError: an unknown modality, a policy that does not fit it, or a number that cannot
+                be.
+            BackendError: the pipeline is closed.
+        """
+        # A program that makes single calls does without the stream's modules.
+        from mmedge.stream import Stream
+
+        self._check_open()
+        return Stream(
+            self,
+            trigger=trigger,
+            deadline_ms=deadline_ms,
+            align=align,
+            sanity=sanity,
+            clock=clock,
+            **limits,
+        )
 
     def run_stage(self, stage: str, feeds: Mapping[str, Any]) -> dict[str, Array]:
         """Run one stage alone on tensors that fit it, such as golden ones; nothing is checked.
@@ -109,23 +229,60 @@ class Pipeline:
             InputError: the bundle has no such stage.
             BackendError: the engine failed.
         """
+        stages = self._stages
         self._check_open()
-        for name, names, session in self._stages:
-            if name == stage:
-                return session.run({key: feeds[key] for key in names})
-        known = ", ".join(name for name, _, _ in self._stages)
+        for loaded in stages:
+            if loaded.name == stage:
+                return loaded.run(feeds, {})
+        known = ", ".join(loaded.name for loaded in stages)
         raise InputError(f"no stage {stage!r}; this bundle has {known}")
+
+    def _recall(
+        self, values: Mapping[str, Any], cache: FeatureCache | None
+    ) -> tuple[list[Mapping[str, Array]], dict[str, Key | None]]:
+        """Features that are held, and a key (None: not to be held) of each other modality."""
+        if cache is None:
+            return [], dict.fromkeys(self._encoders)
+        features: list[Mapping[str, Array]] = []
+        keys: dict[str, Key | None] = {}
+        for modality in self._encoders:
+            key = cache.key(modality, values)
+            held = cache.get(modality, key) if key is not None else None
+            if held is None:
+                keys[modality] = key
+            else:
+                features.append(held)
+        return features, keys
+
+    def _encode(
+        self, modality: str, values: Mapping[str, Any], key: Key | None, parts: dict[str, int]
+    ) -> dict[str, Array]:
+        """Run the encoders of one modality, most often one, and hold what they make."""
+        first, *rest = self._encoders[modality]
+        features = first.run(values, parts)
+        for stage in rest:
+            features = {**features, **stage.run({**values, **features}, parts)}
+        if key is not None and self._cache is not None:
+            self._cache.put(modality, key, features)
+        return features
 
     def _check_open(self) -> None:
         if not self._stages:
             raise BackendError(f"{self!r} is closed; load the bundle again")
 
     def close(self) -> None:
-        """Free the sessions and the bundle. May be called twice."""
-        for _, _, session in self._stages:
-            session.close()
-        self._stages = []
+        """Free the sessions and the bundle. May be called twice.
+
+        A call that is under way in another thread ends with a BackendError, or with its result
+        where it had begun its last stage.
+        """
+        stages, self._stages = self._stages, []
         self._whole = None
+        for stage in stages:
+            stage.session.close()
+        self._scheduler.close()
+        if self._cache is not None:
+            self._cache.close()
         self.bundle.close()
 
     def __enter__(self) -> Self:
@@ -150,6 +307,8 @@ def load(
     device: str | None = None,
     *,
     threads: int | None = None,
+    cache_bytes: int = CACHE_BYTES,
+    concurrent: bool | None = None,
 ) -> Pipeline:
     """Open a bundle, choose a variant for this machine and load it.
 
@@ -161,22 +320,49 @@ def load(
         device: ``"cpu"``, ``"cuda"`` or an architecture such as ``"sm_87"``: take variants made
             for it only. None: whatever this machine offers.
         threads: intra-op threads of each stage on the CPU. None: the backend's default.
+        cache_bytes: most bytes of encoder outputs that are held, to be used again when the content
+            of a modality comes again (see :mod:`mmedge.features`). 0 holds none.
+        concurrent: whether encoders that must run in the same call run at once, in threads. None:
+            whichever is faster, as measured in the first calls (see :mod:`mmedge.schedule`).
 
     Raises:
+        ValueError: ``cache_bytes`` is negative.
         BundleError: the bundle cannot be trusted or read.
         InputError: ``device`` is none that this machine offers.
         NoVariantError: none of its variants can run here as asked.
         BackendError: the chosen variant failed to load, or would run elsewhere than it says.
     """
+    if cache_bytes < 0:
+        raise ValueError(f"cache_bytes must be >= 0, got {cache_bytes}")
     bundle = Bundle.open(path)
     try:
         variant, decisions = bundle.select(
             restrict(probe(), device), backend=backend.replace("-", "_"), precision=precision
         )
-        return Pipeline(bundle, variant, decisions, options=SessionOptions(threads=threads))
+        return Pipeline(
+            bundle,
+            variant,
+            decisions,
+            options=SessionOptions(threads=threads),
+            cache_bytes=cache_bytes,
+            concurrent=concurrent,
+        )
     except MMEdgeError:
         bundle.close()
         raise
+
+
+def _encoder_inputs(manifest: Manifest) -> dict[str, tuple[str, ...]]:
+    """Network inputs that the encoders of each modality take; other inputs go to fusion alone."""
+    taken: dict[str, set[str]] = {}
+    for stage in manifest.stages:
+        if stage.modality is not None:
+            taken.setdefault(stage.modality, set()).update(spec.name for spec in stage.inputs)
+    return {
+        modality.name: tuple(name for name in modality.inputs if name in taken[modality.name])
+        for modality in manifest.modalities
+        if modality.name in taken
+    }
 
 
 def restrict(device: Device, target: str | None) -> Device:

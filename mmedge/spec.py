@@ -20,11 +20,14 @@ __all__ = [
     "SCHEMA_VERSION",
     "Absent",
     "Array",
+    "Cut",
     "Decision",
     "Device",
     "Dimension",
     "Manifest",
     "Modality",
+    "Move",
+    "Range",
     "Sample",
     "Stage",
     "TensorSpec",
@@ -34,7 +37,7 @@ __all__ = [
 ]
 
 #: Version of the manifest's schema. A reader refuses any other.
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 Array = NDArray[np.generic]
 Absent = Literal["zeros", "token", "last"]
@@ -113,11 +116,20 @@ class Modality:
 
 
 @dataclass(frozen=True, slots=True)
+class Range:
+    """Smallest and largest finite value that an input took over the samples seen at export."""
+
+    min: float
+    max: float
+
+
+@dataclass(frozen=True, slots=True)
 class Stage:
     """One graph of the network: an encoder (``modality`` set) or a fusion stage (None).
 
     ``graph`` is the path of its full-precision ONNX graph in the bundle. ``inputs`` and ``outputs``
     name tensors; a tensor that one stage yields and another takes has the same name in both.
+    ``flops`` counts one run at each dimension's ``opt``, a multiply-add as two.
     """
 
     name: str
@@ -126,6 +138,28 @@ class Stage:
     outputs: tuple[TensorSpec, ...]
     modality: str | None = None
     loop: Literal["generate", "denoise"] | None = None
+    flops: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """Work that export moved out of the fusion stage into a modality's encoder.
+
+    ``what`` says which nodes, in words; ``flops`` is what a run of the fusion stage no longer
+    computes, counted as in :class:`Stage`.
+    """
+
+    modality: str
+    what: str
+    flops: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """How the network was cut by modality: what was moved, and what was noticed, in words."""
+
+    moves: tuple[Move, ...] = ()
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,8 +256,9 @@ class Manifest:
     """Everything a runtime needs to know of a bundle.
 
     ``files`` maps every other file of the bundle to its SHA-256 in lower-case hex. ``labels`` maps
-    an output's name to the file that holds its class names, a JSON list of strings.
-    ``provenance`` records what made the bundle.
+    an output's name to the file that holds its class names, a JSON list of strings. ``ranges``
+    maps inputs to what they held at export, where real samples were given; a runtime may distrust
+    values outside. ``provenance`` records what made the bundle.
     """
 
     name: str
@@ -233,6 +268,8 @@ class Manifest:
     variants: tuple[Variant, ...]
     files: Mapping[str, str]
     dimensions: Mapping[str, Dimension] = field(default_factory=dict)
+    ranges: Mapping[str, Range] = field(default_factory=dict)
+    cut: Cut = field(default_factory=Cut)
     labels: Mapping[str, str] = field(default_factory=dict)
     provenance: Mapping[str, str] = field(default_factory=dict)
     samples: int = 0

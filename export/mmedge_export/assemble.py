@@ -21,14 +21,15 @@ from mmedge.spec import (
     Array,
     Manifest,
     Modality,
+    Range,
     Sample,
     Stage,
-    TensorSpec,
     Tokenizer,
     Tolerance,
     Variant,
 )
 from mmedge_export import feeds, parity
+from mmedge_export.flops import measure_shapes, model_flops
 from mmedge_export.golden import (
     SAMPLES,
     Run,
@@ -39,10 +40,11 @@ from mmedge_export.golden import (
     probe,
     repeatable,
 )
-from mmedge_export.graph import Graph, Runner, precision, save
+from mmedge_export.graph import Graph, Runner, precision
 from mmedge_export.install import installed
 from mmedge_export.loader import load_source
 from mmedge_export.source import Model
+from mmedge_export.stages import Stages, make_stages, whole_stage
 
 __all__ = ["CUDA_RTOL", "SAMPLES", "export"]
 
@@ -64,6 +66,7 @@ def export(
     atol: float | None = None,
     modality: Mapping[str, Sequence[str]] | None = None,
     sizes: Mapping[str, int] | None = None,
+    split: bool | None = None,
     name: str | None = None,
     progress: Tell | None = None,
 ) -> Bundle:
@@ -72,10 +75,11 @@ def export(
     The graph is held against the network on its example, on the example at other sizes of its
     dynamic dimensions and without each optional modality (and without all of them, where the
     network takes that), and on every sample, as it is and at another batch size where the batch is
-    dynamic. The golden outputs are those of the network itself. The bundle has one stage,
-    ``model``, and a variant each for ONNX Runtime on the CPU, whose largest relative difference is
-    its metric ``parity`` (an ONNX file, being its own reference, has none), and on CUDA, which is
-    not run here.
+    dynamic. The golden outputs are those of the network itself; tensors that pass between stages
+    are those of the uncut graph. The bundle has an encoder stage for each modality with work of its
+    own and a fusion stage, or one stage, ``model``, where there is nothing to cut. It has a variant
+    each for ONNX Runtime on the CPU, whose largest relative difference is its metric ``parity`` (an
+    ONNX file, being its own reference, has none), and on CUDA, which is not run here.
 
     Args:
         model: the network, or what :func:`mmedge_export.loader.load_source` takes.
@@ -90,6 +94,9 @@ def export(
         atol: largest absolute difference on top; None: :data:`mmedge_export.parity.ATOL`.
         modality: inputs of each modality, in place of what the model says.
         sizes: example size of dynamic dimensions of an ONNX file.
+        split: True cuts the network by modality wherever there is something to cut, False never;
+            None cuts unless single calls on this machine become slower by it
+            (:data:`mmedge_export.stages.SLOWER`).
         name: of the bundle; None: the model's, or its class's.
         progress: called with a line of text before each step.
 
@@ -119,7 +126,8 @@ def export(
         example = feeds.example(model)
         outputs = repeatable(run, example, tolerance)
         absent = absences(model, run, outputs, tell)
-        given = checked(model)
+        seen: dict[str, Range] = {}
+        given = _ranged(model, checked(model), seen)
         samples = golden(model, run, given, samples_limit)
         first = [
             parity.Case("the example", example, outputs),
@@ -128,26 +136,25 @@ def export(
         ]
         tell("tracing")
         graph = _graph(model, opset)
+        made = _stages(graph, model, example, outputs, folder, split=split, tell=tell)
         tell("checking the graph against the network")
-        graphs = save(graph.model, folder, "model")
         cases = chain(first, every(model, run, samples, given, tell))
-        worst = parity.check(graph, Runner(folder / "onnx/model.onnx"), cases, tolerance)
+        worst = parity.check(graph, made.run, cases, tolerance)
         # An ONNX file is its own reference: that it agrees with itself is no measure of anything.
         metrics = {} if isinstance(model.module, Path) else {"parity": worst}
         tell("writing the bundle")
         files, tokenizers, labels = _assets(model, outputs)
-        inputs, results, dimensions = graph.specs(model, outputs)
-        stages = [_stage("model", inputs, results)]
         kind = precision(graph.model)
+        proofs = [*samples, *(Sample(case.inputs, case.outputs) for case in absent)]
         manifest = Manifest(
             name=_name(name or model.name or type(model.module).__name__),
             modalities=_modalities(model, tokenizers),
-            stages=tuple(stages),
+            stages=made.stages,
             outputs=tuple(model.outputs),
             variants=(
-                _variant(stages, kind, "cpu", tolerance, metrics),
+                _variant(made.stages, kind, "cpu", tolerance, metrics),
                 _variant(
-                    stages,
+                    made.stages,
                     kind,
                     "cuda",
                     Tolerance(max(tolerance.rtol, CUDA_RTOL), tolerance.atol),
@@ -155,15 +162,20 @@ def export(
                 ),
             ),
             files={},
-            dimensions=dimensions,
+            dimensions=made.dimensions,
+            ranges=seen,
+            cut=made.cut,
             labels=labels,
             provenance=_provenance(model, graph, source),
         )
         return Bundle.write(
             path,
             manifest,
-            {**graphs, **files},
-            samples=[*samples, *(Sample(case.inputs, case.outputs) for case in absent)],
+            {**made.files, **files},
+            samples=[
+                Sample(proof.inputs, {**proof.outputs, **made.crossing(proof.inputs)})
+                for proof in proofs
+            ],
             absent=_tokens(model),
             overwrite=overwrite,
         )
@@ -203,13 +215,56 @@ def _graph(model: Model, opset: int | None) -> Graph:
     return graph
 
 
-def _stage(
-    name: str,
-    inputs: tuple[TensorSpec, ...],
-    outputs: tuple[TensorSpec, ...],
-    modality: str | None = None,
-) -> Stage:
-    return Stage(name, f"onnx/{name}.onnx", inputs, outputs, modality)
+def _stages(
+    graph: Graph,
+    model: Model,
+    example: Mapping[str, Array],
+    outputs: Mapping[str, Array],
+    folder: Path,
+    *,
+    split: bool | None,
+    tell: Tell,
+) -> Stages:
+    if split is False:
+        flops = model_flops(graph.model, measure_shapes(graph.model, example))
+        return whole_stage(graph, model, outputs, folder, ("not cut: asked not to",), flops)
+    tell("cutting by modality")
+    made = make_stages(graph, model, example, outputs, folder, cut=split)
+    for remark in made.cut.remarks:
+        tell(f"  {remark}")
+    return made
+
+
+def _ranged(
+    model: Model, given: Iterator[dict[str, Array]] | None, seen: dict[str, Range]
+) -> Iterator[dict[str, Array]] | None:
+    """``given``, and in ``seen`` what each input of numbers held so far (token ids are none)."""
+    if given is None:
+        return None
+    tokens = {
+        name
+        for names in model.modalities().values()
+        if any(model.inputs[n].tokenizer is not None for n in names)
+        for name in names
+    }
+
+    def watched() -> Iterator[dict[str, Array]]:
+        for inputs in given:
+            for name, value in inputs.items():
+                if name not in tokens and value.dtype != np.bool_:
+                    _widen(seen, name, value)
+            yield inputs
+
+    return watched()
+
+
+def _widen(seen: dict[str, Range], name: str, value: Array) -> None:
+    finite = value[np.isfinite(value)]
+    if not finite.size:
+        return
+    low, high = float(finite.min()), float(finite.max())
+    old = seen.get(name, Range(low, high))
+    seen[name] = Range(min(low, old.min), max(high, old.max))
 
 
 def _variant(

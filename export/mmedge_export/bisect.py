@@ -101,7 +101,7 @@ def _compute(model: ir.Model, outputs: list[ir.Value], case: Case) -> dict[str, 
         # All outputs stay: a graph whose consumers changed could be optimised in another way.
         model.graph.outputs.extend(value for value in outputs if value not in kept)
         with tempfile.TemporaryDirectory() as folder:
-            files = onnx_graph.save(model, Path(folder), "bisect")
+            files = onnx_graph.save({"bisect": model}, Path(folder))
             path = next(iter(files.values()))
             return onnx_graph.Runner(path, [str(value.name) for value in outputs])(case.inputs)
     finally:

@@ -39,6 +39,13 @@ RtolOption = Annotated[
     float | None,
     typer.Option(help="Largest difference, as a share of an output's largest value.", min=0),
 ]
+SplitOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--split/--no-split",
+        help="Cut by modality, or keep one stage; default: cut unless it slows single calls.",
+    ),
+]
 NameOption = Annotated[str | None, typer.Option(help="Name of the bundle.")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace an older bundle.")]
 
@@ -52,6 +59,7 @@ def export(
     opset: OpsetOption = None,
     samples: SamplesOption = SAMPLES,
     rtol: RtolOption = None,
+    split: SplitOption = None,
     name: NameOption = None,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
@@ -74,6 +82,7 @@ def export(
             rtol=rtol,
             modality=groups,
             sizes=sizes,
+            split=split,
             name=name,
             progress=lambda line: console.print(line, style="dim", markup=False, soft_wrap=True),
         )
@@ -90,6 +99,7 @@ def export(
                 "inputs": {name: str(spec) for name, spec in manifest.inputs().items()},
                 "outputs": list(manifest.outputs),
                 "modalities": {m.name: list(m.inputs) for m in manifest.modalities},
+                "stages": [stage.name for stage in manifest.stages],
                 "variants": [variant.id for variant in manifest.variants],
                 "samples": manifest.samples,
                 "parity": parity,
@@ -105,7 +115,13 @@ def export(
                 (f"modality {m.name}", "; ".join(str(manifest.inputs()[n]) for n in m.inputs))
                 for m in manifest.modalities
             ),
-            *((f"output {spec.name}", str(spec)) for spec in manifest.stages[-1].outputs),
+            *(
+                (f"output {spec.name}", str(spec))
+                for stage in manifest.stages
+                for spec in stage.outputs
+                if spec.name in manifest.outputs
+            ),
+            ("stages", ", ".join(stage.name for stage in manifest.stages)),
             ("variants", ", ".join(variant.id for variant in manifest.variants)),
             ("golden samples", str(manifest.samples)),
             (

@@ -217,20 +217,27 @@ def _build_variant(
 
 
 def _as_exported(bundle: Bundle, stage: Stage, folder: Path) -> Path:
-    """The stage's graph as it is, or changed in ``folder`` where it moves uint8 before casting."""
-    if all(spec.dtype != "uint8" for spec in stage.inputs):
-        return bundle.file(stage.graph)
+    """The stage's graph as it is, or changed in ``folder``.
+
+    Functions are inlined, since TensorRT looks an operator up by its name alone, and uint8 is cast
+    before it is moved.
+    """
     import onnx_ir as ir
     from onnx_ir.passes import common
 
     from mmedge_export.passes.widen_uint8 import WidenUint8Pass
 
     infer = common.ShapeInferencePass(strict_mode=False, data_prop=False)
-    widened = WidenUint8Pass()(infer(ir.load(bundle.file(stage.graph))).model)
-    if not widened.modified:
+    model = ir.load(bundle.file(stage.graph))
+    modified = bool(model.functions)
+    common.InlinePass()(model)
+    if any(spec.dtype == "uint8" for spec in stage.inputs):
+        widened = WidenUint8Pass()(infer(model).model)
+        model, modified = widened.model, modified or widened.modified
+    if not modified:
         return bundle.file(stage.graph)
     file = folder / f"{stage.name}.onnx"
-    ir.save(widened.model, file, external_data=f"{file.name}.data")
+    ir.save(model, file, external_data=f"{file.name}.data")
     return file
 
 

@@ -130,24 +130,47 @@ class Runner:
         return dict(zip(self._outputs, results, strict=True))
 
 
-def save(model: ir.Model, folder: Path, stage: str) -> dict[str, Path]:
-    """Write ``model`` under ``folder``; path in the bundle -> file.
+def save(models: Mapping[str, ir.Model], folder: Path) -> dict[str, Path]:
+    """Write the graph of each stage under ``folder``; path in the bundle -> file, graphs first.
 
-    Tensors of :data:`EXTERNAL_BYTES` and more are external data in ``onnx/<stage>.onnx.data``.
+    Tensors of :data:`EXTERNAL_BYTES` and more are external data in one file beside the graphs,
+    each once, whichever stages use it: ``onnx/<stage>.onnx.data`` of a single stage,
+    ``onnx/weights.data`` of several.
     """
-    name = f"onnx/{stage}.onnx"
     (folder / "onnx").mkdir(parents=True, exist_ok=True)
-    ir.save(
-        model,
-        folder / name,
-        external_data=f"{stage}.onnx.data",
-        size_threshold_bytes=EXTERNAL_BYTES,
-    )
-    files = {name: folder / name}
-    data = folder / f"{name}.data"
-    if data.exists() and data.stat().st_size:
-        files[f"{name}.data"] = data
+    data = f"{next(iter(models))}.onnx.data" if len(models) == 1 else "weights.data"
+    holders: dict[int, list[ir.Value]] = {}
+    tensors: dict[int, ir.TensorProtocol] = {}
+    for model in models.values():
+        for graph in model.graphs():
+            for value in graph.initializers.values():
+                tensor = value.const_value
+                if tensor is not None and _is_large(tensor):
+                    tensors[id(tensor)] = tensor
+                    holders.setdefault(id(tensor), []).append(value)
+    files = {f"onnx/{stage}.onnx": folder / f"onnx/{stage}.onnx" for stage in models}
+    placed: list[ir.ExternalTensor] = []
+    if tensors:
+        files[f"onnx/{data}"] = folder / "onnx" / data
+        placed = ir.external_data.convert_tensors_to_external(
+            list(tensors.values()), folder / "onnx", data
+        )
+    try:
+        for key, tensor in zip(tensors, placed, strict=True):
+            for value in holders[key]:
+                value.const_value = tensor
+        for stage, model in models.items():
+            ir.save(model, folder / f"onnx/{stage}.onnx")
+    finally:
+        # The models outlive the folder.
+        for key, values in holders.items():
+            for value in values:
+                value.const_value = tensors[key]
     return files
+
+
+def _is_large(tensor: ir.TensorProtocol) -> bool:
+    return tensor.dtype != ir.DataType.STRING and tensor.nbytes >= EXTERNAL_BYTES
 
 
 def precision(model: ir.Model) -> str:

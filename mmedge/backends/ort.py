@@ -62,23 +62,28 @@ class OrtSession:
 
     def run(self, feeds: Mapping[str, Any]) -> dict[str, Array]:
         """Run once; see :meth:`mmedge.backends.Session.run`."""
-        if self._session is None:
+        session = self._session  # another thread may close it meanwhile
+        if session is None:
             raise BackendError(f"{self._where}: the session is closed; load the bundle again")
         try:
             if self._on_gpu and any(type(value) is not np.ndarray for value in feeds.values()):
-                values = self._run_bound(feeds)
+                values = self._run_bound(session, feeds)
             else:
-                values = self._session.run(self._output_names, feeds)
+                values = session.run(self._output_names, feeds)
         except Exception as error:  # the binding raises several unrelated types
             raise BackendError(f"{self._where}: ONNX Runtime failed: {error}") from error
         return dict(zip(self._output_names, values, strict=True))
 
-    def _run_bound(self, feeds: Mapping[str, Any]) -> list[Array]:
+    def _run_bound(
+        self,
+        session: Any,  # noqa: ANN401
+        feeds: Mapping[str, Any],
+    ) -> list[Array]:
         """Run with device arrays bound where they lie, so that nothing is copied to the host.
 
         They must lie on GPU 0, the one that the CUDA provider uses.
         """
-        binding = self._session.io_binding()
+        binding = session.io_binding()
         for name, value in feeds.items():
             if type(value) is np.ndarray:
                 binding.bind_cpu_input(name, value)
@@ -95,7 +100,7 @@ class OrtSession:
             )
         for name in self._output_names:
             binding.bind_output(name)
-        self._session.run_with_iobinding(binding)
+        session.run_with_iobinding(binding)
         values: list[Array] = binding.copy_outputs_to_cpu()
         return values
 

@@ -2,32 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
 
 from mmedge.bundle import Bundle
-from mmedge.cli.console import BundleArgument, JsonOption, emit_json, number, table
+from mmedge.cli.console import BundleArgument, JsonOption, emit_json, number, stderr, table
+from mmedge.cli.draw import draw_text
+from mmedge.cli.flow import flow_of
+from mmedge.cli.svg import draw_svg
 from mmedge.device import probe
-from mmedge.spec import Variant
+from mmedge.errors import InputError
+from mmedge.spec import Decision, Manifest, Variant
 
 __all__ = ["inspect"]
 
 
-def inspect(bundle: BundleArgument, *, as_json: JsonOption = False) -> None:
-    """Show modalities, stages, sizes, and which variants can run here and why."""
+SvgOption = Annotated[Path | None, typer.Option(help="Also draw the cut into this SVG file.")]
+
+#: The tree's characters for a terminal that has ASCII alone.
+_ASCII = str.maketrans({"├": "|", "└": "`", "│": "|", "─": "-"})
+
+
+def inspect(bundle: BundleArgument, *, as_json: JsonOption = False, svg: SvgOption = None) -> None:
+    """Show modalities, how the network is cut, sizes, and which variants can run here and why."""
     with Bundle.open(bundle) as opened:
         manifest = opened.manifest
         sizes = {name: len(opened.read(name)) for name in manifest.files}
+        weights = {name: opened.weights(name) for name in manifest.files}
         decisions = {decision.variant: decision for decision in opened.decisions(probe())}
+    flow = flow_of(manifest, sizes, weights)
     if as_json:
         emit_json(
             {
                 "manifest": asdict(manifest),
+                "flow": flow.as_json(),
                 "sizes_bytes": sizes,
                 "decisions": [asdict(decision) for decision in decisions.values()],
             }
         )
-        return
+    else:
+        used = {variant.id: _size(variant, sizes, weights) for variant in manifest.variants}
+        _print(manifest, draw_text(flow), sizes, used, decisions)
+    # Last: what was found is shown even where the file cannot be written.
+    if svg is not None:
+        _write_svg(svg, draw_svg(flow))
+
+
+def _print(
+    manifest: Manifest,
+    drawing: str,
+    sizes: Mapping[str, int],
+    used: Mapping[str, int],
+    decisions: Mapping[str, Decision],
+) -> None:
     specs = manifest.inputs()
     table(
         f"{manifest.name}: modalities",
@@ -55,6 +87,7 @@ def inspect(bundle: BundleArgument, *, as_json: JsonOption = False) -> None:
                 for name, limits in manifest.dimensions.items()
             ],
         )
+    _print_text(drawing)
     table(
         "stages",
         ("stage", "modality", "inputs", "outputs", "graph"),
@@ -75,7 +108,7 @@ def inspect(bundle: BundleArgument, *, as_json: JsonOption = False) -> None:
         [
             (
                 variant.id,
-                f"{_size(variant, sizes) / 2**20:.2f} MiB",
+                f"{used[variant.id] / 2**20:.2f} MiB",
                 "runs" if decisions[variant.id].accepted else "no",
                 decisions[variant.id].reason,
             )
@@ -94,10 +127,22 @@ def inspect(bundle: BundleArgument, *, as_json: JsonOption = False) -> None:
     )
 
 
-def _size(variant: Variant, sizes: Mapping[str, int]) -> int:
-    """Bytes of a variant's files, with the weights that lie beside a graph."""
-    return sum(
-        size
-        for name, size in sizes.items()
-        if name in variant.files.values() or name.removesuffix(".data") in variant.files.values()
-    )
+def _size(variant: Variant, sizes: Mapping[str, int], weights: Mapping[str, Sequence[str]]) -> int:
+    """Bytes of a variant's files and of the weights that its graphs use, each file once."""
+    files = set(variant.files.values())
+    return sum(sizes[name] for name in files.union(*(weights[name] for name in files)))
+
+
+def _print_text(text: str) -> None:
+    console = Console(highlight=False)
+    if console.options.ascii_only:
+        text = text.translate(_ASCII).encode("ascii", "backslashreplace").decode()
+    console.print(text, markup=False, emoji=False, soft_wrap=True)
+
+
+def _write_svg(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"--svg {path}: cannot be written: {error}") from error
+    stderr().print(f"wrote {path}", markup=False)

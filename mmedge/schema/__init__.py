@@ -15,6 +15,7 @@ from mmedge.schema.names import (
     MANIFEST,
     MAX_ELEMENTS,
     MAX_FILES,
+    MAX_FLOPS,
     MAX_LABELS_BYTES,
     MAX_MANIFEST_BYTES,
     MAX_RANK,
@@ -44,9 +45,12 @@ from mmedge.schema.rules import check
 from mmedge.spec import (
     DTYPES,
     SCHEMA_VERSION,
+    Cut,
     Dimension,
     Manifest,
     Modality,
+    Move,
+    Range,
     Stage,
     TensorSpec,
     Tokenizer,
@@ -97,7 +101,9 @@ _stage = record(
     outputs=array(_tensor, least=1),
     modality=nullable(_name),
     loop=nullable(one_of(("generate", "denoise"))),
+    flops=integer(0, MAX_FLOPS),
 )
+_move = record(Move, modality=_name, what=text(), flops=integer(0, MAX_FLOPS))
 _variant = record(
     Variant,
     backend=_name,
@@ -119,6 +125,8 @@ _manifest = record(
     variants=array(_variant, least=1),
     files=table(path, text(SHA256), most=MAX_FILES),
     dimensions=table(_name, _dimension),
+    ranges=table(_tensor_name, record(Range, min=number(), max=number())),
+    cut=record(Cut, moves=array(_move), remarks=array(text())),
     labels=table(_tensor_name, path),
     provenance=_note,
     samples=integer(0, MAX_FILES),

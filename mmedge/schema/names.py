@@ -11,6 +11,7 @@ __all__ = [
     "MANIFEST",
     "MAX_ELEMENTS",
     "MAX_FILES",
+    "MAX_FLOPS",
     "MAX_LABELS_BYTES",
     "MAX_MANIFEST_BYTES",
     "MAX_PATH",
@@ -35,6 +36,10 @@ MAX_FILES, MAX_PATH, MAX_TEXT = 4096, 200, 4096
 #: Elements of one tensor at a stage boundary with its dynamic dimensions at their ``opt`` size:
 #: 2**31, past which 32-bit indices inside kernels overflow.
 MAX_ELEMENTS = 1 << 31
+
+#: Operations of one stage or move: 2**53, up to which float64 holds every integer, so that a JSON
+#: reader that keeps all numbers as float64 reads the same.
+MAX_FLOPS = 1 << 53
 
 #: Axes of one tensor: TensorRT's ``Dims::MAX_DIMS``.
 MAX_RANK = 8

@@ -24,6 +24,8 @@ def check(manifest: Manifest) -> None:
     _check_flow(manifest)
     _check_encoders(manifest)
     _check_modalities(manifest)
+    _check_ranges(manifest)
+    _check_moves(manifest)
     _check_variants(manifest)
     _check_files(manifest)
 
@@ -142,6 +144,23 @@ def _check_modalities(manifest: Manifest) -> None:
             if taker is not None and taker not in modality.inputs:
                 at = f"$.modalities[{i}].tokenizer.{field}"
                 raise Misfit(at, f"an input of modality {modality.name!r}", repr(taker))
+
+
+def _check_ranges(manifest: Manifest) -> None:
+    given = {name for _, name in _network_inputs(manifest)}
+    for name, span in manifest.ranges.items():
+        if name not in given:
+            raise Misfit("$.ranges", "inputs of modalities as keys", f"unknown input {name!r}")
+        if span.min > span.max:
+            raise Misfit(f"$.ranges[{name!r}]", "min <= max", f"{span.min}, {span.max}")
+
+
+def _check_moves(manifest: Manifest) -> None:
+    known = {modality.name for modality in manifest.modalities}
+    for i, move in enumerate(manifest.cut.moves):
+        if move.modality not in known:
+            got = f"unknown modality {move.modality!r}"
+            raise Misfit(f"$.cut.moves[{i}].modality", "the name of a modality", got)
 
 
 def _check_variants(manifest: Manifest) -> None:

@@ -31,6 +31,10 @@ def _shape(*axes):
     return _put("stages", 0, "inputs", 0, "shape", value=list(axes))
 
 
+def _move(**changes):
+    return {"modality": "image", "what": "2 MatMul", "flops": 7, **changes}
+
+
 def _cycle(manifest):
     tensor = {"name": "x", "dtype": "float32", "shape": [1]}
     stage = manifest["stages"][0]
@@ -41,7 +45,17 @@ def _cycle(manifest):
     manifest["variants"][0]["files"]["other"] = GRAPH
 
 
+def _downgrade(manifest):
+    """What schema 1 had: the version is named, not the first field that it lacks."""
+    for field in ("ranges", "cut"):
+        del manifest[field]
+    for stage in manifest["stages"]:
+        del stage["flops"]
+    manifest["schema_version"] = 1
+
+
 IMAGE = r"\$\.stages\[0\]\.inputs\[0\]"
+FLOPS = r"\$\.stages\[0\]\.flops: expected a whole number from 0 to 9007199254740992, "
 FILES = r"\$\.files key .*expected a relative path inside the bundle, got "
 
 ATTACKS = [
@@ -73,11 +87,15 @@ ATTACKS = [
     ),
     Attack(
         "newer schema",
-        "newer schema version 2; upgrade mmedge",
-        on_manifest(lambda m: m.update(schema_version=2, more=True)),
+        "newer schema version 3; upgrade mmedge",
+        on_manifest(lambda m: m.update(schema_version=3, more=True)),
     ),
-    Attack("older schema", "older schema version 0", _put("schema_version", value=0)),
-    Attack("schema version as text", r"\$\.schema_version", _put("schema_version", value="1")),
+    Attack(
+        "older schema",
+        "older schema version 1; export the bundle again",
+        on_manifest(_downgrade),
+    ),
+    Attack("schema version as text", r"\$\.schema_version", _put("schema_version", value="2")),
     Attack("unknown field", r"\$: .*unknown field 'run'", _put("run", value="rm")),
     Attack(
         "unknown field inside",
@@ -178,5 +196,140 @@ ATTACKS = [
         on_text(lambda t: json.dumps({
             **json.loads(t), "files": {f"f{i}": "0" * 64 for i in range(5000)}
         })),
+    ),
+    Attack(
+        "range of an unknown input",
+        r"\$\.ranges: expected inputs of modalities as keys, got unknown input 'lidar'",
+        _put("ranges", "lidar", value={"min": 0, "max": 1}),
+    ),
+    Attack(
+        "range of an output",
+        r"\$\.ranges: .*unknown input 'score'",
+        _put("ranges", "score", value={"min": 0, "max": 1}),
+    ),
+    Attack(
+        "range under no tensor name",
+        r"\$\.ranges key .*expected text of the form",
+        _put("ranges", "\x1b[2J", value={"min": 0, "max": 1}),
+    ),
+    Attack(
+        "range upside down",
+        r"\$\.ranges\['image'\]: expected min <= max, got 1\.0, 0\.0",
+        _put("ranges", "image", value={"min": 1, "max": 0}),
+    ),
+    Attack(
+        "range of NaN",
+        r"\$\.ranges\['image'\]\.min: expected a finite number, got nan",
+        _put("ranges", "image", value={"min": float("nan"), "max": 1}),
+    ),
+    Attack(
+        "range without end",
+        r"\$\.ranges\['image'\]\.max: expected a finite number, got inf",
+        _put("ranges", "image", value={"min": 0, "max": float("inf")}),
+    ),
+    Attack(
+        "range past any float",
+        r"\$\.ranges\['image'\]\.max: expected a finite number, got 1000",
+        _put("ranges", "image", value={"min": 0, "max": 10**400}),
+    ),
+    Attack(
+        "range of truth values",
+        r"\$\.ranges\['image'\]\.min: expected a finite number, got false",
+        _put("ranges", "image", value={"min": False, "max": True}),
+    ),
+    Attack(
+        "range as a list",
+        r"\$\.ranges\['image'\]: expected an object, got a list of 2",
+        _put("ranges", "image", value=[0, 1]),
+    ),
+    Attack(
+        "range without its end",
+        r"\$\.ranges\['image'\]\.max: expected a value, got a missing field",
+        _put("ranges", "image", value={"min": 0}),
+    ),
+    Attack("ranges as a list", r"\$\.ranges: expected an object", _put("ranges", value=[])),
+    Attack(
+        "too many ranges",
+        r"\$\.ranges: expected at most 4096 members, got 5000",
+        _put("ranges", value={f"x{i}": {"min": 0, "max": 1} for i in range(5000)}),
+    ),
+    Attack("negative flops", FLOPS + "got -1", _put("stages", 0, "flops", value=-1)),
+    Attack(
+        "huge flops", FLOPS + "got 9007199254740993", _put("stages", 0, "flops", value=2**53 + 1)
+    ),
+    Attack("flops with a point", FLOPS + r"got 1\.0", _put("stages", 0, "flops", value=1.0)),
+    Attack("flops as text", FLOPS + "got '1'", _put("stages", 0, "flops", value="1")),
+    Attack("flops as truth", FLOPS + "got true", _put("stages", 0, "flops", value=True)),
+    Attack("flops of null", FLOPS + "got null", _put("stages", 0, "flops", value=None)),
+    Attack("cut of null", r"\$\.cut: expected an object, got null", _put("cut", value=None)),
+    Attack(
+        "unknown field of a cut",
+        r"\$\.cut: expected the fields moves, remarks, got unknown field 'run'",
+        _put("cut", "run", value="rm"),
+    ),
+    Attack(
+        "moves as an object",
+        r"\$\.cut\.moves: expected a list .*got an object",
+        _put("cut", "moves", value={}),
+    ),
+    Attack(
+        "too many moves",
+        r"\$\.cut\.moves: expected a list of 0 to 4096, got a list of 5000",
+        _put("cut", "moves", value=[_move()] * 5000),
+    ),
+    Attack(
+        "move of an unknown modality",
+        r"\$\.cut\.moves\[1\]\.modality: expected the name of a modality, got unknown .*'lidar'",
+        _put("cut", "moves", value=[_move(), _move(modality="lidar")]),
+    ),
+    Attack(
+        "move of no modality",
+        r"\$\.cut\.moves\[0\]\.modality: expected a string, got null",
+        _put("cut", "moves", value=[_move(modality=None)]),
+    ),
+    Attack(
+        "move of negative flops",
+        r"\$\.cut\.moves\[0\]\.flops: expected a whole number from 0 .*got -5",
+        _put("cut", "moves", value=[_move(flops=-5)]),
+    ),
+    Attack(
+        "move with terminal codes",
+        r"\$\.cut\.moves\[0\]\.what: expected at most 4096 printable",
+        _put("cut", "moves", value=[_move(what="\x1b]0;owned\x07")]),
+    ),
+    Attack(
+        "move without words",
+        r"\$\.cut\.moves\[0\]\.what: expected a string, got a list",
+        _put("cut", "moves", value=[_move(what=[])]),
+    ),
+    Attack(
+        "remark with terminal codes",
+        r"\$\.cut\.remarks\[1\]: expected at most 4096 printable",
+        _put("cut", "remarks", value=["fine", "\x9b2J"]),
+    ),
+    Attack(
+        "remark with a line break",
+        r"\$\.cut\.remarks\[0\]: .*printable",
+        _put("cut", "remarks", value=["a\nb"]),
+    ),
+    Attack(
+        "remark that turns the writing around",
+        r"\$\.cut\.remarks\[0\]: .*printable.*u202e",
+        _put("cut", "remarks", value=["\u202egnp.exe"]),
+    ),
+    Attack(
+        "remark with half a character",
+        r"\$\.cut\.remarks\[0\]: .*printable",
+        _put("cut", "remarks", value=["\ud800"]),
+    ),
+    Attack(
+        "endless remark",
+        r"\$\.cut\.remarks\[0\]: expected at most 4096 printable",
+        _put("cut", "remarks", value=["a" * 4097]),
+    ),
+    Attack(
+        "remarks as text",
+        r"\$\.cut\.remarks: expected a list .*got 'abc'",
+        _put("cut", "remarks", value="abc"),
     ),
 ]  # fmt: skip

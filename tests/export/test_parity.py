@@ -30,7 +30,7 @@ def traced(model: Model) -> tuple[Graph, Case]:
 
 
 def verdict(graph: Graph, case: Case, folder) -> float:
-    save(graph.model, folder, "m")
+    save({"m": graph.model}, folder)
     return check(graph, Runner(folder / "onnx/m.onnx"), [case], LIMIT)
 
 

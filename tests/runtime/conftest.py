@@ -1,6 +1,8 @@
-"""A small bundle with everything in it: two stages, four modalities, text, a token, sizes."""
+"""Small bundles: ``sums`` with everything in it, ``pair`` with encoders of two modalities."""
 
 from __future__ import annotations
+
+from collections import Counter
 
 import numpy as np
 import onnx
@@ -10,6 +12,7 @@ from tokenizers import Tokenizer as Tokens
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
+from mmedge.backends.ort import OrtSession
 from mmedge.bundle import Bundle
 from mmedge.spec import (
     Dimension,
@@ -30,6 +33,8 @@ PCM = TensorSpec("pcm", "float32", ("batch", "samples"))
 STATE = TensorSpec("state", "float32", ("batch", 2))
 SEEN = TensorSpec("seen", "float32", ("batch", 1))
 OUT = TensorSpec("out", "float32", ("batch", 1))
+LEVEL = TensorSpec("level", "float32", ("batch", 1))
+HEARD = TensorSpec("heard", "float32", ("batch", 1))
 
 
 def save(name, nodes, inputs, outputs) -> bytes:
@@ -131,3 +136,81 @@ def sums(tmp_path_factory):
         absent={"state": np.full((1, 2), 0.25, np.float32)},
     ).close()
     return folder / "sums.mmedge"
+
+
+@pytest.fixture(scope="session")
+def pair(tmp_path_factory):
+    """Encoders of two modalities: ``out`` = sum(image) + 2 * sum(pcm) + sum(state).
+
+    Stage ``camera`` yields ``seen``, an output of the network too; voice has two encoders, ``mic``
+    and ``ear``; state goes to ``fusion`` alone. The two golden samples share their image.
+    """
+    two = helper.make_node("Constant", [], ["two"], value_float=2.0)
+    double = helper.make_node("Mul", ["level", "two"], ["heard"])
+    add = helper.make_node("Sum", ["seen", "heard", "state_sum"], ["out"])
+    stages = {
+        Stage("camera", "onnx/camera.onnx", (IMAGE,), (SEEN,), modality="camera"): total(
+            "image", "seen"
+        ),
+        Stage("mic", "onnx/mic.onnx", (PCM,), (LEVEL,), modality="voice"): total("pcm", "level"),
+        Stage("ear", "onnx/ear.onnx", (LEVEL,), (HEARD,), modality="voice"): [two, double],
+        Stage("fusion", "onnx/fusion.onnx", (SEEN, HEARD, STATE), (OUT,)): [
+            *total("state", "state_sum"),
+            add,
+        ],
+    }
+    manifest = Manifest(
+        name="pair",
+        modalities=(
+            Modality("camera", ("image",)),
+            Modality("voice", ("pcm",), required=False),
+            Modality("state", ("state",), required=False),
+        ),
+        stages=tuple(stages),
+        outputs=("out", "seen"),
+        variants=(
+            Variant("ort", "fp32", "cpu", {s.name: s.graph for s in stages}, Tolerance(1e-5, 1e-6)),
+        ),
+        files={},
+        dimensions={"batch": Dimension(1, 1, 8), "samples": Dimension(2, 4, 10)},
+    )
+    samples = [
+        Sample(
+            {
+                "image": np.ones((1, 2, 2, 3), np.uint8),
+                "pcm": np.full((1, 4), value, np.float32),
+                "state": np.zeros((1, 2), np.float32),
+            },
+            {
+                name: np.full((1, 1), result, np.float32)
+                for name, result in {
+                    "seen": 12,
+                    "level": 4 * value,
+                    "heard": 8 * value,
+                    "out": 12 + 8 * value,
+                }.items()
+            },
+        )
+        for value in (1, 2)
+    ]
+    path = tmp_path_factory.mktemp("bundles") / "pair.mmedge"
+    files = {
+        stage.graph: save(stage.name, [LAST, *nodes], stage.inputs, stage.outputs)
+        for stage, nodes in stages.items()
+    }
+    Bundle.write(path, manifest, files, samples=samples).close()
+    return path
+
+
+@pytest.fixture
+def runs(monkeypatch):
+    """Counts runs of ONNX Runtime by the name of a stage's first output."""
+    counted = Counter()
+    run = OrtSession.run
+
+    def count(self, feeds):
+        counted[self.outputs[0].name] += 1
+        return run(self, feeds)
+
+    monkeypatch.setattr(OrtSession, "run", count)
+    return counted

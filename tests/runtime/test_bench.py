@@ -121,3 +121,10 @@ def test_the_machine_state_is_plain_data():
     state = host.state()
     assert json.loads(json.dumps(state)) == state
     assert state["cores"] >= 1
+
+
+def test_calls_that_repeat_their_inputs_run_every_stage(pair, runs):
+    found = bench(str(pair), threads=1, calls=20, warmup=3)
+    # The first call, two samples verified twice, warm-up and timed calls.
+    assert set(runs.values()) == {1 + 4 + 3 + 20}
+    assert all(found.stages[stage]["min"] > 0 for stage in ("camera", "mic", "ear", "fusion"))

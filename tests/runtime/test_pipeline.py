@@ -14,8 +14,11 @@ from hypothesis import strategies as st
 from onnx import TensorProto
 
 import mmedge
+from mmedge.backends.ort import OrtSession
 from mmedge.bundle import Bundle
 from mmedge.errors import BackendError, InputError, NoVariantError
+from mmedge.features import CacheInfo
+from mmedge.schedule import TRIALS, WARMUP, Schedule
 
 
 @pytest.fixture(scope="module")
@@ -123,10 +126,11 @@ def test_an_array_on_a_gpu_is_refused_by_a_cpu_variant(pipe):
 
 
 def test_parts_of_a_timed_call(pipe):
-    outputs, parts = pipe.timed({"image": IMAGE_ONES})
-    assert outputs["seen"] == 12
-    assert list(parts) == ["inputs", "camera", "fusion"]
-    assert all(value > 0 for value in parts.values())
+    for _ in range(2):
+        outputs, parts = pipe.timed({"image": IMAGE_ONES}, cached=False)
+        assert outputs["seen"] == 12
+        assert list(parts) == ["inputs", "camera", "fusion"]
+        assert all(value > 0 for value in parts.values())
 
 
 def test_many_threads_share_one_pipeline(pipe):
@@ -194,3 +198,310 @@ def test_run_stage_names_the_stages(pipe):
     assert pipe.run_stage("camera", {"image": IMAGE_ONES})["seen"] == 12
     with pytest.raises(InputError, match="no stage 'nose'; this bundle has camera, fusion"):
         pipe.run_stage("nose", {})
+
+
+def given_to_pair(image=1, pcm=1, state=0, batch=1, samples=4):
+    """Inputs of the bundle ``pair``, each filled with one number, and what must come of them."""
+    inputs = {
+        "image": np.full((batch, 2, 2, 3), image, np.uint8),
+        "pcm": np.full((batch, samples), pcm, np.float32),
+        "state": np.full((batch, 2), state, np.float32),
+    }
+    return inputs, np.full((batch, 1), 12 * image + 2 * samples * pcm + 2 * state, np.float32)
+
+
+def test_an_encoder_runs_again_only_on_new_content(pair, runs):
+    with mmedge.load(pair, threads=1) as pipe:
+        for change in ({}, {}, {"state": 3}, {"pcm": 2}, {"image": 7, "pcm": 2}, {}, {"batch": 2}):
+            inputs, expected = given_to_pair(**change)
+            np.testing.assert_array_equal(pipe.run(inputs)["out"], expected)
+        # Contents of the image: 1, 7, and 1 in a batch of 2; of the sound: 1, 2, and 1 in two rows.
+        assert runs == {"seen": 3, "level": 3, "heard": 3, "out": 7}
+        assert pipe.cache_info() == {
+            "camera": CacheInfo(hits=4, misses=3, unhashed=0, evictions=0, entries=3, bytes=16),
+            "voice": CacheInfo(hits=4, misses=3, unhashed=0, evictions=0, entries=3, bytes=32),
+        }
+
+
+def test_an_array_written_over_in_place_is_new_content(pair, runs):
+    inputs, _ = given_to_pair()
+    with mmedge.load(pair, threads=1) as pipe:
+        pipe.run(inputs)
+        inputs["image"][0, 1, 1, 2] = 2
+        assert pipe.run(inputs)["seen"] == 13
+    assert runs["seen"] == 2
+    assert runs["level"] == 1
+
+
+def test_stand_ins_of_an_absent_modality_are_cached_too(pair, runs):
+    with mmedge.load(pair, threads=1) as pipe:
+        for image in (1, 2, 3):
+            assert pipe(image=np.full((1, 2, 2, 3), image, np.uint8))["out"] == 12 * image
+    assert runs == {"seen": 3, "level": 1, "heard": 1, "out": 3}
+
+
+def test_what_a_caller_writes_into_an_output_stays_with_the_caller(pair):
+    inputs, expected = given_to_pair()
+    with mmedge.load(pair, threads=1) as pipe:
+        for call in range(3):  # a miss, then hits
+            outputs, _ = pipe.timed(inputs) if call == 1 else (pipe.run(inputs), None)
+            np.testing.assert_array_equal(outputs["out"], expected)
+            assert outputs["seen"] == 12
+            for value in outputs.values():
+                value[:] = -1
+        assert pipe.cache_info()["camera"].hits == 2
+
+
+def test_uncached_calls_run_every_stage_and_leave_the_cache_alone(pair, runs):
+    inputs, expected = given_to_pair()
+    with mmedge.load(pair, threads=1) as pipe:
+        pipe.run(inputs)
+        before = pipe.cache_info()
+        for _ in range(2):
+            np.testing.assert_array_equal(pipe.run(inputs, cached=False)["out"], expected)
+            outputs, parts = pipe.timed(inputs, cached=False)
+            np.testing.assert_array_equal(outputs["out"], expected)
+            assert all(parts.values())
+        assert pipe.cache_info() == before
+    assert runs == {"seen": 5, "level": 5, "heard": 5, "out": 5}
+
+
+def test_a_cache_of_no_bytes_is_none(pair, runs):
+    inputs, expected = given_to_pair()
+    with mmedge.load(pair, threads=1, cache_bytes=0) as pipe:
+        for _ in range(3):
+            np.testing.assert_array_equal(pipe.run(inputs)["out"], expected)
+        assert pipe.cache_info() == {}
+    assert runs["seen"] == 3
+    with pytest.raises(ValueError, match="cache_bytes must be >= 0, got -1"):
+        mmedge.load(pair, cache_bytes=-1)
+
+
+def test_one_stage_is_neither_cached_nor_scheduled(tiny_bundle, tiny, runs):
+    with mmedge.load(tiny_bundle, threads=1, concurrent=True) as pipe:
+        for _ in range(2):
+            pipe.run(tiny.samples[0].inputs)
+        assert pipe.cache_info() == {}
+        assert pipe.schedule == Schedule(concurrent=False)
+    assert runs == {"score": 2}
+
+
+def test_stages_that_the_cache_spared_took_no_time(pair):
+    with mmedge.load(pair, threads=1) as pipe:
+        pipe.run(given_to_pair()[0])
+        _, parts = pipe.timed(given_to_pair(pcm=2)[0])
+        assert list(parts) == ["inputs", "camera", "mic", "ear", "fusion"]
+        assert [name for name, value in parts.items() if value == 0] == ["camera"]
+
+
+def test_arrays_on_a_gpu_are_run_each_time(pair, runs, monkeypatch):
+    class Far:
+        def __init__(self, array):
+            self.array = array
+            self.__cuda_array_interface__ = array.__array_interface__
+
+    count = OrtSession.run
+
+    def fetch(self, feeds):
+        return count(self, {k: getattr(v, "array", v) for k, v in feeds.items()})
+
+    monkeypatch.setattr(OrtSession, "run", fetch)
+    inputs, expected = given_to_pair()
+    with mmedge.load(pair, threads=1) as pipe:
+        pipe._feeds._on_gpu = True  # as a variant for the GPU has it
+        for _ in range(3):
+            found = pipe.run(inputs | {"image": Far(inputs["image"])})
+            np.testing.assert_array_equal(found["out"], expected)
+        assert pipe.cache_info()["camera"] == CacheInfo(0, 0, 3, 0, 0, 0)
+    assert runs == {"seen": 3, "level": 1, "heard": 1, "out": 3}
+
+
+numbers = st.integers(0, 3)
+calls_to_pair = st.lists(
+    st.builds(
+        dict, image=numbers, pcm=numbers, state=numbers, batch=st.integers(1, 3),
+        samples=st.integers(2, 4),
+    ),
+    max_size=30,
+)  # fmt: skip
+
+
+@settings(max_examples=50)
+@given(calls_to_pair, st.sampled_from([8, 40, 2**20]), st.sampled_from([True, False, None]))
+def test_no_sequence_of_calls_changes_a_bit(pair, calls, cache_bytes, concurrent):
+    with mmedge.load(pair, threads=1, cache_bytes=cache_bytes, concurrent=concurrent) as pipe:
+        for change in calls:
+            inputs, expected = given_to_pair(**change)
+            found = pipe.run(inputs)
+            plain, _ = pipe.timed(inputs, cached=False)
+            assert list(found) == ["out", "seen"]
+            for name, value in found.items():
+                assert value.tobytes() == plain[name].tobytes()
+            np.testing.assert_array_equal(found["out"], expected)
+        info = pipe.cache_info().values()
+        assert all(i.hits + i.misses == len(calls) for i in info)
+        assert sum(i.bytes for i in info) <= cache_bytes
+
+
+def test_encoders_run_at_once_when_told_to(pair, monkeypatch):
+    barrier = threading.Barrier(2, timeout=60)
+    run = OrtSession.run
+
+    def meet(self, feeds):
+        if self.outputs[0].name in ("seen", "level"):
+            barrier.wait()  # each waits until the other has begun
+        return run(self, feeds)
+
+    monkeypatch.setattr(OrtSession, "run", meet)
+    with mmedge.load(pair, threads=1, concurrent=True) as pipe:
+        assert pipe.schedule.concurrent is True
+        for image in range(5):
+            inputs, expected = given_to_pair(image, pcm=image)
+            np.testing.assert_array_equal(pipe.run(inputs)["out"], expected)
+
+
+def test_random_inputs_give_the_same_bits_serial_and_at_once(pair):
+    rng = np.random.default_rng(5)
+    with (
+        mmedge.load(pair, threads=1, concurrent=True) as one,
+        mmedge.load(pair, threads=1, concurrent=False) as other,
+    ):
+        for _ in range(30):
+            inputs = {
+                "image": rng.integers(0, 256, (2, 2, 2, 3), np.uint8),
+                "pcm": rng.standard_normal((2, 7), np.float32),
+                "state": rng.standard_normal((2, 2), np.float32),
+            }
+            a, b = one.run(inputs), other.run(inputs)
+            assert all(a[name].tobytes() == b[name].tobytes() for name in a)
+
+
+def test_the_first_calls_that_need_two_encoders_decide(pair):
+    with mmedge.load(pair, threads=1) as pipe:
+        for image in range(WARMUP + 2 * TRIALS):
+            assert pipe.schedule.concurrent is None
+            pipe.run(given_to_pair(image, pcm=image)[0])
+            pipe.run(given_to_pair(image + 100, pcm=image)[0])  # one encoder: no trial
+            pipe.run(given_to_pair(image, pcm=image)[0])  # none
+        decided = pipe.schedule
+        assert decided.concurrent is (decided.ratio <= 0.95)
+        assert decided.calls == 2 * TRIALS
+        with pytest.raises(AttributeError):
+            decided.concurrent = None
+
+
+def test_an_error_of_one_encoder_comes_after_the_others_have_ended(pair, monkeypatch):
+    failed, ended = threading.Event(), []
+    run = OrtSession.run
+    error = BackendError("the camera's stage broke")
+
+    def break_camera(self, feeds):
+        name = self.outputs[0].name
+        if name == "seen":
+            failed.set()
+            raise error
+        if name == "level":
+            assert failed.wait(60)
+        outputs = run(self, feeds)
+        ended.append(name)
+        return outputs
+
+    with mmedge.load(pair, threads=1, concurrent=True) as pipe:
+        with monkeypatch.context() as patch:
+            patch.setattr(OrtSession, "run", break_camera)
+            with pytest.raises(BackendError) as caught:
+                pipe.run(given_to_pair()[0])
+        assert caught.value is error
+        assert ended == ["level", "heard"]
+        inputs, expected = given_to_pair()
+        np.testing.assert_array_equal(pipe.run(inputs)["out"], expected)
+        assert pipe.cache_info()["voice"].hits == 1  # what did not fail was kept
+
+
+@pytest.mark.parametrize("concurrent", [True, False, None])
+@pytest.mark.parametrize("cache_bytes", [0, 64, 2**20])
+def test_many_threads_with_cached_and_evicted_features(pair, concurrent, cache_bytes):
+    wrong, calls, workers = [], 60, 8
+
+    def work(seed):
+        rng = np.random.default_rng(seed)
+        for _ in range(calls):
+            image, pcm, state, batch = map(int, rng.integers((0, 0, 0, 1), (5, 5, 3, 4)))
+            inputs, expected = given_to_pair(image, pcm, state, batch)
+            try:
+                found = pipe.run(inputs)
+                if (
+                    not np.array_equal(found["out"], expected)
+                    or (found["seen"] != 12 * image).any()
+                ):
+                    wrong.append((inputs, found))
+                found["seen"][:] = -1
+            except Exception as error:  # noqa: BLE001 - reported below
+                wrong.append(error)
+
+    with mmedge.load(pair, threads=1, cache_bytes=cache_bytes, concurrent=concurrent) as pipe:
+        threads = [threading.Thread(target=work, args=(seed,)) for seed in range(workers)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        info = pipe.cache_info().values()
+    assert not wrong
+    assert all(i.hits + i.misses == calls * workers for i in info)
+    assert sum(i.bytes for i in info) <= cache_bytes
+
+
+def test_closed_during_a_call_it_says_so_and_holds_nothing(pair, monkeypatch):
+    run = OrtSession.run
+
+    def close_first(self, feeds):
+        if self.outputs[0].name == "seen":
+            outputs = run(self, feeds)
+            pipe.close()
+            return outputs
+        return run(self, feeds)
+
+    monkeypatch.setattr(OrtSession, "run", close_first)
+    for concurrent in (True, False):
+        pipe = mmedge.load(pair, threads=1, concurrent=concurrent)
+        with pytest.raises(BackendError, match="is closed; load the bundle again"):
+            pipe.run(given_to_pair()[0])
+        assert all(i.entries == i.bytes == 0 for i in pipe.cache_info().values())
+
+
+@pytest.mark.parametrize("concurrent", [True, False, None])
+@pytest.mark.parametrize("name", ["pair", "tiny_bundle"])
+def test_closing_under_the_feet_of_other_threads(request, tiny, name, concurrent):
+    path = request.getfixturevalue(name)
+    for _ in range(5):
+        pipe = mmedge.load(path, threads=1, concurrent=concurrent)
+        ends, begun = [], threading.Barrier(5, timeout=60)
+
+        def work(seed, pipe=pipe, ends=ends, begun=begun):
+            begun.wait()
+            try:
+                for call in range(10**6):
+                    if name == "pair":
+                        pipe.run(given_to_pair(image=(call + seed) % 256, pcm=call)[0])
+                    else:
+                        pipe.run(tiny.samples[0].inputs)
+            except BackendError:
+                ends.append(seed)
+
+        threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+        for thread in threads:
+            thread.start()
+        begun.wait()
+        pipe.close()
+        for thread in threads:
+            thread.join()
+        assert sorted(ends) == [0, 1, 2, 3]
+
+
+def test_threads_of_a_pipeline_end_with_it(pair):
+    before = threading.active_count()
+    with mmedge.load(pair, threads=1, concurrent=True) as pipe:
+        assert threading.active_count() == before  # none before two encoders must run
+        pipe.run(given_to_pair()[0])
+        assert threading.active_count() == before + 1
+    assert threading.active_count() == before

@@ -16,13 +16,29 @@ from tiny import GRAPH, LABELS, WEIGHTS, tiny_manifest
 from mmedge import schema, spec
 from mmedge.errors import BundleError
 from mmedge.schema import manifest_from_json, manifest_to_json, path_fault
-from mmedge.spec import Dimension, Manifest, Modality, Stage, TensorSpec, Tolerance, Variant
+from mmedge.spec import (
+    Cut,
+    Dimension,
+    Manifest,
+    Modality,
+    Move,
+    Range,
+    Stage,
+    TensorSpec,
+    Tolerance,
+    Variant,
+)
 
 FEW = settings(max_examples=80, deadline=None)
 
 
 def good() -> Manifest:
-    return replace(tiny_manifest(), files=dict.fromkeys((GRAPH, WEIGHTS, LABELS), "a" * 64))
+    return replace(
+        tiny_manifest(),
+        files=dict.fromkeys((GRAPH, WEIGHTS, LABELS), "a" * 64),
+        ranges={"image": Range(0.0, 255.0)},
+        cut=Cut((Move("image", "1 MatMul", 960),), ("text has no encoder",)),
+    )
 
 
 names = st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,12}", fullmatch=True)
@@ -33,6 +49,8 @@ paths = st.lists(
 texts = st.text(max_size=20).filter(str.isprintable)
 finite = st.floats(allow_nan=False, allow_infinity=False)
 positive = st.floats(min_value=1e-300, allow_infinity=False)
+flops = st.integers(0, 2**53)
+ranges = st.tuples(finite, finite).map(sorted).map(lambda ends: Range(*ends))
 
 
 @st.composite
@@ -66,7 +84,7 @@ def manifests(draw) -> Manifest:
         for name, tensor in zip(ids, specs[:count], strict=False)
     )
     encoders = [
-        Stage(m.name, graph, (specs[i],), (specs[count + i],), modality=m.name)
+        Stage(m.name, graph, (specs[i],), (specs[count + i],), modality=m.name, flops=draw(flops))
         for i, m in enumerate(modalities)
     ]
     fusion = Stage(ids[-1], graph, tuple(specs[count : 2 * count]), (specs[-1],))
@@ -94,6 +112,11 @@ def manifests(draw) -> Manifest:
             )
             for name, size in dims.items()
         },
+        ranges=draw(st.dictionaries(st.sampled_from(tensors[:count]), ranges)),
+        cut=Cut(
+            tuple(draw(st.lists(st.builds(Move, st.sampled_from(ids[:count]), texts, flops)))),
+            tuple(draw(st.lists(texts, max_size=3))),
+        ),
         labels=draw(st.sampled_from([{}, {specs[-1].name: graph}])),
         provenance=draw(st.dictionaries(texts, texts, max_size=3)),
         samples=draw(st.integers(0, 9)),
@@ -120,6 +143,9 @@ def test_every_field_of_the_dataclasses_is_read():
         (Variant, tree["variants"][0]),
         (Tolerance, tree["variants"][0]["tolerance"]),
         (Dimension, tree["dimensions"]["batch"]),
+        (Range, tree["ranges"]["image"]),
+        (Cut, tree["cut"]),
+        (Move, tree["cut"]["moves"][0]),
     ):
         assert set(found) == {field.name for field in fields(cls)}
 
@@ -180,7 +206,7 @@ def test_each_field_is_needed_and_typed(path):
         manifest_from_json(json.dumps(tree))
     at[last] = original
     if isinstance(last, str) and where[-1:] not in (
-        ["files"], ["dimensions"], ["labels"], ["provenance"],
+        ["files"], ["dimensions"], ["ranges"], ["labels"], ["provenance"],
     ):  # fmt: skip
         del at[last]
         with pytest.raises(BundleError, match="missing field|none for stage"):
@@ -265,6 +291,18 @@ TEXT, IMAGE = FUSION.inputs[1], ENCODER.inputs[0]
         (two_stages(outputs=("score", "score")), r"\$\.outputs\[1\]: .*duplicate 'score'"),
         (two_stages(labels={"features": LABELS}), r"\$\.labels: .*unknown output 'features'"),
         (two_stages(labels={"score": "no"}), r"\$\.labels\['score'\]: .*unknown file 'no'"),
+        (
+            two_stages(ranges={"features": Range(0, 1)}),
+            r"\$\.ranges: .*unknown input 'features'",
+        ),
+        (
+            two_stages(ranges={"text": Range(2, 1)}),
+            r"\$\.ranges\['text'\]: expected min <= max, got 2\.0, 1\.0",
+        ),
+        (
+            two_stages(cut=Cut((Move("fusion", "x", 0),))),
+            r"\$\.cut\.moves\[0\]\.modality: .*unknown modality 'fusion'",
+        ),
         (two_stages(samples=1), r"\$\.samples: .*unknown file 'samples\.safetensors'"),
         (
             two_stages(modalities=(*good().modalities, Modality("lidar", ("points",)))),

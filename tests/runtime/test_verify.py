@@ -126,3 +126,15 @@ def test_without_golden_samples_nothing_is_verified(sums, tmp_path):
     path = rewrite(sums, tmp_path / "none.mmedge", samples=())
     with mmedge.load(path) as pipe, pytest.raises(BundleError, match="no golden samples"):
         verify(pipe)
+
+
+def test_every_stage_runs_on_every_sample_whatever_the_cache_holds(pair, runs):
+    with mmedge.load(pair, threads=1) as pipe:
+        for sample in pipe.bundle.samples():  # which share their image
+            pipe.run(sample.inputs)
+        runs.clear()
+        before = pipe.cache_info()
+        assert verify(pipe).ok
+        assert pipe.cache_info() == before
+    # Two samples, each stage alone and in the whole network.
+    assert runs == {"seen": 4, "level": 4, "heard": 4, "out": 4}

@@ -1,0 +1,221 @@
+"""A stream in real time for as long as asked: latency, memory, and every sample counted.
+
+The reference network, a thread for each sensor (camera 30 Hz, voice 2 Hz, a new question now and
+then), and faults on a fixed schedule: the voice is lost for a while, samples come twice, late, out
+of order, or with NaN. The run is divided into windows; what is written is the latency's p50 and p99
+and the resident memory of each, and the counters at the end.
+
+Exit status 1 where counts do not add up, a thread is left, or a result has neither outputs nor a
+reason. Run: ``python benchmarks/soak.py --seconds 1800``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import tempfile
+import threading
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from time import monotonic, sleep
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import mmedge
+from mmedge.bench import host
+from mmedge.bench.stats import percentile
+from mmedge_export import export
+
+if TYPE_CHECKING:
+    from mmedge.spec import Array
+    from mmedge.stream import Health, Result, Stream
+
+RESULTS = Path(__file__).parent / "results" / "soak.json"
+
+#: Seconds of a window of a long run; a short one has at least this many windows.
+WINDOW_S, LEAST_WINDOWS = 60.0, 6
+
+PAGE = 4096
+
+
+def resident_bytes() -> int:
+    """Resident memory of this process, from /proc (Linux)."""
+    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * PAGE
+
+
+class Sensors:
+    """Threads that push to a stream until told to stop."""
+
+    def __init__(self, stream: Stream, samples: list[dict[str, Any]]) -> None:
+        self.stream = stream
+        self.samples: list[dict[str, Any]] = samples
+        self.stop = threading.Event()
+        self.pushed = dict.fromkeys(("image", "text", "audio"), 0)
+        self.threads = [
+            threading.Thread(target=self._run, args=(name, rate), name=f"sensor {name}")
+            for name, rate in (("image", 30.0), ("audio", 2.0), ("text", 0.2))
+        ]
+
+    def _run(self, name: str, rate: float) -> None:
+        begun = monotonic()
+        number = 0
+        rng = np.random.default_rng(len(name))
+        while not self.stop.wait(max(begun + number / rate - monotonic(), 0.0)):
+            number += 1
+            # Every 40 s the voice is gone for 10.
+            if name == "audio" and number % 80 >= 60:
+                continue
+            value = self.samples[number % len(self.samples)][name].copy()
+            if name == "image":
+                # No two frames are alike.
+                value = np.bitwise_xor(value, rng.integers(0, 2, value.shape, np.uint8))
+            stamp = monotonic()
+            kind = number % 50
+            if kind == 10 and name == "audio":
+                value[0, :3] = np.nan
+            if kind == 20:
+                stamp -= 0.5  # late, and behind the one before
+            self._push(name, value, stamp)
+            if kind == 30:
+                self._push(name, value, stamp)  # the same again
+
+    def _push(self, name: str, value: Array, stamp: float) -> None:
+        self.stream.push(name, value, t=stamp)
+        self.pushed[name] += 1
+
+    def start(self) -> None:
+        """Begin."""
+        for thread in self.threads:
+            thread.start()
+
+    def join(self) -> None:
+        """Stop pushing."""
+        self.stop.set()
+        for thread in self.threads:
+            thread.join()
+
+
+def account(health: Health, pushed: dict[str, int], fetched: int) -> list[str]:
+    """What does not add up after the stream was closed; empty when all does."""
+    faults = []
+    for name, track in health.modalities.items():
+        total = track.used + sum(track.dropped.values()) + track.pending
+        if not pushed[name] == track.pushed == total:
+            faults.append(f"{name}: {pushed[name]} pushed, {track.pushed} counted, {total} told")
+        if track.pending:
+            faults.append(f"{name}: {track.pending} still pending after close")
+    ended = health.results + health.triggers_superseded + health.triggers_closed
+    if health.triggers != ended + health.triggers_pending:
+        faults.append(f"{health.triggers} triggers, {ended} ended")
+    if health.results < fetched + health.results_dropped:
+        faults.append(f"{health.results} results, {fetched} fetched")
+    return faults
+
+
+def trend(values: list[float], minutes: list[float]) -> dict[str, float]:
+    """Least-squares slope per hour and its standard error."""
+    x, y = np.array(minutes) / 60.0, np.array(values)
+    design = np.stack([x - x.mean(), np.ones_like(x)], axis=1)
+    fit, *_ = np.linalg.lstsq(design, y, rcond=None)
+    rest = y - design @ fit
+    error = np.sqrt(rest @ rest / max(len(y) - 2, 1) / ((x - x.mean()) ** 2).sum())
+    return {"per_hour": float(fit[0]), "standard_error": float(error)}
+
+
+def soak(bundle: Path, seconds: float) -> tuple[dict[str, Any], list[str]]:
+    """Run the stream; what was measured, and what was wrong."""
+    before = {thread.ident for thread in threading.enumerate()}
+    windows: list[dict[str, Any]] = []
+    faults: list[str] = []
+    fetched = 0
+    length = min(WINDOW_S, seconds / LEAST_WINDOWS)
+    with mmedge.load(bundle) as pipe:
+        samples = [dict(sample.inputs) for sample in pipe.bundle.samples()]
+        with pipe.stream(trigger="image", deadline_ms=100.0) as stream:
+            sensors = Sensors(stream, samples)
+            sensors.start()
+            begun = monotonic()
+            while (past := monotonic() - begun) < seconds:
+                latencies: list[float] = []
+                kinds = {"fresh": 0, "stale": 0, "empty": 0}
+                while monotonic() - begun < past + length:
+                    result: Result = stream.result(timeout=5.0)
+                    fetched += 1
+                    if result.fresh:
+                        latencies.append(1e3 * result.latency)
+                    kinds[_kind(result)] += 1
+                    if not result.fresh and not result.reason:
+                        faults.append(f"a result at {result.t} has no reason")
+                window = {
+                    "minute": past / 60.0,
+                    "p50_ms": percentile(latencies, 50.0),
+                    "p99_ms": percentile(latencies, 99.0),
+                    "results": kinds,
+                    "resident_mib": resident_bytes() / 2**20,
+                }
+                windows.append(window)
+                print(json.dumps(window), flush=True)
+            sensors.join()
+        health = stream.health()
+    faults += account(health, sensors.pushed, fetched)
+    left = monotonic() + 5.0
+    while (alive := _others(before)) and monotonic() < left:
+        sleep(0.05)
+    faults += [f"thread {name!r} is left" for name in alive]
+    # The first windows hold what is allocated once: arenas, caches, the first of each kind.
+    steady = windows[max(1, len(windows) // 6) :]
+    minutes = [window["minute"] for window in steady]
+    measured = {
+        "seconds": seconds,
+        "windows": windows,
+        "trend": {
+            key: trend([window[key] for window in steady], minutes)
+            for key in ("p50_ms", "p99_ms", "resident_mib")
+            if all(window[key] is not None for window in steady)
+        },
+        "health": asdict(health),
+        "faults": faults,
+    }
+    return measured, faults
+
+
+def _kind(result: Result) -> str:
+    if result.outputs is None:
+        return "empty"
+    return "fresh" if result.fresh else "stale"
+
+
+def _others(before: set[int | None]) -> list[str]:
+    return [t.name for t in threading.enumerate() if t.ident not in before]
+
+
+def main() -> None:
+    """Run, print and write the results."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--seconds", type=float, default=1800.0)
+    parser.add_argument("--output", type=Path, help=f"default: {RESULTS.name} beside the others")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        bundle = Path(folder, "vqa")
+        export("zoo:vqa-attention", bundle, split=True).close()
+        measured, faults = soak(bundle, arguments.seconds)
+    result = {
+        "what": "a stream in real time with faults: latency, memory and counts over time",
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": platform.machine(),
+        "device": host.state(),
+        **measured,
+    }
+    output = arguments.output or RESULTS
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    print(f"wrote {output}")
+    if faults:
+        raise SystemExit("\n".join(["counts do not add up:", *faults]))
+
+
+if __name__ == "__main__":
+    main()

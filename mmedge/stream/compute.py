@@ -1,0 +1,123 @@
+"""Runs the stages for a stream: one modality's encoder, stand-ins, and the fusion."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+from mmedge.sanity import same_content
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mmedge.feeds import Feeds
+    from mmedge.spec import Array, Manifest
+    from mmedge.stream.sample import Item
+    from mmedge.stream.track import Track
+
+__all__ = ["Compute", "Encoded", "Stages"]
+
+#: Sets of sizes per modality for which the features of its stand-in are kept.
+MAX_STAND_INS = 16
+
+
+class Stages(Protocol):
+    """What a stream needs of a pipeline to compute."""
+
+    def run_stage(self, stage: str, feeds: Mapping[str, Any]) -> dict[str, Array]:
+        """Run one stage on tensors that fit it."""
+
+
+class Encoded:
+    """Outcome of an encoding: the features, or the message of what went wrong.
+
+    ``ran`` lists the stages that ran, which is what the work cost.
+    """
+
+    def __init__(self) -> None:
+        self.features: dict[str, Any] | None = None
+        self.message = ""
+        self.skipped = False
+        self.ran: list[str] = []
+
+
+class Compute:
+    """The work itself, without time, lock or state but the features of stand-ins."""
+
+    def __init__(self, stages: Stages, manifest: Manifest, feeds: Feeds) -> None:
+        self._run_stage = stages.run_stage
+        self._feeds = feeds
+        self._outputs = manifest.outputs
+        ordered = manifest.in_order()
+        self._fusion = [stage for stage in ordered if stage.modality is None]
+        self._encoders = {
+            modality.name: [stage for stage in ordered if stage.modality == modality.name]
+            for modality in manifest.modalities
+        }
+        #: Tensors that are kept of a modality once its encoder has run.
+        self._wanted = {spec.name for stage in self._fusion for spec in stage.inputs}
+        self._wanted |= set(self._outputs)
+        self._symbols = {
+            modality.name: sorted(
+                {
+                    size
+                    for name in modality.inputs
+                    for size in manifest.inputs()[name].shape
+                    if isinstance(size, str)
+                }
+            )
+            for modality in manifest.modalities
+        }
+        self._stand_ins: dict[tuple[str, tuple[int | None, ...]], dict[str, Any]] = {}
+
+    def encode(self, track: Track, item: Item) -> Encoded:
+        """Run the modality's encoder on ``item``, unless the one before had the same content.
+
+        Only one thread at a time encodes for one track.
+        """
+        outcome = Encoded()
+        try:
+            values = item.build()
+            before = track.encoded
+            if before is not None and same_content(values, before[0]):
+                outcome.features, outcome.skipped = before[1], True
+            else:
+                outcome.features = self._encode(track.name, values, outcome.ran)
+                track.encoded = values, outcome.features
+        except Exception as error:  # noqa: BLE001  # reported with the sample; others go on
+            outcome.message = f"{type(error).__name__}: {error}"
+        return outcome
+
+    def _encode(self, name: str, values: Mapping[str, Any], ran: list[str]) -> dict[str, Any]:
+        tensors = dict(values)
+        for stage in self._encoders[name]:
+            ran.append(stage.name)
+            feeds = {spec.name: tensors[spec.name] for spec in stage.inputs}
+            tensors.update(self._run_stage(stage.name, feeds))
+        return {key: value for key, value in tensors.items() if key in self._wanted}
+
+    def fuse(
+        self, items: Mapping[str, Item | None], sizes: Mapping[str, int], ran: list[str]
+    ) -> dict[str, Array]:
+        """Outputs from what was chosen of each modality; None: its stand-in, of ``sizes``."""
+        tensors: dict[str, Any] = {}
+        for name, item in items.items():
+            if item is None:
+                tensors.update(self._stand_in(name, sizes, ran))
+            elif item.features is not None:
+                tensors.update(item.features)
+            else:
+                tensors.update(self._encode(name, item.build(), ran))
+        for stage in self._fusion:
+            ran.append(stage.name)
+            feeds = {spec.name: tensors[spec.name] for spec in stage.inputs}
+            tensors.update(self._run_stage(stage.name, feeds))
+        return {name: tensors[name] for name in self._outputs}
+
+    def _stand_in(self, name: str, sizes: Mapping[str, int], ran: list[str]) -> dict[str, Any]:
+        key = name, tuple(sizes.get(symbol) for symbol in self._symbols[name])
+        found = self._stand_ins.get(key)
+        if found is None:
+            found = self._encode(name, self._feeds.stand_in(name, sizes), ran)
+            if len(self._stand_ins) < MAX_STAND_INS * len(self._symbols):
+                self._stand_ins[key] = found
+        return found

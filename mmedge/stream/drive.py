@@ -1,0 +1,265 @@
+"""What makes a stream go: worker threads, or a simulated clock's events."""
+
+from __future__ import annotations
+
+import threading
+from functools import partial
+from time import monotonic
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from mmedge.clock import SimulatedClock
+    from mmedge.spec import Array
+    from mmedge.stream.compute import Compute, Encoded
+    from mmedge.stream.core import Active, Core
+    from mmedge.stream.result import Result
+    from mmedge.stream.sample import Item
+    from mmedge.stream.track import Track
+
+__all__ = ["Driver", "Simulation", "Threads", "Ticker"]
+
+#: How long :meth:`Threads.stop` waits for all threads together, in seconds.
+JOIN = 0.1
+#: How often the next tick is looked for on a clock of which nothing is known, in seconds.
+POLL = 0.005
+
+
+class Ticker:
+    """Ticks at ``start + k / hz`` for k = 1, 2, ..."""
+
+    def __init__(self, start: float, hz: float) -> None:
+        self._start, self._hz, self._count = start, hz, 0
+
+    @property
+    def next(self) -> float:
+        """Time of the next tick."""
+        return self._start + (self._count + 1) / self._hz
+
+    def due(self, now: float) -> tuple[float, int] | None:
+        """The newest tick that is due and how many were missed before it; None: none is due."""
+        if now < self.next:
+            return None
+        count = max(int((now - self._start) * self._hz), self._count + 1)
+        # Rounding in the product may be off by one tick in either direction.
+        while self._start + (count + 1) / self._hz <= now:
+            count += 1
+        while self._start + count / self._hz > now:
+            count -= 1
+        missed, self._count = count - self._count - 1, count
+        return self._start + count / self._hz, missed
+
+
+class Driver(Protocol):
+    """Runs the work that the state machine has for it."""
+
+    def wake(self) -> None:
+        """See to new work; called with the lock held, after the state machine changed."""
+
+    def wait(self, timeout: float | None) -> Result | None:
+        """The next result; None if there is none within ``timeout`` seconds, or it was closed."""
+
+    def stop(self) -> None:
+        """End, soon, once the state machine is closed; called without the lock."""
+
+
+def run_fusion(
+    compute: Compute, active: Active, ran: list[str]
+) -> tuple[dict[str, Array] | None, str]:
+    """Outputs, or None and a message."""
+    try:
+        return compute.fuse(active.items, active.sizes, ran), ""
+    except Exception as error:  # noqa: BLE001  # becomes the reason of a result
+        return None, f"{type(error).__name__}: {error}"
+
+
+class _Worker:
+    """The thread that encodes one modality: what it is to do, and how it is woken."""
+
+    def __init__(self, track: Track, gate: threading.RLock) -> None:
+        self.track = track
+        self.turn = threading.Condition(gate)
+        self.item: Item | None = None
+
+
+class Threads:
+    """A thread for each modality with an encoder, and one for ticks and fusion.
+
+    Each waits for its own turn: waking all of them at every push would cost more than a push.
+    """
+
+    def __init__(
+        self,
+        core: Core,
+        compute: Compute,
+        gate: threading.RLock,
+        now: Callable[[], float],
+        ticker: Ticker | None,
+        *,
+        real_time: bool,
+    ) -> None:
+        self._core, self._compute, self._gate, self._now = core, compute, gate, now
+        self._ticker = ticker
+        self._real_time = real_time
+        self._workers = [_Worker(track, gate) for track in core.tracks.values() if track.stages]
+        self._active: Active | None = None
+        self._fusion_turn = threading.Condition(gate)
+        self._result_there = threading.Condition(gate)
+        # Daemons: a stream that nobody closed must not keep the process from ending.
+        self._threads = [
+            threading.Thread(
+                target=self._encode,
+                args=(worker,),
+                name=f"mmedge {worker.track.name}",
+                daemon=True,
+            )
+            for worker in self._workers
+        ]
+        self._threads.append(threading.Thread(target=self._fuse, name="mmedge fusion", daemon=True))
+        for thread in self._threads:
+            thread.start()
+
+    def wake(self) -> None:
+        """Hand out all work that there is now, and wake who has some."""
+        closed = self._core.closed
+        for worker in self._workers:
+            if worker.item is None and not closed:
+                worker.item = worker.track.next_job()
+            if worker.item is not None or closed:
+                worker.turn.notify()
+        if self._active is None and not closed:
+            self._active = self._core.fusion()
+        if self._active is not None or closed:
+            self._fusion_turn.notify()
+        if self._core.results or closed:
+            self._result_there.notify_all()
+
+    def wait(self, timeout: float | None) -> Result | None:
+        """Block for a result; ``timeout`` in seconds of the wall clock."""
+        results = self._core.results
+        self._result_there.wait_for(lambda: results or self._core.closed, timeout)
+        return results.popleft() if results and not self._core.closed else None
+
+    def stop(self) -> None:
+        """Wait a moment for the threads; one in the midst of a stage ends after it."""
+        until = monotonic() + JOIN
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join(max(0.0, until - monotonic()))
+
+    def _encode(self, worker: _Worker) -> None:
+        while True:
+            with self._gate:
+                while worker.item is None and not self._core.closed:
+                    worker.turn.wait()
+                item, worker.item = worker.item, None
+                if item is None or self._core.closed:
+                    return
+            outcome = self._compute.encode(worker.track, item)
+            with self._gate:
+                self._core.encoded(worker.track, item, outcome, self._now())
+                self.wake()
+
+    def _fuse(self) -> None:
+        while True:
+            with self._gate:
+                active = self._await_fusion()
+            if active is None:
+                return
+            outputs, message = run_fusion(self._compute, active, [])
+            with self._gate:
+                self._core.fused(active, outputs, message, self._now())
+                self.wake()
+
+    def _await_fusion(self) -> Active | None:
+        while not self._core.closed:
+            if self._ticker is not None:
+                now = self._now()
+                due = self._ticker.due(now)
+                if due is not None:
+                    self._core.tick(*due, now)
+                    self.wake()
+            active, self._active = self._active, None
+            if active is not None:
+                return active
+            if self._ticker is None:
+                self._fusion_turn.wait()
+            elif self._real_time:
+                self._fusion_turn.wait(max(0.0, self._ticker.next - self._now()))
+            else:
+                self._fusion_turn.wait(POLL)
+        return None
+
+
+class Simulation:
+    """Work is done at once and becomes visible after what it costs on the simulated clock."""
+
+    def __init__(
+        self, core: Core, compute: Compute, clock: SimulatedClock, ticker: Ticker | None
+    ) -> None:
+        self._core, self._compute, self._clock, self._ticker = core, compute, clock, ticker
+        if ticker is not None:
+            clock.call_at(ticker.next, self._tick)
+
+    def wake(self) -> None:
+        """Do all work that there is now, and what takes no time."""
+        if self._core.closed:
+            return
+        self._start()
+        now = self._clock()
+        while self._clock.step(now):
+            pass
+
+    def wait(self, timeout: float | None) -> Result | None:
+        """Advance the clock to the next result, at most by ``timeout`` seconds of it.
+
+        Without a timeout, until nothing is planned any more.
+        """
+        limit = float("inf") if timeout is None else self._clock() + timeout
+        results = self._core.results
+        while not results and not self._core.closed and self._clock.step(limit):
+            pass
+        if results and not self._core.closed:
+            return results.popleft()
+        if timeout is not None and not self._core.closed:
+            self._clock.advance_to(limit)
+        return None
+
+    def stop(self) -> None:
+        """Nothing is left to end: a closed state machine ignores what is still planned."""
+
+    def _start(self) -> None:
+        if self._core.closed:
+            return
+        for track in self._core.tracks.values():
+            item = track.next_job()
+            if item is not None:
+                outcome = self._compute.encode(track, item)
+                self._later(outcome.ran, partial(self._encoded, track, item, outcome))
+        active = self._core.fusion()
+        if active is not None:
+            ran: list[str] = []
+            outputs, message = run_fusion(self._compute, active, ran)
+            self._later(ran, partial(self._fused, active, outputs, message))
+
+    def _later(self, ran: list[str], event: Callable[[], None]) -> None:
+        cost = sum(self._clock.costs.get(stage, 0.0) for stage in ran)
+        self._clock.call_at(self._clock() + cost, event)
+
+    def _encoded(self, track: Track, item: Item, outcome: Encoded) -> None:
+        self._core.encoded(track, item, outcome, self._clock())
+        self._start()
+
+    def _fused(self, active: Active, outputs: Mapping[str, Array] | None, message: str) -> None:
+        self._core.fused(active, outputs, message, self._clock())
+        self._start()
+
+    def _tick(self) -> None:
+        if self._core.closed or self._ticker is None:
+            return
+        due = self._ticker.due(self._clock())
+        if due is not None:
+            self._core.tick(*due, self._clock())
+            self._start()
+        self._clock.call_at(self._ticker.next, self._tick)

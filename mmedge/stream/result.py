@@ -1,0 +1,117 @@
+"""What a stream hands out: results, and a snapshot of its health."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mmedge.spec import Array
+
+__all__ = ["Health", "ModalityHealth", "Result", "Used"]
+
+
+class Used(NamedTuple):
+    """One sample that went into a result: its number within its modality, from 0, and its stamp."""
+
+    seq: int
+    t: float
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What one trigger came to. All times in seconds of the stream's clock.
+
+    Attributes:
+        outputs: array by output name; None where there are none, and ``reason`` says why.
+        t: the trigger's time: the triggering sample's stamp, or the tick.
+        made: when the result was ready.
+        latency: ``made - t``.
+        ages: for each modality ``t`` minus the stamp of what was used (its oldest sample, where
+            several were mixed; the newest of a window). Negative where it is newer than the
+            trigger; None where a stand-in was used.
+        samples: for each modality that was used, which samples; for a window, its chunks.
+        absent: why each absent modality was. What is in ``samples`` too is an old value that
+            stood in (``absent: last``).
+        dropped: samples dropped since the previous result: modality -> reason -> count.
+        fresh: computed for this trigger. False: the last good outputs again, or none.
+        met: whether ``latency`` was within the deadline; None without a deadline.
+        reason: why there are no outputs or why they are not fresh; empty for a fresh result.
+    """
+
+    outputs: Mapping[str, Array] | None
+    t: float
+    made: float
+    latency: float
+    ages: Mapping[str, float | None]
+    samples: Mapping[str, tuple[Used, ...]]
+    absent: Mapping[str, str]
+    dropped: Mapping[str, Mapping[str, int]]
+    fresh: bool
+    met: bool | None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ModalityHealth:
+    """Counters and state of one modality; ``pushed == used + sum(dropped) + pending`` always.
+
+    Attributes:
+        pushed: samples whose push returned.
+        used: samples that went into at least one delivered computation.
+        dropped: the others that are gone, by reason.
+        pending: the others, still held.
+        present: whether a result at this moment would use it.
+        reason: why not; empty if present.
+        encodes: runs of its encoder.
+        encodes_skipped: encodings saved, because the content was that of the one before.
+        errors: encoder runs that failed.
+        last_error: message of the last of them; empty if none.
+        clock_jumps: how often the source's clock was set back and its history restarted.
+    """
+
+    pushed: int
+    used: int
+    dropped: Mapping[str, int]
+    pending: int
+    present: bool
+    reason: str
+    encodes: int
+    encodes_skipped: int
+    errors: int
+    last_error: str
+    clock_jumps: int
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """Snapshot of a stream; ``triggers == results + superseded + closed + under way`` always.
+
+    Attributes:
+        modalities: by name.
+        triggers: triggers so far.
+        triggers_superseded: replaced by a newer one while another was at work.
+        triggers_closed: under way when the stream was closed.
+        triggers_pending: under way now, at most two.
+        results: results made, of every kind.
+        stale: those that repeat the last good outputs.
+        empty: those without outputs.
+        deadline_misses: those later than the deadline.
+        results_dropped: those that nobody fetched before the queue was full.
+        latency_p95: 95 % quantile of the latency of computed results in seconds, newer ones
+            weighing more, relaxed by each skip; None before the first.
+    """
+
+    modalities: Mapping[str, ModalityHealth]
+    triggers: int
+    triggers_superseded: int
+    triggers_closed: int
+    triggers_pending: int
+    results: int
+    stale: int
+    empty: int
+    deadline_misses: int
+    results_dropped: int
+    latency_p95: float | None

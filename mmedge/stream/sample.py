@@ -1,0 +1,111 @@
+"""Samples, what encoders are given, and the account of what became of each sample."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+__all__ = ["Item", "Ledger", "Sample", "State"]
+
+
+@dataclass(eq=False, slots=True)
+class Sample:
+    """One pushed value. ``holders`` counts the places it is kept in; at none, it is done with."""
+
+    seq: int
+    t: float
+    values: Mapping[str, Any]
+    sizes: Mapping[str, int]
+    holders: int = 0
+    done: bool = False
+    fate: str | None = None
+
+
+class State(Enum):
+    """How far an item is."""
+
+    NEW = "new"
+    QUEUED = "queued"
+    RUNNING = "running"
+    READY = "ready"
+    FAILED = "failed"
+
+
+@dataclass(eq=False, slots=True)
+class Item:
+    """What one encoding is made of: one sample, two to interpolate between, or a window's chunks.
+
+    ``t`` is the stamp that ages count from. ``build`` makes the inputs; whoever encodes calls it,
+    outside of any lock. ``pinned``: a trigger waits for it. ``epoch`` is its track's at making.
+    """
+
+    samples: tuple[Sample, ...]
+    t: float
+    sizes: Mapping[str, int]
+    build: Callable[[], Mapping[str, Any]]
+    key: tuple[Any, ...]
+    epoch: int
+    state: State = State.NEW
+    features: Mapping[str, Any] | None = None
+    pinned: bool = False
+
+
+class Ledger:
+    """Says of every sample of a modality whether it was used, why it was dropped, or is pending."""
+
+    def __init__(self) -> None:
+        self.pushed = 0
+        self.used = 0
+        self.pending = 0
+        self.dropped: Counter[str] = Counter()
+        self._since: Counter[str] = Counter()
+
+    def take(self) -> int:
+        """Number of the next sample."""
+        self.pushed += 1
+        self.pending += 1
+        return self.pushed - 1
+
+    def drop(self, sample: Sample, reason: str) -> None:
+        """End a sample that nobody holds."""
+        if not sample.done:
+            sample.done = True
+            self.pending -= 1
+            self.dropped[sample.fate or reason] += 1
+            self._since[sample.fate or reason] += 1
+
+    def hold(self, samples: Iterable[Sample]) -> None:
+        """Keep samples from being ended."""
+        for sample in samples:
+            sample.holders += 1
+
+    def release(self, samples: Iterable[Sample], reason: str) -> None:
+        """Undo one :meth:`hold`; who is held no more and was not used is dropped for ``reason``."""
+        for sample in samples:
+            sample.holders -= 1
+            if sample.holders == 0:
+                self.drop(sample, reason)
+
+    def condemn(self, samples: Iterable[Sample], reason: str) -> None:
+        """If these come to be dropped, it is for ``reason``, whoever releases them last."""
+        for sample in samples:
+            sample.fate = sample.fate or reason
+
+    def use(self, samples: Iterable[Sample]) -> None:
+        """Note samples that went into a delivered computation."""
+        for sample in samples:
+            if not sample.done:
+                sample.done = True
+                self.pending -= 1
+                self.used += 1
+
+    def since_last(self) -> dict[str, int]:
+        """Drops by reason since the last call."""
+        found = dict(self._since)
+        self._since.clear()
+        return found

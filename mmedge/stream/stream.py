@@ -1,0 +1,338 @@
+"""A multi-rate run of a bundle: sensors push at their own rates, fused results come out."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+import numpy as np
+
+from mmedge.align import Exact, Interpolate, Latest, Policy, Window, check_policy
+from mmedge.clock import Monotone, SimulatedClock
+from mmedge.errors import BackendError, InputError
+from mmedge.feeds import Feeds
+from mmedge.sanity import Checker, Sanity
+from mmedge.stream.compute import Compute, Stages
+from mmedge.stream.core import Core
+from mmedge.stream.drive import Driver, Simulation, Threads, Ticker
+from mmedge.stream.sample import Sample
+from mmedge.stream.track import Track
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from types import TracebackType
+
+    from mmedge.bundle import Bundle
+    from mmedge.spec import Manifest, Variant
+    from mmedge.stream.result import Health, Result
+
+__all__ = ["Stream"]
+
+
+class Runnable(Stages, Protocol):
+    """What a stream needs of a pipeline."""
+
+    bundle: Bundle
+    variant: Variant
+
+
+class Stream:
+    """Runs a bundle's stages on what sensors push, each when its data is there.
+
+    A bundle cut into encoders (stages of one modality) and fusion stages need not run whole for
+    each result. A stream runs an encoder when its sensor delivers, keeps the features, aligns them
+    in time at each trigger, and runs the fusion alone.
+
+    **When encoders run.** A modality is encoded when its sample comes; while its encoder is busy
+    only the newest sample waits. It is encoded on demand instead, at a trigger and only what that
+    trigger uses, where its nominal rate exceeds the trigger's, and under :class:`Exact` and
+    :class:`Interpolate`. A sample whose content is bitwise that of the one encoded before is not
+    encoded again.
+
+    **What a result uses.** The modality that triggered: the triggering sample, waited for. Those
+    encoded on demand: what their policy chooses for the trigger's time, waited for. Any other: the
+    newest sample whose features are ready and that is not older than the maximum age (the
+    policy's, else the manifest's ``max_age_ms``) at the trigger's time; only if there is none and
+    one is being encoded is that one waited for. A slow encoder thus does not set the rate of
+    results. One trigger is at work and at most one waits; a newer one supersedes it.
+
+    **Absence.** A required modality that is missing or too old makes a result without outputs. For
+    an optional one its stand-in is used: zeros or a token of the smallest size, or of the sizes of
+    those present where dimensions are shared; under ``last`` its last good value, marked absent,
+    and zeros before there is one. A modality that a result used and a later one did without is back
+    after ``recover_after`` good samples in a row; one never used, or required, at once.
+
+    **Bad samples.** Content is checked by :class:`Sanity`; a bad sample is dropped, and the
+    modality ages out. Without a maximum age it is absent from its first bad sample to the next good
+    one. Stamps: the same again is ``duplicate``; one more than ``future`` seconds ahead of now is
+    ``future``; one older than the maximum age is ``too_old``; one behind the newest is
+    ``out_of_order``, but under Exact and Interpolate it is put in its place if a trigger can still
+    use it (it triggers nothing itself), else ``late``. Three in a row that are over 1 s behind but
+    increase show that the source's clock was set back: its history restarts with them, and what was
+    held is dropped as ``clock_jump``. Histories hold ``depth`` samples; the oldest is dropped as
+    ``queue_full``. A bad chunk of a :class:`Window` empties it, so that no window spans a gap.
+
+    **Account.** Each sample whose push returned is used (in a delivered computation), dropped for
+    one named reason, or pending. A push that raises is not counted.
+
+    **Deadline.** With ``deadline_ms``, when 95 % of results are expected to take longer than that
+    from the trigger's time, the last good outputs are delivered again, marked as not fresh, and
+    nothing is computed. Each such skip relaxes the expectation, so that it is tried again. A fresh
+    result that comes late is delivered with ``met=False``.
+
+    **Time.** ``clock`` is any callable that returns seconds, monotonic time by default; stamps are
+    in its seconds, and the stream's time holds still where it goes backward. On a
+    :class:`mmedge.clock.SimulatedClock` no thread is used and the same pushes give the same
+    results, bit for bit; use it from one thread.
+
+    Safe to call from threads, and several streams may share a pipeline. Closing a stream does not
+    close its pipeline.
+
+    Args:
+        pipe: a loaded pipeline; its ``run_stage`` does the work.
+        trigger: a modality's name (each accepted sample of it, or each new window; not one that
+            came late), a number (this many times a second of the clock, first after one period), or
+            ``"any"`` (each accepted sample of any modality).
+        deadline_ms: milliseconds from the trigger's time to the result; None: no deadline.
+        align: policy by modality; :class:`Latest` for those not named.
+        sanity: checks by modality; ``Sanity()`` for those not named.
+        clock: see above; None: ``time.monotonic``.
+        depth: samples kept by modality under Exact and Interpolate.
+        keep: results that wait to be fetched; the oldest is dropped for a newer one.
+        future: seconds that a stamp may be ahead of now.
+        recover_after: good samples after which a lost optional modality is used again.
+
+    Raises:
+        InputError: an unknown modality, a policy that does not fit it, or a number that cannot be.
+    """
+
+    def __init__(
+        self,
+        pipe: Runnable,
+        *,
+        trigger: str | float,
+        deadline_ms: float | None = None,
+        align: Mapping[str, Policy] | None = None,
+        sanity: Mapping[str, Sanity] | None = None,
+        clock: Callable[[], float] | None = None,
+        depth: int = 64,
+        keep: int = 16,
+        future: float = 1.0,
+        recover_after: int = 3,
+    ) -> None:
+        manifest = pipe.bundle.manifest
+        align, sanity = align or {}, sanity or {}
+        names = [modality.name for modality in manifest.modalities]
+        _check_names("align", align, names)
+        _check_names("sanity", sanity, names)
+        for what, value, least in (
+            ("depth", depth, 2),
+            ("keep", keep, 1),
+            ("future", future, 0),
+            ("recover_after", recover_after, 1),
+        ):
+            if not value >= least:
+                raise InputError(f"{what} must be at least {least}, got {value}")
+        if deadline_ms is not None and not deadline_ms > 0:
+            raise InputError(f"deadline_ms must be above 0, got {deadline_ms}")
+        triggers, rate = _trigger(trigger, manifest)
+        self._feeds = Feeds(pipe.bundle, on_gpu=pipe.variant.target != "cpu")
+        tracks: dict[str, Track] = {}
+        self._checkers: dict[str, Checker] = {}
+        specs = manifest.inputs()
+        for modality in manifest.modalities:
+            policy = align.get(modality.name, Latest())
+            check_policy(policy, modality, specs, manifest.dimensions)
+            stages = tuple(s for s in manifest.in_order() if s.modality == modality.name)
+            faster = rate is not None and modality.rate_hz is not None and modality.rate_hz > rate
+            tracks[modality.name] = Track(
+                modality,
+                policy,
+                {name: specs[name] for name in modality.inputs},
+                stages,
+                lazy=not stages or faster or isinstance(policy, Exact | Interpolate),
+                depth=depth,
+                future=future,
+                recover_after=recover_after,
+            )
+            self._checkers[modality.name] = Checker(
+                sanity.get(modality.name, Sanity()),
+                modality,
+                manifest,
+                chunks=isinstance(policy, Window),
+            )
+        self._trigger = trigger
+        # A push checks and copies under its modality's gate, which keeps its samples in order.
+        self._gates = {name: threading.Lock() for name in names}
+        self._core = Core(
+            tracks,
+            triggers,
+            deadline=None if deadline_ms is None else deadline_ms / 1000.0,
+            keep=keep,
+        )
+        # Reentrant, because the finalizer below may run in any thread at any moment.
+        self._lock = threading.RLock()
+        self._now = Monotone(monotonic if clock is None else clock)
+        compute = Compute(pipe, manifest, self._feeds)
+        ticker = Ticker(self._now(), rate) if rate is not None and not triggers else None
+        self._driver: Driver
+        if isinstance(clock, SimulatedClock):
+            self._driver = Simulation(self._core, compute, clock, ticker)
+        else:
+            self._driver = Threads(
+                self._core, compute, self._lock, self._now, ticker, real_time=clock is None
+            )
+        # Also at exit: a thread inside an engine while the interpreter goes down would crash.
+        self._close = weakref.finalize(self, _close, self._core, self._lock, self._driver)
+
+    def push(
+        self,
+        modality: str,
+        value: Any,  # noqa: ANN401
+        t: float | None = None,
+        *,
+        copy: bool = True,
+    ) -> int:
+        """Hand in one sample; returns its number within its modality, from 0.
+
+        Args:
+            modality: its name.
+            value: an array as the manifest declares it (for a modality of one input), a mapping
+                from each of its inputs to an array, or a string where it has a tokenizer; a chunk
+                of rows under :class:`Window`. An array on a GPU is used where it lies: leave it
+                alone while its sample may be used; its content is neither checked nor compared.
+            t: when it was measured, in seconds of the stream's clock; None: now.
+            copy: False saves the copy, for a host array that nobody writes to any more.
+
+        Raises:
+            InputError: unknown modality, wrong input names, dtype, rank or size, or a stamp that
+                is not finite.
+            BackendError: the stream is closed.
+        """
+        gate = self._gates.get(modality)
+        if gate is None:
+            raise InputError(
+                f"unknown modality {modality!r}; this bundle has {', '.join(self._gates)}"
+            )
+        track = self._core.tracks[modality]
+        with gate:
+            values, sizes = self._feeds.check_modality(modality, value, track.row_axes)
+            if copy and not isinstance(value, str):
+                values = {
+                    name: array.copy() if isinstance(array, np.ndarray) else array
+                    for name, array in values.items()
+                }
+            with self._lock:
+                self._check_open()
+                now = self._now()
+                stamp = now if t is None else float(t)
+                if not np.isfinite(stamp):
+                    raise InputError(f"modality {modality!r}: a stamp is finite seconds, got {t}")
+                fault = track.stamp_fault(stamp, now)
+            lying = False
+            if fault is None:
+                # The slow part, in which other modalities need not wait.
+                fault = self._checkers[modality].check(values)
+                lying = fault is not None
+            with self._lock:
+                self._check_open()
+                sample = Sample(track.ledger.take(), stamp, values, sizes)
+                self._core.push(modality, sample, fault, self._now(), lying=lying)
+                self._driver.wake()
+        return sample.seq
+
+    def result(self, timeout: float | None = None) -> Result:
+        """The next result, in order; waits for it.
+
+        Args:
+            timeout: most seconds to wait; None: as long as it takes. On a simulated clock, most
+                seconds that the clock is advanced; None: until nothing is planned any more.
+
+        Raises:
+            TimeoutError: there was none; the message says what the stream is waiting for.
+            BackendError: the stream is closed.
+        """
+        with self._lock:
+            self._check_open()
+            result = self._driver.wait(timeout)
+            self._check_open()
+            if result is None:
+                raise TimeoutError(self._describe_wait(timeout))
+        return result
+
+    def health(self) -> Health:
+        """A snapshot of all counters."""
+        with self._lock:
+            return self._core.health(self._now())
+
+    def close(self) -> None:
+        """Stop; may be called twice, and from any thread.
+
+        Wakes who waits in :meth:`result`, counts pending samples as dropped by ``closed``, and
+        returns at once: a thread that is inside a stage ends when that stage does.
+        """
+        self._close()
+
+    def _check_open(self) -> None:
+        if self._core.closed:
+            raise BackendError("the stream is closed; make a new one")
+
+    def _describe_wait(self, timeout: float | None) -> str:
+        health = self._core.health(self._now())
+        lines = []
+        for name, state in health.modalities.items():
+            dropped = ", ".join(f"{count} {why}" for why, count in state.dropped.items())
+            lines.append(
+                f"{name} {'present' if state.present else f'absent ({state.reason})'}, "
+                f"{state.pushed} pushed" + (f" ({dropped})" if dropped else "")
+            )
+        span = "before nothing was left to happen" if timeout is None else f"within {timeout:g} s"
+        return (
+            f"no result {span}: trigger {self._trigger!r} fired {health.triggers} times, "
+            f"{health.triggers_pending} under way; {'; '.join(lines)}. "
+            "Push what triggers, or wait longer"
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _close(core: Core, lock: threading.RLock, driver: Driver) -> None:
+    with lock:
+        core.close()
+        driver.wake()
+    driver.stop()
+
+
+def _check_names(what: str, given: Mapping[str, object], known: list[str]) -> None:
+    for name in given:
+        if name not in known:
+            raise InputError(
+                f"{what}: unknown modality {name!r}; this bundle has {', '.join(known)}"
+            )
+
+
+def _trigger(trigger: str | float, manifest: Manifest) -> tuple[frozenset[str], float | None]:
+    """The modalities that trigger (none: a timer), and the rate of triggers in Hz if known."""
+    rates = {modality.name: modality.rate_hz for modality in manifest.modalities}
+    if isinstance(trigger, str):
+        if trigger == "any":
+            return frozenset(rates), None
+        if trigger not in rates:
+            raise InputError(
+                f"trigger {trigger!r}: expected 'any', a rate in Hz, or one of {', '.join(rates)}"
+            )
+        return frozenset({trigger}), rates[trigger]
+    if not 0 < trigger < float("inf"):
+        raise InputError(f"a trigger's rate must be above 0 Hz, got {trigger}")
+    return frozenset(), float(trigger)

@@ -1,0 +1,26 @@
+"""Fusion networks for tests of the cut, with the work of each stage counted by hand.
+
+Each function of :data:`FUSIONS` gives a small seeded network in a :class:`mmedge_export.Model`;
+:data:`EXPECTED` says what the stages of its cut hold. The formulas are written from the layers'
+sizes: they share no code with what counts operations in graphs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import fusions_attention
+import fusions_features
+from fusion_parts import Expected
+
+from mmedge_export import Model
+
+__all__ = ["EXPECTED", "FUSIONS", "Expected"]
+
+EXPECTED: dict[str, Expected] = fusions_attention.EXPECTED | fusions_features.EXPECTED
+
+FUSIONS: dict[str, Callable[[], Model]] = {
+    name: getattr(made, name)
+    for made in (fusions_attention, fusions_features)
+    for name in made.EXPECTED
+}
