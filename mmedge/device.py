@@ -16,7 +16,7 @@ from pathlib import Path
 from mmedge.errors import BackendError
 from mmedge.spec import Device
 
-__all__ = ["Gpu", "cpu_model", "find_gpus", "probe", "wait_for_stream"]
+__all__ = ["Gpu", "cpu_model", "find_gpus", "probe", "usable_cores", "wait_for_stream"]
 
 #: Distributions whose versions a report must name, when they are installed.
 LIBRARIES = (
@@ -136,7 +136,7 @@ def probe() -> Device:
         targets=tuple(targets),
         missing=missing,
         libraries=libraries,
-        cores=_cores(),
+        cores=usable_cores(),
         memory_bytes=_memory_bytes(),
         gpus=tuple(f"{gpu.name} ({gpu.sm})" for gpu in gpus),
     )
@@ -155,7 +155,8 @@ def cpu_model() -> str:
     return platform.machine()
 
 
-def _cores() -> int:
+def usable_cores() -> int:
+    """How many cores this process may use."""
     if hasattr(os, "sched_getaffinity"):  # what this process may use, not what the machine has
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -319,7 +319,8 @@ def load(
         precision: take variants of this precision only, such as ``"fp32"``.
         device: ``"cpu"``, ``"cuda"`` or an architecture such as ``"sm_87"``: take variants made
             for it only. None: whatever this machine offers.
-        threads: intra-op threads of each stage on the CPU. None: the backend's default.
+        threads: most intra-op threads of each stage on the CPU; of several stages, one with
+            little work uses fewer. None: the backend's default.
         cache_bytes: most bytes of encoder outputs that are held, to be used again when the content
             of a modality comes again (see :mod:`mmedge.features`). 0 holds none.
         concurrent: whether encoders that must run in the same call run at once, in threads. None:

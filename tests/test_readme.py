@@ -33,7 +33,9 @@ def test_the_60_second_example(tmp_path):
         run([sys.executable, "-m", *words], tmp_path)
     assert (tmp_path / "report.json").is_file()
     out = run([sys.executable, "app.py"], tmp_path)
-    assert re.fullmatch(r"\[\[(\s*-?\d\.\d+(e-?\d+)?){3}\]\]\n", out), out
+    # The weights are random, and NumPy pads what it prints to the widest.
+    assert re.fullmatch(r"\[\[.*\]\]\n", out), out
+    assert len([float(vote) for vote in out.strip("[]\n").split()]) == 3
 
 
 def test_generated_docs_are_fresh():

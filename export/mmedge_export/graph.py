@@ -96,17 +96,28 @@ class Graph:
 class Runner:
     """A graph's file in ONNX Runtime on the CPU.
 
+    Args:
+        path: of the file.
+        outputs: the ones wanted; None: all.
+        options: ONNX Runtime's ``SessionOptions``; None: such as get on with torch's own threads.
+
     Raises:
         ExportError: ONNX Runtime does not load the file.
     """
 
-    def __init__(self, path: Path, outputs: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        outputs: Sequence[str] | None = None,
+        options: Any = None,  # noqa: ANN401
+    ) -> None:
         import onnxruntime as ort
 
-        options = ort.SessionOptions()
+        if options is None:
+            options = ort.SessionOptions()
+            # Sessions are short-lived here and share the machine with torch's own threads.
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3  # errors: what matters is raised
-        # Sessions are short-lived here and share the machine with torch's own threads.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             self._session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's errors have no common base

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mmedge.backends.ort import session_options
 from mmedge.errors import ExportError
 from mmedge.spec import Cut, Stage, TensorSpec, Tolerance
 from mmedge_export.graph import Graph, Runner, save
@@ -119,7 +120,11 @@ def make_stages(
     stages = tuple(_stage(part, specs) for part in made.parts)
     chain = _Chain(stages, folder / "cut", tuple(model.outputs))
     if cut is None:
-        ratio, surely = slowdown(chain.run, whole.run, example)
+        ratio, surely = slowdown(
+            _Chain(stages, folder / "cut", tuple(model.outputs), served=True).run,
+            _Chain(whole.stages, folder / "whole", tuple(model.outputs), served=True).run,
+            example,
+        )
         if surely > SLOWER:
             remark = (
                 f"not cut: single calls of the cut network took {ratio:.2f} times as long as of "
@@ -165,11 +170,25 @@ def _stage(part: Part, specs: Mapping[str, TensorSpec]) -> Stage:
 
 
 class _Chain:
-    """The stages one after another in ONNX Runtime, as the runtime runs them."""
+    """Stages one after another in ONNX Runtime; ``served``: with the runtime's own settings."""
 
-    def __init__(self, stages: Sequence[Stage], folder: Path, outputs: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        stages: Sequence[Stage],
+        folder: Path,
+        outputs: tuple[str, ...],
+        *,
+        served: bool = False,
+    ) -> None:
         self.outputs = outputs
-        self.runners = [Runner(folder / stage.graph) for stage in stages]
+        alone = len(stages) == 1
+        self.runners = [
+            Runner(
+                folder / stage.graph,
+                options=session_options(stage, alone=alone) if served else None,
+            )
+            for stage in stages
+        ]
 
     def run(self, values: Mapping[str, Array]) -> dict[str, Array]:
         """The network's outputs."""

@@ -30,7 +30,11 @@ BACKENDS: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class SessionOptions:
-    """How a session uses the machine. ``threads``: intra-op threads; None leaves the default."""
+    """How a session uses the machine.
+
+    ``threads``: most intra-op threads; None leaves the default. Where a network has several stages,
+    one with little work uses fewer.
+    """
 
     threads: int | None = None
 

@@ -15,7 +15,7 @@ from mmedge.backends import ort as backend
 from mmedge.bundle import Bundle
 from mmedge.device import probe
 from mmedge.errors import BackendError
-from mmedge.spec import Tolerance, Variant
+from mmedge.spec import Stage, Tolerance, Variant
 from mmedge.verify import verify
 
 
@@ -172,3 +172,21 @@ def test_a_failing_run_names_stage_and_variant(opened):
     session.close()
     with pytest.raises(BackendError, match="the session is closed"):
         session.run({})
+
+
+@pytest.mark.parametrize(
+    ("flops", "alone", "asked", "threads"),
+    [
+        (7_000_000, False, 4, 1),
+        (25_000_000, False, 4, 3),
+        (25_000_000, False, 2, 2),
+        (10**9, False, None, 0),
+        (0, False, 4, 4),  # not counted
+        (7_000_000, True, 4, 4),
+        (7_000_000, True, None, 0),
+    ],
+)
+def test_a_stage_with_little_work_gets_few_threads(flops, alone, asked, threads):
+    stage = Stage("net", "onnx/net.onnx", (), (), flops=flops)
+    settings = backend.session_options(stage, alone=alone, threads=asked)
+    assert settings.intra_op_num_threads == threads
