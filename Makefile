@@ -9,6 +9,9 @@ TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
 SAMPLES := export/mmedge_export/zoo/samples
 
+# What the native library is made of: a change of it installs the package anew.
+NATIVE := $(shell find cpp_ext -type f)
+
 .PHONY: demo test soak lint format bench clean
 
 demo: $(VENV)/.demo
@@ -54,10 +57,10 @@ $(VENV)/.torch:
 	$(BIN)/pip install --quiet --disable-pip-version-check "$(TORCH)"
 	touch $@
 
-$(VENV)/.demo: $(VENV)/.torch pyproject.toml
+$(VENV)/.demo: $(VENV)/.torch pyproject.toml $(NATIVE)
 	$(BIN)/pip install --quiet --disable-pip-version-check "$(TORCH)" --editable ".[cpu,export]"
 	touch $@
 
-$(VENV)/.test: $(VENV)/.torch pyproject.toml
+$(VENV)/.test: $(VENV)/.torch pyproject.toml $(NATIVE)
 	$(BIN)/pip install --quiet --disable-pip-version-check "$(TORCH)" --editable ".[cpu,dev,export,rtx,train]"
 	touch $@ $(VENV)/.demo

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from mmedge.align import Policy
+    from mmedge.backends import Attention
     from mmedge.features import CacheInfo, Key
     from mmedge.sanity import Sanity
     from mmedge.schedule import Schedule
@@ -110,6 +111,12 @@ class Pipeline:
     def schedule(self) -> Schedule:
         """Whether encoders that must run in the same call run at once, and what decided it."""
         return self._scheduler.schedule
+
+    @property
+    def attention(self) -> dict[str, Attention]:
+        """What runs attention over segments, by stage; stages without any are not in it."""
+        found = {stage.name: stage.session.attention for stage in self._stages}
+        return {name: attention for name, attention in found.items() if attention is not None}
 
     def cache_info(self) -> dict[str, CacheInfo]:
         """Counters of the feature cache by modality; empty where there is none.
@@ -309,6 +316,7 @@ def load(
     threads: int | None = None,
     cache_bytes: int = CACHE_BYTES,
     concurrent: bool | None = None,
+    kernels: bool = True,
 ) -> Pipeline:
     """Open a bundle, choose a variant for this machine and load it.
 
@@ -325,6 +333,8 @@ def load(
             of a modality comes again (see :mod:`mmedge.features`). 0 holds none.
         concurrent: whether encoders that must run in the same call run at once, in threads. None:
             whichever is faster, as measured in the first calls (see :mod:`mmedge.schedule`).
+        kernels: False leaves attention over segments to the standard operators that graphs carry
+            for it, also where mmedge has a kernel.
 
     Raises:
         ValueError: ``cache_bytes`` is negative.
@@ -344,7 +354,7 @@ def load(
             bundle,
             variant,
             decisions,
-            options=SessionOptions(threads=threads),
+            options=SessionOptions(threads=threads, kernels=kernels),
             cache_bytes=cache_bytes,
             concurrent=concurrent,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import subprocess
 import sys
 import zipfile
@@ -13,15 +14,24 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")
-def names(tmp_path_factory):
+def wheel(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wheel")
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps"]
     command += ["--no-build-isolation", "--wheel-dir", str(folder), str(ROOT)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     (wheel,) = folder.glob("mmedge-*.whl")
+    return wheel
+
+
+@pytest.fixture(scope="module")
+def names(wheel):
     with zipfile.ZipFile(wheel) as archive:
         return set(archive.namelist())
+
+
+def test_one_wheel_of_an_architecture_serves_every_python(wheel):
+    assert f"-py3-none-linux_{platform.machine()}" in wheel.name
 
 
 def test_every_source_and_data_file_is_in_the_wheel(names):
@@ -33,6 +43,7 @@ def test_every_source_and_data_file_is_in_the_wheel(names):
 
 def test_the_wheel_has_data_licence_and_commands(names):
     for name in (
+        "mmedge/libmmedge.so",
         "mmedge/py.typed",
         "mmedge_export/py.typed",
         "mmedge_export/zoo/tokenizer.json",

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mmedge.bundle import Bundle
     from mmedge.spec import Array, Stage, TensorSpec, Variant
 
-__all__ = ["BACKENDS", "Session", "SessionOptions", "open_stage"]
+__all__ = ["BACKENDS", "Attention", "Session", "SessionOptions", "open_stage"]
 
 #: Backend name in a variant -> module that serves it.
 BACKENDS: Mapping[str, str] = {
@@ -33,10 +33,33 @@ class SessionOptions:
     """How a session uses the machine.
 
     ``threads``: most intra-op threads; None leaves the default. Where a network has several stages,
-    one with little work uses fewer.
+    one with little work uses fewer. ``kernels``: whether mmedge's own kernels may take the place of
+    the functions that a graph carries for them.
     """
 
     threads: int | None = None
+    kernels: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """What runs a stage's attention over segments.
+
+    Attributes:
+        nodes: how many such nodes the stage has.
+        kernel: instruction set of the kernel that runs them; None where their bodies of standard
+            operators do.
+        reason: why there is no kernel; empty where there is one.
+    """
+
+    nodes: int
+    kernel: str | None = None
+    reason: str = ""
+
+    def __str__(self) -> str:
+        plural = "" if self.nodes == 1 else "s"
+        by = f"kernel ({self.kernel})" if self.kernel else f"standard operators: {self.reason}"
+        return f"{self.nodes} node{plural} by {by}"
 
 
 class Session(Protocol):
@@ -49,6 +72,10 @@ class Session(Protocol):
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
         """What :meth:`run` returns, in the graph's order."""
+
+    @property
+    def attention(self) -> Attention | None:
+        """What runs attention over segments; None where there is none in the stage."""
 
     def run(self, feeds: Mapping[str, Any]) -> dict[str, Array]:
         """Run once.

@@ -3,6 +3,11 @@
 ONNX Runtime moves a node that its first provider cannot run to another one and only logs it. A
 variant's target is a promise, so after the session is made each node's provider is compared with
 the one that the target stands for, and a node elsewhere is an error.
+
+Attention over segments stands in a graph as a function of standard operators. On the CPU a session
+first registers mmedge's kernel of the same name (:mod:`mmedge.native`), which ONNX Runtime then
+calls in the function's place; where it does not take it, the function's body runs. Which of them it
+is is read back as well, and that the kernel was really called is checked at the first run.
 """
 
 from __future__ import annotations
@@ -11,11 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mmedge import native
+from mmedge.backends import Attention
 from mmedge.device import usable_cores, wait_for_stream
 from mmedge.errors import BackendError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from mmedge.backends import SessionOptions
     from mmedge.bundle import Bundle
@@ -58,7 +66,15 @@ NODES_SHOWN = 5
 class OrtSession:
     """A stage in ONNX Runtime (see :class:`mmedge.backends.Session`)."""
 
-    def __init__(self, session: Any, stage: Stage, variant: Variant) -> None:  # noqa: ANN401
+    def __init__(
+        self,
+        session: Any,  # noqa: ANN401
+        stage: Stage,
+        variant: Variant,
+        attention: Attention | None = None,
+    ) -> None:
+        self.attention = attention
+        self._unproven = attention is not None and attention.kernel is not None
         self.inputs = _specs(session.get_inputs(), stage.inputs, "input", stage)
         self.outputs = _specs(session.get_outputs(), stage.outputs, "output", stage)
         self._output_names = [spec.name for spec in self.outputs]
@@ -71,6 +87,7 @@ class OrtSession:
         session = self._session  # another thread may close it meanwhile
         if session is None:
             raise BackendError(f"{self._where}: the session is closed; load the bundle again")
+        before = native.cpu_calls() if self._unproven else 0
         try:
             if self._on_gpu and any(type(value) is not np.ndarray for value in feeds.values()):
                 values = self._run_bound(session, feeds)
@@ -78,7 +95,20 @@ class OrtSession:
                 values = session.run(self._output_names, feeds)
         except Exception as error:  # the binding raises several unrelated types
             raise BackendError(f"{self._where}: ONNX Runtime failed: {error}") from error
+        if self._unproven:
+            self._prove(native.cpu_calls() - before)
         return dict(zip(self._output_names, values, strict=True))
+
+    def _prove(self, calls: int) -> None:
+        """Compare the kernel's own count of calls with the nodes that it is said to run."""
+        nodes = self.attention.nodes if self.attention is not None else 0
+        if calls < nodes:
+            raise BackendError(
+                f"{self._where}: {nodes} nodes of segmented attention are said to run in the "
+                f"kernel of {native.library().path}, which was called {calls} times; load with "
+                "kernels=False, and report this"
+            )
+        self._unproven = False
 
     def _run_bound(
         self,
@@ -139,18 +169,56 @@ def open_stage(
             f"({ort.__version__} has {', '.join(ort.get_available_providers())}); "
             "install 'mmedge[cuda]' instead of 'mmedge[cpu]'"
         )
-    settings = session_options(stage, alone=len(variant.files) == 1, threads=options.threads)
-    settings.log_severity_level = 4  # fatal: errors are raised, and one voice is enough
-    settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    graph = bundle.file(variant.files[stage.name])
-    try:
-        session = ort.InferenceSession(graph, settings, providers=[provider])
-    except Exception as error:  # the binding raises several unrelated types
-        raise BackendError(
-            f"{where}: ONNX Runtime {ort.__version__} refused the graph: {error}"
-        ) from error
+    graph = variant.files[stage.name]
+    path = bundle.file(graph)
+    nodes = sum(bundle.functions(graph).values())
+
+    def make(library: Path | None) -> Any:  # noqa: ANN401
+        settings = session_options(stage, alone=len(variant.files) == 1, threads=options.threads)
+        settings.log_severity_level = 4  # fatal: errors are raised, and one voice is enough
+        settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        if library is not None:
+            settings.register_custom_ops_library(str(library))
+        return ort.InferenceSession(path, settings, providers=[provider])
+
+    library, reason = _kernels(variant, options) if nodes else (None, "")
+    session = None
+    if library is not None:
+        try:
+            session = make(library)
+        except Exception as error:  # noqa: BLE001 - the body may be what this graph needs
+            reason = f"ONNX Runtime refused the kernel: {error}".splitlines()[0]
+    if session is None:
+        try:
+            session = make(None)
+        except Exception as error:  # the binding raises several unrelated types
+            raise BackendError(
+                f"{where}: ONNX Runtime {ort.__version__} refused the graph: {error}"
+            ) from error
     _check_placement(session, provider, where)
-    return OrtSession(session, stage, variant)
+    attention = _read_attention(session, nodes, reason) if nodes else None
+    return OrtSession(session, stage, variant, attention)
+
+
+def _kernels(variant: Variant, options: SessionOptions) -> tuple[Path | None, str]:
+    """The library with kernels for the functions of a graph, or None and why not."""
+    if not options.kernels:
+        return None, "kernels are turned off"
+    if variant.target != "cpu":
+        return None, f"the kernel for {variant.target} is not among ONNX Runtime's operators"
+    return native.ort_kernels()
+
+
+def _read_attention(session: Any, nodes: int, reason: str) -> Attention:  # noqa: ANN401
+    """What runs attention over segments: a node that is still there is run by its kernel."""
+    found = sum(
+        node.domain == native.DOMAIN
+        for subgraph in session.get_provider_graph_assignment_info()
+        for node in subgraph.get_nodes()
+    )
+    if found:
+        return Attention(found, native.cpu_isa())
+    return Attention(nodes, None, reason or "ONNX Runtime took the body in place of the kernel")
 
 
 def session_options(stage: Stage, *, alone: bool, threads: int | None = None) -> Any:  # noqa: ANN401

@@ -20,7 +20,7 @@ from mmedge.spec import DTYPES, Array, TensorSpec
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from mmedge.backends import SessionOptions
+    from mmedge.backends import Attention, SessionOptions
     from mmedge.bundle import Bundle
     from mmedge.spec import Stage, Variant
 
@@ -59,6 +59,7 @@ class TensorRTSession:
     ) -> None:
         self.inputs = stage.inputs
         self.outputs = stage.outputs
+        self.attention: Attention | None = None  # an engine does not tell
         self._where = f"stage {stage.name!r}, variant {variant.id}"
         self._dtypes = {spec.name: DTYPES[spec.dtype] for spec in (*self.inputs, *self.outputs)}
         self._buffers: dict[str, tuple[int, int]] = {}  # name -> (address, bytes)

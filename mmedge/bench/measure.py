@@ -97,6 +97,7 @@ def bench(
             if collecting:
                 gc.enable()
         elapsed = perf_counter_ns() - begun
+        attention = {stage: str(found) for stage, found in pipe.attention.items()}
         digest = hashlib.sha256(pipe.bundle.read("manifest.json")).hexdigest()
 
     tell("cold start", 0, 1)
@@ -128,6 +129,7 @@ def bench(
         stages=_stages(latency, parts),
         accuracy=verification.to_dict(),
         device={**before, "after": _changing(after)},
+        attention=attention,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -40,6 +40,7 @@ class Report:
         first_call_ms: latency of the first call after loading.
         peak_memory_bytes: the fresh process's peak resident memory after its calls.
         stages: per part of a call (``inputs``, each stage, ``residual``): the same statistics.
+        attention: by stage with attention over segments, what ran it, in words.
         accuracy: worst differences against the golden samples, checked before timing.
         device: what the machine was.
     """
@@ -56,6 +57,7 @@ class Report:
     stages: Mapping[str, Mapping[str, float | None]]
     accuracy: Mapping[str, Any]
     device: Mapping[str, Any]
+    attention: Mapping[str, str] = field(default_factory=dict)
     report_version: int = REPORT_VERSION
 
     def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
@@ -82,7 +84,7 @@ class Report:
                 f"{os.fspath(path)}: expected a report of version {REPORT_VERSION}, got {found}; "
                 "run mmedge bench again with this version"
             )
-        known = {field.name: data[field.name] for field in fields(cls) if field.name in data}
+        known = {own.name: data[own.name] for own in fields(cls) if own.name in data}
         try:
             return cls(**known)
         except TypeError as error:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Self
 
 from mmedge.bundle.choose import choose
 from mmedge.bundle.load import Checked, check_digests, load
+from mmedge.bundle.onnxfile import GraphFile
 from mmedge.bundle.samples import Samples, samples_from_bytes, samples_to_bytes
 from mmedge.bundle.write import SUFFIX, Source, write_bundle
 from mmedge.errors import BundleError, NoVariantError
@@ -38,7 +39,7 @@ class Bundle:
         self.path = checked.archive.path
         self.manifest: Manifest = checked.manifest
         self._archive = checked.archive
-        self._weights = checked.weights
+        self._graphs = checked.graphs
         self._samples: Samples | None = None
 
     @classmethod
@@ -247,10 +248,18 @@ class Bundle:
         Raises:
             BundleError: no such file.
         """
-        return self._weights.get(self._known(graph), ())
+        return self._graphs.get(self._known(graph), GraphFile()).weights
+
+    def functions(self, graph: str) -> Mapping[str, int]:
+        """How often one of its graphs calls each function of mmedge's own domain.
+
+        Raises:
+            BundleError: no such file.
+        """
+        return self._graphs.get(self._known(graph), GraphFile()).functions
 
     def _with_weights(self, names: Collection[str]) -> set[str]:
-        return {*names, *(w for name in names for w in self._weights.get(name, ()))}
+        return {*names, *(w for name in names for w in self._graphs.get(name, GraphFile()).weights)}
 
     def _known(self, name: str) -> str:
         if name not in self._archive.sizes:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mmedge.bundle.archive import Archive, open_archive
-from mmedge.bundle.onnxfile import check_graph
+from mmedge.bundle.onnxfile import GraphFile, check_graph
 from mmedge.errors import BundleError
 from mmedge.schema import MANIFEST, MAX_MANIFEST_BYTES, manifest_from_json
 
@@ -32,11 +32,11 @@ GRAPH_BACKEND = "ort"
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """A bundle that passed; ``weights`` maps each graph to the weight files that it uses."""
+    """A bundle that passed; ``graphs`` says what each graph reaches for."""
 
     archive: Archive
     manifest: Manifest
-    weights: Mapping[str, tuple[str, ...]]
+    graphs: Mapping[str, GraphFile]
 
 
 def load(path: Path, *, digests: bool = True) -> Checked:
@@ -101,13 +101,13 @@ def check_digests(archive: Archive, manifest: Manifest) -> None:
                 )
 
 
-def _check_graphs(archive: Archive, manifest: Manifest) -> dict[str, tuple[str, ...]]:
+def _check_graphs(archive: Archive, manifest: Manifest) -> dict[str, GraphFile]:
     graphs = {stage.graph for stage in manifest.stages}
     graphs |= {name for name in manifest.files if name.endswith(".onnx")}
     for variant in manifest.variants:
         if variant.backend == GRAPH_BACKEND:
             graphs.update(variant.files.values())
     return {
-        name: tuple(check_graph(archive.read(name), name, archive.sizes, f"{archive.path}: {name}"))
+        name: check_graph(archive.read(name), name, archive.sizes, f"{archive.path}: {name}")
         for name in sorted(graphs)
     }

@@ -9,6 +9,7 @@ pure Python, over a mapped file; it steps over weights without touching their pa
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from posixpath import dirname, join
 from typing import TYPE_CHECKING, Final
@@ -19,7 +20,7 @@ from mmedge.schema import path_fault
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-__all__ = ["DOMAINS", "check_graph"]
+__all__ = ["DOMAINS", "GraphFile", "check_graph"]
 
 #: Operator domains that ONNX Runtime itself implements and that a bundle may use. Operators of
 #: mmedge's own domain must come with their body as a model-local function.
@@ -62,18 +63,31 @@ _STRINGS: Final[Mapping[str, Mapping[int, str]]] = {
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
+@dataclass(frozen=True, slots=True)
+class GraphFile:
+    """What a graph that passed reaches for.
+
+    Attributes:
+        weights: paths in the bundle of the weight files that it uses.
+        functions: how often it calls each function of mmedge's own domain.
+    """
+
+    weights: tuple[str, ...] = ()
+    functions: Mapping[str, int] = field(default_factory=dict)
+
+
 @dataclass(slots=True)
 class _Found:
     """Collected over one file."""
 
-    nodes: set[tuple[str, str]] = field(default_factory=set)
+    nodes: Counter[tuple[str, str]] = field(default_factory=Counter)
     inside_functions: set[tuple[str, str]] = field(default_factory=set)
     functions: set[tuple[str, str]] = field(default_factory=set)
     external: list[dict[str, str]] = field(default_factory=list)
 
 
-def check_graph(data: memoryview, name: str, sizes: Mapping[str, int], where: str) -> list[str]:
-    """Check the graph ``name`` of a bundle and return the weight files that it uses.
+def check_graph(data: memoryview, name: str, sizes: Mapping[str, int], where: str) -> GraphFile:
+    """Check the graph ``name`` of a bundle and return what it reaches for.
 
     Args:
         data: the graph file's bytes.
@@ -94,7 +108,7 @@ def check_graph(data: memoryview, name: str, sizes: Mapping[str, int], where: st
             f"{where}: not an ONNX graph: {error}; export the bundle again"
         ) from error
     own = {function for function in found.functions if function[0] == OWN_DOMAIN}
-    for domain, op in sorted(found.nodes | found.inside_functions):
+    for domain, op in sorted(found.nodes.keys() | found.inside_functions):
         if (domain, op) in REFUSED or (domain not in DOMAINS and (domain, op) not in own):
             raise BundleError(
                 f"{where}: operator {op!r} of domain {domain!r} is not known; expected domain "
@@ -104,7 +118,10 @@ def check_graph(data: memoryview, name: str, sizes: Mapping[str, int], where: st
     if nested := sorted(found.inside_functions & found.functions):
         # Bodies that call bodies could call themselves, or expand without end.
         raise BundleError(f"{where}: a model-local function calls function {nested[0][1]!r}")
-    return sorted({_weights(entries, name, sizes, where) for entries in found.external})
+    return GraphFile(
+        tuple(sorted({_weights(entries, name, sizes, where) for entries in found.external})),
+        {op: count for (domain, op), count in found.nodes.items() if domain == OWN_DOMAIN},
+    )
 
 
 def _weights(entries: Mapping[str, str], name: str, sizes: Mapping[str, int], where: str) -> str:
@@ -172,8 +189,10 @@ class _Walk:
             called = ("" if domain == "ai.onnx" else domain, strings.get("op", ""))
             if kind == "function":
                 self._found.functions.add(called)
+            elif in_function:
+                self._found.inside_functions.add(called)
             else:
-                (self._found.inside_functions if in_function else self._found.nodes).add(called)
+                self._found.nodes[called] += 1
         if entries:
             self._found.external.append(entries)
         return strings

@@ -85,6 +85,7 @@ def _show(report: Report) -> None:
                 for name, value in report.cold_start_parts_ms.items()
             ),
             ("peak memory", f"{report.peak_memory_bytes / 2**20:.1f} MiB"),
+            *((f"attention in {stage}", found) for stage, found in report.attention.items()),
             ("cores, threads", f"{report.device['cores']}, {report.load['threads'] or 'default'}"),
         ],
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
+from mmedge import native
 from mmedge.backends import BACKENDS
 from mmedge.cli.console import JsonOption, emit_json, table
 from mmedge.device import probe
@@ -15,7 +16,8 @@ def env(*, as_json: JsonOption = False) -> None:
     """Show the device, the backends that run here, and how to get the others."""
     device = probe()
     if as_json:
-        emit_json(asdict(device))
+        kernel = None if native.why_absent() else native.cpu_isa()
+        emit_json({**asdict(device), "attention_kernel": kernel})
         return
     table(
         "this machine",
@@ -26,6 +28,7 @@ def env(*, as_json: JsonOption = False) -> None:
             ("cores", device.cores),
             ("memory", f"{device.memory_bytes / 2**30:.1f} GiB"),
             ("targets", ", ".join(device.targets)),
+            ("attention kernel", native.why_absent() or native.cpu_isa()),
             *sorted(device.libraries.items()),
         ],
     )

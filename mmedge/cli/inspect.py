@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from mmedge import native
 from mmedge.bundle import Bundle
 from mmedge.cli.console import BundleArgument, JsonOption, emit_json, number, stderr, table
 from mmedge.cli.draw import draw_text
@@ -35,6 +36,11 @@ def inspect(bundle: BundleArgument, *, as_json: JsonOption = False, svg: SvgOpti
         sizes = {name: len(opened.read(name)) for name in manifest.files}
         weights = {name: opened.weights(name) for name in manifest.files}
         decisions = {decision.variant: decision for decision in opened.decisions(probe())}
+        attention = {
+            stage.name: functions
+            for stage in manifest.stages
+            if (functions := opened.functions(stage.graph))
+        }
     flow = flow_of(manifest, sizes, weights)
     if as_json:
         emit_json(
@@ -43,11 +49,14 @@ def inspect(bundle: BundleArgument, *, as_json: JsonOption = False, svg: SvgOpti
                 "flow": flow.as_json(),
                 "sizes_bytes": sizes,
                 "decisions": [asdict(decision) for decision in decisions.values()],
+                "attention": {"functions": attention, "on_cpu": _kernel()},
             }
         )
     else:
         used = {variant.id: _size(variant, sizes, weights) for variant in manifest.variants}
         _print(manifest, draw_text(flow), sizes, used, decisions)
+        if attention:
+            _print_attention(attention)
     # Last: what was found is shown even where the file cannot be written.
     if svg is not None:
         _write_svg(svg, draw_svg(flow))
@@ -125,6 +134,27 @@ def _print(
         ("what", "value"),
         [("golden samples", manifest.samples), *manifest.provenance.items()],
     )
+
+
+def _print_attention(attention: Mapping[str, Mapping[str, int]]) -> None:
+    table(
+        "attention over segments",
+        ("stage", "nodes", "in ONNX Runtime on this CPU"),
+        [
+            (
+                stage,
+                ", ".join(f"{count} {name}" for name, count in functions.items()),
+                _kernel(),
+            )
+            for stage, functions in attention.items()
+        ],
+    )
+
+
+def _kernel() -> str:
+    """What runs attention over segments in ONNX Runtime on this machine's CPU."""
+    library, reason = native.ort_kernels()
+    return f"standard operators: {reason}" if library is None else f"kernel ({native.cpu_isa()})"
 
 
 def _size(variant: Variant, sizes: Mapping[str, int], weights: Mapping[str, Sequence[str]]) -> int:

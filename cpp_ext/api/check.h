@@ -1,0 +1,14 @@
+// The rules of mmedge.h, checked.
+#ifndef MMEDGE_API_CHECK_H_
+#define MMEDGE_API_CHECK_H_
+
+#include "mmedge.h"
+
+namespace mmedge {
+
+// MMEDGE_OK where `call` obeys the rules for every device; what one device supports is not looked at.
+mmedge_status check(const mmedge_segattn* call);
+
+}  // namespace mmedge
+
+#endif  // MMEDGE_API_CHECK_H_

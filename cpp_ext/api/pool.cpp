@@ -1,0 +1,136 @@
+// A pool of threads for callers of the CPU kernel that have none.
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <new>
+#include <system_error>
+#include <thread>
+#include <vector>
+
+#include "mmedge.h"
+
+namespace mmedge {
+namespace {
+
+// Looks at the next round before a thread goes to sleep: about 50 us, which is what waking one
+// costs.
+constexpr int kSpins = 4000;
+
+inline void relax() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+class Pool {
+ public:
+  explicit Pool(int threads) {
+    try {
+      for (int i = 1; i < threads; ++i) threads_.emplace_back([this] { work(); });
+    } catch (...) {
+      end();
+      throw;
+    }
+  }
+
+  ~Pool() { end(); }
+
+  void run(size_t count, mmedge_task task, void* arg) {
+    if (threads_.empty() || count < 2) {
+      for (size_t i = 0; i < count; ++i) task(arg, i);
+      return;
+    }
+    const std::lock_guard<std::mutex> turn(turns_);
+    {
+      const std::lock_guard<std::mutex> lock(sleep_);
+      task_ = task;
+      arg_ = arg;
+      count_ = count;
+      next_.store(0, std::memory_order_relaxed);
+      round_.fetch_add(1, std::memory_order_relaxed);
+      open_.store(true, std::memory_order_release);
+    }
+    wake_.notify_all();
+    take_tasks();
+    {
+      // Who has not woken up by now is not waited for.
+      const std::lock_guard<std::mutex> lock(sleep_);
+      open_.store(false, std::memory_order_relaxed);
+    }
+    while (working_.load(std::memory_order_acquire) > 0) relax();
+  }
+
+ private:
+  void end() {
+    {
+      const std::lock_guard<std::mutex> lock(sleep_);
+      ended_ = true;
+    }
+    wake_.notify_all();
+    for (std::thread& thread : threads_) thread.join();
+  }
+
+  void take_tasks() {
+    for (;;) {
+      const size_t i = next_.fetch_add(1, std::memory_order_relaxed);
+      if (i >= count_) return;
+      task_(arg_, i);
+    }
+  }
+
+  void work() {
+    uint64_t seen = 0;
+    const auto is_new = [&] {
+      return open_.load(std::memory_order_acquire) &&
+             round_.load(std::memory_order_relaxed) != seen;
+    };
+    for (;;) {
+      for (int i = 0; i < kSpins && !is_new(); ++i) relax();
+      {
+        std::unique_lock<std::mutex> lock(sleep_);
+        wake_.wait(lock, [&] { return ended_ || is_new(); });
+        if (ended_) return;
+        seen = round_.load(std::memory_order_relaxed);
+        working_.fetch_add(1, std::memory_order_relaxed);
+      }
+      take_tasks();
+      working_.fetch_sub(1, std::memory_order_release);
+    }
+  }
+
+  std::vector<std::thread> threads_;
+  std::mutex turns_;
+  std::mutex sleep_;
+  std::condition_variable wake_;
+  bool ended_ = false;
+  std::atomic<bool> open_{false};
+  std::atomic<uint64_t> round_{0};
+  std::atomic<size_t> next_{0};
+  std::atomic<int> working_{0};
+  mmedge_task task_ = nullptr;
+  void* arg_ = nullptr;
+  size_t count_ = 0;
+};
+
+}  // namespace
+}  // namespace mmedge
+
+void* mmedge_pool_create(int threads) {
+  try {
+    return new mmedge::Pool(threads);
+  } catch (const std::bad_alloc&) {
+    return nullptr;
+  } catch (const std::system_error&) {
+    return nullptr;
+  }
+}
+
+void mmedge_pool_destroy(void* pool) { delete static_cast<mmedge::Pool*>(pool); }
+
+void mmedge_pool_run(void* pool, size_t count, mmedge_task task, void* arg) {
+  static_cast<mmedge::Pool*>(pool)->run(count, task, arg);
+}
