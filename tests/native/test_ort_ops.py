@@ -15,6 +15,7 @@ from mmedge import native
 from mmedge.backends import SessionOptions, open_stage
 from mmedge.backends import ort as backend
 from mmedge.errors import BackendError
+from mmedge.native import capi
 from mmedge.verify import verify
 from mmedge_export import export
 from mmedge_export.passes.attention_function import KINDS, attention_function
@@ -188,7 +189,7 @@ def test_a_bundle_runs_through_the_kernel(bundle):
 
 
 def test_without_the_library_the_body_runs(bundle, monkeypatch):
-    monkeypatch.setattr(native, "_find", lambda: native._Found(None, "it was left out"))
+    monkeypatch.setattr(capi, "_find", lambda: capi._Found(None, "it was left out"))
     with mmedge.load(bundle) as pipe:
         assert verify(pipe).ok
         found = pipe.attention[fusion(pipe.bundle).name]

@@ -1,0 +1,43 @@
+"""The native library: attention over segments of keys and values.
+
+It is built with the package; where it was left out (``-C wheel.cmake=false``), :func:`library` says
+why and everything else here raises :class:`BackendError`, while bundles run without it.
+"""
+
+from __future__ import annotations
+
+from mmedge.native.capi import (
+    BF16,
+    DOMAIN,
+    F16,
+    F32,
+    I8,
+    Library,
+    SegAttn,
+    cpu_calls,
+    cpu_isa,
+    library,
+    ort_kernels,
+    use_isa,
+    why_absent,
+)
+from mmedge.native.segattn import Prepared, prepare, segmented_attention
+
+__all__ = [
+    "BF16",
+    "DOMAIN",
+    "F16",
+    "F32",
+    "I8",
+    "Library",
+    "Prepared",
+    "SegAttn",
+    "cpu_calls",
+    "cpu_isa",
+    "library",
+    "ort_kernels",
+    "prepare",
+    "segmented_attention",
+    "use_isa",
+    "why_absent",
+]
