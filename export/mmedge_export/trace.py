@@ -15,6 +15,7 @@ from mmedge.errors import ExportError
 from mmedge_export import feeds
 from mmedge_export.adapter import NAME, Adapter
 from mmedge_export.advice import explain
+from mmedge_export.attention_standard import decompose
 from mmedge_export.graph import Graph
 from mmedge_export.guards import VIOLATED, watching
 from mmedge_export.locate import failing_node
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from mmedge_export.source import Model
 
 __all__ = ["OPSET", "trace"]
+
+#: The operator of :mod:`mmedge_export.attention`, which need not be imported.
+SEGMENTED = "mmedge::segmented_attention"
 
 #: Default version of the ONNX operators: TensorRT 10.3, the one of JetPack 6, takes no later one.
 OPSET = 20
@@ -77,7 +81,7 @@ def trace(model: Model, *, opset: int | None = None) -> Graph:
         )
 
     with quiet(), torch.no_grad():
-        program = _capture(network.module, model, capture)
+        program = _in_standard_operators(_capture(network.module, model, capture))
         onnx_program = _convert(network.module, program, shapes, opset)
     graph = onnx_program.model
     if graph.opset_imports[""] != opset:
@@ -120,6 +124,16 @@ def _capture(module: torch.nn.Module, model: Model, capture: Callable[[], Progra
                 except Exception:  # noqa: BLE001 - the same one again
                     place = guards.culprit(str(error))
         raise explain(module, error, "torch cannot trace the network", place=place) from error
+
+
+def _in_standard_operators(program: Program) -> Program:
+    """Segmented attention as what ONNX has; the passes find it again."""
+    found = {
+        node.target
+        for node in program.graph.nodes
+        if getattr(node.target, "name", str)() == SEGMENTED
+    }
+    return program.run_decompositions(dict.fromkeys(found, decompose)) if found else program
 
 
 def _convert(

@@ -30,6 +30,7 @@ __all__ = [
     "Segment",
     "cpu_calls",
     "cpu_isa",
+    "cuda_archs",
     "library",
     "ort_kernels",
     "use_isa",
@@ -120,6 +121,9 @@ class Library:
         c.mmedge_segattn_cpu_calls.restype = ctypes.c_uint64
         c.mmedge_segattn_cpu_workspace.argtypes = (call, size)
         c.mmedge_segattn_cpu.argtypes = (call, *[ctypes.c_void_p] * 3)
+        c.mmedge_cuda_architectures.restype = ctypes.c_char_p
+        c.mmedge_segattn_workspace.argtypes = (call, size)
+        c.mmedge_segattn_enqueue.argtypes = (call, ctypes.c_void_p, ctypes.c_void_p)
         c.mmedge_pool_create.argtypes = (ctypes.c_int,)
         c.mmedge_pool_create.restype = ctypes.c_void_p
         self.has_ort = hasattr(c, "RegisterCustomOps")
@@ -153,6 +157,26 @@ class Library:
         pool = self._pool(threads)
         run = None if pool is None else self._pool_run
         self.check(self.c.mmedge_segattn_cpu(call, at, run, pool))
+
+    def workspace_bytes(self, call: SegAttn) -> int:
+        """Bytes of zeroed device memory that :meth:`enqueue` needs on the current GPU.
+
+        Raises:
+            InputError: the call breaks the rules of mmedge.h, or there is no kernel for it.
+            BackendError: there is no GPU, or the library was built without CUDA.
+        """
+        size = ctypes.c_size_t()
+        self.check(self.c.mmedge_segattn_workspace(call, size))
+        return size.value
+
+    def enqueue(self, call: SegAttn, workspace: int, stream: int) -> None:
+        """Compute on the current GPU; ``workspace`` and ``stream`` are addresses, 0 for none.
+
+        Raises:
+            InputError: the call breaks the rules of mmedge.h, or there is no kernel for it.
+            BackendError: the GPU failed, or there is none.
+        """
+        self.check(self.c.mmedge_segattn_enqueue(call, workspace or None, stream or None))
 
     def _pool(self, threads: int) -> int | None:
         """A pool for so many threads, made once and kept; None for one thread."""
@@ -224,6 +248,15 @@ def cpu_isa() -> str:
     """Instruction set that the CPU kernel uses: avx512, avx2, neon or portable."""
     found: bytes = library().c.mmedge_cpu_isa()
     return found.decode()
+
+
+def cuda_archs() -> tuple[str, ...]:
+    """Compute capabilities that the library has kernels for, such as ``87``; empty without CUDA."""
+    found = _find().library
+    if found is None:
+        return ()
+    listed: bytes = found.c.mmedge_cuda_architectures()
+    return tuple(listed.decode().split(",")) if listed else ()
 
 
 def use_isa(name: str | None) -> None:
