@@ -99,24 +99,33 @@ class Attend {
            query * call_.out_stride[1] + head * call_.out_stride[2];
   }
 
+  const float* query(int r) const {
+    int64_t head, query;
+    place(r, head, query);
+    return static_cast<const float*>(call_.q) + tile_.batch * call_.q_stride[0] +
+           query * call_.q_stride[1] + head * call_.q_stride[2];
+  }
+
+  // Queries times the scale; for lanes transposed, with rows of 0 up to a whole vector.
   void load_queries() {
     const float factor = call_.scale * kLog2e;
     const int dim = call_.dim;
-    if (lanes_) {
-      for (int r = count_; r < vectors_ * W; ++r) {
-        for (int d = 0; d < dim; ++d) q_[d * T + r] = 0.0f;
+    if (!lanes_) {
+      for (int r = 0; r < count_; ++r) {
+        const float* q = query(r);
+        float* to = q_ + r * kMostDim;
+        for (int d = 0; d < dim; ++d) to[d] = factor * q[d];
+        for (int d = dim; d < (dim + W - 1) / W * W; ++d) to[d] = 0.0f;
       }
+      return;
     }
-    for (int r = 0; r < count_; ++r) {
-      int64_t head, query;
-      place(r, head, query);
-      const float* q = static_cast<const float*>(call_.q) + tile_.batch * call_.q_stride[0] +
-                       query * call_.q_stride[1] + head * call_.q_stride[2];
-      if (lanes_) {
-        for (int d = 0; d < dim; ++d) q_[d * T + r] = factor * q[d];
-      } else {
-        for (int d = 0; d < dim; ++d) q_[r * kMostDim + d] = factor * q[d];
-        for (int d = dim; d < (dim + W - 1) / W * W; ++d) q_[r * kMostDim + d] = 0.0f;
+    for (int first = 0; first < vectors_ * W; first += W) {
+      const float* rows[W];
+      for (int i = 0; i < W; ++i) rows[i] = first + i < count_ ? query(first + i) : kZeros;
+      int d = 0;
+      for (; d + W <= dim; d += W) V::transpose(rows, d, factor, q_ + d * T + first, T);
+      for (; d < dim; ++d) {
+        for (int i = 0; i < W; ++i) q_[d * T + first + i] = factor * rows[i][d];
       }
     }
   }
@@ -130,8 +139,13 @@ class Attend {
     for (int r = 0; r < (lanes_ ? vectors_ * W : count_); ++r) {
       for (int c = 0; c < wide_; ++c) o_[r * kMostDim + c] = 0.0f;
     }
-    Keys keys(tile_, begin, end);
-    while (keys.next(block_)) {
+    Keys<V> keys(tile_, begin, end);
+    block_ = &blocks_[0];
+    Block* next = &blocks_[1];
+    bool more = keys.next(*block_);
+    while (more) {
+      more = keys.next(*next);
+      if (!lanes_ && next->gaps) fetch(*next);
       if (lanes_) {
         switch (vectors_) {
           case 1: score_lanes<1>(); break;
@@ -142,16 +156,27 @@ class Attend {
       } else {
         score_dots();
       }
-      if (block_.by_row) add_bias();
+      if (block_->by_row) add_bias();
       if (lanes_) {
         soften_lanes();
       } else {
         soften_dots();
       }
       int odd = 0;
-      if (block_.by_row) odd = set_aside_odd_values();
+      if (block_->by_row) odd = set_aside_odd_values();
       multiply_values();
       for (int i = 0; i < odd; ++i) add_odd_value(i);
+      Block* done = block_;
+      block_ = next;
+      next = done;
+    }
+  }
+
+  // Ask for the rows of a block whose rows the processor cannot guess.
+  void fetch(const Block& block) const {
+    for (int j = 0; j < block.count; ++j) {
+      for (int d = 0; d < call_.dim; d += 16) __builtin_prefetch(block.k[j] + d);
+      for (int d = 0; d < call_.dim_v; d += 16) __builtin_prefetch(block.v[j] + d);
     }
   }
 
@@ -161,15 +186,15 @@ class Attend {
   void score_lanes() {
     constexpr int K = V::template kKeys<N>;
     static_assert(K <= kMostKeys);
-    const int count = block_.count;
-    for (int j = count; j < (count + K - 1) / K * K; ++j) block_.k[j] = block_.k[count - 1];
+    const int count = block_->count;
+    for (int j = count; j < (count + K - 1) / K * K; ++j) block_->k[j] = block_->k[count - 1];
     const int dim = call_.dim;
     for (int j = 0; j < count; j += K) {
       const float* k[K];
       F sum[K][N];
 #pragma GCC unroll 16
       for (int i = 0; i < K; ++i) {
-        k[i] = block_.k[j + i];
+        k[i] = block_->k[j + i];
 #pragma GCC unroll 4
         for (int n = 0; n < N; ++n) sum[i][n] = V::zero();
       }
@@ -188,7 +213,7 @@ class Attend {
 #pragma GCC unroll 16
       for (int i = 0; i < K; ++i) {
         if (j + i < count) {
-          const F add = V::all(block_.add[j + i]);
+          const F add = V::all(block_->add[j + i]);
 #pragma GCC unroll 4
           for (int n = 0; n < N; ++n) V::store(s_ + (j + i) * T + n * W, V::add(sum[i][n], add));
         }
@@ -197,8 +222,8 @@ class Attend {
   }
 
   void score_dots() {
-    const int count = block_.count;
-    for (int j = count; j < (count + 3) / 4 * 4; ++j) block_.k[j] = block_.k[count - 1];
+    const int count = block_->count;
+    for (int j = count; j < (count + 3) / 4 * 4; ++j) block_->k[j] = block_->k[count - 1];
     int r = 0;
     for (; r + 4 <= count_; r += 4) score_dot_rows<4>(r);
     if (r + 2 <= count_) {
@@ -208,7 +233,7 @@ class Attend {
     if (r < count_) score_dot_rows<1>(r);
     for (r = 0; r < count_; ++r) {
       float* s = s_ + r * kBlock;
-      for (int j = 0; j < count; ++j) s[j] += block_.add[j];
+      for (int j = 0; j < count; ++j) s[j] += block_->add[j];
       for (int j = count; j < (count + W - 1) / W * W; ++j) s[j] = -kInf;
     }
   }
@@ -217,14 +242,14 @@ class Attend {
   void score_dot_rows(int r) {
     const int whole = call_.dim / W * W, rest = call_.dim - whole;
     const float* q = q_ + r * kMostDim;
-    for (int j = 0; j < block_.count; j += 4) {
+    for (int j = 0; j < block_->count; j += 4) {
       F sum[R][4];
 #pragma GCC unroll 4
       for (int i = 0; i < R; ++i) {
 #pragma GCC unroll 4
         for (int n = 0; n < 4; ++n) sum[i][n] = V::zero();
       }
-      const float* k[4] = {block_.k[j], block_.k[j + 1], block_.k[j + 2], block_.k[j + 3]};
+      const float* k[4] = {block_->k[j], block_->k[j + 1], block_->k[j + 2], block_->k[j + 3]};
       for (int d = 0; d < whole; d += W) {
         F key[4];
 #pragma GCC unroll 4
@@ -255,9 +280,9 @@ class Attend {
   void add_bias() {
     for (int r = 0; r < count_; ++r) {
       const int64_t query = (tile_.row + r) % call_.rows;
-      for (int j = 0; j < block_.count; ++j) {
-        if (block_.bias[j] == nullptr) continue;
-        const float bias = block_.bias[j][query * block_.bias_step[j]];
+      for (int j = 0; j < block_->count; ++j) {
+        if (block_->bias[j] == nullptr) continue;
+        const float bias = block_->bias[j][query * block_->bias_step[j]];
         float& s = s_[j * key_step_ + r * row_step_];
         s = bias == -kInf ? -kInf : s + bias * kLog2e;
       }
@@ -270,13 +295,13 @@ class Attend {
     for (int n = 0; n < vectors_; ++n) {
       float* s = s_ + n * W;
       F top = V::all(-kInf);
-      for (int j = 0; j < block_.count; ++j) top = V::max(V::load(s + j * T), top);
+      for (int j = 0; j < block_->count; ++j) top = V::max(V::load(s + j * T), top);
       const F before = V::load(m_ + n * W);
       top = V::max(before, top);
       const F base = V::zero_where_minus_inf(top);
       const F scale = V::exp2(V::sub(before, base));
       F sum = V::zero();
-      for (int j = 0; j < block_.count; ++j) {
+      for (int j = 0; j < block_->count; ++j) {
         const F weight = V::exp2(V::sub(V::load(s + j * T), base));
         sum = V::add(sum, weight);
         V::store(s + j * T, weight);
@@ -288,7 +313,7 @@ class Attend {
   }
 
   void soften_dots() {
-    const int vectors = (block_.count + W - 1) / W;
+    const int vectors = (block_->count + W - 1) / W;
     for (int r = 0; r < count_; ++r) {
       float* s = s_ + r * kBlock;
       F top = V::all(-kInf);
@@ -312,9 +337,9 @@ class Attend {
   // They are looked for only where a bias can hide a key from some rows and not from others.
   int set_aside_odd_values() {
     int odd = 0;
-    for (int j = 0; j < block_.count; ++j) {
-      if (block_.bias[j] == nullptr) continue;
-      const float* v = block_.v[j];
+    for (int j = 0; j < block_->count; ++j) {
+      if (block_->bias[j] == nullptr) continue;
+      const float* v = block_->v[j];
       F sum = V::zero();
       int c = 0;
       for (; c + W <= call_.dim_v; c += W) sum = V::fma(V::load(v + c), V::zero(), sum);
@@ -322,8 +347,8 @@ class Attend {
       if (V::total(sum) != 0.0f) odd_[odd++] = j;
     }
     for (int i = 0; i < odd; ++i) {
-      odd_values_[i] = block_.v[odd_[i]];
-      block_.v[odd_[i]] = kZeros;
+      odd_values_[i] = block_->v[odd_[i]];
+      block_->v[odd_[i]] = kZeros;
     }
     return odd;
   }
@@ -380,8 +405,8 @@ class Attend {
       for (int n = 0; n < N; ++n) sum[i][n] = V::zero();
     }
     const float* s = s_ + r * row_step_;
-    for (int j = 0; j < block_.count; ++j, s += key_step_) {
-      const float* v = block_.v[j] + c;
+    for (int j = 0; j < block_->count; ++j, s += key_step_) {
+      const float* v = block_->v[j] + c;
       F value[N];
 #pragma GCC unroll 8
       for (int n = 0; n < N; ++n) value[n] = Part ? V::load_part(v, rest) : V::load(v + n * W);
@@ -411,8 +436,8 @@ class Attend {
     for (int n = 0; n < N; ++n) even[n] = odd[n] = V::zero();
     const float* s = s_ + r * row_step_;
     int j = 0;
-    for (; j + 2 <= block_.count; j += 2, s += 2 * key_step_) {
-      const float *v = block_.v[j] + c, *w = block_.v[j + 1] + c;
+    for (; j + 2 <= block_->count; j += 2, s += 2 * key_step_) {
+      const float *v = block_->v[j] + c, *w = block_->v[j + 1] + c;
       const F first = V::all(s[0]), second = V::all(s[key_step_]);
 #pragma GCC unroll 8
       for (int n = 0; n < N; ++n) {
@@ -420,8 +445,8 @@ class Attend {
         odd[n] = V::fma(second, Part ? V::load_part(w, rest) : V::load(w + n * W), odd[n]);
       }
     }
-    if (j < block_.count) {
-      const float* v = block_.v[j] + c;
+    if (j < block_->count) {
+      const float* v = block_->v[j] + c;
       const F weight = V::all(s[0]);
 #pragma GCC unroll 8
       for (int n = 0; n < N; ++n) {
@@ -474,7 +499,8 @@ class Attend {
   int wide_;
   int odd_[kBlock];
   const float* odd_values_[kBlock];
-  Block block_;
+  Block blocks_[2];
+  Block* block_;
   alignas(64) float q_[T * kMostDim];
   alignas(64) float s_[kBlock * T];
   alignas(64) float o_[T * kMostDim];

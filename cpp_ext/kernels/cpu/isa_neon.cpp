@@ -34,6 +34,17 @@ struct Neon {
   // The other where one is NaN.
   static F max(F a, F b) { return vmaxnmq_f32(a, b); }
   static F zero_where_minus_inf(F a) { return vbslq_f32(vceqq_f32(a, all(-kInf)), zero(), a); }
+  // Which of 64 bytes are not 0, and which of 4 floats are minus infinity.
+  static uint64_t mask_of(const uint8_t* p) {
+    uint64_t mask = 0;
+    for (int i = 0; i < 64; ++i) mask |= static_cast<uint64_t>(p[i] != 0) << i;
+    return mask;
+  }
+  static uint32_t lost_of(F a) {
+    uint32_t mask = 0;
+    for (int i = 0; i < 4; ++i) mask |= static_cast<uint32_t>(a[i] == -kInf) << i;
+    return mask;
+  }
   static F exp2(F x) {
     // Below -126 the result is set to 0: it would be denormal, and its exponent has no room.
     const uint32x4_t low = vcltq_f32(x, all(-126.0f));
@@ -42,6 +53,12 @@ struct Neon {
     const F p = exp2_fraction<Neon>(vsubq_f32(y, n));
     const int32x4_t power = vshlq_n_s32(vaddq_s32(vcvtq_s32_f32(n), vdupq_n_s32(127)), 23);
     return vbslq_f32(low, zero(), vmulq_f32(p, vreinterpretq_f32_s32(power)));
+  }
+  // Elements [d, d + 4) of 4 rows, times `factor`, to 4 rows of `out` that are `step` apart.
+  static void transpose(const float* const* rows, int d, float factor, float* out, int step) {
+    for (int i = 0; i < 4; ++i) {
+      for (int j = 0; j < 4; ++j) out[j * step + i] = factor * rows[i][d + j];
+    }
   }
   static float highest(F a) { return vmaxnmvq_f32(a); }
   static float total(F a) { return vaddvq_f32(a); }

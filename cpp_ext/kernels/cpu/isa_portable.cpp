@@ -41,6 +41,17 @@ struct Portable {
                                (reinterpret_cast<I>(b) & ~mask));
   }
   static F zero_where_minus_inf(F a) { return choose(a == all(-kInf), zero(), a); }
+  // Which of 64 bytes are not 0, and which of 4 floats are minus infinity.
+  static uint64_t mask_of(const uint8_t* p) {
+    uint64_t mask = 0;
+    for (int i = 0; i < 64; ++i) mask |= static_cast<uint64_t>(p[i] != 0) << i;
+    return mask;
+  }
+  static uint32_t lost_of(F a) {
+    uint32_t mask = 0;
+    for (int i = 0; i < 4; ++i) mask |= static_cast<uint32_t>(a[i] == -kInf) << i;
+    return mask;
+  }
   static F exp2(F x) {
     // Below -126 the result is set to 0: it would be denormal, and its exponent has no room.
     const I low = x < all(-126.0f);
@@ -51,6 +62,12 @@ struct Portable {
     const F p = exp2_fraction<Portable>(y - n);
     const I power = (__builtin_convertvector(n, I) + 127) << 23;
     return choose(low, zero(), p * reinterpret_cast<F>(power));
+  }
+  // Elements [d, d + 4) of 4 rows, times `factor`, to 4 rows of `out` that are `step` apart.
+  static void transpose(const float* const* rows, int d, float factor, float* out, int step) {
+    for (int i = 0; i < 4; ++i) {
+      for (int j = 0; j < 4; ++j) out[j * step + i] = factor * rows[i][d + j];
+    }
   }
   static float highest(F a) {
     float best = a[0];

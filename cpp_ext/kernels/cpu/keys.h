@@ -11,11 +11,12 @@
 namespace mmedge::cpu {
 namespace {
 
-// Keys to be attended to next. `add` is what is added to every row's score, times log2 e. `bias` is
-// the first row's bias of keys whose bias differs by row, else null.
+// Keys to be attended to next. `add` is what is added to every row's score, times log2 e. Where
+// `by_row`, `bias` is the first row's bias of keys whose bias differs by row, else null.
 struct Block {
   int count;
   bool by_row;
+  bool gaps;  // keys were left out, so that rows do not follow one another in memory
   const float* k[kBlock + kMostKeys];  // kernels repeat the last key to the end of a group
   const float* v[kBlock];
   float add[kBlock];
@@ -23,6 +24,7 @@ struct Block {
   int64_t bias_step[kBlock];
 };
 
+template <class V>
 class Keys {
  public:
   // Keys of segments [begin, end).
@@ -35,8 +37,9 @@ class Keys {
   bool next(Block& block) {
     block.count = 0;
     block.by_row = false;
+    block.gaps = false;
     while (segment_ < end_ && ordinal_ < tile_.last && block.count < kBlock) {
-      if (key_ >= length_) {
+      if (key_ >= length_ && mask_ == 0) {
         ++segment_;
         key_ = 0;
         enter();
@@ -88,7 +91,6 @@ class Keys {
     block.k[at] = k_ + key * k_step_;
     block.v[at] = v_ + key * v_step_;
     block.add[at] = add;
-    block.bias[at] = nullptr;
   }
 
   // Most keys that the block and the tile's part have room for.
@@ -104,44 +106,78 @@ class Keys {
       key_ += skipped;
       return;
     }
-    const int count = static_cast<int>(least(room(block), length_ - key_));
-    for (int i = 0; i < count; ++i) put(block, block.count + i, key_ + i, shift_);
+    const int begin = block.count, count = static_cast<int>(least(room(block), length_ - key_));
+    for (int i = 0; i < count; ++i) put(block, begin + i, key_ + i, shift_);
+    for (int i = 0; i < count && block.by_row; ++i) block.bias[begin + i] = nullptr;
     block.count += count;
     key_ += count;
     ordinal_ += count;
   }
 
-  // Some may not. Each is put down and the next one put over it if it does not: a mask is as good as
-  // random, and a branch on it costs more.
+  // Some may not: 64 at a time become bits, and what is left out costs nothing more.
   void take_masked(Block& block) {
     const bool by_row = bias_ != nullptr && bias_step_ != 0;
-    const float* bias = by_row ? nullptr : bias_;
-    for (; ordinal_ < tile_.first && key_ < length_; ++key_) ordinal_ += takes(bias, key_);
+    if (mask_ == 0) {
+      read_mask(by_row ? nullptr : bias_);
+      skip();
+    }
+    if (mask_ == 0) return;
     const int begin = block.count, end = begin + room(block);
     int at = begin;
-    if (bias == nullptr && valid_ != nullptr && !by_row) {
-      for (; key_ < length_ && at < end; ++key_) {
-        put(block, at, key_, shift_);
-        at += valid_[key_] != 0;
+    block.gaps = block.gaps || mask_ != ~uint64_t{0};
+    for (; mask_ != 0 && at < end; mask_ &= mask_ - 1, ++at) {
+      const int64_t key = chunk_ + __builtin_ctzll(mask_);
+      put(block, at, key, bias_ == nullptr || by_row ? shift_ : shift_ + bias_[key] * kLog2e);
+      if (by_row) {
+        block.bias[at] = bias_ + key;
+        block.bias_step[at] = bias_step_;
+      } else {
+        block.bias[at] = nullptr;
       }
-    } else {
-      for (; key_ < length_ && at < end; ++key_) {
-        put(block, at, key_, bias == nullptr ? shift_ : shift_ + bias[key_] * kLog2e);
-        if (by_row) {
-          block.bias[at] = bias_ + key_;
-          block.bias_step[at] = bias_step_;
-        }
-        at += takes(bias, key_);
-      }
-      block.by_row = block.by_row || (by_row && at > begin);
+    }
+    if (by_row && !block.by_row) {
+      for (int i = 0; i < begin; ++i) block.bias[i] = nullptr;
+      block.by_row = true;
     }
     block.count = at;
     ordinal_ += at - begin;
   }
 
-  bool takes(const float* bias, int64_t key) const {
-    return (valid_ == nullptr || valid_[key] != 0) &&
-           (bias == nullptr || bias[key] != -__builtin_inff());
+  // Which of the next 64 keys take part.
+  void read_mask(const float* bias) {
+    chunk_ = key_;
+    const int count = static_cast<int>(least(64, length_ - key_));
+    mask_ = ~uint64_t{0};
+    if (count < 64) mask_ = (uint64_t{1} << count) - 1;
+    if (valid_ != nullptr) {
+      uint8_t part[64] = {};
+      for (int i = 0; i < count && count < 64; ++i) part[i] = valid_[key_ + i];
+      mask_ &= V::mask_of(count < 64 ? part : valid_ + key_);
+    }
+    for (int i = 0; i < count && bias != nullptr; i += V::kWidth) {
+      float part[V::kWidth];
+      const float* from = bias + key_ + i;
+      if (i + V::kWidth > count) {
+        for (int j = 0; j < V::kWidth; ++j) part[j] = i + j < count ? from[j] : 0.0f;
+        from = part;
+      }
+      mask_ &= ~(static_cast<uint64_t>(V::lost_of(V::load(from))) << i);
+    }
+    key_ += count;
+  }
+
+  // Leave out what comes before the tile's part.
+  void skip() {
+    int64_t left = tile_.first - ordinal_;
+    if (left <= 0) return;
+    const int64_t count = __builtin_popcountll(mask_);
+    if (count <= left) {
+      mask_ = 0;
+      ordinal_ += count;
+      return;
+    }
+    ordinal_ += left;
+    for (; left > 0; --left) mask_ &= mask_ - 1;
   }
 
   static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -152,6 +188,8 @@ class Keys {
   const int end_;
   int64_t ordinal_;  // of the next key among those that take part
   int64_t key_;      // of the segment
+  int64_t chunk_ = 0;  // first key that `mask_` is of
+  uint64_t mask_ = 0;  // keys that take part and are still to be put into a block
   int64_t length_ = 0;
   float shift_ = 0.0f;
   const float* k_ = nullptr;
