@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import itertools
 import json
 import re
 import subprocess
@@ -21,26 +22,43 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 
 #: Folders whose source files stand in the code map, in this order.
-SOURCES = ("mmedge", "export/mmedge_export", "examples", "benchmarks", "docs")
+SOURCES = ("mmedge", "export/mmedge_export", "cpp_ext", "examples", "benchmarks", "docs")
+
+#: What lines of a first comment begin with, by a file's suffix; Python files have docstrings.
+COMMENTS = {
+    ".h": "//", ".cuh": "//", ".cpp": "//", ".cu": "//", ".cmake": "#", ".txt": "#",
+}  # fmt: skip
 
 
 def code_map() -> str:
-    """One line a source file: its docstring's first sentence."""
+    """One line a source file: the first sentence of its docstring or first comment."""
     lines = []
     for folder in SOURCES:
-        files = [ROOT / name for name in tracked(folder) if name.endswith(".py")]
+        files = [ROOT / name for name in tracked(folder) if Path(name).suffix in (".py", *COMMENTS)]
         lines += [f"`{folder}/`", ""] if files else []
         for path in files:
-            text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
-            if not text:
+            text = path.read_text(encoding="utf-8")
+            mark = COMMENTS.get(path.suffix)
+            words = ast.get_docstring(ast.parse(text)) if mark is None else comment(text, mark)
+            if not words:
                 raise SystemExit(
-                    f"{path.relative_to(ROOT)} has no docstring to put in the code map"
+                    f"{path.relative_to(ROOT)} has no docstring or first comment for the code map"
                 )
-            first = re.split(r"(?<=[.?!])\s", " ".join(text.split("\n\n")[0].split()))[0]
+            first = re.split(r"(?<=[.?!:])\s", " ".join(words.split("\n\n")[0].split()))[0]
             first = re.sub(r":\w+:`~?([^`]*)`", r"`\1`", first).replace("``", "`")
-            lines.append(f"- `{path.relative_to(ROOT / folder)}` {first}")
+            lines.append(f"- `{path.relative_to(ROOT / folder)}` {first.rstrip(':')}")
         lines += [""] if files else []
     return "\n".join(lines).strip()
+
+
+def comment(text: str, mark: str) -> str:
+    """The first comment of a file, of lines that begin with ``mark``, or in ``/* */``."""
+    if text.startswith("/*"):
+        lines = text[2 : text.index("*/")].splitlines()
+        return "\n".join(line.strip().removeprefix("*").strip() for line in lines)
+    lines = [line.strip() for line in text.splitlines()]
+    first = itertools.takewhile(lambda line: line.startswith(mark), lines)
+    return "\n".join(line.removeprefix(mark).strip() for line in first)
 
 
 def tracked(folder: str) -> list[str]:

@@ -1,3 +1,4 @@
+// The rules of mmedge.h, checked: what each error says.
 #include "check.h"
 
 #include "status.h"

@@ -1,3 +1,4 @@
+// The functions of mmedge.h for the CPU.
 #include <atomic>
 #include <cstdint>
 

@@ -1,3 +1,4 @@
+// The text behind mmedge_last_error().
 #include "status.h"
 
 #include <cstdarg>

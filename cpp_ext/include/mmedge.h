@@ -167,13 +167,17 @@ MMEDGE_API mmedge_status mmedge_cpu_use_isa(const char* isa);
 MMEDGE_API uint64_t mmedge_segattn_cpu_calls(void);
 
 /* Bytes of device memory that mmedge_segattn_enqueue() needs, into *bytes; often 0. Depends on the
- * current GPU. */
+ * current GPU, for which it also loads the kernel: ask before a stream is captured. */
 MMEDGE_API mmedge_status mmedge_segattn_workspace(const mmedge_segattn* desc, size_t* bytes);
 
 /* Compute on the current GPU, all pointers on the device. `stream` is a cudaStream_t. Returns when
  * the work is enqueued: nothing is allocated, waited for or read back, so a graph may capture it,
  * and lengths may change between replays. The first call that uses a workspace must find it zeroed
- * (cudaMemsetAsync); the kernel leaves it ready for the next one. */
+ * (cudaMemsetAsync); the kernel leaves it ready for the next one. Its address is a multiple of 16.
+ *
+ * dim_v is dim, a multiple of 8. Tensors are read 16 bytes at a time: addresses are multiples of 16,
+ * and strides multiples of 8 elements, of 16 where they are 8-bit. num_splits is at most 32 here; of
+ * more, 32 are made. */
 MMEDGE_API mmedge_status mmedge_segattn_enqueue(const mmedge_segattn* desc, void* workspace,
                                                 void* stream);
 

@@ -1,3 +1,4 @@
+// The plan of a call on the CPU: units, tiles of rows and parts of the keys, and putting those together.
 #include "segattn.h"
 
 #include <algorithm>

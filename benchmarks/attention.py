@@ -1,0 +1,186 @@
+"""Segmented attention on the CPU beside the attention of torch, ONNX Runtime and OpenVINO.
+
+Each problem (8 heads of 64 elements, batch 1, float32) comes with all keys valid, with half of them
+hidden at random, and with a third of the segments lost. Peers that take one buffer get it made,
+with a mask where keys are hidden; only ``torch: concat`` puts the segments together itself. Every
+output is held against a float64 reference before anything is timed. Each framework runs in a
+process of its own, and blocks of calls of all ways alternate in random order.
+
+Run: ``pip install openvino``, then ``python benchmarks/attention.py``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import platform
+import random
+import subprocess
+import sys
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from mmedge.bench import host
+from mmedge.errors import AccuracyError
+from mmedge.testing import Case
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results" / "attention.json"
+
+#: Largest absolute error of an output whose values are of order 1.
+ATOL = 2e-5
+
+#: Milliseconds of a block, and most calls in it.
+BLOCK_MS, MOST_CALLS = 25.0, 200
+
+#: Ways that are ours: every other is a peer.
+OURS = ("mmedge", "mmedge in ONNX Runtime")
+#: What the function's kernel takes the place of in ONNX Runtime.
+BODY = "ONNX Runtime: body"
+
+Cell = tuple[Case, tuple[int, ...], str]
+
+
+def cells(rows: list[int], keys: list[int]) -> list[Cell]:
+    """Problems: the case, its lost segments, and what is special about it."""
+    found: list[Cell] = []
+    for lq in rows:
+        for lk in keys:
+            halves, thirds = (lk - lk // 2, lk // 2), (lk // 3, lk // 3, lk - 2 * (lk // 3))
+            name = f"{lq} x {lk}"
+            found += [
+                (Case(name, halves, rows=lq), (), "all valid"),
+                (Case(name, halves, rows=lq, valid=(0.5, 0.5)), (), "half hidden"),
+                (Case(name, thirds, rows=lq), (1,), "a third lost"),
+            ]
+    return found
+
+
+class Peer:
+    """The process of one framework."""
+
+    def __init__(self, framework: str, threads: int) -> None:
+        command = [sys.executable, str(HERE / "attention_peers.py"), framework, str(threads)]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self.version = self._read()["version"]
+
+    def ask(self, **question: Any) -> dict[str, Any]:  # noqa: ANN401
+        """The answer to one question."""
+        if self.process.stdin is None:
+            raise RuntimeError("the process has no input")
+        self.process.stdin.write(json.dumps(question) + "\n")
+        self.process.stdin.flush()
+        return self._read()
+
+    def _read(self) -> dict[str, Any]:
+        line = self.process.stdout.readline() if self.process.stdout else ""
+        if not line:
+            raise RuntimeError(f"{self.process.args!r} ended; see its errors above")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.stdin is not None:
+            self.process.stdin.close()
+        self.process.wait()
+
+
+def measure(peers: list[Peer], cell: Cell, rounds: int, rng: random.Random) -> dict[str, Any]:
+    """Medians of one problem, and how much faster than the best peer ours are."""
+    case, absent, kind = cell
+    owners: dict[str, Peer] = {}
+    for peer in peers:
+        errors = peer.ask(case=asdict(case), absent=list(absent))["errors"]
+        for name, error in errors.items():
+            if not error <= ATOL:
+                raise AccuracyError(f"{case.name}, {kind}: {name} is off by {error:.3g}")
+            owners[name] = peer
+    calls = {}
+    for name, peer in owners.items():
+        once = float(np.median(peer.ask(way=name, calls=3)["ns"])) / 1e6
+        calls[name] = int(np.clip(BLOCK_MS / once, 3, MOST_CALLS))
+    blocks: dict[str, list[float]] = {name: [] for name in owners}
+    for _ in range(rounds):
+        order = list(owners)
+        rng.shuffle(order)
+        for name in order:
+            found = owners[name].ask(way=name, calls=calls[name])["ns"]
+            blocks[name].append(float(np.median(found)) / 1e3)
+    medians = {name: float(np.median(values)) for name, values in blocks.items()}
+    best = min((name for name in medians if name not in (*OURS, BODY)), key=medians.__getitem__)
+    return {
+        "case": case.name,
+        "rows": case.rows,
+        "keys": case.keys,
+        "kind": kind,
+        "median_us": medians,
+        "best_peer": best,
+        "times_faster": {name: ratio(blocks[best], blocks[name]) for name in OURS},
+        "kernel_over_body": ratio(blocks[BODY], blocks[OURS[1]]),
+    }
+
+
+def ratio(theirs: list[float], ours: list[float]) -> dict[str, float]:
+    """Median of the ratios of blocks of the same round, and their quartiles."""
+    ratios = np.array(theirs) / np.array(ours)
+    low, middle, high = np.percentile(ratios, [25, 50, 75])
+    return {"median": float(middle), "low": float(low), "high": float(high)}
+
+
+def main() -> None:
+    """Measure, print and write the results."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--rows", type=int, nargs="*", default=[1, 4, 16, 64, 256])
+    parser.add_argument("--keys", type=int, nargs="*", default=[64, 256, 1024, 4096])
+    parser.add_argument("--threads", type=int, nargs="*", default=[1, 2])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument(
+        "--peers", nargs="*", default=["mmedge", "onnxruntime", "torch", "openvino"]
+    )
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+    rng = random.Random(0)  # noqa: S311 - an order, no secret
+    rows: list[dict[str, Any]] = []
+    versions: dict[str, str] = {}
+    for threads in arguments.threads:
+        with contextlib.ExitStack() as stack:
+            peers = [stack.enter_context(Peer(name, threads)) for name in arguments.peers]
+            for peer in peers:
+                versions |= peer.version
+            for cell in cells(arguments.rows, arguments.keys):
+                row = {"threads": threads, **measure(peers, cell, arguments.rounds, rng)}
+                rows.append(row)
+                faster = " ".join(
+                    f"{name}: {found['median']:.2f}" for name, found in row["times_faster"].items()
+                )
+                print(
+                    f"{threads} threads, {row['case']}, {row['kind']}: {faster} of "
+                    f"{row['best_peer']}; over body {row['kernel_over_body']['median']:.2f}",
+                    flush=True,
+                )
+    result = {
+        "what": "segmented attention on the CPU beside its peers, float32, 8 heads of 64, batch 1",
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": platform.machine(),
+        "device": host.state(),
+        "versions": versions,
+        "rounds": arguments.rounds,
+        "rows": rows,
+    }
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    arguments.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(f"wrote {arguments.output}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""What nvcc makes of the CUDA kernels, for every architecture; no GPU is needed."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+sys.path.append(str(ROOT / "benchmarks"))
+cuda_build = import_module("cuda_build")
+
+needs_nvcc = pytest.mark.skipif(
+    cuda_build.find_nvcc() is None, reason="nvcc, the CUDA compiler, is not installed"
+)
+
+# Blocks that the plan counts on (blocks_per_sm in tiling.h), for which registers must suffice: a
+# multiprocessor has 65,536, handed out to warps in steps of 8 a thread.
+BLOCKS = {
+    ("few", False): {32: 4, 64: 4, 96: 3, 128: 2},
+    ("few", True): {32: 3, 64: 3, 96: 2, 128: 2},
+    ("many", False): {32: 2, 64: 2, 96: 2, 128: 2},
+    ("many", True): {32: 2, 64: 2, 96: 2, 128: 2},
+}
+
+
+def compiled(element: str, width: int, architectures: tuple[int, ...]) -> list:
+    """Compiled now, or before from the same sources: it takes half a minute."""
+    kept = ROOT / "build" / "cuda_build" / f"{cuda_build.fingerprint()}-{element}-{width}.json"
+    if not kept.is_file():
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+            found = pool.map(
+                lambda arch: cuda_build.compile_one(element, width, arch), architectures
+            )
+            kernels = [asdict(kernel) for group in found for kernel in group]
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text(json.dumps(kernels), encoding="utf-8")
+    return [cuda_build.Kernel(**fields) for fields in json.loads(kept.read_text(encoding="utf-8"))]
+
+
+@needs_nvcc
+@pytest.mark.parametrize("width", cuda_build.WIDTHS)
+@pytest.mark.parametrize("element", cuda_build.ELEMENTS)
+def test_no_kernel_spills_on_any_architecture(element, width):
+    architectures = cuda_build.supported()
+    if cuda_build.version(cuda_build.find_nvcc()).startswith("13."):
+        assert architectures == cuda_build.ARCHITECTURES
+    kernels = compiled(element, width, architectures)
+    assert len(kernels) == 4 * len(architectures)
+    for kernel in kernels:
+        assert (kernel.spill_bytes, kernel.stack_bytes) == (0, 0), kernel
+        blocks = BLOCKS[kernel.role, kernel.full][width]
+        assert blocks * 128 * (-(-kernel.registers // 8) * 8) <= 65536, kernel
+        if kernel.instructions is not None:
+            assert kernel.instructions["HMMA"] >= width // 4, kernel
+            assert (kernel.instructions["LDL"], kernel.instructions["STL"]) == (0, 0), kernel
+
+
+@needs_nvcc
+@pytest.mark.skipif(shutil.which("cmake") is None, reason="cmake is not installed")
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("-DMMEDGE_CUDA_ARCHITECTURES=75", "the kernels need sm_80 or later, got '75'"),
+        ("-DMMEDGE_CUDA_ARCHITECTURES=80;999", "cannot build for '999'; it can for"),
+        ("-DMMEDGE_CUDA_ARCHITECTURES=", "MMEDGE_CUDA_ARCHITECTURES is empty; name at least one"),
+        ("-DMMEDGE_NVCC=", "no CUDA toolkit was found: nvcc is neither on PATH nor in CUDACXX"),
+        ("-DCMAKE_CUDA_COMPILER=/no/nvcc", "/no/nvcc --list-gpu-arch failed"),
+    ],
+)
+def test_a_build_that_cannot_be_says_why(option, message, tmp_path):
+    done = subprocess.run(
+        ["cmake", "-S", ROOT / "cpp_ext", "-B", tmp_path, "-DMMEDGE_CUDA=ON", option],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode != 0
+    assert message in " ".join(done.stderr.split())
