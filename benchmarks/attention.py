@@ -27,7 +27,7 @@ import numpy as np
 
 from mmedge.bench import host
 from mmedge.errors import AccuracyError
-from mmedge.testing import Case
+from mmedge.testing import CASES, Case
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "attention.json"
@@ -122,6 +122,7 @@ def measure(peers: list[Peer], cell: Cell, rounds: int, rng: random.Random) -> d
         "case": case.name,
         "rows": case.rows,
         "keys": case.keys,
+        "dim": case.dim,
         "kind": kind,
         "median_us": medians,
         "best_peer": best,
@@ -143,6 +144,9 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="*", default=[1, 4, 16, 64, 256])
     parser.add_argument("--keys", type=int, nargs="*", default=[64, 256, 1024, 4096])
     parser.add_argument("--threads", type=int, nargs="*", default=[1, 2])
+    parser.add_argument(
+        "--named", nargs="*", default=[], help="cases of mmedge.testing, such as 'A action'"
+    )
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument(
         "--peers", nargs="*", default=["mmedge", "onnxruntime", "torch", "openvino"]
@@ -157,7 +161,8 @@ def main() -> None:
             peers = [stack.enter_context(Peer(name, threads)) for name in arguments.peers]
             for peer in peers:
                 versions |= peer.version
-            for cell in cells(arguments.rows, arguments.keys):
+            named = [(case, (), case.name) for case in CASES if case.name in arguments.named]
+            for cell in [*cells(arguments.rows, arguments.keys), *named]:
                 row = {"threads": threads, **measure(peers, cell, arguments.rounds, rng)}
                 rows.append(row)
                 faster = " ".join(
@@ -169,7 +174,7 @@ def main() -> None:
                     flush=True,
                 )
     result = {
-        "what": "segmented attention on the CPU beside its peers, float32, 8 heads of 64, batch 1",
+        "what": "segmented attention on the CPU beside its peers, float32",
         "date": datetime.now(UTC).date().isoformat(),
         "machine": platform.machine(),
         "device": host.state(),

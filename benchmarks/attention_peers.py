@@ -31,7 +31,8 @@ UNTIMED = 3
 class Problem:
     """One problem as segments, and as one buffer with a mask for those who need that.
 
-    ``mask`` is what of the buffer's keys takes part, bool ``[B, L]``, or None for all.
+    ``mask`` is what of the buffer's keys takes part, bool ``[B, L]``, or None for all; ``masks`` is
+    the same of each segment, of the length that it has for us.
     """
 
     inputs: Inputs
@@ -39,6 +40,7 @@ class Problem:
     k: NDArray[np.float32]  # [B, H, L, D]
     v: NDArray[np.float32]
     mask: NDArray[np.bool_] | None
+    masks: list[NDArray[np.bool_]]
     wanted: NDArray[np.float64]  # [B, H, Lq, D]
 
 
@@ -48,15 +50,15 @@ def make_problem(case: Case, absent: tuple[int, ...]) -> Problem:
     Lost ones have length 0 for us and are masked in the buffer for the others.
     """
     whole = make_inputs(replace(case, layout="bhsd"))
-    valid = whole.options.get("key_valid")
-    masks = [
-        np.zeros((case.batch, length), np.bool_)
-        if s in absent
-        else np.ones((case.batch, length), np.bool_)
-        if valid is None or valid[s] is None
-        else valid[s]
-        for s, length in enumerate(case.lengths)
-    ]
+    valid, lens = (whole.options.get(name) for name in ("key_valid", "lens"))
+    masks = []
+    for s, length in enumerate(case.lengths):
+        taken = np.full((case.batch, length), s not in absent, np.bool_)
+        if valid is not None and valid[s] is not None:
+            taken &= valid[s]
+        if lens is not None and lens[s] is not None:
+            taken &= np.arange(length) < lens[s][:, None]
+        masks.append(taken)
     mask = np.concatenate(masks, 1)
     k, v = (
         [x[:, :0] if s in absent else x for s, x in enumerate(parts)]
@@ -74,7 +76,13 @@ def make_problem(case: Case, absent: tuple[int, ...]) -> Problem:
         for parts in ([whole.q], whole.k, whole.v)
     )
     return Problem(
-        inputs, q, keys, values, None if mask.all() else mask, wanted.transpose(0, 2, 1, 3)
+        inputs,
+        q,
+        keys,
+        values,
+        None if mask.all() else mask,
+        [taken[:, : k[s].shape[1]] for s, taken in enumerate(masks)],
+        wanted.transpose(0, 2, 1, 3),
     )
 
 
@@ -132,11 +140,10 @@ class Torch:
             [torch.from_numpy(heads_first(x)) for x in xs]
             for xs in (problem.inputs.k, problem.inputs.v)
         ]
-        valid = problem.inputs.options.get("key_valid")
-        masks = None if valid is None else [torch.from_numpy(m) for m in valid]
+        masks = [torch.from_numpy(x) for x in problem.masks]
 
         def concat() -> Any:  # noqa: ANN401
-            joined = None if masks is None else torch.cat(masks, 1)[:, None, None]
+            joined = None if problem.mask is None else torch.cat(masks, 1)[:, None, None]
             return attend(q, torch.cat(parts[0], 2), torch.cat(parts[1], 2), joined)
 
         return {
@@ -190,10 +197,9 @@ class Ort:
         values = {"q": problem.q}
         for letter, parts in (("k", inputs.k), ("v", inputs.v)):
             values |= {f"{letter}{i}": heads_first(x) for i, x in enumerate(parts)}
-        valid = inputs.options.get("key_valid")
-        if valid is None:
+        if all(mask.all() for mask in problem.masks):
             return values, ""
-        for i, mask in enumerate(valid):
+        for i, mask in enumerate(problem.masks):
             zero, lost = np.float32(0), np.float32(-np.inf)
             values[f"bias{i}"] = np.where(mask, zero, lost)[:, None, None]
         return values, "Guarded"

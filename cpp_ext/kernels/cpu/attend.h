@@ -140,36 +140,45 @@ class Attend {
       for (int c = 0; c < wide_; ++c) o_[r * kMostDim + c] = 0.0f;
     }
     Keys<V> keys(tile_, begin, end);
-    block_ = &blocks_[0];
+    if (lanes_) {
+      // The multiplications take longer than the loads.
+      while (keys.next(blocks_[0])) step(blocks_[0]);
+      return;
+    }
+    Block* block = &blocks_[0];
     Block* next = &blocks_[1];
-    bool more = keys.next(*block_);
+    bool more = keys.next(*block);
     while (more) {
       more = keys.next(*next);
-      if (!lanes_ && next->gaps) fetch(*next);
-      if (lanes_) {
-        switch (vectors_) {
-          case 1: score_lanes<1>(); break;
-          case 2: score_lanes<2>(); break;
-          case 3: score_lanes<(Q > 2 ? 3 : 1)>(); break;
-          default: score_lanes<(Q > 3 ? 4 : 1)>(); break;
-        }
-      } else {
-        score_dots();
-      }
-      if (block_->by_row) add_bias();
-      if (lanes_) {
-        soften_lanes();
-      } else {
-        soften_dots();
-      }
-      int odd = 0;
-      if (block_->by_row) odd = set_aside_odd_values();
-      multiply_values();
-      for (int i = 0; i < odd; ++i) add_odd_value(i);
-      Block* done = block_;
-      block_ = next;
+      if (next->gaps) fetch(*next);
+      step(*block);
+      Block* done = block;
+      block = next;
       next = done;
     }
+  }
+
+  // One step of the online softmax.
+  void step(Block& block) {
+    if (lanes_) {
+      switch (vectors_) {
+        case 1: score_lanes<1>(block); break;
+        case 2: score_lanes<2>(block); break;
+        case 3: score_lanes<(Q > 2 ? 3 : 1)>(block); break;
+        default: score_lanes<(Q > 3 ? 4 : 1)>(block); break;
+      }
+    } else {
+      score_dots(block);
+    }
+    if (block.by_row) add_bias(block);
+    if (lanes_) {
+      soften_lanes(block.count);
+    } else {
+      soften_dots(block.count);
+    }
+    const int odd = block.by_row ? set_aside_odd_values(block) : 0;
+    multiply_values(block);
+    for (int i = 0; i < odd; ++i) add_odd_value(i);
   }
 
   // Ask for the rows of a block whose rows the processor cannot guess.
@@ -183,18 +192,18 @@ class Attend {
   // Scores.
 
   template <int N>
-  void score_lanes() {
+  void score_lanes(Block& block) {
     constexpr int K = V::template kKeys<N>;
     static_assert(K <= kMostKeys);
-    const int count = block_->count;
-    for (int j = count; j < (count + K - 1) / K * K; ++j) block_->k[j] = block_->k[count - 1];
+    const int count = block.count;
+    for (int j = count; j < (count + K - 1) / K * K; ++j) block.k[j] = block.k[count - 1];
     const int dim = call_.dim;
     for (int j = 0; j < count; j += K) {
       const float* k[K];
       F sum[K][N];
 #pragma GCC unroll 16
       for (int i = 0; i < K; ++i) {
-        k[i] = block_->k[j + i];
+        k[i] = block.k[j + i];
 #pragma GCC unroll 4
         for (int n = 0; n < N; ++n) sum[i][n] = V::zero();
       }
@@ -213,7 +222,7 @@ class Attend {
 #pragma GCC unroll 16
       for (int i = 0; i < K; ++i) {
         if (j + i < count) {
-          const F add = V::all(block_->add[j + i]);
+          const F add = V::all(block.add[j + i]);
 #pragma GCC unroll 4
           for (int n = 0; n < N; ++n) V::store(s_ + (j + i) * T + n * W, V::add(sum[i][n], add));
         }
@@ -221,35 +230,35 @@ class Attend {
     }
   }
 
-  void score_dots() {
-    const int count = block_->count;
-    for (int j = count; j < (count + 3) / 4 * 4; ++j) block_->k[j] = block_->k[count - 1];
+  void score_dots(Block& block) {
+    const int count = block.count;
+    for (int j = count; j < (count + 3) / 4 * 4; ++j) block.k[j] = block.k[count - 1];
     int r = 0;
-    for (; r + 4 <= count_; r += 4) score_dot_rows<4>(r);
+    for (; r + 4 <= count_; r += 4) score_dot_rows<4>(block, r);
     if (r + 2 <= count_) {
-      score_dot_rows<2>(r);
+      score_dot_rows<2>(block, r);
       r += 2;
     }
-    if (r < count_) score_dot_rows<1>(r);
+    if (r < count_) score_dot_rows<1>(block, r);
     for (r = 0; r < count_; ++r) {
       float* s = s_ + r * kBlock;
-      for (int j = 0; j < count; ++j) s[j] += block_->add[j];
+      for (int j = 0; j < count; ++j) s[j] += block.add[j];
       for (int j = count; j < (count + W - 1) / W * W; ++j) s[j] = -kInf;
     }
   }
 
   template <int R>
-  void score_dot_rows(int r) {
+  void score_dot_rows(const Block& block, int r) {
     const int whole = call_.dim / W * W, rest = call_.dim - whole;
     const float* q = q_ + r * kMostDim;
-    for (int j = 0; j < block_->count; j += 4) {
+    for (int j = 0; j < block.count; j += 4) {
       F sum[R][4];
 #pragma GCC unroll 4
       for (int i = 0; i < R; ++i) {
 #pragma GCC unroll 4
         for (int n = 0; n < 4; ++n) sum[i][n] = V::zero();
       }
-      const float* k[4] = {block_->k[j], block_->k[j + 1], block_->k[j + 2], block_->k[j + 3]};
+      const float* k[4] = {block.k[j], block.k[j + 1], block.k[j + 2], block.k[j + 3]};
       for (int d = 0; d < whole; d += W) {
         F key[4];
 #pragma GCC unroll 4
@@ -277,12 +286,12 @@ class Attend {
   }
 
   // Biases that differ by row. Minus infinity hides a key from a row whatever its score is.
-  void add_bias() {
+  void add_bias(const Block& block) {
     for (int r = 0; r < count_; ++r) {
       const int64_t query = (tile_.row + r) % call_.rows;
-      for (int j = 0; j < block_->count; ++j) {
-        if (block_->bias[j] == nullptr) continue;
-        const float bias = block_->bias[j][query * block_->bias_step[j]];
+      for (int j = 0; j < block.count; ++j) {
+        if (block.bias[j] == nullptr) continue;
+        const float bias = block.bias[j][query * block.bias_step[j]];
         float& s = s_[j * key_step_ + r * row_step_];
         s = bias == -kInf ? -kInf : s + bias * kLog2e;
       }
@@ -291,17 +300,17 @@ class Attend {
 
   // Softmax: scores become weights; `scale_` is what the output so far is to be multiplied by.
 
-  void soften_lanes() {
+  void soften_lanes(int count) {
     for (int n = 0; n < vectors_; ++n) {
       float* s = s_ + n * W;
       F top = V::all(-kInf);
-      for (int j = 0; j < block_->count; ++j) top = V::max(V::load(s + j * T), top);
+      for (int j = 0; j < count; ++j) top = V::max(V::load(s + j * T), top);
       const F before = V::load(m_ + n * W);
       top = V::max(before, top);
       const F base = V::zero_where_minus_inf(top);
       const F scale = V::exp2(V::sub(before, base));
       F sum = V::zero();
-      for (int j = 0; j < block_->count; ++j) {
+      for (int j = 0; j < count; ++j) {
         const F weight = V::exp2(V::sub(V::load(s + j * T), base));
         sum = V::add(sum, weight);
         V::store(s + j * T, weight);
@@ -312,8 +321,8 @@ class Attend {
     }
   }
 
-  void soften_dots() {
-    const int vectors = (block_->count + W - 1) / W;
+  void soften_dots(int count) {
+    const int vectors = (count + W - 1) / W;
     for (int r = 0; r < count_; ++r) {
       float* s = s_ + r * kBlock;
       F top = V::all(-kInf);
@@ -335,11 +344,11 @@ class Attend {
 
   // Values that are not finite belong to a row only where its weight is not 0: 0 * NaN is NaN.
   // They are looked for only where a bias can hide a key from some rows and not from others.
-  int set_aside_odd_values() {
+  int set_aside_odd_values(Block& block) {
     int odd = 0;
-    for (int j = 0; j < block_->count; ++j) {
-      if (block_->bias[j] == nullptr) continue;
-      const float* v = block_->v[j];
+    for (int j = 0; j < block.count; ++j) {
+      if (block.bias[j] == nullptr) continue;
+      const float* v = block.v[j];
       F sum = V::zero();
       int c = 0;
       for (; c + W <= call_.dim_v; c += W) sum = V::fma(V::load(v + c), V::zero(), sum);
@@ -347,8 +356,8 @@ class Attend {
       if (V::total(sum) != 0.0f) odd_[odd++] = j;
     }
     for (int i = 0; i < odd; ++i) {
-      odd_values_[i] = block_->v[odd_[i]];
-      block_->v[odd_[i]] = kZeros;
+      odd_values_[i] = block.v[odd_[i]];
+      block.v[odd_[i]] = kZeros;
     }
     return odd;
   }
@@ -364,40 +373,40 @@ class Attend {
   }
 
   // Output: o = scale * o + weights . values, by strips of columns.
-  void multiply_values() {
+  void multiply_values(const Block& block) {
     constexpr int Wide = V::kColumns;
     const int columns = call_.dim_v;
     int c = 0;
-    for (; c + Wide * W <= columns; c += Wide * W) multiply_strip<Wide, false>(c, 0);
+    for (; c + Wide * W <= columns; c += Wide * W) multiply_strip<Wide, false>(block, c, 0);
     if (Wide > 2 && c + 2 * W <= columns) {
-      multiply_strip<(Wide > 2 ? 2 : 1), false>(c, 0);
+      multiply_strip<(Wide > 2 ? 2 : 1), false>(block, c, 0);
       c += (Wide > 2 ? 2 : 1) * W;
     }
-    for (; c + W <= columns; c += W) multiply_strip<1, false>(c, 0);
-    if (c < columns) multiply_strip<1, true>(c, columns - c);
+    for (; c + W <= columns; c += W) multiply_strip<1, false>(block, c, 0);
+    if (c < columns) multiply_strip<1, true>(block, c, columns - c);
   }
 
   template <int N, bool Part>
-  void multiply_strip(int c, int rest) {
+  void multiply_strip(const Block& block, int c, int rest) {
     constexpr int R = V::template kRows<N>;
     int r = 0;
-    for (; r + R <= count_; r += R) multiply_rows<R, N, Part>(r, c, rest);
+    for (; r + R <= count_; r += R) multiply_rows<R, N, Part>(block, r, c, rest);
     if constexpr (R > 4) {
-      for (; r + 4 <= count_; r += 4) multiply_rows<4, N, Part>(r, c, rest);
+      for (; r + 4 <= count_; r += 4) multiply_rows<4, N, Part>(block, r, c, rest);
     }
     if (r + 2 <= count_) {
-      multiply_rows<2, N, Part>(r, c, rest);
+      multiply_rows<2, N, Part>(block, r, c, rest);
       r += 2;
       if (r + 2 <= count_) {
-        multiply_rows<2, N, Part>(r, c, rest);
+        multiply_rows<2, N, Part>(block, r, c, rest);
         r += 2;
       }
     }
-    if (r < count_) multiply_one_row<N, Part>(r, c, rest);
+    if (r < count_) multiply_one_row<N, Part>(block, r, c, rest);
   }
 
   template <int R, int N, bool Part>
-  void multiply_rows(int r, int c, int rest) {
+  void multiply_rows(const Block& block, int r, int c, int rest) {
     F sum[R][N];
 #pragma GCC unroll 16
     for (int i = 0; i < R; ++i) {
@@ -405,8 +414,8 @@ class Attend {
       for (int n = 0; n < N; ++n) sum[i][n] = V::zero();
     }
     const float* s = s_ + r * row_step_;
-    for (int j = 0; j < block_->count; ++j, s += key_step_) {
-      const float* v = block_->v[j] + c;
+    for (int j = 0; j < block.count; ++j, s += key_step_) {
+      const float* v = block.v[j] + c;
       F value[N];
 #pragma GCC unroll 8
       for (int n = 0; n < N; ++n) value[n] = Part ? V::load_part(v, rest) : V::load(v + n * W);
@@ -430,14 +439,14 @@ class Attend {
 
   // One row has too few sums to keep the multipliers busy: every second key gets sums of its own.
   template <int N, bool Part>
-  void multiply_one_row(int r, int c, int rest) {
+  void multiply_one_row(const Block& block, int r, int c, int rest) {
     F even[N], odd[N];
 #pragma GCC unroll 8
     for (int n = 0; n < N; ++n) even[n] = odd[n] = V::zero();
     const float* s = s_ + r * row_step_;
     int j = 0;
-    for (; j + 2 <= block_->count; j += 2, s += 2 * key_step_) {
-      const float *v = block_->v[j] + c, *w = block_->v[j + 1] + c;
+    for (; j + 2 <= block.count; j += 2, s += 2 * key_step_) {
+      const float *v = block.v[j] + c, *w = block.v[j + 1] + c;
       const F first = V::all(s[0]), second = V::all(s[key_step_]);
 #pragma GCC unroll 8
       for (int n = 0; n < N; ++n) {
@@ -445,8 +454,8 @@ class Attend {
         odd[n] = V::fma(second, Part ? V::load_part(w, rest) : V::load(w + n * W), odd[n]);
       }
     }
-    if (j < block_->count) {
-      const float* v = block_->v[j] + c;
+    if (j < block.count) {
+      const float* v = block.v[j] + c;
       const F weight = V::all(s[0]);
 #pragma GCC unroll 8
       for (int n = 0; n < N; ++n) {
@@ -500,7 +509,6 @@ class Attend {
   int odd_[kBlock];
   const float* odd_values_[kBlock];
   Block blocks_[2];
-  Block* block_;
   alignas(64) float q_[T * kMostDim];
   alignas(64) float s_[kBlock * T];
   alignas(64) float o_[T * kMostDim];

@@ -1,0 +1,78 @@
+"""Which way to compute attention over segments, by what was measured and never by guess.
+
+``dispatch.json`` beside this file is made from the results in ``benchmarks/results`` by
+``benchmarks/dispatch.py``: for each device and shape, how many times as long the standard operators
+took as the kernel. A device without measurements gets the standard operators.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+__all__ = ["Choice", "Measured", "choose", "measured"]
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One measurement: ``speedup`` is the standard operators' time over the kernel's.
+
+    ``device`` is ``cpu`` with the kernel's instruction set, such as ``cpu-avx512``, or a GPU's
+    architecture; ``keys`` are those of all segments together.
+    """
+
+    device: str
+    dtype: str
+    dim: int
+    rows: int
+    keys: int
+    speedup: float
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Whether to use the kernel, and why."""
+
+    kernel: bool
+    reason: str
+
+
+@cache
+def measured() -> tuple[Measured, ...]:
+    """All measurements, as this version was shipped with."""
+    text = (files("mmedge.native") / "dispatch.json").read_text(encoding="utf-8")
+    return tuple(Measured(**row) for row in json.loads(text)["rows"])
+
+
+def choose(
+    device: str,
+    dtype: str = "float32",
+    *,
+    rows: int | None = None,
+    keys: int | None = None,
+    dim: int | None = None,
+) -> Choice:
+    """The kernel where it was measured to be no slower, at the nearest shape that was measured.
+
+    Args:
+        device: as :class:`Measured` has it.
+        dtype: of queries, keys and values.
+        rows: queries; None: not known, and the least favourable of those measured counts.
+        keys: the same.
+        dim: the same.
+    """
+    found = [row for row in measured() if (row.device, row.dtype) == (device, dtype)]
+    if not found:
+        return Choice(False, f"the kernel has not been measured on {device} with {dtype}")
+    for name, value in (("dim", dim), ("rows", rows), ("keys", keys)):
+        if value is not None:
+            distances = [abs(math.log(max(value, 1) / max(getattr(row, name), 1))) for row in found]
+            nearest = min(distances)
+            found = [row for row, far in zip(found, distances, strict=True) if far == nearest]
+    worst = min(found, key=lambda row: row.speedup)
+    times = f"{worst.speedup:.2f} times as fast as standard operators"
+    where = f"{worst.rows} queries, {worst.keys} keys of {worst.dim}"
+    return Choice(worst.speedup >= 1.0, f"measured on {device}: {times} at {where}")
