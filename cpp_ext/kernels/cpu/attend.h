@@ -197,15 +197,20 @@ class Attend {
     static_assert(K <= kMostKeys);
     const int count = block.count;
     for (int j = count; j < (count + K - 1) / K * K; ++j) block.k[j] = block.k[count - 1];
+    for (int j = count; j < (count + K - 1) / K * K; ++j) block.add[j] = block.add[count - 1];
     const int dim = call_.dim;
+    F top[N];
+#pragma GCC unroll 4
+    for (int n = 0; n < N; ++n) top[n] = V::all(-kInf);
     for (int j = 0; j < count; j += K) {
       const float* k[K];
       F sum[K][N];
 #pragma GCC unroll 16
       for (int i = 0; i < K; ++i) {
         k[i] = block.k[j + i];
+        const F add = V::all(block.add[j + i]);
 #pragma GCC unroll 4
-        for (int n = 0; n < N; ++n) sum[i][n] = V::zero();
+        for (int n = 0; n < N; ++n) sum[i][n] = add;
       }
       const float* q = q_;
       for (int d = 0; d < dim; ++d, q += T) {
@@ -221,13 +226,16 @@ class Attend {
       }
 #pragma GCC unroll 16
       for (int i = 0; i < K; ++i) {
-        if (j + i < count) {
-          const F add = V::all(block.add[j + i]);
+        // What is behind the last key repeats it, and is written where nobody reads.
 #pragma GCC unroll 4
-          for (int n = 0; n < N; ++n) V::store(s_ + (j + i) * T + n * W, V::add(sum[i][n], add));
+        for (int n = 0; n < N; ++n) {
+          V::store(s_ + (j + i) * T + n * W, sum[i][n]);
+          top[n] = V::max(sum[i][n], top[n]);
         }
       }
     }
+#pragma GCC unroll 4
+    for (int n = 0; n < N; ++n) V::store(top_ + n * W, top[n]);
   }
 
   void score_dots(Block& block) {
@@ -296,6 +304,11 @@ class Attend {
         s = bias == -kInf ? -kInf : s + bias * kLog2e;
       }
     }
+    for (int n = 0; n < vectors_ && lanes_; ++n) {
+      F top = V::all(-kInf);
+      for (int j = 0; j < block.count; ++j) top = V::max(V::load(s_ + j * T + n * W), top);
+      V::store(top_ + n * W, top);
+    }
   }
 
   // Softmax: scores become weights; `scale_` is what the output so far is to be multiplied by.
@@ -303,10 +316,8 @@ class Attend {
   void soften_lanes(int count) {
     for (int n = 0; n < vectors_; ++n) {
       float* s = s_ + n * W;
-      F top = V::all(-kInf);
-      for (int j = 0; j < count; ++j) top = V::max(V::load(s + j * T), top);
       const F before = V::load(m_ + n * W);
-      top = V::max(before, top);
+      const F top = V::max(before, V::load(top_ + n * W));
       const F base = V::zero_where_minus_inf(top);
       const F scale = V::exp2(V::sub(before, base));
       F sum = V::zero();
@@ -510,8 +521,9 @@ class Attend {
   const float* odd_values_[kBlock];
   Block blocks_[2];
   alignas(64) float q_[T * kMostDim];
-  alignas(64) float s_[kBlock * T];
+  alignas(64) float s_[(kBlock + kMostKeys) * T];
   alignas(64) float o_[T * kMostDim];
+  alignas(64) float top_[T];  // of the block's scores
   alignas(64) float m_[T];
   alignas(64) float l_[T];
   alignas(64) float scale_[T];

@@ -19,7 +19,7 @@ struct Block {
   bool gaps;  // keys were left out, so that rows do not follow one another in memory
   const float* k[kBlock + kMostKeys];  // kernels repeat the last key to the end of a group
   const float* v[kBlock];
-  float add[kBlock];
+  float add[kBlock + kMostKeys];
   const float* bias[kBlock];
   int64_t bias_step[kBlock];
 };
