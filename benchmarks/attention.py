@@ -42,6 +42,11 @@ BLOCK_MS, MOST_CALLS = 25.0, 200
 OURS = ("mmedge", "mmedge in ONNX Runtime")
 #: What the function's kernel takes the place of in ONNX Runtime.
 BODY = "ONNX Runtime: body"
+#: By framework: standard operators on segments, and the way to the kernel from there.
+STANDARD = {
+    "onnxruntime": (BODY, "mmedge in ONNX Runtime"),
+    "torch": ("torch: concat + mask + SDPA", "mmedge"),
+}
 
 Cell = tuple[Case, tuple[int, ...], str]
 
@@ -64,8 +69,9 @@ def cells(rows: list[int], keys: list[int]) -> list[Cell]:
 class Peer:
     """The process of one framework."""
 
-    def __init__(self, framework: str, threads: int) -> None:
+    def __init__(self, framework: str, threads: int, isa: str | None) -> None:
         command = [sys.executable, str(HERE / "attention_peers.py"), framework, str(threads)]
+        command += [] if isa is None else ["--isa", isa]
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -127,7 +133,11 @@ def measure(peers: list[Peer], cell: Cell, rounds: int, rng: random.Random) -> d
         "median_us": medians,
         "best_peer": best,
         "times_faster": {name: ratio(blocks[best], blocks[name]) for name in OURS},
-        "kernel_over_body": ratio(blocks[BODY], blocks[OURS[1]]),
+        "over_standard": {
+            framework: ratio(blocks[theirs], blocks[ours])
+            for framework, (theirs, ours) in STANDARD.items()
+            if theirs in blocks and ours in blocks
+        },
     }
 
 
@@ -148,6 +158,7 @@ def main() -> None:
         "--named", nargs="*", default=[], help="cases of mmedge.testing, such as 'A action'"
     )
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--isa", help="instruction set of our kernel; peers use their best")
     parser.add_argument(
         "--peers", nargs="*", default=["mmedge", "onnxruntime", "torch", "openvino"]
     )
@@ -158,7 +169,9 @@ def main() -> None:
     versions: dict[str, str] = {}
     for threads in arguments.threads:
         with contextlib.ExitStack() as stack:
-            peers = [stack.enter_context(Peer(name, threads)) for name in arguments.peers]
+            peers = [
+                stack.enter_context(Peer(name, threads, arguments.isa)) for name in arguments.peers
+            ]
             for peer in peers:
                 versions |= peer.version
             named = [(case, (), case.name) for case in CASES if case.name in arguments.named]
@@ -170,7 +183,8 @@ def main() -> None:
                 )
                 print(
                     f"{threads} threads, {row['case']}, {row['kind']}: {faster} of "
-                    f"{row['best_peer']}; over body {row['kernel_over_body']['median']:.2f}",
+                    f"{row['best_peer']}; of standard operators "
+                    + " ".join(f"{x['median']:.2f}" for x in row["over_standard"].values()),
                     flush=True,
                 )
     result = {

@@ -337,7 +337,10 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("framework", choices=FRAMEWORKS)
     parser.add_argument("threads", type=int)
+    parser.add_argument("--isa", help="instruction set of our kernel; the best by default")
     arguments = parser.parse_args()
+    if arguments.isa is not None:
+        native.use_isa(arguments.isa)
     made = FRAMEWORKS[arguments.framework](arguments.threads)
     answer({"version": made.version})
     ways: dict[str, tuple[Any, Any]] = {}

@@ -177,6 +177,36 @@ def streaming() -> str:
     return "\n".join(lines)
 
 
+def attention() -> str:
+    """The CPU kernel beside the attention of other libraries."""
+    data = load("attention.json")
+    found: dict[tuple[int, str, int, int], float] = {}
+    for row in (*data["rows"], *load("attention_large.json")["rows"]):  # the latter for more rounds
+        key = row["threads"], row["kind"], row["rows"], row["keys"]
+        found[key] = row["times_faster"]["mmedge"]["median"]
+    kinds = list(dict.fromkeys(row["kind"] for row in data["rows"]))
+    sizes = list(dict.fromkeys(row["keys"] for row in data["rows"]))
+    versions = ", ".join(f"{name} {version}" for name, version in data["versions"].items())
+    lines = [
+        (
+            f"Times as fast as the best of ONNX Runtime, torch and OpenVINO on one buffer with a "
+            f"mask (8 heads of 64, float32, {' / '.join(map(str, sizes))} keys; "
+            f"{data['device']['cpu']}, {versions}, {data['date']}, `benchmarks/attention.py`):"
+        ),
+        "",
+        f"| queries | threads | {' | '.join(kinds)} |",
+        f"|---|---|{'---|' * len(kinds)}",
+    ]
+    for rows in dict.fromkeys(row["rows"] for row in data["rows"]):
+        for threads in dict.fromkeys(row["threads"] for row in data["rows"]):
+            cells = (
+                " / ".join(f"{found[threads, kind, rows, keys]:.2f}" for keys in sizes)
+                for kind in kinds
+            )
+            lines.append(f"| {rows} | {threads} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def soak() -> str:
     """Latency and memory of a long stream."""
     data = load("soak.json")
@@ -212,6 +242,7 @@ BLOCKS: dict[tuple[str, str], Callable[[], str]] = {
     ("README.md", "overhead"): overhead,
     ("README.md", "import time"): import_time,
     ("README.md", "streaming"): streaming,
+    ("docs/attention.md", "attention"): attention,
     ("README.md", "code map"): code_map,
     ("docs/streaming.md", "soak"): soak,
     ("docs/zoo.md", "bundle accuracy"): bundle_accuracy,

@@ -316,7 +316,7 @@ def load(
     threads: int | None = None,
     cache_bytes: int = CACHE_BYTES,
     concurrent: bool | None = None,
-    kernels: bool = True,
+    kernels: bool | None = None,
 ) -> Pipeline:
     """Open a bundle, choose a variant for this machine and load it.
 
@@ -333,8 +333,9 @@ def load(
             of a modality comes again (see :mod:`mmedge.features`). 0 holds none.
         concurrent: whether encoders that must run in the same call run at once, in threads. None:
             whichever is faster, as measured in the first calls (see :mod:`mmedge.schedule`).
-        kernels: False leaves attention over segments to the standard operators that graphs carry
-            for it, also where mmedge has a kernel.
+        kernels: whether attention over segments runs in mmedge's kernel, where there is one, or in
+            the standard operators that graphs carry for it. None: in the kernel where that was
+            measured to be no slower on this kind of processor (:mod:`mmedge.native.dispatch`).
 
     Raises:
         ValueError: ``cache_bytes`` is negative.

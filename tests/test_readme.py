@@ -44,9 +44,10 @@ def test_generated_docs_are_fresh():
 
 def test_every_source_file_stands_in_the_code_map():
     code_map = (ROOT / "README.md").read_text(encoding="utf-8").split("<!-- code map: begin -->")[1]
-    for folder in ("mmedge", "export/mmedge_export"):
+    kinds = (".py", ".h", ".cuh", ".cpp", ".cu")
+    for folder in ("mmedge", "export/mmedge_export", "cpp_ext"):
         section = code_map.split(f"`{folder}/`\n")[1]
-        for path in (ROOT / folder).rglob("*.py"):
+        for path in (path for path in (ROOT / folder).rglob("*") if path.suffix in kinds):
             assert f"- `{path.relative_to(ROOT / folder)}` " in section
 
 

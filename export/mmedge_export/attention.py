@@ -2,8 +2,9 @@
 
 Networks that use it are traced to standard operators (:mod:`mmedge_export.attention_standard`), in
 which export finds attention over segments again. In torch itself the native kernels compute it
-where they can: float32 on the CPU, float16 and bfloat16 on a GPU for which they were built;
-everything else and all gradients go through the standard operators.
+where they can and were measured to be no slower (:mod:`mmedge.native.dispatch`): float32 on the
+CPU, float16 and bfloat16 on a GPU for which they were built; everything else and all gradients go
+through the standard operators.
 
 The shell is Python over the C API and not a C++ extension: one build serves every version of torch.
 """
@@ -19,6 +20,7 @@ from torch import Tensor
 from mmedge import native
 from mmedge.errors import InputError
 from mmedge.native.describe import View, describe, lse_shape, out_shape, write_to
+from mmedge.native.dispatch import choose
 from mmedge_export.attention_standard import decompose
 
 if TYPE_CHECKING:
@@ -116,7 +118,7 @@ def _on_cpu(
     *rest: Any,  # noqa: ANN401
 ) -> tuple[Tensor, Tensor]:
     fits = all(tensor.dtype == torch.float32 for tensor in (q, *k, *v))
-    if not fits or native.why_absent():
+    if not fits or native.why_absent() or not _pays(f"cpu-{native.cpu_isa()}", q, k):
         return _standard(q, k, v, *rest)
     call, out, lse, _kept = _describe(q, k, v, *rest)
     if out.numel():
@@ -131,7 +133,9 @@ def _on_gpu(
     *rest: Any,  # noqa: ANN401
 ) -> tuple[Tensor, Tensor]:
     fits = all(tensor.dtype == q.dtype for tensor in (*k, *v))
-    if q.dtype not in (torch.float16, torch.bfloat16) or not fits or not native.cuda_archs():
+    capability = "".join(map(str, torch.cuda.get_device_capability(q.device)))
+    built = fits and q.dtype in (torch.float16, torch.bfloat16) and native.cuda_archs()
+    if not built or not _pays(f"sm_{capability}", q, k):
         return _standard(q, k, v, *rest)
     call, out, lse, _kept = _describe(q, k, v, *rest)
     if out.numel():
@@ -142,6 +146,14 @@ def _on_gpu(
             memory = torch.zeros(size, dtype=torch.uint8, device=q.device) if size else None
             loaded.enqueue(call, memory.data_ptr() if memory is not None else 0, stream.cuda_stream)
     return out, lse
+
+
+def _pays(device: str, q: Tensor, k: Sequence[Tensor]) -> bool:
+    """Whether the kernel was measured to be no slower than standard operators."""
+    keys = sum(tensor.shape[1] for tensor in k)
+    dtype = str(q.dtype).removeprefix("torch.")
+    rows, dim = q.shape[1], q.shape[3]
+    return choose("torch", device, dtype, rows=rows, keys=keys, dim=dim).kernel
 
 
 def _standard(

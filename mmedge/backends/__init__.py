@@ -33,12 +33,12 @@ class SessionOptions:
     """How a session uses the machine.
 
     ``threads``: most intra-op threads; None leaves the default. Where a network has several stages,
-    one with little work uses fewer. ``kernels``: whether mmedge's own kernels may take the place of
-    the functions that a graph carries for them.
+    one with little work uses fewer. ``kernels``: whether mmedge's own kernels take the place of the
+    functions that a graph carries for them; None: where they were measured to be no slower.
     """
 
     threads: int | None = None
-    kernels: bool = True
+    kernels: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from mmedge import native
 from mmedge.backends import Attention
 from mmedge.device import usable_cores, wait_for_stream
 from mmedge.errors import BackendError
+from mmedge.native.dispatch import choose
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -202,11 +203,15 @@ def open_stage(
 
 def _kernels(variant: Variant, options: SessionOptions) -> tuple[Path | None, str]:
     """The library with kernels for the functions of a graph, or None and why not."""
-    if not options.kernels:
+    if options.kernels is False:
         return None, "kernels are turned off"
     if variant.target != "cpu":
         return None, f"the kernel for {variant.target} is not among ONNX Runtime's operators"
-    return native.ort_kernels()
+    library, reason = native.ort_kernels()
+    if library is not None and options.kernels is None:
+        choice = choose("onnxruntime", f"cpu-{native.cpu_isa()}")
+        return (library, "") if choice.kernel else (None, choice.reason)
+    return library, reason
 
 
 def _read_attention(session: Any, nodes: int, reason: str) -> Attention:  # noqa: ANN401

@@ -18,6 +18,7 @@ from mmedge.cli.flow import flow_of
 from mmedge.cli.svg import draw_svg
 from mmedge.device import probe
 from mmedge.errors import InputError
+from mmedge.native.dispatch import choose
 from mmedge.spec import Decision, Manifest, Variant
 
 __all__ = ["inspect"]
@@ -154,7 +155,12 @@ def _print_attention(attention: Mapping[str, Mapping[str, int]]) -> None:
 def _kernel() -> str:
     """What runs attention over segments in ONNX Runtime on this machine's CPU."""
     library, reason = native.ort_kernels()
-    return f"standard operators: {reason}" if library is None else f"kernel ({native.cpu_isa()})"
+    if library is not None:
+        choice = choose("onnxruntime", f"cpu-{native.cpu_isa()}")
+        if choice.kernel:
+            return f"kernel ({native.cpu_isa()})"
+        reason = choice.reason
+    return f"standard operators: {reason}"
 
 
 def _size(variant: Variant, sizes: Mapping[str, int], weights: Mapping[str, Sequence[str]]) -> int:

@@ -20,10 +20,12 @@ __all__ = ["Choice", "Measured", "choose", "measured"]
 class Measured:
     """One measurement: ``speedup`` is the standard operators' time over the kernel's.
 
-    ``device`` is ``cpu`` with the kernel's instruction set, such as ``cpu-avx512``, or a GPU's
-    architecture; ``keys`` are those of all segments together.
+    ``framework`` is whose standard operators they were, ``onnxruntime`` or ``torch``. ``device`` is
+    ``cpu`` with the kernel's instruction set, such as ``cpu-avx512``, or a GPU's architecture, such
+    as ``sm_90``. ``keys`` are those of all segments together.
     """
 
+    framework: str
     device: str
     dtype: str
     dim: int
@@ -48,6 +50,7 @@ def measured() -> tuple[Measured, ...]:
 
 
 def choose(
+    framework: str,
     device: str,
     dtype: str = "float32",
     *,
@@ -58,15 +61,17 @@ def choose(
     """The kernel where it was measured to be no slower, at the nearest shape that was measured.
 
     Args:
-        device: as :class:`Measured` has it.
+        framework: as :class:`Measured` has it.
+        device: the same.
         dtype: of queries, keys and values.
         rows: queries; None: not known, and the least favourable of those measured counts.
         keys: the same.
         dim: the same.
     """
-    found = [row for row in measured() if (row.device, row.dtype) == (device, dtype)]
+    wanted = framework, device, dtype
+    found = [row for row in measured() if (row.framework, row.device, row.dtype) == wanted]
     if not found:
-        return Choice(False, f"the kernel has not been measured on {device} with {dtype}")
+        return Choice(kernel=False, reason=f"not measured on {device} with {dtype}")
     for name, value in (("dim", dim), ("rows", rows), ("keys", keys)):
         if value is not None:
             distances = [abs(math.log(max(value, 1) / max(getattr(row, name), 1))) for row in found]
@@ -74,5 +79,5 @@ def choose(
             found = [row for row, far in zip(found, distances, strict=True) if far == nearest]
     worst = min(found, key=lambda row: row.speedup)
     times = f"{worst.speedup:.2f} times as fast as standard operators"
-    where = f"{worst.rows} queries, {worst.keys} keys of {worst.dim}"
-    return Choice(worst.speedup >= 1.0, f"measured on {device}: {times} at {where}")
+    where = f"{worst.rows} x {worst.keys}, heads of {worst.dim}"
+    return Choice(kernel=worst.speedup >= 1.0, reason=f"measured on {device}: {times} at {where}")

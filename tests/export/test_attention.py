@@ -11,8 +11,9 @@ import mmedge
 from mmedge import native
 from mmedge.errors import InputError
 from mmedge.native import capi
+from mmedge.native.dispatch import Choice
 from mmedge.testing import CASES, Case, frobenius, make_inputs, reference
-from mmedge_export import Input, Model, export
+from mmedge_export import Input, Model, attention, export
 from mmedge_export.attention import segmented_attention
 from mmedge_export.attention_standard import decompose
 
@@ -49,6 +50,22 @@ def arguments(case, dtype=None, **more):
         0,
         case.mode == "joint",
     )
+
+
+@pytest.fixture(autouse=True)
+def _kernels_pay(monkeypatch):
+    """On any processor, whatever was measured on it."""
+    monkeypatch.setattr(attention, "choose", lambda *_, **__: Choice(kernel=True, reason=""))
+
+
+def test_where_the_kernel_was_slower_it_is_not_used(monkeypatch):
+    monkeypatch.setattr(attention, "choose", lambda *_, **__: Choice(kernel=False, reason=""))
+    inputs, given = arguments(SMALL[0])
+    before = native.cpu_calls()
+    out, _ = OP(*given)
+    assert native.cpu_calls() == before
+    wanted, _ = reference(inputs.q, inputs.k, inputs.v, **inputs.options)
+    assert frobenius(out.numpy(), wanted) <= 1e-6
 
 
 @pytest.mark.parametrize("case", SMALL, ids=lambda case: case.name)
@@ -215,6 +232,6 @@ def test_export_finds_it_again(kind, operator, tmp_path):
     with export(model, tmp_path / "b", split=True) as bundle:
         functions = [bundle.functions(stage.graph) for stage in bundle.manifest.stages]
         assert {operator: 1} in functions
-    with mmedge.load(tmp_path / "b") as pipe:
+    with mmedge.load(tmp_path / "b", kernels=True) as pipe:
         assert mmedge.verify.verify(pipe).ok
         assert [found.kernel for found in pipe.attention.values()] == [native.cpu_isa()]

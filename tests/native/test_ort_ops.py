@@ -15,7 +15,8 @@ from mmedge import native
 from mmedge.backends import SessionOptions, open_stage
 from mmedge.backends import ort as backend
 from mmedge.errors import BackendError
-from mmedge.native import capi
+from mmedge.native import capi, dispatch
+from mmedge.native.dispatch import Measured
 from mmedge.verify import verify
 from mmedge_export import export
 from mmedge_export.passes.attention_function import KINDS, attention_function
@@ -167,7 +168,7 @@ def fusion(opened):
 
 
 def test_a_bundle_runs_through_the_kernel(bundle):
-    with mmedge.load(bundle) as pipe:
+    with mmedge.load(bundle, kernels=True) as pipe:
         before = native.cpu_calls()
         assert verify(pipe).ok
         assert native.cpu_calls() - before >= 3
@@ -188,6 +189,19 @@ def test_a_bundle_runs_through_the_kernel(bundle):
         np.testing.assert_allclose(kernel[name], value, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("pays", [True, False])
+def test_by_default_the_measurements_decide(bundle, monkeypatch, pays):
+    row = Measured("onnxruntime", f"cpu-{native.cpu_isa()}", "float32", 64, 1, 64, 0.5 + pays)
+    monkeypatch.setattr(dispatch, "measured", lambda: (row,))
+    with mmedge.load(bundle) as pipe:
+        found = pipe.attention[fusion(pipe.bundle).name]
+    if pays:
+        assert found.kernel == native.cpu_isa()
+    else:
+        assert found.kernel is None
+        assert found.reason.startswith(f"measured on cpu-{native.cpu_isa()}: 0.50 times as fast")
+
+
 def test_without_the_library_the_body_runs(bundle, monkeypatch):
     monkeypatch.setattr(capi, "_find", lambda: capi._Found(None, "it was left out"))
     with mmedge.load(bundle) as pipe:
@@ -200,7 +214,7 @@ def test_a_library_that_onnx_runtime_refuses_leaves_the_body(bundle, monkeypatch
     other = tmp_path / "libother.so"
     other.write_bytes(b"no library")
     monkeypatch.setattr(native, "ort_kernels", lambda: (Path(other), ""))
-    with mmedge.load(bundle) as pipe:
+    with mmedge.load(bundle, kernels=True) as pipe:
         assert verify(pipe).ok
         found = pipe.attention[fusion(pipe.bundle).name]
         assert found.reason.startswith("ONNX Runtime refused the kernel: ")
@@ -209,7 +223,7 @@ def test_a_library_that_onnx_runtime_refuses_leaves_the_body(bundle, monkeypatch
 def test_a_kernel_that_is_not_called_is_an_error(bundle, monkeypatch):
     with mmedge.Bundle.open(bundle) as opened:
         stage, variant = fusion(opened), opened.manifest.variants[0]
-        made = open_stage(opened, stage, variant, options=SessionOptions())
+        made = open_stage(opened, stage, variant, options=SessionOptions(kernels=True))
         values = {**opened.samples()[0].inputs, **opened.samples()[0].outputs}
         feeds = {spec.name: values[spec.name] for spec in made.inputs}
         monkeypatch.setattr(backend.native, "cpu_calls", lambda: 0)
