@@ -19,6 +19,7 @@ from mmedge.errors import BackendError, InputError, MMEdgeError
 from mmedge.features import CACHE_BYTES, FeatureCache
 from mmedge.feeds import Feeds
 from mmedge.schedule import Scheduler, serially
+from mmedge.verify import verify
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -317,8 +318,13 @@ def load(
     cache_bytes: int = CACHE_BYTES,
     concurrent: bool | None = None,
     kernels: bool | None = None,
+    allow_unverified: bool = False,
 ) -> Pipeline:
-    """Open a bundle, choose a variant for this machine and load it.
+    """Open a bundle, choose a variant for this machine, load it, and see that it works here.
+
+    A variant that export could not prove on this kind of machine, an engine or one of lower
+    precision, replays the bundle's golden samples and is refused outside its tolerance. The
+    bundle's own graphs on the CPU are not replayed (:func:`mmedge.verify.verify` does that).
 
     Args:
         path: a bundle's directory or its ``.mmedge`` file.
@@ -336,6 +342,7 @@ def load(
         kernels: whether attention over segments runs in mmedge's kernel, where there is one, or in
             the standard operators that graphs carry for it. None: in the kernel where that was
             measured to be no slower on this kind of processor (:mod:`mmedge.native.dispatch`).
+        allow_unverified: take a variant as it is, without replaying golden samples.
 
     Raises:
         ValueError: ``cache_bytes`` is negative.
@@ -343,6 +350,7 @@ def load(
         InputError: ``device`` is none that this machine offers.
         NoVariantError: none of its variants can run here as asked.
         BackendError: the chosen variant failed to load, or would run elsewhere than it says.
+        AccuracyError: it does not compute here what it should; the message names the first stage.
     """
     if cache_bytes < 0:
         raise ValueError(f"cache_bytes must be >= 0, got {cache_bytes}")
@@ -351,7 +359,7 @@ def load(
         variant, decisions = bundle.select(
             restrict(probe(), device), backend=backend.replace("-", "_"), precision=precision
         )
-        return Pipeline(
+        pipe = Pipeline(
             bundle,
             variant,
             decisions,
@@ -362,6 +370,19 @@ def load(
     except MMEdgeError:
         bundle.close()
         raise
+    if not allow_unverified and not _proven(bundle.manifest, variant):
+        try:
+            verify(pipe).check()
+        except BaseException:
+            pipe.close()
+            raise
+    return pipe
+
+
+def _proven(manifest: Manifest, variant: Variant) -> bool:
+    """Whether export has held this very computation against the network."""
+    own = {stage.name: stage.graph for stage in manifest.stages}
+    return variant.target == "cpu" and variant.files == own
 
 
 def _encoder_inputs(manifest: Manifest) -> dict[str, tuple[str, ...]]:

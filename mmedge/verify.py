@@ -7,7 +7,7 @@ makes it and not in the ones behind it; then the whole network is run from its i
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -16,13 +16,26 @@ from mmedge.errors import AccuracyError, BundleError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from mmedge.pipeline import Pipeline
-    from mmedge.spec import Array, Tolerance
+    from mmedge.bundle import Bundle
+    from mmedge.spec import Array, Tolerance, Variant
 
-__all__ = ["Row", "Verification", "difference", "verify"]
+__all__ = ["Replayable", "Row", "Verification", "difference", "verify"]
 
 #: ``stage`` of the rows that compare the whole network's outputs.
 WHOLE = "(whole network)"
+
+
+class Replayable(Protocol):
+    """What can be verified: a :class:`mmedge.Pipeline`."""
+
+    bundle: Bundle
+    variant: Variant
+
+    def run_stage(self, stage: str, feeds: Mapping[str, Any]) -> dict[str, Array]:
+        """Outputs of one stage alone."""
+
+    def run(self, inputs: Mapping[str, Any], *, cached: bool = True) -> dict[str, Array]:
+        """Outputs of the whole network."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +97,7 @@ class Verification:
         return asdict(self) | {"ok": self.ok, "rows": rows}
 
 
-def verify(pipeline: Pipeline, *, progress: Callable[[int], None] | None = None) -> Verification:
+def verify(pipeline: Replayable, *, progress: Callable[[int], None] | None = None) -> Verification:
     """Replay all golden samples through ``pipeline``.
 
     Args:

@@ -68,6 +68,7 @@ def export(
     sizes: Mapping[str, int] | None = None,
     split: bool | None = None,
     name: str | None = None,
+    source: str = "",
     progress: Tell | None = None,
 ) -> Bundle:
     """Turn a network into a bundle that is proven to compute what the network computes.
@@ -98,6 +99,7 @@ def export(
             None cuts unless single calls on this machine become slower by it
             (:data:`mmedge_export.stages.SLOWER`).
         name: of the bundle; None: the model's, or its class's.
+        source: what a :class:`Model` that is given was loaded from, for the bundle's provenance.
         progress: called with a line of text before each step.
 
     Returns:
@@ -111,8 +113,8 @@ def export(
     tell: Tell = progress or (lambda _: None)
     if samples_limit < 1:
         raise ExportError(f"samples_limit must be at least 1, got {samples_limit}")
-    source = str(model) if isinstance(model, (str, Path)) else ""
     if not isinstance(model, Model):
+        source = str(model)
         tell(f"loading {source}")
         model = load_source(source, sizes=sizes)
     if modality:

@@ -6,13 +6,29 @@ import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mmedge.bundle import Bundle
 from mmedge.cli.console import JsonOption, emit_json, number, stderr, table
+from mmedge_export.cli_quantize import (
+    BudgetOption,
+    GoalOption,
+    MaxDropOption,
+    MaxErrorOption,
+    MinMetricOption,
+    ResumeOption,
+    print_report,
+    quantize_bundle,
+)
 from mmedge_export.golden import SAMPLES
 from mmedge_export.install import installed
+from mmedge_export.loader import load_source
+from mmedge_export.quantize.limits import BUDGET, MAX_ERROR, PRECISIONS
+
+if TYPE_CHECKING:
+    from mmedge_export.quantize.report import Report
 
 __all__ = ["export"]
 
@@ -47,6 +63,12 @@ SplitOption = Annotated[
     ),
 ]
 NameOption = Annotated[str | None, typer.Option(help="Name of the bundle.")]
+PrecisionOption = Annotated[
+    str,
+    typer.Option(
+        help=f"fp32 alone, or {' or '.join(PRECISIONS)} as well where it pays and the metric holds."
+    ),
+]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace an older bundle.")]
 
 
@@ -62,30 +84,57 @@ def export(
     split: SplitOption = None,
     name: NameOption = None,
     overwrite: OverwriteOption = False,
+    precision: PrecisionOption = "fp32",
+    max_drop: MaxDropOption = None,
+    min_metric: MinMetricOption = None,
+    max_error: MaxErrorOption = MAX_ERROR,
+    goal: GoalOption = "speed",
+    budget: BudgetOption = BUDGET,
+    resume: ResumeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Trace a network, check the graph against it, and write a bundle."""
     groups = {key: value.split(",") for key, value in _pairs("--modality", modality or ())}
     sizes = {key: _whole("--size", value) for key, value in _pairs("--size", size or ())}
+    if precision != "fp32" and precision not in PRECISIONS:
+        raise typer.BadParameter(f"--precision {precision!r}: fp32, {' or '.join(PRECISIONS)}")
     with installed("exporting"):
         from mmedge_export.assemble import export as export_bundle
+        from mmedge_export.quantize.task import Task
 
     console = stderr()
     # What the user's own code prints must not mix with the result.
     with contextlib.redirect_stdout(sys.stderr):
+        model = load_source(source, sizes=sizes)
         bundle = export_bundle(
-            source,
+            model,
             output,
             opset=opset,
             samples_limit=samples,
             overwrite=overwrite,
             rtol=rtol,
             modality=groups,
-            sizes=sizes,
             split=split,
             name=name,
+            source=source,
             progress=lambda line: console.print(line, style="dim", markup=False, soft_wrap=True),
         )
+        task = None if precision == "fp32" else Task.of(model)
+    report = None
+    if task is not None:
+        report = quantize_bundle(
+            bundle,
+            task if task.metric is not None else None,
+            precision=precision,
+            max_drop=max_drop,
+            min_metric=min_metric,
+            max_error=max_error,
+            goal=goal,
+            budget=budget,
+            threads=None,
+            resume=resume,
+        )
+        bundle = Bundle.open(output)
     with bundle:
         manifest = bundle.manifest
         total = sum(len(bundle.read(file)) for file in manifest.files)
@@ -104,8 +153,10 @@ def export(
                 "samples": manifest.samples,
                 "parity": parity,
                 "provenance": dict(manifest.provenance),
+                "quantized": None if report is None else report.to_dict(),
             }
         )
+        _check_kept(report)
         return
     table(
         f"{manifest.name}: {output} ({total / 2**20:.2f} MiB)",
@@ -130,6 +181,15 @@ def export(
             ),
         ],
     )
+    if report is not None:
+        print_report(report)
+    _check_kept(report)
+
+
+def _check_kept(report: Report | None) -> None:
+    """Exit 1 where a lower precision was asked for and none was worth keeping."""
+    if report is not None and report.variant is None:
+        raise typer.Exit(1)
 
 
 def _pairs(option: str, words: Sequence[str]) -> list[tuple[str, str]]:

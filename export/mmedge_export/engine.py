@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 from mmedge.backends.trt_library import LIBRARIES, library_version
 from mmedge.bundle import Bundle
@@ -20,13 +21,19 @@ from mmedge.errors import BackendError, InputError
 from mmedge.schema.names import MAX_TEXT
 from mmedge.spec import Stage, Tolerance, Variant
 from mmedge_export.engine_builder import EngineBuilder
-from mmedge_export.float16 import TOLERANCE, Float16Stage, to_float16
+from mmedge_export.float16 import TOLERANCE, to_float16
 from mmedge_export.profiles import Sizes, resolve_profiles
+
+if TYPE_CHECKING:
+    from mmedge_export.quantize.tensorrt import Precision
 
 __all__ = ["FP32_TOLERANCE", "PRECISIONS", "build", "build_all"]
 
 #: What an engine may compute in; ``fp32`` is IEEE float32 (TF32 is off).
-PRECISIONS = ("fp32", "fp16")
+PRECISIONS = ("fp32", "fp16", "int8", "fp8")
+
+#: The first architecture with fp8 (E4M3) products, Ada.
+FP8_SM = 89
 
 #: How far a float32 engine's outputs may lie from the golden ones: the sums run in another order,
 #: over thousands of terms with a rounding of 6e-8 each.
@@ -53,7 +60,9 @@ def build(
         backend: ``tensorrt_rtx`` (also ``tensorrt-rtx``) or ``tensorrt``.
         target: an architecture such as ``sm_89``, or ``current`` for this machine's GPU.
         precision: ``fp32``, or ``fp16`` with what needs float32 kept so (see
-            :func:`mmedge_export.float16.to_float16`).
+            :func:`mmedge_export.float16.to_float16`), or ``int8`` or ``fp8``: products in 8 bits,
+            calibrated on the golden samples, and all else in float32 (see
+            :func:`mmedge_export.quantize.tensorrt_stages.to_qdq`).
         profile: smallest, best and largest size of dynamic dimensions of the inputs, by name;
             others as :func:`mmedge_export.profiles.resolve_profiles` says.
         workspace: bytes of GPU memory that a layer may use as scratch; None: the library's default.
@@ -63,9 +72,11 @@ def build(
         The new bundle, open. A variant of the same backend, precision and target is replaced.
 
     Raises:
-        InputError: an unknown backend, target or precision, or a profile that does not fit.
+        InputError: an unknown backend, target or precision, a profile that does not fit, or fp8 for
+            an architecture before sm_89.
         BackendError: the library is not installed, needs a GPU, or refuses a graph.
-        AccuracyError: float16 cannot hold the golden samples.
+        AccuracyError: a lower precision cannot hold the golden samples.
+        ExportError: a graph cannot be quantised.
         BundleError: the bundle cannot be read or written.
     """
     built, _ = build_all(
@@ -92,7 +103,7 @@ def build_all(
 ) -> tuple[Bundle, tuple[Variant, ...]]:
     """:func:`build` for every target in every precision; also returns the variants that it made.
 
-    Float16 is converted once for all targets. All engines are built before the first is stored, so
+    Graphs are converted once for all targets. All engines are built before the first is stored, so
     an error while building leaves the bundle as it was.
     """
     backend = backend.replace("-", "_")
@@ -100,7 +111,7 @@ def build_all(
     for precision in precisions:
         if precision not in PRECISIONS:
             raise InputError(
-                f"precision {precision!r}: engines are built in {' or '.join(PRECISIONS)}"
+                f"precision {precision!r}: engines are built in {', '.join(PRECISIONS)}"
             )
     try:
         import onnx  # noqa: F401
@@ -111,6 +122,8 @@ def build_all(
             "pip install 'mmedge[build]'"
         ) from error
     builders = [EngineBuilder(backend, target, workspace=workspace) for target in targets]
+    if "fp8" in precisions:
+        _refuse_fp8(builders)
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     made: list[tuple[Variant, dict[str, Path]]] = []
     try:
@@ -135,7 +148,7 @@ def build_all(
 
 @dataclass(frozen=True, slots=True)
 class _Graph:
-    """What an engine is built from: a file, what the variant's record says of it, fp16's error."""
+    """What an engine is built from: a file, the variant's record of it, and its relative error."""
 
     file: Path
     record: Mapping[str, str]
@@ -158,14 +171,40 @@ def _graphs(bundle: Bundle, precision: str, folder: Path, tell: Progress) -> dic
         )
     if native == precision:
         return {stage.name: _Graph(_as_exported(bundle, stage, folder), {}) for stage in stages}
-    return {
-        name: _Graph(
-            made.file,
-            {f"{name} kept float32": _kept(made), f"{name} max_rel": f"{made.error:.3g}"},
-            made.error,
-        )
-        for name, made in to_float16(bundle, folder, progress=tell).items()
-    }
+    graphs = {}
+    if precision == "fp16":
+        for name, half in to_float16(bundle, folder, progress=tell).items():
+            kept = _kept(f"{len(half.kept)} of {half.nodes} nodes", half.kept)
+            graphs[name] = _Graph(half.file, {f"{name} kept float32": kept}, half.error)
+    else:
+        from mmedge_export.quantize.tensorrt_stages import to_qdq
+
+        kind: Precision = "int8" if precision == "int8" else "fp8"
+        for name, made in to_qdq(bundle, folder, precision=kind, progress=tell).items():
+            count = len(made.kept) + len(made.quantized)
+            reasons = [f"{node} ({reason})" for node, reason in made.kept.items()]
+            kept = _kept(f"{len(made.kept)} of {count} products", reasons)
+            graphs[name] = _Graph(made.file, {f"{name} kept float32": kept}, made.error)
+    return graphs
+
+
+def _refuse_fp8(builders: Sequence[EngineBuilder]) -> None:
+    """Refuse targets without fp8 before anything is calibrated."""
+    for builder in builders:
+        if int(builder.target.removeprefix("sm_")) < FP8_SM:
+            raise InputError(
+                f"precision fp8 for {builder.target}: products in fp8 (E4M3) need sm_{FP8_SM} or "
+                "later; build it with precision int8 or fp16"
+            )
+
+
+def _tolerance(precision: str, errors: Sequence[float]) -> Tolerance:
+    """What a variant may differ by; ``errors`` are those of its stages, none where unchanged."""
+    if precision in ("fp32", "fp16"):
+        return FP32_TOLERANCE if precision == "fp32" else TOLERANCE
+    from mmedge_export.quantize.tensorrt_stages import tolerance_of
+
+    return tolerance_of(max(errors, default=0.0))
 
 
 def _build_variant(
@@ -178,12 +217,13 @@ def _build_variant(
     tell: Progress,
 ) -> tuple[Variant, dict[str, Path]]:
     """One variant and its files, which lie in ``folder``, by path in the bundle."""
+    errors = [graph.error for graph in graphs.values() if graph.error is not None]
     variant = Variant(
         backend=builder.backend,
         precision=precision,
         target=builder.target,
         files={},
-        tolerance=FP32_TOLERANCE if precision == "fp32" else TOLERANCE,
+        tolerance=_tolerance(precision, errors),
         requires={LIBRARIES[builder.backend].distribution: library_version(builder.backend)},
     )
     record = builder.options()
@@ -209,10 +249,11 @@ def _build_variant(
         record[f"{stage.name} bytes"] = str(len(engine))
         record[f"{stage.name} source"] = _source_digest(bundle, stage)
         record.update(graph.record)
+        if graph.error is not None:
+            record[f"{stage.name} max_rel"] = f"{graph.error:.3g}"
     metrics = {"build_s": round(seconds, 3), "engine_bytes": float(size)}
-    errors = [graph.error for graph in graphs.values() if graph.error is not None]
     if errors:
-        metrics["fp16_max_rel"] = max(errors)
+        metrics[f"{precision}_max_rel"] = max(errors)
     return replace(variant, files=paths, build=record, metrics=metrics), files
 
 
@@ -248,9 +289,7 @@ def _source_digest(bundle: Bundle, stage: Stage) -> str:
     return hashlib.sha256(listed.encode()).hexdigest()
 
 
-def _kept(made: Float16Stage) -> str:
-    """How many nodes stayed float32, and which: as many names as a record holds."""
-    text = f"{len(made.kept)} of {made.nodes} nodes"
-    if made.kept:
-        text += ": " + ", ".join(made.kept)
+def _kept(text: str, kept: Iterable[str]) -> str:
+    """``text``, and which nodes stayed float32: as many as a record holds."""
+    text = ": ".join(filter(None, (text, ", ".join(kept))))
     return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 4].rpartition(",")[0] + ", ..."

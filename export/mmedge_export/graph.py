@@ -141,14 +141,15 @@ class Runner:
         return dict(zip(self._outputs, results, strict=True))
 
 
-def save(models: Mapping[str, ir.Model], folder: Path) -> dict[str, Path]:
+def save(models: Mapping[str, ir.Model], folder: Path, *, place: str = "onnx") -> dict[str, Path]:
     """Write the graph of each stage under ``folder``; path in the bundle -> file, graphs first.
 
     Tensors of :data:`EXTERNAL_BYTES` and more are external data in one file beside the graphs,
-    each once, whichever stages use it: ``onnx/<stage>.onnx.data`` of a single stage,
-    ``onnx/weights.data`` of several.
+    each once, whichever stages use it: ``<place>/<stage>.onnx.data`` of a single stage,
+    ``<place>/weights.data`` of several.
     """
-    (folder / "onnx").mkdir(parents=True, exist_ok=True)
+    base = folder / place
+    base.mkdir(parents=True, exist_ok=True)
     data = f"{next(iter(models))}.onnx.data" if len(models) == 1 else "weights.data"
     holders: dict[int, list[ir.Value]] = {}
     tensors: dict[int, ir.TensorProtocol] = {}
@@ -159,19 +160,17 @@ def save(models: Mapping[str, ir.Model], folder: Path) -> dict[str, Path]:
                 if tensor is not None and _is_large(tensor):
                     tensors[id(tensor)] = tensor
                     holders.setdefault(id(tensor), []).append(value)
-    files = {f"onnx/{stage}.onnx": folder / f"onnx/{stage}.onnx" for stage in models}
+    files = {f"{place}/{stage}.onnx": base / f"{stage}.onnx" for stage in models}
     placed: list[ir.ExternalTensor] = []
     if tensors:
-        files[f"onnx/{data}"] = folder / "onnx" / data
-        placed = ir.external_data.convert_tensors_to_external(
-            list(tensors.values()), folder / "onnx", data
-        )
+        files[f"{place}/{data}"] = base / data
+        placed = ir.external_data.convert_tensors_to_external(list(tensors.values()), base, data)
     try:
         for key, tensor in zip(tensors, placed, strict=True):
             for value in holders[key]:
                 value.const_value = tensor
         for stage, model in models.items():
-            ir.save(model, folder / f"onnx/{stage}.onnx")
+            ir.save(model, base / f"{stage}.onnx")
     finally:
         # The models outlive the folder.
         for key, values in holders.items():

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import ModuleType
 
-__all__ = ["load_source"]
+__all__ = ["load_object", "load_source"]
 
 _FORMS = (
     "path/to/file.py:factory, package.module:factory, zoo:NAME, or model.onnx; a factory is a "
@@ -45,6 +45,24 @@ def load_source(spec: str, *, sizes: Mapping[str, int] | None = None) -> Model:
         return read_onnx(path, sizes=sizes)
     if sizes:
         raise ExportError(f"sizes are for .onnx files; {spec!r} brings examples of its own")
+    made = load_object(spec)
+    if not isinstance(made, Model):
+        raise ExportError(
+            f"{spec} gave {type(made).__name__}; expected a mmedge_export.Model: wrap the network "
+            "as Model(module, inputs={name: Input(example)}, outputs=[name])"
+        )
+    return made
+
+
+def load_object(spec: str) -> Any:  # noqa: ANN401
+    """What the factory of ``spec`` makes, or what ``spec`` names where that is no factory.
+
+    Args:
+        spec: as :func:`load_source` takes it, but no ``.onnx``.
+
+    Raises:
+        ExportError: there is no such thing, or it raised.
+    """
     place, colon, name = spec.rpartition(":")
     if not colon or not place or not name:
         raise ExportError(f"{spec!r} names no source; expected {_FORMS}")
@@ -62,7 +80,7 @@ def load_source(spec: str, *, sizes: Mapping[str, int] | None = None) -> Model:
     return _call(getattr(module, name), spec)
 
 
-def _call(made: Any, spec: str) -> Model:  # noqa: ANN401
+def _call(made: Any, spec: str) -> Any:  # noqa: ANN401
     if callable(made):
         try:
             made = made()
@@ -74,11 +92,6 @@ def _call(made: Any, spec: str) -> Model:  # noqa: ANN401
             raise ExportError(
                 f"{spec} raised {type(error).__name__}: {error}; call it in Python to see where"
             ) from error
-    if not isinstance(made, Model):
-        raise ExportError(
-            f"{spec} gave {type(made).__name__}; expected a mmedge_export.Model: wrap the network "
-            "as Model(module, inputs={name: Input(example)}, outputs=[name])"
-        )
     return made
 
 

@@ -82,10 +82,12 @@ class Model:
     element of a tuple or list, or keys of a mapping (keys left out are dropped). A module in
     training mode is traced in evaluation mode and put back afterwards.
 
-    ``samples`` yields ``(inputs, target)`` pairs, ``metric(outputs, targets)`` judges a list of
-    them (larger is better). ``labels`` gives the class names of an output. ``dims`` gives the
-    smallest and largest size of a dynamic dimension, inclusive; without it a dimension may have any
-    size from 1 on.
+    ``samples`` yields ``(inputs, target)`` pairs; the first are the bundle's golden samples and all
+    are held against the network at export. ``evaluation`` yields as many more as it takes to judge
+    a lower precision, which is all that they are for; None: ``samples``. ``metric(outputs,
+    targets)`` judges a list of either (larger is better). ``labels`` gives the class names of an
+    output. ``dims`` gives the smallest and largest size of a dynamic dimension, inclusive; without
+    it a dimension may have any size from 1 on.
 
     Raises:
         ExportError: the parts do not fit each other; the message names the part and the fix.
@@ -95,6 +97,7 @@ class Model:
     inputs: Mapping[str, Input]
     outputs: Sequence[str]
     samples: Iterable[tuple[Mapping[str, Array], Any]] | None = None
+    evaluation: Iterable[tuple[Mapping[str, Array], Any]] | None = None
     metric: Metric | None = None
     labels: Mapping[str, Sequence[str]] = field(default_factory=dict)
     dims: Mapping[str, tuple[int, int]] = field(default_factory=dict)

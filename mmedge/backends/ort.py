@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from mmedge.bundle import Bundle
     from mmedge.spec import Array, Stage, TensorSpec, Variant
 
-__all__ = ["PROVIDERS", "OrtSession", "open_stage", "session_options"]
+__all__ = ["PROVIDERS", "OrtSession", "kernel_library", "open_stage", "session_options"]
 
 #: Variant target -> the execution provider that must run every node.
 PROVIDERS: Mapping[str, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -182,7 +182,7 @@ def open_stage(
             settings.register_custom_ops_library(str(library))
         return ort.InferenceSession(path, settings, providers=[provider])
 
-    library, reason = _kernels(variant, options) if nodes else (None, "")
+    library, reason = kernel_library(variant.target, options) if nodes else (None, "")
     session = None
     if library is not None:
         try:
@@ -201,12 +201,17 @@ def open_stage(
     return OrtSession(session, stage, variant, attention)
 
 
-def _kernels(variant: Variant, options: SessionOptions) -> tuple[Path | None, str]:
-    """The library with kernels for the functions of a graph, or None and why not."""
+def kernel_library(target: str, options: SessionOptions) -> tuple[Path | None, str]:
+    """The library with kernels for the functions of a graph, or None and why not.
+
+    Args:
+        target: of the variant.
+        options: whether kernels are wanted.
+    """
     if options.kernels is False:
         return None, "kernels are turned off"
-    if variant.target != "cpu":
-        return None, f"the kernel for {variant.target} is not among ONNX Runtime's operators"
+    if target != "cpu":
+        return None, f"the kernel for {target} is not among ONNX Runtime's operators"
     library, reason = native.ort_kernels()
     if library is not None and options.kernels is None:
         choice = choose("onnxruntime", f"cpu-{native.cpu_isa()}")

@@ -85,9 +85,12 @@ def number(value: float | None, unit: str = "") -> str:
 
 
 @contextmanager
-def phases() -> Iterator[Any]:
-    """A progress bar per phase on stderr; yields ``tell(phase, done, total)``."""
-    console = stderr()
+def phases(console: Console | None = None) -> Iterator[Any]:
+    """A progress bar per phase on stderr; yields ``tell(phase, done, total)``.
+
+    Lines that are printed meanwhile belong on the same ``console``.
+    """
+    console = console or stderr()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     # No refresh thread: it would take the interpreter from what is being timed.
     with Progress(

@@ -46,10 +46,15 @@ def run(
     precision: PrecisionOption = None,
     device: DeviceOption = None,
     threads: ThreadsOption = None,
+    allow_unverified: Annotated[
+        bool, typer.Option("--allow-unverified", help="Do not replay golden samples first.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Run a bundle once on the inputs given; optional modalities may be left out."""
-    with load(bundle, backend, precision, device, threads=threads) as pipe:
+    with load(
+        bundle, backend, precision, device, threads=threads, allow_unverified=allow_unverified
+    ) as pipe:
         values = read_inputs(pipe.bundle.manifest, inputs)
         outputs = pipe.run(values)
         found = {name: _describe(pipe, name, value) for name, value in outputs.items()}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from mmedge_export.source import Input, Model
 from mmedge_export.zoo import sample_set, tokenizer
 from mmedge_export.zoo.audio import SAMPLES
+from mmedge_export.zoo.evaluation import Evaluation
 from mmedge_export.zoo.logmel import RATE
 from mmedge_export.zoo.vqa import ANSWERS, VqaNet
 
@@ -55,6 +56,7 @@ def describe(net: VqaNet, name: str) -> Model:
         },
         outputs=["answer"],
         samples=samples,
+        evaluation=Evaluation(),
         metric=accuracy,
         labels={"answer": ANSWERS},
         dims={"batch": BATCH, "samples": SAMPLES},

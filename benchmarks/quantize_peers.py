@@ -1,0 +1,352 @@
+"""Other ways to quantise a network to int8, each framework in a process of its own.
+
+Thread pools of several frameworks in one process disturb each other, so :class:`Peer` starts this
+file once for each framework and asks it over pipes, one JSON line a question. A peer needs nothing
+of mmedge: it takes a float32 ONNX file of standard operators (:func:`inline` makes it from a graph
+of a bundle that was exported with ``split=False``)::
+
+    inline(bundle.file("onnx/model.onnx"), folder / "model.onnx")
+    with Peer("onnxruntime", 1, folder) as peer:
+        for kind in KINDS["onnxruntime"]:
+            failed = peer.prepare(kind, folder / "model.onnx", task.calibration)
+            outputs = peer.answer(kind, inputs)      # for the metric: one mapping for each input
+            microseconds = peer.time(kind, 25.0)     # a block of calls; interleave blocks of kinds
+
+``time`` calls with the first input of the calibration, inputs bound beforehand. Inputs and outputs
+have one shape each throughout, so that they travel stacked in ``.npz`` files.
+
+Kinds of ``onnxruntime``: ``ort fp32``; ``ort static`` is ``quantize_static`` with its defaults
+(Q/DQ, all int8, range from smallest to largest) and ``ort dynamic`` ``quantize_dynamic`` with its
+defaults, each after ``quant_pre_process`` as its documentation asks for, and each also with
+``per_channel=True``.
+Kinds of ``openvino``: ``openvino fp32``; ``openvino default`` computes in what OpenVINO prefers,
+which is bfloat16 where the processor has it; ``nncf`` is ``nncf.quantize`` of the OpenVINO model
+with its defaults, and ``nncf transformer`` with the model type that NNCF has for transformers, both
+with float32 for what stays float. OpenVINO gets its shapes fixed.
+
+NNCF brings torch along, of which a plain install is gigabytes: ``pip install openvino nncf`` into
+an environment that has a torch for the CPU, whose interpreter may be given as ``python``.
+By hand: ``python benchmarks/quantize_peers.py FRAMEWORK THREADS``, then lines of JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from time import perf_counter_ns, sleep
+from typing import TYPE_CHECKING, Any, Self, TextIO
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    Arrays = dict[str, NDArray[Any]]
+
+__all__ = ["KINDS", "Peer", "inline"]
+
+KINDS: dict[str, tuple[str, ...]] = {
+    "onnxruntime": (
+        "ort fp32",
+        "ort static",
+        "ort static, per channel",
+        "ort dynamic",
+        "ort dynamic, per channel",
+    ),
+    "openvino": ("openvino fp32", "openvino default", "nncf", "nncf transformer"),
+}
+"""What each framework can make of a float32 ONNX file."""
+
+#: Seconds to wait before a block, for the threads of whoever ran last to stop spinning.
+PAUSE_S = 0.02
+UNTIMED, FEWEST_CALLS = 3, 5
+
+
+def inline(source: Path, target: Path) -> None:
+    """Write the ONNX file ``source`` to ``target`` with its functions replaced by their bodies.
+
+    Weights beside ``source`` end up inside ``target``.
+    """
+    import onnx
+    from onnx import inliner
+
+    onnx.save(inliner.inline_local_functions(onnx.load(source)), target)
+
+
+class Peer:
+    """The process of one framework.
+
+    Args:
+        framework: one of :data:`KINDS`.
+        threads: of each call.
+        folder: for files; one for each peer.
+        python: interpreter that has the framework.
+
+    Raises:
+        RuntimeError: the process ended; its own errors are on standard error.
+    """
+
+    def __init__(
+        self, framework: str, threads: int, folder: Path, python: str = sys.executable
+    ) -> None:
+        self.folder = folder
+        self.process = subprocess.Popen(
+            [python, str(Path(__file__)), framework, str(threads)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.version: dict[str, str] = self._read()["version"]
+
+    def prepare(self, kind: str, path: Path, calibration: Sequence[Arrays]) -> str | None:
+        """Make ``kind`` of the ONNX file at ``path``; why that failed, or None."""
+        given = self.folder / "calibration.npz"
+        save(given, calibration)
+        target = self.folder / (kind.replace(", ", "-").replace(" ", "-") + ".onnx")
+        found = self._ask(
+            prepare=kind, path=str(path), calibration=str(given), target=str(target)
+        ).get("error")
+        return None if found is None else str(found)
+
+    def answer(self, kind: str, inputs: Sequence[Arrays]) -> list[Arrays]:
+        """Outputs by name for each of ``inputs``."""
+        given, made = self.folder / "inputs.npz", self.folder / "outputs.npz"
+        save(given, inputs)
+        self._ask(answer=kind, inputs=str(given), outputs=str(made))
+        return load(made)
+
+    def time(self, kind: str, ms: float) -> float:
+        """Median microseconds of the calls of a block that takes about ``ms`` milliseconds."""
+        return float(self._ask(time=kind, ms=ms)["us"])
+
+    def _ask(self, **question: Any) -> dict[str, Any]:  # noqa: ANN401
+        if self.process.stdin is None:
+            raise RuntimeError("the process has no input")
+        self.process.stdin.write(json.dumps(question) + "\n")
+        self.process.stdin.flush()
+        return self._read()
+
+    def _read(self) -> dict[str, Any]:
+        line = self.process.stdout.readline() if self.process.stdout else ""
+        if not line:
+            raise RuntimeError(f"{self.process.args!r} ended; see its errors above")
+        found: dict[str, Any] = json.loads(line)
+        return found
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.stdin is not None:
+            self.process.stdin.close()
+        self.process.wait()
+
+
+def save(path: Path, samples: Sequence[Arrays]) -> None:
+    """Write samples whose arrays have one shape each, stacked."""
+    stacked: Arrays = {name: np.stack([one[name] for one in samples]) for name in samples[0]}
+    np.savez(path, allow_pickle=False, **stacked)
+
+
+def load(path: Path) -> list[Arrays]:
+    """Read what :func:`save` wrote."""
+    with np.load(path) as stored:
+        stacked = {name: stored[name] for name in stored.files}
+    count = len(next(iter(stacked.values())))
+    return [{name: value[n] for name, value in stacked.items()} for n in range(count)]
+
+
+class Ort:
+    """ONNX Runtime on the CPU."""
+
+    def __init__(self, threads: int) -> None:
+        import onnxruntime as ort
+
+        self.ort, self.threads = ort, threads
+        self.version = {"onnxruntime": ort.__version__}
+        self.sessions: dict[str, Any] = {}
+
+    def prepare(self, kind: str, path: Path, calibration: list[Arrays], target: Path) -> None:
+        """Make a session of ``kind``."""
+        from onnxruntime import quantization
+
+        channel, ready = kind.endswith("per channel"), target.with_suffix(".ready.onnx")
+        if kind == "ort fp32":
+            target = path
+        else:
+            self._pre_process(path, ready)
+        if kind.startswith("ort static"):
+            reader = _reader(quantization.CalibrationDataReader, calibration)
+            quantization.quantize_static(ready, target, reader, per_channel=channel)
+        elif kind.startswith("ort dynamic"):
+            quantization.quantize_dynamic(ready, target, per_channel=channel)
+        options = self.ort.SessionOptions()
+        options.intra_op_num_threads = self.threads
+        options.log_severity_level = 3
+        self.sessions[kind] = self.ort.InferenceSession(
+            str(target), options, providers=["CPUExecutionProvider"]
+        )
+
+    def _pre_process(self, path: Path, target: Path) -> None:
+        from onnxruntime.quantization.shape_inference import quant_pre_process
+
+        try:
+            quant_pre_process(path, target)
+        except Exception as error:  # noqa: BLE001 - it raises what comes up
+            # Symbolic shapes are the part that fails, and not needed where shapes are plain.
+            print(f"without symbolic shapes: {error}", file=sys.stderr)
+            quant_pre_process(path, target, skip_symbolic_shape=True)
+
+    def run(self, kind: str, inputs: Arrays) -> Arrays:
+        """Outputs by name."""
+        session = self.sessions[kind]
+        names = [value.name for value in session.get_outputs()]
+        return dict(zip(names, session.run(names, inputs), strict=True))
+
+    def bound(self, kind: str, inputs: Arrays) -> Callable[[], object]:
+        """A call with ``inputs``."""
+        session = self.sessions[kind]
+        binding = session.io_binding()
+        given = {n: self.ort.OrtValue.ortvalue_from_numpy(x) for n, x in inputs.items()}
+        for name, value in given.items():
+            binding.bind_ortvalue_input(name, value)
+        for value in session.get_outputs():
+            binding.bind_output(value.name)
+
+        def call() -> None:
+            # The binding has addresses alone: what they point to lives as long as this function.
+            assert given  # noqa: S101
+            session.run_with_iobinding(binding)
+
+        return call
+
+
+def _reader(base: type[Any], calibration: list[Arrays]) -> object:
+    """What ONNX Runtime reads calibration data from."""
+
+    class Reader(base):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.left = iter(calibration)
+
+        def get_next(self) -> Mapping[str, NDArray[Any]] | None:
+            return next(self.left, None)
+
+    return Reader()
+
+
+class OpenVino:
+    """OpenVINO on the CPU, for latency, with NNCF."""
+
+    def __init__(self, threads: int) -> None:
+        import openvino
+
+        self.ov, self.core, self.threads = openvino, openvino.Core(), threads
+        self.version = {"openvino": openvino.__version__.split("-")[0]}
+        if importlib.util.find_spec("nncf") is not None:
+            self.version["nncf"] = importlib.metadata.version("nncf")
+        self.compiled: dict[str, Any] = {}
+
+    def prepare(self, kind: str, path: Path, calibration: list[Arrays], target: Path) -> None:
+        """Compile ``kind``; an ``.xml`` file beside ``target`` holds the model."""
+        model = self.core.read_model(path)
+        model.reshape({name: list(value.shape) for name, value in calibration[0].items()})
+        if kind.startswith("nncf"):
+            # Imported by name: it has its types only where it is installed.
+            nncf = importlib.import_module("nncf")
+            transformer = kind == "nncf transformer"
+            model = nncf.quantize(
+                model,
+                nncf.Dataset(calibration),
+                model_type=nncf.ModelType.TRANSFORMER if transformer else None,
+                subset_size=len(calibration),
+            )
+        self.ov.save_model(model, target.with_suffix(".xml"), compress_to_fp16=False)
+        settings: dict[str, Any] = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": self.threads,
+        }
+        if kind != "openvino default":
+            settings["INFERENCE_PRECISION_HINT"] = "f32"
+        self.compiled[kind] = self.core.compile_model(model, "CPU", settings)
+
+    def run(self, kind: str, inputs: Arrays) -> Arrays:
+        """Outputs by name."""
+        compiled = self.compiled[kind]
+        found = compiled(inputs)
+        return {port.any_name: found[port] for port in compiled.outputs}
+
+    def bound(self, kind: str, inputs: Arrays) -> Callable[[], object]:
+        """A call with ``inputs``."""
+        request = self.compiled[kind].create_infer_request()
+        for name, value in inputs.items():
+            request.set_tensor(name, self.ov.Tensor(value))
+        call: Callable[[], object] = request.infer
+        return call
+
+
+FRAMEWORKS: dict[str, type[Any]] = {"onnxruntime": Ort, "openvino": OpenVino}
+
+
+def main() -> None:
+    """Answer questions until there are none."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("framework", choices=FRAMEWORKS)
+    parser.add_argument("threads", type=int)
+    arguments = parser.parse_args()
+    # Libraries that print must not do so between the answers.
+    with os.fdopen(os.dup(1), "w") as answers:
+        os.dup2(2, 1)
+        serve(FRAMEWORKS[arguments.framework](arguments.threads), answers)
+
+
+def serve(made: Any, answers: TextIO) -> None:  # noqa: ANN401
+    """Answer each line of standard input with one of ``answers``."""
+
+    def say(**answer: Any) -> None:  # noqa: ANN401
+        print(json.dumps(answer), file=answers, flush=True)
+
+    say(version=made.version)
+    calls: dict[str, Callable[[], object]] = {}
+    for line in sys.stdin:
+        question = json.loads(line)
+        if kind := question.get("prepare"):
+            calibration = load(Path(question["calibration"]))
+            try:
+                made.prepare(kind, Path(question["path"]), calibration, Path(question["target"]))
+                calls[kind] = made.bound(kind, calibration[0])
+                calls[kind]()
+            except Exception as error:  # noqa: BLE001 - that a peer fails is a result
+                say(error=f"{type(error).__name__}: {error}")
+            else:
+                say(ok=kind)
+        elif kind := question.get("answer"):
+            found = [made.run(kind, inputs) for inputs in load(Path(question["inputs"]))]
+            save(Path(question["outputs"]), found)
+            say(ok=kind)
+        else:
+            say(us=time(calls[question["time"]], question["ms"]))
+
+
+def time(call: Callable[[], object], ms: float) -> float:
+    """Median microseconds of the calls that fit into ``ms`` milliseconds."""
+    sleep(PAUSE_S)
+    for _ in range(UNTIMED):
+        call()
+    found: list[int] = []
+    while len(found) < FEWEST_CALLS or sum(found) < ms * 1e6:
+        start = perf_counter_ns()
+        call()
+        found.append(perf_counter_ns() - start)
+    return float(np.median(found)) / 1e3
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,23 @@
+"""Lower precision where the task holds and it pays."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mmedge_export.quantize.report import Report, StageReport
+    from mmedge_export.quantize.run import quantize
+    from mmedge_export.quantize.task import Task
+
+__all__ = ["Report", "StageReport", "Task", "quantize"]
+
+_HOMES = {"Report": "report", "StageReport": "report", "Task": "task", "quantize": "run"}
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name on first use (PEP 562): the command line asks for limits alone."""
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{home}"), name)

@@ -1,0 +1,149 @@
+"""What a bundle answers on samples, with some of its stages exchanged."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mmedge import native
+from mmedge.backends import SessionOptions
+from mmedge.backends.ort import kernel_library, session_options
+from mmedge.feeds import Feeds
+from mmedge_export.graph import Runner
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
+
+    from mmedge.bundle import Bundle
+    from mmedge.spec import Array, Stage
+
+__all__ = ["Network", "error", "inner_tensors", "open_graph"]
+
+
+def open_graph(path: Path, stage: Stage, *, alone: bool, threads: int | None = None) -> Runner:
+    """A graph of a stage in ONNX Runtime as the runtime would run it.
+
+    Args:
+        path: of the graph.
+        stage: what it stands for.
+        alone: whether it is the network's only stage.
+        threads: most threads; None: the default.
+
+    Raises:
+        ExportError: ONNX Runtime does not load it.
+    """
+    import onnx
+
+    settings = session_options(stage, alone=alone, threads=threads)
+    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    functions = onnx.load(path, load_external_data=False).functions
+    if any(function.domain == native.DOMAIN for function in functions):
+        library, _ = kernel_library("cpu", SessionOptions())
+        if library is not None:
+            settings.register_custom_ops_library(str(library))
+    return Runner(path, None, settings)
+
+
+class Network:
+    """All stages of a bundle on ONNX Runtime.
+
+    Args:
+        bundle: open.
+        graphs: by stage, graphs to run in place of the bundle's own.
+        threads: most threads of a stage; None: the default.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        graphs: Mapping[str, Path] | None = None,
+        *,
+        threads: int | None = None,
+    ) -> None:
+        stages = bundle.manifest.in_order()
+        self._feeds = Feeds(bundle)
+        self._outputs = bundle.manifest.outputs
+        self.runners = {
+            stage.name: open_graph(
+                (graphs or {}).get(stage.name) or bundle.file(stage.graph),
+                stage,
+                alone=len(stages) == 1,
+                threads=threads,
+            )
+            for stage in stages
+        }
+
+    def tensors(
+        self, inputs: Mapping[str, Array], more: Mapping[str, Mapping[str, Array]] | None = None
+    ) -> dict[str, Array]:
+        """Every tensor that enters or leaves a stage; ``more`` is fed to stages by name on top."""
+        values = self._feeds.prepare(inputs)
+        for stage, runner in self.runners.items():
+            values |= runner({**values, **(more or {}).get(stage, {})})
+        return values
+
+    def __call__(
+        self, inputs: Mapping[str, Array], more: Mapping[str, Mapping[str, Array]] | None = None
+    ) -> dict[str, Array]:
+        """The network's outputs."""
+        values = self.tensors(inputs, more)
+        return {name: values[name] for name in self._outputs}
+
+    def answers(self, samples: Iterable[Mapping[str, Array]]) -> list[dict[str, Array]]:
+        """The outputs of every sample."""
+        return [self(inputs) for inputs in samples]
+
+
+def inner_tensors(
+    path: Path, names: Sequence[str], values: Mapping[str, Array]
+) -> dict[str, Array]:
+    """What tensors inside a graph hold.
+
+    Args:
+        path: of the graph; another one is written beside it.
+        names: of its inputs, or of what its nodes yield.
+        values: the graph's inputs.
+    """
+    import onnx
+
+    model = onnx.load(path, load_external_data=False)
+    given = {value.name for value in model.graph.input}
+    known = {value.name for value in model.graph.output}
+    wanted = [name for name in names if name not in given]
+    model.graph.output.extend(
+        onnx.ValueInfoProto(name=name) for name in wanted if name not in known
+    )
+    beside = path.with_name(f"{path.stem}.inner.onnx")
+    onnx.save(model, beside)
+    found = Runner(beside, wanted)(values) if wanted else {}
+    return found | {name: values[name] for name in names if name in given}
+
+
+def error(got: Sequence[Mapping[str, Array]], wanted: Sequence[Mapping[str, Array]]) -> list[float]:
+    """Of each sample the relative error ``|got - wanted| / |wanted|`` of its worst output.
+
+    The norm is Euclidean. Integers and booleans count the share of elements that differ; what is
+    not finite in one alone is an infinite error.
+    """
+    return [
+        max(_error(ours[name], value) for name, value in theirs.items())
+        for ours, theirs in zip(got, wanted, strict=True)
+    ]
+
+
+def _error(got: Array, wanted: Array) -> float:
+    if wanted.size == 0:
+        return 0.0
+    if not np.issubdtype(wanted.dtype, np.floating):
+        return float(np.mean(got != wanted))
+    a, b = got.astype(np.float64), wanted.astype(np.float64)
+    special = ~np.isfinite(b)
+    if not np.array_equal(a[special], b[special], equal_nan=True):
+        return float("inf")
+    far = float(np.linalg.norm(a[~special] - b[~special]))
+    size = float(np.linalg.norm(b[~special]))
+    if np.isnan(far):
+        return float("inf")
+    return far / size if size else (0.0 if far == 0.0 else float("inf"))

@@ -1,0 +1,320 @@
+"""Lower precision is kept only while the task holds and where it pays."""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mmedge.errors import AccuracyError
+from mmedge_export.quantize.choose_forms import candidates, choose_plan, graph_bytes, time_sites
+from mmedge_export.quantize.evaluate import Network, error, inner_tensors
+from mmedge_export.quantize.report import StageReport
+from mmedge_export.quantize.saturate import narrow_nodes
+from mmedge_export.quantize.search import BudgetError, back_off, offenders
+from mmedge_export.quantize.stage_work import quantised
+from mmedge_export.quantize.switched import switches, write_switched
+from mmedge_export.quantize.timing import compare
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from mmedge.bundle import Bundle
+    from mmedge.spec import Array
+    from mmedge_export.quantize.forms import Form, Site
+    from mmedge_export.quantize.judge import Judge, Verdict
+    from mmedge_export.quantize.stage_work import Plan, StageWork
+    from mmedge_export.quantize.task import Task
+
+__all__ = ["FORMS", "Gate"]
+
+#: Forms that a precision may take.
+FORMS: Mapping[str, tuple[Form, ...]] = {
+    "int8": ("static", "dynamic", "block8"),
+    "int4": ("block4",),
+}
+
+#: Forms in the order of how exactly they round: by blocks, by the range of a call, by a fixed one.
+EXACT_FIRST: tuple[Form, ...] = ("block8", "dynamic", "static")
+
+#: Samples that sensitivity is measured on, and that products are looked at for saturation on.
+SENSITIVE, SATURATING = 24, 4
+
+#: Nodes that a message about failure names.
+WORST = 8
+
+#: Separates a stage from a node in the names that the search handles.
+_BETWEEN = "\n"
+
+
+class Gate:
+    """Finds the plan of every stage.
+
+    Args:
+        bundle: open.
+        works: its stages, prepared and calibrated.
+        task: what it is judged by.
+        judge: of the task.
+        goal: ``speed`` or ``size``.
+        budget: most candidates that are judged.
+        threads: most threads of a stage; None: the default.
+        tell: told what is being done, a line at a time.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        works: Sequence[StageWork],
+        task: Task,
+        judge: Judge,
+        *,
+        goal: str,
+        budget: int,
+        threads: int | None,
+        tell: Callable[[str], None],
+    ) -> None:
+        self._bundle, self._works, self._task, self._judge = bundle, works, task, judge
+        self._goal, self._budget, self._threads, self._tell = goal, budget, threads, tell
+        self._alone = len(works) == 1
+        self._speed: dict[str, str] = {}
+        self._harms: dict[str, float] = {}
+
+    def choose(self, precision: str) -> None:
+        """Give every stage the plan that is fastest on this device."""
+        forms = FORMS[precision]
+        floats = self._network({})
+        samples = [floats.tensors(inputs) for inputs in self._task.calibration[:SATURATING]]
+        for work in self._works:
+            if not work.sites:
+                self._speed[work.stage.name] = "-"
+                continue
+            self._tell(f"{work.stage.name}: timing {len(work.sites)} nodes")
+            names = list(dict.fromkeys(site.activation for site in work.sites))
+            inner = [inner_tensors(work.prepared, names, values) for values in samples]
+            work.narrow = narrow_nodes(work.prepared, work.sites, inner, work.ranges)
+            work.speed = time_sites(work, inner[0], forms, threads=self._threads)
+            plans = candidates(work, forms)
+            work.plan, self._speed[work.stage.name] = self._fastest(work, plans, samples[0])
+            for node, form in work.plan.items():
+                if form == "float":
+                    work.why[node] = "no faster" if self._goal == "speed" else "no smaller"
+            self._tell(f"{work.stage.name}: {self._speed[work.stage.name]}")
+
+    def hold(self) -> Verdict | None:
+        """Put back what the task does not bear; None where nothing is left in lower precision.
+
+        Raises:
+            AccuracyError: the limit holds for nothing that was tried, or the budget was used up.
+        """
+        if not any(quantised(work.plan) for work in self._works):
+            return None
+        verdict = self._judged({work.stage.name: work.plan for work in self._works})
+        if not verdict.ok:
+            self._tell(f"too much is lost: {_words(verdict)}; looking for the cause")
+            verdict = self._back_off()
+        return self._pay(verdict)
+
+    def _back_off(self) -> Verdict:
+        ranked = self._ranked()
+        verdicts: dict[frozenset[str], Verdict] = {}
+
+        def plans(back: frozenset[str]) -> dict[str, Plan]:
+            return {
+                work.stage.name: work.without(
+                    {node for node in work.plan if _name(work, node) in back}
+                )
+                for work in self._works
+            }
+
+        def passes(back: frozenset[str]) -> bool:
+            verdict = self._judged(plans(back))
+            verdicts[back] = verdict
+            self._tell(f"{len(back)} of {len(ranked)} nodes put back: {_words(verdict)}")
+            return verdict.ok
+
+        left = self._budget - self._judge.attempts
+        try:
+            back = back_off(ranked, passes, budget=left)
+        except BudgetError as stop:
+            raise AccuracyError(
+                f"nothing passed within {self._budget} evaluations; give a larger budget or limit."
+                f"\n{self._table(verdicts)}"
+            ) from stop
+        if back is None or len(back) == len(ranked):
+            raise AccuracyError(
+                "the limit is kept with no node in lower precision; give a larger limit, or more "
+                f"samples.\n{self._table(verdicts)}"
+            )
+        before = {work.stage.name: work.plan for work in self._works}
+        for work in self._works:
+            mine = [node for node in quantised(work.plan) if _name(work, node) in back]
+            work.plan = work.without(mine)
+            work.why |= dict.fromkeys(mine, "the metric needs it")
+        return self._milder([n for n in reversed(ranked) if n in back], before, verdicts[back])
+
+    def _milder(self, back: Sequence[str], before: Mapping[str, Plan], verdict: Verdict) -> Verdict:
+        """Try other forms, the most exact first, on nodes that were put back, the mildest first."""
+        works = {work.stage.name: work for work in self._works}
+        for name in back:
+            stage, node = name.split(_BETWEEN)
+            work = works[stage]
+            known = work.speed[node]
+            for form in EXACT_FIRST:
+                pays = self._goal != "speed" or known.get(form, 0.0) > 1.0
+                if form not in known or form == before[stage][node] or not pays:
+                    continue
+                if self._judge.attempts >= self._budget:
+                    return verdict
+                plans = {other.stage.name: other.plan for other in self._works}
+                tried = self._judged({**plans, stage: {**work.plan, node: form}})
+                self._tell(f"{stage} {node} as {form}: {_words(tried)}")
+                if tried.ok:
+                    work.plan, verdict = {**work.plan, node: form}, tried
+                    del work.why[node]
+                    break
+        return verdict
+
+    def _table(self, verdicts: Mapping[frozenset[str], Verdict]) -> str:
+        """What was tried, and the error that single nodes bring, for a message."""
+        tried = [
+            f"  {len(back)} nodes put back: {_words(verdict)}" for back, verdict in verdicts.items()
+        ]
+        worst = sorted(self._harms, key=lambda name: -self._harms[name])[:WORST]
+        alone = [
+            f"  {' '.join(name.split(_BETWEEN))} alone: error {self._harms[name]:.3g}"
+            for name in worst
+        ]
+        return "\n".join([*tried, *alone])
+
+    def _ranked(self) -> list[str]:
+        """Quantised nodes of the stages that do harm, the most harmful first, then all others."""
+        samples = self._task.calibration[:SENSITIVE]
+        graphs: dict[str, Path] = {}
+        sites = {work.stage.name: _switchable(work) for work in self._works}
+        for work in self._works:
+            mine = sites[work.stage.name]
+            if mine:
+                graphs[work.stage.name] = path = work.folder / f"{work.stage.name}.switched.onnx"
+                write_switched(work.prepared, path, mine, work.plan, work.ranges, work.narrow)
+        network = Network(self._bundle, graphs, threads=self._threads)
+
+        def answers(on: Mapping[str, set[str]]) -> list[dict[str, Array]]:
+            more = {name: switches(mine, on.get(name, set())) for name, mine in sites.items()}
+            return [network(inputs, more) for inputs in samples]
+
+        reference = answers({})
+
+        def harm(on: Mapping[str, set[str]]) -> float:
+            return float(np.mean(error(answers(on), reference)))
+
+        stages = {
+            name: harm({name: {site.node for site in mine}}) for name, mine in sites.items() if mine
+        }
+        worst = offenders(stages)
+        self._tell(
+            "error of the answers by stage: "
+            + ", ".join(f"{name} {value:.3g}" for name, value in stages.items())
+        )
+        ranked: list[str] = []
+        for group in (worst, [name for name in stages if name not in worst]):
+            harms = {
+                _BETWEEN.join((name, site.node)): harm({name: {site.node}})
+                for name in group
+                for site in sites[name]
+            }
+            ranked += sorted(harms, key=lambda name: -harms[name])
+            self._harms |= harms
+        return ranked
+
+    def _pay(self, verdict: Verdict) -> Verdict | None:
+        """Put back stages that are no faster after all, and everything where the whole is not."""
+        if self._goal != "speed":
+            return verdict
+        floats = self._network({})
+        first = floats.tensors(self._task.samples[0][0])
+        changed = False
+        for work in self._works:
+            if "the metric needs it" not in work.why.values() or not quantised(work.plan):
+                continue
+            plan, words = self._fastest(work, {"what the metric bears": work.plan}, first)
+            self._speed[work.stage.name] = words
+            if plan != work.plan:
+                work.why |= dict.fromkeys(quantised(work.plan), "the rest is no faster")
+                work.plan, changed = plan, True
+        if not any(quantised(work.plan) for work in self._works):
+            return None
+        if changed:
+            verdict = self._judged({work.stage.name: work.plan for work in self._works})
+            if not verdict.ok:
+                raise AccuracyError(
+                    f"putting stages back that are no faster made it worse: {_words(verdict)}; "
+                    "give a larger limit, or more samples"
+                )
+        return verdict
+
+    def _fastest(
+        self, work: StageWork, plans: Mapping[str, Plan], values: Mapping[str, Array]
+    ) -> tuple[Plan, str]:
+        return choose_plan(
+            work, plans, values, alone=self._alone, goal=self._goal, threads=self._threads
+        )
+
+    def _network(self, plans: Mapping[str, Plan]) -> Network:
+        graphs = {
+            work.stage.name: work.graph(plans[work.stage.name])
+            for work in self._works
+            if quantised(plans.get(work.stage.name, {}))
+        }
+        return Network(self._bundle, graphs, threads=self._threads)
+
+    def _judged(self, plans: Mapping[str, Plan]) -> Verdict:
+        if self._judge.attempts >= self._budget:
+            raise AccuracyError(
+                f"the budget of {self._budget} evaluations is used up; give a larger one"
+            )
+        network = self._network(plans)
+        return self._judge(network.answers(inputs for inputs, _ in self._task.samples))
+
+    def final(self) -> tuple[Network, Network]:
+        """The float network, and the one that was kept."""
+        return self._network({}), self._network({w.stage.name: w.plan for w in self._works})
+
+    def latency(self) -> tuple[tuple[float, float], tuple[float, float, float]]:
+        """Milliseconds of a call in float32 and as kept, and how many times as fast that is."""
+        floats, kept = self.final()
+        inputs = self._task.samples[0][0]
+        ways = {"float": partial(floats, inputs), "kept": partial(kept, inputs)}
+        times, ratios = compare(ways, "float", rounds=15)
+        return (times["float"].median, times["kept"].median), ratios["kept"]
+
+    def stages(self) -> tuple[StageReport, ...]:
+        """What became of each stage."""
+        return tuple(
+            StageReport(
+                work.stage.name,
+                dict(Counter(work.plan.values())),
+                {node: work.why.get(node, "-") for node, f in work.plan.items() if f == "float"},
+                tuple(n for n in sorted(work.narrow) if work.plan[n] in ("static", "dynamic")),
+                self._speed.get(work.stage.name, "-"),
+                graph_bytes(work.prepared),
+                graph_bytes(work.graph()),
+            )
+            for work in self._works
+        )
+
+
+def _switchable(work: StageWork) -> list[Site]:
+    return [site for site in work.sites if work.plan[site.node] != "float"]
+
+
+def _name(work: StageWork, node: str) -> str:
+    return _BETWEEN.join((work.stage.name, node))
+
+
+def _words(verdict: Verdict) -> str:
+    if verdict.drop is None:
+        return f"error {verdict.worst:.3g} at most"
+    return f"drop {verdict.drop.drop:.4f}, at most {verdict.drop.bound:.4f}"

@@ -1,0 +1,150 @@
+"""What was decided of each stage, as a table and for the manifest."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from mmedge.schema.names import MAX_TEXT
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mmedge_export.quantize.judge import Verdict
+
+__all__ = ["Report", "StageReport"]
+
+#: Nodes named of each reason in a table; the manifest has all.
+SHOWN = 4
+
+
+@dataclass(frozen=True, slots=True)
+class StageReport:
+    """What became of one stage.
+
+    Attributes:
+        name: of the stage.
+        forms: how many nodes are in each form.
+        kept: nodes that stay float, by name, and why.
+        narrow: nodes with weights of 7 bits, since products with 8 would exceed 16 bits.
+        speed: how it was timed, in words.
+        bytes_before: graph and weights in float32.
+        bytes_after: the same now.
+    """
+
+    name: str
+    forms: Mapping[str, int]
+    kept: Mapping[str, str]
+    narrow: tuple[str, ...]
+    speed: str
+    bytes_before: int
+    bytes_after: int
+
+    @property
+    def form(self) -> str:
+        """The forms in words."""
+        counts = Counter(self.forms)
+        words = [f"{count} {form}" for form, count in counts.most_common() if count]
+        seven = f" ({len(self.narrow)} with 7-bit weights)" if self.narrow else ""
+        return ", ".join(words) + seven if words else "no node to quantise"
+
+    def reasons(self) -> list[str]:
+        """Why nodes stay float, each reason once, with some of the nodes."""
+        nodes: dict[str, list[str]] = {}
+        for node, why in self.kept.items():
+            nodes.setdefault(why, []).append(node)
+        return [
+            f"{why}: {', '.join(names[:SHOWN])}"
+            + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+            for why, names in nodes.items()
+        ]
+
+    def record(self) -> dict[str, str]:
+        """For the variant's ``build``."""
+        made = {self.name: f"{self.form}; {self.speed}"}
+        if self.kept:
+            made[f"{self.name} kept float32"] = "; ".join(f"{n}: {w}" for n, w in self.kept.items())
+        return {key: _short(text) for key, text in made.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What :func:`mmedge_export.quantize.quantize` did.
+
+    Attributes:
+        variant: id of the variant that was made; None where nothing was worth keeping.
+        stages: one each.
+        verdict: of the network as it was kept; None where nothing was.
+        metric: of the float network; None without a metric.
+        limit: of the drop, or of the error where there is no metric.
+        samples: that were judged.
+        attempts: candidates that were judged.
+        latency_ms: median of one call in float32, and of the variant.
+        speedup: of a call: median, lower and upper quartile of the ratios.
+        bytes_before: of all graphs with their weights, in float32.
+        bytes_after: the same of the variant.
+        remarks: what else is to be known, in words.
+    """
+
+    variant: str | None
+    stages: tuple[StageReport, ...]
+    verdict: Verdict | None
+    metric: float | None
+    limit: float
+    samples: int
+    attempts: int
+    latency_ms: tuple[float, float] | None
+    speedup: tuple[float, float, float] | None
+    bytes_before: int
+    bytes_after: int
+    remarks: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+    def rows(self) -> list[tuple[str, str, str, str, str]]:
+        """Stage, forms, what stays float32 and why, speed, and bytes after over before."""
+        return [
+            (
+                stage.name,
+                stage.form,
+                "; ".join(stage.reasons()) or "-",
+                stage.speed,
+                f"{stage.bytes_after / max(stage.bytes_before, 1):.2f}",
+            )
+            for stage in self.stages
+        ]
+
+    def summary(self) -> list[tuple[str, str]]:
+        """What holds of the whole network, as pairs of words."""
+        found = [("variant", self.variant or "none: nothing was worth keeping")]
+        verdict = self.verdict
+        if verdict is not None and verdict.metric is not None and verdict.drop is not None:
+            found.append(("metric", f"{self.metric:.4f} -> {verdict.metric:.4f}"))
+            drop = verdict.drop
+            most = f"at most {drop.bound:.4f} with confidence {drop.level:.4g}"
+            likely = f"{drop.drop:.4f} [{drop.low:.4f}, {drop.high:.4f}]"
+            found.append(("drop", f"{likely}, {most} (limit {self.limit:g})"))
+        elif verdict is not None:
+            worst, mean = f"{verdict.worst:.3g} at most", f"{verdict.error:.3g} on average"
+            found.append(("error", f"{worst}, {mean} (limit {self.limit:g})"))
+        if self.latency_ms is not None and self.speedup is not None:
+            before, after = self.latency_ms
+            middle, low, high = self.speedup
+            times = f"{middle:.2f} [{low:.2f}, {high:.2f}] times as fast"
+            found.append(("latency", f"{before:.3g} -> {after:.3g} ms, {times}"))
+        before, after = self.bytes_before, self.bytes_after
+        size = f"{before / 1e6:.2f} -> {after / 1e6:.2f} MB, {after / max(before, 1):.3f}"
+        found += [
+            ("size", size),
+            ("judged", f"{self.samples} samples, {self.attempts} candidates"),
+            *(("remark", remark) for remark in self.remarks),
+        ]
+        return found
+
+
+def _short(text: str) -> str:
+    """As much of a list as a record holds."""
+    return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 4].rpartition(";")[0] + "; ..."

@@ -1,0 +1,325 @@
+"""From a bundle to the same bundle with a variant of lower precision."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from dataclasses import replace
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_ir as ir
+
+from mmedge.bundle import Bundle
+from mmedge.errors import ExportError, InputError
+from mmedge.spec import Tolerance, Variant
+from mmedge.verify import difference
+from mmedge_export.graph import save
+from mmedge_export.quantize.calibrate import calibrate
+from mmedge_export.quantize.evaluate import Network
+from mmedge_export.quantize.gate import Gate
+from mmedge_export.quantize.judge import Judge
+from mmedge_export.quantize.limits import BUDGET, GOALS, MAX_ERROR, PRECISIONS
+from mmedge_export.quantize.report import Report
+from mmedge_export.quantize.stage_work import StageWork, quantised
+from mmedge_export.quantize.task import Task
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from mmedge_export.quantize.calibrate import Observed
+
+__all__ = ["SLACK", "quantize"]
+
+#: What the largest difference from the golden samples is multiplied by for the tolerance that a
+#: device is held to: other processors round in another order, and quantisation magnifies that.
+SLACK = 1.5
+
+#: Share of the calibration samples that an optional modality is left out of.
+ABSENT_SHARE = 0.25
+
+
+def quantize(
+    bundle: Bundle | str | Path,
+    task: Task | None = None,
+    *,
+    precision: str = "int8",
+    max_drop: float | None = None,
+    min_metric: float | None = None,
+    max_error: float = MAX_ERROR,
+    goal: str = "speed",
+    budget: int = BUDGET,
+    threads: int | None = None,
+    resume: str | Path | None = None,
+    progress: Callable[[str], None] | None = None,
+    phase: Callable[[str, int, int], None] | None = None,
+) -> tuple[Bundle, Report]:
+    """Add a variant of lower precision for ONNX Runtime on the CPU, if one is worth keeping.
+
+    Every node that multiplies by constant weights is timed in each form that the precision offers
+    (:mod:`mmedge_export.quantize.forms`), then the stages; the fastest plan is judged by the task.
+    Where too much is lost, nodes are put back to float32: the stages that do harm are found first,
+    then the nodes in them, each turned on alone; the shortest prefix of that ranking that passes is
+    put back (:func:`mmedge_export.quantize.search.back_off`).
+
+    Args:
+        bundle: an open bundle, which is closed on success, or where one lies. It is rewritten in
+            its place where a variant is added.
+        task: samples and metric; None: the golden samples, judged by the outputs' error.
+        precision: ``int8``, or ``int4`` (weights of matrix products alone).
+        max_drop: of the metric, on all of the samples' kind with confidence 95 %; None:
+            :data:`mmedge_export.quantize.limits.MAX_DROP`.
+        min_metric: that must be kept, in place of ``max_drop``.
+        max_error: where there is no metric, largest relative error of an output on any sample.
+        goal: ``speed`` keeps what is measurably faster on this device, ``size`` what is smaller.
+        budget: most candidates that are judged.
+        threads: most threads of a stage; None: the default.
+        resume: a folder for what is known so far; the same call goes on from there.
+        progress: told what is being done, a line at a time.
+        phase: told how far long steps are, as ``phase(what, done, total)``.
+
+    Returns:
+        The bundle, open, and what was decided.
+
+    Raises:
+        InputError: an unknown precision or goal.
+        ExportError: the bundle's graphs are not float32, or the task does not fit it.
+        AccuracyError: nothing that was tried keeps the limit.
+        BundleError: the bundle cannot be read or written.
+    """
+    for what, value, known in (("precision", precision, PRECISIONS), ("goal", goal, GOALS)):
+        if value not in known:
+            raise InputError(f"{what} {value!r}: expected {' or '.join(known)}")
+    tell = progress or (lambda _: None)
+    opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    try:
+        with _folder(resume) as folder:
+            return _quantize(
+                opened,
+                task or Task.golden(opened),
+                folder,
+                precision=precision,
+                judge_options={
+                    "max_drop": max_drop, "min_metric": min_metric, "max_error": max_error,
+                },
+                goal=goal,
+                budget=budget,
+                threads=threads,
+                tell=tell,
+                phase=phase or (lambda *_: None),
+            )  # fmt: skip
+    except BaseException:
+        if opened is not bundle:
+            opened.close()
+        raise
+
+
+def _quantize(
+    bundle: Bundle,
+    task: Task,
+    folder: Path,
+    *,
+    precision: str,
+    judge_options: Mapping[str, float | None],
+    goal: str,
+    budget: int,
+    threads: int | None,
+    tell: Callable[[str], None],
+    phase: Callable[[str, int, int], None],
+) -> tuple[Bundle, Report]:
+    stages = bundle.manifest.in_order()
+    base = _float_variant(bundle)
+    tell(f"running the float network on {len(task.samples)} samples")
+    answers = Network(bundle, threads=threads).answers(inputs for inputs, _ in task.samples)
+    judge = Judge(task, answers, **judge_options)  # type: ignore[arg-type]
+    works = [StageWork.start(stage, bundle.file(stage.graph), folder) for stage in stages]
+    smoothed = _calibrate(bundle, works, task, folder, phase)
+    gate = Gate(bundle, works, task, judge, goal=goal, budget=budget, threads=threads, tell=tell)
+    gate.choose(precision)
+    verdict = gate.hold()
+    latency = gate.latency() if verdict is not None else None
+    if latency is not None and goal == "speed" and latency[1][1] <= 1.0:
+        tell("the whole network is not measurably faster")
+        verdict = None
+    reports = gate.stages()
+    report = Report(
+        variant=None,
+        stages=reports,
+        verdict=verdict,
+        metric=judge.metric,
+        limit=judge.limit,
+        samples=len(task.samples),
+        attempts=judge.attempts,
+        latency_ms=None if latency is None else latency[0],
+        speedup=None if latency is None else latency[1],
+        bytes_before=sum(stage.bytes_before for stage in reports),
+        bytes_after=sum(stage.bytes_after for stage in reports),
+        remarks=(*_remarks(task), *smoothed),
+    )
+    if verdict is None:
+        return bundle, report
+    tell("adding the variant")
+    variant = _variant(bundle, works, report, precision, gate.final()[1])
+    graphs = {work.stage.name: ir.load(work.graph()) for work in works if quantised(work.plan)}
+    files = save(_shared(graphs), folder, place=f"onnx/{variant.id}")
+    if latency is not None:
+        found = {**base.metrics, "latency_ms": latency[0][0]}
+        bundle = bundle.with_variant(replace(base, metrics=found), {})
+    made = bundle.with_variant(variant, files)
+    return made, replace(report, variant=variant.id)
+
+
+def _float_variant(bundle: Bundle) -> Variant:
+    """The variant of ONNX Runtime on the CPU that the bundle's own graphs are."""
+    own = {stage.name: stage.graph for stage in bundle.manifest.stages}
+    for variant in bundle.manifest.variants:
+        if (variant.backend, variant.target) == ("ort", "cpu") and variant.files == own:
+            if variant.precision != "fp32":
+                raise ExportError(
+                    f"the bundle's graphs are {variant.precision}; quantisation starts from fp32"
+                )
+            return variant
+    raise ExportError(
+        f"{bundle.path}: no variant of ONNX Runtime on the CPU; export the network again"
+    )
+
+
+def _calibrate(
+    bundle: Bundle,
+    works: Sequence[StageWork],
+    task: Task,
+    folder: Path,
+    phase: Callable[[str, int, int], None],
+) -> tuple[str, ...]:
+    """Give every stage its ranges, with outliers smoothed; remarks on what was smoothed."""
+    observed = _observe(bundle, works, task, folder / "calibration", phase)
+    remarks = []
+    for work in works:
+        smoothed = work.smooth(
+            {
+                name: seen.channel_max
+                for name, seen in observed.get(work.stage.name, {}).items()
+                if seen.channel_max is not None
+            }
+        )
+        if smoothed:
+            remarks.append(
+                f"{work.stage.name}: outlying channels of {', '.join(smoothed)} were moved into "
+                "the weights behind"
+            )
+    if remarks:
+        observed = _observe(bundle, works, task, folder / "calibration-smoothed", phase)
+    for work in works:
+        for name, seen in observed.get(work.stage.name, {}).items():
+            chosen = seen.range(levels=256)
+            work.ranges[name] = chosen.low, chosen.high
+    return tuple(remarks)
+
+
+def _observe(
+    bundle: Bundle,
+    works: Sequence[StageWork],
+    task: Task,
+    state: Path,
+    phase: Callable[[str, int, int], None],
+) -> dict[str, dict[str, Observed]]:
+    count = len(task.calibration)
+    return calibrate(
+        bundle,
+        task.calibration,
+        {work.stage.name: work.prepared for work in works},
+        {work.stage.name: work.tensors() for work in works if work.sites},
+        absent_share=ABSENT_SHARE,
+        state=state,
+        progress=lambda done: phase(state.name, done, count),
+    )
+
+
+def _variant(
+    bundle: Bundle,
+    works: Sequence[StageWork],
+    report: Report,
+    precision: str,
+    network: Network,
+) -> Variant:
+    files = {
+        work.stage.name: f"onnx/ort-{precision}-cpu/{work.stage.name}.onnx"
+        if quantised(work.plan)
+        else work.stage.graph
+        for work in works
+    }
+    largest, absolute = _largest(bundle, network)
+    record = {"onnxruntime": metadata.version("onnxruntime"), **dict(report.summary()[1:])}
+    for stage in report.stages:
+        record |= stage.record()
+    metrics = {"bytes": float(report.bytes_after), "max_rel": largest}
+    if report.latency_ms is not None:
+        metrics["latency_ms"] = report.latency_ms[1]
+    verdict = report.verdict
+    if verdict is not None and verdict.metric is not None and verdict.drop is not None:
+        metrics |= {
+            "metric": verdict.metric,
+            "metric_drop": verdict.drop.drop,
+            "metric_drop_bound": verdict.drop.bound,
+        }
+    tolerance = Tolerance(rtol=SLACK * largest, atol=SLACK * absolute + 1e-6)
+    return Variant("ort", precision, "cpu", files, tolerance, build=record, metrics=metrics)
+
+
+def _largest(bundle: Bundle, network: Network) -> tuple[float, float]:
+    """Largest relative difference from the golden samples, and absolute where these are zero.
+
+    Of every stage on the golden tensors that enter it, and of the whole network.
+    """
+    exact = Tolerance(0.0, 0.0)
+    relative = absolute = 0.0
+    for sample in bundle.samples():
+        tensors = {**sample.inputs, **sample.outputs}
+        found = [run(tensors) for run in network.runners.values()]
+        for outputs in (*found, network(sample.inputs)):
+            for name, value in outputs.items():
+                far, share, _ = difference(value, sample.outputs[name], exact)
+                if np.isfinite(share):
+                    relative = max(relative, share)
+                elif np.isfinite(far):
+                    absolute = max(absolute, far)
+                else:
+                    raise ExportError(
+                        f"output {name!r} of the quantised network is not what the golden samples "
+                        "hold: another shape, NaN, infinity, or another integer"
+                    )
+    return relative, absolute
+
+
+def _shared(graphs: Mapping[str, ir.Model]) -> dict[str, ir.Model]:
+    """The graphs with equal tensors held once, so that they are written once."""
+    known: dict[tuple[str, tuple[int, ...], bytes], ir.TensorProtocol] = {}
+    for model in graphs.values():
+        for value in model.graph.initializers.values():
+            tensor = value.const_value
+            if tensor is not None:
+                array = tensor.numpy()
+                key = (tensor.dtype.name, array.shape, array.tobytes())
+                value.const_value = known.setdefault(key, tensor)
+    return dict(graphs)
+
+
+def _remarks(task: Task) -> tuple[str, ...]:
+    if task.metric is None:
+        return ("no metric was given: judged by how far outputs lie from the network's own",)
+    if task.shared:
+        return ("the samples are few: ranges were taken from samples that are judged as well",)
+    return ()
+
+
+@contextlib.contextmanager
+def _folder(resume: str | Path | None) -> Iterator[Path]:
+    if resume is None:
+        with tempfile.TemporaryDirectory(prefix="mmedge-quantize-") as temporary:
+            yield Path(temporary)
+        return
+    folder = Path(resume)
+    folder.mkdir(parents=True, exist_ok=True)
+    yield folder

@@ -1,0 +1,121 @@
+"""One stage on its way to lower precision: its graph, what may be quantised, and how it is."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_ir as ir
+
+from mmedge_export.passes.smooth_outliers import SmoothOutliersPass
+from mmedge_export.quantize.forms import find_sites, prepare, save_graph, write_form
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from mmedge.spec import Stage
+    from mmedge_export.quantize.forms import Form, Site
+
+__all__ = ["StageWork", "quantised"]
+
+#: A channel of an activation that is so many times larger than the median one is an outlier. Less
+#: costs 8 bits little: the median channel keeps 16 of 256 steps or more.
+OUTLYING = 16.0
+
+Plan = dict[str, "Form"]
+
+
+@dataclass
+class StageWork:
+    """A stage and the choices that were made of it.
+
+    Attributes:
+        stage: as the manifest has it.
+        prepared: its float graph, from :func:`mmedge_export.quantize.forms.prepare`.
+        sites: the nodes that may be quantised.
+        folder: where graphs are written.
+        ranges: of activations, by tensor.
+        narrow: nodes with weights of 7 bits.
+        plan: the form of every site.
+        speed: of every site and form how many times as fast as in float32 it is by itself.
+        why: of sites that stay float, the reason.
+    """
+
+    stage: Stage
+    prepared: Path
+    sites: tuple[Site, ...]
+    folder: Path
+    ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
+    narrow: frozenset[str] = frozenset()
+    plan: Plan = field(default_factory=dict)
+    speed: dict[str, dict[Form, float]] = field(default_factory=dict)
+    why: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def start(cls, stage: Stage, graph: Path, folder: Path) -> StageWork:
+        """Prepare the graph of ``stage`` in ``folder``; nothing is quantised yet."""
+        folder.mkdir(parents=True, exist_ok=True)
+        prepared = folder / f"{stage.name}.onnx"
+        sites = find_sites(prepare(graph, prepared))
+        return cls(stage, prepared, sites, folder, plan={site.node: "float" for site in sites})
+
+    def smooth(self, channel_max: Mapping[str, NDArray[np.float32]]) -> list[str]:
+        """Move outlying channels into weights, where that is free; names of the activations.
+
+        Args:
+            channel_max: of activations, the largest magnitude by index of the last axis.
+        """
+        taken = {site.activation for site in self.sites if site.op == "MatMul"}
+        outlying = {
+            name: largest
+            for name, largest in channel_max.items()
+            if name in taken and np.isfinite(largest).all() and _spread(largest) >= OUTLYING
+        }
+        if not outlying:
+            return []
+        smoother = SmoothOutliersPass(outlying)
+        model = ir.load(self.prepared)
+        if not smoother(model).modified:
+            return []
+        target = self.folder / f"{self.stage.name}.smoothed.onnx"
+        save_graph(model, target)
+        self.prepared = target
+        self.sites = find_sites(ir.load(target))
+        return [done.tensor for done in smoother.smoothed]
+
+    def tensors(self) -> list[str]:
+        """Tensors whose ranges the static form needs."""
+        return list(dict.fromkeys(n for site in self.sites for n in (site.activation, site.output)))
+
+    def graph(self, plan: Mapping[str, Form] | None = None) -> Path:
+        """The stage's graph with ``plan``, or with its own, written where it does not exist yet."""
+        forms = {n: f for n, f in (self.plan if plan is None else plan).items() if f != "float"}
+        if not forms:
+            return self.prepared
+        content = [sorted(forms.items()), sorted(self.narrow), sorted(self.ranges.items())]
+        digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+        path = self.folder / f"{self.stage.name}.{digest}.onnx"
+        if not path.exists():
+            write_form(self.prepared, path, forms, self.ranges, narrow=self.narrow)
+        return path
+
+    def without(self, nodes: Collection[str]) -> Plan:
+        """The plan with ``nodes`` as float."""
+        return {node: "float" if node in nodes else form for node, form in self.plan.items()}
+
+
+def _spread(largest: NDArray[np.float32]) -> float:
+    """The largest channel over the median one that is not 0 throughout."""
+    alive = largest[largest > 0]
+    return float(alive.max() / np.median(alive)) if alive.size else 1.0
+
+
+def quantised(plan: Mapping[str, Form]) -> list[str]:
+    """The nodes of a plan that are not float."""
+    return [node for node, form in plan.items() if form != "float"]

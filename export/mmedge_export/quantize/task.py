@@ -1,0 +1,81 @@
+"""Samples and the metric that judges a network on them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mmedge.errors import ExportError
+from mmedge_export import feeds
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from mmedge.bundle import Bundle
+    from mmedge.spec import Array
+    from mmedge_export.source import Metric, Model
+
+__all__ = ["CALIBRATION", "Task"]
+
+#: Samples that ranges are taken from. More change them little: TensorRT's documentation and ONNX
+#: Runtime's examples call for 100 to 500.
+CALIBRATION = 128
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a network has to be good at.
+
+    Attributes:
+        samples: pairs of inputs and target that the metric is computed on.
+        calibration: inputs that ranges are taken from.
+        metric: ``metric(outputs, targets)``, larger is better; None: outputs are held against the
+            network's own.
+        shared: whether the calibration samples are among those that are judged.
+    """
+
+    samples: Sequence[tuple[Mapping[str, Array], Any]]
+    calibration: Sequence[Mapping[str, Array]]
+    metric: Metric | None
+    shared: bool = False
+
+    @classmethod
+    def of(cls, model: Model, *, calibration: int = CALIBRATION) -> Task:
+        """The model's own evaluation samples and metric.
+
+        The first ``calibration`` samples are not judged where at least twice as many remain.
+
+        Raises:
+            ExportError: the model has no samples, or they do not fit it.
+        """
+        given = model.evaluation if model.evaluation is not None else model.samples or ()
+        samples = [
+            (feeds.check(model, inputs, f"sample {number}"), target)
+            for number, (inputs, target) in enumerate(given)
+        ]
+        if not samples:
+            raise ExportError(
+                "a lower precision is judged on samples, and the model has none; give "
+                "Model(evaluation=...), and metric=... to judge by your own metric"
+            )
+        shared = len(samples) < 3 * calibration
+        first = [inputs for inputs, _ in samples[:calibration]]
+        return cls(samples if shared else samples[calibration:], first, model.metric, shared)
+
+    @classmethod
+    def golden(cls, bundle: Bundle) -> Task:
+        """The bundle's golden samples, judged by how far outputs lie from the golden ones.
+
+        Raises:
+            ExportError: the bundle has none.
+        """
+        samples = bundle.samples()
+        if not samples:
+            raise ExportError(f"{bundle.path}: no golden samples; export the bundle again")
+        inputs = [sample.inputs for sample in samples]
+        return cls([(values, None) for values in inputs], inputs, None, shared=True)
+
+    @property
+    def targets(self) -> list[Any]:
+        """Target of every sample."""
+        return [target for _, target in self.samples]

@@ -1,0 +1,105 @@
+"""Which of several graphs is faster on this device, measured in turn."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+__all__ = ["Timing", "compare", "interleave"]
+
+#: Seconds of one block of calls, and most calls in one.
+BLOCK_S, MOST_CALLS = 0.02, 200
+
+#: How often :func:`compare` measures where it is not clear which is faster.
+REPEATS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """How long one way takes, by blocks of calls.
+
+    Attributes:
+        blocks: milliseconds a call of each round.
+    """
+
+    blocks: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        """Milliseconds a call."""
+        return float(np.median(self.blocks))
+
+    def times_faster(self, other: Timing) -> tuple[float, float, float]:
+        """Median of ``other``'s time over this one's, round by round, and its confidence interval.
+
+        The interval has at least 90 %: order statistics, by the binomial distribution. Fewer than 5
+        rounds have none, and give the smallest and the largest ratio.
+        """
+        ratios = np.sort(np.divide(other.blocks, self.blocks))
+        tail, rank = 0.0, 0
+        for successes in range(len(ratios) // 2):
+            tail += math.comb(len(ratios), successes) / 2 ** len(ratios)
+            if tail > 0.05:
+                break
+            rank = successes
+        return float(np.median(ratios)), float(ratios[rank]), float(ratios[-1 - rank])
+
+    def __add__(self, other: Timing) -> Timing:
+        """The rounds of both."""
+        return Timing(self.blocks + other.blocks)
+
+
+def compare(
+    ways: Mapping[str, Callable[[], object]], baseline: str, *, rounds: int = 11
+) -> tuple[dict[str, Timing], dict[str, tuple[float, float, float]]]:
+    """Time all ``ways`` until each is known to be faster or slower than ``baseline``, or long.
+
+    Returns:
+        The timings, and of every other way how many times as fast it is as ``baseline``
+        (:meth:`Timing.times_faster`).
+    """
+    times = interleave(ways, rounds=rounds)
+    for repeat in range(1, REPEATS):
+        ratios = {n: t.times_faster(times[baseline]) for n, t in times.items() if n != baseline}
+        if not any(low <= 1.0 <= high for _, low, high in ratios.values()):
+            break
+        more = interleave(ways, rounds=rounds, seed=repeat)
+        times = {name: timing + more[name] for name, timing in times.items()}
+    return times, {n: t.times_faster(times[baseline]) for n, t in times.items() if n != baseline}
+
+
+def interleave(
+    ways: Mapping[str, Callable[[], object]], *, rounds: int = 9, seed: int = 0
+) -> dict[str, Timing]:
+    """Time all ``ways``: in each round every one for a block of calls, in random order.
+
+    Args:
+        ways: what to call.
+        rounds: blocks of each.
+        seed: of the order.
+    """
+    rng = np.random.default_rng(seed)
+    calls = {}
+    for name, way in ways.items():
+        way()  # allocations of a first call
+        start = time.perf_counter()
+        way()
+        took = time.perf_counter() - start
+        calls[name] = int(np.clip(BLOCK_S / max(took, 1e-7), 1, MOST_CALLS))
+    blocks: dict[str, list[float]] = {name: [] for name in ways}
+    names = list(ways)
+    for _ in range(rounds):
+        for name in rng.permutation(names):
+            way, count = ways[name], calls[name]
+            start = time.perf_counter()
+            for _ in range(count):
+                way()
+            blocks[name].append((time.perf_counter() - start) / count * 1e3)
+    return {name: Timing(tuple(values)) for name, values in blocks.items()}
