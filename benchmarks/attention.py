@@ -16,14 +16,14 @@ import contextlib
 import json
 import platform
 import random
-import subprocess
 import sys
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
+from peer_process import PeerProcess
 
 from mmedge.bench import host
 from mmedge.errors import AccuracyError
@@ -66,39 +66,12 @@ def cells(rows: list[int], keys: list[int]) -> list[Cell]:
     return found
 
 
-class Peer:
+class Peer(PeerProcess):
     """The process of one framework."""
 
     def __init__(self, framework: str, threads: int, isa: str | None) -> None:
         command = [sys.executable, str(HERE / "attention_peers.py"), framework, str(threads)]
-        command += [] if isa is None else ["--isa", isa]
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        self.version = self._read()["version"]
-
-    def ask(self, **question: Any) -> dict[str, Any]:  # noqa: ANN401
-        """The answer to one question."""
-        if self.process.stdin is None:
-            raise RuntimeError("the process has no input")
-        self.process.stdin.write(json.dumps(question) + "\n")
-        self.process.stdin.flush()
-        return self._read()
-
-    def _read(self) -> dict[str, Any]:
-        line = self.process.stdout.readline() if self.process.stdout else ""
-        if not line:
-            raise RuntimeError(f"{self.process.args!r} ended; see its errors above")
-        answer: dict[str, Any] = json.loads(line)
-        return answer
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.process.stdin is not None:
-            self.process.stdin.close()
-        self.process.wait()
+        super().__init__(command + ([] if isa is None else ["--isa", isa]))
 
 
 def measure(peers: list[Peer], cell: Cell, rounds: int, rng: random.Random) -> dict[str, Any]:

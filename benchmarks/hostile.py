@@ -81,7 +81,7 @@ def judge(
         "planted": sorted(planted),
         "kept": sorted(kept),
         "narrow": sorted(narrow),
-        "found": bool(planted & (kept | narrow)),
+        "found": bool(planted & (narrow if hostile.kind == "saturation" else kept)),
         "others": sum(sizes[node] for node in kept - planted) / others,
         "attempts": report.attempts,
     }

@@ -1,9 +1,10 @@
 """Other ways to quantise a network to int8, each framework in a process of its own.
 
 Thread pools of several frameworks in one process disturb each other, so :class:`Peer` starts this
-file once for each framework and asks it over pipes, one JSON line a question. A peer needs nothing
-of mmedge: it takes a float32 ONNX file of standard operators (:func:`inline` makes it from a graph
-of a bundle that was exported with ``split=False``)::
+file once for each framework and asks it over pipes, one JSON line a question. A peer (but for
+mmedge itself, which takes a bundle's path) needs nothing of mmedge: it takes a float32 ONNX file of
+standard operators (:func:`inline` makes it from a graph of a bundle that was exported with
+``split=False``)::
 
     inline(bundle.file("onnx/model.onnx"), folder / "model.onnx")
     with Peer("onnxruntime", 1, folder) as peer:
@@ -18,7 +19,8 @@ have one shape each throughout, so that they travel stacked in ``.npz`` files.
 Kinds of ``onnxruntime``: ``ort fp32``; ``ort static`` is ``quantize_static`` with its defaults
 (Q/DQ, all int8, range from smallest to largest) and ``ort dynamic`` ``quantize_dynamic`` with its
 defaults, each after ``quant_pre_process`` as its documentation asks for, and each also with
-``per_channel=True``.
+``per_channel=True``; ``mmedge int8, graph alone`` is the graph of mmedge's variant, without what
+mmedge's runtime does to check inputs.
 Kinds of ``openvino``: ``openvino fp32``; ``openvino default`` computes in what OpenVINO prefers,
 which is bfloat16 where the processor has it; ``nncf`` is ``nncf.quantize`` of the OpenVINO model
 with its defaults, and ``nncf transformer`` with the model type that NNCF has for transformers, both
@@ -36,13 +38,13 @@ import importlib.metadata
 import importlib.util
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 from time import perf_counter_ns, sleep
-from typing import TYPE_CHECKING, Any, Self, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
+from peer_process import PeerProcess
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -60,10 +62,12 @@ KINDS: dict[str, tuple[str, ...]] = {
         "ort static, per channel",
         "ort dynamic",
         "ort dynamic, per channel",
+        "mmedge int8, graph alone",
     ),
+    "mmedge": ("mmedge fp32", "mmedge int8"),
     "openvino": ("openvino fp32", "openvino default", "nncf", "nncf transformer"),
 }
-"""What each framework can make of a float32 ONNX file."""
+"""What each framework can make of a float32 ONNX file, and mmedge of a bundle."""
 
 #: Seconds to wait before a block, for the threads of whoever ran last to stop spinning.
 PAUSE_S = 0.02
@@ -81,7 +85,7 @@ def inline(source: Path, target: Path) -> None:
     onnx.save(inliner.inline_local_functions(onnx.load(source)), target)
 
 
-class Peer:
+class Peer(PeerProcess):
     """The process of one framework.
 
     Args:
@@ -98,20 +102,14 @@ class Peer:
         self, framework: str, threads: int, folder: Path, python: str = sys.executable
     ) -> None:
         self.folder = folder
-        self.process = subprocess.Popen(
-            [python, str(Path(__file__)), framework, str(threads)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self.version: dict[str, str] = self._read()["version"]
+        super().__init__([python, str(Path(__file__)), framework, str(threads)])
 
     def prepare(self, kind: str, path: Path, calibration: Sequence[Arrays]) -> str | None:
         """Make ``kind`` of the ONNX file at ``path``; why that failed, or None."""
         given = self.folder / "calibration.npz"
         save(given, calibration)
         target = self.folder / (kind.replace(", ", "-").replace(" ", "-") + ".onnx")
-        found = self._ask(
+        found = self.ask(
             prepare=kind, path=str(path), calibration=str(given), target=str(target)
         ).get("error")
         return None if found is None else str(found)
@@ -120,34 +118,12 @@ class Peer:
         """Outputs by name for each of ``inputs``."""
         given, made = self.folder / "inputs.npz", self.folder / "outputs.npz"
         save(given, inputs)
-        self._ask(answer=kind, inputs=str(given), outputs=str(made))
+        self.ask(answer=kind, inputs=str(given), outputs=str(made))
         return load(made)
 
     def time(self, kind: str, ms: float) -> float:
         """Median microseconds of the calls of a block that takes about ``ms`` milliseconds."""
-        return float(self._ask(time=kind, ms=ms)["us"])
-
-    def _ask(self, **question: Any) -> dict[str, Any]:  # noqa: ANN401
-        if self.process.stdin is None:
-            raise RuntimeError("the process has no input")
-        self.process.stdin.write(json.dumps(question) + "\n")
-        self.process.stdin.flush()
-        return self._read()
-
-    def _read(self) -> dict[str, Any]:
-        line = self.process.stdout.readline() if self.process.stdout else ""
-        if not line:
-            raise RuntimeError(f"{self.process.args!r} ended; see its errors above")
-        found: dict[str, Any] = json.loads(line)
-        return found
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.process.stdin is not None:
-            self.process.stdin.close()
-        self.process.wait()
+        return float(self.ask(time=kind, ms=ms)["us"])
 
 
 def save(path: Path, samples: Sequence[Arrays]) -> None:
@@ -179,7 +155,7 @@ class Ort:
         from onnxruntime import quantization
 
         channel, ready = kind.endswith("per channel"), target.with_suffix(".ready.onnx")
-        if kind == "ort fp32":
+        if kind in ("ort fp32", "mmedge int8, graph alone"):
             target = path
         else:
             self._pre_process(path, ready)
@@ -242,6 +218,30 @@ def _reader(base: type[Any], calibration: list[Arrays]) -> object:
     return Reader()
 
 
+class MMEdge:
+    """A bundle in mmedge's runtime; features are computed anew in each call."""
+
+    def __init__(self, threads: int) -> None:
+        import mmedge
+
+        self.load, self.threads = mmedge.load, threads
+        self.version = {"mmedge": importlib.metadata.version("mmedge")}
+        self.pipes: dict[str, Any] = {}
+
+    def prepare(self, kind: str, path: Path, calibration: list[Arrays], target: Path) -> None:  # noqa: ARG002
+        """Load the variant of the bundle at ``path``."""
+        self.pipes[kind] = self.load(path, precision=kind.split()[1], threads=self.threads)
+
+    def run(self, kind: str, inputs: Arrays) -> Arrays:
+        """Outputs by name."""
+        found: Arrays = self.pipes[kind].run(inputs, cached=False)
+        return found
+
+    def bound(self, kind: str, inputs: Arrays) -> Callable[[], object]:
+        """A call with ``inputs``."""
+        return lambda: self.run(kind, inputs)
+
+
 class OpenVino:
     """OpenVINO on the CPU, for latency, with NNCF."""
 
@@ -292,7 +292,7 @@ class OpenVino:
         return call
 
 
-FRAMEWORKS: dict[str, type[Any]] = {"onnxruntime": Ort, "openvino": OpenVino}
+FRAMEWORKS: dict[str, type[Any]] = {"mmedge": MMEdge, "onnxruntime": Ort, "openvino": OpenVino}
 
 
 def main() -> None:

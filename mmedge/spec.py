@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 #: Version of the manifest's schema. A reader refuses any other.
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 Array = NDArray[np.generic]
 Absent = Literal["zeros", "token", "last"]
@@ -178,7 +178,9 @@ class Variant:
     """One way to run all stages: which backend, which precision, for which device.
 
     ``target`` is ``cpu``, ``cuda``, or an architecture such as ``sm_89`` for built engines.
-    ``files`` maps each stage's name to its file in the bundle. ``requires`` maps a library to the
+    ``files`` maps each stage's name to its file in the bundle. ``tolerance`` is for the outputs of
+    the whole network, and for those of stages that ``tolerances`` does not name: a stage alone, on
+    golden tensors, is nearer to them than the whole is. ``requires`` maps a library to the
     one version that can load the files (built engines need it, graphs leave it empty). ``build``
     records what made the files (library versions, options) and ``metrics`` what was measured on
     them; the first decides nothing, ``latency_ms`` of the second orders :meth:`Bundle.select`.
@@ -189,6 +191,7 @@ class Variant:
     target: str
     files: Mapping[str, str]
     tolerance: Tolerance
+    tolerances: Mapping[str, Tolerance] = field(default_factory=dict)
     requires: Mapping[str, str] = field(default_factory=dict)
     build: Mapping[str, str] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)

@@ -65,6 +65,7 @@ class Verification:
     variant: str
     samples: int
     tolerance: Tolerance
+    tolerances: Mapping[str, Tolerance]
     rows: tuple[Row, ...]
 
     @property
@@ -76,11 +77,14 @@ class Verification:
         """Raise AccuracyError, naming the first stage and output that is off, unless all is ok."""
         for row in self.rows:
             if not row.ok:
+                limit = self.tolerance
+                if row.stage != WHOLE:
+                    limit = self.tolerances.get(row.output, limit)
                 raise AccuracyError(
                     f"variant {self.variant}: output {row.output!r} of stage {row.stage!r} differs "
                     f"from the golden samples by {row.max_abs:.3g} (relative {row.max_rel:.3g}), "
-                    f"{row.limit_used:.3g} times what rtol={self.tolerance.rtol:g}, "
-                    f"atol={self.tolerance.atol:g} allows. Build the variant again on this device, "
+                    f"{row.limit_used:.3g} times what rtol={limit.rtol:g}, "
+                    f"atol={limit.atol:g} allows. Build the variant again on this device, "
                     "or use another one (mmedge inspect lists them)"
                 )
 
@@ -112,12 +116,15 @@ def verify(pipeline: Replayable, *, progress: Callable[[int], None] | None = Non
     samples = pipeline.bundle.samples()
     if not samples:
         raise BundleError(f"{pipeline.bundle.path}: no golden samples; export the bundle again")
-    tolerance = pipeline.variant.tolerance
+    variant = pipeline.variant
     worst: dict[tuple[str, str], tuple[float, ...]] = {}
 
     def compare(stage: str, got: Mapping[str, Array], golden: Mapping[str, Array]) -> None:
         for output, value in got.items():
-            found = difference(value, golden[output], tolerance)
+            limit = variant.tolerance
+            if stage != WHOLE:
+                limit = variant.tolerances.get(output, limit)
+            found = difference(value, golden[output], limit)
             old = worst.get((stage, output), found)
             worst[stage, output] = tuple(map(max, found, old))
 
@@ -130,7 +137,7 @@ def verify(pipeline: Replayable, *, progress: Callable[[int], None] | None = Non
         if progress is not None:
             progress(done)
     rows = tuple(Row(*key, *figures) for key, figures in worst.items())
-    return Verification(pipeline.variant.id, len(samples), tolerance, rows)
+    return Verification(variant.id, len(samples), variant.tolerance, variant.tolerances, rows)
 
 
 def difference(got: Array, golden: Array, tolerance: Tolerance) -> tuple[float, float, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -106,6 +107,8 @@ def export(
     # What the user's own code prints must not mix with the result.
     with contextlib.redirect_stdout(sys.stderr):
         model = load_source(source, sizes=sizes)
+        if precision != "fp32" and model.samples is not None:
+            model = replace(model, samples=list(model.samples))  # taken more than once
         bundle = export_bundle(
             model,
             output,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,6 +20,7 @@ from mmedge.cli.console import (
     table,
 )
 from mmedge.errors import InputError
+from mmedge_export.install import installed
 from mmedge_export.loader import load_object
 from mmedge_export.quantize.limits import BUDGET, GOALS, MAX_DROP, MAX_ERROR, PRECISIONS
 from mmedge_export.source import Model
@@ -128,35 +129,27 @@ def _task(spec: str) -> Task:
 def quantize_bundle(
     bundle: Bundle,
     task: Task | None,
-    *,
-    precision: str,
-    max_drop: float | None,
-    min_metric: float | None,
-    max_error: float,
-    goal: str,
-    budget: int,
-    threads: int | None,
-    resume: Path | None,
+    **options: Any,  # noqa: ANN401
 ) -> Report:
-    """Quantise with progress on stderr; what the user's own metric prints goes there too."""
+    """Quantise with progress on stderr; what the user's own metric prints goes there too.
+
+    Args:
+        bundle: open; it is closed.
+        task: as :func:`mmedge_export.quantize.quantize` takes it.
+        options: the others that it takes.
+    """
     # onnx and all that: not before it is needed.
-    from mmedge_export.quantize.run import quantize as add_variant
+    with installed("quantising"):
+        from mmedge_export.quantize.run import quantize as add_variant
 
     console = stderr()
     with contextlib.redirect_stdout(sys.stderr), phases(console) as tell:
         made, report = add_variant(
             bundle,
             task,
-            precision=precision,
-            max_drop=max_drop,
-            min_metric=min_metric,
-            max_error=max_error,
-            goal=goal,
-            budget=budget,
-            threads=threads,
-            resume=resume,
             progress=lambda line: console.print(line, markup=False, soft_wrap=True),
             phase=tell,
+            **options,
         )
     made.close()
     return report

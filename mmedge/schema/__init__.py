@@ -104,13 +104,15 @@ _stage = record(
     flops=integer(0, MAX_FLOPS),
 )
 _move = record(Move, modality=_name, what=text(), flops=integer(0, MAX_FLOPS))
+_tolerance = record(Tolerance, rtol=number(least=0), atol=number(least=0))
 _variant = record(
     Variant,
     backend=_name,
     precision=_name,
     target=_name,
     files=table(_name, path),
-    tolerance=record(Tolerance, rtol=number(least=0), atol=number(least=0)),
+    tolerance=_tolerance,
+    tolerances=table(_tensor_name, _tolerance),
     requires=table(_name, text()),
     build=_note,
     metrics=table(_name, number()),

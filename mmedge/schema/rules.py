@@ -174,6 +174,11 @@ def _check_variants(manifest: Manifest) -> None:
             if name not in names:
                 at = f"$.variants[{i}].files"
                 raise Misfit(at, "names of stages as keys", f"unknown stage {name!r}")
+        known = {spec.name for stage in manifest.stages for spec in stage.outputs}
+        for name in variant.tolerances:
+            if name not in known:
+                at = f"$.variants[{i}].tolerances"
+                raise Misfit(at, "names of stages' outputs as keys", f"unknown tensor {name!r}")
     for name in manifest.labels:
         if name not in manifest.outputs:
             raise Misfit("$.labels", "names of outputs as keys", f"unknown output {name!r}")

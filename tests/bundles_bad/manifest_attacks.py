@@ -87,15 +87,15 @@ ATTACKS = [
     ),
     Attack(
         "newer schema",
-        "newer schema version 3; upgrade mmedge",
-        on_manifest(lambda m: m.update(schema_version=3, more=True)),
+        "newer schema version 4; upgrade mmedge",
+        on_manifest(lambda m: m.update(schema_version=4, more=True)),
     ),
     Attack(
         "older schema",
         "older schema version 1; export the bundle again",
         on_manifest(_downgrade),
     ),
-    Attack("schema version as text", r"\$\.schema_version", _put("schema_version", value="2")),
+    Attack("schema version as text", r"\$\.schema_version", _put("schema_version", value="3")),
     Attack("unknown field", r"\$: .*unknown field 'run'", _put("run", value="rm")),
     Attack(
         "unknown field inside",
@@ -145,6 +145,11 @@ ATTACKS = [
         "NaN",
         r"\$\.variants\[0\]\.tolerance\.rtol: expected a finite number from 0, got nan",
         _put("variants", 0, "tolerance", "rtol", value=float("nan")),
+    ),
+    Attack(
+        "tolerance of an unknown tensor",
+        r"\$\.variants\[0\]\.tolerances: expected names of stages' outputs as keys, got unknown",
+        _put("variants", 0, "tolerances", value={"nowhere": {"rtol": 1.0, "atol": 0.0}}),
     ),
     Attack(
         "infinity by overflow",

@@ -95,6 +95,7 @@ def manifests(draw) -> Manifest:
         draw(names),
         {stage.name: graph for stage in stages},
         Tolerance(abs(draw(finite)), abs(draw(finite))),
+        {specs[-1].name: Tolerance(abs(draw(finite)), 0.0)} if draw(st.booleans()) else {},
         requires=draw(st.dictionaries(names, texts, max_size=2)),
         build=draw(st.dictionaries(texts, texts, max_size=2)),
         metrics=draw(st.dictionaries(names, finite, max_size=2)),

@@ -9,12 +9,9 @@ optimisations: fusions depend on which tensors are asked for, and so would the v
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import shutil
 import tempfile
-import time
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,59 +22,22 @@ from mmedge.errors import BackendError, ExportError, InputError
 from mmedge.feeds import Feeds
 from mmedge.schema import SAMPLES
 from mmedge_export.graph import Runner
-from mmedge_export.quantize.histogram import Chosen, Histogram, least_error_range
+from mmedge_export.quantize.calibration_state import CalibrationState
+from mmedge_export.quantize.observed import Observed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
-    from numpy.typing import NDArray
-
     from mmedge.bundle import Bundle
     from mmedge.spec import Array, Manifest, Stage
 
-__all__ = ["LIMIT_BYTES", "Observed", "calibrate"]
+__all__ = ["LIMIT_BYTES", "calibrate"]
 
 #: Bytes of observed tensors that one run of a graph may yield; a single larger tensor is run alone.
 LIMIT_BYTES = 256 << 20
 
-#: Progress is saved after so many samples or so many seconds, whichever comes first.
-SAVE_SAMPLES, SAVE_SECONDS = 16, 10.0
-
 #: Changes with what a state file holds, so that a file of another version is not taken up.
 _STATE = "mmedge calibration 1"
-
-
-@dataclass(slots=True)
-class Observed:
-    """What one tensor held over all samples.
-
-    ``channel_max`` is the largest finite magnitude for each index of the last axis, float32
-    ``[size of the last axis]``; None where that size varies or the tensor is a scalar.
-    """
-
-    histogram: Histogram = field(default_factory=Histogram)
-    channel_max: NDArray[np.float32] | None = None
-
-    def range(self, *, levels: int = 256, symmetric: bool = False) -> Chosen:
-        """The range to quantise by (:func:`least_error_range`).
-
-        Raises:
-            ExportError: fewer than 4 levels.
-        """
-        return least_error_range(self.histogram, levels=levels, symmetric=symmetric)
-
-    def update(self, values: Array, *, first: bool) -> None:
-        """Add one sample's array; ``first`` says that no other came before."""
-        self.histogram.update(values)
-        if values.ndim == 0 or (not first and self.channel_max is None):
-            return
-        found = _channel_max(values)
-        if first:
-            self.channel_max = found
-        elif self.channel_max is not None and self.channel_max.shape == found.shape:
-            np.maximum(self.channel_max, found, out=self.channel_max)
-        else:
-            self.channel_max = None
 
 
 def calibrate(
@@ -146,7 +106,7 @@ def calibrate(
         saved = None
         if state is not None:
             job = _job(manifest, runs, observed, absent_share, seed)
-            saved = _State(state, job, observed)
+            saved = CalibrationState(state, job, observed)
             skipped = saved.load()
         for index, sample in enumerate(inputs):
             done = index + 1
@@ -296,71 +256,6 @@ class _Run:
         return Runner(file, outputs, _options())
 
 
-class _State:
-    """The file that keeps progress: SHA-256 of the job and of the rest, then an ``.npz``."""
-
-    def __init__(
-        self, path: Path, job: bytes, observed: Mapping[str, Mapping[str, Observed]]
-    ) -> None:
-        self._path = path
-        self._job = job
-        self._observed = [one for names in observed.values() for one in names.values()]
-        self._saved = 0
-        self._time = time.monotonic()
-
-    def load(self) -> int:
-        """Take up what the file holds, if it is of this job and whole; how many samples it has."""
-        try:
-            data = self._path.read_bytes()
-        except FileNotFoundError:
-            return 0
-        except OSError as error:
-            raise ExportError(f"{self._path}: progress cannot be read: {error}") from error
-        seal, payload = data[:32], data[32:]
-        if seal != hashlib.sha256(self._job + payload).digest():
-            return 0
-        with np.load(io.BytesIO(payload), allow_pickle=False) as held:
-            arrays = dict(held)
-        self._saved = int(arrays.pop("done"))
-        lengths, channels = arrays.pop("lengths"), arrays.pop("channels")
-        ends = np.cumsum(np.maximum(lengths, 0))
-        for index, one in enumerate(self._observed):
-            one.histogram = Histogram.from_arrays({k: v[index] for k, v in arrays.items()})
-            if lengths[index] >= 0:
-                one.channel_max = channels[ends[index] - lengths[index] : ends[index]].copy()
-        return self._saved
-
-    def save(self, done: int, *, now: bool = False) -> None:
-        """Write what was observed of ``done`` samples if that is due, or ``now``."""
-        waited = done - self._saved >= SAVE_SAMPLES or time.monotonic() - self._time > SAVE_SECONDS
-        if not (waited or now):
-            return
-        histograms = [one.histogram.to_arrays() for one in self._observed]
-        channels = [one.channel_max for one in self._observed]
-        arrays: dict[str, Any] = {
-            key: np.array([h[key] for h in histograms]) for key in Histogram().to_arrays()
-        }
-        arrays["done"] = np.array(done)
-        arrays["lengths"] = np.array([-1 if c is None else c.size for c in channels], np.int64)
-        arrays["channels"] = np.concatenate(
-            [np.zeros(0, np.float32), *(c for c in channels if c is not None)]
-        )
-        buffer = io.BytesIO()
-        np.savez(buffer, **arrays)
-        payload = buffer.getvalue()
-        part = self._path.with_name(f".{self._path.name}.part")
-        try:
-            with part.open("wb") as file:
-                file.write(hashlib.sha256(self._job + payload).digest())
-                file.write(payload)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(self._path)
-        except OSError as error:
-            raise ExportError(f"{self._path}: progress cannot be saved: {error}") from error
-        self._saved, self._time = done, time.monotonic()
-
-
 def _check_arguments(
     manifest: Manifest,
     graphs: Mapping[str, Path],
@@ -429,17 +324,6 @@ def _prepare(
         return feeds.prepare(sample)
     except InputError as error:
         raise ExportError(f"sample {index} of the calibration: {error}") from error
-
-
-def _channel_max(values: Array) -> NDArray[np.float32]:
-    """Largest finite magnitude for each index of the last axis; 0 where there is none."""
-    if not values.size:
-        return np.zeros(values.shape[-1], np.float32)
-    rows = values.reshape(-1, values.shape[-1])
-    largest = np.maximum(rows.max(axis=0), -rows.min(axis=0))
-    if not np.isfinite(largest).all():
-        largest = np.where(np.isfinite(rows), np.abs(rows), 0).max(axis=0)
-    return np.asarray(np.minimum(largest, np.finfo(np.float32).max), np.float32)
 
 
 def _options() -> Any:  # noqa: ANN401

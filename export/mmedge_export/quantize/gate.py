@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import asdict
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mmedge.errors import AccuracyError
 from mmedge_export.quantize.choose_forms import candidates, choose_plan, graph_bytes, time_sites
 from mmedge_export.quantize.evaluate import Network, error, inner_tensors
+from mmedge_export.quantize.journal import digest
 from mmedge_export.quantize.report import StageReport
 from mmedge_export.quantize.saturate import narrow_nodes
 from mmedge_export.quantize.search import BudgetError, back_off, offenders
-from mmedge_export.quantize.stage_work import quantised
+from mmedge_export.quantize.stage_work import quantised, quantised_forms
 from mmedge_export.quantize.switched import switches, write_switched
 from mmedge_export.quantize.timing import compare
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from mmedge.bundle import Bundle
     from mmedge.spec import Array
     from mmedge_export.quantize.forms import Form, Site
+    from mmedge_export.quantize.journal import Journal
     from mmedge_export.quantize.judge import Judge, Verdict
     from mmedge_export.quantize.stage_work import Plan, StageWork
     from mmedge_export.quantize.task import Task
@@ -62,6 +65,7 @@ class Gate:
         budget: most candidates that are judged.
         threads: most threads of a stage; None: the default.
         tell: told what is being done, a line at a time.
+        journal: of what is known so far.
     """
 
     def __init__(
@@ -75,7 +79,9 @@ class Gate:
         budget: int,
         threads: int | None,
         tell: Callable[[str], None],
+        journal: Journal,
     ) -> None:
+        self._journal = journal
         self._bundle, self._works, self._task, self._judge = bundle, works, task, judge
         self._goal, self._budget, self._threads, self._tell = goal, budget, threads, tell
         self._alone = len(works) == 1
@@ -88,20 +94,31 @@ class Gate:
         floats = self._network({})
         samples = [floats.tensors(inputs) for inputs in self._task.calibration[:SATURATING]]
         for work in self._works:
+            name = work.stage.name
             if not work.sites:
-                self._speed[work.stage.name] = "-"
+                self._speed[name] = "-"
                 continue
-            self._tell(f"{work.stage.name}: timing {len(work.sites)} nodes")
-            names = list(dict.fromkeys(site.activation for site in work.sites))
-            inner = [inner_tensors(work.prepared, names, values) for values in samples]
-            work.narrow = narrow_nodes(work.prepared, work.sites, inner, work.ranges)
-            work.speed = time_sites(work, inner[0], forms, threads=self._threads)
-            plans = candidates(work, forms)
-            work.plan, self._speed[work.stage.name] = self._fastest(work, plans, samples[0])
+            self._tell(f"{name}: timing {len(work.sites)} nodes")
+            found = self._journal.recall(
+                f"forms of {name}", partial(self._choose_stage, work, forms, samples)
+            )
+            work.narrow = frozenset(found["narrow"])
+            work.speed, work.plan = found["speed"], found["plan"]
+            self._speed[name] = found["words"]
             for node, form in work.plan.items():
                 if form == "float":
                     work.why[node] = "no faster" if self._goal == "speed" else "no smaller"
-            self._tell(f"{work.stage.name}: {self._speed[work.stage.name]}")
+            self._tell(f"{name}: {self._speed[name]}")
+
+    def _choose_stage(
+        self, work: StageWork, forms: Sequence[Form], samples: Sequence[Mapping[str, Array]]
+    ) -> dict[str, Any]:
+        names = list(dict.fromkeys(site.activation for site in work.sites))
+        inner = [inner_tensors(work.prepared, names, values) for values in samples]
+        work.narrow = narrow_nodes(work.prepared, work.sites, inner, work.ranges)
+        work.speed = time_sites(work, inner[0], forms, threads=self._threads)
+        plan, words = self._fastest(work, candidates(work, forms), samples[0])
+        return {"narrow": sorted(work.narrow), "speed": work.speed, "plan": plan, "words": words}
 
     def hold(self) -> Verdict | None:
         """Put back what the task does not bear; None where nothing is left in lower precision.
@@ -191,6 +208,11 @@ class Gate:
 
     def _ranked(self) -> list[str]:
         """Quantised nodes of the stages that do harm, the most harmful first, then all others."""
+        ranked: list[str]
+        ranked, self._harms = self._journal.recall("harm of single nodes", self._measure_harm)
+        return ranked
+
+    def _measure_harm(self) -> tuple[list[str], dict[str, float]]:
         samples = self._task.calibration[:SENSITIVE]
         graphs: dict[str, Path] = {}
         sites = {work.stage.name: _switchable(work) for work in self._works}
@@ -219,6 +241,7 @@ class Gate:
             + ", ".join(f"{name} {value:.3g}" for name, value in stages.items())
         )
         ranked: list[str] = []
+        alone: dict[str, float] = {}
         for group in (worst, [name for name in stages if name not in worst]):
             harms = {
                 _BETWEEN.join((name, site.node)): harm({name: {site.node}})
@@ -226,8 +249,8 @@ class Gate:
                 for site in sites[name]
             }
             ranked += sorted(harms, key=lambda name: -harms[name])
-            self._harms |= harms
-        return ranked
+            alone |= harms
+        return ranked, alone
 
     def _pay(self, verdict: Verdict) -> Verdict | None:
         """Put back stages that are no faster after all, and everything where the whole is not."""
@@ -275,8 +298,14 @@ class Gate:
             raise AccuracyError(
                 f"the budget of {self._budget} evaluations is used up; give a larger one"
             )
-        network = self._network(plans)
-        return self._judge(network.answers(inputs for inputs, _ in self._task.samples))
+
+        def judged() -> dict[str, Any]:
+            network = self._network(plans)
+            inputs = (inputs for inputs, _ in self._task.samples)
+            return asdict(self._judge.look(network.answers(inputs)))
+
+        key = digest({stage: quantised_forms(plan) for stage, plan in plans.items()})
+        return self._judge.rule(self._journal.recall(f"verdict on {key}", judged))
 
     def final(self) -> tuple[Network, Network]:
         """The float network, and the one that was kept."""

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mmedge.errors import AccuracyError, ExportError
 from mmedge_export.quantize.evaluate import error
-from mmedge_export.quantize.evidence import Spending, drop_of
+from mmedge_export.quantize.evidence import Drop, Spending, drop_of
 from mmedge_export.quantize.limits import ALPHA, MAX_DROP, MAX_ERROR
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from mmedge.spec import Array
-    from mmedge_export.quantize.evidence import Drop
     from mmedge_export.quantize.task import Task
 
 __all__ = ["Judge", "Verdict"]
@@ -107,14 +106,23 @@ class Judge:
 
     def __call__(self, answers: Sequence[dict[str, Array]]) -> Verdict:
         """Judge one candidate by its answers to the task's samples."""
-        self.attempts += 1
+        return self.rule(asdict(self.look(answers)))
+
+    def look(self, answers: Sequence[dict[str, Array]]) -> Verdict:
+        """What the next verdict would be; it does not count as an attempt yet."""
         errors = error(answers, self._reference)
         mean, worst = float(np.mean(errors)), float(np.max(errors))
         if self._task.metric is None:
             return Verdict(worst <= self._max_error, mean, worst)
-        drop = self._drop(answers, self._spending.alpha(self.attempts))
+        drop = self._drop(answers, self._spending.alpha(self.attempts + 1))
         metric = float(self._task.metric(list(answers), self._task.targets))
         return Verdict(drop.bound <= self.limit, mean, worst, metric, drop)
+
+    def rule(self, found: Mapping[str, Any]) -> Verdict:
+        """The verdict that :meth:`look` gave, now or in a run that was stopped, as plain values."""
+        self.attempts += 1
+        drop = None if found["drop"] is None else Drop(**found["drop"])
+        return Verdict(**{**found, "drop": drop})
 
     def _drop(self, answers: Sequence[dict[str, Array]], alpha: float) -> Drop:
         if self._task.metric is None:

@@ -20,6 +20,7 @@ from mmedge_export.graph import save
 from mmedge_export.quantize.calibrate import calibrate
 from mmedge_export.quantize.evaluate import Network
 from mmedge_export.quantize.gate import Gate
+from mmedge_export.quantize.journal import Journal, digest
 from mmedge_export.quantize.judge import Judge
 from mmedge_export.quantize.limits import BUDGET, GOALS, MAX_ERROR, PRECISIONS
 from mmedge_export.quantize.report import Report
@@ -29,7 +30,8 @@ from mmedge_export.quantize.task import Task
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from mmedge_export.quantize.calibrate import Observed
+    from mmedge.spec import Array
+    from mmedge_export.quantize.observed import Observed
 
 __all__ = ["SLACK", "quantize"]
 
@@ -136,7 +138,20 @@ def _quantize(
     judge = Judge(task, answers, **judge_options)  # type: ignore[arg-type]
     works = [StageWork.start(stage, bundle.file(stage.graph), folder) for stage in stages]
     smoothed = _calibrate(bundle, works, task, folder, phase)
-    gate = Gate(bundle, works, task, judge, goal=goal, budget=budget, threads=threads, tell=tell)
+    asked = [precision, goal, threads, sorted(judge_options.items())]
+    given = [len(task.samples), len(task.calibration), judge.metric]
+    job = digest([sorted(bundle.manifest.files.items()), asked, given])
+    gate = Gate(
+        bundle,
+        works,
+        task,
+        judge,
+        goal=goal,
+        budget=budget,
+        threads=threads,
+        tell=tell,
+        journal=Journal(folder / "journal.json", job),
+    )
     gate.choose(precision)
     verdict = gate.hold()
     latency = gate.latency() if verdict is not None else None
@@ -161,7 +176,7 @@ def _quantize(
     if verdict is None:
         return bundle, report
     tell("adding the variant")
-    variant = _variant(bundle, works, report, precision, gate.final()[1])
+    variant = _variant(bundle, works, report, precision, gate.final()[1], base.tolerance)
     graphs = {work.stage.name: ir.load(work.graph()) for work in works if quantised(work.plan)}
     files = save(_shared(graphs), folder, place=f"onnx/{variant.id}")
     if latency is not None:
@@ -243,6 +258,7 @@ def _variant(
     report: Report,
     precision: str,
     network: Network,
+    base: Tolerance,
 ) -> Variant:
     files = {
         work.stage.name: f"onnx/ort-{precision}-cpu/{work.stage.name}.onnx"
@@ -250,7 +266,8 @@ def _variant(
         else work.stage.graph
         for work in works
     }
-    largest, absolute = _largest(bundle, network)
+    whole, stages = _differences(bundle, network)
+    largest = max(found.rtol for found in (whole, *stages.values()))
     record = {"onnxruntime": metadata.version("onnxruntime"), **dict(report.summary()[1:])}
     for stage in report.stages:
         record |= stage.record()
@@ -264,33 +281,51 @@ def _variant(
             "metric_drop": verdict.drop.drop,
             "metric_drop_bound": verdict.drop.bound,
         }
-    tolerance = Tolerance(rtol=SLACK * largest, atol=SLACK * absolute + 1e-6)
-    return Variant("ort", precision, "cpu", files, tolerance, build=record, metrics=metrics)
+    return Variant(
+        "ort",
+        precision,
+        "cpu",
+        files,
+        _slack(whole, base),
+        {name: _slack(found, base) for name, found in stages.items()},
+        build=record,
+        metrics=metrics,
+    )
 
 
-def _largest(bundle: Bundle, network: Network) -> tuple[float, float]:
-    """Largest relative difference from the golden samples, and absolute where these are zero.
+def _slack(found: Tolerance, base: Tolerance) -> Tolerance:
+    """Some more than what was found, and no less than what the float32 variant is held to."""
+    return Tolerance(max(SLACK * found.rtol, base.rtol), max(SLACK * found.atol, base.atol))
 
-    Of every stage on the golden tensors that enter it, and of the whole network.
+
+def _differences(bundle: Bundle, network: Network) -> tuple[Tolerance, dict[str, Tolerance]]:
+    """Largest difference from the golden samples, relative, and absolute where these are zero.
+
+    Of the whole network's outputs, and of every stage's on the golden tensors that enter it.
     """
-    exact = Tolerance(0.0, 0.0)
-    relative = absolute = 0.0
+    whole = Tolerance(0.0, 0.0)
+    stages: dict[str, Tolerance] = {}
     for sample in bundle.samples():
         tensors = {**sample.inputs, **sample.outputs}
-        found = [run(tensors) for run in network.runners.values()]
-        for outputs in (*found, network(sample.inputs)):
-            for name, value in outputs.items():
-                far, share, _ = difference(value, sample.outputs[name], exact)
-                if np.isfinite(share):
-                    relative = max(relative, share)
-                elif np.isfinite(far):
-                    absolute = max(absolute, far)
-                else:
-                    raise ExportError(
-                        f"output {name!r} of the quantised network is not what the golden samples "
-                        "hold: another shape, NaN, infinity, or another integer"
-                    )
-    return relative, absolute
+        for run in network.runners.values():
+            for name, value in run(tensors).items():
+                old = stages.get(name, Tolerance(0.0, 0.0))
+                stages[name] = _widened(old, name, value, sample.outputs[name])
+        for name, value in network(sample.inputs).items():
+            whole = _widened(whole, name, value, sample.outputs[name])
+    return whole, stages
+
+
+def _widened(old: Tolerance, name: str, got: Array, golden: Array) -> Tolerance:
+    far, share, _ = difference(got, golden, Tolerance(0.0, 0.0))
+    if np.isfinite(share):
+        return Tolerance(max(old.rtol, share), old.atol)
+    if np.isfinite(far):
+        return Tolerance(old.rtol, max(old.atol, far))
+    raise ExportError(
+        f"output {name!r} of the quantised network is not what the golden samples hold: another "
+        "shape, NaN, infinity, or another integer"
+    )
 
 
 def _shared(graphs: Mapping[str, ir.Model]) -> dict[str, ir.Model]:

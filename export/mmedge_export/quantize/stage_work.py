@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mmedge.spec import Stage
     from mmedge_export.quantize.forms import Form, Site
 
-__all__ = ["StageWork", "quantised"]
+__all__ = ["StageWork", "quantised", "quantised_forms"]
 
 #: A channel of an activation that is so many times larger than the median one is an outlier. Less
 #: costs 8 bits little: the median channel keeps 16 of 256 steps or more.
@@ -95,7 +95,7 @@ class StageWork:
 
     def graph(self, plan: Mapping[str, Form] | None = None) -> Path:
         """The stage's graph with ``plan``, or with its own, written where it does not exist yet."""
-        forms = {n: f for n, f in (self.plan if plan is None else plan).items() if f != "float"}
+        forms = quantised_forms(self.plan if plan is None else plan)
         if not forms:
             return self.prepared
         content = [sorted(forms.items()), sorted(self.narrow), sorted(self.ranges.items())]
@@ -118,4 +118,9 @@ def _spread(largest: NDArray[np.float32]) -> float:
 
 def quantised(plan: Mapping[str, Form]) -> list[str]:
     """The nodes of a plan that are not float."""
-    return [node for node, form in plan.items() if form != "float"]
+    return list(quantised_forms(plan))
+
+
+def quantised_forms(plan: Mapping[str, Form]) -> dict[str, Form]:
+    """The forms of those nodes."""
+    return {node: form for node, form in plan.items() if form != "float"}

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mmedge.bundle import Bundle
     from mmedge.spec import Array, Sample, Stage
     from mmedge_export.graph import Runner
-    from mmedge_export.quantize.calibrate import Observed
+    from mmedge_export.quantize.observed import Observed
     from mmedge_export.quantize.tensorrt import Precision, QdqStage
 
 __all__ = ["emulate", "to_qdq", "tolerance_of"]

@@ -18,7 +18,9 @@ from mmedge.bundle import Bundle
 from mmedge.errors import ExportError, InputError
 from mmedge.feeds import Feeds
 from mmedge_export.quantize import calibrate as module
-from mmedge_export.quantize.calibrate import Observed, calibrate
+from mmedge_export.quantize import calibration_state
+from mmedge_export.quantize.calibrate import calibrate
+from mmedge_export.quantize.observed import Observed
 
 #: All the float tensors of the tiny bundle's graph.
 TINY = {"net": ["image_f", "image_r", "image_n", "image_s", "text_f", "text_s", "score"]}
@@ -286,7 +288,7 @@ def test_a_later_call_goes_on(bundle, tmp_path):
 
 
 def test_time_saves_too(bundle, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "SAVE_SECONDS", -1.0)
+    monkeypatch.setattr(calibration_state, "SAVE_SECONDS", -1.0)
     with pytest.raises(StoppedError):
         calibrate(bundle, stopped(tiny_samples(9), 3), {}, TINY, state=tmp_path / "state")
     counts = []
@@ -520,7 +522,7 @@ def test_a_cut_network_in_groups_and_going_on(cut, monkeypatch, tmp_path):
     samples = cut_samples(12)
     whole = calibrate(cut, samples, {}, names)
     monkeypatch.setattr(module, "LIMIT_BYTES", 5000)
-    monkeypatch.setattr(module, "SAVE_SAMPLES", 5)
+    monkeypatch.setattr(calibration_state, "SAVE_SAMPLES", 5)
     made = count_sessions(monkeypatch)
     with pytest.raises(StoppedError):
         calibrate(cut, stopped(samples, 8), {}, names, state=tmp_path / "state")

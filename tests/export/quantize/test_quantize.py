@@ -17,7 +17,8 @@ from mmedge.bundle import Bundle
 from mmedge.errors import AccuracyError, ExportError, InputError
 from mmedge.verify import verify
 from mmedge_export import export
-from mmedge_export.quantize import Task, choose_forms, gate, quantize
+from mmedge_export.quantize import Task, choose_forms, gate, quantize, run
+from mmedge_export.quantize.journal import Journal
 
 OPTIONS = {"goal": "size", "threads": 1, "max_error": 0.2}
 
@@ -152,15 +153,47 @@ def test_the_whole_must_be_faster_as_well(plain, tmp_path, monkeypatch):
     assert digests(path) == before
 
 
-def test_a_stopped_run_goes_on_where_it_was(plain, tmp_path):
+def test_a_stopped_run_goes_on_where_it_was(plain, made, tmp_path, monkeypatch):
+    """Neither ranges, nor timings, nor verdicts are found a second time."""
     path, folder = copy(plain, tmp_path), tmp_path / "work"
-    seen = []
-    for _ in range(2):
-        bundle, _ = quantize(
-            path, **OPTIONS, resume=folder, phase=lambda what, done, total: seen.append(done)
+    limit = {"max_error": 0.5 * made[1].verdict.worst}  # nodes have to be put back
+    phases, lines = [], []
+    for name, target in (("_observe", phases), ("time_sites", lines)):
+        module = run if name == "_observe" else gate
+        old = getattr(module, name)
+        monkeypatch.setattr(
+            module, name, lambda *a, _old=old, _to=target, **k: _to.append(1) or _old(*a, **k)
         )
-        bundle.close()
-    assert seen == [1, 2, 3, 4, 5]  # of the first run alone
+
+    class StoppedError(Exception):
+        pass
+
+    def stop(self):
+        raise StoppedError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(gate.Gate, "latency", stop)
+        with pytest.raises(StoppedError):
+            quantize(path, **(OPTIONS | limit), resume=folder)
+    timed = len(lines)
+    assert timed > 1
+    answers = []
+    old = gate.Network.answers
+    monkeypatch.setattr(gate.Network, "answers", lambda self, s: answers.append(1) or old(self, s))
+    bundle, report = quantize(path, **(OPTIONS | limit), resume=folder)
+    bundle.close()
+    assert len(lines) == timed
+    assert report.attempts > 1
+    assert answers == [1]  # the float network's own
+    assert report.verdict.ok
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"job": "another", "found": {"key": 0}}'])
+def test_a_journal_of_another_job_or_damaged_is_begun_anew(tmp_path, damage):
+    path = tmp_path / "journal.json"
+    path.write_text(damage)
+    assert Journal(path, "job").recall("key", lambda: [1]) == [1]
+    assert Journal(path, "job").recall("key", lambda: [2]) == [1]
 
 
 def test_wrong_words_are_refused(plain):

@@ -1,0 +1,49 @@
+"""A process that answers questions, a line of JSON each: one framework, alone with its threads."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from typing import Any, Self
+
+__all__ = ["PeerProcess"]
+
+
+class PeerProcess:
+    """The process of one framework; its first line says its ``version``.
+
+    Args:
+        command: program and arguments.
+
+    Raises:
+        RuntimeError: the process ended; its own errors are on standard error.
+    """
+
+    def __init__(self, command: list[str]) -> None:
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self.version: dict[str, str] = self._read()["version"]
+
+    def ask(self, **question: Any) -> dict[str, Any]:  # noqa: ANN401
+        """The answer to one question."""
+        if self.process.stdin is None:
+            raise RuntimeError("the process has no input")
+        self.process.stdin.write(json.dumps(question) + "\n")
+        self.process.stdin.flush()
+        return self._read()
+
+    def _read(self) -> dict[str, Any]:
+        line = self.process.stdout.readline() if self.process.stdout else ""
+        if not line:
+            raise RuntimeError(f"{self.process.args!r} ended; see its errors above")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.stdin is not None:
+            self.process.stdin.close()
+        self.process.wait()

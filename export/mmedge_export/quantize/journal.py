@@ -1,0 +1,62 @@
+"""What a run has found out so far, so that the same run goes on from there after a stop."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+from mmedge.errors import ExportError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+__all__ = ["Journal", "digest"]
+
+
+def digest(value: object) -> str:
+    """SHA-256, in hex, of plain values."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+class Journal:
+    """Findings by key, in a JSON file that is rewritten with each.
+
+    Args:
+        path: of the file. One of another job, or a damaged one, is written anew.
+        job: digest of all that the findings depend on.
+    """
+
+    def __init__(self, path: Path, job: str) -> None:
+        self._path, self._job = path, job
+        self._found: dict[str, Any] = {}
+        try:
+            held = json.loads(path.read_text(encoding="utf-8"))
+            if held["job"] == job:
+                self._found = dict(held["found"])
+        except FileNotFoundError:
+            pass
+        except (ValueError, KeyError, TypeError):
+            pass  # damaged: what it held is found again
+
+    def recall(self, key: str, find: Callable[[], Any]) -> Any:  # noqa: ANN401
+        """What is known under ``key``; where nothing is, what ``find`` gives, plain values.
+
+        Raises:
+            ExportError: the file cannot be written.
+        """
+        if key not in self._found:
+            self._found[key] = find()
+            text = json.dumps({"job": self._job, "found": self._found})
+            part = self._path.with_name(f".{self._path.name}.part")
+            try:
+                with part.open("w", encoding="utf-8") as file:
+                    file.write(text)
+                    file.flush()
+                    os.fsync(file.fileno())
+                part.replace(self._path)
+            except OSError as error:
+                raise ExportError(f"{self._path}: progress cannot be saved: {error}") from error
+        return self._found[key]
