@@ -207,6 +207,63 @@ def attention() -> str:
     return "\n".join(lines)
 
 
+def quantization() -> str:
+    """Gated int8 beside other ways to int8: metric, and times as fast as float32."""
+    data = load("quantize.json")
+    ways = list(
+        dict.fromkeys(w for rows in data["tasks"].values() for row in rows for w in row["ways"])
+    )
+    ways.sort(key=lambda way: not way.startswith("mmedge"))
+    versions = {
+        k: v for rows in data["tasks"].values() for r in rows for k, v in r["versions"].items()
+    }
+    lines = [
+        (
+            f"Metric, and how many times as fast as ONNX Runtime in float32 [quartiles], batch 1; "
+            f"{data['device']['cpu']}, "
+            + ", ".join(f"{name} {version}" for name, version in versions.items())
+            + f", {data['date']}, `benchmarks/quantize.py`:"
+        ),
+        "",
+        "| way | " + " | ".join(
+            f"{task}, {row['threads']} thread{'s' if row['threads'] > 1 else ''}"
+            for task, rows in data["tasks"].items()
+            for row in rows
+        ) + " |",
+        "|---|" + "---|" * sum(map(len, data["tasks"].values())),
+    ]  # fmt: skip
+    for way in ways:
+        cells = [_way(row["ways"].get(way)) for rows in data["tasks"].values() for row in rows]
+        lines.append(f"| {way} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _way(found: dict[str, Any] | None) -> str:
+    if found is None:
+        return "none kept"
+    if "failed" in found:
+        return "failed"
+    times = found["times_faster"]
+    spread = f"[{times['low']:.2f}, {times['high']:.2f}]"
+    return f"{found['metric']:.4f}, {times['median']:.2f} {spread}"
+
+
+def hostile() -> str:
+    """The gate against networks with a layer that int8 breaks."""
+    data = load("hostile.json")
+    count = len(data["rows"])
+    whole, search = (data["totals"][mode] for mode in ("everything", "search"))
+    found = search["found, with at most 10 % of the others"]
+    return (
+        f"Of {count} networks with one planted layer that int8 breaks (`benchmarks/hostile.py`, "
+        f"{data['date']}), the gate keeps the limit of {100 * data['limit']:g} points on "
+        f"{whole['passed']}, with at most 10 % of the other weights in float32 on "
+        f"{whole['at most 10 % of the others']}. By search alone, without smoothing and with only "
+        f"the forms that the layers were made to break, it keeps the limit on {search['passed']} "
+        f"and finds the planted layer, with at most 10 % of the others, on {found}."
+    )
+
+
 def soak() -> str:
     """Latency and memory of a long stream."""
     data = load("soak.json")
@@ -243,6 +300,8 @@ BLOCKS: dict[tuple[str, str], Callable[[], str]] = {
     ("README.md", "import time"): import_time,
     ("README.md", "streaming"): streaming,
     ("docs/attention.md", "attention"): attention,
+    ("docs/quantization.md", "quantization"): quantization,
+    ("docs/quantization.md", "hostile"): hostile,
     ("README.md", "code map"): code_map,
     ("docs/streaming.md", "soak"): soak,
     ("docs/zoo.md", "bundle accuracy"): bundle_accuracy,
