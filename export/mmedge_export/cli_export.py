@@ -122,12 +122,12 @@ def export(
             source=source,
             progress=lambda line: console.print(line, style="dim", markup=False, soft_wrap=True),
         )
-        task = None if precision == "fp32" else Task.of(model)
+        task = None if precision == "fp32" or model.metric is None else Task.of(model)
     report = None
-    if task is not None:
+    if precision != "fp32":
         report = quantize_bundle(
             bundle,
-            task if task.metric is not None else None,
+            task,
             precision=precision,
             max_drop=max_drop,
             min_metric=min_metric,

@@ -84,6 +84,7 @@ def prepare(source: Path, target: Path) -> ir.Model:
     FoldTransposePass()(model)
     _split_gemm(model.graph)
     _name_nodes(model.graph)
+    _separate_weights(model.graph)
     save_graph(model, target)
     return ir.load(target)
 
@@ -91,6 +92,7 @@ def prepare(source: Path, target: Path) -> ir.Model:
 def find_sites(model: ir.Model) -> tuple[Site, ...]:
     """The nodes of a prepared graph whose weights can be quantised, in the graph's order."""
     found = []
+    scales_by_axis = model.opset_imports.get("", 0) >= 13  # of DequantizeLinear
     for node in model.graph:
         if not standard(node) or node.op_type not in _OPS:
             continue
@@ -100,9 +102,9 @@ def find_sites(model: ir.Model) -> tuple[Site, ...]:
             continue
         if tensor.dtype != ir.DataType.FLOAT or activation.const_value is not None:
             continue
-        forms = _OPS[node.op_type]
         if node.op_type == "MatMul" and len(tensor.shape) != 2:
-            forms = ("static",)
+            continue
+        forms = tuple(form for form in _OPS[node.op_type] if form != "static" or scales_by_axis)
         found.append(
             Site(
                 str(node.name),
@@ -136,15 +138,19 @@ def write_form(
         narrow: nodes whose weights take 7 bits, so that pairs of products with uint8 stay within
             16 bits (:mod:`mmedge_export.quantize.saturate`).
     """
-    import onnx
 
     def chosen(form: Form) -> list[str]:
         return [name for name, value in plan.items() if value == form]
 
-    model = onnx.load(source)
+    ranges = dict(ranges)
+    given = ir.external_data.load_to_model(ir.load(source))
+    model = ir.to_proto(_separate_activations(given, chosen("static"), ranges))
     with _quiet():
         if chosen("static"):
             model = _static(model, chosen("static"), ranges, narrow)
+            if chosen("dynamic"):
+                # What the one quantises by a fixed range the other must not take for its own.
+                model = ir.to_proto(_separate_activations(ir.from_proto(model), chosen("dynamic")))
         for few in (False, True):
             names = [name for name in chosen("dynamic") if (name in narrow) is few]
             if names:
@@ -241,10 +247,67 @@ def _blocks(model: onnx.ModelProto, nodes: list[str], form: Form) -> onnx.ModelP
         is_symmetric=True,
         accuracy_level=4,  # products of int8
         nodes_to_include=nodes,
+        # Without these it takes every node of an operator that it knows.
+        nodes_to_exclude=[name for name in _all_names(model.graph) if name not in nodes],
     )
     quantizer.process()
     made: onnx.ModelProto = quantizer.model.model
     return made
+
+
+def _all_names(graph: onnx.GraphProto) -> list[str]:
+    """Names of all nodes, those of subgraphs too."""
+    names = []
+    for node in graph.node:
+        names.append(node.name)
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                names += _all_names(inner)
+    return names
+
+
+def _separate_activations(
+    model: ir.Model, nodes: Collection[str], ranges: dict[str, tuple[float, float]] | None = None
+) -> ir.Model:
+    """Give ``nodes`` an Identity of their own on activations that others take as well.
+
+    ONNX Runtime's quantiser rounds a tensor for all that take it, not for the node alone that it
+    was asked for. ONNX Runtime takes the Identity out again. ``ranges`` get those of the new
+    tensors.
+    """
+    graph = model.graph
+    users: dict[ir.Value, list[ir.Node]] = {}
+    for node in graph:
+        if node.name in nodes and node.inputs[0] is not None:
+            users.setdefault(node.inputs[0], []).append(node)
+    for value, takers in users.items():
+        others = {use.node for use in value.uses()} - set(takers)
+        if not others and not value.is_graph_output():
+            continue
+        copy = ir.node("Identity", [value], name=f"{value.name}_for_{takers[0].name}")
+        output = copy.outputs[0]
+        output.name, output.type, output.shape = copy.name, value.type, value.shape
+        graph.insert_before(takers[0], copy)
+        for node in takers:
+            node.replace_input_with(0, output)
+        if ranges is not None and value.name in ranges:
+            ranges[str(output.name)] = ranges[str(value.name)]
+    graph.sort()
+    return model
+
+
+def _separate_weights(graph: ir.Graph) -> None:
+    """Give every node its own name for weights that several share: each may take another form.
+
+    Equal tensors are written once in the end.
+    """
+    for value in list(graph.initializers.values()):
+        uses = [use for use in value.uses() if use.node.op_type in _OPS and use.idx == 1]
+        if len(value.uses()) < 2 or value.const_value is None or value.is_graph_input():
+            continue
+        for use in uses:
+            copy = add_constant(graph, f"{value.name}_of_{use.node.name}", array_of(value))
+            use.node.replace_input_with(1, copy)
 
 
 def _split_gemm(graph: ir.Graph) -> None:
@@ -290,7 +353,8 @@ def array_of(value: ir.Value) -> Array:
 
 def add_constant(graph: ir.Graph, name: str, value: Array) -> ir.Value:
     """A new initializer, under ``name`` or one like it."""
-    taken = set(graph.initializers)
+    taken = {value.name for node in graph for value in node.outputs}
+    taken |= {value.name for value in graph.inputs} | set(graph.initializers)
     while name in taken:
         name += "_"
     tensor = ir.tensor(np.ascontiguousarray(value), name=name)
@@ -305,7 +369,8 @@ def add_constant(graph: ir.Graph, name: str, value: Array) -> ir.Value:
 
 
 def _name_nodes(graph: ir.Graph) -> None:
-    taken: set[str] = set()
+    inner = (node for node in ir.traversal.RecursiveGraphIterator(graph) if node.graph is not graph)
+    taken = {str(node.name) for node in inner}
     for number, node in enumerate(graph):
         name = node.name or f"{node.op_type}_{number}"
         while name in taken:
@@ -317,7 +382,10 @@ def _name_nodes(graph: ir.Graph) -> None:
 def save_graph(model: ir.Model, target: Path) -> None:
     """Write a graph, without what no node uses; large tensors go to ``<target>.data``."""
     common.RemoveUnusedNodesPass()(model)
-    ir.save(model, target, external_data=f"{target.name}.data", size_threshold_bytes=1024)
+    # Renamed in the end, so that a graph that is there is whole.
+    part = target.with_name(f".{target.name}")
+    ir.save(model, part, external_data=f"{target.name}.data", size_threshold_bytes=1024)
+    part.replace(target)
 
 
 @contextlib.contextmanager

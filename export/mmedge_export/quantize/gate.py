@@ -18,7 +18,7 @@ from mmedge_export.quantize.saturate import narrow_nodes
 from mmedge_export.quantize.search import BudgetError, back_off, offenders
 from mmedge_export.quantize.stage_work import quantised, quantised_forms
 from mmedge_export.quantize.switched import switches, write_switched
-from mmedge_export.quantize.timing import compare
+from mmedge_export.quantize.timing import interleave
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -48,6 +48,9 @@ SENSITIVE, SATURATING = 24, 4
 
 #: Nodes that a message about failure names.
 WORST = 8
+
+#: Rounds by which the whole network is timed.
+ROUNDS = 31
 
 #: Separates a stage from a node in the names that the search handles.
 _BETWEEN = "\n"
@@ -160,17 +163,24 @@ class Gate:
                 f"nothing passed within {self._budget} evaluations; give a larger budget or limit."
                 f"\n{self._table(verdicts)}"
             ) from stop
-        if back is None or len(back) == len(ranked):
-            raise AccuracyError(
-                "the limit is kept with no node in lower precision; give a larger limit, or more "
-                f"samples.\n{self._table(verdicts)}"
-            )
+        if back is None:
+            raise self._nothing(verdicts)
         before = {work.stage.name: work.plan for work in self._works}
         for work in self._works:
             mine = [node for node in quantised(work.plan) if _name(work, node) in back]
             work.plan = work.without(mine)
             work.why |= dict.fromkeys(mine, "the metric needs it")
-        return self._milder([n for n in reversed(ranked) if n in back], before, verdicts[back])
+        milder = [name for name in reversed(ranked) if name in back]
+        verdict = self._milder(milder, before, verdicts[back])
+        if not any(quantised(work.plan) for work in self._works):
+            raise self._nothing(verdicts)
+        return verdict
+
+    def _nothing(self, verdicts: Mapping[frozenset[str], Verdict]) -> AccuracyError:
+        return AccuracyError(
+            "the limit is kept with no node in lower precision; give a larger limit, or more "
+            f"samples.\n{self._table(verdicts)}"
+        )
 
     def _milder(self, back: Sequence[str], before: Mapping[str, Plan], verdict: Verdict) -> Verdict:
         """Try other forms, the most exact first, on nodes that were put back, the mildest first."""
@@ -258,24 +268,29 @@ class Gate:
             return verdict
         floats = self._network({})
         first = floats.tensors(self._task.samples[0][0])
-        changed = False
+        before = [(work.plan, dict(work.why)) for work in self._works]
         for work in self._works:
             if "the metric needs it" not in work.why.values() or not quantised(work.plan):
                 continue
-            plan, words = self._fastest(work, {"what the metric bears": work.plan}, first)
-            self._speed[work.stage.name] = words
+            name = work.stage.name
+            key = f"speed of {name} as {digest(work.plan)}"
+            plan, self._speed[name] = self._journal.recall(
+                key, partial(self._fastest, work, {"what the metric bears": work.plan}, first)
+            )
             if plan != work.plan:
                 work.why |= dict.fromkeys(quantised(work.plan), "the rest is no faster")
-                work.plan, changed = plan, True
+                work.plan = plan
         if not any(quantised(work.plan) for work in self._works):
             return None
-        if changed:
-            verdict = self._judged({work.stage.name: work.plan for work in self._works})
-            if not verdict.ok:
-                raise AccuracyError(
-                    f"putting stages back that are no faster made it worse: {_words(verdict)}; "
-                    "give a larger limit, or more samples"
-                )
+        if all(work.plan == plan for work, (plan, _) in zip(self._works, before, strict=True)):
+            return verdict
+        if self._judge.attempts < self._budget:
+            again = self._judged({work.stage.name: work.plan for work in self._works})
+            if again.ok:
+                return again
+        # What was accepted stays, with a stage that is no faster.
+        for work, (plan, why) in zip(self._works, before, strict=True):
+            work.plan, work.why = plan, why
         return verdict
 
     def _fastest(
@@ -316,8 +331,9 @@ class Gate:
         floats, kept = self.final()
         inputs = self._task.samples[0][0]
         ways = {"float": partial(floats, inputs), "kept": partial(kept, inputs)}
-        times, ratios = compare(ways, "float", rounds=15)
-        return (times["float"].median, times["kept"].median), ratios["kept"]
+        times = interleave(ways, rounds=ROUNDS)
+        ratio = times["kept"].times_faster(times["float"])
+        return (times["float"].median, times["kept"].median), ratio
 
     def stages(self) -> tuple[StageReport, ...]:
         """What became of each stage."""

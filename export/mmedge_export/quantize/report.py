@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -81,7 +82,7 @@ class Report:
         samples: that were judged.
         attempts: candidates that were judged.
         latency_ms: median of one call in float32, and of the variant.
-        speedup: of a call: median, lower and upper quartile of the ratios.
+        speedup: of a call: median of the ratios and its confidence interval.
         bytes_before: of all graphs with their weights, in float32.
         bytes_after: the same of the variant.
         remarks: what else is to be known, in words.
@@ -101,8 +102,19 @@ class Report:
     remarks: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return asdict(self)
+        """Plain values for JSON, which has no infinity: None stands for it."""
+        plain: dict[str, Any] = _finite(asdict(self))
+        return plain
+
+    def record(self) -> dict[str, str]:
+        """For the variant's ``build``."""
+        made: dict[str, str] = {}
+        for key, words in self.summary()[1:]:
+            count = sum(other.split(" ")[0] == key for other in made)
+            made[f"{key} {count + 1}" if count else key] = _short(words)
+        for stage in self.stages:
+            made |= stage.record()
+        return made
 
     def rows(self) -> list[tuple[str, str, str, str, str]]:
         """Stage, forms, what stays float32 and why, speed, and bytes after over before."""
@@ -148,3 +160,13 @@ class Report:
 def _short(text: str) -> str:
     """As much of a list as a record holds."""
     return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 4].rpartition(";")[0] + "; ..."
+
+
+def _finite(value: Any) -> Any:  # noqa: ANN401
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value

@@ -61,7 +61,7 @@ def narrow_nodes(
             strides = tuple(node.attributes.get_ints("strides", [1] * len(kernel)))
             matrix = np.moveaxis(weights, 1, -1).reshape(len(weights), -1).T
         else:
-            matrix = weights.reshape(-1, *weights.shape[-2:])[0]
+            matrix = weights
         for values in samples:
             x = values[site.activation].astype(np.float32)
             if site.op != "Conv":

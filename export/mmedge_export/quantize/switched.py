@@ -113,8 +113,8 @@ def _round(graph: ir.Graph, value: ir.Value | None, span: tuple[float, float] | 
         return _add(graph, "DequantizeLinear", _add_all(graph, "DynamicQuantizeLinear", [value], 3))
     low, high = min(span[0], 0.0), max(span[1], 0.0)
     step = (high - low) / 255 or 1.0
-    scale = add_constant(graph, "scale", np.array(step, np.float32))
-    zero = add_constant(graph, "zero", np.array(round(-low / step), np.uint8))
+    scale = add_constant(graph, f"{PREFIX}scale", np.array(step, np.float32))
+    zero = add_constant(graph, f"{PREFIX}zero", np.array(round(-low / step), np.uint8))
     integers = _add(graph, "QuantizeLinear", [value, scale, zero])
     return _add(graph, "DequantizeLinear", [integers, scale, zero])
 

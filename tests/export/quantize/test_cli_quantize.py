@@ -123,6 +123,16 @@ def test_what_cannot_be_is_refused_and_the_bundle_stays(exported, folder, option
     assert Bundle.open(exported[0]).manifest == before
 
 
+def test_an_onnx_file_is_judged_by_its_golden_samples(exported, tmp_path):
+    graph = next((exported[0] / "onnx").glob("*.onnx"))
+    with Bundle.open(exported[0]) as bundle:
+        assert len(bundle.manifest.stages) == 1
+    done = run("export", graph, "-o", tmp_path / "b", "--precision", "int8", "--for", "size",
+               "--max-error", "0.5", "--json")  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["quantized"]["verdict"]["metric"] is None
+
+
 def test_a_task_must_be_one(exported, folder):
     done = run("quantize", exported[0], "--task", f"{folder / 'sums.py'}:nothing")
     assert "gave int; expected a mmedge_export.quantize.Task" in str(done.exception)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -88,6 +90,17 @@ def test_the_report_says_what_was_judged(made):
     assert words["variant"] == "ort-int8-cpu"
     assert len(report.rows()) == len(report.stages)
     assert sum(stage.bytes_after for stage in report.stages) == report.bytes_after
+
+
+def test_a_report_is_json_also_where_an_error_is_infinite(made):
+    report = replace(made[1], verdict=replace(made[1].verdict, error=float("inf")))
+    said = json.loads(json.dumps(report.to_dict(), allow_nan=False))
+    assert said["verdict"]["error"] is None
+    assert said["verdict"]["worst"] == made[1].verdict.worst
+    many = replace(made[1], remarks=("one", "two" * 3000))
+    record = many.record()
+    assert record["remark"] == "one"
+    assert len(record["remark 2"]) <= 4096
 
 
 def test_made_again_it_takes_the_place_of_the_old_one(made, tmp_path):
@@ -220,8 +233,6 @@ def test_samples_are_split_between_ranges_and_judgement():
 
 
 def _with(model, samples):
-    from dataclasses import replace
-
     return replace(model, evaluation=samples)
 
 
@@ -297,6 +308,4 @@ def test_the_command_line_needs_no_torch(plain, tmp_path):
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    import json
-
     assert json.loads(done.stdout)["variant"] == "ort-int8-cpu"
