@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import subprocess
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = ["PeerProcess"]
 
@@ -14,14 +17,15 @@ class PeerProcess:
 
     Args:
         command: program and arguments.
+        folder: to work in; None: this one.
 
     Raises:
         RuntimeError: the process ended; its own errors are on standard error.
     """
 
-    def __init__(self, command: list[str]) -> None:
+    def __init__(self, command: list[str], folder: Path | None = None) -> None:
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=folder
         )
         self.version: dict[str, str] = self._read()["version"]
 

@@ -102,7 +102,8 @@ class Peer(PeerProcess):
         self, framework: str, threads: int, folder: Path, python: str = sys.executable
     ) -> None:
         self.folder = folder
-        super().__init__([python, str(Path(__file__)), framework, str(threads)])
+        # Quantisers leave files where they run.
+        super().__init__([python, str(Path(__file__).resolve()), framework, str(threads)], folder)
 
     def prepare(self, kind: str, path: Path, calibration: Sequence[Arrays]) -> str | None:
         """Make ``kind`` of the ONNX file at ``path``; why that failed, or None."""
