@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ import numpy as np
 
 from mmedge.errors import ExportError
 from mmedge_export.quantize.histogram import Histogram
+from mmedge_export.quantize.journal import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -77,14 +77,5 @@ class CalibrationState:
         buffer = io.BytesIO()
         np.savez(buffer, **arrays)
         payload = buffer.getvalue()
-        part = self._path.with_name(f".{self._path.name}.part")
-        try:
-            with part.open("wb") as file:
-                file.write(hashlib.sha256(self._job + payload).digest())
-                file.write(payload)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(self._path)
-        except OSError as error:
-            raise ExportError(f"{self._path}: progress cannot be saved: {error}") from error
+        write_whole(self._path, hashlib.sha256(self._job + payload).digest(), payload)
         self._saved, self._time = done, time.monotonic()

@@ -13,12 +13,30 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-__all__ = ["Journal", "digest"]
+__all__ = ["Journal", "digest", "write_whole"]
 
 
 def digest(value: object) -> str:
     """SHA-256, in hex, of plain values."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def write_whole(path: Path, *parts: bytes) -> None:
+    """Write a file so that whoever reads it, after a kill too, sees the old one or all of the new.
+
+    Raises:
+        ExportError: it cannot be written.
+    """
+    beside = path.with_name(f".{path.name}.part")
+    try:
+        with beside.open("wb") as file:
+            for part in parts:
+                file.write(part)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except OSError as error:
+        raise ExportError(f"{path}: progress cannot be saved: {error}") from error
 
 
 class Journal:
@@ -50,13 +68,5 @@ class Journal:
         if key not in self._found:
             self._found[key] = find()
             text = json.dumps({"job": self._job, "found": self._found})
-            part = self._path.with_name(f".{self._path.name}.part")
-            try:
-                with part.open("w", encoding="utf-8") as file:
-                    file.write(text)
-                    file.flush()
-                    os.fsync(file.fileno())
-                part.replace(self._path)
-            except OSError as error:
-                raise ExportError(f"{self._path}: progress cannot be saved: {error}") from error
+            write_whole(self._path, text.encode())
         return self._found[key]
