@@ -1,0 +1,69 @@
+"""A stage that is no faster once nodes were put back goes back as a whole, if that passes."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from mmedge_export.quantize.gate import Gate
+from mmedge_export.quantize.judge import Verdict
+
+ACCEPTED = Verdict(ok=True, error=0.1, worst=0.2)
+
+
+def stage(name, plan, why):
+    return SimpleNamespace(stage=SimpleNamespace(name=name), plan=plan, why=why)
+
+
+def made(*, attempts=1, again=True, faster=False):
+    """A gate of two stages, of which ``a`` had nodes put back; what its parts would do."""
+    gate = Gate.__new__(Gate)
+    gate._goal, gate._budget = "speed", 5
+    gate._works = [
+        stage("a", {"m": "static", "n": "float"}, {"n": "the metric needs it"}),
+        stage("b", {"k": "dynamic"}, {}),
+    ]
+    gate._speed, gate._task = {}, SimpleNamespace(samples=[({}, 0)])
+    gate._network = lambda plans: SimpleNamespace(tensors=lambda inputs: {})
+    kept = {"m": "static", "n": "float"} if faster else {"m": "float", "n": "float"}
+    gate._journal = SimpleNamespace(recall=lambda key, find: (kept, "timed"))
+    gate._judge = SimpleNamespace(attempts=attempts)
+    gate.judged = []
+
+    def judged(plans):
+        gate.judged.append(plans)
+        return Verdict(ok=again, error=0.0, worst=0.0)
+
+    gate._judged = judged
+    return gate
+
+
+def test_a_stage_that_is_no_faster_goes_back():
+    gate = made()
+    verdict = gate._pay(ACCEPTED)
+    assert verdict.error == 0.0  # the new one
+    assert gate._works[0].plan == {"m": "float", "n": "float"}
+    assert gate._works[0].why == {"m": "the rest is no faster", "n": "the metric needs it"}
+    assert gate.judged == [{"a": {"m": "float", "n": "float"}, "b": {"k": "dynamic"}}]
+
+
+@pytest.mark.parametrize("options", [{"attempts": 5}, {"again": False}])
+def test_what_was_accepted_stays_where_that_cannot_be_judged_or_fails(options):
+    gate = made(**options)
+    assert gate._pay(ACCEPTED) is ACCEPTED
+    assert gate._works[0].plan == {"m": "static", "n": "float"}
+    assert gate._works[0].why == {"n": "the metric needs it"}
+    assert len(gate.judged) == (0 if "attempts" in options else 1)
+
+
+def test_a_stage_that_is_still_faster_is_not_judged_again():
+    gate = made(faster=True)
+    assert gate._pay(ACCEPTED) is ACCEPTED
+    assert gate.judged == []
+
+
+def test_nothing_may_be_left():
+    gate = made()
+    gate._works.pop()
+    assert gate._pay(ACCEPTED) is None
