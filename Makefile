@@ -47,9 +47,9 @@ bench: $(VENV)/.test
 	$(BIN)/python benchmarks/import_time.py
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/streaming.py
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[bench]"
 	$(BIN)/python benchmarks/attention.py
 	$(BIN)/python benchmarks/dispatch.py
+	$(BIN)/python benchmarks/peers.py
 	$(BIN)/python docs/generate.py
 
 clean:

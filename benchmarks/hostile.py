@@ -47,10 +47,10 @@ def judge(
     task = Task(list(hostile.model.samples or ()), hostile.calibration, hostile.model.metric)
     bundle = export(hostile.model, folder / "bundle", split=True)
     work = folder / "work"
-    forms = gate.FORMS["int8"] if everything else ("static", "dynamic")
+    forms = gate.FORMS["ort"]["int8"] if everything else ("static", "dynamic")
     outlying = stage_work.OUTLYING if everything else float("inf")
     with (
-        mock.patch.dict(gate.FORMS, {"int8": forms}),
+        mock.patch.dict(gate.FORMS, {"ort": {"int8": forms}}),
         mock.patch.object(stage_work, "OUTLYING", outlying),
     ):
         try:

@@ -235,7 +235,20 @@ def quantization() -> str:
     for way in ways:
         cells = [_way(row["ways"].get(way)) for rows in data["tasks"].values() for row in rows]
         lines.append(f"| {way} | {' | '.join(cells)} |")
+    rows = [row["mmedge"] for found in data["tasks"].values() for row in found]
+    for backend in dict.fromkeys(name for row in rows for name in row["backends"]):
+        cells = [_made(row, backend) for row in rows]
+        lines.append(f"| size of mmedge int8 for {backend} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _made(row: dict[str, Any], backend: str) -> str:
+    """Size over float32 of a backend's int8 variant, and whether it is the one that is loaded."""
+    found = row["backends"][backend]
+    if not found.get("variant"):
+        return "none kept"
+    taken = ", taken" if found["variant"] == row["variant"] else ""
+    return f"{found['size']:.3f}{taken}"
 
 
 def _way(found: dict[str, Any] | None) -> str:
@@ -289,8 +302,64 @@ def soak() -> str:
     return "\n".join(lines)
 
 
-def load(name: str) -> Any:  # noqa: ANN401
-    """One result file."""
+def peers() -> str:
+    """Networks beside other frameworks: times, and means with their losses."""
+    if not (data := load("peers.json", missing={})):
+        return "No results yet: run `python benchmarks/peers.py`."
+    versions: dict[str, str] = {}
+    lines = [
+        (
+            "| network | threads | way | precision | median | times torch eager | times best peer "
+            "| times the floor | output error or metric |"
+        ),
+        "|" + "---|" * 9,
+    ]
+    for name, net in data["nets"].items():
+        for run in net.get("runs", ()):
+            versions |= run["versions"]
+            for way, row in run["ways"].items():
+                marks = [what for what, taken in run["picked"].items() if taken == way]
+                shown = f"**{way}** (load: {', '.join(marks)})" if marks else way
+                start = f"| {name} | {run['threads']} | {shown} | {row.get('precision', '')} "
+                lines.append(start + _peer(row, run["floor_us"]))
+    summary = [
+        f"- mmedge ({row['mmedge']}) is {row['geomean']:.2f} times as fast as {row['against']} "
+        f"(geometric mean of {row['cases']}); slower on "
+        + (
+            ", ".join(
+                f"{case['net']} with {case['threads']} (x{case['times']:.2f}, {case['against']})"
+                for case in row["losses"]
+            )
+            or "none"
+        )
+        for row in data["summary"]
+    ]
+    used = ", ".join(f"{name} {version}" for name, version in versions.items())
+    head = (
+        f"One call at batch 1, {data['rounds']} rounds; {data['device']['cores']} cores of "
+        f"{data['device']['cpu']}, {used}, {data['date']} (`benchmarks/peers.py`):"
+    )
+    kinds = [f"{k}: {net.get('weights', net.get('failed'))}" for k, net in data["nets"].items()]
+    return "\n".join([head, "", *summary, "", f"Weights: {'; '.join(kinds)}.", "", *lines])
+
+
+def _peer(row: dict[str, Any], floor_us: float) -> str:
+    if "us" not in row:
+        return f"| none | | | | {' '.join(row['failed'].split())[:120].replace('|', '/')} |"
+    spreads = (
+        f"{times['median']:.2f} [{times['low']:.2f}, {times['high']:.2f}]"
+        for times in (row["times_eager"], row["times_best_peer"])
+    )
+    judged = f"{row['metric']:.4f}" if "metric" in row else f"{row['error']:.1e}"
+    judged += "" if row["within_limit"] else ", beyond the limit"
+    shown = f"{row['us'] / 1e3:.2f} ms", *spreads, f"{row['us'] / floor_us:.1f}", judged
+    return f"| {' | '.join(shown)} |"
+
+
+def load(name: str, missing: Any = None) -> Any:  # noqa: ANN401
+    """One result file; ``missing`` where it was not made yet."""
+    if missing is not None and not (RESULTS / name).exists():
+        return missing
     return json.loads((RESULTS / name).read_text(encoding="utf-8"))
 
 
@@ -302,6 +371,7 @@ BLOCKS: dict[tuple[str, str], Callable[[], str]] = {
     ("docs/attention.md", "attention"): attention,
     ("docs/quantization.md", "quantization"): quantization,
     ("docs/quantization.md", "hostile"): hostile,
+    ("docs/benchmarks.md", "peers"): peers,
     ("README.md", "code map"): code_map,
     ("docs/streaming.md", "soak"): soak,
     ("docs/zoo.md", "bundle accuracy"): bundle_accuracy,

@@ -20,8 +20,8 @@ __all__ = ["Gpu", "cpu_model", "find_gpus", "probe", "usable_cores", "wait_for_s
 
 #: Distributions whose versions a report must name, when they are installed.
 LIBRARIES = (
-    "mmedge", "numpy", "safetensors", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx",
-    "cuda-bindings", "cuda-core", "pycuda", "torch", "onnx",
+    "mmedge", "numpy", "safetensors", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt",
+    "tensorrt-rtx", "cuda-bindings", "cuda-core", "pycuda", "torch", "onnx",
 )  # fmt: skip
 
 #: cuDeviceGetAttribute's keys for the compute capability, from the CUDA driver API's cuda.h.
@@ -106,6 +106,11 @@ def probe() -> Device:
         backends.append("ort")
     else:
         missing["ort"] = "ONNX Runtime is not installed: pip install 'mmedge[cpu]'"
+
+    if "openvino" in libraries:
+        backends.append("openvino")
+    else:
+        missing["openvino"] = "OpenVINO is not installed: pip install 'mmedge[openvino]'"
 
     for backend, library, extra in (
         ("tensorrt", "tensorrt", "tensorrt"),

@@ -1,4 +1,4 @@
-"""``mmedge build``: engines for a bundle."""
+"""``mmedge build``: variants for other backends: engines, or what OpenVINO runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from typing import Annotated
 
 import typer
 
+from mmedge.bundle import Bundle
 from mmedge.cli.console import BundleArgument, JsonOption, emit_json, number, stderr, table
+from mmedge.errors import InputError
 from mmedge_export.engine import PRECISIONS, build_all
 from mmedge_export.engine_builder import CURRENT
 from mmedge_export.profiles import parse_profiles
@@ -23,7 +25,8 @@ def build(
     bundle: BundleArgument,
     *,
     backend: Annotated[
-        str, typer.Option(help="tensorrt-rtx (needs no GPU to build) or tensorrt.")
+        str,
+        typer.Option(help="tensorrt-rtx (needs no GPU to build), tensorrt, or openvino (the CPU)."),
     ] = "tensorrt-rtx",
     target: Annotated[
         list[str] | None,
@@ -45,7 +48,17 @@ def build(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Build engines of every stage and add them to the bundle."""
+    """Build engines of every stage and add them to the bundle; for openvino, its variant."""
+    if backend == "openvino":
+        for option, value in (("--target", target), ("--precision", precision),
+                              ("--profile", profile), ("--workspace", workspace)):  # fmt: skip
+            if value:
+                raise InputError(
+                    f"{option} is for engines; openvino runs the float32 graphs on this CPU, and "
+                    "mmedge quantize --backend openvino adds lower precision"
+                )
+        _build_openvino(bundle, as_json=as_json)
+        return
     console = stderr()
     with _stdout_on_stderr():
         built, made = build_all(
@@ -81,6 +94,23 @@ def build(
             for variant in made
         ],
     )
+
+
+def _build_openvino(path: str, *, as_json: bool) -> None:
+    """Add the variant, and time it beside the others."""
+    from mmedge_export.openvino import add_openvino
+    from mmedge_export.variants import time_variants
+
+    made, variant = add_openvino(Bundle.open(path))
+    latency: dict[str, float] = {}
+    if made.manifest.samples:
+        made, latency = time_variants(made)
+    made.close()
+    if as_json:
+        emit_json({"bundle": path, "variant": variant.id, "latency_ms": latency})
+        return
+    rows = [(name, number(ms)) for name, ms in latency.items()]
+    table(f"{path}: {variant.id} added", ("variant", "ms a call here"), rows)
 
 
 @contextmanager

@@ -86,6 +86,9 @@ def quantize(
     goal: GoalOption = "speed",
     budget: BudgetOption = BUDGET,
     threads: ThreadsOption = None,
+    backend: Annotated[
+        str, typer.Option(help="That is to run it on the CPU: ort or openvino.")
+    ] = "ort",
     resume: ResumeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -102,6 +105,7 @@ def quantize(
         goal=goal,
         budget=budget,
         threads=threads,
+        backend=backend,
         resume=resume,
     )
     if as_json:

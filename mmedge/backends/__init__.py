@@ -1,6 +1,6 @@
 """The backends that can run a stage, behind one protocol.
 
-Two modules serve all of them, imported only when a variant asks for one. :class:`Session` is the
+Three modules serve all of them, imported only when a variant asks for one. :class:`Session` is the
 one seam for another engine: whatever satisfies it can be a stage of a pipeline.
 """
 
@@ -22,6 +22,7 @@ __all__ = ["BACKENDS", "Attention", "Session", "SessionOptions", "open_stage"]
 
 #: Backend name in a variant -> module that serves it.
 BACKENDS: Mapping[str, str] = {
+    "openvino": "mmedge.backends.openvino",
     "ort": "mmedge.backends.ort",
     "tensorrt": "mmedge.backends.tensorrt",
     "tensorrt_rtx": "mmedge.backends.tensorrt",

@@ -18,7 +18,8 @@ import numpy as np
 
 from mmedge import native
 from mmedge.backends import Attention
-from mmedge.device import usable_cores, wait_for_stream
+from mmedge.backends.cores import stage_threads
+from mmedge.device import wait_for_stream
 from mmedge.errors import BackendError
 from mmedge.native.dispatch import choose
 
@@ -30,7 +31,14 @@ if TYPE_CHECKING:
     from mmedge.bundle import Bundle
     from mmedge.spec import Array, Stage, TensorSpec, Variant
 
-__all__ = ["PROVIDERS", "OrtSession", "kernel_library", "open_stage", "session_options"]
+__all__ = [
+    "OPTIMISED",
+    "PROVIDERS",
+    "OrtSession",
+    "kernel_library",
+    "open_stage",
+    "session_options",
+]
 
 #: Variant target -> the execution provider that must run every node.
 PROVIDERS: Mapping[str, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -54,11 +62,8 @@ SHAPE_OPS = frozenset({
     "Shape", "Size", "Slice", "Squeeze", "Sub", "Unsqueeze", "Where",
 })  # fmt: skip
 
-#: Fewest floating-point operations for which a further thread pays. Measured with ONNX Runtime
-#: 1.32 on 2 cores (AMD EPYC): stages of 1 to 12 MFLOP took 1.0 to 1.4 times as long with 2 threads
-#: as with 1, one of 25 MFLOP 0.9, those above 48 MFLOP 0.6 to 0.8. Waking a thread that sleeps
-#: costs processor time, too.
-FLOPS_PER_THREAD = 8_000_000
+#: File name of the rewritten graph beside a profile.
+OPTIMISED = "optimised.onnx"
 
 #: Nodes named in an error about placement; the rest is counted.
 NODES_SHOWN = 5
@@ -141,15 +146,28 @@ class OrtSession:
         values: list[Array] = binding.copy_outputs_to_cpu()
         return values
 
+    def end_profiling(self) -> str:
+        """Path of the profile of all runs so far; of a session that was opened with ``profile``."""
+        return str(self._session.end_profiling())
+
     def close(self) -> None:
         """Free the session."""
         self._session = None
 
 
 def open_stage(
-    bundle: Bundle, stage: Stage, variant: Variant, *, options: SessionOptions
+    bundle: Bundle,
+    stage: Stage,
+    variant: Variant,
+    *,
+    options: SessionOptions,
+    profile: Path | None = None,
 ) -> OrtSession:
-    """Load one stage; see :func:`mmedge.backends.open_stage`."""
+    """Load one stage; see :func:`mmedge.backends.open_stage`.
+
+    ``profile`` is a folder for a profile of every run, which costs time, and for :data:`OPTIMISED`,
+    the graph as ONNX Runtime has rewritten it.
+    """
     try:
         import onnxruntime as ort
     except ImportError as error:
@@ -178,6 +196,13 @@ def open_stage(
         settings = session_options(stage, alone=len(variant.files) == 1, threads=options.threads)
         settings.log_severity_level = 4  # fatal: errors are raised, and one voice is enough
         settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        if profile is not None:
+            settings.enable_profiling = True
+            settings.profile_file_prefix = str(profile / "run")
+            settings.optimized_model_filepath = str(profile / OPTIMISED)
+            # Beside the graph: protobuf ends at 2 GiB.
+            key = "session.optimized_model_external_initializers_file_name"
+            settings.add_session_config_entry(key, f"{OPTIMISED}.data")
         if library is not None:
             settings.register_custom_ops_library(str(library))
         return ort.InferenceSession(path, settings, providers=[provider])
@@ -242,14 +267,12 @@ def session_options(stage: Stage, *, alone: bool, threads: int | None = None) ->
     import onnxruntime as ort
 
     settings = ort.SessionOptions()
-    if threads is not None:
-        settings.intra_op_num_threads = threads
+    worth = stage_threads(stage, alone=alone, threads=threads)
+    if worth is not None:
+        settings.intra_op_num_threads = worth
     if not alone:
         # Several sessions in one process: idle pools that spin take the cores from the working one.
         settings.add_session_config_entry("session.force_spinning_stop", "1")
-        enough = max(1, stage.flops // FLOPS_PER_THREAD)
-        if stage.flops and enough < (threads or usable_cores()):
-            settings.intra_op_num_threads = enough
     return settings
 
 

@@ -1,29 +1,57 @@
-"""The measurement behind ``mmedge bench``: verify, warm up, then time calls in a closed loop."""
+"""The measurement behind ``mmedge bench``: verify, warm up, time calls, and say what else was seen.
+
+Everything that is not timed (the profile by operator, the count of copies, the cold start) runs
+after the timed calls, and on sessions of its own where it would change them.
+"""
 
 from __future__ import annotations
 
-import gc
 import hashlib
+import os
+from contextlib import nullcontext
+from dataclasses import asdict
+from pathlib import Path
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
 from mmedge.bench import coldstart, host
+from mmedge.bench.arrivals import Load
+from mmedge.bench.copies import copies
+from mmedge.bench.interference import Interference
+from mmedge.bench.operators import Profile, profile
 from mmedge.bench.report import Report
-from mmedge.bench.stats import summary
-from mmedge.errors import BundleError
-from mmedge.pipeline import load
+from mmedge.bench.sessions import (
+    Session,
+    energy,
+    overload,
+    record,
+    shares,
+    summed,
+    timed_session,
+)
+from mmedge.bench.trace import write as write_trace
+from mmedge.errors import BundleError, InputError
+from mmedge.pipeline import load as open_pipeline
 from mmedge.verify import verify
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["bench"]
+    from mmedge.bundle import Bundle
+    from mmedge.pipeline import Pipeline
+    from mmedge.spec import Variant
+
+__all__ = ["CALLS", "SESSIONS", "bench", "facts"]
 
 #: Default number of timed calls: the fewest that carry a p99.9.
 CALLS = 1000
-WARMUP = 50
-#: Calls between two words of progress: drawing a bar after each call would cool the caches.
-TELL_EVERY = 50
+#: Sessions of ``mmedge bench``. Two runs of one session each differ by more than either shows:
+#: where memory lies is chosen anew at each load.
+SESSIONS = 6
+#: Calls that a trace draws; more make a file that no viewer opens.
+TRACE_CALLS = 10_000
+#: Calls after which the fresh process's peak memory is read, if there are as many.
+MEMORY_CALLS = 50
 
 
 def bench(
@@ -34,15 +62,22 @@ def bench(
     *,
     threads: int | None = None,
     calls: int = CALLS,
-    warmup: int = WARMUP,
+    load: Load | None = None,
+    sessions: int = 1,
+    warmup: int | None = None,
+    deadline_ms: float | None = None,
+    interference: str | None = None,
+    profiled: bool = True,
+    trace: str | os.PathLike[str] | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Report:
     """Measure one variant of the bundle at ``path`` on this machine.
 
     Outputs are checked against the golden samples first: a variant that computes something else is
-    not worth timing. Calls then take the golden samples in turn, one at a time, each timed from
-    before the inputs are checked to after the outputs are on the host. The same samples come again
-    and again, so nothing is taken from the feature cache; encoders run one after another.
+    not worth timing. Calls then take the golden samples in turn, one at a time, each timed from its
+    arrival (see :mod:`mmedge.bench.arrivals`) to when the outputs are on the host. The same samples
+    come again and again, so nothing is taken from the feature cache; encoders run one after
+    another.
 
     Args:
         path: as for :func:`mmedge.load`, like the next three and ``threads``.
@@ -50,23 +85,47 @@ def bench(
         precision: which variants may run.
         device: for what they were made.
         threads: intra-op threads of each stage on the CPU.
-        calls: timed calls, at least 1. Percentiles that need more are None.
-        warmup: untimed calls before them.
-        progress: called with the phase's name, calls done and calls in all.
+        calls: timed calls of a closed loop, where ``load`` is None. Percentiles that need more
+            calls are None.
+        load: when calls are made, and how many or for how long.
+        sessions: times that the bundle is loaded anew, each for an equal share of the calls. What
+            differs from session to session (placement in memory) is in the intervals from 5 on
+            (see :mod:`mmedge.bench.resample`); reports that are to be compared want
+            :data:`SESSIONS`.
+        warmup: untimed calls before them in each session; None: until latency is steady.
+        deadline_ms: time from arrival to outputs that a call should not take longer than.
+        interference: a second load that runs during warm-up and timed calls (see
+            :class:`mmedge.bench.interference.Interference`).
+        profiled: whether to run the stages once more for their operators.
+        trace: file to write the timed calls to, in the Trace Event Format.
+        progress: called with the phase's name, what is done and what there is in all.
 
     Raises:
         AccuracyError: the variant does not reproduce the golden samples.
         BundleError: there are none.
-        ValueError: ``calls`` < 1 or ``warmup`` < 0.
+        InputError: ``interference`` cannot be started, or ``trace`` cannot be written.
+        ValueError: ``calls`` < 1, ``warmup`` < 0 or ``deadline_ms`` <= 0, or more sessions than
+            calls.
         MMEdgeError: whatever loading raises.
     """
-    if calls < 1 or warmup < 0:
-        raise ValueError(f"calls must be >= 1 and warmup >= 0, got {calls} and {warmup}")
+    wanted = load or Load(calls=calls)
+    each = shares(wanted, sessions)
+    if warmup is not None and warmup < 0:
+        raise ValueError(f"warmup must be >= 0 or None, got {warmup}")
+    if deadline_ms is not None and not deadline_ms > 0.0:
+        raise ValueError(f"deadline_ms must be > 0, got {deadline_ms}")
+    # Both here, so that what cannot be done fails before anything is measured.
+    second = Interference(interference) if interference is not None else None
+    if trace is not None:
+        _claim(trace)
     tell = progress or _silent
-    before = host.state()
+    machine = host.state()
+    timed: list[Session] = []
     # The first call is timed; that outputs are right is checked after it.
-    with load(path, backend, precision, device, threads=threads, allow_unverified=True) as pipe:
-        variant, manifest = pipe.variant, pipe.bundle.manifest
+    with open_pipeline(
+        path, backend, precision, device, threads=threads, allow_unverified=True
+    ) as pipe:
+        variant = pipe.variant
         samples = pipe.bundle.samples()
         if not samples:
             raise BundleError(f"{path}: no golden samples to call it with; export it again")
@@ -76,76 +135,136 @@ def bench(
         first = perf_counter_ns() - start
         verification = verify(pipe, progress=lambda done: tell("verify", done, len(samples)))
         verification.check()
-        for call in range(warmup):
-            pipe.run(inputs[call % len(inputs)], cached=False)
+        with second or nullcontext():
+            timed.append(timed_session(pipe, inputs, each[0], warmup, tell))
+        copied = copies(pipe, inputs[0])
+        found = facts(pipe)
+    with second or nullcontext():
+        for share in each[1:]:
+            chosen = (variant.backend, variant.precision, variant.target)
+            with open_pipeline(path, *chosen, threads=threads, allow_unverified=True) as pipe:
+                timed.append(timed_session(pipe, inputs, share, warmup, tell))
 
-        latency: list[int] = []
-        parts: list[dict[str, int]] = []
-        gc.collect()
-        collecting = gc.isenabled()
-        gc.disable()  # a collection of this process's own lists is no part of the pipeline
-        begun = perf_counter_ns()
-        try:
-            for call in range(calls):
-                feeds = inputs[call % len(inputs)]
-                start = perf_counter_ns()
-                _, part = pipe.timed(feeds, cached=False)
-                latency.append(perf_counter_ns() - start)
-                parts.append(part)
-                if call % TELL_EVERY == TELL_EVERY - 1:
-                    tell("measure", call + 1, calls)
-        finally:
-            if collecting:
-                gc.enable()
-        elapsed = perf_counter_ns() - begun
-        attention = {stage: str(found) for stage, found in pipe.attention.items()}
-        digest = hashlib.sha256(pipe.bundle.read("manifest.json")).hexdigest()
-
+    count = sum(len(session.series.latency_ns) for session in timed)
     tell("cold start", 0, 1)
     cold = coldstart.measure(
         path,
         variant=(variant.backend, variant.precision, variant.target),
         threads=threads,
-        calls=min(calls, max(len(inputs), warmup)),
+        calls=min(count, max(len(inputs), MEMORY_CALLS)),
     )
     tell("cold start", 1, 1)
-    after = host.state()
-    milliseconds = [value / 1e6 for value in latency]
-    return Report(
-        bundle={"name": manifest.name, "manifest_sha256": digest},
-        variant=variant.id,
+    operators = Profile((), {}, "not asked for")
+    if profiled:
+        tell("profile", 0, 1)
+        operators = profile(path, variant, inputs[0], threads=threads)
+        tell("profile", 1, 1)
+    report = Report(
+        **found,
+        **summed(timed, deadline_ms),
         load={
-            "kind": "closed",
-            "calls": calls,
-            "warmup": warmup,
+            "kind": wanted.kind,
+            "mode": "one-shot",
+            "calls": count,
+            "seconds": wanted.seconds,
             "threads": threads,
-            "inputs": f"{len(inputs)} golden samples in turn",
+            "inputs": f"{len(inputs)} golden samples in turn{overload(timed)}",
+            "rate_hz": wanted.rate_hz,
+            "gap_ms": wanted.gap_ms,
+            "recording": None,
+            "interference": second.words if second is not None else None,
         },
-        latency_ms=summary(milliseconds),
-        throughput_hz=calls * 1e9 / elapsed,
         cold_start_ms=cold.total,
         cold_start_parts_ms=cold.parts,
         first_call_ms=first / 1e6,
         peak_memory_bytes=cold.peak_memory_bytes,
-        stages=_stages(latency, parts),
+        operators=[asdict(row) for row in operators.rows],
+        operators_unexplained={"words": operators.unseen, "stages": dict(operators.stages)},
+        copies=[asdict(copy) for copy in copied],
         accuracy=verification.to_dict(),
-        device={**before, "after": _changing(after)},
-        attention=attention,
+        device=machine | record(timed),
+        energy=energy(timed),
     )
+    if trace is not None:
+        _write_trace(trace, report, timed[0], operators)
+    return report
 
 
-def _stages(latency: list[int], parts: list[dict[str, int]]) -> dict[str, dict[str, float | None]]:
-    """Statistics in ms of every part of a call and of what they leave unexplained."""
-    stages = {
-        name: summary([part[name] / 1e6 for part in parts]) for name in (parts[0] if parts else ())
+def facts(pipe: Pipeline) -> dict[str, Any]:
+    """What a report says of a loaded bundle: the keys ``bundle`` to ``size_bytes``, by name."""
+    bundle, variant = pipe.bundle, pipe.variant
+    digest = hashlib.sha256(bundle.read("manifest.json")).hexdigest()
+    return {
+        "bundle": {"name": bundle.manifest.name, "manifest_sha256": digest},
+        "variant": variant.id,
+        "attention": {stage: str(found) for stage, found in pipe.attention.items()},
+        "metric": _metric(variant),
+        "size_bytes": _size(bundle, variant),
     }
-    rest = [whole - sum(part.values()) for whole, part in zip(latency, parts, strict=True)]
-    return {**stages, "residual": summary([value / 1e6 for value in rest])}
 
 
-def _changing(state: dict[str, Any]) -> dict[str, Any]:
-    """The part of a machine's state that a run can change."""
-    return {key: state[key] for key in ("frequency_khz", "load_average")}
+def _claim(path: str | os.PathLike[str]) -> None:
+    """See that the trace can be written, before what it shows is measured."""
+    try:
+        Path(path).write_bytes(b"")
+    except OSError as error:
+        raise InputError(f"trace {os.fspath(path)}: cannot be written: {error}") from error
+
+
+def _write_trace(
+    path: str | os.PathLike[str], found: Report, timed: Session, operators: Profile
+) -> None:
+    """Draw the first session's timed calls, the operators, and what was sampled of the machine."""
+    series, names = timed.series, list(timed.parts)
+    drawn = min(len(series.start_ns), TRACE_CALLS)
+    calls = [
+        (start, start + latency, {name: timed.parts[name][index] for name in names})
+        for index, (start, latency) in enumerate(
+            zip(series.start_ns[:drawn], series.latency_ns[:drawn], strict=True)
+        )
+    ]
+    until = calls[-1][1]
+    counters: dict[str, list[tuple[int, float | None]]] = {}
+    for sample in found.device["during"]:
+        at = round(sample["at_s"] * 1e9)
+        if at > until:
+            break
+        frequency = sample["frequency_mhz"]
+        shown = {f"temperature {zone} C": value for zone, value in sample["temperature_c"].items()}
+        shown["fastest core MHz"] = frequency["max"] if frequency else None
+        for name, value in shown.items():
+            counters.setdefault(name, []).append((at, value))
+    try:
+        write_trace(
+            path,
+            calls,
+            name=f"{found.bundle['name']} {found.variant}",
+            operators=operators.spans,
+            counters=counters,
+            about={"calls drawn": drawn, "calls timed": len(series.start_ns)},
+        )
+    except OSError as error:
+        raise InputError(f"trace {os.fspath(path)}: cannot be written: {error}") from error
+
+
+def _metric(variant: Variant) -> dict[str, Any] | None:
+    """The task metric that was measured when the variant was made."""
+    found = variant.metrics
+    if "metric" not in found:
+        return None
+    return {
+        "value": found["metric"],
+        "name": "task metric, when the variant was made",
+        "drop": found.get("metric_drop"),
+        "drop_bound": found.get("metric_drop_bound"),
+    }
+
+
+def _size(bundle: Bundle, variant: Variant) -> int:
+    """Bytes of a variant's files and of the weights that its graphs use, each file once."""
+    files = set(variant.files.values())
+    files |= {name for file in variant.files.values() for name in bundle.weights(file)}
+    return sum(len(bundle.read(name)) for name in files)
 
 
 def _silent(phase: str, done: int, total: int) -> None:

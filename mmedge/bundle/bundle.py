@@ -124,15 +124,40 @@ class Bundle:
             + list(manifest.labels.values())
             + [m.tokenizer.file for m in manifest.modalities if m.tokenizer]
         )
+        return self._rewrite(manifest, files, dropped)
+
+    def with_metrics(self, metrics: Mapping[str, Mapping[str, float]]) -> Bundle:
+        """Rewrite this bundle in its place and form with metrics of its variants set.
+
+        Args:
+            metrics: by the variant's id, those to set; its others stay. This object is closed.
+
+        Returns:
+            The new bundle, open.
+
+        Raises:
+            BundleError: as :meth:`with_variant`, or there is no such variant.
+        """
+        if unknown := metrics.keys() - {variant.id for variant in self.manifest.variants}:
+            raise BundleError(f"{self.path}: no variant {min(unknown)!r} in this bundle")
+        variants = tuple(
+            replace(old, metrics={**old.metrics, **metrics.get(old.id, {})})
+            for old in self.manifest.variants
+        )
+        return self._rewrite(replace(self.manifest, variants=variants), {}, ())
+
+    def _rewrite(
+        self, manifest: Manifest, files: Mapping[str, bytes | Path], dropped: Collection[str]
+    ) -> Bundle:
+        """The bundle written anew with another manifest, ``files`` added and ``dropped`` gone."""
         sources: dict[str, Source] = {
             name: self.read(name) for name in self.manifest.files if name not in dropped
         }
-        zipped = self._archive.zipped
         write_bundle(
             self.path,
             manifest,
             {**sources, **files},
-            zipped=zipped,
+            zipped=self._archive.zipped,
             overwrite=True,
             before_move=self._archive.check_unchanged,
         )

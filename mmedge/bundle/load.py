@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Checked", "check_digests", "load"]
 
-#: Backend whose files are ONNX graphs. Files of other backends are engines, opaque to mmedge.
-GRAPH_BACKEND = "ort"
+#: Backends whose files are ONNX graphs. Files of others are engines, opaque to mmedge.
+GRAPH_BACKENDS = frozenset({"openvino", "ort"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ def _check_graphs(archive: Archive, manifest: Manifest) -> dict[str, GraphFile]:
     graphs = {stage.graph for stage in manifest.stages}
     graphs |= {name for name in manifest.files if name.endswith(".onnx")}
     for variant in manifest.variants:
-        if variant.backend == GRAPH_BACKEND:
+        if variant.backend in GRAPH_BACKENDS:
             graphs.update(variant.files.values())
     return {
         name: check_graph(archive.read(name), name, archive.sizes, f"{archive.path}: {name}")

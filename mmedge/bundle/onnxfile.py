@@ -20,7 +20,7 @@ from mmedge.schema import path_fault
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-__all__ = ["DOMAINS", "GraphFile", "check_graph"]
+__all__ = ["DOMAINS", "GraphFile", "check_graph", "fields"]
 
 #: Operator domains that ONNX Runtime itself implements and that a bundle may use. Operators of
 #: mmedge's own domain must come with their body as a model-local function.
@@ -124,6 +124,16 @@ def check_graph(data: memoryview, name: str, sizes: Mapping[str, int], where: st
     )
 
 
+def fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """Number and bytes of each length-delimited field (string, bytes, message) of a message.
+
+    Raises:
+        ValueError: the bytes are not a protobuf message.
+    """
+    for number, begin, stop in _Walk(message).lengths(0, len(message)):
+        yield number, message[begin:stop]
+
+
 def _weights(entries: Mapping[str, str], name: str, sizes: Mapping[str, int], where: str) -> str:
     """The bundle's file that one tensor's external data names."""
     location = entries.get("location", "")
@@ -169,7 +179,7 @@ class _Walk:
         in_function = in_function or kind == "function"
         strings: dict[str, str] = {}
         entries: dict[str, str] = {}
-        for number, begin, stop in self._lengths(start, end):
+        for number, begin, stop in self.lengths(start, end):
             if number in wanted:
                 # A reader keeps the last of a repeated one; two readers might not agree.
                 if wanted[number] in strings:
@@ -197,7 +207,7 @@ class _Walk:
             self._found.external.append(entries)
         return strings
 
-    def _lengths(self, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+    def lengths(self, start: int, end: int) -> Iterator[tuple[int, int, int]]:
         """(field number, first byte, end) of the length-delimited fields of a message."""
         at = start
         while at < end:

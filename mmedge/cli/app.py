@@ -8,9 +8,11 @@ from importlib import metadata
 import typer
 
 from mmedge.cli.bench import bench
+from mmedge.cli.compare import compare
 from mmedge.cli.console import stderr
 from mmedge.cli.env import env
 from mmedge.cli.inspect import inspect
+from mmedge.cli.record import record
 from mmedge.cli.run import run
 from mmedge.cli.verify import verify
 from mmedge.errors import MMEdgeError
@@ -30,7 +32,7 @@ def build_app() -> typer.Typer:
         pretty_exceptions_enable=False,
         add_completion=False,
     )
-    for verb in (bench, env, inspect, run, verify):
+    for verb in (bench, compare, env, inspect, record, run, verify):
         app.command(verb.__name__)(verb)
     for entry in sorted(metadata.entry_points(group=GROUP), key=lambda entry: entry.name):
         app.command(entry.name)(entry.load())

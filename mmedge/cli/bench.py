@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from mmedge.bench.measure import CALLS, WARMUP
+from mmedge.bench.arrivals import Load
+from mmedge.bench.every import ROUNDS, bench_all
+from mmedge.bench.interference import Interference
+from mmedge.bench.measure import CALLS, SESSIONS
 from mmedge.bench.measure import bench as measure
-from mmedge.bench.report import Report
+from mmedge.cli.bench_tables import show
 from mmedge.cli.console import (
     BackendOption,
     BundleArgument,
@@ -17,16 +22,78 @@ from mmedge.cli.console import (
     JsonOption,
     PrecisionOption,
     ThreadsOption,
-    number,
     phases,
     stderr,
-    table,
     write_file,
 )
+from mmedge.errors import InputError
 
 __all__ = ["bench"]
 
-FIGURES = ("mean", "p50", "p90", "p99", "p99_9", "max")
+CallsOption = Annotated[
+    int | None, typer.Option(help=f"Timed calls; {CALLS} where --seconds is not given.", min=1)
+]
+SecondsOption = Annotated[
+    float | None, typer.Option(help="Time calls for so long, in place of --calls.", min=0.001)
+]
+RateOption = Annotated[
+    float | None,
+    typer.Option(
+        help="Calls arrive so many times a second, whether or not the last has ended; latency "
+        "counts from the arrival.",
+        min=0.001,
+        metavar="HZ",
+    ),
+]
+GapOption = Annotated[
+    float | None, typer.Option(help="Pause after each call.", min=0.001, metavar="MS")
+]
+WarmupOption = Annotated[
+    str, typer.Option(help="Untimed calls before; auto: until latency is steady.", metavar="N|auto")
+]
+DeadlineOption = Annotated[
+    float | None,
+    typer.Option(help="Count calls that take longer than this.", min=0.001, metavar="MS"),
+]
+InterferenceOption = Annotated[
+    str | None,
+    typer.Option(
+        help="A second load meanwhile: cpu:N (busy processes), memory:N (processes that copy "
+        "memory), or a command.",
+        metavar="LOAD",
+    ),
+]
+ProfileOption = Annotated[
+    bool, typer.Option("--profile/--no-profile", help="Run once more for the time by operator.")
+]
+SessionsOption = Annotated[
+    int | None,
+    typer.Option(
+        help="Load the bundle anew so many times, each for a share of the calls, so that what "
+        f"differs between loads is in the intervals; {SESSIONS}, and 1 with --seconds.",
+        min=1,
+    ),
+]
+StreamOption = Annotated[
+    bool, typer.Option("--stream", help="Push golden samples to a stream at their nominal rates.")
+]
+ReplayOption = Annotated[
+    Path | None, typer.Option(help="Push a recording to a stream as it came (mmedge record).")
+]
+TriggerOption = Annotated[
+    str | None,
+    typer.Option(help="What a stream's result is made for: a modality, any, or a rate in Hz."),
+]
+AllOption = Annotated[
+    bool,
+    typer.Option(
+        "--all", help="Measure all variants that run here, with several thread counts, too."
+    ),
+]
+HtmlOption = Annotated[Path | None, typer.Option(help="Write the report as one HTML page.")]
+TraceOption = Annotated[
+    Path | None, typer.Option(help="Write the timed calls for Perfetto or chrome://tracing.")
+]
 
 
 def bench(
@@ -35,61 +102,117 @@ def bench(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write the report as JSON.")
     ] = None,
-    calls: Annotated[int, typer.Option(help="Timed calls.", min=1)] = CALLS,
-    warmup: Annotated[int, typer.Option(help="Untimed calls before them.", min=0)] = WARMUP,
+    html: HtmlOption = None,
+    trace: TraceOption = None,
+    calls: CallsOption = None,
+    seconds: SecondsOption = None,
+    rate: RateOption = None,
+    gap: GapOption = None,
+    warmup: WarmupOption = "auto",
+    deadline: DeadlineOption = None,
+    interference: InterferenceOption = None,
+    sessions: SessionsOption = None,
+    stream: StreamOption = False,
+    replay: ReplayOption = None,
+    trigger: TriggerOption = None,
+    all_variants: AllOption = False,
+    profile: ProfileOption = True,
     backend: BackendOption = "auto",
     precision: PrecisionOption = None,
     device: DeviceOption = None,
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Time calls in a closed loop, after checking that they compute the right thing."""
-    with phases() as tell:
-        report = measure(
-            bundle,
-            backend,
-            precision,
-            device,
-            threads=threads,
-            calls=calls,
-            warmup=warmup,
-            progress=tell,
-        )
+    """Time calls after checking that they compute the right thing, and say where time goes.
+
+    Calls follow one another unless --rate or --gap says otherwise.
+    """
+    before = _warmup(warmup)
+    shared: dict[str, Any] = {"threads": threads, "warmup": before, "deadline_ms": deadline}
+    if stream or replay is not None:
+        if trigger is None:
+            raise typer.BadParameter("--stream and --replay need --trigger: a modality, any or Hz")
+        _refuse_beside(
+            "--stream and --replay", calls=calls, rate=rate, gap=gap, trace=trace,
+            all=all_variants or None, sessions=sessions,
+        )  # fmt: skip
+        from mmedge.bench.replay import SECONDS, bench_stream
+
+        second = Interference(interference) if interference is not None else None
+        with phases() as tell, second or nullcontext():
+            report = bench_stream(
+                bundle, backend, precision, device, trigger=_trigger(trigger), recording=replay,
+                seconds=seconds or SECONDS, progress=tell, **shared,
+            )  # fmt: skip
+        if second is not None:
+            # There is no end between the stream and what follows it.
+            words = f"{second.words}, and during the cold start"
+            report = replace(report, load={**report.load, "interference": words})
+    else:
+        _refuse_beside("a run without --stream or --replay", trigger=trigger)
+        load = _load(calls, seconds, rate, gap)
+        least = max(sessions or 1, ROUNDS if all_variants else 1)
+        if load.calls is not None and load.calls < least:
+            raise typer.BadParameter(f"--calls: expected {least} or more, got {load.calls}")
+        with phases() as tell:
+            report = measure(
+                bundle, backend, precision, device, load=load,
+                sessions=sessions or (1 if load.calls is None else min(SESSIONS, load.calls)),
+                interference=interference, profiled=profile, trace=trace, progress=tell, **shared,
+            )  # fmt: skip
+            if all_variants:
+                rows, best = bench_all(
+                    bundle,
+                    threads=None if threads is None else [threads],
+                    calls=load.calls or CALLS,
+                    deadline_ms=deadline,
+                    backend=backend,
+                    progress=lambda phase, done, total: tell(f"all: {phase}", done, total),
+                )
+                report = replace(report, variants=rows, recommended=best)
     if as_json:
         typer.echo(report.to_json(), nl=False)
     else:
-        _show(report)
-    if output is not None:  # printed first: a measurement is not lost when the disk refuses
+        show(report)
+    # Printed first: a measurement is not lost when the disk refuses.
+    if output is not None:
         write_file(output, report.to_json().encode())
+    if html is not None:
+        try:
+            report.to_html(html)
+        except OSError as error:
+            raise InputError(f"--html {html}: cannot be written: {error}") from error
+        stderr().print(f"wrote {html}", markup=False)
 
 
-def _show(report: Report) -> None:
-    title = (
-        f"{report.bundle['name']} on {report.device['name']}: {report.variant}, "
-        f"{report.load['calls']} calls, closed loop, latency in ms"
-    )
-    rows = [("end to end", *(number(report.latency_ms[key]) for key in FIGURES))]
-    rows += [
-        (name, *(number(part[key]) for key in FIGURES)) for name, part in report.stages.items()
-    ]
-    table(title, ("part", *FIGURES), rows)
-    table(
-        "this machine",
-        ("figure", "value"),
-        [
-            ("throughput", number(report.throughput_hz, "Hz")),
-            ("first call", number(report.first_call_ms, "ms")),
-            ("cold start", number(report.cold_start_ms, "ms")),
-            *(
-                (f"  {name}", number(value, "ms"))
-                for name, value in report.cold_start_parts_ms.items()
-            ),
-            ("peak memory", f"{report.peak_memory_bytes / 2**20:.1f} MiB"),
-            *((f"attention in {stage}", found) for stage, found in report.attention.items()),
-            ("cores, threads", f"{report.device['cores']}, {report.load['threads'] or 'default'}"),
-        ],
-    )
-    if report.latency_ms["p99_9"] is None:
-        stderr().print(
-            f"- : {report.load['calls']} calls are too few for that percentile", markup=False
-        )
+def _refuse_beside(what: str, **given: object) -> None:
+    """Options that would say nothing beside others are misuse."""
+    names = ", ".join(f"--{name}" for name, value in given.items() if value is not None)
+    if names:
+        raise typer.BadParameter(f"{names} cannot be given with {what}")
+
+
+def _trigger(text: str) -> str | float:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _load(calls: int | None, seconds: float | None, rate: float | None, gap: float | None) -> Load:
+    if calls is not None and seconds is not None:
+        raise typer.BadParameter("--calls and --seconds both say when to end: give one of them")
+    if rate is not None and gap is not None:
+        raise typer.BadParameter("--rate and --gap both say when calls are made: give one of them")
+    kind = "rate" if rate is not None else "gap" if gap is not None else "closed"
+    if seconds is None:
+        return Load(kind, calls or CALLS, rate_hz=rate, gap_ms=gap)
+    return Load(kind, seconds=seconds, rate_hz=rate, gap_ms=gap)
+
+
+def _warmup(text: str) -> int | None:
+    if text == "auto":
+        return None
+    if not text.isdecimal():
+        raise typer.BadParameter(f"--warmup: expected a number of calls or auto, got {text!r}")
+    return int(text)

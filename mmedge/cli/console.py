@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 BundleArgument = Annotated[str, typer.Argument(help="A bundle: a directory or a .mmedge file.")]
-BackendOption = Annotated[str, typer.Option(help="auto, ort, tensorrt or tensorrt_rtx.")]
+BackendOption = Annotated[str, typer.Option(help="auto, ort, openvino, tensorrt or tensorrt_rtx.")]
 PrecisionOption = Annotated[str | None, typer.Option(help="Only variants of this precision.")]
 DeviceOption = Annotated[str | None, typer.Option(help="Only variants for cpu, cuda or sm_NN.")]
 ThreadsOption = Annotated[int | None, typer.Option(help="CPU threads per stage.", min=1)]

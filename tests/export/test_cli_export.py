@@ -40,7 +40,7 @@ def test_json_alone_is_on_stdout(tmp_path):
 
 
 def test_a_table_says_what_was_made_and_overwrite_is_asked_for(tmp_path):
-    with export_bundle(networks.cameras(), tmp_path / "a") as bundle:
+    with export_bundle(networks.cameras(), tmp_path / "a", split=False) as bundle:
         graph = bundle.path / "onnx/model.onnx"
         arguments = (str(graph), "-o", str(tmp_path / "b"), "--size", "batch=2")
         done = run(*arguments)

@@ -53,7 +53,7 @@ def assert_close(got: dict, wanted: dict) -> None:
 def test_a_network_becomes_a_bundle_that_computes_the_same(name, tmp_path, capfd):
     model = networks.NETWORKS[name]()
     path = tmp_path / name
-    with export(model, path) as bundle:
+    with export(model, path, split=False) as bundle:
         manifest = bundle.manifest
         samples = bundle.samples()
     assert capfd.readouterr() == ("", "")

@@ -129,7 +129,7 @@ def test_parts_of_a_timed_call(pipe):
     for _ in range(2):
         outputs, parts = pipe.timed({"image": IMAGE_ONES}, cached=False)
         assert outputs["seen"] == 12
-        assert list(parts) == ["inputs", "camera", "fusion"]
+        assert list(parts) == ["inputs", "camera", "fusion", "outputs"]
         assert all(value > 0 for value in parts.values())
 
 
@@ -290,7 +290,7 @@ def test_stages_that_the_cache_spared_took_no_time(pair):
     with mmedge.load(pair, threads=1) as pipe:
         pipe.run(given_to_pair()[0])
         _, parts = pipe.timed(given_to_pair(pcm=2)[0])
-        assert list(parts) == ["inputs", "camera", "mic", "ear", "fusion"]
+        assert list(parts) == ["inputs", "camera", "mic", "ear", "fusion", "outputs"]
         assert [name for name, value in parts.items() if value == 0] == ["camera"]
 
 

@@ -6,6 +6,7 @@ for the stage, which are timed as a whole, since neighbours share conversions.
 
 from __future__ import annotations
 
+import contextlib
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -13,9 +14,10 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from mmedge.errors import ExportError
 from mmedge_export.graph import Runner
 from mmedge_export.quantize.evaluate import open_graph
-from mmedge_export.quantize.forms import write_form
+from mmedge_export.quantize.forms import RANGED, write_form
 from mmedge_export.quantize.stage_work import quantised
 from mmedge_export.quantize.timing import compare, interleave
 
@@ -53,6 +55,9 @@ def time_sites(
     known: dict[object, dict[Form, float]] = {}
     found = {}
     for site in work.sites:
+        if site.op == "Gather":  # looking rows up takes next to no time
+            found[site.node] = {form: 1.0 for form in forms if form in site.forms}
+            continue
         activation = values[site.activation]
         node = nodes[site.node]
         attributes = tuple(sorted(a.SerializeToString() for a in node.attribute))
@@ -107,13 +112,16 @@ def _time_site(
         if form in site.forms:
             other = work.folder / f"{work.stage.name}.site{number}.{form}.onnx"
             write_form(path, other, {"site": form}, ranges)
-            ways[form] = _way(work, other, x, threads)
+            way = _way(work, other, x, threads)
+            with contextlib.suppress(ExportError):  # a form that the backend cannot run
+                way()
+                ways[form] = way
     times = interleave(ways, rounds=5)
     return {form: times[form].times_faster(times["float"])[0] for form in forms if form in times}
 
 
 def _way(work: StageWork, path: Path, x: Array, threads: int | None) -> Callable[[], object]:
-    run = open_graph(path, work.stage, alone=False, threads=threads)
+    run = open_graph(path, work.stage, alone=False, threads=threads, backend=work.backend)
     return lambda: run({"x": x})
 
 
@@ -131,21 +139,24 @@ def candidates(work: StageWork, forms: Sequence[Form]) -> dict[str, Plan]:
 
     def faster(site: Site) -> Form:
         form = best(site)
-        return form if work.speed[site.node].get(form, 0.0) > 1.0 else "float"
+        return form if work.speed[site.node].get(form, 0.0) > 1.0 else other(site)
+
+    def other(site: Site) -> Form:
+        return "rows8" if "rows8" in forms and "rows8" in site.forms else "float"
 
     every: dict[str, Plan] = {
         "every node in its fastest form": {site.node: best(site) for site in work.sites},
         "nodes that are faster by themselves": {site.node: faster(site) for site in work.sites},
     }
-    if "static" in forms:
-        every["all static"] = {
-            site.node: "static" if "static" in site.forms else "float" for site in work.sites
+    for ranged in (form for form in forms if form in RANGED):
+        every[f"all {ranged}"] = {
+            site.node: ranged if ranged in site.forms else other(site) for site in work.sites
         }
-        every["convolutions static, others in their fastest form"] = {
-            site.node: "static" if site.op == "Conv" else best(site) for site in work.sites
+        every[f"convolutions {ranged}, others in their fastest form"] = {
+            site.node: ranged if site.op == "Conv" else best(site) for site in work.sites
         }
         every["convolutions alone"] = {
-            site.node: "static" if site.op == "Conv" else "float" for site in work.sites
+            site.node: ranged if site.op == "Conv" else other(site) for site in work.sites
         }
     kept: dict[str, Plan] = {}
     for name, plan in every.items():
@@ -184,11 +195,20 @@ def choose_plan(
         if sizes[name] >= graph_bytes(work.prepared):
             return floats, "no form makes it smaller"
         return plans[name], f"smallest: {name}"
-    runs = {
-        name: open_graph(path, work.stage, alone=alone, threads=threads)
-        for name, path in {"float": work.prepared, **graphs}.items()
-    }
     taken = {spec.name: values[spec.name] for spec in work.stage.inputs}
+    runs, refused = {}, ""
+    for name, path in {"float": work.prepared, **graphs}.items():
+        try:
+            run = open_graph(path, work.stage, alone=alone, threads=threads, backend=work.backend)
+            run(taken)
+        except ExportError as error:
+            if name == "float":
+                raise
+            refused = f"{work.backend} refuses {name}: {error}"
+        else:
+            runs[name] = run
+    if len(runs) == 1:
+        return floats, refused
     _, ratios = compare({n: partial(run, taken) for n, run in runs.items()}, "float")
     faster = {name: ratio for name, ratio in ratios.items() if ratio[1] > 1.0}
     if faster:

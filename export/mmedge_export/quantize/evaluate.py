@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,28 +14,38 @@ from mmedge.feeds import Feeds
 from mmedge_export.graph import Runner
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from mmedge.bundle import Bundle
     from mmedge.spec import Array, Stage
 
+Run = Callable[[Mapping[str, "Array"]], dict[str, "Array"]]
+
 __all__ = ["Network", "error", "inner_tensors", "open_graph"]
 
 
-def open_graph(path: Path, stage: Stage, *, alone: bool, threads: int | None = None) -> Runner:
-    """A graph of a stage in ONNX Runtime as the runtime would run it.
+def open_graph(
+    path: Path, stage: Stage, *, alone: bool, threads: int | None = None, backend: str = "ort"
+) -> Run:
+    """A graph of a stage as the runtime would run it on the CPU.
 
     Args:
         path: of the graph.
         stage: what it stands for.
         alone: whether it is the network's only stage.
         threads: most threads; None: the default.
+        backend: ``ort`` or ``openvino``.
 
     Raises:
-        ExportError: ONNX Runtime does not load it.
+        ExportError: the backend does not load it.
     """
     import onnx
+
+    if backend == "openvino":
+        from mmedge_export.openvino import OpenVinoRunner
+
+        return OpenVinoRunner(path, stage, alone=alone, threads=threads)
 
     settings = session_options(stage, alone=alone, threads=threads)
     settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -47,12 +58,13 @@ def open_graph(path: Path, stage: Stage, *, alone: bool, threads: int | None = N
 
 
 class Network:
-    """All stages of a bundle on ONNX Runtime.
+    """All stages of a bundle on the CPU.
 
     Args:
         bundle: open.
         graphs: by stage, graphs to run in place of the bundle's own.
         threads: most threads of a stage; None: the default.
+        backend: ``ort`` or ``openvino``.
     """
 
     def __init__(
@@ -61,16 +73,18 @@ class Network:
         graphs: Mapping[str, Path] | None = None,
         *,
         threads: int | None = None,
+        backend: str = "ort",
     ) -> None:
         stages = bundle.manifest.in_order()
         self._feeds = Feeds(bundle)
         self._outputs = bundle.manifest.outputs
-        self.runners = {
+        self.runners: dict[str, Run] = {
             stage.name: open_graph(
                 (graphs or {}).get(stage.name) or bundle.file(stage.graph),
                 stage,
                 alone=len(stages) == 1,
                 threads=threads,
+                backend=backend,
             )
             for stage in stages
         }

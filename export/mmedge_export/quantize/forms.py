@@ -1,11 +1,16 @@
 """Ways to write a graph with some of its nodes in integers.
 
 A node that multiplies by constant weights (MatMul, Conv; Gemm is written as MatMul and Add first)
-can take one of these forms, which ONNX Runtime has fast kernels for on CPUs:
+or looks rows up in them can take one of these forms, which ONNX Runtime or OpenVINO has fast
+kernels for on CPUs:
 
 - ``static``: activations as uint8 by ranges from calibration, weights int8 by output channel. ONNX
   Runtime fuses the pairs of QuantizeLinear and DequantizeLinear around it.
+- ``entering``: as ``static``, but only what enters a node is rounded and what leaves it is not.
+  OpenVINO fuses that as well; its results are more exact.
 - ``dynamic``: activations as uint8 by the range of each call, weights int8 by output channel.
+- ``rows8``: of a table that rows are looked up in (Gather), int8 by row. It is smaller and neither
+  faster nor slower.
 - ``block8``, ``block4``: weights in 8 or 4 bits by blocks of :data:`BLOCK` along the summed axis,
   activations quantised by blocks inside the kernel (MatMulNBits).
 
@@ -28,6 +33,7 @@ from onnx_ir.passes import common
 from mmedge.errors import ExportError
 from mmedge_export.passes.fold_transpose import FoldTransposePass
 from mmedge_export.passes.read_node import standard
+from mmedge_export.passes.strip_metadata import SCOPES
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
@@ -38,28 +44,38 @@ if TYPE_CHECKING:
     from mmedge.spec import Array
 
 __all__ = [
-    "BLOCK", "Form", "Site", "add_constant", "array_of", "find_sites", "prepare", "save_graph",
-    "write_form",
+    "BLOCK", "RANGED", "Form", "Site", "add_constant", "array_of", "find_sites", "prepare",
+    "save_graph", "write_form",
 ]  # fmt: skip
 
-Form = Literal["float", "static", "dynamic", "block8", "block4"]
+Form = Literal["float", "static", "entering", "dynamic", "rows8", "block8", "block4"]
+
+#: Forms that round activations by ranges from calibration.
+RANGED: tuple[Form, ...] = ("static", "entering")
 
 #: Weights that share a scale in the block forms. Measured with ONNX Runtime 1.32 (AMD EPYC with
 #: VNNI): 8-bit blocks of 128 ran 1.1 to 1.4 times as fast as blocks of 32 at the same error.
 BLOCK = {"block8": 128, "block4": 32}
 
 _OPS: Mapping[str, tuple[Form, ...]] = {
-    "MatMul": ("static", "dynamic", "block8", "block4"),
-    "Conv": ("static",),
+    "MatMul": ("static", "entering", "dynamic", "block8", "block4"),
+    "Conv": ("static", "entering"),
+    "Gather": ("rows8",),
 }
+
+#: Which input of a node its weights are, where it is not the second.
+_WEIGHT = {"Gather": 0}
+
+#: Fewest numbers of a table that is worth two more nodes.
+LEAST_TABLE = 16_384
 
 
 @dataclass(frozen=True, slots=True)
 class Site:
     """A node whose weights can be quantised.
 
-    ``activation`` and ``output`` name its float tensors, ``weight`` its constant, of ``size``
-    numbers. ``forms`` are those that it can take beside ``float``.
+    ``activation`` and ``output`` name its tensors (a Gather's indices and rows), ``weight`` its
+    constant, of ``size`` numbers. ``forms`` are those that it can take beside ``float``.
     """
 
     node: str
@@ -97,14 +113,20 @@ def find_sites(model: ir.Model) -> tuple[Site, ...]:
         if not standard(node) or node.op_type not in _OPS:
             continue
         activation, weight, *_ = node.inputs
+        if _WEIGHT.get(node.op_type) == 0:
+            activation, weight = weight, activation
         tensor = None if weight is None else weight.const_value
         if activation is None or weight is None or tensor is None or weight.is_graph_input():
             continue
         if tensor.dtype != ir.DataType.FLOAT or activation.const_value is not None:
             continue
-        if node.op_type == "MatMul" and len(tensor.shape) != 2:
+        if node.op_type in ("MatMul", "Gather") and len(tensor.shape) != 2:
             continue
-        forms = tuple(form for form in _OPS[node.op_type] if form != "static" or scales_by_axis)
+        if node.op_type == "Gather" and (
+            tensor.size < LEAST_TABLE or node.attributes.get_int("axis", 0) != 0
+        ):
+            continue
+        forms = tuple(form for form in _OPS[node.op_type] if form not in RANGED or scales_by_axis)
         found.append(
             Site(
                 str(node.name),
@@ -144,10 +166,17 @@ def write_form(
 
     ranges = dict(ranges)
     given = ir.external_data.load_to_model(ir.load(source))
-    model = ir.to_proto(_separate_activations(given, chosen("static"), ranges))
+    own = {str(value.name) for value in given.graph.initializers.values()}
+    for node in given.graph:
+        own.update((str(node.name), *(str(value.name) for value in node.outputs)))
+    ranged = chosen("static") + chosen("entering")
+    model = ir.to_proto(_separate_activations(given, ranged, ranges))
     with _quiet():
-        if chosen("static"):
-            model = _static(model, chosen("static"), ranges, narrow)
+        if ranged:
+            joined = _joined(model, chosen("entering"))
+            model = _static(model, ranged, ranges, narrow, joined)
+            if chosen("entering"):
+                model = ir.to_proto(_leave_exactly(ir.from_proto(model), chosen("entering")))
             if chosen("dynamic"):
                 # What the one quantises by a fixed range the other must not take for its own.
                 model = ir.to_proto(_separate_activations(ir.from_proto(model), chosen("dynamic")))
@@ -158,7 +187,11 @@ def write_form(
         for form in ("block8", "block4"):
             if chosen(form):
                 model = _blocks(model, chosen(form), form)
-    save_graph(ir.from_proto(model), target)
+    made = ir.from_proto(model)
+    _rows(made.graph, chosen("rows8"))
+    # Equal constants stay apart: OpenVINO 2026.4 does not fuse through one that nodes share.
+    _shorten(made.graph, own)
+    save_graph(made, target)
 
 
 def _static(
@@ -166,6 +199,7 @@ def _static(
     nodes: list[str],
     ranges: Mapping[str, tuple[float, float]],
     narrow: Collection[str],
+    signed: Collection[str],
 ) -> onnx.ModelProto:
     from onnxruntime.quantization import QDQQuantizer, QuantType, TensorData, TensorsData
     from onnxruntime.quantization.calibrate import CalibrationMethod
@@ -179,10 +213,11 @@ def _static(
     weights = {
         node.input[1] for node in model.graph.node if node.name in nodes and node.name in narrow
     }
-    overrides = {
+    overrides: dict[str, list[dict[str, object]]] = {
         name: [{"quant_type": QuantType.QInt8, "axis": axis, "reduce_range": True}]
         for name, axis in _axes(model, weights).items()
     }
+    overrides |= {name: [{"quant_type": QuantType.QInt8, "symmetric": True}] for name in signed}
     quantizer = QDQQuantizer(
         model,
         per_channel=True,
@@ -198,6 +233,48 @@ def _static(
     quantizer.quantize_model()
     made: onnx.ModelProto = quantizer.model.model
     return made
+
+
+def _joined(model: onnx.ModelProto, nodes: Collection[str]) -> set[str]:
+    """Activations of ``nodes`` that are several tensors joined.
+
+    OpenVINO 2026.4 rounds each of the joined tensors by itself and then fails on zero points that
+    differ: these activations get signed integers, with none.
+    """
+    made_by = {name: node for node in model.graph.node for name in node.output}
+    found = set()
+    for node in model.graph.node:
+        if node.name in nodes:
+            before = made_by.get(node.input[0])
+            while before is not None and before.op_type in ("Identity", "Reshape", "Transpose"):
+                before = made_by.get(before.input[0])
+            if before is not None and before.op_type == "Concat":
+                found.add(node.input[0])
+    return found
+
+
+def _leave_exactly(model: ir.Model, nodes: Collection[str]) -> ir.Model:
+    """Let others take what ``nodes`` yield before it is rounded."""
+    for node in list(model.graph):
+        if node.name not in nodes:
+            continue
+        output = node.outputs[0]
+        rounds = [u.node for u in output.uses() if u.node.op_type == "QuantizeLinear"]
+        for dequantize in [u.node for q in rounds for u in q.outputs[0].uses()]:
+            rough = dequantize.outputs[0]
+            for user, index in list(rough.uses()):
+                weight = user.inputs[1] if index == 0 and len(user.inputs) > 1 else None
+                maker = None if weight is None else weight.producer()
+                # A node that multiplies by integers takes it rounded all the same.
+                integers = maker is not None and maker.op_type == dequantize.op_type
+                if not (user.op_type in _OPS and integers):
+                    user.replace_input_with(index, output)
+            for index, value in enumerate(model.graph.outputs):
+                if value is rough:
+                    rough.name, output.name = output.name, rough.name
+                    output.type, output.shape = rough.type, rough.shape
+                    model.graph.outputs[index] = output
+    return model
 
 
 def _axes(model: onnx.ModelProto, weights: Collection[str]) -> dict[str, int]:
@@ -302,12 +379,77 @@ def _separate_weights(graph: ir.Graph) -> None:
     Equal tensors are written once in the end.
     """
     for value in list(graph.initializers.values()):
-        uses = [use for use in value.uses() if use.node.op_type in _OPS and use.idx == 1]
+        uses = [
+            use
+            for use in value.uses()
+            if use.node.op_type in _OPS and use.idx == _WEIGHT.get(use.node.op_type, 1)
+        ]
         if len(value.uses()) < 2 or value.const_value is None or value.is_graph_input():
             continue
         for use in uses:
             copy = add_constant(graph, f"{value.name}_of_{use.node.name}", array_of(value))
-            use.node.replace_input_with(1, copy)
+            use.node.replace_input_with(use.idx, copy)
+
+
+def _rows(graph: ir.Graph, nodes: Collection[str]) -> None:
+    """Write tables as int8 with a scale for each row: ``Gather(q) * Gather(scale)``."""
+    for node in list(graph):
+        if node.name not in nodes or node.inputs[0] is None:
+            continue
+        table, indices, output = node.inputs[0], node.inputs[1], node.outputs[0]
+        floats = array_of(table)
+        scale = np.abs(floats).max(axis=1, keepdims=True).astype(np.float32) / np.float32(127)
+        scale[scale == 0] = 1
+        integers = np.rint(floats / scale).astype(np.int8)
+        node.replace_input_with(0, add_constant(graph, f"{table.name}_integers", integers))
+        scales = add_constant(graph, f"{table.name}_scales", scale)
+        made = [
+            ir.node("Cast", [output], attributes={"to": ir.DataType.FLOAT}),
+            ir.node("Gather", [scales, indices], attributes={"axis": 0}),
+        ]
+        made.append(ir.node("Mul", [made[0].outputs[0], made[1].outputs[0]]))
+        for number, new in enumerate(made):
+            new.name = f"{node.name}_{number}"
+            new.outputs[0].name = f"{output.name}_{number}"
+        result = made[-1].outputs[0]
+        for user, index in list(output.uses()):
+            if user is not made[0]:
+                user.replace_input_with(index, result)
+        for index, value in enumerate(graph.outputs):
+            if value is output:
+                result.name, output.name = output.name, f"{output.name}_integers"
+                result.type, result.shape = output.type, output.shape
+                graph.outputs[index] = result
+        output.type = ir.TensorType(ir.DataType.INT8)
+        graph.insert_after(node, made)
+
+
+def _shorten(graph: ir.Graph, own: Collection[str]) -> None:
+    """Take out what is long and serves nobody: of a small network it is as large as the weights.
+
+    Shapes of inner tensors, all metadata but the scopes of modules, and names of what came with
+    quantisation; ``own`` are the names of nodes and tensors that were there before.
+    """
+    number = 0
+    kept = {*graph.inputs, *graph.outputs}
+    written = [value for value in graph.initializers.values() if value.name not in own]
+    for node in graph:
+        scope = node.metadata_props.get(SCOPES)
+        node.metadata_props.clear()
+        if scope is not None:
+            node.metadata_props[SCOPES] = scope
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear") and node.name not in own:
+            node.name = f"q.n{number}"
+            number += 1
+        for value in node.outputs:
+            if value not in kept:
+                value.shape = value.type = None
+                if value.name and value.name not in own:
+                    written.append(value)
+    for value in written:
+        if value not in kept:
+            value.name = f"q.{number}"
+            number += 1
 
 
 def _split_gemm(graph: ir.Graph) -> None:

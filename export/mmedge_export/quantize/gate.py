@@ -12,6 +12,7 @@ import numpy as np
 from mmedge.errors import AccuracyError
 from mmedge_export.quantize.choose_forms import candidates, choose_plan, graph_bytes, time_sites
 from mmedge_export.quantize.evaluate import Network, error, inner_tensors
+from mmedge_export.quantize.forms import RANGED
 from mmedge_export.quantize.journal import digest
 from mmedge_export.quantize.report import StageReport
 from mmedge_export.quantize.saturate import narrow_nodes
@@ -34,14 +35,14 @@ if TYPE_CHECKING:
 
 __all__ = ["FORMS", "Gate"]
 
-#: Forms that a precision may take.
-FORMS: Mapping[str, tuple[Form, ...]] = {
-    "int8": ("static", "dynamic", "block8"),
-    "int4": ("block4",),
+#: Forms that a precision may take, by backend: those that it has fast kernels for.
+FORMS: Mapping[str, Mapping[str, tuple[Form, ...]]] = {
+    "ort": {"int8": ("static", "dynamic", "block8", "rows8"), "int4": ("block4", "rows8")},
+    "openvino": {"int8": ("entering", "block8", "rows8"), "int4": ("block4", "rows8")},
 }
 
 #: Forms in the order of how exactly they round: by blocks, by the range of a call, by a fixed one.
-EXACT_FIRST: tuple[Form, ...] = ("block8", "dynamic", "static")
+EXACT_FIRST: tuple[Form, ...] = ("block8", "dynamic", "entering", "static")
 
 #: Samples that sensitivity is measured on, and that products are looked at for saturation on.
 SENSITIVE, SATURATING = 24, 4
@@ -67,6 +68,7 @@ class Gate:
         goal: ``speed`` or ``size``.
         budget: most candidates that are judged.
         threads: most threads of a stage; None: the default.
+        backend: that is to run the network.
         tell: told what is being done, a line at a time.
         journal: of what is known so far.
     """
@@ -81,10 +83,11 @@ class Gate:
         goal: str,
         budget: int,
         threads: int | None,
+        backend: str,
         tell: Callable[[str], None],
         journal: Journal,
     ) -> None:
-        self._journal = journal
+        self._journal, self._backend = journal, backend
         self._bundle, self._works, self._task, self._judge = bundle, works, task, judge
         self._goal, self._budget, self._threads, self._tell = goal, budget, threads, tell
         self._alone = len(works) == 1
@@ -93,7 +96,7 @@ class Gate:
 
     def choose(self, precision: str) -> None:
         """Give every stage the plan that is fastest on this device."""
-        forms = FORMS[precision]
+        forms = FORMS[self._backend][precision]
         floats = self._network({})
         samples = [floats.tensors(inputs) for inputs in self._task.calibration[:SATURATING]]
         for work in self._works:
@@ -306,7 +309,7 @@ class Gate:
             for work in self._works
             if quantised(plans.get(work.stage.name, {}))
         }
-        return Network(self._bundle, graphs, threads=self._threads)
+        return Network(self._bundle, graphs, threads=self._threads, backend=self._backend)
 
     def _judged(self, plans: Mapping[str, Plan]) -> Verdict:
         if self._judge.attempts >= self._budget:
@@ -342,7 +345,7 @@ class Gate:
                 work.stage.name,
                 dict(Counter(work.plan.values())),
                 {node: work.why.get(node, "-") for node, f in work.plan.items() if f == "float"},
-                tuple(n for n in sorted(work.narrow) if work.plan[n] in ("static", "dynamic")),
+                tuple(n for n in sorted(work.narrow) if work.plan[n] in (*RANGED, "dynamic")),
                 self._speed.get(work.stage.name, "-"),
                 graph_bytes(work.prepared),
                 graph_bytes(work.graph()),

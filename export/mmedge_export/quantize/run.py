@@ -27,6 +27,7 @@ from mmedge_export.quantize.limits import BUDGET, GOALS, MAX_ERROR, PRECISIONS
 from mmedge_export.quantize.report import Report
 from mmedge_export.quantize.stage_work import StageWork, quantised
 from mmedge_export.quantize.task import Task
+from mmedge_export.variants import BACKENDS, base_variant, time_variants
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -55,11 +56,12 @@ def quantize(
     goal: str = "speed",
     budget: int = BUDGET,
     threads: int | None = None,
+    backend: str = "ort",
     resume: str | Path | None = None,
     progress: Callable[[str], None] | None = None,
     phase: Callable[[str, int, int], None] | None = None,
 ) -> tuple[Bundle, Report]:
-    """Add a variant of lower precision for ONNX Runtime on the CPU, if one is worth keeping.
+    """Add a variant of lower precision for the CPU, if one is worth keeping.
 
     Every node that multiplies by constant weights is timed in each form that the precision offers
     (:mod:`mmedge_export.quantize.forms`), then the stages; the fastest plan is judged by the task.
@@ -79,6 +81,8 @@ def quantize(
         goal: ``speed`` keeps what is measurably faster on this device, ``size`` what is smaller.
         budget: most candidates that are judged.
         threads: most threads of a stage; None: the default.
+        backend: that is to run it: ``ort``, or ``openvino``, whose float32 variant is added where
+            the bundle has none.
         resume: a folder for what is known so far; the same call goes on from there.
         progress: told what is being done, a line at a time.
         phase: told how far long steps are, as ``phase(what, done, total)``.
@@ -87,12 +91,14 @@ def quantize(
         The bundle, open, and what was decided.
 
     Raises:
-        InputError: an unknown precision or goal.
+        InputError: an unknown precision, goal or backend.
         ExportError: the bundle's graphs are not float32, or the task does not fit it.
         AccuracyError: nothing that was tried keeps the limit.
         BundleError: the bundle cannot be read or written.
     """
-    for what, value, known in (("precision", precision, PRECISIONS), ("goal", goal, GOALS)):
+    for what, value, known in (
+        ("precision", precision, PRECISIONS), ("goal", goal, GOALS), ("backend", backend, BACKENDS),
+    ):  # fmt: skip
         if value not in known:
             raise InputError(f"{what} {value!r}: expected {' or '.join(known)}")
     tell = progress or (lambda _: None)
@@ -110,6 +116,7 @@ def quantize(
                 goal=goal,
                 budget=budget,
                 threads=threads,
+                backend=backend,
                 tell=tell,
                 phase=phase or (lambda *_: None),
             )  # fmt: skip
@@ -129,18 +136,20 @@ def _quantize(
     goal: str,
     budget: int,
     threads: int | None,
+    backend: str,
     tell: Callable[[str], None],
     phase: Callable[[str, int, int], None],
 ) -> tuple[Bundle, Report]:
     stages = bundle.manifest.in_order()
-    base = _float_variant(bundle)
+    bundle, base = _float_variant(bundle, backend)
     tell(f"running the float network on {len(task.samples)} samples")
-    answers = Network(bundle, threads=threads).answers(inputs for inputs, _ in task.samples)
+    network = Network(bundle, threads=threads, backend=backend)
+    answers = network.answers(inputs for inputs, _ in task.samples)
     judge = Judge(task, answers, **judge_options)  # type: ignore[arg-type]
-    works = [StageWork.start(stage, bundle.file(stage.graph), folder) for stage in stages]
+    works = [StageWork.start(stage, bundle.file(stage.graph), folder, backend) for stage in stages]
     smoothed = _calibrate(bundle, works, task, folder, phase)
-    asked = [precision, goal, threads, sorted(judge_options.items())]
-    made_by = [metadata.version(name) for name in ("mmedge", "onnxruntime")]
+    asked = [precision, goal, threads, backend, sorted(judge_options.items())]
+    made_by = [metadata.version(name) for name in ("mmedge", *_libraries(backend))]
     given = [_digest(answers), _digest(task.calibration), judge.metric]
     job = digest([sorted(bundle.manifest.files.items()), asked, made_by, given])
     gate = Gate(
@@ -151,6 +160,7 @@ def _quantize(
         goal=goal,
         budget=budget,
         threads=threads,
+        backend=backend,
         tell=tell,
         journal=Journal(folder / "journal.json", job),
     )
@@ -177,14 +187,16 @@ def _quantize(
     )
     if verdict is None:
         return bundle, report
-    variant = _variant(bundle, works, report, precision, gate.final()[1], base.tolerance)
+    variant = _variant(bundle, works, report, precision, gate.final()[1], base)
     graphs = {work.stage.name: ir.load(work.graph()) for work in works if quantised(work.plan)}
     tell("adding the variant")
     files = save(_shared(graphs), folder, place=f"onnx/{variant.id}")
     if latency is not None:
-        found = {**base.metrics, "latency_ms": latency[0][0]}
-        bundle = bundle.with_variant(replace(base, metrics=found), {})
+        bundle = bundle.with_metrics({base.id: {"latency_ms": latency[0][0]}})
     made = bundle.with_variant(variant, files)
+    if len({other.backend for other in made.manifest.variants if other.target == "cpu"}) > 1:
+        tell("timing the variants of all backends in processes of their own")
+        made, _ = time_variants(made, threads=threads)
     return made, replace(report, variant=variant.id)
 
 
@@ -198,19 +210,23 @@ def _digest(samples: Sequence[Mapping[str, Array]]) -> str:
     return found.hexdigest()
 
 
-def _float_variant(bundle: Bundle) -> Variant:
-    """The variant of ONNX Runtime on the CPU that the bundle's own graphs are."""
-    own = {stage.name: stage.graph for stage in bundle.manifest.stages}
-    for variant in bundle.manifest.variants:
-        if (variant.backend, variant.target) == ("ort", "cpu") and variant.files == own:
-            if variant.precision != "fp32":
-                raise ExportError(
-                    f"the bundle's graphs are {variant.precision}; quantisation starts from fp32"
-                )
-            return variant
+def _float_variant(bundle: Bundle, backend: str) -> tuple[Bundle, Variant]:
+    """The float32 variant of a backend, with the bundle, to which it may have been added."""
+    base = base_variant(bundle, backend)
+    if base is not None:
+        return bundle, base
+    if backend == "openvino":
+        from mmedge_export.openvino import add_openvino
+
+        return add_openvino(bundle)
     raise ExportError(
         f"{bundle.path}: no variant of ONNX Runtime on the CPU; export the network again"
     )
+
+
+def _libraries(backend: str) -> tuple[str, ...]:
+    """Packages whose versions say what a variant was made with."""
+    return ("onnxruntime", "openvino") if backend == "openvino" else ("onnxruntime",)
 
 
 def _calibrate(
@@ -270,17 +286,17 @@ def _variant(
     report: Report,
     precision: str,
     network: Network,
-    base: Tolerance,
+    base: Variant,
 ) -> Variant:
     files = {
-        work.stage.name: f"onnx/ort-{precision}-cpu/{work.stage.name}.onnx"
+        work.stage.name: f"onnx/{base.backend}-{precision}-cpu/{work.stage.name}.onnx"
         if quantised(work.plan)
-        else work.stage.graph
+        else base.files[work.stage.name]
         for work in works
     }
     whole, stages = _differences(bundle, network)
     largest = max(found.rtol for found in (whole, *stages.values()))
-    record = {"onnxruntime": metadata.version("onnxruntime"), **report.record()}
+    record = {name: metadata.version(name) for name in _libraries(base.backend)} | report.record()
     metrics = {"bytes": float(report.bytes_after), "max_rel": largest}
     if report.latency_ms is not None:
         metrics["latency_ms"] = report.latency_ms[1]
@@ -292,12 +308,12 @@ def _variant(
             "metric_drop_bound": verdict.drop.bound,
         }
     return Variant(
-        "ort",
+        base.backend,
         precision,
         "cpu",
         files,
-        _slack(whole, base),
-        {name: _slack(found, base) for name, found in stages.items()},
+        _slack(whole, base.tolerance),
+        {name: _slack(found, base.tolerance) for name, found in stages.items()},
         build=record,
         metrics=metrics,
     )

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
+from mmedge_export.quantize.forms import RANGED
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
@@ -49,6 +51,8 @@ def narrow_nodes(
     nodes = {str(node.name): node for node in ir.load(graph).graph}
     found = set()
     for site in sites:
+        if not set(site.forms).intersection(RANGED):
+            continue
         node = nodes[site.node]
         tensor = node.inputs[1].const_value if node.inputs[1] is not None else None
         if tensor is None or node.attributes.get_int("group", 1) != 1:

@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mmedge_export.passes.smooth_outliers import SmoothOutliersPass
-from mmedge_export.quantize.forms import find_sites, prepare, save_graph, write_form
+from mmedge_export.quantize.forms import RANGED, find_sites, prepare, save_graph, write_form
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -45,6 +45,7 @@ class StageWork:
         plan: the form of every site.
         speed: of every site and form how many times as fast as in float32 it is by itself.
         why: of sites that stay float, the reason.
+        backend: that runs it.
     """
 
     stage: Stage
@@ -56,14 +57,16 @@ class StageWork:
     plan: Plan = field(default_factory=dict)
     speed: dict[str, dict[Form, float]] = field(default_factory=dict)
     why: dict[str, str] = field(default_factory=dict)
+    backend: str = "ort"
 
     @classmethod
-    def start(cls, stage: Stage, graph: Path, folder: Path) -> StageWork:
+    def start(cls, stage: Stage, graph: Path, folder: Path, backend: str = "ort") -> StageWork:
         """Prepare the graph of ``stage`` in ``folder``; nothing is quantised yet."""
         folder.mkdir(parents=True, exist_ok=True)
         prepared = folder / f"{stage.name}.onnx"
         sites = find_sites(prepare(graph, prepared))
-        return cls(stage, prepared, sites, folder, plan={site.node: "float" for site in sites})
+        plan: Plan = {site.node: "float" for site in sites}
+        return cls(stage, prepared, sites, folder, plan=plan, backend=backend)
 
     def smooth(self, channel_max: Mapping[str, NDArray[np.float32]]) -> list[str]:
         """Move outlying channels into weights, where that is free; names of the activations.
@@ -91,7 +94,8 @@ class StageWork:
 
     def tensors(self) -> list[str]:
         """Tensors whose ranges the static form needs."""
-        return list(dict.fromkeys(n for site in self.sites for n in (site.activation, site.output)))
+        ranged = (site for site in self.sites if set(site.forms).intersection(RANGED))
+        return list(dict.fromkeys(n for site in ranged for n in (site.activation, site.output)))
 
     def graph(self, plan: Mapping[str, Form] | None = None) -> Path:
         """The stage's graph with ``plan``, or with its own, written where it does not exist yet."""

@@ -24,7 +24,7 @@ LIMIT = 0.02
     "name", ["outliers_0", "gate_1", "saturation_1", "temperature_1", "gain_0"]
 )
 def test_the_planted_layer_is_found(name, tmp_path, monkeypatch):
-    monkeypatch.setitem(gate.FORMS, "int8", ("static", "dynamic"))
+    monkeypatch.setitem(gate.FORMS, "ort", {"int8": ("static", "dynamic")})
     monkeypatch.setattr(stage_work, "OUTLYING", np.inf)
     hostile = HOSTILE[name]()
     task = Task(list(hostile.model.samples), hostile.calibration, hostile.model.metric)

@@ -1,0 +1,138 @@
+"""OpenVINO as a backend: graphs as it takes them, running them, and the variant of a bundle."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+from mmedge.backends.openvino import Compiled, compile_settings, core, fixed
+from mmedge.errors import AccuracyError, BackendError, ExportError
+from mmedge.verify import difference
+from mmedge_export.variants import base_variant
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from mmedge.bundle import Bundle
+    from mmedge.spec import Array, Stage, Variant
+
+__all__ = ["OpenVinoRunner", "add_openvino"]
+
+
+class OpenVinoRunner:
+    """A graph's file in OpenVINO on the CPU, compiled for each set of shapes that it is given.
+
+    Args:
+        path: of the file.
+        stage: what it stands for, which says how many threads it is worth.
+        alone: whether it is the network's only stage.
+        threads: most threads; None: one for each core.
+
+    Raises:
+        ExportError: OpenVINO does not load the file.
+    """
+
+    def __init__(self, path: Path, stage: Stage, *, alone: bool, threads: int | None) -> None:
+        self._name = path.name
+        self._settings = compile_settings(stage, alone=alone, threads=threads)
+        try:
+            self._model: Any = core().read_model(_without_functions(path))
+        except RuntimeError as error:
+            raise ExportError(f"OpenVINO does not load {path.name}: {error}") from error
+        self._inputs = [port.any_name for port in self._model.inputs]
+        self._outputs = [port.any_name for port in self._model.outputs]
+        self._compiled: dict[tuple[tuple[int, ...], ...], Compiled] = {}
+
+    def __call__(self, values: Mapping[str, Array]) -> dict[str, Array]:
+        """Outputs by name.
+
+        Raises:
+            ExportError: OpenVINO does not compile the graph for these shapes, or the run failed.
+        """
+        given = [values[name] for name in self._inputs]
+        shapes = tuple(value.shape for value in given)
+        try:
+            if shapes not in self._compiled:
+                model = fixed(self._model, shapes)
+                self._compiled[shapes] = Compiled(model, self._settings, self._outputs)
+            return self._compiled[shapes].run(given)
+        except (RuntimeError, BackendError) as error:
+            raise ExportError(
+                f"OpenVINO fails on {self._name} with {list(shapes)}: {error}"
+            ) from error
+
+
+def _without_functions(path: Path) -> Path | bytes:
+    """A graph as OpenVINO takes it: the file, or its content with functions written out."""
+    import onnx
+    from onnx import inliner
+
+    if not onnx.load(path, load_external_data=False).functions:
+        return path
+    try:
+        written: bytes = inliner.inline_local_functions(onnx.load(path)).SerializeToString()
+    except ValueError as error:  # over 2 GB
+        raise ExportError(f"{path.name} has functions and is too large: {error}") from error
+    return written
+
+
+def add_openvino(bundle: Bundle) -> tuple[Bundle, Variant]:
+    """Add the float32 variant of OpenVINO, after checking it against the golden samples.
+
+    Args:
+        bundle: open; it is closed where this succeeds.
+
+    Returns:
+        The new bundle, open, and the variant.
+
+    Raises:
+        AccuracyError: it does not compute what the golden samples hold.
+        ExportError: OpenVINO is not installed or does not take a graph.
+    """
+    try:
+        version = metadata.version("openvino")
+    except metadata.PackageNotFoundError as error:
+        raise ExportError("OpenVINO is not installed: pip install 'mmedge[openvino]'") from error
+    base = base_variant(bundle, "ort")
+    if base is None:
+        raise ExportError(f"{bundle.path}: it has no float32 graphs; export the network again")
+    stages = bundle.manifest.in_order()
+    runners = {
+        stage.name: OpenVinoRunner(
+            bundle.file(stage.graph), stage, alone=len(stages) == 1, threads=None
+        )
+        for stage in stages
+    }
+    for number, sample in enumerate(bundle.samples()):
+        tensors = {**sample.inputs, **sample.outputs}
+        for name_of_stage, run in runners.items():
+            for name, value in run(tensors).items():
+                limit = base.tolerances.get(name, base.tolerance)
+                *_, used = difference(value, sample.outputs[name], limit)
+                if not used <= 1.0:
+                    raise AccuracyError(
+                        f"OpenVINO {version}, stage {name_of_stage!r}, golden sample {number}: "
+                        f"output {name!r} takes {used:.3g} of its tolerance ({limit}); use ONNX "
+                        "Runtime, and report this"
+                    )
+    files: dict[str, bytes | Path] = {}
+    own = {}
+    for stage in stages:
+        own[stage.name] = stage.graph
+        if bundle.functions(stage.graph):
+            own[stage.name] = name = f"{stage.graph.removesuffix('.onnx')}.inlined.onnx"
+            files[name] = _inlined(bundle.file(stage.graph))
+    made = replace(base, backend="openvino", files=own, build={"openvino": version}, metrics={})
+    return bundle.with_variant(made, files), made
+
+
+def _inlined(path: Path) -> bytes:
+    """A graph without functions, with weights in the same files."""
+    import onnx
+    from onnx import inliner
+
+    model = onnx.load(path, load_external_data=False)
+    written: bytes = inliner.inline_local_functions(model).SerializeToString()
+    return written

@@ -1,0 +1,140 @@
+"""Time variants of a bundle in processes of their own, in turn.
+
+Several engines in one process share its memory and disturb each other's threads, and one process
+differs from the next by where its memory lies. So every variant gets several fresh processes, and
+blocks of calls of all of them come in turn, in random order.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import subprocess
+import sys
+from time import perf_counter_ns, sleep
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from mmedge.errors import BackendError
+from mmedge.pipeline import load
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mmedge.spec import Variant
+
+__all__ = ["child", "time_apart"]
+
+#: Fresh processes of each variant, blocks of calls of each process, and milliseconds of a block.
+PROCESSES, BLOCKS, BLOCK_MS = 3, 7, 40.0
+#: Untimed calls before a block, and seconds that idle threads of others get to stop spinning.
+UNTIMED, PAUSE_S = 3, 0.02
+
+_PROGRAM = "from mmedge.bench.apart import child; child()"
+
+
+def time_apart(
+    path: str, variants: Sequence[Variant], *, threads: int | None = None
+) -> dict[str, float]:
+    """Milliseconds of a call by the variant's id: the median over processes of blocks' medians.
+
+    Golden samples are called in turn, one at a time, with nothing from the feature cache.
+
+    Args:
+        path: the bundle.
+        variants: of it, such as this machine can run.
+        threads: as for :func:`mmedge.load`.
+
+    Raises:
+        BackendError: a process failed; its own words are on standard error.
+    """
+    order = random.Random(0)  # noqa: S311 - an order of measurement, no secret
+    found: dict[str, list[float]] = {variant.id: [] for variant in variants}
+    for _ in range(PROCESSES):
+        with contextlib.ExitStack() as stack:
+            timers = [stack.enter_context(_Timer(path, variant, threads)) for variant in variants]
+            blocks: dict[str, list[float]] = {variant.id: [] for variant in variants}
+            for _ in range(BLOCKS):
+                order.shuffle(timers)
+                for timer in timers:
+                    blocks[timer.id].append(timer.block())
+            for name, times in blocks.items():
+                found[name].append(float(np.median(times)))
+    return {name: float(np.median(times)) for name, times in found.items()}
+
+
+class _Timer:
+    """A process that has one variant loaded and times blocks of calls on demand."""
+
+    def __init__(self, path: str, variant: Variant, threads: int | None) -> None:
+        self.id = variant.id
+        # -P: a module of the same name in the working directory must not be imported for the
+        # library's. Fixed program, our own module, no shell.
+        self._process = subprocess.Popen(  # noqa: S603
+            [sys.executable, "-P", "-c", _PROGRAM],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        chosen = (variant.backend, variant.precision, variant.target)
+        self._ask({"path": path, "variant": chosen, "threads": threads})
+
+    def block(self) -> float:
+        """Median milliseconds of the calls of a block."""
+        return float(self._ask({"ms": BLOCK_MS}))
+
+    def _ask(self, question: dict[str, Any]) -> Any:  # noqa: ANN401
+        line = ""
+        with contextlib.suppress(BrokenPipeError):
+            if self._process.stdin is not None and self._process.stdout is not None:
+                self._process.stdin.write(json.dumps(question) + "\n")
+                self._process.stdin.flush()
+                line = self._process.stdout.readline()
+        if not line:
+            self.__exit__()
+            raise BackendError(
+                f"variant {self.id}: the process that times it ended; see its words above"
+            )
+        return json.loads(line)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(BrokenPipeError):
+            if self._process.stdin is not None:
+                self._process.stdin.close()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+        self._process.wait()
+
+
+def child() -> None:
+    """Body of a timing process: load what the first line names, then time a block for each line."""
+    request = json.loads(sys.stdin.readline())
+    backend, precision, device = request["variant"]
+    with load(
+        request["path"], backend, precision, device,
+        threads=request["threads"], allow_unverified=True,
+    ) as pipe:  # fmt: skip
+        samples = [sample.inputs for sample in pipe.bundle.samples()]
+        for inputs in samples:
+            pipe.run(inputs, cached=False)
+        answer: float | None = None
+        while True:
+            print(json.dumps(answer), flush=True)  # noqa: T201
+            line = sys.stdin.readline()
+            if not line:
+                return
+            wanted = json.loads(line)["ms"] * 1e6
+            sleep(PAUSE_S)
+            times: list[int] = []
+            for inputs in samples[:UNTIMED]:
+                pipe.run(inputs, cached=False)
+            while sum(times) < wanted or len(times) < len(samples):
+                start = perf_counter_ns()
+                pipe.run(samples[len(times) % len(samples)], cached=False)
+                times.append(perf_counter_ns() - start)
+            answer = float(np.median(times)) / 1e6

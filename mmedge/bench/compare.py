@@ -1,0 +1,365 @@
+"""Two reports side by side: what differs, whether that is shown, and what may explain it.
+
+The first report is the baseline. A figure whose calls are in the report's series has a 95 %
+interval of the ratio of the second to the first, by the block bootstrap of
+:mod:`mmedge.bench.resample`: each run is resampled by itself, on the scale of logarithms. A
+difference is *shown* when that interval does not hold 1. Sizes and metrics are exact. Memory, cold
+start, energy and the medians of stages are one number a report: no confidence can be given, and
+none is.
+
+Each interval is wrong in one case of twenty by itself; of ten figures that did not change, one is
+shown to differ in four comparisons of ten. A gate (:mod:`mmedge.bench.gates`) asks for more.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from mmedge.bench.gates import Outcome, check
+from mmedge.bench.resample import LEAST_PARTS, Spread, half_width, misses, spreads
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from mmedge.bench.gates import Gate
+    from mmedge.bench.report import Report
+
+__all__ = ["Comparison", "Row", "compare"]
+
+Verdict = Literal["faster", "slower", "better", "worse", "same", "no difference shown", "not shown"]
+
+#: Figures of latency: name in a table and a gate -> key of a summary.
+LATENCY = {"p50": "p50", "p90": "p90", "p99": "p99", "p99.9": "p99_9", "mean": "mean"}
+
+#: How a run was made; a difference makes the comparison one of two different things.
+LOAD = (
+    "kind",
+    "mode",
+    "threads",
+    "inputs",
+    "rate_hz",
+    "gap_ms",
+    "seconds",
+    "recording",
+    "interference",
+)
+#: Words in the name of a figure of the device's state that bears on speed.
+STATE = ("frequency", "load", "temperature", "power")
+#: Relative difference up to which such a figure is the same; absolute below 1, for shares.
+STATE_DIFFERS = 0.1
+#: Share of the processor for other processes and other guests from which a machine is not quiet.
+NOT_QUIET = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One figure of both reports.
+
+    Attributes:
+        name: such as ``p99`` or ``stage camera p50``; gates use it.
+        unit: of ``a``, ``b`` and ``difference``: ``ms``, ``Hz``, ``bytes``, ``J``, ``share`` (of
+            calls), or ``""`` for the metric's own.
+        a: the first report's, None where it has none.
+        b: the second's.
+        higher_is_better: as with throughput and the metric.
+        ratio: b / a, None where one is missing or a is 0.
+        ratio_95: 95 % interval of the ratio, where calls could be resampled.
+        difference_95: 95 % interval of b - a, for the share of missed deadlines alone.
+        verdict: ``faster`` or ``slower`` (``better`` or ``worse`` where the figure is no speed)
+            when that is shown, and ``no difference shown`` when it is not; ``same`` for equal
+            numbers that are exact; ``not shown`` where no confidence can be given.
+        note: why there is no interval, or no figure; empty otherwise.
+    """
+
+    name: str
+    unit: str
+    a: float | None
+    b: float | None
+    higher_is_better: bool = False
+    ratio: float | None = None
+    ratio_95: tuple[float, float] | None = None
+    difference_95: tuple[float, float] | None = None
+    verdict: Verdict = "not shown"
+    note: str = ""
+
+    @property
+    def difference(self) -> float | None:
+        """``b - a``, None where one is missing."""
+        return None if self.a is None or self.b is None else self.b - self.a
+
+    @property
+    def worsening(self) -> float | None:
+        """How much worse ``b`` is, in the unit; negative when it is better."""
+        difference = self.difference
+        return -difference if difference is not None and self.higher_is_better else difference
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What :func:`compare` found.
+
+    Attributes:
+        rows: the figures.
+        remarks: what makes the comparison one of two different things, and other warnings.
+        explanations: what differs in the device's state and may explain the figures.
+        gates: what became of each gate.
+    """
+
+    rows: tuple[Row, ...]
+    remarks: tuple[str, ...]
+    explanations: tuple[str, ...]
+    gates: tuple[Outcome, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether no gate is broken."""
+        return not any(outcome.broken for outcome in self.gates)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        rows = [asdict(row) | {"difference": row.difference} for row in self.rows]
+        return {
+            "ok": self.ok,
+            "rows": rows,
+            "remarks": list(self.remarks),
+            "explanations": list(self.explanations),
+            "gates": [outcome.to_dict() for outcome in self.gates],
+        }
+
+
+def compare(a: Report, b: Report, gates: Sequence[Gate] = ()) -> Comparison:
+    """Compare the report ``b`` with the baseline ``a``.
+
+    Args:
+        a: the baseline.
+        b: what is compared with it.
+        gates: limits to a worsening, from :func:`mmedge.bench.gates.parse_gate`.
+
+    Raises:
+        InputError: a gate is on a figure that one of the reports does not have.
+    """
+    rows = tuple(_rows(a, b))
+    return Comparison(
+        rows,
+        tuple(_remarks(a, b)),
+        tuple(_explanations(a, b)),
+        tuple(check(gate, rows) for gate in gates),
+    )
+
+
+def _rows(a: Report, b: Report) -> Iterator[Row]:
+    # Two seeds: with one, two runs of equal length would be resampled at the same places.
+    ours, theirs = spreads(a.series, seed=1), spreads(b.series, seed=2)
+    for name, key in LATENCY.items():
+        yield _ratio_row(
+            name, "ms", a.latency_ms.get(key), b.latency_ms.get(key), ours.get(key), theirs.get(key)
+        )
+    yield _ratio_row(
+        "throughput",
+        "Hz",
+        a.throughput_hz,
+        b.throughput_hz,
+        ours.get("throughput"),
+        theirs.get("throughput"),
+        higher_is_better=True,
+    )
+    yield _deadline_row(a, b)
+    once = "one number a report"
+    yield _row("cold_start", "ms", a.cold_start_ms, b.cold_start_ms, note=once)
+    yield _row("memory", "bytes", a.peak_memory_bytes, b.peak_memory_bytes, note=once)
+    yield _exact_row("size", "bytes", a.size_bytes, b.size_bytes)
+    values = [None if report.metric is None else report.metric.get("value") for report in (a, b)]
+    yield _exact_row("metric", "", *values, higher_is_better=True)
+    joules = [report.energy.get("joules_per_result") for report in (a, b)]
+    yield _row("energy", "J", *joules, note=once)
+    for stage in dict.fromkeys((*a.stages, *b.stages)):
+        medians = [report.stages.get(stage, {}).get("p50") for report in (a, b)]
+        yield _row(f"stage {stage} p50", "ms", *medians, note=once)
+
+
+def _row(
+    name: str,
+    unit: str,
+    a: float | None,
+    b: float | None,
+    *,
+    note: str = "",
+    higher_is_better: bool = False,
+    **rest: Any,  # noqa: ANN401
+) -> Row:
+    """A row with its ratio, and with a note on which report lacks the figure."""
+    lacking = [who for who, value in (("A", a), ("B", b)) if value is None]
+    if lacking:
+        note = f"{' and '.join(lacking)} cannot give it"
+    ratio = b / a if a and b is not None else None
+    return Row(name, unit, a, b, higher_is_better, ratio, note=note, **rest)
+
+
+def _exact_row(
+    name: str, unit: str, a: float | None, b: float | None, *, higher_is_better: bool = False
+) -> Row:
+    verdict: Verdict = "not shown"
+    if a is not None and b is not None:
+        verdict = "same" if a == b else "better" if (b > a) == higher_is_better else "worse"
+    return _row(name, unit, a, b, higher_is_better=higher_is_better, verdict=verdict)
+
+
+def _ratio_row(
+    name: str,
+    unit: str,
+    a: float | None,
+    b: float | None,
+    ours: Spread | None,
+    theirs: Spread | None,
+    *,
+    higher_is_better: bool = False,
+) -> Row:
+    if not a or not b or ours is None or theirs is None:
+        return _row(
+            name,
+            unit,
+            a,
+            b,
+            note="too few calls in a series to resample",
+            higher_is_better=higher_is_better,
+        )
+    half, middle = half_width(ours, theirs), math.log(b / a)
+    low, high = math.exp(middle - half), math.exp(middle + half)
+    verdict: Verdict = "no difference shown"
+    if low > 1.0 or high < 1.0:
+        verdict = "faster" if (low > 1.0) == higher_is_better else "slower"
+    return _row(
+        name,
+        unit,
+        a,
+        b,
+        higher_is_better=higher_is_better,
+        ratio_95=(low, high),
+        verdict=verdict,
+    )
+
+
+def _deadline_row(a: Report, b: Report) -> Row:
+    """Share of calls that missed the deadline, where both had the same one."""
+    if a.deadline is None or b.deadline is None or a.deadline["ms"] != b.deadline["ms"]:
+        limits = [None if report.deadline is None else report.deadline["ms"] for report in (a, b)]
+        words = " and ".join("none" if limit is None else f"{limit:g} ms" for limit in limits)
+        return Row("deadline", "share", None, None, note=f"the deadlines are {words}")
+    limit, rates = a.deadline["ms"], (a.deadline["rate"], b.deadline["rate"])
+    ours, theirs = misses(a.series, limit, seed=1), misses(b.series, limit, seed=2)
+    if ours is None or theirs is None:
+        return _row("deadline", "share", *rates, note="too few calls in a series to resample")
+    half, middle = half_width(ours, theirs), rates[1] - rates[0]
+    verdict: Verdict = "no difference shown"
+    if abs(middle) > half:
+        verdict = "worse" if middle > 0.0 else "better"
+    interval = (middle - half, middle + half)
+    return _row("deadline", "share", *rates, difference_95=interval, verdict=verdict)
+
+
+def _remarks(a: Report, b: Report) -> Iterator[str]:
+    for key in LOAD:
+        if a.load.get(key) != b.load.get(key):
+            yield f"DIFFERENT LOAD: {key} is {a.load.get(key)} in A and {b.load.get(key)} in B"
+    if a.bundle.get("name") != b.bundle.get("name"):
+        yield f"DIFFERENT BUNDLES: A is {a.bundle.get('name')}, B is {b.bundle.get('name')}"
+    elif a.bundle.get("manifest_sha256") != b.bundle.get("manifest_sha256"):
+        yield "DIFFERENT BUNDLES of the same name: their manifests' digests differ"
+    if a.variant != b.variant:
+        yield f"different variants: A is {a.variant}, B is {b.variant}"
+    if a.device.get("cpu") != b.device.get("cpu") or a.device.get("name") != b.device.get("name"):
+        where = " and ".join(
+            f"{report.device.get('name')} ({report.device.get('cpu')})" for report in (a, b)
+        )
+        yield f"DIFFERENT MACHINES: {where}"
+    names = [report.metric["name"] for report in (a, b) if report.metric is not None]
+    if len(set(names)) > 1:
+        yield f"DIFFERENT METRICS: {names[0]} and {names[1]}"
+    for who, report in (("A", a), ("B", b)):
+        if len(set(report.series.get("part") or ())) < LEAST_PARTS:
+            yield (
+                f"{who} was measured in fewer than {LEAST_PARTS} fresh sessions: what differs from "
+                "session to session is not in the intervals"
+            )
+        others = _others(report.device)
+        if others is not None and others > NOT_QUIET:
+            yield (
+                f"{who} was measured beside other work, which had {others:.0%} of the processor: "
+                "runs on such a machine differ by more than their intervals"
+            )
+        if report.warmup.get("settled") is False:
+            yield f"{who} was timed before its latency had settled"
+
+
+def _others(device: Mapping[str, Any]) -> float | None:
+    """Mean share of the processor that others had during the run; None where it was not sampled."""
+    loads = [sample["load"] for sample in device.get("during", ()) if sample.get("load")]
+    return _mean([(load.get("others") or 0.0) + (load.get("steal") or 0.0) for load in loads])
+
+
+def _explanations(a: Report, b: Report) -> Iterator[str]:
+    for who, report in (("A", a), ("B", b)):
+        throttled = report.device.get("throttled")
+        if throttled and not throttled.startswith("unknown"):
+            yield f"{who} was throttled: {throttled}"
+    ours, theirs = _state(a.device), _state(b.device)
+    for key in dict.fromkeys((*ours, *theirs)):
+        here, there = ours.get(key), theirs.get(key)
+        if _differs(key, here, there):
+            yield f"{key}: {_words(here)} in A, {_words(there)} in B"
+
+
+def _state(device: Mapping[str, Any]) -> dict[str, Any]:
+    """What the device was, by dotted name: lasting facts, its state before, and means during."""
+    before = device.get("before", {})
+    own = {"before", "during", "after", "sampling", "throttled"}
+    lasting = {key: value for key, value in device.items() if key not in own | before.keys()}
+    samples = [_leaves(sample, "during.") for sample in device.get("during", ())]
+    names = dict.fromkeys(name for sample in samples for name in sample if _bears(name))
+    return {
+        **_leaves(lasting),
+        **_leaves(before, "before."),
+        **{name: _mean([sample.get(name) for sample in samples]) for name in names},
+    }
+
+
+def _leaves(tree: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = f"{path}{key}"
+        if isinstance(value, dict):
+            leaves |= _leaves(value, f"{name}.")
+        elif key == "load_average" and value:
+            leaves[name] = value[0]  # over the last minute
+        elif key.startswith("frequency") and isinstance(value, list):
+            leaves[name] = _mean(value)
+        else:
+            leaves[name] = value
+    return leaves
+
+
+def _mean(values: Sequence[Any]) -> float | None:
+    numbers = [value for value in values if isinstance(value, int | float)]
+    return sum(numbers) / len(numbers) if numbers else None
+
+
+def _bears(name: str) -> bool:
+    """Whether a figure of that name bears on speed."""
+    return any(word in name for word in STATE)
+
+
+def _differs(name: str, a: Any, b: Any) -> bool:  # noqa: ANN401
+    """Whether two values of one part of the state are worth a word."""
+    if a == b:
+        return False
+    numbers = [value for value in (a, b) if isinstance(value, int | float)]
+    if _bears(name) and len(numbers) == 2:
+        return bool(abs(a - b) > STATE_DIFFERS * max(abs(a), abs(b), 1.0))
+    # Counters and free memory differ between any two runs.
+    return not numbers or not name.startswith(("before.", "during."))
+
+
+def _words(value: Any) -> str:  # noqa: ANN401
+    return f"{value:g}" if isinstance(value, float) else str(value)

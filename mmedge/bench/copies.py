@@ -1,0 +1,151 @@
+"""Which tensors a call copies, and which pass by reference: counted on the arrays of a real call.
+
+What an engine does inside itself is not seen: a GPU's cache, or a change of layout, is its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mmedge.feeds import Feeds
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mmedge.pipeline import Pipeline
+    from mmedge.spec import Array, Stage
+
+__all__ = ["Copy", "copies"]
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """One kind of tensor and how it passes.
+
+    Attributes:
+        what: the tensors, in words.
+        bytes: copied in one call; 0 where they pass by reference.
+        why: the reason, or what makes a copy needless.
+    """
+
+    what: str
+    bytes: int
+    why: str
+
+
+def copies(pipe: Pipeline, inputs: Mapping[str, Any]) -> tuple[Copy, ...]:
+    """Run every stage once and tell what is copied on the way from ``inputs`` to the outputs.
+
+    The feature cache is left alone: each stage runs, and what the cache would spare is counted.
+
+    Args:
+        pipe: an open pipeline.
+        inputs: as for :meth:`mmedge.Pipeline.run`.
+
+    Returns:
+        In the order of a call; what is not copied is in it with 0 bytes.
+
+    Raises:
+        InputError, BackendError: as :meth:`mmedge.Pipeline.run`.
+    """
+    manifest = pipe.bundle.manifest
+    on_gpu = pipe.variant.target != "cpu"
+    values = Feeds(pipe.bundle, on_gpu=on_gpu).prepare(inputs)
+    rows = [_given(name, inputs, value) for name, value in values.items()]
+    made: dict[str, Array] = {}
+    for stage in manifest.in_order():
+        feeds = {spec.name: values[spec.name] for spec in stage.inputs}
+        outputs = pipe.run_stage(stage.name, feeds)
+        rows += _into(stage, pipe, feeds, made)
+        rows.append(_out_of(stage, outputs, on_gpu=on_gpu))
+        values.update(outputs)
+        made.update(outputs)
+    return (*rows, *_cached(pipe, made))
+
+
+def _given(name: str, inputs: Mapping[str, Any], prepared: Any) -> Copy:  # noqa: ANN401
+    """From what the caller passes to what the stages take."""
+    what = f"input {name}"
+    if name not in inputs or isinstance(inputs[name], str):
+        size = _bytes(prepared)
+        # What stands in is remembered with inputs of which no more than dtype and shape is checked.
+        if all(isinstance(x, np.ndarray) and x.flags.c_contiguous for x in inputs.values()):
+            return Copy(
+                what, 0, f"a stand-in of {size} bytes, made once for inputs of these shapes"
+            )
+        return Copy(what, size, "made in each call: tokens of a text, or what stands in beside one")
+    given = inputs[name]
+    if given is prepared:
+        return Copy(what, 0, "taken where it lies")
+    if not isinstance(given, np.ndarray):
+        given = np.from_dlpack(given)
+    if np.shares_memory(given, prepared):
+        return Copy(what, 0, "another library's array, taken where it lies")
+    return Copy(what, _bytes(prepared), "not C-contiguous; pass one that is")
+
+
+def _into(
+    stage: Stage, pipe: Pipeline, feeds: Mapping[str, Any], made: Mapping[str, Array]
+) -> list[Copy]:
+    """What a stage takes, from the caller and from other stages."""
+    rows = []
+    for origin, names in (
+        ("inputs", [name for name in feeds if name not in made]),
+        ("tensors of other stages", [name for name in feeds if name in made]),
+    ):
+        if not names:
+            continue
+        what = f"{origin} into {stage.name} ({len(names)})"
+        host = [feeds[name] for name in names if isinstance(feeds[name], np.ndarray)]
+        size = sum(map(_bytes, host))
+        if pipe.variant.target != "cpu":
+            why = "host to device" if host else "they lie on the device"
+        elif pipe.variant.backend == "openvino":
+            # Its session lays a tensor over an array only where that may be written.
+            locked = [value for value in host if not value.flags.writeable]
+            why = f"{size} bytes by reference, but what is read-only is copied"
+            size = sum(map(_bytes, locked))
+        else:
+            size, why = 0, f"{size} bytes by reference: ONNX Runtime reads them where they lie"
+        rows.append(Copy(what, size, why))
+    return rows
+
+
+def _out_of(stage: Stage, outputs: Mapping[str, Array], *, on_gpu: bool) -> Copy:
+    """What a stage yields: an array over the engine's own buffer, or a copy of that."""
+    what = f"outputs of {stage.name} ({len(outputs)})"
+    size = sum(map(_bytes, outputs.values()))
+    if on_gpu:
+        return Copy(what, size, "device to host")
+    copied = sum(_bytes(value) for value in outputs.values() if value.flags.owndata)
+    if copied:
+        return Copy(what, copied, "copied out of buffers that the engine uses again")
+    return Copy(what, 0, f"{size} bytes by reference: arrays over the engine's own buffers")
+
+
+def _cached(pipe: Pipeline, made: Mapping[str, Array]) -> list[Copy]:
+    """Outputs of the network that the feature cache may hold as well."""
+    manifest = pipe.bundle.manifest
+    features = {s.name for stage in manifest.stages if stage.modality for s in stage.outputs}
+    names = [name for name in manifest.outputs if name in features]
+    if not names or not pipe.cache_info():
+        return []
+    return [
+        Copy(
+            f"outputs {', '.join(names)}",
+            sum(_bytes(made[name]) for name in names),
+            "the feature cache holds them, and the caller may write to its own; not copied in a "
+            "call with cached=False",
+        )
+    ]
+
+
+def _bytes(value: Any) -> int:  # noqa: ANN401
+    """Size of an array on the host, or of one that lies on a GPU."""
+    if isinstance(value, np.ndarray):
+        return value.nbytes
+    interface = value.__cuda_array_interface__
+    return int(np.prod(interface["shape"]) * np.dtype(interface["typestr"]).itemsize)

@@ -1,0 +1,378 @@
+"""Where a stage's time goes, operator by operator, under the modules of the original network.
+
+Each stage runs in a session of its own with the backend's profiler on, so that what is timed
+elsewhere stays undisturbed. A backend's graph is not the exported one any more: it has fused some
+nodes and added others. Which module a node belongs to is found through the tensors: a fused node
+still makes a tensor that has its old name.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import math
+import tempfile
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field, replace
+from itertools import takewhile
+from pathlib import Path
+from statistics import fmean
+from time import perf_counter_ns
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from mmedge.backends import SessionOptions
+from mmedge.bundle.onnxfile import fields
+from mmedge.feeds import Feeds
+from mmedge.pipeline import load
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from os import PathLike
+
+    from mmedge.pipeline import Pipeline
+    from mmedge.spec import Array, Stage, Variant
+
+__all__ = ["FUSED", "NETWORK", "Operator", "Profile", "Span", "profile"]
+
+T = TypeVar("T")
+
+#: Key of the node metadata in which torch's exporter writes the names of the modules around a node,
+#: outermost first, as a Python list whose last element is the operator.
+SCOPES = "pkg.torch.onnx.name_scopes"
+
+#: Module of nodes that lie in none of the network's modules, as far as its graph tells.
+NETWORK = "(network)"
+#: Module of nodes that the backend made and of which nothing tells where they come from.
+FUSED = "(fused)"
+
+#: Untimed runs before those that count.
+WARMUP = 3
+
+#: What ONNX Runtime hangs on a tensor's name to name a node that makes it in a blocked layout.
+BLOCKED = "_nchwc"
+
+#: Operators that ONNX Runtime fuses with their neighbours into one of the same name or one that
+#: ends in it, such as FusedConv and BiasGelu.
+FUSING = frozenset({"Conv", "ConvTranspose", "Gelu", "Gemm", "LayerNormalization", "MatMul"})
+
+#: Nodes that a fused one is looked for behind its result: Conv, Add, Relu and a Q/DQ pair.
+FUSED_DEPTH = 5
+
+UNSEEN = (
+    "ONNX Runtime counts whole microseconds of each operator, rounded down. Between the operators' "
+    "sum and the stage's time lie this rounding, what passes between two operators, and the call "
+    "from Python; profiling itself lengthens a run."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """All nodes of one operator in one module of one stage.
+
+    Attributes:
+        stage: name of the stage.
+        module: qualified name in the original network, without a root that all modules share;
+            :data:`NETWORK` or :data:`FUSED` where there is none.
+        op: operator, as the backend runs it.
+        calls: nodes of this kind that run in one call.
+        ms: milliseconds of them together in one call, mean over the calls.
+        share: of the time of all operators of the stage, 0 to 1.
+    """
+
+    stage: str
+    module: str
+    op: str
+    calls: int
+    ms: float
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """One node of one profiled run: when it began after the run's start, and how long it took."""
+
+    name: str
+    op: str
+    module: str
+    start_us: float
+    us: float
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """What operators took.
+
+    Attributes:
+        rows: largest time first; empty where the backend has no such profile.
+        stages: by stage ``profiled_ms`` (its operators together, mean over the profiled calls) and
+            ``stage_ms`` (the stage without a profiler, mean over as many calls). All means are over
+            the half of the calls whose length is in the middle.
+        unseen: what the profile does not see, or why there is none, in words.
+        spans: by stage the nodes of one profiled call, that of the median total, in order.
+    """
+
+    rows: tuple[Operator, ...]
+    stages: Mapping[str, Mapping[str, float]]
+    unseen: str
+    spans: Mapping[str, tuple[Span, ...]] = field(default_factory=dict)
+
+
+def profile(
+    path: str | PathLike[str],
+    variant: Variant,
+    inputs: Mapping[str, Any],
+    *,
+    threads: int | None = None,
+    calls: int = 20,
+) -> Profile:
+    """Run each stage of a bundle on one sample with the backend's profiler on.
+
+    Args:
+        path: the bundle.
+        variant: which of its variants; ONNX Runtime's on the CPU have a profile.
+        inputs: as for :meth:`mmedge.Pipeline.run`, on the host.
+        threads: as for :func:`mmedge.load`.
+        calls: profiled calls, at least 1.
+
+    Raises:
+        ValueError: ``calls`` < 1.
+        MMEdgeError: whatever loading and running raise.
+    """
+    if calls < 1:
+        raise ValueError(f"calls must be >= 1, got {calls}")
+    if variant.backend != "ort":
+        return Profile((), {}, f"no profile by operator: mmedge reads none of {variant.backend}")
+    if variant.target != "cpu":
+        return Profile((), {}, "no profile by operator: on a GPU ONNX Runtime times launches only")
+    found: dict[str, list[list[Span]]] = {}
+    plain_ms: dict[str, float] = {}
+    with load(
+        Path(path),
+        variant.backend,
+        variant.precision,
+        variant.target,
+        threads=threads,
+        allow_unverified=True,
+    ) as pipe:
+        values = Feeds(pipe.bundle).prepare(inputs)
+        for stage in pipe.bundle.manifest.in_order():
+            feeds = {spec.name: values[spec.name] for spec in stage.inputs}
+            plain_ms[stage.name], outputs = _plain(pipe, stage.name, feeds, calls)
+            found[stage.name] = _profiled(pipe, stage, feeds, threads, calls)
+            values.update(outputs)
+    return _digest(found, plain_ms)
+
+
+def _plain(
+    pipe: Pipeline, stage: str, feeds: Mapping[str, Any], calls: int
+) -> tuple[float, dict[str, Array]]:
+    """Milliseconds of a run of the stage as it is, and its outputs."""
+    took = []
+    for _ in range(WARMUP + calls):
+        start = perf_counter_ns()
+        outputs = pipe.run_stage(stage, feeds)
+        took.append(perf_counter_ns() - start)
+    return fmean(_middle(sorted(took[WARMUP:]))) / 1e6, outputs
+
+
+def _profiled(
+    pipe: Pipeline, stage: Stage, feeds: Mapping[str, Any], threads: int | None, calls: int
+) -> list[list[Span]]:
+    """The nodes of each profiled run."""
+    from mmedge.backends.ort import OPTIMISED, open_stage
+
+    bundle, variant = pipe.bundle, pipe.variant
+    with tempfile.TemporaryDirectory(prefix="mmedge-profile-") as name:
+        folder = Path(name)
+        session = open_stage(
+            bundle, stage, variant, options=SessionOptions(threads=threads), profile=folder
+        )
+        bundle.release()
+        try:
+            for _ in range(WARMUP + calls):
+                session.run(feeds)
+            events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+        finally:
+            session.close()
+        rewritten = memoryview((folder / OPTIMISED).read_bytes())
+        modules = _modules(bundle.read(variant.files[stage.name]), rewritten)
+    # A graph that did not come from torch tells no modules at all.
+    other = FUSED if set(modules.values()) - {NETWORK} else NETWORK
+    return [_spans(run, modules, other) for run in _by_run(events)[WARMUP:]]
+
+
+def _by_run(events: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Events of nodes by run, each run's in the order they began."""
+    runs = sorted(e["ts"] for e in events if e.get("name") == "model_run")
+    found: list[list[dict[str, Any]]] = [[] for _ in runs]
+    at = -1
+    nodes = [e for e in events if e.get("cat") == "Node" and e["name"].endswith(_KERNEL)]
+    # A node that holds a subgraph begins with the subgraph's first: the longer one goes first.
+    for event in sorted(nodes, key=lambda e: (e["ts"], -e["dur"])):
+        while at + 1 < len(runs) and runs[at + 1] <= event["ts"]:
+            at += 1
+        # Times count from the run's start.
+        found[at].append({**event, "ts": event["ts"] - runs[at]})
+    return found
+
+
+#: What ONNX Runtime hangs on the node's name where the event is the kernel's own time.
+_KERNEL = "_kernel_time"
+
+
+def _spans(events: list[dict[str, Any]], modules: Mapping[str, str], other: str) -> list[Span]:
+    """Nodes with the time they took themselves: a node's subgraph (If, Loop) counts on its own.
+
+    ``other`` is the module of nodes that are not among ``modules``.
+    """
+    own = [float(event["dur"]) for event in events]
+    around: list[int] = []
+    for index, event in enumerate(events):
+        while around and _end(events[around[-1]]) < _end(event):
+            around.pop()
+        if around and events[around[-1]]["args"].get("op_name") in {"If", "Loop", "Scan"}:
+            own[around[-1]] -= event["dur"]
+        around.append(index)
+    spans = []
+    for event, us in zip(events, own, strict=True):
+        name = event["name"].removesuffix(_KERNEL)
+        op = event["args"].get("op_name", name)
+        spans.append(Span(name, op, modules.get(name, other), float(event["ts"]), max(us, 0.0)))
+    return spans
+
+
+def _end(event: Mapping[str, Any]) -> int:
+    return int(event["ts"] + event["dur"])
+
+
+def _digest(found: Mapping[str, list[list[Span]]], plain_ms: Mapping[str, float]) -> Profile:
+    """Rows and totals of all stages' runs."""
+    root = _common_root({s.module for runs in found.values() for run in runs for s in run})
+    rows: list[Operator] = []
+    stages: dict[str, dict[str, float]] = {}
+    spans: dict[str, tuple[Span, ...]] = {}
+    for stage, profiled in found.items():
+        runs = _middle(sorted(profiled, key=lambda run: sum(span.us for span in run)))
+        times: dict[tuple[str, str], list[float]] = defaultdict(list)
+        for span in (span for run in runs for span in run):
+            times[span.module.removeprefix(root), span.op].append(span.us)
+        took = {key: math.fsum(us) / len(runs) for key, us in times.items()}
+        counts = Counter((span.module.removeprefix(root), span.op) for span in runs[0])
+        total = math.fsum(took.values())
+        rows += [
+            Operator(stage, module, op, counts[module, op], us / 1e3, us / total if total else 0.0)
+            for (module, op), us in took.items()
+        ]
+        stages[stage] = {"profiled_ms": total / 1e3, "stage_ms": plain_ms[stage]}
+        spans[stage] = tuple(
+            replace(span, module=span.module.removeprefix(root)) for span in runs[len(runs) // 2]
+        )
+    rows.sort(key=lambda row: (-row.ms, row.stage, row.module, row.op))
+    return Profile(tuple(rows), stages, UNSEEN, spans)
+
+
+def _middle(ordered: Sequence[T]) -> Sequence[T]:
+    """The middle half: a run that the system interrupted would stand for a whole module."""
+    cut = len(ordered) // 4
+    return ordered[cut : len(ordered) - cut]
+
+
+def _common_root(modules: set[str]) -> str:
+    """What all modules' names begin with, up to and with a dot; never the whole of a name."""
+    paths = [name.split(".")[:-1] for name in modules - {NETWORK, FUSED}]
+    shared = takewhile(lambda parts: len(set(parts)) == 1, zip(*paths, strict=False))
+    return "".join(f"{parts[0]}." for parts in shared)
+
+
+@dataclass(frozen=True, slots=True)
+class _Node:
+    """A node of a graph; ``module`` is None where its metadata tells none."""
+
+    name: str
+    op: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    module: str | None
+
+
+def _modules(exported: memoryview, rewritten: memoryview) -> dict[str, str]:
+    """Module of each node of the rewritten graph, by the node's name.
+
+    It is that of the exported node which makes the same tensor: for a fused node, that of the node
+    behind it with the operator that gives the fused one its name. A node that makes no tensor of
+    the exported graph, or one of no module, counts for the module that uses its result.
+    """
+    named: dict[str, _Node] = {}
+    makers: dict[str, _Node] = {}
+    for node in _nodes(exported):
+        named[node.name] = node
+        makers.update(dict.fromkeys(node.outputs, node))
+    found: dict[str, str] = {}
+    used_by: dict[str, str] = {}
+    for node in reversed(list(_nodes(rewritten))):
+        module = None
+        # In a blocked layout a node makes another tensor; its name still holds that of the old one.
+        for value in (*node.outputs, node.name.removesuffix(BLOCKED)):
+            maker = makers.get(value) or named.get(value)
+            module = module or (_origin(maker, node.op, makers) if maker else None)
+        for value in node.outputs:
+            module = module or used_by.get(value)
+        if module is not None:
+            found[node.name] = module
+            used_by.update(dict.fromkeys(node.inputs, module))
+    return dict.fromkeys(named, NETWORK) | found
+
+
+def _origin(maker: _Node, op: str, makers: Mapping[str, _Node]) -> str | None:
+    """Module of the nearest node behind ``maker`` whose operator ends the fused one's name."""
+    level = [maker]
+    for _ in range(FUSED_DEPTH):
+        for node in level:
+            if node.op in FUSING and op.endswith(node.op) and node.module is not None:
+                return node.module
+        level = [makers[value] for node in level for value in node.inputs if value in makers]
+    return maker.module
+
+
+def _nodes(model: memoryview) -> Iterator[_Node]:
+    """All nodes of a serialised ModelProto, those of subgraphs too (fields from onnx.proto)."""
+    for number, part in fields(model):
+        if number == 7:  # ModelProto.graph
+            yield from _graph_nodes(part)
+
+
+def _graph_nodes(graph: memoryview) -> Iterator[_Node]:
+    for number, part in fields(graph):
+        if number != 1:  # GraphProto.node
+            continue
+        texts: dict[int, list[str]] = defaultdict(list)
+        subgraphs: list[memoryview] = []
+        module = None
+        for key, value in fields(part):
+            if key in {1, 2, 3, 4}:  # NodeProto.input, output, name, op_type
+                texts[key].append(str(value, "utf-8", "replace"))
+            elif key == 5:  # NodeProto.attribute; AttributeProto.g, graphs
+                subgraphs += [inner for kind, inner in fields(value) if kind in {6, 11}]
+            elif key == 9:  # NodeProto.metadata_props; StringStringEntryProto.key, value
+                entry = {kind: str(text, "utf-8", "replace") for kind, text in fields(value)}
+                if entry.get(1) == SCOPES:
+                    module = _module(entry.get(2, ""))
+        name, op = "".join(texts[3]), "".join(texts[4])
+        weight = texts[1][1] if len(texts[1]) > 1 else ""
+        # A batch norm that export folded into the convolution before it left its own name there.
+        if op in {"Conv", "ConvTranspose"} and module and weight.endswith(".weight"):
+            module = weight.removesuffix(".weight")
+        yield _Node(name, op, tuple(texts[1]), tuple(texts[2]), module)
+        for subgraph in subgraphs:
+            yield from _graph_nodes(subgraph)
+
+
+def _module(scopes: str) -> str | None:
+    """The innermost module of a list of scopes as text; None where it is no such list."""
+    try:
+        names = ast.literal_eval(scopes)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return None
+    if not isinstance(names, list) or len(names) < 2:
+        return None
+    return str(names[-2]) or NETWORK

@@ -1,0 +1,302 @@
+"""Replay of a recording through a stream, in an open loop: samples come when they came.
+
+A closed loop asks for the next call when the last one is done, and so never sees a queue. Here each
+sample is pushed at its recorded arrival whether the pipeline is ready or not, and latency counts
+from that arrival: what a sample waited for is part of it.
+"""
+
+from __future__ import annotations
+
+import threading
+from time import monotonic, perf_counter
+from typing import TYPE_CHECKING
+
+from mmedge.bench import coldstart, host
+from mmedge.bench.measure import facts
+from mmedge.bench.monitor import Monitor
+from mmedge.bench.report import Report
+from mmedge.bench.stats import confidence, deadline, jitter, summary, thin
+from mmedge.bench.stream_run import Book, StreamRun, Timed
+from mmedge.bench.warmup import warm_up
+from mmedge.errors import BundleError, InputError
+from mmedge.pipeline import load
+from mmedge.recording import Golden, open_recording
+from mmedge.recording.pace import Pace, pace
+from mmedge.stream import Stream
+from mmedge.verify import verify
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from mmedge.align import Policy
+    from mmedge.clock import SimulatedClock
+    from mmedge.pipeline import Pipeline
+    from mmedge.recording import Recording
+
+__all__ = ["SECONDS", "StreamRun", "bench_stream", "replay"]
+
+#: Default seconds of golden samples.
+SECONDS = 10.0
+#: Results that may wait to be fetched: more than can come between two looks.
+KEEP = 65536
+#: Seconds between two looks whether all is done, and most of them after the last push.
+LOOK, DRAIN = 0.1, 60.0
+
+
+def replay(
+    pipe: Pipeline,
+    recording: Recording,
+    *,
+    trigger: str | float,
+    deadline_ms: float | None = None,
+    align: Mapping[str, Policy] | None = None,
+    speed: float = 1.0,
+    clock: SimulatedClock | None = None,
+) -> StreamRun:
+    """Push a recording's samples into a new stream at their recorded arrivals; collect its results.
+
+    Stamps are shifted by as much as arrivals, so that a sample is as old when it is pushed as it
+    was. One thread pushes, another reads ahead; results are fetched in the caller's.
+
+    Args:
+        pipe: a loaded pipeline with the recording's modalities.
+        recording: from :func:`mmedge.recording.open_recording`, or golden samples.
+        trigger: as for :class:`mmedge.Stream`, like the next two. With a number, results end soon
+            after the last sample.
+        deadline_ms: see above.
+        align: see above.
+        speed: how many recorded seconds pass in one second, above 0. Ages shrink by it, too.
+        clock: None: real time. On a simulated clock no thread is used, and the same recording gives
+            the same run.
+
+    Raises:
+        InputError: the recording does not fit the bundle, lacks what triggers, or cannot be read;
+            or a number that cannot be.
+    """
+    if not 0.0 < speed < float("inf"):
+        raise InputError(f"speed must be above 0, got {speed}")
+    _check_fits(pipe, recording, trigger)
+    timed = Timed(pipe)
+    with Stream(
+        pipe if clock is not None else timed,
+        trigger=trigger,
+        deadline_ms=deadline_ms,
+        align=align,
+        clock=clock,
+        keep=KEEP,
+    ) as stream:
+        run = Book(stream, trigger)
+        if clock is None:
+            done = _in_threads(run, recording, speed)
+        else:
+            done = _simulated(run, recording, speed, clock)
+        return run.summary(done, timed.stages_ms if clock is None else {})
+
+
+def bench_stream(
+    path: str,
+    backend: str = "auto",
+    precision: str | None = None,
+    device: str | None = None,
+    *,
+    trigger: str | float,
+    recording: str | Path | None = None,
+    seconds: float = SECONDS,
+    deadline_ms: float | None = None,
+    threads: int | None = None,
+    warmup: int | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Report:
+    """Measure a stream over one variant of the bundle at ``path`` on this machine.
+
+    Outputs are checked against the golden samples first, and the pipeline is warmed up by whole
+    calls. ``latency_ms``, its intervals and ``series`` are of fresh results, as
+    :class:`StreamRun` defines them; ``deadline`` counts each result, a stale or an empty one as
+    missed. ``stages`` are their runs in the stream, which may overlap. Cold start and peak memory
+    are those of a fresh process that makes one-shot calls.
+
+    Args:
+        path: as for :func:`mmedge.load`, like the next three and ``threads``.
+        backend: which one may run.
+        precision: which variants may run.
+        device: for what they were made.
+        trigger: what a result is made for; as for :class:`mmedge.Stream`.
+        recording: replayed as it came. None: golden samples at each modality's nominal rate
+            (:class:`mmedge.recording.Golden`).
+        seconds: how long golden samples are pushed; not used with a recording.
+        deadline_ms: from a trigger to its result.
+        threads: intra-op threads of each stage on the CPU.
+        warmup: untimed calls; None: until latency is steady.
+        progress: called with the phase's name, steps done and steps in all.
+
+    Raises:
+        AccuracyError: the variant does not reproduce the golden samples.
+        BundleError: there are none.
+        InputError: as :func:`replay`, or no trigger came to a fresh result.
+        MMEdgeError: whatever loading raises.
+    """
+    tell = progress or _silent
+    opened = None if recording is None else open_recording(recording)
+    state = host.state()
+    # The first call is timed; that outputs are right is checked after it.
+    with load(path, backend, precision, device, threads=threads, allow_unverified=True) as pipe:
+        variant, bundle = pipe.variant, pipe.bundle
+        last = trigger if isinstance(trigger, str) else None
+        source = opened or Golden(bundle, seconds=seconds, last=last)
+        inputs = [sample.inputs for sample in bundle.samples()]
+        if not inputs:
+            raise BundleError(f"{path}: no golden samples to check it with; export it again")
+        _check_fits(pipe, source, trigger)
+        begun = perf_counter()
+        pipe.run(inputs[0], cached=False)
+        first = perf_counter() - begun
+        checked = verify(pipe, progress=lambda done: tell("verify", done, len(inputs)))
+        checked.check()
+        warmed = warm_up(
+            lambda call: pipe.run(inputs[call % len(inputs)], cached=False),
+            warmup,
+            tell=lambda done, most: tell("warm up", done, most),
+        )
+        tell("stream", 0, 1)
+        with Monitor() as monitor:
+            run = replay(pipe, source, trigger=trigger, deadline_ms=deadline_ms)
+        tell("stream", 1, 1)
+        if not run.latency_ms:
+            raise InputError(
+                f"{source.name}: no trigger came to a fresh result, of {run.results}; dropped: "
+                f"{run.drops}. Look for a required modality that is missing or too old"
+            )
+        known = facts(pipe)
+    tell("cold start", 0, 1)
+    cold = coldstart.measure(
+        path,
+        variant=(variant.backend, variant.precision, variant.target),
+        threads=threads,
+        calls=len(inputs),
+    )
+    tell("cold start", 1, 1)
+    return Report(
+        **known,
+        load={
+            "kind": "rate" if opened is None else "replay",
+            "mode": "stream",
+            "calls": len(run.latency_ms),
+            "seconds": seconds if opened is None else None,
+            "threads": threads,
+            "inputs": _words(source, trigger, run),
+            "rate_hz": _rate(source, trigger),
+            "gap_ms": None,
+            "recording": None if opened is None else opened.name,
+            "interference": None,
+        },
+        warmup={"calls": warmed.calls, "settled": warmed.settled, "rule": warmed.rule},
+        latency_ms=summary(run.latency_ms),
+        confidence_ms=confidence(run.latency_ms),
+        jitter_ms=jitter(run.latency_ms),
+        deadline=None if deadline_ms is None else deadline(run.answers_ms, deadline_ms),
+        throughput_hz=len(run.latency_ms) / run.seconds,
+        series=thin(run.start_s, run.latency_ms),
+        cold_start_ms=cold.total,
+        cold_start_parts_ms=cold.parts,
+        first_call_ms=first * 1e3,
+        peak_memory_bytes=cold.peak_memory_bytes,
+        stages={stage: summary(ms) for stage, ms in run.stages_ms.items()},
+        accuracy=checked.to_dict(),
+        ages_ms={modality: summary(ages) for modality, ages in run.ages_ms.items()},
+        drops=run.drops,
+        results=run.results,
+        device={**state, **monitor.record()},
+        energy=monitor.energy(len(run.latency_ms)),
+    )
+
+
+def _check_fits(pipe: Pipeline, recording: Recording, trigger: str | float) -> None:
+    known = [modality.name for modality in pipe.bundle.manifest.modalities]
+    for name in recording.modalities:
+        if name not in known:
+            raise InputError(
+                f"{recording.name}: modality {name!r} is none of bundle "
+                f"{pipe.bundle.manifest.name!r}, which has {', '.join(known)}; the recording was "
+                f"made for {recording.bundle!r}"
+            )
+    if isinstance(trigger, str) and trigger in known and trigger not in recording.modalities:
+        raise InputError(
+            f"{recording.name}: no samples of {trigger!r}, which is to trigger; the recording has "
+            f"{', '.join(recording.modalities)}"
+        )
+
+
+def _simulated(run: Book, recording: Recording, speed: float, clock: SimulatedClock) -> Pace:
+    start, origin, due, count = clock(), 0.0, clock(), 0
+    for sample in recording:
+        if not count:
+            origin = sample.arrival
+        due = start + (sample.arrival - origin) / speed
+        clock.advance_to(due)
+        run.push(sample, due, start + (sample.t - origin) / speed)
+        count += 1
+        while run.collect(0.0):
+            pass
+    # A timer never ends; what its last tick began is left under way, as in real time.
+    while not run.ticks and run.stream.health().triggers_pending and clock.step(float("inf")):
+        pass
+    return Pace(count, 0, 0.0, due - start)
+
+
+def _in_threads(run: Book, recording: Recording, speed: float) -> Pace:
+    stop = threading.Event()
+    ended: list[Pace] = []
+    failed: list[BaseException] = []
+
+    def feed() -> None:
+        try:
+            ended.append(pace(recording, run.push, stop=stop, speed=speed))
+        except BaseException as error:  # noqa: BLE001  # raised again in the caller's thread
+            failed.append(error)
+
+    feeder = threading.Thread(target=feed, name="mmedge replay", daemon=True)
+    feeder.start()
+    try:
+        until: float | None = None
+        while not failed:
+            fetched = run.collect(LOOK)
+            if feeder.is_alive():
+                continue
+            until = monotonic() + DRAIN if until is None else until
+            # A timer goes on for ever; of modalities' triggers each comes to a result.
+            under_way = not run.ticks and run.stream.health().triggers_pending
+            if (not fetched and not under_way) or run.ticks or monotonic() > until:
+                break
+    finally:
+        stop.set()
+        feeder.join()
+    if failed:
+        raise failed[0]
+    return ended[0]
+
+
+def _words(source: Recording, trigger: str | float, run: StreamRun) -> str:
+    """What was pushed, and how well its times were kept."""
+    what = f"recording {source.name!r} of bundle {source.bundle!r}"
+    if isinstance(source, Golden):
+        rates = ", ".join(
+            f"{name} {rate:g} Hz{' (assumed)' * (name in source.assumed)}"
+            for name, rate in source.rates.items()
+        )
+        what = f"golden samples at constant rates, least step changed in every second: {rates}"
+    by = f"{trigger:g} Hz" if not isinstance(trigger, str) else trigger
+    kept = f"{run.pace.late} of {run.pace.pushed} pushes over 1 ms late"
+    latest = f", the latest by {run.pace.latest_ms:.3g} ms" if run.pace.late else ""
+    missing = f"; {source.missing}" if source.missing else ""
+    return f"{what}; trigger {by}; {kept}{latest}{missing}"
+
+
+def _rate(source: Recording, trigger: str | float) -> float | None:
+    if not isinstance(trigger, str):
+        return float(trigger)
+    return source.rates.get(trigger) if isinstance(source, Golden) else None
+
+
+def _silent(phase: str, done: int, total: int) -> None:
+    """No progress wanted."""

@@ -1,0 +1,213 @@
+"""The sessions of a measurement: timed calls of each, and what they come to together."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from dataclasses import replace
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from mmedge.bench import arrivals, stats
+from mmedge.bench.monitor import Monitor
+from mmedge.bench.resample import LEAST_PARTS, half_width, spreads
+from mmedge.bench.warmup import WarmUp, warm_up
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from mmedge.bench.arrivals import Load, Series
+    from mmedge.pipeline import Pipeline
+
+__all__ = [
+    "Session",
+    "energy",
+    "figures",
+    "overload",
+    "record",
+    "shares",
+    "summed",
+    "timed_session",
+]
+
+
+class Session(NamedTuple):
+    """The timed calls of one session. ``parts``: nanoseconds by part and call."""
+
+    series: Series
+    parts: dict[str, array[int]]
+    warmup: WarmUp
+    monitor: Monitor
+
+
+def figures(
+    start_s: stats.Values, latency_ms: stats.Values, deadline_ms: float | None
+) -> dict[str, Any]:
+    """What a report says of latencies in the order of their calls, by the report's keys.
+
+    Args:
+        start_s: arrival of each call in seconds from the first.
+        latency_ms: from it to the end of the call.
+        deadline_ms: as for :func:`bench`.
+
+    Raises:
+        ValueError: there are no calls, or not as many starts as latencies.
+    """
+    intervals = stats.confidence(latency_ms)
+    return {
+        "latency_ms": stats.summary(latency_ms),
+        "confidence_ms": {key: list(own) if own else None for key, own in intervals.items()},
+        "jitter_ms": stats.jitter(latency_ms),
+        "deadline": None if deadline_ms is None else stats.deadline(latency_ms, deadline_ms),
+        "series": stats.thin(start_s, latency_ms),
+    }
+
+
+def shares(load: Load, sessions: int) -> list[Load]:
+    """What each session does of ``load``."""
+    if sessions < 1 or (load.calls is not None and sessions > load.calls):
+        raise ValueError(f"expected 1 session to as many as there are calls, got {sessions}")
+    if load.calls is None:
+        return [replace(load, seconds=(load.seconds or 0.0) / sessions)] * sessions
+    each, rest = divmod(load.calls, sessions)
+    return [replace(load, calls=each + (part < rest)) for part in range(sessions)]
+
+
+def timed_session(
+    pipe: Pipeline,
+    inputs: Sequence[Mapping[str, Any]],
+    load: Load,
+    warmup: int | None,
+    tell: Callable[[str, int, int], None],
+) -> Session:
+    """Warm up and make the timed calls."""
+    parts: dict[str, array[int]] = {}
+
+    def call(index: int) -> dict[str, int]:
+        return pipe.timed(inputs[index % len(inputs)], cached=False)[1]
+
+    def keep(part: dict[str, int]) -> None:
+        if not parts:
+            parts.update((name, array("q")) for name in part)
+        for name, value in part.items():
+            parts[name].append(value)
+
+    warm = warm_up(call, warmup, tell=lambda done, most: tell("warm-up", done, most))
+    with Monitor() as monitor:
+        series = arrivals.run(
+            call, load, keep=keep, tell=lambda done, total: tell("measure", done, total)
+        )
+    return Session(series, parts, warm, monitor)
+
+
+def summed(timed: Sequence[Session], deadline_ms: float | None) -> dict[str, Any]:
+    """What a report says of the calls of all sessions, one session after the other.
+
+    The time between sessions, which loads and warms up, is left out.
+    """
+    offsets = [0, *accumulate(session.series.elapsed_ns for session in timed)]
+    start = _joined(
+        [np.asarray(s.series.start_ns) + at for s, at in zip(timed, offsets, strict=False)]
+    )
+    latency = _joined([s.series.latency_ns for s in timed])
+    wait = _joined([s.series.wait_ns for s in timed])
+    columns = {name: _joined([s.parts[name] for s in timed]) / 1e6 for name in timed[0].parts}
+    if wait.any():
+        columns = {"waiting": wait / 1e6, **columns}
+    rest = latency / 1e6 - sum(columns.values())
+    found = figures(start / 1e9, latency / 1e6, deadline_ms)
+    if len(timed) > 1:
+        part = np.repeat(np.arange(len(timed)), [len(s.series.latency_ns) for s in timed])
+        series = found["series"]
+        kept, of = series["kept"], series["of"]
+        series["part"] = part[np.arange(kept) * of // kept].tolist()
+        if len(timed) >= LEAST_PARTS:
+            found["confidence_ms"] = _between(series, found["latency_ms"])
+    calls = [session.warmup.calls for session in timed]
+    return {
+        **found,
+        "warmup": {
+            "calls": sum(calls),
+            "settled": all(session.warmup.settled for session in timed),
+            "rule": timed[0].warmup.rule + (f"; {len(timed)} sessions" if len(timed) > 1 else ""),
+        },
+        "throughput_hz": len(latency) * 1e9 / offsets[-1],
+        "stages": {
+            name: stats.summary(values) for name, values in {**columns, "residual": rest}.items()
+        },
+    }
+
+
+def _between(
+    series: Mapping[str, Any], latency: Mapping[str, Any]
+) -> dict[str, list[float] | None]:
+    """Intervals with whole sessions as blocks, where 5 calls or more lie beyond a percentile."""
+    errors = spreads(series)
+    found: dict[str, list[float] | None] = {}
+    for key in (*stats.PERCENTILES, "mean"):
+        beyond = latency["count"] * (100.0 - stats.PERCENTILES.get(key, 0.0)) / 100.0
+        found[key] = None
+        if key in errors and round(beyond, 9) >= stats.LEAST_BLOCKS:
+            half = half_width(errors[key])
+            found[key] = [latency[key] * math.exp(-half), latency[key] * math.exp(half)]
+    return found
+
+
+def overload(timed: Sequence[Session]) -> str:
+    """What to say of arrivals that were not answered; nothing where all were.
+
+    A few may be left behind one slow call at the end of a run; more than 1 % are an overload.
+    """
+    unserved = sum(session.series.unserved for session in timed)
+    served = sum(len(session.series.latency_ns) for session in timed)
+    if not unserved:
+        return ""
+    word = "OVERLOADED: " if unserved > 0.01 * (served + unserved) else ""
+    return f"; {word}{unserved} arrivals not answered when the run ended"
+
+
+def record(timed: Sequence[Session]) -> dict[str, Any]:
+    """What the monitors of all sessions saw; samples at seconds of timed calls.
+
+    ``wake_up_late_ms`` is a summary of how late the system woke this process for arrivals that it
+    waited for; None where there were none.
+    """
+    records = [session.monitor.record() for session in timed]
+    during, at = [], 0.0
+    for session, own in zip(timed, records, strict=True):
+        during += [{**sample, "at_s": sample["at_s"] + at} for sample in own["during"]]
+        at += session.series.elapsed_ns / 1e9
+    late = _joined([session.series.late_ns for session in timed])
+    words = [own["throttled"] for own in records if own["throttled"]]
+    seen = [word for word in words if not word.startswith("unknown")]
+    return {
+        **records[-1],
+        "before": records[0]["before"],
+        "during": during,
+        "throttled": "; ".join(dict.fromkeys(seen or words)) or None,
+        "wake_up_late_ms": stats.summary(late / 1e6) if len(late) else None,
+    }
+
+
+def energy(timed: Sequence[Session]) -> dict[str, Any]:
+    """Energy of the timed calls of all sessions."""
+    found = [session.monitor.energy(len(session.series.latency_ns)) for session in timed]
+    unknown = [one for one in found if one["joules_per_result"] is None]
+    if unknown or len(found) == 1:
+        return dict((unknown or found)[0])
+    counts = [len(session.series.latency_ns) for session in timed]
+    joules = [one["joules_per_result"] * n for one, n in zip(found, counts, strict=True)]
+    seconds = sum(j / one["watts"] for j, one in zip(joules, found, strict=True) if one["watts"])
+    return {
+        **found[0],
+        "joules_per_result": sum(joules) / sum(counts),
+        "watts": sum(joules) / seconds if seconds else 0.0,
+    }
+
+
+def _joined(parts: Sequence[array[int] | NDArray[np.int64]]) -> NDArray[np.float64]:
+    return np.concatenate([np.asarray(part, np.float64) for part in parts])

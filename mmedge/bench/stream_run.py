@@ -1,0 +1,175 @@
+"""What a replay through a stream came to, and the book that is kept for it."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from time import perf_counter_ns
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mmedge.pipeline import Pipeline
+    from mmedge.recording.pace import Pace
+    from mmedge.recording.sample import Recorded
+    from mmedge.spec import Array
+    from mmedge.stream import Health, Result, Stream
+
+__all__ = ["Book", "StreamRun", "Timed"]
+
+#: A stamp that comes again within this many seconds is a repetition; later, the source's clock was
+#: set back.
+JUMP = 1.0
+#: Triggering samples whose times are kept: more than can be under way.
+MOST_DUE = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class StreamRun:
+    """What a replay came to.
+
+    Latency is ``made`` of the result minus the time at which the sample that triggered it was due
+    to be pushed (its recorded arrival on the replay's clock), or minus the tick's time. It counts
+    fresh results alone: repeating old outputs takes no time, and would flatter it.
+
+    Attributes:
+        start_s: of each fresh result, the time it counts from, in seconds from the first sample's.
+        latency_ms: of each fresh result.
+        answers_ms: of each result in order, its latency; infinite for a stale or an empty one,
+            which is no answer to its trigger.
+        ages_ms: by modality, the ages of what went into each result that has outputs.
+        drops: by modality, samples dropped by reason.
+        pending: by modality, samples still held at the end.
+        used: by modality, samples that went into a computation.
+        results: ``triggers``, ``results``, ``fresh``, ``stale``, ``empty``, ``deadline_misses`` (as
+            the stream counts them, from stamps), ``superseded``.
+        pace: how well samples were pushed at their times.
+        seconds: from the first sample's time to the last result.
+        stages_ms: by stage, the time of each of its runs, in real time alone.
+        health: the stream's, at the end.
+    """
+
+    start_s: tuple[float, ...]
+    latency_ms: tuple[float, ...]
+    answers_ms: tuple[float, ...]
+    ages_ms: Mapping[str, tuple[float, ...]]
+    drops: Mapping[str, Mapping[str, int]]
+    pending: Mapping[str, int]
+    used: Mapping[str, int]
+    results: Mapping[str, int]
+    pace: Pace
+    seconds: float
+    stages_ms: Mapping[str, tuple[float, ...]]
+    health: Health
+
+
+class Timed:
+    """A pipeline for a stream, that keeps the time of each run of a stage."""
+
+    def __init__(self, pipe: Pipeline) -> None:
+        self.bundle, self.variant = pipe.bundle, pipe.variant
+        self._run_stage = pipe.run_stage
+        self._ms: dict[str, list[float]] = {s.name: [] for s in pipe.bundle.manifest.in_order()}
+
+    def run_stage(self, stage: str, feeds: Mapping[str, Any]) -> dict[str, Array]:
+        """See :meth:`mmedge.Pipeline.run_stage`."""
+        start = perf_counter_ns()
+        outputs = self._run_stage(stage, feeds)
+        self._ms[stage].append((perf_counter_ns() - start) / 1e6)
+        return outputs
+
+    @property
+    def stages_ms(self) -> dict[str, tuple[float, ...]]:
+        """Milliseconds of each run, by stage; stages that did not run are not in it."""
+        return {stage: tuple(ms) for stage, ms in self._ms.items() if ms}
+
+
+class Book:
+    """Pushes into a stream and keeps figures of its results. One pusher, one collector."""
+
+    def __init__(self, stream: Stream, trigger: str | float) -> None:
+        self.stream = stream
+        self.ticks = not isinstance(trigger, str)
+        self._trigger = trigger
+        self._due: dict[float, float] = {}
+        self._stamps: deque[float] = deque()
+        self._first: float | None = None
+        self._made = 0.0
+        self._start: list[float] = []
+        self._latency: list[float] = []
+        self._answers: list[float] = []
+        self._ages: dict[str, list[float]] = {}
+        self._empty = 0
+
+    def push(self, sample: Recorded, due: float, stamp: float) -> None:
+        """Push one sample that is due at ``due`` and was measured at ``stamp``."""
+        if self._first is None:
+            self._first = self._made = due
+        # Before the push: its result may be there before the push returns.
+        if self._trigger in ("any", sample.modality):
+            known = self._due.get(stamp)
+            if known is None or due - known > JUMP:
+                self._due[stamp] = due
+                self._stamps.append(stamp)
+                if len(self._stamps) > MOST_DUE:
+                    self._due.pop(self._stamps.popleft(), None)
+        self.stream.push(sample.modality, sample.value, stamp, copy=False)
+
+    @property
+    def collected(self) -> int:
+        """Results so far."""
+        return len(self._answers)
+
+    def collect(self, timeout: float) -> bool:
+        """Take in the next result; say whether there was one."""
+        try:
+            result = self.stream.result(timeout)
+        except TimeoutError:
+            return False
+        self._add(result)
+        return True
+
+    def _add(self, result: Result) -> None:
+        begin = result.t if self.ticks else self._due.pop(result.t, result.t)
+        self._made = max(self._made, result.made)
+        latency = (result.made - begin) * 1e3
+        if result.fresh:
+            self._start.append(begin - (self._first or 0.0))
+            self._latency.append(latency)
+        self._answers.append(latency if result.fresh else float("inf"))
+        if result.outputs is None:
+            self._empty += 1
+            return
+        for name, age in result.ages.items():
+            if age is not None:
+                self._ages.setdefault(name, []).append(age * 1e3)
+
+    def summary(self, done: Pace, stages_ms: Mapping[str, tuple[float, ...]]) -> StreamRun:
+        """All of it; the stream is still open."""
+        health = self.stream.health()
+        while self.collected < health.results - health.results_dropped:
+            self.collect(0.0)
+        fresh = len(self._latency)
+        return StreamRun(
+            start_s=tuple(self._start),
+            latency_ms=tuple(self._latency),
+            answers_ms=tuple(self._answers),
+            ages_ms={name: tuple(ages) for name, ages in self._ages.items()},
+            drops={name: dict(m.dropped) for name, m in health.modalities.items()},
+            pending={name: m.pending for name, m in health.modalities.items()},
+            used={name: m.used for name, m in health.modalities.items()},
+            results={
+                "triggers": health.triggers,
+                "results": health.results,
+                "fresh": fresh,
+                "stale": health.stale,
+                "empty": health.empty,
+                "deadline_misses": health.deadline_misses,
+                "superseded": health.triggers_superseded,
+            },
+            pace=done,
+            seconds=self._made - (self._first or 0.0),
+            stages_ms=stages_ms,
+            health=health,
+        )

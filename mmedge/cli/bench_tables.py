@@ -1,0 +1,211 @@
+"""The tables of ``mmedge bench``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mmedge.cli.console import number, stderr, table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from mmedge.bench.report import Report
+
+__all__ = ["show"]
+
+FIGURES = ("mean", "p50", "p90", "p99", "p99_9", "max")
+#: Operators that the table shows; the report has all.
+TOP = 10
+
+
+def show(report: Report) -> None:
+    """Every section of a report in short, on stdout; what to beware of, on stderr."""
+    title = (
+        f"{report.bundle['name']} on {report.device['name']}: {report.variant}, "
+        f"{report.load['calls']} calls, {_arrivals(report.load)}, latency in ms"
+    )
+    rows = [("end to end", *(number(report.latency_ms[key]) for key in FIGURES))]
+    intervals = [_interval(report.confidence_ms.get(key)) for key in FIGURES]
+    rows.append(("  95 % interval", *intervals))
+    rows += [
+        (name, *(number(part[key]) for key in FIGURES)) for name, part in report.stages.items()
+    ]
+    table(title, ("part", *FIGURES), rows)
+    if report.operators:
+        table(
+            f"operators: {min(TOP, len(report.operators))} largest of {len(report.operators)}",
+            ("stage", "module", "operator", "nodes", "ms", "of the stage"),
+            [
+                (row["stage"], row["module"], row["op"], row["calls"], number(row["ms"]),
+                 f"{100 * row['share']:.1f} %")
+                for row in report.operators[:TOP]
+            ],
+        )  # fmt: skip
+    copied = [row for row in report.copies if row["bytes"]]
+    if copied:
+        table(
+            "copied in a call",
+            ("what", "bytes", "why"),
+            [(row["what"], row["bytes"], row["why"]) for row in copied],
+        )
+    _show_stream(report)
+    _show_variants(report)
+    table("this machine", ("figure", "value"), list(_machine(report)))
+    for remark in _remarks(report):
+        stderr().print(remark, markup=False)
+
+
+def _machine(report: Report) -> Iterator[tuple[str, str]]:
+    """The figures that are one line each."""
+    jitter, deadline, metric = report.jitter_ms, report.deadline, report.metric
+    yield "throughput", number(report.throughput_hz, "Hz")
+    steps = number(jitter["mean_step"], "ms")
+    tail = number(jitter["p99_less_p50"], "ms")
+    yield "jitter", f"std {number(jitter['std'], 'ms')}, call to call {steps}, p99 - p50 {tail}"
+    if deadline is not None:
+        share = f"{deadline['missed']} calls ({100 * deadline['rate']:.3g} %)"
+        yield (
+            f"deadline of {deadline['ms']:g} ms",
+            f"missed by {share}, at most {deadline['longest_run']} in a row",
+        )
+    yield (
+        "warm-up",
+        f"{report.warmup['calls']} calls, {'' if report.warmup['settled'] else 'NOT '}settled",
+    )
+    late = report.device.get("wake_up_late_ms")
+    if late:
+        yield "wake-ups late", f"{number(late['p50'], 'ms')} p50, {number(late['max'], 'ms')} max"
+    yield "first call", number(report.first_call_ms, "ms")
+    yield "cold start", number(report.cold_start_ms, "ms")
+    for name, value in report.cold_start_parts_ms.items():
+        yield f"  {name}", number(value, "ms")
+    yield "peak memory", f"{report.peak_memory_bytes / 2**20:.1f} MiB"
+    if report.size_bytes is not None:
+        yield "size", f"{report.size_bytes / 2**20:.2f} MiB"
+    if metric is not None:
+        drop, bound = number(metric["drop"]), number(metric["drop_bound"])
+        yield "metric", f"{number(metric['value'])} ({metric['name']}; drop {drop}, below {bound})"
+    for stage, found in report.attention.items():
+        yield f"attention in {stage}", found
+    for stage, sums in report.operators_unexplained["stages"].items():
+        profiled, plain = number(sums["profiled_ms"], "ms"), number(sums["stage_ms"], "ms")
+        yield f"operators of {stage}", f"{profiled} with the profiler; the stage without: {plain}"
+    if not report.operators and report.operators_unexplained["words"]:
+        yield "operators", report.operators_unexplained["words"]
+    if not any(row["bytes"] for row in report.copies) and report.copies:
+        yield "copied in a call", "nothing"
+    if report.load.get("interference"):
+        yield "meanwhile", report.load["interference"]
+    yield from _state(report.device, report.load)
+    yield "energy", _energy(report.energy)
+
+
+def _state(device: Mapping[str, Any], load: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What the machine was while it was measured."""
+    yield "cores, threads", f"{device['cores']}, {load['threads'] or 'default'}"
+    share = (device.get("after") or {}).get("cpu_share")
+    if share:
+        parts = ("own", "others", "steal")
+        yield "processor time", ", ".join(f"{key} {100 * share[key]:.0f} %" for key in parts)
+    governor, boost = device.get("governor"), device.get("boost")
+    known = {None: "boost not told", True: "boost on", False: "boost off"}
+    yield "clock", f"governor {governor or 'not told'}, {known.get(boost, 'boost not told')}"
+    yield "throttled", device.get("throttled") or "no"
+
+
+def _energy(energy: Mapping[str, Any]) -> str:
+    if energy["joules_per_result"] is None:
+        return f"not known: {energy['missing']}"
+    found = (
+        f"{number(energy['joules_per_result'], 'J')} a result, {number(energy['watts'], 'W')} "
+        f"({energy['source']})"
+    )
+    return f"{found}; missing: {energy['missing']}" if energy["missing"] else found
+
+
+def _show_stream(report: Report) -> None:
+    """Input ages, drops and results of a stream."""
+    if report.ages_ms:
+        table(
+            "age of what results used, in ms",
+            ("modality", *FIGURES, "dropped"),
+            [
+                (
+                    name,
+                    *(number(found[key]) for key in FIGURES),
+                    ", ".join(f"{key} {n}" for key, n in report.drops.get(name, {}).items() if n)
+                    or "none",
+                )
+                for name, found in report.ages_ms.items()
+            ],
+        )
+    if report.results is not None:
+        table("results", tuple(report.results), [tuple(report.results.values())])
+
+
+def _show_variants(report: Report) -> None:
+    if not report.variants:
+        return
+    table(
+        "all variants, closed loop, ms; * : no other is better in everything",
+        ("", "variant", "threads", "p50", "95 % interval", "p99", "Hz", "memory MiB", "size MiB",
+         "metric", "cold start ms"),
+        [
+            (
+                "*" if row["pareto"] else "",
+                row["variant"],
+                row["threads"] or "default",
+                number(row["p50_ms"]),
+                _interval((row["p50_low_ms"], row["p50_high_ms"])),
+                number(row["p99_ms"]),
+                number(row["throughput_hz"]),
+                number(_mebibytes(row["peak_memory_bytes"])),
+                number(_mebibytes(row["size_bytes"])),
+                number(row["metric"]),
+                number(row["cold_start_ms"]),
+            )
+            for row in report.variants
+        ],
+    )  # fmt: skip
+    best = report.recommended
+    if best is not None:
+        table(
+            "recommended",
+            ("variant", "threads", "why"),
+            [(best["variant"] or "none", best["threads"] or "default", best["why"])],
+        )
+
+
+def _remarks(report: Report) -> Iterator[str]:
+    """What a reader must know before believing a figure."""
+    count = report.latency_ms["count"]
+    missing = [key for key in ("p99", "p99_9") if report.latency_ms[key] is None]
+    if missing:
+        yield f"- : {count} calls are too few for {', '.join(missing)}"
+    if not report.warmup["settled"]:
+        yield f"latency had not settled when timing began (settled: {report.warmup['rule']})"
+    if report.load["kind"] == "closed":
+        yield (
+            "closed loop: a slow call delays those behind it, which then do not count as late; "
+            "--rate HZ shows what a sensor would see"
+        )
+    if "OVERLOADED" in report.load["inputs"]:
+        yield f"{report.load['inputs']}; latency grows with the length of such a run"
+
+
+def _arrivals(load: Mapping[str, Any]) -> str:
+    words = {
+        "closed": "closed loop",
+        "rate": f"{number(load['rate_hz'])} arrivals a second",
+        "gap": f"{number(load['gap_ms'])} ms between calls",
+        "replay": f"replay of {load['recording']}",
+    }
+    return words[load["kind"]]
+
+
+def _interval(found: Any) -> str:  # noqa: ANN401
+    return "-" if found is None or None in found else f"{found[0]:.4g} - {found[1]:.4g}"
+
+
+def _mebibytes(size: float | None) -> float | None:
+    return None if size is None else size / 2**20

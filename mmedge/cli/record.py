@@ -1,0 +1,110 @@
+"""``mmedge record``: a recording without sensors, to replay and to see how one is made."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mmedge.bundle import Bundle
+from mmedge.cli.console import (
+    BackendOption,
+    BundleArgument,
+    DeviceOption,
+    PrecisionOption,
+    ThreadsOption,
+    phases,
+    stderr,
+)
+from mmedge.errors import InputError
+from mmedge.pipeline import load
+from mmedge.recording import Golden, Recorder, RecordingStream
+from mmedge.recording.pace import pace
+from mmedge.recording.sample import Recorded
+
+__all__ = ["record"]
+
+#: Pushes between two words of progress.
+TELL_EVERY = 20
+
+
+def record(
+    bundle: BundleArgument,
+    *,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="A new folder, or a new .mcap file.")
+    ],
+    seconds: Annotated[float, typer.Option(help="How long.")] = 10.0,
+    rate: Annotated[
+        list[str] | None,
+        typer.Option(help="modality=Hz, in place of the bundle's nominal rate. Repeatable."),
+    ] = None,
+    from_samples: Annotated[
+        bool,
+        typer.Option(
+            "--from-samples",
+            help="Write nominal arrivals at once; no stream is run and no time passes.",
+        ),
+    ] = False,
+    backend: BackendOption = "auto",
+    precision: PrecisionOption = None,
+    device: DeviceOption = None,
+    threads: ThreadsOption = None,
+) -> None:
+    """Record golden samples that are pushed to a stream in real time, at each modality's rate."""
+    rates = dict(_rate(word) for word in rate or ())
+    if from_samples:
+        with Bundle.open(bundle) as opened:
+            golden = Golden(opened, seconds=seconds, rates=rates)
+            with Recorder(output, opened) as recorder:
+                for sample in golden:
+                    recorder.record(
+                        sample.modality, sample.value, sample.t, sample.arrival, copy=False
+                    )
+    else:
+        with load(bundle, backend, precision, device, threads=threads) as pipe:
+            # What comes first in the manifest sets the pace of results, which nobody looks at.
+            trigger = pipe.bundle.manifest.modalities[0].name
+            golden = Golden(pipe.bundle, seconds=seconds, rates=rates, last=trigger)
+            with (
+                Recorder(output, pipe.bundle) as recorder,
+                recorder.attach(pipe.stream(trigger=trigger)) as stream,
+            ):
+                _drive(golden, stream, round(sum(golden.rates.values()) * seconds))
+    lost = ", ".join(f"{count} not recorded ({why})" for why, count in recorder.lost.items())
+    stderr().print(
+        f"wrote {output}: {recorder.count} samples" + (f", {lost}" if lost else ""),
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def _drive(golden: Golden, stream: RecordingStream, total: int) -> None:
+    pushed = 0
+    with phases() as tell:
+
+        def push(sample: Recorded, _due: float, stamp: float) -> None:
+            nonlocal pushed
+            stream.push(sample.modality, sample.value, stamp, copy=False)
+            pushed += 1
+            if pushed % TELL_EVERY == 0:
+                tell("record", min(pushed, total), total)
+
+        kept = pace(golden, push, stop=threading.Event())
+    if kept.late:
+        stderr().print(
+            f"{kept.late} of {kept.pushed} pushes came over 1 ms late, the latest by "
+            f"{kept.latest_ms:.3g} ms; arrivals are recorded as they were",
+            markup=False,
+            soft_wrap=True,
+        )
+
+
+def _rate(word: str) -> tuple[str, float]:
+    name, _, hz = word.partition("=")
+    try:
+        return name, float(hz)
+    except ValueError as error:
+        raise InputError(f"--rate {word}: expected modality=Hz, such as camera=30") from error

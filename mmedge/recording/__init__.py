@@ -1,0 +1,44 @@
+"""Recordings of what sensors pushed, to be replayed: a folder, or one MCAP file.
+
+=================================  ===============================================================
+:mod:`~mmedge.recording.sample`    one sample, and how its value becomes tensors
+:mod:`~mmedge.recording.directory` the folder: ``recording.json`` and chunks in safetensors
+:mod:`~mmedge.recording.mcap`      the MCAP file (extra ``mcap``)
+:mod:`~mmedge.recording.recorder`  writes either while a stream runs
+:mod:`~mmedge.recording.golden`    samples at constant rates, made of a bundle's golden samples
+=================================  ===============================================================
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mmedge.errors import InputError
+from mmedge.recording.directory import DirectoryRecording
+from mmedge.recording.golden import Golden
+from mmedge.recording.recorder import Recorder, RecordingStream, need_mcap
+from mmedge.recording.sample import Recorded, Recording
+
+if TYPE_CHECKING:
+    import os
+
+__all__ = ["Golden", "Recorded", "Recorder", "Recording", "RecordingStream", "open_recording"]
+
+
+def open_recording(path: str | os.PathLike[str]) -> Recording:
+    """Open a recording of either form; its samples are read when it is iterated over.
+
+    Raises:
+        InputError: nothing readable is there, or it is no recording of this version.
+        BackendError: it is an MCAP file and the mcap library is not installed.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return DirectoryRecording(path)
+    if not path.exists():
+        raise InputError(f"{path}: no recording is there; make one with mmedge record")
+    need_mcap()
+    from mmedge.recording.mcap import McapRecording
+
+    return McapRecording(path)

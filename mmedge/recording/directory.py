@@ -1,0 +1,316 @@
+"""A recording as a folder: ``recording.json``, and chunks of samples in safetensors.
+
+A chunk is written beside its place and renamed into it, so that a recorder that is killed loses
+what it has not written yet and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mmedge.errors import InputError
+from mmedge.recording.sample import (
+    MAX_VALUE_BYTES,
+    VERSION,
+    Order,
+    Recorded,
+    check_modalities,
+    exists,
+    pack,
+    size_of,
+    tensors_of,
+    unpack,
+    value_of,
+    words,
+)
+from mmedge.schema.read import (
+    Misfit,
+    array,
+    boolean,
+    decode,
+    integer,
+    record,
+    show,
+    table,
+    text,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from mmedge.spec import Array
+
+__all__ = ["DirectoryRecording", "DirectoryWriter"]
+
+INDEX = "recording.json"
+
+#: A chunk ends when its values reach this many bytes, its samples this number, or its arrivals
+#: span this many seconds: what a killed recorder loses, and what a reader holds at once.
+CHUNK_BYTES, CHUNK_SAMPLES, CHUNK_SECONDS = 16 << 20, 4096, 5.0
+
+#: Bytes of a chunk's file: one value of the largest size on top of a full chunk, and its header.
+MAX_CHUNK_BYTES = MAX_VALUE_BYTES + CHUNK_BYTES + (64 << 20)
+
+#: Bytes of ``recording.json``, which lists every chunk.
+MAX_INDEX_BYTES, MAX_CHUNKS = 32 << 20, 1_000_000
+
+_CHUNK = re.compile(r"chunk-[0-9]{6}\.safetensors")
+#: What a killed recorder was about to write.
+_PART = re.compile(r"\.(chunk-[0-9]{6}\.safetensors|recording\.json)\.part")
+_TENSOR = re.compile(r"(0|[1-9][0-9]{0,6})\.(.+)", re.DOTALL)
+_START = re.compile(r"[0-9T:.+-]{1,40}")
+_REASON = re.compile(r"[a-z_]{1,64}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Index:
+    """``recording.json``. ``chunk_bytes``, ``count`` and ``lost`` hold once ``complete``."""
+
+    recording_version: int
+    bundle: str
+    modalities: tuple[str, ...]
+    start: str
+    complete: bool
+    count: int
+    chunk_bytes: tuple[int, ...]
+    lost: Mapping[str, int]
+
+
+_read_index = record(
+    _Index,
+    recording_version=integer(VERSION, VERSION),
+    bundle=text(),
+    modalities=array(text(), least=1),
+    start=text(_START),
+    complete=boolean,
+    count=integer(0, 1 << 53),
+    chunk_bytes=array(integer(1, MAX_CHUNK_BYTES), most=MAX_CHUNKS),
+    lost=table(text(_REASON), integer(0, 1 << 53)),
+)
+
+
+class DirectoryWriter:
+    """See :class:`mmedge.recording.sample.Writer`.
+
+    Raises:
+        InputError: something is at ``path`` already.
+        OSError: the disk refused.
+    """
+
+    def __init__(self, path: Path, bundle: str, modalities: tuple[str, ...]) -> None:
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError as error:
+            raise exists(path) from error
+        self._path, self._modalities = path, modalities
+        self._index = _Index(
+            recording_version=VERSION,
+            bundle=bundle,
+            modalities=modalities,
+            start=datetime.now(UTC).isoformat(),
+            complete=False,
+            count=0,
+            chunk_bytes=(),
+            lost={},
+        )
+        self._held: list[Recorded] = []
+        self._bytes = 0
+        self._count = 0
+        self._sizes: list[int] = []
+        self._put(INDEX, self._json(self._index))
+
+    def write(self, sample: Recorded) -> None:
+        """See :meth:`mmedge.recording.sample.Writer.write`."""
+        self._held.append(sample)
+        self._bytes += size_of(sample.value)
+        if (
+            self._bytes >= CHUNK_BYTES
+            or len(self._held) >= CHUNK_SAMPLES
+            or sample.arrival - self._held[0].arrival >= CHUNK_SECONDS
+        ):
+            self._flush()
+
+    def close(self, lost: Mapping[str, int]) -> None:
+        """See :meth:`mmedge.recording.sample.Writer.close`."""
+        self._flush()
+        done = replace(
+            self._index,
+            complete=True,
+            count=self._count,
+            chunk_bytes=tuple(self._sizes),
+            lost=dict(lost),
+        )
+        self._put(INDEX, self._json(done))
+
+    def abandon(self) -> None:
+        """See :meth:`mmedge.recording.sample.Writer.abandon`: nothing is open."""
+
+    def _flush(self) -> None:
+        # Let go of first: a chunk that the disk refused must not be tried again and again.
+        held, self._held, self._bytes = self._held, [], 0
+        if not held:
+            return
+        tensors: dict[str, Array] = {
+            "t": np.array([sample.t for sample in held]),
+            "arrival": np.array([sample.arrival for sample in held]),
+            "modality": np.array([self._modalities.index(sample.modality) for sample in held]),
+        }
+        for number, sample in enumerate(held):
+            for key, value in tensors_of(sample.value).items():
+                tensors[f"{number}.{key}"] = value
+        data = pack(tensors)
+        self._put(_chunk(len(self._sizes)), data)
+        self._sizes.append(len(data))
+        self._count += len(held)
+
+    def _put(self, name: str, data: bytes) -> None:
+        part = self._path / f".{name}.part"
+        with part.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(self._path / name)
+
+    def _json(self, index: _Index) -> bytes:
+        return (json.dumps(asdict(index), indent=2) + "\n").encode()
+
+
+class DirectoryRecording:
+    """See :class:`mmedge.recording.sample.Recording`.
+
+    ``path`` itself may be a link; inside the folder none is followed.
+
+    Raises:
+        InputError: not a recording, of another version, or its files are not those it lists.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.name = path.name
+        self._path = path.resolve()
+        try:
+            self._index: _Index = _read_index(
+                decode(self._read(INDEX, MAX_INDEX_BYTES), most=MAX_INDEX_BYTES), "$"
+            )
+        except Misfit as error:
+            raise InputError(f"{path}: {INDEX}: {error}; record it again") from error
+        self.bundle = self._index.bundle
+        self.modalities = check_modalities(f"{path}: {INDEX}", self._index.modalities)
+        self._chunks = self._list()
+        self.missing = words(self._index.lost)
+        if self._index.complete:
+            self._check_whole()
+        else:
+            self.missing = (
+                f"the recorder was not closed: what came after chunk {len(self._chunks) - 1} "
+                "is missing"
+                if self._chunks
+                else "the recorder was not closed: all samples are missing"
+            )
+
+    def __iter__(self) -> Iterator[Recorded]:
+        """See :class:`mmedge.recording.sample.Recording`."""
+        order = Order(self.name, self.modalities)
+        for number, name in enumerate(self._chunks):
+            data = self._read(name, MAX_CHUNK_BYTES)
+            if self._index.complete and len(data) != self._index.chunk_bytes[number]:
+                raise InputError(self._wrong_size(name, len(data), number))
+            for sample in self._samples(unpack(data, f"{self._path}: {name}"), name):
+                yield order.check(sample)
+        if self._index.complete and order.count != self._index.count:
+            raise InputError(
+                f"{self._path}: expected {self._index.count} samples, got {order.count}; "
+                "record it again"
+            )
+
+    def _samples(self, tensors: dict[str, Array], name: str) -> Iterator[Recorded]:
+        where = f"{self._path}: {name}"
+        stamps = _column(tensors, "t", "float64", where)
+        arrivals = _column(tensors, "arrival", "float64", where)
+        kinds = _column(tensors, "modality", "int64", where)
+        if not len(stamps) == len(arrivals) == len(kinds):
+            raise InputError(f"{where}: 't', 'arrival' and 'modality' differ in length")
+        values: list[dict[str, Array]] = [{} for _ in stamps]
+        for key, tensor in tensors.items():
+            found = _TENSOR.fullmatch(key)
+            if found is None or int(found[1]) >= len(values):
+                raise InputError(f"{where}: unknown tensor {show(key)}; record it again")
+            values[int(found[1])][found[2]] = tensor
+        for number, (t, arrival, kind) in enumerate(
+            zip(stamps.tolist(), arrivals.tolist(), kinds.tolist(), strict=True)
+        ):
+            if not 0 <= kind < len(self.modalities):
+                raise InputError(f"{where}: sample {number} is of modality {kind}, which is none")
+            value = value_of(values[number], f"{where}: sample {number}")
+            yield Recorded(self.modalities[kind], t, arrival, value)
+
+    def _list(self) -> list[str]:
+        """The chunks' names in order, without gaps."""
+        names = sorted(entry.name for entry in self._path.iterdir())
+        for name in names:
+            if name != INDEX and not _CHUNK.fullmatch(name) and not _PART.fullmatch(name):
+                raise InputError(
+                    f"{self._path}: unknown file {show(name)}; a recording holds {INDEX} and its "
+                    "chunks alone, remove it"
+                )
+        chunks = [name for name in names if _CHUNK.fullmatch(name)]
+        for number, name in enumerate(chunks):
+            if name != _chunk(number):
+                raise InputError(f"{self._path}: {_chunk(number)} is missing; copy it anew")
+        return chunks
+
+    def _check_whole(self) -> None:
+        sizes = self._index.chunk_bytes
+        if len(self._chunks) != len(sizes):
+            raise InputError(
+                f"{self._path}: expected {len(sizes)} chunks, got {len(self._chunks)}; the "
+                "recording was whole once, copy it anew"
+            )
+        for number, name in enumerate(self._chunks):
+            found = (self._path / name).lstat()
+            if stat.S_ISREG(found.st_mode) and found.st_size != sizes[number]:
+                raise InputError(self._wrong_size(name, found.st_size, number))
+
+    def _wrong_size(self, name: str, size: int, number: int) -> str:
+        return (
+            f"{self._path}: {name}: expected {self._index.chunk_bytes[number]} bytes, got {size}; "
+            "copy the recording anew"
+        )
+
+    def _read(self, name: str, most: int) -> bytes:
+        """A plain file of the folder, following no link and waiting for no pipe."""
+        try:
+            fd = os.open(self._path / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            with os.fdopen(fd, "rb") as file:
+                found = os.fstat(file.fileno())
+                if not stat.S_ISREG(found.st_mode):
+                    raise InputError(f"{self._path}: {name} is not a plain file")
+                if found.st_size > most:
+                    raise InputError(
+                        f"{self._path}: {name}: expected at most {most} bytes, got {found.st_size}"
+                    )
+                return file.read(found.st_size)
+        except OSError as error:
+            raise InputError(
+                f"{self._path}: {name} cannot be read as a part of a recording: {error}. A "
+                "recording holds plain files, no links"
+            ) from error
+
+
+def _chunk(number: int) -> str:
+    return f"chunk-{number:06d}.safetensors"
+
+
+def _column(tensors: dict[str, Array], name: str, dtype: str, where: str) -> Array:
+    column = tensors.pop(name, None)
+    if column is None or column.dtype != dtype or column.ndim != 1:
+        raise InputError(f"{where}: expected {name!r} of {dtype}, rank 1; record it again")
+    return column

@@ -1,0 +1,282 @@
+"""A recording as one MCAP file: a channel for each modality, a message for each sample.
+
+docs/recording.md states the messages' encoding. Chunks are not compressed: what a reader holds at
+once is bounded by what lies in the file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import stat
+import time
+from typing import TYPE_CHECKING, BinaryIO, NoReturn
+
+from mcap.exceptions import RecordLengthLimitExceeded
+from mcap.records import Channel, Chunk, DataEnd, McapRecord, Message, Metadata, Schema
+from mcap.stream_reader import StreamReader, breakup_chunk
+from mcap.writer import CompressionType
+from mcap.writer import Writer as Mcap
+
+from mmedge.errors import InputError
+from mmedge.recording.sample import (
+    MAX_VALUE_BYTES,
+    VERSION,
+    Order,
+    Recorded,
+    check_modalities,
+    exists,
+    pack,
+    tensors_of,
+    unpack,
+    value_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+__all__ = ["McapRecording", "McapWriter"]
+
+#: Encoding of messages, name and encoding of their schema.
+ENCODING, SCHEMA, SCHEMA_ENCODING = "safetensors", "mmedge.Sample", "text/plain"
+SCHEMA_TEXT = (
+    "One sample of one modality as a safetensors file. Its tensors are one of: 'value' (the array "
+    "of a modality of one input); 'in.<input>' for each input; 'text' (uint8 [bytes], UTF-8). "
+    "log_time is the arrival, publish_time the stamp of the measurement, both in ns since the Unix "
+    "epoch as the recorder knew it when it began."
+)
+#: Names of the metadata records at the beginning and at the end.
+BEGIN, END = "mmedge.recording", "mmedge.recording.end"
+
+#: Bytes of a chunk's records; what a killed recorder loses.
+CHUNK_BYTES = 1 << 20
+MAX_RECORD_BYTES = MAX_VALUE_BYTES + (64 << 20)
+MAGIC = b"\x89MCAP0\r\n"
+
+
+class McapWriter:
+    """See :class:`mmedge.recording.sample.Writer`. ``origin`` is the recorder's time now.
+
+    Raises:
+        InputError: something is at ``path`` already.
+        OSError: the disk refused.
+    """
+
+    def __init__(
+        self, path: Path, bundle: str, modalities: tuple[str, ...], *, origin: float
+    ) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._file = path.open("xb")
+        except FileExistsError as error:
+            raise exists(path) from error
+        self._mcap = Mcap(self._file, chunk_size=CHUNK_BYTES, compression=CompressionType.NONE)
+        self._mcap.start(profile="", library=f"mmedge recording {VERSION}")
+        schema = self._mcap.register_schema(SCHEMA, SCHEMA_ENCODING, SCHEMA_TEXT.encode())
+        self._channels = {
+            name: self._mcap.register_channel(f"/{name}", ENCODING, schema) for name in modalities
+        }
+        self._start_ns = time.time_ns()
+        self._origin = origin
+        self._counts = dict.fromkeys(modalities, 0)
+        self._mcap.add_metadata(
+            BEGIN,
+            {
+                "recording_version": str(VERSION),
+                "bundle": bundle,
+                "modalities": json.dumps(modalities),
+                "start_ns": str(self._start_ns),
+                "origin_s": repr(origin),
+            },
+        )
+        self._file.flush()
+
+    def write(self, sample: Recorded) -> None:
+        """See :meth:`mmedge.recording.sample.Writer.write`.
+
+        Raises:
+            InputError: a time that is too far from ``origin`` for 64 bits of nanoseconds.
+        """
+        times = [
+            self._start_ns + round((t - self._origin) * 1e9) for t in (sample.arrival, sample.t)
+        ]
+        if not all(0 <= ns < 1 << 64 for ns in times):
+            raise InputError(
+                f"modality {sample.modality!r}: stamp {sample.t} s and arrival {sample.arrival} s "
+                "are not of one clock; give both in seconds of the recorder's"
+            )
+        self._mcap.add_message(
+            self._channels[sample.modality],
+            log_time=times[0],
+            publish_time=times[1],
+            data=pack(tensors_of(sample.value)),
+            sequence=self._counts[sample.modality] & 0xFFFFFFFF,
+        )
+        self._counts[sample.modality] += 1
+        self._file.flush()
+
+    def close(self, lost: Mapping[str, int]) -> None:
+        """See :meth:`mmedge.recording.sample.Writer.close`."""
+        try:
+            count = sum(self._counts.values())
+            self._mcap.add_metadata(END, {"count": str(count), "lost": json.dumps(dict(lost))})
+            self._mcap.finish()  # type: ignore[no-untyped-call]
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        finally:
+            self._file.close()
+
+    def abandon(self) -> None:
+        """See :meth:`mmedge.recording.sample.Writer.abandon`."""
+        with contextlib.suppress(OSError):
+            self._file.close()
+
+
+class McapRecording:
+    """See :class:`mmedge.recording.sample.Recording`. ``path`` may be a link to a plain file.
+
+    Raises:
+        InputError: not such a file, or one that mmedge did not write.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.name = path.name
+        self._path = path
+        self.missing = self._end()
+        for record in self._records():
+            self._check_own(record)
+            if isinstance(record, Metadata) and record.name == BEGIN:
+                self._take_begin(record.metadata)
+                return
+            if isinstance(record, Message):
+                break
+        self._refuse("no metadata record of mmedge at its beginning")
+
+    def __iter__(self) -> Iterator[Recorded]:
+        """See :class:`mmedge.recording.sample.Recording`."""
+        order = Order(self.name, self.modalities)
+        topics: dict[int, str] = {}
+        expected: str | None = None
+        for record in self._records():
+            self._check_own(record)
+            where = f"{self._path}: sample {order.count}"
+            if isinstance(record, Channel):
+                topics[record.id] = record.topic.removeprefix("/")
+            elif isinstance(record, Metadata) and record.name == END:
+                expected = record.metadata.get("count")
+            elif isinstance(record, Message):
+                if record.channel_id not in topics:
+                    raise InputError(f"{where} is of channel {record.channel_id}, which is unknown")
+                value = value_of(unpack(record.data, where), where)
+                t, arrival = self._seconds(record.publish_time), self._seconds(record.log_time)
+                yield order.check(Recorded(topics[record.channel_id], t, arrival, value))
+        if not self.missing and expected != str(order.count):
+            raise InputError(
+                f"{self._path}: expected {expected} samples, got {order.count}; copy it anew"
+            )
+
+    def _seconds(self, ns: int) -> float:
+        return self._origin + (ns - self._start_ns) / 1e9
+
+    def _end(self) -> str:
+        """What the end of the file says is missing."""
+        with self._open() as file:
+            size = os.fstat(file.fileno()).st_size
+            if file.read(len(MAGIC)) != MAGIC:
+                raise InputError(f"{self._path}: not an MCAP file; give a recording of mmedge")
+            file.seek(max(len(MAGIC), size - len(MAGIC)))
+            if file.read() == MAGIC:
+                return ""
+        return "the recorder was not closed: what came after the last whole chunk is missing"
+
+    def _records(self) -> Iterator[McapRecord]:
+        """Records up to the end of the data, those of chunks too, or to where the file was cut."""
+        with self._open() as file:
+            records = iter(
+                StreamReader(
+                    _Bounded(file),  # type: ignore[arg-type]
+                    emit_chunks=True,
+                    record_size_limit=MAX_RECORD_BYTES,
+                ).records
+            )
+            while True:
+                try:
+                    record = next(records, None)
+                    if record is None or isinstance(record, DataEnd):
+                        return
+                    inner = [record]
+                    if isinstance(record, Chunk) and not record.compression:
+                        inner = breakup_chunk(record, validate_crc=True)
+                except Exception as error:  # what damaged bytes make of the library's parsing
+                    cut = file.read(1) == b"" and not isinstance(error, RecordLengthLimitExceeded)
+                    if self.missing and cut:
+                        return
+                    raise InputError(
+                        f"{self._path}: damaged: {type(error).__name__}: {error}; copy it anew"
+                    ) from error
+                yield from inner
+
+    def _open(self) -> BinaryIO:
+        try:
+            # Not to wait for a pipe.
+            file = os.fdopen(os.open(self._path, os.O_RDONLY | os.O_NONBLOCK), "rb")
+        except OSError as error:
+            raise InputError(f"{self._path}: the recording cannot be read: {error}") from error
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            file.close()
+            raise InputError(f"{self._path}: not a plain file")
+        return file
+
+    def _check_own(self, record: McapRecord) -> None:
+        """Refuse what another program wrote."""
+        if isinstance(record, Chunk) and record.compression:
+            raise InputError(
+                f"{self._path}: its chunks are compressed with {record.compression!a}; write it "
+                "anew with mcap compress --compression none"
+            )
+        if isinstance(record, Schema) and (record.name, record.encoding) != (
+            SCHEMA,
+            SCHEMA_ENCODING,
+        ):
+            self._refuse(f"schema {record.name!a} of encoding {record.encoding!a}")
+        if isinstance(record, Channel) and record.message_encoding != ENCODING:
+            self._refuse(f"topic {record.topic!a} of message encoding {record.message_encoding!a}")
+
+    def _refuse(self, found: str) -> NoReturn:
+        raise InputError(
+            f"{self._path}: not a recording of mmedge: {found}; expected messages of encoding "
+            f"{ENCODING!r} with schema {SCHEMA!r}. Decode it with your own code, and write each "
+            "message with mmedge.recording.Recorder.record"
+        )
+
+    def _take_begin(self, data: Mapping[str, str]) -> None:
+        where = f"{self._path}: metadata {BEGIN!r}"
+        if data.get("recording_version") != str(VERSION):
+            raise InputError(
+                f"{where}: expected recording_version {VERSION}, got "
+                f"{data.get('recording_version')!a}; record it again with this version"
+            )
+        try:
+            modalities = json.loads(data["modalities"])
+            self.bundle = data["bundle"]
+            self._start_ns, self._origin = int(data["start_ns"]), float(data["origin_s"])
+        except (KeyError, ValueError, RecursionError) as error:
+            raise InputError(f"{where}: cannot be read: {error!r}; record it again") from error
+        if not isinstance(modalities, list) or not all(isinstance(m, str) for m in modalities):
+            raise InputError(f"{where}: expected a list of modalities; record it again")
+        self.modalities = check_modalities(where, tuple(modalities))
+
+
+class _Bounded:
+    """A file of which no more is read, or asked memory for, than is left of it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._left = os.fstat(file.fileno()).st_size
+
+    def read(self, count: int) -> bytes:
+        data = self._file.read(min(count, self._left))
+        self._left -= len(data)
+        return data

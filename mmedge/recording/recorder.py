@@ -1,0 +1,329 @@
+"""Records what an application pushes while it runs, in a thread of its own."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from mmedge.clock import Monotone
+from mmedge.errors import BackendError, InputError
+from mmedge.recording.directory import DirectoryWriter
+from mmedge.recording.sample import Recorded, Value, check_times, copied, size_of
+from mmedge.spec import Manifest
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from mmedge.bundle import Bundle
+    from mmedge.recording.sample import Writer
+    from mmedge.stream import Health, Result, Stream
+
+__all__ = ["SUFFIX", "Recorder", "RecordingStream", "need_mcap"]
+
+#: Suffix of a recording that is one MCAP file.
+SUFFIX = ".mcap"
+#: Bytes of values that may wait to be written, besides the newest.
+QUEUE_BYTES = 256 << 20
+#: Samples that may wait, for values of few bytes.
+QUEUE_SAMPLES = 65536
+
+
+def need_mcap() -> None:
+    """Make sure that the mcap library is there.
+
+    Raises:
+        BackendError: it is not installed.
+    """
+    try:
+        import mcap  # noqa: F401
+    except ImportError as error:
+        raise BackendError(
+            f"an {SUFFIX} recording needs the mcap library: pip install 'mmedge[mcap]'"
+        ) from error
+
+
+class Recorder:
+    """Writes a recording; see docs/recording.md.
+
+    A value is copied when it is handed in; a thread writes it. What that thread cannot keep up with
+    is not recorded: while ``queue_bytes`` wait, the newest sample is left out and counted in
+    ``lost``. A disk that refuses stops nothing either: from then on all is lost, and :meth:`close`
+    raises.
+
+    Safe to call from threads.
+
+    Args:
+        path: where; nothing may be there. With the suffix ``.mcap`` one MCAP file, otherwise a
+            folder.
+        source: the bundle, or its manifest, whose modalities are recorded.
+        clock: seconds in which stamps and arrivals are; pass the stream's own if it has one. None:
+            ``time.monotonic``, as in a stream.
+        queue_bytes: bytes of values that may wait to be written, above 0.
+
+    Attributes:
+        count: samples taken in so far, not all of them written yet.
+        lost: samples not recorded so far, by reason: ``queue_full``, ``unfit`` (a value that no
+            recording holds, such as an array on a GPU) or ``write_error``.
+
+    Raises:
+        InputError: something is at ``path``, it cannot be written, or ``queue_bytes`` < 1.
+        BackendError: an ``.mcap`` path without the mcap library.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        source: Bundle | Manifest,
+        *,
+        clock: Callable[[], float] | None = None,
+        queue_bytes: int = QUEUE_BYTES,
+    ) -> None:
+        if queue_bytes < 1:
+            raise InputError(f"queue_bytes must be at least 1, got {queue_bytes}")
+        manifest = source if isinstance(source, Manifest) else source.manifest
+        self.count = 0
+        self.lost: Counter[str] = Counter()
+        self._path = Path(path)
+        self._inputs = {m.name: frozenset(m.inputs) for m in manifest.modalities}
+        self._texts = {m.name for m in manifest.modalities if m.tokenizer is not None}
+        self._now = Monotone(time.monotonic if clock is None else clock)
+        self._limit = queue_bytes
+        self._waiting: deque[Recorded] = deque()
+        self._bytes = 0
+        self._last = -math.inf
+        self._closed = False
+        self._error: Exception | None = None
+        self._turn = threading.Condition()
+        self._writer = self._open(manifest.name)
+        self._thread = threading.Thread(target=self._write, name="mmedge recorder", daemon=True)
+        self._thread.start()
+
+    def record(
+        self,
+        modality: str,
+        value: Any,  # noqa: ANN401
+        t: float | None = None,
+        arrival: float | None = None,
+        *,
+        copy: bool = True,
+    ) -> bool:
+        """Take in one sample; returns whether it will be recorded (False: it is in ``lost``).
+
+        Args:
+            modality: its name.
+            value: as for :meth:`mmedge.Stream.push`: an array, a mapping from each input to an
+                array, or text. Shapes are not checked.
+            t: when it was measured; None: at its arrival.
+            arrival: when it came, not before the arrival of the sample before; None: now.
+            copy: False saves the copy, for an array that nobody writes to any more.
+
+        Raises:
+            InputError: an unknown modality, other inputs than it has, a value that no recording
+                holds, a time that is not finite, or an arrival before the last.
+            BackendError: the recorder is closed.
+        """
+        made = self._fit(modality, value, copy=copy)
+        with self._turn:
+            now = self._now() if arrival is None else arrival
+            if arrival is None and math.isfinite(self._last):
+                now = max(now, self._last)
+            sample = Recorded(modality, float(now if t is None else t), float(now), made)
+            check_times(sample, self._last, f"modality {modality!r}")
+            return self._put(sample)
+
+    def attach(self, stream: Stream) -> RecordingStream:
+        """The same stream, with each sample that is pushed to it recorded.
+
+        A push that raises is not recorded. Closing it closes the stream and not the recorder.
+        """
+        return RecordingStream(stream, self._time, self._pushed)
+
+    def close(self) -> None:
+        """Write what waits, and end. May be called twice.
+
+        Raises:
+            InputError: the disk refused; chunks that are whole can be read.
+        """
+        with self._turn:
+            if self._closed:
+                return
+            self._closed = True
+            self._turn.notify()
+        self._thread.join()
+        if self._error is not None:
+            raise InputError(
+                f"{self._path}: cannot be written: {self._error}; what came before it in whole "
+                "chunks can be read, the rest is lost"
+            ) from self._error
+
+    def _time(self) -> float:
+        with self._turn:
+            return self._now()
+
+    def _pushed(
+        self,
+        modality: str,
+        value: Any,  # noqa: ANN401
+        t: float | None,
+        arrival: float,
+        *,
+        copy: bool,
+    ) -> None:
+        """Take in what a stream took: nothing here may disturb the application."""
+        try:
+            made = self._fit(modality, value, copy=copy)
+        except InputError:
+            with self._turn:
+                self.lost["unfit"] += 1
+            return
+        with self._turn:
+            if self._closed:
+                return
+            # Two threads may come in another order than their pushes began.
+            arrival = max(arrival, self._last)
+            self._put(Recorded(modality, arrival if t is None else float(t), arrival, made))
+
+    def _fit(self, modality: str, value: Any, *, copy: bool) -> Value:  # noqa: ANN401
+        inputs = self._inputs.get(modality)
+        if inputs is None:
+            raise InputError(
+                f"unknown modality {modality!r}; this bundle has {', '.join(self._inputs)}"
+            )
+        try:
+            made = copied(value, copy=copy)
+        except InputError as error:
+            raise InputError(f"modality {modality!r}: {error}") from error
+        if isinstance(made, str):
+            fits = modality in self._texts
+        elif isinstance(made, Mapping):
+            fits = made.keys() == inputs
+        else:
+            fits = len(inputs) == 1
+        if not fits:
+            got = "text" if isinstance(made, str) else "an array"
+            got = f"inputs {', '.join(made)}" if isinstance(made, Mapping) else got
+            raise InputError(
+                f"modality {modality!r}: expected a value for inputs {', '.join(sorted(inputs))}, "
+                f"got {got}"
+            )
+        return made
+
+    def _put(self, sample: Recorded) -> bool:
+        """Queue a sample; called with the lock held."""
+        if self._closed:
+            raise BackendError(f"{self._path}: the recorder is closed; make a new one")
+        full = self._bytes >= self._limit or len(self._waiting) >= QUEUE_SAMPLES
+        if full or self._error is not None:
+            self.lost["write_error" if self._error is not None else "queue_full"] += 1
+            return False
+        self._last = sample.arrival
+        self._bytes += size_of(sample.value)
+        self._waiting.append(sample)
+        self.count += 1
+        self._turn.notify()
+        return True
+
+    def _write(self) -> None:
+        while True:
+            with self._turn:
+                while not self._waiting and not self._closed:
+                    self._turn.wait()
+                batch = list(self._waiting)
+                self._waiting.clear()
+                lost = dict(self.lost)
+            try:
+                if self._error is None:
+                    for sample in batch:
+                        self._writer.write(sample)
+                    if not batch:
+                        self._writer.close(lost)
+                elif not batch:
+                    self._writer.abandon()
+            except Exception as error:  # noqa: BLE001  # raised again by close
+                self._fail(error, len(batch))
+            if not batch:
+                return
+            with self._turn:
+                self._bytes -= sum(size_of(sample.value) for sample in batch)
+
+    def _fail(self, error: Exception, samples: int) -> None:
+        with self._turn:
+            self._error = error
+            self.lost["write_error"] += samples
+            self.count -= samples
+
+    def _open(self, bundle: str) -> Writer:
+        modalities = tuple(self._inputs)
+        try:
+            if self._path.suffix == SUFFIX:
+                need_mcap()
+                from mmedge.recording.mcap import McapWriter
+
+                return McapWriter(self._path, bundle, modalities, origin=self._now())
+            return DirectoryWriter(self._path, bundle, modalities)
+        except OSError as error:
+            raise InputError(f"{self._path}: cannot be written: {error}") from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class RecordingStream:
+    """A stream whose pushes are recorded; made by :meth:`Recorder.attach`."""
+
+    def __init__(
+        self, stream: Stream, clock: Callable[[], float], pushed: Callable[..., None]
+    ) -> None:
+        self._stream, self._time, self._pushed = stream, clock, pushed
+
+    def push(
+        self,
+        modality: str,
+        value: Any,  # noqa: ANN401
+        t: float | None = None,
+        *,
+        copy: bool = True,
+    ) -> int:
+        """See :meth:`mmedge.Stream.push`."""
+        arrival = self._time()
+        seq = self._stream.push(modality, value, t, copy=copy)
+        self._pushed(modality, value, t, arrival, copy=copy)
+        return seq
+
+    def result(self, timeout: float | None = None) -> Result:
+        """See :meth:`mmedge.Stream.result`."""
+        return self._stream.result(timeout)
+
+    def health(self) -> Health:
+        """See :meth:`mmedge.Stream.health`."""
+        return self._stream.health()
+
+    def close(self) -> None:
+        """See :meth:`mmedge.Stream.close`."""
+        self._stream.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

@@ -1,0 +1,270 @@
+"""One recorded sample, and how its value becomes tensors and comes back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from mmedge.errors import InputError
+from mmedge.schema.names import NAME, TENSOR_NAME
+from mmedge.spec import DTYPES, Array
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+__all__ = [
+    "MAX_VALUE_BYTES",
+    "VERSION",
+    "Order",
+    "Recorded",
+    "Recording",
+    "Value",
+    "Writer",
+    "check_modalities",
+    "check_times",
+    "copied",
+    "exists",
+    "pack",
+    "size_of",
+    "tensors_of",
+    "unpack",
+    "value_of",
+    "words",
+]
+
+#: Version of both forms. A reader refuses any other.
+VERSION = 1
+
+#: Bytes of one value: what a reader may have to hold at once is bounded by it.
+MAX_VALUE_BYTES = 1 << 29
+
+#: What :meth:`mmedge.Stream.push` takes: an array, an array for each input, or text.
+Value = Array | Mapping[str, Array] | str
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """One sample: when it was measured (``t``), when it was pushed (``arrival``), and its value.
+
+    Both times are finite seconds of the recorder's clock.
+    """
+
+    modality: str
+    t: float
+    arrival: float
+    value: Value
+
+
+class Recording(Protocol):
+    """Samples in the order of their arrivals. Each iteration reads them anew, a few at a time.
+
+    Attributes:
+        name: what to call it.
+        bundle: name of the bundle for which it was recorded.
+        modalities: which it may hold.
+        missing: in words, what is known to be missing; empty if nothing is. Of an MCAP file that
+            was cut short it is known when it is opened.
+    """
+
+    name: str
+    bundle: str
+    modalities: tuple[str, ...]
+    missing: str
+
+    def __iter__(self) -> Iterator[Recorded]:
+        """The samples; raises InputError where they cannot be read or trusted."""
+
+
+class Writer(Protocol):
+    """Writes one form. Calls come from one thread, samples in the order of their arrivals."""
+
+    def write(self, sample: Recorded) -> None:
+        """Take in one sample; raises OSError where the disk refuses."""
+
+    def close(self, lost: Mapping[str, int]) -> None:
+        """Write what is left, and how many samples were not recorded, by reason."""
+
+    def abandon(self) -> None:
+        """Let go of what is open after an error."""
+
+
+def copied(value: Any, *, copy: bool = True) -> Value:  # noqa: ANN401
+    """``value`` as the recording's own, in C order; not copied where ``copy`` is False.
+
+    Raises:
+        InputError: not an array on the host, a mapping to such arrays or text; a dtype that no
+            bundle uses; or more than 512 MiB.
+    """
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(f"text that UTF-8 does not have: {error}") from error
+        made: Value = value
+    elif isinstance(value, Mapping):
+        made = {str(name): _own(array, copy=copy) for name, array in value.items()}
+    else:
+        made = _own(value, copy=copy)
+    _check_size(size_of(made))
+    return made
+
+
+def size_of(value: Value) -> int:
+    """Bytes of a value."""
+    if isinstance(value, str):
+        return len(value.encode())
+    if isinstance(value, Mapping):
+        return sum(array.nbytes for array in value.values())
+    return value.nbytes
+
+
+def tensors_of(value: Value) -> dict[str, Array]:
+    """A value as named tensors: ``value``, or ``in.<input>`` for each input, or ``text``.
+
+    Text is its UTF-8 bytes as uint8 ``[bytes]``.
+    """
+    if isinstance(value, str):
+        return {"text": np.frombuffer(value.encode(), np.uint8)}
+    if isinstance(value, Mapping):
+        return {f"in.{name}": array for name, array in value.items()}
+    return {"value": value}
+
+
+def value_of(tensors: Mapping[str, Array], where: str) -> Value:
+    """Undo :func:`tensors_of`.
+
+    Raises:
+        InputError: they are no value.
+    """
+    if set(tensors) == {"value"}:
+        return tensors["value"]
+    if set(tensors) == {"text"}:
+        data = tensors["text"]
+        if data.dtype == np.uint8 and data.ndim == 1:
+            try:
+                return data.tobytes().decode()
+            except UnicodeDecodeError as error:
+                raise InputError(f"{where}: text that is not UTF-8: {error}") from error
+    inputs = {key.removeprefix("in."): array for key, array in tensors.items()}
+    if inputs and all(
+        key.startswith("in.") and TENSOR_NAME.fullmatch(key.removeprefix("in.")) for key in tensors
+    ):
+        return inputs
+    raise InputError(
+        f"{where}: expected tensors 'value', 'text' (uint8 of rank 1) or 'in.<input>', got "
+        f"{', '.join(map(ascii, sorted(tensors)))[:200] or 'none'}; record it again"
+    )
+
+
+def pack(tensors: Mapping[str, Array]) -> bytes:
+    """Tensors as safetensors."""
+    data: bytes = save(dict(tensors))
+    return data
+
+
+def unpack(data: bytes, where: str) -> dict[str, Array]:
+    """Tensors of safetensors; read-only or not, they are nobody else's.
+
+    Raises:
+        InputError: not safetensors, or of a dtype that no bundle uses.
+    """
+    try:
+        tensors: dict[str, Array] = load(data)
+    except (SafetensorError, KeyError, ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"{where}: not safetensors: {error}; record it again") from error
+    for name, array in tensors.items():
+        if array.dtype not in DTYPES.values():
+            raise InputError(f"{where}: {name!a} has dtype {array.dtype}, which no bundle uses")
+    return tensors
+
+
+def check_times(sample: Recorded, last: float, where: str) -> None:
+    """Refuse times that are not finite, or an arrival before ``last``.
+
+    Raises:
+        InputError: see above.
+    """
+    for what, seconds in (("stamp", sample.t), ("arrival", sample.arrival)):
+        if not math.isfinite(seconds):
+            raise InputError(f"{where}: a {what} is finite seconds, got {seconds}")
+    if sample.arrival < last:
+        raise InputError(
+            f"{where}: arrival {sample.arrival!r} s comes after {last!r} s; a recording is ordered "
+            "by arrival"
+        )
+
+
+class Order:
+    """Checks samples as they are read: known modalities, finite times, arrivals in order."""
+
+    def __init__(self, name: str, modalities: tuple[str, ...]) -> None:
+        self.count = 0
+        self._name, self._modalities, self._last = name, modalities, -math.inf
+
+    def check(self, sample: Recorded) -> Recorded:
+        """The sample, if it may come now; raises InputError if not."""
+        where = f"{self._name}: sample {self.count}"
+        if sample.modality not in self._modalities:
+            raise InputError(f"{where}: unknown modality {sample.modality!a}")
+        check_times(sample, self._last, where)
+        self._last = sample.arrival
+        self.count += 1
+        return sample
+
+
+def check_modalities(name: str, modalities: tuple[str, ...]) -> tuple[str, ...]:
+    """``modalities`` if they may be names and are all different.
+
+    Raises:
+        InputError: they are not.
+    """
+    bad = [found for found in modalities if not NAME.fullmatch(found)]
+    if bad or len(set(modalities)) < len(modalities) or not modalities:
+        raise InputError(
+            f"{name}: expected different names of modalities, got {ascii(modalities)[:200]}"
+        )
+    return modalities
+
+
+def words(lost: Mapping[str, int]) -> str:
+    """Samples that were not recorded, by reason, for :attr:`Recording.missing`."""
+    if not lost:
+        return ""
+    return ", ".join(f"{count} samples not recorded ({why})" for why, count in lost.items())
+
+
+def exists(path: Path) -> InputError:
+    """The error for a place that is taken."""
+    return InputError(f"{path}: already exists; remove it, or record under another name")
+
+
+def _own(value: Any, *, copy: bool) -> Array:  # noqa: ANN401
+    if not isinstance(value, np.ndarray):
+        if hasattr(value, "__cuda_array_interface__"):
+            raise InputError("an array on a GPU is not recorded; copy it to the host first")
+        if not hasattr(value, "__dlpack__"):
+            raise InputError(
+                f"expected an array, a mapping to arrays or text, got {type(value).__name__}"
+            )
+        try:
+            value = np.from_dlpack(value)
+        except (BufferError, RuntimeError, TypeError, ValueError) as error:
+            raise InputError(f"NumPy cannot take this array over DLPack: {error}") from error
+    if value.dtype not in DTYPES.values():
+        raise InputError(f"dtype {value.dtype} is none that a bundle uses: {', '.join(DTYPES)}")
+    _check_size(value.nbytes)  # before it is copied
+    # Not ascontiguousarray, which turns a scalar into a vector.
+    array: Array = np.array(value, order="C", copy=True if copy else None)
+    return array
+
+
+def _check_size(size: int) -> None:
+    if size > MAX_VALUE_BYTES:
+        raise InputError(f"a recorded value has at most {MAX_VALUE_BYTES} bytes, got {size}")

@@ -1,0 +1,220 @@
+"""OpenVINO as a backend of exported bundles: the same outputs, proven at load, from any thread."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+
+import networks
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import mmedge
+from mmedge.backends import SessionOptions, open_stage
+from mmedge.backends.openvino import SPECIALISED
+from mmedge.bundle import Bundle
+from mmedge.cli.app import build_app
+from mmedge.errors import AccuracyError, BackendError, ExportError
+from mmedge.verify import verify
+from mmedge_export import export, feeds
+from mmedge_export import openvino as openvino_export
+from mmedge_export.openvino import add_openvino
+
+pytest.importorskip("openvino", reason="OpenVINO is not installed: pip install 'mmedge[openvino]'")
+
+
+def added(model, path, **options):
+    bundle, variant = add_openvino(export(model, path, **options))
+    bundle.close()
+    return variant
+
+
+@pytest.mark.parametrize("name", networks.NETWORKS)
+def test_outputs_are_those_of_onnx_runtime(name, tmp_path):
+    model = networks.NETWORKS[name]()
+    variant = added(model, tmp_path / "b", split=True)
+    assert variant.id == "openvino-fp32-cpu"
+    with (
+        mmedge.load(tmp_path / "b", "openvino") as ours,
+        mmedge.load(tmp_path / "b", "ort") as theirs,
+    ):
+        assert verify(ours).ok
+        limits = {symbol: limit.max or 64 for symbol, limit in model.dimensions().items()}
+        for seed, batch in enumerate((1, 3)):
+            sizes = {symbol: min(11, most) for symbol, most in limits.items()} | {"batch": batch}
+            values = feeds.random(model, sizes, np.random.default_rng(seed))
+            got, wanted = ours.run(values), theirs.run(values)
+            assert got.keys() == wanted.keys()
+            for output, value in wanted.items():
+                assert got[output].dtype == value.dtype
+                assert got[output].shape == value.shape
+                np.testing.assert_allclose(
+                    got[output], value, rtol=1e-3, atol=1e-4 * max(np.abs(value).max(), 1)
+                )
+
+
+@pytest.fixture(scope="module")
+def zoo_bundle(tmp_path_factory):
+    """Cut into stages, one of which has functions of mmedge's."""
+    path = tmp_path_factory.mktemp("openvino") / "vqa.mmedge"
+    added("zoo:vqa-attention", path, split=True)
+    return path
+
+
+def test_functions_are_written_out_and_weights_are_shared(zoo_bundle):
+    with Bundle.open(zoo_bundle) as bundle:
+        ours = next(v for v in bundle.manifest.variants if v.backend == "openvino")
+        graphs = {stage.name: stage.graph for stage in bundle.manifest.stages}
+        with_functions = {name for name, graph in graphs.items() if bundle.functions(graph)}
+        assert with_functions
+        assert {name for name, file in ours.files.items() if file != graphs[name]} == with_functions
+        for name in with_functions:
+            assert not bundle.functions(ours.files[name])
+            assert bundle.weights(ours.files[name]) == bundle.weights(graphs[name])
+    with mmedge.load(zoo_bundle, "openvino") as pipe:
+        (said,) = pipe.attention.values()
+        assert str(said) == "3 nodes by standard operators: OpenVINO has no such operator"
+        assert verify(pipe).ok
+    with pytest.raises(BackendError, match="load with backend='ort'"):
+        mmedge.load(zoo_bundle, "openvino", kernels=True)
+
+
+def test_threads_may_share_a_pipeline(zoo_bundle):
+    with mmedge.load(zoo_bundle, "openvino") as pipe:
+        samples = pipe.bundle.samples()
+        alone = [pipe.run(sample.inputs, cached=False) for sample in samples]
+        wrong = []
+
+        def work(seed):
+            for number in np.random.default_rng(seed).integers(0, len(samples), 40):
+                got = pipe.run(samples[number].inputs, cached=False)
+                if any(not np.array_equal(got[k], v) for k, v in alone[number].items()):
+                    wrong.append(number)
+
+        threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert not wrong
+
+
+def test_an_array_that_may_not_be_written_is_taken(zoo_bundle):
+    with mmedge.load(zoo_bundle, "openvino") as pipe:
+        inputs = {name: value.copy() for name, value in pipe.bundle.samples()[0].inputs.items()}
+        wanted = pipe.run(inputs, cached=False)
+        kept = {name: value.copy() for name, value in wanted.items()}
+        for value in inputs.values():
+            value.flags.writeable = False
+        again = pipe.run(inputs, cached=False)
+        for name, value in kept.items():
+            np.testing.assert_array_equal(again[name], value)
+            np.testing.assert_array_equal(wanted[name], value)  # not a view of what runs write to
+
+
+def test_shapes_of_golden_samples_are_compiled_for_at_load(zoo_bundle):
+    with Bundle.open(zoo_bundle) as bundle:
+        variant = next(v for v in bundle.manifest.variants if v.backend == "openvino")
+        stage = next(s for s in bundle.manifest.stages if s.modality == "audio")
+        session = open_stage(bundle, stage, variant, options=SessionOptions(threads=1))
+        shapes = {sample.inputs["audio"].shape for sample in bundle.samples()}
+        assert 1 < len(session._by_shapes) <= SPECIALISED
+        assert {known[0] for known in session._by_shapes} <= shapes
+        assert session._general is None
+        given = {"audio": np.zeros((2, 4000), np.float32)}
+        first = session.run(given)
+        assert session._general is not None
+        for name, value in session.run(given).items():
+            np.testing.assert_array_equal(first[name], value)
+        session.close()
+        session.close()
+        with pytest.raises(BackendError, match="the session is closed"):
+            session.run(given)
+
+
+def test_what_computes_something_else_is_not_added(tmp_path, monkeypatch):
+    bundle = export(networks.cameras(), tmp_path / "b")
+    before = bundle.manifest
+
+    class Off(openvino_export.OpenVinoRunner):
+        def __call__(self, values):
+            return {name: value * 1.01 + 0.01 for name, value in super().__call__(values).items()}
+
+    monkeypatch.setattr(openvino_export, "OpenVinoRunner", Off)
+    with pytest.raises(AccuracyError, match=r"OpenVINO .* golden sample 0: output .* takes "):
+        add_openvino(bundle)
+    assert Bundle.open(tmp_path / "b").manifest == before
+
+
+def halves(values):
+    return {name: v / 2 if v.dtype == np.float32 else v for name, v in values.items()}
+
+
+def test_what_differs_from_the_golden_samples_is_refused_at_load(tmp_path):
+    """The golden samples are replayed: what export has proven is ONNX Runtime's work alone."""
+    added(networks.cameras(), tmp_path / "b", split=False)
+    with Bundle.open(tmp_path / "b") as bundle:
+        halved = [replace(sample, outputs=halves(sample.outputs)) for sample in bundle.samples()]
+        files = {n: bytes(bundle.read(n)) for n in bundle.manifest.files if "samples" not in n}
+        Bundle.write(tmp_path / "c", bundle.manifest, files, samples=halved).close()
+    mmedge.load(tmp_path / "c", "ort").close()
+    with pytest.raises(AccuracyError):
+        mmedge.load(tmp_path / "c", "openvino")
+
+
+def test_a_graph_that_it_does_not_take_is_an_error_of_this_stage(tmp_path):
+    added(networks.cameras(), tmp_path / "b", split=False)
+    with Bundle.open(tmp_path / "b") as bundle:
+        (stage,) = bundle.manifest.stages
+        first, *rest = stage.inputs
+        wrong = replace(stage, inputs=(replace(first, dtype="float64"), *rest))
+        variant = next(v for v in bundle.manifest.variants if v.backend == "openvino")
+        with pytest.raises(BackendError, match="in the graph, the manifest declares .*float64"):
+            open_stage(bundle, wrong, variant, options=SessionOptions())
+        with pytest.raises(BackendError, match="not for cuda"):
+            open_stage(bundle, stage, replace(variant, target="cuda"), options=SessionOptions())
+
+
+def test_the_command_builds_times_and_prefers_the_faster(tmp_path):
+    export(networks.cameras(), tmp_path / "b").close()
+    done = CliRunner().invoke(build_app(), ["build", str(tmp_path / "b"), "--backend", "openvino"])
+    assert done.exit_code == 0, done.output
+    assert "openvino-fp32-cpu" in done.stdout
+    with mmedge.load(tmp_path / "b") as pipe:
+        latency = {v.id: v.metrics.get("latency_ms") for v in pipe.bundle.manifest.variants}
+        measured = {name: ms for name, ms in latency.items() if ms is not None}
+        assert measured.keys() == {"ort-fp32-cpu", "openvino-fp32-cpu"}
+        assert pipe.variant.id == min(measured, key=measured.__getitem__)
+    refused = CliRunner().invoke(
+        build_app(), ["build", str(tmp_path / "b"), "--backend", "openvino", "--target", "sm_87"]
+    )
+    assert "--target is for engines" in str(refused.exception)
+
+
+def test_a_bundle_without_float32_graphs_is_refused(tmp_path):
+    with Bundle.open(export(networks.cameras(), tmp_path / "b").path) as bundle:
+        others = tuple(v for v in bundle.manifest.variants if v.target != "cpu")
+        files = {n: bytes(bundle.read(n)) for n in bundle.manifest.files if "samples" not in n}
+        manifest = replace(bundle.manifest, variants=others)
+        made = Bundle.write(tmp_path / "c", manifest, files, samples=bundle.samples())
+    with pytest.raises(ExportError, match="no float32 graphs"):
+        add_openvino(made)
+
+
+def test_nothing_is_sent_anywhere(zoo_bundle):
+    """The package brings a telemetry library along; loading and running opens no connection."""
+    program = (
+        "import socket, sys\n"
+        "def refuse(*_): raise SystemExit('a connection was tried')\n"
+        "socket.socket.connect = socket.socket.connect_ex = refuse\n"
+        "socket.getaddrinfo = refuse\n"
+        "import mmedge\n"
+        "with mmedge.load(sys.argv[1], 'openvino') as pipe:\n"
+        "    pipe.run(pipe.bundle.samples()[0].inputs)\n"
+    )
+    command = [sys.executable, "-c", program, str(zoo_bundle)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr

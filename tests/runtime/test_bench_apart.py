@@ -1,0 +1,47 @@
+"""Variants timed in processes of their own."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mmedge.bench import apart
+from mmedge.bench.apart import time_apart
+from mmedge.bundle import Bundle
+from mmedge.errors import BackendError
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr(apart, "PROCESSES", 2)
+    monkeypatch.setattr(apart, "BLOCKS", 2)
+    monkeypatch.setattr(apart, "BLOCK_MS", 1.0)
+
+
+def children():
+    """Process ids of this process's children."""
+    listed = Path(f"/proc/self/task/{os.getpid()}/children")
+    return set(listed.read_text(encoding="ascii").split())
+
+
+def test_every_variant_gets_a_time(sums, quick):
+    before = children()
+    with Bundle.open(sums) as bundle:
+        variants = [v for v in bundle.manifest.variants if v.target == "cpu"]
+    found = time_apart(str(sums), variants, threads=1)
+    assert found.keys() == {variant.id for variant in variants}
+    assert all(0 < ms < 1000 for ms in found.values())
+    assert children() <= before
+
+
+def test_a_variant_that_does_not_load_is_named_and_nothing_is_left(sums, quick, capfd):
+    before = children()
+    with Bundle.open(sums) as bundle:
+        good = next(v for v in bundle.manifest.variants if v.target == "cpu")
+    with pytest.raises(BackendError, match="tvm-.*the process that times it ended"):
+        time_apart(str(sums), [good, replace(good, backend="tvm")], threads=1)
+    assert "tvm" in capfd.readouterr().err
+    assert children() <= before
