@@ -6,7 +6,17 @@ from dataclasses import replace
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from mmedge.backends.openvino import Compiled, compile_settings, core, fixed
+import numpy as np
+
+from mmedge.backends.openvino import (
+    SPECIALISED,
+    Compiled,
+    check_range,
+    compile_settings,
+    core,
+    fixed,
+    ports,
+)
 from mmedge.errors import AccuracyError, BackendError, ExportError
 from mmedge.verify import difference
 from mmedge_export.variants import base_variant
@@ -16,13 +26,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mmedge.bundle import Bundle
-    from mmedge.spec import Array, Stage, Variant
+    from mmedge.spec import Array, Stage, TensorSpec, Variant
 
 __all__ = ["OpenVinoRunner", "add_openvino"]
 
 
 class OpenVinoRunner:
-    """A graph's file in OpenVINO on the CPU, compiled for each set of shapes that it is given.
+    """A graph's file in OpenVINO on the CPU, compiled for the first sets of shapes it is given.
 
     Args:
         path: of the file.
@@ -41,9 +51,10 @@ class OpenVinoRunner:
             self._model: Any = core().read_model(_without_functions(path))
         except RuntimeError as error:
             raise ExportError(f"OpenVINO does not load {path.name}: {error}") from error
-        self._inputs = [port.any_name for port in self._model.inputs]
-        self._outputs = [port.any_name for port in self._model.outputs]
+        self._inputs = [_name(port, stage.inputs) for port in self._model.inputs]
+        self._outputs = [_name(port, stage.outputs) for port in self._model.outputs]
         self._compiled: dict[tuple[tuple[int, ...], ...], Compiled] = {}
+        self._general: Compiled | None = None
 
     def __call__(self, values: Mapping[str, Array]) -> dict[str, Array]:
         """Outputs by name.
@@ -51,17 +62,47 @@ class OpenVinoRunner:
         Raises:
             ExportError: OpenVINO does not compile the graph for these shapes, or the run failed.
         """
-        given = [values[name] for name in self._inputs]
-        shapes = tuple(value.shape for value in given)
         try:
-            if shapes not in self._compiled:
-                model = fixed(self._model, shapes)
-                self._compiled[shapes] = Compiled(model, self._settings, self._outputs)
-            return self._compiled[shapes].run(given)
-        except (RuntimeError, BackendError) as error:
-            raise ExportError(
-                f"OpenVINO fails on {self._name} with {list(shapes)}: {error}"
-            ) from error
+            given = [values[name] for name in self._inputs]
+            for name, value in zip(self._inputs, given, strict=True):
+                if value.dtype == np.int64:
+                    check_range(value, f"{self._name}: input {name!r}")
+            shapes = tuple(value.shape for value in given)
+            return self._for(shapes).run(given)
+        except (KeyError, RuntimeError, BackendError) as error:
+            shown = {name: list(value.shape) for name, value in values.items()}
+            raise ExportError(f"OpenVINO fails on {self._name} with {shown}: {error}") from error
+
+    def check(self, stage: Stage) -> None:
+        """See that the graph's inputs and outputs are those of ``stage``, in types that are kept.
+
+        Raises:
+            ExportError: they are not.
+        """
+        try:
+            ports(self._model.inputs, stage.inputs, "input", stage)
+            ports(self._model.outputs, stage.outputs, "output", stage)
+        except BackendError as error:
+            raise ExportError(f"OpenVINO cannot run {self._name}: {error}") from error
+
+    def _for(self, shapes: tuple[tuple[int, ...], ...]) -> Compiled:
+        """The form for some shapes; as in the runtime there are few of fixed ones."""
+        if shapes in self._compiled:
+            return self._compiled[shapes]
+        if len(self._compiled) < SPECIALISED:
+            model = fixed(self._model, shapes)
+            made = self._compiled[shapes] = Compiled(model, self._settings, self._outputs)
+            return made
+        if self._general is None:
+            self._general = Compiled(self._model, self._settings, self._outputs)
+        return self._general
+
+
+def _name(port: Any, specs: tuple[TensorSpec, ...]) -> str:  # noqa: ANN401
+    """What a stage calls one of its model's ports, which may have several names."""
+    names = sorted(port.get_names())
+    wanted = {spec.name for spec in specs}
+    return str(next((name for name in names if name in wanted), names[0]))
 
 
 def _without_functions(path: Path) -> Path | bytes:
@@ -105,6 +146,8 @@ def add_openvino(bundle: Bundle) -> tuple[Bundle, Variant]:
         )
         for stage in stages
     }
+    for stage in stages:
+        runners[stage.name].check(stage)
     for number, sample in enumerate(bundle.samples()):
         tensors = {**sample.inputs, **sample.outputs}
         for name_of_stage, run in runners.items():

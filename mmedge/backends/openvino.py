@@ -2,12 +2,14 @@
 
 On a processor that multiplies integers fast, OpenVINO runs many int8 graphs faster than ONNX
 Runtime does, and some of float32 too. It reads the same ONNX graphs, without mmedge's own functions
-of operators, which :mod:`mmedge_export.openvino` writes out as their bodies.
+of operators, which :mod:`mmedge_export.openvino` writes out as their bodies. It computes int64 in
+32 bits: inputs beyond that are refused, and what a graph makes inside must stay within.
 
 A graph that is compiled for fixed shapes runs 1.2 to 1.8 times as fast as one for any shapes
 (OpenVINO 2026.4, four networks, one thread). So a session compiles one form for the shapes of the
 golden samples, up to :data:`SPECIALISED` of them, when it is loaded, and one for any other shapes
-at the first call that needs it, which then takes longer by that.
+at the first call that needs it, which then takes longer by that. Each form holds the weights once
+more, in the order that its kernels take them.
 """
 
 from __future__ import annotations
@@ -29,10 +31,11 @@ if TYPE_CHECKING:
 
     from mmedge.backends import SessionOptions
     from mmedge.bundle import Bundle
-    from mmedge.spec import Array, Stage, TensorSpec, Variant
+    from mmedge.spec import Array, Sample, Stage, TensorSpec, Variant
 
 __all__ = [
-    "SPECIALISED", "Compiled", "OpenVinoSession", "compile_settings", "core", "fixed", "open_stage",
+    "SPECIALISED", "Compiled", "OpenVinoSession", "check_range", "compile_settings", "core",
+    "fixed", "golden_shapes", "open_stage", "ports",
 ]  # fmt: skip
 
 #: Most sets of input shapes that a session is compiled for by themselves.
@@ -42,17 +45,19 @@ SPECIALISED = 4
 #: slowed the run by 20 (OpenVINO 2026.4, AMD EPYC), which is copying this much.
 COPIED_BYTES = 1 << 18
 
-#: OpenVINO's names of tensor types -> dtype names of a manifest.
+#: OpenVINO's names of tensor types -> dtype names of a manifest. float64 is not among them: on the
+#: CPU OpenVINO computes it in 32 bits, without a word.
 DTYPE_NAMES: Mapping[str, str] = {
     "boolean": "bool",
     "f16": "float16",
     "f32": "float32",
-    "f64": "float64",
     "i32": "int32",
     "i64": "int64",
     "i8": "int8",
     "u8": "uint8",
 }
+
+INT32 = np.iinfo(np.int32)
 
 Shapes = tuple[tuple[int, ...], ...]
 
@@ -135,7 +140,7 @@ class OpenVinoSession:
         settings: from :func:`compile_settings`.
         stage: what it stands for.
         where: names stage and variant in errors.
-        expected: sets of input shapes to be compiled for now.
+        samples: golden samples, for whose shapes it is compiled now.
         attention: what is said of attention over segments.
     """
 
@@ -146,21 +151,22 @@ class OpenVinoSession:
         stage: Stage,
         where: str,
         *,
-        expected: Sequence[Shapes] = (),
+        samples: Sequence[Sample] = (),
         attention: Attention | None = None,
     ) -> None:
         self.attention = attention
         self._model: Any = model
         self._settings, self._where = settings, where
-        self.inputs = _specs(model.inputs, stage.inputs, "input", stage)
-        self.outputs = _specs(model.outputs, stage.outputs, "output", stage)
+        self.inputs = ports(model.inputs, stage.inputs, "input", stage)
+        self.outputs = ports(model.outputs, stage.outputs, "output", stage)
         self._names = [spec.name for spec in self.inputs]
         self._output_names = [spec.name for spec in self.outputs]
+        self._wide = [i for i, spec in enumerate(self.inputs) if spec.dtype == "int64"]
         self._lock = threading.Lock()
         self._by_shapes: dict[Shapes, Compiled] = {}
         self._general: Compiled | None = None
         dynamic = any(port.partial_shape.is_dynamic for port in model.inputs)
-        for shapes in expected if dynamic else ():
+        for shapes in golden_shapes(samples, self._names) if dynamic else ():
             self._by_shapes[shapes] = Compiled(fixed(model, shapes), settings, self._output_names)
         if not self._by_shapes:
             self._general = Compiled(model, settings, self._output_names)
@@ -178,6 +184,8 @@ class OpenVinoSession:
         if self._model is None:
             raise BackendError(f"{self._where}: the session is closed; load the bundle again")
         values = [feeds[name] for name in self._names]
+        for index in self._wide:
+            check_range(values[index], f"{self._where}: input {self._names[index]!r}")
         try:
             compiled = self._by_shapes.get(tuple(value.shape for value in values))
             return (compiled or self._any_shapes()).run(values)
@@ -206,23 +214,18 @@ def open_stage(
             f"{where}: OpenVINO runs variants for cpu, not for {variant.target}; "
             "export the bundle again"
         )
-    if options.kernels:
+    nodes = sum(bundle.functions(stage.graph).values())
+    if options.kernels and nodes:
         raise BackendError(
             f"{where}: mmedge's kernels do not run in OpenVINO; load with backend='ort'"
         )
-    nodes = sum(bundle.functions(stage.graph).values())
     attention = Attention(nodes, None, "OpenVINO has no such operator") if nodes else None
     settings = compile_settings(stage, alone=len(variant.files) == 1, threads=options.threads)
+    # A bundle's own errors are not OpenVINO's.
+    path, samples = bundle.file(variant.files[stage.name]), bundle.samples()
     try:
-        model = engine.read_model(bundle.file(variant.files[stage.name]))
-        return OpenVinoSession(
-            model,
-            settings,
-            stage,
-            where,
-            expected=_golden_shapes(bundle, model),
-            attention=attention,
-        )
+        model = engine.read_model(path)
+        return OpenVinoSession(model, settings, stage, where, samples=samples, attention=attention)
     except BackendError:
         raise
     except Exception as error:  # the binding raises several unrelated types
@@ -236,11 +239,28 @@ def fixed(model: Any, shapes: Shapes) -> Any:  # noqa: ANN401
     return copy
 
 
-def _golden_shapes(bundle: Bundle, model: Any) -> list[Shapes]:  # noqa: ANN401
-    """The sets of shapes in which the golden samples enter a stage, the most frequent first."""
-    names = [port.any_name for port in model.inputs]
+def check_range(values: Array, what: str) -> None:
+    """Refuse integers that OpenVINO would cut off: on the CPU it computes int64 in 32 bits.
+
+    Raises:
+        BackendError: one lies beyond int32.
+    """
+    if values.size and not (INT32.min <= values.min() and values.max() <= INT32.max):
+        raise BackendError(
+            f"{what}: expected integers of 32 bits, which is what OpenVINO computes int64 in, got "
+            f"{values.min()} to {values.max()}; load with backend='ort'"
+        )
+
+
+def golden_shapes(samples: Sequence[Sample], names: Sequence[str]) -> list[Shapes]:
+    """The sets of shapes in which golden samples enter a stage, the most frequent first.
+
+    Args:
+        samples: with every tensor that enters a stage.
+        names: of the stage's inputs.
+    """
     counts: dict[Shapes, int] = {}
-    for sample in bundle.samples():
+    for sample in samples:
         tensors = {**sample.inputs, **sample.outputs}
         shapes = tuple(tensors[name].shape for name in names)
         counts[shapes] = counts.get(shapes, 0) + 1
@@ -281,26 +301,31 @@ def core() -> Any:  # noqa: ANN401
         return _CORE[0]
 
 
-def _specs(
-    ports: Sequence[Any], declared: tuple[TensorSpec, ...], kind: str, stage: Stage
+def ports(
+    found: Sequence[Any], declared: tuple[TensorSpec, ...], kind: str, stage: Stage
 ) -> tuple[TensorSpec, ...]:
-    """The model's own inputs or outputs, checked against what the manifest declares of them."""
+    """The specs of a model's own inputs or outputs, in the model's order.
+
+    Raises:
+        BackendError: they are not what the manifest declares of them.
+    """
     by_name = {spec.name: spec for spec in declared}
-    found = []
-    for port in ports:
+    specs = []
+    for port in found:
         # A port has further names where the graph passes the tensor on under another one.
-        name = next((name for name in port.get_names() if name in by_name), port.any_name)
+        names = sorted(port.get_names())
+        name = next((name for name in names if name in by_name), names[0] if names else "")
         spec, shape = by_name.pop(name, None), port.partial_shape
         kept = DTYPE_NAMES.get(port.element_type.get_type_name(), str(port.element_type))
         if spec is None or kept != spec.dtype or len(shape) != len(spec.shape):
             raise BackendError(
-                f"stage {stage.name!r}: {kind} {name!r} is {kept} {shape} in the graph, the "
-                f"manifest declares {spec or 'no such one'}; export the bundle again"
+                f"stage {stage.name!r}: OpenVINO has the {kind} {name!r} as {kept} {shape}, the "
+                f"manifest declares {spec or 'no such one'}; use backend='ort'"
             )
-        found.append(spec)
+        specs.append(spec)
     if by_name:
         raise BackendError(
-            f"stage {stage.name!r}: the graph has no {kind} {min(by_name)!r}, which the manifest "
-            "declares; export the bundle again"
+            f"stage {stage.name!r}: OpenVINO has no {kind} {min(by_name)!r}, which the manifest "
+            "declares; use backend='ort'"
         )
-    return tuple(found)
+    return tuple(specs)

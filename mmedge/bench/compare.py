@@ -14,6 +14,7 @@ shown to differ in four comparisons of ten. A gate (:mod:`mmedge.bench.gates`) a
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -44,6 +45,11 @@ LOAD = (
     "seconds",
     "recording",
     "interference",
+)
+#: What ``inputs`` says of how a run went, after how it was made.
+OUTCOME = re.compile(
+    r"; (?:\d+ of \d+ pushes over 1 ms late(?:, the latest by [^ ;]+ ms)?"
+    r"|(OVERLOADED: )?(\d+ arrivals (?:not answered|still waited)[^;]*))"
 )
 #: Words in the name of a figure of the device's state that bears on speed.
 STATE = ("frequency", "load", "temperature", "power")
@@ -248,6 +254,9 @@ def _deadline_row(a: Report, b: Report) -> Row:
         words = " and ".join("none" if limit is None else f"{limit:g} ms" for limit in limits)
         return Row("deadline", "share", None, None, note=f"the deadlines are {words}")
     limit, rates = a.deadline["ms"], (a.deadline["rate"], b.deadline["rate"])
+    if "stream" in (a.load.get("mode"), b.load.get("mode")):
+        why = "a stream's series has fresh results alone, its deadline counts all triggers"
+        return _row("deadline", "share", *rates, note=why)
     ours, theirs = misses(a.series, limit, seed=1), misses(b.series, limit, seed=2)
     if ours is None or theirs is None:
         return _row("deadline", "share", *rates, note="too few calls in a series to resample")
@@ -261,8 +270,13 @@ def _deadline_row(a: Report, b: Report) -> Row:
 
 def _remarks(a: Report, b: Report) -> Iterator[str]:
     for key in LOAD:
-        if a.load.get(key) != b.load.get(key):
-            yield f"DIFFERENT LOAD: {key} is {a.load.get(key)} in A and {b.load.get(key)} in B"
+        ours, theirs = _made(a.load, key), _made(b.load, key)
+        if ours != theirs:
+            yield f"DIFFERENT LOAD: {key} is {ours} in A and {theirs} in B"
+    for who, report in (("A", a), ("B", b)):
+        for overloaded, how in OUTCOME.findall(report.load.get("inputs") or ""):
+            if overloaded:
+                yield f"{who} was OVERLOADED: {how}; latency grows with the length of such a run"
     if a.bundle.get("name") != b.bundle.get("name"):
         yield f"DIFFERENT BUNDLES: A is {a.bundle.get('name')}, B is {b.bundle.get('name')}"
     elif a.bundle.get("manifest_sha256") != b.bundle.get("manifest_sha256"):
@@ -291,6 +305,12 @@ def _remarks(a: Report, b: Report) -> Iterator[str]:
             )
         if report.warmup.get("settled") is False:
             yield f"{who} was timed before its latency had settled"
+
+
+def _made(load: Mapping[str, Any], key: str) -> Any:  # noqa: ANN401
+    """What was asked of a run; how it went is no part of it."""
+    value = load.get(key)
+    return OUTCOME.sub("", value) if key == "inputs" and isinstance(value, str) else value
 
 
 def _others(device: Mapping[str, Any]) -> float | None:

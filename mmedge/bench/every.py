@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmedge.bench import coldstart
 from mmedge.bench.resample import LEAST_PARTS, half_width, spreads
-from mmedge.bench.stats import percentile
+from mmedge.bench.stats import LEAST_BLOCKS, percentile
 from mmedge.bundle import Bundle
 from mmedge.device import probe
 from mmedge.errors import BundleError, MMEdgeError, NoVariantError
@@ -159,10 +159,10 @@ def pareto(rows: Sequence[Mapping[str, Any]]) -> list[bool]:
 def recommend(rows: Sequence[Mapping[str, Any]], deadline_ms: float | None) -> dict[str, Any]:
     """The most accurate combination that meets the deadline, and why.
 
-    It meets the deadline when the upper end of the 95 % interval of its p99 (``p99_high_ms``, or
-    the p99 itself where a row does not have it) is no later. Among equally accurate ones the lowest
-    p99 wins, then the lowest peak memory. Where no row states a metric all count as equally
-    accurate.
+    It meets the deadline when the upper end of the 95 % interval of its p99 (``p99_high_ms``) is no
+    later; a row without one cannot be said to meet it. Among equally accurate ones the lowest
+    p99 wins, then the lowest peak memory. One that states no metric counts as the least accurate,
+    and where none does all count as equally accurate.
 
     Returns:
         ``variant``, ``threads`` and ``why``; the first two are None where none meets the deadline.
@@ -181,18 +181,24 @@ def recommend(rows: Sequence[Mapping[str, Any]], deadline_ms: float | None) -> d
             what = (
                 f"the nearest, {_name(nearest)}, has a p99 of up to {_worst(nearest):.4g} ms"
                 if math.isfinite(_worst(nearest))
-                else "too few calls for a p99; make 100 or more"
+                else f"too few calls for the interval of a p99; make {LEAST_BLOCKS * 100} or more"
             )
             why = f"none meets {deadline_ms:g} ms at p99 with 95 % confidence: {what}"
             return {"variant": None, "threads": None, "why": why}
     best = min(
         meeting, key=lambda row: (-_known(row["metric"]), row[key], row["peak_memory_bytes"])
     )
-    stated = any(row["metric"] is not None for row in rows)
-    why = "the most accurate" if stated else "no variant states a metric: the fastest"
+    stated = [row["metric"] is not None for row in meeting]
+    why, meets = "no variant states a metric: the fastest", " that meets"
+    if any(stated):
+        why = "the most accurate"
+        if not all(stated):
+            why, meets = f"{why} of those that state a metric", ", and meets"
+    elif any(row["metric"] is not None for row in rows):
+        why = "none that states a metric meets the deadline: the fastest"
     if deadline_ms is not None:
-        why += f" that meets {deadline_ms:g} ms at p99 (up to {_worst(best):.4g} ms)"
-    if stated and best["metric"] is not None:
+        why += f"{meets} {deadline_ms:g} ms at p99 (up to {_worst(best):.4g} ms)"
+    if best["metric"] is not None:
         alike = sum(row["metric"] == best["metric"] for row in meeting)
         why += f", metric {best['metric']:.4g}"
         why += f", the fastest of {alike} as accurate" if alike > 1 else ""
@@ -297,7 +303,9 @@ def _row(path: str, chosen: _Combination, size: int, metric: float | None) -> di
     if p50 is not None and "p50" in found:
         half = half_width(found["p50"])
         low, high = p50 * math.exp(-half), p50 * math.exp(half)
-    if p99 is not None and "p99" in found:
+    # As in a report: a handful of calls beyond a percentile carries its interval, fewer do not.
+    beyond = round(len(chosen.latency_ms) / 100.0, 9)
+    if p99 is not None and "p99" in found and beyond >= LEAST_BLOCKS:
         p99_high = p99 * math.exp(half_width(found["p99"]))
     return {
         "variant": variant.id,
@@ -320,11 +328,9 @@ def _latency_key(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _worst(row: Mapping[str, Any]) -> float:
-    """The latest that a row's p99 may be, in ms; infinite where it has none."""
-    if row["p99_ms"] is None:
-        return math.inf
-    high = row.get("p99_high_ms")
-    return float(row["p99_ms"] if high is None else high)
+    """The latest that a row's p99 may be, in ms; infinite where that is not known."""
+    high = row["p99_high_ms"]
+    return math.inf if row["p99_ms"] is None or high is None else float(high)
 
 
 def _known(metric: float | None) -> float:

@@ -69,6 +69,7 @@ def bench(
     interference: str | None = None,
     profiled: bool = True,
     trace: str | os.PathLike[str] | None = None,
+    measured: Callable[[Report], None] | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Report:
     """Measure one variant of the bundle at ``path`` on this machine.
@@ -98,6 +99,8 @@ def bench(
             :class:`mmedge.bench.interference.Interference`).
         profiled: whether to run the stages once more for their operators.
         trace: file to write the timed calls to, in the Trace Event Format.
+        measured: given the report before the trace is written: a caller that keeps it does not
+            lose it where the disk refuses the trace.
         progress: called with the phase's name, what is done and what there is in all.
 
     Raises:
@@ -185,6 +188,8 @@ def bench(
         device=machine | record(timed),
         energy=energy(timed),
     )
+    if measured is not None:
+        measured(report)
     if trace is not None:
         _write_trace(trace, report, timed[0], operators)
     return report
@@ -204,9 +209,12 @@ def facts(pipe: Pipeline) -> dict[str, Any]:
 
 
 def _claim(path: str | os.PathLike[str]) -> None:
-    """See that the trace can be written, before what it shows is measured."""
+    """See that the trace can be written, before what it shows is measured.
+
+    What the file holds stays: the measurement may yet fail.
+    """
     try:
-        Path(path).write_bytes(b"")
+        Path(path).open("ab").close()
     except OSError as error:
         raise InputError(f"trace {os.fspath(path)}: cannot be written: {error}") from error
 

@@ -22,10 +22,18 @@ from mmedge.bench.host import ROOT, Sensors, read
 from mmedge.bench.jetson import Jetson
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
     from types import TracebackType
 
-__all__ = ["BUDGET", "CpuTimes", "Monitor", "cpu_times"]
+__all__ = [
+    "BUDGET",
+    "CpuTimes",
+    "Monitor",
+    "cpu_times",
+    "frequency_fall",
+    "frequency_moves",
+]
 
 #: Most of one core's time that sampling may take.
 BUDGET = 0.005
@@ -249,10 +257,7 @@ class Monitor:
             found.append("cgroup quota")
         if before["thermal_throttle"] is not None:
             found.append("x86 thermal events")
-        if (
-            self._sensors.frequency_source in ("scaling_cur_freq", "cpuinfo")
-            and self._frequencies()
-        ):
+        if frequency_moves({"frequency_source": self._sensors.frequency_source}, self._samples):
             found.append("CPU frequency")
         if self._sensors.cooling and self._taken:
             found.append("cooling devices")
@@ -263,14 +268,6 @@ class Monitor:
         ):
             found.append("Jetson over-current events")
         return found
-
-    def _frequencies(self) -> list[float]:
-        """The fastest core's frequency in each sample, in MHz, if they are enough to compare.
-
-        The fastest, since cores without work clock down on their own.
-        """
-        fastest = [s["frequency_mhz"]["max"] for s in self._samples if s["frequency_mhz"]]
-        return fastest if len(fastest) >= FEWEST else []
 
     def _throttled(self, after: dict[str, Any], watched: list[str]) -> str | None:
         before = self._before
@@ -289,12 +286,8 @@ class Monitor:
             key = "overcurrent_events"
             for name, events in _rise(before["jetson"][key], after["jetson"][key]).items():
                 words.append(f"{name} events of the module: {events}")
-        fastest = self._frequencies()
-        if "CPU frequency" in watched:
-            quarter = len(fastest) // FEWEST
-            first, last = median(fastest[:quarter]), median(fastest[-quarter:])
-            if last < (1 - FALL) * first:
-                words.append(f"the CPU's frequency fell from {first:.0f} to {last:.0f} MHz")
+        if "CPU frequency" in watched and (fell := frequency_fall(self._samples)):
+            words.append(fell)
         if words:
             return "; ".join(words)
         if set(watched) <= {"cgroup quota"}:
@@ -305,6 +298,33 @@ class Monitor:
                 f"read here in {FEWEST} samples or more{quiet}"
             )
         return None
+
+
+def frequency_moves(state: Mapping[str, Any], samples: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether samples, on a machine in ``state``, can show a fall of the CPU's frequency."""
+    moves = state["frequency_source"] in ("scaling_cur_freq", "cpuinfo")
+    return moves and bool(_frequencies(samples))
+
+
+def frequency_fall(samples: Sequence[Mapping[str, Any]]) -> str | None:
+    """How far the frequency fell from the first to the last quarter of samples; None if not."""
+    fastest = _frequencies(samples)
+    if not fastest:
+        return None
+    quarter = len(fastest) // FEWEST
+    first, last = median(fastest[:quarter]), median(fastest[-quarter:])
+    if last >= (1 - FALL) * first:
+        return None
+    return f"the CPU's frequency fell from {first:.0f} to {last:.0f} MHz"
+
+
+def _frequencies(samples: Sequence[Mapping[str, Any]]) -> list[float]:
+    """The fastest core's frequency in each sample, in MHz, if they are enough to compare.
+
+    The fastest, since cores without work clock down on their own.
+    """
+    fastest = [s["frequency_mhz"]["max"] for s in samples if s["frequency_mhz"]]
+    return fastest if len(fastest) >= FEWEST else []
 
 
 def _spread(values: list[float] | None) -> dict[str, float] | None:

@@ -15,7 +15,7 @@ from mmedge.bench import coldstart, host
 from mmedge.bench.measure import facts
 from mmedge.bench.monitor import Monitor
 from mmedge.bench.report import Report
-from mmedge.bench.stats import confidence, deadline, jitter, summary, thin
+from mmedge.bench.stats import confidence, jitter, summary, thin
 from mmedge.bench.stream_run import Book, StreamRun, Timed
 from mmedge.bench.warmup import warm_up
 from mmedge.errors import BundleError, InputError
@@ -112,9 +112,9 @@ def bench_stream(
 
     Outputs are checked against the golden samples first, and the pipeline is warmed up by whole
     calls. ``latency_ms``, its intervals and ``series`` are of fresh results, as
-    :class:`StreamRun` defines them; ``deadline`` counts each result, a stale or an empty one as
-    missed. ``stages`` are their runs in the stream, which may overlap. Cold start and peak memory
-    are those of a fresh process that makes one-shot calls.
+    :class:`StreamRun` defines them; ``deadline`` counts each trigger, one with a stale, an empty or
+    no result as missed (:meth:`StreamRun.deadline`). ``stages`` are their runs in the stream, which
+    may overlap. Cold start and peak memory are those of a fresh process that makes one-shot calls.
 
     Args:
         path: as for :func:`mmedge.load`, like the next three and ``threads``.
@@ -194,7 +194,7 @@ def bench_stream(
         latency_ms=summary(run.latency_ms),
         confidence_ms=confidence(run.latency_ms),
         jitter_ms=jitter(run.latency_ms),
-        deadline=None if deadline_ms is None else deadline(run.answers_ms, deadline_ms),
+        deadline=None if deadline_ms is None else run.deadline(deadline_ms),
         throughput_hz=len(run.latency_ms) / run.seconds,
         series=thin(run.start_s, run.latency_ms),
         cold_start_ms=cold.total,

@@ -53,7 +53,9 @@ class Report:
             ``rule``.
         latency_ms: summary of the end-to-end latency of a call.
         confidence_ms: 95 % interval ``[low, high]`` of ``p50``, ``p90``, ``p99``, ``p99_9`` and
-            ``mean`` by a moving-block bootstrap, None where the percentile is.
+            ``mean``, None where the percentile is or where too few calls lie beyond it: from 5
+            sessions on with whole sessions as blocks and Student's t, else by a moving-block
+            bootstrap.
         jitter_ms: ``std``, ``mean_step`` (mean of ``|x[i+1] - x[i]|``), ``p99_less_p50``.
         deadline: ``ms``, calls ``missed``, their share as ``rate``, ``longest_run`` of missed ones
             in a row; None where no deadline was given.

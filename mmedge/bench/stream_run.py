@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
+from mmedge.bench import stats
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -62,6 +64,25 @@ class StreamRun:
     seconds: float
     stages_ms: Mapping[str, tuple[float, ...]]
     health: Health
+
+    def deadline(self, ms: float) -> dict[str, float]:
+        """The verdict of :func:`mmedge.bench.stats.deadline` on all triggers.
+
+        A trigger that came to no result, superseded or still under way at the end (of a timer
+        at most two ticks, which the end cut off), is a miss: it counts in ``missed`` and in
+        ``rate``. Those under way come after all results. Where among the results a superseded one
+        was is not known, so ``longest_run`` is a lower bound.
+
+        Raises:
+            ValueError: there was no trigger, or ``ms`` is not above 0.
+        """
+        superseded = self.results["superseded"]
+        answers = (*self.answers_ms, *[float("inf")] * self.health.triggers_pending)
+        found = stats.deadline(answers, ms)
+        triggers, missed = len(answers) + superseded, int(found["missed"]) + superseded
+        # If none was answered in time, their order does not matter.
+        longest = triggers if missed == triggers else found["longest_run"]
+        return {"ms": ms, "missed": missed, "rate": missed / triggers, "longest_run": longest}
 
 
 class Timed:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -26,7 +26,10 @@ from mmedge.cli.console import (
     stderr,
     write_file,
 )
-from mmedge.errors import InputError
+from mmedge.errors import InputError, MMEdgeError
+
+if TYPE_CHECKING:
+    from mmedge.bench.report import Report
 
 __all__ = ["bench"]
 
@@ -128,14 +131,17 @@ def bench(
     Calls follow one another unless --rate or --gap says otherwise.
     """
     before = _warmup(warmup)
+    failed: MMEdgeError | None = None
     shared: dict[str, Any] = {"threads": threads, "warmup": before, "deadline_ms": deadline}
     if stream or replay is not None:
         if trigger is None:
             raise typer.BadParameter("--stream and --replay need --trigger: a modality, any or Hz")
         _refuse_beside(
             "--stream and --replay", calls=calls, rate=rate, gap=gap, trace=trace,
-            all=all_variants or None, sessions=sessions,
+            all=all_variants or None, sessions=sessions, no_profile=None if profile else True,
         )  # fmt: skip
+        if replay is not None:
+            _refuse_beside("--replay, which takes as long as the recording", seconds=seconds)
         from mmedge.bench.replay import SECONDS, bench_stream
 
         second = Interference(interference) if interference is not None else None
@@ -150,26 +156,40 @@ def bench(
             report = replace(report, load={**report.load, "interference": words})
     else:
         _refuse_beside("a run without --stream or --replay", trigger=trigger)
+        if all_variants:
+            # The variants are timed in a closed loop on the quiet machine, all of them.
+            _refuse_beside(
+                "--all", interference=interference, rate=rate, gap=gap, seconds=seconds,
+                precision=precision, device=device,
+            )  # fmt: skip
         load = _load(calls, seconds, rate, gap)
         least = max(sessions or 1, ROUNDS if all_variants else 1)
         if load.calls is not None and load.calls < least:
             raise typer.BadParameter(f"--calls: expected {least} or more, got {load.calls}")
+        kept: list[Report] = []
         with phases() as tell:
-            report = measure(
-                bundle, backend, precision, device, load=load,
-                sessions=sessions or (1 if load.calls is None else min(SESSIONS, load.calls)),
-                interference=interference, profiled=profile, trace=trace, progress=tell, **shared,
-            )  # fmt: skip
-            if all_variants:
-                rows, best = bench_all(
-                    bundle,
-                    threads=None if threads is None else [threads],
-                    calls=load.calls or CALLS,
-                    deadline_ms=deadline,
-                    backend=backend,
-                    progress=lambda phase, done, total: tell(f"all: {phase}", done, total),
-                )
-                report = replace(report, variants=rows, recommended=best)
+            try:
+                measure(
+                    bundle, backend, precision, device, load=load,
+                    sessions=sessions or (1 if load.calls is None else min(SESSIONS, load.calls)),
+                    interference=interference, profiled=profile, trace=trace,
+                    measured=kept.append, progress=tell, **shared,
+                )  # fmt: skip
+                if all_variants:
+                    rows, best = bench_all(
+                        bundle,
+                        threads=None if threads is None else [threads],
+                        calls=load.calls or CALLS,
+                        deadline_ms=deadline,
+                        backend=backend,
+                        progress=lambda phase, done, total: tell(f"all: {phase}", done, total),
+                    )
+                    kept.append(replace(kept[0], variants=rows, recommended=best))
+            except MMEdgeError as error:
+                if not kept:
+                    raise
+                failed = error
+        report = kept[-1]
     if as_json:
         typer.echo(report.to_json(), nl=False)
     else:
@@ -183,10 +203,13 @@ def bench(
         except OSError as error:
             raise InputError(f"--html {html}: cannot be written: {error}") from error
         stderr().print(f"wrote {html}", markup=False)
+    if failed is not None:
+        raise failed
 
 
 def _refuse_beside(what: str, **given: object) -> None:
     """Options that would say nothing beside others are misuse."""
+    given = {name.replace("_", "-"): value for name, value in given.items()}
     names = ", ".join(f"--{name}" for name, value in given.items() if value is not None)
     if names:
         raise typer.BadParameter(f"{names} cannot be given with {what}")

@@ -196,7 +196,9 @@ def _remarks(report: Report) -> Iterator[str]:
 def _arrivals(load: Mapping[str, Any]) -> str:
     words = {
         "closed": "closed loop",
-        "rate": f"{number(load['rate_hz'])} arrivals a second",
+        "rate": "golden samples at their nominal rates"
+        if load["rate_hz"] is None
+        else f"{number(load['rate_hz'])} arrivals a second",
         "gap": f"{number(load['gap_ms'])} ms between calls",
         "replay": f"replay of {load['recording']}",
     }

@@ -9,11 +9,16 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import stat
+import struct
 import time
+from io import BytesIO
 from typing import TYPE_CHECKING, BinaryIO, NoReturn
 
+from mcap.data_stream import ReadDataStream
 from mcap.exceptions import RecordLengthLimitExceeded
+from mcap.opcode import Opcode
 from mcap.records import Channel, Chunk, DataEnd, McapRecord, Message, Metadata, Schema
 from mcap.stream_reader import StreamReader, breakup_chunk
 from mcap.writer import CompressionType
@@ -31,7 +36,9 @@ from mmedge.recording.sample import (
     tensors_of,
     unpack,
     value_of,
+    words,
 )
+from mmedge.schema.read import Misfit, decode, integer, table, text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -54,6 +61,13 @@ BEGIN, END = "mmedge.recording", "mmedge.recording.end"
 CHUNK_BYTES = 1 << 20
 MAX_RECORD_BYTES = MAX_VALUE_BYTES + (64 << 20)
 MAGIC = b"\x89MCAP0\r\n"
+#: A record's kind and length, before its content.
+HEAD = struct.Struct("<BQ")
+#: Bytes of the metadata record at the end; ours has about a hundred.
+MAX_END_BYTES = 1 << 20
+
+#: As in a folder's ``recording.json``.
+_read_lost = table(text(re.compile(r"[a-z_]{1,64}")), integer(0, 1 << 53))
 
 
 class McapWriter:
@@ -144,11 +158,12 @@ class McapRecording:
     def __init__(self, path: Path) -> None:
         self.name = path.name
         self._path = path
-        self.missing = self._end()
+        self._cut = self._end()
         for record in self._records():
             self._check_own(record)
             if isinstance(record, Metadata) and record.name == BEGIN:
                 self._take_begin(record.metadata)
+                self.missing = self._cut or words(self._lost())
                 return
             if isinstance(record, Message):
                 break
@@ -172,7 +187,7 @@ class McapRecording:
                 value = value_of(unpack(record.data, where), where)
                 t, arrival = self._seconds(record.publish_time), self._seconds(record.log_time)
                 yield order.check(Recorded(topics[record.channel_id], t, arrival, value))
-        if not self.missing and expected != str(order.count):
+        if not self._cut and expected != str(order.count):
             raise InputError(
                 f"{self._path}: expected {expected} samples, got {order.count}; copy it anew"
             )
@@ -190,6 +205,36 @@ class McapRecording:
             if file.read() == MAGIC:
                 return ""
         return "the recorder was not closed: what came after the last whole chunk is missing"
+
+    def _lost(self) -> Mapping[str, int]:
+        """Samples not recorded, by reason, as the metadata record at the end says.
+
+        Records are passed over by their lengths, so no sample is read. The summary would be
+        quicker, but it need not be there, nor agree with the data. A damaged file is refused where
+        its samples are read.
+        """
+        lost: Mapping[str, int] = {}
+        with self._open() as file:
+            size, at = os.fstat(file.fileno()).st_size, len(MAGIC)
+            while at + HEAD.size <= size:
+                file.seek(at)
+                kind, length = HEAD.unpack(file.read(HEAD.size))
+                at += HEAD.size + length
+                if kind == Opcode.DATA_END:
+                    break
+                if kind != Opcode.METADATA or length > MAX_END_BYTES:
+                    continue
+                try:
+                    record = Metadata.read(ReadDataStream(BytesIO(file.read(length))))
+                    if record.name == END:
+                        data = record.metadata["lost"].encode()
+                        lost = _read_lost(decode(data, most=MAX_END_BYTES), "lost")
+                except Exception as error:  # what damaged bytes make of the library's parsing
+                    what = error if isinstance(error, Misfit) else repr(error)
+                    raise InputError(
+                        f"{self._path}: metadata {END!r}: {what}; copy it anew"
+                    ) from error
+        return lost
 
     def _records(self) -> Iterator[McapRecord]:
         """Records up to the end of the data, those of chunks too, or to where the file was cut."""
@@ -211,7 +256,7 @@ class McapRecording:
                         inner = breakup_chunk(record, validate_crc=True)
                 except Exception as error:  # what damaged bytes make of the library's parsing
                     cut = file.read(1) == b"" and not isinstance(error, RecordLengthLimitExceeded)
-                    if self.missing and cut:
+                    if self._cut and cut:
                         return
                     raise InputError(
                         f"{self._path}: damaged: {type(error).__name__}: {error}; copy it anew"

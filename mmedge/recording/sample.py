@@ -69,8 +69,8 @@ class Recording(Protocol):
         name: what to call it.
         bundle: name of the bundle for which it was recorded.
         modalities: which it may hold.
-        missing: in words, what is known to be missing; empty if nothing is. Of an MCAP file that
-            was cut short it is known when it is opened.
+        missing: in words, what is known to be missing when it is opened: samples that were not
+            recorded, or the end of a recording that was cut short; empty if nothing is.
     """
 
     name: str

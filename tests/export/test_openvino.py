@@ -10,6 +10,7 @@ from dataclasses import replace
 import networks
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 import mmedge
@@ -19,9 +20,10 @@ from mmedge.bundle import Bundle
 from mmedge.cli.app import build_app
 from mmedge.errors import AccuracyError, BackendError, ExportError
 from mmedge.verify import verify
-from mmedge_export import export, feeds
+from mmedge_export import Input, Model, export, feeds
 from mmedge_export import openvino as openvino_export
 from mmedge_export.openvino import add_openvino
+from mmedge_export.quantize import quantize
 
 pytest.importorskip("openvino", reason="OpenVINO is not installed: pip install 'mmedge[openvino]'")
 
@@ -78,8 +80,51 @@ def test_functions_are_written_out_and_weights_are_shared(zoo_bundle):
         (said,) = pipe.attention.values()
         assert str(said) == "3 nodes by standard operators: OpenVINO has no such operator"
         assert verify(pipe).ok
+
+
+def test_stages_with_functions_are_quantised(tmp_path):
+    """What is saved is what OpenVINO reads, not only what the search has run."""
+    export("zoo:vqa-attention", tmp_path / "b", split=True).close()
+    bundle, report = quantize(tmp_path / "b", goal="size", max_error=1.0, backend="openvino")
+    bundle.close()
+    assert report.variant == "openvino-int8-cpu"
+    fusion = next(stage for stage in report.stages if stage.name == "fusion")
+    assert "entering" in fusion.form or "block8" in fusion.form
+    with mmedge.load(tmp_path / "b", "openvino", "int8") as pipe:
+        assert verify(pipe).ok
+
+
+def test_integers_beyond_32_bits_and_float64_are_refused(tmp_path):
+    """OpenVINO would compute them in 32 bits."""
+
+    class Look(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rows = torch.nn.Embedding(8, 4)
+
+        def forward(self, ids):
+            return self.rows(ids % 8)
+
+    example = Input(np.array([[1, 2]]), dynamic={0: "n"})
+    added(Model(Look().eval(), {"ids": example}, ["y"]), tmp_path / "b")
+    with mmedge.load(tmp_path / "b", "openvino") as pipe:
+        pipe.run({"ids": np.array([[2**31 - 1, 3]])})
+        with pytest.raises(
+            BackendError, match="expected integers of 32 bits.* got 3 to 2147483648"
+        ):
+            pipe.run({"ids": np.array([[2**31, 3]])})
+    double = Model(
+        torch.nn.Linear(4, 4).double(), {"input": Input(np.ones((1, 4)), dynamic={0: "n"})}, ["y"]
+    )
+    with pytest.raises(ExportError, match="double64.* manifest declares .*float64"):
+        add_openvino(export(double, tmp_path / "d"))
+
+
+def test_kernels_are_refused_only_where_there_is_attention(zoo_bundle, tmp_path):
     with pytest.raises(BackendError, match="load with backend='ort'"):
         mmedge.load(zoo_bundle, "openvino", kernels=True)
+    added(networks.cameras(), tmp_path / "b")
+    mmedge.load(tmp_path / "b", "openvino", kernels=True).close()
 
 
 def test_threads_may_share_a_pipeline(zoo_bundle):
@@ -172,7 +217,7 @@ def test_a_graph_that_it_does_not_take_is_an_error_of_this_stage(tmp_path):
         first, *rest = stage.inputs
         wrong = replace(stage, inputs=(replace(first, dtype="float64"), *rest))
         variant = next(v for v in bundle.manifest.variants if v.backend == "openvino")
-        with pytest.raises(BackendError, match="in the graph, the manifest declares .*float64"):
+        with pytest.raises(BackendError, match="as uint8 .*, the manifest declares .*float64"):
             open_stage(bundle, wrong, variant, options=SessionOptions())
         with pytest.raises(BackendError, match="not for cuda"):
             open_stage(bundle, stage, replace(variant, target="cuda"), options=SessionOptions())

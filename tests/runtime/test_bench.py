@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 import time
+from array import array
+from dataclasses import replace
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -14,11 +18,15 @@ from typer.testing import CliRunner
 import mmedge
 from mmedge.backends.ort import OrtSession
 from mmedge.bench import coldstart, host
-from mmedge.bench.arrivals import Load
+from mmedge.bench.arrivals import Load, Series
 from mmedge.bench.measure import bench
+from mmedge.bench.sessions import Session, record
+from mmedge.cli import bench_tables
 from mmedge.cli.app import build_app
 from mmedge.errors import BackendError, InputError
 
+#: Modules that hold a function of their own name.
+measure, bench_cli = (import_module(f"mmedge.{name}") for name in ("bench.measure", "cli.bench"))
 KEYS = {"count", "mean", "std", "min", "p50", "p90", "p99", "p99_9", "max"}
 
 
@@ -285,6 +293,115 @@ def test_a_trace_that_cannot_be_written_is_refused_before_anything_is_measured(s
     assert phases == []
 
 
+def test_a_trace_keeps_what_a_file_holds_until_there_is_a_measurement(sums, tmp_path, monkeypatch):
+    path = tmp_path / "trace.json"
+    path.write_text("of another day")
+    with pytest.raises(mmedge.MMEdgeError):
+        bench(str(tmp_path / "none"), calls=5, trace=path)
+    assert path.read_text() == "of another day"
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(measure, "write_trace", full)
+    kept = []
+    with pytest.raises(InputError, match="No space left"):
+        bench(str(sums), threads=1, calls=5, warmup=0, profiled=False, trace=path,
+              measured=kept.append)  # fmt: skip
+    assert kept[0].latency_ms["count"] == 5
+    # The verb shows and writes what was measured, and fails after it.
+    out = tmp_path / "r.json"
+    done = cli(sums, "--calls", 6, "--threads", 1, "--warmup", 0, "--no-profile",
+               "--trace", path, "-o", out, expect=1)  # fmt: skip
+    assert isinstance(done.exception, InputError)
+    assert "end to end" in done.stdout
+    assert mmedge.Report.from_json(out).latency_ms["count"] == 6
+
+
+def test_an_error_of_the_variants_does_not_lose_the_report(sums, tmp_path, monkeypatch):
+    def broken(*_, **__):
+        raise BackendError("a variant broke")
+
+    monkeypatch.setattr(bench_cli, "bench_all", broken)
+    out = tmp_path / "r.json"
+    done = cli(sums, "--calls", 6, "--threads", 1, "--warmup", 0, "--no-profile", "--all",
+               "-o", out, expect=1)  # fmt: skip
+    assert isinstance(done.exception, BackendError)
+    assert "end to end" in done.stdout
+    assert mmedge.Report.from_json(out).variants == []
+
+
+def test_a_cold_start_does_not_verify_the_variant(sums, monkeypatch, capsys):
+    # Verifying would be in the time of loading, and make the first call before it is timed.
+    asked = []
+
+    def opened(*args, **options):
+        asked.append(options)
+        return mmedge.load(*args, **options)
+
+    monkeypatch.setattr(coldstart, "load", opened)
+    request = {"path": str(sums), "variant": ("ort", "fp32", "cpu"), "threads": 1, "calls": 1}
+    monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(request)))
+    coldstart.child(time.monotonic_ns())
+    assert len(json.loads(capsys.readouterr().out)["times"]) == 5
+    assert asked == [{"threads": 1, "allow_unverified": True}]
+
+
+class Watched:
+    """A monitor's record of one session: samples at some MHz, and what the cores' time went to."""
+
+    def __init__(self, *mhz, others=0.1, source="scaling_cur_freq"):
+        self.mhz, self.others, self.source = mhz, others, source
+
+    def record(self):
+        share = {"busy": 0.5 + self.others, "own": 0.5, "others": self.others, "steal": 0.0}
+        during = [
+            {"at_s": float(at), "frequency_mhz": {"mean": mhz, "min": mhz, "max": mhz}}
+            for at, mhz in enumerate(self.mhz)
+        ]
+        return {
+            "before": {"frequency_source": self.source},
+            "during": during,
+            "after": {"cpu_share": share},
+            "throttled": "unknown: too few samples",
+            "sampling": {
+                "period_s": 0.5, "taken": len(self.mhz), "kept": len(self.mhz),
+                "cpu_share": 0.001, "watched": ["cgroup quota"],
+            },
+        }  # fmt: skip
+
+
+def watched(*monitors, seconds=(1, 3)):
+    none = array("q")
+    return record(
+        [
+            Session(Series(none, none, none, none, 0, round(s * 1e9)), {}, None, monitor)
+            for s, monitor in zip(seconds, monitors, strict=True)
+        ]
+    )
+
+
+def test_what_was_seen_in_all_sessions_counts():
+    found = watched(Watched(3000, 3000, others=0.4), Watched(2000, 2000, others=0.0))
+    # By their length: 1 s and 3 s.
+    assert found["after"]["cpu_share"] == pytest.approx(
+        {"busy": 0.6, "own": 0.5, "others": 0.1, "steal": 0.0}
+    )
+    assert found["throttled"] == (
+        "over all sessions the CPU's frequency fell from 3000 to 2000 MHz"
+    )
+    assert found["sampling"] == {
+        "period_s": 0.5, "taken": 4, "kept": 4, "cpu_share": pytest.approx(0.001),
+        "watched": ["cgroup quota", "CPU frequency"],
+    }  # fmt: skip
+    assert [sample["at_s"] for sample in found["during"]] == [0, 1, 1, 2]
+    assert watched(Watched(3000, 3000), Watched(3000, 2900))["throttled"] is None
+    # A nominal frequency shows nothing, nor do few samples.
+    nominal = [Watched(3000, 3000, source="cpuinfo (nominal)"), Watched(2000, 2000)]
+    for few in (nominal, [Watched(3000), Watched(2000)]):
+        assert watched(*few)["throttled"] == "unknown: too few samples"
+
+
 def test_warm_up_goes_on_until_latency_is_steady(sums):
     found = bench(str(sums), threads=1, calls=5, profiled=False)
     assert found.warmup["calls"] >= 80
@@ -337,6 +454,14 @@ def test_a_stream(tmp_path):
     assert "age of what results used" in done.stdout
 
 
+def test_a_stream_without_a_rate_says_when_samples_come(report, capsys):
+    # Where any modality triggers there is no one rate.
+    load = {**report.load, "kind": "rate", "mode": "stream", "rate_hz": None}
+    bench_tables.show(replace(report, load=load))
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "200 calls, golden samples at their nominal rates, latency in ms" in shown
+
+
 @pytest.mark.parametrize(
     ("words", "match"),
     [
@@ -348,6 +473,14 @@ def test_a_stream(tmp_path):
         (("--stream", "--trigger", "camera", "--rate", 5), "--rate cannot be given"),
         (("--calls", 5, "--sessions", 6), "expected 6 or more"),
         (("--calls", 5, "--all"), "expected 6 or more"),
+        (("--all", "--interference", "cpu:1"), "--interference cannot be given with --all"),
+        (("--all", "--rate", 5), "--rate cannot be given with --all"),
+        (("--all", "--gap", 5, "--seconds", 1), "--gap, --seconds cannot be given with --all"),
+        (("--all", "--precision", "fp32"), "--precision cannot be given with --all"),
+        (("--all", "--device", "cpu"), "--device cannot be given with --all"),
+        (("--replay", "r", "--trigger", "any", "--seconds", 1), "--seconds cannot be given"),
+        (("--replay", "r", "--trigger", "any", "--no-profile"), "--no-profile cannot be given"),
+        (("--stream", "--trigger", "any", "--no-profile"), "--no-profile cannot be given"),
     ],
 )
 def test_misuse(sums, words, match):

@@ -6,6 +6,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ import reports
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmedge.bench import every
+from mmedge.bench import every, replay
 from mmedge.bench.compare import compare
 from mmedge.bench.every import bench_all, pareto, recommend
 from mmedge.bench.gates import parse_gate
@@ -21,6 +22,7 @@ from mmedge.bench.resample import LEAST_CALLS, Spread, half_width, misses, sprea
 from mmedge.bench.stats import percentile
 from mmedge.bundle import Bundle
 from mmedge.errors import AccuracyError, InputError, NoVariantError
+from mmedge.recording.pace import Pace
 
 
 def simulated(rng, scale=1.0, *, sessions=10, calls=100, between=0.005, memory=0.5, spread=0.1):
@@ -183,6 +185,55 @@ def test_different_deadlines_are_not_compared():
     other = reports.sample(1, deadline={"ms": 5.0, "missed": 0, "rate": 0.0, "longest_run": 0})
     found = row(compare(reports.sample(0), other), "deadline")
     assert (found.a, found.b, found.note) == (None, None, "the deadlines are 20 ms and 5 ms")
+
+
+def test_a_deadline_of_a_stream_has_no_interval_of_its_fresh_results():
+    for a, b in ((reports.stream(0), reports.stream(1)), (reports.sample(0), reports.stream(1))):
+        found = row(compare(a, b), "deadline")
+        assert (found.a, found.b) == (a.deadline["rate"], b.deadline["rate"])
+        assert (found.difference_95, found.verdict) == (None, "not shown")
+        assert "fresh results alone" in found.note
+        with pytest.raises(InputError, match="deadline cannot be judged: .*fresh results alone"):
+            compare(a, b, [parse_gate("deadline=0.01")])
+
+
+def loaded(inputs):
+    report = reports.sample(0)
+    return replace(report, load={**report.load, "inputs": inputs})
+
+
+def test_how_a_run_went_is_no_difference_of_load():
+    source = SimpleNamespace(name="a; b", bundle="robot", missing="")
+    paces = [Pace(900, 17, 1234.5, 30.0), Pace(900, 0, 0.0, 30.0)]
+    late, kept = (replay._words(source, "camera", SimpleNamespace(pace=pace)) for pace in paces)
+    assert late != kept
+    assert "DIFFERENT" not in "".join(compare(loaded(late), loaded(kept)).remarks)
+    other = replay._words(source, "lidar", SimpleNamespace(pace=paces[0]))
+    assert "inputs is recording 'a; b'" in "".join(compare(loaded(late), loaded(other)).remarks)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "told"),
+    [
+        ("", "; 1 arrivals not answered when the run ended", ""),
+        (
+            "; 1 arrivals not answered when the run ended",
+            "; OVERLOADED: 50 arrivals not answered when the run ended",
+            "B was OVERLOADED: 50 arrivals not answered when the run ended; latency grows",
+        ),
+        (
+            "; OVERLOADED: 9 arrivals still waited when the last fell due",
+            "",
+            "A was OVERLOADED: 9 arrivals still waited when the last fell due; latency grows",
+        ),
+    ],
+)
+def test_an_overload_is_told_and_is_no_difference_of_load(a, b, told):
+    golden = "16 golden samples in turn"
+    remarks = "\n".join(compare(loaded(golden + a), loaded(golden + b)).remarks)
+    assert "DIFFERENT" not in remarks
+    assert told in remarks
+    assert ("OVERLOADED" in remarks) == bool(told)
 
 
 def test_two_different_things_are_told_loudly():
@@ -387,7 +438,7 @@ def test_what_is_recommended_meets_the_deadline_and_none_is_more_accurate(rows, 
     found = recommend(rows, deadline)
 
     def worst(row):
-        return row["p99_high_ms"] if row["p99_high_ms"] and row["p99_ms"] else row["p99_ms"]
+        return row["p99_high_ms"] if row["p99_ms"] else None
 
     meeting = [row for row in rows if deadline is None or (worst(row) and worst(row) <= deadline)]
     if not meeting:
@@ -416,6 +467,33 @@ def test_reasons_are_told():
     assert "the nearest, quick with 1 threads, has a p99 of up to 5 ms" in recommend(rows, 2)["why"]
     with pytest.raises(ValueError, match="nothing was measured"):
         recommend([], None)
+    # Without an interval of its p99 nothing can be said to meet a deadline.
+    wide = [{**row, "p99_high_ms": None} for row in rows]
+    assert recommend(wide, 1e3)["variant"] is None
+    assert "too few calls for the interval of a p99; make 500 or more" in recommend(wide, 9)["why"]
+    rows[2]["metric"] = None
+    assert recommend(rows, 10.0)["why"] == (
+        "the most accurate of those that state a metric, and meets 10 ms at p99 (up to 10 ms), "
+        "metric 0.89"
+    )
+    assert recommend(rows, 6.0)["why"] == (
+        "none that states a metric meets the deadline: the fastest that meets 6 ms at p99 "
+        "(up to 5 ms)"
+    )
+
+
+@pytest.mark.parametrize(("calls", "known"), [(480, False), (500, True)])
+def test_a_p99_that_rests_on_few_calls_has_no_interval(calls, known, two_variants, monkeypatch):
+    cold = every.coldstart.ColdStart(1.0, {}, 1)
+    monkeypatch.setattr(every.coldstart, "measure", lambda *_, **__: cold)
+    with Bundle.open(two_variants) as bundle:
+        chosen = every._Combination(bundle.manifest.variants[0], 1, seconds=1.0)
+    series = simulated(np.random.default_rng(0), calls=calls // 10)
+    chosen.start_s, chosen.latency_ms = series["start_s"], series["latency_ms"]
+    chosen.part = series["part"]
+    found = every._row(two_variants, chosen, 1, None)
+    assert found["p99_ms"] is not None
+    assert (found["p99_high_ms"] is not None) is known
 
 
 @pytest.fixture(scope="module")
@@ -434,7 +512,7 @@ def test_all_combinations_of_a_bundle(two_variants):
     rows, advice = bench_all(
         two_variants,
         threads=[1],
-        calls=120,
+        calls=504,
         deadline_ms=1e5,
         progress=lambda *words: told.append(words),
     )

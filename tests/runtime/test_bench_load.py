@@ -15,9 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmedge.bench import arrivals
+from mmedge.bench import arrivals, sessions
 from mmedge.bench.arrivals import Load, run
 from mmedge.bench.interference import Interference
+from mmedge.bench.sessions import Session
 from mmedge.bench.warmup import is_steady, warm_up
 from mmedge.errors import InputError
 
@@ -133,6 +134,24 @@ def test_an_overloaded_run_ends_and_says_what_was_left(monkeypatch):
     found = Machine(10.0).run(Load("rate", calls=10_000, rate_hz=1000.0))
     assert len(found.latency_ns) < 6
     assert found.unserved == pytest.approx(30, abs=10)
+
+
+@pytest.mark.parametrize(
+    ("service_ms", "words"),
+    [
+        ((5.0,), "; OVERLOADED: 399 arrivals still waited when the last fell due"),
+        ((1.05,), "; OVERLOADED: 23 arrivals still waited when the last fell due"),
+        ((0.9,), ""),
+        # One slow call near the end holds up what falls due meanwhile: no sign of an overload.
+        ((*[0.5] * 480, 30.0, *[0.5] * 19), ""),
+    ],
+)
+def test_a_run_of_a_number_of_calls_says_that_they_came_too_fast(service_ms, words):
+    series = Machine(*service_ms).run(Load("rate", calls=500, rate_hz=1000.0))
+    assert series.unserved == 0
+    session = Session(series, {}, None, None)
+    assert sessions.overload([session]) == words
+    assert sessions.overload([Session(Machine(5.0).run(Load(calls=500)), {}, None, None)]) == ""
 
 
 @settings(max_examples=40)

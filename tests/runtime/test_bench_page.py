@@ -286,8 +286,9 @@ def test_warnings_say_what_to_doubt(browser):
         warmup={"calls": 5, "settled": False, "rule": "two blocks agree"},
         device={**device, "before": busy, "after": {**device["after"], **share}},
     )
-    report = replace(report, load={**report.load, "interference": "two busy processes"})
-    browser.open(report)
+    load = {**report.load, "interference": "two busy processes"}
+    load["inputs"] = "2 golden samples in turn; OVERLOADED: 40 arrivals still waited"
+    browser.open(replace(report, load=load))
     text = browser.text("#warnings")
     for words in (
         "p99 is not given: 50 calls cannot carry it, 100 are needed",
@@ -295,6 +296,7 @@ def test_warnings_say_what_to_doubt(browser):
         "not settled",
         "throttled: the processor's frequency fell",
         "two busy processes",
+        "Calls came faster than they were served: 2 golden samples in turn; OVERLOADED: 40",
         "load average 5.500 on 6 cores",
         "30.0 % of the processor's time",
         "20.0 % of the processor's time to other machines",

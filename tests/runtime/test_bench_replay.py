@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 
 import jsonschema
@@ -128,6 +128,31 @@ def test_stale_results_are_misses_and_not_fast_answers(pipe):
     assert run.results["stale"] > 0
     assert min(run.latency_ms) == pytest.approx(50.0)
     assert sum(answer > 20 for answer in run.answers_ms) == len(run.answers_ms)
+
+
+def test_a_trigger_without_a_result_is_a_miss(pipe):
+    recording = Listed([at("camera", k / 100, k) for k in range(10)])
+    clock = SimulatedClock(costs={"fuse": 0.03})
+    run = accounted(replay(pipe, recording, trigger="camera", clock=clock), recording)
+    superseded = run.results["superseded"]
+    assert superseded >= 4
+    assert run.results["results"] + superseded == run.results["triggers"] == 10
+    found = run.deadline(1e3)  # all results are in time
+    assert found == {
+        "ms": 1e3,
+        "missed": superseded,
+        "rate": superseded / 10,
+        "longest_run": 0,
+    }
+    assert run.deadline(1.0) == {"ms": 1.0, "missed": 10, "rate": 1.0, "longest_run": 10}
+    # Those under way at the end come after all results.
+    left = replace(run, health=replace(run.health, triggers_pending=2))
+    assert left.deadline(1e3) == {
+        "ms": 1e3,
+        "missed": superseded + 2,
+        "rate": (superseded + 2) / 12,
+        "longest_run": 2,
+    }
 
 
 def test_ticks_end_with_the_last_sample(pipe):
@@ -337,6 +362,27 @@ def test_a_report_of_a_recording(path, pipe, tmp_path):
     assert report.deadline is None
     assert report.results["results"] + report.results["superseded"] == 6
     assert list(report.ages_ms) == ["camera"]
+
+
+def test_the_deadline_of_a_report_counts_superseded_triggers(path, pipe, tmp_path, monkeypatch):
+    run_stage = Pipeline.run_stage
+
+    def slow(self, stage, feeds):
+        if stage == "fuse":
+            time.sleep(0.05)
+        return run_stage(self, stage, feeds)
+
+    monkeypatch.setattr(Pipeline, "run_stage", slow)
+    with Recorder(tmp_path / "r", pipe.bundle) as made:
+        for k in range(20):
+            made.record("camera", value("camera", k), k / 50, k / 50)
+    report = bench_stream(
+        str(path), trigger="camera", recording=tmp_path / "r", deadline_ms=3e4, warmup=0
+    )
+    superseded = report.results["superseded"]
+    assert superseded > 0
+    assert report.deadline["missed"] == superseded + report.results["stale"]
+    assert report.deadline["rate"] == report.deadline["missed"] / report.results["triggers"]
 
 
 def test_a_run_without_a_fresh_result_is_no_measurement(path, pipe, tmp_path):

@@ -348,6 +348,23 @@ def test_with_variant_adds_replaces_and_drops(tiny, tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ["b", "b.mmedge"])
+def test_with_metrics_sets_some_and_keeps_the_rest(tiny, tmp_path, name):
+    path = tmp_path / name
+    first = Bundle.write(path, tiny.manifest, tiny.files, samples=tiny.samples)
+    files = first.manifest.files
+    second = first.with_metrics({"ort-fp32-cpu": {"latency_ms": 2.0, "speed": 1.0}})
+    third = second.with_metrics({"ort-fp32-cpu": {"latency_ms": 3.0}})
+    with pytest.raises(BundleError, match="no variant 'ort-int8-cpu' in this bundle"):
+        third.with_metrics({"ort-int8-cpu": {"latency_ms": 1.0}})
+    (variant,) = third.manifest.variants
+    kept = tiny.manifest.variants[0].metrics
+    assert variant.metrics == {**kept, "latency_ms": 3.0, "speed": 1.0}
+    assert third.manifest.files == files
+    third.verify()
+    third.close()
+
+
+@pytest.mark.parametrize("name", ["b", "b.mmedge"])
 def test_with_variant_loses_no_update(tiny, tmp_path, name):
     path = tmp_path / name
     mine = Bundle.write(path, tiny.manifest, tiny.files)

@@ -158,7 +158,9 @@ def test_a_target_that_onnxruntime_does_not_serve_is_named(opened):
 
 def test_an_unknown_backend_is_named(opened):
     variant = Variant("nose", "fp32", "cpu", {}, Tolerance(0, 0))
-    with pytest.raises(BackendError, match="'nose' is not known; this version has ort, tensorrt"):
+    with pytest.raises(
+        BackendError, match="'nose' is not known; this version has openvino, ort, tensorrt"
+    ):
         open_stage(opened, stage_of(opened, "camera"), variant, options=SessionOptions())
 
 

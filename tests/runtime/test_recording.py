@@ -226,6 +226,39 @@ def test_a_full_queue_loses_the_newest_and_says_so(manifest, tmp_path, monkeypat
     assert len(list(found)) == made.count == sum(taken)
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_what_was_lost_is_known_when_it_is_opened(manifest, tmp_path, form):
+    write(tmp_path / "none" / form, manifest)
+    assert open_recording(tmp_path / "none" / form).missing == ""
+    with Recorder(tmp_path / form, manifest) as made:
+        made.record("camera", value("camera", 1), 0.0, 0.0)
+        made.lost["queue_full"] += 3
+        made.lost["unfit"] += 1
+    found = open_recording(tmp_path / form)
+    assert found.missing == ("3 samples not recorded (queue_full), 1 samples not recorded (unfit)")
+    assert len(list(found)) == 1
+    if form == "r.mcap":
+        data = (tmp_path / form).read_bytes()
+        at = data.index(b'"queue_full": 3')
+        for bad in (b'"queue_full": x', b'"queue full": 3', b'"queue_full":-3'):
+            (tmp_path / form).write_bytes(data[:at] + bad + data[at + len(bad) :])
+            with pytest.raises(InputError, match=r"mmedge.recording.end.*copy it anew"):
+                open_recording(tmp_path / form)
+
+
+def test_a_whole_mcap_file_that_lost_samples_is_still_checked(manifest, tmp_path):
+    with Recorder(tmp_path / "r.mcap", manifest) as made:
+        made.record("camera", value("camera", 1), 0.0, 0.0)
+        made.lost["queue_full"] += 3
+    data = (tmp_path / "r.mcap").read_bytes()
+    at = data.index(b"count\x01\0\0\x001")
+    (tmp_path / "r.mcap").write_bytes(data[: at + 9] + b"2" + data[at + 10 :])
+    found = open_recording(tmp_path / "r.mcap")
+    assert found.missing == "3 samples not recorded (queue_full)"
+    with pytest.raises(InputError, match="expected 2 samples, got 1"):
+        list(found)
+
+
 def test_what_goes_wrong_in_the_thread_is_raised_by_close(manifest, tmp_path, monkeypatch):
     def broken(self, sample):
         raise RuntimeError("no such state")

@@ -112,8 +112,8 @@ def _time_site(
         if form in site.forms:
             other = work.folder / f"{work.stage.name}.site{number}.{form}.onnx"
             write_form(path, other, {"site": form}, ranges)
-            way = _way(work, other, x, threads)
             with contextlib.suppress(ExportError):  # a form that the backend cannot run
+                way = _way(work, other, x, threads)
                 way()
                 ways[form] = way
     times = interleave(ways, rounds=5)
@@ -189,12 +189,6 @@ def choose_plan(
     if not plans:
         return floats, "no node that could take another form"
     graphs = {name: work.graph(plan) for name, plan in plans.items()}
-    sizes = {name: graph_bytes(path) for name, path in graphs.items()}
-    if goal == "size":
-        name = min(sizes, key=lambda name: sizes[name])
-        if sizes[name] >= graph_bytes(work.prepared):
-            return floats, "no form makes it smaller"
-        return plans[name], f"smallest: {name}"
     taken = {spec.name: values[spec.name] for spec in work.stage.inputs}
     runs, refused = {}, ""
     for name, path in {"float": work.prepared, **graphs}.items():
@@ -209,6 +203,12 @@ def choose_plan(
             runs[name] = run
     if len(runs) == 1:
         return floats, refused
+    sizes = {name: graph_bytes(path) for name, path in graphs.items() if name in runs}
+    if goal == "size":
+        name = min(sizes, key=lambda name: sizes[name])
+        if sizes[name] >= graph_bytes(work.prepared):
+            return floats, "no form makes it smaller"
+        return plans[name], f"smallest: {name}"
     _, ratios = compare({n: partial(run, taken) for n, run in runs.items()}, "float")
     faster = {name: ratio for name, ratio in ratios.items() if ratio[1] > 1.0}
     if faster:

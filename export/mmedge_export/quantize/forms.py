@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import logging
 import warnings
 from dataclasses import dataclass
@@ -87,16 +88,19 @@ class Site:
     forms: tuple[Form, ...]
 
 
-def prepare(source: Path, target: Path) -> ir.Model:
+def prepare(source: Path, target: Path, *, inline: bool = False) -> ir.Model:
     """Write the graph that forms are made from: the same function, in fewer kinds of nodes.
 
     Transposed constants become constants, Gemm becomes MatMul and Add, every node has a name of its
-    own, and what a runtime does not need (shapes of inner tensors, documentation) is left out.
+    own, and what a runtime does not need (shapes of inner tensors, documentation) is left out. With
+    ``inline`` functions are written out as well.
 
     Returns:
         What was written to ``target``.
     """
     model = ir.load(source)
+    if inline:
+        common.InlinePass()(model)
     FoldTransposePass()(model)
     _split_gemm(model.graph)
     _name_nodes(model.graph)
@@ -122,9 +126,7 @@ def find_sites(model: ir.Model) -> tuple[Site, ...]:
             continue
         if node.op_type in ("MatMul", "Gather") and len(tensor.shape) != 2:
             continue
-        if node.op_type == "Gather" and (
-            tensor.size < LEAST_TABLE or node.attributes.get_int("axis", 0) != 0
-        ):
+        if node.op_type == "Gather" and not _is_table(node, tensor.numpy()):
             continue
         forms = tuple(form for form in _OPS[node.op_type] if form not in RANGED or scales_by_axis)
         found.append(
@@ -139,6 +141,12 @@ def find_sites(model: ir.Model) -> tuple[Site, ...]:
             )
         )
     return tuple(found)
+
+
+def _is_table(node: ir.Node, values: Array) -> bool:
+    """Whether rows are looked up in it that are worth rounding, and can be."""
+    large = values.size >= LEAST_TABLE and node.attributes.get_int("axis", 0) == 0
+    return large and bool(np.isfinite(values).all())
 
 
 def write_form(
@@ -176,7 +184,9 @@ def write_form(
             joined = _joined(model, chosen("entering"))
             model = _static(model, ranged, ranges, narrow, joined)
             if chosen("entering"):
-                model = ir.to_proto(_leave_exactly(ir.from_proto(model), chosen("entering")))
+                model = ir.to_proto(
+                    _leave_exactly(ir.from_proto(model), chosen("entering"), ranged)
+                )
             if chosen("dynamic"):
                 # What the one quantises by a fixed range the other must not take for its own.
                 model = ir.to_proto(_separate_activations(ir.from_proto(model), chosen("dynamic")))
@@ -253,8 +263,11 @@ def _joined(model: onnx.ModelProto, nodes: Collection[str]) -> set[str]:
     return found
 
 
-def _leave_exactly(model: ir.Model, nodes: Collection[str]) -> ir.Model:
-    """Let others take what ``nodes`` yield before it is rounded."""
+def _leave_exactly(model: ir.Model, nodes: Collection[str], ranged: Collection[str]) -> ir.Model:
+    """Let others take what ``nodes`` yield before it is rounded.
+
+    ``ranged`` are all nodes that multiply by integers.
+    """
     for node in list(model.graph):
         if node.name not in nodes:
             continue
@@ -263,11 +276,8 @@ def _leave_exactly(model: ir.Model, nodes: Collection[str]) -> ir.Model:
         for dequantize in [u.node for q in rounds for u in q.outputs[0].uses()]:
             rough = dequantize.outputs[0]
             for user, index in list(rough.uses()):
-                weight = user.inputs[1] if index == 0 and len(user.inputs) > 1 else None
-                maker = None if weight is None else weight.producer()
                 # A node that multiplies by integers takes it rounded all the same.
-                integers = maker is not None and maker.op_type == dequantize.op_type
-                if not (user.op_type in _OPS and integers):
+                if not (user.name in ranged and index == 0):
                     user.replace_input_with(index, output)
             for index, value in enumerate(model.graph.outputs):
                 if value is rough:
@@ -430,8 +440,14 @@ def _shorten(graph: ir.Graph, own: Collection[str]) -> None:
     Shapes of inner tensors, all metadata but the scopes of modules, and names of what came with
     quantisation; ``own`` are the names of nodes and tensors that were there before.
     """
-    number = 0
     kept = {*graph.inputs, *graph.outputs}
+    taken = {*own, *(str(value.name) for value in kept)}
+    for inner in ir.traversal.RecursiveGraphIterator(graph):
+        taken.update((str(inner.name), *(str(value.name) for value in inner.outputs)))
+        if isinstance(inner.graph, ir.Graph):
+            taken.update(str(value.name) for value in inner.graph.inputs)
+            taken.update(inner.graph.initializers)
+    fresh = (name for number in itertools.count() if (name := f"q.{number}") not in taken)
     written = [value for value in graph.initializers.values() if value.name not in own]
     for node in graph:
         scope = node.metadata_props.get(SCOPES)
@@ -439,8 +455,7 @@ def _shorten(graph: ir.Graph, own: Collection[str]) -> None:
         if scope is not None:
             node.metadata_props[SCOPES] = scope
         if node.op_type in ("QuantizeLinear", "DequantizeLinear") and node.name not in own:
-            node.name = f"q.n{number}"
-            number += 1
+            node.name = next(fresh)
         for value in node.outputs:
             if value not in kept:
                 value.shape = value.type = None
@@ -448,8 +463,7 @@ def _shorten(graph: ir.Graph, own: Collection[str]) -> None:
                     written.append(value)
     for value in written:
         if value not in kept:
-            value.name = f"q.{number}"
-            number += 1
+            value.name = next(fresh)
 
 
 def _split_gemm(graph: ir.Graph) -> None:

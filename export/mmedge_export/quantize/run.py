@@ -70,8 +70,8 @@ def quantize(
     put back (:func:`mmedge_export.quantize.search.back_off`).
 
     Args:
-        bundle: an open bundle, which is closed on success, or where one lies. It is rewritten in
-            its place where a variant is added.
+        bundle: an open bundle, which is closed when a variant is added, or where one lies. It is
+            rewritten in its place then.
         task: samples and metric; None: the golden samples, judged by the outputs' error.
         precision: ``int8``, or ``int4`` (weights of matrix products alone).
         max_drop: of the metric, on all of the samples' kind with confidence 95 %; None:
@@ -104,9 +104,11 @@ def quantize(
     tell = progress or (lambda _: None)
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     try:
+        opened, base = _float_variant(opened, backend)
         with _folder(resume) as folder:
             return _quantize(
                 opened,
+                base,
                 task or Task.golden(opened),
                 folder,
                 precision=precision,
@@ -128,6 +130,7 @@ def quantize(
 
 def _quantize(
     bundle: Bundle,
+    base: Variant,
     task: Task,
     folder: Path,
     *,
@@ -141,7 +144,6 @@ def _quantize(
     phase: Callable[[str, int, int], None],
 ) -> tuple[Bundle, Report]:
     stages = bundle.manifest.in_order()
-    bundle, base = _float_variant(bundle, backend)
     tell(f"running the float network on {len(task.samples)} samples")
     network = Network(bundle, threads=threads, backend=backend)
     answers = network.answers(inputs for inputs, _ in task.samples)
@@ -194,7 +196,8 @@ def _quantize(
     if latency is not None:
         bundle = bundle.with_metrics({base.id: {"latency_ms": latency[0][0]}})
     made = bundle.with_variant(variant, files)
-    if len({other.backend for other in made.manifest.variants if other.target == "cpu"}) > 1:
+    backends = {other.backend for other in made.manifest.variants if other.target == "cpu"}
+    if len(backends) > 1 and made.manifest.samples:
         tell("timing the variants of all backends in processes of their own")
         made, _ = time_variants(made, threads=threads)
     return made, replace(report, variant=variant.id)

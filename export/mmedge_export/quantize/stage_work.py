@@ -64,7 +64,8 @@ class StageWork:
         """Prepare the graph of ``stage`` in ``folder``; nothing is quantised yet."""
         folder.mkdir(parents=True, exist_ok=True)
         prepared = folder / f"{stage.name}.onnx"
-        sites = find_sites(prepare(graph, prepared))
+        # OpenVINO knows no functions.
+        sites = find_sites(prepare(graph, prepared, inline=backend == "openvino"))
         plan: Plan = {site.node: "float" for site in sites}
         return cls(stage, prepared, sites, folder, plan=plan, backend=backend)
 

@@ -80,6 +80,52 @@ def test_what_leaves_a_node_is_not_rounded(tmp_path):
     assert sum(node.op_type == "QuantizeLinear" for node in graph.node) == len(sites)
 
 
+def test_a_product_of_two_activations_takes_both_exactly(tmp_path):
+    rng = np.random.default_rng(0)
+    nodes = [
+        helper.make_node("MatMul", ["x", "a"], ["left"], name="left"),
+        helper.make_node("MatMul", ["x", "b"], ["right"], name="right"),
+        helper.make_node("MatMul", ["left", "right"], ["y"], name="both"),
+    ]
+    weights = [
+        numpy_helper.from_array(rng.standard_normal((6, 6)).astype(np.float32), name)
+        for name in "ab"
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "both",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [6, 6])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [6, 6])],
+        weights,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    x = rng.standard_normal((6, 6)).astype(np.float32)
+    prepared, sites, ranges = ready(model, tmp_path, x)
+    assert [site.node for site in sites] == ["left", "right"]
+    path = tmp_path / "form.onnx"
+    write_form(prepared, path, {site.node: "entering" for site in sites}, ranges)
+    made = onnx.load(path).graph
+    assert sum(node.op_type == "QuantizeLinear" for node in made.node) == 1
+    both = next(node for node in made.node if node.name == "both")
+    makers = {name: node.op_type for node in made.node for name in node.output}
+    assert [makers[name] for name in both.input] == ["MatMul", "MatMul"]
+
+
+def test_names_that_are_taken_are_not_given_again(tmp_path):
+    model = convnet()
+    for index, tensor in enumerate(list(model.graph.initializer)[:3]):
+        old, new = tensor.name, f"q.{index}"
+        tensor.name = new
+        for node in model.graph.node:
+            node.input[:] = [new if name == old else name for name in node.input]
+    x = np.random.default_rng(1).standard_normal((4, 3, 12, 12)).astype(np.float32)
+    prepared, sites, ranges = ready(model, tmp_path, x)
+    for form in ("static", "entering", "dynamic", "block8"):
+        path = tmp_path / f"{form}.onnx"
+        write_form(prepared, path, {s.node: form for s in sites if form in s.forms}, ranges)
+        assert error([Runner(path)({"x": x})], [Runner(prepared)({"x": x})])[0] <= 0.05
+
+
 def joined(seed=0):
     """Two tensors of other ranges, joined over tokens, times weights: zero points would differ."""
     rng = np.random.default_rng(seed)
@@ -158,6 +204,15 @@ def test_rows_of_a_table_are_rounded_each_by_its_own_scale(make, tmp_path):
     step = np.abs(table).max(axis=1)[x] / 127
     assert (np.abs(found["found"] - table[x]) <= 0.5001 * step[..., None]).all()
     assert not found["found"][0, 0].any()
+
+
+def test_a_table_with_an_infinity_stays(tmp_path):
+    model, table = lookups()
+    table = table.copy()
+    table[3, 0] = -np.inf
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(table, "table"))
+    sites = find_sites(prepare(saved(model, tmp_path / "s.onnx"), tmp_path / "a.onnx"))
+    assert [site.node for site in sites] == ["out"]
 
 
 def test_small_tables_and_other_axes_stay(tmp_path):
