@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import os
 import subprocess
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TextIO
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
-__all__ = ["PeerProcess"]
+__all__ = ["PeerProcess", "answer_as"]
+
+
+def answer_as(frameworks: Mapping[str, type[Any]], serve: Callable[[Any, TextIO], None]) -> None:
+    """Be the process of one of ``frameworks``, which the command line names with its threads."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("framework", choices=frameworks)
+    parser.add_argument("threads", type=int)
+    arguments = parser.parse_args()
+    # Libraries that print must not do so between the answers.
+    with os.fdopen(os.dup(1), "w") as answers:
+        os.dup2(2, 1)
+        serve(frameworks[arguments.framework](arguments.threads), answers)
 
 
 class PeerProcess:

@@ -23,19 +23,18 @@ Ways by framework:
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import importlib.metadata
 import json
 import os
 import sys
 from pathlib import Path
-from time import perf_counter_ns, sleep
+from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
-from peer_process import PeerProcess
-from quantize_peers import PAUSE_S, OpenVino, Ort, load, save
+from peer_process import PeerProcess, answer_as
+from quantize_peers import OpenVino, Ort, load, save, time
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -335,14 +334,7 @@ def main() -> None:
         "openvino": Vino,
         "mmedge": MMEdge,
     }
-    parser = argparse.ArgumentParser()
-    parser.add_argument("framework", choices=frameworks)
-    parser.add_argument("threads", type=int)
-    arguments = parser.parse_args()
-    # Libraries that print must not do so between the answers.
-    with os.fdopen(os.dup(1), "w") as answers:
-        os.dup2(2, 1)
-        serve(frameworks[arguments.framework](arguments.threads), answers)
+    answer_as(frameworks, serve)
 
 
 def serve(made: Any, answers: TextIO) -> None:  # noqa: ANN401
@@ -368,7 +360,9 @@ def serve(made: Any, answers: TextIO) -> None:  # noqa: ANN401
             save(Path(question["outputs"]), found)
             say(ok=way)
         else:
-            say(us=block(calls[question["time"]], question["ms"]))
+            ms = float(question["ms"])
+            us = time(calls[question["time"]], ms, untimed=UNTIMED, fewest=FEWEST_CALLS)
+            say(us=us)
 
 
 def timed(call: Callable[[], object]) -> int:
@@ -376,17 +370,6 @@ def timed(call: Callable[[], object]) -> int:
     start = perf_counter_ns()
     call()
     return perf_counter_ns() - start
-
-
-def block(call: Callable[[], object], ms: float) -> float:
-    """Median microseconds of the calls that fit into ``ms`` milliseconds."""
-    sleep(PAUSE_S)
-    for _ in range(UNTIMED):
-        call()
-    found: list[int] = []
-    while len(found) < FEWEST_CALLS or sum(found) < ms * 1e6:
-        found.append(timed(call))
-    return float(np.median(found)) / 1e3
 
 
 if __name__ == "__main__":

@@ -33,18 +33,16 @@ By hand: ``python benchmarks/quantize_peers.py FRAMEWORK THREADS``, then lines o
 
 from __future__ import annotations
 
-import argparse
 import importlib.metadata
 import importlib.util
 import json
-import os
 import sys
 from pathlib import Path
 from time import perf_counter_ns, sleep
 from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
-from peer_process import PeerProcess
+from peer_process import PeerProcess, answer_as
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -298,14 +296,7 @@ FRAMEWORKS: dict[str, type[Any]] = {"mmedge": MMEdge, "onnxruntime": Ort, "openv
 
 def main() -> None:
     """Answer questions until there are none."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("framework", choices=FRAMEWORKS)
-    parser.add_argument("threads", type=int)
-    arguments = parser.parse_args()
-    # Libraries that print must not do so between the answers.
-    with os.fdopen(os.dup(1), "w") as answers:
-        os.dup2(2, 1)
-        serve(FRAMEWORKS[arguments.framework](arguments.threads), answers)
+    answer_as(FRAMEWORKS, serve)
 
 
 def serve(made: Any, answers: TextIO) -> None:  # noqa: ANN401
@@ -336,13 +327,15 @@ def serve(made: Any, answers: TextIO) -> None:  # noqa: ANN401
             say(us=time(calls[question["time"]], question["ms"]))
 
 
-def time(call: Callable[[], object], ms: float) -> float:
-    """Median microseconds of the calls that fit into ``ms`` milliseconds."""
+def time(
+    call: Callable[[], object], ms: float, *, untimed: int = UNTIMED, fewest: int = FEWEST_CALLS
+) -> float:
+    """Median microseconds of the calls that fit into ``ms`` milliseconds, ``fewest`` at least."""
     sleep(PAUSE_S)
-    for _ in range(UNTIMED):
+    for _ in range(untimed):
         call()
     found: list[int] = []
-    while len(found) < FEWEST_CALLS or sum(found) < ms * 1e6:
+    while len(found) < fewest or sum(found) < ms * 1e6:
         start = perf_counter_ns()
         call()
         found.append(perf_counter_ns() - start)
