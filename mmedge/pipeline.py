@@ -75,6 +75,7 @@ class Pipeline:
         bundle: the bundle it came from.
         variant: the variant that runs.
         decisions: for every variant of the bundle, whether it was taken and why.
+        threads: most intra-op threads of each stage on the CPU; None: the backend's default.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class Pipeline:
         self.bundle = bundle
         self.variant = variant
         self.decisions = decisions
+        self.threads = options.threads
         manifest = bundle.manifest
         self._feeds = Feeds(bundle, on_gpu=variant.target != "cpu")
         self._outputs = manifest.outputs
@@ -360,7 +362,8 @@ def load(
         device: ``"cpu"``, ``"cuda"`` or an architecture such as ``"sm_87"``: take variants made
             for it only. None: whatever this machine offers.
         threads: most intra-op threads of each stage on the CPU; of several stages, one with
-            little work uses fewer. None: the backend's default.
+            little work uses fewer. None: the number that :func:`mmedge.bench.tune.tune` found on
+            a machine of as many cores as this one, else the backend's default.
         cache_bytes: most bytes of encoder outputs that are held, to be used again when the content
             of a modality comes again (see :mod:`mmedge.features`). 0 holds none.
         concurrent: whether encoders that must run in the same call run at once, in threads. None:
@@ -382,14 +385,17 @@ def load(
         raise ValueError(f"cache_bytes must be >= 0, got {cache_bytes}")
     bundle = Bundle.open(path)
     try:
+        here = probe()
         variant, decisions = bundle.select(
-            restrict(probe(), device), backend=backend.replace("-", "_"), precision=precision
+            restrict(here, device), backend=backend.replace("-", "_"), precision=precision
         )
         pipe = Pipeline(
             bundle,
             variant,
             decisions,
-            options=SessionOptions(threads=threads, kernels=kernels),
+            options=SessionOptions(
+                threads=threads or _tuned_threads(variant, here), kernels=kernels
+            ),
             cache_bytes=cache_bytes,
             concurrent=concurrent,
         )
@@ -403,6 +409,13 @@ def load(
             pipe.close()
             raise
     return pipe
+
+
+def _tuned_threads(variant: Variant, device: Device) -> int | None:
+    """Threads that were measured to be fastest, where that says something of this machine."""
+    if variant.metrics.get("cores") != device.cores or "threads" not in variant.metrics:
+        return None
+    return int(variant.metrics["threads"])
 
 
 def _proven(manifest: Manifest, variant: Variant) -> bool:

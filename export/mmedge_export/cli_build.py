@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from mmedge.bench.tune import tune
 from mmedge.bundle import Bundle
 from mmedge.cli.console import BundleArgument, JsonOption, emit_json, number, stderr, table
 from mmedge.errors import InputError
@@ -99,18 +100,18 @@ def build(
 def _build_openvino(path: str, *, as_json: bool) -> None:
     """Add the variant, and time it beside the others."""
     from mmedge_export.openvino import add_openvino
-    from mmedge_export.variants import time_variants
 
     made, variant = add_openvino(Bundle.open(path))
-    latency: dict[str, float] = {}
+    found: dict[str, tuple[float, int]] = {}
     if made.manifest.samples:
-        made, latency = time_variants(made)
+        made, found = tune(made)
     made.close()
     if as_json:
+        latency = {name: ms for name, (ms, _) in found.items()}
         emit_json({"bundle": path, "variant": variant.id, "latency_ms": latency})
         return
-    rows = [(name, number(ms)) for name, ms in latency.items()]
-    table(f"{path}: {variant.id} added", ("variant", "ms a call here"), rows)
+    rows = [(name, number(ms), str(count)) for name, (ms, count) in found.items()]
+    table(f"{path}: {variant.id} added", ("variant", "ms a call here", "threads"), rows)
 
 
 @contextmanager

@@ -35,34 +35,33 @@ UNTIMED, PAUSE_S = 3, 0.02
 _PROGRAM = "from mmedge.bench.apart import child; child()"
 
 
-def time_apart(
-    path: str, variants: Sequence[Variant], *, threads: int | None = None
-) -> dict[str, float]:
-    """Milliseconds of a call by the variant's id: the median over processes of blocks' medians.
+def time_apart(path: str, cells: Sequence[tuple[Variant, int | None]]) -> list[float]:
+    """Milliseconds of a call of each cell: the median over processes of blocks' medians.
 
     Golden samples are called in turn, one at a time, with nothing from the feature cache.
 
     Args:
         path: the bundle.
-        variants: of it, such as this machine can run.
-        threads: as for :func:`mmedge.load`.
+        cells: variants of it, such as this machine can run, each with the threads that it gets, as
+            for :func:`mmedge.load`.
 
     Raises:
         BackendError: a process failed; its own words are on standard error.
     """
     order = random.Random(0)  # noqa: S311 - an order of measurement, no secret
-    found: dict[str, list[float]] = {variant.id: [] for variant in variants}
+    found: list[list[float]] = [[] for _ in cells]
     for _ in range(PROCESSES):
         with contextlib.ExitStack() as stack:
-            timers = [stack.enter_context(_Timer(path, variant, threads)) for variant in variants]
-            blocks: dict[str, list[float]] = {variant.id: [] for variant in variants}
+            timers = [stack.enter_context(_Timer(path, *cell)) for cell in cells]
+            blocks: list[list[float]] = [[] for _ in cells]
+            numbers = list(range(len(cells)))
             for _ in range(BLOCKS):
-                order.shuffle(timers)
-                for timer in timers:
-                    blocks[timer.id].append(timer.block())
-            for name, times in blocks.items():
-                found[name].append(float(np.median(times)))
-    return {name: float(np.median(times)) for name, times in found.items()}
+                order.shuffle(numbers)
+                for number in numbers:
+                    blocks[number].append(timers[number].block())
+            for times, seen in zip(found, blocks, strict=True):
+                times.append(float(np.median(seen)))
+    return [float(np.median(times)) for times in found]
 
 
 class _Timer:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from mmedge.bench import coldstart
 from mmedge.bench.resample import LEAST_PARTS, half_width, spreads
 from mmedge.bench.stats import LEAST_BLOCKS, percentile
+from mmedge.bench.tune import thread_counts
 from mmedge.bundle import Bundle
 from mmedge.device import probe
 from mmedge.errors import BundleError, MMEdgeError, NoVariantError
@@ -109,7 +110,7 @@ def bench_all(
             first_error = first_error or error
             left_out.append(f"{variant.id} ({error})")
             continue
-        counts = (threads or _thread_counts(cores)) if variant.target == "cpu" else (None,)
+        counts = (threads or thread_counts(cores)) if variant.target == "cpu" else (None,)
         combinations += [_Combination(variant, count) for count in counts]
     if not combinations and first_error is not None:
         raise first_error
@@ -218,11 +219,6 @@ def _choose(path: str, backend: str) -> tuple[Manifest, list[Variant], int]:
         reasons = "; ".join(f"{decision.variant}: {decision.reason}" for decision in decisions)
         raise NoVariantError(f"{path}: no variant can run on {device.name}: {reasons}", decisions)
     return manifest, [v for v in manifest.variants if v.id in accepted], device.cores
-
-
-def _thread_counts(cores: int) -> list[int]:
-    """1, 2, 4, ... and all cores."""
-    return sorted({2**power for power in range(cores.bit_length()) if 2**power <= cores} | {cores})
 
 
 def _check(path: str, variant: Variant) -> None:

@@ -128,7 +128,7 @@ def bench(
     with open_pipeline(
         path, backend, precision, device, threads=threads, allow_unverified=True
     ) as pipe:
-        variant = pipe.variant
+        variant, used = pipe.variant, pipe.threads
         samples = pipe.bundle.samples()
         if not samples:
             raise BundleError(f"{path}: no golden samples to call it with; export it again")
@@ -170,7 +170,7 @@ def bench(
             "mode": "one-shot",
             "calls": count,
             "seconds": wanted.seconds,
-            "threads": threads,
+            "threads": used,
             "inputs": f"{len(inputs)} golden samples in turn{overload(timed)}",
             "rate_hz": wanted.rate_hz,
             "gap_ms": wanted.gap_ms,

@@ -158,7 +158,7 @@ def profile(
         for stage in pipe.bundle.manifest.in_order():
             feeds = {spec.name: values[spec.name] for spec in stage.inputs}
             plain_ms[stage.name], outputs = _plain(pipe, stage.name, feeds, calls)
-            found[stage.name] = _profiled(pipe, stage, feeds, threads, calls)
+            found[stage.name] = _profiled(pipe, stage, feeds, calls)
             values.update(outputs)
     return _digest(found, plain_ms)
 
@@ -176,7 +176,7 @@ def _plain(
 
 
 def _profiled(
-    pipe: Pipeline, stage: Stage, feeds: Mapping[str, Any], threads: int | None, calls: int
+    pipe: Pipeline, stage: Stage, feeds: Mapping[str, Any], calls: int
 ) -> list[list[Span]]:
     """The nodes of each profiled run."""
     from mmedge.backends.ort import OPTIMISED, open_stage
@@ -185,7 +185,7 @@ def _profiled(
     with tempfile.TemporaryDirectory(prefix="mmedge-profile-") as name:
         folder = Path(name)
         session = open_stage(
-            bundle, stage, variant, options=SessionOptions(threads=threads), profile=folder
+            bundle, stage, variant, options=SessionOptions(threads=pipe.threads), profile=folder
         )
         bundle.release()
         try:

@@ -141,7 +141,7 @@ def bench_stream(
     state = host.state()
     # The first call is timed; that outputs are right is checked after it.
     with load(path, backend, precision, device, threads=threads, allow_unverified=True) as pipe:
-        variant, bundle = pipe.variant, pipe.bundle
+        variant, bundle, used = pipe.variant, pipe.bundle, pipe.threads
         last = trigger if isinstance(trigger, str) else None
         source = opened or Golden(bundle, seconds=seconds, last=last)
         inputs = [sample.inputs for sample in bundle.samples()]
@@ -183,7 +183,7 @@ def bench_stream(
             "mode": "stream",
             "calls": len(run.latency_ms),
             "seconds": seconds if opened is None else None,
-            "threads": threads,
+            "threads": used,
             "inputs": _words(source, trigger, run),
             "rate_hz": _rate(source, trigger),
             "gap_ms": None,

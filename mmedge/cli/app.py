@@ -14,6 +14,7 @@ from mmedge.cli.env import env
 from mmedge.cli.inspect import inspect
 from mmedge.cli.record import record
 from mmedge.cli.run import run
+from mmedge.cli.tune import tune
 from mmedge.cli.verify import verify
 from mmedge.errors import MMEdgeError
 
@@ -32,7 +33,7 @@ def build_app() -> typer.Typer:
         pretty_exceptions_enable=False,
         add_completion=False,
     )
-    for verb in (bench, compare, env, inspect, record, run, verify):
+    for verb in (bench, compare, env, inspect, record, run, tune, verify):
         app.command(verb.__name__)(verb)
     for entry in sorted(metadata.entry_points(group=GROUP), key=lambda entry: entry.name):
         app.command(entry.name)(entry.load())

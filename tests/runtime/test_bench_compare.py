@@ -577,8 +577,3 @@ def test_the_metric_of_full_precision_is_that_of_a_quantised_variant_and_its_dro
     assert every._metric(own, manifest) == pytest.approx(0.9)
     assert every._metric(small, manifest) == 0.89
     assert every._metric(own, tiny.manifest) is None
-
-
-@pytest.mark.parametrize(("cores", "counts"), [(1, [1]), (2, [1, 2]), (6, [1, 2, 4, 6])])
-def test_thread_counts(cores, counts):
-    assert every._thread_counts(cores) == counts

@@ -17,7 +17,7 @@ from onnx import helper, numpy_helper
 from mmedge.errors import ExportError
 from mmedge_export.graph import Runner
 from mmedge_export.quantize.evaluate import open_graph
-from mmedge_export.quantize.forms import RANGED, write_form
+from mmedge_export.quantize.forms import EXACT_FIRST, RANGED, write_form
 from mmedge_export.quantize.stage_work import quantised
 from mmedge_export.quantize.timing import compare, interleave
 
@@ -33,6 +33,9 @@ __all__ = ["TIE", "candidates", "choose_plan", "time_sites"]
 
 #: Times that lie nearer than this share are called equal: the smaller graph is taken.
 TIE = 0.03
+
+#: A node's forms that are nearly as fast as its fastest by itself: the most exact of them is taken.
+NEAR = 0.05
 
 #: Rounds by which the plan that was fastest is held against float32 once more.
 CONFIRM = 15
@@ -135,7 +138,11 @@ def candidates(work: StageWork, forms: Sequence[Form]) -> dict[str, Plan]:
 
     def best(site: Site) -> Form:
         known = work.speed[site.node]
-        return max(known, key=lambda form: known[form]) if known else "float"
+        if not known:
+            return "float"
+        near = max(known.values()) * (1 - NEAR)
+        near_forms = [form for form in known if known[form] >= near]
+        return min(near_forms, key=_coarseness)
 
     def faster(site: Site) -> Form:
         form = best(site)
@@ -163,6 +170,10 @@ def candidates(work: StageWork, forms: Sequence[Form]) -> dict[str, Plan]:
         if quantised(plan) and plan not in kept.values():
             kept[name] = plan
     return kept
+
+
+def _coarseness(form: Form) -> int:
+    return EXACT_FIRST.index(form) if form in EXACT_FIRST else len(EXACT_FIRST)
 
 
 def choose_plan(

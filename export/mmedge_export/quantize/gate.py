@@ -12,7 +12,7 @@ import numpy as np
 from mmedge.errors import AccuracyError
 from mmedge_export.quantize.choose_forms import candidates, choose_plan, graph_bytes, time_sites
 from mmedge_export.quantize.evaluate import Network, error, inner_tensors
-from mmedge_export.quantize.forms import RANGED
+from mmedge_export.quantize.forms import DYNAMIC, EXACT_FIRST, RANGED
 from mmedge_export.quantize.journal import digest
 from mmedge_export.quantize.report import StageReport
 from mmedge_export.quantize.saturate import narrow_nodes
@@ -37,12 +37,12 @@ __all__ = ["FORMS", "Gate"]
 
 #: Forms that a precision may take, by backend: those that it has fast kernels for.
 FORMS: Mapping[str, Mapping[str, tuple[Form, ...]]] = {
-    "ort": {"int8": ("static", "dynamic", "block8", "rows8"), "int4": ("block4", "rows8")},
+    "ort": {
+        "int8": ("static", "dynamic", "dynamic_tensor", "block8", "rows8"),
+        "int4": ("block4", "rows8"),
+    },
     "openvino": {"int8": ("entering", "block8", "rows8"), "int4": ("block4", "rows8")},
 }
-
-#: Forms in the order of how exactly they round: by blocks, by the range of a call, by a fixed one.
-EXACT_FIRST: tuple[Form, ...] = ("block8", "dynamic", "entering", "static")
 
 #: Samples that sensitivity is measured on, and that products are looked at for saturation on.
 SENSITIVE, SATURATING = 24, 4
@@ -345,7 +345,7 @@ class Gate:
                 work.stage.name,
                 dict(Counter(work.plan.values())),
                 {node: work.why.get(node, "-") for node, f in work.plan.items() if f == "float"},
-                tuple(n for n in sorted(work.narrow) if work.plan[n] in (*RANGED, "dynamic")),
+                tuple(n for n in sorted(work.narrow) if work.plan[n] in (*RANGED, *DYNAMIC)),
                 self._speed.get(work.stage.name, "-"),
                 graph_bytes(work.prepared),
                 graph_bytes(work.graph()),

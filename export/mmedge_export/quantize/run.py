@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
+from mmedge.bench.tune import tune
 from mmedge.bundle import Bundle
 from mmedge.errors import AccuracyError, ExportError, InputError
 from mmedge.spec import Tolerance, Variant
@@ -27,7 +28,7 @@ from mmedge_export.quantize.limits import BUDGET, GOALS, MAX_ERROR, PRECISIONS
 from mmedge_export.quantize.report import Report
 from mmedge_export.quantize.stage_work import StageWork, quantised
 from mmedge_export.quantize.task import Task
-from mmedge_export.variants import BACKENDS, base_variant, time_variants
+from mmedge_export.variants import BACKENDS, base_variant
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -198,8 +199,7 @@ def _quantize(
     made = bundle.with_variant(variant, files)
     backends = {other.backend for other in made.manifest.variants if other.target == "cpu"}
     if len(backends) > 1 and made.manifest.samples:
-        tell("timing the variants of all backends in processes of their own")
-        made, _ = time_variants(made, threads=threads)
+        made, _ = tune(made, threads=threads, tell=tell)
     return made, replace(report, variant=variant.id)
 
 

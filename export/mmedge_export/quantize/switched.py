@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
-from mmedge_export.quantize.forms import BLOCK, RANGED, add_constant, array_of, save_graph
+from mmedge_export.quantize.forms import BLOCK, DYNAMIC, RANGED, add_constant, array_of, save_graph
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -65,8 +65,8 @@ def write_switched(
         rounded = rounded_weights(floats, form, site.op, bits)
         other = add_constant(graph, f"{weight.name}_rounded", rounded)
         node.replace_input_with(place, _add(graph, "Where", [switch, other, weight]))
-        if form in (*RANGED, "dynamic"):
-            span = None if form == "dynamic" else ranges[site.activation]
+        if form in (*RANGED, *DYNAMIC):
+            span = None if form in DYNAMIC else ranges[site.activation]
             rough = _round(graph, activation, span)
             node.replace_input_with(0, _add(graph, "Where", [switch, rough, activation]))
         if form == "static":
@@ -83,12 +83,14 @@ def rounded_weights(weights: Array, form: Form, op: str, bits: int = 8) -> NDArr
             ...]`` of a Gather.
         form: not ``float``.
         op: ``MatMul``, ``Conv`` or ``Gather``.
-        bits: of the forms with a scale for each output channel.
+        bits: of the forms with a scale for each output channel, or one.
     """
     if form in ("block8", "block4"):
         return _by_blocks(weights, BLOCK[form], 8 if form == "block8" else 4)
     most = 2 ** (bits - 1) - 1
     axes = tuple(range(1, weights.ndim)) if op != "MatMul" else tuple(range(weights.ndim - 1))
+    if form == "dynamic_tensor":
+        axes = tuple(range(weights.ndim))
     scale = np.abs(weights).max(axis=axes, keepdims=True) / most
     scale = np.where(scale > 0, scale, 1)
     made: NDArray[np.float32] = (np.rint(weights / scale) * scale).astype(np.float32)

@@ -57,6 +57,7 @@ def test_the_prepared_graph_computes_the_same(net):
     [
         ("static", {"QLinearConv": 2, "QLinearMatMul": 2}, 0.05),
         ("dynamic", {"DynamicQuantizeMatMul": 2}, 0.03),
+        ("dynamic_tensor", {"DynamicQuantizeMatMul": 2}, 0.05),
         ("block8", {"MatMulNBits": 2}, 0.03),
         ("block4", {"MatMulNBits": 2}, 0.3),
     ],

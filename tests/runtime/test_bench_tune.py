@@ -1,0 +1,118 @@
+"""The variant and the threads that are fastest here are found, kept and gone by."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+from typer.testing import CliRunner
+
+import mmedge
+from mmedge.bench import apart
+from mmedge.bench import tune as tuning
+from mmedge.bench.tune import thread_counts, tune
+from mmedge.bundle import Bundle
+from mmedge.cli.app import build_app
+from mmedge.device import probe
+
+CORES = probe().cores
+
+
+@pytest.fixture
+def bundle(sums, tmp_path):
+    """A copy of the bundle, to be written to."""
+    path = tmp_path / sums.name
+    (shutil.copytree if sums.is_dir() else shutil.copy)(sums, path)
+    return path
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr(apart, "PROCESSES", 1)
+    monkeypatch.setattr(apart, "BLOCKS", 1)
+    monkeypatch.setattr(apart, "BLOCK_MS", 1.0)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Times that are given by the number of threads in place of measured ones."""
+    times = {}
+
+    def told(path, cells):
+        return [times[threads] for _, threads in cells]
+
+    monkeypatch.setattr(tuning, "time_apart", told)
+    return times
+
+
+@pytest.mark.parametrize(("cores", "counts"), [(1, [1]), (2, [1, 2]), (6, [1, 2, 4, 6])])
+def test_thread_counts(cores, counts):
+    assert thread_counts(cores) == counts
+
+
+@pytest.mark.parametrize(
+    ("times", "best"),
+    [({1: 5.0, 2: 3.0, 4: 1.0}, 4), ({1: 1.0, 2: 2.0, 4: 3.0}, 1), ({1: 1.02, 2: 1.0, 4: 1.0}, 1)],
+)
+def test_the_fastest_count_is_kept_and_the_smaller_one_of_equals(bundle, clock, times, best):
+    clock.update(times)
+    made, found = tune(Bundle.open(bundle), threads=4)
+    with made:
+        assert found
+        for variant in made.manifest.variants:
+            if variant.id in found:
+                assert found[variant.id] == (times[best], best)
+                assert variant.metrics["threads"] == best
+                assert variant.metrics["latency_ms"] == times[best]
+                assert variant.metrics["cores"] == CORES
+
+
+def test_loading_goes_by_it_unless_told_otherwise(bundle, clock):
+    clock.update({1: 1.0, 3: 0.5, 2: 0.9})
+    tune(Bundle.open(bundle), threads=3)[0].close()
+    with mmedge.load(bundle) as pipe:
+        assert pipe.threads == 3
+    with mmedge.load(bundle, threads=1) as pipe:
+        assert pipe.threads == 1
+    # What is fastest with some cores says nothing of a machine with others.
+    with Bundle.open(bundle) as opened:
+        elsewhere = {v.id: {"cores": CORES + 1.0} for v in opened.manifest.variants}
+    Bundle.open(bundle).with_metrics(elsewhere).close()
+    with mmedge.load(bundle) as pipe:
+        assert pipe.threads is None
+
+
+def test_without_tuning_the_backend_decides(bundle):
+    with mmedge.load(bundle) as pipe:
+        assert pipe.threads is None
+
+
+def test_the_command_times_every_variant_for_real(bundle, quick):
+    done = CliRunner().invoke(build_app(), ["tune", str(bundle), "--threads", "2", "--json"])
+    assert done.exit_code == 0, done.stderr
+    found = json.loads(done.stdout)["variants"]
+    with Bundle.open(bundle) as opened:
+        for name, row in found.items():
+            (variant,) = (v for v in opened.manifest.variants if v.id == name)
+            assert row["threads"] in (1, 2)
+            assert variant.metrics["threads"] == row["threads"]
+            assert 0 < variant.metrics["latency_ms"] == row["latency_ms"] < 1000
+    assert found
+
+
+def test_the_command_prints_a_table_and_names_what_is_missing(bundle, quick, clock):
+    clock.update({1: 1.0})
+    done = CliRunner().invoke(build_app(), ["tune", str(bundle), "--threads", "1"])
+    assert done.exit_code == 0
+    assert "ort-fp32-cpu" in done.stdout
+
+
+def test_a_bundle_without_samples_cannot_be_timed(bundle, monkeypatch):
+    opened = Bundle.open(bundle)
+    opened.manifest = replace(opened.manifest, samples=0)
+    monkeypatch.setattr("mmedge.cli.tune.Bundle.open", lambda _path: opened)
+    done = CliRunner().invoke(build_app(), ["tune", str(bundle)])
+    assert isinstance(done.exception, mmedge.errors.BundleError)
+    assert "no golden samples" in str(done.exception)
