@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import random
 import sys
 import tempfile
@@ -64,6 +65,8 @@ BLOCK_MS = 40.0
 #: The way of each framework whose rate in a product of large matrices is measured.
 RATED = {"torch": "torch eager", "onnxruntime": "ort fp32", "openvino": "openvino fp32"}
 EAGER = "torch eager"
+#: mmedge with as many threads as ``mmedge tune`` found; all other ways have the number given.
+TUNED = ", threads as tuned"
 #: Needs mmedge, so it is no rival.
 OURS_IN_OPENVINO = "openvino, mmedge int8"
 
@@ -131,7 +134,7 @@ def quantised(path: Path, net: Net, backend: str, threads: int) -> dict[str, Any
             path,
             net.task,
             max_drop=net.limit if net.task.metric else None,
-            max_error=MAX_ERROR,
+            max_error=MAX_ERROR if net.task.metric else net.limit,
             budget=BUDGET,
             threads=threads,
             backend=backend,
@@ -146,17 +149,21 @@ def quantised(path: Path, net: Net, backend: str, threads: int) -> dict[str, Any
 def traced(net: Net, target: Path) -> None:
     """Write the whole network as ONNX, with the shapes of the example."""
     example = {name: torch.from_numpy(value) for name, value in net.example.items()}
-    torch.onnx.export(
+    program = torch.onnx.export(
         net.model.module.eval(),  # type: ignore[union-attr]
         (),
-        str(target),
         kwargs=example,
         input_names=list(example),
         output_names=list(net.model.outputs),
         dynamo=True,
-        external_data=False,
         verbose=False,
     )
+    graph = program.model.graph  # type: ignore[union-attr]
+    for value in (value for node in graph for value in node.outputs):
+        # An inner tensor may have the name that an output was given: no runtime loads that.
+        if value.name in net.model.outputs and not value.is_graph_output():
+            value.name = f"{value.name}_inner"
+    program.save(str(target), external_data=False)  # type: ignore[union-attr]
 
 
 def flops(net: Net) -> int:
@@ -169,7 +176,7 @@ def flops(net: Net) -> int:
     return int(counter.get_total_flops())
 
 
-def ways(name: str, net: Net, files: Files) -> dict[str, dict[str, tuple[str, str]]]:
+def ways(name: str, net: Net, files: Files, threads: int) -> dict[str, dict[str, tuple[str, str]]]:
     """Source and precision of each way, by framework."""
     graph = str(files.graph)
     vino = {"openvino fp32": (graph, "fp32"), "nncf": (graph, "int8")}
@@ -177,15 +184,19 @@ def ways(name: str, net: Net, files: Files) -> dict[str, dict[str, tuple[str, st
         vino["nncf transformer"] = (graph, "int8")
     if files.chain:
         vino[OURS_IN_OPENVINO] = (json.dumps(files.chain), "int8")
+    ours = {
+        f"mmedge {id_}": (str(files.bundle), precision)
+        for id_, precision in files.precisions.items()
+    }
+    if threads == len(os.sched_getaffinity(0)):
+        best = files.picked["best"]
+        ours[f"mmedge {best}{TUNED}"] = (str(files.bundle), files.precisions[best])
     return {
         "torch": {EAGER: (name, "fp32"), "torch compile": (name, "fp32")},
         "onnxruntime": {"ort fp32": (graph, "fp32")},
         "optimum": {"optimum": (files.twin or "", "fp32")},
         "openvino": vino,
-        "mmedge": {
-            f"mmedge {id_}": (str(files.bundle), precision)
-            for id_, precision in files.precisions.items()
-        },
+        "mmedge": ours,
     }
 
 
@@ -217,7 +228,7 @@ class Judge:
         if way not in self.known:
             answers = peer.answer(way, self.inputs)
             row: dict[str, Any] = {"error": error(answers, self.right)}
-            row["within_limit"] = row["error"] <= MAX_ERROR
+            row["within_limit"] = row["error"] <= self.net.limit
             if metric is not None:
                 row["metric"] = float(metric(answers, self.net.task.targets))
                 row["metric_of_torch"] = float(metric(self.right, self.net.task.targets))
@@ -236,7 +247,7 @@ def measure(
     rates: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         processes: dict[str, Peer] = {}
-        for framework, kinds in ways(name, net, files).items():
+        for framework, kinds in ways(name, net, files, threads).items():
             if framework == "optimum" and (not files.twin or not options.optimum_python):
                 why = "transformers has no such network" if not files.twin else "not asked for"
                 rows["optimum"] = {"framework": framework, "failed": why}
@@ -368,14 +379,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--openvino-python", default=sys.executable)
     parser.add_argument("--optimum-python")
+    parser.add_argument("--add", action="store_true", help="keep other networks in the output")
     parser.add_argument("--output", type=Path, default=HERE / "results" / "peers.json")
     options = parser.parse_args()
+    before = json.loads(options.output.read_text()) if options.add else {}
     result: dict[str, Any] = {
         "date": datetime.now(UTC).date().isoformat(),
         "device": host.state(),
         "rounds": options.rounds,
         "block_ms": BLOCK_MS,
-        "nets": {},
+        "nets": before.get("nets", {}),
         "summary": [],
     }
 
@@ -385,7 +398,9 @@ def main() -> None:
 
     for name in options.nets:
         print(name, flush=True)
-        start, entry = time.monotonic(), result["nets"].setdefault(name, {})
+        start = time.monotonic()
+        entry: dict[str, Any] = {}
+        result["nets"][name] = entry
         try:
             for _ in compare(name, options, entry):
                 write()

@@ -281,9 +281,7 @@ class MMEdge:
     def __init__(self, threads: int) -> None:
         import mmedge
 
-        self.load = mmedge.load
-        # With all cores it decides by itself how many threads to use, as it does for its users.
-        self.threads = None if threads == len(os.sched_getaffinity(0)) else threads
+        self.load, self.threads = mmedge.load, threads
         self.version = {"mmedge": importlib.metadata.version("mmedge")}
         self.pipes: dict[str, Any] = {}
 
@@ -291,7 +289,7 @@ class MMEdge:
         """Load the variant that ``way`` names."""
         from mmedge.bundle import Bundle
 
-        name = way.removeprefix("mmedge ")
+        name, _, tuned = way.removeprefix("mmedge ").partition(", ")
         with Bundle.open(source) as bundle:
             (variant,) = (v for v in bundle.manifest.variants if v.id == name)
         # Encoders in threads of their own would take more cores than the others have.
@@ -300,7 +298,7 @@ class MMEdge:
             variant.backend,
             variant.precision,
             "cpu",
-            threads=self.threads,
+            threads=None if tuned else self.threads,
             concurrent=False if self.threads == 1 else None,
         )
         if pipe.variant.id != name:

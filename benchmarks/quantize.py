@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import random
 import sys
 import tempfile
@@ -24,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from quantize_peers import ALONE, KINDS, Peer, inline
+from quantize_peers import ALONE, KINDS, TUNED, Peer, inline
 from quantize_tasks import TASKS, Task
 
 import mmedge
@@ -106,9 +107,15 @@ def measure(task: Task, threads: int, drop: float, rounds: int, python: str) -> 
             sources[ALONE] = bundle / "onnx" / picked / "model.onnx"
         else:
             kinds["mmedge"].remove("mmedge int8")
+        if picked and threads == len(os.sched_getaffinity(0)):
+            with mmedge.load(bundle, precision="int8") as pipe:
+                report["threads as tuned"] = pipe.threads
+        else:
+            kinds["mmedge"].remove(TUNED)
         rows: dict[str, dict[str, Any]] = {}
         blocks: dict[str, list[float]] = {}
         versions: dict[str, str] = {}
+        failed: dict[str, str] = {}
         rng = random.Random(0)  # noqa: S311 - an order, no secret
         for process in range(PROCESSES):
             with contextlib.ExitStack() as stack:
@@ -119,10 +126,10 @@ def measure(task: Task, threads: int, drop: float, rounds: int, python: str) -> 
                     program = python if framework == "openvino" else sys.executable
                     peer = stack.enter_context(Peer(framework, threads, beside, program))
                     versions |= peer.version
-                    for kind in known:
-                        failed = peer.prepare(kind, sources[kind], task.calibration)
-                        if failed is not None:
-                            rows[kind] = {"failed": failed}
+                    for kind in (kind for kind in known if kind not in failed):
+                        why = peer.prepare(kind, sources[kind], task.calibration)
+                        if why is not None:
+                            failed[kind] = why
                             continue
                         peers[kind] = peer
                         if process == 0:
@@ -132,7 +139,10 @@ def measure(task: Task, threads: int, drop: float, rounds: int, python: str) -> 
                 for _ in range(rounds):
                     for kind in rng.sample(list(peers), len(peers)):
                         blocks[kind].append(peers[kind].time(kind, BLOCK_MS))
+        rows |= {kind: {"failed": why} for kind, why in failed.items()}
         for kind, taken in blocks.items():
+            if kind in failed:
+                continue
             low, middle, high = np.percentile(np.divide(blocks[BASE], taken), (25, 50, 75))
             rows[kind] |= {
                 "us": float(np.median(taken)),

@@ -26,6 +26,8 @@ with its defaults, and ``nncf transformer`` with the model type that NNCF has fo
 with float32 for what stays float. OpenVINO gets its shapes fixed.
 :data:`ALONE`, of either, is the graph of mmedge's variant, called as the peers' are and without
 what mmedge's runtime does around it: checking inputs, and outputs of their own for each call.
+:data:`TUNED` is mmedge with as many threads as ``mmedge tune`` found, of all cores; all other ways
+have the number that is given.
 
 ``prepare`` takes a quantised model that an earlier process left in the same folder.
 
@@ -39,7 +41,6 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import json
-import os
 import sys
 from pathlib import Path
 from time import perf_counter_ns, sleep
@@ -55,9 +56,10 @@ if TYPE_CHECKING:
 
     Arrays = dict[str, NDArray[Any]]
 
-__all__ = ["ALONE", "KINDS", "Peer", "inline"]
+__all__ = ["ALONE", "KINDS", "TUNED", "Peer", "inline"]
 
 ALONE = "mmedge int8, graph alone"
+TUNED = "mmedge int8, threads as tuned"
 
 KINDS: dict[str, tuple[str, ...]] = {
     "onnxruntime": (
@@ -67,7 +69,7 @@ KINDS: dict[str, tuple[str, ...]] = {
         "ort dynamic",
         "ort dynamic, per channel",
     ),
-    "mmedge": ("mmedge fp32", "mmedge int8"),
+    "mmedge": ("mmedge fp32", "mmedge int8", TUNED),
     "openvino": ("openvino fp32", "openvino default", "nncf", "nncf transformer"),
 }
 """What each framework can make of a float32 ONNX file, and mmedge of a bundle."""
@@ -228,15 +230,15 @@ class MMEdge:
     def __init__(self, threads: int) -> None:
         import mmedge
 
-        self.load = mmedge.load
-        # With all cores it decides by itself how many threads to use, as it does for its users.
-        self.threads = None if threads == len(os.sched_getaffinity(0)) else threads
+        self.load, self.threads = mmedge.load, threads
         self.version = {"mmedge": importlib.metadata.version("mmedge")}
         self.pipes: dict[str, Any] = {}
 
     def prepare(self, kind: str, path: Path, calibration: list[Arrays], target: Path) -> None:  # noqa: ARG002
         """Load the variant of the bundle at ``path``."""
-        self.pipes[kind] = self.load(path, precision=kind.split()[1], threads=self.threads)
+        threads = None if kind == TUNED else self.threads
+        precision = kind.split()[1].rstrip(",")
+        self.pipes[kind] = self.load(path, precision=precision, threads=threads)
 
     def run(self, kind: str, inputs: Arrays) -> Arrays:
         """Outputs by name."""

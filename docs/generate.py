@@ -343,6 +343,47 @@ def peers() -> str:
     return "\n".join([head, "", *summary, "", f"Weights: {'; '.join(kinds)}.", "", *lines])
 
 
+def peers_short() -> str:
+    """One line for each network and number of threads: the best of others, and mmedge."""
+    if not (data := load("peers.json", missing={})):
+        return "No results yet: run `make bench`."
+    others = {"torch": "torch eager", "ONNX Runtime": "ort fp32", "OpenVINO": "openvino fp32"}
+    lines = [
+        (
+            f"| network, threads | {' | '.join(others)} | best other at equal metric "
+            "| mmedge float32 | mmedge, what `load` takes | which |"
+        ),
+        "|" + "---|" * (len(others) + 5),
+    ]
+    for name, net in data["nets"].items():
+        for run in net.get("runs", ()):
+            ways, picked = run["ways"], run["picked"]
+            best = ways[picked["best"]]
+            rival = best.get("any_peer") or ways[EAGER_WAY]["any_peer"]
+            times = [_ms(ways[way]) for way in (*others.values(), rival, picked["fp32"])]
+            times[-2] += f" ({rival})"
+            taken = f"**{_ms(best)}**"
+            if "us" in best:
+                spread = best["times_any_peer"]
+                taken += f", {spread['median']:.2f} [{spread['low']:.2f}, {spread['high']:.2f}]"
+            cells = (f"{name}, {run['threads']}", *times, taken, picked["best"].split()[-1])
+            lines.append(f"| {' | '.join(cells)} |")
+    head = (
+        f"Milliseconds of one call at batch 1 on {data['device']['cores']} cores of "
+        f"{data['device']['cpu']}, {data['date']}, all ways in turn in one run; behind mmedge's "
+        "how many times as fast it is as the best other of equal metric, with quartiles. What each "
+        "way is, spreads, and where mmedge loses and why: [docs/benchmarks.md](docs/benchmarks.md)."
+    )
+    return "\n".join([head, "", *lines])
+
+
+EAGER_WAY = "torch eager"
+
+
+def _ms(row: dict[str, Any]) -> str:
+    return f"{row['us'] / 1e3:.2f}" if "us" in row else "none"
+
+
 def _peer(row: dict[str, Any], floor_us: float) -> str:
     if "us" not in row:
         return f"| none | | | | {' '.join(row['failed'].split())[:120].replace('|', '/')} |"
@@ -372,6 +413,7 @@ BLOCKS: dict[tuple[str, str], Callable[[], str]] = {
     ("docs/quantization.md", "quantization"): quantization,
     ("docs/quantization.md", "hostile"): hostile,
     ("docs/benchmarks.md", "peers"): peers,
+    ("README.md", "peers"): peers_short,
     ("README.md", "code map"): code_map,
     ("docs/streaming.md", "soak"): soak,
     ("docs/zoo.md", "bundle accuracy"): bundle_accuracy,

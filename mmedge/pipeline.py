@@ -413,9 +413,10 @@ def load(
 
 def _tuned_threads(variant: Variant, device: Device) -> int | None:
     """Threads that were measured to be fastest, where that says something of this machine."""
-    if variant.metrics.get("cores") != device.cores or "threads" not in variant.metrics:
+    if variant.metrics.get("cores") != device.cores:
         return None
-    return int(variant.metrics["threads"])
+    found = int(variant.metrics.get("threads", 0))
+    return found if 1 <= found <= device.cores else None
 
 
 def _proven(manifest: Manifest, variant: Variant) -> bool:

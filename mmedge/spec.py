@@ -183,7 +183,8 @@ class Variant:
     golden tensors, is nearer to them than the whole is. ``requires`` maps a library to the
     one version that can load the files (built engines need it, graphs leave it empty). ``build``
     records what made the files (library versions, options) and ``metrics`` what was measured on
-    them; the first decides nothing, ``latency_ms`` of the second orders :meth:`Bundle.select`.
+    them; the first decides nothing. Of the second ``latency_ms`` orders :meth:`Bundle.select`, and
+    ``threads`` is what loading takes on a machine of as many ``cores``.
     """
 
     backend: str

@@ -54,6 +54,7 @@ def sample(seed=0, scale=1.0, calls=1000, **changes):
             "gap_ms": None,
             "recording": None,
             "interference": None,
+            "beside": None,
         },
         warmup={
             "calls": 80,

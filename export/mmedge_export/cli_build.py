@@ -104,11 +104,14 @@ def _build_openvino(path: str, *, as_json: bool) -> None:
     made, variant = add_openvino(Bundle.open(path))
     found: dict[str, tuple[float, int]] = {}
     if made.manifest.samples:
-        made, found = tune(made)
+        made, found = tune(made, tell=lambda line: stderr().print(line, markup=False))
     made.close()
     if as_json:
-        latency = {name: ms for name, (ms, _) in found.items()}
-        emit_json({"bundle": path, "variant": variant.id, "latency_ms": latency})
+        measured = {
+            "latency_ms": {name: ms for name, (ms, _) in found.items()},
+            "threads": {name: count for name, (_, count) in found.items()},
+        }
+        emit_json({"bundle": path, "variant": variant.id, **measured})
         return
     rows = [(name, number(ms), str(count)) for name, (ms, count) in found.items()]
     table(f"{path}: {variant.id} added", ("variant", "ms a call here", "threads"), rows)

@@ -2,7 +2,8 @@
 
 The first report is the baseline. A figure whose calls are in the report's series has a 95 %
 interval of the ratio of the second to the first, by the block bootstrap of
-:mod:`mmedge.bench.resample`: each run is resampled by itself, on the scale of logarithms. A
+:mod:`mmedge.bench.resample`: each run is resampled by itself, on the scale of logarithms. Where the
+sessions of both took turns (:mod:`mmedge.bench.pair`), neighbours are compared in place of that. A
 difference is *shown* when that interval does not hold 1. Sizes and metrics are exact. Memory, cold
 start, energy and the medians of stages are one number a report: no confidence can be given, and
 none is.
@@ -16,10 +17,10 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from mmedge.bench.gates import Outcome, check
-from mmedge.bench.resample import LEAST_PARTS, Spread, half_width, misses, spreads
+from mmedge.bench.resample import LEAST_PARTS, half_width, misses, pairs, spreads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from mmedge.bench.gates import Gate
     from mmedge.bench.report import Report
 
-__all__ = ["Comparison", "Row", "compare"]
+__all__ = ["Comparison", "Row", "compare", "took_turns"]
 
 Verdict = Literal["faster", "slower", "better", "worse", "same", "no difference shown", "not shown"]
 
@@ -70,13 +71,15 @@ class Row:
         a: the first report's, None where it has none.
         b: the second's.
         higher_is_better: as with throughput and the metric.
-        ratio: b / a, None where one is missing or a is 0.
+        ratio: b / a, None where one is missing or a is 0; of runs whose sessions took turns the
+            geometric mean over pairs of sessions.
         ratio_95: 95 % interval of the ratio, where calls could be resampled.
         difference_95: 95 % interval of b - a, for the share of missed deadlines alone.
         verdict: ``faster`` or ``slower`` (``better`` or ``worse`` where the figure is no speed)
             when that is shown, and ``no difference shown`` when it is not; ``same`` for equal
             numbers that are exact; ``not shown`` where no confidence can be given.
         note: why there is no interval, or no figure; empty otherwise.
+        paired: whether neighbouring sessions were compared.
     """
 
     name: str
@@ -89,11 +92,16 @@ class Row:
     difference_95: tuple[float, float] | None = None
     verdict: Verdict = "not shown"
     note: str = ""
+    paired: bool = False
 
     @property
     def difference(self) -> float | None:
-        """``b - a``, None where one is missing."""
-        return None if self.a is None or self.b is None else self.b - self.a
+        """``b - a``, None where one is missing; as much as ``ratio`` says where pairs tell it."""
+        if self.a is None or self.b is None:
+            return None
+        if self.paired and self.ratio is not None:
+            return self.a * (self.ratio - 1.0)
+        return self.b - self.a
 
     @property
     def worsening(self) -> float | None:
@@ -156,19 +164,17 @@ def compare(a: Report, b: Report, gates: Sequence[Gate] = ()) -> Comparison:
 
 
 def _rows(a: Report, b: Report) -> Iterator[Row]:
-    # Two seeds: with one, two runs of equal length would be resampled at the same places.
-    ours, theirs = spreads(a.series, seed=1), spreads(b.series, seed=2)
+    known, why = _changes(a, b)
     for name, key in LATENCY.items():
-        yield _ratio_row(
-            name, "ms", a.latency_ms.get(key), b.latency_ms.get(key), ours.get(key), theirs.get(key)
-        )
+        figures = a.latency_ms.get(key), b.latency_ms.get(key)
+        yield _ratio_row(name, "ms", *figures, known.get(key), why)
     yield _ratio_row(
         "throughput",
         "Hz",
         a.throughput_hz,
         b.throughput_hz,
-        ours.get("throughput"),
-        theirs.get("throughput"),
+        known.get("throughput"),
+        why,
         higher_is_better=True,
     )
     yield _deadline_row(a, b)
@@ -178,11 +184,38 @@ def _rows(a: Report, b: Report) -> Iterator[Row]:
     yield _exact_row("size", "bytes", a.size_bytes, b.size_bytes)
     values = [None if report.metric is None else report.metric.get("value") for report in (a, b)]
     yield _exact_row("metric", "", *values, higher_is_better=True)
-    joules = [report.energy.get("joules_per_result") for report in (a, b)]
-    yield _row("energy", "J", *joules, note=once)
+    sources = [report.energy.get("source") for report in (a, b)]
+    if None not in sources and sources[0] != sources[1]:
+        yield Row("energy", "J", None, None, note=f"of {sources[0]} in A, of {sources[1]} in B")
+    else:
+        joules = [report.energy.get("joules_per_result") for report in (a, b)]
+        yield _row("energy", "J", *joules, note=once)
     for stage in dict.fromkeys((*a.stages, *b.stages)):
         medians = [report.stages.get(stage, {}).get("p50") for report in (a, b)]
         yield _row(f"stage {stage} p50", "ms", *medians, note=once)
+
+
+class _Change(NamedTuple):
+    """Half of the 95 % interval of a figure's logarithm; ``middle`` of it where pairs tell."""
+
+    half: float
+    middle: float | None = None
+
+
+def _changes(a: Report, b: Report) -> tuple[dict[str, _Change], str]:
+    """How far each figure of the calls can be told to differ, and why one is missing."""
+    if took_turns(a, b):
+        found, why = pairs(a.series, b.series)
+        return {key: _Change(half_width(own), mean) for key, (mean, own) in found.items()}, why
+    # Two seeds: with one, two runs of equal length would be resampled at the same places.
+    ours, theirs = spreads(a.series, seed=1), spreads(b.series, seed=2)
+    both = {key: _Change(half_width(ours[key], theirs[key])) for key in ours if key in theirs}
+    return both, "too few calls in a series to resample"
+
+
+def took_turns(a: Report, b: Report) -> bool:
+    """Whether the sessions of two runs took turns."""
+    return a.load.get("beside") is not None and a.load.get("beside") == b.load.get("beside")
 
 
 def _row(
@@ -193,13 +226,15 @@ def _row(
     *,
     note: str = "",
     higher_is_better: bool = False,
+    ratio: float | None = None,
     **rest: Any,  # noqa: ANN401
 ) -> Row:
     """A row with its ratio, and with a note on which report lacks the figure."""
     lacking = [who for who, value in (("A", a), ("B", b)) if value is None]
     if lacking:
         note = f"{' and '.join(lacking)} cannot give it"
-    ratio = b / a if a and b is not None else None
+    if ratio is None and a and b is not None:
+        ratio = b / a
     return Row(name, unit, a, b, higher_is_better, ratio, note=note, **rest)
 
 
@@ -217,22 +252,15 @@ def _ratio_row(
     unit: str,
     a: float | None,
     b: float | None,
-    ours: Spread | None,
-    theirs: Spread | None,
+    change: _Change | None,
+    why: str,
     *,
     higher_is_better: bool = False,
 ) -> Row:
-    if not a or not b or ours is None or theirs is None:
-        return _row(
-            name,
-            unit,
-            a,
-            b,
-            note="too few calls in a series to resample",
-            higher_is_better=higher_is_better,
-        )
-    half, middle = half_width(ours, theirs), math.log(b / a)
-    low, high = math.exp(middle - half), math.exp(middle + half)
+    if not a or not b or change is None:
+        return _row(name, unit, a, b, note=why, higher_is_better=higher_is_better)
+    middle = math.log(b / a) if change.middle is None else change.middle
+    low, high = math.exp(middle - change.half), math.exp(middle + change.half)
     verdict: Verdict = "no difference shown"
     if low > 1.0 or high < 1.0:
         verdict = "faster" if (low > 1.0) == higher_is_better else "slower"
@@ -242,8 +270,10 @@ def _ratio_row(
         a,
         b,
         higher_is_better=higher_is_better,
+        ratio=math.exp(middle),
         ratio_95=(low, high),
         verdict=verdict,
+        paired=change.middle is not None,
     )
 
 
@@ -298,7 +328,7 @@ def _remarks(a: Report, b: Report) -> Iterator[str]:
                 "session to session is not in the intervals"
             )
         others = _others(report.device)
-        if others is not None and others > NOT_QUIET:
+        if others is not None and others > NOT_QUIET and not took_turns(a, b):
             yield (
                 f"{who} was measured beside other work, which had {others:.0%} of the processor: "
                 "runs on such a machine differ by more than their intervals"

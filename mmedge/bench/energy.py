@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Domain", "Energy", "consumed", "rapl_packages"]
 
-#: Counters step every 1 ms (RAPL) to 100 ms (NVML): a second keeps that below a tenth.
-MIN_SECONDS = 1.0
+#: Shortest run, with a GPU or a Jetson's rails, and with RAPL alone: a counter's steps, of 100 ms
+#: (NVML) or 1 ms (RAPL), are a tenth of it, and a few samples fall into it.
+MIN_GPU_SECONDS, MIN_SECONDS = 1.0, 0.01
 #: Fewer readings of a rail in a run carry no average.
 MIN_READINGS = 4
 IDLE = "power at idle is not subtracted"
@@ -130,10 +131,12 @@ class Energy:
             what they are of, in words; ``missing``: what could not be read, why, and what helps.
         """
         seconds = self._at - self._started
-        if seconds < MIN_SECONDS:
+        slow = bool(self._gpu_first) or self._jetson is not None
+        least = MIN_GPU_SECONDS if slow else MIN_SECONDS
+        if seconds < least:
             return _nothing(
-                f"a run of {seconds:.2f} s: the counters need at least {MIN_SECONDS:g} s; "
-                "measure more calls"
+                f"a run of {seconds:.2g} s: the counters need at least {least:g} s at a stretch; "
+                "measure more calls in each session"
             )
         if results < 1:
             return _nothing("no results to share the energy among")

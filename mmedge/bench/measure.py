@@ -9,10 +9,10 @@ from __future__ import annotations
 import hashlib
 import os
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter_ns
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from mmedge.bench import coldstart, host
 from mmedge.bench.arrivals import Load
@@ -30,18 +30,20 @@ from mmedge.bench.sessions import (
     timed_session,
 )
 from mmedge.bench.trace import write as write_trace
-from mmedge.errors import BundleError, InputError
+from mmedge.errors import BundleError, InputError, MMEdgeError
 from mmedge.pipeline import load as open_pipeline
 from mmedge.verify import verify
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
+    from mmedge.bench.copies import Copy
     from mmedge.bundle import Bundle
     from mmedge.pipeline import Pipeline
-    from mmedge.spec import Variant
+    from mmedge.spec import Array, Variant
+    from mmedge.verify import Verification
 
-__all__ = ["CALLS", "SESSIONS", "bench", "facts"]
+__all__ = ["CALLS", "SESSIONS", "Run", "bench", "facts"]
 
 #: Default number of timed calls: the fewest that carry a p99.9.
 CALLS = 1000
@@ -95,7 +97,7 @@ def bench(
             :data:`SESSIONS`.
         warmup: untimed calls before them in each session; None: until latency is steady.
         deadline_ms: time from arrival to outputs that a call should not take longer than.
-        interference: a second load that runs during warm-up and timed calls (see
+        interference: a second load that runs during all sessions (see
             :class:`mmedge.bench.interference.Interference`).
         profiled: whether to run the stages once more for their operators.
         trace: file to write the timed calls to, in the Trace Event Format.
@@ -111,88 +113,191 @@ def bench(
             calls.
         MMEdgeError: whatever loading raises.
     """
-    wanted = load or Load(calls=calls)
-    each = shares(wanted, sessions)
-    if warmup is not None and warmup < 0:
-        raise ValueError(f"warmup must be >= 0 or None, got {warmup}")
-    if deadline_ms is not None and not deadline_ms > 0.0:
-        raise ValueError(f"deadline_ms must be > 0, got {deadline_ms}")
-    # Both here, so that what cannot be done fails before anything is measured.
+    # Before anything is measured, so that what cannot be done fails first.
     second = Interference(interference) if interference is not None else None
+    run = Run(
+        path, backend, precision, device,
+        threads=threads, load=load or Load(calls=calls), sessions=sessions, warmup=warmup,
+        deadline_ms=deadline_ms, progress=progress,
+    )  # fmt: skip
     if trace is not None:
         _claim(trace)
-    tell = progress or _silent
-    machine = host.state()
-    timed: list[Session] = []
-    # The first call is timed; that outputs are right is checked after it.
-    with open_pipeline(
-        path, backend, precision, device, threads=threads, allow_unverified=True
-    ) as pipe:
-        variant, used = pipe.variant, pipe.threads
+    with second or nullcontext():
+        for _ in range(sessions):
+            run.session()
+    words = second.words if second is not None else None
+    report, operators = run.finish(profiled=profiled, interference=words)
+    if measured is not None:
+        measured(report)
+    if trace is not None:
+        _write_trace(trace, report, run.timed[0], operators)
+    return report
+
+
+class Run:
+    """A measurement of one variant that is made a session at a time.
+
+    Sessions of two runs may take turns (:mod:`mmedge.bench.pair`). ``path`` is the bundle's,
+    ``timed`` its sessions so far.
+
+    Args:
+        path: as for :func:`bench`, like all others.
+        backend: the same.
+        precision: the same.
+        device: the same.
+        threads: the same.
+        load: of all sessions together.
+        sessions: how many there will be.
+        warmup: the same.
+        deadline_ms: the same.
+        progress: the same.
+
+    Raises:
+        ValueError: as :func:`bench`.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        backend: str = "auto",
+        precision: str | None = None,
+        device: str | None = None,
+        *,
+        threads: int | None,
+        load: Load,
+        sessions: int,
+        warmup: int | None = None,
+        deadline_ms: float | None = None,
+        progress: Callable[[str, int, int], None] | None = None,
+    ) -> None:
+        self._shares = iter(shares(load, sessions))
+        if warmup is not None and warmup < 0:
+            raise ValueError(f"warmup must be >= 0 or None, got {warmup}")
+        if deadline_ms is not None and not deadline_ms > 0.0:
+            raise ValueError(f"deadline_ms must be > 0, got {deadline_ms}")
+        self.path, self._wanted = path, (backend, precision, device)
+        self._threads, self._load = threads, load
+        self._warmup, self._deadline_ms = warmup, deadline_ms
+        self._tell = progress or _silent
+        self._machine = host.state()
+        self._first: _First | None = None
+        self._copies: Sequence[Copy] = ()
+        self.timed: list[Session] = []
+
+    def session(self) -> None:
+        """Load the bundle, warm up and make the timed calls of the next session.
+
+        The first session verifies too.
+
+        Raises:
+            AccuracyError: the variant does not reproduce the golden samples.
+            BundleError: there are none.
+            MMEdgeError: whatever loading raises.
+        """
+        share = next(self._shares)
+        # The first call is timed; that outputs are right is checked after it.
+        with open_pipeline(
+            self.path, *self._wanted, threads=self._threads, allow_unverified=True
+        ) as pipe:
+            if self._first is None:
+                self._first = _First.of(pipe, self.path, self._tell)
+                variant = pipe.variant
+                self._wanted = (variant.backend, variant.precision, variant.target)
+            inputs = self._first.inputs
+            self.timed.append(timed_session(pipe, inputs, share, self._warmup, self._tell))
+            if len(self.timed) == 1:
+                self._copies = copies(pipe, inputs[0])
+
+    def finish(
+        self, *, profiled: bool, interference: str | None = None, beside: str | None = None
+    ) -> tuple[Report, Profile]:
+        """What all sessions came to, with a cold start, and operators where ``profiled``.
+
+        Args:
+            profiled: as for :func:`bench`.
+            interference: the second load in words.
+            beside: name of the pair of runs that this is one of.
+
+        Raises:
+            ValueError: there was no session.
+            MMEdgeError: whatever loading raises.
+        """
+        first, timed, load, tell = self._first, self.timed, self._load, self._tell
+        if first is None:
+            raise ValueError("a run needs a session")
+        count = sum(len(session.series.latency_ns) for session in timed)
+        tell("cold start", 0, 1)
+        cold = coldstart.measure(
+            self.path,
+            variant=(first.variant.backend, first.variant.precision, first.variant.target),
+            threads=self._threads,
+            calls=min(count, max(len(first.inputs), MEMORY_CALLS)),
+        )
+        tell("cold start", 1, 1)
+        operators = Profile((), {}, "not asked for")
+        if profiled:
+            tell("profile", 0, 1)
+            try:
+                operators = profile(
+                    self.path, first.variant, first.inputs[0], threads=self._threads
+                )
+            except MMEdgeError as error:  # what was timed is not lost for it
+                operators = Profile((), {}, f"no profile by operator: {error}")
+            tell("profile", 1, 1)
+        report = Report(
+            **first.facts,
+            **summed(timed, self._deadline_ms),
+            load={
+                "kind": load.kind,
+                "mode": "one-shot",
+                "calls": count,
+                "seconds": load.seconds,
+                "threads": first.threads,
+                "inputs": f"{len(first.inputs)} golden samples in turn{overload(timed)}",
+                "rate_hz": load.rate_hz,
+                "gap_ms": load.gap_ms,
+                "recording": None,
+                "interference": interference,
+                "beside": beside,
+            },
+            cold_start_ms=cold.total,
+            cold_start_parts_ms=cold.parts,
+            first_call_ms=first.call_ns / 1e6,
+            peak_memory_bytes=cold.peak_memory_bytes,
+            operators=[asdict(row) for row in operators.rows],
+            operators_unexplained={"words": operators.unseen, "stages": dict(operators.stages)},
+            copies=[asdict(copy) for copy in self._copies],
+            accuracy=first.accuracy.to_dict(),
+            device=self._machine | record(timed),
+            energy=energy(timed),
+        )
+        return report, operators
+
+
+@dataclass(frozen=True, slots=True)
+class _First:
+    """What is found out once, on the first pipeline that a run loads."""
+
+    variant: Variant
+    threads: int | None
+    inputs: list[Mapping[str, Array]]
+    call_ns: int
+    accuracy: Verification
+    facts: dict[str, Any]
+
+    @classmethod
+    def of(cls, pipe: Pipeline, path: str, tell: Callable[[str, int, int], None]) -> Self:
+        """Call it once and verify it."""
         samples = pipe.bundle.samples()
         if not samples:
             raise BundleError(f"{path}: no golden samples to call it with; export it again")
         inputs = [sample.inputs for sample in samples]
         start = perf_counter_ns()
         pipe.run(inputs[0], cached=False)
-        first = perf_counter_ns() - start
-        verification = verify(pipe, progress=lambda done: tell("verify", done, len(samples)))
-        verification.check()
-        with second or nullcontext():
-            timed.append(timed_session(pipe, inputs, each[0], warmup, tell))
-        copied = copies(pipe, inputs[0])
-        found = facts(pipe)
-    with second or nullcontext():
-        for share in each[1:]:
-            chosen = (variant.backend, variant.precision, variant.target)
-            with open_pipeline(path, *chosen, threads=threads, allow_unverified=True) as pipe:
-                timed.append(timed_session(pipe, inputs, share, warmup, tell))
-
-    count = sum(len(session.series.latency_ns) for session in timed)
-    tell("cold start", 0, 1)
-    cold = coldstart.measure(
-        path,
-        variant=(variant.backend, variant.precision, variant.target),
-        threads=threads,
-        calls=min(count, max(len(inputs), MEMORY_CALLS)),
-    )
-    tell("cold start", 1, 1)
-    operators = Profile((), {}, "not asked for")
-    if profiled:
-        tell("profile", 0, 1)
-        operators = profile(path, variant, inputs[0], threads=threads)
-        tell("profile", 1, 1)
-    report = Report(
-        **found,
-        **summed(timed, deadline_ms),
-        load={
-            "kind": wanted.kind,
-            "mode": "one-shot",
-            "calls": count,
-            "seconds": wanted.seconds,
-            "threads": used,
-            "inputs": f"{len(inputs)} golden samples in turn{overload(timed)}",
-            "rate_hz": wanted.rate_hz,
-            "gap_ms": wanted.gap_ms,
-            "recording": None,
-            "interference": second.words if second is not None else None,
-        },
-        cold_start_ms=cold.total,
-        cold_start_parts_ms=cold.parts,
-        first_call_ms=first / 1e6,
-        peak_memory_bytes=cold.peak_memory_bytes,
-        operators=[asdict(row) for row in operators.rows],
-        operators_unexplained={"words": operators.unseen, "stages": dict(operators.stages)},
-        copies=[asdict(copy) for copy in copied],
-        accuracy=verification.to_dict(),
-        device=machine | record(timed),
-        energy=energy(timed),
-    )
-    if measured is not None:
-        measured(report)
-    if trace is not None:
-        _write_trace(trace, report, timed[0], operators)
-    return report
+        took = perf_counter_ns() - start
+        found = verify(pipe, progress=lambda done: tell("verify", done, len(samples)))
+        found.check()
+        return cls(pipe.variant, pipe.threads, inputs, took, found, facts(pipe))
 
 
 def facts(pipe: Pipeline) -> dict[str, Any]:

@@ -8,7 +8,6 @@ still makes a tensor that has its old name.
 
 from __future__ import annotations
 
-import ast
 import json
 import math
 import tempfile
@@ -21,29 +20,20 @@ from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mmedge.backends import SessionOptions
-from mmedge.bundle.onnxfile import fields
+from mmedge.bench.modules import FUSED, FUSING, NETWORK, Node, read_nodes
 from mmedge.feeds import Feeds
 from mmedge.pipeline import load
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from os import PathLike
 
     from mmedge.pipeline import Pipeline
     from mmedge.spec import Array, Stage, Variant
 
-__all__ = ["FUSED", "NETWORK", "Operator", "Profile", "Span", "profile"]
+__all__ = ["Operator", "Profile", "Span", "profile"]
 
 T = TypeVar("T")
-
-#: Key of the node metadata in which torch's exporter writes the names of the modules around a node,
-#: outermost first, as a Python list whose last element is the operator.
-SCOPES = "pkg.torch.onnx.name_scopes"
-
-#: Module of nodes that lie in none of the network's modules, as far as its graph tells.
-NETWORK = "(network)"
-#: Module of nodes that the backend made and of which nothing tells where they come from.
-FUSED = "(fused)"
 
 #: Untimed runs before those that count.
 WARMUP = 3
@@ -51,18 +41,21 @@ WARMUP = 3
 #: What ONNX Runtime hangs on a tensor's name to name a node that makes it in a blocked layout.
 BLOCKED = "_nchwc"
 
-#: Operators that ONNX Runtime fuses with their neighbours into one of the same name or one that
-#: ends in it, such as FusedConv and BiasGelu.
-FUSING = frozenset({"Conv", "ConvTranspose", "Gelu", "Gemm", "LayerNormalization", "MatMul"})
-
 #: Nodes that a fused one is looked for behind its result: Conv, Add, Relu and a Q/DQ pair.
 FUSED_DEPTH = 5
 
-UNSEEN = (
-    "ONNX Runtime counts whole microseconds of each operator, rounded down. Between the operators' "
-    "sum and the stage's time lie this rounding, what passes between two operators, and the call "
-    "from Python; profiling itself lengthens a run."
+_BETWEEN = (
+    "Between the operators' sum and the stage's time lie this rounding, what passes between two "
+    "operators, and the call from Python; profiling itself lengthens a run."
 )
+#: What a profile does not see, by backend.
+UNSEEN = {
+    "ort": f"ONNX Runtime counts whole microseconds of each operator, rounded down. {_BETWEEN}",
+    "openvino": (
+        "OpenVINO counts whole microseconds of each operator, and not when one began: in a trace "
+        f"they follow each other without gaps. {_BETWEEN}"
+    ),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +65,7 @@ class Operator:
     Attributes:
         stage: name of the stage.
         module: qualified name in the original network, without a root that all modules share;
-            :data:`NETWORK` or :data:`FUSED` where there is none.
+            :data:`mmedge.bench.modules.NETWORK` or ``FUSED`` where there is none.
         op: operator, as the backend runs it.
         calls: nodes of this kind that run in one call.
         ms: milliseconds of them together in one call, mean over the calls.
@@ -129,7 +122,7 @@ def profile(
 
     Args:
         path: the bundle.
-        variant: which of its variants; ONNX Runtime's on the CPU have a profile.
+        variant: which of its variants; ONNX Runtime's and OpenVINO's on the CPU have a profile.
         inputs: as for :meth:`mmedge.Pipeline.run`, on the host.
         threads: as for :func:`mmedge.load`.
         calls: profiled calls, at least 1.
@@ -140,10 +133,13 @@ def profile(
     """
     if calls < 1:
         raise ValueError(f"calls must be >= 1, got {calls}")
-    if variant.backend != "ort":
+    if variant.backend not in UNSEEN:
         return Profile((), {}, f"no profile by operator: mmedge reads none of {variant.backend}")
     if variant.target != "cpu":
         return Profile((), {}, "no profile by operator: on a GPU ONNX Runtime times launches only")
+    profiled = _profiled
+    if variant.backend == "openvino":
+        from mmedge.bench.operators_openvino import profiled
     found: dict[str, list[list[Span]]] = {}
     plain_ms: dict[str, float] = {}
     with load(
@@ -158,9 +154,9 @@ def profile(
         for stage in pipe.bundle.manifest.in_order():
             feeds = {spec.name: values[spec.name] for spec in stage.inputs}
             plain_ms[stage.name], outputs = _plain(pipe, stage.name, feeds, calls)
-            found[stage.name] = _profiled(pipe, stage, feeds, calls)
+            found[stage.name] = profiled(pipe, stage, feeds, WARMUP, calls)
             values.update(outputs)
-    return _digest(found, plain_ms)
+    return _digest(found, plain_ms, UNSEEN[variant.backend])
 
 
 def _plain(
@@ -176,9 +172,9 @@ def _plain(
 
 
 def _profiled(
-    pipe: Pipeline, stage: Stage, feeds: Mapping[str, Any], calls: int
+    pipe: Pipeline, stage: Stage, feeds: Mapping[str, Any], untimed: int, calls: int
 ) -> list[list[Span]]:
-    """The nodes of each profiled run."""
+    """The nodes of each profiled run in ONNX Runtime."""
     from mmedge.backends.ort import OPTIMISED, open_stage
 
     bundle, variant = pipe.bundle, pipe.variant
@@ -189,7 +185,7 @@ def _profiled(
         )
         bundle.release()
         try:
-            for _ in range(WARMUP + calls):
+            for _ in range(untimed + calls):
                 session.run(feeds)
             events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
         finally:
@@ -198,7 +194,7 @@ def _profiled(
         modules = _modules(bundle.read(variant.files[stage.name]), rewritten)
     # A graph that did not come from torch tells no modules at all.
     other = FUSED if set(modules.values()) - {NETWORK} else NETWORK
-    return [_spans(run, modules, other) for run in _by_run(events)[WARMUP:]]
+    return [_spans(run, modules, other) for run in _by_run(events)[untimed:]]
 
 
 def _by_run(events: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
@@ -245,7 +241,9 @@ def _end(event: Mapping[str, Any]) -> int:
     return int(event["ts"] + event["dur"])
 
 
-def _digest(found: Mapping[str, list[list[Span]]], plain_ms: Mapping[str, float]) -> Profile:
+def _digest(
+    found: Mapping[str, list[list[Span]]], plain_ms: Mapping[str, float], unseen: str
+) -> Profile:
     """Rows and totals of all stages' runs."""
     root = _common_root({s.module for runs in found.values() for run in runs for s in run})
     rows: list[Operator] = []
@@ -268,7 +266,7 @@ def _digest(found: Mapping[str, list[list[Span]]], plain_ms: Mapping[str, float]
             replace(span, module=span.module.removeprefix(root)) for span in runs[len(runs) // 2]
         )
     rows.sort(key=lambda row: (-row.ms, row.stage, row.module, row.op))
-    return Profile(tuple(rows), stages, UNSEEN, spans)
+    return Profile(tuple(rows), stages, unseen, spans)
 
 
 def _middle(ordered: Sequence[T]) -> Sequence[T]:
@@ -284,17 +282,6 @@ def _common_root(modules: set[str]) -> str:
     return "".join(f"{parts[0]}." for parts in shared)
 
 
-@dataclass(frozen=True, slots=True)
-class _Node:
-    """A node of a graph; ``module`` is None where its metadata tells none."""
-
-    name: str
-    op: str
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    module: str | None
-
-
 def _modules(exported: memoryview, rewritten: memoryview) -> dict[str, str]:
     """Module of each node of the rewritten graph, by the node's name.
 
@@ -302,14 +289,14 @@ def _modules(exported: memoryview, rewritten: memoryview) -> dict[str, str]:
     behind it with the operator that gives the fused one its name. A node that makes no tensor of
     the exported graph, or one of no module, counts for the module that uses its result.
     """
-    named: dict[str, _Node] = {}
-    makers: dict[str, _Node] = {}
-    for node in _nodes(exported):
+    named: dict[str, Node] = {}
+    makers: dict[str, Node] = {}
+    for node in read_nodes(exported):
         named[node.name] = node
         makers.update(dict.fromkeys(node.outputs, node))
     found: dict[str, str] = {}
     used_by: dict[str, str] = {}
-    for node in reversed(list(_nodes(rewritten))):
+    for node in reversed(list(read_nodes(rewritten))):
         module = None
         # In a blocked layout a node makes another tensor; its name still holds that of the old one.
         for value in (*node.outputs, node.name.removesuffix(BLOCKED)):
@@ -323,7 +310,7 @@ def _modules(exported: memoryview, rewritten: memoryview) -> dict[str, str]:
     return dict.fromkeys(named, NETWORK) | found
 
 
-def _origin(maker: _Node, op: str, makers: Mapping[str, _Node]) -> str | None:
+def _origin(maker: Node, op: str, makers: Mapping[str, Node]) -> str | None:
     """Module of the nearest node behind ``maker`` whose operator ends the fused one's name."""
     level = [maker]
     for _ in range(FUSED_DEPTH):
@@ -332,47 +319,3 @@ def _origin(maker: _Node, op: str, makers: Mapping[str, _Node]) -> str | None:
                 return node.module
         level = [makers[value] for node in level for value in node.inputs if value in makers]
     return maker.module
-
-
-def _nodes(model: memoryview) -> Iterator[_Node]:
-    """All nodes of a serialised ModelProto, those of subgraphs too (fields from onnx.proto)."""
-    for number, part in fields(model):
-        if number == 7:  # ModelProto.graph
-            yield from _graph_nodes(part)
-
-
-def _graph_nodes(graph: memoryview) -> Iterator[_Node]:
-    for number, part in fields(graph):
-        if number != 1:  # GraphProto.node
-            continue
-        texts: dict[int, list[str]] = defaultdict(list)
-        subgraphs: list[memoryview] = []
-        module = None
-        for key, value in fields(part):
-            if key in {1, 2, 3, 4}:  # NodeProto.input, output, name, op_type
-                texts[key].append(str(value, "utf-8", "replace"))
-            elif key == 5:  # NodeProto.attribute; AttributeProto.g, graphs
-                subgraphs += [inner for kind, inner in fields(value) if kind in {6, 11}]
-            elif key == 9:  # NodeProto.metadata_props; StringStringEntryProto.key, value
-                entry = {kind: str(text, "utf-8", "replace") for kind, text in fields(value)}
-                if entry.get(1) == SCOPES:
-                    module = _module(entry.get(2, ""))
-        name, op = "".join(texts[3]), "".join(texts[4])
-        weight = texts[1][1] if len(texts[1]) > 1 else ""
-        # A batch norm that export folded into the convolution before it left its own name there.
-        if op in {"Conv", "ConvTranspose"} and module and weight.endswith(".weight"):
-            module = weight.removesuffix(".weight")
-        yield _Node(name, op, tuple(texts[1]), tuple(texts[2]), module)
-        for subgraph in subgraphs:
-            yield from _graph_nodes(subgraph)
-
-
-def _module(scopes: str) -> str | None:
-    """The innermost module of a list of scopes as text; None where it is no such list."""
-    try:
-        names = ast.literal_eval(scopes)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return None
-    if not isinstance(names, list) or len(names) < 2:
-        return None
-    return str(names[-2]) or NETWORK

@@ -188,6 +188,7 @@ def bench_stream(
             "rate_hz": _rate(source, trigger),
             "gap_ms": None,
             "recording": None if opened is None else opened.name,
+            "beside": None,
             "interference": None,
         },
         warmup={"calls": warmed.calls, "settled": warmed.settled, "rule": warmed.rule},

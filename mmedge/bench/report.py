@@ -48,7 +48,8 @@ class Report:
         variant: id of the variant that ran, such as ``ort-int8-cpu``.
         load: how calls were made: ``kind`` (``closed``, ``rate``, ``gap`` or ``replay``), ``mode``
             (``one-shot`` or ``stream``), ``calls``, ``seconds`` asked for, ``threads``, ``inputs``
-            in words, ``rate_hz``, ``gap_ms``, ``recording``, ``interference``.
+            in words, ``rate_hz``, ``gap_ms``, ``recording``, ``interference``, and ``beside``, the
+            name that it shares with a run whose sessions took turns with its own.
         warmup: calls before the timed ones: ``calls``, whether latency ``settled``, by what
             ``rule``.
         latency_ms: summary of the end-to-end latency of a call.

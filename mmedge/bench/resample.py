@@ -33,7 +33,16 @@ from mmedge.bench.stats import PERCENTILES, percentile
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["BLOCKS", "LEAST_CALLS", "LEAST_PARTS", "Spread", "half_width", "misses", "spreads"]
+__all__ = [
+    "BLOCKS",
+    "LEAST_CALLS",
+    "LEAST_PARTS",
+    "Spread",
+    "half_width",
+    "misses",
+    "pairs",
+    "spreads",
+]
 
 Values = NDArray[np.float64]
 
@@ -101,6 +110,50 @@ def misses(series: Mapping[str, Any], deadline_ms: float, *, seed: int = 0) -> S
     errors, degrees = _bootstrap(lambda rows: [float(missed[rows].mean())], series, count, seed)
     share = (missed.sum() + 2.0) / (count + 4.0)
     return Spread(max(errors[0], math.sqrt(share * (1.0 - share) / (count + 4.0))), degrees)
+
+
+def pairs(
+    a: Mapping[str, Any], b: Mapping[str, Any]
+) -> tuple[dict[str, tuple[float, Spread]], str]:
+    """How two runs differ whose sessions took turns, by the sessions that were neighbours.
+
+    What the machine does meanwhile happens to both sessions of a pair, and their ratio leaves it
+    out. The figure is the mean over pairs of the logarithm of the sessions' ratio, with the error
+    of a mean (Kalibera and Jones).
+
+    Args:
+        a: series of a report, as for :func:`spreads`.
+        b: the other's.
+
+    Returns:
+        By figure, of those of :func:`spreads` that every session can carry by itself, the mean
+        logarithm of ``b / a`` and its spread; and why figures are missing, in words.
+    """
+    ours, theirs = _by_session(a), _by_session(b)
+    if len(ours) != len(theirs) or len(ours) < LEAST_PARTS:
+        return {}, f"{len(ours)} and {len(theirs)} sessions, {LEAST_PARTS} pairs are needed"
+    found = {}
+    for key in dict.fromkeys(key for session in (*ours, *theirs) for key in session):
+        if all(key in session for session in (*ours, *theirs)):
+            logs = [math.log(y[key] / x[key]) for x, y in zip(ours, theirs, strict=True)]
+            error = float(np.std(logs, ddof=1)) / math.sqrt(len(logs))
+            found[key] = float(np.mean(logs)), Spread(error, len(logs) - 1.0)
+    return found, "sessions of too few calls"
+
+
+def _by_session(series: Mapping[str, Any]) -> list[dict[str, float]]:
+    """The figures of each session by itself."""
+    latency = np.maximum(np.asarray(series["latency_ms"], np.float64), LEAST_MS)
+    interval, part = _intervals(series, latency), _parts(series, len(latency))
+    found = []
+    for name in np.unique(part):
+        own = latency[part == name]
+        carried = {key: percentile(own, q) for key, q in PERCENTILES.items()}
+        found.append(
+            {key: float(value) for key, value in carried.items() if value is not None}
+            | {"mean": float(own.mean()), "throughput": float(1.0 / interval[part == name].mean())}
+        )
+    return found
 
 
 def half_width(*errors: Spread) -> float:

@@ -252,6 +252,10 @@ def energy(timed: Sequence[Session]) -> dict[str, Any]:
     unknown = [one for one in found if one["joules_per_result"] is None]
     if unknown or len(found) == 1:
         return dict((unknown or found)[0])
+    sources = list(dict.fromkeys(str(one["source"]) for one in found))
+    if len(sources) > 1:
+        why = f"sessions had different counters: {' | '.join(sources)}"
+        return {"joules_per_result": None, "watts": None, "source": None, "missing": why}
     counts = [len(session.series.latency_ns) for session in timed]
     joules = [one["joules_per_result"] * n for one, n in zip(found, counts, strict=True)]
     seconds = sum(j / one["watts"] for j, one in zip(joules, found, strict=True) if one["watts"])

@@ -6,10 +6,14 @@ work over than it gains. What was found goes into the manifest, and :func:`mmedg
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from mmedge.bench.apart import time_apart
 from mmedge.device import probe
+from mmedge.errors import BundleError, MMEdgeError
+from mmedge.pipeline import load
+from mmedge.verify import verify
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,40 +39,76 @@ def tune(
     :meth:`mmedge.bundle.Bundle.select`, the second is what :func:`mmedge.load` takes on a machine
     of as many cores.
 
+    A variant that does not load or verify here is left out. A variant is in memory once for each
+    number of threads while these are timed, and all variants at once after that.
+
     Args:
         bundle: with golden samples, open; it is closed.
-        threads: most intra-op threads of a stage to try; None: one for each core.
+        threads: most intra-op threads of a stage to try; None: one for each core. With fewer than
+            there are cores only ``latency_ms`` is kept.
         tell: told what is being done, a line at a time.
 
     Returns:
         The new bundle, open, and by the variant's id the milliseconds of a call, and the threads.
 
     Raises:
-        BackendError: a variant does not run after all.
+        BackendError: a process that times a variant ended.
+        BundleError: the bundle's folder cannot be written to.
     """
     say = tell or (lambda _line: None)
-    device = probe()
-    path = str(bundle.path)
-    runnable = [
-        variant
-        for variant in bundle.manifest.variants
-        if variant.target == "cpu" and variant.reject_reason(device) is None
-    ]
-    counts = thread_counts(device.cores if threads is None else threads)
+    cores, most = probe().cores, threads
+    if most is None:
+        most = cores
+    try:
+        found = _measure(bundle, thread_counts(most), say)
+    except BaseException:
+        bundle.close()
+        raise
+    metrics: dict[str, dict[str, float | None]] = {
+        # Of some of the cores alone nothing is known of the others.
+        name: {
+            "latency_ms": ms,
+            "threads": float(count) if most >= cores else None,
+            "cores": float(cores) if most >= cores else None,
+        }
+        for name, (ms, count) in found.items()
+    }
+    return (bundle.with_metrics(metrics) if found else bundle), found
+
+
+def _measure(
+    bundle: Bundle, counts: list[int], say: Callable[[str], None]
+) -> dict[str, tuple[float, int]]:
+    """Milliseconds and threads by the id of each variant that runs here and is right."""
+    path, device = str(bundle.path), probe()
+    if not os.access(bundle.path.parent, os.W_OK):
+        raise BundleError(
+            f"{path}: what is found cannot be kept: its folder cannot be written to; copy the "
+            "bundle to one that can"
+        )
     cells: list[tuple[Variant, int]] = []
-    for variant in runnable:
+    for variant in bundle.manifest.variants:
+        if variant.target != "cpu" or variant.reject_reason(device) is not None:
+            continue
+        try:
+            _check(path, variant)
+        except MMEdgeError as error:
+            say(f"{variant.id}: left out: {error}")
+            continue
         if len(counts) > 1:
             say(f"{variant.id}: timing it with {', '.join(map(str, counts))} threads")
         cells.append((variant, _best(path, variant, counts)))
     if len(cells) > 1:
         say("timing the variants in processes of their own")
-    times = time_apart(path, cells)
-    found = {variant.id: (ms, count) for (variant, count), ms in zip(cells, times, strict=True)}
-    metrics = {
-        name: {"latency_ms": ms, "threads": float(count), "cores": float(device.cores)}
-        for name, (ms, count) in found.items()
-    }
-    return bundle.with_metrics(metrics), found
+    times = time_apart(path, cells) if cells else []
+    return {variant.id: (ms, count) for (variant, count), ms in zip(cells, times, strict=True)}
+
+
+def _check(path: str, variant: Variant) -> None:
+    """See that it loads, and computes what it should: no speed makes up for that."""
+    chosen = (variant.backend, variant.precision, variant.target)
+    with load(path, *chosen, allow_unverified=True) as pipe:
+        verify(pipe).check()
 
 
 def thread_counts(most: int) -> list[int]:

@@ -126,11 +126,12 @@ class Bundle:
         )
         return self._rewrite(manifest, files, dropped)
 
-    def with_metrics(self, metrics: Mapping[str, Mapping[str, float]]) -> Bundle:
+    def with_metrics(self, metrics: Mapping[str, Mapping[str, float | None]]) -> Bundle:
         """Rewrite this bundle in its place and form with metrics of its variants set.
 
         Args:
-            metrics: by the variant's id, those to set; its others stay. This object is closed.
+            metrics: by the variant's id, those to set, or to remove where None; its others stay.
+                This object is closed.
 
         Returns:
             The new bundle, open.
@@ -140,11 +141,12 @@ class Bundle:
         """
         if unknown := metrics.keys() - {variant.id for variant in self.manifest.variants}:
             raise BundleError(f"{self.path}: no variant {min(unknown)!r} in this bundle")
-        variants = tuple(
-            replace(old, metrics={**old.metrics, **metrics.get(old.id, {})})
-            for old in self.manifest.variants
-        )
-        return self._rewrite(replace(self.manifest, variants=variants), {}, ())
+        variants = []
+        for old in self.manifest.variants:
+            new = {**old.metrics, **metrics.get(old.id, {})}
+            kept = {name: value for name, value in new.items() if value is not None}
+            variants.append(replace(old, metrics=kept))
+        return self._rewrite(replace(self.manifest, variants=tuple(variants)), {}, ())
 
     def _rewrite(
         self, manifest: Manifest, files: Mapping[str, bytes | Path], dropped: Collection[str]

@@ -10,16 +10,31 @@ import typer
 from mmedge.bench.compare import Comparison, Row
 from mmedge.bench.compare import compare as set_against
 from mmedge.bench.gates import parse_gate
+from mmedge.bench.pair import CALLS, SESSIONS, bench_pair
 from mmedge.bench.report import Report
-from mmedge.cli.console import JsonOption, emit_json, number, stderr, table
+from mmedge.bench.resample import LEAST_PARTS
+from mmedge.bundle.write import SUFFIX
+from mmedge.cli.console import (
+    BackendOption,
+    DeviceOption,
+    JsonOption,
+    PrecisionOption,
+    ThreadsOption,
+    emit_json,
+    number,
+    phases,
+    stderr,
+    table,
+    write_file,
+)
 from mmedge.errors import InputError
 
 __all__ = ["compare"]
 
 
 def compare(
-    a: Annotated[Path, typer.Argument(metavar="A.json", help="The baseline's report.")],
-    b: Annotated[Path, typer.Argument(metavar="B.json", help="The report to compare with it.")],
+    a: Annotated[Path, typer.Argument(metavar="A", help="The baseline: a report or a bundle.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="What is compared with it: the same.")],
     *,
     gate: Annotated[
         list[str] | None,
@@ -28,20 +43,89 @@ def compare(
             "p50=0.2ms or metric=0.005. May be given several times."
         ),
     ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="Of two bundles: folder for their reports, a.json and b.json."
+        ),
+    ] = None,
+    calls: Annotated[
+        int | None, typer.Option(help=f"Of two bundles: timed calls of each; {CALLS}.", min=1)
+    ] = None,
+    sessions: Annotated[
+        int | None,
+        typer.Option(
+            help=f"Of two bundles: how often each is loaded anew; {SESSIONS}.", min=LEAST_PARTS
+        ),
+    ] = None,
+    backend: BackendOption = "auto",
+    precision: PrecisionOption = None,
+    device: DeviceOption = None,
+    threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare two reports of mmedge bench, with confidence, and hold gates against them."""
+    """Compare two reports of mmedge bench, or measure two bundles in turn and compare them.
+
+    Sessions of two bundles take turns, and neighbours are compared: so a machine whose speed drifts
+    tells them apart as well. Gates are held against what was found, with confidence.
+    """
     try:
         gates = [parse_gate(text) for text in gate or ()]
     except InputError as error:
         raise typer.BadParameter(str(error), param_hint="--gate") from error
-    found = set_against(Report.from_json(a), Report.from_json(b), gates)
+    bundles = [path.is_dir() or path.suffix == SUFFIX for path in (a, b)]
+    if bundles[0] != bundles[1]:
+        raise typer.BadParameter(f"expected two reports or two bundles, got {a} and {b}")
+    if bundles[0]:
+        total = calls or (sessions or SESSIONS) * (CALLS // SESSIONS)
+        if total < (sessions or SESSIONS):
+            raise typer.BadParameter(
+                f"--calls: expected {sessions or SESSIONS} or more, one a session, got {total}"
+            )
+        if output is not None:
+            _folder(output)
+        with phases() as tell:
+            reports = bench_pair(
+                (str(a), str(b)), backend, precision, device,
+                threads=threads, calls=total, sessions=sessions or SESSIONS, progress=tell,
+            )  # fmt: skip
+    else:
+        given: dict[str, object] = {
+            "output": output,
+            "calls": calls,
+            "sessions": sessions,
+            "threads": threads,
+        }
+        given |= {"precision": precision, "device": device}
+        given["backend"] = None if backend == "auto" else backend
+        if names := ", ".join(f"--{name}" for name, value in given.items() if value is not None):
+            raise typer.BadParameter(f"{names}: of two bundles, and these are reports")
+        reports = Report.from_json(a), Report.from_json(b)
+    refused: InputError | None = None
+    try:
+        found = set_against(*reports, gates)
+    except InputError as error:  # of a gate: the measurement is not lost for it
+        found, refused = set_against(*reports), error
     if as_json:
         emit_json(found.to_dict())
     else:
         _show(a, b, found)
+    # Printed first: nor when the disk refuses.
+    if output is not None:
+        for name, report in zip("ab", reports, strict=True):
+            write_file(output / f"{name}.json", report.to_json().encode())
+    if refused is not None:
+        raise refused
     if not found.ok:
         raise typer.Exit(1)
+
+
+def _folder(path: Path) -> None:
+    """Make it before anything is measured."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--output {path}: cannot be written: {error}") from error
 
 
 def _show(a: Path, b: Path, found: Comparison) -> None:

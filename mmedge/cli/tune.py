@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import typer
-
 from mmedge.bench.tune import tune as find
 from mmedge.bundle import Bundle
 from mmedge.cli.console import (
@@ -15,7 +13,7 @@ from mmedge.cli.console import (
     stderr,
     table,
 )
-from mmedge.errors import BundleError
+from mmedge.errors import BundleError, NoVariantError
 
 __all__ = ["tune"]
 
@@ -35,7 +33,7 @@ def tune(
     made, found = find(opened, threads=threads, tell=lambda line: say(line, markup=False))
     made.close()
     if not found:
-        raise typer.BadParameter("no variant of this bundle runs on this CPU")
+        raise NoVariantError(f"{bundle}: no variant of it runs and verifies on this CPU")
     if as_json:
         emit_json(
             {

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from dataclasses import replace
+from itertools import pairwise
 
 import networks
 import numpy as np
@@ -16,6 +17,7 @@ from typer.testing import CliRunner
 import mmedge
 from mmedge.backends import SessionOptions, open_stage
 from mmedge.backends.openvino import SPECIALISED
+from mmedge.bench.operators import profile
 from mmedge.bundle import Bundle
 from mmedge.cli.app import build_app
 from mmedge.errors import AccuracyError, BackendError, ExportError
@@ -263,3 +265,22 @@ def test_nothing_is_sent_anywhere(zoo_bundle):
     command = [sys.executable, "-c", program, str(zoo_bundle)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+
+
+def test_operators_are_told_by_module(zoo_bundle):
+    with mmedge.load(zoo_bundle, "openvino", threads=1) as pipe:
+        variant, inputs = pipe.variant, pipe.bundle.samples()[0].inputs
+    with mmedge.load(zoo_bundle, "ort", threads=1) as pipe:
+        other = profile(zoo_bundle, pipe.variant, inputs, threads=1, calls=3)
+    found = profile(zoo_bundle, variant, inputs, threads=1, calls=5)
+    assert found.stages.keys() == other.stages.keys()
+    for stage, took in found.stages.items():
+        rows = [row for row in found.rows if row.stage == stage]
+        assert sum(row.share for row in rows) == pytest.approx(1)
+        assert 0 < took["profiled_ms"] < 100
+        spans = found.spans[stage]
+        assert all(a.start_us + a.us <= b.start_us + 1e-6 for a, b in pairwise(spans))
+    # The convolutions and products are where ONNX Runtime has them.
+    heavy = {row.module for row in other.rows if row.op.endswith(("Conv", "Gemm"))}
+    assert heavy <= {row.module for row in found.rows}
+    assert "OpenVINO counts whole microseconds" in found.unseen

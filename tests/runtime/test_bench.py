@@ -51,6 +51,7 @@ def test_the_keys_that_others_rely_on(report):
         "gap_ms": None,
         "recording": None,
         "interference": None,
+        "beside": None,
     }
     assert report.warmup["calls"] == 5
     assert report.warmup["settled"] is False  # too few to tell
@@ -98,9 +99,8 @@ def test_where_time_goes(report):
 def test_the_machine_is_watched(report):
     assert report.device["before"].keys() <= report.device["after"].keys()
     assert report.device["cores"] >= 1
-    # A few milliseconds of calls carry no energy, and that is said.
-    assert report.energy["joules_per_result"] is None
-    assert report.energy["missing"]
+    # Where there is no energy, why is said.
+    assert report.energy["joules_per_result"] is not None or report.energy["missing"]
 
 
 def test_cold_start_is_the_sum_of_its_parts(report):

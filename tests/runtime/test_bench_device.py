@@ -49,6 +49,7 @@ def at_once(monkeypatch):
     """Sample as often as asked, and let short blocks have an energy."""
     monkeypatch.setattr(monitor, "BUDGET", 1.0)
     monkeypatch.setattr(energy, "MIN_SECONDS", 0.0)
+    monkeypatch.setattr(energy, "MIN_GPU_SECONDS", 0.0)
 
 
 def watch(root, change=None, samples=8):
@@ -322,9 +323,9 @@ def test_missing_says_what_there_is_not(tmp_path, x86):
     missing = measure(x86, [0.0, 2.0])["missing"]
     assert "intel-rapl:* does not exist" in missing
     assert "power meter" in missing
-    short = measure(x86, [0.0, 0.5])
+    short = measure(x86, [0.0, 0.005])
     assert short["joules_per_result"] is None
-    assert "0.50 s" in short["missing"]
+    assert "a run of 0.005 s" in short["missing"]
     assert Energy(x86, NO_GPU, None).report(0, [])["missing"]
 
 
@@ -530,6 +531,18 @@ def test_a_gpu_that_slows_down_and_its_energy(nvml, x86, at_once):
 def test_reasons_that_slow_nothing_down(nvml, x86, at_once):
     nvml.reasons = 0x1 | 0x2 | 0x10 | 0x100
     assert watch(x86).record()["throttled"] is None
+
+
+def test_a_session_that_is_short_for_a_gpu_is_long_enough_for_a_package(nvml, x86):
+    def rise(index):
+        trees.put(x86, {f"{trees.RAPL}/energy_uj": index * 2_000_000})
+        nvml.energy += 1000
+
+    assert measure(x86, [0.0, 0.2], change=rise)["watts"] == pytest.approx(10)
+    # A package without the GPU that works is not what the run took.
+    found = measure(x86, [0.0, 0.2], Gpus.open(x86), change=rise)
+    assert found["watts"] is None
+    assert "a run of 0.2 s: the counters need at least 1 s" in found["missing"]
 
 
 def test_a_gpu_without_an_energy_counter(nvml, x86):

@@ -18,7 +18,8 @@ import mmedge
 from mmedge.backends.ort import OrtSession
 from mmedge.bench import operators, trace
 from mmedge.bench.copies import copies
-from mmedge.bench.operators import FUSED, NETWORK, SCOPES, Span, profile
+from mmedge.bench.modules import FUSED, NETWORK, SCOPES, innermost
+from mmedge.bench.operators import Span, profile
 from mmedge.bundle import Bundle
 from mmedge.errors import InputError
 from mmedge.spec import Dimension, Manifest, Modality, Sample, Stage, TensorSpec, Tolerance, Variant
@@ -281,7 +282,7 @@ def test_the_root_that_all_modules_share(modules, root):
 
 @given(st.text())
 def test_a_scope_that_is_none_is_passed_over(text):
-    module = operators._module(text)
+    module = innermost(text)
     assert module is None or isinstance(module, str)
 
 

@@ -16,8 +16,16 @@ from mmedge.bench.tune import thread_counts, tune
 from mmedge.bundle import Bundle
 from mmedge.cli.app import build_app
 from mmedge.device import probe
+from mmedge.errors import AccuracyError, BundleError, NoVariantError
 
-CORES = probe().cores
+CORES = 4
+
+
+@pytest.fixture(autouse=True)
+def four_cores(monkeypatch):
+    """As on a machine of four cores."""
+    for module in ("mmedge.bench.tune", "mmedge.pipeline"):
+        monkeypatch.setattr(f"{module}.probe", lambda: replace(probe(), cores=CORES))
 
 
 @pytest.fixture
@@ -70,18 +78,54 @@ def test_the_fastest_count_is_kept_and_the_smaller_one_of_equals(bundle, clock, 
 
 
 def test_loading_goes_by_it_unless_told_otherwise(bundle, clock):
-    clock.update({1: 1.0, 3: 0.5, 2: 0.9})
-    tune(Bundle.open(bundle), threads=3)[0].close()
+    clock.update({1: 1.0, 2: 0.5, 4: 0.9})
+    tune(Bundle.open(bundle))[0].close()
     with mmedge.load(bundle) as pipe:
-        assert pipe.threads == 3
+        assert pipe.threads == 2
     with mmedge.load(bundle, threads=1) as pipe:
         assert pipe.threads == 1
-    # What is fastest with some cores says nothing of a machine with others.
-    with Bundle.open(bundle) as opened:
-        elsewhere = {v.id: {"cores": CORES + 1.0} for v in opened.manifest.variants}
-    Bundle.open(bundle).with_metrics(elsewhere).close()
+
+
+@pytest.mark.parametrize(
+    "metrics", [{"cores": 8.0}, {"threads": 1e5}, {"threads": 0.5}, {"threads": -1.0}]
+)
+def test_what_says_nothing_of_this_machine_is_not_gone_by(bundle, clock, metrics):
+    clock.update({1: 1.0, 2: 0.5, 4: 0.9})
+    made, found = tune(Bundle.open(bundle))
+    made.with_metrics(dict.fromkeys(found, metrics)).close()
     with mmedge.load(bundle) as pipe:
         assert pipe.threads is None
+
+
+def test_some_of_the_cores_tell_nothing_of_the_others(bundle, clock):
+    clock.update({1: 1.0, 2: 0.5, 4: 0.9})
+    tune(Bundle.open(bundle))[0].close()
+    tune(Bundle.open(bundle), threads=1)[0].close()
+    with mmedge.load(bundle) as pipe:
+        assert pipe.threads is None
+        assert pipe.variant.metrics["latency_ms"] == 1.0
+
+
+def test_a_variant_that_is_wrong_here_is_left_out(bundle, clock, monkeypatch):
+    clock.update({1: 1.0, 2: 0.5, 4: 0.9})
+
+    def wrong(path, variant):
+        raise AccuracyError("it computes something else")
+
+    monkeypatch.setattr(tuning, "_check", wrong)
+    told = []
+    made, found = tune(Bundle.open(bundle), tell=told.append)
+    made.close()
+    assert found == {}
+    assert any("left out: it computes something else" in line for line in told)
+    done = CliRunner().invoke(build_app(), ["tune", str(bundle)])
+    assert isinstance(done.exception, NoVariantError)
+
+
+def test_a_folder_that_cannot_be_written_to_is_told_before_anything_is_timed(bundle, monkeypatch):
+    monkeypatch.setattr(tuning.os, "access", lambda *_: False)
+    with pytest.raises(BundleError, match="cannot be written to"):
+        tune(Bundle.open(bundle))
 
 
 def test_without_tuning_the_backend_decides(bundle):
@@ -90,13 +134,13 @@ def test_without_tuning_the_backend_decides(bundle):
 
 
 def test_the_command_times_every_variant_for_real(bundle, quick):
-    done = CliRunner().invoke(build_app(), ["tune", str(bundle), "--threads", "2", "--json"])
+    done = CliRunner().invoke(build_app(), ["tune", str(bundle), "--json"])
     assert done.exit_code == 0, done.stderr
     found = json.loads(done.stdout)["variants"]
     with Bundle.open(bundle) as opened:
         for name, row in found.items():
             (variant,) = (v for v in opened.manifest.variants if v.id == name)
-            assert row["threads"] in (1, 2)
+            assert row["threads"] in (1, 2, 4)
             assert variant.metrics["threads"] == row["threads"]
             assert 0 < variant.metrics["latency_ms"] == row["latency_ms"] < 1000
     assert found
@@ -114,5 +158,5 @@ def test_a_bundle_without_samples_cannot_be_timed(bundle, monkeypatch):
     opened.manifest = replace(opened.manifest, samples=0)
     monkeypatch.setattr("mmedge.cli.tune.Bundle.open", lambda _path: opened)
     done = CliRunner().invoke(build_app(), ["tune", str(bundle)])
-    assert isinstance(done.exception, mmedge.errors.BundleError)
+    assert isinstance(done.exception, BundleError)
     assert "no golden samples" in str(done.exception)

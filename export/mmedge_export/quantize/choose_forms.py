@@ -140,9 +140,10 @@ def candidates(work: StageWork, forms: Sequence[Form]) -> dict[str, Plan]:
         known = work.speed[site.node]
         if not known:
             return "float"
-        near = max(known.values()) * (1 - NEAR)
-        near_forms = [form for form in known if known[form] >= near]
-        return min(near_forms, key=_coarseness)
+        fastest = max(known.values())
+        # None that is slower than float32 stands in for one that is faster.
+        least = max(fastest * (1 - NEAR), min(fastest, 1.0))
+        return min((form for form in known if known[form] >= least), key=_coarseness)
 
     def faster(site: Site) -> Form:
         form = best(site)

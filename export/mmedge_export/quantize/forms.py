@@ -209,6 +209,8 @@ def write_form(
                 model = _blocks(model, chosen(form), form)
     made = ir.from_proto(model)
     _rows(made.graph, chosen("rows8"))
+    # A quantiser that runs twice may use what the first run put further down.
+    made.graph.sort()
     # Equal constants stay apart: OpenVINO 2026.4 does not fuse through one that nodes share.
     _shorten(made.graph, own)
     save_graph(made, target)

@@ -195,7 +195,9 @@ def _quantize(
     tell("adding the variant")
     files = save(_shared(graphs), folder, place=f"onnx/{variant.id}")
     if latency is not None:
-        bundle = bundle.with_metrics({base.id: {"latency_ms": latency[0][0]}})
+        # It was not taken with the threads that were found before.
+        now = {"latency_ms": latency[0][0], "threads": None, "cores": None}
+        bundle = bundle.with_metrics({base.id: now})
     made = bundle.with_variant(variant, files)
     backends = {other.backend for other in made.manifest.variants if other.target == "cpu"}
     if len(backends) > 1 and made.manifest.samples:

@@ -1,0 +1,91 @@
+"""Operators of a stage in OpenVINO: what its performance counters say of each node that ran."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mmedge.backends.openvino import compile_settings, core, fixed
+from mmedge.bench.modules import FUSED, FUSING, NETWORK, Node, read_nodes
+from mmedge.bench.operators import Span
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mmedge.pipeline import Pipeline
+    from mmedge.spec import Stage
+
+__all__ = ["profiled"]
+
+#: Where the graph that runs says which nodes of the one that was read are in one of its own.
+ORIGINAL = "originalLayersNames"
+
+
+def profiled(
+    pipe: Pipeline, stage: Stage, feeds: Mapping[str, Any], untimed: int, calls: int
+) -> list[list[Span]]:
+    """The nodes of each profiled run.
+
+    Args:
+        pipe: of the variant.
+        stage: of its bundle.
+        feeds: what enters the stage, by name.
+        untimed: runs before.
+        calls: profiled runs.
+    """
+    bundle, variant = pipe.bundle, pipe.variant
+    file = variant.files[stage.name]
+    settings = compile_settings(stage, alone=len(variant.files) == 1, threads=pipe.threads)
+    model = core().read_model(bundle.file(file))
+    bundle.release()
+    values = [
+        feeds[next(name for name in port.get_names() if name in feeds)] for port in model.inputs
+    ]
+    shaped = fixed(model, tuple(value.shape for value in values))
+    compiled = core().compile_model(shaped, "CPU", {**settings, "PERF_COUNT": True})
+    modules = _modules(compiled, bundle.read(file))
+    other = FUSED if set(modules.values()) - {NETWORK} else NETWORK
+    request = compiled.create_infer_request()
+    runs = []
+    for number in range(untimed + calls):
+        request.infer(dict(enumerate(values)))
+        if number >= untimed:
+            runs.append(_spans(request.get_profiling_info(), modules, other))
+    return runs
+
+
+def _spans(counters: Any, modules: Mapping[str, str], other: str) -> list[Span]:  # noqa: ANN401
+    """What ran, in order; nodes that OpenVINO left out or fused did not."""
+    spans, at = [], 0.0
+    for counter in counters:
+        if not str(counter.status).endswith("EXECUTED"):
+            continue
+        us = counter.real_time.total_seconds() * 1e6
+        name = counter.node_name
+        spans.append(Span(name, counter.node_type, modules.get(name, other), at, us))
+        at += us
+    return spans
+
+
+def _modules(compiled: Any, exported: memoryview) -> dict[str, str]:  # noqa: ANN401
+    """Module of each node that runs, by its name: that of the nodes it was made of."""
+    known: dict[str, Node] = {}
+    for node in read_nodes(exported):
+        known.update((name, node) for name in (node.name, *node.outputs) if name)
+    found = {}
+    for running in compiled.get_runtime_model().get_ordered_ops():
+        info = running.get_rt_info()
+        names = str(info[ORIGINAL].astype(str)).split(",") if ORIGINAL in info else []
+        # What OpenVINO adds to a node it names after it, as in "linear/DequantizationMultiply".
+        parts = [part for name in names for part in (name, name.split("/")[0])]
+        made_of = [known[part] for part in parts if part in known]
+        module = _module(made_of)
+        if module is not None:
+            found[running.get_friendly_name()] = module
+    return found
+
+
+def _module(made_of: list[Node]) -> str | None:
+    """That of the node which gives a fused one its work, else of the first that tells one."""
+    telling = [node for node in made_of if node.module is not None]
+    working = [node for node in telling if node.op in FUSING]
+    return next((node.module for node in (*working, *telling)), None)

@@ -1,0 +1,39 @@
+"""Which form of a node a plan takes, by how fast each was."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from mmedge_export.quantize.choose_forms import candidates
+
+ALL = ("static", "dynamic", "dynamic_tensor", "block8")
+
+
+def chosen(speed):
+    """The form that each of the two plans by speed gives to a node with these."""
+    site = SimpleNamespace(node="n", op="MatMul", forms=ALL)
+    plans = candidates(SimpleNamespace(sites=[site], speed={"n": speed}), ALL)
+    every = plans["every node in its fastest form"]
+    # Equal plans stand there once; one without a node in lower precision does not.
+    faster = plans.get("nodes that are faster by themselves")
+    return every["n"], faster["n"] if faster else None
+
+
+@pytest.mark.parametrize(
+    ("speed", "form"),
+    [
+        ({"static": 2.0, "dynamic": 1.5, "block8": 1.2}, "static"),
+        # Nearly as fast: the more exact one.
+        ({"static": 2.0, "dynamic": 1.95, "block8": 1.2}, "dynamic"),
+        ({"static": 2.0, "dynamic_tensor": 1.98, "dynamic": 1.95}, "dynamic"),
+        # But none that loses in the place of one that gains.
+        ({"static": 1.03, "block8": 0.99}, "static"),
+        ({"static": 0.9, "block8": 0.88}, "static"),
+    ],
+)
+def test_the_most_exact_of_the_fastest(speed, form):
+    every, faster = chosen(speed)
+    assert every == form
+    assert faster is None  # the same plan, or nothing
