@@ -122,6 +122,7 @@ def child() -> None:
         for inputs in samples:
             pipe.run(inputs, cached=False)
         answer: float | None = None
+        at = 0
         while True:
             print(json.dumps(answer), flush=True)  # noqa: T201
             line = sys.stdin.readline()
@@ -129,11 +130,16 @@ def child() -> None:
                 return
             wanted = json.loads(line)["ms"] * 1e6
             sleep(PAUSE_S)
+            # A slow network gets a call or two a block; every cell's go through the same samples.
+            start = perf_counter_ns()
+            for _ in range(UNTIMED):
+                pipe.run(samples[at % len(samples)], cached=False)
+                if perf_counter_ns() - start > wanted:
+                    break
             times: list[int] = []
-            for inputs in samples[:UNTIMED]:
-                pipe.run(inputs, cached=False)
-            while sum(times) < wanted or len(times) < len(samples):
+            while sum(times) < wanted:
                 start = perf_counter_ns()
-                pipe.run(samples[len(times) % len(samples)], cached=False)
+                pipe.run(samples[(at + len(times)) % len(samples)], cached=False)
                 times.append(perf_counter_ns() - start)
+            at += 1
             answer = float(np.median(times)) / 1e6
