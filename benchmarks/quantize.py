@@ -158,14 +158,16 @@ def main() -> None:
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--rounds", type=int, default=5, help="of each process")
     parser.add_argument("--openvino-python", default=sys.executable)
+    parser.add_argument("--add", action="store_true", help="keep other tasks in the output")
     parser.add_argument("--output", type=Path, default=HERE / "results" / "quantize.json")
     options = parser.parse_args()
+    before = json.loads(options.output.read_text()) if options.add else {}
     result: dict[str, Any] = {
         "what": "int8 by mmedge's gate beside peers: metric, and times as fast as ort fp32",
         "date": datetime.now(UTC).date().isoformat(),
         "device": host.state(),
         "rounds": options.rounds * PROCESSES,
-        "tasks": {},
+        "tasks": before.get("tasks", {}),
     }
     for name in options.tasks:
         task = TASKS[name]()

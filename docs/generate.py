@@ -253,7 +253,7 @@ def _made(row: dict[str, Any], backend: str) -> str:
 
 def _way(found: dict[str, Any] | None) -> str:
     if found is None:
-        return "none kept"
+        return "-"
     if "failed" in found:
         return "failed"
     times = found["times_faster"]
