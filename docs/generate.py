@@ -370,7 +370,7 @@ def peers_short() -> str:
             lines.append(f"| {' | '.join(cells)} |")
     head = (
         f"Milliseconds of one call at batch 1 on {data['device']['cores']} cores of "
-        f"{data['device']['cpu']}, {data['date']}, all ways in turn in one run; behind mmedge's "
+        f"{data['device']['cpu']}, {data['date']}, all ways of a row in turn; behind mmedge's "
         "how many times as fast it is as the best other of equal metric, with quartiles. What each "
         "way is, spreads, and where mmedge loses and why: [docs/benchmarks.md](docs/benchmarks.md)."
     )
