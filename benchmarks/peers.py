@@ -263,7 +263,8 @@ def measure(
                 print(f"  {threads} {way}: preparing", flush=True)
                 row |= peer.prepare(way, source, net.task.calibration)
                 if (failed := row.pop("error", None)) is not None:
-                    row["failed"] = failed
+                    # Where the files lay is of no use to who reads it.
+                    row["failed"] = failed.replace(f"{files.graph.parent}/", "")
                     continue
                 row |= judge(way, precision, peer)
                 if precision == "fp32" and not row["within_limit"]:
