@@ -3,12 +3,12 @@
 Pairs of runs of the reference network, each of several fresh sessions. There are
 
 * null pairs, of the same thing twice: their p50 agree when the 95 % interval of the ratio holds 1;
-  the gate ``p50=3%`` must not break;
+  the gate ``p50=3%`` must not break. That the runs' own intervals of p50 overlap is counted too;
 * planted pairs: in the second run every call of a session is followed by a busy wait of 5 % of its
   own time; the gate must break.
 
 As it stands, a run is one process with its sessions one after another, like ``mmedge bench
---sessions 6``. With ``--turns`` the sessions of both take turns, as ``mmedge compare A B`` of two
+--sessions 6``. With ``--turns`` the calls of both take turns, as ``mmedge compare A B`` of two
 bundles has them, so that what the machine does meanwhile happens to both.
 
 What is written after each pair is every pair's ratio and interval; what share of the processor
@@ -34,14 +34,14 @@ from pathlib import Path
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
-from mmedge.backends.ort import OrtSession
 from mmedge.bench import host
 from mmedge.bench.compare import compare
 from mmedge.bench.gates import parse_gate
-from mmedge.bench.measure import SESSIONS, Run, bench
+from mmedge.bench.measure import SESSIONS, bench
 from mmedge.bench.pair import SESSIONS as IN_TURN
 from mmedge.bench.pair import bench_pair
 from mmedge.bench.report import Report
+from mmedge.pipeline import Pipeline
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -56,39 +56,35 @@ QUIET = 0.1
 
 
 def slow_down(share: float, which: Path) -> None:
-    """Make sessions of the bundle ``which`` busy for ``share`` of a call's time after it."""
-    run, session = OrtSession.run, Run.session
-    slowed = [False]
+    """Make pipelines of the bundle ``which`` busy for ``share`` of a call's time after it."""
+    timed = Pipeline.timed
 
-    def slower(self: OrtSession, feeds: Mapping[str, Any]) -> dict[str, Array]:
+    def slower(
+        self: Pipeline, inputs: Mapping[str, Any], *, cached: bool = True
+    ) -> tuple[dict[str, Array], dict[str, int]]:
         start = perf_counter_ns()
-        outputs = run(self, feeds)
+        found = timed(self, inputs, cached=cached)
         end = perf_counter_ns()
         until = end + share * (end - start)
-        while slowed[0] and perf_counter_ns() < until:
+        while self.bundle.path == which and perf_counter_ns() < until:
             pass
-        return outputs
+        return found
 
-    def marked(self: Run) -> None:
-        slowed[0] = Path(self.path) == which
-        session(self)
-
-    OrtSession.run = slower  # type: ignore[method-assign]
-    Run.session = marked  # type: ignore[method-assign]
+    Pipeline.timed = slower  # type: ignore[method-assign]
 
 
 def child(bundles: Sequence[Path], arguments: argparse.Namespace) -> None:
     """Measure one bundle, or two in turn, and write their reports to the folder."""
     if arguments.planted:
         slow_down(SLOWDOWN, bundles[-1])
-    calls, sessions = arguments.calls, arguments.sessions
+    calls, sessions, threads = arguments.calls, arguments.sessions, arguments.threads
     reports: Sequence[Report]
     if len(bundles) == 2:
         both = (str(bundles[0]), str(bundles[1]))
-        reports = bench_pair(both, threads=1, calls=calls, sessions=sessions)
+        reports = bench_pair(both, threads=threads, calls=calls, sessions=sessions)
     else:
         path = str(bundles[0])
-        reports = [bench(path, threads=1, calls=calls, sessions=sessions, profiled=False)]
+        reports = [bench(path, threads=threads, calls=calls, sessions=sessions, profiled=False)]
     for number, report in enumerate(reports):
         report.to_json(arguments.output / f"{number}.json")
 
@@ -99,7 +95,8 @@ def measure(
     """The reports of one fresh process."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, __file__, "--child", *map(str, bundles), "--output", folder]
-        command += ["--calls", str(arguments.calls), "--sessions", str(arguments.sessions)]
+        for name in ("calls", "sessions", "threads"):
+            command += [f"--{name}", str(getattr(arguments, name))]
         subprocess.run([*command, *(["--planted"] if planted else [])], check=True)
         return [Report.from_json(path) for path in sorted(Path(folder).iterdir())]
 
@@ -127,6 +124,7 @@ def pair(
         "p50_ms": [p50.a, p50.b],
         "ratio": p50.ratio,
         "ratio_95": p50.ratio_95,
+        "own_95": [own.confidence_ms["p50"] for own in (a, b)],
         "broken": not found.ok,
         "others": [_others(a), _others(b)],
     }
@@ -144,6 +142,7 @@ def rates(pairs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "null_pairs": len(null),
         "planted_pairs": len(planted),
         "agree": share([_holds_one(one["ratio_95"]) for one in null]),
+        "overlap": share([_overlap(*one["own_95"]) for one in null]),
         "null_broken": share([one["broken"] for one in null]),
         "planted_broken": share([one["broken"] for one in planted]),
     }
@@ -167,13 +166,18 @@ def _holds_one(interval: tuple[float, float]) -> bool:
     return interval[0] <= 1.0 <= interval[1]
 
 
+def _overlap(a: tuple[float, float], b: tuple[float, float]) -> bool:
+    return a[0] <= b[1] and b[0] <= a[1]
+
+
 def main() -> None:
     """Run, print and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--repeats", type=int, default=40, help="null pairs; half as many planted")
-    parser.add_argument("--turns", action="store_true", help="sessions of a pair take turns")
+    parser.add_argument("--turns", action="store_true", help="calls of a pair take turns")
     parser.add_argument("--sessions", type=int, help="fresh sessions of each run: 6, or 16 in turn")
     parser.add_argument("--calls", type=int, default=1600, help="timed calls of each run")
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--bundle", type=Path, help="default: the reference network, exported")
     parser.add_argument("--output", type=Path, help="default: beside the other results")
     parser.add_argument("--child", type=Path, nargs="+", help=argparse.SUPPRESS)
@@ -219,6 +223,7 @@ def main() -> None:
                 "sessions": arguments.sessions,
                 "turns": arguments.turns,
                 "calls": arguments.calls,
+                "threads": arguments.threads,
                 "slowdown": SLOWDOWN,
                 "gate": GATE,
                 "rates": found,

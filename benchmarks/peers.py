@@ -4,8 +4,9 @@ mmedge exports and quantises each network of :mod:`peers_nets` as a user would; 
 (:mod:`peers_frameworks`) take the same module. Every way first answers samples: float32 ones must
 agree with torch, else they get no time but a reason; int8 ones are held to the limit of mmedge's
 gate, and one beyond it is timed but is nobody's rival. Then all are timed in blocks, in turn, in
-random order, each framework in a process of its own. Ratios are of each round's blocks: median and
-quartiles, above 1 where the way is faster.
+random order, each framework in a process of its own, or in several one after another
+(``--processes``): one differs from the next by where its memory lies. Ratios are of each round's
+blocks: median and quartiles, above 1 where the way is faster.
 
 The floor is the time of the network's multiply-adds at the highest float32 rate that a framework
 reaches on large square matrices, on as many threads. Int8 may go below it.
@@ -241,38 +242,40 @@ def measure(
     name: str, net: Net, files: Files, judge: Judge, threads: int, options: argparse.Namespace
 ) -> dict[str, Any]:
     """Every way with ``threads``: agreement, then speed."""
-    pythons = {"openvino": options.openvino_python, "optimum": options.optimum_python}
     rows: dict[str, dict[str, Any]] = {}
-    peers: dict[str, Peer] = {}
     rates: dict[str, float] = {}
-    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        processes: dict[str, Peer] = {}
-        for framework, kinds in ways(name, net, files, threads).items():
-            if framework == "optimum" and (not files.twin or not options.optimum_python):
-                why = "transformers has no such network" if not files.twin else "not asked for"
-                rows["optimum"] = {"framework": framework, "failed": why}
-                continue
-            beside, python = Path(folder) / framework, pythons.get(framework) or sys.executable
-            peer = stack.enter_context(Peer(framework, threads, beside, python))
-            processes[framework] = peer
-            if framework in RATED:
-                rates[framework] = rate(peer, RATED[framework], files.product)
-            for way, (source, precision) in kinds.items():
-                row: dict[str, Any] = {"framework": framework, "precision": precision}
-                rows[way] = row
-                print(f"  {threads} {way}: preparing", flush=True)
-                row |= peer.prepare(way, source, net.task.calibration)
-                if (failed := row.pop("error", None)) is not None:
-                    # Where the files lay is of no use to who reads it.
-                    row["failed"] = failed.replace(f"{files.graph.parent}/", "")
-                    continue
-                row |= judge(way, precision, peer)
-                if precision == "fp32" and not row["within_limit"]:
-                    row["failed"] = f"outputs differ from torch eager's by {row['error']:.2g}"
-                    continue
-                peers[way] = peer
-        blocks = timed(peers, options.rounds)
-        peaks = {framework: peer.peak_mib() for framework, peer in processes.items()}
+    versions: dict[str, str] = {}
+    peaks: dict[str, float] = {}
+    blocks: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(options.processes):
+            with contextlib.ExitStack() as stack:
+                processes: dict[str, Peer] = {}
+                peers: dict[str, Peer] = {}
+                for framework, kinds in ways(name, net, files, threads).items():
+                    if framework == "optimum" and (not files.twin or not options.optimum_python):
+                        why = "not asked for" if files.twin else "transformers has no such network"
+                        rows["optimum"] = {"framework": framework, "failed": why}
+                        continue
+                    beside = Path(folder) / f"{framework}-{number}"
+                    peer = stack.enter_context(_peer(framework, threads, beside, options))
+                    processes[framework] = peer
+                    if framework in RATED and framework not in rates:
+                        rates[framework] = rate(peer, RATED[framework], files.product)
+                    for way, (source, precision) in kinds.items():
+                        row = rows.setdefault(way, {"framework": framework, "precision": precision})
+                        if "failed" not in row:
+                            print(f"  {threads} {way}: preparing", flush=True)
+                            prepare(row, way, source, peer, judge, files.graph.parent)
+                        if "failed" not in row:
+                            peers[way] = peer
+                for way, taken in timed(peers, options.rounds, seed=number).items():
+                    blocks.setdefault(way, []).extend(taken)
+                for framework, peer in processes.items():
+                    peaks[framework] = max(peer.peak_mib() or 0.0, peaks.get(framework, 0.0))
+                versions |= {k: v for peer in processes.values() for k, v in peer.version.items()}
+    # One that a later process could not prepare has no pairs of blocks.
+    blocks = {way: taken for way, taken in blocks.items() if "failed" not in rows[way]}
     for way, taken in blocks.items():
         rows[way] |= {"us": float(np.median(taken)), "times_eager": ratio(blocks[EAGER], taken)}
     for way, taken in blocks.items():
@@ -285,9 +288,30 @@ def measure(
         "floor_us": flops(net) / max(rates.values()) * 1e6,
         "picked": {what: f"mmedge {variant}" for what, variant in files.picked.items()},
         "process_peak_mib": peaks,
-        "versions": {k: v for peer in processes.values() for k, v in peer.version.items()},
+        "versions": versions,
         "ways": rows,
     }
+
+
+def _peer(framework: str, threads: int, folder: Path, options: argparse.Namespace) -> Peer:
+    """A process of a framework, in its own environment."""
+    pythons = {"openvino": options.openvino_python, "optimum": options.optimum_python}
+    return Peer(framework, threads, folder, pythons.get(framework) or sys.executable)
+
+
+def prepare(
+    row: dict[str, Any], way: str, source: str, peer: Peer, judge: Judge, home: Path
+) -> None:
+    """Make a way ready; ``row`` gets what came of it, and ``failed`` where it gets no time."""
+    found = peer.prepare(way, source, judge.net.task.calibration)
+    if (failed := found.pop("error", None)) is not None:
+        # Where the files lay is of no use to who reads it.
+        row["failed"] = failed.replace(f"{home}/", "")
+        return
+    row |= found
+    row |= judge(way, row["precision"], peer)
+    if row["precision"] == "fp32" and not row["within_limit"]:
+        row["failed"] = f"outputs differ from torch eager's by {row['error']:.2g}"
 
 
 def rate(peer: Peer, way: str, graph: Path) -> float:
@@ -297,10 +321,10 @@ def rate(peer: Peer, way: str, graph: Path) -> float:
     return flops(net) / min(peer.time(way, BLOCK_MS) for _ in range(4)) * 1e6
 
 
-def timed(peers: Mapping[str, Peer], rounds: int) -> dict[str, list[float]]:
+def timed(peers: Mapping[str, Peer], rounds: int, seed: int) -> dict[str, list[float]]:
     """Median microseconds of each way in each round."""
     blocks: dict[str, list[float]] = {way: [] for way in peers}
-    rng = random.Random(0)  # noqa: S311 - an order, no secret
+    rng = random.Random(seed)  # noqa: S311 - an order, no secret
     for _ in range(rounds):
         order = rng.sample(list(peers), len(peers))
         for way in order:
@@ -359,6 +383,8 @@ def compare(name: str, options: argparse.Namespace, entry: dict[str, Any]) -> It
             "flops": flops(net),
             "judged_by": "metric" if net.task.metric else "error of outputs",
             "limit": net.limit,
+            "processes": options.processes,
+            "rounds": options.rounds,
             "gate": files.gate,
             "runs": [],
         }
@@ -377,7 +403,8 @@ def main() -> None:
     known = [name for name in NETS if name != "product"]
     parser.add_argument("--nets", nargs="+", default=known, choices=known)
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=9, help="of blocks, with each process")
+    parser.add_argument("--processes", type=int, default=1, help="of each framework, in turn")
     parser.add_argument("--openvino-python", default=sys.executable)
     parser.add_argument("--optimum-python")
     parser.add_argument("--add", action="store_true", help="keep other networks in the output")

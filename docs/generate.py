@@ -10,6 +10,7 @@ import ast
 import itertools
 import json
 import re
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -277,6 +278,44 @@ def hostile() -> str:
     )
 
 
+def agreement() -> str:
+    """Whether pairs of runs agree, apart and in turn, and whether a planted slowdown is found."""
+    rows = {
+        "two runs of `mmedge bench`, one after the other": load("agreement.json"),
+        "`mmedge compare` of two bundles, calls in turn": load("agreement_turns.json"),
+    }
+    machine = next(iter(rows.values()))["device"]
+    columns = (
+        "how", "sessions and calls of a run", "pairs of the same thing",
+        "the interval of the p50's ratio holds 1",
+        "`--gate p50=3%` breaks", "p50 differs by up to", "half of the interval, median",
+        "pairs of which one is slowed by 5 %", "`--gate p50=3%` breaks",
+    )  # fmt: skip
+    kind = "virtual cores" if machine["virtual"] else "cores"
+    lines = [
+        (
+            f"The reference network with one thread, on {machine['cores']} {kind} of "
+            f"{machine['cpu']} with nothing else to do (`benchmarks/agreement.py`):"
+        ),
+        "",
+        f"| {' | '.join(columns)} |",
+        "|" + "---|" * len(columns),
+    ]
+    for how, data in rows.items():
+        rates = data["rates"]
+        null = [one for one in data["pairs"] if not one["planted"]]
+        most = max(abs(one["ratio"] - 1.0) for one in null)
+        half = statistics.median((one["ratio_95"][1] - one["ratio_95"][0]) / 2.0 for one in null)
+        cells = (
+            f"{how}, {data['date']}", f"{data['sessions']}, {data['calls']}",
+            rates["null_pairs"], f"{rates['agree']:.0%}",
+            f"{rates['null_broken']:.0%}", f"{most:.1%}", f"{half:.1%}",
+            rates["planted_pairs"], f"{rates['planted_broken']:.0%}",
+        )  # fmt: skip
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(lines)
+
+
 def soak() -> str:
     """Latency and memory of a long stream."""
     data = load("soak.json")
@@ -336,11 +375,27 @@ def peers() -> str:
     ]
     used = ", ".join(f"{name} {version}" for name, version in versions.items())
     head = (
-        f"One call at batch 1, {data['rounds']} rounds; {data['device']['cores']} cores of "
+        f"One call at batch 1; {data['device']['cores']} cores of "
         f"{data['device']['cpu']}, {used}, {data['date']} (`benchmarks/peers.py`):"
     )
-    kinds = [f"{k}: {net.get('weights', net.get('failed'))}" for k, net in data["nets"].items()]
-    return "\n".join([head, "", *summary, "", f"Weights: {'; '.join(kinds)}.", "", *lines])
+    kinds = [
+        f"{name}: {net.get('weights', net.get('failed'))}; "
+        f"{net.get('processes', 1)} x {net.get('rounds', data['rounds'])} rounds"
+        for name, net in data["nets"].items()
+    ]
+    return "\n".join(
+        [
+            head,
+            "",
+            *summary,
+            "",
+            "Weights, and rounds (with each of so many processes of a framework):",
+            "",
+            *(f"- {kind}" for kind in kinds),
+            "",
+            *lines,
+        ]
+    )
 
 
 def peers_short() -> str:
@@ -412,6 +467,7 @@ BLOCKS: dict[tuple[str, str], Callable[[], str]] = {
     ("docs/attention.md", "attention"): attention,
     ("docs/quantization.md", "quantization"): quantization,
     ("docs/quantization.md", "hostile"): hostile,
+    ("docs/report.md", "agreement"): agreement,
     ("docs/benchmarks.md", "peers"): peers,
     ("README.md", "peers"): peers_short,
     ("README.md", "code map"): code_map,

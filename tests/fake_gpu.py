@@ -73,8 +73,8 @@ class FakeEngine:
     """``ICudaEngine`` and its ``IExecutionContext`` in one.
 
     ``tensors`` maps a name to (mode, DataType, shape, location) and ``limits`` an input to its
-    smallest and largest shape; ``shapes`` gives the outputs' shapes from the inputs' shapes, and
-    ``compute`` the outputs' values from the inputs' values.
+    smallest and largest shape; ``layers`` are told to a profiler; ``shapes`` gives the outputs'
+    shapes from the inputs' shapes, and ``compute`` the outputs' values from the inputs' values.
     """
 
     def __init__(
@@ -92,6 +92,8 @@ class FakeEngine:
         self.addresses: dict[str, int] = {}
         self.works = True
         self.context: FakeEngine | None = self
+        self.profiler: object = None
+        self.layers: list[tuple[str, float]] = []
         self.num_io_tensors = len(self.tensors)
 
     def get_tensor_name(self, index: int) -> str:
@@ -139,6 +141,9 @@ class FakeEngine:
             }
             for name, value in self.compute(values).items():
                 self.memory.store(addresses[name], value)
+            if self.profiler is not None:
+                for layer in self.layers:
+                    self.profiler.report_layer_time(*layer)
 
         self.memory.queue.append(work)
         return self.works

@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmedge.backends.cuda_memory import CudaMemory, Memory
-from mmedge.backends.trt_library import DTYPE_NAMES, LIBRARIES, load_library, make_log
+from mmedge.backends.trt_library import (
+    DTYPE_NAMES,
+    LIBRARIES,
+    load_library,
+    make_log,
+    make_profiler,
+)
 from mmedge.device import find_gpus
 from mmedge.errors import BackendError
 from mmedge.spec import DTYPES, Array, TensorSpec
@@ -65,6 +71,8 @@ class TensorRTSession:
         self._buffers: dict[str, tuple[int, int]] = {}  # name -> (address, bytes)
         self._lock = threading.Lock()
         self._log = log
+        self._trt = trt
+        self._profiler: Any = None
         self._memory: Memory | None = memory
         self._runtime, self._engine = runtime, engine
         self._context: Any = None
@@ -108,6 +116,29 @@ class TensorRTSession:
                     memory.to_host(array, self._buffers[name][0])
             memory.wait()  # the arrays in feeds are read until here
             return results
+
+    def record_layers(self) -> list[tuple[str, float]]:
+        """Have each run from now on add the name and the milliseconds of each of its layers.
+
+        Runs take longer for it; it is for a session that is opened to be profiled.
+
+        Returns:
+            The list that runs add to.
+
+        Raises:
+            BackendError: the session is closed, or the library refuses.
+        """
+        with self._lock:
+            if self._memory is None:
+                raise BackendError(f"{self._where}: the session is closed; load the bundle again")
+            try:
+                # Kept for as long as the context that calls it.
+                self._profiler = make_profiler(self._trt)
+                self._context.profiler = self._profiler
+            except Exception as error:  # the binding raises several unrelated types
+                raise BackendError(f"{self._where}: no profile by layer: {error}") from error
+            layers: list[tuple[str, float]] = self._profiler.layers
+            return layers
 
     def _feed(self, memory: Memory, name: str, value: Any) -> None:  # noqa: ANN401
         """Set one input's shape and address; copy it unless it lies on the GPU."""

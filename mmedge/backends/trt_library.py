@@ -12,7 +12,10 @@ from mmedge.errors import BackendError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["DTYPE_NAMES", "LIBRARIES", "Library", "library_version", "load_library", "make_log"]
+__all__ = [
+    "DTYPE_NAMES", "LIBRARIES", "Library", "library_version", "load_library", "make_log",
+    "make_profiler",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,3 +94,20 @@ def make_log(trt: Any) -> Any:  # noqa: ANN401
                 self.warnings.append(message)
 
     return Log()
+
+
+def make_profiler(trt: Any) -> Any:  # noqa: ANN401
+    """A profiler for ``trt``; its ``layers`` lists the name and milliseconds of each, as told."""
+
+    class Profiler(trt.IProfiler):  # type: ignore[misc]
+        """Collects the times of an execution context's layers."""
+
+        def __init__(self) -> None:
+            trt.IProfiler.__init__(self)  # pybind11 asks for this very call
+            self.layers: list[tuple[str, float]] = []
+
+        def report_layer_time(self, layer_name: str, ms: float) -> None:
+            """Called by the library once a layer and run."""
+            self.layers.append((layer_name, ms))
+
+    return Profiler()

@@ -13,13 +13,14 @@ import gc
 import math
 import time
 from array import array
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
-__all__ = ["BACKLOG", "KINDS", "Load", "Series", "run"]
+__all__ = ["BACKLOG", "KINDS", "Load", "Series", "in_turn", "run"]
 
 T = TypeVar("T")
 
@@ -98,12 +99,12 @@ class Series:
         elapsed_ns: first arrival to the end of the last call.
     """
 
-    start_ns: array[int]
-    latency_ns: array[int]
-    wait_ns: array[int]
-    late_ns: array[int]
-    unserved: int
-    elapsed_ns: int
+    start_ns: array[int] = field(default_factory=lambda: array("q"))
+    latency_ns: array[int] = field(default_factory=lambda: array("q"))
+    wait_ns: array[int] = field(default_factory=lambda: array("q"))
+    late_ns: array[int] = field(default_factory=lambda: array("q"))
+    unserved: int = 0
+    elapsed_ns: int = 0
 
 
 def run(
@@ -136,24 +137,67 @@ def run(
         clock: now in nanoseconds.
         sleep: waits some seconds.
     """
-    series = Series(array("q"), array("q"), array("q"), array("q"), 0, 0)
+    series = Series()
+    with _no_collection():
+        begun = clock()
+        unserved, ended = _make(call, load, series, begun, keep, tell, clock, sleep)
+    return replace(series, unserved=unserved, elapsed_ns=ended - begun)
+
+
+def in_turn(
+    calls: tuple[Callable[[int], T], Callable[[int], T]],
+    count: int,
+    *,
+    keep: Callable[[int, T], None] | None = None,
+    pause_s: float = 0.0,
+    clock: Callable[[], int] = time.perf_counter_ns,
+    sleep: Callable[[float], None] = time.sleep,
+) -> tuple[Series, Series]:
+    """Two closed loops whose calls take turns, A B A B: each call comes after one of the other's.
+
+    Args:
+        calls: each made with the number of its call, from 0.
+        count: calls of each, at least 1.
+        keep: given 0 or 1 and what that one's call returned, after the time was taken.
+        pause_s: seconds of rest before each call.
+        clock: now in nanoseconds.
+        sleep: waits some seconds.
+
+    Returns:
+        The series of each, on a clock of its own that runs during its own calls alone.
+    """
+    made = (Series(), Series())
+    own = [0, 0]
+    with _no_collection():
+        for index in range(count):
+            for which, (call, series) in enumerate(zip(calls, made, strict=True)):
+                if pause_s:
+                    sleep(pause_s)
+                begun = clock()
+                result = call(index)
+                latency = clock() - begun
+                series.start_ns.append(own[which])
+                series.latency_ns.append(latency)
+                series.wait_ns.append(0)
+                own[which] += latency
+                if keep is not None:
+                    keep(which, result)
+    first, second = (
+        replace(series, elapsed_ns=elapsed) for series, elapsed in zip(made, own, strict=True)
+    )
+    return first, second
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
     gc.collect()
     collecting = gc.isenabled()
     gc.disable()
     try:
-        begun = clock()
-        unserved, ended = _make(call, load, series, begun, keep, tell, clock, sleep)
+        yield
     finally:
         if collecting:
             gc.enable()
-    return Series(
-        series.start_ns,
-        series.latency_ns,
-        series.wait_ns,
-        series.late_ns,
-        unserved,
-        ended - begun,
-    )
 
 
 def _make(

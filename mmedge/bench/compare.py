@@ -3,7 +3,7 @@
 The first report is the baseline. A figure whose calls are in the report's series has a 95 %
 interval of the ratio of the second to the first, by the block bootstrap of
 :mod:`mmedge.bench.resample`: each run is resampled by itself, on the scale of logarithms. Where the
-sessions of both took turns (:mod:`mmedge.bench.pair`), neighbours are compared in place of that. A
+calls of both took turns (:mod:`mmedge.bench.pair`), sessions side by side are compared instead. A
 difference is *shown* when that interval does not hold 1. Sizes and metrics are exact. Memory, cold
 start, energy and the medians of stages are one number a report: no confidence can be given, and
 none is.
@@ -19,6 +19,7 @@ import re
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from mmedge.bench.explain import explanations, mean
 from mmedge.bench.gates import Outcome, check
 from mmedge.bench.resample import LEAST_PARTS, half_width, misses, pairs, spreads
 
@@ -52,10 +53,6 @@ OUTCOME = re.compile(
     r"; (?:\d+ of \d+ pushes over 1 ms late(?:, the latest by [^ ;]+ ms)?"
     r"|(OVERLOADED: )?(\d+ arrivals (?:not answered|still waited)[^;]*))"
 )
-#: Words in the name of a figure of the device's state that bears on speed.
-STATE = ("frequency", "load", "temperature", "power")
-#: Relative difference up to which such a figure is the same; absolute below 1, for shares.
-STATE_DIFFERS = 0.1
 #: Share of the processor for other processes and other guests from which a machine is not quiet.
 NOT_QUIET = 0.1
 
@@ -71,7 +68,7 @@ class Row:
         a: the first report's, None where it has none.
         b: the second's.
         higher_is_better: as with throughput and the metric.
-        ratio: b / a, None where one is missing or a is 0; of runs whose sessions took turns the
+        ratio: b / a, None where one is missing or a is 0; of runs whose calls took turns the
             geometric mean over pairs of sessions.
         ratio_95: 95 % interval of the ratio, where calls could be resampled.
         difference_95: 95 % interval of b - a, for the share of missed deadlines alone.
@@ -79,7 +76,7 @@ class Row:
             when that is shown, and ``no difference shown`` when it is not; ``same`` for equal
             numbers that are exact; ``not shown`` where no confidence can be given.
         note: why there is no interval, or no figure; empty otherwise.
-        paired: whether neighbouring sessions were compared.
+        paired: whether sessions were compared one by one.
     """
 
     name: str
@@ -158,7 +155,7 @@ def compare(a: Report, b: Report, gates: Sequence[Gate] = ()) -> Comparison:
     return Comparison(
         rows,
         tuple(_remarks(a, b)),
-        tuple(_explanations(a, b)),
+        tuple(explanations(a, b)),
         tuple(check(gate, rows) for gate in gates),
     )
 
@@ -214,7 +211,7 @@ def _changes(a: Report, b: Report) -> tuple[dict[str, _Change], str]:
 
 
 def took_turns(a: Report, b: Report) -> bool:
-    """Whether the sessions of two runs took turns."""
+    """Whether the calls of two runs took turns."""
     return a.load.get("beside") is not None and a.load.get("beside") == b.load.get("beside")
 
 
@@ -303,6 +300,13 @@ def _remarks(a: Report, b: Report) -> Iterator[str]:
         ours, theirs = _made(a.load, key), _made(b.load, key)
         if ours != theirs:
             yield f"DIFFERENT LOAD: {key} is {ours} in A and {theirs} in B"
+    beside = [report.load.get("beside") is not None for report in (a, b)]
+    if any(beside) and not took_turns(a, b):
+        turned = [who for who, own in zip("AB", beside, strict=True) if own]
+        yield (
+            f"DIFFERENT LOAD: calls of {' and '.join(turned)} took turns with those of another "
+            "bundle, whose data the caches held"
+        )
     for who, report in (("A", a), ("B", b)):
         for overloaded, how in OUTCOME.findall(report.load.get("inputs") or ""):
             if overloaded:
@@ -346,70 +350,4 @@ def _made(load: Mapping[str, Any], key: str) -> Any:  # noqa: ANN401
 def _others(device: Mapping[str, Any]) -> float | None:
     """Mean share of the processor that others had during the run; None where it was not sampled."""
     loads = [sample["load"] for sample in device.get("during", ()) if sample.get("load")]
-    return _mean([(load.get("others") or 0.0) + (load.get("steal") or 0.0) for load in loads])
-
-
-def _explanations(a: Report, b: Report) -> Iterator[str]:
-    for who, report in (("A", a), ("B", b)):
-        throttled = report.device.get("throttled")
-        if throttled and not throttled.startswith("unknown"):
-            yield f"{who} was throttled: {throttled}"
-    ours, theirs = _state(a.device), _state(b.device)
-    for key in dict.fromkeys((*ours, *theirs)):
-        here, there = ours.get(key), theirs.get(key)
-        if _differs(key, here, there):
-            yield f"{key}: {_words(here)} in A, {_words(there)} in B"
-
-
-def _state(device: Mapping[str, Any]) -> dict[str, Any]:
-    """What the device was, by dotted name: lasting facts, its state before, and means during."""
-    before = device.get("before", {})
-    own = {"before", "during", "after", "sampling", "throttled"}
-    lasting = {key: value for key, value in device.items() if key not in own | before.keys()}
-    samples = [_leaves(sample, "during.") for sample in device.get("during", ())]
-    names = dict.fromkeys(name for sample in samples for name in sample if _bears(name))
-    return {
-        **_leaves(lasting),
-        **_leaves(before, "before."),
-        **{name: _mean([sample.get(name) for sample in samples]) for name in names},
-    }
-
-
-def _leaves(tree: Mapping[str, Any], path: str = "") -> dict[str, Any]:
-    leaves: dict[str, Any] = {}
-    for key, value in tree.items():
-        name = f"{path}{key}"
-        if isinstance(value, dict):
-            leaves |= _leaves(value, f"{name}.")
-        elif key == "load_average" and value:
-            leaves[name] = value[0]  # over the last minute
-        elif key.startswith("frequency") and isinstance(value, list):
-            leaves[name] = _mean(value)
-        else:
-            leaves[name] = value
-    return leaves
-
-
-def _mean(values: Sequence[Any]) -> float | None:
-    numbers = [value for value in values if isinstance(value, int | float)]
-    return sum(numbers) / len(numbers) if numbers else None
-
-
-def _bears(name: str) -> bool:
-    """Whether a figure of that name bears on speed."""
-    return any(word in name for word in STATE)
-
-
-def _differs(name: str, a: Any, b: Any) -> bool:  # noqa: ANN401
-    """Whether two values of one part of the state are worth a word."""
-    if a == b:
-        return False
-    numbers = [value for value in (a, b) if isinstance(value, int | float)]
-    if _bears(name) and len(numbers) == 2:
-        return bool(abs(a - b) > STATE_DIFFERS * max(abs(a), abs(b), 1.0))
-    # Counters and free memory differ between any two runs.
-    return not numbers or not name.startswith(("before.", "during."))
-
-
-def _words(value: Any) -> str:  # noqa: ANN401
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return mean([(load.get("others") or 0.0) + (load.get("steal") or 0.0) for load in loads])

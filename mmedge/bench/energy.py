@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mmedge.bench.gpu_state import Gpus
     from mmedge.bench.jetson import Jetson
 
-__all__ = ["Domain", "Energy", "consumed", "rapl_packages"]
+__all__ = ["Domain", "Energy", "consumed", "no_energy", "rapl_packages"]
 
 #: Shortest run, with a GPU or a Jetson's rails, and with RAPL alone: a counter's steps, of 100 ms
 #: (NVML) or 1 ms (RAPL), are a tenth of it, and a few samples fall into it.
@@ -134,12 +134,12 @@ class Energy:
         slow = bool(self._gpu_first) or self._jetson is not None
         least = MIN_GPU_SECONDS if slow else MIN_SECONDS
         if seconds < least:
-            return _nothing(
+            return no_energy(
                 f"a run of {seconds:.2g} s: the counters need at least {least:g} s at a stretch; "
                 "measure more calls in each session"
             )
         if results < 1:
-            return _nothing("no results to share the energy among")
+            return no_energy("no results to share the energy among")
         if self._jetson is not None:
             parts, missing = self._rail_parts(self._jetson)
         else:
@@ -147,7 +147,7 @@ class Energy:
             gpu_parts, gpu_missing = self._gpu_parts(gpu_names)
             parts, missing = parts + gpu_parts, missing + gpu_missing
         if not parts:
-            return _nothing("; ".join(missing))
+            return no_energy("; ".join(missing))
         joules = sum(value for _, value in parts)
         return {
             "joules_per_result": joules / results,
@@ -230,5 +230,6 @@ class Energy:
         return parts, missing
 
 
-def _nothing(missing: str) -> dict[str, Any]:
+def no_energy(missing: str) -> dict[str, Any]:
+    """What a report says of energy that is not known, and why it is ``missing``."""
     return {"joules_per_result": None, "watts": None, "source": None, "missing": missing}

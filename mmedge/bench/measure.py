@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter_ns
@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any, Self
 from mmedge.bench import coldstart, host
 from mmedge.bench.arrivals import Load
 from mmedge.bench.copies import copies
+from mmedge.bench.energy import no_energy
 from mmedge.bench.interference import Interference
-from mmedge.bench.operators import Profile, profile
+from mmedge.bench.operators import NOT_PROFILED, Profile, try_profile
 from mmedge.bench.report import Report
 from mmedge.bench.sessions import (
     Session,
@@ -30,12 +31,12 @@ from mmedge.bench.sessions import (
     timed_session,
 )
 from mmedge.bench.trace import write as write_trace
-from mmedge.errors import BundleError, InputError, MMEdgeError
+from mmedge.errors import BundleError, InputError
 from mmedge.pipeline import load as open_pipeline
 from mmedge.verify import verify
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from mmedge.bench.copies import Copy
     from mmedge.bundle import Bundle
@@ -52,6 +53,8 @@ CALLS = 1000
 SESSIONS = 6
 #: Calls that a trace draws; more make a file that no viewer opens.
 TRACE_CALLS = 10_000
+#: Why a run beside another has no energy.
+NOT_APART = "calls of two bundles took turns: counters tell theirs apart no more; mmedge bench each"
 #: Calls after which the fresh process's peak memory is read, if there are as many.
 MEMORY_CALLS = 50
 
@@ -137,8 +140,8 @@ def bench(
 class Run:
     """A measurement of one variant that is made a session at a time.
 
-    Sessions of two runs may take turns (:mod:`mmedge.bench.pair`). ``path`` is the bundle's,
-    ``timed`` its sessions so far.
+    Calls of two runs may take turns (:mod:`mmedge.bench.pair`). ``path`` is the bundle's, ``timed``
+    its sessions so far.
 
     Args:
         path: as for :func:`bench`, like all others.
@@ -194,7 +197,30 @@ class Run:
             BundleError: there are none.
             MMEdgeError: whatever loading raises.
         """
-        share = next(self._shares)
+        share = self.share()
+        with self.opened() as (pipe, inputs):
+            timed = timed_session(pipe, inputs, share, self._warmup, self._tell)
+            self.add(timed, pipe, inputs)
+
+    def share(self) -> Load:
+        """What the next session does of the load; each is given out once."""
+        return next(self._shares)
+
+    def add(self, timed: Session, pipe: Pipeline, inputs: Sequence[Mapping[str, Array]]) -> None:
+        """Count a session that was timed on what :meth:`opened` gave; it is still open."""
+        self.timed.append(timed)
+        if len(self.timed) == 1:
+            self._copies = copies(pipe, inputs[0])
+
+    @contextmanager
+    def opened(self) -> Iterator[tuple[Pipeline, Sequence[Mapping[str, Array]]]]:
+        """The bundle loaded anew, and the inputs of its calls; verified the first time.
+
+        Raises:
+            AccuracyError: the variant does not reproduce the golden samples.
+            BundleError: there are none.
+            MMEdgeError: whatever loading raises.
+        """
         # The first call is timed; that outputs are right is checked after it.
         with open_pipeline(
             self.path, *self._wanted, threads=self._threads, allow_unverified=True
@@ -203,10 +229,7 @@ class Run:
                 self._first = _First.of(pipe, self.path, self._tell)
                 variant = pipe.variant
                 self._wanted = (variant.backend, variant.precision, variant.target)
-            inputs = self._first.inputs
-            self.timed.append(timed_session(pipe, inputs, share, self._warmup, self._tell))
-            if len(self.timed) == 1:
-                self._copies = copies(pipe, inputs[0])
+            yield pipe, self._first.inputs
 
     def finish(
         self, *, profiled: bool, interference: str | None = None, beside: str | None = None
@@ -216,7 +239,7 @@ class Run:
         Args:
             profiled: as for :func:`bench`.
             interference: the second load in words.
-            beside: name of the pair of runs that this is one of.
+            beside: name of the pair of runs that this is one of; their energy is not told apart.
 
         Raises:
             ValueError: there was no session.
@@ -234,15 +257,12 @@ class Run:
             calls=min(count, max(len(first.inputs), MEMORY_CALLS)),
         )
         tell("cold start", 1, 1)
-        operators = Profile((), {}, "not asked for")
+        operators = NOT_PROFILED
         if profiled:
             tell("profile", 0, 1)
-            try:
-                operators = profile(
-                    self.path, first.variant, first.inputs[0], threads=self._threads
-                )
-            except MMEdgeError as error:  # what was timed is not lost for it
-                operators = Profile((), {}, f"no profile by operator: {error}")
+            operators = try_profile(
+                self.path, first.variant, first.inputs[0], threads=self._threads
+            )
             tell("profile", 1, 1)
         report = Report(
             **first.facts,
@@ -264,12 +284,11 @@ class Run:
             cold_start_parts_ms=cold.parts,
             first_call_ms=first.call_ns / 1e6,
             peak_memory_bytes=cold.peak_memory_bytes,
-            operators=[asdict(row) for row in operators.rows],
-            operators_unexplained={"words": operators.unseen, "stages": dict(operators.stages)},
+            **operators.report_keys(),
             copies=[asdict(copy) for copy in self._copies],
             accuracy=first.accuracy.to_dict(),
             device=self._machine | record(timed),
-            energy=energy(timed),
+            energy=energy(timed) if beside is None else no_energy(NOT_APART),
         )
         return report, operators
 

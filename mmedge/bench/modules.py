@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 from mmedge.bundle.onnxfile import fields
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
-__all__ = ["FUSED", "FUSING", "NETWORK", "SCOPES", "Node", "innermost", "read_nodes"]
+__all__ = ["FUSED", "FUSING", "NETWORK", "SCOPES", "Node", "innermost", "read_nodes", "working"]
 
 #: Key of the node metadata in which torch's exporter writes the names of the modules around a node,
 #: outermost first, as a Python list whose last element is the operator.
@@ -85,3 +85,9 @@ def innermost(scopes: str) -> str | None:
     if not isinstance(names, list) or len(names) < 2:
         return None
     return str(names[-2]) or NETWORK
+
+
+def working(made_of: Sequence[Node]) -> Node | None:
+    """The node that gives a fused one its work, else the first of a module; None of none."""
+    telling = [node for node in made_of if node.module is not None]
+    return next((node for node in (*(n for n in telling if n.op in FUSING), *telling)), None)

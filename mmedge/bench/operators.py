@@ -12,7 +12,7 @@ import json
 import math
 import tempfile
 from collections import Counter, defaultdict
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import takewhile
 from pathlib import Path
 from statistics import fmean
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from mmedge.backends import SessionOptions
 from mmedge.bench.modules import FUSED, FUSING, NETWORK, Node, read_nodes
+from mmedge.errors import MMEdgeError
 from mmedge.feeds import Feeds
 from mmedge.pipeline import load
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from mmedge.pipeline import Pipeline
     from mmedge.spec import Array, Stage, Variant
 
-__all__ = ["Operator", "Profile", "Span", "profile"]
+__all__ = ["NOT_PROFILED", "Operator", "Profile", "Span", "profile", "try_profile"]
 
 T = TypeVar("T")
 
@@ -54,6 +55,15 @@ UNSEEN = {
     "openvino": (
         "OpenVINO counts whole microseconds of each operator, and not when one began: in a trace "
         f"they follow each other without gaps. {_BETWEEN}"
+    ),
+    **dict.fromkeys(
+        ("tensorrt", "tensorrt_rtx"),
+        "TensorRT tells the milliseconds of each layer of an engine, and not when one began: in a "
+        "trace they follow each other without gaps. A layer is placed by the nodes in its name, "
+        "and counts for no module where that tells none: attention over segments, nodes that the "
+        "build added, ranges of nodes from several modules. Between the layers' sum and the "
+        "stage's time lie copies from and to the host, launches, and the call from Python; "
+        "profiling itself lengthens a run.",
     ),
 }
 
@@ -109,6 +119,38 @@ class Profile:
     unseen: str
     spans: Mapping[str, tuple[Span, ...]] = field(default_factory=dict)
 
+    def report_keys(self) -> dict[str, Any]:
+        """What a report says of it: the keys ``operators`` and ``operators_unexplained``."""
+        return {
+            "operators": [asdict(row) for row in self.rows],
+            "operators_unexplained": {"words": self.unseen, "stages": dict(self.stages)},
+        }
+
+
+#: Of a run that was to go without.
+NOT_PROFILED = Profile((), {}, "not asked for")
+
+
+def try_profile(
+    path: str | PathLike[str],
+    variant: Variant,
+    inputs: Mapping[str, Any],
+    *,
+    threads: int | None = None,
+) -> Profile:
+    """As :func:`profile`, or one that says why there is none: what was timed is not lost for it.
+
+    Args:
+        path: the bundle.
+        variant: which of its variants.
+        inputs: as for :meth:`mmedge.Pipeline.run`, on the host.
+        threads: as for :func:`mmedge.load`.
+    """
+    try:
+        return profile(path, variant, inputs, threads=threads)
+    except MMEdgeError as error:
+        return Profile((), {}, f"no profile by operator: {error}")
+
 
 def profile(
     path: str | PathLike[str],
@@ -122,7 +164,8 @@ def profile(
 
     Args:
         path: the bundle.
-        variant: which of its variants; ONNX Runtime's and OpenVINO's on the CPU have a profile.
+        variant: which of its variants; ONNX Runtime's and OpenVINO's on the CPU have a profile,
+            and engines.
         inputs: as for :meth:`mmedge.Pipeline.run`, on the host.
         threads: as for :func:`mmedge.load`.
         calls: profiled calls, at least 1.
@@ -135,11 +178,13 @@ def profile(
         raise ValueError(f"calls must be >= 1, got {calls}")
     if variant.backend not in UNSEEN:
         return Profile((), {}, f"no profile by operator: mmedge reads none of {variant.backend}")
-    if variant.target != "cpu":
+    if variant.backend == "ort" and variant.target != "cpu":
         return Profile((), {}, "no profile by operator: on a GPU ONNX Runtime times launches only")
     profiled = _profiled
     if variant.backend == "openvino":
         from mmedge.bench.operators_openvino import profiled
+    elif variant.backend != "ort":
+        from mmedge.bench.operators_tensorrt import profiled
     found: dict[str, list[list[Span]]] = {}
     plain_ms: dict[str, float] = {}
     with load(

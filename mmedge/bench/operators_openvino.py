@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mmedge.backends.openvino import compile_settings, core, fixed
-from mmedge.bench.modules import FUSED, FUSING, NETWORK, Node, read_nodes
+from mmedge.bench.modules import FUSED, NETWORK, Node, read_nodes, working
 from mmedge.bench.operators import Span
 
 if TYPE_CHECKING:
@@ -77,15 +77,7 @@ def _modules(compiled: Any, exported: memoryview) -> dict[str, str]:  # noqa: AN
         names = str(info[ORIGINAL].astype(str)).split(",") if ORIGINAL in info else []
         # What OpenVINO adds to a node it names after it, as in "linear/DequantizationMultiply".
         parts = [part for name in names for part in (name, name.split("/")[0])]
-        made_of = [known[part] for part in parts if part in known]
-        module = _module(made_of)
-        if module is not None:
-            found[running.get_friendly_name()] = module
+        worker = working([known[part] for part in parts if part in known])
+        if worker is not None and worker.module is not None:
+            found[running.get_friendly_name()] = worker.module
     return found
-
-
-def _module(made_of: list[Node]) -> str | None:
-    """That of the node which gives a fused one its work, else of the first that tells one."""
-    telling = [node for node in made_of if node.module is not None]
-    working = [node for node in telling if node.op in FUSING]
-    return next((node.module for node in (*working, *telling)), None)

@@ -1,8 +1,9 @@
-"""Two bundles measured in one go, their sessions in turn.
+"""Two bundles measured in one go, their calls in turn.
 
-The speed of a machine that is not quiet, or not real, drifts: two runs one after the other differ
-by more than either shows. Sessions that are neighbours in time see the same of it, and
-:func:`mmedge.bench.compare.compare` goes by their ratios.
+The speed of a machine that is not quiet, or not real, drifts, within a second and over minutes: two
+runs one after the other differ by more than either shows. Calls that are neighbours in time see the
+same of it, and :func:`mmedge.bench.compare.compare` goes by the ratios of sessions whose calls took
+turns.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from mmedge.bench.arrivals import Load
 from mmedge.bench.measure import Run
+from mmedge.bench.sessions import timed_in_turn
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,10 +23,15 @@ if TYPE_CHECKING:
 
 __all__ = ["CALLS", "SESSIONS", "bench_pair"]
 
-#: Pairs of sessions. Short ones that lie near each other say more than few long ones.
+#: Pairs of sessions: where memory lies is chosen anew at each load. Even, so that each bundle is
+#: first as often.
 SESSIONS = 16
 #: Timed calls of each bundle: enough for a p99 in every session.
 CALLS = SESSIONS * 100
+#: Untimed calls of each session. What is not steady yet is so for both, and leaves their ratio.
+WARMUP = 40
+#: Seconds before each call in which the other's idle threads stop spinning, where there are any.
+PAUSE_S = 0.005
 
 
 def bench_pair(
@@ -36,13 +43,16 @@ def bench_pair(
     threads: int | None = None,
     calls: int = CALLS,
     sessions: int = SESSIONS,
-    warmup: int | None = None,
+    warmup: int = WARMUP,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> tuple[Report, Report]:
-    """Measure two bundles with sessions in turn, each bundle first in every second pair.
+    """Measure two bundles with calls in turn.
 
-    Each session loads its bundle anew and warms up. Calls are those of
-    :func:`mmedge.bench.measure.bench` in a closed loop; there is no profile by operator.
+    For each pair of sessions both bundles are loaded anew, each first as often, and warmed up in
+    turn; so both are in memory at once. Then they are called in turn, A B A B. Calls are those of
+    :func:`mmedge.bench.measure.bench` in a closed loop, but each finds the caches full of the
+    other's data, and with more than one thread it comes after a pause of :data:`PAUSE_S`: both may
+    be slower than by themselves. There is no profile by operator, no deadline and no energy.
 
     Args:
         paths: the baseline's, and that of what is compared with it; they may be the same.
@@ -52,7 +62,7 @@ def bench_pair(
         threads: the same.
         calls: timed calls of each bundle, in all sessions together.
         sessions: of each bundle.
-        warmup: untimed calls of each session; None: until latency is steady.
+        warmup: untimed calls of each session.
         progress: called with the phase's name, what is done and what there is in all.
 
     Returns:
@@ -80,8 +90,18 @@ def bench_pair(
             turns.reverse()
         else:
             order.shuffle(turns)
-        for run in turns:
-            run.session()
+        one, other = turns
+        with one.opened() as (pipe, inputs), other.opened() as (second_pipe, second_inputs):
+            timed = timed_in_turn(
+                (pipe, second_pipe),
+                (inputs, second_inputs),
+                one.share().calls or 0,
+                warmup,
+                pause_s=0.0 if pipe.threads == second_pipe.threads == 1 else PAUSE_S,
+            )
+            other.share()
+            one.add(timed[0], pipe, inputs)
+            other.add(timed[1], second_pipe, second_inputs)
         if progress is not None:
             progress("pairs of sessions", number + 1, sessions)
     a, b = (run.finish(profiled=False, beside=name)[0] for run in (first, second))

@@ -8,12 +8,15 @@ from that arrival: what a sample waited for is part of it.
 from __future__ import annotations
 
 import threading
+from dataclasses import asdict
 from time import monotonic, perf_counter
 from typing import TYPE_CHECKING
 
 from mmedge.bench import coldstart, host
+from mmedge.bench.copies import copies
 from mmedge.bench.measure import facts
 from mmedge.bench.monitor import Monitor
+from mmedge.bench.operators import NOT_PROFILED, try_profile
 from mmedge.bench.report import Report
 from mmedge.bench.stats import confidence, jitter, summary, thin
 from mmedge.bench.stream_run import Book, StreamRun, Timed
@@ -106,6 +109,7 @@ def bench_stream(
     deadline_ms: float | None = None,
     threads: int | None = None,
     warmup: int | None = None,
+    profiled: bool = True,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Report:
     """Measure a stream over one variant of the bundle at ``path`` on this machine.
@@ -114,7 +118,8 @@ def bench_stream(
     calls. ``latency_ms``, its intervals and ``series`` are of fresh results, as
     :class:`StreamRun` defines them; ``deadline`` counts each trigger, one with a stale, an empty or
     no result as missed (:meth:`StreamRun.deadline`). ``stages`` are their runs in the stream, which
-    may overlap. Cold start and peak memory are those of a fresh process that makes one-shot calls.
+    may overlap. Cold start and peak memory are those of a fresh process that makes one-shot calls;
+    operators and copies are of one such call as well, in which every stage runs once.
 
     Args:
         path: as for :func:`mmedge.load`, like the next three and ``threads``.
@@ -128,6 +133,7 @@ def bench_stream(
         deadline_ms: from a trigger to its result.
         threads: intra-op threads of each stage on the CPU.
         warmup: untimed calls; None: until latency is steady.
+        profiled: whether to run the stages once more for their operators.
         progress: called with the phase's name, steps done and steps in all.
 
     Raises:
@@ -167,7 +173,7 @@ def bench_stream(
                 f"{source.name}: no trigger came to a fresh result, of {run.results}; dropped: "
                 f"{run.drops}. Look for a required modality that is missing or too old"
             )
-        known = facts(pipe)
+        known, copied = facts(pipe), copies(pipe, inputs[0])
     tell("cold start", 0, 1)
     cold = coldstart.measure(
         path,
@@ -176,6 +182,11 @@ def bench_stream(
         calls=len(inputs),
     )
     tell("cold start", 1, 1)
+    operators = NOT_PROFILED
+    if profiled:
+        tell("profile", 0, 1)
+        operators = try_profile(path, variant, inputs[0], threads=threads)
+        tell("profile", 1, 1)
     return Report(
         **known,
         load={
@@ -203,6 +214,8 @@ def bench_stream(
         first_call_ms=first * 1e3,
         peak_memory_bytes=cold.peak_memory_bytes,
         stages={stage: summary(ms) for stage, ms in run.stages_ms.items()},
+        **operators.report_keys(),
+        copies=[asdict(copy) for copy in copied],
         accuracy=checked.to_dict(),
         ages_ms={modality: summary(ages) for modality, ages in run.ages_ms.items()},
         drops=run.drops,

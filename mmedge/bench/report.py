@@ -49,7 +49,7 @@ class Report:
         load: how calls were made: ``kind`` (``closed``, ``rate``, ``gap`` or ``replay``), ``mode``
             (``one-shot`` or ``stream``), ``calls``, ``seconds`` asked for, ``threads``, ``inputs``
             in words, ``rate_hz``, ``gap_ms``, ``recording``, ``interference``, and ``beside``, the
-            name that it shares with a run whose sessions took turns with its own.
+            name that it shares with a run whose calls took turns with its own.
         warmup: calls before the timed ones: ``calls``, whether latency ``settled``, by what
             ``rule``.
         latency_ms: summary of the end-to-end latency of a call.
@@ -60,7 +60,8 @@ class Report:
         jitter_ms: ``std``, ``mean_step`` (mean of ``|x[i+1] - x[i]|``), ``p99_less_p50``.
         deadline: ``ms``, calls ``missed``, their share as ``rate``, ``longest_run`` of missed ones
             in a row; None where no deadline was given.
-        throughput_hz: results per second of the whole run, with what the loop itself takes.
+        throughput_hz: results per second of the whole run, with what the loop itself takes; of
+            calls that took turns with another's, per second of its own.
         series: ``start_s`` of each call from the first (scheduled arrival in an open loop) and its
             ``latency_ms``; ``kept`` of ``of`` calls, evenly thinned; ``part``, the number of the
             fresh session that a call belongs to, where there were several.

@@ -115,7 +115,7 @@ def misses(series: Mapping[str, Any], deadline_ms: float, *, seed: int = 0) -> S
 def pairs(
     a: Mapping[str, Any], b: Mapping[str, Any]
 ) -> tuple[dict[str, tuple[float, Spread]], str]:
-    """How two runs differ whose sessions took turns, by the sessions that were neighbours.
+    """How two runs differ whose calls took turns, by the sessions that were side by side.
 
     What the machine does meanwhile happens to both sessions of a pair, and their ratio leaves it
     out. The figure is the mean over pairs of the logarithm of the sessions' ratio, with the error

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from mmedge.bench import arrivals, stats
+from mmedge.bench.energy import no_energy
 from mmedge.bench.monitor import Monitor, frequency_fall, frequency_moves
 from mmedge.bench.resample import LEAST_PARTS, half_width, spreads
-from mmedge.bench.warmup import WarmUp, warm_up
+from mmedge.bench.warmup import WarmUp, beside, warm_up
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -31,17 +32,23 @@ __all__ = [
     "record",
     "shares",
     "summed",
+    "timed_in_turn",
     "timed_session",
 ]
 
 
 class Session(NamedTuple):
-    """The timed calls of one session. ``parts``: nanoseconds by part and call."""
+    """The timed calls of one session.
+
+    ``parts``: nanoseconds by part and call. ``share``: of the time that the monitor watched, where
+    calls of another session took turns with these.
+    """
 
     series: Series
     parts: dict[str, array[int]]
     warmup: WarmUp
     monitor: Monitor
+    share: float = 1.0
 
 
 def figures(
@@ -85,23 +92,72 @@ def timed_session(
     tell: Callable[[str, int, int], None],
 ) -> Session:
     """Warm up and make the timed calls."""
-    parts: dict[str, array[int]] = {}
+    call, parts = _caller(pipe, inputs), _Parts()
+    warm = warm_up(call, warmup, tell=lambda done, most: tell("warm-up", done, most))
+    with Monitor() as monitor:
+        series = arrivals.run(
+            call, load, keep=parts.add, tell=lambda done, total: tell("measure", done, total)
+        )
+    return Session(series, parts.columns, warm, monitor)
+
+
+def timed_in_turn(
+    pipes: tuple[Pipeline, Pipeline],
+    inputs: tuple[Sequence[Mapping[str, Any]], Sequence[Mapping[str, Any]]],
+    calls: int,
+    warmup: int,
+    *,
+    pause_s: float = 0.0,
+) -> tuple[Session, Session]:
+    """Warm two pipelines up in turn, and time calls of both in turn.
+
+    Their sessions share a monitor: what it saw is of both.
+
+    Args:
+        pipes: loaded.
+        inputs: of the calls of each, one after another and again.
+        calls: timed calls of each, at least 1.
+        warmup: untimed calls of each before them.
+        pause_s: seconds of rest before each call.
+
+    Raises:
+        MMEdgeError: whatever a call raises.
+    """
+    made = _caller(pipes[0], inputs[0]), _caller(pipes[1], inputs[1])
+    parts = _Parts(), _Parts()
+    warm = beside(*arrivals.in_turn(made, warmup, pause_s=pause_s))
+    with Monitor() as monitor:
+        series = arrivals.in_turn(
+            made, calls, keep=lambda which, part: parts[which].add(part), pause_s=pause_s
+        )
+    both = sum(own.elapsed_ns for own in series)
+    first, second = (
+        Session(own, part.columns, warm, monitor, own.elapsed_ns / both)
+        for own, part in zip(series, parts, strict=True)
+    )
+    return first, second
+
+
+def _caller(pipe: Pipeline, inputs: Sequence[Mapping[str, Any]]) -> Callable[[int], dict[str, int]]:
+    """Calls of a pipeline by number, its inputs in turn; each returns nanoseconds by part."""
 
     def call(index: int) -> dict[str, int]:
         return pipe.timed(inputs[index % len(inputs)], cached=False)[1]
 
-    def keep(part: dict[str, int]) -> None:
-        if not parts:
-            parts.update((name, array("q")) for name in part)
-        for name, value in part.items():
-            parts[name].append(value)
+    return call
 
-    warm = warm_up(call, warmup, tell=lambda done, most: tell("warm-up", done, most))
-    with Monitor() as monitor:
-        series = arrivals.run(
-            call, load, keep=keep, tell=lambda done, total: tell("measure", done, total)
-        )
-    return Session(series, parts, warm, monitor)
+
+class _Parts:
+    """Nanoseconds by part of each call, as ``columns``."""
+
+    def __init__(self) -> None:
+        self.columns: dict[str, array[int]] = {}
+
+    def add(self, part: Mapping[str, int]) -> None:
+        if not self.columns:
+            self.columns.update((name, array("q")) for name in part)
+        for name, value in part.items():
+            self.columns[name].append(value)
 
 
 def summed(timed: Sequence[Session], deadline_ms: float | None) -> dict[str, Any]:
@@ -191,7 +247,7 @@ def _behind(series: Series) -> int:
 
 
 def record(timed: Sequence[Session]) -> dict[str, Any]:
-    """What the monitors of all sessions saw; samples at seconds of timed calls.
+    """What the monitors of all sessions saw; samples at seconds of the run's own timed calls.
 
     ``after`` is of the last session, but its ``cpu_share`` is the mean over all sessions by their
     length, so that the parts still add up: a disturbed session counts for as much of the run as it
@@ -204,7 +260,9 @@ def record(timed: Sequence[Session]) -> dict[str, Any]:
     records = [session.monitor.record() for session in timed]
     during, at = [], 0.0
     for session, own in zip(timed, records, strict=True):
-        during += [{**sample, "at_s": sample["at_s"] + at} for sample in own["during"]]
+        during += [
+            {**sample, "at_s": sample["at_s"] * session.share + at} for sample in own["during"]
+        ]
         at += session.series.elapsed_ns / 1e9
     late = _joined([session.series.late_ns for session in timed])
     words = [own["throttled"] for own in records if own["throttled"]]
@@ -255,7 +313,7 @@ def energy(timed: Sequence[Session]) -> dict[str, Any]:
     sources = list(dict.fromkeys(str(one["source"]) for one in found))
     if len(sources) > 1:
         why = f"sessions had different counters: {' | '.join(sources)}"
-        return {"joules_per_result": None, "watts": None, "source": None, "missing": why}
+        return no_energy(why)
     counts = [len(session.series.latency_ns) for session in timed]
     joules = [one["joules_per_result"] * n for one, n in zip(found, counts, strict=True)]
     seconds = sum(j / one["watts"] for j, one in zip(joules, found, strict=True) if one["watts"])

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["RULE", "WarmUp", "is_steady", "warm_up"]
+    from mmedge.bench.arrivals import Series
+
+__all__ = ["RULE", "WarmUp", "beside", "is_steady", "warm_up"]
 
 #: Calls in a window, windows that are compared, and how far their medians may lie apart.
 WINDOW, WINDOWS, NEAR = 20, 4, 0.05
@@ -96,3 +98,20 @@ def is_steady(latency: Sequence[float]) -> bool:
     medians = [median(last[start : start + WINDOW]) for start in range(0, len(last), WINDOW)]
     falling = all(after < before for before, after in pairwise(medians))
     return max(medians) <= (1.0 + NEAR) * min(medians) and not falling
+
+
+def beside(a: Series, b: Series) -> WarmUp:
+    """What calls of two in turn came to: what is not steady yet in both alike leaves their ratio.
+
+    Settled where the median of the calls' ratios in the second half lies within 5 % of that in the
+    first.
+    """
+    ratios = [y / x for x, y in zip(a.latency_ns, b.latency_ns, strict=True) if x]
+    half = len(ratios) // 2
+    first, second = ratios[:half], ratios[half:]
+    steady = bool(first) and abs(median(second) / median(first) - 1.0) <= NEAR
+    rule = (
+        f"{len(a.latency_ns)} calls of each in turn; settled where the median ratio of the second "
+        f"half of them lies within {NEAR:.0%} of the first's"
+    )
+    return WarmUp(len(a.latency_ns), steady, rule)

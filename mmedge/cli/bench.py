@@ -138,7 +138,7 @@ def bench(
             raise typer.BadParameter("--stream and --replay need --trigger: a modality, any or Hz")
         _refuse_beside(
             "--stream and --replay", calls=calls, rate=rate, gap=gap, trace=trace,
-            all=all_variants or None, sessions=sessions, no_profile=None if profile else True,
+            all=all_variants or None, sessions=sessions,
         )  # fmt: skip
         if replay is not None:
             _refuse_beside("--replay, which takes as long as the recording", seconds=seconds)
@@ -148,11 +148,11 @@ def bench(
         with phases() as tell, second or nullcontext():
             report = bench_stream(
                 bundle, backend, precision, device, trigger=_trigger(trigger), recording=replay,
-                seconds=seconds or SECONDS, progress=tell, **shared,
+                seconds=seconds or SECONDS, profiled=profile, progress=tell, **shared,
             )  # fmt: skip
         if second is not None:
             # There is no end between the stream and what follows it.
-            words = f"{second.words}, and during the cold start"
+            words = f"{second.words}, and during the cold start and the profile"
             report = replace(report, load={**report.load, "interference": words})
     else:
         _refuse_beside("a run without --stream or --replay", trigger=trigger)

@@ -66,8 +66,8 @@ def compare(
 ) -> None:
     """Compare two reports of mmedge bench, or measure two bundles in turn and compare them.
 
-    Sessions of two bundles take turns, and neighbours are compared: so a machine whose speed drifts
-    tells them apart as well. Gates are held against what was found, with confidence.
+    Calls of two bundles take turns, and sessions side by side are compared: so a machine whose
+    speed drifts tells them apart as well. Gates are held against what was found, with confidence.
     """
     try:
         gates = [parse_gate(text) for text in gate or ()]
@@ -81,6 +81,11 @@ def compare(
         if total < (sessions or SESSIONS):
             raise typer.BadParameter(
                 f"--calls: expected {sessions or SESSIONS} or more, one a session, got {total}"
+            )
+        if never := [one.text for one in gates if one.name in ("energy", "deadline")]:
+            raise typer.BadParameter(
+                f"--gate {never[0]}: two bundles measured in turn have no energy and no deadline; "
+                "compare reports of mmedge bench for it"
             )
         if output is not None:
             _folder(output)

@@ -479,8 +479,6 @@ def test_a_stream_without_a_rate_says_when_samples_come(report, capsys):
         (("--all", "--precision", "fp32"), "--precision cannot be given with --all"),
         (("--all", "--device", "cpu"), "--device cannot be given with --all"),
         (("--replay", "r", "--trigger", "any", "--seconds", 1), "--seconds cannot be given"),
-        (("--replay", "r", "--trigger", "any", "--no-profile"), "--no-profile cannot be given"),
-        (("--stream", "--trigger", "any", "--no-profile"), "--no-profile cannot be given"),
     ],
 )
 def test_misuse(sums, words, match):

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from array import array
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmedge.bench import arrivals, sessions
-from mmedge.bench.arrivals import Load, run
+from mmedge.bench.arrivals import Load, in_turn, run
 from mmedge.bench.interference import Interference
 from mmedge.bench.sessions import Session
-from mmedge.bench.warmup import is_steady, warm_up
+from mmedge.bench.warmup import beside, is_steady, warm_up
 from mmedge.errors import InputError
 
 MS = 1_000_000
@@ -60,6 +61,69 @@ def test_a_closed_loop_makes_one_call_after_another():
     assert np.allclose(found.latency_ns, 2 * MS, atol=100)
     assert set(found.wait_ns) == {0}
     assert found.elapsed_ns == pytest.approx(100 * MS, abs=5000)
+
+
+def test_calls_in_turn_follow_each_others_and_each_has_its_own_time():
+    machine, order = Machine(step=0), []
+
+    def of(name, ms):
+        def call(index):
+            order.append(f"{name}{index}")
+            machine.now += round(ms * MS)
+            return name
+
+        return call
+
+    kept = []
+    a, b = in_turn(
+        (of("a", 2.0), of("b", 3.0)), 3,
+        keep=lambda which, result: kept.append((which, result)),
+        pause_s=0.25, clock=machine.clock, sleep=machine.sleep,
+    )  # fmt: skip
+    assert order == ["a0", "b0", "a1", "b1", "a2", "b2"]
+    assert kept == [(0, "a"), (1, "b")] * 3
+    assert machine.slept == 6 * 0.25
+    for series, ms in ((a, 2), (b, 3)):
+        assert list(series.latency_ns) == [ms * MS] * 3
+        # The other's calls are no part of it, nor are the pauses.
+        assert list(series.start_ns) == [0, ms * MS, 2 * ms * MS]
+        assert series.elapsed_ns == 3 * ms * MS
+        assert list(series.wait_ns) == [0, 0, 0]
+        assert (len(series.late_ns), series.unserved) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("ms_a", "ms_b", "settled"),
+    [
+        # Both fall alike: their ratio has settled.
+        ([9.0] * 10 + [3.0] * 10, [6.0] * 10 + [2.0] * 10, True),
+        # One falls by itself.
+        ([9.0] * 10 + [3.0] * 10, [6.0] * 20, False),
+        ([1.0], [1.0], False),
+        ([], [], False),
+    ],
+)
+def test_what_two_in_turn_are_settled_by(ms_a, ms_b, settled):
+    a, b = (
+        arrivals.Series(latency_ns=array("q", (round(v * MS) for v in own))) for own in (ms_a, ms_b)
+    )
+    found = beside(a, b)
+    assert (found.calls, found.settled) == (len(ms_a), settled)
+    assert "in turn" in found.rule
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_the_collector_rests_during_calls_in_turn_and_is_as_it_was(on):
+    (gc.enable if on else gc.disable)()
+    seen = []
+    try:
+        in_turn((lambda index: seen.append(gc.isenabled()),) * 2, 2)
+        with pytest.raises(ZeroDivisionError):
+            in_turn((lambda index: 1 // index,) * 2, 2)
+        assert gc.isenabled() is on
+    finally:
+        gc.enable()
+    assert seen == [False] * 4
 
 
 def test_queueing_shows_at_a_rate_above_capacity_and_not_in_a_closed_loop():

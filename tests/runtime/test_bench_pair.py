@@ -1,4 +1,4 @@
-"""Two bundles whose sessions take turns: what drifts leaves their ratio alone."""
+"""Two bundles whose calls take turns: what drifts leaves their ratio alone."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from mmedge.bench.pair import bench_pair
 from mmedge.bench.report import Report
 from mmedge.bench.resample import half_width, pairs, spreads
 from mmedge.cli.app import build_app
-from mmedge.errors import InputError
+from mmedge.errors import InputError, MMEdgeError
 from mmedge.pipeline import Pipeline
 
 SESSIONS = 16
 
 
 def drifting(rng, scale=1.0, *, calls=100):
-    """Two series of sessions in turn, the second ``scale`` times as slow, on a machine that drifts.
+    """Two series of sessions side by side, the second ``scale`` times as slow, as a machine drifts.
 
-    Its speed walks by 6 % from pair to pair; a session differs from its neighbour by 1 %, and
-    calls by 3 %.
+    Its speed walks by 6 % from pair to pair; a session differs from the other of its pair by 1 %,
+    and calls by 3 %.
     """
     drift = 0.06 * np.cumsum(rng.normal(size=SESSIONS))
     made = []
@@ -146,15 +146,21 @@ def two(sums, tmp_path):
     return str(sums), str(other)
 
 
-def test_sessions_take_turns_in_pairs(two, monkeypatch):
-    order = []
+def test_calls_take_turns_in_sessions_side_by_side(two, monkeypatch):
+    order, calls = [], []
+    timed = Pipeline.timed
 
     class Noted(pairing.Run):
-        def session(self):
+        def opened(self):
             order.append(self.path)
-            super().session()
+            return super().opened()
+
+    def called(self, inputs, **options):
+        calls.append(str(self.bundle.path))
+        return timed(self, inputs, **options)
 
     monkeypatch.setattr(pairing, "Run", Noted)
+    monkeypatch.setattr(Pipeline, "timed", called)
     told = []
     a, b = bench_pair(
         two, threads=1, calls=60, sessions=6, warmup=1, progress=lambda *words: told.append(words)
@@ -163,14 +169,69 @@ def test_sessions_take_turns_in_pairs(two, monkeypatch):
     assert all(set(one) == set(two) for one in pairs_of)
     # Each comes first as often.
     assert [one[0] for one in pairs_of].count(two[0]) == 3
+    # A call each to warm up, then ten of each.
+    for number, (a_path, b_path) in enumerate(pairs_of):
+        assert calls[22 * number : 22 * (number + 1)] == [a_path, b_path] * 11
     assert told[-1][1:] == (6, 6)
     assert took_turns(a, b)
     assert sorted(set(a.series["part"])) == list(range(6))
     schema = json.loads(Path(report_module.__file__).with_name("report.schema.json").read_text())
     for report in (a, b):
         assert report.load["calls"] == 60
+        assert report.energy["joules_per_result"] is None
+        assert "took turns" in report.energy["missing"]
+        assert set(report.stages) > {"residual"}
+        assert report.copies
+        # Seconds of its own calls: the other's are no part of its throughput.
+        assert report.throughput_hz == pytest.approx(1e3 / report.latency_ms["mean"])
         jsonschema.validate(json.loads(report.to_json()), schema)
     assert row(compare(a, b), "p50").paired
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_pause_lets_the_others_threads_rest(two, monkeypatch, threads):
+    slept = []
+    monkeypatch.setattr(
+        pairing, "timed_in_turn", lambda *args, pause_s: slept.append(pause_s) or stop()
+    )
+
+    def stop():
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        bench_pair(two, threads=threads)
+    assert slept == [0.0 if threads == 1 else pairing.PAUSE_S]
+
+
+def test_calls_are_dealt_to_sessions_and_samples_of_the_machine_fit_them(two):
+    a, b = bench_pair(two, threads=1, calls=52, sessions=5, warmup=0)
+    for report in (a, b):
+        assert np.bincount(report.series["part"]).tolist() == [11, 11, 10, 10, 10]
+        assert report.load["calls"] == 52
+        assert report.warmup["calls"] == 0
+        assert report.warmup["settled"] is False
+        seconds = report.series["start_s"][-1] + report.series["latency_ms"][-1] / 1e3
+        times = [sample["at_s"] for sample in report.device["during"]]
+        assert times == sorted(times)
+        assert all(0.0 <= at <= seconds * 1.5 for at in times)
+
+
+def test_the_first_is_closed_when_the_second_does_not_open(two, tmp_path, monkeypatch):
+    closed = []
+    close = Pipeline.close
+    monkeypatch.setattr(Pipeline, "close", lambda self: closed.append(self) or close(self))
+    monkeypatch.setattr(pairing.random.Random, "shuffle", lambda self, turns: None)
+    with pytest.raises(MMEdgeError):
+        bench_pair((two[0], str(tmp_path / "none")), threads=1)
+    assert [str(pipe.bundle.path) for pipe in closed] == [two[0]]
+
+
+@pytest.mark.parametrize("gate", ["energy=5%", "deadline=0.01"])
+def test_a_gate_that_can_never_be_judged_is_refused_at_once(two, monkeypatch, gate):
+    monkeypatch.setattr("mmedge.cli.compare.bench_pair", lambda *_, **__: pytest.fail("measured"))
+    done = call(*two, "--gate", gate)
+    assert done.exit_code == 2
+    assert "no energy and no deadline" in " ".join(done.output.replace("│", " ").split())
 
 
 def call(*words):
@@ -229,3 +290,13 @@ def test_misuse_of_the_command(two, tmp_path):
     taken = call(*two, "-o", tmp_path / "file")
     assert isinstance(taken.exception, InputError)
     assert "cannot be written" in str(taken.exception)
+
+
+def test_a_bundle_that_took_turns_is_no_equal_of_one_alone():
+    a, b = in_turn(np.random.default_rng(6), beside=("x", None))
+    (told,) = [words for words in compare(a, b).remarks if "took turns" in words]
+    assert told.startswith("DIFFERENT LOAD: calls of A took turns")
+    a, b = in_turn(np.random.default_rng(6), beside=("x", "y"))
+    assert [words for words in compare(a, b).remarks if "calls of A and B took turns" in words]
+    a, b = in_turn(np.random.default_rng(6))
+    assert not [words for words in compare(a, b).remarks if "took turns" in words]

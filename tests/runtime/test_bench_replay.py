@@ -17,8 +17,9 @@ from streaming import make_streaming, value
 
 import mmedge
 from mmedge.align import Exact, Hold, Interpolate, Window
+from mmedge.bench import operators
 from mmedge.bench.replay import bench_stream, replay
-from mmedge.errors import BundleError, InputError
+from mmedge.errors import BackendError, BundleError, InputError
 from mmedge.pipeline import Pipeline
 from mmedge.recording import Golden, Recorded, Recorder, open_recording
 from mmedge.recording.pace import pace
@@ -340,6 +341,10 @@ def test_a_report_of_golden_samples(path):
     assert report.accuracy["ok"] is True
     assert report.device["before"]
     assert set(report.energy) >= {"joules_per_result", "watts", "source", "missing"}
+    # Operators and copies are of one call, in which each stage runs.
+    assert {row["stage"] for row in report.operators} == set(report.operators_unexplained["stages"])
+    assert set(report.stages) <= set(report.operators_unexplained["stages"])
+    assert [row["what"] for row in report.copies if row["what"].startswith("outputs of ")]
     # Each stage ran in the stream, with what its encoder saved left out.
     assert {"see", "scan", "fuse"} <= set(report.stages)
     assert report.stages["fuse"]["count"] == report.results["fresh"]
@@ -362,6 +367,21 @@ def test_a_report_of_a_recording(path, pipe, tmp_path):
     assert report.deadline is None
     assert report.results["results"] + report.results["superseded"] == 6
     assert list(report.ages_ms) == ["camera"]
+
+
+def test_a_stream_goes_without_a_profile_that_is_not_wanted_or_fails(path, monkeypatch):
+    short = {"trigger": "camera", "seconds": 0.2, "threads": 1, "warmup": 0}
+
+    def refused(*args, **options):
+        raise BackendError("no profiler here")
+
+    monkeypatch.setattr(operators, "profile", refused)
+    found = bench_stream(str(path), **short)
+    assert (found.operators, found.latency_ms["count"] > 0) == ([], True)
+    assert found.operators_unexplained["words"] == "no profile by operator: no profiler here"
+    found = bench_stream(str(path), profiled=False, **short)
+    assert found.operators_unexplained == {"words": "not asked for", "stages": {}}
+    assert found.copies
 
 
 def test_the_deadline_of_a_report_counts_superseded_triggers(path, pipe, tmp_path, monkeypatch):

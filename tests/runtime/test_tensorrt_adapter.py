@@ -16,6 +16,10 @@ from fake_gpu import FakeEngine, FakeMemory, OnGpu, fake_log
 import mmedge
 from mmedge.backends import SessionOptions, open_stage, tensorrt
 from mmedge.backends.cuda_memory import CudaMemory
+from mmedge.bench import operators_tensorrt
+from mmedge.bench.modules import FUSED, NETWORK, Node
+from mmedge.bench.operators import profile
+from mmedge.bench.operators_tensorrt import spans
 from mmedge.device import Gpu, find_gpus
 from mmedge.errors import BackendError, NoVariantError
 from mmedge.spec import Stage, TensorSpec, Tolerance, Variant
@@ -244,6 +248,103 @@ def test_threads_take_turns():
     assert sorted(done) == [0, 1, 2, 3]  # an exception in a thread would go unseen
 
 
+# Layers
+
+
+LAYERS = [
+    ("Reformatting CopyNode for Input Tensor 0 to conv", 0.25),
+    ("conv + PWN(relu)", 2.0),
+    ("PWN(relu)", 0.5),
+    ("{ForeignNode[norm...project]}", 1.0),
+    ("{ForeignNode[conv...norm]}", 0.0),
+    ("__myl_MulAddResMul_myl0_4", 0.125),
+    ("conv_of_another", 0.0),
+]
+NODES = [
+    Node("conv", "Conv", ("x",), ("c",), "seen.conv"),
+    Node("relu", "Relu", ("c",), ("r",), "seen.act"),
+    Node("norm", "LayerNormalization", ("r",), ("n",), "seen.norm"),
+    Node("project", "MatMul", ("n",), ("p",), "head.fc"),
+    Node("bias", "Add", ("p",), ("y",), None),
+]
+
+
+def test_a_recording_session_tells_each_runs_layers():
+    rig = Rig()
+    rig.engine.layers = LAYERS
+    session = rig.open()
+    session.run(feeds(1))
+    seen = session.record_layers()
+    assert seen == []
+    for runs in (1, 2):
+        given = feeds(2)
+        assert np.array_equal(session.run(given)["y"], compute(given)["y"])
+        assert seen == LAYERS * runs
+    session.close()
+    with pytest.raises(BackendError, match="the session is closed"):
+        session.record_layers()
+
+
+def test_a_library_that_refuses_a_profiler_is_told(monkeypatch):
+    class Refuses(FakeEngine):
+        @property
+        def profiler(self):
+            return None
+
+        @profiler.setter
+        def profiler(self, value):
+            if value is not None:
+                raise TypeError("incompatible function arguments")
+
+    monkeypatch.setattr(sys.modules[__name__], "FakeEngine", Refuses)
+    with pytest.raises(BackendError, match="no profile by layer: incompatible"):
+        Rig().open().record_layers()
+
+
+def test_layers_belong_to_the_nodes_in_their_names():
+    found = spans(LAYERS, NODES)
+    assert [(span.name, span.us) for span in found] == [(name, ms * 1e3) for name, ms in LAYERS]
+    assert [(span.op, span.module) for span in found] == [
+        ("Reformat", "seen.conv"),
+        ("Conv", "seen.conv"),
+        ("Relu", "seen.act"),
+        # All between the ends may be in it.
+        ("ForeignNode", FUSED),
+        ("ForeignNode", "seen"),
+        ("MulAddResMul", FUSED),
+        ("layer", FUSED),
+    ]
+    assert [span.start_us for span in found] == [0, 250, 2250, 2750, 3750, 3750, 3875]
+
+
+def test_a_graph_without_modules_has_none_in_its_layers():
+    plain = [replace(node, module=None) for node in NODES]
+    assert {span.module for span in spans(LAYERS, plain)} == {NETWORK}
+    assert spans(LAYERS, plain)[1].op == "Conv"
+
+
+def test_an_engines_stages_are_profiled_by_layer(engines, monkeypatch):
+    """Of the real bundle, its engines replaced by ones on the GPU made of bytes."""
+
+    class Pipe:
+        bundle, variant = engines, engines.manifest.variants[1]
+
+    def fake(bundle, stage, variant, *, options):
+        rig = Rig()
+        rig.engine.layers = [("[conv]", 2.0), ("relu", 1.0)]
+        opened.append(rig)
+        return rig.open()
+
+    opened: list[Rig] = []
+    monkeypatch.setattr(operators_tensorrt, "open_stage", fake)
+    stage = engines.manifest.stages[0]
+    runs = operators_tensorrt.profiled(Pipe, stage, feeds(1), 2, 3)
+    assert [[(span.op, span.us) for span in run] for run in runs] == [
+        [("Conv", 2000.0), ("Relu", 1000.0)]
+    ] * 3
+    assert opened[0].memory.closed == 1
+
+
 # Opening, with the real library
 
 
@@ -339,3 +440,7 @@ def test_a_real_engine_computes_the_golden_outputs(tmp_path, precision):
         found.check()
         assert found.samples == 2
         assert len(found.rows) == 4
+        variant, inputs = pipe.variant, pipe.bundle.samples()[0].inputs
+    layers = profile(tmp_path / "trio.mmedge", variant, inputs, calls=3)
+    assert {row.stage for row in layers.rows} == {stage.name for stage in bundle.manifest.stages}
+    assert all(stage["profiled_ms"] > 0 for stage in layers.stages.values())

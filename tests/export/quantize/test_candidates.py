@@ -37,3 +37,15 @@ def test_the_most_exact_of_the_fastest(speed, form):
     every, faster = chosen(speed)
     assert every == form
     assert faster is None  # the same plan, or nothing
+
+
+def test_plans_of_one_form_are_tried_whatever_its_nodes_were_by_themselves():
+    sites = [
+        SimpleNamespace(node="m", op="MatMul", forms=ALL),
+        SimpleNamespace(node="c", op="Conv", forms=("static",)),
+    ]
+    speed = {"m": {"block8": 2.0, "dynamic_tensor": 1.9, "dynamic": 1.5}, "c": {"static": 1.2}}
+    plans = candidates(SimpleNamespace(sites=sites, speed=speed), ALL)
+    for form in ("dynamic", "dynamic_tensor"):
+        assert {"m": form, "c": "static"} in plans.values()
+    assert {"m": "block8", "c": "static"} in plans.values()
