@@ -345,6 +345,7 @@ def load(
     cache_bytes: int = CACHE_BYTES,
     concurrent: bool | None = None,
     kernels: bool | None = None,
+    spin: bool | None = None,
     allow_unverified: bool = False,
 ) -> Pipeline:
     """Open a bundle, choose a variant for this machine, load it, and see that it works here.
@@ -371,6 +372,9 @@ def load(
         kernels: whether attention over segments runs in mmedge's kernel, where there is one, or in
             the standard operators that graphs carry for it. None: in the kernel where that was
             measured to be no slower on this kind of processor (:mod:`mmedge.native.dispatch`).
+        spin: whether ONNX Runtime's idle threads wait for the next call awake, which starts it
+            sooner and takes the cores from whatever else runs there. None: only where the network
+            is one stage.
         allow_unverified: take a variant as it is, without replaying golden samples.
 
     Raises:
@@ -394,7 +398,7 @@ def load(
             variant,
             decisions,
             options=SessionOptions(
-                threads=threads or _tuned_threads(variant, here), kernels=kernels
+                threads=threads or _tuned_threads(variant, here), kernels=kernels, spin=spin
             ),
             cache_bytes=cache_bytes,
             concurrent=concurrent,

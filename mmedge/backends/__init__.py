@@ -36,10 +36,12 @@ class SessionOptions:
     ``threads``: most intra-op threads; None leaves the default. Where a network has several stages,
     one with little work uses fewer. ``kernels``: whether mmedge's own kernels take the place of the
     functions that a graph carries for them; None: where they were measured to be no slower.
+    ``spin``: whether idle threads wait for the next run awake; None: those of a stage by itself do.
     """
 
     threads: int | None = None
     kernels: bool | None = None
+    spin: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

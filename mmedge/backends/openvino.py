@@ -57,7 +57,11 @@ DTYPE_NAMES: Mapping[str, str] = {
     "u8": "uint8",
 }
 
-INT32 = np.iinfo(np.int32)
+INT32_MIN, INT32_MAX = -(1 << 31), (1 << 31) - 1
+
+#: Integers whose range Python finds sooner than NumPy: of 16, between two runs of a network that
+#: leaves nothing of either in the caches, NumPy's two reductions took 50 us (AMD EPYC).
+FEW = 256
 
 Shapes = tuple[tuple[int, ...], ...]
 
@@ -245,10 +249,17 @@ def check_range(values: Array, what: str) -> None:
     Raises:
         BackendError: one lies beyond int32.
     """
-    if values.size and not (INT32.min <= values.min() and values.max() <= INT32.max):
+    if not values.size:
+        return
+    if values.size <= FEW:
+        each = values.ravel().tolist()
+        low, high = min(each), max(each)
+    else:
+        low, high = int(values.min()), int(values.max())
+    if low < INT32_MIN or high > INT32_MAX:
         raise BackendError(
             f"{what}: expected integers of 32 bits, which is what OpenVINO computes int64 in, got "
-            f"{values.min()} to {values.max()}; load with backend='ort'"
+            f"{low} to {high}; load with backend='ort'"
         )
 
 

@@ -193,7 +193,9 @@ def open_stage(
     nodes = sum(bundle.functions(graph).values())
 
     def make(library: Path | None) -> Any:  # noqa: ANN401
-        settings = session_options(stage, alone=len(variant.files) == 1, threads=options.threads)
+        settings = session_options(
+            stage, alone=len(variant.files) == 1, threads=options.threads, spin=options.spin
+        )
         settings.log_severity_level = 4  # fatal: errors are raised, and one voice is enough
         settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         if profile is not None:
@@ -256,13 +258,16 @@ def _read_attention(session: Any, nodes: int, reason: str) -> Attention:  # noqa
     return Attention(nodes, None, reason or "ONNX Runtime took the body in place of the kernel")
 
 
-def session_options(stage: Stage, *, alone: bool, threads: int | None = None) -> Any:  # noqa: ANN401
+def session_options(
+    stage: Stage, *, alone: bool, threads: int | None = None, spin: bool | None = None
+) -> Any:  # noqa: ANN401
     """How a stage's session uses the processor, as ONNX Runtime's ``SessionOptions``.
 
     Args:
         stage: the stage; one with little work gets few threads.
         alone: whether it is the only stage.
         threads: most intra-op threads; None: ONNX Runtime's default.
+        spin: whether threads go on spinning after a run; None: where it is the only stage.
     """
     import onnxruntime as ort
 
@@ -270,7 +275,7 @@ def session_options(stage: Stage, *, alone: bool, threads: int | None = None) ->
     worth = stage_threads(stage, alone=alone, threads=threads)
     if worth is not None:
         settings.intra_op_num_threads = worth
-    if not alone:
+    if not (alone if spin is None else spin):
         # Several sessions in one process: idle pools that spin take the cores from the working one.
         settings.add_session_config_entry("session.force_spinning_stop", "1")
     return settings

@@ -149,9 +149,7 @@ def in_turn(
     count: int,
     *,
     keep: Callable[[int, T], None] | None = None,
-    pause_s: float = 0.0,
     clock: Callable[[], int] = time.perf_counter_ns,
-    sleep: Callable[[float], None] = time.sleep,
 ) -> tuple[Series, Series]:
     """Two closed loops whose calls take turns, A B A B: each call comes after one of the other's.
 
@@ -159,9 +157,7 @@ def in_turn(
         calls: each made with the number of its call, from 0.
         count: calls of each, at least 1.
         keep: given 0 or 1 and what that one's call returned, after the time was taken.
-        pause_s: seconds of rest before each call.
         clock: now in nanoseconds.
-        sleep: waits some seconds.
 
     Returns:
         The series of each, on a clock of its own that runs during its own calls alone.
@@ -171,8 +167,6 @@ def in_turn(
     with _no_collection():
         for index in range(count):
             for which, (call, series) in enumerate(zip(calls, made, strict=True)):
-                if pause_s:
-                    sleep(pause_s)
                 begun = clock()
                 result = call(index)
                 latency = clock() - begun

@@ -154,6 +154,7 @@ class Run:
         warmup: the same.
         deadline_ms: the same.
         progress: the same.
+        spin: as for :func:`mmedge.load`.
 
     Raises:
         ValueError: as :func:`bench`.
@@ -172,6 +173,7 @@ class Run:
         warmup: int | None = None,
         deadline_ms: float | None = None,
         progress: Callable[[str, int, int], None] | None = None,
+        spin: bool | None = None,
     ) -> None:
         self._shares = iter(shares(load, sessions))
         if warmup is not None and warmup < 0:
@@ -179,7 +181,7 @@ class Run:
         if deadline_ms is not None and not deadline_ms > 0.0:
             raise ValueError(f"deadline_ms must be > 0, got {deadline_ms}")
         self.path, self._wanted = path, (backend, precision, device)
-        self._threads, self._load = threads, load
+        self._threads, self._load, self._spin = threads, load, spin
         self._warmup, self._deadline_ms = warmup, deadline_ms
         self._tell = progress or _silent
         self._machine = host.state()
@@ -223,7 +225,7 @@ class Run:
         """
         # The first call is timed; that outputs are right is checked after it.
         with open_pipeline(
-            self.path, *self._wanted, threads=self._threads, allow_unverified=True
+            self.path, *self._wanted, threads=self._threads, spin=self._spin, allow_unverified=True
         ) as pipe:
             if self._first is None:
                 self._first = _First.of(pipe, self.path, self._tell)

@@ -30,8 +30,6 @@ SESSIONS = 16
 CALLS = SESSIONS * 100
 #: Untimed calls of each session. What is not steady yet is so for both, and leaves their ratio.
 WARMUP = 40
-#: Seconds before each call in which the other's idle threads stop spinning, where there are any.
-PAUSE_S = 0.005
 
 
 def bench_pair(
@@ -51,7 +49,7 @@ def bench_pair(
     For each pair of sessions both bundles are loaded anew, each first as often, and warmed up in
     turn; so both are in memory at once. Then they are called in turn, A B A B. Calls are those of
     :func:`mmedge.bench.measure.bench` in a closed loop, but each finds the caches full of the
-    other's data, and with more than one thread it comes after a pause of :data:`PAUSE_S`: both may
+    other's data, and idle threads do not spin, which would take the cores from the other: both may
     be slower than by themselves. There is no profile by operator, no deadline and no energy.
 
     Args:
@@ -77,7 +75,7 @@ def bench_pair(
     first, second = (
         Run(
             path, backend, precision, device,
-            threads=threads, load=Load(calls=calls), sessions=sessions, warmup=warmup,
+            threads=threads, load=Load(calls=calls), sessions=sessions, warmup=warmup, spin=False,
         )
         for path in paths
     )  # fmt: skip
@@ -97,7 +95,6 @@ def bench_pair(
                 (inputs, second_inputs),
                 one.share().calls or 0,
                 warmup,
-                pause_s=0.0 if pipe.threads == second_pipe.threads == 1 else PAUSE_S,
             )
             other.share()
             one.add(timed[0], pipe, inputs)

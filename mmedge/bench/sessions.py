@@ -106,8 +106,6 @@ def timed_in_turn(
     inputs: tuple[Sequence[Mapping[str, Any]], Sequence[Mapping[str, Any]]],
     calls: int,
     warmup: int,
-    *,
-    pause_s: float = 0.0,
 ) -> tuple[Session, Session]:
     """Warm two pipelines up in turn, and time calls of both in turn.
 
@@ -118,18 +116,15 @@ def timed_in_turn(
         inputs: of the calls of each, one after another and again.
         calls: timed calls of each, at least 1.
         warmup: untimed calls of each before them.
-        pause_s: seconds of rest before each call.
 
     Raises:
         MMEdgeError: whatever a call raises.
     """
     made = _caller(pipes[0], inputs[0]), _caller(pipes[1], inputs[1])
     parts = _Parts(), _Parts()
-    warm = beside(*arrivals.in_turn(made, warmup, pause_s=pause_s))
+    warm = beside(*arrivals.in_turn(made, warmup))
     with Monitor() as monitor:
-        series = arrivals.in_turn(
-            made, calls, keep=lambda which, part: parts[which].add(part), pause_s=pause_s
-        )
+        series = arrivals.in_turn(made, calls, keep=lambda which, part: parts[which].add(part))
     both = sum(own.elapsed_ns for own in series)
     first, second = (
         Session(own, part.columns, warm, monitor, own.elapsed_ns / both)

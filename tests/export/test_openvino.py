@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 import mmedge
 from mmedge.backends import SessionOptions, open_stage
-from mmedge.backends.openvino import SPECIALISED
+from mmedge.backends.openvino import FEW, SPECIALISED
 from mmedge.bench.operators import profile
 from mmedge.bundle import Bundle
 from mmedge.cli.app import build_app
@@ -110,11 +110,12 @@ def test_integers_beyond_32_bits_and_float64_are_refused(tmp_path):
     example = Input(np.array([[1, 2]]), dynamic={0: "n"})
     added(Model(Look().eval(), {"ids": example}, ["y"]), tmp_path / "b")
     with mmedge.load(tmp_path / "b", "openvino") as pipe:
-        pipe.run({"ids": np.array([[2**31 - 1, 3]])})
-        with pytest.raises(
-            BackendError, match="expected integers of 32 bits.* got 3 to 2147483648"
-        ):
-            pipe.run({"ids": np.array([[2**31, 3]])})
+        # Few integers are looked at by Python, many by NumPy.
+        for count in (1, FEW, FEW + 1):
+            pipe.run({"ids": np.full((1, count), 2**31 - 1)})
+            for worst, words in ((2**31, "3 to 2147483648"), (-(2**31) - 1, "-2147483649 to 3")):
+                with pytest.raises(BackendError, match=f"expected integers of 32 bits.* {words}"):
+                    pipe.run({"ids": np.array([[worst] + [3] * count])})
     double = Model(
         torch.nn.Linear(4, 4).double(), {"input": Input(np.ones((1, 4)), dynamic={0: "n"})}, ["y"]
     )

@@ -14,6 +14,7 @@ import pytest
 import reports
 from typer.testing import CliRunner
 
+from mmedge.bench import measure as measuring
 from mmedge.bench import pair as pairing
 from mmedge.bench import report as report_module
 from mmedge.bench.compare import compare, took_turns
@@ -23,7 +24,7 @@ from mmedge.bench.report import Report
 from mmedge.bench.resample import half_width, pairs, spreads
 from mmedge.cli.app import build_app
 from mmedge.errors import InputError, MMEdgeError
-from mmedge.pipeline import Pipeline
+from mmedge.pipeline import Pipeline, load
 
 SESSIONS = 16
 
@@ -188,19 +189,16 @@ def test_calls_take_turns_in_sessions_side_by_side(two, monkeypatch):
     assert row(compare(a, b), "p50").paired
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-def test_a_pause_lets_the_others_threads_rest(two, monkeypatch, threads):
-    slept = []
-    monkeypatch.setattr(
-        pairing, "timed_in_turn", lambda *args, pause_s: slept.append(pause_s) or stop()
-    )
+def test_idle_threads_leave_the_cores_to_the_other(two, monkeypatch):
+    asked = []
 
-    def stop():
-        raise InterruptedError
+    def opened(*args, **options):
+        asked.append(options["spin"])
+        return load(*args, **options)
 
-    with pytest.raises(InterruptedError):
-        bench_pair(two, threads=threads)
-    assert slept == [0.0 if threads == 1 else pairing.PAUSE_S]
+    monkeypatch.setattr(measuring, "open_pipeline", opened)
+    bench_pair(two, calls=5, sessions=5, warmup=0)
+    assert asked == [False] * 10
 
 
 def test_calls_are_dealt_to_sessions_and_samples_of_the_machine_fit_them(two):

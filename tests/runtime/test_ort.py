@@ -192,3 +192,17 @@ def test_a_stage_with_little_work_gets_few_threads(flops, alone, asked, threads)
     stage = Stage("net", "onnx/net.onnx", (), (), flops=flops)
     settings = backend.session_options(stage, alone=alone, threads=asked)
     assert settings.intra_op_num_threads == threads
+
+
+@pytest.mark.parametrize(
+    ("alone", "asked", "spins"),
+    [(True, None, True), (False, None, False), (True, False, False), (False, True, True)],
+)
+def test_idle_threads_spin_where_a_stage_is_alone_or_as_asked(alone, asked, spins):
+    stage = Stage("net", "onnx/net.onnx", (), ())
+    settings = backend.session_options(stage, alone=alone, spin=asked)
+    if spins:
+        with pytest.raises(RuntimeError, match="force_spinning_stop"):
+            settings.get_session_config_entry("session.force_spinning_stop")
+    else:
+        assert settings.get_session_config_entry("session.force_spinning_stop") == "1"
