@@ -96,8 +96,8 @@ def _placed(name: str, made_of: list[Node]) -> tuple[str, str | None]:
     worker = working(made_of) or next(iter(made_of), None)
     module = worker.module if worker is not None else None
     if "..." in name:
-        # All that lies between the ends may be in it.
-        return "ForeignNode", _shared([node.module for node in made_of])
+        # All that lies between the ends may be in it; of one end alone nothing is known.
+        return "ForeignNode", _shared([n.module for n in made_of]) if len(made_of) > 1 else None
     if _REFORMATS.match(name):
         return "Reformat", module
     compiled = _COMPILED.search(name)

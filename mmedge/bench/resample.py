@@ -119,7 +119,8 @@ def pairs(
 
     What the machine does meanwhile happens to both sessions of a pair, and their ratio leaves it
     out. The figure is the mean over pairs of the logarithm of the sessions' ratio, with the error
-    of a mean (Kalibera and Jones).
+    of a mean (Kalibera and Jones). Which of the two was loaded first changes from session to
+    session; what that does leaves the mean and stays in the error, which is on the safe side.
 
     Args:
         a: series of a report, as for :func:`spreads`.
