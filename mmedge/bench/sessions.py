@@ -255,10 +255,13 @@ def record(timed: Sequence[Session]) -> dict[str, Any]:
     records = [session.monitor.record() for session in timed]
     during, at = [], 0.0
     for session, own in zip(timed, records, strict=True):
+        length = session.series.elapsed_ns / 1e9
+        # One that was taken when the last call had ended stands at its end.
         during += [
-            {**sample, "at_s": sample["at_s"] * session.share + at} for sample in own["during"]
+            {**sample, "at_s": at + min(sample["at_s"] * session.share, length)}
+            for sample in own["during"]
         ]
-        at += session.series.elapsed_ns / 1e9
+        at += length
     late = _joined([session.series.late_ns for session in timed])
     words = [own["throttled"] for own in records if own["throttled"]]
     seen = [word for word in words if not word.startswith("unknown")]
