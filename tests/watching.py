@@ -4,15 +4,7 @@ from __future__ import annotations
 
 import time
 
-from mmedge.bench import energy, monitor
 from mmedge.bench.monitor import Monitor
-
-
-def sample_at_once(monkeypatch):
-    """Sample as often as asked, and let short blocks have an energy."""
-    monkeypatch.setattr(monitor, "BUDGET", 1.0)
-    monkeypatch.setattr(energy, "MIN_SECONDS", 0.0)
-    monkeypatch.setattr(energy, "MIN_GPU_SECONDS", 0.0)
 
 
 def watch(root, change=None, samples=8):

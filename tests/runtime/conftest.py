@@ -1,18 +1,22 @@
-"""Small bundles: ``sums`` with everything in it, ``pair`` with encoders of two modalities."""
+"""Small bundles (``sums`` has everything in it, ``pair`` two modalities), and recorded machines."""
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 
 import numpy as np
 import onnx
 import pytest
+import sysfs_trees as trees
 from onnx import TensorProto, helper
+from streaming import make_streaming
 from tokenizers import Tokenizer as Tokens
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
 from mmedge.backends.ort import OrtSession
+from mmedge.bench import energy, monitor
 from mmedge.bundle import Bundle
 from mmedge.spec import (
     Dimension,
@@ -214,3 +218,40 @@ def runs(monkeypatch):
 
     monkeypatch.setattr(OrtSession, "run", count)
     return counted
+
+
+@pytest.fixture(scope="module")
+def unsynced():
+    """A disk that others use takes seconds to flush."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda fd: None)
+        yield
+
+
+@pytest.fixture(scope="module")
+def streaming(tmp_path_factory):
+    return make_streaming(tmp_path_factory.mktemp("streaming") / "streaming")
+
+
+@pytest.fixture(scope="module")
+def manifest(streaming):
+    with Bundle.open(streaming) as bundle:
+        return bundle.manifest
+
+
+@pytest.fixture
+def x86(tmp_path):
+    return trees.x86(tmp_path)
+
+
+@pytest.fixture
+def orin(tmp_path):
+    return trees.orin(tmp_path)
+
+
+@pytest.fixture
+def at_once(monkeypatch):
+    """Samples come as often as asked, and short blocks have an energy."""
+    monkeypatch.setattr(monitor, "BUDGET", 1.0)
+    monkeypatch.setattr(energy, "MIN_SECONDS", 0.0)
+    monkeypatch.setattr(energy, "MIN_GPU_SECONDS", 0.0)

@@ -10,7 +10,7 @@ import pytest
 import sysfs_trees as trees
 from hypothesis import given
 from hypothesis import strategies as st
-from watching import sample_at_once, watch
+from watching import watch
 
 from mmedge.bench import host, monitor
 from mmedge.bench.jetson import Jetson
@@ -23,21 +23,6 @@ SOURCES = {
     "agx_orin": trees.agx_orin,
     "nano": trees.nano,
 }
-
-
-@pytest.fixture
-def x86(tmp_path):
-    return trees.x86(tmp_path)
-
-
-@pytest.fixture
-def orin(tmp_path):
-    return trees.orin(tmp_path)
-
-
-@pytest.fixture
-def at_once(monkeypatch):
-    sample_at_once(monkeypatch)
 
 
 # --- state ----------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import pytest
 import sysfs_trees as trees
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from watching import sample_at_once, watch
+from watching import watch
 
 from mmedge.bench import gpu_state
 from mmedge.bench.energy import Energy, consumed, rapl_packages
@@ -20,24 +20,9 @@ from mmedge.bench.monitor import Monitor
 NO_GPU = Gpus(None, None)
 
 
-@pytest.fixture
-def x86(tmp_path):
-    return trees.x86(tmp_path)
-
-
-@pytest.fixture
-def orin(tmp_path):
-    return trees.orin(tmp_path)
-
-
 @pytest.fixture(scope="module")
 def shared_orin(tmp_path_factory):
     return trees.orin(tmp_path_factory.mktemp("orin"))
-
-
-@pytest.fixture
-def at_once(monkeypatch):
-    sample_at_once(monkeypatch)
 
 
 def measure(root, readings, gpus=NO_GPU, change=None):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import tempfile
 import threading
@@ -17,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from recording_kit import FORMS, write
-from streaming import make_streaming, value
+from streaming import value
 
 import mmedge
 from mmedge.bundle import Bundle
@@ -29,23 +28,7 @@ from mmedge.spec import DTYPES
 pytest.importorskip("mcap.writer")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def unsynced():
-    """A disk that others use takes seconds to flush."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda fd: None)
-        yield
-
-
-@pytest.fixture(scope="module")
-def streaming(tmp_path_factory):
-    return make_streaming(tmp_path_factory.mktemp("streaming") / "streaming")
-
-
-@pytest.fixture(scope="module")
-def manifest(streaming):
-    with Bundle.open(streaming) as bundle:
-        return bundle.manifest
+pytestmark = pytest.mark.usefixtures("unsynced")
 
 
 def same(one, other):

@@ -18,32 +18,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from recording_kit import FORMS, write
 from safetensors.numpy import load_file, save_file
-from streaming import make_streaming, value
+from streaming import value
 
-from mmedge.bundle import Bundle
 from mmedge.errors import InputError
 from mmedge.recording import Recorder, directory, open_recording
 
 mcap_writer = pytest.importorskip("mcap.writer")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def unsynced():
-    """A disk that others use takes seconds to flush."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda fd: None)
-        yield
-
-
-@pytest.fixture(scope="module")
-def streaming(tmp_path_factory):
-    return make_streaming(tmp_path_factory.mktemp("streaming") / "streaming")
-
-
-@pytest.fixture(scope="module")
-def manifest(streaming):
-    with Bundle.open(streaming) as bundle:
-        return bundle.manifest
+pytestmark = pytest.mark.usefixtures("unsynced")
 
 
 # Losses while recording.
