@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Never, Self
 
+from mmedge.bench.energy import no_energy
 from mmedge.errors import InputError
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def _no_profile() -> dict[str, Any]:
 
 
 def _no_energy() -> dict[str, Any]:
-    return {"joules_per_result": None, "watts": None, "source": None, "missing": "not measured"}
+    return no_energy("not measured")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
