@@ -13,7 +13,13 @@ few of them, that stay in the second-level cache (hot), or so many that they do 
 are held against a float64 reference before anything is timed. Graphs of all ways are replayed in
 random order; what is written are medians of microseconds a call, by CUDA events.
 
-Run: ``python benchmarks/attention_gpu.py``; the library must have been built with CUDA.
+For the dispatch of torch's operator (:mod:`mmedge_export.attention`) a grid of shapes, 8 heads of
+64 elements, is timed as well, all keys valid and with a third of the segments lost: the operator
+with our kernel beside the standard operators that it takes else, captured as above (hot) and called
+from Python one after the other, where mostly the calls themselves cost time.
+
+Run: ``python benchmarks/attention_gpu.py``; the library must have been built with CUDA. With
+``--splits`` the named shapes are also computed with so many parts of the keys, for tuning.
 """
 
 from __future__ import annotations
@@ -23,9 +29,14 @@ import ctypes
 import json
 import random
 import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, cast
+from unittest import mock
 
 import numpy as np
 import torch
@@ -33,23 +44,38 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from mmedge.bench import host
+from mmedge.bench.gpu_state import Gpus
 from mmedge.errors import AccuracyError
-from mmedge.native.capi import BF16, SegAttn, library
+from mmedge.native.capi import BF16, F16, SegAttn, library
 from mmedge.testing import CASES, FROBENIUS, Case, frobenius, make_inputs, reference
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from mmedge_export import attention
 
 RESULTS = Path(__file__).parent / "results" / "attention_gpu.json"
 
 CALLS = 40  # of one graph
 REPLAYS = 60
+BLOCKS = 15  # of calls from Python
 
+CODES = {torch.float16: F16, torch.bfloat16: BF16}
 KERNELS = {
     "flash": SDPBackend.FLASH_ATTENTION,
     "cudnn": SDPBackend.CUDNN_ATTENTION,
     "efficient": SDPBackend.EFFICIENT_ATTENTION,
 }
+
+
+@dataclass
+class Forced:
+    """Stands in for the operator's choice, which follows what is measured here."""
+
+    kernel: bool = False
+
+    def __call__(self, *_: object) -> bool:
+        """As chosen by force."""
+        return self.kernel
+
+
+FORCED = Forced()
 
 
 class Copy:
@@ -61,11 +87,11 @@ class Copy:
         mask: additive, ``[B, 1, 1, L]``, or None where all keys count.
     """
 
-    def __init__(self, case: Case) -> None:
+    def __init__(self, case: Case, dtype: torch.dtype = torch.bfloat16) -> None:
         inputs = make_inputs(case)
 
         def put(array: Any) -> torch.Tensor:  # noqa: ANN401
-            return torch.from_numpy(np.ascontiguousarray(array)).to("cuda", torch.bfloat16)
+            return torch.from_numpy(np.ascontiguousarray(array)).to("cuda", dtype)
 
         self.q = put(inputs.q)
         self.k = [put(k) for k in inputs.k]
@@ -82,17 +108,25 @@ class Copy:
                 for n, length in zip(given, case.lengths, strict=True)
             ]
             hidden = torch.from_numpy(np.concatenate(parts, 1))[:, None, None].to("cuda")
-            self.mask = torch.zeros_like(hidden, dtype=torch.bfloat16)
+            self.mask = torch.zeros_like(hidden, dtype=dtype)
             self.mask.masked_fill_(hidden, -torch.inf)
         self.out = torch.empty_like(self.q)
-        self.desc = self._describe(case)
-        size = library().workspace_bytes(self.desc)
-        self.workspace = torch.zeros(size, dtype=torch.uint8, device="cuda")
+        self.case = case
+        self.plans: dict[int, tuple[SegAttn, torch.Tensor]] = {}
+
+    def _plan(self, splits: int) -> tuple[SegAttn, torch.Tensor]:
+        """A call and its workspace, made once."""
+        if splits not in self.plans:
+            desc = self._describe(self.case)
+            desc.num_splits = splits
+            size = library().workspace_bytes(desc)
+            self.plans[splits] = desc, torch.zeros(size, dtype=torch.uint8, device="cuda")
+        return self.plans[splits]
 
     def _describe(self, case: Case) -> SegAttn:
         desc = SegAttn(
             struct_size=ctypes.sizeof(SegAttn),
-            dtype=BF16,
+            dtype=CODES[self.q.dtype],
             batch=case.batch,
             heads=case.heads,
             kv_heads=case.kv_heads or case.heads,
@@ -110,7 +144,7 @@ class Copy:
             segment.k, segment.v, segment.dtype, segment.length = (
                 k.data_ptr(),
                 v.data_ptr(),
-                BF16,
+                CODES[k.dtype],
                 k.shape[1],
             )
             segment.k_stride[:], segment.v_stride[:] = k.stride()[:3], v.stride()[:3]
@@ -121,11 +155,17 @@ class Copy:
         """Of queries, keys and values."""
         return sum(x.numel() * x.element_size() for x in (self.q, *self.k, *self.v))
 
-    def ours(self) -> torch.Tensor:
-        """By our kernel."""
-        stream = torch.cuda.current_stream().cuda_stream
-        library().enqueue(self.desc, self.workspace.data_ptr(), stream)
+    def ours(self, splits: int = 0) -> torch.Tensor:
+        """By our kernel, with so many parts of the keys; 0: as it chooses."""
+        desc, workspace = self._plan(splits)
+        library().enqueue(desc, workspace.data_ptr(), torch.cuda.current_stream().cuda_stream)
         return self.out
+
+    def operator(self, *, kernel: bool) -> torch.Tensor:
+        """By torch's operator, with our kernel or the standard operators, whatever is measured."""
+        FORCED.kernel = kernel
+        out = attention.segmented_attention(self.q, self.k, self.v, lens=self.lens)
+        return cast("torch.Tensor", out)
 
     def concat(self) -> torch.Tensor:
         """Put together, then torch's choice."""
@@ -142,12 +182,23 @@ class Copy:
         return mixed.transpose(1, 2)
 
 
-def ways() -> dict[str, Callable[[Copy], torch.Tensor]]:
+Way = Callable[[Copy], torch.Tensor]
+
+
+def ways(splits: list[int]) -> dict[str, Way]:
     """All ways of computing, by name."""
-    found: dict[str, Callable[[Copy], torch.Tensor]] = {"mmedge": Copy.ours, "concat": Copy.concat}
+    found: dict[str, Way] = {"mmedge": Copy.ours, "concat": Copy.concat}
     for name, kernel in KERNELS.items():
-        found[f"sliced, {name}"] = lambda copy, kernel=kernel: copy.sliced(kernel)  # type: ignore[misc]
+        found[f"sliced, {name}"] = partial(Copy.sliced, kernel=kernel)
+    for count in splits:
+        found[f"mmedge, {count} splits"] = partial(Copy.ours, splits=count)
     return found
+
+
+OPERATOR: dict[str, Way] = {
+    "mmedge": partial(Copy.operator, kernel=True),
+    "standard": partial(Copy.operator, kernel=False),
+}
 
 
 def event() -> torch.cuda.Event:
@@ -155,11 +206,11 @@ def event() -> torch.cuda.Event:
     return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
 
 
-def capture(way: Callable[[Copy], torch.Tensor], copies: list[Copy]) -> torch.cuda.CUDAGraph:
+def capture(way: Way, copies: list[Copy]) -> torch.cuda.CUDAGraph:
     """A graph of :data:`CALLS` calls over the copies in turn."""
     side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     with torch.cuda.stream(side):
-        for copy in copies[:2]:
+        for copy in copies:  # workspaces are made and kernels are loaded outside of a capture
             way(copy)
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
@@ -169,30 +220,32 @@ def capture(way: Callable[[Copy], torch.Tensor], copies: list[Copy]) -> torch.cu
     return graph
 
 
-def measure(case: Case, cold: bool) -> list[dict[str, Any]]:  # noqa: FBT001
-    """Medians of all ways that can compute the case.
+def checked(first: Copy, found: dict[str, Way]) -> tuple[dict[str, Way], dict[str, str]]:
+    """The ways whose output of the case is right, and why others refuse.
 
     Raises:
         AccuracyError: an output is wrong.
     """
-    first = Copy(case)
-    cache = torch.cuda.get_device_properties(0).L2_cache_size
-    count = max(2, min(CALLS, 3 * cache // first.bytes() + 1)) if cold else 1
-    copies = [first, *(Copy(case) for _ in range(count - 1))]
     seen = [x.float().cpu().numpy() for x in (first.q, *first.k, *first.v)]
     half = 1 + len(first.k)
     lens = [None if n is None else n.cpu().numpy() for n in first.lens]
     wanted, _ = reference(seen[0], seen[1:half], seen[half:], lens=lens)
-    graphs, skipped = {}, {}
-    for name, way in ways().items():
+    right, refused = {}, {}
+    for name, way in found.items():
         try:
             error = frobenius(way(first).float().cpu().numpy(), wanted)
         except RuntimeError as refusal:
-            skipped[name] = str(refusal).splitlines()[0]
+            refused[name] = str(refusal).splitlines()[0]
             continue
-        if not error <= 2 * FROBENIUS["bfloat16"]:
-            raise AccuracyError(f"{case.name}, {name}: error {error:.1e}")
-        graphs[name] = capture(way, copies)
+        if not error <= 2 * FROBENIUS[str(first.q.dtype).removeprefix("torch.")]:
+            raise AccuracyError(f"{first.case.name}, {name}: error {error:.1e}")
+        right[name] = way
+    return right, refused
+
+
+def replayed(found: dict[str, Way], copies: list[Copy]) -> dict[str, list[float]]:
+    """Microseconds of a call in graphs that are replayed in random order."""
+    graphs = {name: capture(way, copies) for name, way in found.items()}
     times: dict[str, list[float]] = {name: [] for name in graphs}
     for _ in range(REPLAYS):
         for name in random.sample(sorted(graphs), len(graphs)):
@@ -203,45 +256,126 @@ def measure(case: Case, cold: bool) -> list[dict[str, Any]]:  # noqa: FBT001
             end.record()
             end.synchronize()
             times[name].append(1000.0 * start.elapsed_time(end) / CALLS)
+    return times
+
+
+def called(found: dict[str, Way], copy: Copy) -> dict[str, list[float]]:
+    """Microseconds of a call from Python, many one after the other, in random order."""
+    times: dict[str, list[float]] = {name: [] for name in found}
+    for way in found.values():
+        way(copy)
+    for _ in range(BLOCKS):
+        for name in random.sample(sorted(found), len(found)):
+            torch.cuda.synchronize()
+            start = time.perf_counter_ns()
+            for _ in range(CALLS):
+                found[name](copy)
+            torch.cuda.synchronize()
+            times[name].append((time.perf_counter_ns() - start) / 1000.0 / CALLS)
+    return times
+
+
+def measure(case: Case, cold: bool, splits: list[int]) -> list[dict[str, Any]]:  # noqa: FBT001
+    """Medians of all ways that can compute a named case."""
+    first = Copy(case)
+    cache = torch.cuda.get_device_properties(0).L2_cache_size
+    count = max(2, min(CALLS, 3 * cache // first.bytes() + 1)) if cold else 1
+    copies = [first, *(Copy(case) for _ in range(count - 1))]
+    right, refused = checked(first, ways(splits))
+    times = replayed(right, copies)
     rows: list[dict[str, Any]] = [
         {
             "case": case.name,
             "cache": "cold" if cold else "hot",
             "way": name,
-            "us": statistics.median(found),
-            "us_quartiles": statistics.quantiles(found)[::2],
-            "against_ours": statistics.median(found) / statistics.median(times["mmedge"]),
+            "us": statistics.median(taken),
+            "us_quartiles": statistics.quantiles(taken)[::2],
+            "against_ours": statistics.median(taken) / statistics.median(times["mmedge"]),
         }
-        for name, found in times.items()
+        for name, taken in times.items()
     ]
     return rows + [
-        {"case": case.name, "way": name, "refused": why} for name, why in skipped.items()
+        {"case": case.name, "way": name, "refused": why} for name, why in refused.items()
     ]
+
+
+def compare(case: Case, kind: str, dtype: str) -> dict[str, Any]:
+    """A row of the grid: torch's operator with the kernel and without."""
+    first = Copy(case, getattr(torch, dtype))
+    with mock.patch.object(attention, "_pays", FORCED):
+        right, _ = checked(first, OPERATOR)
+        times = {"captured": replayed(right, [first]), "called": called(right, first)}
+    return {
+        "dtype": dtype,
+        "rows": case.rows,
+        "keys": case.keys,
+        "dim": case.dim,
+        "kind": kind,
+        **{
+            how: {
+                **{f"{name}_us": statistics.median(taken) for name, taken in found.items()},
+                "over_standard": statistics.median(found["standard"])
+                / statistics.median(found["mmedge"]),
+            }
+            for how, found in times.items()
+        },
+    }
+
+
+def grid() -> Iterator[tuple[Case, str]]:
+    """Shapes of which the dispatch knows."""
+    for rows in (1, 4, 16, 64, 256, 1024):
+        for keys in (64, 256, 1024, 4096):
+            name = f"{rows} x {keys}"
+            yield Case(name, (keys - keys // 2, keys // 2), rows=rows), "all valid"
+            third = keys // 3
+            lost = Case(name, (third, third, keys - 2 * third), rows=rows, counted=(1.0, 0.0, 1.0))
+            yield lost, "a third lost"
 
 
 def main() -> None:
     """Measure, print and write the results."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--splits", type=int, nargs="*", default=[])
+    parser.add_argument("--no-grid", dest="grid", action="store_false")
     options = parser.parse_args()
-    rows = []
-    for case in CASES:
-        if case.name[:2] in ("A ", "B ", "C ", "D "):
-            for cold in (False, True):
-                rows += measure(case, cold)
-                print(json.dumps(rows[-len(ways()) :], indent=1))
-    result = {
-        "what": "microseconds of one call of attention over segments, bfloat16, CUDA graph replay",
+    gpus = Gpus.open(host.ROOT)
+    result: dict[str, Any] = {
+        "what": "microseconds of one call of attention over segments: named shapes in bfloat16 by "
+        "replay of CUDA graphs, and a grid by torch's operator",
         "date": datetime.now(UTC).date().isoformat(),
         "device": host.state(),
+        "gpus": {"before": gpus.state()},
         "gpu": torch.cuda.get_device_name(),
+        "architecture": "sm_{}{}".format(*torch.cuda.get_device_capability()),
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
         "calls": CALLS,
         "replays": REPLAYS,
-        "rows": rows,
+        "named": [],
+        "grid": [],
     }
-    options.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+    def write() -> None:  # after each row: a run that is cut short loses nothing
+        result["gpus"]["after"] = gpus.state()
+        options.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+    for case in CASES:
+        if case.name[:2] in ("A ", "B ", "C ", "D "):
+            for cold in (False, True):
+                found = measure(case, cold, options.splits)
+                result["named"] += found
+                write()
+                for row in found:
+                    print(
+                        f"{case.name} {row.get('cache')} {row['way']}: {row.get('us')}", flush=True
+                    )
+    for dtype in ("bfloat16", "float16") if options.grid else ():
+        for case, kind in grid():
+            result["grid"].append(compare(case, kind, dtype))
+            write()
+            print(json.dumps(result["grid"][-1]), flush=True)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 Reads ``results/attention*.json`` and writes ``mmedge/native/dispatch.json``; ``--check`` fails
 where that is stale. A problem that was measured more than once counts by the measurement with the
-most rounds; of the problems of one shape (threads, hidden keys) the least favourable counts.
+most rounds; of the problems of one shape (threads, hidden keys; on a GPU, whether a graph was
+captured or calls came from Python) the least favourable counts.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ def measurements() -> Iterator[tuple[tuple[Any, ...], int, dict[str, Any]]]:
     """Each problem, the rounds that it was measured for, and its row of the table."""
     for path in sorted((HERE / "results").glob("attention*.json")):
         data = json.loads(path.read_text(encoding="utf-8"))
+        if "grid" in data:
+            yield from measurements_of_gpu(data)
+            continue
         for row in data["rows"]:
             for framework, found in row["over_standard"].items():
                 made = {
@@ -36,6 +40,21 @@ def measurements() -> Iterator[tuple[tuple[Any, ...], int, dict[str, Any]]]:
                 }
                 problem = (*made.values(), row["kind"], row["threads"])
                 yield problem, data["rounds"], {**made, "speedup": round(found["median"], 3)}
+
+
+def measurements_of_gpu(
+    data: dict[str, Any],
+) -> Iterator[tuple[tuple[Any, ...], int, dict[str, Any]]]:
+    """The same of ``attention_gpu.py``'s results."""
+    for row in data["grid"]:
+        made = {
+            "framework": "torch",
+            "device": data["architecture"],
+            **{name: row[name] for name in ("dtype", "dim", "rows", "keys")},
+        }
+        for how in ("captured", "called"):
+            found = {**made, "speedup": round(row[how]["over_standard"], 3)}
+            yield (*made.values(), row["kind"], how), data["replays"], found
 
 
 def table() -> str:

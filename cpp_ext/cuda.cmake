@@ -91,6 +91,8 @@ target_compile_definitions(mmedge_cuda_kernels PRIVATE MMEDGE_BUILD)
 target_compile_options(mmedge_cuda_kernels PRIVATE -Xfatbin=-compress-all)
 target_include_directories(mmedge_cuda_kernels PRIVATE . include kernels/cuda)
 
+# The target is older than the language, and so has none of its defaults.
+set_target_properties(mmedge PROPERTIES CUDA_ARCHITECTURES "${architectures}")
 target_sources(
   mmedge PRIVATE $<TARGET_OBJECTS:mmedge_cuda_kernels> api/segattn_cuda.cpp kernels/cuda/plan.cpp
                  kernels/cuda/support.cpp)

@@ -16,6 +16,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmedge.testing import CASES
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -452,6 +454,62 @@ def _peer(row: dict[str, Any], floor_us: float) -> str:
     return f"| {' | '.join(shown)} |"
 
 
+def attention_gpu() -> str:
+    """The CUDA kernel beside torch's kernels, and torch's operator beside standard operators."""
+    data = load("attention_gpu.json")
+    cases = {case.name: case for case in CASES}
+    cells: dict[tuple[str, str], dict[str, float]] = {}
+    for row in data["named"]:
+        if "us" in row:
+            cells.setdefault((row["case"], row["cache"]), {})[row["way"]] = row["us"]
+    lines = [
+        (
+            f"{data['gpu']}, CUDA {data['cuda']}, torch {data['torch']}, {data['date']}, bfloat16, "
+            f"`benchmarks/attention_gpu.py`: microseconds of a call in the replay of a CUDA graph "
+            f"of {data['calls']}, inputs in the second-level cache / not."
+        ),
+        "",
+        (
+            "| shape | mmedge | concatenated, torch's choice | one buffer, torch's best kernel | "
+            "times as fast as concatenated | as one buffer |"
+        ),
+        "|---|---|---|---|---|---|",
+    ]
+    for name in dict.fromkeys(case for case, _ in cells):
+        case, hot, cold = cases[name], cells[name, "hot"], cells[name, "cold"]
+        best = min((way for way in hot if way.startswith("sliced")), key=hot.__getitem__)
+        ours, theirs, one = (
+            f"{hot[way]:.1f} / {cold[way]:.1f}" for way in ("mmedge", "concat", best)
+        )
+        shape = (
+            f"{name}: {case.batch} x {case.rows} queries, {case.heads} heads of {case.dim}, "
+            f"{' + '.join(map(str, case.lengths))} keys"
+        )
+        lines.append(
+            f"| {shape} | {ours} | {theirs} | {one} ({best.removeprefix('sliced, ')}) | "
+            + " | ".join(
+                " / ".join(f"{cell[way] / cell['mmedge']:.2f}" for cell in (hot, cold))
+                for way in ("concat", best)
+            )
+            + " |"
+        )
+    ratios = {
+        (row["dtype"], how): [
+            r[how]["over_standard"] for r in data["grid"] if r["dtype"] == row["dtype"]
+        ]
+        for row in data["grid"]
+        for how in ("captured", "called")
+    }
+    spans = "; ".join(
+        f"{dtype}, {'in graphs' if how == 'captured' else 'called from Python'}: "
+        f"{min(found):.1f} to {max(found):.1f} times as fast ({len(found)} shapes)"
+        for (dtype, how), found in ratios.items()
+    )
+    return "\n".join(
+        [*lines, "", f"torch's operator with the kernel beside standard operators: {spans}."]
+    )
+
+
 def load(name: str, missing: Any = None) -> Any:  # noqa: ANN401
     """One result file; ``missing`` where it was not made yet."""
     if missing is not None and not (RESULTS / name).exists():
@@ -465,6 +523,7 @@ BLOCKS: dict[tuple[str, str], Callable[[], str]] = {
     ("README.md", "import time"): import_time,
     ("README.md", "streaming"): streaming,
     ("docs/attention.md", "attention"): attention,
+    ("docs/attention.md", "attention gpu"): attention_gpu,
     ("docs/quantization.md", "quantization"): quantization,
     ("docs/quantization.md", "hostile"): hostile,
     ("docs/report.md", "agreement"): agreement,

@@ -93,6 +93,15 @@ def _libraries() -> dict[str, str]:
     return found
 
 
+def _rtx_runs(arch: str) -> bool:
+    """Whether TensorRT for RTX runs on a GPU.
+
+    From what tensorrt-rtx 1.7.1 says when an engine is loaded on sm_90, and what it builds for.
+    """
+    number = int(arch.removeprefix("sm_"))
+    return number in (75, 80, 86, 89) or number >= 120
+
+
 def probe() -> Device:
     """Look at this machine. Cheap enough to call at every load (cached where it cannot change)."""
     libraries = _libraries()
@@ -122,6 +131,12 @@ def probe() -> Device:
             missing[backend] = (
                 f"{library} {libraries[library]} is installed and can build engines, but running "
                 "one needs an NVIDIA GPU and the driver offers none here"
+            )
+        elif backend == "tensorrt_rtx" and not any(_rtx_runs(gpu.sm) for gpu in gpus):
+            missing[backend] = (
+                f"{library} {libraries[library]} can build engines here, but runs on no "
+                f"{' and no '.join(sorted({gpu.sm for gpu in gpus}))}: only on sm_75, sm_80, "
+                "sm_86, sm_89, and sm_120 and later; use tensorrt, or ort with CUDA"
             )
         else:
             backends.append(backend)

@@ -5,6 +5,7 @@
 // function, in mmedge_export/passes/attention_function.py.
 #include <cstdio>
 #include <cstdlib>
+#include <initializer_list>
 #include <mutex>
 #include <new>
 

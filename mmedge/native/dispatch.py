@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
 
 __all__ = ["Choice", "Measured", "choose", "measured"]
@@ -49,6 +49,7 @@ def measured() -> tuple[Measured, ...]:
     return tuple(Measured(**row) for row in json.loads(text)["rows"])
 
 
+@lru_cache(maxsize=1024)  # operators ask in every call
 def choose(
     framework: str,
     device: str,

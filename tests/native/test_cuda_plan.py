@@ -46,10 +46,10 @@ NAMED = {case.name: case for case in CASES}
     ("device", "splits"),
     [
         ("Orin sm_87", 3),
-        ("RTX 4090 sm_89", 9),
-        ("H100 sm_90", 9),
+        ("RTX 4090 sm_89", 7),
+        ("H100 sm_90", 7),
         ("Thor sm_110", 5),
-        ("RTX 5090 sm_120", 9),
+        ("RTX 5090 sm_120", 7),
     ],
 )
 def test_an_action_expert_is_cut_to_fill_the_gpu(device, splits):
@@ -68,7 +68,7 @@ def test_enough_tiles_are_not_cut(device):
 
 @pytest.mark.parametrize(
     ("device", "splits"),
-    [("Orin sm_87", 1), ("RTX 4090 sm_89", 2), ("H100 sm_90", 2), ("Thor sm_110", 1)],
+    [("Orin sm_87", 1), ("RTX 4090 sm_89", 4), ("H100 sm_90", 4), ("Thor sm_110", 1)],
 )
 def test_a_detector_s_queries(device, splits):
     found = plan(device, NAMED["B detection"])

@@ -35,6 +35,9 @@ def _table(monkeypatch):
         Measured("torch", "cpu-avx2", "float32", 128, 16, 256, 0.5),
     )
     monkeypatch.setattr(dispatch, "measured", lambda: rows)
+    choose.cache_clear()
+    yield
+    choose.cache_clear()
 
 
 @pytest.mark.usefixtures("_table")

@@ -62,8 +62,8 @@ def test_cuda_needs_a_gpu_and_its_wheel(machine):
 
 
 def test_an_engine_needs_its_library_version_and_architecture(machine):
-    gpu = Gpu("Orin", "sm_87")
-    engine = variant("tensorrt_rtx", "sm_87", requires={"tensorrt-rtx": "1.7.1"})
+    gpu = Gpu("RTX 3090", "sm_86")
+    engine = variant("tensorrt_rtx", "sm_86", requires={"tensorrt-rtx": "1.7.1"})
     assert "mmedge[rtx]" in engine.reject_reason(machine({}))
     assert "needs an NVIDIA GPU" in engine.reject_reason(machine({"tensorrt-rtx": "1.7.1"}))
     assert "needs tensorrt-rtx 1.7.1, found 1.8" in engine.reject_reason(
@@ -73,6 +73,17 @@ def test_an_engine_needs_its_library_version_and_architecture(machine):
     assert engine.reject_reason(right) is None
     other = variant("tensorrt_rtx", "sm_89", requires={"tensorrt-rtx": "1.7.1"})
     assert "made for sm_89" in other.reject_reason(right)
+
+
+@pytest.mark.parametrize(
+    ("sm", "runs"),
+    [("sm_75", True), ("sm_87", False), ("sm_90", False), ("sm_120", True), ("sm_121", True)],
+)
+def test_tensorrt_for_rtx_runs_on_some_architectures_alone(machine, sm, runs):
+    found = machine({"tensorrt-rtx": "1.7.1", "onnxruntime-gpu": "1.31.1"}, (Gpu("a GPU", sm),))
+    assert ("tensorrt_rtx" in found.backends) is runs
+    if not runs:
+        assert f"runs on no {sm}: only on sm_75" in found.missing["tensorrt_rtx"]
 
 
 def test_restrict_keeps_one_target_or_says_what_is_here(machine):

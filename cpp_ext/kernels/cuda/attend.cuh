@@ -38,7 +38,6 @@ class Attention {
   using Result = Outcome<T, Width, kRows, kFew ? 16 : 8>;
 
   static_assert(kWarps * 16 * (kScratchRow + 2) * 4 <= kStages * 2 * kTileBytes || !kFew);
-  static_assert(2 * kMostSplits * kRows * 4 <= kStages * 2 * kTileBytes);
 
  public:
   __device__ __forceinline__ explicit Attention(const Params& p)
@@ -50,8 +49,9 @@ class Attention {
   }
 
   __device__ __forceinline__ void run() {
-    prepare();
+    // Queries are on their way while lengths and gates are read.
     load_queries<Width>(q_, p_, unit_, first_row(), lane_);
+    prepare();
     // One pass over all keys of the part; or, where segments are INDEPENDENT, one over each of the
     // part's segments. A loop, so that the body is compiled once.
     int segment = -1;
@@ -66,7 +66,7 @@ class Attention {
     if (p_.splits > 1) {
       const int tile = this->tile();
       if (arrive_last(p_, tile, lengths_memory() + MMEDGE_MAX_SEGMENTS)) {
-        join_parts<T, Width, R>(p_, unit_, tile, scratch());
+        join_parts<T, Width, R>(p_, unit_, tile);
       }
     }
   }

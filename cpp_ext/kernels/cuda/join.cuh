@@ -12,52 +12,73 @@ namespace mmedge::cuda {
 
 // True in all threads of the block that comes last. `flag` is one int of shared memory.
 __device__ __forceinline__ bool arrive_last(const Params& p, int tile, int* flag) {
-  fence_device();
+  // One thread's fence covers what all have written before they met.
   sync_block();
   if (thread_index() == 0) {
+    fence_device();
     const unsigned last = static_cast<unsigned>(p.splits - 1);
     *flag = count_arrival(p.counters + tile, last) == last;
+    fence_device();
   }
   sync_block();
-  fence_device();
   return *flag != 0;
 }
 
-// `scratch` has 2 * splits * rows floats of shared memory.
+// Parts that a thread has on their way at once: it waits for the second-level cache once for all.
+constexpr int kPartsAtOnce = 8;
+
 template <class T, int Width, Role R>
-__device__ void join_parts(const Params& p, const Unit& unit, int tile, float* scratch) {
+__device__ void join_parts(const Params& p, const Unit& unit, int tile) {
   constexpr int kRows = Tiling<Width, R>::kRows;
   constexpr size_t kFloats = Tiling<Width, R>::kPartialFloats;
-  const int thread = thread_index();
-  const int splits = p.splits;
-  float* maxima = scratch;
-  float* sums = scratch + splits * kRows;
-  for (int i = thread; i < splits * kRows; i += kThreads) {
-    const float* partial = partial_of(p, tile, i / kRows, kFloats) + kRows * Width + i % kRows;
-    maxima[i] = load_shared_by_blocks(partial);
-    sums[i] = load_shared_by_blocks(partial + kRows);
-  }
-  sync_block();
+  const float* parts = partial_of(p, tile, 0, kFloats);
 
-  for (int i = thread; i < kRows * Width / 4; i += kThreads) {
+  for (int i = thread_index(); i < kRows * Width / 4; i += kThreads) {
     const int in_tile = i / (Width / 4);
     const int column = i % (Width / 4) * 4;
     if (in_tile >= unit.count || column >= p.call.dim) continue;
     float top = -kInfinity;
-    for (int s = 0; s < splits; ++s) top = fmaxf(top, maxima[s * kRows + in_tile]);
-    const float base = base_of(top);
     float sum = 0.0f;
     float4 o = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-#pragma unroll 4
-    for (int s = 0; s < splits; ++s) {
-      const float4 part = load_shared_by_blocks(reinterpret_cast<const float4*>(
-          partial_of(p, tile, s, kFloats) + in_tile * Width + column));
-      const float weight = exp2_fast(maxima[s * kRows + in_tile] - base);
-      sum = fmaf(weight, sums[s * kRows + in_tile], sum);
-      o.x = fmaf(weight, part.x, o.x);
-      o.y = fmaf(weight, part.y, o.y);
-      o.z = fmaf(weight, part.z, o.z);
-      o.w = fmaf(weight, part.w, o.w);
+#pragma unroll 1
+    for (int first = 0; first < p.splits; first += kPartsAtOnce) {
+      float m[kPartsAtOnce], l[kPartsAtOnce];
+      float4 x[kPartsAtOnce];
+#pragma unroll
+      for (int s = 0; s < kPartsAtOnce; ++s) {
+        m[s] = -kInfinity;
+        l[s] = 0.0f;
+        x[s] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+        if (first + s < p.splits) {
+          const float* part = parts + (first + s) * kFloats;
+          m[s] = load_shared_by_blocks(part + kRows * Width + in_tile);
+          l[s] = load_shared_by_blocks(part + kRows * Width + kRows + in_tile);
+          x[s] = load_shared_by_blocks(
+              reinterpret_cast<const float4*>(part + in_tile * Width + column));
+        }
+      }
+      float higher = top;
+#pragma unroll
+      for (int s = 0; s < kPartsAtOnce; ++s) higher = fmaxf(higher, m[s]);
+      const float base = base_of(higher);
+      if (first > 0) {
+        const float moved = exp2_fast(top - base);
+        sum *= moved;
+        o.x *= moved;
+        o.y *= moved;
+        o.z *= moved;
+        o.w *= moved;
+      }
+      top = higher;
+#pragma unroll
+      for (int s = 0; s < kPartsAtOnce; ++s) {
+        const float weight = exp2_fast(m[s] - base);
+        sum = fmaf(weight, l[s], sum);
+        o.x = fmaf(weight, x[s].x, o.x);
+        o.y = fmaf(weight, x[s].y, o.y);
+        o.z = fmaf(weight, x[s].z, o.z);
+        o.w = fmaf(weight, x[s].w, o.w);
+      }
     }
     const bool empty = sum == 0.0f;
     // Parts of INDEPENDENT segments are divided already: their sums tell only that there are any.

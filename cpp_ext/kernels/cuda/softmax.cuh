@@ -11,12 +11,18 @@
 
 namespace mmedge::cuda {
 
+// By how much scores times log2 e may exceed what weights are relative to: weights are up to 2^8,
+// far below what 16 bits hold, and as exact as any. It saves most of the moving from one maximum to
+// the next (the same rule as in FlashAttention-4).
+constexpr float kSlack = 8.0f;
+
 template <class T, int Width, int Keys>
 struct Softmax {
   static constexpr int kTiles = Keys / 8;
 
   float o[Width / 8][4];  // not divided by l yet
-  float m[2];             // maximum of scores times log2 e, of each half
+  float m[2];             // what weights are relative to, of each half: the maximum of scores times
+                          // log2 e of earlier tiles, which later ones exceed by kSlack at most
   float l[2];             // sum of weights; each lane of a row has a part of it until total()
 
   __device__ __forceinline__ void reset() {
@@ -45,10 +51,12 @@ struct Softmax {
     }
   }
 
-  // Scores s * scale + shift become weights relative to the new maxima, to which o and l are moved.
+  // Scores s * scale + shift become weights relative to m, which is moved with o and l where maxima
+  // have grown by more than kSlack.
   // NaN is passed over by the maximum and makes its row NaN through its weight.
   __device__ __forceinline__ void weigh(float (&s)[kTiles][4], float scale,
                                         const float (&shift)[2]) {
+    float tops[2];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       float top = -kInfinity;
@@ -58,10 +66,26 @@ struct Softmax {
       }
       top = fmaxf(top, from_lane_xor(top, 1));
       top = fmaxf(top, from_lane_xor(top, 2));
-      top = fmaxf(m[half], fmaf(top, scale, shift[half]));
-      const float base = base_of(top);
-      const float moved = exp2_fast(m[half] - base);
-      m[half] = top;
+      tops[half] = fmaxf(m[half], fmaf(top, scale, shift[half]));
+    }
+    // After the first tiles maxima seldom grow, and mostly by little: weights stay where they are
+    // until they might be large.
+    if (any_lane(tops[0] > m[0] + kSlack || tops[1] > m[1] + kSlack)) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const float moved = exp2_fast(m[half] - base_of(tops[half]));
+        m[half] = tops[half];
+        l[half] *= moved;
+#pragma unroll
+        for (int j = 0; j < Width / 8; ++j) {
+          o[j][2 * half] *= moved;
+          o[j][2 * half + 1] *= moved;
+        }
+      }
+    }
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const float base = base_of(m[half]);
       float sum = 0.0f;
 #pragma unroll
       for (int j = 0; j < kTiles; ++j) {
@@ -72,12 +96,7 @@ struct Softmax {
           sum += weight;
         }
       }
-      l[half] = fmaf(l[half], moved, sum);
-#pragma unroll
-      for (int j = 0; j < Width / 8; ++j) {
-        o[j][2 * half] *= moved;
-        o[j][2 * half + 1] *= moved;
-      }
+      l[half] += sum;
     }
   }
 

@@ -46,6 +46,7 @@ constexpr int stages(Role role, int width) { return role == Role::kFew && width 
 
 // Blocks that a multiprocessor's registers are kept free for. `full` kernels need more of them.
 constexpr int blocks_per_sm(Role role, int width, bool full) {
+  if (role == Role::kMany && !full && width == 32) return 4;
   if (role == Role::kMany || width == 128) return 2;
   return (width <= 64 ? 4 : 3) - (full ? 1 : 0);
 }
