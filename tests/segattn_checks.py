@@ -85,7 +85,7 @@ def check_case(run: Run, case: Case, dtype: str) -> None:
 def check_splits(run: Run, case: Case, dtype: str) -> None:
     inputs = make_inputs(case)
     whole = run(inputs, dtype, num_splits=1).output()
-    for splits in (2, 5, 0):
+    for splits in (2, 5, 12, 0):
         call = run(inputs, dtype, num_splits=splits)
         assert frobenius(call.output(), call.expected()[0]) <= FROBENIUS[dtype]
         assert frobenius(call.output(), whole.astype(np.float64)) <= (
@@ -93,6 +93,19 @@ def check_splits(run: Run, case: Case, dtype: str) -> None:
         )
         if case.mode == "joint":
             assert same_lse(call.log_sum_exp(), call.expected()[1])
+
+
+def check_rising_scores(run: Run, rows: int, largest: float, dtype: str) -> None:
+    """Keys grow from tile to tile, and with them what weights are relative to."""
+    inputs = make_inputs(Case("", (64 * 7, 64 * 3 + 5), rows=rows, heads=2))
+    sizes = np.linspace(0.01, largest, sum(k.shape[1] for k in inputs.k))[None, :, None, None]
+    parts = np.split(sizes, [inputs.k[0].shape[1]], axis=1)
+    grown = tuple((k * size).astype(k.dtype) for k, size in zip(inputs.k, parts, strict=True))
+    for num_splits in (1, 3):
+        call = run(replace(inputs, k=grown), dtype, num_splits=num_splits)
+        wanted, lse = call.expected()
+        assert frobenius(call.output(), wanted) <= FROBENIUS[dtype]
+        assert same_lse(call.log_sum_exp(), lse)
 
 
 def check_int8(run: Run, case: Case, dtype: str, int8: tuple[int, ...]) -> None:

@@ -10,7 +10,7 @@ from emulated_cuda import EARLY, LATE, RANDOM, Emulated, emulated, new_workspace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from segattn_call import Call, HostMemory, prepare
-from segattn_checks import TAKEN, check_case, check_int8, check_splits, hide
+from segattn_checks import TAKEN, check_case, check_int8, check_rising_scores, check_splits, hide
 
 from mmedge.testing import FROBENIUS, Case, Inputs, frobenius, make_inputs
 
@@ -59,6 +59,13 @@ def test_case(case, dtype):
 )
 def test_splits(name, dtype):
     check_splits(gpu().compute, named(name), dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("largest", [0.5, 2.0, 20.0])
+@pytest.mark.parametrize("rows", [5, 70])
+def test_scores_that_rise(rows, largest, dtype):
+    check_rising_scores(gpu().compute, rows, largest, dtype)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from segattn_call import Call, Enqueuer, prepare
-from segattn_checks import TAKEN, check_case, check_int8, check_splits, hide
+from segattn_checks import TAKEN, check_case, check_int8, check_rising_scores, check_splits, hide
 
 from mmedge.native.capi import library, why_absent
 from mmedge.testing import CASES, FROBENIUS, Case, frobenius, make_inputs
@@ -100,6 +100,13 @@ def test_case(case, dtype):
 @pytest.mark.parametrize("case", TAKEN, ids=lambda case: case.name)
 def test_splits(case, dtype):
     check_splits(compute, case, dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("largest", [0.5, 2.0, 20.0])
+@pytest.mark.parametrize("rows", [5, 70])
+def test_scores_that_rise(rows, largest, dtype):
+    check_rising_scores(compute, rows, largest, dtype)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

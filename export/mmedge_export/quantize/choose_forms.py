@@ -182,6 +182,20 @@ def _coarseness(form: Form) -> int:
     return EXACT_FIRST.index(form) if form in EXACT_FIRST else len(EXACT_FIRST)
 
 
+def more_exact(name: str, near: Sequence[str], plans: Mapping[str, Plan]) -> str:
+    """Of plans that are nearly as fast as ``name``, the one with the most exact dynamic forms.
+
+    Else equal plans alone count: the others weigh size or time against exactness, and what a finer
+    scale of the same weights costs is 5 % at most, where the gate may put most nodes back without.
+    """
+
+    def others(plan: Plan) -> Plan:
+        return {node: "dynamic" if form in DYNAMIC else form for node, form in plan.items()}
+
+    alike = [other for other in near if others(plans[other]) == others(plans[name])]
+    return min(alike or [name], key=lambda other: sum(map(_coarseness, plans[other].values())))
+
+
 def choose_plan(
     work: StageWork,
     plans: Mapping[str, Plan],
@@ -231,7 +245,8 @@ def choose_plan(
     if faster:
         best = max(ratio[0] for ratio in faster.values())
         equal = [name for name, ratio in faster.items() if ratio[0] >= best * (1 - TIE)]
-        name = min(equal, key=lambda name: sizes[name])
+        near = [name for name, ratio in faster.items() if ratio[0] >= best * (1 - NEAR)]
+        name = more_exact(min(equal, key=lambda name: sizes[name]), near, plans)
         # The winner of several, and of as many rounds as it took, is timed once more.
         ways = {"float": partial(runs["float"], taken), name: partial(runs[name], taken)}
         again = interleave(ways, rounds=CONFIRM, seed=CONFIRM)

@@ -93,6 +93,7 @@ class Gate:
         self._alone = len(works) == 1
         self._speed: dict[str, str] = {}
         self._harms: dict[str, float] = {}
+        self._changed: set[str] = set()  # stages with other forms than those that were timed
 
     def choose(self, precision: str) -> None:
         """Give every stage the plan that is fastest on this device."""
@@ -136,9 +137,38 @@ class Gate:
             return None
         verdict = self._judged({work.stage.name: work.plan for work in self._works})
         if not verdict.ok:
+            verdict = self._refined(verdict)
+        if not verdict.ok:
             self._tell(f"too much is lost: {_words(verdict)}; looking for the cause")
             verdict = self._back_off()
         return self._pay(verdict)
+
+    def _refined(self, verdict: Verdict) -> Verdict:
+        """Give weights a scale for each channel where they shared one: far less than float32 costs.
+
+        The plans stay, whatever the verdict: if nodes are to be put back, fewer of these are.
+        """
+
+        def finer(work: StageWork) -> Plan:
+            pays = {
+                node
+                for node in work.plan
+                if self._goal != "speed" or work.speed[node].get("dynamic", 0.0) > 1.0
+            }
+            return {
+                node: "dynamic" if form == "dynamic_tensor" and node in pays else form
+                for node, form in work.plan.items()
+            }
+
+        changed = {work.stage.name for work in self._works if finer(work) != work.plan}
+        if not changed or self._judge.attempts >= self._budget:
+            return verdict
+        for work in self._works:
+            work.plan = finer(work)
+        self._changed |= changed
+        verdict = self._judged({work.stage.name: work.plan for work in self._works})
+        self._tell(f"with a scale for each channel: {_words(verdict)}")
+        return verdict
 
     def _back_off(self) -> Verdict:
         ranked = self._ranked()
@@ -273,9 +303,10 @@ class Gate:
         first = floats.tensors(self._task.samples[0][0])
         before = [(work.plan, dict(work.why)) for work in self._works]
         for work in self._works:
-            if "the metric needs it" not in work.why.values() or not quantised(work.plan):
-                continue
             name = work.stage.name
+            slower = "the metric needs it" in work.why.values() or name in self._changed
+            if not slower or not quantised(work.plan):
+                continue
             key = f"speed of {name} as {digest(work.plan)}"
             plan, self._speed[name] = self._journal.recall(
                 key, partial(self._fastest, work, {"what the metric bears": work.plan}, first)

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from mmedge_export.quantize.choose_forms import candidates
+from mmedge_export.quantize.choose_forms import candidates, more_exact
 
 ALL = ("static", "dynamic", "dynamic_tensor", "block8")
 
@@ -49,3 +49,16 @@ def test_plans_of_one_form_are_tried_whatever_its_nodes_were_by_themselves():
     for form in ("dynamic", "dynamic_tensor"):
         assert {"m": form, "c": "static"} in plans.values()
     assert {"m": "block8", "c": "static"} in plans.values()
+
+
+def test_a_nearly_as_fast_plan_with_finer_scales_is_taken():
+    plans = {
+        "coarse": {"m": "dynamic_tensor", "n": "dynamic_tensor", "c": "static"},
+        "mixed": {"m": "dynamic", "n": "dynamic_tensor", "c": "static"},
+        "fine": {"m": "dynamic", "n": "dynamic", "c": "static"},
+        "other": {"m": "block8", "n": "dynamic", "c": "float"},
+    }
+    assert more_exact("coarse", ["coarse", "mixed", "fine", "other"], plans) == "fine"
+    assert more_exact("coarse", ["coarse", "mixed", "other"], plans) == "mixed"
+    assert more_exact("coarse", ["other"], plans) == "coarse"
+    assert more_exact("other", ["other", "fine"], plans) == "other"

@@ -1,4 +1,4 @@
-"""A stage that is no faster once nodes were put back goes back as a whole, if that passes."""
+"""What a gate does before nodes are put back, and after: a stage that is no faster goes back."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def made(*, attempts=1, again=True, faster=False):
         stage("a", {"m": "static", "n": "float"}, {"n": "the metric needs it"}),
         stage("b", {"k": "dynamic"}, {}),
     ]
-    gate._speed, gate._task = {}, SimpleNamespace(samples=[({}, 0)])
+    gate._speed, gate._task, gate._changed = {}, SimpleNamespace(samples=[({}, 0)]), set()
     gate._network = lambda plans: SimpleNamespace(tensors=lambda inputs: {})
     kept = {"m": "static", "n": "float"} if faster else {"m": "float", "n": "float"}
     gate._journal = SimpleNamespace(recall=lambda key, find: (kept, "timed"))
@@ -67,3 +67,46 @@ def test_nothing_may_be_left():
     gate = made()
     gate._works.pop()
     assert gate._pay(ACCEPTED) is None
+
+
+def coarse(goal="speed", dynamic=2.0):
+    """A gate whose two stages share scales; it passes once they do not."""
+    gate = made()
+    gate._goal, gate.told = goal, []
+    gate._tell = gate.told.append
+    gate._works = [
+        stage("a", {"m": "dynamic_tensor", "n": "static"}, {}),
+        stage("b", {"k": "dynamic"}, {}),
+    ]
+    speed = {"dynamic_tensor": 2.1, "dynamic": dynamic}
+    for work in gate._works:
+        work.speed = dict.fromkeys(work.plan, speed)
+    return gate
+
+
+def test_weights_get_a_scale_for_each_channel_before_any_is_put_back():
+    gate = coarse()
+    failed = Verdict(ok=False, error=0.5, worst=0.6)
+    assert gate._refined(failed).ok
+    assert gate.judged == [{"a": {"m": "dynamic", "n": "static"}, "b": {"k": "dynamic"}}]
+    assert gate._works[0].plan == {"m": "dynamic", "n": "static"}
+    # What was not timed with these forms is timed before it is taken.
+    gate._pay(ACCEPTED)
+    assert gate._works[0].plan == {"m": "float", "n": "float"}
+
+
+@pytest.mark.parametrize(
+    ("goal", "dynamic", "tried"), [("speed", 0.9, 0), ("speed", 1.1, 1), ("size", 0.9, 1)]
+)
+def test_only_where_that_is_faster_than_float32(goal, dynamic, tried):
+    gate = coarse(goal, dynamic)
+    gate._refined(Verdict(ok=False, error=0.5, worst=0.6))
+    assert len(gate.judged) == tried
+
+
+def test_the_budget_bounds_that_too():
+    gate = coarse()
+    gate._judge.attempts = gate._budget
+    failed = Verdict(ok=False, error=0.5, worst=0.6)
+    assert gate._refined(failed) is failed
+    assert gate._works[0].plan["m"] == "dynamic_tensor"
