@@ -43,7 +43,7 @@ DOMAIN = "mmedge"
 #: As in mmedge.h, as are the structures below.
 ABI_VERSION = 1
 MAX_SEGMENTS = 8
-OK = 0
+OK, INVALID, UNSUPPORTED = range(3)
 F32, F16, BF16, I8 = range(4)
 JOINT, INDEPENDENT = range(2)
 
@@ -139,7 +139,7 @@ class Library:
             BackendError: the device failed.
         """
         if status != OK:
-            error = InputError if status in (1, 2) else BackendError
+            error = InputError if status in (INVALID, UNSUPPORTED) else BackendError
             raise error(self.c.mmedge_last_error().decode())
 
     def run(self, call: SegAttn, threads: int) -> None:
@@ -168,6 +168,14 @@ class Library:
         size = ctypes.c_size_t()
         self.check(self.c.mmedge_segattn_workspace(call, size))
         return size.value
+
+    def has_kernel(self, call: SegAttn) -> bool:
+        """Whether :meth:`enqueue` would compute it: not where sizes or strides are beyond its own.
+
+        True also of what is wrong in other ways, which :meth:`workspace_bytes` raises.
+        """
+        status: int = self.c.mmedge_segattn_workspace(call, ctypes.c_size_t())
+        return status != UNSUPPORTED
 
     def enqueue(self, call: SegAttn, workspace: int, stream: int) -> None:
         """Compute on the current GPU; ``workspace`` and ``stream`` are addresses, 0 for none.

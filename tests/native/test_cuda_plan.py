@@ -8,7 +8,8 @@ import pytest
 from emulated_cuda import emulated
 from segattn_call import HostMemory, prepare
 
-from mmedge.native.capi import I8, SegAttn
+from mmedge.errors import InputError
+from mmedge.native.capi import I8, Library, SegAttn
 from mmedge.testing import CASES, Case, make_inputs
 
 # Multiprocessors, shared memory of one and of a block: CUDA C++ Programming Guide, "Technical
@@ -126,6 +127,19 @@ def test_shared_memory_fits(device, rows, dim, mode, valid):
         assert found.shared_bytes <= DEVICES[device][2]
         assert 1 <= found.blocks_per_sm <= 4
         assert found.blocks_per_sm * (found.shared_bytes + 1024) <= DEVICES[device][1]
+
+
+def test_what_no_kernel_takes_is_told_from_what_is_wrong():
+    library = Library.__new__(Library)
+    library.c = emulated().c
+    emulated().set_device(*DEVICES["H100 sm_90"])
+    assert library.has_kernel(call_of(Case("", (100,))).desc)
+    assert not library.has_kernel(call_of(Case("", (100,), dim=136)).desc)
+    wrong = call_of(Case("", (100,)))
+    wrong.desc.heads = -1
+    assert library.has_kernel(wrong.desc)
+    with pytest.raises(InputError):
+        library.workspace_bytes(wrong.desc)
 
 
 def test_a_gpu_that_is_too_small_is_refused():
