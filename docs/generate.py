@@ -505,8 +505,9 @@ def attention_gpu() -> str:
         f"{min(found):.1f} to {max(found):.1f} times as fast ({len(found)} shapes)"
         for (dtype, how), found in ratios.items()
     )
+    made = ["", f"Of the file: {data['note']}."] if "note" in data else []
     return "\n".join(
-        [*lines, "", f"torch's operator with the kernel beside standard operators: {spans}."]
+        [*lines, *made, "", f"torch's operator with the kernel beside standard operators: {spans}."]
     )
 
 

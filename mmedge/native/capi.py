@@ -170,8 +170,9 @@ class Library:
         return size.value
 
     def has_kernel(self, call: SegAttn) -> bool:
-        """Whether :meth:`enqueue` would compute it: not where sizes or strides are beyond its own.
+        """Whether :meth:`enqueue` can compute it on the current GPU.
 
+        Not where sizes, strides or splits are beyond the kernels', or none was built for this GPU.
         True also of what is wrong in other ways, which :meth:`workspace_bytes` raises.
         """
         status: int = self.c.mmedge_segattn_workspace(call, ctypes.c_size_t())

@@ -189,6 +189,14 @@ def test_a_bundle_runs_through_the_kernel(bundle):
         np.testing.assert_allclose(kernel[name], value, rtol=1e-5, atol=1e-6)
 
 
+@pytest.fixture
+def _choice_anew():
+    dispatch.choose.cache_clear()
+    yield
+    dispatch.choose.cache_clear()
+
+
+@pytest.mark.usefixtures("_choice_anew")
 @pytest.mark.parametrize("pays", [True, False])
 def test_by_default_the_measurements_decide(bundle, monkeypatch, pays):
     row = Measured("onnxruntime", f"cpu-{native.cpu_isa()}", "float32", 64, 1, 64, 0.5 + pays)

@@ -63,7 +63,7 @@ Plan make_plan(const mmedge_segattn& call, const Device& device) {
   if (call.num_splits > 0) {
     splits = call.num_splits;
   } else if (static_cast<double>(tiles) < kEnough * static_cast<double>(places)) {
-    splits = std::max<int64_t>(1, std::min(places / tiles, key_tiles / 2));
+    splits = std::clamp<int64_t>(std::min(places / tiles, key_tiles / 2), 1, kMostSplits);
     // No more than it takes for the longest part: what is joined costs time.
     const int64_t longest = (key_tiles + splits - 1) / splits;
     splits = longest > 0 ? (key_tiles + longest - 1) / longest : 1;

@@ -51,7 +51,8 @@ __device__ __forceinline__ float from_lane_xor(float value, int mask) {
 
 __device__ __forceinline__ bool any_lane(bool value) { return __any_sync(0xffffffffu, value); }
 
-// What this thread has written is seen by the whole GPU before what it writes from now on.
+// What this thread has written, or has seen through a barrier, is seen by the whole GPU before what it
+// writes from now on.
 __device__ __forceinline__ void fence_device() { __threadfence(); }
 
 // Counts an arrival; returns how many there were before. After `last` it starts again at 0.

@@ -252,7 +252,9 @@ class Gate:
     def _ranked(self) -> list[str]:
         """Quantised nodes of the stages that do harm, the most harmful first, then all others."""
         ranked: list[str]
-        ranked, self._harms = self._journal.recall("harm of single nodes", self._measure_harm)
+        plans = " ".join(digest(work.plan) for work in self._works)
+        key = f"harm of single nodes as {plans}"
+        ranked, self._harms = self._journal.recall(key, self._measure_harm)
         return ranked
 
     def _measure_harm(self) -> tuple[list[str], dict[str, float]]:
