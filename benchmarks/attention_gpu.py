@@ -45,7 +45,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from mmedge.bench import host
 from mmedge.bench.gpu_state import Gpus
-from mmedge.errors import AccuracyError
+from mmedge.errors import AccuracyError, BackendError
 from mmedge.native.capi import BF16, F16, SegAttn, library
 from mmedge.testing import CASES, FROBENIUS, Case, frobenius, make_inputs, reference
 from mmedge_export import attention
@@ -120,6 +120,8 @@ class Copy:
             desc = self._describe(self.case)
             desc.num_splits = splits
             size = library().workspace_bytes(desc)
+            if size is None:
+                raise BackendError(f"{self.case.name}: the kernel does not take it on this GPU")
             self.plans[splits] = desc, torch.zeros(size, dtype=torch.uint8, device="cuda")
         return self.plans[splits]
 

@@ -141,9 +141,9 @@ def _on_gpu(
     if out.numel():
         loaded, stream = native.library(), torch.cuda.current_stream(q.device)
         with torch.cuda.device(q.device):
-            if not loaded.has_kernel(call):
-                return _standard(q, k, v, *rest)
             size = loaded.workspace_bytes(call)
+            if size is None:
+                return _standard(q, k, v, *rest)
             # Kernels leave it zeroed, but the allocator may give it to somebody else in between.
             memory = torch.zeros(size, dtype=torch.uint8, device=q.device) if size else None
             loaded.enqueue(call, memory.data_ptr() if memory is not None else 0, stream.cuda_stream)

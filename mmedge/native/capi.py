@@ -158,25 +158,22 @@ class Library:
         run = None if pool is None else self._pool_run
         self.check(self.c.mmedge_segattn_cpu(call, at, run, pool))
 
-    def workspace_bytes(self, call: SegAttn) -> int:
+    def workspace_bytes(self, call: SegAttn) -> int | None:
         """Bytes of zeroed device memory that :meth:`enqueue` needs on the current GPU.
 
+        None where there is no kernel for the call: sizes, strides or splits are beyond theirs, or
+        none was built for this GPU.
+
         Raises:
-            InputError: the call breaks the rules of mmedge.h, or there is no kernel for it.
-            BackendError: there is no GPU, or the library was built without CUDA.
+            InputError: the call breaks the rules of mmedge.h.
+            BackendError: there is no GPU, or it failed.
         """
         size = ctypes.c_size_t()
-        self.check(self.c.mmedge_segattn_workspace(call, size))
+        status = self.c.mmedge_segattn_workspace(call, size)
+        if status == UNSUPPORTED:
+            return None
+        self.check(status)
         return size.value
-
-    def has_kernel(self, call: SegAttn) -> bool:
-        """Whether :meth:`enqueue` can compute it on the current GPU.
-
-        Not where sizes, strides or splits are beyond the kernels', or none was built for this GPU.
-        True also of what is wrong in other ways, which :meth:`workspace_bytes` raises.
-        """
-        status: int = self.c.mmedge_segattn_workspace(call, ctypes.c_size_t())
-        return status != UNSUPPORTED
 
     def enqueue(self, call: SegAttn, workspace: int, stream: int) -> None:
         """Compute on the current GPU; ``workspace`` and ``stream`` are addresses, 0 for none.
