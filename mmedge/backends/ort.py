@@ -87,23 +87,39 @@ class OrtSession:
         self._session: Any = session
         self._where = f"stage {stage.name!r}, variant {variant.id}"
         self._on_gpu = variant.target != "cpu"
+        self._call: Any = self._run_on_gpu if self._on_gpu else _binding(session)
 
     def run(self, feeds: Mapping[str, Any]) -> dict[str, Array]:
         """Run once; see :meth:`mmedge.backends.Session.run`."""
-        session = self._session  # another thread may close it meanwhile
-        if session is None:
+        call = self._call  # another thread may close the session meanwhile
+        if call is None:
             raise BackendError(f"{self._where}: the session is closed; load the bundle again")
         before = native.cpu_calls() if self._unproven else 0
         try:
-            if self._on_gpu and any(type(value) is not np.ndarray for value in feeds.values()):
-                values = self._run_bound(session, feeds)
-            else:
-                values = session.run(self._output_names, feeds)
+            values = call(self._output_names, feeds, None)
+        except TypeError:
+            # Either `_binding` is not what this ONNX Runtime has, or the feeds are wrong.
+            values = self._run_publicly(feeds)
         except Exception as error:  # the binding raises several unrelated types
             raise BackendError(f"{self._where}: ONNX Runtime failed: {error}") from error
         if self._unproven:
             self._prove(native.cpu_calls() - before)
-        return dict(zip(self._output_names, values, strict=True))
+        names = self._output_names
+        # Most often one, and then without the microsecond of the general way.
+        return {names[0]: values[0]} if len(names) == 1 else dict(zip(names, values, strict=True))
+
+    def _run_publicly(self, feeds: Mapping[str, Any]) -> list[Array]:
+        """Run by ONNX Runtime's public method, and stay with it where it succeeds."""
+        session = self._session
+        if session is None:
+            raise BackendError(f"{self._where}: the session is closed; load the bundle again")
+        try:
+            values: list[Array] = session.run(self._output_names, feeds, None)
+        except Exception as error:  # the binding raises several unrelated types
+            raise BackendError(f"{self._where}: ONNX Runtime failed: {error}") from error
+        if not self._on_gpu:
+            self._call = session.run
+        return values
 
     def _prove(self, calls: int) -> None:
         """Compare the kernel's own count of calls with the nodes that it is said to run."""
@@ -116,15 +132,17 @@ class OrtSession:
             )
         self._unproven = False
 
-    def _run_bound(
-        self,
-        session: Any,  # noqa: ANN401
-        feeds: Mapping[str, Any],
+    def _run_on_gpu(
+        self, names: list[str], feeds: Mapping[str, Any], _options: None
     ) -> list[Array]:
         """Run with device arrays bound where they lie, so that nothing is copied to the host.
 
         They must lie on GPU 0, the one that the CUDA provider uses.
         """
+        session = self._session
+        if all(type(value) is np.ndarray for value in feeds.values()):
+            values: list[Array] = session.run(names, feeds)
+            return values
         binding = session.io_binding()
         for name, value in feeds.items():
             if type(value) is np.ndarray:
@@ -140,11 +158,11 @@ class OrtSession:
                 shape=interface["shape"],
                 buffer_ptr=interface["data"][0],
             )
-        for name in self._output_names:
+        for name in names:
             binding.bind_output(name)
         session.run_with_iobinding(binding)
-        values: list[Array] = binding.copy_outputs_to_cpu()
-        return values
+        copied: list[Array] = binding.copy_outputs_to_cpu()
+        return copied
 
     def end_profiling(self) -> str:
         """Path of the profile of all runs so far; of a session that was opened with ``profile``."""
@@ -152,7 +170,17 @@ class OrtSession:
 
     def close(self) -> None:
         """Free the session."""
-        self._session = None
+        self._session = self._call = None
+
+
+def _binding(session: Any) -> Any:  # noqa: ANN401
+    """What ``session.run`` calls on the CPU: names of outputs, feeds, run options.
+
+    The Python between them looks once more at names that were checked, which takes 2 us of a call
+    that may take 70 (benchmarks/overhead.py). It is not public, so where there is no such thing
+    this is ``session.run`` itself.
+    """
+    return getattr(getattr(session, "_sess", None), "run", session.run)
 
 
 def open_stage(

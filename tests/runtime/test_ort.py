@@ -176,6 +176,39 @@ def test_a_failing_run_names_stage_and_variant(opened):
         session.run({})
 
 
+class Fixed:
+    """ONNX Runtime's session, but for what is given."""
+
+    def __init__(self, session, **given):
+        self.__dict__.update(given, real=session)
+
+    def __getattr__(self, name):
+        if name == "_sess":
+            raise AttributeError(name)
+        return getattr(self.real, name)
+
+
+class OtherBinding:
+    def run(self, names, feeds):  # takes no options
+        raise AssertionError
+
+
+@pytest.mark.parametrize("given", [{}, {"_sess": OtherBinding()}], ids=["none", "another"])
+def test_without_the_binding_that_is_known_the_public_method_runs(opened, given):
+    """It is no public part of ONNX Runtime: another version may have none, or a different one."""
+    stage, variant = stage_of(opened, "camera"), opened.manifest.variants[0]
+    real = open_stage(opened, stage, variant, options=SessionOptions(threads=1))
+    feeds = {"image": np.ones((1, 2, 2, 3), np.uint8)}
+    session = backend.OrtSession(Fixed(real._session, **given), stage, variant)
+    for _ in range(2):
+        assert session.run(feeds)["seen"] == real.run(feeds)["seen"] == 12
+        with pytest.raises(BackendError, match="stage 'camera', variant ort-fp32-cpu: ONNX Runt"):
+            session.run({"image": feeds["image"].astype(np.float32)})
+    session.close()
+    with pytest.raises(BackendError, match="the session is closed"):
+        session.run(feeds)
+
+
 @pytest.mark.parametrize(
     ("flops", "alone", "asked", "threads"),
     [

@@ -18,6 +18,7 @@ from mmedge.backends.ort import OrtSession
 from mmedge.bundle import Bundle
 from mmedge.errors import BackendError, InputError, NoVariantError
 from mmedge.features import CacheInfo
+from mmedge.feeds import Feeds
 from mmedge.schedule import TRIALS, WARMUP, Schedule
 
 
@@ -96,6 +97,48 @@ def test_one_input_given_in_two_ways_is_refused(pipe):
                 pipe.run({"image": IMAGE_ONES, **inputs})
     with pytest.raises(InputError, match="is given twice"):
         pipe.run({"image": IMAGE_ONES, "ids": "red", "mask": mask})
+
+
+ONES = np.ones((1, 4), np.float32)
+NOTHING = object()
+#: Often alike in all but one thing, so that a later call could pass for an earlier one.
+GIVEN = {
+    "image": [
+        *(IMAGE_ONES, np.ones((2, 2, 2, 3), np.uint8), np.ones((1, 2, 2, 3), np.int8)),
+        np.ones((1, 2, 3, 2), np.uint8).swapaxes(2, 3),
+    ],
+    "pcm": [NOTHING, NOTHING, ONES, ONES.astype(">f4"), ONES.view(np.recarray), [[1.0]]],
+    "what": [NOTHING, NOTHING, NOTHING, ONES],
+}
+CALLS = st.fixed_dictionaries({n: st.sampled_from(values) for n, values in GIVEN.items()}).map(
+    lambda given: {name: value for name, value in given.items() if value is not NOTHING}
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(CALLS, min_size=2, max_size=8))
+def test_what_came_before_decides_nothing(sums, calls):
+    """Inputs are checked against those of earlier calls: each call is as if it were the first."""
+    with Bundle.open(sums) as bundle:
+        feeds = Feeds(bundle)
+
+        def prepared(feeds, call):
+            try:
+                return feeds.prepare(call)
+            except InputError as error:
+                return str(error)
+
+        for call in calls:
+            found, alone = prepared(feeds, call), prepared(Feeds(bundle), call)
+            if isinstance(alone, str):
+                assert found == alone
+                continue
+            assert found.keys() == alone.keys()
+            for name, value in alone.items():
+                assert type(found[name]) is np.ndarray
+                assert found[name].flags.c_contiguous
+                assert found[name].dtype == value.dtype
+                np.testing.assert_array_equal(found[name], value)
 
 
 def test_a_token_stands_in_at_any_batch(pipe):
