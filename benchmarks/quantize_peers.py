@@ -11,10 +11,14 @@ standard operators (:func:`inline` makes it from a graph of a bundle that was ex
         for kind in KINDS["onnxruntime"]:
             failed = peer.prepare(kind, folder / "model.onnx", task.calibration)
             outputs = peer.answer(kind, inputs)      # for the metric: one mapping for each input
-            microseconds = peer.time(kind, 25.0)     # a block of calls; interleave blocks of kinds
+            called = peer.time(kind, 25.0, "called")  # a block of calls; interleave blocks of kinds
+        bound = peer.time(kind, 25.0, "bound")    # microseconds too
 
-``time`` calls with the first input of the calibration, inputs bound beforehand. Inputs and outputs
-have one shape each throughout, so that they travel stacked in ``.npz`` files.
+``time`` calls with the first input of the calibration: ``called`` as a program does that has new
+inputs each time and keeps the outputs, by each framework's documented call (``session.run``,
+``compiled_model(inputs)``, ``pipeline.run``); ``bound`` with inputs and outputs bound beforehand,
+so that nothing is checked or copied, which mmedge's runtime does not offer. Inputs and outputs have
+one shape each throughout, so that they travel stacked in ``.npz`` files.
 
 Kinds of ``onnxruntime``: ``ort fp32``; ``ort static`` is ``quantize_static`` with its defaults
 (Q/DQ, all int8, range from smallest to largest) and ``ort dynamic`` ``quantize_dynamic`` with its
@@ -24,8 +28,7 @@ Kinds of ``openvino``: ``openvino fp32``; ``openvino default`` computes in what 
 which is bfloat16 where the processor has it; ``nncf`` is ``nncf.quantize`` of the OpenVINO model
 with its defaults, and ``nncf transformer`` with the model type that NNCF has for transformers, both
 with float32 for what stays float. OpenVINO gets its shapes fixed.
-:data:`ALONE`, of either, is the graph of mmedge's variant, called as the peers' are and without
-what mmedge's runtime does around it: checking inputs, and outputs of their own for each call.
+:data:`ALONE`, of either, is the graph of mmedge's variant without mmedge's runtime around it.
 :data:`TUNED` is mmedge with as many threads as ``mmedge tune`` found, of all cores; all other ways
 have the number that is given.
 
@@ -42,9 +45,10 @@ import importlib.metadata
 import importlib.util
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from time import perf_counter_ns, sleep
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 import numpy as np
 from peer_process import PeerProcess, answer_as
@@ -56,7 +60,10 @@ if TYPE_CHECKING:
 
     Arrays = dict[str, NDArray[Any]]
 
-__all__ = ["ALONE", "KINDS", "TUNED", "Peer", "inline"]
+__all__ = ["ALONE", "CALLS", "KINDS", "TUNED", "Peer", "inline"]
+
+CALLS: tuple[Literal["called", "bound"], ...] = ("called", "bound")
+"""How a way is called while it is timed."""
 
 ALONE = "mmedge int8, graph alone"
 TUNED = "mmedge int8, threads as tuned"
@@ -127,9 +134,13 @@ class Peer(PeerProcess):
         self.ask(answer=kind, inputs=str(given), outputs=str(made))
         return load(made)
 
-    def time(self, kind: str, ms: float) -> float:
-        """Median microseconds of the calls of a block that takes about ``ms`` milliseconds."""
-        return float(self.ask(time=kind, ms=ms)["us"])
+    def time(self, kind: str, ms: float, how: Literal["called", "bound"]) -> float | None:
+        """Median microseconds of the calls of a block that takes about ``ms`` milliseconds.
+
+        None where the framework has no such way to call it.
+        """
+        us = self.ask(time=kind, ms=ms, how=how)["us"]
+        return None if us is None else float(us)
 
 
 def save(path: Path, samples: Sequence[Arrays]) -> None:
@@ -155,6 +166,7 @@ class Ort:
         self.ort, self.threads = ort, threads
         self.version = {"onnxruntime": ort.__version__}
         self.sessions: dict[str, Any] = {}
+        self.names: dict[str, list[str]] = {}
 
     def prepare(self, kind: str, path: Path, calibration: list[Arrays], target: Path) -> None:
         """Make a session of ``kind``."""
@@ -176,6 +188,7 @@ class Ort:
         self.sessions[kind] = self.ort.InferenceSession(
             str(target), options, providers=["CPUExecutionProvider"]
         )
+        self.names[kind] = [value.name for value in self.sessions[kind].get_outputs()]
 
     def _pre_process(self, path: Path, target: Path) -> None:
         from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -189,12 +202,15 @@ class Ort:
 
     def run(self, kind: str, inputs: Arrays) -> Arrays:
         """Outputs by name."""
-        session = self.sessions[kind]
-        names = [value.name for value in session.get_outputs()]
-        return dict(zip(names, session.run(names, inputs), strict=True))
+        names = self.names[kind]
+        return dict(zip(names, self.sessions[kind].run(names, inputs), strict=True))
+
+    def called(self, kind: str, inputs: Arrays) -> Callable[[], object]:
+        """A call with ``inputs`` as if they were new."""
+        return partial(self.sessions[kind].run, self.names[kind], inputs)
 
     def bound(self, kind: str, inputs: Arrays) -> Callable[[], object]:
-        """A call with ``inputs``."""
+        """A call with ``inputs`` bound beforehand."""
         session = self.sessions[kind]
         binding = session.io_binding()
         given = {n: self.ort.OrtValue.ortvalue_from_numpy(x) for n, x in inputs.items()}
@@ -245,9 +261,12 @@ class MMEdge:
         found: Arrays = self.pipes[kind].run(inputs, cached=False)
         return found
 
-    def bound(self, kind: str, inputs: Arrays) -> Callable[[], object]:
-        """A call with ``inputs``."""
-        return lambda: self.run(kind, inputs)
+    def called(self, kind: str, inputs: Arrays) -> Callable[[], object]:
+        """A call with ``inputs`` as if they were new."""
+        return partial(self.pipes[kind].run, inputs, cached=False)
+
+    def bound(self, kind: str, inputs: Arrays) -> None:
+        """There is no such call."""
 
 
 class OpenVino:
@@ -294,8 +313,12 @@ class OpenVino:
         found = compiled(inputs)
         return {port.any_name: found[port] for port in compiled.outputs}
 
+    def called(self, kind: str, inputs: Arrays) -> Callable[[], object]:
+        """A call with ``inputs`` as if they were new."""
+        return partial(self.compiled[kind], inputs)
+
     def bound(self, kind: str, inputs: Arrays) -> Callable[[], object]:
-        """A call with ``inputs``."""
+        """A call with ``inputs`` bound beforehand."""
         request = self.compiled[kind].create_infer_request()
         for name, value in inputs.items():
             request.set_tensor(name, self.ov.Tensor(value))
@@ -318,15 +341,17 @@ def serve(made: Any, answers: TextIO) -> None:  # noqa: ANN401
         print(json.dumps(answer), file=answers, flush=True)
 
     say(version=made.version)
-    calls: dict[str, Callable[[], object]] = {}
+    calls: dict[tuple[str, str], Callable[[], object] | None] = {}
     for line in sys.stdin:
         question = json.loads(line)
         if kind := question.get("prepare"):
             calibration = load(Path(question["calibration"]))
             try:
                 made.prepare(kind, Path(question["path"]), calibration, Path(question["target"]))
-                calls[kind] = made.bound(kind, calibration[0])
-                calls[kind]()
+                for how in CALLS:
+                    call = calls[kind, how] = getattr(made, how)(kind, calibration[0])
+                    if call is not None:
+                        call()
             except Exception as error:  # noqa: BLE001 - that a peer fails is a result
                 say(error=f"{type(error).__name__}: {error}")
             else:
@@ -336,7 +361,8 @@ def serve(made: Any, answers: TextIO) -> None:  # noqa: ANN401
             save(Path(question["outputs"]), found)
             say(ok=kind)
         else:
-            say(us=time(calls[question["time"]], question["ms"]))
+            call = calls[question["time"], question["how"]]
+            say(us=None if call is None else time(call, question["ms"]))
 
 
 def time(

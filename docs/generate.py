@@ -222,26 +222,34 @@ def quantization() -> str:
     }
     lines = [
         (
-            f"Metric, and how many times as fast as ONNX Runtime in float32 [quartiles], batch 1; "
+            f"Metric, and how many times as fast as ONNX Runtime in float32 [quartiles], batch 1, "
+            f"all called with new inputs each time; "
             f"{data['device']['cpu']}, "
             + ", ".join(f"{name} {version}" for name, version in versions.items())
             + f", {data['date']}, `benchmarks/quantize.py`:"
         ),
         "",
-        "| way | " + " | ".join(
-            f"{task}, {row['threads']} thread{'s' if row['threads'] > 1 else ''}"
-            for task, rows in data["tasks"].items()
-            for row in rows
-        ) + " |",
-        "|---|" + "---|" * sum(map(len, data["tasks"].values())),
-    ]  # fmt: skip
+    ]
+    columns = [
+        f"{task}, {row['threads']} thread{'s' if row['threads'] > 1 else ''}"
+        for task, rows in data["tasks"].items()
+        for row in rows
+    ]
+    head = [f"| way | {' | '.join(columns)} |", "|---|" + "---|" * len(columns)]
+    rows = [row for found in data["tasks"].values() for row in found]
+    lines += head
     for way in ways:
-        cells = [_way(row["ways"].get(way)) for rows in data["tasks"].values() for row in rows]
+        cells = [_way(row["ways"].get(way)) for row in rows]
         lines.append(f"| {way} | {' | '.join(cells)} |")
-    rows = [row["mmedge"] for found in data["tasks"].values() for row in found]
-    for backend in dict.fromkeys(name for row in rows for name in row["backends"]):
-        cells = [_made(row, backend) for row in rows]
+    made = [row["mmedge"] for row in rows]
+    for backend in dict.fromkeys(name for row in made for name in row["backends"]):
+        cells = [_made(row, backend) for row in made]
         lines.append(f"| size of mmedge int8 for {backend} | {' | '.join(cells)} |")
+    lines += ["", "The same graphs with inputs and outputs bound beforehand:", "", *head]
+    for way in ways:
+        cells = [_times(row["ways"].get(way, {}).get("bound")) for row in rows]
+        if any(cell != "-" for cell in cells):
+            lines.append(f"| {way} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -259,9 +267,15 @@ def _way(found: dict[str, Any] | None) -> str:
         return "-"
     if "failed" in found:
         return "failed"
+    return f"{found['metric']:.4f}, {_times(found['called'])}"
+
+
+def _times(found: dict[str, Any] | None) -> str:
+    """How many times as fast as float32, with quartiles."""
+    if found is None:
+        return "-"
     times = found["times_faster"]
-    spread = f"[{times['low']:.2f}, {times['high']:.2f}]"
-    return f"{found['metric']:.4f}, {times['median']:.2f} {spread}"
+    return f"{times['median']:.2f} [{times['low']:.2f}, {times['high']:.2f}]"
 
 
 def hostile() -> str:
