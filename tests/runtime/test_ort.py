@@ -209,6 +209,17 @@ def test_without_the_binding_that_is_known_the_public_method_runs(opened, given)
         session.run(feeds)
 
 
+def test_a_variant_for_a_gpu_takes_arrays_of_the_host_too(opened):
+    """The session is the CPU's: of arrays on a GPU the test marked gpu tells."""
+    stage, variant = stage_of(opened, "camera"), opened.manifest.variants[0]
+    real = open_stage(opened, stage, variant, options=SessionOptions(threads=1))
+    session = backend.OrtSession(real._session, stage, replace(variant, target="cuda"))
+    for _ in range(2):
+        with pytest.raises(BackendError, match="variant ort-fp32-cuda: ONNX Runtime failed"):
+            session.run({"image": None})
+        assert session.run({"image": np.ones((1, 2, 2, 3), np.uint8)})["seen"] == 12
+
+
 @pytest.mark.parametrize(
     ("flops", "alone", "asked", "threads"),
     [
