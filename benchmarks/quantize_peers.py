@@ -11,8 +11,8 @@ standard operators (:func:`inline` makes it from a graph of a bundle that was ex
         for kind in KINDS["onnxruntime"]:
             failed = peer.prepare(kind, folder / "model.onnx", task.calibration)
             outputs = peer.answer(kind, inputs)      # for the metric: one mapping for each input
-            called = peer.time(kind, 25.0, "called")  # a block of calls; interleave blocks of kinds
-        bound = peer.time(kind, 25.0, "bound")    # microseconds too
+            called = peer.time(kind, 25.0, "called")  # microseconds in a block of calls;
+            bound = peer.time(kind, 25.0, "bound")    # interleave blocks of kinds
 
 ``time`` calls with the first input of the calibration: ``called`` as a program does that has new
 inputs each time and keeps the outputs, by each framework's documented call (``session.run``,

@@ -12,6 +12,7 @@ is is read back as well, and that the kernel was really called is checked at the
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -87,7 +88,7 @@ class OrtSession:
         self._session: Any = session
         self._where = f"stage {stage.name!r}, variant {variant.id}"
         self._on_gpu = variant.target != "cpu"
-        self._call: Any = self._run_on_gpu if self._on_gpu else _binding(session)
+        self._call: Any = partial(_run_on_gpu, session) if self._on_gpu else _binding(session)
 
     def run(self, feeds: Mapping[str, Any]) -> dict[str, Array]:
         """Run once; see :meth:`mmedge.backends.Session.run`."""
@@ -97,9 +98,8 @@ class OrtSession:
         before = native.cpu_calls() if self._unproven else 0
         try:
             values = call(self._output_names, feeds, None)
-        except TypeError:
-            # Either `_binding` is not what this ONNX Runtime has, or the feeds are wrong.
-            values = self._run_publicly(feeds)
+        except TypeError as error:
+            values = self._run_publicly(feeds, error)
         except Exception as error:  # the binding raises several unrelated types
             raise BackendError(f"{self._where}: ONNX Runtime failed: {error}") from error
         if self._unproven:
@@ -108,17 +108,19 @@ class OrtSession:
         # Most often one, and then without the microsecond of the general way.
         return {names[0]: values[0]} if len(names) == 1 else dict(zip(names, values, strict=True))
 
-    def _run_publicly(self, feeds: Mapping[str, Any]) -> list[Array]:
-        """Run by ONNX Runtime's public method, and stay with it where it succeeds."""
-        session = self._session
+    def _run_publicly(self, feeds: Mapping[str, Any], refused: TypeError) -> list[Array]:
+        """Run by ONNX Runtime's public method, and stay with it where it succeeds.
+
+        Either the feeds are wrong, or :func:`_binding` is not what this ONNX Runtime has.
+        """
+        session = None if self._on_gpu else self._session
         if session is None:
-            raise BackendError(f"{self._where}: the session is closed; load the bundle again")
+            raise BackendError(f"{self._where}: ONNX Runtime failed: {refused}") from refused
         try:
             values: list[Array] = session.run(self._output_names, feeds, None)
         except Exception as error:  # the binding raises several unrelated types
             raise BackendError(f"{self._where}: ONNX Runtime failed: {error}") from error
-        if not self._on_gpu:
-            self._call = session.run
+        self._call = session.run
         return values
 
     def _prove(self, calls: int) -> None:
@@ -131,38 +133,6 @@ class OrtSession:
                 "kernels=False, and report this"
             )
         self._unproven = False
-
-    def _run_on_gpu(
-        self, names: list[str], feeds: Mapping[str, Any], _options: None
-    ) -> list[Array]:
-        """Run with device arrays bound where they lie, so that nothing is copied to the host.
-
-        They must lie on GPU 0, the one that the CUDA provider uses.
-        """
-        session = self._session
-        if all(type(value) is np.ndarray for value in feeds.values()):
-            values: list[Array] = session.run(names, feeds)
-            return values
-        binding = session.io_binding()
-        for name, value in feeds.items():
-            if type(value) is np.ndarray:
-                binding.bind_cpu_input(name, value)
-                continue
-            interface = value.__cuda_array_interface__
-            wait_for_stream(interface.get("stream"))
-            binding.bind_input(
-                name=name,
-                device_type="cuda",
-                device_id=0,
-                element_type=np.dtype(interface["typestr"]),
-                shape=interface["shape"],
-                buffer_ptr=interface["data"][0],
-            )
-        for name in names:
-            binding.bind_output(name)
-        session.run_with_iobinding(binding)
-        copied: list[Array] = binding.copy_outputs_to_cpu()
-        return copied
 
     def end_profiling(self) -> str:
         """Path of the profile of all runs so far; of a session that was opened with ``profile``."""
@@ -181,6 +151,41 @@ def _binding(session: Any) -> Any:  # noqa: ANN401
     this is ``session.run`` itself.
     """
     return getattr(getattr(session, "_sess", None), "run", session.run)
+
+
+def _run_on_gpu(
+    session: Any,  # noqa: ANN401
+    names: list[str],
+    feeds: Mapping[str, Any],
+    _options: None,
+) -> list[Array]:
+    """Run with device arrays bound where they lie, so that nothing is copied to the host.
+
+    They must lie on GPU 0, the one that the CUDA provider uses.
+    """
+    if all(type(value) is np.ndarray for value in feeds.values()):
+        values: list[Array] = session.run(names, feeds)
+        return values
+    binding = session.io_binding()
+    for name, value in feeds.items():
+        if type(value) is np.ndarray:
+            binding.bind_cpu_input(name, value)
+            continue
+        interface = value.__cuda_array_interface__
+        wait_for_stream(interface.get("stream"))
+        binding.bind_input(
+            name=name,
+            device_type="cuda",
+            device_id=0,
+            element_type=np.dtype(interface["typestr"]),
+            shape=interface["shape"],
+            buffer_ptr=interface["data"][0],
+        )
+    for name in names:
+        binding.bind_output(name)
+    session.run_with_iobinding(binding)
+    copied: list[Array] = binding.copy_outputs_to_cpu()
+    return copied
 
 
 def open_stage(
