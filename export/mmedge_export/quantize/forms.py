@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BLOCK", "DYNAMIC", "EXACT_FIRST", "RANGED", "Form", "Site", "add_constant", "array_of",
-    "find_sites", "prepare", "save_graph", "write_form",
+    "find_sites", "prepare", "save_graph", "untype", "write_form",
 ]  # fmt: skip
 
 Form = Literal[
@@ -451,8 +451,9 @@ def _rows(graph: ir.Graph, nodes: Collection[str]) -> None:
 def _shorten(graph: ir.Graph, own: Collection[str]) -> None:
     """Take out what is long and serves nobody: of a small network it is as large as the weights.
 
-    Shapes of inner tensors, all metadata but the scopes of modules, and names of what came with
-    quantisation; ``own`` are the names of nodes and tensors that were there before.
+    Shapes of inner tensors, types of constants beside the constants' own, all metadata but the
+    scopes of modules, and names of what came with quantisation; ``own`` are the names of nodes and
+    tensors that were there before.
     """
     kept = {*graph.inputs, *graph.outputs}
     taken = {*own, *(str(value.name) for value in kept)}
@@ -478,6 +479,17 @@ def _shorten(graph: ir.Graph, own: Collection[str]) -> None:
     for value in written:
         if value not in kept:
             value.name = next(fresh)
+    untype(graph)
+
+
+def untype(graph: ir.Graph) -> None:
+    """Take out types and shapes that stand beside constants, which have them of themselves.
+
+    Reading a graph from a file puts them there.
+    """
+    for value in graph.initializers.values():
+        if not value.is_graph_input():
+            value.shape = value.type = None
 
 
 def _split_gemm(graph: ir.Graph) -> None:

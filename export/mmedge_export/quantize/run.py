@@ -21,6 +21,7 @@ from mmedge.verify import difference
 from mmedge_export.graph import save
 from mmedge_export.quantize.calibrate import calibrate
 from mmedge_export.quantize.evaluate import Network
+from mmedge_export.quantize.forms import untype
 from mmedge_export.quantize.gate import Gate
 from mmedge_export.quantize.journal import Journal, digest
 from mmedge_export.quantize.judge import Judge
@@ -192,6 +193,8 @@ def _quantize(
         return bundle, report
     variant = _variant(bundle, works, report, precision, gate.final()[1], base)
     graphs = {work.stage.name: ir.load(work.graph()) for work in works if quantised(work.plan)}
+    for model in graphs.values():
+        untype(model.graph)
     tell("adding the variant")
     files = save(_shared(graphs), folder, place=f"onnx/{variant.id}")
     if latency is not None:

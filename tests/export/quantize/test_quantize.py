@@ -67,6 +67,11 @@ def test_the_variant_stands_in_the_bundle_and_runs(made):
         assert 1e-4 < variant.metrics["max_rel"] < 0.5
         for stage in report.stages:
             assert variant.build[stage.name].startswith(stage.form)
+        for graph in set(variant.files.values()) - set(floats.files.values()):
+            # Of a small network, what is written beside the weights counts.
+            written = onnx.load(bundle.file(graph), load_external_data=False).graph
+            assert written.initializer
+            assert not {v.name for v in written.value_info} & {t.name for t in written.initializer}
         weights = [
             bundle.manifest.files[n] for n in bundle.weights(bundle.manifest.stages[0].graph)
         ]
