@@ -20,6 +20,7 @@ __all__ = [
     "SCHEMA_VERSION",
     "Absent",
     "Array",
+    "Constraint",
     "Cut",
     "Decision",
     "Device",
@@ -36,8 +37,8 @@ __all__ = [
     "Variant",
 ]
 
-#: Version of the manifest's schema. A reader refuses any other.
-SCHEMA_VERSION = 3
+#: Version of the manifest's schema. A reader takes this one and 3, and refuses any other.
+SCHEMA_VERSION = 4
 
 Array = NDArray[np.generic]
 Absent = Literal["zeros", "token", "last"]
@@ -70,13 +71,28 @@ class TensorSpec:
 class Dimension:
     """Sizes that a dynamic dimension may take: ``min <= size <= max`` (``max`` None: no limit).
 
-    ``min`` may be 0, for what there may be none of, such as detections. ``opt``, at least 1, is the
-    size of the example at export: the size engines are tuned for.
+    Sizes are multiples of ``multiple``, and so are the limits. ``min`` may be 0, for what there may
+    be none of, such as detections. ``opt``, at least 1, is the size of the example at export: the
+    size engines are tuned for.
     """
 
     min: int
     opt: int
     max: int | None = None
+    multiple: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """A relation between dynamic sizes outside which the graphs do not compute the network.
+
+    A network that branches on a size is exported with the branch that the example took.
+    ``expression`` is what held there, over names of dimensions (docs/bundle.md has the grammar),
+    ``source`` the line of the network that asks, for the message of a call that breaks it.
+    """
+
+    expression: str
+    source: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +153,6 @@ class Stage:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     modality: str | None = None
-    loop: Literal["generate", "denoise"] | None = None
     flops: int = 0
 
 
@@ -184,7 +199,8 @@ class Variant:
     one version that can load the files (built engines need it, graphs leave it empty). ``build``
     records what made the files (library versions, options) and ``metrics`` what was measured on
     them; the first decides nothing. Of the second ``latency_ms`` orders :meth:`Bundle.select`, and
-    ``threads`` is what loading takes on a machine of as many ``cores``.
+    ``threads`` is what loading takes on a machine of as many ``cores``. ``not_checked`` says in
+    words what the evidence for this variant leaves open.
     """
 
     backend: str
@@ -196,6 +212,7 @@ class Variant:
     requires: Mapping[str, str] = field(default_factory=dict)
     build: Mapping[str, str] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
+    not_checked: tuple[str, ...] = ()
 
     @property
     def id(self) -> str:
@@ -262,7 +279,10 @@ class Manifest:
     ``files`` maps every other file of the bundle to its SHA-256 in lower-case hex. ``labels`` maps
     an output's name to the file that holds its class names, a JSON list of strings. ``ranges``
     maps inputs to what they held at export, where real samples were given; a runtime may distrust
-    values outside. ``provenance`` records what made the bundle.
+    values outside. ``constraints`` are relations between sizes that every call must keep.
+    ``not_checked`` says in words what the proof of the bundle leaves open, such as an input that
+    never varied; it is empty when the samples are good. ``provenance`` records what made the
+    bundle.
     """
 
     name: str
@@ -274,6 +294,8 @@ class Manifest:
     dimensions: Mapping[str, Dimension] = field(default_factory=dict)
     ranges: Mapping[str, Range] = field(default_factory=dict)
     cut: Cut = field(default_factory=Cut)
+    constraints: tuple[Constraint, ...] = ()
+    not_checked: tuple[str, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
     provenance: Mapping[str, str] = field(default_factory=dict)
     samples: int = 0

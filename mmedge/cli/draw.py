@@ -74,12 +74,11 @@ def _weights(node: Node) -> str:
 
 
 def facts(node: Node) -> list[str]:
-    """What is to be said of a stage: its cost, files, what it waits for, whether it loops."""
+    """What is to be said of a stage: its cost, files, what it waits for."""
     parts = [
         _cost(node),
         _weights(node),
         f"after {', '.join(node.after)}" if node.after else "",
-        f"run repeatedly ({node.stage.loop})" if node.stage.loop else "",
     ]
     return [part for part in parts if part]
 

@@ -42,9 +42,11 @@ from mmedge.schema.read import (
     text,
 )
 from mmedge.schema.rules import check
+from mmedge.schema.upgrade import OLDEST, upgraded
 from mmedge.spec import (
     DTYPES,
     SCHEMA_VERSION,
+    Constraint,
     Cut,
     Dimension,
     Manifest,
@@ -69,6 +71,9 @@ __all__ = [
     "path_fault",
 ]
 
+#: Fields for state and loops (docs/bundle.md): always there, and empty so far.
+RESERVED = ("states", "loops")
+
 _name, _tensor_name, _size = text(NAME), text(TENSOR_NAME), integer(1, MAX_ELEMENTS)
 _note = table(text(), text())
 
@@ -80,7 +85,10 @@ def _axis(value: object, where: str) -> int | str:
 _tensor = record(
     TensorSpec, name=_tensor_name, dtype=one_of(DTYPES), shape=array(_axis, most=MAX_RANK)
 )
-_dimension = record(Dimension, min=integer(0, MAX_ELEMENTS), opt=_size, max=nullable(_size))
+_dimension = record(
+    Dimension, min=integer(0, MAX_ELEMENTS), opt=_size, max=nullable(_size), multiple=_size
+)
+_constraint = record(Constraint, expression=text(), source=text())
 _tokenizer = record(Tokenizer, file=path, ids=_tensor_name, mask=nullable(_tensor_name))
 _modality = record(
     Modality,
@@ -100,7 +108,6 @@ _stage = record(
     inputs=array(_tensor, least=1),
     outputs=array(_tensor, least=1),
     modality=nullable(_name),
-    loop=nullable(one_of(("generate", "denoise"))),
     flops=integer(0, MAX_FLOPS),
 )
 _move = record(Move, modality=_name, what=text(), flops=integer(0, MAX_FLOPS))
@@ -116,6 +123,7 @@ _variant = record(
     requires=table(_name, text()),
     build=_note,
     metrics=table(_name, number()),
+    not_checked=array(text()),
 )
 _manifest = record(
     Manifest,
@@ -129,6 +137,8 @@ _manifest = record(
     dimensions=table(_name, _dimension),
     ranges=table(_tensor_name, record(Range, min=number(), max=number())),
     cut=record(Cut, moves=array(_move), remarks=array(text())),
+    constraints=array(_constraint),
+    not_checked=array(text()),
     labels=table(_tensor_name, path),
     provenance=_note,
     samples=integer(0, MAX_FILES),
@@ -139,7 +149,7 @@ def manifest_from_json(data: bytes | str, *, source: str = MANIFEST) -> Manifest
     """Read a manifest.
 
     Args:
-        data: its JSON text, or the same in UTF-8.
+        data: its JSON text, or the same in UTF-8; of this version of the schema or of 3.
         source: what an error names as the place.
 
     Raises:
@@ -149,6 +159,7 @@ def manifest_from_json(data: bytes | str, *, source: str = MANIFEST) -> Manifest
     try:
         tree = decode(data)
         _check_version(members(tree, "$").get("schema_version"), source)
+        tree = _without_loops(upgraded(members(tree, "$")))
         manifest = _manifest(tree, "$")
         check(manifest)
     except Misfit as fault:
@@ -158,13 +169,34 @@ def manifest_from_json(data: bytes | str, *, source: str = MANIFEST) -> Manifest
 
 def _check_version(found: object, source: str) -> None:
     # Before the fields: those of another version would only be reported as unknown.
-    if type(found) is int and found != SCHEMA_VERSION:
+    if type(found) is int and found not in (OLDEST, SCHEMA_VERSION):
         newer = found > SCHEMA_VERSION
         raise BundleError(
             f"{source}: $.schema_version: expected schema version {SCHEMA_VERSION}, got "
             f"{'newer' if newer else 'older'} schema version {show(found)}; "
             f"{'upgrade mmedge' if newer else 'export the bundle again'}"
         )
+
+
+def _without_loops(tree: dict[str, object]) -> dict[str, object]:
+    """The manifest's tree less the fields that are reserved for state and loops.
+
+    Run once through, a stage of a loop would answer, and answer wrongly: so a bundle that has any
+    is refused by name.
+    """
+    for field in RESERVED:
+        found = tree.get(field)
+        if isinstance(found, list) and found:
+            first = found[0] if isinstance(found[0], dict) else {}
+            raise Misfit(
+                f"$.{field}[0]",
+                "none: this version of mmedge runs each stage once",
+                f"{show(first.get('kind', first.get('name', field)))}; upgrade mmedge",
+            )
+        if found != []:
+            got = show(found) if field in tree else "a missing field"
+            raise Misfit(f"$.{field}", "an empty list", got)
+    return {key: value for key, value in tree.items() if key not in RESERVED}
 
 
 def labels_from_json(data: bytes, *, source: str) -> list[str]:
@@ -187,7 +219,10 @@ def manifest_to_json(manifest: Manifest) -> str:
     Raises:
         BundleError: :func:`manifest_from_json` would refuse the result.
     """
-    written = json.dumps(_plain(manifest), indent=2, ensure_ascii=False) + "\n"
+    tree = _plain(manifest)
+    if isinstance(tree, dict):
+        tree |= {field: [] for field in RESERVED}
+    written = json.dumps(tree, indent=2, ensure_ascii=False) + "\n"
     manifest_from_json(written, source=f"manifest of {manifest.name!r}")
     return written
 

@@ -70,6 +70,9 @@ def _check_shapes(manifest: Manifest) -> None:
         if not limit.min <= limit.opt or (limit.max is not None and limit.opt > limit.max):
             got = f"{limit.min}, {limit.opt}, {limit.max}"
             raise Misfit(f"$.dimensions[{name!r}]", "min <= opt <= max", got)
+        if any(size % limit.multiple for size in (limit.min, limit.opt, limit.max or 0)):
+            got = f"{limit.min}, {limit.opt}, {limit.max}"
+            raise Misfit(f"$.dimensions[{name!r}]", f"multiples of {limit.multiple}", got)
     for field in ("inputs", "outputs"):
         for where, spec in _tensors(manifest, field):
             for axis, size in enumerate(spec.shape):

@@ -45,6 +45,10 @@ def _cycle(manifest):
     manifest["variants"][0]["files"]["other"] = GRAPH
 
 
+def _limits(least, opt, most):
+    return {"min": least, "opt": opt, "max": most, "multiple": 1}
+
+
 def _downgrade(manifest):
     """What schema 1 had: the version is named, not the first field that it lacks."""
     for field in ("ranges", "cut"):
@@ -52,6 +56,15 @@ def _downgrade(manifest):
     for stage in manifest["stages"]:
         del stage["flops"]
     manifest["schema_version"] = 1
+
+
+def _looping(manifest):
+    """A manifest of version 3 with a stage that is run repeatedly."""
+    for field in ("constraints", "not_checked", "states", "loops"):
+        del manifest[field]
+    del manifest["variants"][0]["not_checked"]
+    manifest["stages"][0]["loop"] = "denoise"
+    manifest["schema_version"] = 3
 
 
 IMAGE = r"\$\.stages\[0\]\.inputs\[0\]"
@@ -87,13 +100,29 @@ ATTACKS = [
     ),
     Attack(
         "newer schema",
-        "newer schema version 4; upgrade mmedge",
-        on_manifest(lambda m: m.update(schema_version=4, more=True)),
+        "newer schema version 5; upgrade mmedge",
+        on_manifest(lambda m: m.update(schema_version=5, more=True)),
     ),
     Attack(
         "older schema",
         "older schema version 1; export the bundle again",
         on_manifest(_downgrade),
+    ),
+    Attack(
+        "a loop",
+        r"\$\.loops\[0\]: expected none: this version .* got 'generate'; upgrade mmedge",
+        _put("loops", value=[{"kind": "generate"}]),
+    ),
+    Attack(
+        "state", r"\$\.states\[0\]: .*'past'; upgrade", _put("states", value=[{"name": "past"}])
+    ),
+    Attack(
+        "loops as text", r"\$\.loops: expected an empty list, got 'x'", _put("loops", value="x")
+    ),
+    Attack(
+        "a stage of version 3 that loops",
+        r"\$\.stages\[0\]\.loop: expected null: this version .* got 'denoise'",
+        on_manifest(_looping),
     ),
     Attack("schema version as text", r"\$\.schema_version", _put("schema_version", value="3")),
     Attack("unknown field", r"\$: .*unknown field 'run'", _put("run", value="rm")),
@@ -120,7 +149,7 @@ ATTACKS = [
     Attack(
         "huge dimension",
         rf"{IMAGE}\.shape: expected at most 2147483648 elements",
-        _put("dimensions", "batch", value={"min": 1 << 30, "opt": 1 << 30, "max": None}),
+        _put("dimensions", "batch", value=_limits(1 << 30, 1 << 30, None)),
     ),
     Attack("zero size", rf"{IMAGE}\.shape\[1\]: .*got 0", _shape("batch", 0, 4, 3)),
     Attack("negative size", rf"{IMAGE}\.shape\[1\]: .*got -4", _shape("batch", -4, 4, 3)),
@@ -139,7 +168,7 @@ ATTACKS = [
     Attack(
         "dimension that is always zero",
         r"\$\.dimensions\['batch'\]\.opt: expected a whole number from 1 .*got 0",
-        _put("dimensions", "batch", value={"min": 0, "opt": 0, "max": 1}),
+        _put("dimensions", "batch", value=_limits(0, 0, 1)),
     ),
     Attack(
         "NaN",

@@ -86,7 +86,7 @@ def four() -> Manifest:
         ],
         [
             Stage("fusion", "f.onnx", (*KEYS, BEV, WORDS, MASK, STATE), (FUSED,), flops=200_000),
-            Stage("head", "h.onnx", (FUSED, STATE), (BOXES,), flops=100_000, loop="denoise"),
+            Stage("head", "h.onnx", (FUSED, STATE), (BOXES,), flops=100_000),
             Stage("eye", "c.onnx", (IMAGE,), (*KEYS, SEEN), modality="camera", flops=5_000_000),
             Stage("pillar", "p.onnx", (POINTS,), (PILLARS,), modality="lidar", flops=700_000),
             Stage("backbone", "b.onnx", (PILLARS,), (BEV,), modality="lidar", flops=3_000_000),
@@ -142,7 +142,7 @@ odometry
 fusion
 └─ 200 kFLOP (2.0%), files 4.00 KiB, shared weights.data
 head
-├─ 100 kFLOP (1.0%), files 500 B, shared weights.data, after fusion, run repeatedly (denoise)
+├─ 100 kFLOP (1.0%), files 500 B, shared weights.data, after fusion
 └─ output boxes: float32[batch, 10, 7]
 
 into fusion: 9 tensors, 10.4 KiB

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import re
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -17,6 +19,7 @@ from mmedge import schema, spec
 from mmedge.errors import BundleError
 from mmedge.schema import manifest_from_json, manifest_to_json, path_fault
 from mmedge.spec import (
+    Constraint,
     Cut,
     Dimension,
     Manifest,
@@ -38,6 +41,8 @@ def good() -> Manifest:
         files=dict.fromkeys((GRAPH, WEIGHTS, LABELS), "a" * 64),
         ranges={"image": Range(0.0, 255.0)},
         cut=Cut((Move("image", "1 MatMul", 960),), ("text has no encoder",)),
+        constraints=(Constraint("batch % 2 == 0", "net.py:12: if x.shape[0] % 2"),),
+        not_checked=("input text never varied",),
     )
 
 
@@ -99,6 +104,7 @@ def manifests(draw) -> Manifest:
         requires=draw(st.dictionaries(names, texts, max_size=2)),
         build=draw(st.dictionaries(texts, texts, max_size=2)),
         metrics=draw(st.dictionaries(names, finite, max_size=2)),
+        not_checked=tuple(draw(st.lists(texts, max_size=2))),
     )
     return Manifest(
         name=draw(names),
@@ -118,6 +124,7 @@ def manifests(draw) -> Manifest:
             tuple(draw(st.lists(st.builds(Move, st.sampled_from(ids[:count]), texts, flops)))),
             tuple(draw(st.lists(texts, max_size=3))),
         ),
+        not_checked=tuple(draw(st.lists(texts, max_size=2))),
         labels=draw(st.sampled_from([{}, {specs[-1].name: graph}])),
         provenance=draw(st.dictionaries(texts, texts, max_size=3)),
         samples=draw(st.integers(0, 9)),
@@ -136,7 +143,7 @@ def test_round_trip(manifest):
 
 def test_every_field_of_the_dataclasses_is_read():
     tree = json.loads(manifest_to_json(good()))
-    assert set(tree) == {field.name for field in fields(Manifest)}
+    assert set(tree) == {field.name for field in fields(Manifest)} | {"states", "loops"}
     for cls, found in (
         (Modality, tree["modalities"][0]),
         (Stage, tree["stages"][0]),
@@ -144,6 +151,7 @@ def test_every_field_of_the_dataclasses_is_read():
         (Variant, tree["variants"][0]),
         (Tolerance, tree["variants"][0]["tolerance"]),
         (Dimension, tree["dimensions"]["batch"]),
+        (Constraint, tree["constraints"][0]),
         (Range, tree["ranges"]["image"]),
         (Cut, tree["cut"]),
         (Move, tree["cut"]["moves"][0]),
@@ -363,6 +371,45 @@ TEXT, IMAGE = FUSION.inputs[1], ENCODER.inputs[0]
 def test_rules_between_fields(manifest, words):
     with pytest.raises(BundleError, match=words):
         manifest_to_json(manifest)
+
+
+@pytest.mark.parametrize("sizes", [(3, 4, 8), (2, 3, 8), (2, 4, 7)])
+def test_limits_are_multiples(sizes):
+    manifest = replace(good(), dimensions={"batch": Dimension(*sizes, multiple=2)})
+    with pytest.raises(BundleError, match=r"\$\.dimensions\['batch'\]: expected multiples of 2"):
+        manifest_to_json(manifest)
+
+
+def older(manifest: Manifest) -> dict[str, Any]:
+    """What version 3 of the schema wrote of a manifest."""
+    tree = json.loads(manifest_to_json(manifest))
+    for field in ("constraints", "not_checked", "states", "loops"):
+        del tree[field]
+    for stage in tree["stages"]:
+        stage["loop"] = None
+    for variant in tree["variants"]:
+        del variant["not_checked"]
+    for dimension in tree["dimensions"].values():
+        del dimension["multiple"]
+    return tree | {"schema_version": 3}
+
+
+def test_version_3_is_read():
+    expected = replace(good(), constraints=(), not_checked=())
+    assert manifest_from_json(json.dumps(older(good()))) == expected
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_version_3_with_one_value_replaced_is_refused_or_read(data):
+    tree = older(good())
+    *where, last = data.draw(st.sampled_from([path for path in places(tree) if path]))
+    at = tree
+    for key in where:
+        at = at[key]
+    at[last] = data.draw(json_values)
+    with contextlib.suppress(BundleError):
+        manifest_from_json(json.dumps(tree))
 
 
 def test_stages_may_stand_in_any_order():

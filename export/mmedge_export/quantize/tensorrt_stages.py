@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from mmedge.errors import AccuracyError, BackendError, BundleError, ExportError
+from mmedge.errors import AccuracyError, BundleError, ExportError
 from mmedge.spec import Tolerance
 from mmedge.verify import difference
 
@@ -58,7 +58,7 @@ def to_qdq(
     Raises:
         AccuracyError: an integer output differs, or a float output so much that an output of zeros
             would lie within the tolerance.
-        BackendError: ONNX Runtime is not installed, or a stage is a loop.
+        BackendError: ONNX Runtime is not installed.
         BundleError: the bundle has no golden samples.
         ExportError: nothing can be quantised, or ONNX Runtime refuses a graph.
     """
@@ -75,11 +75,6 @@ def to_qdq(
     keep: dict[str, dict[str, str]] = {}
     tensors: dict[str, tuple[str, ...]] = {}
     for stage in bundle.manifest.in_order():
-        if stage.loop is not None:
-            raise BackendError(
-                f"stage {stage.name!r} is a {stage.loop} loop: its ranges cannot be measured from "
-                "one pass; build it with precision fp32"
-            )
         model = prepare(bundle.file(stage.graph))
         keep[stage.name] = _fragile(model, stage, samples)
         tensors[stage.name] = activations(model, precision=precision, keep=keep[stage.name])
