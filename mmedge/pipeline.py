@@ -18,6 +18,7 @@ from mmedge.device import probe
 from mmedge.errors import BackendError, InputError, MMEdgeError
 from mmedge.features import CACHE_BYTES, FeatureCache
 from mmedge.feeds import Feeds
+from mmedge.sanity import FiniteInputs
 from mmedge.schedule import Scheduler, serially
 from mmedge.verify import verify
 
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from mmedge.spec import Array, Decision, Device, Manifest, Variant
     from mmedge.stream import Stream
 
-__all__ = ["Pipeline", "load"]
+__all__ = ["Pipeline", "check_threads", "load"]
 
 
 class _Stage(NamedTuple):
@@ -87,6 +88,7 @@ class Pipeline:
         options: SessionOptions,
         cache_bytes: int = CACHE_BYTES,
         concurrent: bool | None = None,
+        allow_non_finite: bool = False,
     ) -> None:
         self.bundle = bundle
         self.variant = variant
@@ -94,6 +96,8 @@ class Pipeline:
         self.threads = options.threads
         manifest = bundle.manifest
         self._feeds = Feeds(bundle, on_gpu=variant.target != "cpu")
+        finite = FiniteInputs(bundle)
+        self._finite = None if allow_non_finite or not finite.names else finite
         self._outputs = manifest.outputs
         self._stages: list[_Stage] = []
         self._encoders: dict[str, list[_Stage]] = {}
@@ -164,14 +168,18 @@ class Pipeline:
             NumPy array by output name, in the manifest's order; the caller's own, to write to.
 
         Raises:
-            InputError: a wrong name, dtype, rank or size.
+            InputError: a wrong name, dtype, rank or size; NaN or infinity where no golden sample
+                has it (see :func:`load`).
             BackendError: the engine failed, or the pipeline is closed (another thread may close it
                 during the call).
         """
         # Read once: another thread may close the pipeline.
         whole = self._whole
         if whole is not None:
-            return whole(self._feeds.prepare(inputs))
+            values = self._feeds.prepare(inputs)
+            if self._finite is not None:
+                self._finite.check(values)
+            return whole(values)
         return self._answer(inputs, cached=cached, run_encoders=self._scheduler.run)[0]
 
     def timed(
@@ -200,6 +208,8 @@ class Pipeline:
         self._check_open()
         cache = self._cache if cached else None
         values = self._feeds.prepare(inputs)
+        if self._finite is not None:
+            self._finite.check(values)
         features, keys = self._recall(values, cache)
         tasks = {
             modality: partial(self._encode, modality, values, key, laps)
@@ -347,6 +357,7 @@ def load(
     kernels: bool | None = None,
     spin: bool | None = None,
     allow_unverified: bool = False,
+    allow_non_finite: bool = False,
 ) -> Pipeline:
     """Open a bundle, choose a variant for this machine, load it, and see that it works here.
 
@@ -376,9 +387,12 @@ def load(
             sooner and takes the cores from whatever else runs there. None: only where the network
             is one stage.
         allow_unverified: take a variant as it is, without replaying golden samples.
+        allow_non_finite: pass NaN and infinity on to the network. Without it a call refuses them in
+            an input in which no golden sample has them; arrays on a GPU are not looked at. (A
+            stream has its own rules: :class:`mmedge.sanity.Sanity`.)
 
     Raises:
-        ValueError: ``cache_bytes`` is negative.
+        ValueError: ``cache_bytes`` is negative, or ``threads`` is not a whole number from 1.
         BundleError: the bundle cannot be trusted or read.
         InputError: ``device`` is none that this machine offers.
         NoVariantError: none of its variants can run here as asked.
@@ -387,6 +401,7 @@ def load(
     """
     if cache_bytes < 0:
         raise ValueError(f"cache_bytes must be >= 0, got {cache_bytes}")
+    check_threads(threads)
     bundle = Bundle.open(path)
     try:
         here = probe()
@@ -402,6 +417,7 @@ def load(
             ),
             cache_bytes=cache_bytes,
             concurrent=concurrent,
+            allow_non_finite=allow_non_finite,
         )
     except MMEdgeError:
         bundle.close()
@@ -413,6 +429,12 @@ def load(
             pipe.close()
             raise
     return pipe
+
+
+def check_threads(threads: object) -> None:
+    """Raise ValueError unless ``threads`` is None or a whole number from 1: 0 is no default."""
+    if threads is not None and (type(threads) is not int or threads < 1):
+        raise ValueError(f"threads must be a whole number from 1, or None; got {threads!r}")
 
 
 def _tuned_threads(variant: Variant, device: Device) -> int | None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from mmedge.bench.apart import time_apart
 from mmedge.device import probe
 from mmedge.errors import BundleError, MMEdgeError
-from mmedge.pipeline import load
+from mmedge.pipeline import check_threads, load
 from mmedge.verify import verify
 
 if TYPE_CHECKING:
@@ -52,9 +52,11 @@ def tune(
         The new bundle, open, and by the variant's id the milliseconds of a call, and the threads.
 
     Raises:
+        ValueError: ``threads`` is not a whole number from 1.
         BackendError: a process that times a variant ended.
         BundleError: the bundle's folder cannot be written to.
     """
+    check_threads(threads)
     say = tell or (lambda _line: None)
     cores, most = probe().cores, threads
     if most is None:

@@ -16,6 +16,7 @@ import onnx_ir as ir
 from mmedge.bench.tune import tune
 from mmedge.bundle import Bundle
 from mmedge.errors import AccuracyError, ExportError, InputError
+from mmedge.pipeline import check_threads
 from mmedge.spec import Tolerance, Variant
 from mmedge.verify import difference
 from mmedge_export.graph import save
@@ -94,6 +95,7 @@ def quantize(
 
     Raises:
         InputError: an unknown precision, goal or backend.
+        ValueError: ``threads`` is not a whole number from 1.
         ExportError: the bundle's graphs are not float32, or the task does not fit it.
         AccuracyError: nothing that was tried keeps the limit.
         BundleError: the bundle cannot be read or written.
@@ -103,6 +105,7 @@ def quantize(
     ):  # fmt: skip
         if value not in known:
             raise InputError(f"{what} {value!r}: expected {' or '.join(known)}")
+    check_threads(threads)
     tell = progress or (lambda _: None)
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     try:
