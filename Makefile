@@ -9,6 +9,9 @@ TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
 SAMPLES := export/mmedge_export/zoo/samples
 
+# Benchmarks and tests may import ONNX Runtime before mmedge, which turns its telemetry off.
+export ORT_DISABLE_TELEMETRY ?= 1
+
 # What the native library is made of: a change of it installs the package anew.
 NATIVE := $(shell find cpp_ext -type f)
 

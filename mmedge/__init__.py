@@ -9,6 +9,7 @@ The toolchain that makes bundles is the package ``mmedge_export``; nothing here 
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -42,6 +43,11 @@ __all__ = [
     "Stream",
     "load",
 ]
+
+# ONNX Runtime (1.32) looks up a host, and writes a device id and a database of events into the
+# user's cache folder, as soon as it is imported, and only then does it read this variable. It holds
+# for the runtime, the toolchain and child processes; who sets it to another value decides.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 #: Where the names live that are imported on first use, so that importing mmedge costs next to
 #: nothing: an application may import it long before, or without, loading a bundle.

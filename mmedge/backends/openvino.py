@@ -14,6 +14,8 @@ more, in the order that its kernels take them.
 
 from __future__ import annotations
 
+import importlib
+import sys
 import threading
 from collections import deque
 from math import prod
@@ -28,6 +30,7 @@ from mmedge.errors import BackendError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from types import ModuleType
 
     from mmedge.backends import SessionOptions
     from mmedge.bundle import Bundle
@@ -306,10 +309,25 @@ def core() -> Any:  # noqa: ANN401
     """OpenVINO's Core; one for the process, since making it takes its time."""
     with _CORE_LOCK:
         if not _CORE:
-            import openvino
-
-            _CORE.append(openvino.Core())
+            _CORE.append(_import_silently().Core())
         return _CORE[0]
+
+
+def _import_silently() -> ModuleType:
+    """The package ``openvino``, without the telemetry that importing it would start.
+
+    It would look up a host and write into the user's home folder, and no variable turns that off;
+    without the package ``openvino_telemetry`` OpenVINO does nothing of it. A process that uses that
+    package already has decided for itself.
+    """
+    hidden = "openvino_telemetry"
+    if hidden in sys.modules:
+        return importlib.import_module("openvino")
+    sys.modules[hidden] = None  # type: ignore[assignment] # importing it raises ImportError
+    try:
+        return importlib.import_module("openvino")
+    finally:
+        del sys.modules[hidden]
 
 
 def ports(
