@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy import ndarray
 
-from mmedge.errors import BundleError, InputError
-from mmedge.spec import DTYPES, Array, Dimension, Modality, TensorSpec, Tokenizer
+from mmedge.arrays import contiguous, host_array
+from mmedge.errors import InputError
+from mmedge.spec import DTYPES, Array, Dimension, Modality, TensorSpec
+from mmedge.text import text_encoders
 
 if TYPE_CHECKING:
     from mmedge.bundle import Bundle
@@ -50,7 +52,7 @@ class Feeds:
         # They lie beside the golden samples, which a load has no other need to read.
         stand_ins = any(modality.absent == "token" for modality in manifest.modalities)
         self._tokens = bundle.absent_tokens() if stand_ins else {}
-        self._texts = _tokenizers(bundle)
+        self._texts = text_encoders(bundle)
         self._passed: dict[Signature, dict[str, Array]] = {}
         # Name, dtype and shape of each input of the last call, and what stood in for others.
         self._last: tuple[tuple[tuple[str, Any, Any], ...], dict[str, Array]] = ((), {})
@@ -136,8 +138,10 @@ class Feeds:
             )
         values = {key: self._array(key, given[key]) for key in modality.inputs}
         if rows is None:
-            return values, self._sizes(values)
-        return values, self._sizes(self._one_row(values, rows), rows)
+            sizes = self._sizes(values)
+        else:
+            sizes = self._sizes(self._one_row(values, rows), rows)
+        return _contiguous(values), sizes
 
     def _one_row(self, values: Mapping[str, Any], rows: Mapping[str, int]) -> dict[str, Array]:
         """The first row of each chunk; all have the same number, at least one."""
@@ -181,12 +185,13 @@ class Feeds:
                     f"unknown input {name!r}; this bundle takes {', '.join(self._specs)}"
                 )
         sizes = self._sizes(feeds)
+        feeds = _contiguous(feeds)
         if len(feeds) < len(self._specs):
             self._fill(feeds, sizes)
         return feeds
 
     def _array(self, name: str, value: Any) -> Any:  # noqa: ANN401
-        """``value`` as a C-contiguous array of the declared dtype."""
+        """``value`` as an array of the declared dtype; its size is not looked at yet."""
         dtype = self._dtypes[name]
         if type(value) is not np.ndarray:
             value = self._foreign(name, value)
@@ -197,8 +202,6 @@ class Feeds:
                 f"input {name!r}: expected dtype {dtype}, got {value.dtype}; convert it where it "
                 "is made, so that no precision is lost unseen"
             )
-        if not value.flags.c_contiguous:
-            value = np.ascontiguousarray(value)
         return value
 
     def _foreign(self, name: str, value: Any) -> Any:  # noqa: ANN401
@@ -220,20 +223,12 @@ class Feeds:
                     f"input {name!r}: a GPU array must be C-contiguous; make a contiguous copy"
                 )
             return value
-        if isinstance(value, np.ndarray):  # a subclass, such as np.memmap
-            return value.view(np.ndarray)
-        if hasattr(value, "__dlpack__"):
-            try:
-                return np.from_dlpack(value)
-            except (BufferError, RuntimeError, TypeError, ValueError) as error:
-                raise InputError(
-                    f"input {name!r}: NumPy cannot take this {type(value).__name__} over DLPack: "
-                    f"{error}. Move it to the host and detach it from any gradient"
-                ) from error
-        raise InputError(
-            f"input {name!r}: expected an array of {self._specs[name]}, got "
-            f"{type(value).__name__}; pass a NumPy array or one that offers DLPack"
-        )
+        try:
+            return host_array(value)
+        except InputError as error:
+            raise InputError(
+                f"input {name!r}: expected an array of {self._specs[name]}: {error}"
+            ) from error
 
     def _sizes(
         self, feeds: Mapping[str, Any], unchecked: Mapping[str, int] | None = None
@@ -317,34 +312,20 @@ class Feeds:
         for modality in self._modalities:
             tokenizer = modality.tokenizer
             if tokenizer is not None and name in (modality.name, tokenizer.ids):
-                return self._encode(tokenizer, text)
-        takers = [m.name for m in self._modalities if m.tokenizer is not None]
+                return self._texts[modality.name].encode(text)
+        takers = list(self._texts)
         raise InputError(
             f"input {name!r} takes no text; "
             + (f"these do: {', '.join(takers)}" if takers else "this bundle has no tokenizer")
         )
 
-    def _encode(self, tokenizer: Tokenizer, text: str) -> dict[str, Array]:
-        tokens, pad = self._texts[tokenizer.file]
-        ids = tokens.encode(text).ids
-        spec = self._specs[tokenizer.ids]
-        length = spec.shape[-1]
-        if isinstance(length, int):
-            if len(ids) > length:
-                raise InputError(
-                    f"text of {len(ids)} tokens does not fit input {tokenizer.ids!r}, which takes "
-                    f"{length}; shorten it (nothing is cut off unasked): {text!r}"
-                )
-        else:
-            length = max(len(ids), self._smallest(length))
-        padded = np.full((1, length), pad, self._dtypes[tokenizer.ids])
-        padded[0, : len(ids)] = ids
-        feeds: dict[str, Array] = {tokenizer.ids: padded}
-        if tokenizer.mask is not None:
-            mask = np.zeros((1, length), self._dtypes[tokenizer.mask])
-            mask[0, : len(ids)] = 1
-            feeds[tokenizer.mask] = mask
-        return feeds
+
+def _contiguous(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Arrays on the host in C order; called once their sizes are known to be allowed."""
+    return {
+        name: contiguous(value) if type(value) is ndarray else value
+        for name, value in values.items()
+    }
 
 
 def _signature(values: Mapping[str, Any]) -> Signature | None:
@@ -360,30 +341,6 @@ def _signature(values: Mapping[str, Any]) -> Signature | None:
 def _each(signature: Signature) -> tuple[tuple[str, Any, Any], ...]:
     """Name, dtype and shape of each input apart."""
     return tuple(zip(signature[::3], signature[1::3], signature[2::3], strict=True))
-
-
-def _tokenizers(bundle: Bundle) -> dict[str, tuple[Any, int]]:
-    """Each tokenizer file loaded once, with its padding id. The graph's shape decides padding."""
-    loaded: dict[str, tuple[Any, int]] = {}
-    for modality in bundle.manifest.modalities:
-        tokenizer = modality.tokenizer
-        if tokenizer is None or tokenizer.file in loaded:
-            continue
-        # A shared library that a bundle without text need not load.
-        from tokenizers import Tokenizer as Tokens
-
-        try:
-            tokens = Tokens.from_buffer(bytes(bundle.read(tokenizer.file)))
-        except Exception as error:  # the library raises plain Exception
-            raise BundleError(
-                f"{bundle.path}: {tokenizer.file} is no tokenizer of the tokenizers library: "
-                f"{error}; export the bundle again"
-            ) from error
-        pad = tokens.padding["pad_id"] if tokens.padding else 0
-        tokens.no_padding()
-        tokens.no_truncation()
-        loaded[tokenizer.file] = tokens, pad
-    return loaded
 
 
 def _is_contiguous(interface: Mapping[str, Any]) -> bool:

@@ -13,6 +13,7 @@ from mmedge.errors import ExportError
 from mmedge.spec import Array, Sample, Tolerance
 from mmedge_export import feeds
 from mmedge_export.parity import Case, compare
+from mmedge_export.text import side_check
 
 if TYPE_CHECKING:
     from mmedge_export.source import Model
@@ -82,13 +83,16 @@ def checked(model: Model) -> Iterator[dict[str, Array]] | None:
 def _checked(
     model: Model, samples: Iterable[tuple[Mapping[str, Array], Any]]
 ) -> Iterator[dict[str, Array]]:
+    check_side = side_check(model)
     for index, pair in enumerate(samples):
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
             raise ExportError(
                 f"sample {index}: expected a pair (inputs, target), got {type(pair).__name__}; "
                 "give None as the target of a sample without one"
             )
-        yield feeds.check(model, pair[0], f"sample {index}")
+        inputs = feeds.check(model, pair[0], f"sample {index}")
+        check_side(inputs)
+        yield inputs
 
 
 def every(

@@ -17,6 +17,7 @@ import numpy as np
 from mmedge.errors import ExportError
 from mmedge.schema.names import MAX_RANK, NAME, TENSOR_NAME
 from mmedge.spec import DTYPES, Absent, Array, Dimension
+from mmedge_export.text import check_text, read_tokenizer
 
 if TYPE_CHECKING:
     import torch
@@ -111,7 +112,7 @@ class Model:
         for name, value in self.inputs.items():
             _check_input(name, value)
         for modality, names in self.modalities().items():
-            _check_modality(modality, {name: self.inputs[name] for name in names})
+            _check_modality(modality, {name: self.inputs[name] for name in names}, self.dims)
         _check_dims(self)
         for name in self.labels:
             if name not in self.outputs:
@@ -237,7 +238,7 @@ def _check_input(name: str, value: Any) -> None:  # noqa: ANN401
                 f"form {_DIMENSION.pattern}, got {symbol!r}"
             )
     if value.tokenizer is not None:
-        _check_tokenizer(name, Path(value.tokenizer))
+        read_tokenizer(name, Path(value.tokenizer))
     if value.absent not in ("zeros", "token", "last"):
         raise ExportError(
             f"input {name!r}: absent must be zeros, token or last, got {value.absent!r}"
@@ -250,19 +251,6 @@ def _check_input(name: str, value: Any) -> None:  # noqa: ANN401
         )
     if value.absent_token is not None:
         _check_token(name, value, value.absent_token)
-
-
-def _check_tokenizer(name: str, file: Path) -> None:
-    # A shared library that a network without text need not load.
-    from tokenizers import Tokenizer
-
-    try:
-        Tokenizer.from_file(str(file))
-    except Exception as error:  # the library raises plain Exception
-        raise ExportError(
-            f"input {name!r}: tokenizer {file} cannot be read: {error}; give the path of the "
-            "tokenizer.json that the tokenizers library saves"
-        ) from error
 
 
 def _check_token(name: str, value: Input, token: Array) -> None:
@@ -280,7 +268,9 @@ def _check_token(name: str, value: Input, token: Array) -> None:
         )
 
 
-def _check_modality(modality: str, inputs: Mapping[str, Input]) -> None:
+def _check_modality(
+    modality: str, inputs: Mapping[str, Input], dims: Mapping[str, tuple[int, int]]
+) -> None:
     if not NAME.fullmatch(modality):
         raise ExportError(f"a modality needs a name of the form {NAME.pattern}, got {modality!r}")
     (first, model), *others = inputs.items()
@@ -320,22 +310,7 @@ def _check_modality(modality: str, inputs: Mapping[str, Input]) -> None:
                 f"modality {modality!r}: the mask {name!r} {inputs[name].shape()} must have the "
                 f"shape of the ids {carriers[0]!r} {inputs[carriers[0]].shape()}"
             )
-    if not masks:
-        _check_padding(carriers[0], inputs[carriers[0]])
-
-
-def _check_padding(name: str, value: Input) -> None:
-    """Refuse padding that is unknown and that the network cannot tell from words."""
-    from tokenizers import Tokenizer
-
-    length = value.shape()[-1]
-    if isinstance(length, int) and not Tokenizer.from_file(str(value.tokenizer)).padding:
-        raise ExportError(
-            f"input {name!r}: text is padded to {length} tokens, but the tokenizer "
-            f"{value.tokenizer} does not say with which id: id 0 would be taken, which may be a "
-            "word. Call enable_padding(pad_id=..., pad_token=...) on it and save it again, give "
-            "the modality a mask input, or make the axis dynamic"
-        )
+    check_text(inputs, carriers[0], masks[0] if masks else None, dims)
 
 
 def _check_dims(model: Model) -> None:

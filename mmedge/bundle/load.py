@@ -4,7 +4,8 @@
 2. the manifest: size, JSON, schema, references (:mod:`mmedge.schema`);
 3. the listing against the manifest: nothing missing, nothing extra;
 4. the SHA-256 of every file;
-5. the graphs: known operator domains, weights inside the bundle (:mod:`mmedge.bundle.onnxfile`).
+5. the graphs: known operator domains, weights inside the bundle (:mod:`mmedge.bundle.onnxfile`);
+6. the tokenizers: known components and patterns of bounded time (:mod:`mmedge.schema.tokenizer`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from mmedge.bundle.archive import Archive, open_archive
 from mmedge.bundle.onnxfile import GraphFile, check_graph
 from mmedge.errors import BundleError
 from mmedge.schema import MANIFEST, MAX_MANIFEST_BYTES, manifest_from_json
+from mmedge.schema.tokenizer import MAX_TOKENIZER_BYTES, check_tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -51,7 +53,9 @@ def load(path: Path, *, digests: bool = True) -> Checked:
         _check_listing(archive, manifest)
         if digests:
             check_digests(archive, manifest)
-        return Checked(archive, manifest, _check_graphs(archive, manifest))
+        graphs = _check_graphs(archive, manifest)
+        _check_tokenizers(archive, manifest)
+        return Checked(archive, manifest, graphs)
     except BaseException:
         archive.close()
         raise
@@ -111,3 +115,13 @@ def _check_graphs(archive: Archive, manifest: Manifest) -> dict[str, GraphFile]:
         name: check_graph(archive.read(name), name, archive.sizes, f"{archive.path}: {name}")
         for name in sorted(graphs)
     }
+
+
+def _check_tokenizers(archive: Archive, manifest: Manifest) -> None:
+    for name in sorted({m.tokenizer.file for m in manifest.modalities if m.tokenizer}):
+        source = f"{archive.path}: {name}"
+        if archive.sizes[name] > MAX_TOKENIZER_BYTES:
+            raise BundleError(
+                f"{source}: {archive.sizes[name]} bytes, expected at most {MAX_TOKENIZER_BYTES}"
+            )
+        check_tokenizer(bytes(archive.read(name)), source)
