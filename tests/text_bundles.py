@@ -23,7 +23,9 @@ from mmedge.spec import (
     Variant,
 )
 
-VOCABULARY = {w: i for i, w in enumerate("[PAD] [UNK] [CLS] [SEP] go left right to red box".split())}
+VOCABULARY = {
+    w: i for i, w in enumerate("[PAD] [UNK] [CLS] [SEP] go left right to red box".split())
+}
 ONNX_TYPES = {"int64": TensorProto.INT64, "int32": TensorProto.INT32, "bool": TensorProto.BOOL}
 
 
@@ -62,7 +64,9 @@ def write_text_bundle(
         name="text",
         modalities=(
             Modality(
-                "text", tuple(names), tokenizer=Tokenizer("assets/t.json", *(["ids", "mask"][: len(names)]))
+                "text",
+                tuple(names),
+                tokenizer=Tokenizer("assets/t.json", *(["ids", "mask"][: len(names)])),
             ),
         ),
         stages=(Stage("net", "onnx/net.onnx", ins, outs),),
