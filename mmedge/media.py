@@ -6,13 +6,15 @@ a picture of another size or a recording at another rate is an error that says s
 
 from __future__ import annotations
 
-import wave
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mmedge.errors import InputError
+from mmedge.schema.tokenizer import MAX_TEXT_CHARACTERS
+from mmedge.spec import DTYPES
+from mmedge.wav import read_wav
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +32,10 @@ PICTURE_MODES = ("1", "L", "LA", "P", "RGB", "RGBA")
 GREY_MODES = ("1", "L", "LA")
 #: EXIF tag of the rotation that a viewer should apply; 1 is none (EXIF 2.32, table 4).
 ORIENTATION = 0x0112
+#: Bytes of an array in a file.
+MAX_FILE_BYTES = 1 << 31
+#: What a picture may be, whatever its name says.
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
 SUFFIXES_IMAGE = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 
 
@@ -100,11 +106,20 @@ def _read_image(path: Path, spec: TensorSpec, _modality: Modality) -> Array:
             "channels] or [..., channels, height, width]); save the array it needs as .npy"
         )
     channels = frame[-1] if last else frame[0]
+    height, width = (frame[0], frame[1]) if last else (frame[1], frame[2])
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
+            for what, size, found in (("high", height, image.height), ("wide", width, image.width)):
+                if isinstance(size, int) and size != found:
+                    raise InputError(
+                        f"{path}: the picture is {found} pixels {what}, input {spec} takes {size}; "
+                        "resize it as the network was trained"
+                    )
             _check_picture(path, image, int(channels))
             pixels = np.asarray(image.convert(CHANNELS[int(channels)]), np.uint8)
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
+    except InputError:
+        raise
+    except Exception as error:  # what damaged bytes make of Pillow's parsing
         raise InputError(f"{path}: cannot be read as a picture: {error}") from error
     if pixels.ndim == 2:
         pixels = pixels[..., np.newaxis]
@@ -112,10 +127,19 @@ def _read_image(path: Path, spec: TensorSpec, _modality: Modality) -> Array:
 
 
 def _check_picture(path: Path, image: Image.Image, channels: int) -> None:
-    """Refuse what a conversion to ``channels`` of 8 bits would change unseen."""
-    if image.mode not in (GREY_MODES if channels == 1 else PICTURE_MODES):
+    """Refuse what a conversion to ``channels`` of 8 bits would change or leave out unseen."""
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1:
         raise InputError(
-            f"{path}: pixels of mode {image.mode} do not fit {channels} channels of 8 bits without "
+            f"{path}: holds {frames} pictures (an animation, or several of a camera); save the one "
+            "that is meant"
+        )
+    # Pillow opens a PNG of 16 bits a colour as one of 8 and drops the rest.
+    deep = image.format == "PNG" and _png_bits(path) > 8
+    if deep or image.mode not in (GREY_MODES if channels == 1 else PICTURE_MODES):
+        mode = f"{image.mode} with 16 bits" if deep else image.mode
+        raise InputError(
+            f"{path}: pixels of mode {mode} do not fit {channels} channels of 8 bits without "
             "loss; convert the picture, or save the array as .npy"
         )
     clear = image.has_transparency_data and channels != 4
@@ -128,64 +152,81 @@ def _check_picture(path: Path, image: Image.Image, channels: int) -> None:
         )
 
 
+def _png_bits(path: Path) -> int:
+    """Bits of each colour, which stand at a fixed place."""
+    with path.open("rb") as file:
+        return file.read(25)[24]
+
+
 def _read_wav(path: Path, spec: TensorSpec, modality: Modality) -> Array:
     if spec.dtype != "float32":
         raise InputError(
             f"{path}: input {spec} takes no sound (PCM is float32 in [-1, 1]); "
             "save the array it needs as .npy"
         )
-    try:
-        with wave.open(str(path), "rb") as file:
-            rate, width, channels = file.getframerate(), file.getsampwidth(), file.getnchannels()
-            data = file.readframes(file.getnframes())
-    except (OSError, EOFError, wave.Error) as error:
-        raise InputError(f"{path}: cannot be read as PCM WAV: {error}") from error
-    if modality.sample_rate_hz is not None and rate != modality.sample_rate_hz:
+    sound = read_wav(path)
+    if modality.sample_rate_hz is not None and sound.rate != modality.sample_rate_hz:
         raise InputError(
-            f"{path}: expected {modality.sample_rate_hz} Hz, got {rate} Hz; resample it first"
+            f"{path}: expected {modality.sample_rate_hz} Hz, got {sound.rate} Hz; resample it first"
         )
-    if channels != 1:
-        raise InputError(f"{path}: expected one channel, got {channels}; mix it down first")
-    if len(data) % width:
-        raise InputError(f"{path}: cannot be read as PCM WAV: it ends in the middle of a sample")
-    # WAV holds 8-bit samples unsigned around 128 and wider ones signed, little-endian.
-    if width == 1:
-        return (np.frombuffer(data, np.uint8).astype(np.float32) - 128.0) / 128.0
-    if width in (2, 4):
-        whole = np.frombuffer(data, f"<i{width}")
-        return (whole / float(1 << (8 * width - 1))).astype(np.float32)
-    raise InputError(f"{path}: {8 * width}-bit samples are not read; save it with 16 bits")
+    return sound.samples
 
 
-def _read_npy(path: Path, _spec: TensorSpec, _modality: Modality) -> Array:
+def _read_npy(path: Path, spec: TensorSpec, _modality: Modality) -> Array:
     try:
-        array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        # Mapped, so that nothing is allocated for a size that the file does not have.
+        array = np.load(path, allow_pickle=False, mmap_mode="r")
+    except Exception as error:  # what damaged bytes make of NumPy's parsing
         raise InputError(f"{path}: cannot be read as .npy: {error}") from error
     if not isinstance(array, np.ndarray):
         raise InputError(f"{path}: an archive of arrays; save the one that is meant as .npy")
-    return array
+    _check_fits(path, array, spec)
+    return np.array(array, order="C")
 
 
 def _read_safetensors(path: Path, spec: TensorSpec, _modality: Modality) -> Array:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
+    from safetensors import safe_open
 
     try:
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
+        with safe_open(path, framework="numpy") as file:
+            names = sorted(file.keys())
+            array = file.get_tensor(spec.name) if spec.name in names else None
+    except Exception as error:  # the library's own, and NumPy's on what its header says
         raise InputError(f"{path}: cannot be read as safetensors: {error}") from error
-    if spec.name not in tensors:
-        raise InputError(f"{path}: no tensor {spec.name!r}; it holds {', '.join(sorted(tensors))}")
-    array: Array = tensors[spec.name]
-    return array
+    if array is None:
+        raise InputError(f"{path}: no tensor {spec.name!r}; it holds {', '.join(map(repr, names))}")
+    _check_fits(path, array, spec)
+    found: Array = array
+    return found
+
+
+def _check_fits(path: Path, array: Array, spec: TensorSpec) -> None:
+    """Refuse an array before it is copied that no call would take."""
+    rank = len(spec.shape)
+    batched = array.ndim == rank - 1 and isinstance(spec.shape[0], str)
+    sizes = spec.shape[1:] if batched else spec.shape
+    if (
+        array.dtype != DTYPES[spec.dtype]
+        or len(sizes) != array.ndim
+        or any(isinstance(n, int) and n != m for n, m in zip(sizes, array.shape, strict=True))
+    ):
+        raise InputError(
+            f"{path}: expected {spec}, got {array.dtype} {list(array.shape)}; convert it where it "
+            "is made"
+        )
+    if array.nbytes > MAX_FILE_BYTES:
+        raise InputError(f"{path}: {array.nbytes} bytes, expected at most {MAX_FILE_BYTES}")
 
 
 def _read_text(path: Path, spec: TensorSpec, modality: Modality) -> str:
     if modality.tokenizer is None:
         raise InputError(f"{path}: input {spec} takes no text; this modality has no tokenizer")
     try:
-        return path.read_text(encoding="utf-8").strip()
+        if (size := path.stat().st_size) > 4 * MAX_TEXT_CHARACTERS:
+            raise InputError(
+                f"{path}: {size} bytes of text, expected at most {MAX_TEXT_CHARACTERS} characters"
+            )
+        return path.read_text(encoding="utf-8-sig").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read as UTF-8 text: {error}") from error
 

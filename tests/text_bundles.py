@@ -23,9 +23,8 @@ from mmedge.spec import (
     Variant,
 )
 
-VOCABULARY = {
-    w: i for i, w in enumerate("[PAD] [UNK] [CLS] [SEP] go left right to red box".split())
-}
+WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "go", "left", "right", "to", "red", "box")
+VOCABULARY = {word: number for number, word in enumerate(WORDS)}
 ONNX_TYPES = {"int64": TensorProto.INT64, "int32": TensorProto.INT32, "bool": TensorProto.BOOL}
 
 

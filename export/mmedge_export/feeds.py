@@ -57,6 +57,11 @@ def check(model: Model, values: Mapping[str, Array], what: str) -> dict[str, Arr
         got = f"{getattr(value, 'dtype', type(value).__name__)} {list(getattr(value, 'shape', ()))}"
         if not isinstance(value, np.ndarray) or value.dtype != spec.example.dtype:
             raise ExportError(f"{what}, input {name!r}: expected {spec.example.dtype}, got {got}")
+        if isinstance(value, np.ma.MaskedArray):
+            raise ExportError(
+                f"{what}, input {name!r}: a masked array, whose mask would be lost; give "
+                "value.filled(...)"
+            )
         if value.ndim != spec.example.ndim:
             raise ExportError(
                 f"{what}, input {name!r}: expected rank {spec.example.ndim} {spec.shape()}, got "

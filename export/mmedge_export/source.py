@@ -217,6 +217,11 @@ def _check_input(name: str, value: Any) -> None:  # noqa: ANN401
             f"input {name!r}: the example must be a NumPy array or a tensor that becomes one, got "
             f"{what}"
         )
+    if isinstance(example, np.ma.MaskedArray):
+        raise ExportError(
+            f"input {name!r}: the example is a masked array, whose mask would be lost; give "
+            "example.filled(...)"
+        )
     if example.dtype.name not in DTYPES:
         raise ExportError(
             f"input {name!r}: dtype {example.dtype} is not supported; use one of "

@@ -11,6 +11,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from mmedge.arrays import contiguous, host_array
 from mmedge.errors import InputError
 from mmedge.schema.names import NAME, TENSOR_NAME
 from mmedge.spec import DTYPES, Array
@@ -246,23 +247,13 @@ def exists(path: Path) -> InputError:
 
 
 def _own(value: Any, *, copy: bool) -> Array:  # noqa: ANN401
-    if not isinstance(value, np.ndarray):
-        if hasattr(value, "__cuda_array_interface__"):
-            raise InputError("an array on a GPU is not recorded; copy it to the host first")
-        if not hasattr(value, "__dlpack__"):
-            raise InputError(
-                f"expected an array, a mapping to arrays or text, got {type(value).__name__}"
-            )
-        try:
-            value = np.from_dlpack(value)
-        except (BufferError, RuntimeError, TypeError, ValueError) as error:
-            raise InputError(f"NumPy cannot take this array over DLPack: {error}") from error
-    if value.dtype not in DTYPES.values():
-        raise InputError(f"dtype {value.dtype} is none that a bundle uses: {', '.join(DTYPES)}")
-    _check_size(value.nbytes)  # before it is copied
-    # Not ascontiguousarray, which turns a scalar into a vector.
-    array: Array = np.array(value, order="C", copy=True if copy else None)
-    return array
+    if hasattr(value, "__cuda_array_interface__"):
+        raise InputError("an array on a GPU is not recorded; copy it to the host first")
+    array = host_array(value)
+    if array.dtype not in DTYPES.values():
+        raise InputError(f"dtype {array.dtype} is none that a bundle uses: {', '.join(DTYPES)}")
+    _check_size(array.nbytes)  # before it is copied
+    return array.copy(order="C") if copy else contiguous(array)
 
 
 def _check_size(size: int) -> None:

@@ -12,7 +12,7 @@ from torch import nn
 
 from mmedge.errors import ExportError
 from mmedge.spec import Dimension
-from mmedge_export import Input, Model
+from mmedge_export import Input, Model, feeds
 
 ONE = np.zeros((1, 4), np.float32)
 FIVE = np.zeros(5, np.float32)
@@ -208,3 +208,10 @@ def test_regrouping_names_modalities():
         made.regrouped({"m": ["z"]})
     with pytest.raises(ExportError, match="'a' is named twice"):
         made.regrouped({"m": ["a"], "n": ["a"]})
+
+
+def test_a_mask_of_an_example_or_a_sample_is_not_dropped():
+    masked = np.ma.masked_array(ONE, ONE == 0)
+    refused("the example is a masked array", {"x": Input(masked)})
+    with pytest.raises(ExportError, match="sample 0, input 'x': a masked array"):
+        feeds.check(model({"x": Input(ONE)}), {"x": masked}, "sample 0")
