@@ -22,17 +22,25 @@ class Predictor:
 
     def __init__(self) -> None:
         self._seen: deque[float] = deque(maxlen=KEPT)
+        self._estimate: float | None = None
 
     def observe(self, latency: float) -> None:
         """Take in the latency of a computed result, in seconds."""
         self._seen.append(latency)
+        self._estimate = None
 
     def relax(self) -> None:
         """Trust the observations less, because none was made this time."""
         self._seen = deque((value * RELAXED for value in self._seen), maxlen=KEPT)
+        self._estimate = None
 
     def estimate(self) -> float | None:
         """The weighted quantile, an observed (or relaxed) value; None before any observation."""
+        if self._estimate is None:
+            self._estimate = self._quantile()
+        return self._estimate
+
+    def _quantile(self) -> float | None:
         newest = len(self._seen) - 1
         weighted = sorted(
             (value, 0.5 ** ((newest - i) / HALF_LIFE)) for i, value in enumerate(self._seen)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mmedge.sanity import same_content
@@ -56,18 +58,19 @@ class Compute:
         #: Tensors that are kept of a modality once its encoder has run.
         self._wanted = {spec.name for stage in self._fusion for spec in stage.inputs}
         self._wanted |= set(self._outputs)
-        self._symbols = {
-            modality.name: sorted(
-                {
-                    size
-                    for name in modality.inputs
-                    for size in manifest.inputs()[name].shape
-                    if isinstance(size, str)
-                }
-            )
-            for modality in manifest.modalities
-        }
-        self._stand_ins: dict[tuple[str, tuple[int | None, ...]], dict[str, Any]] = {}
+        self._optional = {m.name for m in manifest.modalities if not m.required}
+        self._stand_ins: dict[tuple[Any, ...], dict[str, Any]] = {}
+        #: Encoders may run at most once at a time for the stand-ins of a modality.
+        self._turns = {modality.name: threading.Lock() for modality in manifest.modalities}
+
+    def prepare(self, name: str) -> None:
+        """Encode the stand-in of an optional modality, of the smallest sizes, for when it is lost.
+
+        An encoder that fails here fails again, and is reported, when the stand-in is needed.
+        """
+        if name in self._optional and self._encoders[name]:
+            with suppress(Exception):
+                self._stand_in(name, {}, [])
 
     def encode(self, track: Track, item: Item) -> Encoded:
         """Run the modality's encoder on ``item``, unless the one before had the same content.
@@ -114,10 +117,12 @@ class Compute:
         return {name: tensors[name] for name in self._outputs}
 
     def _stand_in(self, name: str, sizes: Mapping[str, int], ran: list[str]) -> dict[str, Any]:
-        key = name, tuple(sizes.get(symbol) for symbol in self._symbols[name])
-        found = self._stand_ins.get(key)
-        if found is None:
-            found = self._encode(name, self._feeds.stand_in(name, sizes), ran)
-            if len(self._stand_ins) < MAX_STAND_INS * len(self._symbols):
-                self._stand_ins[key] = found
-        return found
+        values = self._feeds.stand_in(name, sizes)
+        key = name, *(value.shape for value in values.values())
+        with self._turns[name]:
+            features = self._stand_ins.get(key)
+            if features is None:
+                features = self._encode(name, values, ran)
+                if len(self._stand_ins) < MAX_STAND_INS * len(self._turns):
+                    self._stand_ins[key] = features
+        return features

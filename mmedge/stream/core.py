@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from mmedge.deadline import Predictor
 from mmedge.stream.result import Health, ModalityHealth, Result, Used
 from mmedge.stream.sample import Item, Sample, State
+from mmedge.stream.track import JUMP, SLACK
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,29 +24,50 @@ if TYPE_CHECKING:
 
 __all__ = ["Active", "Choice", "Core"]
 
+#: Share of the deadline after which it is at risk: the rest is for a thread that wakes up late.
+PATIENCE = 0.95
+
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What stands for a modality: an item, or None for its stand-in; and why it is absent."""
+    """What stands for a modality: an item, or None for its stand-in; and why it is absent.
+
+    ``held``: the item is a value within its age that stands in for one that could not be encoded.
+    """
 
     item: Item | None
     absent: str | None
+    held: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Trigger:
-    """A reason to make a result: a tick, or an item of a modality that just came."""
+    """A reason to make a result: a tick, or an item of a modality that just came.
+
+    ``begin`` is what its latency counts from: ``t``, or its arrival where that was earlier or the
+    source's clock was set to another time.
+    """
 
     t: float
+    begin: float
     track: Track | None = None
     item: Item | None = None
 
 
 @dataclass(slots=True)
 class Active:
-    """The trigger at work. ``asked`` are items it waits for; once fusing, ``choices`` is whole."""
+    """The trigger at work. ``asked`` are items it waits for; once fusing, ``choices`` is whole.
+
+    ``patience`` is the time until which it waits for optional modalities (None: not known), and
+    ``alarm`` the same while it does wait for one. ``cold``: a stage runs for the first time, or a
+    clock was set meanwhile, so that its latency says nothing of those to come.
+    """
 
     trigger: Trigger
+    patience: float | None
+    alarm: float | None = None
+    cold: bool = False
+    begun: float = 0.0
     asked: dict[str, Choice] = field(default_factory=dict)
     gave_up: set[str] = field(default_factory=set)
     choices: dict[str, Choice] = field(default_factory=dict)
@@ -66,6 +88,7 @@ class Core:
     Args:
         tracks: by modality, in the manifest's order.
         triggers: modalities whose samples trigger.
+        rate: triggers a second, where known.
         deadline: seconds from a trigger to its result; None: none.
         keep: results that wait to be fetched.
     """
@@ -75,6 +98,7 @@ class Core:
         tracks: Mapping[str, Track],
         triggers: frozenset[str],
         *,
+        rate: float | None,
         deadline: float | None,
         keep: int,
     ) -> None:
@@ -83,8 +107,13 @@ class Core:
         self.closed = False
         self._triggering = triggers
         self._deadline = deadline
+        self._patience = 1.0 / rate if rate else None
+        if deadline is not None:
+            self._patience = PATIENCE * deadline
         self._keep = keep
         self._predictor = Predictor()
+        self._fusion_time = Predictor()
+        self._fused = False
         self._active: Active | None = None
         self._waiting: Trigger | None = None
         self._good: tuple[Result, float] | None = None
@@ -96,15 +125,29 @@ class Core:
     ) -> None:
         """Take in a sample that :meth:`Track.receive` describes, and start what it triggers."""
         track = self.tracks[name]
-        for item in track.receive(sample, fault, lying=lying):
-            if name in self._triggering:
-                self.fire(Trigger(item.t, track, item), now)
+        jumps = track.jumps
+        items = track.receive(sample, fault, lying=lying)
+        if name not in self._triggering:
+            return
+        if track.jumps > jumps:
+            self._forget_latencies()
+        for item in items:
+            # A source whose clock was set tells nothing of how long ago its sample was measured.
+            astray = track.jumps > 0 and now - item.t > JUMP
+            self.fire(Trigger(item.t, now if astray else min(item.t, now), track, item), now)
+
+    def _forget_latencies(self) -> None:
+        """A clock was set: times from before it are not comparable with those after it."""
+        self._predictor = Predictor()
+        self._good = None
+        if self._active is not None:
+            self._active.cold = True
 
     def tick(self, t: float, missed: int, now: float) -> None:
         """A timer's tick; ``missed`` earlier ones passed while nobody could look."""
         self._triggers += missed
         self._superseded += missed
-        self.fire(Trigger(t), now)
+        self.fire(Trigger(t, min(t, now)), now)
 
     def fire(self, trigger: Trigger, now: float) -> None:
         """Start on a trigger, or let it wait for the one at work."""
@@ -135,10 +178,13 @@ class Core:
     def _begin(self, trigger: Trigger, now: float) -> None:
         if self._deadline is not None and self._good is not None:
             expected = self._predictor.estimate()
-            if expected is not None and expected > self._deadline:
+            if expected is not None and expected > self._deadline and self._may_repeat(trigger.t):
                 self._repeat(trigger, expected, now)
                 return
-        self._active = active = Active(trigger)
+        patience = None
+        if self._patience is not None:
+            patience = trigger.begin + self._patience - (self._fusion_time.estimate() or 0.0)
+        self._active = active = Active(trigger, patience)
         for track in self.tracks.values():
             if trigger.track is track and trigger.item is not None:
                 absent = track.why_absent(trigger.item, trigger.t, own=True)
@@ -149,6 +195,11 @@ class Core:
                 continue
             if choice.absent is not None and not track.repeats:
                 choice = Choice(None, choice.absent)
+            if track.encoder_error is not None and choice.item in (None, track.ready):
+                # Nothing is encoded for this trigger that could show the encoder to be well.
+                failed = self._choose_failed(track, trigger.t, track.encoder_error)
+                active.asked[track.name] = failed
+                continue
             if choice.item is not None:
                 track.ledger.hold(choice.item.samples)
                 active.held.append((track, choice.item))
@@ -161,8 +212,9 @@ class Core:
         if active is None:
             return True
         choices: dict[str, Choice] = {}
+        active.alarm = None
         for track in self.tracks.values():
-            choice = self._choose(active, track)
+            choice = self._choose(active, track, now)
             if choice is None:
                 continue
             if choice.absent is not None and track.required:
@@ -173,7 +225,8 @@ class Core:
             return False
         conflict = self._merge_sizes(active, choices)
         for name, choice in choices.items():
-            self.tracks[name].conclude(choice.absent)
+            if not choice.held:
+                self.tracks[name].conclude(choice.absent)
         active.choices = choices
         if conflict is not None:
             self._deliver(active, None, conflict, now)
@@ -184,25 +237,66 @@ class Core:
                 self.tracks[name].ledger.hold(choice.item.samples)
                 active.held.append((self.tracks[name], choice.item))
         active.fusing = True
+        active.begun = now
         return False
 
-    def _choose(self, active: Active, track: Track) -> Choice | None:
+    def _choose(self, active: Active, track: Track, now: float) -> Choice | None:
         """What stands for a modality; None: that is to be waited for."""
         t = active.trigger.t
         asked = active.asked.get(track.name)
         if asked is not None:
             if asked.item is None or asked.item.state is State.READY:
                 return asked
-            if asked.item.state is not State.FAILED:
+            if asked.item.state is State.FAILED:
+                return self._choose_failed(track, t, asked.item.error)
+            older = track.older(t)
+            if self._waits(active, track, track.expected(asked.item), now, instead=older):
                 return None
+            if older is not None:
+                return Choice(older, None)
+            return self._choose_late(track, "deadline: its encoding would take too long")
         absent = track.why_absent(track.ready, t)
-        if absent is None:
+        if absent is None and track.encoder_error is None:
             return Choice(track.ready, None)
-        if asked is None and track.name not in active.gave_up and track.in_flight(t):
+        due = None if track.name in active.gave_up else track.due(t)
+        if due is not None and self._waits(active, track, due, now, instead=track.ready):
             return None
-        if asked is not None:
-            absent = f"encoder_error: {track.last_error}"
+        if track.encoder_error is not None:
+            return self._choose_failed(track, t, track.encoder_error)
+        still = "" if due is None else "; a newer one is still being encoded"
+        return self._choose_late(track, f"{absent}{still}")
+
+    def _waits(
+        self, active: Active, track: Track, due: float, now: float, *, instead: Item | None
+    ) -> bool:
+        """Whether to wait for an encoding that is expected to be done at ``due``.
+
+        An optional modality must not set the rate of results: it is waited for while the deadline
+        is not at risk. Without a deadline that is one period of the trigger, and as long as it
+        takes where there is nothing to take ``instead``.
+        """
+        if track.required or active.trigger.track is track:
+            return True
+        if track.encoder_error is not None and track.name not in active.asked:
+            return False
+        if self._deadline is None and instead is None:
+            return True
+        if active.patience is None or now >= active.patience or due > active.patience:
+            return False
+        active.alarm = active.patience
+        return True
+
+    def _choose_late(self, track: Track, absent: str) -> Choice:
         return Choice(track.ready if track.repeats else None, absent)
+
+    def _choose_failed(self, track: Track, t: float, message: str) -> Choice:
+        """What stands for a modality that could not be encoded."""
+        absent = f"encoder_error: {message}"
+        held = track.held(t)
+        if held is None:
+            return self._choose_late(track, absent)
+        age = f"its last good value stands in, age {t - held.t:.6g} s"
+        return Choice(held, f"{absent}; {age}", held=True)
 
     def _merge_sizes(self, active: Active, choices: dict[str, Choice]) -> str | None:
         """Collect the sizes of what is used; say where two modalities disagree."""
@@ -243,6 +337,16 @@ class Core:
 
     # Work that the driver takes and brings back.
 
+    @property
+    def alarm(self) -> float | None:
+        """When to call :meth:`wake`, if nothing else happens until then."""
+        return None if self._active is None or self._active.fusing else self._active.alarm
+
+    def wake(self, now: float) -> None:
+        """Go on without what was waited for in vain."""
+        if not self.closed:
+            self._proceed(now)
+
     def fusion(self) -> Active | None:
         """The fusion to run now, handed out once."""
         if self._active is None or not self._active.fusing or self._active.taken:
@@ -256,6 +360,9 @@ class Core:
         """Take the outputs of a fusion, or the message of what went wrong."""
         if self.closed:
             return
+        self._fusion_time.observe(now - active.begun)
+        active.cold = active.cold or not self._fused
+        self._fused = self._fused or outputs is not None
         self._deliver(active, outputs, message and f"fusion failed: {message}", now)
         self._end(active)
         self._proceed(now)
@@ -265,7 +372,9 @@ class Core:
         if self.closed:
             return
         if outcome.features is not None:
-            track.finish(item, outcome.features, skipped=outcome.skipped)
+            track.finish(item, outcome.features, now, skipped=outcome.skipped)
+            if self._active is not None and track.encodes == 1 and not outcome.skipped:
+                self._active.cold = True
         else:
             track.fail(item, outcome.message)
             if self._active is not None:
@@ -287,13 +396,36 @@ class Core:
                 if outputs is not None:
                     self.tracks[name].ledger.use(choice.item.samples)
         absent = {n: c.absent for n, c in active.choices.items() if c.absent is not None}
-        result = self._result(outputs, t, now, ages, samples, absent, reason, fresh=not reason)
+        result = self._result(
+            outputs, active.trigger, now, ages, samples, absent, reason, fresh=not reason
+        )
         if outputs is None:
             self._empty += 1
         else:
             self._good = result, t
-            self._predictor.observe(now - t)
+            if not active.cold:
+                self._predictor.observe(result.latency)
         self._put(result)
+
+    def _age_fault(self, name: str, t: float) -> str | None:
+        """Why the last good outputs must not speak for a modality at time ``t``; None: they may."""
+        if self._good is None:
+            return None
+        last, since = self._good
+        track, age = self.tracks[name], last.ages[name]
+        if age is not None and track.limit is not None and age + t - since > track.limit + SLACK:
+            return f"too_old: {age + t - since:.6g} s, limit {track.limit:.6g} s"
+        if track.encoder_error is not None:
+            return f"encoder_error: {track.encoder_error}"
+        return None
+
+    def _may_repeat(self, t: float) -> bool:
+        """Whether every required modality of the last good outputs would still do at time ``t``."""
+        return all(
+            self._age_fault(name, t) is None
+            for name, track in self.tracks.items()
+            if track.required
+        )
 
     def _repeat(self, trigger: Trigger, expected: float, now: float) -> None:
         """Deliver the last good outputs again, because new ones would be late."""
@@ -308,29 +440,23 @@ class Core:
             name: None if age is None else age + trigger.t - since
             for name, age in last.ages.items()
         }
+        faults = {name: self._age_fault(name, trigger.t) for name in self.tracks}
+        absent = {**last.absent, **{name: why for name, why in faults.items() if why is not None}}
         if trigger.track is not None and trigger.item is not None:
             trigger.track.ledger.condemn(trigger.item.samples, "deadline")
             trigger.track.withdraw(trigger.item, "deadline")
         self._let_go(trigger, "deadline")
         self._predictor.relax()
         self._stale += 1
+        samples = last.samples
         self._put(
-            self._result(
-                last.outputs,
-                trigger.t,
-                now,
-                ages,
-                last.samples,
-                last.absent,
-                reason,
-                fresh=False,
-            )
+            self._result(last.outputs, trigger, now, ages, samples, absent, reason, fresh=False)
         )
 
     def _result(
         self,
         outputs: Mapping[str, Array] | None,
-        t: float,
+        trigger: Trigger,
         now: float,
         ages: Mapping[str, float | None],
         samples: Mapping[str, tuple[Used, ...]],
@@ -340,23 +466,24 @@ class Core:
         fresh: bool,
     ) -> Result:
         dropped = {name: track.ledger.since_last() for name, track in self.tracks.items()}
+        latency = now - trigger.begin
         return Result(
             outputs=outputs,
-            t=t,
+            t=trigger.t,
             made=now,
-            latency=now - t,
+            latency=latency,
             ages=ages,
             samples=samples,
             absent=absent,
             dropped={name: counts for name, counts in dropped.items() if counts},
             fresh=fresh,
-            met=None if self._deadline is None else now - t <= self._deadline,
+            met=None if self._deadline is None else fresh and latency <= self._deadline,
             reason=reason,
         )
 
     def _put(self, result: Result) -> None:
         self._made += 1
-        self._missed += result.met is False
+        self._missed += result.fresh and result.met is False
         self.results.append(result)
         if len(self.results) > self._keep:
             self.results.popleft()
@@ -384,6 +511,8 @@ class Core:
         modalities: dict[str, ModalityHealth] = {}
         for name, track in self.tracks.items():
             absent = track.why_absent(track.newest(), now)
+            if track.encoder_error is not None:
+                absent = f"encoder_error: {track.encoder_error}"
             modalities[name] = ModalityHealth(
                 pushed=track.ledger.pushed,
                 used=track.ledger.used,

@@ -22,6 +22,8 @@ __all__ = ["Driver", "Simulation", "Threads", "Ticker"]
 
 #: How long :meth:`Threads.stop` waits for all threads together, in seconds.
 JOIN = 0.1
+#: Longest wait for a tick in one go, in seconds: a platform's longest is shorter than a float.
+LONGEST = 3600.0
 #: How often the next tick is looked for on a clock of which nothing is known, in seconds.
 POLL = 0.005
 
@@ -104,6 +106,7 @@ class Threads:
         self._real_time = real_time
         self._workers = [_Worker(track, gate) for track in core.tracks.values() if track.stages]
         self._active: Active | None = None
+        self._alarm: float | None = None  # the one that the fusion's thread waits for
         self._fusion_turn = threading.Condition(gate)
         self._result_there = threading.Condition(gate)
         # Daemons: a stream that nobody closed must not keep the process from ending.
@@ -125,12 +128,13 @@ class Threads:
         closed = self._core.closed
         for worker in self._workers:
             if worker.item is None and not closed:
-                worker.item = worker.track.next_job()
+                worker.item = worker.track.next_job(self._now)
             if worker.item is not None or closed:
                 worker.turn.notify()
         if self._active is None and not closed:
             self._active = self._core.fusion()
-        if self._active is not None or closed:
+        alarm = self._core.alarm
+        if self._active is not None or closed or alarm not in (None, self._alarm):
             self._fusion_turn.notify()
         if self._core.results or closed:
             self._result_there.notify_all()
@@ -149,6 +153,7 @@ class Threads:
                 thread.join(max(0.0, until - monotonic()))
 
     def _encode(self, worker: _Worker) -> None:
+        self._compute.prepare(worker.track.name)
         while True:
             with self._gate:
                 while worker.item is None and not self._core.closed:
@@ -173,32 +178,47 @@ class Threads:
                 self.wake()
 
     def _await_fusion(self) -> Active | None:
-        while not self._core.closed:
-            if self._ticker is not None:
-                now = self._now()
-                due = self._ticker.due(now)
-                if due is not None:
-                    self._core.tick(*due, now)
-                    self.wake()
+        core = self._core
+        while not core.closed:
+            now = self._now() if self._ticker is not None or core.alarm is not None else 0.0
+            due = None if self._ticker is None else self._ticker.due(now)
+            if due is not None:
+                core.tick(*due, now)
+            rings = core.alarm is not None and core.alarm <= now
+            if rings:
+                core.wake(now)
+            if due is not None or rings:
+                self.wake()
             active, self._active = self._active, None
             if active is not None:
                 return active
-            if self._ticker is None:
-                self._fusion_turn.wait()
-            elif self._real_time:
-                self._fusion_turn.wait(max(0.0, self._ticker.next - self._now()))
-            else:
-                self._fusion_turn.wait(POLL)
+            self._alarm = core.alarm
+            self._fusion_turn.wait(self._until_next())
         return None
+
+    def _until_next(self) -> float | None:
+        """Seconds until the next tick or alarm; None: nothing is planned."""
+        times = [] if self._ticker is None else [self._ticker.next]
+        if self._alarm is not None:
+            times.append(self._alarm)
+        if not times:
+            return None
+        return min(max(0.0, min(times) - self._now()), LONGEST) if self._real_time else POLL
 
 
 class Simulation:
-    """Work is done at once and becomes visible after what it costs on the simulated clock."""
+    """Work is done at once and becomes visible after what it costs on the simulated clock.
+
+    Stand-ins are encoded when the stream is made, which takes no time of the clock.
+    """
 
     def __init__(
         self, core: Core, compute: Compute, clock: SimulatedClock, ticker: Ticker | None
     ) -> None:
         self._core, self._compute, self._clock, self._ticker = core, compute, clock, ticker
+        self._alarm: float | None = None
+        for name in core.tracks:
+            compute.prepare(name)
         if ticker is not None:
             clock.call_at(ticker.next, self._tick)
 
@@ -233,7 +253,7 @@ class Simulation:
         if self._core.closed:
             return
         for track in self._core.tracks.values():
-            item = track.next_job()
+            item = track.next_job(self._clock)
             if item is not None:
                 outcome = self._compute.encode(track, item)
                 self._later(outcome.ran, partial(self._encoded, track, item, outcome))
@@ -242,6 +262,10 @@ class Simulation:
             ran: list[str] = []
             outputs, message = run_fusion(self._compute, active, ran)
             self._later(ran, partial(self._fused, active, outputs, message))
+        alarm = self._core.alarm
+        if alarm is not None and alarm != self._alarm:
+            self._alarm = alarm
+            self._clock.call_at(alarm, self._ring)
 
     def _later(self, ran: list[str], event: Callable[[], None]) -> None:
         cost = sum(self._clock.costs.get(stage, 0.0) for stage in ran)
@@ -254,6 +278,12 @@ class Simulation:
     def _fused(self, active: Active, outputs: Mapping[str, Array] | None, message: str) -> None:
         self._core.fused(active, outputs, message, self._clock())
         self._start()
+
+    def _ring(self) -> None:
+        alarm = self._core.alarm
+        if alarm is not None and alarm <= self._clock():
+            self._core.wake(self._clock())
+            self._start()
 
     def _tick(self) -> None:
         if self._core.closed or self._ticker is None:

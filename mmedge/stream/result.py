@@ -28,16 +28,18 @@ class Result:
         outputs: array by output name; None where there are none, and ``reason`` says why.
         t: the trigger's time: the triggering sample's stamp, or the tick.
         made: when the result was ready.
-        latency: ``made - t``.
+        latency: ``made - t``; from its arrival, where the stamp ``t`` was ahead of that or the
+            source's clock was set back.
         ages: for each modality ``t`` minus the stamp of what was used (its oldest sample, where
             several were mixed; the newest of a window). Negative where it is newer than the
             trigger; None where a stand-in was used.
         samples: for each modality that was used, which samples; for a window, its chunks.
         absent: why each absent modality was. What is in ``samples`` too is an old value that
-            stood in (``absent: last``).
+            stood in: ``absent: last``, or the last good one after a failed encoding. With
+            ``fresh=False`` also what repeated outputs used and is too old by now.
         dropped: samples dropped since the previous result: modality -> reason -> count.
         fresh: computed for this trigger. False: the last good outputs again, or none.
-        met: whether ``latency`` was within the deadline; None without a deadline.
+        met: whether it is fresh and ``latency`` was within the deadline; None without a deadline.
         reason: why there are no outputs or why they are not fresh; empty for a fresh result.
     """
 
@@ -98,7 +100,7 @@ class Health:
         results: results made, of every kind.
         stale: those that repeat the last good outputs.
         empty: those without outputs.
-        deadline_misses: those later than the deadline.
+        deadline_misses: fresh ones later than the deadline.
         results_dropped: those that nobody fetched before the queue was full.
         latency_p95: 95 % quantile of the latency of computed results in seconds, newer ones
             weighing more, relaxed by each skip; None before the first.

@@ -42,6 +42,7 @@ class Item:
 
     ``t`` is the stamp that ages count from. ``build`` makes the inputs; whoever encodes calls it,
     outside of any lock. ``pinned``: a trigger waits for it. ``epoch`` is its track's at making.
+    ``error`` says why it could not be encoded.
     """
 
     samples: tuple[Sample, ...]
@@ -53,6 +54,7 @@ class Item:
     state: State = State.NEW
     features: Mapping[str, Any] | None = None
     pinned: bool = False
+    error: str = ""
 
 
 class Ledger:

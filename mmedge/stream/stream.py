@@ -54,15 +54,20 @@ class Stream:
     **What a result uses.** The modality that triggered: the triggering sample, waited for. Those
     encoded on demand: what their policy chooses for the trigger's time, waited for. Any other: the
     newest sample whose features are ready and that is not older than the maximum age (the
-    policy's, else the manifest's ``max_age_ms``) at the trigger's time; only if there is none and
-    one is being encoded is that one waited for. A slow encoder thus does not set the rate of
-    results. One trigger is at work and at most one waits; a newer one supersedes it.
+    policy's, else the manifest's ``max_age_ms``) at the trigger's time. If there is none and one is
+    being encoded, that one is waited for: of a required modality as long as it takes, of an
+    optional one while the deadline is not at risk (without a deadline, up to one period of the
+    trigger; its first value, or what is encoded on demand, as long as it takes). A slow encoder
+    thus does not set the rate of results. One trigger is at work and at most one waits; a newer one
+    supersedes it.
 
     **Absence.** A required modality that is missing or too old makes a result without outputs. For
     an optional one its stand-in is used: zeros or a token of the smallest size, or of the sizes of
     those present where dimensions are shared; under ``last`` its last good value, marked absent,
-    and zeros before there is one. A modality that a result used and a later one did without is back
-    after ``recover_after`` good samples in a row; one never used, or required, at once.
+    and zeros before there is one. A modality whose newest encoding failed is absent as
+    ``encoder_error`` until one succeeds; the last good value of an optional one stands in while it
+    is within a stated maximum age. A modality that a result used and a later one did without is
+    back after ``recover_after`` good samples in a row; one never used, or required, at once.
 
     **Bad samples.** Content is checked by :class:`Sanity`; a bad sample is dropped, and the
     modality ages out. Without a maximum age it is absent from its first bad sample to the next good
@@ -79,8 +84,9 @@ class Stream:
 
     **Deadline.** With ``deadline_ms``, when 95 % of results are expected to take longer than that
     from the trigger's time, the last good outputs are delivered again, marked as not fresh, and
-    nothing is computed. Each such skip relaxes the expectation, so that it is tried again. A fresh
-    result that comes late is delivered with ``met=False``.
+    nothing is computed, unless a required modality that they used is too old by now. Each such skip
+    relaxes the expectation, so that it is tried again. A fresh result that comes late, and one that
+    is not fresh, is delivered with ``met=False``.
 
     **Time.** ``clock`` is any callable that returns seconds, monotonic time by default; stamps are
     in its seconds, and the stream's time holds still where it goes backward. On a
@@ -169,6 +175,7 @@ class Stream:
         self._core = Core(
             tracks,
             triggers,
+            rate=rate,
             deadline=None if deadline_ms is None else deadline_ms / 1000.0,
             keep=keep,
         )

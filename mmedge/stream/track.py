@@ -10,15 +10,16 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mmedge.align import Exact, Hold, Interpolate, Policy, Window, blend
+from mmedge.deadline import Predictor
 from mmedge.stream.ring import Ring
 from mmedge.stream.sample import Item, Ledger, Sample, State
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Mapping
 
     from mmedge.spec import Modality, Stage, TensorSpec
 
-__all__ = ["SLACK", "Track"]
+__all__ = ["JUMP", "SLACK", "Track"]
 
 #: Seconds by which an age may exceed its limit: float64 seconds since 1970 resolve 0.24 us, so that
 #: the difference of two stamps may come out above a limit that it equals.
@@ -68,6 +69,11 @@ class Track:
         self.ledger = Ledger()
         self.encodes = self.skipped = self.errors = self.jumps = 0
         self.last_error = ""
+        #: Message of the newest run of the encoder where that failed; None: it gave features.
+        self.encoder_error: str | None = None
+        #: When the encoding under way was begun, in seconds, and how long encodings take.
+        self.started = 0.0
+        self.encoding = Predictor()
         #: Newest item whose features are there; inputs and features of the last run of the encoder.
         self.ready: Item | None = None
         self.encoded: tuple[Mapping[str, Any], dict[str, Any]] | None = None
@@ -265,23 +271,26 @@ class Track:
         elif item.state is State.NEW:
             self._enqueue(item)
 
-    def next_job(self) -> Item | None:
+    def next_job(self, clock: Callable[[], float]) -> Item | None:
         """The item to encode now; None while there is none or one is being encoded."""
         if self._running is not None or not self._queue:
             return None
         self._running = self._queue.pop(0)
         self._running.state = State.RUNNING
+        self.started = clock()
         return self._running
 
-    def finish(self, item: Item, features: Mapping[str, Any], *, skipped: bool) -> None:
+    def finish(self, item: Item, features: Mapping[str, Any], now: float, *, skipped: bool) -> None:
         """Note that an encoding is done; ``skipped``: the content was that of the one before."""
         self._running = None
         item.features = features
         item.state = State.READY
+        self.encoder_error = None
         if skipped:
             self.skipped += 1
         else:
             self.encodes += 1
+            self.encoding.observe(now - self.started)
         if item.epoch == self._epoch:
             self.ready = self._replace(self.ready, item)
         # Of this epoch it is held as ready now, and the reason has no effect.
@@ -291,8 +300,9 @@ class Track:
         """Note that an encoding failed."""
         self._running = None
         item.state = State.FAILED
+        item.error = message
         self.errors += 1
-        self.last_error = message
+        self.last_error = self.encoder_error = message
         if item.epoch == self._epoch:
             self._note_problem(f"encoder_error: {message}", lying=False)
         if len(item.samples) == 1:
@@ -366,12 +376,38 @@ class Track:
             for name, value in before.values.items()
         }
 
-    def in_flight(self, t: float) -> bool:
-        """Whether an encoding is under way whose item would do at a trigger's time."""
-        items: Iterable[Item] = self._queue if self._running is None else [
-            self._running, *self._queue
-        ]  # fmt: skip
-        return any(item.epoch == self._epoch and self.why_absent(item, t) is None for item in items)
+    def due(self, t: float) -> float | None:
+        """When the first item that would do at a trigger's time ``t`` is expected to be encoded.
+
+        None: none is under way. Before any encoding was timed, they are taken to take no time.
+        """
+        for item in self._under_way():
+            if item.epoch == self._epoch and self.why_absent(item, t) is None:
+                return self.expected(item)
+        return None
+
+    def expected(self, item: Item) -> float:
+        """When an item whose encoding is under way is expected to be done, in seconds."""
+        took = self.encoding.estimate() or 0.0
+        return self.started + took * (self._under_way().index(item) + 1)
+
+    def _under_way(self) -> list[Item]:
+        return ([] if self._running is None else [self._running]) + self._queue
+
+    def older(self, t: float) -> Item | None:
+        """The newest encoded item where it would do at time ``t`` in place of one that is not."""
+        if isinstance(self.policy, Exact | Interpolate) or self.encoder_error is not None:
+            return None
+        return self.ready if self.why_absent(self.ready, t) is None else None
+
+    def held(self, t: float) -> Item | None:
+        """What may stand in after a failed encoding: the newest encoded item within a stated age.
+
+        None for a required modality, which nothing stands in for.
+        """
+        if self.required or self.limit is None or self.why_absent(self.ready, t) is not None:
+            return None
+        return self.ready
 
     def why_absent(self, item: Item | None, t: float, *, own: bool = False) -> str | None:
         """Why the modality is absent at time ``t`` if ``item`` is what there is; None: it is not.
@@ -403,7 +439,7 @@ class Track:
             return
         if reason is None:
             self._seen, self._lost = True, False
-        elif self._seen and not (self._lost and reason.startswith("recovering")):
+        elif self._seen and not (self._lost and reason.startswith(("recovering", "encoder_error"))):
             self._lost = True
             self._good = 0
 

@@ -37,6 +37,7 @@ class Schedule:
     deadline: float | None
     options: dict
     events: tuple = field(default=())
+    broken: int = 0  # every so many values, one that no encoder takes; 0: none
 
 
 POLICIES = {
@@ -95,8 +96,36 @@ def schedules(draw):
             "recover_after": draw(st.sampled_from([1, 2, 3])),
             "keep": draw(st.sampled_from([2, 16])),
         },
+        broken=draw(st.sampled_from([0, 0, 2, 5])),
         events=tuple(sense(rng, names, draw(st.sampled_from([600, 1000, 300, 30])))),
     )
+
+
+#: The stage that sees what was pushed, and the input that tells its number, by modality.
+FIRST = {
+    "see": ("camera", "image"),
+    "scan": ("lidar", "points"),
+    "read": ("text", "ids"),
+    "double": ("odom", "wheel"),
+}
+
+
+class Breaking:
+    """A pipeline whose encoders raise for some values, and which remembers when that was seen."""
+
+    def __init__(self, pipe, schedule, clock):
+        self.bundle, self.variant, self._pipe = pipe.bundle, pipe.variant, pipe
+        self._every, self._clock = schedule.broken, clock
+        self.failed = {name: [] for name in NAMES}
+
+    def run_stage(self, stage, feeds):
+        if self._every and stage in FIRST:
+            name, key = FIRST[stage]
+            number = int(feeds[key].reshape(-1)[0])
+            if number and number % self._every == 0:
+                self.failed[name].append((number, self._clock() + self._clock.costs[stage]))
+                raise ValueError(f"{stage} broke")
+        return self._pipe.run_stage(stage, feeds)
 
 
 class Run:
@@ -104,8 +133,9 @@ class Run:
 
     def __init__(self, pipe, schedule):
         self.clock = SimulatedClock(start=1000.0, costs=schedule.costs)
+        self.pipe = Breaking(pipe, schedule, self.clock)
         self.stream = Stream(
-            pipe,
+            self.pipe,
             trigger=schedule.trigger,
             deadline_ms=schedule.deadline,
             align=schedule.align,
@@ -172,33 +202,39 @@ def limit_of(schedule, name):
 
 
 def check_result(pipe, schedule, run, result, last):
-    assert result.latency == result.made - result.t
+    # Counted from the stamp, or from the arrival of one that was ahead.
+    assert 0 <= result.latency <= max(result.made - result.t, result.latency * (result.t > 1000))
     assert (result.met is None) == (schedule.deadline is None)
+    assert not (result.met and not result.fresh)
     assert set(result.ages) == set(NAMES)
     if not result.fresh:
         assert result.reason
         if result.outputs is not None:
             assert result.outputs is last.outputs
             assert result.samples == last.samples
+            check_ages(schedule, result)
         return last
     assert result.reason == ""
-    assert "camera" not in result.absent
-    # Each modality was used or says why not; what is both is a last value that stood in.
+    # Each modality was used or says why not; what is both is an older value that stood in.
     assert set(result.samples) | set(result.absent) == set(NAMES)
-    assert set(result.samples) & set(result.absent) <= {"odom"}
+    for name in set(result.samples) & set(result.absent) - {"odom"}:
+        assert result.absent[name].startswith("encoder_error: ValueError: "), result.absent
+    check_ages(schedule, result)
+    check_failures(schedule, run, result)
     values = {}
     for name, used in result.samples.items():
         for sample in used:
             t, made = run.pushed[name][sample.seq]
             assert t == sample.t
             assert name == "text" or np.isfinite(made).all()
-        policy, limit = schedule.align.get(name, Latest()), limit_of(schedule, name)
+        policy = schedule.align.get(name, Latest())
         age = result.t - (used[-1] if name == "voice" else used[0]).t
         assert result.ages[name] == age
-        if name not in result.absent:
-            assert limit is None or age <= limit + SLACK
-            if isinstance(policy, Exact) and schedule.trigger not in (name, "any"):
-                assert abs(age) <= policy.tolerance_ms / 1000 + SLACK
+        exact = isinstance(policy, Exact) and schedule.trigger not in (name, "any")
+        if exact and name not in result.absent:
+            assert abs(age) <= policy.tolerance_ms / 1000 + SLACK
+        if name in result.absent and len(used) == 2:
+            return result  # a mixture of another time, which nothing tells
         values.update(recompute(name, run, used, result.t))
     for name in set(NAMES) - set(result.samples):
         assert result.ages[name] is None
@@ -208,6 +244,34 @@ def check_result(pipe, schedule, run, result, last):
     if "state" in result.absent:
         assert result.outputs["out"][0, COLUMNS["state"]].tolist() == TOKEN[0].tolist()
     return result
+
+
+def check_ages(schedule, result):
+    """Nothing speaks for a modality beyond its limit without a word; never for a required one."""
+    assert "camera" not in result.absent
+    for name, age in result.ages.items():
+        limit = limit_of(schedule, name)
+        if age is not None and limit is not None and name not in result.absent:
+            assert age <= limit + SLACK, name
+
+
+def check_failures(schedule, run, result):
+    """A value from before a failed encoding is never used without a word."""
+    for name, failures in run.pipe.failed.items():
+        policy = schedule.align.get(name, Latest())
+        if name in result.absent or schedule.trigger in (name, "any"):
+            continue
+        if isinstance(policy, Exact | Interpolate):
+            continue  # encoded again, at another time, in another order
+        numbers = [number_of(name, value) for _, value in run.pushed[name]]
+        used = result.samples[name][0].seq
+        seen = result.made - schedule.costs["fuse"] - 1e-9
+        for number, at in failures:
+            assert at >= seen or numbers.index(number) <= used, name
+
+
+def number_of(name, made):
+    return int((made["ids"] if name == "text" else made).reshape(-1)[0])
 
 
 def recompute(name, run, used, t):
