@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from itertools import pairwise
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -11,14 +13,18 @@ from mmedge.errors import InputError
 from mmedge.spec import Dimension
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable
 
     from mmedge.spec import Array, Modality, TensorSpec
 
 __all__ = ["Exact", "Hold", "Interpolate", "Latest", "Policy", "Window", "blend", "check_policy"]
 
-#: Cosine above which slerp's quotient of sines loses digits and a normalised lerp is as good.
+#: How far float32 or float16 may round pi.
+ANGLE_SLACK = 1e-3
+#: Cosine above which slerp's quotient of sines loses digits and a normalized lerp is as good.
 NEARLY_EQUAL = 0.9995
+
+Wide = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,27 +57,73 @@ class Exact:
         _positive("tolerance_ms", self.tolerance_ms, zero=True)
 
 
+class Turns(NamedTuple):
+    """Slices of one input's last axis that are no plain numbers: quaternions, and angles."""
+
+    quaternions: tuple[tuple[int, int], ...] = ()
+    angles: tuple[tuple[int, int], ...] = ()
+
+
+#: Slices ``(start, stop)`` of the last axis; by input where a modality has several.
+Slices = Sequence[tuple[int, int]] | Mapping[str, Sequence[tuple[int, int]]]
+
+
 @dataclass(frozen=True, slots=True)
 class Interpolate:
     """The value at the trigger's time, between the two samples around it; float inputs only.
 
-    Linear along the last axis; ``quaternions`` names slices ``(start, stop)`` of length 4 of the
-    last axis that are slerped instead, the shorter way round, and normalised. A neighbour farther
-    from the trigger's time than the maximum age is not used. Where only one is left it is held as
-    it is, and so is the nearer of two with different shapes: nothing is extrapolated.
-    ``max_age_ms`` None: the manifest's.
+    Linear along the last axis, except for the slices ``(start, stop)`` of it that are named here: a
+    tuple of them, or where the modality has several inputs, a mapping from each input to its tuple.
+    A neighbor farther from the trigger's time than the maximum age is not used. Where only one is
+    left it is held as it is, and so is the nearer of two with different shapes, and the result's
+    ``notes`` say so: nothing is extrapolated. If the sample before the trigger's time was no longer
+    kept, the modality is absent as ``history_too_short``.
+
+    Attributes:
+        quaternions: slices of length 4 that are slerped, the shorter way round, and normalized.
+        angles: slices of angles in radians from -pi to pi, interpolated the shorter way round; the
+            result is again from -pi to pi. Other values are an error of the modality.
+        max_age_ms: None: the manifest's.
+
+    Raises:
+        InputError: slices that are none, overlap, or are not of length 4 for a quaternion.
     """
 
-    quaternions: tuple[tuple[int, int], ...] = ()
+    quaternions: Slices = ()
     max_age_ms: float | None = None
+    angles: Slices = ()
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
         if self.max_age_ms is not None:
             _positive("max_age_ms", self.max_age_ms)
-        for start, stop in self.quaternions:
-            if start < 0 or stop - start != 4:
+        for start, stop in _all_slices("quaternions", self.quaternions):
+            if stop - start != 4:
                 raise InputError(f"a quaternion is 4 elements (start, stop), got ({start}, {stop})")
+        _all_slices("angles", self.angles)
+
+    def turns_of(self, inputs: Iterable[str]) -> dict[str, Turns]:
+        """The slices by input, of a modality with these inputs; inputs without any are left out.
+
+        Raises:
+            InputError: slices of no input or of unknown ones, or slices that overlap.
+        """
+        names = tuple(inputs)
+        quaternions = _by_input("quaternions", self.quaternions, names)
+        angles = _by_input("angles", self.angles, names)
+        turns = {}
+        for name in names:
+            turn = Turns(quaternions.get(name, ()), angles.get(name, ()))
+            slices = sorted([*turn.quaternions, *turn.angles])
+            for (_, stop), (start, _) in pairwise(slices):
+                if start < stop:
+                    raise InputError(
+                        f"input {name!r}: slices of quaternions and angles overlap: "
+                        f"{', '.join(map(str, slices))}"
+                    )
+            if slices:
+                turns[name] = turn
+        return turns
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,17 +132,46 @@ class Window:
 
     For PCM and inertial data. A push brings a chunk of any number of rows along ``axis`` (None: the
     first dynamic axis after axis 0, else axis 1), stamped with the time of its last row. Windows
-    end at multiples of ``hop`` rows; a window's stamp is that of the chunk it ends in.
+    end at multiples of ``hop`` rows, and one chunk may make several. No window joins rows between
+    which others are missing: after a chunk that was dropped, and after a gap between two stamps,
+    counting begins anew.
+
+    Attributes:
+        length: rows of a window.
+        hop: rows from one window to the next.
+        axis: see above.
+        rate_hz: rows a second; None: the manifest's ``sample_rate_hz``. With it each row has a time
+            of its own, which ages and triggers count from; without it a row's time is its chunk's
+            stamp, and gaps are judged by the median of the last chunks' times.
+        max_gap_ms: time that may be missing between two chunks before it is a gap; None: half of
+            the time that the shorter of them takes, and at least 20 ms where no rate is stated.
+        max_age_ms: oldest age of the oldest row; None: the manifest's.
+
+    Raises:
+        InputError: a number that cannot be.
     """
 
     length: int
     hop: int = 1
     axis: int | None = None
+    rate_hz: float | None = None
+    max_gap_ms: float | None = None
+    max_age_ms: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
         _positive("length", self.length)
         _positive("hop", self.hop)
+        if self.length != int(self.length) or self.hop != int(self.hop):
+            raise InputError(
+                f"length and hop are whole numbers of rows, got {self.length} and {self.hop}"
+            )
+        for name in ("rate_hz", "max_age_ms"):
+            value = getattr(self, name)
+            if value is not None:
+                _positive(name, value)
+        if self.max_gap_ms is not None:
+            _positive("max_gap_ms", self.max_gap_ms, zero=True)
 
     def axis_of(self, spec: TensorSpec) -> int:
         """The axis of the rows in an input.
@@ -117,6 +198,14 @@ def check_policy(
     dimensions: Mapping[str, Dimension],
 ) -> None:
     """Raise InputError where ``policy`` cannot serve ``modality``."""
+    turns: Mapping[str, Turns] = {}
+    if isinstance(policy, Interpolate):
+        try:
+            turns = policy.turns_of(modality.inputs)
+        except InputError as error:
+            raise InputError(f"modality {modality.name!r}: {error}") from error
+    if isinstance(policy, Window):
+        _check_span(policy, modality)
     for name in modality.inputs:
         spec = specs[name]
         where = f"modality {modality.name!r}, input {spec}"
@@ -124,8 +213,10 @@ def check_policy(
             if not spec.dtype.startswith("float"):
                 raise InputError(f"{where}: only float inputs are interpolated; use Exact or Hold")
             last = spec.shape[-1] if spec.shape else 0
-            for start, stop in policy.quaternions:
-                if isinstance(last, int) and stop > last:
+            least = dimensions[last].min if isinstance(last, str) else last
+            turn = turns.get(name, Turns())
+            for start, stop in (*turn.quaternions, *turn.angles):
+                if stop > least:
                     raise InputError(f"{where}: no elements ({start}, {stop}) on the last axis")
         elif isinstance(policy, Window):
             size = spec.shape[policy.axis_of(spec)]
@@ -138,27 +229,102 @@ def check_policy(
                 )
 
 
+def _check_span(policy: Window, modality: Modality) -> None:
+    """Raise InputError where rates contradict each other or every window would be too old."""
+    stated, rate = modality.sample_rate_hz, policy.rate_hz or modality.sample_rate_hz
+    if rate is None:
+        return
+    if stated is not None and rate != stated:
+        raise InputError(
+            f"modality {modality.name!r}: the window's rate_hz is {rate:g}, the bundle's "
+            f"sample_rate_hz {stated:g}; leave rate_hz out"
+        )
+    limit = modality.max_age_ms if policy.max_age_ms is None else policy.max_age_ms
+    span = (policy.length - 1) / rate * 1e3
+    if limit is not None and span > limit:
+        raise InputError(
+            f"modality {modality.name!r}: the oldest row of a window of {policy.length} rows at "
+            f"{rate:g} Hz is {span:g} ms older than its newest, but max_age_ms is {limit:g}; set "
+            "Window(max_age_ms=) to what the oldest row may have"
+        )
+
+
 def blend(
-    before: Array, after: Array, weight: float, quaternions: tuple[tuple[int, int], ...] = ()
+    before: Array,
+    after: Array,
+    weight: float,
+    quaternions: tuple[tuple[int, int], ...] = (),
+    angles: tuple[tuple[int, int], ...] = (),
 ) -> Array:
     """``before`` at weight 0, ``after`` at weight 1; both float ``[..., n]``, of one shape.
 
     Computed in float64 and returned in the dtype of ``before``. Quaternions by slerp: K. Shoemake,
     Animating Rotation with Quaternion Curves, SIGGRAPH 1985.
+
+    Raises:
+        InputError: an angle that is not from -pi to pi.
     """
     a, b = before.astype(np.float64), after.astype(np.float64)
     mixed = a + (b - a) * weight
     for start, stop in quaternions:
         mixed[..., start:stop] = _slerp(a[..., start:stop], b[..., start:stop], weight)
+    for start, stop in angles:
+        part = slice(start, stop)
+        largest = np.abs(np.concatenate([a[..., part], b[..., part]])).max(initial=0.0)
+        if largest > np.pi + ANGLE_SLACK:
+            raise InputError(
+                f"elements ({start}, {stop}) are not angles in radians from -pi to pi: "
+                f"{largest:.6g} is among them"
+            )
+        turned = a[..., part] + _wrapped(b[..., part] - a[..., part]) * weight
+        mixed[..., part] = _wrapped(turned)
     result: Array = mixed.astype(before.dtype)
     return result
 
 
-def _slerp(
-    a: np.ndarray[tuple[int, ...], np.dtype[np.float64]],
-    b: np.ndarray[tuple[int, ...], np.dtype[np.float64]],
-    weight: float,
-) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+def _wrapped(angle: Wide) -> Wide:
+    """The same angle, from -pi to pi."""
+    wrapped: Wide = angle - 2.0 * np.pi * np.round(angle / (2.0 * np.pi))
+    return wrapped
+
+
+def _all_slices(what: str, slices: Slices) -> list[tuple[int, int]]:
+    """All slices whatever input they are of, checked by themselves."""
+    groups = slices.values() if isinstance(slices, Mapping) else (slices,)
+    checked: list[tuple[int, int]] = []
+    for group in groups:
+        for pair in group:
+            whole = isinstance(pair, Sequence) and all(isinstance(n, int) for n in pair)
+            if not whole or len(pair) != 2:
+                raise InputError(
+                    f"{what}: expected slices (start, stop) of whole numbers, got {pair!r}; one "
+                    "slice is written ((0, 4),)"
+                )
+            if not 0 <= pair[0] < pair[1]:
+                raise InputError(
+                    f"{what}: a slice begins at 0 or later and is not empty, got {pair}"
+                )
+            checked.append((pair[0], pair[1]))
+    return checked
+
+
+def _by_input(
+    what: str, slices: Slices, inputs: tuple[str, ...]
+) -> dict[str, tuple[tuple[int, int], ...]]:
+    if isinstance(slices, Mapping):
+        for name in slices:
+            if name not in inputs:
+                raise InputError(f"{what}: unknown input {name!r}; it has {', '.join(inputs)}")
+        return {name: tuple(group) for name, group in slices.items()}
+    if slices and len(inputs) != 1:
+        raise InputError(
+            f"{what}: several inputs, {', '.join(inputs)}; say whose elements they are: "
+            f"{what}={{{inputs[0]!r}: {tuple(slices)!r}}}"
+        )
+    return {inputs[0]: tuple(slices)} if slices else {}
+
+
+def _slerp(a: Wide, b: Wide, weight: float) -> Wide:
     a, b = _unit(a), _unit(b)
     cosine = np.sum(a * b, axis=-1, keepdims=True)
     # q and -q are the same rotation: take the one on the near side.
@@ -172,12 +338,10 @@ def _slerp(
     return _unit(first * a + second * b)
 
 
-def _unit(
-    q: np.ndarray[tuple[int, ...], np.dtype[np.float64]],
-) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
-    """``q`` normalised; zeros, which are no rotation, are left alone."""
+def _unit(q: Wide) -> Wide:
+    """``q`` normalized; zeros, which are no rotation, are left alone."""
     norm = np.sqrt(np.sum(q * q, axis=-1, keepdims=True))
-    unit: np.ndarray[tuple[int, ...], np.dtype[np.float64]] = q / np.where(norm > 0.0, norm, 1.0)
+    unit: Wide = q / np.where(norm > 0.0, norm, 1.0)
     return unit
 
 

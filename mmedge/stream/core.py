@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 
 from mmedge.deadline import Predictor
 from mmedge.stream.result import Health, ModalityHealth, Result, Used
-from mmedge.stream.sample import Item, Sample, State
-from mmedge.stream.track import JUMP, SLACK
+from mmedge.stream.sample import SLACK, Item, Sample, State
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,6 +25,9 @@ __all__ = ["Active", "Choice", "Core"]
 
 #: Share of the deadline after which it is at risk: the rest is for a thread that wakes up late.
 PATIENCE = 0.95
+#: Seconds that a stamp may be behind its arrival, of a source whose clock was set, before latency
+#: counts from the arrival.
+JUMP = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +35,13 @@ class Choice:
     """What stands for a modality: an item, or None for its stand-in; and why it is absent.
 
     ``held``: the item is a value within its age that stands in for one that could not be encoded.
+    ``note`` is what a reader of the result should know of a modality that is present.
     """
 
     item: Item | None
     absent: str | None
     held: bool = False
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +119,7 @@ class Core:
         self._fusion_time = Predictor()
         self._fused = False
         self._active: Active | None = None
-        self._waiting: Trigger | None = None
+        self._waiting: deque[Trigger] = deque()
         self._good: tuple[Result, float] | None = None
         self._made = self._triggers = self._superseded = self._orphaned = 0
         self._stale = self._empty = self._missed = self._lost = 0
@@ -131,10 +135,14 @@ class Core:
             return
         if track.jumps > jumps:
             self._forget_latencies()
+        triggers = []
         for item in items:
             # A source whose clock was set tells nothing of how long ago its sample was measured.
-            astray = track.jumps > 0 and now - item.t > JUMP
-            self.fire(Trigger(item.t, now if astray else min(item.t, now), track, item), now)
+            astray = track.jumps > 0 and now - item.end > JUMP
+            begin = now if astray else min(item.end, now)
+            triggers.append(Trigger(item.end, begin, track, item))
+        if triggers:
+            self.fire(triggers, now)
 
     def _forget_latencies(self) -> None:
         """A clock was set: times from before it are not comparable with those after it."""
@@ -147,31 +155,34 @@ class Core:
         """A timer's tick; ``missed`` earlier ones passed while nobody could look."""
         self._triggers += missed
         self._superseded += missed
-        self.fire(Trigger(t, min(t, now)), now)
+        self.fire([Trigger(t, min(t, now))], now)
 
-    def fire(self, trigger: Trigger, now: float) -> None:
-        """Start on a trigger, or let it wait for the one at work."""
-        self._triggers += 1
-        if trigger.track is not None and trigger.item is not None:
-            trigger.track.ledger.hold(trigger.item.samples)
-        if self._waiting is not None:
-            self._superseded += 1
-            self._let_go(self._waiting)
-        self._waiting = trigger
+    def fire(self, triggers: list[Trigger], now: float) -> None:
+        """Start on what one sample or tick triggers, or let it wait for the one at work.
+
+        Several are the windows of one chunk, which run one after the other.
+        """
+        self._triggers += len(triggers)
+        for trigger in triggers:
+            if trigger.track is not None and trigger.item is not None:
+                trigger.track.hold(trigger.item)
+        self._superseded += len(self._waiting)
+        for trigger in self._waiting:
+            self._let_go(trigger)
+        self._waiting = deque(triggers)
         self._proceed(now)
 
     def _let_go(self, trigger: Trigger, reason: str = "superseded") -> None:
         if trigger.track is not None and trigger.item is not None:
-            trigger.track.ledger.release(trigger.item.samples, reason)
+            trigger.track.release(trigger.item, reason)
 
     def _proceed(self, now: float) -> None:
         """Do what can be done without computing."""
         while True:
             if self._active is None:
-                if self._waiting is None:
+                if not self._waiting:
                     return
-                trigger, self._waiting = self._waiting, None
-                self._begin(trigger, now)
+                self._begin(self._waiting.popleft(), now)
             if self._active is not None and (self._active.fusing or not self._gather(now)):
                 return
 
@@ -190,7 +201,8 @@ class Core:
                 absent = track.why_absent(trigger.item, trigger.t, own=True)
                 choice = Choice(trigger.item, absent)
             elif track.lazy:
-                choice = Choice(*track.choose(trigger.t))
+                item, absent, note = track.choose(trigger.t)
+                choice = Choice(item, absent, note=note)
             else:
                 continue
             if choice.absent is not None and not track.repeats:
@@ -201,7 +213,7 @@ class Core:
                 active.asked[track.name] = failed
                 continue
             if choice.item is not None:
-                track.ledger.hold(choice.item.samples)
+                track.hold(choice.item)
                 active.held.append((track, choice.item))
                 track.submit(choice.item)
             active.asked[track.name] = choice
@@ -234,7 +246,7 @@ class Core:
             return True
         for name, choice in choices.items():
             if choice.item is not None:
-                self.tracks[name].ledger.hold(choice.item.samples)
+                self.tracks[name].hold(choice.item)
                 active.held.append((self.tracks[name], choice.item))
         active.fusing = True
         active.begun = now
@@ -331,7 +343,7 @@ class Core:
             item.pinned = False
             if track.lazy:
                 track.withdraw(item, "superseded")
-            track.ledger.release(item.samples, "superseded")
+            track.release(item, "superseded")
         self._let_go(active.trigger)
         self._active = None
 
@@ -394,10 +406,11 @@ class Core:
                 ages[name] = t - choice.item.t
                 samples[name] = tuple(Used(s.seq, s.t) for s in choice.item.samples)
                 if outputs is not None:
-                    self.tracks[name].ledger.use(choice.item.samples)
+                    self.tracks[name].use(choice.item)
         absent = {n: c.absent for n, c in active.choices.items() if c.absent is not None}
+        notes = {n: c.note for n, c in active.choices.items() if c.note and c.absent is None}
         result = self._result(
-            outputs, active.trigger, now, ages, samples, absent, reason, fresh=not reason
+            outputs, active.trigger, now, ages, samples, absent, reason, notes, fresh=not reason
         )
         if outputs is None:
             self._empty += 1
@@ -443,14 +456,24 @@ class Core:
         faults = {name: self._age_fault(name, trigger.t) for name in self.tracks}
         absent = {**last.absent, **{name: why for name, why in faults.items() if why is not None}}
         if trigger.track is not None and trigger.item is not None:
-            trigger.track.ledger.condemn(trigger.item.samples, "deadline")
+            trigger.track.condemn(trigger.item, "deadline")
             trigger.track.withdraw(trigger.item, "deadline")
         self._let_go(trigger, "deadline")
         self._predictor.relax()
         self._stale += 1
         samples = last.samples
         self._put(
-            self._result(last.outputs, trigger, now, ages, samples, absent, reason, fresh=False)
+            self._result(
+                last.outputs,
+                trigger,
+                now,
+                ages,
+                samples,
+                absent,
+                reason,
+                {name: note for name, note in last.notes.items() if name not in absent},
+                fresh=False,
+            )
         )
 
     def _result(
@@ -462,6 +485,7 @@ class Core:
         samples: Mapping[str, tuple[Used, ...]],
         absent: Mapping[str, str],
         reason: str,
+        notes: Mapping[str, str],
         *,
         fresh: bool,
     ) -> Result:
@@ -479,6 +503,7 @@ class Core:
             fresh=fresh,
             met=None if self._deadline is None else fresh and latency <= self._deadline,
             reason=reason,
+            notes=notes,
         )
 
     def _put(self, result: Result) -> None:
@@ -494,17 +519,18 @@ class Core:
         if self.closed:
             return
         self.closed = True
-        triggers = [] if self._waiting is None else [self._waiting]
+        triggers = list(self._waiting)
         if self._active is not None:
             triggers.append(self._active.trigger)
             for track, item in self._active.held:
-                track.ledger.release(item.samples, "closed")
+                track.release(item, "closed")
         for trigger in triggers:
             self._orphaned += 1
             self._let_go(trigger, "closed")
-        self._waiting = self._active = None
+        self._waiting.clear()
+        self._active = None
         for track in self.tracks.values():
-            track.clear("closed")
+            track.close()
 
     def health(self, now: float) -> Health:
         """The counters, and the presence of each modality at this moment."""
@@ -525,13 +551,14 @@ class Core:
                 errors=track.errors,
                 last_error=track.last_error,
                 clock_jumps=track.jumps,
+                **track.window_counts(),
             )
         return Health(
             modalities=modalities,
             triggers=self._triggers,
             triggers_superseded=self._superseded,
             triggers_closed=self._orphaned,
-            triggers_pending=(self._active is not None) + (self._waiting is not None),
+            triggers_pending=(self._active is not None) + len(self._waiting),
             results=self._made,
             stale=self._stale,
             empty=self._empty,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -30,9 +30,9 @@ class Result:
         made: when the result was ready.
         latency: ``made - t``; from its arrival, where the stamp ``t`` was ahead of that or the
             source's clock was set back.
-        ages: for each modality ``t`` minus the stamp of what was used (its oldest sample, where
-            several were mixed; the newest of a window). Negative where it is newer than the
-            trigger; None where a stand-in was used.
+        ages: for each modality ``t`` minus the stamp of what was used: of its oldest sample, where
+            several were mixed; of the oldest row of a window (see :class:`mmedge.stream.Window`).
+            Negative where it is newer than the trigger; None where a stand-in was used.
         samples: for each modality that was used, which samples; for a window, its chunks.
         absent: why each absent modality was. What is in ``samples`` too is an old value that
             stood in: ``absent: last``, or the last good one after a failed encoding. With
@@ -41,6 +41,8 @@ class Result:
         fresh: computed for this trigger. False: the last good outputs again, or none.
         met: whether it is fresh and ``latency`` was within the deadline; None without a deadline.
         reason: why there are no outputs or why they are not fresh; empty for a fresh result.
+        notes: what a reader should know of a modality that is present, such as a value that was
+            held instead of interpolated.
     """
 
     outputs: Mapping[str, Array] | None
@@ -54,6 +56,7 @@ class Result:
     fresh: bool
     met: bool | None
     reason: str = ""
+    notes: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +75,11 @@ class ModalityHealth:
         errors: encoder runs that failed.
         last_error: message of the last of them; empty if none.
         clock_jumps: how often the source's clock was set back and its history restarted.
+        windows: windows that its chunks made; 0 under other policies. They are accounted for as
+            samples are: ``windows == windows_used + sum(windows_dropped) + windows_pending``.
+        windows_used: those that went into at least one delivered computation.
+        windows_dropped: the others that are gone, by reason.
+        windows_pending: the others, still held.
     """
 
     pushed: int
@@ -85,6 +93,10 @@ class ModalityHealth:
     errors: int
     last_error: str
     clock_jumps: int
+    windows: int = 0
+    windows_used: int = 0
+    windows_dropped: Mapping[str, int] = field(default_factory=dict)
+    windows_pending: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +108,8 @@ class Health:
         triggers: triggers so far.
         triggers_superseded: replaced by a newer one while another was at work.
         triggers_closed: under way when the stream was closed.
-        triggers_pending: under way now, at most two.
+        triggers_pending: under way now: one at work, and one that waits (or the windows of one
+            chunk that do).
         results: results made, of every kind.
         stale: those that repeat the last good outputs.
         empty: those without outputs.

@@ -1,11 +1,15 @@
-"""Windows over chunks of rows: keeps the chunks that the current and the next window need."""
+"""Windows over chunks of rows: keeps the chunks that coming windows need, and sees missing rows."""
 
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+
+from mmedge.sanity import same_content
+from mmedge.stream.sample import SLACK
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -14,13 +18,46 @@ if TYPE_CHECKING:
     from mmedge.spec import Array, TensorSpec
     from mmedge.stream.sample import Sample
 
-__all__ = ["Ring"]
+__all__ = ["Ring", "Rows"]
+
+#: Without a stated rate, the time between two chunks is compared with the median of so many.
+INTERVALS = 15
+#: While there is nothing to compare with, chunks this many seconds apart do not belong together.
+FIRST_INTERVAL = 1.0
+#: Seconds by which chunks without a stated rate may come late: their stamps are often the times of
+#: their arrival.
+JITTER = 0.02
+#: Windows that one chunk may make; of more, the newest.
+MOST_WINDOWS = 1024
+
+
+class Rows(NamedTuple):
+    """One window: the chunks it has rows of, the times of its first and last row, its inputs."""
+
+    samples: tuple[Sample, ...]
+    first_t: float
+    last_t: float
+    build: Callable[[], Mapping[str, Any]]
 
 
 class Ring:
-    """Rows are counted from the first chunk; a window covers rows ``[end - length, end)``."""
+    """Rows are counted from the first chunk; a window covers rows ``[end - length, end)``.
 
-    def __init__(self, policy: Window, specs: Mapping[str, TensorSpec]) -> None:
+    Args:
+        policy: length, hop, and what a gap is.
+        specs: the modality's inputs.
+        rows_hz: stated rate of the rows; None: not stated.
+        chunks_hz: nominal rate of the modality's samples; None: not stated.
+    """
+
+    def __init__(
+        self,
+        policy: Window,
+        specs: Mapping[str, TensorSpec],
+        *,
+        rows_hz: float | None = None,
+        chunks_hz: float | None = None,
+    ) -> None:
         self.axes = {name: policy.axis_of(spec) for name, spec in specs.items()}
         #: Sizes that a window has and its chunks have not.
         self.sizes = {
@@ -29,38 +66,100 @@ class Ring:
             if isinstance(size := spec.shape[self.axes[name]], str)
         }
         self._length, self._hop = policy.length, policy.hop
+        #: End of the first window.
+        self._least = -(-policy.length // policy.hop) * policy.hop
+        self._max_gap = None if policy.max_gap_ms is None else policy.max_gap_ms / 1000.0
+        self._row = None if rows_hz is None else 1.0 / rows_hz
+        self._first_interval = max(FIRST_INTERVAL, 1.5 / chunks_hz if chunks_hz else 0.0)
+        #: Seconds a row took in the intervals between chunks, where that is not stated.
+        self._intervals: deque[float] = deque(maxlen=INTERVALS)
         self._chunks: deque[tuple[int, int, Sample]] = deque()
+        self._newest: Sample | None = None
         self._rows = 0
         self._end = 0
+        self._why = ""
 
-    def add(self, sample: Sample) -> tuple[list[Sample], bool]:
-        """Append a chunk; return the chunks that are needed no more, and whether a window is new.
+    def gap(self, sample: Sample) -> str | None:
+        """Why rows are missing between the newest chunk and ``sample``; None: none are.
 
-        Fetch a new window before the next chunk is added.
+        Ask once for each chunk, before it is added: without a stated rate, the time between chunks
+        is learned here.
         """
-        name, axis = next(iter(self.axes.items()))
-        start = self._rows
-        self._rows += sample.values[name].shape[axis]
-        self._chunks.append((start, self._rows, sample))
-        end = self._rows // self._hop * self._hop
-        new = end > self._end and end >= self._length
-        self._end = end
-        # What neither the window that ends at `end` nor any later one reaches back to.
-        first = max(end, -(-self._length // self._hop) * self._hop) - self._length
-        gone = []
-        while self._chunks and self._chunks[0][1] <= first:
-            gone.append(self._chunks.popleft()[2])
-        return gone, new
+        before = self._newest
+        if before is None:
+            return None
+        rows, interval = self._count(sample), sample.t - before.t
+        row, jitter = self._row, 0.0
+        if row is None:
+            learned = sorted(self._intervals)
+            self._intervals.append(interval / rows)
+            if not learned:
+                if interval <= self._first_interval + SLACK:
+                    return None
+                return (
+                    f"{interval:.6g} s lie between the first two chunks, more than "
+                    f"{self._first_interval:.6g} s; state the rows' rate (Window(rate_hz=)) if "
+                    "chunks come this slowly"
+                )
+            row, jitter = learned[(len(learned) - 1) // 2], JITTER
+        allowed = self._max_gap
+        if allowed is None:
+            allowed = max(0.5 * row * min(rows, self._count(before)), jitter)
+        if interval - rows * row <= allowed + SLACK:
+            return None
+        return (
+            f"{interval:.6g} s lie between two chunks, but {rows} rows take {rows * row:.6g} s and "
+            f"{allowed:.6g} s may be missing"
+        )
 
-    def window(self) -> tuple[tuple[Sample, ...], Callable[[], Mapping[str, Any]]]:
-        """The chunks of the newest window, oldest first, and what puts it together."""
-        start, end = self._end - self._length, self._end
+    def add(self, sample: Sample) -> tuple[list[Rows], list[Sample], int]:
+        """Append a chunk.
+
+        Returns:
+            Its new windows in order, the chunks that are needed no more, and how many windows were
+            left out because one chunk made more than ``MOST_WINDOWS``.
+        """
+        start = self._rows
+        self._rows += self._count(sample)
+        self._chunks.append((start, self._rows, sample))
+        self._newest = sample
+        last = self._rows // self._hop * self._hop
+        ends = range(max(self._end + self._hop, self._least), last + 1, self._hop)
+        left_out = max(0, len(ends) - MOST_WINDOWS)
+        windows = [self._window(end) for end in ends[left_out:]]
+        self._end = last
+        # What no coming window reaches back to.
+        needed = max(last + self._hop, self._least) - self._length
+        gone = []
+        while self._chunks and self._chunks[0][1] <= needed:
+            gone.append(self._chunks.popleft()[2])
+        return windows, gone, left_out
+
+    def _count(self, sample: Sample) -> int:
+        name, axis = next(iter(self.axes.items()))
+        rows: int = sample.values[name].shape[axis]
+        return rows
+
+    def _window(self, end: int) -> Rows:
+        start = end - self._length
         parts = [
-            (sample, slice(max(start - first, 0), end - first))
-            for first, stop, sample in self._chunks
-            if first < end and stop > start
+            (sample, slice(max(start - begin, 0), min(end, stop) - begin))
+            for begin, stop, sample in self._chunks
+            if begin < end and stop > start
         ]
-        return tuple(sample for sample, _ in parts), lambda: self._join(parts)
+        (oldest, first), (newest, last) = parts[0], parts[-1]
+        return Rows(
+            tuple(sample for sample, _ in parts),
+            self._time(oldest, first.start),
+            self._time(newest, last.stop - 1),
+            partial(self._join, parts),
+        )
+
+    def _time(self, sample: Sample, row: int) -> float:
+        """When a row of a chunk was measured; without a stated rate, the chunk's stamp."""
+        if self._row is None:
+            return sample.t
+        return sample.t - (self._count(sample) - 1 - row) * self._row
 
     def _join(self, parts: list[tuple[Sample, slice]]) -> dict[str, Array]:
         joined: dict[str, Array] = {}
@@ -71,15 +170,27 @@ class Ring:
             )
         return joined
 
-    def clear(self) -> list[Sample]:
-        """Begin anew; return the chunks that were kept."""
+    def repeats(self, sample: Sample) -> bool:
+        """Whether a chunk of this stamp and content is held already, so that no row is missing."""
+        held = [chunk for _, _, chunk in self._chunks]
+        if self._newest is not None:
+            held.append(self._newest)
+        return any(
+            chunk.t == sample.t and same_content(chunk.values, sample.values) for chunk in held
+        )
+
+    def clear(self, why: str) -> list[Sample]:
+        """Begin anew, for a reason; return the chunks that were kept."""
         kept = [sample for _, _, sample in self._chunks]
         self._chunks.clear()
+        self._newest = None
         self._rows = self._end = 0
+        self._why = why
         return kept
 
     def filling(self) -> str | None:
-        """How far the first window is; None once there has been one."""
+        """How far the first window is, and why it began anew; None once there has been one."""
         if self._end >= self._length:
             return None
-        return f"filling ({self._rows} of {self._length} rows)"
+        anew = f"; began anew: {self._why}" if self._why else ""
+        return f"filling ({self._rows} of {self._least} rows){anew}"

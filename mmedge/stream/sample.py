@@ -5,22 +5,38 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-__all__ = ["Item", "Ledger", "Sample", "State"]
+__all__ = ["SLACK", "Counted", "Item", "Ledger", "Sample", "State"]
+
+#: Seconds by which an age may exceed its limit: float64 seconds since 1970 resolve 0.24 us, so that
+#: the difference of two stamps may come out above a limit that it equals.
+SLACK = 1e-6
+
+
+class Counted(Protocol):
+    """What a :class:`Ledger` counts."""
+
+    holders: int
+    done: bool
+    fate: str | None
 
 
 @dataclass(eq=False, slots=True)
 class Sample:
-    """One pushed value. ``holders`` counts the places it is kept in; at none, it is done with."""
+    """One pushed value. ``holders`` counts the places it is kept in; at none, it is done with.
+
+    ``arrival`` is when it was pushed, in seconds of the stream's clock.
+    """
 
     seq: int
     t: float
     values: Mapping[str, Any]
     sizes: Mapping[str, int]
+    arrival: float = 0.0
     holders: int = 0
     done: bool = False
     fate: str | None = None
@@ -40,13 +56,15 @@ class State(Enum):
 class Item:
     """What one encoding is made of: one sample, two to interpolate between, or a window's chunks.
 
-    ``t`` is the stamp that ages count from. ``build`` makes the inputs; whoever encodes calls it,
-    outside of any lock. ``pinned``: a trigger waits for it. ``epoch`` is its track's at making.
-    ``error`` says why it could not be encoded.
+    ``t`` is the time that ages count from, of the oldest sample or row; ``end`` is that of the
+    newest. ``build`` makes the inputs; whoever encodes calls it, outside of any lock. ``pinned``: a
+    trigger waits for it. ``epoch`` is its track's at making. ``error`` says why it could not be
+    encoded.
     """
 
     samples: tuple[Sample, ...]
     t: float
+    end: float
     sizes: Mapping[str, int]
     build: Callable[[], Mapping[str, Any]]
     key: tuple[Any, ...]
@@ -55,10 +73,13 @@ class Item:
     features: Mapping[str, Any] | None = None
     pinned: bool = False
     error: str = ""
+    holders: int = 0
+    done: bool = False
+    fate: str | None = None
 
 
 class Ledger:
-    """Says of every sample of a modality whether it was used, why it was dropped, or is pending."""
+    """Says of every sample or window whether it was used, why it was dropped, or is pending."""
 
     def __init__(self) -> None:
         self.pushed = 0
@@ -73,7 +94,13 @@ class Ledger:
         self.pending += 1
         return self.pushed - 1
 
-    def drop(self, sample: Sample, reason: str) -> None:
+    def skip(self, count: int, reason: str) -> None:
+        """Count so many that were never held as dropped."""
+        self.pushed += count
+        if count:
+            self.dropped[reason] += count
+
+    def drop(self, sample: Counted, reason: str) -> None:
         """End a sample that nobody holds."""
         if not sample.done:
             sample.done = True
@@ -81,24 +108,24 @@ class Ledger:
             self.dropped[sample.fate or reason] += 1
             self._since[sample.fate or reason] += 1
 
-    def hold(self, samples: Iterable[Sample]) -> None:
+    def hold(self, samples: Iterable[Counted]) -> None:
         """Keep samples from being ended."""
         for sample in samples:
             sample.holders += 1
 
-    def release(self, samples: Iterable[Sample], reason: str) -> None:
+    def release(self, samples: Iterable[Counted], reason: str) -> None:
         """Undo one :meth:`hold`; who is held no more and was not used is dropped for ``reason``."""
         for sample in samples:
             sample.holders -= 1
             if sample.holders == 0:
                 self.drop(sample, reason)
 
-    def condemn(self, samples: Iterable[Sample], reason: str) -> None:
+    def condemn(self, samples: Iterable[Counted], reason: str) -> None:
         """If these come to be dropped, it is for ``reason``, whoever releases them last."""
         for sample in samples:
             sample.fate = sample.fate or reason
 
-    def use(self, samples: Iterable[Sample]) -> None:
+    def use(self, samples: Iterable[Counted]) -> None:
         """Note samples that went into a delivered computation."""
         for sample in samples:
             if not sample.done:

@@ -53,13 +53,13 @@ class Stream:
 
     **What a result uses.** The modality that triggered: the triggering sample, waited for. Those
     encoded on demand: what their policy chooses for the trigger's time, waited for. Any other: the
-    newest sample whose features are ready and that is not older than the maximum age (the
-    policy's, else the manifest's ``max_age_ms``) at the trigger's time. If there is none and one is
-    being encoded, that one is waited for: of a required modality as long as it takes, of an
-    optional one while the deadline is not at risk (without a deadline, up to one period of the
-    trigger; its first value, or what is encoded on demand, as long as it takes). A slow encoder
-    thus does not set the rate of results. One trigger is at work and at most one waits; a newer one
-    supersedes it.
+    newest sample whose features are ready and that is neither older nor newer than the trigger's
+    time by more than the maximum age (the policy's, else the manifest's ``max_age_ms``). If there
+    is none and one is being encoded, that one is waited for: of a required modality as long as it
+    takes, of an optional one while the deadline is not at risk (without a deadline, up to one
+    period of the trigger; its first value, or what is encoded on demand, as long as it takes). A
+    slow encoder thus does not set the rate of results. One trigger is at work and at most one waits
+    (or the windows of one chunk, which run one after the other); a newer one supersedes it.
 
     **Absence.** A required modality that is missing or too old makes a result without outputs. For
     an optional one its stand-in is used: zeros or a token of the smallest size, or of the sizes of
@@ -74,13 +74,15 @@ class Stream:
     one. Stamps: the same again is ``duplicate``; one more than ``future`` seconds ahead of now is
     ``future``; one older than the maximum age is ``too_old``; one behind the newest is
     ``out_of_order``, but under Exact and Interpolate it is put in its place if a trigger can still
-    use it (it triggers nothing itself), else ``late``. Three in a row that are over 1 s behind but
-    increase show that the source's clock was set back: its history restarts with them, and what was
-    held is dropped as ``clock_jump``. Histories hold ``depth`` samples; the oldest is dropped as
-    ``queue_full``. A bad chunk of a :class:`Window` empties it, so that no window spans a gap.
+    use it (it triggers nothing itself), else ``late``. Three in a row that are behind the newest,
+    increase, and come no faster than twice the pace of their stamps show that the source's clock
+    was set back: its history restarts with the third, and what was held is dropped as
+    ``clock_jump``. Histories hold ``depth`` samples; the oldest is dropped as ``queue_full``. A
+    chunk of a :class:`Window` that is dropped or comes after a gap begins it anew, so that no
+    window joins rows between which others are missing.
 
     **Account.** Each sample whose push returned is used (in a delivered computation), dropped for
-    one named reason, or pending. A push that raises is not counted.
+    one named reason, or pending, and so is each window. A push that raises is not counted.
 
     **Deadline.** With ``deadline_ms``, when 95 % of results are expected to take longer than that
     from the trigger's time, the last good outputs are delivered again, marked as not fresh, and
@@ -245,7 +247,7 @@ class Stream:
                 lying = fault is not None
             with self._lock:
                 self._check_open()
-                sample = Sample(track.ledger.take(), stamp, values, sizes)
+                sample = Sample(track.ledger.take(), stamp, values, sizes, now)
                 self._core.push(modality, sample, fault, self._now(), lying=lying)
                 self._driver.wake()
         return sample.seq

@@ -5,29 +5,21 @@ Not thread-safe; the stream's lock is held around every call.
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mmedge.align import Exact, Hold, Interpolate, Policy, Window, blend
 from mmedge.deadline import Predictor
+from mmedge.stream.history import History
 from mmedge.stream.ring import Ring
-from mmedge.stream.sample import Item, Ledger, Sample, State
+from mmedge.stream.sample import SLACK, Item, Ledger, Sample, State
+from mmedge.stream.source_clock import SourceClock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from mmedge.spec import Modality, Stage, TensorSpec
 
-__all__ = ["JUMP", "SLACK", "Track"]
-
-#: Seconds by which an age may exceed its limit: float64 seconds since 1970 resolve 0.24 us, so that
-#: the difference of two stamps may come out above a limit that it equals.
-SLACK = 1e-6
-#: A stamp this many seconds behind the newest may mean that the source's clock was set back.
-JUMP = 1.0
-#: So many of them in a row, increasing among themselves, do mean it.
-JUMP_SAMPLES = 3
+__all__ = ["Track"]
 
 
 class Track:
@@ -62,9 +54,9 @@ class Track:
         self.policy = policy
         self.stages = stages
         self.lazy = lazy
-        own = policy.max_age_ms if isinstance(policy, Hold | Interpolate) else None
+        own = policy.max_age_ms if isinstance(policy, Hold | Interpolate | Window) else None
         limit_ms = own if own is not None else modality.max_age_ms
-        #: Oldest age in seconds that may be used; None: any.
+        #: Farthest in seconds that what is used may lie from the trigger's time; None: any.
         self.limit = None if limit_ms is None else limit_ms / 1000.0
         self.ledger = Ledger()
         self.encodes = self.skipped = self.errors = self.jumps = 0
@@ -77,17 +69,26 @@ class Track:
         #: Newest item whose features are there; inputs and features of the last run of the encoder.
         self.ready: Item | None = None
         self.encoded: tuple[Mapping[str, Any], dict[str, Any]] | None = None
-        self._sorted = isinstance(policy, Exact | Interpolate)
-        self._depth, self._future, self._recover_after = depth, future, recover_after
-        self._ring = Ring(policy, specs) if isinstance(policy, Window) else None
-        self._history: list[Sample] = []
-        self._newest: Item | None = None
+        self._recover_after = recover_after
+        self._clock = SourceClock(self.limit, future)
+        self._history: History | None = None
+        self._ring: Ring | None = None
+        #: What became of each window; None where there are none.
+        self.windows: Ledger | None = None
+        if isinstance(policy, Exact | Interpolate):
+            self._history = History(policy, self.limit, depth)
+        elif isinstance(policy, Window):
+            rows_hz = policy.rate_hz or modality.sample_rate_hz
+            self._ring = Ring(policy, specs, rows_hz=rows_hz, chunks_hz=modality.rate_hz)
+            self.windows = Ledger()
+        self._turns = policy.turns_of(specs) if isinstance(policy, Interpolate) else {}
+        #: Of a lazy modality, what came with the newest sample: one item, or a chunk's windows.
+        self._newest: list[Item] = []
         self._queue: list[Item] = []
         self._running: Item | None = None
-        self._last: float | None = None
-        self._suspects: list[Sample] = []
-        self._asked_until: float | None = None
         self._epoch = 0
+        #: Why the last epoch ended.
+        self._ended_by = ""
         # Presence. `_problem` is what befell the newest sample if it was bad; `_lying` if its
         # content was, which says that the sensor is faulty and not only late.
         self._problem: str | None = None
@@ -104,14 +105,11 @@ class Track:
 
     def stamp_fault(self, t: float, now: float) -> str | None:
         """Why a sample of this stamp is refused whatever it holds; None: it is not."""
-        if t > now + self._future:
-            return "future"
-        if self.limit is not None and now - t > self.limit + SLACK:
-            return "too_old"
-        known = t == self._last or any(t == sample.t for sample in self._suspects)
-        if known or (self._sorted and any(t == sample.t for sample in self._history)):
-            return "duplicate"
-        return None
+        fault = self._clock.fault(t, now)
+        if fault is None and self._history is not None and t in self._history:
+            # Of a clock that was set back, stamps may come again.
+            return None if self._clock.is_set_back(t, now) else "duplicate"
+        return fault
 
     def receive(self, sample: Sample, fault: str | None, *, lying: bool) -> list[Item]:
         """Take in a sample, or drop it; return what may trigger, oldest first.
@@ -119,30 +117,31 @@ class Track:
         ``fault`` says why it is bad, and ``lying`` that this is about its content.
         """
         if fault is not None:
-            self.ledger.drop(sample, fault)
             if fault != "duplicate":
                 self._note_problem(fault, lying=lying)
-            if lying and self._ring is not None:
-                # A window over the gap would join what was not one after the other.
-                self.ledger.release(self._ring.clear(), "superseded")
+            if not lying:
+                self._clock.suspect(sample.t, sample.arrival)
+            self._refuse(sample, fault)
             return []
-        if self._last is None or sample.t > self._last:
-            self._forget_suspects()
+        if self._clock.newest is None or sample.t > self._clock.newest:
+            self._clock.accept(sample.t, sample.arrival)
             return self._accept(sample)
-        if sample.t < self._last - JUMP:
-            if self._suspects and sample.t < self._suspects[-1].t:
-                self._forget_suspects()
-            self.ledger.hold((sample,))
-            self._suspects.append(sample)
-            return self._restart() if len(self._suspects) == JUMP_SAMPLES else []
-        self._forget_suspects()
-        if not self._sorted:
-            self.ledger.drop(sample, "out_of_order")
-        elif self._is_useful(sample):
-            self._insert(sample)
+        if self._clock.is_set_back(sample.t, sample.arrival):
+            return self._restart(sample)
+        self._clock.suspect(sample.t, sample.arrival)
+        if self._history is None:
+            self._refuse(sample, "out_of_order")
+        elif self._history.is_useful(sample):
+            self._insert(self._history, sample)
         else:
-            self.ledger.drop(sample, "late")
+            self._refuse(sample, "late")
         return []
+
+    def _refuse(self, sample: Sample, reason: str) -> None:
+        if self._ring is not None and not self._ring.repeats(sample):
+            # A window over the gap would join what was not one after the other.
+            self._begin_window_anew(f"a chunk was dropped as {reason}")
+        self.ledger.drop(sample, reason)
 
     def _note_problem(self, reason: str, *, lying: bool) -> None:
         self._problem = reason
@@ -150,29 +149,22 @@ class Track:
         self._good = 0
 
     def _accept(self, sample: Sample) -> list[Item]:
-        self._last = sample.t
-        if self._sorted:
-            self._insert(sample)
+        if self._history is not None:
+            self._insert(self._history, sample)
             return [self._item(sample)]
         self._note_good()
+        items, gone = [self._item(sample)], list[Sample]()
         if self._ring is not None:
-            self.ledger.hold((sample,))
-            gone, new = self._ring.add(sample)
-            self.ledger.release(gone, "superseded")
-            if not new:
-                return []
-            chunks, build = self._ring.window()
-            key = ("window", *(chunk.seq for chunk in chunks))
-            sizes = {**sample.sizes, **self._ring.sizes}
-            item = Item(chunks, chunks[-1].t, sizes, build, key, self._epoch)
-        else:
-            item = self._item(sample)
-        if self.lazy:
-            self._newest = self._replace(self._newest, item)
-        else:
+            items, gone = self._cut(self._ring, sample)
+        if items and self.lazy:
+            self._replace_newest(items, "superseded")
+        elif items:
             self._drop_queue("superseded")
-            self._enqueue(item)
-        return [item]
+            for item in items:
+                self._enqueue(item)
+        # Not before the windows that they are part of are held.
+        self.ledger.release(gone, "superseded")
+        return items
 
     def _note_good(self) -> None:
         self._problem = None
@@ -180,74 +172,126 @@ class Track:
         self._good += 1
 
     def _item(self, sample: Sample) -> Item:
-        values = sample.values
-        return Item((sample,), sample.t, sample.sizes, lambda: values, (sample.seq,), self._epoch)
+        values, key = sample.values, (sample.seq,)
+        return Item((sample,), sample.t, sample.t, sample.sizes, lambda: values, key, self._epoch)
 
-    def _insert(self, sample: Sample) -> None:
+    def _cut(self, ring: Ring, sample: Sample) -> tuple[list[Item], list[Sample]]:
+        """The windows that end in a chunk, oldest first, and the chunks that no later one needs."""
+        gap = ring.gap(sample)
+        if gap is not None:
+            self._begin_window_anew(gap)
+        self.ledger.hold((sample,))
+        windows, gone, left_out = ring.add(sample)
+        sizes = {**sample.sizes, **ring.sizes}
+        items: list[Item] = []
+        for window in windows:
+            key = ("window", sample.seq, len(items))
+            made = window.samples, window.first_t, window.last_t, sizes, window.build, key
+            items.append(Item(*made, self._epoch))
+        if self.windows is not None:
+            self.windows.skip(left_out, "queue_full")
+            for _ in items:
+                self.windows.take()
+        return items, gone
+
+    def _begin_window_anew(self, why: str) -> None:
+        if self._ring is not None:
+            self.ledger.release(self._ring.clear(why), "gap")
+
+    def _insert(self, history: History, sample: Sample) -> None:
         self._note_good()
         self.ledger.hold((sample,))
-        self._history.insert(bisect_left(self._history, sample.t, key=_stamp), sample)
-        if len(self._history) > self._depth:
-            self.ledger.release((self._history.pop(0),), "queue_full")
+        oldest = history.insert(sample)
+        if oldest is not None:
+            self.ledger.release((oldest,), "queue_full")
 
-    def _is_useful(self, sample: Sample) -> bool:
-        """Whether a trigger after the last one can still choose ``sample``, which came late."""
-        if len(self._history) >= self._depth and sample.t < self._history[0].t:
-            return False
-        asked = self._asked_until
-        if asked is None:
-            return True
-        if isinstance(self.policy, Exact):
-            return sample.t >= asked - self.policy.tolerance_ms / 1000.0 - SLACK
-        # It is, unless a sample lies between it and the last trigger.
-        at = bisect_right(self._history, sample.t, key=_stamp)
-        return at == len(self._history) or self._history[at].t > asked
-
-    def _forget_suspects(self) -> None:
-        suspects, self._suspects = self._suspects, []
-        self.ledger.release(suspects, "late" if self._sorted else "out_of_order")
-
-    def _restart(self) -> list[Item]:
-        """Begin a new history with the suspects: the source's clock was set back."""
+    def _restart(self, sample: Sample) -> list[Item]:
+        """Begin a new history: the source's clock was set back."""
         self.jumps += 1
-        self.clear("clock_jump", keep_suspects=True)
-        suspects, self._suspects = self._suspects, []
-        items = [item for sample in suspects for item in self._accept(sample)]
-        self.ledger.release(suspects, "superseded")
-        return items
+        self._clear("clock_jump", "its source's clock was set back", keep=self._clock.suspects)
+        self._clock.restart(sample.t, sample.arrival)
+        return self._accept(sample)
 
-    def clear(self, reason: str, *, keep_suspects: bool = False) -> None:
-        """Let go of everything; samples that no trigger holds are dropped for ``reason``."""
-        self._drop_queue(reason, pinned=keep_suspects is False)
-        if self._running is not None and not keep_suspects:
-            self.ledger.release(self._running.samples, reason)
-            self._running = None
-        self._newest = self._replace(self._newest, None, reason)
+    def _clear(
+        self, reason: str, why: str, *, keep: frozenset[tuple[float, float]] = frozenset()
+    ) -> None:
+        self._drop_queue(reason)
+        self._replace_newest([], reason)
         self.ready = self._replace(self.ready, None, reason)
-        self.ledger.release(self._history, reason)
-        self._history = []
+        if self._history is not None:
+            self.ledger.release(self._history.clear(keep), reason)
         if self._ring is not None:
-            self.ledger.release(self._ring.clear(), reason)
-        if not keep_suspects:
-            self.ledger.release(self._suspects, reason)
-            self._suspects = []
-        self._last = self._asked_until = None
+            self.ledger.release(self._ring.clear(why), reason)
+        self._clock.clear()
         self._epoch += 1
+        self._ended_by = reason
+
+    def close(self) -> None:
+        """Let go of everything; nothing comes any more."""
+        self._drop_queue("closed", pinned=True)
+        if self._running is not None:
+            self.release(self._running, "closed")
+            self._running = None
+        self._clear("closed", "the stream was closed")
+
+    # Who holds an item keeps its samples, and the window that it is, from being counted as dropped.
+
+    def hold(self, item: Item) -> None:
+        """Keep an item."""
+        self.ledger.hold(item.samples)
+        if self.windows is not None:
+            self.windows.hold((item,))
+
+    def release(self, item: Item, reason: str) -> None:
+        """Undo one :meth:`hold`."""
+        self.ledger.release(item.samples, reason)
+        if self.windows is not None:
+            self.windows.release((item,), reason)
+
+    def condemn(self, item: Item, reason: str) -> None:
+        """If it comes to be dropped, it is for ``reason``."""
+        self.ledger.condemn(item.samples, reason)
+        if self.windows is not None:
+            self.windows.condemn((item,), reason)
+
+    def use(self, item: Item) -> None:
+        """Note that an item went into a delivered computation."""
+        self.ledger.use(item.samples)
+        if self.windows is not None:
+            self.windows.use((item,))
+
+    def window_counts(self) -> dict[str, Any]:
+        """The windows' account, as :class:`mmedge.stream.ModalityHealth` has it."""
+        if self.windows is None:
+            return {}
+        return {
+            "windows": self.windows.pushed,
+            "windows_used": self.windows.used,
+            "windows_dropped": dict(self.windows.dropped),
+            "windows_pending": self.windows.pending,
+        }
 
     def _replace(
         self, old: Item | None, new: Item | None, reason: str = "superseded"
     ) -> Item | None:
         """Hold ``new`` where ``old`` was held."""
         if new is not None:
-            self.ledger.hold(new.samples)
+            self.hold(new)
         if old is not None:
-            self.ledger.release(old.samples, reason)
+            self.release(old, reason)
         return new
+
+    def _replace_newest(self, items: list[Item], reason: str) -> None:
+        for item in items:
+            self.hold(item)
+        for item in self._newest:
+            self.release(item, reason)
+        self._newest = items
 
     # The encoder.
 
     def _enqueue(self, item: Item) -> None:
-        self.ledger.hold(item.samples)
+        self.hold(item)
         item.state = State.QUEUED
         self._queue.append(item)
 
@@ -261,7 +305,7 @@ class Track:
         if item in self._queue:
             self._queue.remove(item)
             item.state = State.NEW
-            self.ledger.release(item.samples, reason)
+            self.release(item, reason)
 
     def submit(self, item: Item) -> None:
         """See to it that an item that a trigger waits for is encoded."""
@@ -294,7 +338,7 @@ class Track:
         if item.epoch == self._epoch:
             self.ready = self._replace(self.ready, item)
         # Of this epoch it is held as ready now, and the reason has no effect.
-        self.ledger.release(item.samples, "clock_jump")
+        self.release(item, self._ended_by)
 
     def fail(self, item: Item, message: str) -> None:
         """Note that an encoding failed."""
@@ -306,75 +350,51 @@ class Track:
         if item.epoch == self._epoch:
             self._note_problem(f"encoder_error: {message}", lying=False)
         if len(item.samples) == 1:
-            self.ledger.condemn(item.samples, "encoder_error")
-            if self._newest is item:
-                self._newest = self._replace(item, None, "encoder_error")
-            if item.samples[0] in self._history:
-                self._history.remove(item.samples[0])
+            self.condemn(item, "encoder_error")
+            if item in self._newest:
+                self._newest.remove(item)
+                self.release(item, "encoder_error")
+            if self._history is not None and self._history.discard(item.samples[0]):
                 self.ledger.release(item.samples, "encoder_error")
-        self.ledger.release(item.samples, "encoder_error")
+        self.release(item, "encoder_error")
 
     # What goes out.
 
-    def choose(self, t: float) -> tuple[Item | None, str | None]:
-        """For a lazy modality: what stands for it at a trigger's time, and why it is absent.
+    def choose(self, t: float) -> tuple[Item | None, str | None, str]:
+        """For a lazy modality: what stands for it at a trigger's time, why it is absent, a note.
 
-        With both, the item is an old value that may stand in.
+        With an item and a reason for absence, the item is an old value that may stand in.
         """
-        self._asked_until = t if self._asked_until is None else max(t, self._asked_until)
-        item, why = self._newest, None
-        if self._sorted:
-            item = self._choose_sorted(t)
-            if item is None and self._history:
-                item = self._item(self._history[-1])
-                limit = self._tolerance()
-                ages = [t - sample.t for sample in self._history]
-                why = (
-                    f"too_old: no sample within {limit:.6g} s, the nearest is "
-                    f"{min(ages, key=abs):.6g} s old{self._after_problem()}"
-                )
+        item, why, note = None, None, ""
+        if self._history is not None:
+            pick = self._history.pick(t)
+            note = pick.note
+            if pick.samples:
+                item = self._mix(*pick.samples, t=t)
+            elif self._history.samples:
+                item = self._item(self._history.samples[-1])
+                why = f"{pick.absent}{self._after_problem()}"
+        elif self._newest:
+            item = self._newest[-1]
         if item is not None and self.ready is not None and item.key == self.ready.key:
             item = self.ready
         absent = self.why_absent(item, t)
-        return item, why or absent
+        return item, why or absent, note
 
-    def _tolerance(self) -> float:
-        """Farthest that a sample of a history may lie from the trigger's time, in seconds."""
-        limit = float("inf") if self.limit is None else self.limit
-        if isinstance(self.policy, Exact):
-            return min(limit, self.policy.tolerance_ms / 1000.0)
-        return limit
-
-    def _choose_sorted(self, t: float) -> Item | None:
-        limit = self._tolerance()
-        near = [sample for sample in self._history if abs(t - sample.t) <= limit + SLACK]
-        if isinstance(self.policy, Exact):
-            best = min(reversed(near), key=lambda sample: abs(t - sample.t), default=None)
-            return None if best is None else self._item(best)
-        at = bisect_right(near, t, key=_stamp)
-        before = near[at - 1] if at else None
-        after = near[at] if at < len(near) else None
-        if before is None or after is None or before.t == t:
-            held = before or after
-            return None if held is None else self._item(held)
-        if before.sizes != after.sizes:
-            return self._item(before if t - before.t <= after.t - t else after)
-        return Item(
-            (before, after),
-            before.t,
-            before.sizes,
-            partial(self._mix, before, after, t),
-            (before.seq, after.seq, t),
-            self._epoch,
-        )
-
-    def _mix(self, before: Sample, after: Sample, t: float) -> dict[str, Any]:
+    def _mix(self, before: Sample, after: Sample | None = None, *, t: float) -> Item:
+        """An item of one sample, or of two, interpolated for time ``t``."""
+        if after is None:
+            return self._item(before)
         weight = (t - before.t) / (after.t - before.t)
-        turns = self.policy.quaternions if isinstance(self.policy, Interpolate) else ()
-        return {
-            name: blend(value, after.values[name], weight, turns)
-            for name, value in before.values.items()
-        }
+
+        def build() -> dict[str, Any]:
+            return {
+                name: blend(value, after.values[name], weight, *self._turns.get(name, ()))
+                for name, value in before.values.items()
+            }
+
+        samples, key = (before, after), (before.seq, after.seq, t)
+        return Item(samples, before.t, after.t, before.sizes, build, key, self._epoch)
 
     def due(self, t: float) -> float | None:
         """When the first item that would do at a trigger's time ``t`` is expected to be encoded.
@@ -417,16 +437,34 @@ class Track:
         if self._lying and self.limit is None and not own:
             return f"{self._problem}: the newest sample is bad and no maximum age is stated"
         if item is None:
-            filling = None if self._ring is None else self._ring.filling()
-            return self._problem or filling or "no sample yet"
-        if self.limit is not None and t - item.t > self.limit + SLACK:
-            return f"too_old: {t - item.t:.6g} s, limit {self.limit:.6g} s{self._after_problem()}"
+            return self._problem or self._filling() or "no sample yet"
+        if self.limit is not None:
+            if t - item.t > self.limit + SLACK:
+                oldest = " for the oldest row of the window" if self._ring is not None else ""
+                return (
+                    f"too_old: {t - item.t:.6g} s, limit {self.limit:.6g} s{oldest}"
+                    f"{self._after_problem()}"
+                )
+            if item.end - t > self.limit + SLACK:
+                advice = "" if self._history else "; Exact or Interpolate keep older ones"
+                return (
+                    f"too_new: {item.end - t:.6g} s newer than the trigger, limit "
+                    f"{self.limit:.6g} s{advice}{self._after_problem()}"
+                )
         if self._lost and self._good < self._recover_after:
             return f"recovering ({self._good} of {self._recover_after}){self._after_problem()}"
         return None
 
+    def _filling(self) -> str | None:
+        return None if self._ring is None else self._ring.filling()
+
     def _after_problem(self) -> str:
-        return "" if self._problem is None else f"; newest sample dropped: {self._problem}"
+        if self._problem is not None:
+            return f"; newest sample dropped: {self._problem}"
+        if self._clock.behind:
+            return f"; its source's clock was set back, {self._clock.behind:.6g} s behind now"
+        filling = self._filling()
+        return f"; window {filling}" if filling else ""
 
     def conclude(self, reason: str | None) -> None:
         """Note that a result used the modality (None) or did without it.
@@ -445,12 +483,8 @@ class Track:
 
     def newest(self) -> Item | None:
         """The newest item there is, encoded or not."""
-        if self._sorted:
-            return self._item(self._history[-1]) if self._history else None
+        if self._history is not None:
+            return self._item(self._history.samples[-1]) if self._history.samples else None
         if self._queue:
             return self._queue[-1]
-        return self._newest or self._running or self.ready
-
-
-def _stamp(sample: Sample) -> float:
-    return sample.t
+        return (self._newest[-1] if self._newest else None) or self._running or self.ready

@@ -116,32 +116,48 @@ def test_stamps(pipe, stamps, dropped):
 
 def test_clock_set_back_restarts_the_history(pipe):
     clock = SimulatedClock(start=100.0)
-    with Stream(pipe, trigger="text", clock=clock) as s:
+    with Stream(pipe, trigger="text", clock=clock, align={"camera": Hold(30e3)}) as s:
         s.push("camera", value("camera", 1))
         for k, t in enumerate((100.0, 90.0, 90.1, 80.0, 80.1)):
+            clock.advance(0.1)
             s.push("text", value("text", k), t=t)
         h = balanced(s).modalities["text"]
-        assert h.dropped == {"out_of_order": 2}
-        assert (h.pending, h.clock_jumps) == (2, 0)
+        # Said at once, and not held back: the next may be long in coming.
+        assert h.dropped == {"out_of_order": 4}
+        assert h.clock_jumps == 0
+        clock.advance(0.1)
         s.push("text", value("text", 9), t=80.2)
         h = balanced(s).modalities["text"]
         assert h.clock_jumps == 1
         assert s.result(0).t == 100.0
-        # Three triggers at once: the first is at work, the newest waits.
-        seen = [s.result(0) for _ in range(2)]
-        assert [r.t for r in seen] == [80.0, 80.2]
-        assert part(seen[-1], "text") == [36.0]
+        r = s.result(0)
+        assert (r.t, part(r, "text")) == (80.2, [36.0])
+        assert r.dropped == {"text": {"out_of_order": 4}}
+        clock.advance(0.1)
         s.push("text", value("text", 5), t=80.3)
         assert part(s.result(0), "text") == [20.0]
 
 
+def test_old_samples_that_are_delivered_again_are_no_clock_set_back(pipe):
+    clock = SimulatedClock(start=100.0)
+    with Stream(pipe, trigger="text", clock=clock) as s:
+        for k in range(6):
+            clock.advance(2.0)
+            s.push("text", value("text", k))
+        for k in range(5):  # all at once, after a connection was lost
+            s.push("text", value("text", k), t=102.0 + 2 * k)
+        h = balanced(s).modalities["text"]
+        assert (h.clock_jumps, h.dropped["out_of_order"]) == (0, 5)
+
+
 def test_encoding_from_before_a_clock_jump_is_not_kept(pipe):
-    clock = SimulatedClock(start=100.0, costs={"read": 0.1})
+    clock = SimulatedClock(start=100.0, costs={"read": 0.3})
     with Stream(pipe, trigger="camera", clock=clock) as s:
         s.push("text", value("text", 1), t=100.0)
         for k, t in enumerate((90.0, 90.1, 90.2)):
+            clock.advance(0.08)
             s.push("text", value("text", k + 2), t=t)
-        clock.advance(0.15)  # the old one is done, the newest is not
+        clock.advance(0.1)  # the old one is done, the newest is not
         s.push("camera", value("camera", 1))
         r = s.result(1)
         assert r.samples["text"] == ((3, 90.2),)
@@ -167,6 +183,87 @@ def test_window_restarts_after_a_bad_chunk(pipe):
         h = balanced(s).modalities["voice"]
         assert h.dropped == {"nan": 1}
         assert (h.used, h.pending) == (5, 1)
+
+
+def test_no_window_spans_an_outage(pipe):
+    """Chunks, nothing for 1,000 s, chunks: with a maximum age and without, stated rate or not."""
+    for options in ({}, {"rate_hz": 400}, {"max_age_ms": 1e9}, {"rate_hz": 400, "max_age_ms": 1e9}):
+        clock = SimulatedClock(start=1.0)
+        align = {"voice": Window(8, 4, **options), "camera": Hold(1e9)}
+        with Stream(pipe, trigger="voice", clock=clock, align=align) as s:
+            s.push("camera", value("camera", 1))
+            for k in range(6):
+                clock.advance(1000.0 if k == 3 else 0.01)
+                s.push("voice", value("voice", k))
+            got = []
+            while s.health().results > len(got):
+                got.append(s.result(0))
+            assert [part(r, "voice") for r in got] == [[0, 1], [1, 2], [3, 4], [4, 5]], options
+            assert all(0.0099 < r.ages["voice"] < 0.0201 for r in got)
+            h = balanced(s).modalities["voice"]
+            assert (h.windows, h.windows_used, h.dropped) == (4, 4, {})
+
+
+def test_outage_between_the_first_chunks_of_a_window(pipe):
+    clock = SimulatedClock()
+    align = {"voice": Window(8, 8, max_age_ms=1e9)}
+    with Stream(pipe, trigger="camera", clock=clock, align=align) as s:
+        s.push("voice", value("voice", 1))
+        clock.advance(1000.0)
+        s.push("voice", value("voice", 2))
+        s.push("camera", value("camera", 2))
+        r = s.result(0)
+        assert r.absent["voice"].startswith("filling (4 of 8 rows); began anew: 1000 s lie between")
+        assert r.dropped == {"voice": {"gap": 1}}
+        clock.advance(0.01)
+        s.push("voice", value("voice", 3))
+        s.push("camera", value("camera", 3))
+        r = s.result(0)
+        assert part(r, "voice") == [2, 3]
+        assert [u.seq for u in r.samples["voice"]] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("t", "dropped"),
+    [(0.015, "out_of_order"), (5.0, "future"), (-1.0, "too_old"), (0.02, "duplicate")],
+)
+def test_no_window_spans_a_chunk_that_was_dropped(pipe, t, dropped):
+    clock = SimulatedClock()
+    with Stream(pipe, trigger="voice", clock=clock, align={"voice": Window(8, 4)}) as s:
+        s.push("camera", value("camera", 1))
+        for k in range(3):
+            s.push("voice", value("voice", k), t=0.01 * k)
+        s.push("voice", value("voice", 3), t=t)
+        for k in range(4, 6):
+            s.push("voice", value("voice", k), t=0.01 * k)
+        assert [part(s.result(0), "voice") for _ in range(3)] == [[0, 1], [1, 2], [4, 5]]
+        assert balanced(s).modalities["voice"].dropped == {dropped: 1}
+
+
+def test_a_chunk_that_comes_twice_is_no_gap(pipe):
+    clock = SimulatedClock()
+    with Stream(pipe, trigger="voice", clock=clock, align={"voice": Window(8, 4)}) as s:
+        s.push("camera", value("camera", 1))
+        for k in (0, 0, 1, 1, 2):
+            s.push("voice", value("voice", k), t=0.01 * k)
+        assert [part(s.result(0), "voice") for _ in range(2)] == [[0, 1], [1, 2]]
+        assert balanced(s).modalities["voice"].dropped == {"duplicate": 2}
+
+
+def test_a_window_is_as_old_as_its_oldest_row(pipe):
+    clock = SimulatedClock()
+    align = {"voice": Window(8, 4, max_age_ms=25)}
+    with Stream(pipe, trigger="camera", clock=clock, align=align) as s:
+        for k in range(2):
+            s.push("voice", value("voice", k), t=0.01 * k)
+        for t, age in ((0.02, 0.02), (0.026, None)):
+            clock.advance_to(t)
+            s.push("camera", value("camera", 1))
+            r = s.result(0)
+            assert r.ages["voice"] == (None if age is None else pytest.approx(age))
+        assert r.absent["voice"].startswith(
+            "too_old: 0.026 s, limit 0.025 s for the oldest row of the window"
+        )
 
 
 def test_triggering_sample_counts_although_a_bad_one_followed(pipe):
@@ -347,6 +444,8 @@ def test_close_counts_what_is_pending(pipe):
         ({"trigger": "any", "align": {"voice": Window(65)}}, "takes 1 to 64 rows"),
         ({"trigger": "any", "align": {"state": Window(2)}}, "takes 3 to 3 rows"),
         ({"trigger": "any", "align": {"state": Interpolate(((0, 4),))}}, "no elements"),
+        ({"trigger": "any", "align": {"state": Interpolate(angles=((3, 4),))}}, "no elements"),
+        ({"trigger": "any", "align": {"voice": Window(16, rate_hz=10)}}, "1500 ms older than"),
         ({"trigger": "any", "deadline_ms": 0}, "deadline_ms"),
         ({"trigger": "any", "depth": 1}, "depth must be at least 2"),
     ],

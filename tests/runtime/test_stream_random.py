@@ -227,13 +227,16 @@ def check_result(pipe, schedule, run, result, last):
             t, made = run.pushed[name][sample.seq]
             assert t == sample.t
             assert name == "text" or np.isfinite(made).all()
-        policy = schedule.align.get(name, Latest())
-        age = result.t - (used[-1] if name == "voice" else used[0]).t
-        assert result.ages[name] == age
+        policy, limit = schedule.align.get(name, Latest()), limit_of(schedule, name)
+        assert result.ages[name] == result.t - used[0].t
+        if name not in result.absent:
+            # Neither too old nor too new: its oldest sample, and its newest.
+            for sample in used:
+                assert limit is None or abs(result.t - sample.t) <= limit + SLACK
         exact = isinstance(policy, Exact) and schedule.trigger not in (name, "any")
         if exact and name not in result.absent:
-            assert abs(age) <= policy.tolerance_ms / 1000 + SLACK
-        if name in result.absent and len(used) == 2:
+            assert abs(result.ages[name]) <= policy.tolerance_ms / 1000 + SLACK
+        if name in result.absent and len(used) == 2 and name != "voice":
             return result  # a mixture of another time, which nothing tells
         values.update(recompute(name, run, used, result.t))
     for name in set(NAMES) - set(result.samples):
@@ -274,9 +277,18 @@ def number_of(name, made):
     return int((made["ids"] if name == "text" else made).reshape(-1)[0])
 
 
+def check_no_gap(pushed, used):
+    """Between the chunks of a window nothing was dropped but repetitions of them."""
+    kept = [(t, made.tobytes()) for t, made in (pushed[sample.seq] for sample in used)]
+    for seq in range(used[0].seq, used[-1].seq + 1):
+        t, made = pushed[seq]
+        assert (t, made.tobytes()) in kept
+
+
 def recompute(name, run, used, t):
     made = [run.pushed[name][sample.seq][1] for sample in used]
     if name == "voice":
+        check_no_gap(run.pushed[name], used)
         return {"pcm": np.concatenate(made, axis=1)}
     if len(used) == 1:
         return inputs(name, made[0])
