@@ -305,9 +305,9 @@ class RecordingStream:
         self._pushed(modality, value, t, arrival, copy=copy)
         return seq
 
-    def result(self, timeout: float | None = None) -> Result:
+    def result(self, timeout: float | None = None, *, latest: bool = False) -> Result:
         """See :meth:`mmedge.Stream.result`."""
-        return self._stream.result(timeout)
+        return self._stream.result(timeout, latest=latest)
 
     def health(self) -> Health:
         """See :meth:`mmedge.Stream.health`."""

@@ -6,8 +6,8 @@ thread-safe; the stream's lock is held around every call.
 
 from __future__ import annotations
 
-from collections import deque
-from dataclasses import dataclass, field
+from collections import Counter, deque
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from mmedge.deadline import Predictor
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from mmedge.spec import Array
     from mmedge.stream.compute import Encoded
+    from mmedge.stream.ticker import Ticker
     from mmedge.stream.track import Track
 
 __all__ = ["Active", "Choice", "Core"]
@@ -109,6 +110,12 @@ class Core:
         self.tracks = tracks
         self.results: deque[Result] = deque()
         self.closed = False
+        #: Why the stream ended by itself; None: it did not.
+        self.failure: str | None = None
+        #: What triggers at a rate; None: samples do.
+        self.ticker: Ticker | None = None
+        #: What is to be taken from a time for the clock's own seconds.
+        self._offset = 0.0
         self._triggering = triggers
         self._deadline = deadline
         self._patience = 1.0 / rate if rate else None
@@ -150,6 +157,16 @@ class Core:
         self._good = None
         if self._active is not None:
             self._active.cold = True
+
+    def follow_clock(self, now: float, ahead: float, offset: float) -> None:
+        """The stream's clock was set: the time is ``now``, after a jump ``ahead`` in seconds.
+
+        ``offset`` is what the time is ahead of the clock's seconds.
+        """
+        self._offset = offset
+        self._forget_latencies()
+        if self.ticker is not None and ahead > 0.0:
+            self.ticker.restart(now)
 
     def tick(self, t: float, missed: int, now: float) -> None:
         """A timer's tick; ``missed`` earlier ones passed while nobody could look."""
@@ -404,7 +421,8 @@ class Core:
         for name, choice in active.choices.items():
             if choice.item is not None:
                 ages[name] = t - choice.item.t
-                samples[name] = tuple(Used(s.seq, s.t) for s in choice.item.samples)
+                used = (Used(s.seq, s.t - self._offset) for s in choice.item.samples)
+                samples[name] = tuple(used)
                 if outputs is not None:
                     self.tracks[name].use(choice.item)
         absent = {n: c.absent for n, c in active.choices.items() if c.absent is not None}
@@ -447,7 +465,7 @@ class Core:
         last, since = self._good
         reason = (
             f"deadline: a result is expected to take {expected:.6g} s, {self._deadline:.6g} s are "
-            f"allowed; these are the outputs of t={since:.6g} s"
+            f"allowed; these are the outputs of t={since - self._offset:.6g} s"
         )
         ages = {
             name: None if age is None else age + trigger.t - since
@@ -493,8 +511,8 @@ class Core:
         latency = now - trigger.begin
         return Result(
             outputs=outputs,
-            t=trigger.t,
-            made=now,
+            t=trigger.t - self._offset,
+            made=now - self._offset,
             latency=latency,
             ages=ages,
             samples=samples,
@@ -511,8 +529,30 @@ class Core:
         self._missed += result.fresh and result.met is False
         self.results.append(result)
         if len(self.results) > self._keep:
-            self.results.popleft()
-            self._lost += 1
+            self._pass_over()
+
+    def _pass_over(self) -> None:
+        """Drop the oldest of several results; what it tells of drops goes over to the next."""
+        passed, kept = self.results.popleft(), self.results[0]
+        self._lost += 1
+        dropped = {name: Counter(counts) for name, counts in passed.dropped.items()}
+        for name, counts in kept.dropped.items():
+            dropped.setdefault(name, Counter()).update(counts)
+        if passed.dropped:
+            self.results[0] = replace(kept, dropped={n: dict(c) for n, c in dropped.items()})
+
+    def take(self, now: float, *, latest: bool) -> Result:
+        """Hand out the oldest of the results that there are, or the newest."""
+        while latest and len(self.results) > 1:
+            self._pass_over()
+        result = self.results.popleft()
+        return replace(result, lateness=max(0.0, now - self._offset - result.made))
+
+    def fail(self, why: str) -> None:
+        """End, because the stream cannot go on."""
+        if not self.closed:
+            self.failure = why
+            self.close()
 
     def close(self) -> None:
         """Let go of everything; nothing changes any more after this."""
@@ -532,7 +572,7 @@ class Core:
         for track in self.tracks.values():
             track.close()
 
-    def health(self, now: float) -> Health:
+    def health(self, now: float, *, clock_jumps: int, clock_glitches: int) -> Health:
         """The counters, and the presence of each modality at this moment."""
         modalities: dict[str, ModalityHealth] = {}
         for name, track in self.tracks.items():
@@ -565,4 +605,7 @@ class Core:
             deadline_misses=self._missed,
             results_dropped=self._lost,
             latency_p95=self._predictor.estimate(),
+            clock_jumps=clock_jumps,
+            clock_glitches=clock_glitches,
+            failure=self.failure or "",
         )

@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from mmedge.clock import SimulatedClock
+    from mmedge.clock import SimulatedClock, StreamClock
     from mmedge.spec import Array
     from mmedge.stream.compute import Compute, Encoded
     from mmedge.stream.core import Active, Core
-    from mmedge.stream.result import Result
     from mmedge.stream.sample import Item
     from mmedge.stream.track import Track
 
-__all__ = ["Driver", "Simulation", "Threads", "Ticker"]
+__all__ = ["Driver", "Simulation", "Threads"]
 
 #: How long :meth:`Threads.stop` waits for all threads together, in seconds.
 JOIN = 0.1
@@ -28,39 +27,17 @@ LONGEST = 3600.0
 POLL = 0.005
 
 
-class Ticker:
-    """Ticks at ``start + k / hz`` for k = 1, 2, ..."""
-
-    def __init__(self, start: float, hz: float) -> None:
-        self._start, self._hz, self._count = start, hz, 0
-
-    @property
-    def next(self) -> float:
-        """Time of the next tick."""
-        return self._start + (self._count + 1) / self._hz
-
-    def due(self, now: float) -> tuple[float, int] | None:
-        """The newest tick that is due and how many were missed before it; None: none is due."""
-        if now < self.next:
-            return None
-        count = max(int((now - self._start) * self._hz), self._count + 1)
-        # Rounding in the product may be off by one tick in either direction.
-        while self._start + (count + 1) / self._hz <= now:
-            count += 1
-        while self._start + count / self._hz > now:
-            count -= 1
-        missed, self._count = count - self._count - 1, count
-        return self._start + count / self._hz, missed
-
-
 class Driver(Protocol):
     """Runs the work that the state machine has for it."""
 
     def wake(self) -> None:
         """See to new work; called with the lock held, after the state machine changed."""
 
-    def wait(self, timeout: float | None) -> Result | None:
-        """The next result; None if there is none within ``timeout`` seconds, or it was closed."""
+    def wait(self, timeout: float | None) -> bool:
+        """Wait for a result, ``timeout`` seconds at most (None: as long as it takes).
+
+        Says whether there is one; not if the stream was closed.
+        """
 
     def stop(self) -> None:
         """End, soon, once the state machine is closed; called without the lock."""
@@ -74,6 +51,11 @@ def run_fusion(
         return compute.fuse(active.items, active.sizes, ran), ""
     except Exception as error:  # noqa: BLE001  # becomes the reason of a result
         return None, f"{type(error).__name__}: {error}"
+
+
+def describe_death(what: str, error: BaseException) -> str:
+    """Why a stream ends that cannot go on."""
+    return f"{what} died: {type(error).__name__}: {error}"
 
 
 class _Worker:
@@ -96,13 +78,11 @@ class Threads:
         core: Core,
         compute: Compute,
         gate: threading.RLock,
-        now: Callable[[], float],
-        ticker: Ticker | None,
+        now: StreamClock,
         *,
         real_time: bool,
     ) -> None:
         self._core, self._compute, self._gate, self._now = core, compute, gate, now
-        self._ticker = ticker
         self._real_time = real_time
         self._workers = [_Worker(track, gate) for track in core.tracks.values() if track.stages]
         self._active: Active | None = None
@@ -110,25 +90,38 @@ class Threads:
         self._fusion_turn = threading.Condition(gate)
         self._result_there = threading.Condition(gate)
         # Daemons: a stream that nobody closed must not keep the process from ending.
+        work: dict[str, Callable[[], None]] = {
+            f"mmedge {worker.track.name}": partial(self._encode, worker) for worker in self._workers
+        }
+        work["mmedge fusion"] = self._fuse
         self._threads = [
-            threading.Thread(
-                target=self._encode,
-                args=(worker,),
-                name=f"mmedge {worker.track.name}",
-                daemon=True,
-            )
-            for worker in self._workers
+            threading.Thread(target=self._guard, args=(name, run), name=name, daemon=True)
+            for name, run in work.items()
         ]
-        self._threads.append(threading.Thread(target=self._fuse, name="mmedge fusion", daemon=True))
-        for thread in self._threads:
-            thread.start()
+        try:
+            for thread in self._threads:
+                thread.start()
+        except BaseException:
+            with gate:
+                core.close()
+                self.wake()
+            raise
+
+    def _guard(self, name: str, run: Callable[[], None]) -> None:
+        """Run a thread's work; should it die, the stream does so too, and says why."""
+        try:
+            run()
+        except BaseException as error:  # noqa: BLE001  # told by the stream's next push and result
+            with self._gate:
+                self._core.fail(describe_death(f"thread {name!r}", error))
+                self.wake()
 
     def wake(self) -> None:
         """Hand out all work that there is now, and wake who has some."""
         closed = self._core.closed
         for worker in self._workers:
             if worker.item is None and not closed:
-                worker.item = worker.track.next_job(self._now)
+                worker.item = worker.track.next_job(self._now.last)
             if worker.item is not None or closed:
                 worker.turn.notify()
         if self._active is None and not closed:
@@ -139,11 +132,11 @@ class Threads:
         if self._core.results or closed:
             self._result_there.notify_all()
 
-    def wait(self, timeout: float | None) -> Result | None:
+    def wait(self, timeout: float | None) -> bool:
         """Block for a result; ``timeout`` in seconds of the wall clock."""
-        results = self._core.results
-        self._result_there.wait_for(lambda: results or self._core.closed, timeout)
-        return results.popleft() if results and not self._core.closed else None
+        core = self._core
+        self._result_there.wait_for(lambda: core.results or core.closed, timeout)
+        return bool(core.results) and not core.closed
 
     def stop(self) -> None:
         """Wait a moment for the threads; one in the midst of a stage ends after it."""
@@ -180,8 +173,9 @@ class Threads:
     def _await_fusion(self) -> Active | None:
         core = self._core
         while not core.closed:
-            now = self._now() if self._ticker is not None or core.alarm is not None else 0.0
-            due = None if self._ticker is None else self._ticker.due(now)
+            ticker = core.ticker
+            now = self._now() if ticker is not None or core.alarm is not None else 0.0
+            due = None if ticker is None else ticker.due(now)
             if due is not None:
                 core.tick(*due, now)
             rings = core.alarm is not None and core.alarm <= now
@@ -198,7 +192,7 @@ class Threads:
 
     def _until_next(self) -> float | None:
         """Seconds until the next tick or alarm; None: nothing is planned."""
-        times = [] if self._ticker is None else [self._ticker.next]
+        times = [] if self._core.ticker is None else [self._core.ticker.next]
         if self._alarm is not None:
             times.append(self._alarm)
         if not times:
@@ -212,15 +206,13 @@ class Simulation:
     Stand-ins are encoded when the stream is made, which takes no time of the clock.
     """
 
-    def __init__(
-        self, core: Core, compute: Compute, clock: SimulatedClock, ticker: Ticker | None
-    ) -> None:
-        self._core, self._compute, self._clock, self._ticker = core, compute, clock, ticker
+    def __init__(self, core: Core, compute: Compute, clock: SimulatedClock) -> None:
+        self._core, self._compute, self._clock = core, compute, clock
         self._alarm: float | None = None
         for name in core.tracks:
             compute.prepare(name)
-        if ticker is not None:
-            clock.call_at(ticker.next, self._tick)
+        if core.ticker is not None:
+            clock.call_at(core.ticker.next, self._tick)
 
     def wake(self) -> None:
         """Do all work that there is now, and what takes no time."""
@@ -231,7 +223,7 @@ class Simulation:
         while self._clock.step(now):
             pass
 
-    def wait(self, timeout: float | None) -> Result | None:
+    def wait(self, timeout: float | None) -> bool:
         """Advance the clock to the next result, at most by ``timeout`` seconds of it.
 
         Without a timeout, until nothing is planned any more.
@@ -240,11 +232,11 @@ class Simulation:
         results = self._core.results
         while not results and not self._core.closed and self._clock.step(limit):
             pass
-        if results and not self._core.closed:
-            return results.popleft()
-        if timeout is not None and not self._core.closed:
+        if results or self._core.closed:
+            return not self._core.closed
+        if timeout is not None:
             self._clock.advance_to(limit)
-        return None
+        return False
 
     def stop(self) -> None:
         """Nothing is left to end: a closed state machine ignores what is still planned."""
@@ -252,8 +244,15 @@ class Simulation:
     def _start(self) -> None:
         if self._core.closed:
             return
+        try:
+            self._begin()
+        except BaseException as error:
+            self._core.fail(describe_death("a stage", error))
+            raise
+
+    def _begin(self) -> None:
         for track in self._core.tracks.values():
-            item = track.next_job(self._clock)
+            item = track.next_job(self._clock())
             if item is not None:
                 outcome = self._compute.encode(track, item)
                 self._later(outcome.ran, partial(self._encoded, track, item, outcome))
@@ -286,10 +285,11 @@ class Simulation:
             self._start()
 
     def _tick(self) -> None:
-        if self._core.closed or self._ticker is None:
+        ticker = self._core.ticker
+        if self._core.closed or ticker is None:
             return
-        due = self._ticker.due(self._clock())
+        due = ticker.due(self._clock())
         if due is not None:
             self._core.tick(*due, self._clock())
             self._start()
-        self._clock.call_at(self._ticker.next, self._tick)
+        self._clock.call_at(ticker.next, self._tick)

@@ -37,12 +37,16 @@ class Result:
         absent: why each absent modality was. What is in ``samples`` too is an old value that
             stood in: ``absent: last``, or the last good one after a failed encoding. With
             ``fresh=False`` also what repeated outputs used and is too old by now.
-        dropped: samples dropped since the previous result: modality -> reason -> count.
+        dropped: samples dropped since the previous result that was handed out: modality -> reason
+            -> count.
         fresh: computed for this trigger. False: the last good outputs again, or none.
         met: whether it is fresh and ``latency`` was within the deadline; None without a deadline.
         reason: why there are no outputs or why they are not fresh; empty for a fresh result.
         notes: what a reader should know of a modality that is present, such as a value that was
             held instead of interpolated.
+        lateness: seconds that it waited after ``made`` until :meth:`Stream.result` handed it out;
+            a reader that is too slow sees it grow (``result(latest=True)`` catches up). Neither
+            ``latency`` nor ``met`` counts it.
     """
 
     outputs: Mapping[str, Array] | None
@@ -57,6 +61,7 @@ class Result:
     met: bool | None
     reason: str = ""
     notes: Mapping[str, str] = field(default_factory=dict)
+    lateness: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +119,13 @@ class Health:
         stale: those that repeat the last good outputs.
         empty: those without outputs.
         deadline_misses: fresh ones later than the deadline.
-        results_dropped: those that nobody fetched before the queue was full.
+        results_dropped: those that nobody fetched before the queue was full, or that were passed
+            over by ``result(latest=True)``.
         latency_p95: 95 % quantile of the latency of computed results in seconds, newer ones
             weighing more, relaxed by each skip; None before the first.
+        clock_jumps: how often the stream's clock was set back or ahead.
+        clock_glitches: readings of it that were not used.
+        failure: why the stream ended by itself; empty if it did not.
     """
 
     modalities: Mapping[str, ModalityHealth]
@@ -130,3 +139,6 @@ class Health:
     deadline_misses: int
     results_dropped: int
     latency_p95: float | None
+    clock_jumps: int = 0
+    clock_glitches: int = 0
+    failure: str = ""

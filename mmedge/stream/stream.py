@@ -10,14 +10,22 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 import numpy as np
 
 from mmedge.align import Exact, Interpolate, Latest, Policy, Window, check_policy
-from mmedge.clock import Monotone, SimulatedClock
+from mmedge.clock import SimulatedClock, StreamClock, read_seconds
 from mmedge.errors import BackendError, InputError
 from mmedge.feeds import Feeds
 from mmedge.sanity import Checker, Sanity
 from mmedge.stream.compute import Compute, Stages
 from mmedge.stream.core import Core
-from mmedge.stream.drive import Driver, Simulation, Threads, Ticker
+from mmedge.stream.drive import Driver, Simulation, Threads
+from mmedge.stream.options import (
+    check_names,
+    check_numbers,
+    read_deadline,
+    read_timeout,
+    read_trigger,
+)
 from mmedge.stream.sample import Sample
+from mmedge.stream.ticker import Ticker
 from mmedge.stream.track import Track
 
 if TYPE_CHECKING:
@@ -25,7 +33,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from mmedge.bundle import Bundle
-    from mmedge.spec import Manifest, Variant
+    from mmedge.spec import Variant
     from mmedge.stream.result import Health, Result
 
 __all__ = ["Stream"]
@@ -91,7 +99,9 @@ class Stream:
     is not fresh, is delivered with ``met=False``.
 
     **Time.** ``clock`` is any callable that returns seconds, monotonic time by default; stamps are
-    in its seconds, and the stream's time holds still where it goes backward. On a
+    in its seconds, as are all times of a result. A clock that is set back or ahead is followed
+    (:class:`mmedge.clock.StreamClock`), and single wrong readings are not used; both are counted. A
+    clock that raises, and a thread that dies, fail the stream: pushes and results then raise. On a
     :class:`mmedge.clock.SimulatedClock` no thread is used and the same pushes give the same
     results, bit for bit; use it from one thread.
 
@@ -133,19 +143,12 @@ class Stream:
         manifest = pipe.bundle.manifest
         align, sanity = align or {}, sanity or {}
         names = [modality.name for modality in manifest.modalities]
-        _check_names("align", align, names)
-        _check_names("sanity", sanity, names)
-        for what, value, least in (
-            ("depth", depth, 2),
-            ("keep", keep, 1),
-            ("future", future, 0),
-            ("recover_after", recover_after, 1),
-        ):
-            if not value >= least:
-                raise InputError(f"{what} must be at least {least}, got {value}")
-        if deadline_ms is not None and not deadline_ms > 0:
-            raise InputError(f"deadline_ms must be above 0, got {deadline_ms}")
-        triggers, rate = _trigger(trigger, manifest)
+        check_names("align", align, names)
+        check_names("sanity", sanity, names)
+        counts = {"depth": (depth, 2), "keep": (keep, 1), "recover_after": (recover_after, 1)}
+        check_numbers(counts, future)
+        deadline = read_deadline(deadline_ms)
+        triggers, rate = read_trigger(trigger, manifest)
         self._feeds = Feeds(pipe.bundle, on_gpu=pipe.variant.target != "cpu")
         tracks: dict[str, Track] = {}
         self._checkers: dict[str, Checker] = {}
@@ -178,20 +181,21 @@ class Stream:
             tracks,
             triggers,
             rate=rate,
-            deadline=None if deadline_ms is None else deadline_ms / 1000.0,
+            deadline=deadline,
             keep=keep,
         )
         # Reentrant, because the finalizer below may run in any thread at any moment.
         self._lock = threading.RLock()
-        self._now = Monotone(monotonic if clock is None else clock)
+        self._clock = StreamClock(monotonic if clock is None else clock, self._core.follow_clock)
         compute = Compute(pipe, manifest, self._feeds)
-        ticker = Ticker(self._now(), rate) if rate is not None and not triggers else None
+        if rate is not None and not triggers:
+            self._core.ticker = Ticker(self._clock.last, rate)
         self._driver: Driver
         if isinstance(clock, SimulatedClock):
-            self._driver = Simulation(self._core, compute, clock, ticker)
+            self._driver = Simulation(self._core, compute, clock)
         else:
             self._driver = Threads(
-                self._core, compute, self._lock, self._now, ticker, real_time=clock is None
+                self._core, compute, self._lock, self._clock, real_time=clock is None
             )
         # Also at exit: a thread inside an engine while the interpreter goes down would crash.
         self._close = weakref.finalize(self, _close, self._core, self._lock, self._driver)
@@ -212,14 +216,16 @@ class Stream:
                 from each of its inputs to an array, or a string where it has a tokenizer; a chunk
                 of rows under :class:`Window`. An array on a GPU is used where it lies: leave it
                 alone while its sample may be used; its content is neither checked nor compared.
-            t: when it was measured, in seconds of the stream's clock; None: now.
+            t: when it was measured, in seconds of the stream's clock (see
+                :func:`mmedge.clock.read_seconds` for what is a number of seconds); None: now.
             copy: False saves the copy, for a host array that nobody writes to any more.
 
         Raises:
             InputError: unknown modality, wrong input names, dtype, rank or size, or a stamp that
-                is not finite.
-            BackendError: the stream is closed.
+                is no finite number of seconds.
+            BackendError: the stream is closed, or failed; the message says why.
         """
+        stamp = None if t is None else read_seconds(t, f"modality {modality!r}: a stamp")
         gate = self._gates.get(modality)
         if gate is None:
             raise InputError(
@@ -234,11 +240,9 @@ class Stream:
                     for name, array in values.items()
                 }
             with self._lock:
-                self._check_open()
-                now = self._now()
-                stamp = now if t is None else float(t)
-                if not np.isfinite(stamp):
-                    raise InputError(f"modality {modality!r}: a stamp is finite seconds, got {t}")
+                now = self._time()
+                # From here on, in the stream's own time.
+                stamp = now if stamp is None else stamp + self._clock.offset
                 fault = track.stamp_fault(stamp, now)
             lying = False
             if fault is None:
@@ -246,35 +250,39 @@ class Stream:
                 fault = self._checkers[modality].check(values)
                 lying = fault is not None
             with self._lock:
-                self._check_open()
                 sample = Sample(track.ledger.take(), stamp, values, sizes, now)
-                self._core.push(modality, sample, fault, self._now(), lying=lying)
+                self._core.push(modality, sample, fault, self._time(), lying=lying)
                 self._driver.wake()
         return sample.seq
 
-    def result(self, timeout: float | None = None) -> Result:
-        """The next result, in order; waits for it.
+    def result(self, timeout: float | None = None, *, latest: bool = False) -> Result:
+        """The next result, in order, or the newest; waits for one.
 
         Args:
-            timeout: most seconds to wait; None: as long as it takes. On a simulated clock, most
-                seconds that the clock is advanced; None: until nothing is planned any more.
+            timeout: most seconds to wait, 0 or more; None or infinity: as long as it takes. On a
+                simulated clock, most seconds that the clock is advanced; None: until nothing is
+                planned any more.
+            latest: pass over all results but the newest, for a reader that is slower than results
+                come; they count as ``results_dropped`` in :meth:`health`.
 
         Raises:
             TimeoutError: there was none; the message says what the stream is waiting for.
-            BackendError: the stream is closed.
+            InputError: a timeout that cannot be meant.
+            BackendError: the stream is closed, or failed; the message says why.
         """
+        timeout = read_timeout(timeout)
         with self._lock:
             self._check_open()
-            result = self._driver.wait(timeout)
+            there = self._driver.wait(timeout)
             self._check_open()
-            if result is None:
+            if not there:
                 raise TimeoutError(self._describe_wait(timeout))
-        return result
+            return self._core.take(self._time(), latest=latest)
 
     def health(self) -> Health:
         """A snapshot of all counters."""
         with self._lock:
-            return self._core.health(self._now())
+            return self._read_health()
 
     def close(self) -> None:
         """Stop; may be called twice, and from any thread.
@@ -285,11 +293,28 @@ class Stream:
         self._close()
 
     def _check_open(self) -> None:
+        if self._core.failure is not None:
+            raise BackendError(f"the stream failed: {self._core.failure}; make a new one")
         if self._core.closed:
             raise BackendError("the stream is closed; make a new one")
 
+    def _time(self) -> float:
+        """The time now; a clock that fails ends the stream."""
+        self._check_open()
+        try:
+            return self._clock()
+        except BackendError as error:
+            self._core.fail(str(error))
+            self._driver.wake()
+            raise BackendError(f"the stream failed: {error}; make a new one") from error
+
+    def _read_health(self) -> Health:
+        now = self._clock.last if self._core.closed else self._time()
+        clock = self._clock
+        return self._core.health(now, clock_jumps=clock.jumps, clock_glitches=clock.glitches)
+
     def _describe_wait(self, timeout: float | None) -> str:
-        health = self._core.health(self._now())
+        health = self._read_health()
         lines = []
         for name, state in health.modalities.items():
             dropped = ", ".join(f"{count} {why}" for why, count in state.dropped.items())
@@ -321,27 +346,3 @@ def _close(core: Core, lock: threading.RLock, driver: Driver) -> None:
         core.close()
         driver.wake()
     driver.stop()
-
-
-def _check_names(what: str, given: Mapping[str, object], known: list[str]) -> None:
-    for name in given:
-        if name not in known:
-            raise InputError(
-                f"{what}: unknown modality {name!r}; this bundle has {', '.join(known)}"
-            )
-
-
-def _trigger(trigger: str | float, manifest: Manifest) -> tuple[frozenset[str], float | None]:
-    """The modalities that trigger (none: a timer), and the rate of triggers in Hz if known."""
-    rates = {modality.name: modality.rate_hz for modality in manifest.modalities}
-    if isinstance(trigger, str):
-        if trigger == "any":
-            return frozenset(rates), None
-        if trigger not in rates:
-            raise InputError(
-                f"trigger {trigger!r}: expected 'any', a rate in Hz, or one of {', '.join(rates)}"
-            )
-        return frozenset({trigger}), rates[trigger]
-    if not 0 < trigger < float("inf"):
-        raise InputError(f"a trigger's rate must be above 0 Hz, got {trigger}")
-    return frozenset(), float(trigger)

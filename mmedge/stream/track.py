@@ -15,7 +15,7 @@ from mmedge.stream.sample import SLACK, Item, Ledger, Sample, State
 from mmedge.stream.source_clock import SourceClock
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from mmedge.spec import Modality, Stage, TensorSpec
 
@@ -315,13 +315,13 @@ class Track:
         elif item.state is State.NEW:
             self._enqueue(item)
 
-    def next_job(self, clock: Callable[[], float]) -> Item | None:
+    def next_job(self, now: float) -> Item | None:
         """The item to encode now; None while there is none or one is being encoded."""
         if self._running is not None or not self._queue:
             return None
         self._running = self._queue.pop(0)
         self._running.state = State.RUNNING
-        self.started = clock()
+        self.started = now
         return self._running
 
     def finish(self, item: Item, features: Mapping[str, Any], now: float, *, skipped: bool) -> None:

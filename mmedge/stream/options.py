@@ -1,0 +1,98 @@
+"""What callers pass to a stream, checked: numbers that can be meant, and names that there are."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mmedge.clock import read_seconds
+from mmedge.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mmedge.spec import Manifest
+
+__all__ = ["check_names", "check_numbers", "read_deadline", "read_timeout", "read_trigger"]
+
+#: Triggers a second of a timer: one a day to what float64 seconds since 1970 can tell apart.
+LEAST_HZ, MOST_HZ = 1e-5, 1e5
+
+
+def check_names(what: str, given: Mapping[str, object], known: list[str]) -> None:
+    """Raise InputError where ``given`` has a modality that the bundle has not."""
+    for name in given:
+        if name not in known:
+            raise InputError(
+                f"{what}: unknown modality {name!r}; this bundle has {', '.join(known)}"
+            )
+
+
+def check_numbers(counts: Mapping[str, tuple[Any, int]], future: Any) -> None:  # noqa: ANN401
+    """Raise InputError for a count below its least, one that is not whole, or a bad ``future``."""
+    for what, (value, least) in counts.items():
+        if not isinstance(value, int | np.integer) or isinstance(value, bool):
+            raise InputError(f"{what} must be a whole number, got {value!r}")
+        if not value >= least:
+            raise InputError(f"{what} must be at least {least}, got {value}")
+    if not read_seconds(future, "future") >= 0:
+        raise InputError(f"future must be at least 0, got {future}")
+
+
+def read_deadline(deadline_ms: Any) -> float | None:  # noqa: ANN401
+    """A deadline in seconds; None: none.
+
+    Raises:
+        InputError: it is no finite number above 0.
+    """
+    if deadline_ms is None:
+        return None
+    deadline = read_seconds(deadline_ms, "deadline_ms (milliseconds; None: no deadline)")
+    if not deadline > 0:
+        raise InputError(f"deadline_ms must be above 0, got {deadline_ms}")
+    return deadline / 1000.0
+
+
+def read_timeout(timeout: Any) -> float | None:  # noqa: ANN401
+    """Seconds to wait; None for as long as it takes, as are infinity and centuries.
+
+    Raises:
+        InputError: it is no number, NaN or below 0.
+    """
+    if timeout is None or (isinstance(timeout, float) and timeout == float("inf")):
+        return None
+    seconds = read_seconds(timeout, "timeout (None: as long as it takes)")
+    if seconds < 0:
+        raise InputError(f"timeout must be 0 s or more, got {timeout}; 0 does not wait")
+    return None if seconds > threading.TIMEOUT_MAX else seconds
+
+
+def read_trigger(
+    trigger: Any,  # noqa: ANN401
+    manifest: Manifest,
+) -> tuple[frozenset[str], float | None]:
+    """The modalities that trigger (none: a timer), and the rate of triggers in Hz if known.
+
+    Raises:
+        InputError: it is no modality, and no rate that a timer can keep.
+    """
+    rates = {modality.name: modality.rate_hz for modality in manifest.modalities}
+    if isinstance(trigger, str):
+        if trigger == "any":
+            return frozenset(rates), None
+        if trigger not in rates:
+            raise InputError(
+                f"trigger {trigger!r}: expected 'any', a rate in Hz, or one of {', '.join(rates)}"
+            )
+        return frozenset({trigger}), rates[trigger]
+    if isinstance(trigger, bool) or not isinstance(trigger, int | float | np.integer | np.floating):
+        raise InputError(
+            f"trigger: expected 'any', a rate in Hz, or one of {', '.join(rates)}, got {trigger!r}"
+        )
+    if not trigger > 0:
+        raise InputError(f"a trigger's rate must be above 0 Hz, got {trigger}")
+    if not LEAST_HZ <= trigger <= MOST_HZ:
+        raise InputError(f"a trigger's rate must be {LEAST_HZ:g} to {MOST_HZ:g} Hz, got {trigger}")
+    return frozenset(), float(trigger)
