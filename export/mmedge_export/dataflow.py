@@ -86,21 +86,24 @@ def _foreign(
         if len(content) != 1:
             continue
         (modality,) = content
-        for source, step in _size_sources(node, lambda value: not values.get(value)):
+        for source in _size_sources(node, values, known[modality]):
             owner = values.get(source, NOBODY)
-            if owner <= content or _tells(step, source, known[modality]):
-                continue
-            found[node] = found.get(node, NOBODY) | owner
+            if not owner <= content:
+                found[node] = found.get(node, NOBODY) | owner
     return found
 
 
 def _size_sources(
-    node: ir.Node, free: Callable[[ir.Value], bool]
-) -> list[tuple[ir.Value, ir.Node]]:
-    """Values whose sizes reach ``node`` through free values alone, and the node reading each."""
-    found: list[tuple[ir.Value, ir.Node]] = []
+    node: ir.Node, owner: Mapping[ir.Value, Owner], known: Mapping[str, object]
+) -> list[ir.Value]:
+    """Values with an owner whose sizes reach ``node`` through free values alone.
+
+    Those whose sizes are all ``known`` by name are left out. A size may be that of a value which
+    was itself made from sizes (zeros of the batch's size): then what that one was made from counts.
+    """
+    found: list[ir.Value] = []
     seen: set[ir.Value] = set()
-    waiting = [value for value in used(node) if free(value)]
+    waiting = [value for value in used(node) if not owner.get(value)]
     if node.op_type in SIZES:
         return []
     while waiting:
@@ -109,12 +112,16 @@ def _size_sources(
         if value in seen or step is None:
             continue
         seen.add(value)
-        if step.op_type in SIZES:
-            source = step.inputs[0]
-            if source is not None:
-                found.append((source, step))
-        else:
+        if step.op_type not in SIZES:
             waiting += used(step)
+            continue
+        source = step.inputs[0]
+        if source is None or _tells(step, source, known):
+            continue
+        if owner.get(source):
+            found.append(source)
+        else:
+            waiting.append(source)
     return found
 
 
@@ -204,6 +211,7 @@ class _Reader:
         self.left: dict[ir.Node, None] = {}
         self.originals: dict[ir.Value, ir.Value] = {}
         self._own: dict[ir.Value, ir.Value] = {}
+        self._outside: dict[ir.Value, bool] = {}
         self._count = 0
         self._prefix = "size_"
         taken = _names(graph)
@@ -227,18 +235,38 @@ class _Reader:
         if step is None or self.owner.get(value):
             return
         if step.op_type in SIZES:
-            if step.inputs[0] is not None and not self.inside(step.inputs[0]):
+            source = step.inputs[0]
+            if source is not None and self._is_free(source):
+                self.note(source)
+            elif source is not None and not self.inside(source):
                 self.left[step] = None
             return
         for source in used(step):
             self.note(source)
 
+    def _is_free(self, value: ir.Value) -> bool:
+        """Whether a value is made by a node from sizes and constants alone."""
+        return value.producer() is not None and not self.owner.get(value)
+
+    def _reads_outside(self, value: ir.Value) -> bool:
+        """Whether a size of a value from outside the stage leads to ``value``, or it lies there."""
+        if value not in self._outside:
+            step = value.producer()
+            if step is None or self.owner.get(value):
+                self._outside[value] = not self.inside(value)
+            else:
+                reads = used(step)
+                self._outside[value] = any(map(self._reads_outside, reads))
+        return self._outside[value]
+
     def _shape(self, step: ir.Node, value: ir.Value) -> ir.Value:
         source = step.inputs[0]
-        if source is None or self.inside(source):
+        if source is None or not self._reads_outside(source):
             return value
         sizes = _wanted(step, source)
         if sizes is None or not all(isinstance(s, int) or s in self.known for s in sizes):
+            if self._is_free(source):
+                return self._copy(step, value)
             self.left[step] = None
             return value
         pieces = [self._size(size) for size in sizes]

@@ -214,6 +214,92 @@ def test_a_size_that_only_the_other_modality_has_makes_it_fusion():
     assert fusion.count("MatMul") == 1
 
 
+#: Ways to make a value from the sizes of ``image`` alone, whose own shape the text branch reads.
+FROM_SIZES = {
+    "of zeros": """
+        size = Shape <end=1> (image)
+        more = Constant <value_ints=[8]> ()
+        target = Concat <axis=0> (size, more)
+        made = ConstantOfShape (target)
+        shape = Shape (made)
+    """,
+    "of zeros, all sizes": """
+        size = Shape (image)
+        made = ConstantOfShape (size)
+        shape = Shape (made)
+    """,
+    "of indices": """
+        size = Shape <end=1> (image)
+        n = Squeeze (size)
+        zero = Constant <value_int=0> ()
+        step = Constant <value_int=1> ()
+        made = Range (zero, n, step)
+        count = Shape (made)
+        more = Constant <value_ints=[8]> ()
+        shape = Concat <axis=0> (count, more)
+    """,
+    "of a shape of zeros": """
+        size = Shape (image)
+        first = ConstantOfShape (size)
+        second = Shape (first)
+        made = ConstantOfShape (second)
+        shape = Shape (made)
+    """,
+}
+
+
+@pytest.mark.parametrize("how", FROM_SIZES)
+@pytest.mark.parametrize("same", [True, False])
+def test_the_shape_of_what_is_made_from_sizes_alone_is_followed(how, same):
+    """CLIP reads the batch of a mask that was itself made from the batch of another input."""
+    text = (
+        """
+    <ir_version: 10, opset_import: ["" : 20]>
+    net (float[BATCH, 8] image, float[TEXT, 8] text) => (float[n, 8] y)
+    {
+    """
+        + FROM_SIZES[how]
+        + """
+        words = MatMul (text, w)
+        spread = Expand (words, shape)
+        coded = MatMul (spread, w)
+        i = MatMul (image, w)
+        y = Add (coded, i)
+    }
+    """
+    ).replace("BATCH", "batch").replace("TEXT", "batch" if same else "1")
+    for batch in (1, 3):
+        feeds = feed(image=(batch, 8), text=(batch if same else 1, 8))
+        made = check(weighted(text, w=w(8, 8)), {"image": ["image"], "text": ["text"]}, feeds)
+        assert "image" in names(made)
+        # Of one batch the text has its own encoder; else its size is the image's to tell.
+        assert made.parts[-1].modality is None
+        expands = sum(node.op_type == "Expand" for node in made.parts[-1].model.graph)
+        assert expands == (not same)
+
+
+def test_a_shape_that_fusion_takes_of_what_is_made_from_sizes_alone():
+    text = """
+    <ir_version: 10, opset_import: ["" : 20]>
+    net (float[batch, 8] image, float[batch, 8] text) => (float[n, 8] y)
+    {
+        size = Shape (image)
+        zeros = ConstantOfShape (size)
+        shape = Shape (zeros)
+        words = MatMul (text, w)
+        i = MatMul (image, w)
+        both = Add (words, i)
+        sum = ReduceSum <keepdims=1> (both)
+        spread = Expand (sum, shape)
+        y = Tanh (spread)
+    }
+    """
+    for batch in (1, 3):
+        feeds = feed(image=(batch, 8), text=(batch, 8))
+        made = check(weighted(text, w=w(8, 8)), {"image": ["image"], "text": ["text"]}, feeds)
+        assert names(made) == {"image": "image", "text": "text", "fusion": None}
+
+
 def test_a_mask_crosses_before_it_is_spread():
     text = """
     <ir_version: 10, opset_import: ["" : 20]>
