@@ -43,12 +43,16 @@ SCHEMA_VERSION = 4
 Array = NDArray[np.generic]
 Absent = Literal["zeros", "token", "last"]
 
-#: dtype names a manifest may use -> NumPy dtype. All are ONNX tensor types that both ONNX Runtime
-#: and TensorRT take as network inputs (TensorRT has no int16 or uint16, so PCM travels as float32).
+#: dtype names a manifest may use -> NumPy dtype. All are ONNX tensor types that ONNX Runtime takes
+#: as network inputs. TensorRT takes no float64, int16, uint16, uint32 or uint64 there; OpenVINO's
+#: variants take no float64, no 16-bit integers and no unsigned ones but uint8.
 DTYPES: Mapping[str, np.dtype[np.generic]] = {
     name: np.dtype(name)
-    for name in ("bool", "float16", "float32", "float64", "int8", "int32", "int64", "uint8")
-}
+    for name in (
+        "bool", "float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8",
+        "uint16", "uint32", "uint64",
+    )
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

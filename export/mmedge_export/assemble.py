@@ -8,6 +8,7 @@ import platform
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib import metadata
 from itertools import chain
@@ -29,22 +30,19 @@ from mmedge.spec import (
     Variant,
 )
 from mmedge_export import feeds, parity
-from mmedge_export.flops import measure_shapes, model_flops
 from mmedge_export.golden import (
     SAMPLES,
-    Run,
     absences,
     checked,
     every,
     golden,
     probe,
-    repeatable,
 )
-from mmedge_export.graph import Graph, Runner, precision
-from mmedge_export.install import installed
+from mmedge_export.graph import Graph, precision
 from mmedge_export.loader import load_source
+from mmedge_export.reference import open_reference
 from mmedge_export.source import Model
-from mmedge_export.stages import Stages, make_stages, whole_stage
+from mmedge_export.stages import Stages, count_flops, make_stages, whole_stage
 
 __all__ = ["CUDA_RTOL", "SAMPLES", "export"]
 
@@ -66,6 +64,7 @@ def export(
     atol: float | None = None,
     modality: Mapping[str, Sequence[str]] | None = None,
     sizes: Mapping[str, int] | None = None,
+    example: Mapping[str, Array] | None = None,
     split: bool | None = None,
     name: str | None = None,
     source: str = "",
@@ -94,7 +93,8 @@ def export(
             :data:`mmedge_export.parity.RTOL`.
         atol: largest absolute difference on top; None: :data:`mmedge_export.parity.ATOL`.
         modality: inputs of each modality, in place of what the model says.
-        sizes: example size of dynamic dimensions of an ONNX file.
+        sizes: size of dynamic dimensions of an ONNX file in a made-up example.
+        example: an array for each input of an ONNX file, in place of a made-up one.
         split: True cuts the network by modality wherever there is something to cut, False never;
             None cuts unless single calls on this machine become slower by it
             (:data:`mmedge_export.stages.SLOWER`).
@@ -116,29 +116,32 @@ def export(
     if not isinstance(model, Model):
         source = str(model)
         tell(f"loading {source}")
-        model = load_source(source, sizes=sizes)
+        model = load_source(source, sizes=sizes, example=example)
     if modality:
         model = model.regrouped(modality)
     tolerance = Tolerance(
         parity.RTOL if rtol is None else rtol, parity.ATOL if atol is None else atol
     )
-    with tempfile.TemporaryDirectory() as temporary, _reference(model) as run:
+    with tempfile.TemporaryDirectory() as temporary, open_reference(model) as network:
         folder = Path(temporary)
         tell("running the network itself")
-        example = feeds.example(model)
-        outputs = repeatable(run, example, tolerance)
+        for remark in network.remarks:
+            tell(f"  {remark}")
+        model, run = network.model, network.run
+        values = feeds.example(model)
+        outputs = network.repeated(values, tolerance)
         absent = absences(model, run, outputs, tell)
         seen: dict[str, Range] = {}
         given = _ranged(model, checked(model), seen)
         samples = golden(model, run, given, samples_limit)
         first = [
-            parity.Case("the example", example, outputs),
+            parity.Case("the example", values, outputs),
             *absent,
             *probe(model, run, samples, tell),
         ]
         tell("tracing")
-        graph = _graph(model, opset)
-        made = _stages(graph, model, example, outputs, folder, split=split, tell=tell)
+        graph = network.trace(opset)
+        made = _stages(graph, model, values, outputs, folder, split=split, tell=tell)
         tell("checking the graph against the network")
         cases = chain(first, every(model, run, samples, given, tell))
         worst = parity.check(graph, made.run, cases, tolerance)
@@ -149,7 +152,7 @@ def export(
         kind = precision(graph.model)
         proofs = [*samples, *(Sample(case.inputs, case.outputs) for case in absent)]
         manifest = Manifest(
-            name=_name(name or model.name or type(model.module).__name__),
+            name=_name(name or model.name or _module_name(model)),
             modalities=_modalities(model, tokenizers),
             stages=made.stages,
             outputs=tuple(model.outputs),
@@ -166,7 +169,7 @@ def export(
             files={},
             dimensions=made.dimensions,
             ranges=seen,
-            cut=made.cut,
+            cut=replace(made.cut, remarks=(*network.remarks, *made.cut.remarks)),
             labels=labels,
             provenance=_provenance(model, graph, source),
         )
@@ -183,40 +186,6 @@ def export(
         )
 
 
-@contextlib.contextmanager
-def _reference(model: Model) -> Iterator[Run]:
-    """The network itself: what every graph is held against."""
-    if isinstance(model.module, Path):
-        from mmedge_export.onnx_source import load_graph, match
-
-        match(model, load_graph(model.module), model.module)
-        yield Runner(model.module, list(model.outputs))
-        return
-    # torch is not needed for an ONNX file.
-    with installed("running the network"):
-        from mmedge_export.network import Network, evaluation
-
-    with evaluation(model.module):
-        yield Network(model)
-
-
-def _graph(model: Model, opset: int | None) -> Graph:
-    if not isinstance(model.module, Path):
-        with installed("tracing the network"):
-            from mmedge_export.trace import trace
-
-        return trace(model, opset=opset)
-    from mmedge_export.onnx_source import load_graph
-
-    graph = load_graph(model.module)
-    if opset not in (None, graph.opset):
-        raise ExportError(
-            f"{model.module} has opset {graph.opset}, but {opset} was asked for; an ONNX file is "
-            "taken as it is: leave opset out, or convert the file first"
-        )
-    return graph
-
-
 def _stages(
     graph: Graph,
     model: Model,
@@ -228,8 +197,9 @@ def _stages(
     tell: Tell,
 ) -> Stages:
     if split is False:
-        flops = model_flops(graph.model, measure_shapes(graph.model, example))
-        return whole_stage(graph, model, outputs, folder, ("not cut: asked not to",), flops)
+        flops, uncounted = count_flops(graph.model, example)
+        remarks = ("not cut: asked not to", *uncounted)
+        return whole_stage(graph, model, outputs, folder, remarks, flops)
     tell("cutting by modality")
     made = make_stages(graph, model, example, outputs, folder, cut=split)
     for remark in made.cut.remarks:
@@ -365,6 +335,11 @@ def _provenance(model: Model, graph: Graph, source: str) -> dict[str, str]:
         with contextlib.suppress(metadata.PackageNotFoundError):
             made[library] = metadata.version(library)
     return made
+
+
+def _module_name(model: Model) -> str:
+    module = model.module
+    return module.stem if isinstance(module, Path) else type(module).__name__
 
 
 def _name(text: str) -> str:

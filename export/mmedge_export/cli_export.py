@@ -23,6 +23,7 @@ from mmedge_export.cli_quantize import (
     print_report,
     quantize_bundle,
 )
+from mmedge_export.example_file import read_example
 from mmedge_export.golden import SAMPLES
 from mmedge_export.install import installed
 from mmedge_export.loader import load_source
@@ -47,6 +48,14 @@ ModalityOption = Annotated[
 SizeOption = Annotated[
     list[str] | None,
     typer.Option(metavar="DIM=N", help="Example size of an ONNX file's dimension; repeatable."),
+]
+ExampleOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Example inputs of an ONNX file: .npz, .safetensors, or a folder of NAME.npy files; "
+        "default: made-up values.",
+    ),
 ]
 OpsetOption = Annotated[
     int | None, typer.Option(help="Version of the ONNX operators; default 20.", min=1)
@@ -79,6 +88,7 @@ def export(
     *,
     modality: ModalityOption = None,
     size: SizeOption = None,
+    example: ExampleOption = None,
     opset: OpsetOption = None,
     samples: SamplesOption = SAMPLES,
     rtol: RtolOption = None,
@@ -99,6 +109,7 @@ def export(
     sizes = {key: _whole("--size", value) for key, value in _pairs("--size", size or ())}
     if precision != "fp32" and precision not in PRECISIONS:
         raise typer.BadParameter(f"--precision {precision!r}: fp32, {' or '.join(PRECISIONS)}")
+    values = None if example is None else read_example(example)
     with installed("exporting"):
         from mmedge_export.assemble import export as export_bundle
         from mmedge_export.quantize.task import Task
@@ -106,7 +117,7 @@ def export(
     console = stderr()
     # What the user's own code prints must not mix with the result.
     with contextlib.redirect_stdout(sys.stderr):
-        model = load_source(source, sizes=sizes)
+        model = load_source(source, sizes=sizes, example=values)
         if precision != "fp32" and model.samples is not None:
             model = replace(model, samples=list(model.samples))  # taken more than once
         bundle = export_bundle(

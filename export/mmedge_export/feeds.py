@@ -207,6 +207,8 @@ def random(model: Model, sizes: Mapping[str, int], rng: np.random.Generator) -> 
 
 def _like(spec: Input, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
     known = spec.example
+    if not known.size:  # a tensor that never holds anything
+        return np.zeros(shape, known.dtype)
     if known.dtype == np.bool_:
         return np.asarray(rng.random(shape) < known.mean())
     low, high = known.min(), known.max()

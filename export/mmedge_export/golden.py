@@ -22,6 +22,7 @@ __all__ = [
     "EVERY",
     "GENERATED",
     "SAMPLES",
+    "RepeatabilityError",
     "Run",
     "absences",
     "checked",
@@ -39,6 +40,11 @@ GENERATED = 4
 
 #: Samples between two lines of progress.
 EVERY = 100
+
+
+class RepeatabilityError(ExportError):
+    """The network gives other outputs for the same inputs."""
+
 
 Run = Callable[[Mapping[str, Array]], dict[str, Array]]
 
@@ -240,13 +246,13 @@ def repeatable(run: Run, inputs: Mapping[str, Array], tolerance: Tolerance) -> d
     """Outputs for ``inputs``.
 
     Raises:
-        ExportError: a second run gives others.
+        RepeatabilityError: a second run gives others.
     """
     first, second = run(inputs), run(inputs)
     for name, value in first.items():
         difference = compare(second[name], value, tolerance)
         if not difference.passes:
-            raise ExportError(
+            raise RepeatabilityError(
                 f"the network is not deterministic: on the same input, output {name!r} "
                 f"{difference} between two runs; take random operations and state that is kept "
                 "between calls out of its forward"

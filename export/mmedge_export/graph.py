@@ -22,7 +22,8 @@ __all__ = ["EXTERNAL_BYTES", "Graph", "Runner", "dimension_name", "precision", "
 
 #: A tensor of at least this many bytes goes to ``<graph>.onnx.data`` beside the graph, where a
 #: session maps it and need not parse it; smaller ones (shapes, scalars) stay in the graph, where
-#: shape inference reads them. A graph with no such tensor has no data file.
+#: shape inference reads them. A graph with no such tensor has no data file. What lies in another
+#: file already is placed anew whatever its size, since that file is not the bundle's.
 EXTERNAL_BYTES = 1024
 
 
@@ -45,16 +46,25 @@ class Graph:
         return self.model.opset_imports[""]
 
     def specs(
-        self, model: Model, outputs: Mapping[str, Array]
+        self,
+        model: Model,
+        outputs: Mapping[str, Array],
+        inferred: Mapping[str, Sequence[object]] | None = None,
     ) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...], dict[str, Dimension]]:
         """Input and output specs, and all dynamic dimensions that they name.
 
-        ``outputs`` are those of the example: they give the sizes of dimensions that only outputs
-        have. Such a dimension is named after the first output and axis where it occurs; the same
-        expression of input dimensions (``2*time``) is the same dimension.
+        A dimension that only outputs have is named after the first output and axis where it occurs;
+        the same expression of input dimensions (``2*time``) is the same dimension.
+
+        Args:
+            model: names the inputs and their dynamic dimensions.
+            outputs: those of the example, which give the sizes of dimensions that only outputs
+                have.
+            inferred: shapes of outputs by :attr:`Runner.shapes`, for sizes that the graph leaves
+                open.
 
         Raises:
-            ExportError: an output has no shape, or none that the example's has.
+            ExportError: an output has another rank than the example's.
         """
         inputs = tuple(
             TensorSpec(name, value.example.dtype.name, value.shape())
@@ -62,33 +72,35 @@ class Graph:
         )
         dimensions = model.dimensions()
         # What the graph itself calls each dimension: an ONNX file may write any text there.
-        names = {
-            size.value: model.inputs[str(value.name)].dynamic[axis]
-            for value in self.model.graph.inputs
-            if value.name in model.inputs and value.shape is not None
-            for axis, size in enumerate(value.shape)
-            if not isinstance(size, int) and axis in model.inputs[str(value.name)].dynamic
-        }
+        names: dict[str, int | str] = {}
+        for value in self.model.graph.inputs:
+            name = str(value.name)
+            if name not in model.inputs:
+                continue
+            for size, own in zip(value.shape or (), model.inputs[name].shape(), strict=False):
+                if isinstance(size, ir.SymbolicDim) and size.value:
+                    names[size.value] = own
         specs = []
         for value in self.model.graph.outputs:
             got = outputs[str(value.name)]
-            declared = [None] * got.ndim if value.shape is None else list(value.shape)
+            guess: list[object] = list((inferred or {}).get(str(value.name), ()))
+            guess = guess if len(guess) == got.ndim else [None] * got.ndim
+            declared: list[object] = guess if value.shape is None else list(value.shape)
             if len(declared) != got.ndim:
                 raise ExportError(
                     f"output {value.name!r}: the graph says {value.shape}, the network gives "
                     f"{list(got.shape)}"
                 )
             shape: list[int | str] = []
-            for axis, (size, found) in enumerate(zip(declared, got.shape, strict=True)):
-                if isinstance(size, int):
-                    shape.append(size)
-                    continue
-                fresh = _free(dimension_name(f"{value.name}_{axis}"), dimensions)
-                expression = getattr(size, "value", None)
-                symbol = names.setdefault(expression, fresh) if expression else fresh
-                # There may be none of what only comes out, such as detections.
-                dimensions.setdefault(symbol, Dimension(0, max(found, 1)))
-                shape.append(symbol)
+            for axis, stated in enumerate(declared):
+                known = _known_size(stated, guess[axis], names)
+                if isinstance(known, str):
+                    fresh = _free(dimension_name(f"{value.name}_{axis}"), dimensions)
+                    known = names.setdefault(known, fresh) if known else fresh
+                if isinstance(known, str):
+                    # There may be none of what only comes out, such as detections.
+                    dimensions.setdefault(known, Dimension(0, max(got.shape[axis], 1)))
+                shape.append(known)
             specs.append(TensorSpec(str(value.name), got.dtype.name, tuple(shape)))
         return inputs, tuple(specs), dimensions
 
@@ -117,7 +129,7 @@ class Runner:
             options = ort.SessionOptions()
             # Sessions are short-lived here and share the machine with torch's own threads.
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 3  # errors: what matters is raised
+        options.log_severity_level = 4  # fatal: errors are raised, and one voice is enough
         try:
             self._session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's errors have no common base
@@ -125,6 +137,11 @@ class Runner:
                 f"ONNX Runtime {ort.__version__} does not load {path.name}: {error}"
             ) from error
         self._outputs = outputs or [value.name for value in self._session.get_outputs()]
+
+    @property
+    def shapes(self) -> dict[str, list[object]]:
+        """Shape of each output as ONNX Runtime infers it: sizes, names, None for what is open."""
+        return {value.name: list(value.shape) for value in self._session.get_outputs()}
 
     def __call__(self, values: Mapping[str, Array]) -> dict[str, Array]:
         """Outputs by name.
@@ -137,7 +154,8 @@ class Runner:
             results = self._session.run(self._outputs, {name: values[name] for name in taken})
         except Exception as error:  # ONNX Runtime's errors have no common base
             shapes = ", ".join(f"{n}: {v.dtype} {list(v.shape)}" for n, v in values.items())
-            raise ExportError(f"the exported graph fails on {shapes}: {error}") from error
+            said = " ".join(str(error).split())
+            raise ExportError(f"the exported graph fails on {shapes}: {said}") from error
         return dict(zip(self._outputs, results, strict=True))
 
 
@@ -157,7 +175,7 @@ def save(models: Mapping[str, ir.Model], folder: Path, *, place: str = "onnx") -
         for graph in model.graphs():
             for value in graph.initializers.values():
                 tensor = value.const_value
-                if tensor is not None and _is_large(tensor):
+                if tensor is not None and _is_external(tensor):
                     tensors[id(tensor)] = tensor
                     holders.setdefault(id(tensor), []).append(value)
     files = {f"{place}/{stage}.onnx": base / f"{stage}.onnx" for stage in models}
@@ -179,7 +197,9 @@ def save(models: Mapping[str, ir.Model], folder: Path, *, place: str = "onnx") -
     return files
 
 
-def _is_large(tensor: ir.TensorProtocol) -> bool:
+def _is_external(tensor: ir.TensorProtocol) -> bool:
+    if isinstance(tensor, ir.ExternalTensor):
+        return True
     return tensor.dtype != ir.DataType.STRING and tensor.nbytes >= EXTERNAL_BYTES
 
 
@@ -196,6 +216,20 @@ def dimension_name(text: str) -> str:
     """``text`` as a dimension's name: exporters write expressions and scopes into it."""
     kept = "".join(c if c.isalnum() and c.isascii() else "_" for c in text)
     return (kept if kept[:1].isalpha() else f"d{kept}")[:60]
+
+
+def _known_size(declared: object, guess: object, names: Mapping[str, int | str]) -> int | str:
+    """A size, or the graph's text for a dimension; empty where neither is known.
+
+    ``guess`` is ONNX Runtime's, for a size that the graph leaves open. Its names of dimensions
+    count only where they are those of inputs.
+    """
+    if isinstance(declared, int):
+        return declared
+    text = declared if isinstance(declared, str) else getattr(declared, "value", None)
+    if text and not (declared is guess and text not in names):
+        return str(text)
+    return guess if isinstance(guess, int) or (isinstance(guess, str) and guess in names) else ""
 
 
 def _free(name: str, taken: Mapping[str, Any]) -> str:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import ModuleType
 
+    from mmedge.spec import Array
+
 __all__ = ["load_object", "load_source"]
 
 _FORMS = (
@@ -24,14 +26,20 @@ _FORMS = (
 )
 
 
-def load_source(spec: str, *, sizes: Mapping[str, int] | None = None) -> Model:
+def load_source(
+    spec: str,
+    *,
+    sizes: Mapping[str, int] | None = None,
+    example: Mapping[str, Array] | None = None,
+) -> Model:
     """Load ``path/to/file.py:factory``, ``package.module:factory``, ``zoo:NAME`` or ``model.onnx``.
 
     A Python file is imported with its folder on the import path, as Python does with a script.
 
     Args:
         spec: one of the forms above.
-        sizes: size of a dynamic dimension in the generated example of an ONNX file.
+        sizes: size of a dynamic dimension in the made-up example of an ONNX file.
+        example: an array for each input of an ONNX file.
 
     Raises:
         ExportError: there is no such thing, it raised, or it returned something else.
@@ -42,9 +50,11 @@ def load_source(spec: str, *, sizes: Mapping[str, int] | None = None) -> Model:
             raise ExportError(f"no such file: {path}; give the path of an .onnx file")
         from mmedge_export.onnx_source import read_onnx
 
-        return read_onnx(path, sizes=sizes)
-    if sizes:
-        raise ExportError(f"sizes are for .onnx files; {spec!r} brings examples of its own")
+        return read_onnx(path, sizes=sizes, example=example)
+    if sizes or example is not None:
+        raise ExportError(
+            f"sizes and examples are for .onnx files; {spec!r} brings examples of its own"
+        )
     made = load_object(spec)
     if not isinstance(made, Model):
         raise ExportError(

@@ -88,7 +88,8 @@ class Model:
     a lower precision, which is all that they are for; None: ``samples``. ``metric(outputs,
     targets)`` judges a list of either (larger is better). ``labels`` gives the class names of an
     output. ``dims`` gives the smallest and largest size of a dynamic dimension, inclusive; without
-    it a dimension may have any size from 1 on.
+    it a dimension may have any size from 1 on. ``made_up`` is set where nobody gave the examples of
+    an ONNX file: then it holds the sizes that were stated.
 
     Raises:
         ExportError: the parts do not fit each other; the message names the part and the fix.
@@ -103,6 +104,7 @@ class Model:
     labels: Mapping[str, Sequence[str]] = field(default_factory=dict)
     dims: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     name: str | None = None
+    made_up: Mapping[str, int] | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.module, str):
@@ -110,7 +112,7 @@ class Model:
         _check_module(self.module)
         _check_names(self.inputs, self.outputs)
         for name, value in self.inputs.items():
-            _check_input(name, value)
+            _check_input(name, value, empty=isinstance(self.module, Path))
         for modality, names in self.modalities().items():
             _check_modality(modality, {name: self.inputs[name] for name in names}, self.dims)
         _check_dims(self)
@@ -143,10 +145,22 @@ class Model:
         return replace(self, inputs=inputs)
 
     def modalities(self) -> dict[str, tuple[str, ...]]:
-        """Names of the inputs of each modality, both in the order of ``inputs``."""
+        """Names of the inputs of each modality, both in the order of ``inputs``.
+
+        An input without one has a modality of its own, called after it as far as a modality may be:
+        ``gpu_0/data:0`` gives ``gpu_0_data_0``.
+        """
         groups: dict[str, tuple[str, ...]] = {}
+        taken = {value.modality or name for name, value in self.inputs.items()}
         for name, value in self.inputs.items():
             group = value.modality or name
+            if value.modality is None and not NAME.fullmatch(name):
+                plain = re.sub(r"[^A-Za-z0-9_]+", "_", name).strip("_")[:60] or "input"
+                group, count = plain, 0
+                while group in taken:
+                    count += 1
+                    group = f"{plain}_{count}"
+                taken.add(group)
             groups[group] = (*groups.get(group, ()), name)
         return groups
 
@@ -156,7 +170,8 @@ class Model:
         for value in self.inputs.values():
             for axis, symbol in value.dynamic.items():
                 least, most = self.dims.get(symbol, (1, None))
-                found[symbol] = Dimension(least, value.example.shape[axis], most)
+                size = value.example.shape[axis]
+                found[symbol] = Dimension(min(least, size), max(size, 1), most)
         return found
 
 
@@ -204,7 +219,8 @@ def _check_names(inputs: Mapping[str, Input], outputs: Sequence[str]) -> None:
             )
 
 
-def _check_input(name: str, value: Any) -> None:  # noqa: ANN401
+def _check_input(name: str, value: Any, *, empty: bool) -> None:  # noqa: ANN401
+    """``empty``: whether the network may be made for tensors that never hold anything."""
     if not isinstance(value, Input):
         raise ExportError(
             f"input {name!r}: expected an Input, got {type(value).__name__}; write "
@@ -225,11 +241,11 @@ def _check_input(name: str, value: Any) -> None:  # noqa: ANN401
     if example.dtype.name not in DTYPES:
         raise ExportError(
             f"input {name!r}: dtype {example.dtype} is not supported; use one of "
-            f"{', '.join(DTYPES)} (PCM samples travel as float32) and convert inside the network"
+            f"{', '.join(DTYPES)}; convert it inside the network"
         )
     if example.ndim > MAX_RANK:
         raise ExportError(f"input {name!r}: rank {example.ndim}, a bundle holds up to {MAX_RANK}")
-    if example.size == 0:
+    if example.size == 0 and not empty:
         raise ExportError(f"input {name!r}: the example is empty {list(example.shape)}")
     for axis, symbol in value.dynamic.items():
         if not 0 <= axis < example.ndim:

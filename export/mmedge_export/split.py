@@ -23,7 +23,7 @@ from mmedge_export.dataflow import NOBODY, owners, rebind, used
 from mmedge_export.flops import measure_shapes, node_flops
 from mmedge_export.frontier import frontier
 from mmedge_export.passes.name_sizes import NameSizesPass
-from mmedge_export.passes.push_concat import push_concat
+from mmedge_export.passes.push_concat import Moved, push_concat
 from mmedge_export.passes.segment_attention import segment_attention
 from mmedge_export.passes.simplify_reshapes import SimplifyReshapesPass
 
@@ -82,6 +82,7 @@ def split(
     example: Mapping[str, Array],
     *,
     least_flops: int = LEAST_FLOPS,
+    rearrange: bool = True,
 ) -> Split:
     """Cut a graph by modality.
 
@@ -90,6 +91,8 @@ def split(
         groups: input names by modality, every input once.
         example: inputs at the sizes that work and traffic are counted for.
         least_flops: encoders with less work stay in the fusion stage.
+        rearrange: whether to simplify reshapes, push work up through concatenations and segment
+            attention, without which less can be cut.
 
     Returns:
         One part where there is nothing to cut; ``cut.remarks`` says why.
@@ -103,14 +106,17 @@ def split(
     LiftSubgraphInitializersToMainGraphPass()(model)
     RemoveUnusedNodesPass()(model)
     NameSizesPass()(model)
-    SimplifyReshapesPass()(model)
-    RemoveUnusedNodesPass()(model)
-    moved = push_concat(model, groups)
-    if moved:
-        NameSizesPass()(model)
-    replaced = segment_attention(model)
-    if replaced:
-        NameSizesPass()(model)
+    moved: Sequence[Moved] = ()
+    replaced = 0
+    if rearrange:
+        SimplifyReshapesPass()(model)
+        RemoveUnusedNodesPass()(model)
+        moved = push_concat(model, groups)
+        if moved:
+            NameSizesPass()(model)
+        replaced = segment_attention(model)
+        if replaced:
+            NameSizesPass()(model)
     _name_values(model)
     return _Cutter(model, groups, example, least_flops).cut(
         [(move.modality, move.what, move.nodes) for move in moved], replaced

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+import shutil
+from dataclasses import dataclass, replace
 from time import perf_counter_ns
 from typing import TYPE_CHECKING
 
 import numpy as np
+import onnx_ir as ir
 
 from mmedge.backends.ort import session_options
 from mmedge.errors import ExportError
 from mmedge.spec import Cut, Stage, TensorSpec, Tolerance
+from mmedge_export.flops import measure_shapes, model_flops
 from mmedge_export.graph import Graph, Runner, save
 from mmedge_export.parity import compare
-from mmedge_export.split import LEAST_FLOPS, Part, split
+from mmedge_export.split import LEAST_FLOPS, Part, Split, split
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +26,17 @@ if TYPE_CHECKING:
     from mmedge.spec import Array, Dimension
     from mmedge_export.source import Model
 
-__all__ = ["CUT_ATOL", "CUT_RTOL", "SLOWER", "Stages", "make_stages", "whole_stage"]
+__all__ = [
+    "CUT_ATOL",
+    "CUT_RTOL",
+    "SLOWER",
+    "Stages",
+    "count_flops",
+    "make_stages",
+    "whole_stage",
+]
+
+log = logging.getLogger(__name__)
 
 #: How far an output of the cut network may lie from the uncut graph's: the same float32 work in
 #: another order.
@@ -73,10 +87,16 @@ def whole_stage(
         remarks: why it is not cut.
         flops: of one run on the example.
     """
+    for value in graph.model.graph.outputs:
+        if value.shape is None:
+            value.shape = ir.Shape([None] * outputs[str(value.name)].ndim)
+        if value.type is None:
+            dtype = ir.DataType.from_numpy(outputs[str(value.name)].dtype)
+            value.type = ir.TensorType(dtype)
     files = save({"model": graph.model}, folder)
-    inputs, results, dimensions = graph.specs(model, outputs)
+    run = Runner(folder / "onnx/model.onnx", list(model.outputs))
+    inputs, results, dimensions = graph.specs(model, outputs, run.shapes)
     stage = Stage("model", "onnx/model.onnx", inputs, results, flops=flops)
-    run = Runner(folder / stage.graph)
     return Stages((stage,), files, dimensions, Cut((), tuple(remarks)), run, lambda _: {})
 
 
@@ -92,6 +112,9 @@ def make_stages(
 ) -> Stages:
     """Cut the network by modality where that can be done and pays.
 
+    A pass or a cut that fails is left out: first what only rearranges the graph, then the cut
+    itself. A remark names the exception, which is also logged with its traceback.
+
     Args:
         graph: of the network.
         model: says which inputs form a modality.
@@ -103,7 +126,52 @@ def make_stages(
             False is :func:`whole_stage`'s work.
         least_flops: of an encoder (:func:`mmedge_export.split.split`).
     """
-    made = split(graph.model, model.modalities(), example, least_flops=least_flops)
+    remarks: list[str] = []
+    for rearranged in (True, False):
+        try:
+            made = split(
+                graph.model,
+                model.modalities(),
+                example,
+                least_flops=least_flops,
+                rearrange=rearranged,
+            )
+            made = replace(made, cut=replace(made.cut, remarks=(*remarks, *made.cut.remarks)))
+            return _cut_stages(made, graph, model, example, outputs, folder, cut=cut)
+        except Exception as error:  # noqa: BLE001 - a cut is never worth an export
+            what = "rearranging the graph" if rearranged else "the cut by modality"
+            remarks.append(_left_out(what, error))
+            shutil.rmtree(folder, ignore_errors=True)
+    flops, uncounted = count_flops(graph.model, example)
+    return whole_stage(graph, model, outputs, folder / "whole", (*remarks, *uncounted), flops)
+
+
+def count_flops(model: ir.Model, example: Mapping[str, Array]) -> tuple[int, tuple[str, ...]]:
+    """Operations of one run on ``example``; where they cannot be counted, 0 and a remark."""
+    try:
+        return model_flops(model, measure_shapes(model, example)), ()
+    except Exception as error:  # noqa: BLE001 - a figure is never worth an export
+        return 0, (_left_out("counting operations", error),)
+
+
+def _left_out(what: str, error: Exception) -> str:
+    """A remark on a step that failed. The log has the traceback."""
+    log.info("%s is left out", what, exc_info=error)
+    said = " ".join(str(error).split())[:300]
+    return f"{what} is left out: {type(error).__name__}: {said} (report this)"
+
+
+def _cut_stages(
+    made: Split,
+    graph: Graph,
+    model: Model,
+    example: Mapping[str, Array],
+    outputs: Mapping[str, Array],
+    folder: Path,
+    *,
+    cut: bool | None,
+) -> Stages:
+    """The stages of a cut; see :func:`make_stages`."""
     whole = whole_stage(
         graph, model, outputs, folder / "whole", made.cut.remarks, sum(p.flops for p in made.parts)
     )
@@ -114,7 +182,9 @@ def make_stages(
     save({"uncut": made.whole}, uncut)
     names = [str(value.name) for value in made.whole.graph.outputs]
     reference = Runner(uncut / "onnx/uncut.onnx", names)
-    inputs, tensors, dimensions = Graph(made.whole).specs(model, reference(example))
+    inputs, tensors, dimensions = Graph(made.whole).specs(
+        model, reference(example), reference.shapes
+    )
     specs = {spec.name: spec for spec in (*inputs, *tensors)}
     files = save({part.name: part.model for part in made.parts}, folder / "cut")
     stages = tuple(_stage(part, specs) for part in made.parts)
@@ -150,6 +220,8 @@ def make_stages(
                     "--no-split, and report this"
                 )
         return got
+
+    run(example)  # a cut that is wrong here is left out
 
     def between(values: Mapping[str, Array]) -> dict[str, Array]:
         found = reference(values)

@@ -26,7 +26,8 @@ __all__ = ["Samples", "samples_from_bytes", "samples_to_bytes"]
 #: safetensors' dtype names -> those of a manifest.
 _DTYPE_NAMES: Final[Mapping[str, str]] = {
     "BOOL": "bool", "F16": "float16", "F32": "float32", "F64": "float64",
-    "I8": "int8", "I32": "int32", "I64": "int64", "U8": "uint8",
+    "I8": "int8", "I16": "int16", "I32": "int32", "I64": "int64",
+    "U8": "uint8", "U16": "uint16", "U32": "uint32", "U64": "uint64",
 }  # fmt: skip
 
 

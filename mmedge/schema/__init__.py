@@ -78,8 +78,11 @@ _name, _tensor_name, _size = text(NAME), text(TENSOR_NAME), integer(1, MAX_ELEME
 _note = table(text(), text())
 
 
+_fixed = integer(0, MAX_ELEMENTS)  # 0: a tensor that never holds anything
+
+
 def _axis(value: object, where: str) -> int | str:
-    return _name(value, where) if isinstance(value, str) else _size(value, where)
+    return _name(value, where) if isinstance(value, str) else _fixed(value, where)
 
 
 _tensor = record(

@@ -101,8 +101,8 @@ ATTACKS = [
     ),
     Attack(
         "sample of a dtype that no bundle uses",
-        "'0.in.image' has dtype U16",
-        _replaced("0.in.image", np.zeros((1, 4, 4, 3), np.uint16)),
+        "'0.in.image' has dtype C64",
+        _replaced("0.in.image", np.zeros((1, 4, 4, 3), np.complex64)),
         late=True,
     ),
     Attack(

@@ -139,8 +139,8 @@ ATTACKS = [
     Attack("wrong type", r"\$\.samples: .*got true", _put("samples", value=True)),
     Attack(
         "unknown dtype",
-        rf"{IMAGE}\.dtype: expected one of bool,.*got 'int16'",
-        _put("stages", 0, "inputs", 0, "dtype", value="int16"),
+        rf"{IMAGE}\.dtype: expected one of bool,.*got 'bfloat16'",
+        _put("stages", 0, "inputs", 0, "dtype", value="bfloat16"),
     ),
     Attack("huge size", rf"{IMAGE}\.shape\[1\]: expected a whole", _shape("batch", 1 << 40, 4, 3)),
     Attack(
@@ -151,7 +151,6 @@ ATTACKS = [
         rf"{IMAGE}\.shape: expected at most 2147483648 elements",
         _put("dimensions", "batch", value=_limits(1 << 30, 1 << 30, None)),
     ),
-    Attack("zero size", rf"{IMAGE}\.shape\[1\]: .*got 0", _shape("batch", 0, 4, 3)),
     Attack("negative size", rf"{IMAGE}\.shape\[1\]: .*got -4", _shape("batch", -4, 4, 3)),
     Attack("too many axes", rf"{IMAGE}\.shape: expected a list of 0 to 8", _shape(*[1] * 9)),
     Attack("unknown dimension", rf"{IMAGE}\.shape\[0\]: .*'beams'", _shape("beams", 4, 4, 3)),

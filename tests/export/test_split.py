@@ -253,13 +253,14 @@ FROM_SIZES = {
 def test_the_shape_of_what_is_made_from_sizes_alone_is_followed(how, same):
     """CLIP reads the batch of a mask that was itself made from the batch of another input."""
     text = (
-        """
+        (
+            """
     <ir_version: 10, opset_import: ["" : 20]>
     net (float[BATCH, 8] image, float[TEXT, 8] text) => (float[n, 8] y)
     {
     """
-        + FROM_SIZES[how]
-        + """
+            + FROM_SIZES[how]
+            + """
         words = MatMul (text, w)
         spread = Expand (words, shape)
         coded = MatMul (spread, w)
@@ -267,7 +268,10 @@ def test_the_shape_of_what_is_made_from_sizes_alone_is_followed(how, same):
         y = Add (coded, i)
     }
     """
-    ).replace("BATCH", "batch").replace("TEXT", "batch" if same else "1")
+        )
+        .replace("BATCH", "batch")
+        .replace("TEXT", "batch" if same else "1")
+    )
     for batch in (1, 3):
         feeds = feed(image=(batch, 8), text=(batch if same else 1, 8))
         made = check(weighted(text, w=w(8, 8)), {"image": ["image"], "text": ["text"]}, feeds)

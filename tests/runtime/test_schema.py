@@ -437,7 +437,8 @@ def test_an_error_names_its_source_and_where():
         manifest_from_json(json.dumps(tree), source="robot.mmedge: manifest.json")
     assert str(caught.value) == (
         "robot.mmedge: manifest.json: $.stages[0].inputs[1].dtype: expected one of bool, float16, "
-        "float32, float64, int8, int32, int64, uint8, got 'complex64'; export the bundle again"
+        "float32, float64, int8, int16, int32, int64, uint8, uint16, uint32, uint64, got "
+        "'complex64'; export the bundle again"
     )
 
 

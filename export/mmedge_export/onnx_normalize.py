@@ -1,0 +1,279 @@
+"""An ONNX file as the toolchain works on it: sorted, with names that a bundle takes.
+
+Files come from many writers. ONNX Runtime runs what is unsorted, what states sizes that are not so,
+and what lists its weights among its inputs, and so these are mended here and nowhere else. What a
+user may notice of it is told.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import onnx_ir as ir
+from onnx_ir.passes.common import InlinePass, ShapeInferencePass
+
+from mmedge.schema.names import TENSOR_NAME
+from mmedge_export.graph import EXTERNAL_BYTES, dimension_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+__all__ = ["Normalized", "infer_outputs", "normalize"]
+
+#: Opset for what passes add to a file that imports no standard operators.
+STANDARD_OPSET = 20
+
+#: Domain of mmedge's own functions, which stay functions.
+OWN_DOMAIN = "mmedge"
+
+#: Texts in the place of a dimension's name that say that its size is not known, and no more.
+_NAMELESS = re.compile(r"|\?|-1|0|None|none|null|unk(nown)?(__\d*)?|dynamic")
+
+
+@dataclass(frozen=True)
+class Normalized:
+    """What was done to a file.
+
+    Attributes:
+        inputs: name of each input that a caller gives -> its name in the file, in the file's order.
+        outputs: the same of outputs.
+        stated: shape of each output as the file states it, which need not be so.
+        remarks: what a user may notice, in words.
+    """
+
+    inputs: Mapping[str, str]
+    outputs: Mapping[str, str]
+    stated: tuple[ir.Shape | None, ...]
+    remarks: tuple[str, ...]
+
+
+def normalize(model: ir.Model) -> Normalized:
+    """Change ``model`` into one that computes the same and keeps these rules.
+
+    - Nodes are sorted, in subgraphs too, and the file's functions are written out where called.
+    - Weights are no inputs. Those that the file lets a caller override are fixed.
+    - Small external tensors, and those of attributes, are in memory.
+    - Inputs and outputs have names that a manifest takes, each another one, and every output is
+      what a node yields.
+    - Dimensions of inputs have a size, or a name of a manifest's form; two that had other texts in
+      the file have other names.
+    - Shapes of what nodes yield are gone, since a file may state what is not so
+      (:func:`infer_outputs`).
+
+    Raises:
+        ValueError: the graph has a cycle, or functions that call themselves.
+    """
+    remarks: list[str] = []
+    model.opset_imports.setdefault("", STANDARD_OPSET)
+    if any(function.domain != OWN_DOMAIN for function in model.functions.values()):
+        InlinePass(criteria=lambda function: function.domain != OWN_DOMAIN)(model)
+    _load_small(model)
+    _take_weights_from_inputs(model, remarks)
+    model.graph.sort()
+    outputs = [str(value.name) for value in model.graph.outputs]
+    _yield_outputs(model.graph)
+    inputs = [str(value.name) for value in model.graph.inputs]
+    _name_interface(model.graph, inputs, outputs, remarks)
+    declared = [value.shape for value in model.graph.outputs]
+    _name_dimensions(model.graph)
+    for node in _nodes(model.graph):
+        for value in node.outputs:
+            value.shape = None
+    return Normalized(
+        {str(value.name): name for value, name in zip(model.graph.inputs, inputs, strict=True)},
+        {str(value.name): name for value, name in zip(model.graph.outputs, outputs, strict=True)},
+        tuple(declared),
+        tuple(remarks),
+    )
+
+
+def _load_small(model: ir.Model) -> None:
+    """Read external tensors that are to lie in the graph itself into memory."""
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            if isinstance(tensor, ir.ExternalTensor) and tensor.nbytes < EXTERNAL_BYTES:
+                value.const_value = _in_memory(tensor)
+    for node in _nodes(model.graph):
+        for name, attribute in list(node.attributes.items()):
+            if attribute.is_ref():
+                continue
+            if isinstance(attribute.value, ir.ExternalTensor):
+                node.attributes[name] = ir.AttrTensor(name, _in_memory(attribute.value))
+            elif attribute.type == ir.AttributeType.TENSORS:
+                tensors = [
+                    _in_memory(t) if isinstance(t, ir.ExternalTensor) else t
+                    for t in attribute.as_tensors()
+                ]
+                node.attributes[name] = ir.AttrTensors(name, tensors)
+
+
+def _in_memory(tensor: ir.ExternalTensor) -> ir.Tensor[Any]:
+    array = tensor.numpy().copy()
+    tensor.release()
+    return ir.Tensor(array, name=tensor.name, dtype=tensor.dtype)
+
+
+def _take_weights_from_inputs(model: ir.Model, remarks: list[str]) -> None:
+    """Graphs of IR version 3 list weights as inputs too; later ones mean a default by it."""
+    both = [value for value in model.graph.inputs if value.is_initializer()]
+    if not both:
+        return
+    for value in both:
+        model.graph.inputs.remove(value)
+    if model.ir_version > 3:
+        names = ", ".join(repr(str(value.name)) for value in both)
+        remarks.append(
+            f"{names}: inputs with a default in the file are fixed at it and are no inputs of the "
+            "bundle"
+        )
+    model.ir_version = max(model.ir_version or 0, 4)
+
+
+def _yield_outputs(graph: ir.Graph) -> None:
+    """Let each output be what a node yields, and each another value."""
+    seen: set[int] = set()
+    for index, value in enumerate(graph.outputs):
+        if value.producer() is not None and id(value) not in seen:
+            seen.add(id(value))
+            continue
+        copy = ir.Node("", "Identity", [value], num_outputs=1)
+        copy.outputs[0].name = value.name
+        copy.outputs[0].type, copy.outputs[0].shape = value.type, value.shape
+        graph.append(copy)
+        graph.outputs[index] = copy.outputs[0]
+
+
+def _name_interface(
+    graph: ir.Graph, inputs: list[str], outputs: list[str], remarks: list[str]
+) -> None:
+    """Give inputs and outputs names that a manifest takes; no two of the graph are alike."""
+    faces = [*graph.inputs, *graph.outputs]
+    wanted = [*inputs, *outputs]
+    keep = {n for n in wanted if TENSOR_NAME.fullmatch(n)}
+    taken: set[str] = set()
+    names = []
+    for name in wanted:
+        plain = re.sub(r"[^A-Za-z0-9_./:-]", "_", name)[:180] or "tensor"
+        if TENSOR_NAME.fullmatch(name) and name not in taken:
+            plain = name
+        elif name in taken or plain in taken or plain in keep:
+            count = 1
+            while f"{plain}_{count}" in taken | keep:
+                count += 1
+            plain = f"{plain}_{count}"
+        taken.add(plain)
+        names.append(plain)
+    # Inner values make way first: one may have a name that a face gets.
+    others = [v for v in _values(graph) if v not in faces]
+    used = taken | {str(v.name) for v in others}
+    for value in others:
+        if value.name in taken:
+            count = 1
+            while f"{value.name}_{count}" in used:
+                count += 1
+            value.name = f"{value.name}_{count}"
+            used.add(value.name)
+    for index, value in enumerate(faces):
+        value.name = f"\0{index}"
+    for value, name, old in zip(faces, names, wanted, strict=True):
+        value.name = name
+        if name != old:
+            kind = "input" if value.is_graph_input() else "output"
+            remarks.append(f"{kind} {old!r} of the file is called {name!r} in the bundle")
+
+
+def _name_dimensions(graph: ir.Graph) -> None:
+    """Each dynamic dimension of the inputs gets a name of a manifest's form.
+
+    Sizes below 0 and texts that say nothing are open dimensions, ``<input>_<axis>``. What has
+    another text in the file has another name.
+    """
+    names: dict[str, str] = {}
+
+    def name(text: str, wanted: str) -> str:
+        if text not in names:
+            plain, count = dimension_name(wanted), 0
+            free = plain
+            while free in names.values():
+                count += 1
+                free = f"{plain}_{count}"
+            names[text] = free
+        return names[text]
+
+    for value in graph.inputs:
+        sizes: list[int | str] = []
+        for axis, size in enumerate(value.shape or ()):
+            text = "" if isinstance(size, int) else size.value or ""
+            if isinstance(size, int) and size >= 0:
+                sizes.append(size)
+            elif _NAMELESS.fullmatch(text):
+                sizes.append(name(f"\0{value.name}:{axis}", f"{value.name}_{axis}"))
+            else:
+                sizes.append(name(text, text))
+        if value.shape is not None:
+            value.shape = ir.Shape(sizes)
+
+
+def infer_outputs(
+    model: ir.Model,
+    shapes: Mapping[str, Sequence[int | str]],
+    stated: Sequence[ir.Shape | None],
+) -> None:
+    """Give the inputs of ``model`` their shapes, and the outputs what follows from them.
+
+    A size of an output is fixed, or named as that of an input, only where shape inference proves
+    it; else it is open, and has the file's name where that is no other size's.
+
+    Args:
+        model: normalized; is changed.
+        shapes: of each input.
+        stated: shape of each output as the file states it.
+    """
+    for value in model.graph.inputs:
+        value.shape = ir.Shape(shapes[str(value.name)])
+    # A copy: the bundle's graph states no inner shapes.
+    copy = model.clone()
+    ShapeInferencePass(check_type=False, strict_mode=False)(copy)
+    symbols = {
+        size.value
+        for value in model.graph.inputs
+        for size in value.shape or ()
+        if not isinstance(size, int) and size.value
+    }
+    taken = set(symbols)
+    for value, inferred, written in zip(
+        model.graph.outputs, copy.graph.outputs, stated, strict=True
+    ):
+        if inferred.shape is None:
+            continue
+        names = list(written or ()) if len(written or ()) == len(inferred.shape) else []
+        sizes: list[int | str | None] = []
+        for axis, size in enumerate(inferred.shape):
+            if isinstance(size, int):
+                sizes.append(size)
+                continue
+            if size.value in symbols:
+                sizes.append(size.value)
+                continue
+            # The file's own name of a size that only comes out, unless it says more than that.
+            text = getattr(names[axis], "value", None) or "" if names else ""
+            name = "" if _NAMELESS.fullmatch(text) else dimension_name(text)
+            sizes.append(name if name and name not in taken else None)
+            taken.add(name)
+        value.shape = ir.Shape(sizes)
+
+
+def _nodes(graph: ir.Graph) -> Iterator[ir.Node]:
+    """Every node, those of subgraphs too."""
+    yield from ir.traversal.RecursiveGraphIterator(graph)
+
+
+def _values(graph: ir.Graph) -> Iterable[ir.Value]:
+    """Every value, those of subgraphs too."""
+    graphs = {graph, *graph.subgraphs()}
+    found = [v for g in graphs for v in (*g.inputs, *g.initializers.values())]
+    found += [v for node in _nodes(graph) for v in node.outputs]
+    return [v for v in found if v.name]

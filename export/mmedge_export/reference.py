@@ -1,0 +1,103 @@
+"""The network itself: what every graph is held against."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mmedge.errors import ExportError
+from mmedge_export.golden import RepeatabilityError, Run, repeatable
+from mmedge_export.install import installed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from mmedge.spec import Array, Tolerance
+    from mmedge_export.graph import Graph
+    from mmedge_export.source import Model
+
+__all__ = ["Reference", "open_reference"]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A network that can be run.
+
+    Attributes:
+        model: of an ONNX file with made-up examples: with such as the network takes.
+        run: outputs by name for inputs by name.
+        graph: of an ONNX file.
+        remarks: what a user may notice of how an ONNX file was taken, in words.
+    """
+
+    model: Model
+    run: Run
+    graph: Graph | None = None
+    remarks: tuple[str, ...] = ()
+
+    def repeated(self, values: Mapping[str, Array], tolerance: Tolerance) -> dict[str, Array]:
+        """Outputs for ``values``.
+
+        Raises:
+            ExportError: the network does not take them, or gives others when it is run again.
+        """
+        try:
+            return repeatable(self.run, values, tolerance)
+        except RepeatabilityError as error:
+            if self.graph is None:
+                raise
+            from mmedge_export.onnx_rules import refusal
+
+            raise refusal(f"{self.model.module}: {error}", "random") from error
+
+    def trace(self, opset: int | None) -> Graph:
+        """The network as a graph.
+
+        Args:
+            opset: version of the ONNX operators that a torch network is traced to.
+
+        Raises:
+            ExportError: the network cannot be traced, or an ONNX file has another opset.
+        """
+        if self.graph is None:
+            with installed("tracing the network"):
+                from mmedge_export.trace import trace
+
+            return trace(self.model, opset=opset)
+        if opset not in (None, self.graph.opset):
+            raise ExportError(
+                f"{self.model.module} has opset {self.graph.opset}, but {opset} was asked for; an "
+                "ONNX file is taken as it is: leave opset out, or convert the file first"
+            )
+        return self.graph
+
+
+@contextlib.contextmanager
+def open_reference(model: Model) -> Iterator[Reference]:
+    """Make a network ready to run; a torch module is in evaluation mode meanwhile.
+
+    Raises:
+        ExportError: an ONNX file does not fit ``model`` or breaks a rule of docs/onnx.md; a torch
+            module does not take the inputs.
+    """
+    if isinstance(model.module, Path):
+        from mmedge_export.onnx_normalize import infer_outputs
+        from mmedge_export.onnx_source import load_file, match, reference, settle
+
+        file = load_file(model.module)
+        match(model, file)
+        run = reference(file, model)
+        model, said = settle(model, file, run)
+        remarks = file.normalized.remarks + ((f"made-up example: {said}",) if said else ())
+        shapes = {name: value.shape() for name, value in model.inputs.items()}
+        infer_outputs(file.graph.model, shapes, file.normalized.stated)
+        yield Reference(model, run, file.graph, remarks)
+        return
+    # torch is not needed for an ONNX file.
+    with installed("running the network"):
+        from mmedge_export.network import Network, evaluation
+
+    with evaluation(model.module):
+        yield Reference(model, Network(model))
