@@ -29,18 +29,31 @@ Wide = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 
 @dataclass(frozen=True, slots=True)
 class Latest:
-    """The newest sample, while it is not older than the manifest's ``max_age_ms``."""
+    """The newest sample, while it is not older than the manifest's ``max_age_ms``.
+
+    ``wait_ms``: how long a trigger waits for the features of a newer sample that was there before
+    it and is still being encoded, as of a prompt that just changed; then an older one is used, and
+    the result's ``notes`` say so. 0: what is ready is used.
+    """
+
+    wait_ms: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant."""
+        _check_wait(self.wait_ms)
 
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """The newest sample, while it is not older than ``max_age_ms``."""
+    """The newest sample, while it is not older than ``max_age_ms``; else as :class:`Latest`."""
 
     max_age_ms: float
+    wait_ms: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
         _positive("max_age_ms", self.max_age_ms)
+        _check_wait(self.wait_ms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +61,17 @@ class Exact:
     """The sample whose stamp is nearest to the trigger's time, within ``tolerance_ms``.
 
     Of two that are equally near, the newer. The manifest's ``max_age_ms`` holds as well.
+    ``wait_ms``: how long a trigger waits, from its arrival, for a sample within the tolerance; the
+    first one ends it.
     """
 
     tolerance_ms: float
+    wait_ms: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
         _positive("tolerance_ms", self.tolerance_ms, zero=True)
+        _check_wait(self.wait_ms)
 
 
 class Turns(NamedTuple):
@@ -84,6 +101,8 @@ class Interpolate:
         angles: slices of angles in radians from -pi to pi, interpolated the shorter way round; the
             result is again from -pi to pi. Other values are an error of the modality.
         max_age_ms: None: the manifest's.
+        wait_ms: how long a trigger waits, from its arrival, for a sample that is not before its
+            time. Without it, a sensor that delivers in time is held and not interpolated.
 
     Raises:
         InputError: slices that are none, overlap, or are not of length 4 for a quaternion.
@@ -92,9 +111,11 @@ class Interpolate:
     quaternions: Slices = ()
     max_age_ms: float | None = None
     angles: Slices = ()
+    wait_ms: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
+        _check_wait(self.wait_ms)
         if self.max_age_ms is not None:
             _positive("max_age_ms", self.max_age_ms)
         for start, stop in _all_slices("quaternions", self.quaternions):
@@ -343,6 +364,12 @@ def _unit(q: Wide) -> Wide:
     norm = np.sqrt(np.sum(q * q, axis=-1, keepdims=True))
     unit: Wide = q / np.where(norm > 0.0, norm, 1.0)
     return unit
+
+
+def _check_wait(wait_ms: float) -> None:
+    _positive("wait_ms", wait_ms, zero=True)
+    if wait_ms == float("inf"):
+        raise InputError("wait_ms must be finite, so that a lost sensor does not end all results")
 
 
 def _positive(name: str, value: float, *, zero: bool = False) -> None:

@@ -113,6 +113,10 @@ class Checker:
                     return reason
         return "frozen" if frozen else None
 
+    def forget(self) -> None:
+        """Begin anew, as if no sample had come."""
+        self._previous, self._alike = None, 0
+
     def _is_frozen(self, values: Mapping[str, Any]) -> bool:
         if self.frozen_after is None or isinstance(self.frozen_after, str):
             return False

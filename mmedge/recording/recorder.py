@@ -309,6 +309,14 @@ class RecordingStream:
         """See :meth:`mmedge.Stream.result`."""
         return self._stream.result(timeout, latest=latest)
 
+    def forget(self, modality: str) -> None:
+        """See :meth:`mmedge.Stream.forget`; a recording does not hold it."""
+        self._stream.forget(modality)
+
+    def reset(self) -> None:
+        """See :meth:`mmedge.Stream.reset`; a recording does not hold it."""
+        self._stream.reset()
+
     def health(self) -> Health:
         """See :meth:`mmedge.Stream.health`."""
         return self._stream.health()

@@ -49,11 +49,12 @@ class Choice:
 class Trigger:
     """A reason to make a result: a tick, or an item of a modality that just came.
 
-    ``begin`` is what its latency counts from: ``t``, or its arrival where that was earlier or the
-    source's clock was set to another time.
+    ``arrival`` is when it came. ``begin`` is what its latency counts from: ``t``, or its arrival
+    where that was earlier or the source's clock was set to another time.
     """
 
     t: float
+    arrival: float
     begin: float
     track: Track | None = None
     item: Item | None = None
@@ -63,8 +64,9 @@ class Trigger:
 class Active:
     """The trigger at work. ``asked`` are items it waits for; once fusing, ``choices`` is whole.
 
-    ``patience`` is the time until which it waits for optional modalities (None: not known), and
-    ``alarm`` the same while it does wait for one. ``cold``: a stage runs for the first time, or a
+    ``patience`` is the time until which it waits for optional modalities (None: not known),
+    ``until`` that until which it waits for what a policy's ``wait_ms`` asks for, by modality, and
+    ``alarm`` the first of these while it does wait. ``cold``: a stage runs for the first time, or a
     clock was set meanwhile, so that its latency says nothing of those to come.
     """
 
@@ -74,12 +76,17 @@ class Active:
     cold: bool = False
     begun: float = 0.0
     asked: dict[str, Choice] = field(default_factory=dict)
+    until: dict[str, float] = field(default_factory=dict)
     gave_up: set[str] = field(default_factory=set)
     choices: dict[str, Choice] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
     fusing: bool = False
     taken: bool = False
     held: list[tuple[Track, Item]] = field(default_factory=list)
+
+    def wake_at(self, time: float) -> None:
+        """Set the alarm, unless it rings before that."""
+        self.alarm = time if self.alarm is None else min(self.alarm, time)
 
     @property
     def items(self) -> dict[str, Item | None]:
@@ -138,18 +145,19 @@ class Core:
         track = self.tracks[name]
         jumps = track.jumps
         items = track.receive(sample, fault, lying=lying)
-        if name not in self._triggering:
-            return
-        if track.jumps > jumps:
-            self._forget_latencies()
         triggers = []
-        for item in items:
-            # A source whose clock was set tells nothing of how long ago its sample was measured.
-            astray = track.jumps > 0 and now - item.end > JUMP
-            begin = now if astray else min(item.end, now)
-            triggers.append(Trigger(item.end, begin, track, item))
+        if name in self._triggering:
+            if track.jumps > jumps:
+                self._forget_latencies()
+            for item in items:
+                # A source whose clock was set tells nothing of how long ago it was measured.
+                astray = track.jumps > 0 and now - item.end > JUMP
+                begin = now if astray else min(item.end, now)
+                triggers.append(Trigger(item.end, now, begin, track, item))
         if triggers:
             self.fire(triggers, now)
+        elif self._active is not None and name in self._active.until:
+            self._proceed(now)
 
     def _forget_latencies(self) -> None:
         """A clock was set: times from before it are not comparable with those after it."""
@@ -172,7 +180,7 @@ class Core:
         """A timer's tick; ``missed`` earlier ones passed while nobody could look."""
         self._triggers += missed
         self._superseded += missed
-        self.fire([Trigger(t, min(t, now))], now)
+        self.fire([Trigger(t, now, min(t, now))], now)
 
     def fire(self, triggers: list[Trigger], now: float) -> None:
         """Start on what one sample or tick triggers, or let it wait for the one at work.
@@ -214,26 +222,41 @@ class Core:
             patience = trigger.begin + self._patience - (self._fusion_time.estimate() or 0.0)
         self._active = active = Active(trigger, patience)
         for track in self.tracks.values():
+            until = self._until(active, track)
             if trigger.track is track and trigger.item is not None:
                 absent = track.why_absent(trigger.item, trigger.t, own=True)
-                choice = Choice(trigger.item, absent)
+                self._ask(active, track, Choice(trigger.item, absent))
+            elif track.lazy and now < until and not track.is_settled(trigger.t):
+                active.until[track.name] = until
             elif track.lazy:
-                item, absent, note = track.choose(trigger.t)
-                choice = Choice(item, absent, note=note)
-            else:
-                continue
-            if choice.absent is not None and not track.repeats:
-                choice = Choice(None, choice.absent)
-            if track.encoder_error is not None and choice.item in (None, track.ready):
-                # Nothing is encoded for this trigger that could show the encoder to be well.
-                failed = self._choose_failed(track, trigger.t, track.encoder_error)
-                active.asked[track.name] = failed
-                continue
-            if choice.item is not None:
-                track.hold(choice.item)
-                active.held.append((track, choice.item))
-                track.submit(choice.item)
-            active.asked[track.name] = choice
+                self._ask(active, track, self._choose_now(active, track))
+            elif now < until and (newest := track.unready(trigger.t)) is not None:
+                active.until[track.name] = until
+                self._ask(active, track, Choice(newest, None))
+
+    def _until(self, active: Active, track: Track) -> float:
+        """How long to wait for what a policy's ``wait_ms`` asks for."""
+        until = active.trigger.arrival + track.wait
+        if self._deadline is None or active.patience is None or track.required:
+            return until
+        return min(until, active.patience)
+
+    def _choose_now(self, active: Active, track: Track) -> Choice:
+        item, absent, note = track.choose(active.trigger.t)
+        return Choice(item, absent, note=note)
+
+    def _ask(self, active: Active, track: Track, choice: Choice) -> None:
+        """Settle what is to stand for a modality, and see to it that it is encoded."""
+        if choice.absent is not None and not track.repeats:
+            choice = Choice(None, choice.absent)
+        if track.encoder_error is not None and choice.item in (None, track.ready):
+            # Nothing is encoded for this trigger that could show the encoder to be well.
+            choice = self._choose_failed(track, active.trigger.t, track.encoder_error)
+        elif choice.item is not None:
+            track.hold(choice.item)
+            active.held.append((track, choice.item))
+            track.submit(choice.item)
+        active.asked[track.name] = choice
 
     def _gather(self, now: float) -> bool:
         """Begin to fuse if nothing is to be waited for; say whether the trigger is done with."""
@@ -272,6 +295,15 @@ class Core:
     def _choose(self, active: Active, track: Track, now: float) -> Choice | None:
         """What stands for a modality; None: that is to be waited for."""
         t = active.trigger.t
+        until = active.until.get(track.name)
+        if until is not None and self._is_awaited(active, track):
+            if now < until:
+                active.wake_at(until)
+                return None
+            # What is ready, or below what a history has now.
+            active.asked.pop(track.name, None)
+        if until is not None and track.lazy and track.name not in active.asked:
+            self._ask(active, track, self._choose_now(active, track))
         asked = active.asked.get(track.name)
         if asked is not None:
             if asked.item is None or asked.item.state is State.READY:
@@ -286,7 +318,9 @@ class Core:
             return self._choose_late(track, "deadline: its encoding would take too long")
         absent = track.why_absent(track.ready, t)
         if absent is None and track.encoder_error is None:
-            return Choice(track.ready, None)
+            late = until is not None and track.unready(t) is not None
+            note = f"a newer one was still being encoded after {track.wait:.6g} s" if late else ""
+            return Choice(track.ready, None, note=note)
         due = None if track.name in active.gave_up else track.due(t)
         if due is not None and self._waits(active, track, due, now, instead=track.ready):
             return None
@@ -294,6 +328,14 @@ class Core:
             return self._choose_failed(track, t, track.encoder_error)
         still = "" if due is None else "; a newer one is still being encoded"
         return self._choose_late(track, f"{absent}{still}")
+
+    def _is_awaited(self, active: Active, track: Track) -> bool:
+        """Whether what ``wait_ms`` is for has not come yet."""
+        asked = active.asked.get(track.name)
+        if asked is not None:
+            unready = (State.NEW, State.QUEUED, State.RUNNING)
+            return not track.lazy and asked.item is not None and asked.item.state in unready
+        return track.lazy and not track.is_settled(active.trigger.t)
 
     def _waits(
         self, active: Active, track: Track, due: float, now: float, *, instead: Item | None
@@ -312,7 +354,7 @@ class Core:
             return True
         if active.patience is None or now >= active.patience or due > active.patience:
             return False
-        active.alarm = active.patience
+        active.wake_at(active.patience)
         return True
 
     def _choose_late(self, track: Track, absent: str) -> Choice:
@@ -355,14 +397,67 @@ class Core:
         self._end(active)
 
     def _end(self, active: Active) -> None:
-        """Let go of what the active trigger held."""
+        """Let go of the trigger at work, which came to a result."""
+        self._abandon("superseded")
+        self._let_go(active.trigger)
+
+    def _abandon(self, reason: str) -> Trigger | None:
+        """Let go of what the trigger at work held; return the trigger, which is not let go of."""
+        active, self._active = self._active, None
+        if active is None:
+            return None
         for track, item in active.held:
             item.pinned = False
             if track.lazy:
-                track.withdraw(item, "superseded")
-            track.release(item, "superseded")
-        self._let_go(active.trigger)
-        self._active = None
+                track.withdraw(item, reason)
+            track.release(item, reason)
+        return active.trigger
+
+    def forget(self, name: str, now: float) -> None:
+        """Begin one modality as if nothing had come: no result from now on uses what had."""
+        track = self.tracks[name]
+        triggers = list(self._waiting)
+        if self._active is not None and any(track is other for other, _ in self._active.held):
+            # Begun anew, without it.
+            stopped = self._abandon("superseded")
+            triggers = [*([] if stopped is None else [stopped]), *triggers]
+        self._waiting = deque(trigger for trigger in triggers if trigger.track is not track)
+        for trigger in triggers:
+            if trigger.track is track:
+                self._orphaned += 1
+                self._let_go(trigger, "forgotten")
+        track.forget("forgotten", "forgotten")
+        self._drop_results(name)
+        if self._good is not None and name in self._good[0].samples:
+            self._good = None
+        self._proceed(now)
+
+    def reset(self) -> None:
+        """Begin as if nothing had come at all; counters go on."""
+        stopped = self._abandon("reset")
+        triggers = [*([] if stopped is None else [stopped]), *self._waiting]
+        self._waiting.clear()
+        self._orphaned += len(triggers)
+        for trigger in triggers:
+            self._let_go(trigger, "reset")
+        for track in self.tracks.values():
+            track.forget("reset")
+        self._drop_results()
+        self._good = None
+
+    def _drop_results(self, name: str | None = None) -> None:
+        """Drop results that wait to be fetched: all, or those that used a modality."""
+        kept = []
+        for result in self.results:
+            if name is not None and name not in result.samples:
+                kept.append(result)
+                continue
+            self._lost += 1
+            # The next result tells what this one would have told.
+            for modality, counts in result.dropped.items():
+                self.tracks[modality].ledger.tell_again(counts)
+        self.results.clear()
+        self.results.extend(kept)
 
     # Work that the driver takes and brings back.
 
@@ -387,7 +482,7 @@ class Core:
         self, active: Active, outputs: Mapping[str, Array] | None, message: str, now: float
     ) -> None:
         """Take the outputs of a fusion, or the message of what went wrong."""
-        if self.closed:
+        if self.closed or active is not self._active:
             return
         self._fusion_time.observe(now - active.begun)
         active.cold = active.cold or not self._fused
@@ -428,7 +523,7 @@ class Core:
         absent = {n: c.absent for n, c in active.choices.items() if c.absent is not None}
         notes = {n: c.note for n, c in active.choices.items() if c.note and c.absent is None}
         result = self._result(
-            outputs, active.trigger, now, ages, samples, absent, reason, notes, fresh=not reason
+            outputs, active.trigger, now, t, ages, samples, absent, reason, notes, fresh=not reason
         )
         if outputs is None:
             self._empty += 1
@@ -485,6 +580,7 @@ class Core:
                 last.outputs,
                 trigger,
                 now,
+                since,
                 ages,
                 samples,
                 absent,
@@ -499,6 +595,7 @@ class Core:
         outputs: Mapping[str, Array] | None,
         trigger: Trigger,
         now: float,
+        outputs_t: float,
         ages: Mapping[str, float | None],
         samples: Mapping[str, tuple[Used, ...]],
         absent: Mapping[str, str],
@@ -522,6 +619,7 @@ class Core:
             met=None if self._deadline is None else fresh and latency <= self._deadline,
             reason=reason,
             notes=notes,
+            outputs_t=None if outputs is None else outputs_t - self._offset,
         )
 
     def _put(self, result: Result) -> None:

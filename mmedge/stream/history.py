@@ -73,9 +73,12 @@ class History:
 
     def is_settled(self, t: float) -> bool:
         """Whether waiting for more samples would be of no use for time ``t``."""
+        if not self.samples:
+            return False
         if isinstance(self._policy, Exact):
-            return any(abs(t - sample.t) <= self._limit + SLACK for sample in self.samples)
-        return bool(self.samples) and self.samples[-1].t >= t
+            passed = self.samples[-1].t > t + self._limit
+            return passed or any(abs(t - s.t) <= self._limit + SLACK for s in self.samples)
+        return self.samples[-1].t >= t
 
     def pick(self, t: float) -> Pick:
         """What stands for time ``t``."""

@@ -47,6 +47,9 @@ class Result:
         lateness: seconds that it waited after ``made`` until :meth:`Stream.result` handed it out;
             a reader that is too slow sees it grow (``result(latest=True)`` catches up). Neither
             ``latency`` nor ``met`` counts it.
+        outputs_t: the trigger's time that ``outputs`` were computed for: ``t`` where they are
+            fresh, an earlier one where they are repeated (of an action chunk, the steps of
+            ``t - outputs_t`` seconds have passed); None without outputs.
     """
 
     outputs: Mapping[str, Array] | None
@@ -62,6 +65,7 @@ class Result:
     reason: str = ""
     notes: Mapping[str, str] = field(default_factory=dict)
     lateness: float = 0.0
+    outputs_t: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,15 +116,16 @@ class Health:
         modalities: by name.
         triggers: triggers so far.
         triggers_superseded: replaced by a newer one while another was at work.
-        triggers_closed: under way when the stream was closed.
+        triggers_closed: under way when the stream was closed or reset, or of a modality that was
+            forgotten.
         triggers_pending: under way now: one at work, and one that waits (or the windows of one
             chunk that do).
         results: results made, of every kind.
         stale: those that repeat the last good outputs.
         empty: those without outputs.
         deadline_misses: fresh ones later than the deadline.
-        results_dropped: those that nobody fetched before the queue was full, or that were passed
-            over by ``result(latest=True)``.
+        results_dropped: those that nobody fetched before the queue was full, that were passed over
+            by ``result(latest=True)``, or that used what was forgotten.
         latency_p95: 95 % quantile of the latency of computed results in seconds, newer ones
             weighing more, relaxed by each skip; None before the first.
         clock_jumps: how often the stream's clock was set back or ahead.

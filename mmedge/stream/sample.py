@@ -133,6 +133,10 @@ class Ledger:
                 self.pending -= 1
                 self.used += 1
 
+    def tell_again(self, counts: Mapping[str, int]) -> None:
+        """Add drops that :meth:`since_last` gave and that nobody was told of."""
+        self._since.update(counts)
+
     def since_last(self) -> dict[str, int]:
         """Drops by reason since the last call."""
         found = dict(self._since)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
+from contextlib import ExitStack
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
@@ -226,11 +227,7 @@ class Stream:
             BackendError: the stream is closed, or failed; the message says why.
         """
         stamp = None if t is None else read_seconds(t, f"modality {modality!r}: a stamp")
-        gate = self._gates.get(modality)
-        if gate is None:
-            raise InputError(
-                f"unknown modality {modality!r}; this bundle has {', '.join(self._gates)}"
-            )
+        gate = self._gate(modality)
         track = self._core.tracks[modality]
         with gate:
             values, sizes = self._feeds.check_modality(modality, value, track.row_axes)
@@ -279,6 +276,43 @@ class Stream:
                 raise TimeoutError(self._describe_wait(timeout))
             return self._core.take(self._time(), latest=latest)
 
+    def forget(self, modality: str) -> None:
+        """Withdraw what a modality has brought, such as an instruction that no longer holds.
+
+        No result that is fetched after this has used it: what is under way begins anew without it,
+        results that wait to be fetched and used it are dropped, and outputs that used it are not
+        repeated. The modality is absent as ``forgotten`` until its next sample, which is used at
+        once and may have any stamp. What was held counts as dropped by ``forgotten``.
+
+        Raises:
+            InputError: an unknown modality.
+            BackendError: the stream is closed.
+        """
+        with self._gate(modality), self._lock:
+            self._checkers[modality].forget()
+            self._core.forget(modality, self._time())
+            self._driver.wake()
+
+    def reset(self) -> None:
+        """Begin as if nothing had been pushed: an episode ended.
+
+        What is under way, results that wait to be fetched, all samples (dropped as ``reset``), the
+        last good outputs and what is known of lost sensors are let go of. Counters, the clock, a
+        timer's ticks and the expected latency go on.
+
+        Raises:
+            BackendError: the stream is closed.
+        """
+        with ExitStack() as gates:
+            for gate in self._gates.values():
+                gates.enter_context(gate)
+            with self._lock:
+                self._check_open()
+                for checker in self._checkers.values():
+                    checker.forget()
+                self._core.reset()
+                self._driver.wake()
+
     def health(self) -> Health:
         """A snapshot of all counters."""
         with self._lock:
@@ -291,6 +325,14 @@ class Stream:
         returns at once: a thread that is inside a stage ends when that stage does.
         """
         self._close()
+
+    def _gate(self, modality: str) -> threading.Lock:
+        gate = self._gates.get(modality)
+        if gate is None:
+            raise InputError(
+                f"unknown modality {modality!r}; this bundle has {', '.join(self._gates)}"
+            )
+        return gate
 
     def _check_open(self) -> None:
         if self._core.failure is not None:

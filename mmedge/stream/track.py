@@ -58,6 +58,8 @@ class Track:
         limit_ms = own if own is not None else modality.max_age_ms
         #: Farthest in seconds that what is used may lie from the trigger's time; None: any.
         self.limit = None if limit_ms is None else limit_ms / 1000.0
+        #: Seconds that a trigger waits for what its policy asks for.
+        self.wait = 0.0 if isinstance(policy, Window) else policy.wait_ms / 1000.0
         self.ledger = Ledger()
         self.encodes = self.skipped = self.errors = self.jumps = 0
         self.last_error = ""
@@ -226,6 +228,14 @@ class Track:
         self._epoch += 1
         self._ended_by = reason
 
+    def forget(self, reason: str, problem: str | None = None) -> None:
+        """Begin as if nothing had come; ``problem`` is why it is absent until something does."""
+        self._drop_queue(reason, pinned=True)
+        self._clear(reason, f"the stream was told to forget ({reason})")
+        self._problem, self.encoder_error = problem, None
+        self._lying = self._lost = self._seen = False
+        self._good = 0
+
     def close(self) -> None:
         """Let go of everything; nothing comes any more."""
         self._drop_queue("closed", pinned=True)
@@ -346,8 +356,9 @@ class Track:
         item.state = State.FAILED
         item.error = message
         self.errors += 1
-        self.last_error = self.encoder_error = message
+        self.last_error = message
         if item.epoch == self._epoch:
+            self.encoder_error = message
             self._note_problem(f"encoder_error: {message}", lying=False)
         if len(item.samples) == 1:
             self.condemn(item, "encoder_error")
@@ -395,6 +406,19 @@ class Track:
 
         samples, key = (before, after), (before.seq, after.seq, t)
         return Item(samples, before.t, after.t, before.sizes, build, key, self._epoch)
+
+    def is_settled(self, t: float) -> bool:
+        """Whether waiting for more samples would be of no use for a trigger's time ``t``."""
+        return self._history is None or self._history.is_settled(t)
+
+    def unready(self, t: float) -> Item | None:
+        """The newest sample's item if it would do at time ``t`` but is still being encoded."""
+        under_way = self._under_way()
+        if self.lazy or not under_way:
+            return None
+        newest = under_way[-1]
+        usable = newest.epoch == self._epoch and self.why_absent(newest, t) is None
+        return newest if usable else None
 
     def due(self, t: float) -> float | None:
         """When the first item that would do at a trigger's time ``t`` is expected to be encoded.

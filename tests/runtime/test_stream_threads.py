@@ -244,3 +244,42 @@ def test_a_wait_that_is_in_vain_says_what_is_missing(pipe):
         text = str(caught.value)
         assert text.startswith("no result within 0.01 s: trigger 'camera' fired 0 times")
         assert "camera absent (no sample yet), 0 pushed; lidar present, 1 pushed" in text
+
+
+def test_waits_for_partners_end_in_real_time(pipe):
+    """The partner comes while the trigger waits for it, and then not at all."""
+    align = {"state": Exact(1, wait_ms=200)}
+    with Stream(pipe, trigger="camera", align=align) as s:
+        t = time.monotonic()
+        s.push("camera", value("camera", 1), t=t)
+        time.sleep(0.02)
+        s.push("state", value("state", 5), t=t)
+        r = s.result(PATIENCE)
+        assert r.outputs["out"][0, COLUMNS["state"]].tolist() == [5, 5, 5]
+        s.push("camera", value("camera", 2), t=t + 0.02)
+        r = s.result(PATIENCE)
+        assert "state" in r.absent
+        assert r.made - t - 0.02 > 0.19
+
+
+def test_forget_and_reset_while_stages_run(pipe, monkeypatch):
+    with gated(pipe, monkeypatch, "fuse") as (gate, entered), Stream(pipe, trigger="camera") as s:
+        for forget in (lambda: s.forget("text"), s.reset):
+            gate.clear()
+            entered.clear()
+            s.push("text", "red")
+            s.push("camera", value("camera", 1))
+            assert entered.wait(PATIENCE)
+            forget()
+            s.push("camera", value("camera", 2))
+            gate.set()
+            until = time.monotonic() + PATIENCE
+            camera = None
+            while camera != [2] and time.monotonic() < until:
+                r = s.result(PATIENCE)
+                assert "text" in r.absent
+                camera = r.outputs["out"][0, COLUMNS["camera"]].tolist()
+            assert camera == [2]
+            await_true(lambda: s.health().triggers_pending == 0)
+            s.reset()
+    assert_closed_account(s)
