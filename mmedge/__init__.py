@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from mmedge.pipeline import Pipeline, load
     from mmedge.stream import Stream
 
+    __version__: str
+
 __all__ = [
     "AccuracyError",
     "BackendError",
@@ -41,6 +43,7 @@ __all__ = [
     "Pipeline",
     "Report",
     "Stream",
+    "__version__",
     "load",
 ]
 
@@ -62,6 +65,11 @@ _HOMES = {
 
 def __getattr__(name: str) -> object:
     """Import a public name on first use (PEP 562)."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        globals()[name] = version("mmedge")
+        return globals()[name]
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,13 +14,16 @@ import typer
 
 from mmedge.bench.tune import tune
 from mmedge.bundle import Bundle
-from mmedge.cli.console import BundleArgument, JsonOption, emit_json, number, stderr, table
-from mmedge.errors import InputError
+from mmedge.cli.console import BundleArgument, JsonOption, emit_json, number, say, table
+from mmedge.cli.output import BundleOutputOption, OverwriteOption, Target, misuse, rewriting
 from mmedge_export.engine import PRECISIONS, build_all
 from mmedge_export.engine_builder import CURRENT
 from mmedge_export.profiles import parse_profiles
 
 __all__ = ["build"]
+
+#: Backends that engines are built for.
+ENGINES = ("tensorrt", "tensorrt_rtx")
 
 
 def build(
@@ -47,41 +51,59 @@ def build(
     workspace: Annotated[
         int | None, typer.Option(help="MiB of GPU memory a layer may use as scratch.", min=1)
     ] = None,
+    output: BundleOutputOption = None,
+    overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Build engines of every stage and add them to the bundle; for openvino, its variant."""
+    if backend.replace("-", "_") not in (*ENGINES, "openvino"):
+        raise typer.BadParameter(
+            f"expected tensorrt-rtx, tensorrt or openvino; got {backend!r}", param_hint="--backend"
+        )
+    for word in target or ():
+        if word != CURRENT and not re.fullmatch(r"sm_[0-9]{2,3}", word):
+            raise typer.BadParameter(
+                f"expected sm_NN, such as sm_87, or {CURRENT}; got {word!r}", param_hint="--target"
+            )
+    for word in precision or ():
+        if word not in PRECISIONS:
+            raise typer.BadParameter(
+                f"expected {', '.join(PRECISIONS)}; got {word!r}", param_hint="--precision"
+            )
+    with misuse("--profile"):
+        sizes = parse_profiles(profile or ())
     if backend == "openvino":
         for option, value in (("--target", target), ("--precision", precision),
                               ("--profile", profile), ("--workspace", workspace)):  # fmt: skip
             if value:
-                raise InputError(
+                raise typer.BadParameter(
                     f"{option} is for engines; openvino runs the float32 graphs on this CPU, and "
                     "mmedge quantize --backend openvino adds lower precision"
                 )
-        _build_openvino(bundle, as_json=as_json)
+        with rewriting(bundle, output, overwrite=overwrite) as place:
+            _build_openvino(place, as_json=as_json)
         return
-    console = stderr()
-    with _stdout_on_stderr():
+    with rewriting(bundle, output, overwrite=overwrite) as place, _stdout_on_stderr():
         built, made = build_all(
-            bundle,
+            place.path,
             backend=backend,
             targets=target or [CURRENT],
             precisions=precision or ["fp32"],
-            profile=parse_profiles(profile or ()),
+            profile=sizes,
             workspace=None if workspace is None else workspace << 20,
-            progress=lambda line: console.print(line, markup=False),
+            progress=say,
         )
-    built.close()
+        built.close()
     if as_json:
         emit_json(
             {
-                "bundle": bundle,
+                "bundle": place.shown,
                 "variants": [{"id": variant.id, **asdict(variant)} for variant in made],
             }
         )
         return
     table(
-        f"{bundle}: engines built",
+        f"{place.shown}: engines built",
         ("variant", "stages", "MB", "build s", "max rel", "requires"),
         [
             (
@@ -97,24 +119,24 @@ def build(
     )
 
 
-def _build_openvino(path: str, *, as_json: bool) -> None:
+def _build_openvino(place: Target, *, as_json: bool) -> None:
     """Add the variant, and time it beside the others."""
     from mmedge_export.openvino import add_openvino
 
-    made, variant = add_openvino(Bundle.open(path))
+    made, variant = add_openvino(Bundle.open(place.path))
     found: dict[str, tuple[float, int]] = {}
     if made.manifest.samples:
-        made, found = tune(made, tell=lambda line: stderr().print(line, markup=False))
+        made, found = tune(made, tell=say)
     made.close()
     if as_json:
         measured = {
             "latency_ms": {name: ms for name, (ms, _) in found.items()},
             "threads": {name: count for name, (_, count) in found.items()},
         }
-        emit_json({"bundle": path, "variant": variant.id, **measured})
+        emit_json({"bundle": place.shown, "variant": variant.id, **measured})
         return
     rows = [(name, number(ms), str(count)) for name, (ms, count) in found.items()]
-    table(f"{path}: {variant.id} added", ("variant", "ms a call here", "threads"), rows)
+    table(f"{place.shown}: {variant.id} added", ("variant", "ms a call here", "threads"), rows)
 
 
 @contextmanager

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mmedge.bundle import Bundle
-from mmedge.cli.console import JsonOption, emit_json, number, stderr, table
+from mmedge.cli.console import JsonOption, emit_json, number, say, table, waiting
+from mmedge.cli.output import check_new
 from mmedge_export.cli_quantize import (
     BudgetOption,
     GoalOption,
@@ -22,12 +23,14 @@ from mmedge_export.cli_quantize import (
     ResumeOption,
     print_report,
     quantize_bundle,
+    quantize_options,
+    refuse_metric_limits,
 )
 from mmedge_export.example_file import read_example
 from mmedge_export.golden import SAMPLES
 from mmedge_export.install import installed
 from mmedge_export.loader import load_source
-from mmedge_export.quantize.limits import BUDGET, MAX_ERROR, PRECISIONS
+from mmedge_export.quantize.limits import PRECISIONS
 
 if TYPE_CHECKING:
     from mmedge_export.quantize.report import Report
@@ -98,9 +101,9 @@ def export(
     precision: PrecisionOption = "fp32",
     max_drop: MaxDropOption = None,
     min_metric: MinMetricOption = None,
-    max_error: MaxErrorOption = MAX_ERROR,
-    goal: GoalOption = "speed",
-    budget: BudgetOption = BUDGET,
+    max_error: MaxErrorOption = None,
+    goal: GoalOption = None,
+    budget: BudgetOption = None,
     resume: ResumeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -109,15 +112,33 @@ def export(
     sizes = {key: _whole("--size", value) for key, value in _pairs("--size", size or ())}
     if precision != "fp32" and precision not in PRECISIONS:
         raise typer.BadParameter(f"--precision {precision!r}: fp32, {' or '.join(PRECISIONS)}")
+    options = quantize_options(
+        max_drop=max_drop,
+        min_metric=min_metric,
+        max_error=max_error,
+        goal=goal,
+        budget=budget,
+        resume=resume,
+    )
+    if precision == "fp32":
+        _refuse_alone(
+            max_drop=max_drop, min_metric=min_metric, max_error=max_error, budget=budget,
+            resume=resume, **{"for": goal},
+        )  # fmt: skip
+    elif source.lower().endswith(".onnx"):
+        refuse_metric_limits(options, "an ONNX file has none")
+    check_new(output, overwrite=overwrite)
     values = None if example is None else read_example(example)
     with installed("exporting"):
         from mmedge_export.assemble import export as export_bundle
         from mmedge_export.quantize.task import Task
 
-    console = stderr()
     # What the user's own code prints must not mix with the result.
     with contextlib.redirect_stdout(sys.stderr):
-        model = load_source(source, sizes=sizes, example=values)
+        with waiting(f"loading {source}"):
+            model = load_source(source, sizes=sizes, example=values)
+        if precision != "fp32" and model.metric is None:
+            refuse_metric_limits(options, f"{source} has none")
         if precision != "fp32" and model.samples is not None:
             model = replace(model, samples=list(model.samples))  # taken more than once
         bundle = export_bundle(
@@ -131,7 +152,7 @@ def export(
             split=split,
             name=name,
             source=source,
-            progress=lambda line: console.print(line, style="dim", markup=False, soft_wrap=True),
+            progress=say,
         )
         task = None if precision == "fp32" or model.metric is None else Task.of(model)
     report = None
@@ -140,13 +161,8 @@ def export(
             bundle,
             task,
             precision=precision,
-            max_drop=max_drop,
-            min_metric=min_metric,
-            max_error=max_error,
-            goal=goal,
-            budget=budget,
             threads=None,
-            resume=resume,
+            **options,
         )
         bundle = Bundle.open(output)
     with bundle:
@@ -198,6 +214,16 @@ def export(
     if report is not None:
         print_report(report)
     _check_kept(report)
+
+
+def _refuse_alone(**given: object) -> None:
+    """Options of a lower precision say nothing where none is asked for."""
+    names = [f"--{name.replace('_', '-')}" for name, value in given.items() if value is not None]
+    if names:
+        raise typer.BadParameter(
+            f"{', '.join(names)}: for a lower precision, and none is asked for; add --precision "
+            f"{' or '.join(PRECISIONS)}"
+        )
 
 
 def _check_kept(report: Report | None) -> None:

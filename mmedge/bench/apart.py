@@ -76,9 +76,16 @@ class _Timer:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            # Ctrl-C in a terminal reaches a whole group: this process ends the other, quietly.
+            process_group=0,
         )
         chosen = (variant.backend, variant.precision, variant.target)
-        self._ask({"path": path, "variant": chosen, "threads": threads})
+        try:
+            self._ask({"path": path, "variant": chosen, "threads": threads})
+        except BaseException:
+            self._process.kill()
+            self.__exit__()
+            raise
 
     def block(self) -> float:
         """Median milliseconds of the calls of a block."""
@@ -101,7 +108,9 @@ class _Timer:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object = None, *_: object) -> None:
+        if kind is not None:  # it may be loading, and would not see that nobody asks any more
+            self._process.kill()
         with contextlib.suppress(BrokenPipeError):
             if self._process.stdin is not None:
                 self._process.stdin.close()
@@ -112,7 +121,10 @@ class _Timer:
 
 def child() -> None:
     """Body of a timing process: load what the first line names, then time a block for each line."""
-    request = json.loads(sys.stdin.readline())
+    line = sys.stdin.readline()
+    if not line:  # who started it was interrupted
+        return
+    request = json.loads(line)
     backend, precision, device = request["variant"]
     with load(
         request["path"], backend, precision, device,

@@ -76,6 +76,8 @@ def open_archive(path: Path) -> Archive:
             return Directory(real)
         if real.is_file():
             return Zipped(real)
+    except FileNotFoundError as error:
+        raise BundleError(f"{path}: no such file or folder") from error
     except (OSError, ValueError) as error:  # ValueError: a null character in the path
         raise BundleError(f"{path}: the bundle cannot be read: {error}") from error
     raise BundleError(f"{path}: a bundle is a directory or a zip file, this is neither")

@@ -117,14 +117,62 @@ class Bundle:
         manifest = replace(
             self.manifest, variants=tuple({**variants, variant.id: variant}.values())
         )
-        dropped = self._with_weights(replaced.files.values()) if replaced else set()
-        dropped -= self._with_weights(
+        return self._rewrite(manifest, files, self._unused(replaced, manifest) if replaced else ())
+
+    def without_variant(self, name: str) -> Bundle:
+        """Rewrite this bundle in its place and form without one variant.
+
+        Files that nothing else uses go with it; the stages' own graphs stay. This object is closed.
+
+        Args:
+            name: the variant's id, such as ``ort-int8-cpu``.
+
+        Returns:
+            The new bundle, open.
+
+        Raises:
+            BundleError: there is no such variant, or no other one; else as :meth:`with_variant`.
+        """
+        kept = tuple(variant for variant in self.manifest.variants if variant.id != name)
+        ids = ", ".join(variant.id for variant in self.manifest.variants)
+        if len(kept) == len(self.manifest.variants):
+            raise BundleError(f"{self.path}: no variant {name!r} in this bundle; it has {ids}")
+        if not kept:
+            raise BundleError(
+                f"{self.path}: {name} is its only variant, and a bundle needs one to run"
+            )
+        removed = next(variant for variant in self.manifest.variants if variant.id == name)
+        manifest = replace(self.manifest, variants=kept)
+        return self._rewrite(manifest, {}, self._unused(removed, manifest))
+
+    def copy(self, path: str | Path, *, overwrite: bool = False) -> Bundle:
+        """Write the same bundle elsewhere, in the form that ``path`` asks for.
+
+        Args:
+            path: where; with the suffix ``.mmedge`` one zip, otherwise a directory.
+            overwrite: as for :meth:`write`.
+
+        Returns:
+            The copy, open; this one stays open.
+
+        Raises:
+            BundleError: as :meth:`write`.
+        """
+        path = Path(path)
+        sources: dict[str, Source] = {name: self.read(name) for name in self.manifest.files}
+        write_bundle(
+            path, self.manifest, sources, zipped=path.suffix == SUFFIX, overwrite=overwrite
+        )
+        return type(self).open(path)
+
+    def _unused(self, removed: Variant, manifest: Manifest) -> set[str]:
+        """Files of a variant that ``manifest`` has no use for."""
+        return self._with_weights(removed.files.values()) - self._with_weights(
             [stage.graph for stage in manifest.stages]
             + [file for kept in manifest.variants for file in kept.files.values()]
             + list(manifest.labels.values())
             + [m.tokenizer.file for m in manifest.modalities if m.tokenizer]
         )
-        return self._rewrite(manifest, files, dropped)
 
     def with_metrics(self, metrics: Mapping[str, Mapping[str, float | None]]) -> Bundle:
         """Rewrite this bundle in its place and form with metrics of its variants set.

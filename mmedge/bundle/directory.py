@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from mmedge.bundle.identity import Identity, identity_of
 from mmedge.errors import BundleError
-from mmedge.schema import MAX_FILES, path_fault
+from mmedge.schema import MANIFEST, MAX_FILES, path_fault
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -33,6 +33,12 @@ class Directory:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        # First: whatever else lies in a folder of the user's is no fault of it.
+        if not os.path.lexists(path / MANIFEST):
+            raise BundleError(
+                f"{path} is not a bundle: it holds no {MANIFEST}. A bundle is the folder, or the "
+                "one file NAME.mmedge, that mmedge export wrote"
+            )
         self._known = dict(self._list())
         self.sizes: Mapping[str, int] = {
             name: identity.size for name, identity in self._known.items()
@@ -45,7 +51,10 @@ class Directory:
             for entry in sorted(folders + files):
                 name = entry if prefix == "." else f"{prefix}/{entry}"
                 if fault := path_fault(name):
-                    raise BundleError(f"{self.path}: {fault}; remove it")
+                    raise BundleError(
+                        f"{self.path}: {fault}: no bundle holds such a file, so this folder is not "
+                        "a bundle, or something was added to it; copy or export the bundle again"
+                    )
                 found = os.stat(entry, dir_fd=fd, follow_symlinks=False)
                 if stat.S_ISDIR(found.st_mode):
                     continue

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from mmedge.spec import Manifest
 
-__all__ = ["Checked", "check_digests", "load"]
+__all__ = ["Checked", "check_digests", "load", "read_manifest"]
 
 #: Backends whose files are ONNX graphs. Files of others are engines, opaque to mmedge.
 GRAPH_BACKENDS = frozenset({"openvino", "ort"})
@@ -59,6 +59,19 @@ def load(path: Path, *, digests: bool = True) -> Checked:
     except BaseException:
         archive.close()
         raise
+
+
+def read_manifest(path: Path) -> Manifest:
+    """What the bundle at ``path`` says about itself, before its other files are looked at.
+
+    Raises:
+        BundleError: as :func:`load`, of the listing and the manifest.
+    """
+    archive = open_archive(path)
+    try:
+        return _read_manifest(archive)
+    finally:
+        archive.close()
 
 
 def _read_manifest(archive: Archive) -> Manifest:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import stat
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from mmedge.spec import Manifest
 
-__all__ = ["SUFFIX", "Source", "write_bundle"]
+__all__ = ["SUFFIX", "Source", "move_bundle", "write_bundle"]
 
 #: Suffix of a bundle that is one zip.
 SUFFIX = ".mmedge"
@@ -70,6 +71,7 @@ def write_bundle(
         try:
             (_write_zip if zipped else _write_directory)(staged, manifest, sources)
             load(staged, digests=False).archive.close()
+            _keep_modes(path, staged)
             if before_move is not None:
                 before_move()
             _move(staged, path, aside=aside)
@@ -81,19 +83,48 @@ def write_bundle(
         raise BundleError(f"{path}: the bundle cannot be written: {error}") from error
 
 
+def move_bundle(staged: Path, path: Path, *, overwrite: bool) -> None:
+    """Move a bundle that was written beside ``path``, in a private folder of its own, to it.
+
+    Raises:
+        BundleError: something is there already, or the disk refused.
+    """
+    _check_free(path, overwrite=overwrite)
+    aside = staged.with_name(f"{path.name}.old")
+    try:
+        _keep_modes(path, staged)
+        _move(staged, path, aside=aside)
+    except OSError as error:
+        raise BundleError(f"{path}: the bundle cannot be written: {error}") from error
+
+
+def _keep_modes(path: Path, staged: Path) -> None:
+    """Give a bundle the permissions of the one that it replaces; new files get the manifest's."""
+    if path.is_dir() != staged.is_dir() or not path.exists():
+        return
+    default = path / MANIFEST
+    for new in staged.rglob("*") if staged.is_dir() else ():
+        old = path / new.relative_to(staged)
+        if not old.exists():
+            old = path if new.is_dir() else default
+        new.chmod(stat.S_IMODE(old.stat().st_mode))
+    # Last: a directory that may not be written to can be filled no more.
+    staged.chmod(stat.S_IMODE(path.stat().st_mode))
+
+
 def _check_free(path: Path, *, overwrite: bool) -> None:
     if not os.path.lexists(path):
         return
     if not overwrite:
-        raise BundleError(f"{path}: already exists; remove it or pass overwrite=True")
+        raise BundleError(f"{path}: already exists; choose another path or pass overwrite=True")
     if path.is_symlink():
         raise BundleError(f"{path}: refusing to overwrite a link; name the bundle itself")
     try:
         load(path, digests=False).archive.close()
     except BundleError as error:
         raise BundleError(
-            f"{path}: refusing to overwrite what is not a bundle of this version; "
-            f"remove it yourself ({error})"
+            f"{path}: refusing to overwrite what is not a bundle of this version: {error}; choose "
+            "another path, or move away what is there"
         ) from error
 
 

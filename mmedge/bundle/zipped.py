@@ -40,6 +40,9 @@ _UTF8_NAME = 0x800  # general purpose bit 11: the one flag that a bundle's entry
 _ENCRYPTED = 0x1
 _MANY16, _MANY32 = 0xFFFF, 0xFFFFFFFF  # stand for "see the zip64 record"
 
+#: Bytes at the end of a zip in which the names of its entries are looked for.
+_NAMES_BYTES = 1 << 24
+
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
@@ -69,6 +72,13 @@ class Zipped:
             if not self._identity.size:
                 raise BundleError(f"{path}: an empty file is no bundle")
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        # Before the zip's own rules, which say nothing to whoever named another file.
+        names_at = max(0, self._identity.size - _NAMES_BYTES)
+        if self._map.rfind(MANIFEST.encode(), names_at) < 0:
+            raise BundleError(
+                f"{path} is not a bundle: not a whole zip that holds {MANIFEST}. A bundle is the "
+                "folder, or the one file NAME.mmedge, that mmedge export wrote"
+            )
         self._view = memoryview(self._map)
         self._spans = self._locate()
         self.sizes: Mapping[str, int] = {name: len(span) for name, span in self._spans.items()}

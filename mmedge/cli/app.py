@@ -2,26 +2,52 @@
 
 from __future__ import annotations
 
-import sys
+import inspect as signatures
+from collections.abc import Callable, Sequence
+from functools import wraps
 from importlib import metadata
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
+import mmedge
+from mmedge.cli import main, stop
 from mmedge.cli.bench import bench
 from mmedge.cli.compare import compare
-from mmedge.cli.console import stderr
+from mmedge.cli.console import settings
 from mmedge.cli.env import env
+from mmedge.cli.failures import READER_GONE, tell
 from mmedge.cli.inspect import inspect
 from mmedge.cli.record import record
-from mmedge.cli.run import run
+from mmedge.cli.remove import remove
+from mmedge.cli.run import run as run_once
 from mmedge.cli.tune import tune
 from mmedge.cli.verify import verify
-from mmedge.errors import MMEdgeError
 
-__all__ = ["build_app", "main"]
+__all__ = ["build_app", "main", "run"]
 
 #: Entry points of this group are functions that become verbs of their own name.
 GROUP = "mmedge.commands"
+PANEL = "Every verb"
+
+#: What typer makes of KeyboardInterrupt.
+INTERRUPTED = 130
+
+VerboseOption = Annotated[
+    bool,
+    typer.Option("--verbose", "-v", help="Say more: the time of each line.", rich_help_panel=PANEL),
+]
+QuietOption = Annotated[
+    bool,
+    typer.Option(
+        "--quiet", "-q", help="No progress, no remarks: warnings and errors alone.",
+        rich_help_panel=PANEL,
+    ),
+]  # fmt: skip
+DebugOption = Annotated[
+    bool,
+    typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel=PANEL),
+]
 
 
 def build_app() -> typer.Typer:
@@ -31,23 +57,88 @@ def build_app() -> typer.Typer:
         help="Deploy trained multimodal fusion networks: one verified bundle, honest latency.",
         no_args_is_help=True,
         pretty_exceptions_enable=False,
-        add_completion=False,
+        context_settings={"help_option_names": ["--help", "-h"]},
     )
-    for verb in (bench, compare, env, inspect, record, run, tune, verify):
-        app.command(verb.__name__)(verb)
-    for entry in sorted(metadata.entry_points(group=GROUP), key=lambda entry: entry.name):
-        app.command(entry.name)(entry.load())
+    app.callback()(_every)
+    verbs: dict[str, Callable[..., None]] = {
+        verb.__name__: verb for verb in (bench, compare, env, inspect, record, remove, tune, verify)
+    }
+    verbs["run"] = run_once
+    for entry in metadata.entry_points(group=GROUP):
+        verbs[entry.name] = entry.load()
+    for name, verb in sorted(verbs.items()):
+        app.command(name)(_with_every(verb))
     return app
 
 
-def main() -> None:
-    """Run the command line; exit 1 with a message on an error that mmedge raises on purpose."""
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line; an error is told, and becomes the exit code.
+
+    Raises:
+        KeyboardInterrupt: a signal came, whatever a library or typer made of it.
+    """
+    # What is wrong with the words is known before they are parsed to the end.
+    settings.reset()
+    words = list(arguments)
+    words = words[: words.index("--")] if "--" in words else words
+    settings.json, settings.debug = "--json" in words, "--debug" in words
     try:
-        build_app()()
-    except MMEdgeError as error:
-        stderr().print(
-            f"{type(error).__name__}: {error}", style="red", markup=False, soft_wrap=True
-        )
-        sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(130)
+        command = typer.main.get_command(build_app())
+        code = command.main(list(arguments), prog_name="mmedge", standalone_mode=False)
+    except Exception as error:  # told, with its traceback under --debug
+        if stop.number is not None:
+            raise KeyboardInterrupt from error
+        return tell(error)
+    except SystemExit as error:
+        # What typer and rich make of a pipe whose reader has gone.
+        if isinstance(error.__context__, BrokenPipeError):
+            return READER_GONE
+        raise
+    if code == INTERRUPTED and stop.number is not None:
+        raise KeyboardInterrupt
+    return code if isinstance(code, int) else 0
+
+
+def _show_version(value: bool) -> None:  # noqa: FBT001 - typer's callback
+    if value:
+        typer.echo(f"mmedge {mmedge.__version__}")
+        raise typer.Exit
+
+
+def _every(
+    *,
+    version: Annotated[  # noqa: ARG001 - its callback does it
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Say which.")
+    ] = False,
+    verbose: VerboseOption = False,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    settings.verbose = settings.quiet = False
+    settings.take(verbose=verbose, quiet=quiet, debug=debug)
+
+
+def _with_every(verb: Callable[..., None]) -> Callable[..., None]:
+    """``verb`` with the options that every verb has: people type them behind it."""
+    hints = get_type_hints(verb, include_extras=True)
+    extra = {"verbose": VerboseOption, "quiet": QuietOption, "debug": DebugOption}
+
+    @wraps(verb)
+    def called(**values: Any) -> None:  # noqa: ANN401
+        settings.take(**{name: values.pop(name) for name in extra})
+        settings.json = bool(values.get("as_json"))
+        verb(**values)
+
+    own = signatures.signature(verb)
+    parameters = [
+        *(one.replace(annotation=hints[name]) for name, one in own.parameters.items()),
+        *(
+            signatures.Parameter(
+                name, signatures.Parameter.KEYWORD_ONLY, default=False, annotation=annotation
+            )
+            for name, annotation in extra.items()
+        ),
+    ]
+    called.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
+    called.__annotations__ = {**hints, **extra}
+    return called

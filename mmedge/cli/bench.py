@@ -22,11 +22,12 @@ from mmedge.cli.console import (
     JsonOption,
     PrecisionOption,
     ThreadsOption,
+    emit,
     phases,
-    stderr,
     write_file,
 )
-from mmedge.errors import InputError, MMEdgeError
+from mmedge.cli.output import check_file, misuse
+from mmedge.errors import MMEdgeError
 
 if TYPE_CHECKING:
     from mmedge.bench.report import Report
@@ -131,6 +132,10 @@ def bench(
     Calls follow one another unless --rate or --gap says otherwise.
     """
     before = _warmup(warmup)
+    for option, path in (("--output", output), ("--html", html), ("--trace", trace)):
+        check_file(path, option)
+    with misuse("--interference"):
+        second = Interference(interference) if interference is not None else None
     failed: MMEdgeError | None = None
     shared: dict[str, Any] = {"threads": threads, "warmup": before, "deadline_ms": deadline}
     if stream or replay is not None:
@@ -144,7 +149,6 @@ def bench(
             _refuse_beside("--replay, which takes as long as the recording", seconds=seconds)
         from mmedge.bench.replay import SECONDS, bench_stream
 
-        second = Interference(interference) if interference is not None else None
         with phases() as tell, second or nullcontext():
             report = bench_stream(
                 bundle, backend, precision, device, trigger=_trigger(trigger), recording=replay,
@@ -191,18 +195,14 @@ def bench(
                 failed = error
         report = kept[-1]
     if as_json:
-        typer.echo(report.to_json(), nl=False)
+        emit(report.to_json())
     else:
         show(report)
     # Printed first: a measurement is not lost when the disk refuses.
     if output is not None:
         write_file(output, report.to_json().encode())
     if html is not None:
-        try:
-            report.to_html(html)
-        except OSError as error:
-            raise InputError(f"--html {html}: cannot be written: {error}") from error
-        stderr().print(f"wrote {html}", markup=False)
+        write_file(html, report.to_html().encode(), "--html")
     if failed is not None:
         raise failed
 

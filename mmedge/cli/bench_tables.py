@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mmedge.cli.console import number, stderr, table
+from mmedge.cli.console import number, table, warn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -52,7 +52,7 @@ def show(report: Report) -> None:
     _show_variants(report)
     table("this machine", ("figure", "value"), list(_machine(report)))
     for remark in _remarks(report):
-        stderr().print(remark, markup=False)
+        warn(remark)
 
 
 def _machine(report: Report) -> Iterator[tuple[str, str]]:

@@ -23,10 +23,11 @@ from mmedge.cli.console import (
     emit_json,
     number,
     phases,
-    stderr,
     table,
+    warn,
     write_file,
 )
+from mmedge.cli.output import misuse
 from mmedge.errors import InputError
 
 __all__ = ["compare"]
@@ -69,10 +70,8 @@ def compare(
     Calls of two bundles take turns, and sessions side by side are compared: so a machine whose
     speed drifts tells them apart as well. Gates are held against what was found, with confidence.
     """
-    try:
+    with misuse("--gate"):
         gates = [parse_gate(text) for text in gate or ()]
-    except InputError as error:
-        raise typer.BadParameter(str(error), param_hint="--gate") from error
     bundles = [path.is_dir() or path.suffix == SUFFIX for path in (a, b)]
     if bundles[0] != bundles[1]:
         raise typer.BadParameter(f"expected two reports or two bundles, got {a} and {b}")
@@ -130,7 +129,9 @@ def _folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"--output {path}: cannot be written: {error}") from error
+        raise typer.BadParameter(
+            f"{path} cannot be made: {error}", param_hint="--output"
+        ) from error
 
 
 def _show(a: Path, b: Path, found: Comparison) -> None:
@@ -149,7 +150,7 @@ def _show(a: Path, b: Path, found: Comparison) -> None:
             ],
         )
     for remark in found.remarks:
-        stderr().print(remark, markup=False, soft_wrap=True)
+        warn(remark)
 
 
 def _cells(row: Row) -> tuple[str, ...]:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from time import monotonic
 from typing import Annotated, Any
 
 import typer
@@ -14,6 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
+from mmedge.backends import BACKENDS
 from mmedge.errors import InputError
 
 __all__ = [
@@ -23,20 +28,86 @@ __all__ = [
     "JsonOption",
     "PrecisionOption",
     "ThreadsOption",
+    "emit",
     "emit_json",
     "number",
     "phases",
+    "say",
+    "settings",
     "stderr",
     "table",
+    "waiting",
+    "warn",
     "write_file",
 ]
 
 BundleArgument = Annotated[str, typer.Argument(help="A bundle: a directory or a .mmedge file.")]
-BackendOption = Annotated[str, typer.Option(help="auto, ort, openvino, tensorrt or tensorrt_rtx.")]
+
+
+def _backend(name: str) -> str:
+    known = ("auto", *BACKENDS)
+    if name.replace("-", "_") not in known:
+        raise typer.BadParameter(f"expected {', '.join(known)}; got {name!r}")
+    return name
+
+
+def _device(name: str | None) -> str | None:
+    if name is not None and not re.fullmatch(r"cpu|cuda|sm_[0-9]{2,3}", name):
+        raise typer.BadParameter(f"expected cpu, cuda or sm_NN such as sm_87; got {name!r}")
+    return name
+
+
+BackendOption = Annotated[
+    str,
+    typer.Option(help="auto, ort, openvino, tensorrt or tensorrt_rtx.", callback=_backend),
+]
 PrecisionOption = Annotated[str | None, typer.Option(help="Only variants of this precision.")]
-DeviceOption = Annotated[str | None, typer.Option(help="Only variants for cpu, cuda or sm_NN.")]
+DeviceOption = Annotated[
+    str | None, typer.Option(help="Only variants for cpu, cuda or sm_NN.", callback=_device)
+]
 ThreadsOption = Annotated[int | None, typer.Option(help="CPU threads per stage.", min=1)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+
+
+#: Seconds after which work that says nothing says that it goes on, and between two such lines where
+#: standard error is no terminal.
+PATIENCE_S, LINE_S = 2.0, 5.0
+
+
+@dataclass
+class Settings:
+    """How the command speaks: its options, and whether stdout has its JSON document yet.
+
+    Attributes:
+        verbose: say more.
+        quiet: warnings and errors alone.
+        debug: show tracebacks.
+        json: one JSON document on stdout.
+        emitted: it is there.
+        start: when the command began, on the monotonic clock.
+    """
+
+    verbose: bool = False
+    quiet: bool = False
+    debug: bool = False
+    json: bool = False
+    emitted: bool = False
+    start: float = field(default_factory=monotonic)
+
+    def reset(self) -> None:
+        """A new command begins."""
+        self.__init__()  # type: ignore[misc]
+
+    def take(self, *, verbose: bool, quiet: bool, debug: bool) -> None:
+        """Add the options that stand before or behind the verb."""
+        self.verbose |= verbose
+        self.quiet |= quiet
+        self.debug |= debug
+        if self.verbose and self.quiet:
+            raise typer.BadParameter("--verbose and --quiet cannot be given together")
+
+
+settings = Settings()
 
 
 def stderr() -> Console:
@@ -44,13 +115,33 @@ def stderr() -> Console:
     return Console(stderr=True, highlight=False)
 
 
+def say(line: str, console: Console | None = None) -> None:
+    """Progress or a remark on stderr, unless --quiet was given."""
+    if settings.quiet:
+        return
+    if settings.verbose:
+        line = f"[{monotonic() - settings.start:7.1f} s] {line}"
+    (console or stderr()).print(line, style="dim", markup=False, soft_wrap=True)
+
+
+def warn(line: str, console: Console | None = None) -> None:
+    """What a reader must know before believing the result: on stderr, with --quiet too."""
+    (console or stderr()).print(f"warning: {line}", style="yellow", markup=False, soft_wrap=True)
+
+
 def emit_json(data: Any) -> None:  # noqa: ANN401
     """One JSON document on stdout."""
-    sys.stdout.write(json.dumps(data, indent=2, allow_nan=False) + "\n")
+    emit(json.dumps(data, indent=2, allow_nan=False) + "\n")
 
 
-def write_file(path: Path, data: bytes) -> None:
-    """Write what ``--output`` asked for.
+def emit(document: str) -> None:
+    """The JSON document on stdout, as text."""
+    sys.stdout.write(document)
+    settings.emitted = True
+
+
+def write_file(path: Path, data: bytes, option: str = "--output") -> None:
+    """Write what an option asked for.
 
     Raises:
         InputError: it cannot be written there.
@@ -58,8 +149,8 @@ def write_file(path: Path, data: bytes) -> None:
     try:
         path.write_bytes(data)
     except OSError as error:
-        raise InputError(f"--output {path}: cannot be written: {error}") from error
-    stderr().print(f"wrote {path}", markup=False)
+        raise InputError(f"{option} {path}: cannot be written: {error}") from error
+    say(f"wrote {path}")
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
@@ -85,17 +176,19 @@ def number(value: float | None, unit: str = "") -> str:
 
 
 @contextmanager
-def phases(console: Console | None = None) -> Iterator[Any]:
+def phases(console: Console | None = None) -> Iterator[Callable[[str, int, int], None]]:
     """A progress bar per phase on stderr; yields ``tell(phase, done, total)``.
 
+    Where stderr is no terminal, a line per phase, and another one every :data:`LINE_S` seconds.
     Lines that are printed meanwhile belong on the same ``console``.
     """
     console = console or stderr()
+    if not console.is_terminal or settings.quiet:
+        yield _lines(console)
+        return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     # No refresh thread: it would take the interpreter from what is being timed.
-    with Progress(
-        *columns, console=console, disable=not console.is_terminal, auto_refresh=False
-    ) as progress:
+    with Progress(*columns, console=console, auto_refresh=False) as progress:
         tasks: dict[str, Any] = {}
 
         def tell(phase: str, done: int, total: int) -> None:
@@ -104,6 +197,38 @@ def phases(console: Console | None = None) -> Iterator[Any]:
             progress.update(tasks[phase], completed=done, refresh=True)
 
         yield tell
+
+
+def _lines(console: Console) -> Callable[[str, int, int], None]:
+    said: dict[str, float] = {}
+
+    def tell(phase: str, done: int, total: int) -> None:
+        now = monotonic()
+        if phase not in said:
+            say(phase, console)
+        elif now - said[phase] < LINE_S:
+            return
+        else:
+            say(f"{phase}: {done} of {total}", console)
+        said[phase] = now
+
+    return tell
+
+
+@contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """Say ``what`` is being done, on stderr, if the body takes over :data:`PATIENCE_S` seconds.
+
+    For work that cannot tell how far it is, such as imports of large libraries; never around what
+    is timed.
+    """
+    timer = threading.Timer(PATIENCE_S, say, [f"{what} ..."])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _numeric(value: object) -> bool:

@@ -12,12 +12,12 @@ from rich.console import Console
 
 from mmedge import native
 from mmedge.bundle import Bundle
-from mmedge.cli.console import BundleArgument, JsonOption, emit_json, number, stderr, table
+from mmedge.cli.console import BundleArgument, JsonOption, emit_json, number, table, write_file
 from mmedge.cli.draw import draw_text
 from mmedge.cli.flow import flow_of
+from mmedge.cli.output import check_file
 from mmedge.cli.svg import draw_svg
 from mmedge.device import probe
-from mmedge.errors import InputError
 from mmedge.native.dispatch import choose
 from mmedge.spec import Decision, Manifest, Variant
 
@@ -32,6 +32,7 @@ _ASCII = str.maketrans({"├": "|", "└": "`", "│": "|", "─": "-"})
 
 def inspect(bundle: BundleArgument, *, as_json: JsonOption = False, svg: SvgOption = None) -> None:
     """Show modalities, how the network is cut, sizes, and which variants can run here and why."""
+    check_file(svg, "--svg")
     with Bundle.open(bundle) as opened:
         manifest = opened.manifest
         sizes = {name: len(opened.read(name)) for name in manifest.files}
@@ -60,7 +61,7 @@ def inspect(bundle: BundleArgument, *, as_json: JsonOption = False, svg: SvgOpti
             _print_attention(attention)
     # Last: what was found is shown even where the file cannot be written.
     if svg is not None:
-        _write_svg(svg, draw_svg(flow))
+        write_file(svg, draw_svg(flow).encode(), "--svg")
 
 
 def _print(
@@ -174,11 +175,3 @@ def _print_text(text: str) -> None:
     if console.options.ascii_only:
         text = text.translate(_ASCII).encode("ascii", "backslashreplace").decode()
     console.print(text, markup=False, emoji=False, soft_wrap=True)
-
-
-def _write_svg(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"--svg {path}: cannot be written: {error}") from error
-    stderr().print(f"wrote {path}", markup=False)

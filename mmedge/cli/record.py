@@ -13,15 +13,18 @@ from mmedge.cli.console import (
     BackendOption,
     BundleArgument,
     DeviceOption,
+    JsonOption,
     PrecisionOption,
     ThreadsOption,
+    emit_json,
     phases,
-    stderr,
+    say,
+    warn,
 )
-from mmedge.errors import InputError
+from mmedge.cli.output import check_new
 from mmedge.pipeline import load
 from mmedge.recording import Golden, Recorder, RecordingStream
-from mmedge.recording.pace import pace
+from mmedge.recording.pace import Pace, pace
 from mmedge.recording.sample import Recorded
 
 __all__ = ["record"]
@@ -36,7 +39,7 @@ def record(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="A new folder, or a new .mcap file.")
     ],
-    seconds: Annotated[float, typer.Option(help="How long.")] = 10.0,
+    seconds: Annotated[float, typer.Option(help="How long.", min=0.001)] = 10.0,
     rate: Annotated[
         list[str] | None,
         typer.Option(help="modality=Hz, in place of the bundle's nominal rate. Repeatable."),
@@ -52,9 +55,12 @@ def record(
     precision: PrecisionOption = None,
     device: DeviceOption = None,
     threads: ThreadsOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Record golden samples that are pushed to a stream in real time, at each modality's rate."""
     rates = dict(_rate(word) for word in rate or ())
+    check_new(output, overwrite=None)
+    paced: Pace | None = None
     if from_samples:
         with Bundle.open(bundle) as opened:
             golden = Golden(opened, seconds=seconds, rates=rates)
@@ -72,16 +78,26 @@ def record(
                 Recorder(output, pipe.bundle) as recorder,
                 recorder.attach(pipe.stream(trigger=trigger)) as stream,
             ):
-                _drive(golden, stream, round(sum(golden.rates.values()) * seconds))
-    lost = ", ".join(f"{count} not recorded ({why})" for why, count in recorder.lost.items())
-    stderr().print(
-        f"wrote {output}: {recorder.count} samples" + (f", {lost}" if lost else ""),
-        markup=False,
-        soft_wrap=True,
-    )
+                paced = _drive(golden, stream, round(sum(golden.rates.values()) * seconds))
+    for why, count in recorder.lost.items():
+        warn(f"{count} samples not recorded ({why})")
+    if as_json:
+        emit_json(
+            {
+                "path": str(output),
+                "seconds": seconds,
+                "rates_hz": dict(golden.rates),
+                "samples": recorder.count,
+                "not_recorded": dict(recorder.lost),
+                "pushed_late": None if paced is None else paced.late,
+                "latest_push_ms": None if paced is None else paced.latest_ms,
+            }
+        )
+        return
+    say(f"wrote {output}: {recorder.count} samples")
 
 
-def _drive(golden: Golden, stream: RecordingStream, total: int) -> None:
+def _drive(golden: Golden, stream: RecordingStream, total: int) -> Pace:
     pushed = 0
     with phases() as tell:
 
@@ -94,12 +110,11 @@ def _drive(golden: Golden, stream: RecordingStream, total: int) -> None:
 
         kept = pace(golden, push, stop=threading.Event())
     if kept.late:
-        stderr().print(
+        warn(
             f"{kept.late} of {kept.pushed} pushes came over 1 ms late, the latest by "
-            f"{kept.latest_ms:.3g} ms; arrivals are recorded as they were",
-            markup=False,
-            soft_wrap=True,
+            f"{kept.latest_ms:.3g} ms; arrivals are recorded as they were"
         )
+    return kept
 
 
 def _rate(word: str) -> tuple[str, float]:
@@ -107,4 +122,6 @@ def _rate(word: str) -> tuple[str, float]:
     try:
         return name, float(hz)
     except ValueError as error:
-        raise InputError(f"--rate {word}: expected modality=Hz, such as camera=30") from error
+        raise typer.BadParameter(
+            f"expected modality=Hz, such as camera=30; got {word!r}", param_hint="--rate"
+        ) from error

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from mmedge.bundle.load import read_manifest
 from mmedge.cli.console import (
     BackendOption,
     BundleArgument,
@@ -19,8 +20,10 @@ from mmedge.cli.console import (
     emit_json,
     number,
     table,
+    waiting,
     write_file,
 )
+from mmedge.cli.output import check_file
 from mmedge.media import read_inputs
 from mmedge.pipeline import Pipeline, load
 from mmedge.spec import Array
@@ -49,13 +52,26 @@ def run(
     allow_unverified: Annotated[
         bool, typer.Option("--allow-unverified", help="Do not replay golden samples first.")
     ] = False,
+    allow_non_finite: Annotated[
+        bool, typer.Option("--allow-non-finite", help="Pass NaN and infinity on to the network.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Run a bundle once on the inputs given; optional modalities may be left out."""
-    with load(
-        bundle, backend, precision, device, threads=threads, allow_unverified=allow_unverified
-    ) as pipe:
-        values = read_inputs(pipe.bundle.manifest, inputs)
+    check_file(output)
+    # Files that do not fit are told before the network is loaded.
+    values = read_inputs(read_manifest(Path(bundle)), inputs)
+    with waiting(f"loading {bundle}"):
+        pipe = load(
+            bundle,
+            backend,
+            precision,
+            device,
+            threads=threads,
+            allow_unverified=allow_unverified,
+            allow_non_finite=allow_non_finite,
+        )
+    with pipe:
         outputs = pipe.run(values)
         found = {name: _describe(pipe, name, value) for name, value in outputs.items()}
         variant = pipe.variant.id

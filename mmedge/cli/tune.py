@@ -10,9 +10,10 @@ from mmedge.cli.console import (
     ThreadsOption,
     emit_json,
     number,
-    stderr,
+    say,
     table,
 )
+from mmedge.cli.output import BundleOutputOption, OverwriteOption, rewriting
 from mmedge.errors import BundleError, NoVariantError
 
 __all__ = ["tune"]
@@ -21,23 +22,25 @@ __all__ = ["tune"]
 def tune(
     bundle: BundleArgument,
     *,
+    output: BundleOutputOption = None,
+    overwrite: OverwriteOption = False,
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Time every variant that this CPU runs, with few and many threads; loading goes by it."""
-    opened = Bundle.open(bundle)
-    if not opened.manifest.samples:
-        opened.close()
-        raise BundleError(f"{bundle}: no golden samples to call it with; export it again")
-    say = stderr().print
-    made, found = find(opened, threads=threads, tell=lambda line: say(line, markup=False))
-    made.close()
-    if not found:
-        raise NoVariantError(f"{bundle}: no variant of it runs and verifies on this CPU")
+    with rewriting(bundle, output, overwrite=overwrite) as target:
+        opened = Bundle.open(target.path)
+        if not opened.manifest.samples:
+            opened.close()
+            raise BundleError(f"{bundle}: no golden samples to call it with; export it again")
+        made, found = find(opened, threads=threads, tell=say)
+        made.close()
+        if not found:
+            raise NoVariantError(f"{bundle}: no variant of it runs and verifies on this CPU")
     if as_json:
         emit_json(
             {
-                "bundle": str(bundle),
+                "bundle": target.shown,
                 "variants": {
                     name: {"latency_ms": ms, "threads": count}
                     for name, (ms, count) in found.items()
@@ -49,4 +52,4 @@ def tune(
         (name, number(ms), str(count))
         for name, (ms, count) in sorted(found.items(), key=lambda item: item[1])
     ]
-    table(f"{bundle}: fastest first", ("variant", "ms a call here", "threads"), rows)
+    table(f"{target.shown}: fastest first", ("variant", "ms a call here", "threads"), rows)

@@ -14,6 +14,7 @@ from mmedge.cli.console import (
     number,
     phases,
     table,
+    waiting,
 )
 from mmedge.pipeline import load
 from mmedge.verify import verify as replay
@@ -30,10 +31,9 @@ def verify(
     as_json: JsonOption = False,
 ) -> None:
     """Replay the golden samples and compare every output of every stage."""
-    with (
-        load(bundle, backend, precision, device, allow_unverified=True) as pipe,
-        phases() as tell,
-    ):
+    with waiting(f"loading {bundle}"):
+        pipe = load(bundle, backend, precision, device, allow_unverified=True)
+    with pipe, phases() as tell:
         total = pipe.bundle.manifest.samples
         found = replay(pipe, progress=lambda done: tell("golden samples", done, total))
     if as_json:

@@ -49,8 +49,9 @@ def test_a_table_says_what_was_made_and_overwrite_is_asked_for(tmp_path):
         assert "ort-fp32-cpu" in done.stdout
         assert "the file itself is the reference" in done.stdout
         again = run(*arguments)
-        assert again.exit_code == 1
-        assert "already exists" in str(again.exception)
+        assert again.exit_code == 2
+        said = " ".join(again.stderr.replace("│", " ").split())
+        assert "already exists; name another place, or give --overwrite" in said
         replaced = run(*arguments, "--overwrite", "--json")
         assert replaced.exit_code == 0
         assert json.loads(replaced.stdout)["parity"] is None

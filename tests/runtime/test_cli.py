@@ -88,13 +88,28 @@ def test_bench_writes_the_report_it_prints(sums, tmp_path):
 
 
 def test_what_was_computed_is_shown_even_when_it_cannot_be_written(sums, picture, tmp_path):
-    nowhere = tmp_path / "none" / "x"
-    done = call("run", sums, "-i", f"image={picture}", "-o", nowhere, expect=1)
+    full = "/dev/full"  # a device that takes nothing
+    done = call("run", sums, "-i", f"image={picture}", "-o", full, expect=1)
     assert "12.5" in done.stdout
     assert "cannot be written" in done.stderr
-    done = call("bench", sums, "--calls", 2, "--warmup", 0, "-o", nowhere, "--json", expect=1)
+    done = call("bench", sums, "--calls", 2, "--warmup", 0, "-o", full, "--json", expect=1)
     assert json.loads(done.stdout)["load"]["calls"] == 2
     assert "cannot be written" in done.stderr
+
+
+def test_what_cannot_be_written_is_refused_before_the_work(sums, picture, tmp_path):
+    for verb, option in (
+        (("run", sums, "-i", f"image={picture}"), "-o"),
+        (("bench", sums), "-o"),
+        (("bench", sums), "--html"),
+        (("bench", sums), "--trace"),
+        (("inspect", sums), "--svg"),
+    ):
+        done = call(*verb, option, tmp_path / "none" / "x", expect=2)
+        assert "there is no folder" in done.stderr
+        done = call(*verb, option, tmp_path, expect=2)
+        assert "is a folder" in done.stderr
+        assert done.stdout == ""
 
 
 def test_odd_outputs_are_plain_data():

@@ -400,6 +400,11 @@ def test_json_and_svg_together(remarkable, tmp_path):
 
 
 def test_a_drawing_that_cannot_be_written(remarkable, tmp_path):
-    out, words = call(remarkable, "--svg", tmp_path / "none" / "x.svg", expect=1)
+    out, words = call(remarkable, "--svg", tmp_path / "none" / "x.svg", expect=2)
+    assert out == ""
+    assert "--svg" in words
+    assert "there is no folder" in words
+    # What is found out late does not cost what was printed.
+    out, words = call(remarkable, "--svg", "/dev/full", expect=1)
     assert "424 FLOP" in out
     assert re.search(r"InputError: --svg .*cannot be written", words)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
@@ -58,20 +59,28 @@ def test_nominal_arrivals_are_written_at_once(pair, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "error"),
+    ("words", "error", "code"),
     [
-        (("--rate", "camera"), "expected modality=Hz"),
-        (("--rate", "nose=1"), "unknown modality"),
-        (("--seconds", "-1"), "seconds must be above 0"),
+        (("--rate", "camera"), "expected modality=Hz", 2),
+        (("--rate", "nose=1"), "unknown modality", 1),  # the words are right, for other bundles
+        (("--seconds", "-1"), "greater than or equal to 0.001", 2),
     ],
 )
-def test_misuse_is_told_and_leaves_nothing(pair, tmp_path, words, error):
-    done = call(pair, "-o", tmp_path / "run", "--from-samples", *words, expect=1)
+def test_misuse_is_told_and_leaves_nothing(pair, tmp_path, words, error, code):
+    done = call(pair, "-o", tmp_path / "run", "--from-samples", *words, expect=code)
     assert error in done.stderr
     assert not (tmp_path / "run").exists()
 
 
 def test_nothing_is_overwritten(pair, tmp_path):
     (tmp_path / "run").mkdir()
-    done = call(pair, "-o", tmp_path / "run", "--from-samples", expect=1)
+    done = call(pair, "-o", tmp_path / "run", "--from-samples", expect=2)
     assert "already exists" in done.stderr
+
+
+def test_what_was_recorded_as_json(pair, tmp_path):
+    words = (pair, "-o", tmp_path / "run", "--seconds", 2, "--from-samples", "--json")
+    said = json.loads(call(*words).stdout)
+    assert said["path"] == str(tmp_path / "run")
+    assert said["samples"] == 2 * sum(said["rates_hz"].values())
+    assert said["not_recorded"] == {}

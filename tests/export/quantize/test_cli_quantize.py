@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 from typer.testing import CliRunner
@@ -109,8 +111,6 @@ def test_a_table_of_stages_and_of_the_whole(exported, folder, tmp_path):
     ("options", "message"),
     [
         (["--max-drop", "0.0001"], "400 samples cannot show|272 samples cannot show"),
-        (["--precision", "int2"], "precision 'int2': expected int8 or int4"),
-        (["--for", "fun"], "goal 'fun': expected speed or size"),
         (["--min-metric", "2"], "no more than the 2 that are asked for"),
     ],
 )
@@ -121,6 +121,57 @@ def test_what_cannot_be_is_refused_and_the_bundle_stays(exported, folder, option
     with pytest.raises(type(done.exception), match=message):
         raise done.exception
     assert Bundle.open(exported[0]).manifest == before
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["quantize", "none", "--precision", "int2"], "expected int8 or int4; got 'int2'"),
+        (["quantize", "none", "--for", "fun"], "expected speed or size; got 'fun'"),
+        (["quantize", "none", "--backend", "x"], "expected ort or openvino; got 'x'"),
+        (["quantize", "none", "--max-drop", "0.1"], "and without --task there is none"),
+        (["quantize", "none", "--min-metric", "1"], "and without --task there is none"),
+        (["quantize", "none", "--max-drop", "0"], "expected a positive number, got 0"),
+        (["quantize", "none", "--max-drop", "nan"], "expected a positive number, got nan"),
+        (["quantize", "none", "--max-drop", "1", "--min-metric", "1"], "give one"),
+        (["export", "x.onnx", "-o", "b", "--precision", "int8", "--max-drop", "1"],
+         "an ONNX file has none"),
+        (["export", "x.py:f", "-o", "b", "--max-drop", "0.1"], "--max-drop: for a lower precision"),
+        (["export", "x.py:f", "-o", "b", "--for", "size"], "--for: for a lower precision"),
+        (["export", "x.py:f", "-o", "b", "--resume", "r"], "--resume: for a lower precision"),
+        (["export", "x.py:f", "-o", "none/b"], "there is no folder"),
+        (["build", "none", "--precision", "fp7"], "expected fp32, fp16, int8, fp8; got 'fp7'"),
+        (["build", "none", "--target", "orin"], "expected sm_NN"),
+        (["build", "none", "--backend", "x"], "expected tensorrt-rtx, tensorrt or openvino"),
+        (["build", "none", "--profile", "x=1"], "expected DIMENSION=MIN:OPT:MAX"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_meant_is_refused_at_once(words, message):
+    """Before torch or onnx is imported, and before the bundle or source is looked at."""
+    program = (
+        "import sys\n"
+        "from mmedge.cli.app import run\n"
+        "code = run(sys.argv[1:])\n"
+        "heavy = {'torch', 'onnx', 'onnx_ir', 'onnxruntime', 'openvino'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+        "sys.exit(code)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr
+    assert done.stdout == ""
+
+
+def test_a_limit_without_a_metric_is_refused_before_the_network_is_traced(folder, tmp_path):
+    (tmp_path / "bare.py").write_text(
+        "from sums import factory as whole\n\n\ndef factory():\n    return whole(4, None)\n"
+    )
+    shutil.copy(folder / "sums.py", tmp_path)
+    source = f"{tmp_path / 'bare.py'}:factory"
+    done = run("export", source, "-o", tmp_path / "b", "--precision", "int8", "--max-drop", "0.1")
+    assert done.exit_code == 2
+    assert "tracing" not in done.stderr
+    assert "has none" in " ".join(done.stderr.replace("│", " ").split())
 
 
 def test_an_onnx_file_is_judged_by_its_golden_samples(exported, tmp_path):

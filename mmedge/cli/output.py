@@ -1,0 +1,151 @@
+"""Where results go: looked at before work starts, written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mmedge.bundle import Bundle
+from mmedge.bundle.write import move_bundle
+from mmedge.cli.console import say
+from mmedge.errors import BundleError, MMEdgeError
+
+__all__ = [
+    "BundleOutputOption",
+    "OverwriteOption",
+    "Target",
+    "check_file",
+    "check_new",
+    "misuse",
+    "rewriting",
+]
+
+BundleOutputOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        help="Write the new bundle here, and leave BUNDLE as it is: a directory, or one file "
+        "NAME.mmedge. Without it BUNDLE is rewritten in its place.",
+    ),
+]
+OverwriteOption = Annotated[
+    bool, typer.Option("--overwrite", help="Replace a bundle that is at --output.")
+]
+
+
+@contextmanager
+def misuse(option: str) -> Iterator[None]:
+    """What mmedge refuses of an option's text is misuse of the command line."""
+    try:
+        yield
+    except (MMEdgeError, ValueError) as error:
+        raise typer.BadParameter(str(error), param_hint=option) from error
+
+
+def check_file(path: Path | None, option: str = "--output") -> None:
+    """Refuse a file that could not be written after the work.
+
+    Raises:
+        BadParameter: its folder is missing or cannot be written to, or it is a folder.
+    """
+    if path is None:
+        return
+    _check_folder(path, option)
+    if path.is_dir():
+        raise typer.BadParameter(f"{path} is a folder; name a file", param_hint=option)
+    if path.exists() and not os.access(path, os.W_OK):
+        raise typer.BadParameter(f"{path} cannot be written to", param_hint=option)
+
+
+def check_new(path: Path, *, overwrite: bool | None, option: str = "--output") -> None:
+    """Refuse a place that something has taken.
+
+    Args:
+        path: of a bundle or a recording to be.
+        overwrite: whether it may be there; None: the verb has no such option.
+        option: that named it.
+
+    Raises:
+        BadParameter: it is there, or its folder is missing or cannot be written to.
+    """
+    if os.path.lexists(path) and not overwrite:
+        hint = "" if overwrite is None else ", or give --overwrite"
+        raise typer.BadParameter(
+            f"{path} already exists; name another place{hint}", param_hint=option
+        )
+    _check_folder(path, option)
+
+
+def _check_folder(path: Path, option: str) -> None:
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise typer.BadParameter(f"there is no folder {folder}; make it first", param_hint=option)
+    # A device such as /dev/null takes data wherever it lies.
+    if not path.exists() and not os.access(folder, os.W_OK):
+        raise typer.BadParameter(f"the folder {folder} cannot be written to", param_hint=option)
+
+
+class Target:
+    """What a verb that changes a bundle works on.
+
+    Attributes:
+        path: of the bundle to change: the one that was named, or a copy that becomes --output.
+        shown: of the bundle that holds the result, for people.
+        keep: set to False where nothing was changed: then no --output is written.
+    """
+
+    def __init__(self, path: Path, shown: str) -> None:
+        self.path, self.shown, self.keep = path, shown, True
+
+
+@contextmanager
+def rewriting(bundle: str, output: Path | None, *, overwrite: bool) -> Iterator[Target]:
+    """Where a verb that changes a bundle does so; says at the end what was written.
+
+    With ``output`` that is a copy beside it, which is moved there when the body has ended well, so
+    that nothing half done is ever at ``output``.
+
+    Raises:
+        BadParameter: ``output`` is taken, or cannot be written.
+        BundleError: ``bundle`` cannot be read, or the copy cannot be written.
+    """
+    if output is None:
+        if overwrite:
+            raise typer.BadParameter("--overwrite says nothing without --output")
+        target = Target(Path(bundle), bundle)
+        yield target
+        if target.keep:
+            say(f"rewrote {bundle} in its place; --output leaves it as it is")
+        return
+    check_new(output, overwrite=overwrite)
+    with Bundle.open(bundle) as opened:
+        if output.absolute().exists() and output.samefile(opened.path):
+            raise typer.BadParameter(
+                f"{output} is the bundle itself; leave --output out to rewrite it in its place",
+                param_hint="--output",
+            )
+        folder = _staging(output)
+        try:
+            opened.copy(folder / output.name).close()
+            target = Target(folder / output.name, str(output))
+            yield target
+            if target.keep:
+                move_bundle(target.path, output.absolute(), overwrite=overwrite)
+                say(f"wrote {output}")
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _staging(output: Path) -> Path:
+    try:
+        return Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.absolute().parent))
+    except OSError as error:
+        raise BundleError(f"{output}: the bundle cannot be written: {error}") from error

@@ -1,0 +1,65 @@
+"""``mmedge remove``: take a variant out of a bundle."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from mmedge.bundle import Bundle
+from mmedge.cli.console import BundleArgument, JsonOption, emit_json, table
+from mmedge.cli.output import BundleOutputOption, OverwriteOption, rewriting
+
+__all__ = ["remove"]
+
+
+def remove(
+    bundle: BundleArgument,
+    variant: Annotated[
+        str, typer.Argument(help="Its id, such as ort-int8-cpu (mmedge inspect lists them).")
+    ],
+    *,
+    output: BundleOutputOption = None,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Take a variant out of a bundle, with the files that nothing else uses."""
+    with rewriting(bundle, output, overwrite=overwrite) as target:
+        opened = Bundle.open(target.path)
+        before = _sizes(opened)
+        try:
+            made = opened.without_variant(variant)
+        except BaseException:
+            opened.close()
+            raise
+        with made:
+            after = _sizes(made)
+            left = [kept.id for kept in made.manifest.variants]
+    dropped = {name: size for name, size in before.items() if name not in after}
+    if as_json:
+        emit_json(
+            {
+                "bundle": target.shown,
+                "removed": variant,
+                "variants": left,
+                "dropped_files_bytes": dropped,
+                "bytes": sum(after.values()),
+            }
+        )
+        return
+    table(
+        f"{target.shown}: {variant} removed",
+        ("what", "value"),
+        [
+            ("variants left", ", ".join(left)),
+            ("files dropped", ", ".join(dropped) or "none: others use them"),
+            (
+                "size",
+                f"{sum(before.values()) / 2**20:.2f} -> {sum(after.values()) / 2**20:.2f} MiB",
+            ),
+        ],
+    )
+
+
+def _sizes(bundle: Bundle) -> dict[str, int]:
+    return {name: len(bundle.read(name)) for name in bundle.manifest.files}
