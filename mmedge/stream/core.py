@@ -6,92 +6,31 @@ thread-safe; the stream's lock is held around every call.
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from dataclasses import dataclass, field, replace
+from collections import deque
 from typing import TYPE_CHECKING
 
 from mmedge.deadline import Predictor
+from mmedge.stream.choose import Active, Choice, Chooser, Trigger, merge_sizes
+from mmedge.stream.outbox import Outbox
 from mmedge.stream.result import Health, ModalityHealth, Result, Used
-from mmedge.stream.sample import SLACK, Item, Sample, State
+from mmedge.stream.sample import SLACK
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from mmedge.spec import Array
     from mmedge.stream.compute import Encoded
+    from mmedge.stream.sample import Item, Sample
     from mmedge.stream.ticker import Ticker
     from mmedge.stream.track import Track
 
-__all__ = ["Active", "Choice", "Core"]
+__all__ = ["Core"]
 
 #: Share of the deadline after which it is at risk: the rest is for a thread that wakes up late.
 PATIENCE = 0.95
 #: Seconds that a stamp may be behind its arrival, of a source whose clock was set, before latency
 #: counts from the arrival.
 JUMP = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """What stands for a modality: an item, or None for its stand-in; and why it is absent.
-
-    ``held``: the item is a value within its age that stands in for one that could not be encoded.
-    ``note`` is what a reader of the result should know of a modality that is present.
-    """
-
-    item: Item | None
-    absent: str | None
-    held: bool = False
-    note: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Trigger:
-    """A reason to make a result: a tick, or an item of a modality that just came.
-
-    ``arrival`` is when it came. ``begin`` is what its latency counts from: ``t``, or its arrival
-    where that was earlier or the source's clock was set to another time.
-    """
-
-    t: float
-    arrival: float
-    begin: float
-    track: Track | None = None
-    item: Item | None = None
-
-
-@dataclass(slots=True)
-class Active:
-    """The trigger at work. ``asked`` are items it waits for; once fusing, ``choices`` is whole.
-
-    ``patience`` is the time until which it waits for optional modalities (None: not known),
-    ``until`` that until which it waits for what a policy's ``wait_ms`` asks for, by modality, and
-    ``alarm`` the first of these while it does wait. ``cold``: a stage runs for the first time, or a
-    clock was set meanwhile, so that its latency says nothing of those to come.
-    """
-
-    trigger: Trigger
-    patience: float | None
-    alarm: float | None = None
-    cold: bool = False
-    begun: float = 0.0
-    asked: dict[str, Choice] = field(default_factory=dict)
-    until: dict[str, float] = field(default_factory=dict)
-    gave_up: set[str] = field(default_factory=set)
-    choices: dict[str, Choice] = field(default_factory=dict)
-    sizes: dict[str, int] = field(default_factory=dict)
-    fusing: bool = False
-    taken: bool = False
-    held: list[tuple[Track, Item]] = field(default_factory=list)
-
-    def wake_at(self, time: float) -> None:
-        """Set the alarm, unless it rings before that."""
-        self.alarm = time if self.alarm is None else min(self.alarm, time)
-
-    @property
-    def items(self) -> dict[str, Item | None]:
-        """What the fusion is to be run on."""
-        return {name: choice.item for name, choice in self.choices.items()}
 
 
 class Core:
@@ -115,7 +54,9 @@ class Core:
         keep: int,
     ) -> None:
         self.tracks = tracks
-        self.results: deque[Result] = deque()
+        self._outbox = Outbox(keep)
+        self.results = self._outbox.results
+        self._chooser = Chooser(has_deadline=deadline is not None)
         self.closed = False
         #: Why the stream ended by itself; None: it did not.
         self.failure: str | None = None
@@ -128,15 +69,14 @@ class Core:
         self._patience = 1.0 / rate if rate else None
         if deadline is not None:
             self._patience = PATIENCE * deadline
-        self._keep = keep
         self._predictor = Predictor()
         self._fusion_time = Predictor()
         self._fused = False
         self._active: Active | None = None
         self._waiting: deque[Trigger] = deque()
         self._good: tuple[Result, float] | None = None
-        self._made = self._triggers = self._superseded = self._orphaned = 0
-        self._stale = self._empty = self._missed = self._lost = 0
+        self._triggers = self._superseded = self._orphaned = 0
+        self._stale = self._empty = 0
 
     def push(
         self, name: str, sample: Sample, fault: str | None, now: float, *, lying: bool
@@ -222,41 +162,7 @@ class Core:
             patience = trigger.begin + self._patience - (self._fusion_time.estimate() or 0.0)
         self._active = active = Active(trigger, patience)
         for track in self.tracks.values():
-            until = self._until(active, track)
-            if trigger.track is track and trigger.item is not None:
-                absent = track.why_absent(trigger.item, trigger.t, own=True)
-                self._ask(active, track, Choice(trigger.item, absent))
-            elif track.lazy and now < until and not track.is_settled(trigger.t):
-                active.until[track.name] = until
-            elif track.lazy:
-                self._ask(active, track, self._choose_now(active, track))
-            elif now < until and (newest := track.unready(trigger.t)) is not None:
-                active.until[track.name] = until
-                self._ask(active, track, Choice(newest, None))
-
-    def _until(self, active: Active, track: Track) -> float:
-        """How long to wait for what a policy's ``wait_ms`` asks for."""
-        until = active.trigger.arrival + track.wait
-        if self._deadline is None or active.patience is None or track.required:
-            return until
-        return min(until, active.patience)
-
-    def _choose_now(self, active: Active, track: Track) -> Choice:
-        item, absent, note = track.choose(active.trigger.t)
-        return Choice(item, absent, note=note)
-
-    def _ask(self, active: Active, track: Track, choice: Choice) -> None:
-        """Settle what is to stand for a modality, and see to it that it is encoded."""
-        if choice.absent is not None and not track.repeats:
-            choice = Choice(None, choice.absent)
-        if track.encoder_error is not None and choice.item in (None, track.ready):
-            # Nothing is encoded for this trigger that could show the encoder to be well.
-            choice = self._choose_failed(track, active.trigger.t, track.encoder_error)
-        elif choice.item is not None:
-            track.hold(choice.item)
-            active.held.append((track, choice.item))
-            track.submit(choice.item)
-        active.asked[track.name] = choice
+            self._chooser.begin(active, track, now)
 
     def _gather(self, now: float) -> bool:
         """Begin to fuse if nothing is to be waited for; say whether the trigger is done with."""
@@ -266,7 +172,7 @@ class Core:
         choices: dict[str, Choice] = {}
         active.alarm = None
         for track in self.tracks.values():
-            choice = self._choose(active, track, now)
+            choice = self._chooser.choose(active, track, now)
             if choice is None:
                 continue
             if choice.absent is not None and track.required:
@@ -275,7 +181,7 @@ class Core:
             choices[track.name] = choice
         if len(choices) < len(self.tracks):
             return False
-        conflict = self._merge_sizes(active, choices)
+        conflict = merge_sizes(active, choices)
         for name, choice in choices.items():
             if not choice.held:
                 self.tracks[name].conclude(choice.absent)
@@ -291,105 +197,6 @@ class Core:
         active.fusing = True
         active.begun = now
         return False
-
-    def _choose(self, active: Active, track: Track, now: float) -> Choice | None:
-        """What stands for a modality; None: that is to be waited for."""
-        t = active.trigger.t
-        until = active.until.get(track.name)
-        if until is not None and self._is_awaited(active, track):
-            if now < until:
-                active.wake_at(until)
-                return None
-            # What is ready, or below what a history has now.
-            active.asked.pop(track.name, None)
-        if until is not None and track.lazy and track.name not in active.asked:
-            self._ask(active, track, self._choose_now(active, track))
-        asked = active.asked.get(track.name)
-        if asked is not None:
-            if asked.item is None or asked.item.state is State.READY:
-                return asked
-            if asked.item.state is State.FAILED:
-                return self._choose_failed(track, t, asked.item.error)
-            older = track.older(t)
-            if self._waits(active, track, track.expected(asked.item), now, instead=older):
-                return None
-            if older is not None:
-                return Choice(older, None)
-            return self._choose_late(track, "deadline: its encoding would take too long")
-        absent = track.why_absent(track.ready, t)
-        if absent is None and track.encoder_error is None:
-            late = until is not None and track.unready(t) is not None
-            note = f"a newer one was still being encoded after {track.wait:.6g} s" if late else ""
-            return Choice(track.ready, None, note=note)
-        due = None if track.name in active.gave_up else track.due(t)
-        if due is not None and self._waits(active, track, due, now, instead=track.ready):
-            return None
-        if track.encoder_error is not None:
-            return self._choose_failed(track, t, track.encoder_error)
-        still = "" if due is None else "; a newer one is still being encoded"
-        return self._choose_late(track, f"{absent}{still}")
-
-    def _is_awaited(self, active: Active, track: Track) -> bool:
-        """Whether what ``wait_ms`` is for has not come yet."""
-        asked = active.asked.get(track.name)
-        if asked is not None:
-            unready = (State.NEW, State.QUEUED, State.RUNNING)
-            return not track.lazy and asked.item is not None and asked.item.state in unready
-        return track.lazy and not track.is_settled(active.trigger.t)
-
-    def _waits(
-        self, active: Active, track: Track, due: float, now: float, *, instead: Item | None
-    ) -> bool:
-        """Whether to wait for an encoding that is expected to be done at ``due``.
-
-        An optional modality must not set the rate of results: it is waited for while the deadline
-        is not at risk. Without a deadline that is one period of the trigger, and as long as it
-        takes where there is nothing to take ``instead``.
-        """
-        if track.required or active.trigger.track is track:
-            return True
-        if track.encoder_error is not None and track.name not in active.asked:
-            return False
-        if self._deadline is None and instead is None:
-            return True
-        if active.patience is None or now >= active.patience or due > active.patience:
-            return False
-        active.wake_at(active.patience)
-        return True
-
-    def _choose_late(self, track: Track, absent: str) -> Choice:
-        return Choice(track.ready if track.repeats else None, absent)
-
-    def _choose_failed(self, track: Track, t: float, message: str) -> Choice:
-        """What stands for a modality that could not be encoded."""
-        absent = f"encoder_error: {message}"
-        held = track.held(t)
-        if held is None:
-            return self._choose_late(track, absent)
-        age = f"its last good value stands in, age {t - held.t:.6g} s"
-        return Choice(held, f"{absent}; {age}", held=True)
-
-    def _merge_sizes(self, active: Active, choices: dict[str, Choice]) -> str | None:
-        """Collect the sizes of what is used; say where two modalities disagree."""
-        owner: dict[str, str] = {}
-        # Old values that stand in come last, and give way to what is present.
-        for name, choice in sorted(choices.items(), key=lambda pair: pair[1].absent is not None):
-            if choice.item is None:
-                continue
-            sizes = choice.item.sizes
-            clash = [s for s in sizes if active.sizes.get(s, sizes[s]) != sizes[s]]
-            if clash and choice.absent is not None:
-                choices[name] = Choice(None, choice.absent)
-            elif clash:
-                symbol = clash[0]
-                return (
-                    f"dimension {symbol!r} is {active.sizes[symbol]} in modality "
-                    f"{owner[symbol]!r} and {sizes[symbol]} in {name!r}; push values of one size"
-                )
-            else:
-                active.sizes.update(sizes)
-                owner.update((symbol, name) for symbol in sizes if symbol not in owner)
-        return None
 
     def _finish_empty(self, active: Active, missing: Track, why: str, now: float) -> None:
         active.choices = {missing.name: Choice(None, why)}
@@ -447,17 +254,10 @@ class Core:
 
     def _drop_results(self, name: str | None = None) -> None:
         """Drop results that wait to be fetched: all, or those that used a modality."""
-        kept = []
-        for result in self.results:
-            if name is not None and name not in result.samples:
-                kept.append(result)
-                continue
-            self._lost += 1
+        for dropped in self._outbox.drop(name):
             # The next result tells what this one would have told.
-            for modality, counts in result.dropped.items():
+            for modality, counts in dropped.items():
                 self.tracks[modality].ledger.tell_again(counts)
-        self.results.clear()
-        self.results.extend(kept)
 
     # Work that the driver takes and brings back.
 
@@ -531,7 +331,7 @@ class Core:
             self._good = result, t
             if not active.cold:
                 self._predictor.observe(result.latency)
-        self._put(result)
+        self._outbox.put(result)
 
     def _age_fault(self, name: str, t: float) -> str | None:
         """Why the last good outputs must not speak for a modality at time ``t``; None: they may."""
@@ -575,7 +375,7 @@ class Core:
         self._predictor.relax()
         self._stale += 1
         samples = last.samples
-        self._put(
+        self._outbox.put(
             self._result(
                 last.outputs,
                 trigger,
@@ -622,29 +422,9 @@ class Core:
             outputs_t=None if outputs is None else outputs_t - self._offset,
         )
 
-    def _put(self, result: Result) -> None:
-        self._made += 1
-        self._missed += result.fresh and result.met is False
-        self.results.append(result)
-        if len(self.results) > self._keep:
-            self._pass_over()
-
-    def _pass_over(self) -> None:
-        """Drop the oldest of several results; what it tells of drops goes over to the next."""
-        passed, kept = self.results.popleft(), self.results[0]
-        self._lost += 1
-        dropped = {name: Counter(counts) for name, counts in passed.dropped.items()}
-        for name, counts in kept.dropped.items():
-            dropped.setdefault(name, Counter()).update(counts)
-        if passed.dropped:
-            self.results[0] = replace(kept, dropped={n: dict(c) for n, c in dropped.items()})
-
     def take(self, now: float, *, latest: bool) -> Result:
         """Hand out the oldest of the results that there are, or the newest."""
-        while latest and len(self.results) > 1:
-            self._pass_over()
-        result = self.results.popleft()
-        return replace(result, lateness=max(0.0, now - self._offset - result.made))
+        return self._outbox.take(now - self._offset, latest=latest)
 
     def fail(self, why: str) -> None:
         """End, because the stream cannot go on."""
@@ -697,11 +477,11 @@ class Core:
             triggers_superseded=self._superseded,
             triggers_closed=self._orphaned,
             triggers_pending=(self._active is not None) + len(self._waiting),
-            results=self._made,
+            results=self._outbox.made,
             stale=self._stale,
             empty=self._empty,
-            deadline_misses=self._missed,
-            results_dropped=self._lost,
+            deadline_misses=self._outbox.missed,
+            results_dropped=self._outbox.lost,
             latency_p95=self._predictor.estimate(),
             clock_jumps=clock_jumps,
             clock_glitches=clock_glitches,

@@ -12,8 +12,9 @@ if TYPE_CHECKING:
 
     from mmedge.clock import SimulatedClock, StreamClock
     from mmedge.spec import Array
+    from mmedge.stream.choose import Active
     from mmedge.stream.compute import Compute, Encoded
-    from mmedge.stream.core import Active, Core
+    from mmedge.stream.core import Core
     from mmedge.stream.sample import Item
     from mmedge.stream.track import Track
 

@@ -1,0 +1,227 @@
+"""What stands for each modality in the result of a trigger, and what is waited for until then."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from mmedge.stream.sample import Item, State
+
+if TYPE_CHECKING:
+    from mmedge.stream.track import Track
+
+__all__ = ["Active", "Choice", "Chooser", "Trigger", "merge_sizes"]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What stands for a modality: an item, or None for its stand-in; and why it is absent.
+
+    ``held``: the item is a value within its age that stands in for one that could not be encoded.
+    ``note`` is what a reader of the result should know of a modality that is present.
+    """
+
+    item: Item | None
+    absent: str | None
+    held: bool = False
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Trigger:
+    """A reason to make a result: a tick, or an item of a modality that just came.
+
+    ``arrival`` is when it came. ``begin`` is what its latency counts from: ``t``, or its arrival
+    where that was earlier or the source's clock was set to another time.
+    """
+
+    t: float
+    arrival: float
+    begin: float
+    track: Track | None = None
+    item: Item | None = None
+
+
+@dataclass(slots=True)
+class Active:
+    """The trigger at work. ``asked`` are items it waits for; once fusing, ``choices`` is whole.
+
+    ``patience`` is the time until which it waits for optional modalities (None: not known),
+    ``until`` that until which it waits for what a policy's ``wait_ms`` asks for, by modality, and
+    ``alarm`` the first of these while it does wait. ``cold``: a stage runs for the first time, or a
+    clock was set meanwhile, so that its latency says nothing of those to come.
+    """
+
+    trigger: Trigger
+    patience: float | None
+    alarm: float | None = None
+    cold: bool = False
+    begun: float = 0.0
+    asked: dict[str, Choice] = field(default_factory=dict)
+    until: dict[str, float] = field(default_factory=dict)
+    gave_up: set[str] = field(default_factory=set)
+    choices: dict[str, Choice] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
+    fusing: bool = False
+    taken: bool = False
+    held: list[tuple[Track, Item]] = field(default_factory=list)
+
+    def wake_at(self, time: float) -> None:
+        """Set the alarm, unless it rings before that."""
+        self.alarm = time if self.alarm is None else min(self.alarm, time)
+
+    @property
+    def items(self) -> dict[str, Item | None]:
+        """What the fusion is to be run on."""
+        return {name: choice.item for name, choice in self.choices.items()}
+
+
+class Chooser:
+    """Chooses for the trigger at work; it keeps nothing of it.
+
+    Args:
+        has_deadline: whether results have a deadline, which optional modalities must not risk.
+    """
+
+    def __init__(self, *, has_deadline: bool) -> None:
+        self._has_deadline = has_deadline
+
+    def begin(self, active: Active, track: Track, now: float) -> None:
+        """Ask a modality for what its policy chooses, or find that it is to be waited for."""
+        trigger = active.trigger
+        until = self._until(active, track)
+        if trigger.track is track and trigger.item is not None:
+            absent = track.why_absent(trigger.item, trigger.t, own=True)
+            self._ask(active, track, Choice(trigger.item, absent))
+        elif track.lazy and now < until and not track.is_settled(trigger.t):
+            active.until[track.name] = until
+        elif track.lazy:
+            self._ask(active, track, self._choose_now(active, track))
+        elif now < until and (newest := track.unready(trigger.t)) is not None:
+            active.until[track.name] = until
+            self._ask(active, track, Choice(newest, None))
+
+    def choose(self, active: Active, track: Track, now: float) -> Choice | None:
+        """What stands for a modality; None: that is to be waited for."""
+        t = active.trigger.t
+        until = active.until.get(track.name)
+        if until is not None and self._is_awaited(active, track):
+            if now < until:
+                active.wake_at(until)
+                return None
+            # What is ready, or below what a history has now.
+            active.asked.pop(track.name, None)
+        if until is not None and track.lazy and track.name not in active.asked:
+            self._ask(active, track, self._choose_now(active, track))
+        asked = active.asked.get(track.name)
+        if asked is not None:
+            if asked.item is None or asked.item.state is State.READY:
+                return asked
+            if asked.item.state is State.FAILED:
+                return self._choose_failed(track, t, asked.item.error)
+            older = track.older(t)
+            if self._waits(active, track, track.expected(asked.item), now, instead=older):
+                return None
+            if older is not None:
+                note = "an older value: encoding the newest would put the deadline at risk"
+                return Choice(older, None, note=note)
+            return self._choose_late(track, "deadline: its encoding would take too long")
+        absent = track.why_absent(track.ready, t)
+        if absent is None and track.encoder_error is None:
+            late = until is not None and track.unready(t) is not None
+            note = f"a newer one was still being encoded after {track.wait:.6g} s" if late else ""
+            return Choice(track.ready, None, note=note)
+        due = None if track.name in active.gave_up else track.due(t)
+        if due is not None and self._waits(active, track, due, now, instead=track.ready):
+            return None
+        if track.encoder_error is not None:
+            return self._choose_failed(track, t, track.encoder_error)
+        still = "" if due is None else "; a newer one is still being encoded"
+        return self._choose_late(track, f"{absent}{still}")
+
+    def _is_awaited(self, active: Active, track: Track) -> bool:
+        """Whether what ``wait_ms`` is for has not come yet."""
+        asked = active.asked.get(track.name)
+        if asked is not None:
+            unready = (State.NEW, State.QUEUED, State.RUNNING)
+            return not track.lazy and asked.item is not None and asked.item.state in unready
+        return track.lazy and not track.is_settled(active.trigger.t)
+
+    def _waits(
+        self, active: Active, track: Track, due: float, now: float, *, instead: Item | None
+    ) -> bool:
+        """Whether to wait for an encoding that is expected to be done at ``due``.
+
+        An optional modality must not set the rate of results: it is waited for while the deadline
+        is not at risk. Without a deadline that is one period of the trigger, and as long as it
+        takes where there is nothing to take ``instead``.
+        """
+        if track.required or active.trigger.track is track:
+            return True
+        if track.encoder_error is not None and track.name not in active.asked:
+            return False
+        if not self._has_deadline and instead is None:
+            return True
+        if active.patience is None or now >= active.patience or due > active.patience:
+            return False
+        active.wake_at(active.patience)
+        return True
+
+    def _choose_late(self, track: Track, absent: str) -> Choice:
+        return Choice(track.ready if track.repeats else None, absent)
+
+    def _choose_failed(self, track: Track, t: float, message: str) -> Choice:
+        """What stands for a modality that could not be encoded."""
+        absent = f"encoder_error: {message}"
+        held = track.held(t)
+        if held is None:
+            return self._choose_late(track, absent)
+        age = f"its last good value stands in, age {t - held.t:.6g} s"
+        return Choice(held, f"{absent}; {age}", held=True)
+
+    def _until(self, active: Active, track: Track) -> float:
+        """How long to wait for what a policy's ``wait_ms`` asks for."""
+        until = active.trigger.arrival + track.wait
+        if not self._has_deadline or active.patience is None or track.required:
+            return until
+        return min(until, active.patience)
+
+    def _choose_now(self, active: Active, track: Track) -> Choice:
+        item, absent, note = track.choose(active.trigger.t)
+        return Choice(item, absent, note=note)
+
+    def _ask(self, active: Active, track: Track, choice: Choice) -> None:
+        """Settle what is to stand for a modality, and see to it that it is encoded."""
+        if choice.absent is not None and not track.repeats:
+            choice = Choice(None, choice.absent)
+        if track.encoder_error is not None and choice.item in (None, track.ready):
+            # Nothing is encoded for this trigger that could show the encoder to be well.
+            choice = self._choose_failed(track, active.trigger.t, track.encoder_error)
+        elif choice.item is not None:
+            track.hold(choice.item)
+            active.held.append((track, choice.item))
+            track.submit(choice.item)
+        active.asked[track.name] = choice
+
+
+def merge_sizes(active: Active, choices: dict[str, Choice]) -> str | None:
+    """Collect the sizes of what is used; say where two modalities disagree."""
+    owner: dict[str, str] = {}
+    # Old values that stand in come last, and give way to what is present.
+    for name, choice in sorted(choices.items(), key=lambda pair: pair[1].absent is not None):
+        if choice.item is None:
+            continue
+        sizes = choice.item.sizes
+        clash = [s for s in sizes if active.sizes.get(s, sizes[s]) != sizes[s]]
+        if clash and choice.absent is not None:
+            choices[name] = Choice(None, choice.absent)
+        elif clash:
+            symbol = clash[0]
+            return (
+                f"dimension {symbol!r} is {active.sizes[symbol]} in modality "
+                f"{owner[symbol]!r} and {sizes[symbol]} in {name!r}; push values of one size"
+            )
+        else:
+            active.sizes.update(sizes)
+            owner.update((symbol, name) for symbol in sizes if symbol not in owner)
+    return None
