@@ -40,6 +40,7 @@ from mmedge_export.golden import (
 )
 from mmedge_export.graph import Graph, precision
 from mmedge_export.loader import load_source
+from mmedge_export.passes.guard_division import GuardDivisionPass
 from mmedge_export.reference import open_reference
 from mmedge_export.source import Model
 from mmedge_export.stages import Stages, count_flops, make_stages, whole_stage
@@ -141,6 +142,7 @@ def export(
         ]
         tell("tracing")
         graph = network.trace(opset)
+        GuardDivisionPass()(graph.model)
         made = _stages(graph, model, values, outputs, folder, split=split, tell=tell)
         tell("checking the graph against the network")
         cases = chain(first, every(model, run, samples, given, tell))

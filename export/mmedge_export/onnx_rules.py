@@ -14,6 +14,7 @@ RULES = {
     "no-outputs": "the network has at least one output",
     "rank": "the rank of every input and output is known and at most 8",
     "domain": "operators are those of ONNX and of ONNX Runtime, or functions that the file holds",
+    "operator": "operators are those that a bundle may call (docs/bundle.md, Graphs)",
     "random": "the same inputs give the same outputs",
     "example": "the network runs on the example, which made-up values may not allow",
     "not-a-number": "outputs have no NaN on the example",

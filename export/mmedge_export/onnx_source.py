@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from mmedge.bundle.onnxfile import DOMAINS
+from mmedge.bundle.operators import DOMAINS
 from mmedge.errors import ExportError
 from mmedge.schema.names import MAX_ELEMENTS, MAX_RANK
 from mmedge.spec import DTYPES, Array
@@ -313,11 +313,16 @@ def _check(file: OnnxFile) -> None:
                 raise refusal(f"{where} has rank {len(value.shape)}", "rank")
     nodes = [*ir.traversal.RecursiveGraphIterator(model.graph)]
     for node in nodes:
-        if node.domain not in DOMAINS and node.domain != OWN_DOMAIN:
+        domain = "" if node.domain == "ai.onnx" else node.domain
+        if domain not in DOMAINS and domain != OWN_DOMAIN:
             raise refusal(
                 f"{file.path}: operator {node.op_type!r} is of domain {node.domain!r}, expected "
                 f"one of {', '.join(sorted(filter(None, DOMAINS)))}",
                 "domain",
+            )
+        if domain in DOMAINS and node.op_type not in DOMAINS[domain]:
+            raise refusal(
+                f"{file.path}: operator {node.op_type!r} of domain {node.domain!r}", "operator"
             )
 
 

@@ -11,7 +11,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mmedge.bundle.onnxfile import fields
+from mmedge.bundle.protobuf import fields
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -5,7 +5,11 @@
 :mod:`~mmedge.bundle.directory`  a directory: no links, no devices, nothing swapped unseen
 :mod:`~mmedge.bundle.zipped`     a strict reader of stored zips, zero-copy
 :mod:`~mmedge.bundle.identity`   what tells a file from another in its place
-:mod:`~mmedge.bundle.onnxfile`   what an ONNX graph reaches for: operator domains and weight files
+:mod:`~mmedge.bundle.protobuf`   protobuf's wire format, strictly and within a budget
+:mod:`~mmedge.bundle.onnxgraph`  an ONNX file as nodes and constants, without the onnx package
+:mod:`~mmedge.bundle.operators`  operators that a bundle may call, and what they must not be given
+:mod:`~mmedge.bundle.integers`   integer divisions that could end the process
+:mod:`~mmedge.bundle.onnxfile`   what an ONNX graph reaches for, and whether it may be run
 :mod:`~mmedge.bundle.load`       the checks that every bundle passes before anything is read of it
 :mod:`~mmedge.bundle.samples`    golden samples and absent tokens in safetensors
 :mod:`~mmedge.bundle.choose`     which variant suits a device, and why

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mmedge.bundle.archive import Archive, open_archive
-from mmedge.bundle.onnxfile import GraphFile, check_graph
+from mmedge.bundle.onnxfile import SUFFIX, GraphFile, check_graph
 from mmedge.errors import BundleError
 from mmedge.schema import MANIFEST, MAX_MANIFEST_BYTES, manifest_from_json
 from mmedge.schema.tokenizer import MAX_TOKENIZER_BYTES, check_tokenizer
@@ -119,15 +119,27 @@ def check_digests(archive: Archive, manifest: Manifest) -> None:
 
 
 def _check_graphs(archive: Archive, manifest: Manifest) -> dict[str, GraphFile]:
-    graphs = {stage.graph for stage in manifest.stages}
-    graphs |= {name for name in manifest.files if name.endswith(".onnx")}
+    stages = {stage.name: {stage.graph} for stage in manifest.stages}
     for variant in manifest.variants:
         if variant.backend in GRAPH_BACKENDS:
-            graphs.update(variant.files.values())
-    return {
-        name: check_graph(archive.read(name), name, archive.sizes, f"{archive.path}: {name}")
-        for name in sorted(graphs)
+            for name, file in variant.files.items():
+                stages[name].add(file)
+    files = {file for file in manifest.files if file.endswith(SUFFIX)}.union(*stages.values())
+    graphs = {
+        file: check_graph(archive.read(file), file, archive.sizes, f"{archive.path}: {file}")
+        for file in sorted(files)
     }
+    empty = {name for name, limits in manifest.dimensions.items() if limits.min == 0}
+    for stage in manifest.stages if empty else ():
+        sizes = {size for spec in stage.inputs for size in spec.shape if size in empty}
+        for file in sorted(stages[stage.name]) if sizes else ():
+            if needs := graphs[file].needs_elements:
+                raise BundleError(
+                    f"{archive.path}: {file}: dimension {min(map(str, sizes))!r} may be 0, and "
+                    f"{needs[0]} ends the process where there is nothing; give the dimension a "
+                    "min of at least 1 and export the bundle again"
+                )
+    return graphs
 
 
 def _check_tokenizers(archive: Archive, manifest: Manifest) -> None:

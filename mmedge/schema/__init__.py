@@ -12,6 +12,7 @@ from dataclasses import fields, is_dataclass
 
 from mmedge.errors import BundleError
 from mmedge.schema.names import (
+    DIGEST,
     MANIFEST,
     MAX_ELEMENTS,
     MAX_FILES,
@@ -61,6 +62,7 @@ from mmedge.spec import (
 )
 
 __all__ = [
+    "DIGEST",
     "MANIFEST",
     "MAX_FILES",
     "MAX_MANIFEST_BYTES",

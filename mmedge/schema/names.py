@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 
 __all__ = [
+    "DIGEST",
     "MANIFEST",
     "MAX_ELEMENTS",
     "MAX_FILES",
@@ -26,6 +27,9 @@ __all__ = [
 
 #: The file that describes all others, and the one that holds golden samples and absent tokens.
 MANIFEST, SAMPLES = "manifest.json", "samples.safetensors"
+
+#: The file that holds the manifest's own digest, as ``sha256sum`` writes it.
+DIGEST = "manifest.sha256"
 
 #: Bytes of a manifest and of a labels file.
 MAX_MANIFEST_BYTES, MAX_LABELS_BYTES = 1 << 20, 16 << 20

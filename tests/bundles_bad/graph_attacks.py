@@ -102,7 +102,7 @@ ATTACKS = [
     Attack("operator in nested branches", STEAL, _add(_deep(8))),
     Attack("branches without end", "nested deeper than 48", _add(_deep(20))),
     Attack("operator in a function", STEAL, _functions(_function("F", _node("Steal", "evil")))),
-    Attack("operator in a training graph", STEAL, _graph(_training)),
+    Attack("training graph", "not an ONNX graph: a training graph", _graph(_training)),
     Attack(
         "operator with a body of its own domain",
         "operator 'F' of domain 'evil'",
@@ -147,7 +147,7 @@ ATTACKS = [
     Attack("weights at two locations", "repeated 'location'", _graph(_two_locations)),
     Attack("weights of a constant", OUTSIDE + r"'\.\.' in path", _graph(_constant)),
     Attack("weights of a branch", OUTSIDE + "absolute path", _graph(_branch_weights)),
-    Attack("weights of a sparse tensor", OUTSIDE + "absolute path", _graph(_sparse)),
+    Attack("sparse weights", "not an ONNX graph: a sparse constant", _graph(_sparse)),
     Attack("ORT format", "ORT-format file", on_file(GRAPH, _ort_format)),
     Attack("graph is garbage", "not an ONNX graph", on_file(GRAPH, lambda _: b"\x0b" * 64)),
     Attack("graph is empty", "not an ONNX graph: an empty file", on_file(GRAPH, lambda _: b"")),

@@ -1,0 +1,432 @@
+"""An ONNX file as plain objects: nodes, attributes, constants; weights are stepped over.
+
+The runtime does without the ``onnx`` package. The tables are those of onnx.proto (IR version 14);
+a field that is not in them is refused, since another reader might make something of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import prod
+from typing import Final
+
+from mmedge.bundle.protobuf import (
+    BYTES,
+    FIXED32,
+    FIXED64,
+    REPEATED,
+    VARINT,
+    WireError,
+    WireReader,
+    signed,
+    table,
+)
+
+__all__ = [
+    "MAX_NODES",
+    "MAX_VALUES",
+    "Attribute",
+    "Function",
+    "Graph",
+    "Model",
+    "Node",
+    "Tensor",
+    "read_model",
+]
+
+#: Messages inside messages, nodes with their bodies written out, names of tensors: far above any
+#: real network.
+MAX_DEPTH, MAX_NODES, MAX_NAMES = 48, 100_000, 1_000_000
+
+#: Elements of the largest constant whose values are looked at.
+MAX_VALUES: Final = 4096
+
+# Wire types of a field, a bit for each, in capitals where it is repeated. A repeated number may be
+# packed or not.
+_v, _b, _f = 1 << VARINT, 1 << BYTES, 1 << FIXED32
+_B = _b | 1 << REPEATED
+_V, _F, _D = _v | _B, _f | _B, 1 << FIXED64 | _B
+
+_MODEL: Final = table({
+    1: _v, 2: _b, 3: _b, 4: _b, 5: _v, 6: _b, 7: _b, 8: _B, 14: _B, 20: _B, 25: _B, 26: _B,
+})  # fmt: skip
+_GRAPH: Final = table({
+    1: _B, 2: _b, 5: _B, 10: _b, 11: _B, 12: _B, 13: _B, 14: _B, 15: _B, 16: _B,
+})  # fmt: skip
+_NODE: Final = table({
+    1: _B, 2: _B, 3: _b, 4: _b, 5: _B, 6: _b, 7: _b, 8: _b, 9: _B, 10: _B,
+})  # fmt: skip
+_ATTRIBUTE: Final = table({
+    1: _b, 2: _f, 3: _v, 4: _b, 5: _b, 6: _b, 7: _F, 8: _V, 9: _B, 10: _B, 11: _B, 13: _b, 14: _b,
+    15: _B, 20: _v, 21: _b, 22: _b, 23: _B,
+})  # fmt: skip
+_TENSOR: Final = table({
+    1: _V, 2: _v, 3: _b, 4: _F, 5: _V, 6: _B, 7: _V, 8: _b, 9: _b, 10: _D, 11: _V, 12: _b, 13: _B,
+    14: _v, 16: _B,
+})  # fmt: skip
+_FUNCTION: Final = table({
+    1: _b, 4: _B, 5: _B, 6: _B, 7: _B, 8: _b, 9: _B, 10: _b, 11: _B, 12: _B, 13: _b, 14: _B,
+})  # fmt: skip
+_VALUE: Final = table({1: _b, 2: _b, 3: _b, 4: _B})
+_TYPE: Final = table({1: _b, 4: _b, 5: _b, 6: _b, 7: _b, 8: _b, 9: _b})
+_TENSOR_TYPE: Final = table({1: _v, 2: _b})
+_SHAPE: Final = table({1: _B})
+_OPSET: Final = table({1: _b, 2: _v})
+_ENTRY: Final = table({1: _b, 2: _b})
+
+#: An enumeration's value is the lower 32 bits of its varint.
+_INT32: Final = 0xFFFF_FFFF
+
+#: Keys of a tensor's external data (onnx.proto, ``external_data``).
+_EXTERNAL_KEYS: Final = frozenset({"location", "offset", "length", "checksum"})
+
+
+@dataclass(slots=True)
+class Tensor:
+    """A constant.
+
+    Attributes:
+        name: of it; empty inside an attribute.
+        kind: TensorProto.DataType.
+        shape: its sizes.
+        external: entries of its external data; empty where it is in the file.
+        values: of a small int32 or int64 constant in the file; None: not looked at.
+    """
+
+    name: str = ""
+    kind: int = 0
+    shape: tuple[int, ...] = ()
+    external: dict[str, str] = field(default_factory=dict)
+    values: tuple[int, ...] | None = None
+
+
+@dataclass(slots=True)
+class Attribute:
+    """An attribute of a node; of its value what a check may look at.
+
+    ``reference`` names the attribute of the function that it takes its value from.
+    """
+
+    integers: tuple[int, ...] = ()
+    tensor: Tensor | None = None
+    graphs: tuple[Graph, ...] = ()
+    reference: str = ""
+
+
+@dataclass(slots=True)
+class Node:
+    """An operator's call. A domain ``ai.onnx`` is the empty one."""
+
+    op: str
+    domain: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attributes: dict[str, Attribute]
+
+
+@dataclass(slots=True)
+class Graph:
+    """A graph or the body of a branch or loop.
+
+    ``inputs`` maps names to TensorProto.DataType (0: not said) and rank (None: not said).
+    """
+
+    nodes: list[Node] = field(default_factory=list)
+    constants: dict[str, Tensor] = field(default_factory=dict)
+    inputs: dict[str, tuple[int, int | None]] = field(default_factory=dict)
+    outputs: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Function:
+    """A model-local function."""
+
+    domain: str
+    op: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    nodes: list[Node]
+
+
+@dataclass(slots=True)
+class Model:
+    """A file.
+
+    Attributes:
+        graph: the outermost.
+        functions: by domain and operator.
+        external: of every tensor with external data, its entries and the bytes it needs.
+        opsets: version of the operators by domain.
+    """
+
+    graph: Graph
+    functions: dict[tuple[str, str], Function]
+    external: list[Tensor]
+    opsets: dict[str, int]
+
+
+def read_model(data: memoryview) -> Model:
+    """Read a serialised ModelProto.
+
+    Raises:
+        WireError: it is none, holds what is refused, or more than any real network.
+    """
+    return _Reader(data).model()
+
+
+class _Reader(WireReader):
+    """One pass over a file."""
+
+    def __init__(self, data: memoryview) -> None:
+        super().__init__(data)
+        self._nodes = self._names = 0
+        self._external: list[Tensor] = []
+
+    def model(self) -> Model:
+        """The whole file."""
+        if not len(self.data):
+            raise WireError("an empty file")
+        graph: Graph | None = None
+        functions: dict[tuple[str, str], Function] = {}
+        opsets: dict[str, int] = {}
+        has_version = False
+        for number, begin, stop in self.fields(0, len(self.data), _MODEL):
+            if number == 7:
+                graph = self._graph(begin, stop, 1)
+            elif number == 20:
+                raise WireError("a training graph, which nothing here runs")
+            elif number == 25:
+                function = self._function(begin, stop)
+                if (function.domain, function.op) in functions:
+                    raise WireError(f"function {function.op!r} given twice")
+                functions[function.domain, function.op] = function
+            elif number == 8:
+                domain, version = self._opset(begin, stop)
+                if domain in opsets:
+                    raise WireError(f"operators of domain {domain!r} imported twice")
+                opsets[domain] = version
+            elif number == 1:
+                has_version = True
+        if graph is None:
+            raise WireError("a file without a graph")
+        if not has_version:
+            raise WireError("a file without an IR version")
+        return Model(graph, functions, self._external, opsets)
+
+    def _opset(self, start: int, end: int) -> tuple[str, int]:
+        domain, version = "", 0
+        for number, begin, stop in self.fields(start, end, _OPSET):
+            if number == 1:
+                domain = self.text(begin, stop)
+            else:
+                version = signed(begin)
+        return "" if domain == "ai.onnx" else domain, version
+
+    def _graph(self, start: int, end: int, depth: int) -> Graph:
+        if depth > MAX_DEPTH:
+            raise WireError(f"nested deeper than {MAX_DEPTH} messages")
+        graph = Graph()
+        for number, begin, stop in self.fields(start, end, _GRAPH):
+            if number == 1:
+                graph.nodes.append(self._node(begin, stop, depth + 1))
+            elif number == 5:
+                tensor = self._tensor(begin, stop)
+                if tensor.name in graph.constants:
+                    raise WireError(f"constant {tensor.name!r} given twice")
+                graph.constants[tensor.name] = tensor
+                self._count_names(1)
+            elif number == 11:
+                name, kind = self._value(begin, stop)
+                graph.inputs[name] = kind
+                self._count_names(1)
+            elif number == 12:
+                graph.outputs.append(self._value(begin, stop)[0])
+                self._count_names(1)
+            elif number == 15:
+                raise WireError("a sparse constant; write it dense")
+        return graph
+
+    def _function(self, start: int, end: int) -> Function:
+        domain = op = overload = ""
+        inputs: list[str] = []
+        outputs: list[str] = []
+        nodes: list[Node] = []
+        for number, begin, stop in self.fields(start, end, _FUNCTION):
+            if number == 1:
+                op = self.text(begin, stop)
+            elif number == 10:
+                domain = self.text(begin, stop)
+            elif number == 13:
+                overload = self.text(begin, stop)
+            elif number == 4:
+                inputs.append(self.text(begin, stop))
+            elif number == 5:
+                outputs.append(self.text(begin, stop))
+            elif number == 7:
+                nodes.append(self._node(begin, stop, 2))
+            elif number == 11:
+                self._attribute(begin, stop, 2)
+        if overload:
+            raise WireError(f"an overload of function {op!r}")
+        return Function(domain, op, tuple(inputs), tuple(outputs), nodes)
+
+    def _node(self, start: int, end: int, depth: int) -> Node:
+        self._nodes += 1
+        if self._nodes > MAX_NODES:
+            raise WireError(f"more than {MAX_NODES} nodes")
+        op = domain = ""
+        inputs: list[str] = []
+        outputs: list[str] = []
+        attributes: dict[str, Attribute] = {}
+        for number, begin, stop in self.fields(start, end, _NODE):
+            if number == 1:
+                inputs.append(self.text(begin, stop))
+            elif number == 2:
+                outputs.append(self.text(begin, stop))
+            elif number == 4:
+                op = self.text(begin, stop)
+            elif number == 5:
+                name, attribute = self._attribute(begin, stop, depth + 1)
+                if name in attributes:
+                    raise WireError(f"attribute {name!r} of {op!r} given twice")
+                attributes[name] = attribute
+            elif number == 7:
+                domain = self.text(begin, stop)
+            elif number == 8 and begin != stop:
+                raise WireError(f"an overload of {op!r}")
+        self._count_names(len(inputs) + len(outputs))
+        domain = "" if domain == "ai.onnx" else domain
+        return Node(op, domain, tuple(inputs), tuple(outputs), attributes)
+
+    def _count_names(self, count: int) -> None:
+        self._names += count
+        if self._names > MAX_NAMES:
+            raise WireError(f"more than {MAX_NAMES} names of tensors")
+
+    def _attribute(self, start: int, end: int, depth: int) -> tuple[str, Attribute]:
+        name, of = "", 0
+        attribute = Attribute()
+        integers: list[int] = []
+        graphs: list[Graph] = []
+        for number, begin, stop in self.fields(start, end, _ATTRIBUTE):
+            if number == 1:
+                name = self.text(begin, stop)
+            elif number in (3, 8):
+                if integers and number != of:
+                    raise WireError(f"attribute {name!r} with one integer and several")
+                of = number
+                self._integers(integers, begin, stop)
+            elif number in (5, 10):
+                attribute.tensor = self._tensor(begin, stop)
+            elif number in (6, 11):
+                graphs.append(self._graph(begin, stop, depth + 1))
+            elif number == 21:
+                attribute.reference = self.text(begin, stop)
+            elif number in (22, 23):
+                raise WireError("a sparse constant; write it dense")
+        attribute.integers, attribute.graphs = tuple(integers), tuple(graphs)
+        return name, attribute
+
+    def _integers(self, integers: list[int], begin: int, stop: int) -> None:
+        """Add numbers, packed or not, the first :data:`MAX_VALUES` and one more."""
+        for value in (begin,) if stop < 0 else self.varints(begin, stop):
+            if len(integers) > MAX_VALUES:
+                return
+            integers.append(signed(value))
+
+    def _tensor(self, start: int, end: int) -> Tensor:
+        tensor = Tensor()
+        shape: list[int] = []
+        values: list[int] = []
+        raw: tuple[int, int] | None = None
+        held = location = 0  # bytes of data in the file; where the data is said to lie
+        for number, begin, stop in self.fields(start, end, _TENSOR):
+            if number == 1:
+                self._integers(shape, begin, stop)
+            elif number == 2:
+                tensor.kind = begin & _INT32
+            elif number == 8:
+                tensor.name = self.text(begin, stop)
+            elif number == 9:
+                raw = begin, stop
+                held += stop - begin
+            elif number == 13:
+                self._external_entry(tensor, begin, stop)
+            elif number == 14:
+                location = begin & _INT32
+            elif number in (4, 5, 6, 7, 10, 11):
+                held += max(1, stop - begin) if stop >= 0 else 8
+                if number in (5, 7):
+                    self._integers(values, begin, stop)
+            elif number == 3:
+                raise WireError("a constant in segments")
+        tensor.shape = tuple(shape)
+        self._check_size(tensor, held, location)
+        if tensor.external:
+            self._external.append(tensor)
+        elif tensor.kind in (6, 7) and prod(shape) <= MAX_VALUES:
+            tensor.values = self._unpack(tensor.kind, raw, values)
+        return tensor
+
+    def _external_entry(self, tensor: Tensor, start: int, end: int) -> None:
+        key = value = ""
+        for number, begin, stop in self.fields(start, end, _ENTRY):
+            if number == 1:
+                key = self.text(begin, stop)
+            else:
+                value = self.text(begin, stop)
+        if key not in _EXTERNAL_KEYS or key in tensor.external:
+            raise WireError(f"external data with unknown or repeated {key!r}")
+        tensor.external[key] = value
+
+    def _check_size(self, tensor: Tensor, held: int, location: int) -> None:
+        """A reader makes room by the shape before it looks for the data."""
+        if len(tensor.shape) > 64 or any(not 0 <= size < 1 << 40 for size in tensor.shape):
+            raise WireError(f"constant {tensor.name!r} of shape {list(tensor.shape[:8])}")
+        if location not in (0, 1) or bool(tensor.external) != (location == 1):
+            raise WireError(f"constant {tensor.name!r} that is said to lie elsewhere, and does not")
+        if tensor.external:
+            return
+        # Numbers of 4 bits lie two in a byte.
+        if prod(tensor.shape) > 2 * held:
+            raise WireError(
+                f"constant {tensor.name!r} of shape {list(tensor.shape)} with {held} bytes of data"
+            )
+
+    def _unpack(
+        self, kind: int, raw: tuple[int, int] | None, values: list[int]
+    ) -> tuple[int, ...] | None:
+        width = 4 if kind == 6 else 8
+        if raw is None:
+            # As protobuf does: a varint may have more bits than the number that it stands for.
+            half = 1 << (8 * width - 1)
+            return tuple((value + half) % (2 * half) - half for value in values)
+        data = bytes(self.data[raw[0] : raw[1]])
+        if len(data) % width or len(data) > width * MAX_VALUES:
+            return None
+        return tuple(
+            int.from_bytes(data[at : at + width], "little", signed=True)
+            for at in range(0, len(data), width)
+        )
+
+    def _value(self, start: int, end: int) -> tuple[str, tuple[int, int | None]]:
+        """Name, element type and rank of an input or output."""
+        name = ""
+        kind, rank = 0, None
+        for number, begin, stop in self.fields(start, end, _VALUE):
+            if number == 1:
+                name = self.text(begin, stop)
+            elif number == 2:
+                for inner, first, last in self.fields(begin, stop, _TYPE):
+                    if inner == 1:
+                        kind, rank = self._tensor_type(first, last)
+        return name, (kind, rank)
+
+    def _tensor_type(self, start: int, end: int) -> tuple[int, int | None]:
+        kind, rank = 0, None
+        for number, begin, stop in self.fields(start, end, _TENSOR_TYPE):
+            if number == 1:
+                kind = begin & _INT32
+            else:
+                rank = sum(1 for _ in self.fields(begin, stop, _SHAPE))
+        return kind, rank
