@@ -18,6 +18,7 @@ from mmedge.device import probe
 from mmedge.errors import BackendError, InputError, MMEdgeError
 from mmedge.features import CACHE_BYTES, FeatureCache
 from mmedge.feeds import Feeds
+from mmedge.forks import ADVICE, keep_for_ever, watch
 from mmedge.sanity import FiniteInputs
 from mmedge.schedule import Scheduler, serially
 from mmedge.verify import verify
@@ -103,6 +104,8 @@ class Pipeline:
         self._encoders: dict[str, list[_Stage]] = {}
         self._others: list[_Stage] = []
         self._whole: Callable[[Mapping[str, Any]], dict[str, Array]] | None = None
+        self._disowned = False
+        watch(self)
         # A single stage is the whole network, and not an encoder in front of anything.
         several = len(manifest.stages) > 1
         taken = _encoder_inputs(manifest) if several else {}
@@ -161,7 +164,8 @@ class Pipeline:
             inputs: array by input name, of the dtype and shape that ``bundle.manifest`` declares;
                 NumPy, anything with DLPack on the host, or ``__cuda_array_interface__`` where the
                 variant runs on a GPU. A string for a modality with a tokenizer. Optional
-                modalities may be left out. No array may be written to until the call returns.
+                modalities may be left out. No array may be written to until the call returns: this
+                call's outputs would be wrong, though no later call's.
             cached: False runs every stage, and neither reads nor fills the feature cache.
 
         Returns:
@@ -281,16 +285,18 @@ class Pipeline:
         raise InputError(f"no stage {stage!r}; this bundle has {known}")
 
     def _recall(
-        self, values: Mapping[str, Any], cache: FeatureCache | None
+        self, values: dict[str, Any], cache: FeatureCache | None
     ) -> tuple[list[Mapping[str, Array]], dict[str, Key | None]]:
-        """Features that are held, and a key (None: not to be held) of each other modality."""
+        """Features that are held, and a key (None: not to be held) of each other modality.
+
+        The inputs of the others are replaced by copies in ``values``.
+        """
         if cache is None:
             return [], dict.fromkeys(self._encoders)
         features: list[Mapping[str, Array]] = []
         keys: dict[str, Key | None] = {}
         for modality in self._encoders:
-            key = cache.key(modality, values)
-            held = cache.get(modality, key) if key is not None else None
+            held, key = cache.recall(modality, values)
             if held is None:
                 keys[modality] = key
             else:
@@ -311,7 +317,17 @@ class Pipeline:
             self._cache.put(modality, key, features)
         return features
 
+    def disown(self) -> None:
+        """See :class:`mmedge.forks.Inherited`: the sessions' threads are the parent's."""
+        for stage in self._stages:
+            keep_for_ever(stage.session)
+        self._disowned = True
+        self._stages, self._encoders, self._others = [], {}, []
+        self._whole = self._cache = None
+
     def _check_open(self) -> None:
+        if self._disowned:
+            raise BackendError(f"{self!r}: {ADVICE}")
         if not self._stages:
             raise BackendError(f"{self!r} is closed; load the bundle again")
 
@@ -321,6 +337,8 @@ class Pipeline:
         A call that is under way in another thread ends with a BackendError, or with its result
         where it had begun its last stage.
         """
+        if self._disowned:
+            return
         stages, self._stages = self._stages, []
         self._whole = None
         for stage in stages:

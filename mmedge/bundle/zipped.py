@@ -14,6 +14,7 @@ import mmap
 import os
 import stat
 import struct
+import weakref
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +22,10 @@ from typing import TYPE_CHECKING
 
 from mmedge.bundle.identity import identity_of
 from mmedge.errors import BundleError
+from mmedge.forks import watch
 from mmedge.schema import MANIFEST, MAX_FILES, path_fault
 
 if TYPE_CHECKING:
-    import tempfile
     from collections.abc import Iterable, Mapping
 
 __all__ = ["Zipped"]
@@ -66,7 +67,8 @@ class Zipped:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        self._folder: Path | None = None
+        self._remove: weakref.finalize[..., Zipped] | None = None
         with path.open("rb") as file:
             self._identity = identity_of(os.fstat(file.fileno()))
             if not self._identity.size:
@@ -116,17 +118,26 @@ class Zipped:
 
     def folder(self) -> Path:
         """See :meth:`mmedge.bundle.archive.Archive.folder`: made at first use, mode 0700."""
-        if self._temporary is None:
-            import tempfile  # only some bundles need one
+        if self._folder is None:
+            import shutil  # only some bundles need them
+            import tempfile
 
-            self._temporary = tempfile.TemporaryDirectory(prefix="mmedge-")
-        return Path(self._temporary.name)
+            self._folder = Path(tempfile.mkdtemp(prefix="mmedge-"))
+            self._remove = weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+            watch(self)
+        return self._folder
 
     def release(self) -> None:
         """See :meth:`mmedge.bundle.archive.Archive.release`: the whole private directory."""
-        if self._temporary is not None:
-            self._temporary.cleanup()
-            self._temporary = None
+        if self._remove is not None:
+            self._remove()
+        self._folder = self._remove = None
+
+    def disown(self) -> None:
+        """See :class:`mmedge.forks.Inherited`: the private directory is the parent's."""
+        if self._remove is not None:
+            self._remove.detach()
+        self._folder = self._remove = None
 
     def check_unchanged(self) -> None:
         """See :meth:`mmedge.bundle.archive.Archive.check_unchanged`."""

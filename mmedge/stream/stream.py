@@ -14,6 +14,7 @@ from mmedge.align import Exact, Interpolate, Latest, Policy, Window, check_polic
 from mmedge.clock import SimulatedClock, StreamClock, read_seconds
 from mmedge.errors import BackendError, InputError
 from mmedge.feeds import Feeds
+from mmedge.forks import ADVICE, watch
 from mmedge.sanity import Checker, Sanity
 from mmedge.stream.compute import Compute, Stages
 from mmedge.stream.core import Core
@@ -176,6 +177,7 @@ class Stream:
                 chunks=isinstance(policy, Window),
             )
         self._trigger = trigger
+        self._bundle = manifest.name
         # A push checks and copies under its modality's gate, which keeps its samples in order.
         self._gates = {name: threading.Lock() for name in names}
         self._core = Core(
@@ -198,6 +200,8 @@ class Stream:
             self._driver = Threads(
                 self._core, compute, self._lock, self._clock, real_time=clock is None
             )
+        self._disowned = False
+        watch(self)
         # Also at exit: a thread inside an engine while the interpreter goes down would crash.
         self._close = weakref.finalize(self, _close, self._core, self._lock, self._driver)
 
@@ -226,6 +230,7 @@ class Stream:
                 is no finite number of seconds.
             BackendError: the stream is closed, or failed; the message says why.
         """
+        self._check_owned()
         stamp = None if t is None else read_seconds(t, f"modality {modality!r}: a stamp")
         gate = self._gate(modality)
         track = self._core.tracks[modality]
@@ -268,6 +273,7 @@ class Stream:
             BackendError: the stream is closed, or failed; the message says why.
         """
         timeout = read_timeout(timeout)
+        self._check_owned()
         with self._lock:
             self._check_open()
             there = self._driver.wait(timeout)
@@ -288,6 +294,7 @@ class Stream:
             InputError: an unknown modality.
             BackendError: the stream is closed.
         """
+        self._check_owned()
         with self._gate(modality), self._lock:
             self._checkers[modality].forget()
             self._core.forget(modality, self._time())
@@ -303,6 +310,7 @@ class Stream:
         Raises:
             BackendError: the stream is closed.
         """
+        self._check_owned()
         with ExitStack() as gates:
             for gate in self._gates.values():
                 gates.enter_context(gate)
@@ -315,6 +323,7 @@ class Stream:
 
     def health(self) -> Health:
         """A snapshot of all counters."""
+        self._check_owned()
         with self._lock:
             return self._read_health()
 
@@ -333,6 +342,16 @@ class Stream:
                 f"unknown modality {modality!r}; this bundle has {', '.join(self._gates)}"
             )
         return gate
+
+    def disown(self) -> None:
+        """See :class:`mmedge.forks.Inherited`: its threads and locks are the parent's."""
+        self._disowned = True
+        self._close.detach()
+
+    def _check_owned(self) -> None:
+        """Before any lock is taken, which a thread of the parent may have held."""
+        if self._disowned:
+            raise BackendError(f"a stream over {self._bundle!r}: {ADVICE}")
 
     def _check_open(self) -> None:
         if self._core.failure is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 
 import numpy as np
@@ -9,8 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from streaming import make_streaming
 
+import mmedge
 from mmedge import features
+from mmedge.backends.ort import OrtSession
 from mmedge.features import CacheInfo, FeatureCache
 from mmedge.spec import DTYPES
 
@@ -151,3 +155,54 @@ def test_it_is_a_least_recently_used_cache_within_its_bounds(calls, limit, most)
         assert all(i.entries <= most for i in info)
         totals = [sum(getattr(i, n) for i in info) for n in ("hits", "misses", "evictions")]
         assert totals == [hits, misses, evicted]
+
+
+def test_writing_to_an_input_during_a_call_poisons_no_later_call(tmp_path, monkeypatch):
+    path = make_streaming(tmp_path / "streaming")
+    with mmedge.load(path, threads=1) as pipe:
+        real, image = OrtSession.run, np.zeros((1, 4), np.float32)
+        image[0, 0] = 5
+
+        def run(session, feeds):
+            if "image" in feeds:
+                image[0, 0] += 1  # between the hash and the encoder
+            return real(session, feeds)
+
+        for call in range(3):  # the first miss, a miss after a miss, and a miss after a hit
+            five = np.zeros((1, 4), np.float32)
+            five[0, 0] = 5 + 100 * call
+            image[:] = five
+            monkeypatch.setattr(OrtSession, "run", run)
+            pipe(image=image)
+            monkeypatch.undo()
+            for _ in range(2):
+                assert pipe(image=five)["seen"].tolist() == [[five[0, 0]]]
+            assert pipe(image=five + 1)["seen"].tolist() == [[five[0, 0] + 4]]
+            if call == 1:
+                assert pipe(image=five)["seen"].tolist() == [[five[0, 0]]]
+        hits = pipe.cache_info()["camera"].hits
+        pipe(image=five)
+        assert pipe.cache_info()["camera"].hits == hits + 1
+
+
+def test_a_thread_that_writes_all_the_time_poisons_no_later_call(tmp_path):
+    path = make_streaming(tmp_path / "streaming")
+    contents = [np.full((1, 4), k, np.float32) for k in (1, 2)]
+    image, stop = contents[0].copy(), threading.Event()
+
+    def write():
+        while not stop.is_set():
+            for content in contents:
+                image[:] = content
+
+    writer = threading.Thread(target=write)
+    with mmedge.load(path, threads=1) as pipe:
+        writer.start()
+        for _ in range(300):
+            pipe(image=image)
+            pipe(image=np.random.default_rng().random((1, 4), np.float32))
+        stop.set()
+        writer.join()
+        for content in contents:
+            for _ in range(2):
+                assert pipe(image=content)["seen"].tolist() == [[content.sum()]]
