@@ -25,6 +25,7 @@ from mmedge.errors import BundleError, InputError
 from mmedge.pipeline import load
 from mmedge.recording import Golden, open_recording
 from mmedge.recording.pace import Pace, pace
+from mmedge.recording.timeline import plan_replay
 from mmedge.stream import Stream
 from mmedge.verify import verify
 
@@ -56,6 +57,8 @@ def replay(
     align: Mapping[str, Policy] | None = None,
     speed: float = 1.0,
     clock: SimulatedClock | None = None,
+    skip_gaps: bool | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> StreamRun:
     """Push a recording's samples into a new stream at their recorded arrivals; collect its results.
 
@@ -72,14 +75,33 @@ def replay(
         speed: how many recorded seconds pass in one second, above 0. Ages shrink by it, too.
         clock: None: real time. On a simulated clock no thread is used, and the same recording gives
             the same run.
+        skip_gaps: what becomes of more than 10 s without any sample, in real time. True: a second
+            is left of them, and samples keep their ages. False: they are waited for. None: they are
+            refused, with where they are.
+        say: called before the first push with how much comes and how long it takes.
 
     Raises:
         InputError: the recording does not fit the bundle, lacks what triggers, or cannot be read;
-            or a number that cannot be.
+            it has gaps, or most of it is gaps; or a number that cannot be.
     """
     if not 0.0 < speed < float("inf"):
         raise InputError(f"speed must be above 0, got {speed}")
     _check_fits(pipe, recording, trigger)
+    recording = plan_replay(
+        recording, speed=speed, skip_gaps=skip_gaps, say=say, waits=clock is None
+    )
+    return _run(pipe, recording, trigger, deadline_ms, align, speed, clock)
+
+
+def _run(
+    pipe: Pipeline,
+    recording: Recording,
+    trigger: str | float,
+    deadline_ms: float | None,
+    align: Mapping[str, Policy] | None,
+    speed: float,
+    clock: SimulatedClock | None,
+) -> StreamRun:
     timed = Timed(pipe)
     with Stream(
         pipe if clock is not None else timed,
@@ -110,7 +132,9 @@ def bench_stream(
     threads: int | None = None,
     warmup: int | None = None,
     profiled: bool = True,
+    skip_gaps: bool | None = None,
     progress: Callable[[str, int, int], None] | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> Report:
     """Measure a stream over one variant of the bundle at ``path`` on this machine.
 
@@ -134,7 +158,9 @@ def bench_stream(
         threads: intra-op threads of each stage on the CPU.
         warmup: untimed calls; None: until latency is steady.
         profiled: whether to run the stages once more for their operators.
+        skip_gaps: as for :func:`replay`.
         progress: called with the phase's name, steps done and steps in all.
+        say: called with a line of text: how much is replayed, and how long it takes.
 
     Raises:
         AccuracyError: the variant does not reproduce the golden samples.
@@ -149,11 +175,13 @@ def bench_stream(
     with load(path, backend, precision, device, threads=threads, allow_unverified=True) as pipe:
         variant, bundle, used = pipe.variant, pipe.bundle, pipe.threads
         last = trigger if isinstance(trigger, str) else None
-        source = opened or Golden(bundle, seconds=seconds, last=last)
+        source: Recording = opened or Golden(bundle, seconds=seconds, last=last)
         inputs = [sample.inputs for sample in bundle.samples()]
         if not inputs:
             raise BundleError(f"{path}: no golden samples to check it with; export it again")
         _check_fits(pipe, source, trigger)
+        # Before anything takes time: a recording that cannot be replayed is refused at once.
+        source = plan_replay(source, skip_gaps=skip_gaps, say=say)
         begun = perf_counter()
         pipe.run(inputs[0], cached=False)
         first = perf_counter() - begun
@@ -166,7 +194,7 @@ def bench_stream(
         )
         tell("stream", 0, 1)
         with Monitor() as monitor:
-            run = replay(pipe, source, trigger=trigger, deadline_ms=deadline_ms)
+            run = _run(pipe, source, trigger, deadline_ms, None, 1.0, None)
         tell("stream", 1, 1)
         if not run.latency_ms:
             raise InputError(

@@ -113,8 +113,9 @@ class Book:
         self.stream = stream
         self.ticks = not isinstance(trigger, str)
         self._trigger = trigger
-        self._due: dict[float, float] = {}
-        self._stamps: deque[float] = deque()
+        # By modality, too: two sensors of one clock often have equal stamps.
+        self._due: dict[tuple[str, float], float] = {}
+        self._keys: deque[tuple[str, float]] = deque()
         self._first: float | None = None
         self._made = 0.0
         self._start: list[float] = []
@@ -129,12 +130,13 @@ class Book:
             self._first = self._made = due
         # Before the push: its result may be there before the push returns.
         if self._trigger in ("any", sample.modality):
-            known = self._due.get(stamp)
+            key = sample.modality, stamp
+            known = self._due.get(key)
             if known is None or due - known > JUMP:
-                self._due[stamp] = due
-                self._stamps.append(stamp)
-                if len(self._stamps) > MOST_DUE:
-                    self._due.pop(self._stamps.popleft(), None)
+                self._due[key] = due
+                self._keys.append(key)
+                if len(self._keys) > MOST_DUE:
+                    self._due.pop(self._keys.popleft(), None)
         self.stream.push(sample.modality, sample.value, stamp, copy=False)
 
     @property
@@ -152,7 +154,9 @@ class Book:
         return True
 
     def _add(self, result: Result) -> None:
-        begin = result.t if self.ticks else self._due.pop(result.t, result.t)
+        begin = result.t
+        if result.trigger is not None:
+            begin = self._due.pop((result.trigger, result.t), begin)
         self._made = max(self._made, result.made)
         latency = (result.made - begin) * 1e3
         if result.fresh:

@@ -84,6 +84,14 @@ StreamOption = Annotated[
 ReplayOption = Annotated[
     Path | None, typer.Option(help="Push a recording to a stream as it came (mmedge record).")
 ]
+SkipGapsOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--skip-gaps/--no-skip-gaps",
+        help="Leave a second of each time in which a recording has no sample for over 10 s, or "
+        "wait for it; without either such a recording is refused.",
+    ),
+]
 TriggerOption = Annotated[
     str | None,
     typer.Option(help="What a stream's result is made for: a modality, any, or a rate in Hz."),
@@ -118,6 +126,7 @@ def bench(
     sessions: SessionsOption = None,
     stream: StreamOption = False,
     replay: ReplayOption = None,
+    skip_gaps: SkipGapsOption = None,
     trigger: TriggerOption = None,
     all_variants: AllOption = False,
     profile: ProfileOption = True,
@@ -147,19 +156,22 @@ def bench(
         )  # fmt: skip
         if replay is not None:
             _refuse_beside("--replay, which takes as long as the recording", seconds=seconds)
+        else:
+            _refuse_beside("--stream, which has no gaps", skip_gaps=skip_gaps)
         from mmedge.bench.replay import SECONDS, bench_stream
 
         with phases() as tell, second or nullcontext():
             report = bench_stream(
                 bundle, backend, precision, device, trigger=_trigger(trigger), recording=replay,
-                seconds=seconds or SECONDS, profiled=profile, progress=tell, **shared,
+                seconds=seconds or SECONDS, profiled=profile, progress=tell,
+                skip_gaps=skip_gaps, say=_say, **shared,
             )  # fmt: skip
         if second is not None:
             # There is no end between the stream and what follows it.
             words = f"{second.words}, and during the cold start and the profile"
             report = replace(report, load={**report.load, "interference": words})
     else:
-        _refuse_beside("a run without --stream or --replay", trigger=trigger)
+        _refuse_beside("a run without --stream or --replay", trigger=trigger, skip_gaps=skip_gaps)
         if all_variants:
             # The variants are timed in a closed loop on the quiet machine, all of them.
             _refuse_beside(
@@ -205,6 +217,10 @@ def bench(
         write_file(html, report.to_html().encode(), "--html")
     if failed is not None:
         raise failed
+
+
+def _say(line: str) -> None:
+    stderr().print(line, markup=False, soft_wrap=True)
 
 
 def _refuse_beside(what: str, **given: object) -> None:

@@ -34,9 +34,13 @@ def open_recording(path: str | os.PathLike[str]) -> Recording:
         BackendError: it is an MCAP file and the mcap library is not installed.
     """
     path = Path(path)
-    if path.is_dir():
+    try:
+        is_folder, is_there = path.is_dir(), path.exists()
+    except OSError as error:  # a name that is too long, a folder that may not be entered
+        raise InputError(f"{path}: the recording cannot be read: {error}") from error
+    if is_folder:
         return DirectoryRecording(path)
-    if not path.exists():
+    if not is_there:
         raise InputError(f"{path}: no recording is there; make one with mmedge record")
     need_mcap()
     from mmedge.recording.mcap import McapRecording

@@ -1,17 +1,21 @@
 """A recording as a folder: ``recording.json``, and chunks of samples in safetensors.
 
 A chunk is written beside its place and renamed into it, so that a recorder that is killed loses
-what it has not written yet and nothing else.
+what it has not written yet and nothing else. Each chunk, and the index, holds a digest of what is
+in it: a bit that flips on the disk is told and not replayed.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
 import stat
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from time import monotonic
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,18 +23,19 @@ import numpy as np
 from mmedge.errors import InputError
 from mmedge.recording.sample import (
     MAX_VALUE_BYTES,
-    VERSION,
     Order,
     Recorded,
     check_modalities,
     exists,
     pack,
+    range_fault,
     size_of,
     tensors_of,
     unpack,
     value_of,
     words,
 )
+from mmedge.schema.names import SHA256
 from mmedge.schema.read import (
     Misfit,
     array,
@@ -44,7 +49,7 @@ from mmedge.schema.read import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
     from pathlib import Path
 
     from mmedge.spec import Array
@@ -52,13 +57,21 @@ if TYPE_CHECKING:
 __all__ = ["DirectoryRecording", "DirectoryWriter"]
 
 INDEX = "recording.json"
+#: Version of the folder. A reader refuses any other.
+VERSION = 2
 
-#: A chunk ends when its values reach this many bytes, its samples this number, or its arrivals
-#: span this many seconds: what a killed recorder loses, and what a reader holds at once.
-CHUNK_BYTES, CHUNK_SAMPLES, CHUNK_SECONDS = 16 << 20, 4096, 5.0
+#: A chunk ends when its values reach this many bytes, its samples or their tensors this number, or
+#: when its arrivals span or its first sample has waited this many seconds: what a killed recorder
+#: loses, and what a reader holds at once.
+CHUNK_BYTES, CHUNK_SAMPLES, CHUNK_TENSORS, CHUNK_SECONDS = 16 << 20, 4096, 16384, 5.0
 
 #: Bytes of a chunk's file: one value of the largest size on top of a full chunk, and its header.
 MAX_CHUNK_BYTES = MAX_VALUE_BYTES + CHUNK_BYTES + (64 << 20)
+
+#: Name of the tensor with a chunk's digest.
+DIGEST = "sha256"
+#: Bytes of a file that may be a hole in it: more is a sparse file, which costs what it says.
+MAX_HOLE = 64 << 20
 
 #: Bytes of ``recording.json``, which lists every chunk.
 MAX_INDEX_BYTES, MAX_CHUNKS = 32 << 20, 1_000_000
@@ -83,6 +96,7 @@ class _Index:
     count: int
     chunk_bytes: tuple[int, ...]
     lost: Mapping[str, int]
+    sha256: str = ""
 
 
 _read_index = record(
@@ -95,6 +109,7 @@ _read_index = record(
     count=integer(0, 1 << 53),
     chunk_bytes=array(integer(1, MAX_CHUNK_BYTES), most=MAX_CHUNKS),
     lost=table(text(_REASON), integer(0, 1 << 53)),
+    sha256=text(SHA256),
 )
 
 
@@ -123,20 +138,34 @@ class DirectoryWriter:
             lost={},
         )
         self._held: list[Recorded] = []
-        self._bytes = 0
+        self._bytes = self._tensors = 0
+        self._since = 0.0
         self._count = 0
         self._sizes: list[int] = []
         self._put(INDEX, self._json(self._index))
 
+    def fault(self, sample: Recorded) -> str:
+        """See :meth:`mmedge.recording.sample.Writer.fault`."""
+        return range_fault(sample)
+
     def write(self, sample: Recorded) -> None:
         """See :meth:`mmedge.recording.sample.Writer.write`."""
+        if not self._held:
+            self._since = monotonic()
         self._held.append(sample)
         self._bytes += size_of(sample.value)
+        self._tensors += len(sample.value) if isinstance(sample.value, Mapping) else 1
         if (
             self._bytes >= CHUNK_BYTES
             or len(self._held) >= CHUNK_SAMPLES
+            or self._tensors >= CHUNK_TENSORS
             or sample.arrival - self._held[0].arrival >= CHUNK_SECONDS
         ):
+            self._flush()
+
+    def settle(self) -> None:
+        """See :meth:`mmedge.recording.sample.Writer.settle`."""
+        if self._held and monotonic() - self._since >= CHUNK_SECONDS:
             self._flush()
 
     def close(self, lost: Mapping[str, int]) -> None:
@@ -156,7 +185,7 @@ class DirectoryWriter:
 
     def _flush(self) -> None:
         # Let go of first: a chunk that the disk refused must not be tried again and again.
-        held, self._held, self._bytes = self._held, [], 0
+        held, self._held, self._bytes, self._tensors = self._held, [], 0, 0
         if not held:
             return
         tensors: dict[str, Array] = {
@@ -167,6 +196,7 @@ class DirectoryWriter:
         for number, sample in enumerate(held):
             for key, value in tensors_of(sample.value).items():
                 tensors[f"{number}.{key}"] = value
+        tensors[DIGEST] = _digest(self._index.start, len(self._sizes), tensors)
         data = pack(tensors)
         self._put(_chunk(len(self._sizes)), data)
         self._sizes.append(len(data))
@@ -181,7 +211,8 @@ class DirectoryWriter:
         part.replace(self._path / name)
 
     def _json(self, index: _Index) -> bytes:
-        return (json.dumps(asdict(index), indent=2) + "\n").encode()
+        sealed = replace(index, sha256=_index_digest(index))
+        return (json.dumps(asdict(sealed), indent=2) + "\n").encode()
 
 
 class DirectoryRecording:
@@ -195,13 +226,18 @@ class DirectoryRecording:
 
     def __init__(self, path: Path) -> None:
         self.name = path.name
-        self._path = path.resolve()
+        try:
+            self._path = path.resolve()
+        except (OSError, RuntimeError) as error:  # a loop of links
+            raise InputError(f"{path}: the recording cannot be read: {error}") from error
         try:
             self._index: _Index = _read_index(
                 decode(self._read(INDEX, MAX_INDEX_BYTES), most=MAX_INDEX_BYTES), "$"
             )
         except Misfit as error:
             raise InputError(f"{path}: {INDEX}: {error}; record it again") from error
+        if self._index.sha256 != _index_digest(self._index):
+            raise InputError(f"{path}: {INDEX} is altered: its digest differs; copy it anew")
         self.bundle = self._index.bundle
         self.modalities = check_modalities(f"{path}: {INDEX}", self._index.modalities)
         self._chunks = self._list()
@@ -223,12 +259,22 @@ class DirectoryRecording:
             data = self._read(name, MAX_CHUNK_BYTES)
             if self._index.complete and len(data) != self._index.chunk_bytes[number]:
                 raise InputError(self._wrong_size(name, len(data), number))
-            for sample in self._samples(unpack(data, f"{self._path}: {name}"), name):
+            tensors = unpack(data, f"{self._path}: {name}")
+            self._check_digest(tensors, number, name)
+            for sample in self._samples(tensors, name):
                 yield order.check(sample)
         if self._index.complete and order.count != self._index.count:
             raise InputError(
                 f"{self._path}: expected {self._index.count} samples, got {order.count}; "
                 "record it again"
+            )
+
+    def _check_digest(self, tensors: dict[str, Array], number: int, name: str) -> None:
+        digest = tensors.pop(DIGEST, None)
+        expected = _digest(self._index.start, number, tensors)
+        if digest is None or digest.tobytes() != expected.tobytes():
+            raise InputError(
+                f"{self._path}: {name} is altered: its digest differs; copy the recording anew"
             )
 
     def _samples(self, tensors: dict[str, Array], name: str) -> Iterator[Recorded]:
@@ -254,7 +300,10 @@ class DirectoryRecording:
 
     def _list(self) -> list[str]:
         """The chunks' names in order, without gaps."""
-        names = sorted(entry.name for entry in self._path.iterdir())
+        try:
+            names = sorted(entry.name for entry in self._path.iterdir())
+        except OSError as error:
+            raise InputError(f"{self._path}: cannot be listed: {error}") from error
         for name in names:
             if name != INDEX and not _CHUNK.fullmatch(name) and not _PART.fullmatch(name):
                 raise InputError(
@@ -275,7 +324,10 @@ class DirectoryRecording:
                 "recording was whole once, copy it anew"
             )
         for number, name in enumerate(self._chunks):
-            found = (self._path / name).lstat()
+            try:
+                found = (self._path / name).lstat()
+            except OSError as error:
+                raise InputError(f"{self._path}: {name} cannot be read: {error}") from error
             if stat.S_ISREG(found.st_mode) and found.st_size != sizes[number]:
                 raise InputError(self._wrong_size(name, found.st_size, number))
 
@@ -297,12 +349,33 @@ class DirectoryRecording:
                     raise InputError(
                         f"{self._path}: {name}: expected at most {most} bytes, got {found.st_size}"
                     )
+                if found.st_size - found.st_blocks * 512 > MAX_HOLE:
+                    raise InputError(
+                        f"{self._path}: {name}: {found.st_size} bytes, of which the disk holds "
+                        f"{found.st_blocks * 512}; a sparse file is no chunk, copy it anew"
+                    )
                 return file.read(found.st_size)
         except OSError as error:
             raise InputError(
                 f"{self._path}: {name} cannot be read as a part of a recording: {error}. A "
                 "recording holds plain files, no links"
             ) from error
+
+
+def _digest(start: str, number: int, tensors: Mapping[str, Array]) -> Array:
+    """SHA-256 of a chunk's content and of its place, as uint8 ``[32]``."""
+    digest = hashlib.sha256(json.dumps([start, number]).encode())
+    for name in sorted(tensors):
+        array = tensors[name]
+        digest.update(json.dumps([name, array.dtype.name, array.shape]).encode())
+        digest.update(array.tobytes() if array.ndim == 0 else array.reshape(-1).view(np.uint8).data)
+    return np.frombuffer(digest.digest(), np.uint8)
+
+
+def _index_digest(index: _Index) -> str:
+    """SHA-256 of all that the index says."""
+    data = asdict(replace(index, sha256=""))
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 
 def _chunk(number: int) -> str:

@@ -1,38 +1,42 @@
 """A recording as one MCAP file: a channel for each modality, a message for each sample.
 
 docs/recording.md states the messages' encoding. Chunks are not compressed: what a reader holds at
-once is bounded by what lies in the file.
+once is bounded by what lies in the file. They are closed after a second, so that a recorder that is
+killed loses little.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import re
 import stat
 import struct
 import time
+import zlib
 from io import BytesIO
-from typing import TYPE_CHECKING, BinaryIO, NoReturn
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
 from mcap.data_stream import ReadDataStream
 from mcap.exceptions import RecordLengthLimitExceeded
 from mcap.opcode import Opcode
 from mcap.records import Channel, Chunk, DataEnd, McapRecord, Message, Metadata, Schema
-from mcap.stream_reader import StreamReader, breakup_chunk
+from mcap.stream_reader import StreamReader
 from mcap.writer import CompressionType
 from mcap.writer import Writer as Mcap
 
 from mmedge.errors import InputError
 from mmedge.recording.sample import (
+    MAX_SECONDS,
     MAX_VALUE_BYTES,
-    VERSION,
     Order,
     Recorded,
     check_modalities,
     exists,
     pack,
+    range_fault,
     tensors_of,
     unpack,
     value_of,
@@ -54,15 +58,21 @@ SCHEMA_TEXT = (
     "log_time is the arrival, publish_time the stamp of the measurement, both in ns since the Unix "
     "epoch as the recorder knew it when it began."
 )
-#: Names of the metadata records at the beginning and at the end.
-BEGIN, END = "mmedge.recording", "mmedge.recording.end"
+#: Names of the metadata records at the beginning and at the end, and of the digest in each.
+BEGIN, END, DIGEST = "mmedge.recording", "mmedge.recording.end", "sha256"
 
-#: Bytes of a chunk's records; what a killed recorder loses.
-CHUNK_BYTES = 1 << 20
+#: Version of the file. A reader refuses any other.
+VERSION = 2
+#: Bytes of a chunk's records, and seconds after its first one; what a killed recorder loses.
+CHUNK_BYTES, CHUNK_SECONDS = 1 << 20, 1.0
+#: Bytes of a file that may be a hole in it.
+MAX_HOLE = 64 << 20
 MAX_RECORD_BYTES = MAX_VALUE_BYTES + (64 << 20)
 MAGIC = b"\x89MCAP0\r\n"
 #: A record's kind and length, before its content.
 HEAD = struct.Struct("<BQ")
+#: A message's channel, number, log time and publish time, before its data.
+MESSAGE = struct.Struct("<HIQQ")
 #: Bytes of the metadata record at the end; ours has about a hundred.
 MAX_END_BYTES = 1 << 20
 
@@ -95,47 +105,62 @@ class McapWriter:
         self._start_ns = time.time_ns()
         self._origin = origin
         self._counts = dict.fromkeys(modalities, 0)
-        self._mcap.add_metadata(
-            BEGIN,
-            {
-                "recording_version": str(VERSION),
-                "bundle": bundle,
-                "modalities": json.dumps(modalities),
-                "start_ns": str(self._start_ns),
-                "origin_s": repr(origin),
-            },
-        )
+        self._since: float | None = None
+        begin = {
+            "recording_version": str(VERSION),
+            "bundle": bundle,
+            "modalities": json.dumps(modalities),
+            "start_ns": str(self._start_ns),
+            "origin_s": repr(origin),
+        }
+        self._mcap.add_metadata(BEGIN, {**begin, DIGEST: _digest(begin)})
         self._file.flush()
 
-    def write(self, sample: Recorded) -> None:
-        """See :meth:`mmedge.recording.sample.Writer.write`.
+    def fault(self, sample: Recorded) -> str:
+        """See :meth:`mmedge.recording.sample.Writer.fault`: 64 bits of nanoseconds hold less."""
+        if fault := range_fault(sample):
+            return fault
+        if all(0 <= self._ns(time) < 1 << 64 for time in (sample.arrival, sample.t)):
+            return ""
+        return (
+            f"stamp {sample.t} s and arrival {sample.arrival} s are not of the recorder's clock, "
+            f"which stood at {self._origin} s when it began"
+        )
 
-        Raises:
-            InputError: a time that is too far from ``origin`` for 64 bits of nanoseconds.
-        """
-        times = [
-            self._start_ns + round((t - self._origin) * 1e9) for t in (sample.arrival, sample.t)
-        ]
-        if not all(0 <= ns < 1 << 64 for ns in times):
-            raise InputError(
-                f"modality {sample.modality!r}: stamp {sample.t} s and arrival {sample.arrival} s "
-                "are not of one clock; give both in seconds of the recorder's"
-            )
+    def write(self, sample: Recorded) -> None:
+        """See :meth:`mmedge.recording.sample.Writer.write`."""
         self._mcap.add_message(
             self._channels[sample.modality],
-            log_time=times[0],
-            publish_time=times[1],
+            log_time=self._ns(sample.arrival),
+            publish_time=self._ns(sample.t),
             data=pack(tensors_of(sample.value)),
             sequence=self._counts[sample.modality] & 0xFFFFFFFF,
         )
         self._counts[sample.modality] += 1
+        if self._since is None:
+            self._since = time.monotonic()
+        self._file.flush()  # a chunk that became full
+        self.settle()
+
+    def settle(self) -> None:
+        """See :meth:`mmedge.recording.sample.Writer.settle`."""
+        if self._since is None or time.monotonic() - self._since < CHUNK_SECONDS:
+            return
+        self._since = None
+        # The library ends a chunk by its bytes alone, and has no public call for it.
+        self._mcap._Writer__finalize_chunk()  # type: ignore[attr-defined]  # noqa: SLF001
         self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def _ns(self, seconds: float) -> int:
+        return self._start_ns + round((seconds - self._origin) * 1e9)
 
     def close(self, lost: Mapping[str, int]) -> None:
         """See :meth:`mmedge.recording.sample.Writer.close`."""
         try:
             count = sum(self._counts.values())
-            self._mcap.add_metadata(END, {"count": str(count), "lost": json.dumps(dict(lost))})
+            end = {"count": str(count), "lost": json.dumps(dict(lost))}
+            self._mcap.add_metadata(END, {**end, DIGEST: _digest(end)})
             self._mcap.finish()  # type: ignore[no-untyped-call]
             self._file.flush()
             os.fsync(self._file.fileno())
@@ -227,6 +252,8 @@ class McapRecording:
                 try:
                     record = Metadata.read(ReadDataStream(BytesIO(file.read(length))))
                     if record.name == END:
+                        if record.metadata.get(DIGEST) != _digest(record.metadata):
+                            raise ValueError("its digest differs")
                         data = record.metadata["lost"].encode()
                         lost = _read_lost(decode(data, most=MAX_END_BYTES), "lost")
                 except Exception as error:  # what damaged bytes make of the library's parsing
@@ -253,7 +280,7 @@ class McapRecording:
                         return
                     inner = [record]
                     if isinstance(record, Chunk) and not record.compression:
-                        inner = breakup_chunk(record, validate_crc=True)
+                        inner = _parts(record)
                 except Exception as error:  # what damaged bytes make of the library's parsing
                     cut = file.read(1) == b"" and not isinstance(error, RecordLengthLimitExceeded)
                     if self._cut and cut:
@@ -269,9 +296,16 @@ class McapRecording:
             file = os.fdopen(os.open(self._path, os.O_RDONLY | os.O_NONBLOCK), "rb")
         except OSError as error:
             raise InputError(f"{self._path}: the recording cannot be read: {error}") from error
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode):
             file.close()
             raise InputError(f"{self._path}: not a plain file")
+        if found.st_size - found.st_blocks * 512 > MAX_HOLE:
+            file.close()
+            raise InputError(
+                f"{self._path}: {found.st_size} bytes, of which the disk holds "
+                f"{found.st_blocks * 512}; a sparse file is no recording, copy it anew"
+            )
         return file
 
     def _check_own(self, record: McapRecord) -> None:
@@ -303,15 +337,53 @@ class McapRecording:
                 f"{where}: expected recording_version {VERSION}, got "
                 f"{data.get('recording_version')!a}; record it again with this version"
             )
+        if data.get(DIGEST) != _digest(data):
+            raise InputError(f"{where} is altered: its digest differs; copy it anew")
         try:
             modalities = json.loads(data["modalities"])
             self.bundle = data["bundle"]
             self._start_ns, self._origin = int(data["start_ns"]), float(data["origin_s"])
+            if not (0 <= self._start_ns < 1 << 64 and abs(self._origin) <= MAX_SECONDS):
+                raise ValueError("times that no clock has")
         except (KeyError, ValueError, RecursionError) as error:
             raise InputError(f"{where}: cannot be read: {error!r}; record it again") from error
         if not isinstance(modalities, list) or not all(isinstance(m, str) for m in modalities):
             raise InputError(f"{where}: expected a list of modalities; record it again")
         self.modalities = check_modalities(where, tuple(modalities))
+
+
+def _digest(metadata: Mapping[str, str]) -> str:
+    """SHA-256 of all that a metadata record says; chunks have a checksum of their own."""
+    rest = {key: value for key, value in metadata.items() if key != DIGEST}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def _parts(chunk: Chunk) -> list[McapRecord]:
+    """Records of a chunk; data of messages are views of it, and not copied.
+
+    Raises:
+        ValueError: it is damaged; or whatever the library raises.
+    """
+    data = memoryview(chunk.data)
+    if chunk.uncompressed_crc not in (0, zlib.crc32(data)):
+        raise ValueError("the checksum of a chunk differs")
+    records: list[McapRecord] = []
+    at = 0
+    while at < len(data):
+        kind, length = HEAD.unpack_from(data, at)
+        at += HEAD.size
+        body = data[at : at + length]
+        at += length
+        if len(body) < length:
+            raise ValueError("a record that ends after its chunk")
+        if kind == Opcode.MESSAGE:
+            channel, number, log, publish = MESSAGE.unpack_from(body)
+            data_view: Any = body[MESSAGE.size :]
+            records.append(Message(channel, log, data_view, publish, number))
+        elif kind in (Opcode.CHANNEL, Opcode.SCHEMA):
+            reader = Channel if kind == Opcode.CHANNEL else Schema
+            records.append(reader.read(ReadDataStream(BytesIO(body))))
+    return records
 
 
 class _Bounded:

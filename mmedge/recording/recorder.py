@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from mmedge.clock import Monotone
+from mmedge.clock import Monotone, read_seconds
 from mmedge.errors import BackendError, InputError
 from mmedge.recording.directory import DirectoryWriter
 from mmedge.recording.sample import Recorded, Value, check_times, copied, size_of
@@ -31,6 +31,10 @@ __all__ = ["SUFFIX", "Recorder", "RecordingStream", "need_mcap"]
 SUFFIX = ".mcap"
 #: Bytes of values that may wait to be written, besides the newest.
 QUEUE_BYTES = 256 << 20
+#: Seconds by which two readings of one clock may differ.
+SAME_CLOCK = 1.0
+#: Seconds between two looks whether what was written may be left in memory any longer.
+SETTLE = 0.5
 #: Samples that may wait, for values of few bytes.
 QUEUE_SAMPLES = 65536
 
@@ -70,7 +74,8 @@ class Recorder:
     Attributes:
         count: samples taken in so far, not all of them written yet.
         lost: samples not recorded so far, by reason: ``queue_full``, ``unfit`` (a value that no
-            recording holds, such as an array on a GPU) or ``write_error``.
+            recording holds, such as an array on a GPU), ``bad_time`` (a stamp or an arrival that
+            is no time of the recorder's clock) or ``write_error``.
 
     Raises:
         InputError: something is at ``path``, it cannot be written, or ``queue_bytes`` < 1.
@@ -126,23 +131,41 @@ class Recorder:
 
         Raises:
             InputError: an unknown modality, other inputs than it has, a value that no recording
-                holds, a time that is not finite, or an arrival before the last.
+                holds, a time that is no finite number, or an arrival before the last; or the times
+                of the very first sample are no seconds of the recorder's clock (a later one with
+                such a time is left out, and counted in ``lost``).
             BackendError: the recorder is closed.
         """
         made = self._fit(modality, value, copy=copy)
+        where = f"modality {modality!r}"
+        t = None if t is None else read_seconds(t, f"{where}: a stamp")
+        arrival = None if arrival is None else read_seconds(arrival, f"{where}: an arrival")
         with self._turn:
             now = self._now() if arrival is None else arrival
             if arrival is None and math.isfinite(self._last):
                 now = max(now, self._last)
-            sample = Recorded(modality, float(now if t is None else t), float(now), made)
-            check_times(sample, self._last, f"modality {modality!r}")
+            sample = Recorded(modality, now if t is None else t, now, made)
+            check_times(sample, self._last, where)
+            if not self.count and (fault := self._writer.fault(sample)):
+                raise InputError(f"{where}: {fault}")
             return self._put(sample)
 
     def attach(self, stream: Stream) -> RecordingStream:
         """The same stream, with each sample that is pushed to it recorded.
 
         A push that raises is not recorded. Closing it closes the stream and not the recorder.
+
+        Raises:
+            InputError: the stream's clock is not the recorder's, so that stamps and arrivals would
+                be of two clocks.
         """
+        here, there = self._time(), stream.now()
+        if abs(here - there) > SAME_CLOCK:
+            raise InputError(
+                f"{self._path}: the stream's clock stands at {there:g} s and the recorder's at "
+                f"{here:g} s; make both with the same clock: Recorder(..., clock=clock) and "
+                "pipe.stream(..., clock=clock)"
+            )
         return RecordingStream(stream, self._time, self._pushed)
 
     def close(self) -> None:
@@ -219,6 +242,9 @@ class Recorder:
         """Queue a sample; called with the lock held."""
         if self._closed:
             raise BackendError(f"{self._path}: the recorder is closed; make a new one")
+        if self._writer.fault(sample):
+            self.lost["bad_time"] += 1
+            return False
         full = self._bytes >= self._limit or len(self._waiting) >= QUEUE_SAMPLES
         if full or self._error is not None:
             self.lost["write_error" if self._error is not None else "queue_full"] += 1
@@ -233,22 +259,24 @@ class Recorder:
     def _write(self) -> None:
         while True:
             with self._turn:
-                while not self._waiting and not self._closed:
-                    self._turn.wait()
+                if not self._waiting and not self._closed:
+                    self._turn.wait(SETTLE)
                 batch = list(self._waiting)
                 self._waiting.clear()
-                lost = dict(self.lost)
+                lost, end = dict(self.lost), self._closed and not batch
             try:
                 if self._error is None:
                     for sample in batch:
                         self._writer.write(sample)
-                    if not batch:
+                    if end:
                         self._writer.close(lost)
-                elif not batch:
+                    else:
+                        self._writer.settle()
+                elif end:
                     self._writer.abandon()
             except Exception as error:  # noqa: BLE001  # raised again by close
                 self._fail(error, len(batch))
-            if not batch:
+            if end:
                 return
             with self._turn:
                 self._bytes -= sum(size_of(sample.value) for sample in batch)

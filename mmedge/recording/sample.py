@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
+from safetensors.numpy import save
 
 from mmedge.arrays import contiguous, host_array
 from mmedge.errors import InputError
 from mmedge.schema.names import NAME, TENSOR_NAME
+from mmedge.schema.read import Misfit
+from mmedge.schema.tensors import read_tensors
 from mmedge.spec import DTYPES, Array
 
 if TYPE_CHECKING:
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = [
+    "MAX_SECONDS",
     "MAX_VALUE_BYTES",
-    "VERSION",
     "Order",
     "Recorded",
     "Recording",
@@ -33,6 +34,7 @@ __all__ = [
     "copied",
     "exists",
     "pack",
+    "range_fault",
     "size_of",
     "tensors_of",
     "unpack",
@@ -40,8 +42,8 @@ __all__ = [
     "words",
 ]
 
-#: Version of both forms. A reader refuses any other.
-VERSION = 1
+#: Largest time, in seconds: some 3,000 years. What is beyond is in another unit.
+MAX_SECONDS = 1e11
 
 #: Bytes of one value: what a reader may have to hold at once is bounded by it.
 MAX_VALUE_BYTES = 1 << 29
@@ -86,8 +88,14 @@ class Recording(Protocol):
 class Writer(Protocol):
     """Writes one form. Calls come from one thread, samples in the order of their arrivals."""
 
+    def fault(self, sample: Recorded) -> str:
+        """Why this form cannot hold a sample's times; empty if it can. Called from any thread."""
+
     def write(self, sample: Recorded) -> None:
         """Take in one sample; raises OSError where the disk refuses."""
+
+    def settle(self) -> None:
+        """Write what has waited for long; called about every second."""
 
     def close(self, lost: Mapping[str, int]) -> None:
         """Write what is left, and how many samples were not recorded, by reason."""
@@ -170,20 +178,29 @@ def pack(tensors: Mapping[str, Array]) -> bytes:
     return data
 
 
-def unpack(data: bytes, where: str) -> dict[str, Array]:
-    """Tensors of safetensors; read-only or not, they are nobody else's.
+def unpack(data: bytes | memoryview, where: str) -> dict[str, Array]:
+    """Tensors of safetensors: read-only views of ``data``.
 
     Raises:
         InputError: not safetensors, or of a dtype that no bundle uses.
     """
     try:
-        tensors: dict[str, Array] = load(data)
-    except (SafetensorError, KeyError, ValueError, TypeError, AttributeError) as error:
-        raise InputError(f"{where}: not safetensors: {error}; record it again") from error
-    for name, array in tensors.items():
-        if array.dtype not in DTYPES.values():
-            raise InputError(f"{where}: {name!a} has dtype {array.dtype}, which no bundle uses")
-    return tensors
+        return read_tensors(data)
+    except Misfit as error:
+        raise InputError(f"{where}: not safetensors of a recording: {error}; copy it anew") from (
+            error
+        )
+
+
+def range_fault(sample: Recorded) -> str:
+    """Why a time cannot be seconds of any clock; empty if both can."""
+    for what, time in (("stamp", sample.t), ("arrival", sample.arrival)):
+        if abs(time) > MAX_SECONDS:
+            return (
+                f"a {what} of {time:g} s is beyond any clock ({MAX_SECONDS:g} s); if it is in "
+                "nanoseconds divide it by 1e9, if in milliseconds by 1e3"
+            )
+    return ""
 
 
 def check_times(sample: Recorded, last: float, where: str) -> None:
@@ -192,9 +209,9 @@ def check_times(sample: Recorded, last: float, where: str) -> None:
     Raises:
         InputError: see above.
     """
-    for what, seconds in (("stamp", sample.t), ("arrival", sample.arrival)):
-        if not math.isfinite(seconds):
-            raise InputError(f"{where}: a {what} is finite seconds, got {seconds}")
+    for what, time in (("stamp", sample.t), ("arrival", sample.arrival)):
+        if not math.isfinite(time):
+            raise InputError(f"{where}: a {what} is finite seconds, got {time}")
     if sample.arrival < last:
         raise InputError(
             f"{where}: arrival {sample.arrival!r} s comes after {last!r} s; a recording is ordered "
@@ -203,7 +220,7 @@ def check_times(sample: Recorded, last: float, where: str) -> None:
 
 
 class Order:
-    """Checks samples as they are read: known modalities, finite times, arrivals in order."""
+    """Checks samples as they are read: known modalities, times of a clock, arrivals in order."""
 
     def __init__(self, name: str, modalities: tuple[str, ...]) -> None:
         self.count = 0
@@ -215,6 +232,8 @@ class Order:
         if sample.modality not in self._modalities:
             raise InputError(f"{where}: unknown modality {sample.modality!a}")
         check_times(sample, self._last, where)
+        if fault := range_fault(sample):
+            raise InputError(f"{where}: {fault}")
         self._last = sample.arrival
         self.count += 1
         return sample

@@ -420,6 +420,7 @@ class Core:
             reason=reason,
             notes=notes,
             outputs_t=None if outputs is None else outputs_t - self._offset,
+            trigger=None if trigger.track is None else trigger.track.name,
         )
 
     def take(self, now: float, *, latest: bool) -> Result:

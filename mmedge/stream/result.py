@@ -50,6 +50,7 @@ class Result:
         outputs_t: the trigger's time that ``outputs`` were computed for: ``t`` where they are
             fresh, an earlier one where they are repeated (of an action chunk, the steps of
             ``t - outputs_t`` seconds have passed); None without outputs.
+        trigger: the modality whose sample it was made for; None for a tick.
     """
 
     outputs: Mapping[str, Array] | None
@@ -66,6 +67,7 @@ class Result:
     notes: Mapping[str, str] = field(default_factory=dict)
     lateness: float = 0.0
     outputs_t: float | None = None
+    trigger: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -257,6 +257,11 @@ class Stream:
                 self._driver.wake()
         return sample.seq
 
+    def now(self) -> float:
+        """The time of the stream's clock, in seconds: what stamps are held against."""
+        with self._lock:
+            return self._time() - self._clock.offset
+
     def result(self, timeout: float | None = None, *, latest: bool = False) -> Result:
         """The next result, in order, or the newest; waits for one.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.resources import files
 
 import jsonschema
@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from recording_kit import NAMES, Listed, at
 from streaming import make_streaming, value
 
 import mmedge
@@ -24,24 +25,6 @@ from mmedge.pipeline import Pipeline
 from mmedge.recording import Golden, Recorded, Recorder, open_recording
 from mmedge.recording.pace import pace
 from mmedge.stream import SimulatedClock
-
-NAMES = ("camera", "lidar", "text", "state", "odom", "voice")
-
-
-@dataclass
-class Listed:
-    samples: list
-    name: str = "listed"
-    bundle: str = "streaming"
-    modalities: tuple = NAMES
-    missing: str = ""
-
-    def __iter__(self):
-        return iter(self.samples)
-
-
-def at(name, arrival, number=1, t=None):
-    return Recorded(name, arrival if t is None else t, arrival, value(name, number))
 
 
 @pytest.fixture(scope="module")
