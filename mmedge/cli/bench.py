@@ -24,6 +24,7 @@ from mmedge.cli.console import (
     ThreadsOption,
     emit,
     phases,
+    say,
     write_file,
 )
 from mmedge.cli.output import check_file, misuse
@@ -164,7 +165,7 @@ def bench(
             report = bench_stream(
                 bundle, backend, precision, device, trigger=_trigger(trigger), recording=replay,
                 seconds=seconds or SECONDS, profiled=profile, progress=tell,
-                skip_gaps=skip_gaps, say=_say, **shared,
+                skip_gaps=skip_gaps, say=say, **shared,
             )  # fmt: skip
         if second is not None:
             # There is no end between the stream and what follows it.
@@ -217,10 +218,6 @@ def bench(
         write_file(html, report.to_html().encode(), "--html")
     if failed is not None:
         raise failed
-
-
-def _say(line: str) -> None:
-    stderr().print(line, markup=False, soft_wrap=True)
 
 
 def _refuse_beside(what: str, **given: object) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import struct
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -24,12 +24,11 @@ __all__ = ["MAX_HEADER_BYTES", "MAX_TENSORS", "read_tensors"]
 #: Bytes of the header, and tensors that it may name.
 MAX_HEADER_BYTES, MAX_TENSORS = 4 << 20, 1 << 15
 
-#: safetensors' dtype names -> those of a manifest.
-_DTYPES: Final[Mapping[str, np.dtype[np.generic]]] = {
-    "BOOL": DTYPES["bool"], "F16": DTYPES["float16"], "F32": DTYPES["float32"],
-    "F64": DTYPES["float64"], "I8": DTYPES["int8"], "I32": DTYPES["int32"],
-    "I64": DTYPES["int64"], "U8": DTYPES["uint8"],
-}  # fmt: skip
+#: safetensors' dtype names -> those of a manifest: BOOL, F32, U8 and so on.
+_DTYPES: Final[Mapping[str, np.dtype[Any]]] = {
+    "BOOL" if dtype.kind == "b" else f"{dtype.kind.upper()}{8 * dtype.itemsize}": dtype
+    for dtype in DTYPES.values()
+}
 _FIELDS = {"dtype", "shape", "data_offsets"}
 _LENGTH = struct.Struct("<Q")
 

@@ -58,9 +58,9 @@ def test_times_beyond_the_file_are_not_of_its_clock(manifest, tmp_path):
 )
 def test_a_time_of_another_type_is_an_input_error(manifest, tmp_path, odd):
     with Recorder(tmp_path / "r", manifest) as made:
-        with pytest.raises(InputError, match="stamp: expected seconds as a number"):
+        with pytest.raises(InputError, match="a stamp: expected a number of seconds"):
             made.record("camera", value("camera", 1), odd)
-        assert made.record("camera", value("camera", 1), np.float32(1.5))
+        assert made.record("camera", value("camera", 1), np.float64(1.5))
 
 
 def test_a_stream_on_another_clock_is_refused(streaming, tmp_path):
