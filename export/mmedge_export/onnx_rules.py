@@ -18,6 +18,7 @@ RULES = {
     "random": "the same inputs give the same outputs",
     "example": "the network runs on the example, which made-up values may not allow",
     "not-a-number": "outputs have no NaN on the example",
+    "training": "batch normalization is not in training mode",
     "size": "a tensor has at most 2**31 elements",
     "runs": "ONNX Runtime loads the file",
 }

@@ -311,10 +311,15 @@ def _check(file: OnnxFile) -> None:
                 )
             if value.shape is not None and len(value.shape) > MAX_RANK:
                 raise refusal(f"{where} has rank {len(value.shape)}", "rank")
-    nodes = [*ir.traversal.RecursiveGraphIterator(model.graph)]
-    for node in nodes:
-        domain = "" if node.domain == "ai.onnx" else node.domain
-        if domain not in DOMAINS and domain != OWN_DOMAIN:
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
+        if node.op_type == "BatchNormalization" and node.attributes.get_int("training_mode", 0) == 1:
+            raise refusal(
+                f"{file.path}: {node.name or node.op_type} is in training mode, in which ONNX "
+                "Runtime writes new statistics into its own inputs; export the network for "
+                "inference",
+                "training",
+            )
+        if node.domain not in DOMAINS and node.domain != OWN_DOMAIN:
             raise refusal(
                 f"{file.path}: operator {node.op_type!r} is of domain {node.domain!r}, expected "
                 f"one of {', '.join(sorted(filter(None, DOMAINS)))}",

@@ -84,13 +84,16 @@ def open_reference(model: Model) -> Iterator[Reference]:
     """
     if isinstance(model.module, Path):
         from mmedge_export.onnx_normalize import infer_outputs
+        from mmedge_export.onnx_sizes import fix_sizes
         from mmedge_export.onnx_source import load_file, match, reference, settle
 
         file = load_file(model.module)
         match(model, file)
         run = reference(file, model)
         model, said = settle(model, file, run)
-        remarks = file.normalized.remarks + ((f"made-up example: {said}",) if said else ())
+        tried = (f"made-up example: {said}",) if said else ()
+        model, fixed = fix_sizes(model, run)
+        remarks = (*file.normalized.remarks, *tried, *fixed)
         shapes = {name: value.shape() for name, value in model.inputs.items()}
         infer_outputs(file.graph.model, shapes, file.normalized.stated)
         yield Reference(model, run, file.graph, remarks)

@@ -161,10 +161,12 @@ def candidates(work: StageWork, forms: Sequence[Form]) -> dict[str, Plan]:
             site.node: ranged if ranged in site.forms else other(site) for site in work.sites
         }
         every[f"convolutions {ranged}, others in their fastest form"] = {
-            site.node: ranged if site.op == "Conv" else best(site) for site in work.sites
+            site.node: ranged if site.op == "Conv" and ranged in site.forms else best(site)
+            for site in work.sites
         }
         every["convolutions alone"] = {
-            site.node: ranged if site.op == "Conv" else other(site) for site in work.sites
+            site.node: ranged if site.op == "Conv" and ranged in site.forms else other(site)
+            for site in work.sites
         }
     # By itself a node is timed with nothing before it: what is equal there may not be in the stage.
     for form in (form for form in forms if form in DYNAMIC):

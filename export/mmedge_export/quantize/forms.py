@@ -35,6 +35,7 @@ from onnx_ir.passes import common
 
 from mmedge.errors import ExportError
 from mmedge_export.passes.fold_transpose import FoldTransposePass
+from mmedge_export.passes.raise_opset import raise_opset
 from mmedge_export.passes.read_node import standard
 from mmedge_export.passes.strip_metadata import SCOPES
 
@@ -47,7 +48,8 @@ if TYPE_CHECKING:
     from mmedge.spec import Array
 
 __all__ = [
-    "BLOCK", "DYNAMIC", "EXACT_FIRST", "RANGED", "Form", "Site", "add_constant", "array_of",
+    "BLOCK", "DYNAMIC", "EXACT_FIRST", "RANGED", "SCALES_BY_AXIS", "Form", "Site", "add_constant",
+    "array_of",
     "find_sites", "prepare", "save_graph", "untype", "write_form",
 ]  # fmt: skip
 
@@ -77,6 +79,9 @@ _OPS: Mapping[str, tuple[Form, ...]] = {
 #: Which input of a node its weights are, where it is not the second.
 _WEIGHT = {"Gather": 0}
 
+#: The first opset whose DequantizeLinear has a scale for each channel. Older graphs are converted.
+SCALES_BY_AXIS = 13
+
 #: Fewest numbers of a table that is worth two more nodes.
 LEAST_TABLE = 16_384
 
@@ -101,14 +106,15 @@ class Site:
 def prepare(source: Path, target: Path, *, inline: bool = False) -> ir.Model:
     """Write the graph that forms are made from: the same function, in fewer kinds of nodes.
 
-    Transposed constants become constants, Gemm becomes MatMul and Add, every node has a name of its
-    own, and what a runtime does not need (shapes of inner tensors, documentation) is left out. With
-    ``inline`` functions are written out as well.
+    Operators are of opset 13 at least, where they can be converted. Transposed constants become
+    constants, Gemm becomes MatMul and Add, every node has a name of its own, and what a runtime
+    does not need (shapes of inner tensors, documentation) is left out. With ``inline`` functions
+    are written out as well.
 
     Returns:
         What was written to ``target``.
     """
-    model = ir.load(source)
+    model = raise_opset(ir.load(source), SCALES_BY_AXIS)
     if inline:
         common.InlinePass()(model)
     FoldTransposePass()(model)
@@ -122,7 +128,7 @@ def prepare(source: Path, target: Path, *, inline: bool = False) -> ir.Model:
 def find_sites(model: ir.Model) -> tuple[Site, ...]:
     """The nodes of a prepared graph whose weights can be quantised, in the graph's order."""
     found = []
-    scales_by_axis = model.opset_imports.get("", 0) >= 13  # of DequantizeLinear
+    scales_by_axis = model.opset_imports.get("", 0) >= SCALES_BY_AXIS
     for node in model.graph:
         if not standard(node) or node.op_type not in _OPS:
             continue

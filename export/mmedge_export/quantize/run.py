@@ -22,7 +22,7 @@ from mmedge.verify import difference
 from mmedge_export.graph import save
 from mmedge_export.quantize.calibrate import calibrate
 from mmedge_export.quantize.evaluate import Network
-from mmedge_export.quantize.forms import untype
+from mmedge_export.quantize.forms import SCALES_BY_AXIS, untype
 from mmedge_export.quantize.gate import Gate
 from mmedge_export.quantize.journal import Journal, digest
 from mmedge_export.quantize.judge import Judge
@@ -190,7 +190,7 @@ def _quantize(
         speedup=None if latency is None else latency[1],
         bytes_before=sum(stage.bytes_before for stage in reports),
         bytes_after=sum(stage.bytes_after for stage in reports),
-        remarks=(*_remarks(task), *smoothed),
+        remarks=(*_remarks(task), *_old_stages(works), *smoothed),
     )
     if verdict is None:
         return bundle, report
@@ -380,6 +380,16 @@ def _shared(graphs: Mapping[str, ir.Model]) -> dict[str, ir.Model]:
                 key = (tensor.dtype.name, array.shape, array.tobytes())
                 value.const_value = known.setdefault(key, tensor)
     return dict(graphs)
+
+
+def _old_stages(works: Sequence[StageWork]) -> tuple[str, ...]:
+    """A remark on each stage whose convolutions stay float because its operators are too old."""
+    return tuple(
+        f"{work.stage.name}: {stuck} convolutions stay float32: the graph's opset is older than "
+        f"{SCALES_BY_AXIS} and could not be raised; export the network with a later one"
+        for work in works
+        if (stuck := sum(site.op == "Conv" and not site.forms for site in work.sites))
+    )
 
 
 def _remarks(task: Task) -> tuple[str, ...]:

@@ -62,3 +62,15 @@ def test_a_nearly_as_fast_plan_with_finer_scales_is_taken():
     assert more_exact("coarse", ["coarse", "mixed", "other"], plans) == "mixed"
     assert more_exact("coarse", ["other"], plans) == "coarse"
     assert more_exact("other", ["other", "fine"], plans) == "other"
+
+
+def test_a_convolution_that_cannot_be_static_stays_float():
+    """Of an old opset that could not be converted: a plan with it would have no ranges."""
+    sites = [
+        SimpleNamespace(node="m", op="MatMul", forms=("dynamic", "block8")),
+        SimpleNamespace(node="c", op="Conv", forms=()),
+    ]
+    speed = {"m": {"dynamic": 2.0, "block8": 1.5}, "c": {}}
+    plans = candidates(SimpleNamespace(sites=sites, speed=speed), ALL)
+    assert plans
+    assert {plan["c"] for plan in plans.values()} == {"float"}

@@ -178,3 +178,17 @@ def test_blocks_are_rounded_as_onnx_runtime_does(tmp_path):
         write_form(tmp_path / "p.onnx", tmp_path / "q.onnx", {"m": form}, {})
         got = Runner(tmp_path / "q.onnx")({"x": x})["y"]
         np.testing.assert_allclose(got, rounded_weights(weights, form, "MatMul"), atol=2e-2)
+
+
+@pytest.mark.parametrize("opset", [7, 9, 11, 12])
+def test_old_operators_are_converted_and_take_every_form(opset, tmp_path):
+    """Scales by channel came with opset 13; a network of an older one had no ranges and failed."""
+    source = saved(convnet(opset=opset), tmp_path / "source.onnx")
+    prepared = tmp_path / "net.onnx"
+    model = prepare(source, prepared)
+    sites = find_sites(model)
+    assert model.opset_imports[""] == 13
+    assert [site.forms[0] for site in sites] == ["static"] * len(sites)
+    np.testing.assert_allclose(
+        Runner(prepared)({"x": X})["y"], Runner(source)({"x": X})["y"], rtol=1e-5, atol=1e-6
+    )
