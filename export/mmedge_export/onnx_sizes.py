@@ -48,8 +48,8 @@ def fix_sizes(model: Model, run: Run) -> tuple[Model, tuple[str, ...]]:
             refused[symbol] = said
         elif len(taken) == 1 and size > 1:
             remarks.append(
-                f"dimension {symbol!r}: the network takes {taken[0]} and {size}, but not {size + 1}: "
-                f"{said}. Sizes that it refuses are refused when the bundle runs"
+                f"dimension {symbol!r}: the network takes {taken[0]} and {size}, but not "
+                f"{size + 1}: {said}. Sizes that it refuses fail when the bundle runs"
             )
     if len(refused) > 1:
         together, _ = _try(model, run, {s: (example[s] + 1, 2 * example[s]) for s in refused})

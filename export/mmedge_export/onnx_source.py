@@ -312,7 +312,10 @@ def _check(file: OnnxFile) -> None:
             if value.shape is not None and len(value.shape) > MAX_RANK:
                 raise refusal(f"{where} has rank {len(value.shape)}", "rank")
     for node in ir.traversal.RecursiveGraphIterator(model.graph):
-        if node.op_type == "BatchNormalization" and node.attributes.get_int("training_mode", 0) == 1:
+        if (
+            node.op_type == "BatchNormalization"
+            and node.attributes.get_int("training_mode", 0) == 1
+        ):
             raise refusal(
                 f"{file.path}: {node.name or node.op_type} is in training mode, in which ONNX "
                 "Runtime writes new statistics into its own inputs; export the network for "
@@ -325,7 +328,7 @@ def _check(file: OnnxFile) -> None:
                 f"one of {', '.join(sorted(filter(None, DOMAINS)))}",
                 "domain",
             )
-        if domain in DOMAINS and node.op_type not in DOMAINS[domain]:
+        if node.domain in DOMAINS and node.op_type not in DOMAINS[node.domain]:
             raise refusal(
                 f"{file.path}: operator {node.op_type!r} of domain {node.domain!r}", "operator"
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect as signatures
+import logging
 from collections.abc import Callable, Sequence
 from functools import wraps
 from importlib import metadata
@@ -82,6 +83,10 @@ def run(arguments: Sequence[str]) -> int:
     words = list(arguments)
     words = words[: words.index("--")] if "--" in words else words
     settings.json, settings.debug = "--json" in words, "--debug" in words
+    if settings.debug:
+        # What was left out for an error, and only remarked on, is shown with its traceback.
+        logging.basicConfig()
+        logging.getLogger("mmedge_export").setLevel(logging.INFO)
     try:
         command = typer.main.get_command(build_app())
         code = command.main(list(arguments), prog_name="mmedge", standalone_mode=False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -405,3 +407,68 @@ def test_one_text_for_sizes_that_differ_in_the_example(tmp_path):
     manifest = check(path, tmp_path, example, example=example)
     assert manifest.inputs()["a"].shape == ("dim", "a_1")
     assert manifest.inputs()["b"].shape == ("b_0", "b_1", "b_2")
+
+
+def flat_net(tmp_path: Path, batch: object, target: list[int], **options) -> Path:
+    """x [batch, 4, 6] reshaped to ``target`` and multiplied by [24, 3]."""
+    return save(
+        tmp_path / "net.onnx",
+        [
+            helper.make_node("Reshape", ["x", "target"], ["flat"]),
+            helper.make_node("MatMul", ["flat", "w"], ["y"]),
+        ],
+        [("x", FLOAT, [batch, 4, 6])],
+        [("y", FLOAT, [batch, 3])],
+        {"target": np.array(target), "w": floats(24, 3)},
+        **options,
+    )
+
+
+def test_a_batch_that_was_made_dynamic_afterwards_is_fixed(tmp_path):
+    """Its file says "batch", and a reshape inside is still to one row."""
+    lines: list[str] = []
+    path = flat_net(tmp_path, "batch", [1, 24])
+    manifest = check(path, tmp_path, {"x": floats(1, 4, 6)}, progress=lines.append)
+    assert manifest.inputs()["x"].shape == (1, 4, 6)
+    assert manifest.stages[0].outputs[0].shape == (1, 3)
+    said = next(r for r in manifest.cut.remarks if "dimension 'batch' is fixed at 1" in r)
+    assert f"  {said}" in lines
+
+
+def test_a_batch_that_is_dynamic_stays_so(tmp_path):
+    feeds = [{"x": floats(n, 4, 6)} for n in (1, 2, 5)]
+    manifest = check(flat_net(tmp_path, "batch", [-1, 24]), tmp_path, *feeds)
+    assert manifest.inputs()["x"].shape == ("batch", 4, 6)
+    assert manifest.stages[0].outputs[0].shape[1] == 3
+
+
+def test_sizes_that_fit_each_other_stay_dynamic(tmp_path):
+    path = save(
+        tmp_path / "net.onnx",
+        [helper.make_node("Add", ["a", "b"], ["y"])],
+        [("a", FLOAT, ["n", 4]), ("b", FLOAT, ["m", 4])],
+        [("y", FLOAT, [None, 4])],
+    )
+    example = {"a": floats(3, 4), "b": floats(3, 4)}
+    manifest = check(
+        path, tmp_path, example, {"a": floats(5, 4), "b": floats(5, 4)}, example=example
+    )
+    assert [spec.shape[0] for spec in manifest.inputs().values()] == ["n", "m"]
+    assert any("dimensions n, m: the network refuses" in r for r in manifest.cut.remarks)
+
+
+def test_debug_shows_where_what_is_left_out_failed(tmp_path):
+    script = tmp_path / "run.py"
+    path = flat_net(tmp_path, "batch", [-1, 24])
+    script.write_text(
+        "import sys\nimport mmedge_export.split\n"
+        "def owners(*_):\n    raise KeyError('x')\n"
+        "mmedge_export.split.owners = owners\n"
+        "from mmedge.cli import main\nmain()\n"
+    )
+    words = [sys.executable, script, "export", path, "-o", tmp_path / "b", "--overwrite"]
+    plain = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert "the cut by modality is left out: KeyError: 'x' (report this)" in plain.stderr
+    assert "Traceback" not in plain.stderr
+    debug = subprocess.run([*words, "--debug"], capture_output=True, text=True, check=True)
+    assert "in owners" in debug.stderr
