@@ -32,7 +32,7 @@ MOST_WINDOWS = 1024
 
 
 class Rows(NamedTuple):
-    """One window: the chunks it has rows of, the times of its first and last row, its inputs."""
+    """One window: the chunks it has rows of, the times of its oldest and newest row, its inputs."""
 
     samples: tuple[Sample, ...]
     first_t: float
@@ -147,11 +147,11 @@ class Ring:
             for begin, stop, sample in self._chunks
             if begin < end and stop > start
         ]
-        (oldest, first), (newest, last) = parts[0], parts[-1]
+        # Chunks that come faster than their rate overlap in time: the oldest and newest of all.
         return Rows(
             tuple(sample for sample, _ in parts),
-            self._time(oldest, first.start),
-            self._time(newest, last.stop - 1),
+            min(self._time(sample, rows.start) for sample, rows in parts),
+            max(self._time(sample, rows.stop - 1) for sample, rows in parts),
             partial(self._join, parts),
         )
 

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import random
-from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as st
-from streaming import COLUMNS, LIMITS, TOKEN, inputs, make_streaming, value
+from stream_schedules import NAMES, Run, check_account, play, schedules
+from streaming import COLUMNS, LIMITS, TOKEN, inputs, make_streaming
 
 import mmedge
-from mmedge.stream import Exact, Hold, Interpolate, Latest, SimulatedClock, Stream, Window
+from mmedge.stream import Exact, Interpolate, Latest
 
-NAMES = tuple(COLUMNS)
-VOICE = Window(8, 4)
 #: Float seconds of a limit that an age may be above it by rounding.
 SLACK = 1.1e-6
 
@@ -25,174 +22,6 @@ def pipe(tmp_path_factory):
     path = make_streaming(tmp_path_factory.mktemp("streaming") / "streaming")
     with mmedge.load(path, threads=1) as pipe:
         yield pipe
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """Milliseconds throughout. An event: (time, modality, stamp's offset, content)."""
-
-    trigger: object
-    costs: dict
-    align: dict
-    deadline: float | None
-    options: dict
-    events: tuple = field(default=())
-    broken: int = 0  # every so many values, one that no encoder takes; 0: none
-
-
-POLICIES = {
-    "lidar": [Latest(), Hold(120.0), Exact(30.0), Exact(0.0)],
-    "text": [Latest(), Hold(50.0)],
-    "state": [Latest(), Interpolate(), Interpolate(max_age_ms=30.0), Exact(10.0), Hold(20.0)],
-    "odom": [Latest(), Interpolate(max_age_ms=200.0), Exact(25.0), Hold(40.0)],
-}
-
-
-#: Offsets of a bad stamp, in milliseconds.
-OFFSETS = (-1, -7, -20, -60, -150, -1400, 300, 1001)
-
-
-def sense(rng, names, length):
-    """Events in order of time: each sensor at its own rate with jitter, late, faulty, or lost."""
-    events = []
-    trouble = rng.choice([0.0, 0.05, 0.3])
-    for name in names:
-        period = rng.choice([10, 20, 33, 50, 90])
-        lost = sorted(rng.randrange(length + 1) for _ in range(rng.choice([0, 0, 2, 4])))
-        delay = -rng.choice([0, 0, 0, 5, 40])
-        back = rng.randrange(length + 1) if rng.random() < trouble else None
-        for k in range(length // period):
-            at = k * period + rng.randrange(period)
-            if sum(at >= edge for edge in lost) % 2:
-                continue
-            bad = rng.random() < trouble
-            offset = rng.choice(OFFSETS) if bad and rng.random() < 0.5 else delay
-            if back is not None and at >= back:
-                offset -= 1500  # the sensor's clock was set back
-            content = rng.choice(["same", "nan"]) if bad and offset == delay else "good"
-            events.append((at, name, offset, content))
-            if bad and rng.random() < 0.2:
-                events.append((at, name, offset, "same"))
-    return sorted(events)
-
-
-@st.composite
-def schedules(draw):
-    stages = ("see", "scan", "read", "double", "shift", "hear", "fuse")
-    align = {name: draw(st.sampled_from(found)) for name, found in POLICIES.items()}
-    # Drawn by seed: hundreds of draws would take longer than the stream itself.
-    rng = random.Random(draw(st.integers(0, 2**32)))
-    names = ["camera", *(name for name in NAMES[1:] if rng.random() < 0.8)]
-    costs = [rng.choice([0, 0, 1, 5, 20, 60]) for _ in stages]
-    if rng.random() < 0.3:
-        costs[rng.randrange(len(stages))] = 300
-    return Schedule(
-        trigger=draw(st.sampled_from(["camera", "camera", "any", "lidar", "odom", 20, 7.5])),
-        costs={name: cost / 1000 for name, cost in zip(stages, costs, strict=True)},
-        align={**align, "voice": VOICE},
-        deadline=draw(st.sampled_from([None, None, 30.0, 200.0])),
-        options={
-            "depth": draw(st.sampled_from([2, 5, 64])),
-            "recover_after": draw(st.sampled_from([1, 2, 3])),
-            "keep": draw(st.sampled_from([2, 16])),
-        },
-        broken=draw(st.sampled_from([0, 0, 2, 5])),
-        events=tuple(sense(rng, names, draw(st.sampled_from([600, 1000, 300, 30])))),
-    )
-
-
-#: The stage that sees what was pushed, and the input that tells its number, by modality.
-FIRST = {
-    "see": ("camera", "image"),
-    "scan": ("lidar", "points"),
-    "read": ("text", "ids"),
-    "double": ("odom", "wheel"),
-}
-
-
-class Breaking:
-    """A pipeline whose encoders raise for some values, and which remembers when that was seen."""
-
-    def __init__(self, pipe, schedule, clock):
-        self.bundle, self.variant, self._pipe = pipe.bundle, pipe.variant, pipe
-        self._every, self._clock = schedule.broken, clock
-        self.failed = {name: [] for name in NAMES}
-
-    def run_stage(self, stage, feeds):
-        if self._every and stage in FIRST:
-            name, key = FIRST[stage]
-            number = int(feeds[key].reshape(-1)[0])
-            if number and number % self._every == 0:
-                self.failed[name].append((number, self._clock() + self._clock.costs[stage]))
-                raise ValueError(f"{stage} broke")
-        return self._pipe.run_stage(stage, feeds)
-
-
-class Run:
-    """A stream that is driven by a schedule and remembers what was pushed."""
-
-    def __init__(self, pipe, schedule):
-        self.clock = SimulatedClock(start=1000.0, costs=schedule.costs)
-        self.pipe = Breaking(pipe, schedule, self.clock)
-        self.stream = Stream(
-            self.pipe,
-            trigger=schedule.trigger,
-            deadline_ms=schedule.deadline,
-            align=schedule.align,
-            clock=self.clock,
-            **schedule.options,
-        )
-        self.pushed = {name: [] for name in NAMES}
-        self.results = []
-
-    def step(self, at, modality, offset, content):
-        self.clock.advance_to(1000.0 + at / 1000)
-        made = value(modality, sum(map(len, self.pushed.values())) + 1)
-        pushed = self.pushed[modality]
-        if content == "same" and pushed:
-            made = pushed[-1][1]
-        elif content == "nan" and modality != "text":
-            made = made.copy()
-            made.reshape(-1)[-1] = np.nan
-        t = self.clock() + offset / 1000
-        assert self.stream.push(modality, made, t=t) == len(pushed)
-        pushed.append((t, made))
-
-    def fetch(self):
-        health = self.stream.health()
-        waiting = health.results - health.results_dropped - len(self.results)
-        self.results += [self.stream.result(0) for _ in range(waiting)]
-        return health
-
-
-def play(pipe, schedule, check=lambda run: None):
-    run = Run(pipe, schedule)
-    with run.stream:
-        for event in schedule.events:
-            run.step(*event)
-            check(run)
-        if isinstance(schedule.trigger, str):
-            # Nothing hangs: each of the two triggers waits for what runs, at most one more encoding
-            # of each modality, and the fusion.
-            run.clock.advance(6 * sum(schedule.costs.values()) + 0.01)
-            check(run)
-            assert run.stream.health().triggers_pending == 0
-    check_account(run.stream.health())
-    assert all(m.pending == 0 for m in run.stream.health().modalities.values())
-    return run
-
-
-def check_account(health):
-    for name, state in health.modalities.items():
-        assert state.pushed == state.used + sum(state.dropped.values()) + state.pending, name
-        assert state.pending >= 0
-    assert health.triggers == (
-        health.results
-        + health.triggers_superseded
-        + health.triggers_closed
-        + health.triggers_pending
-    )
-    assert 0 <= health.triggers_pending <= 2
 
 
 def limit_of(schedule, name):
@@ -212,9 +41,11 @@ def check_result(pipe, schedule, run, result, last):
         if result.outputs is not None:
             assert result.outputs is last.outputs
             assert result.samples == last.samples
+            assert result.outputs_t == last.t
             check_ages(schedule, result)
         return last
     assert result.reason == ""
+    assert result.outputs_t == result.t
     # Each modality was used or says why not; what is both is an older value that stood in.
     assert set(result.samples) | set(result.absent) == set(NAMES)
     for name in set(result.samples) & set(result.absent) - {"odom"}:
@@ -228,6 +59,9 @@ def check_result(pipe, schedule, run, result, last):
             assert t == sample.t
             assert name == "text" or np.isfinite(made).all()
         policy, limit = schedule.align.get(name, Latest()), limit_of(schedule, name)
+        if name == "voice":
+            values["pcm"] = check_window(policy, limit, run.pushed[name], result)
+            continue
         assert result.ages[name] == result.t - used[0].t
         if name not in result.absent:
             # Neither too old nor too new: its oldest sample, and its newest.
@@ -236,7 +70,10 @@ def check_result(pipe, schedule, run, result, last):
         exact = isinstance(policy, Exact) and schedule.trigger not in (name, "any")
         if exact and name not in result.absent:
             assert abs(result.ages[name]) <= policy.tolerance_ms / 1000 + SLACK
-        if name in result.absent and len(used) == 2 and name != "voice":
+        between = isinstance(policy, Interpolate) and schedule.trigger not in (name, "any")
+        if between and name not in result.absent and used[0].t != result.t:
+            assert len(used) == 2 or name in result.notes
+        if name in result.absent and len(used) == 2:
             return result  # a mixture of another time, which nothing tells
         values.update(recompute(name, run, used, result.t))
     for name in set(NAMES) - set(result.samples):
@@ -262,10 +99,10 @@ def check_failures(schedule, run, result):
     """A value from before a failed encoding is never used without a word."""
     for name, failures in run.pipe.failed.items():
         policy = schedule.align.get(name, Latest())
-        if name in result.absent or schedule.trigger in (name, "any"):
+        if not failures or name in result.absent or schedule.trigger in (name, "any"):
             continue
-        if isinstance(policy, Exact | Interpolate):
-            continue  # encoded again, at another time, in another order
+        if isinstance(policy, Exact | Interpolate) or policy.wait_ms:
+            continue  # encoded again, or chosen when the trigger came and waited for
         numbers = [number_of(name, value) for _, value in run.pushed[name]]
         used = result.samples[name][0].seq
         seen = result.made - schedule.costs["fuse"] - 1e-9
@@ -277,19 +114,41 @@ def number_of(name, made):
     return int((made["ids"] if name == "text" else made).reshape(-1)[0])
 
 
-def check_no_gap(pushed, used):
-    """Between the chunks of a window nothing was dropped but repetitions of them."""
-    kept = [(t, made.tobytes()) for t, made in (pushed[sample.seq] for sample in used)]
-    for seq in range(used[0].seq, used[-1].seq + 1):
-        t, made = pushed[seq]
-        assert (t, made.tobytes()) in kept
+def check_window(policy, limit, pushed, result):
+    """A window is of rows that came one after the other, and no older than it says; its rows."""
+    first, last = result.outputs["out"][0, COLUMNS["voice"]].astype(int).tolist()
+    assert last - first == policy.length - 1
+    used = result.samples["voice"]
+    chunks = [pushed[sample.seq][1][0] for sample in used]
+    # None was dropped between them: rows are numbered as they are pushed.
+    assert (np.diff(np.concatenate(chunks)) == 1).all()
+    assert first in chunks[0]
+    assert last in chunks[-1]
+    oldest, newest = used[0].t, used[-1].t
+    for (before, rows_before), (after, rows) in pairwise(zip(used, chunks, strict=True)):
+        if policy.rate_hz is None:
+            assert after.t - before.t <= 1.0 + SLACK
+            continue
+        allowed = 0.5 * min(len(rows), len(rows_before)) / policy.rate_hz
+        if policy.max_gap_ms is not None:
+            allowed = policy.max_gap_ms / 1000
+        assert after.t - before.t - len(rows) / policy.rate_hz <= allowed + SLACK
+    if policy.rate_hz is not None:
+        # Rows of chunks that come faster than their rate overlap in time.
+        ends = [(int(rows[-1]), sample.t) for rows, sample in zip(chunks, used, strict=True)]
+        starts = [max(first, int(rows[0])) for rows in chunks]
+        oldest = min(
+            t - (end - n) / policy.rate_hz for n, (end, t) in zip(starts, ends, strict=True)
+        )
+        newest = max(t - max(0, end - last) / policy.rate_hz for end, t in ends)
+    assert abs(result.ages["voice"] - (result.t - oldest)) < SLACK
+    if "voice" not in result.absent and limit is not None:
+        assert -limit - SLACK <= result.t - newest <= result.t - oldest <= limit + SLACK
+    return np.arange(first, last + 1, dtype=np.float32)[None]
 
 
 def recompute(name, run, used, t):
     made = [run.pushed[name][sample.seq][1] for sample in used]
-    if name == "voice":
-        check_no_gap(run.pushed[name], used)
-        return {"pcm": np.concatenate(made, axis=1)}
     if len(used) == 1:
         return inputs(name, made[0])
     before, after = used
