@@ -201,15 +201,15 @@ class FiniteInputs:
 
 
 def same_content(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether the arrays are bitwise equal; arrays on a GPU are equal only to themselves."""
+    """Whether the arrays are bitwise equal; never, of arrays on a GPU, which are not read."""
     return all(_same(one[name], other[name]) for name in one)
 
 
 def _same(one: Any, other: Any) -> bool:  # noqa: ANN401
+    if not isinstance(one, np.ndarray) or not isinstance(other, np.ndarray):
+        return False  # even of one buffer: it may hold another frame by now
     if one is other:
         return True
-    if not isinstance(one, np.ndarray) or not isinstance(other, np.ndarray):
-        return False
     if one.shape != other.shape or one.dtype != other.dtype:
         return False
     if not one.size:

@@ -81,15 +81,15 @@ class Stream:
 
     **Bad samples.** Content is checked by :class:`Sanity`; a bad sample is dropped, and the
     modality ages out. Without a maximum age it is absent from its first bad sample to the next good
-    one. Stamps: the same again is ``duplicate``; one more than ``future`` seconds ahead of now is
-    ``future``; one older than the maximum age is ``too_old``; one behind the newest is
-    ``out_of_order``, but under Exact and Interpolate it is put in its place if a trigger can still
-    use it (it triggers nothing itself), else ``late``. Three in a row that are behind the newest,
-    increase, and come no faster than twice the pace of their stamps show that the source's clock
-    was set back: its history restarts with the third, and what was held is dropped as
-    ``clock_jump``. Histories hold ``depth`` samples; the oldest is dropped as ``queue_full``. A
-    chunk of a :class:`Window` that is dropped or comes after a gap begins it anew, so that no
-    window joins rows between which others are missing.
+    one. Stamps: the same again is ``duplicate``; one more than ``future`` seconds ahead of now, or
+    further ahead than those before it, is ``future``; one older than the maximum age is
+    ``too_old``; one behind the newest is ``out_of_order``, but under Exact and Interpolate it is
+    put in its place if a trigger can still use it (it triggers nothing itself), else ``late``.
+    Three in a row that are behind the newest, increase, and come no faster than twice the pace of
+    their stamps show that the source's clock was set back: its history restarts with the third, and
+    what was held is dropped as ``clock_jump``. Histories hold ``depth`` samples; the oldest is
+    dropped as ``queue_full``. A chunk of a :class:`Window` that is dropped or comes after a gap
+    begins it anew, so that no window joins rows between which others are missing.
 
     **Account.** Each sample whose push returned is used (in a delivered computation), dropped for
     one named reason, or pending, and so is each window. A push that raises is not counted.

@@ -108,6 +108,8 @@ def test_content_is_compared_as_bytes():
     assert not same_content({"x": zero}, {"x": zero.astype(np.int32)})
     assert same_content({"x": zero[:0]}, {"x": zero[:0].copy()})
     assert not same_content({"x": object()}, {"x": object()})
+    buffer = object()  # on a GPU, filled anew for each sample
+    assert not same_content({"x": buffer}, {"x": buffer})
 
 
 @pytest.mark.parametrize(

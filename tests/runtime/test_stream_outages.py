@@ -245,3 +245,37 @@ def test_a_source_that_was_set_back_does_not_count_as_late(tmp_path):
         assert sum(r.fresh and r.met for r in results) > 290
         assert max(r.latency for r in results) < 0.05
         assert balanced(s).modalities["camera"].clock_jumps == 1
+
+
+@pytest.mark.parametrize("policy", [Latest(), Hold(300.0), Exact(20.0), Interpolate()])
+@pytest.mark.parametrize("ahead", [0.06, 0.5, 0.95, 5.0])
+def test_one_stamp_ahead_costs_one_sample(pipe, policy, ahead):
+    clock = SimulatedClock(start=10.0)
+    with Stream(pipe, trigger="camera", clock=clock, align={"lidar": policy}, keep=500) as s:
+        for k in range(60):
+            clock.advance(0.03)
+            late = ahead if k in (20, 40) else 0.0
+            s.push("lidar", value("lidar", k), t=clock() + (late if k == 40 else 0.0))
+            s.push("camera", value("camera", k), t=clock() + (late if k == 20 else 0.0))
+        results = [s.result(0) for _ in range(s.health().results)]
+        h = balanced(s)
+        assert h.modalities["camera"].dropped == {"future": 1}
+        assert h.modalities["lidar"].dropped["future"] == 1
+        assert "out_of_order" not in h.modalities["lidar"].dropped
+        assert {m.clock_jumps for m in h.modalities.values()} == {0}
+    assert sum(r.fresh for r in results) == 59
+    absent = [r.t for r in results if "lidar" in r.absent]
+    assert len(absent) <= (4 if isinstance(policy, Exact) else 0), absent
+
+
+def test_a_source_that_is_ahead_is_taken_as_it_is(pipe):
+    """Its clock is 0.4 s ahead, its transport jitters; later it is set ahead by 0.3 s more."""
+    clock = SimulatedClock(start=10.0)
+    with Stream(pipe, trigger="camera", clock=clock, keep=500) as s:
+        for k in range(200):
+            clock.advance(0.03)
+            stamp = clock() + (0.4 if k < 100 else 0.7)
+            clock.advance((0.0, 0.02, 0.008)[k % 3])
+            s.push("camera", value("camera", k), t=stamp)
+        h = balanced(s).modalities["camera"]
+        assert (h.used, h.dropped) == (198, {"future": 2})
