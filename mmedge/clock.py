@@ -15,7 +15,7 @@ from mmedge.errors import BackendError, InputError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["Monotone", "SimulatedClock", "StreamClock", "read_seconds"]
+__all__ = ["SimulatedClock", "StreamClock", "read_seconds"]
 
 #: Seconds by which a clock may go backward before it was set back; below, time holds still.
 BACKWARD = 0.1
@@ -181,19 +181,6 @@ class StreamClock:
                 f"the stream's clock has given nothing of use for {PATIENCE:g} s; last {reading!r}"
             )
         return self.last
-
-
-class Monotone:
-    """A clock in seconds that holds still where its source goes backward. Not thread-safe."""
-
-    def __init__(self, source: Callable[[], float]) -> None:
-        self._source = source
-        self._last = source()
-
-    def __call__(self) -> float:
-        """The source's time, or the last one seen where that is later."""
-        self._last = max(self._last, self._source())
-        return self._last
 
 
 class SimulatedClock:

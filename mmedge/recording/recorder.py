@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from mmedge.clock import Monotone, read_seconds
+from mmedge.clock import StreamClock, read_seconds
 from mmedge.errors import BackendError, InputError
 from mmedge.recording.directory import DirectoryWriter
 from mmedge.recording.sample import Recorded, Value, check_times, copied, size_of
@@ -68,7 +68,9 @@ class Recorder:
             folder.
         source: the bundle, or its manifest, whose modalities are recorded.
         clock: seconds in which stamps and arrivals are; pass the stream's own if it has one. None:
-            ``time.monotonic``, as in a stream.
+            ``time.monotonic``, as in a stream. Where it is set back (a bag that plays in a loop),
+            arrivals go on, and so do the stamps that are read from it (see
+            :class:`mmedge.clock.StreamClock`).
         queue_bytes: bytes of values that may wait to be written, above 0.
 
     Attributes:
@@ -98,7 +100,7 @@ class Recorder:
         self._path = Path(path)
         self._inputs = {m.name: frozenset(m.inputs) for m in manifest.modalities}
         self._texts = {m.name for m in manifest.modalities if m.tokenizer is not None}
-        self._now = Monotone(time.monotonic if clock is None else clock)
+        self._clock = StreamClock(time.monotonic if clock is None else clock)
         self._limit = queue_bytes
         self._waiting: deque[Recorded] = deque()
         self._bytes = 0
@@ -141,9 +143,11 @@ class Recorder:
         t = None if t is None else read_seconds(t, f"{where}: a stamp")
         arrival = None if arrival is None else read_seconds(arrival, f"{where}: an arrival")
         with self._turn:
-            now = self._now() if arrival is None else arrival
-            if arrival is None and math.isfinite(self._last):
-                now = max(now, self._last)
+            now = self._clock() if arrival is None else arrival
+            if arrival is None:
+                if math.isfinite(self._last):
+                    now = max(now, self._last)
+                t = None if t is None else t + self._clock.offset
             sample = Recorded(modality, now if t is None else t, now, made)
             check_times(sample, self._last, where)
             if not self.count and (fault := self._writer.fault(sample)):
@@ -159,7 +163,8 @@ class Recorder:
             InputError: the stream's clock is not the recorder's, so that stamps and arrivals would
                 be of two clocks.
         """
-        here, there = self._time(), stream.now()
+        arrival, offset = self._time()
+        here, there = arrival - offset, stream.now()
         if abs(here - there) > SAME_CLOCK:
             raise InputError(
                 f"{self._path}: the stream's clock stands at {there:g} s and the recorder's at "
@@ -186,9 +191,10 @@ class Recorder:
                 "chunks can be read, the rest is lost"
             ) from self._error
 
-    def _time(self) -> float:
+    def _time(self) -> tuple[float, float]:
+        """The time, and what it is ahead of the clock's seconds since that was set back."""
         with self._turn:
-            return self._now()
+            return self._clock(), self._clock.offset
 
     def _pushed(
         self,
@@ -196,6 +202,7 @@ class Recorder:
         value: Any,  # noqa: ANN401
         t: float | None,
         arrival: float,
+        offset: float,
         *,
         copy: bool,
     ) -> None:
@@ -211,7 +218,8 @@ class Recorder:
                 return
             # Two threads may come in another order than their pushes began.
             arrival = max(arrival, self._last)
-            self._put(Recorded(modality, arrival if t is None else float(t), arrival, made))
+            stamp = arrival if t is None else float(t) + offset
+            self._put(Recorded(modality, stamp, arrival, made))
 
     def _fit(self, modality: str, value: Any, *, copy: bool) -> Value:  # noqa: ANN401
         inputs = self._inputs.get(modality)
@@ -294,7 +302,7 @@ class Recorder:
                 need_mcap()
                 from mmedge.recording.mcap import McapWriter
 
-                return McapWriter(self._path, bundle, modalities, origin=self._now())
+                return McapWriter(self._path, bundle, modalities, origin=self._clock())
             return DirectoryWriter(self._path, bundle, modalities)
         except OSError as error:
             raise InputError(f"{self._path}: cannot be written: {error}") from error
@@ -315,7 +323,10 @@ class RecordingStream:
     """A stream whose pushes are recorded; made by :meth:`Recorder.attach`."""
 
     def __init__(
-        self, stream: Stream, clock: Callable[[], float], pushed: Callable[..., None]
+        self,
+        stream: Stream,
+        clock: Callable[[], tuple[float, float]],
+        pushed: Callable[..., None],
     ) -> None:
         self._stream, self._time, self._pushed = stream, clock, pushed
 
@@ -328,9 +339,9 @@ class RecordingStream:
         copy: bool = True,
     ) -> int:
         """See :meth:`mmedge.Stream.push`."""
-        arrival = self._time()
+        arrival, offset = self._time()
         seq = self._stream.push(modality, value, t, copy=copy)
-        self._pushed(modality, value, t, arrival, copy=copy)
+        self._pushed(modality, value, t, arrival, offset, copy=copy)
         return seq
 
     def result(self, timeout: float | None = None, *, latest: bool = False) -> Result:

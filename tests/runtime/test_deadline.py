@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmedge.clock import Monotone, SimulatedClock
+from mmedge.clock import SimulatedClock
 from mmedge.deadline import HALF_LIFE, KEPT, QUANTILE, Predictor
 from mmedge.errors import InputError
 
@@ -59,9 +59,3 @@ def test_events_happen_in_order_and_may_plan_others():
         clock.advance_to(3.9)
     with pytest.raises(InputError, match="the cost of stage 'net'"):
         SimulatedClock(costs={"net": -1.0})
-
-
-def test_monotone_holds_still():
-    times = iter([5.0, 3.0, 4.0, 6.0])
-    now = Monotone(lambda: next(times))
-    assert [now(), now(), now()] == [5.0, 5.0, 6.0]

@@ -36,6 +36,28 @@ def test_one_odd_stamp_leaves_the_rest(manifest, tmp_path, form, odd):
 
 
 @pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("attached", [False, True])
+def test_a_clock_that_begins_again_keeps_arrivals_apart(streaming, tmp_path, form, attached):
+    """A bag that plays in a loop: each sample comes 0.1 s after the one before, and 20 ms old."""
+    now = [100.0]
+    with (
+        mmedge.load(streaming, threads=1) as pipe,
+        Recorder(tmp_path / form, pipe.bundle, clock=lambda: now[0]) as made,
+        made.attach(pipe.stream(trigger="camera", clock=lambda: now[0])) as stream,
+    ):
+        push = stream.push if attached else made.record
+        for k in range(30):
+            now[0] = 100.0 + k % 10 / 10
+            push("camera", value("camera", k), t=now[0] - 0.02)
+        assert (made.count, made.lost) == (30, {})
+    samples = list(open_recording(tmp_path / form))
+    steps = np.diff([s.arrival for s in samples])
+    assert np.delete(steps, [9, 19]) == pytest.approx(0.1)
+    assert (np.abs(steps[[9, 19]]) < 5).all()  # the real time that passed
+    assert [s.arrival - s.t for s in samples] == pytest.approx([0.02] * 30)
+
+
+@pytest.mark.parametrize("form", FORMS)
 def test_times_in_another_unit_are_refused_at_the_first_sample(manifest, tmp_path, form):
     with (
         Recorder(tmp_path / form, manifest, clock=lambda: 0.0) as made,
