@@ -240,18 +240,15 @@ def test_a_bag_played_in_a_loop(opened, policy, period):
         assert [m.clock_jumps for m in h.modalities.values()] == [2, 2]
 
 
-@pytest.mark.parametrize("step", [-0.95, -0.9, -0.1, -5.0, -3600.0, 0.95])
-def test_a_clock_that_is_set_costs_two_samples(opened, step):
-    """Also forward for one sample alone: what comes after it is behind it, and good."""
+@pytest.mark.parametrize("step", [-0.95, -0.9, -0.1, -5.0, -3600.0])
+def test_a_clock_that_is_set_back_costs_two_samples(opened, step):
     pipe = opened(camera=({"image": 4}, {"rate_hz": 20.0, "max_age_ms": 200.0}))
     with streaming(pipe, 1e5, trigger="camera", keep=4096) as (s, clock):
         for k in range(100):
-            set_now = k == 50 if step > 0 else k >= 50
-            s.push("camera", full(k), t=clock() + (step if set_now else 0.0))
+            s.push("camera", full(k), t=clock() + (step if k >= 50 else 0.0))
             clock.advance(0.05)
         got = [r.outputs["image_used"][0, 0] for r in fetch(s)]
-        first = 51 if step > 0 else 50
-        assert [k for k in range(100) if k not in got] == [first, first + 1]
+        assert [k for k in range(100) if k not in got] == [50, 51]
 
 
 def test_late_samples_are_no_clock_set_back(opened):
