@@ -120,7 +120,7 @@ def test_values_are_copied_when_they_are_handed_in(manifest, tmp_path):
 def test_what_cannot_be_recorded_is_refused(manifest, tmp_path, args, words):
     with Recorder(tmp_path / "r", manifest) as made:
         made.record("camera", value("camera", 1), 5.0, 5.0)
-        with pytest.raises(InputError, match=words.replace("an arrival", "a arrival")):
+        with pytest.raises(InputError, match=words):
             made.record(*args)
         made.record("camera", value("camera", 2), 6.0, 6.0)
     assert len(list(open_recording(tmp_path / "r"))) == made.count == 2
