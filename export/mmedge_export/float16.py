@@ -154,7 +154,7 @@ def _session(file: Path, stage: Stage) -> Any:  # noqa: ANN401
             "float16 is checked in ONNX Runtime, which is not installed: pip install 'mmedge[cpu]'"
         ) from error
     options = ort.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # fatal: errors are raised, and one voice is enough
     # The higher levels fuse across the roundings that are to be seen.
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     try:

@@ -35,7 +35,9 @@ __all__ = [
     "say",
     "settings",
     "stderr",
+    "stdout",
     "table",
+    "visible",
     "waiting",
     "warn",
     "write_file",
@@ -110,9 +112,39 @@ class Settings:
 settings = Settings()
 
 
+#: Characters that a terminal acts on and does not show: controls but for newline and tab, marks
+#: that change the direction of writing, separators of lines, and halves of surrogate pairs.
+_ACTING = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
+)
+
+
+def visible(text: str) -> str:
+    """``text`` with an escape in place of each character that a terminal acts on.
+
+    Names, paths and messages come from bundles, graphs, recordings and reports of others.
+    """
+    return _ACTING.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+class SafeConsole(Console):
+    """A console that shows what it is told to print as text, whatever is in it."""
+
+    def print(self, *objects: Any, **options: Any) -> None:  # noqa: ANN401
+        """See :meth:`rich.console.Console.print`; tables are made of visible text by the caller."""
+        super().print(
+            *(visible(item) if isinstance(item, str) else item for item in objects), **options
+        )
+
+
 def stderr() -> Console:
     """Where words go. Made anew each time, since tests and callers replace ``sys.stderr``."""
-    return Console(stderr=True, highlight=False)
+    return SafeConsole(stderr=True, highlight=False)
+
+
+def stdout() -> Console:
+    """Where results go, made anew each time."""
+    return SafeConsole(highlight=False)
 
 
 def say(line: str, console: Console | None = None) -> None:
@@ -136,7 +168,8 @@ def emit_json(data: Any) -> None:  # noqa: ANN401
 
 def emit(document: str) -> None:
     """The JSON document on stdout, as text."""
-    sys.stdout.write(document)
+    # JSON leaves this one control as it is.
+    sys.stdout.write(document.replace("\x7f", "\\u007f"))
     settings.emitted = True
 
 
@@ -155,13 +188,13 @@ def write_file(path: Path, data: bytes, option: str = "--output") -> None:
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """A table on stdout; when stdout is no terminal it is as wide as its content."""
-    console = Console(highlight=False)
+    console = stdout()
     if not console.is_terminal:
         console.width = 200
-    grid = Table(title=title, title_justify="left", header_style="bold")
+    grid = Table(title=_cell(title), title_justify="left", header_style="bold")
     for index, column in enumerate(columns):
         right = bool(rows) and all(_numeric(row[index]) for row in rows)
-        grid.add_column(column, justify="right" if right else "left", overflow="fold")
+        grid.add_column(_cell(column), justify="right" if right else "left", overflow="fold")
     for row in rows:
         # Text of a bundle is data: square brackets in it are no markup.
         grid.add_row(*(_cell(value) for value in row))
@@ -186,14 +219,14 @@ def phases(console: Console | None = None) -> Iterator[Callable[[str, int, int],
     if not console.is_terminal or settings.quiet:
         yield _lines(console)
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
     # No refresh thread: it would take the interpreter from what is being timed.
     with Progress(*columns, console=console, auto_refresh=False) as progress:
         tasks: dict[str, Any] = {}
 
         def tell(phase: str, done: int, total: int) -> None:
             if phase not in tasks:
-                tasks[phase] = progress.add_task(phase, total=total)
+                tasks[phase] = progress.add_task(visible(phase), total=total)
             progress.update(tasks[phase], completed=done, refresh=True)
 
         yield tell
@@ -241,4 +274,4 @@ def _cell(value: object) -> str:
 
     if isinstance(value, Mapping):
         value = ", ".join(f"{key}={item}" for key, item in value.items())
-    return escape(str(value))
+    return escape(visible(str(value)))

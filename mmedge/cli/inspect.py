@@ -8,11 +8,18 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from mmedge import native
 from mmedge.bundle import Bundle
-from mmedge.cli.console import BundleArgument, JsonOption, emit_json, number, table, write_file
+from mmedge.cli.console import (
+    BundleArgument,
+    JsonOption,
+    emit_json,
+    number,
+    stdout,
+    table,
+    write_file,
+)
 from mmedge.cli.draw import draw_text
 from mmedge.cli.flow import flow_of
 from mmedge.cli.output import check_file
@@ -171,7 +178,7 @@ def _size(variant: Variant, sizes: Mapping[str, int], weights: Mapping[str, Sequ
 
 
 def _print_text(text: str) -> None:
-    console = Console(highlight=False)
+    console = stdout()
     if console.options.ascii_only:
         text = text.translate(_ASCII).encode("ascii", "backslashreplace").decode()
     console.print(text, markup=False, emoji=False, soft_wrap=True)

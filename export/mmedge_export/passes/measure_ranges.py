@@ -87,7 +87,7 @@ def measure_ranges(model: ir.Model, feeds: Iterable[Mapping[str, Array]]) -> dic
     options = ort.SessionOptions()
     # Fusions would keep some tensors from ever existing.
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # fatal: errors are raised, and one voice is enough
     with tempfile.TemporaryDirectory(prefix="mmedge-ranges-") as folder:
         path = Path(folder) / "graph.onnx"
         ir.save(exposed, path, external_data="graph.data")

@@ -123,7 +123,7 @@ def _session(path: Path) -> Any:  # noqa: ANN401
     options = ort.SessionOptions()
     # Optimised, some values would never exist.
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # fatal: errors are raised, and one voice is enough
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
