@@ -11,6 +11,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import onnx
 import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass, ShapeInferencePass
 
@@ -19,8 +21,9 @@ from mmedge_export.graph import EXTERNAL_BYTES, dimension_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
-__all__ = ["Normalized", "infer_outputs", "normalize"]
+__all__ = ["Normalized", "infer_outputs", "normalize", "read_model"]
 
 #: Opset for what passes add to a file that imports no standard operators.
 STANDARD_OPSET = 20
@@ -49,18 +52,65 @@ class Normalized:
     remarks: tuple[str, ...]
 
 
-def normalize(model: ir.Model) -> Normalized:
+def read_model(path: Path) -> tuple[ir.Model, list[str]]:
+    """A file's graph with what onnx-ir does not read, or reads as another thing, mended before.
+
+    Sparse weights are written out. Each output is what a node yields, and each another value: one
+    that is an input or a weight itself, or is listed twice, gets an Identity, since else what the
+    file says of it would be taken for what it says of the input.
+
+    Returns:
+        The graph, and the file's names of its outputs.
+    """
+    proto = onnx.load(path, load_external_data=False)
+    graph = proto.graph
+    _make_dense(graph)
+    outer = {value.name for value in (*graph.input, *graph.initializer)}
+    for value in [v for v in graph.value_info if v.name in outer]:
+        graph.value_info.remove(value)
+    outputs = [value.name for value in graph.output]
+    taken = outer | {name for node in graph.node for name in (*node.input, *node.output)}
+    for index, value in enumerate(graph.output):
+        if value.name in outer or value.name in outputs[:index]:
+            free = f"{value.name}_output"
+            while free in taken:
+                free += "_"
+            taken.add(free)
+            graph.node.append(onnx.helper.make_node("Identity", [value.name], [free]))
+            value.name = free
+    model = ir.from_proto(proto)
+    ir.external_data.set_base_dir(model.graph, str(path.parent))
+    return model, outputs
+
+
+def _make_dense(graph: onnx.GraphProto) -> None:
+    for sparse in graph.sparse_initializer:
+        values = onnx.numpy_helper.to_array(sparse.values)
+        indices = onnx.numpy_helper.to_array(sparse.indices)
+        dense = np.zeros(tuple(sparse.dims), values.dtype)
+        if indices.ndim == 1:
+            dense.reshape(-1)[indices] = values
+        else:
+            dense[tuple(indices.T)] = values
+        graph.initializer.append(onnx.numpy_helper.from_array(dense, sparse.values.name))
+    del graph.sparse_initializer[:]
+
+
+def normalize(model: ir.Model, outputs: list[str]) -> Normalized:
     """Change ``model`` into one that computes the same and keeps these rules.
 
     - Nodes are sorted, in subgraphs too, and the file's functions are written out where called.
     - Weights are no inputs. Those that the file lets a caller override are fixed.
     - Small external tensors, and those of attributes, are in memory.
-    - Inputs and outputs have names that a manifest takes, each another one, and every output is
-      what a node yields.
+    - Inputs and outputs have names that a manifest takes, each another one.
     - Dimensions of inputs have a size, or a name of a manifest's form; two that had other texts in
       the file have other names.
     - Shapes of what nodes yield are gone, since a file may state what is not so
       (:func:`infer_outputs`).
+
+    Args:
+        model: of :func:`read_model`.
+        outputs: the file's names of its outputs.
 
     Raises:
         ValueError: the graph has a cycle, or functions that call themselves.
@@ -72,8 +122,6 @@ def normalize(model: ir.Model) -> Normalized:
     _load_small(model)
     _take_weights_from_inputs(model, remarks)
     model.graph.sort()
-    outputs = [str(value.name) for value in model.graph.outputs]
-    _yield_outputs(model.graph)
     inputs = [str(value.name) for value in model.graph.inputs]
     _name_interface(model.graph, inputs, outputs, remarks)
     declared = [value.shape for value in model.graph.outputs]
@@ -130,20 +178,6 @@ def _take_weights_from_inputs(model: ir.Model, remarks: list[str]) -> None:
             "bundle"
         )
     model.ir_version = max(model.ir_version or 0, 4)
-
-
-def _yield_outputs(graph: ir.Graph) -> None:
-    """Let each output be what a node yields, and each another value."""
-    seen: set[int] = set()
-    for index, value in enumerate(graph.outputs):
-        if value.producer() is not None and id(value) not in seen:
-            seen.add(id(value))
-            continue
-        copy = ir.Node("", "Identity", [value], num_outputs=1)
-        copy.outputs[0].name = value.name
-        copy.outputs[0].type, copy.outputs[0].shape = value.type, value.shape
-        graph.append(copy)
-        graph.outputs[index] = copy.outputs[0]
 
 
 def _name_interface(

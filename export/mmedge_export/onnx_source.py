@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 
 from mmedge.bundle.operators import DOMAINS
@@ -18,7 +17,7 @@ from mmedge.schema.names import MAX_ELEMENTS, MAX_RANK
 from mmedge.spec import DTYPES, Array
 from mmedge_export.graph import Graph, Runner, dimension_name
 from mmedge_export.onnx_example import Candidate, candidates
-from mmedge_export.onnx_normalize import OWN_DOMAIN, Normalized, normalize
+from mmedge_export.onnx_normalize import OWN_DOMAIN, Normalized, normalize, read_model
 from mmedge_export.onnx_rules import refusal
 from mmedge_export.source import Input, Model
 
@@ -102,14 +101,11 @@ def load_file(path: Path) -> OnnxFile:
             docs/onnx.md.
     """
     try:
-        proto = onnx.load(path, load_external_data=False)
-        _make_dense(proto)
-        model = ir.from_proto(proto)
-        ir.external_data.set_base_dir(model.graph, str(path.parent))
+        model, outputs = read_model(path)
         for value in model.graph.initializers.values():
             if isinstance(value.const_value, ir.ExternalTensor):
                 value.const_value.numpy()
-        normalized = normalize(model)
+        normalized = normalize(model, outputs)
     except Exception as error:  # protobuf's and onnx-ir's errors have no common base
         raise ExportError(
             f"{path} cannot be read as ONNX: {type(error).__name__}: {error}; give a valid .onnx "
@@ -337,17 +333,3 @@ def _check(file: OnnxFile) -> None:
 def _dtype_name(dtype: ir.DataType) -> str:
     name = dtype.name.lower()
     return {"float": "float32", "double": "float64"}.get(name, name)
-
-
-def _make_dense(proto: onnx.ModelProto) -> None:
-    """Write sparse weights out, which onnx-ir does not read."""
-    for sparse in proto.graph.sparse_initializer:
-        values = onnx.numpy_helper.to_array(sparse.values)
-        indices = onnx.numpy_helper.to_array(sparse.indices)
-        dense = np.zeros(tuple(sparse.dims), values.dtype)
-        if indices.ndim == 1:
-            dense.reshape(-1)[indices] = values
-        else:
-            dense[tuple(indices.T)] = values
-        proto.graph.initializer.append(onnx.numpy_helper.from_array(dense, sparse.values.name))
-    del proto.graph.sparse_initializer[:]

@@ -346,6 +346,11 @@ def ports(
         name = next((name for name in names if name in by_name), names[0] if names else "")
         spec, shape = by_name.pop(name, None), port.partial_shape
         kept = DTYPE_NAMES.get(port.element_type.get_type_name(), str(port.element_type))
+        if spec is not None and spec.dtype not in DTYPE_NAMES.values():
+            raise BackendError(
+                f"stage {stage.name!r}: {kind} {spec}: variants for OpenVINO take "
+                f"{', '.join(DTYPE_NAMES.values())}; use backend='ort'"
+            )
         if spec is None or kept != spec.dtype or len(shape) != len(spec.shape):
             raise BackendError(
                 f"stage {stage.name!r}: OpenVINO has the {kind} {name!r} as {kept} {shape}, the "

@@ -217,11 +217,18 @@ def test_outputs_that_no_node_yields(tmp_path):
     path = save(
         tmp_path / "net.onnx",
         relu_chain("x", "y"),
-        [("x", FLOAT, ["n", 2])],
-        [("x", FLOAT, ["n", 2]), ("y", FLOAT, ["n", 2]), ("w", FLOAT, [2]), ("y", FLOAT, ["n", 2])],
+        [("x", FLOAT, [3, 2])],
+        [
+            ("x", FLOAT, [None, None]),
+            ("y", FLOAT, ["n", 2]),
+            ("w", FLOAT, [2]),
+            ("y", FLOAT, ["n", 2]),
+        ],
         {"w": floats(2)},
+        inner=[("x", FLOAT, [7, 7]), ("w", FLOAT, [9])],
     )
     manifest = check(path, tmp_path, {"x": floats(3, 2)})
+    assert manifest.inputs()["x"].shape == (3, 2)
     assert manifest.outputs == ("x_1", "y", "w", "y_1")
 
 
