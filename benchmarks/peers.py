@@ -47,7 +47,7 @@ from mmedge.device import probe
 from mmedge.errors import MMEdgeError
 from mmedge.pipeline import restrict
 from mmedge.spec import Tolerance
-from mmedge.verify import difference
+from mmedge.tolerance import difference
 from mmedge_export import export
 from mmedge_export.openvino import add_openvino
 from mmedge_export.quantize import quantize
@@ -204,7 +204,7 @@ def ways(name: str, net: Net, files: Files, threads: int) -> dict[str, dict[str,
 def error(got: Sequence[Mapping[str, Array]], right: Sequence[Mapping[str, Array]]) -> float:
     """Largest relative difference of an output on any sample."""
     exact, pairs = Tolerance(rtol=0.0, atol=0.0), zip(got, right, strict=True)
-    return max(difference(a[name], b[name], exact)[1] for a, b in pairs for name in b)
+    return max(difference(a[name], b[name], exact).max_rel for a, b in pairs for name in b)
 
 
 class Judge:

@@ -185,7 +185,8 @@ class Cut:
 class Tolerance:
     """How far a variant's outputs may lie from the golden outputs, measured when it was made.
 
-    An output passes when ``|got - golden| <= atol + rtol * max|golden|`` for every element.
+    An output passes when ``|got - golden| <= atol + rtol * scale`` for every element; what the
+    scale of an element is, :mod:`mmedge.tolerance` says.
     """
 
     rtol: float

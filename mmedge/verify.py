@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from mmedge.errors import AccuracyError, BundleError
+from mmedge.tolerance import Comparison
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from mmedge.bundle import Bundle
     from mmedge.spec import Array, Tolerance, Variant
 
-__all__ = ["Replayable", "Row", "Verification", "difference", "verify"]
+__all__ = ["Replayable", "Row", "Verification", "verify"]
 
 #: ``stage`` of the rows that compare the whole network's outputs.
 WHOLE = "(whole network)"
@@ -42,8 +43,10 @@ class Replayable(Protocol):
 class Row:
     """Worst difference of one output over all golden samples.
 
-    ``max_abs`` is ``max |got - golden|``, ``max_rel`` that over ``max |golden|`` of the same
-    sample, ``limit_used`` the largest share of the tolerance that a sample took (pass: <= 1).
+    ``max_abs`` is ``max |got - golden|``, ``max_rel`` the largest share of the scale of its place,
+    ``limit_used`` the largest share of the tolerance that an element takes (pass: <= 1). ``scale``
+    is what that element is held against, ``where`` what has it: empty for the whole tensor, else a
+    channel or the like in words (:mod:`mmedge.tolerance`).
     """
 
     stage: str
@@ -51,6 +54,8 @@ class Row:
     max_abs: float
     max_rel: float
     limit_used: float
+    scale: float = 0.0
+    where: str = ""
 
     @property
     def ok(self) -> bool:
@@ -82,7 +87,9 @@ class Verification:
                     limit = self.tolerances.get(row.output, limit)
                 raise AccuracyError(
                     f"variant {self.variant}: output {row.output!r} of stage {row.stage!r} differs "
-                    f"from the golden samples by {row.max_abs:.3g} (relative {row.max_rel:.3g}), "
+                    f"from the golden samples by {row.max_abs:.3g} (relative {row.max_rel:.3g}"
+                    + (f", scale of {row.where}: {row.scale:.3g}" if row.where else "")
+                    + "), "
                     f"{row.limit_used:.3g} times what rtol={limit.rtol:g}, "
                     f"atol={limit.atol:g} allows. Build the variant again on this device, "
                     "or use another one (mmedge inspect lists them)"
@@ -117,16 +124,15 @@ def verify(pipeline: Replayable, *, progress: Callable[[int], None] | None = Non
     if not samples:
         raise BundleError(f"{pipeline.bundle.path}: no golden samples; export the bundle again")
     variant = pipeline.variant
-    worst: dict[tuple[str, str], tuple[float, ...]] = {}
+    compared: dict[tuple[str, str], Comparison] = {}
 
     def compare(stage: str, got: Mapping[str, Array], golden: Mapping[str, Array]) -> None:
         for output, value in got.items():
             limit = variant.tolerance
             if stage != WHOLE:
                 limit = variant.tolerances.get(output, limit)
-            found = difference(value, golden[output], limit)
-            old = worst.get((stage, output), found)
-            worst[stage, output] = tuple(map(max, found, old))
+            held = compared.setdefault((stage, output), Comparison(limit))
+            held.add(value, golden[output])
 
     for done, sample in enumerate(samples, 1):
         tensors = {**sample.inputs, **sample.outputs}
@@ -136,36 +142,12 @@ def verify(pipeline: Replayable, *, progress: Callable[[int], None] | None = Non
         compare(WHOLE, pipeline.run(sample.inputs, cached=False), sample.outputs)
         if progress is not None:
             progress(done)
-    rows = tuple(Row(*key, *figures) for key, figures in worst.items())
-    return Verification(variant.id, len(samples), variant.tolerance, variant.tolerances, rows)
-
-
-def difference(got: Array, golden: Array, tolerance: Tolerance) -> tuple[float, float, float]:
-    """(max absolute difference, the same over max |golden|, share of the tolerance it takes).
-
-    Integers and booleans must be equal. Another shape or dtype, or NaN or Inf where the golden
-    value has another, is infinitely far.
-    """
-    if got.shape != golden.shape or got.dtype != golden.dtype:
-        return np.inf, np.inf, np.inf
-    if got.size == 0:
-        return 0.0, 0.0, 0.0
-    a, b = got.astype(np.float64), golden.astype(np.float64)
-    special = ~np.isfinite(b)
-    if not np.array_equal(a[special], b[special], equal_nan=True):
-        return np.inf, np.inf, np.inf
-    a, b = np.where(special, 0.0, a), np.where(special, 0.0, b)
-    max_abs = float(np.max(np.abs(a - b)))
-    if np.isnan(max_abs):
-        return np.inf, np.inf, np.inf
-    scale = float(np.max(np.abs(b)))
-    if not np.issubdtype(got.dtype, np.floating):
-        if np.array_equal(got, golden):
-            return 0.0, 0.0, 0.0
-        # Beyond 2**53 float64 cannot tell two integers apart, but they differ by one at least.
-        max_abs = max(max_abs, 1.0)
-        return max_abs, max_abs / scale if scale else np.inf, np.inf
-    limit = tolerance.atol + tolerance.rtol * scale
-    if max_abs == 0.0:
-        return 0.0, 0.0, 0.0
-    return max_abs, max_abs / scale if scale else np.inf, max_abs / limit if limit else np.inf
+    rows = []
+    for key, held in compared.items():
+        worst = held.result()
+        rows.append(
+            Row(*key, worst.max_abs, worst.max_rel, worst.limit_used, worst.scale, worst.where)
+        )
+    return Verification(
+        variant.id, len(samples), variant.tolerance, variant.tolerances, tuple(rows)
+    )

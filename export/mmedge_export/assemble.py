@@ -30,7 +30,18 @@ from mmedge.spec import (
     Variant,
 )
 from mmedge_export import feeds, parity
+from mmedge_export.coverage import (
+    Coverage,
+    beyond,
+    least_integer,
+    line,
+    to_vary,
+    variations,
+)
+from mmedge_export.finite import check_outputs, check_weights
 from mmedge_export.golden import (
+    INVENTED,
+    NOT_RUN,
     SAMPLES,
     absences,
     checked,
@@ -69,6 +80,7 @@ def export(
     split: bool | None = None,
     name: str | None = None,
     source: str = "",
+    allow_nan: bool = False,
     progress: Tell | None = None,
 ) -> Bundle:
     """Turn a network into a bundle that is proven to compute what the network computes.
@@ -101,14 +113,16 @@ def export(
             (:data:`mmedge_export.stages.SLOWER`).
         name: of the bundle; None: the model's, or its class's.
         source: what a :class:`Model` that is given was loaded from, for the bundle's provenance.
-        progress: called with a line of text before each step.
+        allow_nan: take weights that are NaN or infinite, and golden outputs that are NaN.
+        progress: called with a line of text before each step, and on what is not checked.
 
     Returns:
-        The bundle, open.
+        The bundle, open; what its proof leaves open is its manifest's ``not_checked``
+        (:mod:`mmedge_export.coverage`).
 
     Raises:
-        ExportError: the network cannot be traced, is not what the graph computes, or its parts do
-            not fit each other.
+        ExportError: the network cannot be traced, is not what the graph computes, its parts do not
+            fit each other, or it holds or answers NaN.
         BundleError: something is at ``path`` already, or the bundle cannot be written.
     """
     tell: Tell = progress or (lambda _: None)
@@ -123,6 +137,14 @@ def export(
     tolerance = Tolerance(
         parity.RTOL if rtol is None else rtol, parity.ATOL if atol is None else atol
     )
+    if not allow_nan:
+        check_weights(model)
+    not_checked: list[str] = []
+
+    def leave(text: str) -> None:
+        not_checked.append(line(text))
+        tell(f"not checked: {text}")
+
     with tempfile.TemporaryDirectory() as temporary, open_reference(model) as network:
         folder = Path(temporary)
         tell("running the network itself")
@@ -131,22 +153,36 @@ def export(
         model, run = network.model, network.run
         values = feeds.example(model)
         outputs = network.repeated(values, tolerance)
-        absent = absences(model, run, outputs, tell)
+        if not allow_nan:
+            check_outputs(outputs, "the example")
+        absent = absences(model, run, outputs, leave)
         seen: dict[str, Range] = {}
         given = _ranged(model, checked(model), seen)
-        samples = golden(model, run, given, samples_limit)
-        first = [
-            parity.Case("the example", values, outputs),
-            *absent,
-            *probe(model, run, samples, tell),
-        ]
+        least = least_integer(model)
+        samples = golden(model, run, given, samples_limit, allow_nan=allow_nan, least=least)
+        base = parity.Case("the example", values, outputs)
+        first = [base, *absent, *probe(model, run, samples, leave)]
         tell("tracing")
         graph = network.trace(opset)
         GuardDivisionPass()(graph.model)
         made = _stages(graph, model, values, outputs, folder, split=split, tell=tell)
         tell("checking the graph against the network")
-        cases = chain(first, every(model, run, samples, given, tell))
-        worst = parity.check(graph, made.run, cases, tolerance)
+        coverage, unproven = Coverage(model), list[str]()
+
+        def varied() -> Iterator[parity.Case]:
+            """What the samples, all of them checked by now, kept constant."""
+            unproven.extend(to_vary(model, coverage.constant()))
+            yield from variations(model, run, base, unproven, leave, least=least)
+
+        seen_cases = coverage.watch(chain(every(model, run, samples, given, tell, leave), varied()))
+        worst = parity.check(graph, made.run, chain(first, seen_cases), tolerance)
+        for case in beyond(model, run, base, unproven):
+            try:
+                parity.check(graph, made.run, [case], tolerance)
+            except ExportError as fault:
+                leave(f"{case.what}: there the graph is another function ({fault})")
+        for finding in coverage.findings():
+            leave(finding)
         # An ONNX file is its own reference: that it agrees with itself is no measure of anything.
         metrics = {} if isinstance(model.module, Path) else {"parity": worst}
         tell("writing the bundle")
@@ -166,6 +202,7 @@ def export(
                     "cuda",
                     Tolerance(max(tolerance.rtol, CUDA_RTOL), tolerance.atol),
                     {},
+                    (NOT_RUN,),
                 ),
             ),
             files={},
@@ -173,7 +210,8 @@ def export(
             ranges=seen,
             cut=replace(made.cut, remarks=(*network.remarks, *made.cut.remarks)),
             labels=labels,
-            provenance=_provenance(model, graph, source),
+            provenance=_provenance(model, graph, source, allow_nan=allow_nan),
+            not_checked=tuple(not_checked),
         )
         return Bundle.write(
             path,
@@ -247,9 +285,10 @@ def _variant(
     target: str,
     tolerance: Tolerance,
     metrics: Mapping[str, float],
+    not_checked: tuple[str, ...] = (),
 ) -> Variant:
     files = {stage.name: stage.graph for stage in stages}
-    return Variant("ort", kind, target, files, tolerance, metrics=metrics)
+    return Variant("ort", kind, target, files, tolerance, metrics=metrics, not_checked=not_checked)
 
 
 def _modalities(model: Model, tokenizers: Mapping[str, str]) -> tuple[Modality, ...]:
@@ -313,14 +352,17 @@ def _tokens(model: Model) -> dict[str, Array]:
     }
 
 
-def _provenance(model: Model, graph: Graph, source: str) -> dict[str, str]:
+def _provenance(model: Model, graph: Graph, source: str, *, allow_nan: bool) -> dict[str, str]:
     """What made the bundle; no path of this machine."""
     made = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "mmedge": metadata.version("mmedge"),
         "opset": str(graph.opset),
         "python": platform.python_version(),
+        "samples": INVENTED if model.samples is None else "given",
     }
+    if allow_nan:
+        made["allow_nan"] = "yes"
     libraries = ["onnx_ir", "onnxruntime"]
     if isinstance(model.module, Path):
         made["source"] = model.module.name

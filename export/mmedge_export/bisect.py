@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 from mmedge.spec import DTYPES, Array
+from mmedge.tolerance import Difference, difference
 from mmedge_export import graph as onnx_graph
-from mmedge_export import parity
 from mmedge_export.adapter import NAME
 from mmedge_export.locate import source_line
 from mmedge_export.noise import quiet
@@ -88,9 +88,9 @@ def first_divergence(graph: Graph, case: Case, tolerance: Tolerance) -> str:
         chunk = order[start : start + AT_ONCE]
         got = _compute(graph.model, [values[names[node]] for node in chunk], case)
         for node in chunk:
-            difference = parity.compare(got[names[node]], tape.values[node], tolerance)
-            if not difference.passes:
-                return _describe(module, node, values[names[node]], difference)
+            found = difference(got[names[node]], tape.values[node], tolerance)
+            if not found.passes:
+                return _describe(module, node, values[names[node]], found)
     return _nothing(graph, tape, case, tolerance)
 
 
@@ -109,9 +109,7 @@ def _compute(model: ir.Model, outputs: list[ir.Value], case: Case) -> dict[str, 
         model.graph.outputs.extend(kept)
 
 
-def _describe(
-    module: torch.nn.Module, name: str, value: ir.Value, difference: parity.Difference
-) -> str:
+def _describe(module: torch.nn.Module, name: str, value: ir.Value, found: Difference) -> str:
     node = next(n for n in module.graph.nodes if n.name == name)  # type: ignore[union-attr]
     producer = value.producer()
     operator = producer.op_type if producer is not None else "?"
@@ -119,7 +117,7 @@ def _describe(
     line = source_line(node)
     return (
         f"The first tensor that differs is {value.name!r}, made by {operator} for {node.target}"
-        f"{f' in module {scope!r}' if scope else ''}{f', {line}' if line else ''}: it {difference}."
+        f"{f' in module {scope!r}' if scope else ''}{f', {line}' if line else ''}: it {found}."
     )
 
 
@@ -138,11 +136,11 @@ def _nothing(graph: Graph, tape: _Tape, case: Case, tolerance: Tolerance) -> str
         )
     for program_name, name in graph.renamed.items():
         if program_name in tape.values and name in case.outputs:
-            difference = parity.compare(tape.values[program_name], case.outputs[name], tolerance)
-            if not difference.passes:
+            found = difference(tape.values[program_name], case.outputs[name], tolerance)
+            if not found.passes:
                 return (
                     f"The graph is what torch.export traced, but that is not the network: traced "
-                    f"{name!r} {difference}. The network's code takes another path for these "
+                    f"{name!r} {found}. The network's code takes another path for these "
                     "sizes, or keeps state between calls."
                 )
     return (

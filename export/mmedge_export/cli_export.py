@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mmedge.bundle import Bundle
-from mmedge.cli.console import JsonOption, emit_json, number, say, table, waiting
+from mmedge.cli.console import JsonOption, emit_json, list_not_checked, number, say, table, waiting
 from mmedge.cli.output import check_new
 from mmedge_export.cli_quantize import (
     BudgetOption,
@@ -27,12 +27,13 @@ from mmedge_export.cli_quantize import (
     refuse_metric_limits,
 )
 from mmedge_export.example_file import read_example
-from mmedge_export.golden import SAMPLES
+from mmedge_export.golden import INVENTED, NOT_RUN, SAMPLES
 from mmedge_export.install import installed
 from mmedge_export.loader import load_source
 from mmedge_export.quantize.limits import PRECISIONS
 
 if TYPE_CHECKING:
+    from mmedge.spec import Manifest, Variant
     from mmedge_export.quantize.report import Report
 
 __all__ = ["export"]
@@ -82,6 +83,9 @@ PrecisionOption = Annotated[
         help=f"fp32 alone, or {' or '.join(PRECISIONS)} as well where it pays and the metric holds."
     ),
 ]
+AllowNanOption = Annotated[
+    bool, typer.Option("--allow-nan", help="Take weights and golden outputs that are NaN.")
+]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace an older bundle.")]
 
 
@@ -98,6 +102,7 @@ def export(
     split: SplitOption = None,
     name: NameOption = None,
     overwrite: OverwriteOption = False,
+    allow_nan: AllowNanOption = False,
     precision: PrecisionOption = "fp32",
     max_drop: MaxDropOption = None,
     min_metric: MinMetricOption = None,
@@ -152,6 +157,7 @@ def export(
             split=split,
             name=name,
             source=source,
+            allow_nan=allow_nan,
             progress=say,
         )
         task = None if precision == "fp32" or model.metric is None else Task.of(model)
@@ -183,6 +189,8 @@ def export(
                 "samples": manifest.samples,
                 "parity": parity,
                 "provenance": dict(manifest.provenance),
+                "not_checked": list(manifest.not_checked),
+                "not_run": [v.id for v in manifest.variants if NOT_RUN in v.not_checked],
                 "quantized": None if report is None else report.to_dict(),
             }
         )
@@ -203,8 +211,8 @@ def export(
                 if spec.name in manifest.outputs
             ),
             ("stages", ", ".join(stage.name for stage in manifest.stages)),
-            ("variants", ", ".join(variant.id for variant in manifest.variants)),
-            ("golden samples", str(manifest.samples)),
+            ("variants", ", ".join(map(_variant, manifest.variants))),
+            ("golden samples", f"{manifest.samples}{_invented(manifest)}"),
             (
                 "largest difference from the network",
                 "the file itself is the reference" if parity is None else number(parity),
@@ -213,6 +221,7 @@ def export(
     )
     if report is not None:
         print_report(report)
+    list_not_checked([*manifest.not_checked, *(() if report is None else report.not_checked)])
     _check_kept(report)
 
 
@@ -224,6 +233,15 @@ def _refuse_alone(**given: object) -> None:
             f"{', '.join(names)}: for a lower precision, and none is asked for; add --precision "
             f"{' or '.join(PRECISIONS)}"
         )
+
+
+def _variant(variant: Variant) -> str:
+    return f"{variant.id} ({NOT_RUN})" if NOT_RUN in variant.not_checked else variant.id
+
+
+def _invented(manifest: Manifest) -> str:
+    made_up = manifest.provenance.get("samples") == INVENTED
+    return ": the example and made-up inputs" if made_up else ""
 
 
 def _check_kept(report: Report | None) -> None:

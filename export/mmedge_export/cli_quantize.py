@@ -16,6 +16,7 @@ from mmedge.cli.console import (
     JsonOption,
     ThreadsOption,
     emit_json,
+    list_not_checked,
     phases,
     say,
     stderr,
@@ -149,6 +150,7 @@ def quantize(
         emit_json({"bundle": place.shown, **report.to_dict()})
     else:
         print_report(report)
+        list_not_checked(report.not_checked)
     if report.variant is None:
         raise typer.Exit(1)
 

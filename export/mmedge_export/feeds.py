@@ -9,12 +9,23 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mmedge.errors import ExportError
-from mmedge_export.source import Input, Model, as_array
+from mmedge_export.source import Model, as_array
 
 if TYPE_CHECKING:
     from mmedge.spec import Array
 
-__all__ = ["check", "example", "probes", "random", "rebatch", "resize", "sizes", "without"]
+__all__ = [
+    "check",
+    "example",
+    "extremes",
+    "others",
+    "probes",
+    "random",
+    "rebatch",
+    "resize",
+    "sizes",
+    "without",
+]
 
 #: Elements of all inputs together that a generated input may have: 64 MB of float32.
 LARGEST = 1 << 24
@@ -194,25 +205,43 @@ def _elements(model: Model, sizes: Mapping[str, int]) -> int:
     )
 
 
-def random(model: Model, sizes: Mapping[str, int], rng: np.random.Generator) -> dict[str, Array]:
+def random(
+    model: Model,
+    sizes: Mapping[str, int],
+    rng: np.random.Generator,
+    *,
+    vary: bool = False,
+    least: int = 0,
+) -> dict[str, Array]:
     """Inputs of the example's kind at ``sizes``: same dtypes, values in the example's range.
 
     Floats are uniform between the example's smallest and largest value (one to either side of a
     constant), integers likewise with both ends, booleans are true as often as in the example. A
-    constant integer or boolean example stays as it is: what else the network takes is not known.
+    constant integer or boolean example stays as it is unless ``vary`` is set: then integers are
+    anything from ``least`` to the example's largest, and booleans of a constant example are a half
+    of each, but the first of every row as they are.
     """
     shaped = resize(model, example(model), sizes)
-    return {name: _like(model.inputs[name], shaped[name].shape, rng) for name in model.inputs}
+    return {
+        name: _like(model.inputs[name].example, shaped[name].shape, rng, vary=vary, least=least)
+        for name in model.inputs
+    }
 
 
-def _like(spec: Input, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
-    known = spec.example
+def _like(
+    known: Array, shape: tuple[int, ...], rng: np.random.Generator, *, vary: bool, least: int
+) -> Array:
     if not known.size:  # a tensor that never holds anything
         return np.zeros(shape, known.dtype)
     if known.dtype == np.bool_:
-        return np.asarray(rng.random(shape) < known.mean())
+        share = float(known.mean())
+        if not vary or share not in (0.0, 1.0):
+            return np.asarray(rng.random(shape) < share)
+        return _mixed(shape, rng, first=bool(share))
     low, high = known.min(), known.max()
     if np.issubdtype(known.dtype, np.integer):
+        if vary:
+            low = min(low, known.dtype.type(least))
         return rng.integers(low, high, shape, known.dtype, endpoint=True)
     if not np.isfinite(known).all():
         finite = known[np.isfinite(known)]
@@ -220,3 +249,57 @@ def _like(spec: Input, shape: tuple[int, ...], rng: np.random.Generator) -> Arra
     if low == high:
         low, high = low - 1, high + 1
     return rng.uniform(float(low), float(high), shape).astype(known.dtype)
+
+
+def _mixed(shape: tuple[int, ...], rng: np.random.Generator, *, first: bool) -> Array:
+    """Booleans, a half of each; the first of every row is ``first``, so that no row lacks it."""
+    mixed = np.asarray(rng.random(shape) < 0.5)
+    if mixed.ndim and mixed.shape[-1] > 1:
+        mixed[..., 0] = first
+    return mixed
+
+
+def others(value: Array, *, least: int = 0) -> Iterator[tuple[str, Array]]:
+    """Other values for an input that is ``value``, and words on each; of the same shape and dtype.
+
+    Args:
+        value: what the network is known to take.
+        least: smallest integer that may be tried, below the smallest in ``value``.
+    """
+    rng = np.random.default_rng(0)
+    kind = value.dtype
+    tried: list[tuple[str, Array]]
+    if kind == np.bool_:
+        row = value.copy()
+        if row.ndim and row.shape[0] > 1:
+            row[0] = ~row[0]
+        tried = [
+            ("all true", np.ones_like(value)),
+            ("all false", np.zeros_like(value)),
+            ("true here and there", _mixed(value.shape, rng, first=True)),
+            ("false here and there", _mixed(value.shape, rng, first=False)),
+            ("with its first row inverted", row),
+        ]
+    elif np.issubdtype(kind, np.integer):
+        low, high = min(int(value.min()), least), int(value.max())
+        if kind.itemsize == 1:
+            limits = np.iinfo(kind.name)
+            low, high = limits.min, limits.max
+        high = max(high, low + 1)
+        tried = [
+            (f"{low} throughout", np.full_like(value, low)),
+            (f"{high} throughout", np.full_like(value, high)),
+            (f"from {low} to {high}", rng.integers(low, high, value.shape, kind, endpoint=True)),
+        ]
+    else:
+        tried = [("at random", _like(value, value.shape, rng, vary=True, least=least))]
+    for words, other in tried:
+        if not np.array_equal(other, value):
+            yield words, np.array(other, order="C").reshape(value.shape)
+
+
+def extremes(value: Array) -> Iterator[tuple[str, Array]]:
+    """Integers of 32 and 64 bits that no float32 holds, and one below zero."""
+    if value.dtype.name in ("int32", "int64"):
+        for number in (-1, 2**24 + 1):
+            yield f"{number} throughout", np.full_like(value, number)

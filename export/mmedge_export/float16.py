@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmedge.errors import AccuracyError, BackendError, BundleError
 from mmedge.spec import Array, Tolerance
-from mmedge.verify import difference
+from mmedge.tolerance import difference
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -174,11 +174,11 @@ def _run(session: Any, stage: Stage, tensors: Mapping[str, Array]) -> dict[str, 
 
 def _check(where: str, output: str, got: Array, golden: Array, kept: int) -> float:
     """Relative error of one output; raise AccuracyError past the tolerance."""
-    max_abs, max_rel, limit_used = difference(got, golden, TOLERANCE)
-    if not limit_used <= 1.0:  # NaN too
+    found = difference(got, golden, TOLERANCE)
+    if not found.passes:
         raise AccuracyError(
-            f"float16: output {output!r} of {where} differs from the golden samples by "
-            f"{max_abs:.3g} (relative {max_rel:.3g}), where rtol={TOLERANCE.rtol:g} is allowed; "
+            f"float16: output {output!r} of {where} {found}, against the golden samples, where "
+            f"rtol={TOLERANCE.rtol:g} is allowed; "
             f"{kept} nodes kept as float32 were not enough. Build with precision fp32"
         )
-    return max_rel
+    return found.max_rel

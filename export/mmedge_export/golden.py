@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mmedge.errors import ExportError
 from mmedge.spec import Array, Sample, Tolerance
+from mmedge.tolerance import difference
 from mmedge_export import feeds
-from mmedge_export.parity import Case, compare
+from mmedge_export.finite import check_outputs, has_nan
+from mmedge_export.parity import Case
 from mmedge_export.text import side_check
 
 if TYPE_CHECKING:
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
 __all__ = [
     "EVERY",
     "GENERATED",
+    "INVENTED",
+    "NOT_RUN",
     "SAMPLES",
     "RepeatabilityError",
     "Run",
@@ -34,6 +39,12 @@ __all__ = [
 
 #: Samples that a bundle takes from its model as golden ones, unless asked otherwise.
 SAMPLES = 16
+
+#: ``provenance["samples"]`` of a bundle whose golden samples are the example and made-up inputs.
+INVENTED = "invented"
+
+#: What a variant leaves open that export could not run, as none for CUDA: export runs on the CPU.
+NOT_RUN = "not run where it was made"
 
 #: Golden samples of a model that brings none: its example, and random inputs of the same kind.
 GENERATED = 4
@@ -50,12 +61,19 @@ Run = Callable[[Mapping[str, Array]], dict[str, Array]]
 
 
 def golden(
-    model: Model, run: Run, given: Iterator[dict[str, Array]] | None, limit: int
+    model: Model,
+    run: Run,
+    given: Iterator[dict[str, Array]] | None,
+    limit: int,
+    *,
+    allow_nan: bool = False,
+    least: int = 0,
 ) -> list[Sample]:
     """The first ``limit`` samples of ``model`` with the network's own outputs.
 
     A model without samples gives its example and seeded random inputs of the same kind
-    (:func:`mmedge_export.feeds.random`) at several sizes, :data:`GENERATED` in all. Random inputs
+    (:func:`mmedge_export.feeds.random`) at several sizes, :data:`GENERATED` in all. Booleans and
+    integers that are constant in the example are varied where the network takes that. Random inputs
     that the network refuses or answers with NaN are left out.
 
     Args:
@@ -63,13 +81,20 @@ def golden(
         run: the network itself.
         given: what :func:`checked` made of the model's samples; the rest stays in it.
         limit: at least 1.
+        allow_nan: whether the network's answers may be NaN.
+        least: smallest integer that may be made up, below those of the example.
 
     Raises:
-        ExportError: a sample does not fit the inputs, or the network fails on it.
+        ExportError: a sample does not fit the inputs, or the network fails on it or answers NaN.
     """
     if given is None:
-        return _generated(model, run, min(limit, GENERATED))
-    found = [Sample(inputs, run(inputs)) for inputs in islice(given, limit)]
+        return _generated(model, run, min(limit, GENERATED), least)
+    found = []
+    for number, inputs in enumerate(islice(given, limit)):
+        outputs = run(inputs)
+        if not allow_nan:
+            check_outputs(outputs, f"sample {number}")
+        found.append(Sample(inputs, outputs))
     if not found:
         raise ExportError("samples are empty; give at least one, or None to have them generated")
     return found
@@ -107,6 +132,7 @@ def every(
     samples: Sequence[Sample],
     rest: Iterator[dict[str, Array]] | None,
     tell: Callable[[str], None],
+    leave: Callable[[str], None],
 ) -> Iterator[Case]:
     """Every sample as it is, and at another batch size where the batch is dynamic.
 
@@ -117,8 +143,9 @@ def every(
         run: the network itself.
         samples: golden samples.
         rest: inputs of the samples after them.
-        tell: called with a line of text: every :data:`EVERY` samples, and when the network refuses
-            a sample at another batch size, which is then not checked.
+        tell: called with a line of text every :data:`EVERY` samples.
+        leave: called with a line on what is not checked: a sample at another batch size that the
+            network refuses.
 
     Raises:
         ExportError: a sample does not fit the inputs, or the network fails on it as it is.
@@ -138,7 +165,7 @@ def every(
                 outputs = run(inputs)
             except ExportError as refusal:
                 if not refused:
-                    tell(f"not checked: {what}, which the network refuses ({refusal})")
+                    leave(f"{what}, which the network refuses ({refusal})")
                 refused = True
             else:
                 yield Case(what, inputs, outputs)
@@ -147,7 +174,7 @@ def every(
 
 
 def absences(
-    model: Model, run: Run, outputs: Mapping[str, Array], tell: Callable[[str], None]
+    model: Model, run: Run, outputs: Mapping[str, Array], leave: Callable[[str], None]
 ) -> list[Case]:
     """The example without each optional modality, and without all of them.
 
@@ -158,7 +185,8 @@ def absences(
         model: says which modalities are optional.
         run: the network itself.
         outputs: those of the example.
-        tell: called with a line of text when the network needs one of its optional modalities.
+        leave: called with a line on what is not checked: the network needs one of its optional
+            modalities.
 
     Raises:
         ExportError: the network refuses the absence of one modality, or answers it with NaN.
@@ -178,15 +206,13 @@ def absences(
         except ExportError as refusal:
             fault, cause = f"the network refuses it ({refusal})", refusal
         else:
-            broken = [
-                n for n, v in case.outputs.items() if _has_nan(v) and not _has_nan(outputs[n])
-            ]
+            broken = [n for n, v in case.outputs.items() if has_nan(v) and not has_nan(outputs[n])]
             if not broken:
                 cases.append(case)
                 continue
             fault = f"output {broken[0]!r} of the network has NaN"
         if len(absent) > 1:
-            tell(f"not checked: {what}: {fault}; one of them must be given")
+            leave(f"{what}: {fault}; one of them must be given")
             continue
         taken = ", ".join(f"{name!r} {list(inputs[name].shape)}" for name in groups[absent[0]])
         kind = "token" if model.inputs[groups[absent[0]][0]].absent == "token" else "zeros"
@@ -200,7 +226,7 @@ def absences(
 
 
 def probe(
-    model: Model, run: Run, samples: Sequence[Sample], tell: Callable[[str], None]
+    model: Model, run: Run, samples: Sequence[Sample], leave: Callable[[str], None]
 ) -> list[Case]:
     """The example at the other sizes of its dynamic dimensions that :func:`feeds.probes` gives.
 
@@ -208,9 +234,9 @@ def probe(
         model: has the example.
         run: the network itself.
         samples: golden samples. Where they have other sizes than the example, a generated size that
-            the network refuses is only told: inputs that depend on each other (lengths, indices)
-            can be real in samples only.
-        tell: called with a line of text.
+            the network refuses is only left unchecked: inputs that depend on each other (lengths,
+            indices) can be real in samples only.
+        leave: called with a line on that.
 
     Raises:
         ExportError: the network refuses a size that its dimensions allow.
@@ -229,7 +255,7 @@ def probe(
                     "state the smallest and largest size of each in Model.dims, or give samples of "
                     f"several sizes. {refusal}"
                 ) from refusal
-            tell(f"not checked: {what}, which the network refuses ({refusal})")
+            leave(f"{what}, which the network refuses ({refusal})")
     return cases
 
 
@@ -250,33 +276,46 @@ def repeatable(run: Run, inputs: Mapping[str, Array], tolerance: Tolerance) -> d
     """
     first, second = run(inputs), run(inputs)
     for name, value in first.items():
-        difference = compare(second[name], value, tolerance)
-        if not difference.passes:
+        found = difference(second[name], value, tolerance)
+        if not found.passes:
             raise RepeatabilityError(
                 f"the network is not deterministic: on the same input, output {name!r} "
-                f"{difference} between two runs; take random operations and state that is kept "
+                f"{found} between two runs; take random operations and state that is kept "
                 "between calls out of its forward"
             )
     return first
 
 
-def _generated(model: Model, run: Run, count: int) -> list[Sample]:
+def _generated(model: Model, run: Run, count: int, least: int) -> list[Sample]:
     example = feeds.example(model)
     found = [Sample(example, run(example))]
     opt = {name: limits.opt for name, limits in model.dimensions().items()}
     variety = [opt, *feeds.probes(model)]
     for index in range(count - 1):
-        # A generator of its own for each, so that a refused one does not change the others.
-        rng = np.random.default_rng(index)
-        inputs = feeds.random(model, variety[index % len(variety)], rng)
-        try:
-            outputs = run(inputs)
-        except ExportError:
-            continue
-        if not any(_has_nan(value) for value in outputs.values()):
-            found.append(Sample(inputs, outputs))
+        sizes = variety[index % len(variety)]
+        kept = _answered(model, run, sizes, index, vary=False, least=least)
+        varied = _answered(model, run, sizes, index, vary=True, least=least)
+        # The sizes of an ONNX file's outputs are what it says, whatever its inputs hold.
+        if varied is not None and isinstance(model.module, Path) and kept is not None:
+            for name, value in kept.outputs.items():
+                if value.shape != varied.outputs[name].shape:
+                    varied = None
+                    break
+        sample = varied or kept
+        if sample is not None:
+            found.append(sample)
     return found
 
 
-def _has_nan(value: Array) -> bool:
-    return bool(np.issubdtype(value.dtype, np.inexact) and np.isnan(value).any())
+def _answered(
+    model: Model, run: Run, sizes: Mapping[str, int], seed: int, *, vary: bool, least: int
+) -> Sample | None:
+    """A generated sample; None where the network refuses it or answers NaN."""
+    # A generator of its own for each, so that a refused one does not change the others.
+    rng = np.random.default_rng(seed)
+    inputs = feeds.random(model, sizes, rng, vary=vary, least=least)
+    try:
+        outputs = run(inputs)
+    except ExportError:
+        return None
+    return None if any(map(has_nan, outputs.values())) else Sample(inputs, outputs)

@@ -18,7 +18,7 @@ from mmedge.backends.openvino import (
     ports,
 )
 from mmedge.errors import AccuracyError, BackendError, ExportError
-from mmedge.verify import difference
+from mmedge.tolerance import difference
 from mmedge_export.variants import base_variant
 
 if TYPE_CHECKING:
@@ -153,12 +153,12 @@ def add_openvino(bundle: Bundle) -> tuple[Bundle, Variant]:
         for name_of_stage, run in runners.items():
             for name, value in run(tensors).items():
                 limit = base.tolerances.get(name, base.tolerance)
-                *_, used = difference(value, sample.outputs[name], limit)
-                if not used <= 1.0:
+                found = difference(value, sample.outputs[name], limit)
+                if not found.passes:
                     raise AccuracyError(
                         f"OpenVINO {version}, stage {name_of_stage!r}, golden sample {number}: "
-                        f"output {name!r} takes {used:.3g} of its tolerance ({limit}); use ONNX "
-                        "Runtime, and report this"
+                        f"output {name!r} {found}, {found.limit_used:.3g} times what its tolerance "
+                        f"allows ({limit}); use ONNX Runtime, and report this"
                     )
     files: dict[str, bytes | Path] = {}
     own = {}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mmedge.errors import ExportError
-from mmedge.verify import difference
+from mmedge.tolerance import Comparison
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from mmedge.spec import Array, Tolerance
     from mmedge_export.graph import Graph
 
-__all__ = ["ATOL", "RTOL", "Case", "Difference", "check", "compare"]
+__all__ = ["ATOL", "RTOL", "Case", "check"]
 
-#: Default limits: float32 graphs that computed the same function lay within 1e-5 of the largest
-#: value in every network tried; ``ATOL`` is for outputs that are zero but for rounding.
+#: Default limits: float32 graphs that computed the same function lay within 1e-5 of the scale in
+#: every network tried; ``ATOL`` is for outputs that are zero but for rounding.
 RTOL, ATOL = 1e-4, 1e-6
 
 
@@ -30,50 +30,6 @@ class Case:
     what: str
     inputs: Mapping[str, Array]
     outputs: Mapping[str, Array]
-
-
-@dataclass(frozen=True)
-class Difference:
-    """How far a tensor lies from what it should be.
-
-    ``largest`` is the largest absolute difference, ``relative`` the same as a share of the largest
-    magnitude of the reference, infinite where that is 0 (:func:`mmedge.verify.difference`).
-    ``reason`` is set where these figures do not tell what is wrong.
-    """
-
-    largest: float
-    relative: float
-    passes: bool
-    reason: str = ""
-
-    def __str__(self) -> str:
-        if self.reason:
-            return self.reason
-        if not np.isfinite(self.relative):
-            return f"differs by up to {self.largest:.3g} where it should be zero throughout"
-        return f"differs by up to {self.largest:.3g}, {self.relative:.2g} of its largest value"
-
-
-def compare(got: Array, reference: Array, tolerance: Tolerance) -> Difference:
-    """Compare as :class:`mmedge.spec.Tolerance` says; integers and booleans must be equal.
-
-    NaN equals NaN and an infinity itself, since a network may mean them.
-    """
-    if got.dtype != reference.dtype or got.shape != reference.shape:
-        found = f"is {got.dtype} {list(got.shape)}"
-        expected = f"{reference.dtype} {list(reference.shape)}"
-        return Difference(np.inf, np.inf, passes=False, reason=f"{found}, expected {expected}")
-    largest, relative, used = difference(got, reference, tolerance)
-    passes = used <= 1.0
-    reason = ""
-    if not np.issubdtype(reference.dtype, np.inexact):
-        # float64, which the figures are in, cannot tell all int64 apart.
-        wrong = int(np.count_nonzero(got != reference))
-        passes = not wrong
-        reason = f"differs in {wrong} of {got.size} elements" if wrong else ""
-    elif not np.isfinite(largest):
-        reason = "has NaN or infinities where the reference has not, or the other way round"
-    return Difference(largest, relative, passes=passes, reason=reason)
 
 
 def check(
@@ -91,20 +47,28 @@ def check(
         ExportError: an output differs by more than ``tolerance`` in some case. The message names
             the first tensor inside the graph that does, where the graph came from torch.
     """
-    worst = 0.0
+    compared: dict[str, Comparison] = {}
+    worst: dict[str, tuple[float, Case]] = {}
     for case in cases:
         got = run(case.inputs)
         for name, reference in case.outputs.items():
-            found = compare(got[name], reference, tolerance)
+            held = compared.setdefault(name, Comparison(tolerance))
+            held.add(got[name], reference)
+            share = held.relative(got[name], reference)
+            if name not in worst or share > worst[name][0]:
+                worst[name] = share, case
+            found = held.result()
             if not found.passes:
+                # That a channel is small may be known only now: the case that differs came before.
+                culprit = worst[name][1]
                 raise ExportError(
                     f"the exported graph is not the network: output {name!r} {found} for "
-                    f"{case.what} (limit: {tolerance.rtol:g} of the largest value + "
-                    f"{tolerance.atol:g}).\n  {_first(graph, case, tolerance)}"
+                    f"{culprit.what} (limit: {tolerance.rtol:g} of the scale + "
+                    f"{tolerance.atol:g}).\n  {_first(graph, culprit, tolerance)}"
                 )
-            # Of a reference of zeros there is no share; what passes there is within atol.
-            worst = max(worst, found.relative if np.isfinite(found.relative) else 0.0)
-    return worst
+    # Of a reference of zeros there is no share; what passes there is within atol.
+    shares = (held.result().max_rel for held in compared.values())
+    return max((share for share in shares if np.isfinite(share)), default=0.0)
 
 
 def _first(graph: Graph, case: Case, tolerance: Tolerance) -> str:

@@ -14,9 +14,9 @@ import onnx_ir as ir
 from mmedge.backends.ort import session_options
 from mmedge.errors import ExportError
 from mmedge.spec import Cut, Stage, TensorSpec, Tolerance
+from mmedge.tolerance import difference
 from mmedge_export.flops import measure_shapes, model_flops
 from mmedge_export.graph import Graph, Runner, save
-from mmedge_export.parity import compare
 from mmedge_export.split import LEAST_FLOPS, Part, Split, split
 
 if TYPE_CHECKING:
@@ -213,7 +213,7 @@ def _cut_stages(
     def run(values: Mapping[str, Array]) -> dict[str, Array]:
         got, expected = chain.run(values), whole.run(values)
         for name, value in expected.items():
-            found = compare(got[name], value, Tolerance(CUT_RTOL, CUT_ATOL))
+            found = difference(got[name], value, Tolerance(CUT_RTOL, CUT_ATOL))
             if not found.passes:
                 raise ExportError(
                     f"the cut network is not the whole one: output {name!r} {found}; export with "

@@ -30,6 +30,7 @@ __all__ = [
     "ThreadsOption",
     "emit",
     "emit_json",
+    "list_not_checked",
     "number",
     "phases",
     "say",
@@ -199,6 +200,16 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
         # Text of a bundle is data: square brackets in it are no markup.
         grid.add_row(*(_cell(value) for value in row))
     console.print(grid)
+
+
+def list_not_checked(lines: Sequence[str]) -> None:
+    """What was not checked, as a list on stdout under that title; an empty one prints nothing."""
+    if not lines:
+        return
+    console = Console(highlight=False)
+    console.print("Not checked", style="bold")
+    for line in lines:
+        console.print(f"  - {line}", markup=False, soft_wrap=True)
 
 
 def number(value: float | None, unit: str = "") -> str:

@@ -42,13 +42,14 @@ def verify(
         table(
             f"{found.variant}: {found.samples} golden samples, "
             f"rtol {found.tolerance.rtol:g}, atol {found.tolerance.atol:g}",
-            ("stage", "output", "max abs error", "relative", "of the limit", "verdict"),
+            ("stage", "output", "max abs error", "relative", "scale", "of the limit", "verdict"),
             [
                 (
                     row.stage,
                     row.output,
                     number(row.max_abs),
                     number(row.max_rel),
+                    f"{number(row.scale)} of {row.where}" if row.where else number(row.scale),
                     f"{100 * row.limit_used:.3g} %",
                     "ok" if row.ok else "OFF",
                 )

@@ -17,12 +17,12 @@ from onnx.reference import ReferenceEvaluator
 
 import mmedge
 from mmedge.spec import Tolerance
+from mmedge.tolerance import difference
 from mmedge_export import export, feeds
 from mmedge_export.flops import measure_shapes, node_flops
 from mmedge_export.golden import probe
 from mmedge_export.graph import Runner, save
 from mmedge_export.network import Network, evaluation
-from mmedge_export.parity import compare
 from mmedge_export.split import split
 from mmedge_export.trace import trace
 from mmedge_export.zoo.model import describe
@@ -105,8 +105,8 @@ def test_the_cut_network_is_the_uncut_one_at_every_size(name, tmp_path):
         for values in cases:
             got, uncut, original = parts(values), whole(values), network(values)
             for output in model.outputs:
-                assert compare(got[output], uncut[output], LIMIT).passes
-                assert compare(got[output], original[output], Tolerance(1e-4, 1e-5)).passes
+                assert difference(got[output], uncut[output], LIMIT).passes
+                assert difference(got[output], original[output], Tolerance(1e-4, 1e-5)).passes
 
 
 @pytest.mark.parametrize("name", [n for n in FUSIONS if EXPECTED[n].crossing])

@@ -6,23 +6,13 @@ import json
 import subprocess
 import sys
 
-import numpy as np
 import onnx
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 
 import mmedge
 from mmedge.bundle import Bundle
 from mmedge.errors import AccuracyError, BundleError
-from mmedge.spec import Tolerance
-from mmedge.verify import WHOLE, difference, verify
-
-LIMIT = Tolerance(rtol=1e-3, atol=1e-6)
-arrays = hnp.arrays(
-    np.float32, hnp.array_shapes(max_dims=3), elements=st.floats(-1e3, 1e3, width=32)
-)
+from mmedge.verify import WHOLE, verify
 
 
 def rewrite(source, target, *, change=None, samples=None):
@@ -49,44 +39,6 @@ def scale_text(files):
         node.input[:] = ["pcm_negative" if name == "pcm_sum" else name for name in node.input]
     model.graph.node.insert(len(model.graph.node) - 1, negate)
     files["onnx/fusion.onnx"] = model.SerializeToString()
-
-
-@given(arrays)
-def test_equal_arrays_do_not_differ(array):
-    assert difference(array, array.copy(), LIMIT) == (0.0, 0.0, 0.0)
-
-
-@given(arrays, st.floats(0, 3))
-def test_the_share_of_the_limit_decides(array, share):
-    scale = float(np.abs(array).max())
-    step = share * (LIMIT.atol + LIMIT.rtol * scale)
-    moved = array.astype(np.float64)
-    moved.flat[0] += step
-    _, _, used = difference(moved, array.astype(np.float64), LIMIT)
-    assert used == pytest.approx(share, rel=1e-6, abs=1e-3)
-
-
-@pytest.mark.parametrize(
-    ("got", "golden"),
-    [
-        (np.array([1.0, np.nan]), np.array([1.0, 2.0])),
-        (np.array([1.0, np.inf]), np.array([1.0, 2.0])),
-        (np.array([1.0, 2.0]), np.array([1.0, np.nan])),
-        (np.array([1.0, np.inf]), np.array([1.0, -np.inf])),
-        (np.array([1.0]), np.array([1.0, 2.0])),
-        (np.array([1], np.int64), np.array([2], np.int64)),
-        (np.array([2**53], np.int64), np.array([2**53 + 1], np.int64)),
-        (np.array([True]), np.array([False])),
-        (np.array([1.0], np.float32), np.array([1.0], np.float64)),
-    ],
-)
-def test_what_can_never_pass(got, golden):
-    assert difference(got, golden, LIMIT)[2] > 1
-
-
-def test_equal_infinities_and_nans_pass():
-    special = np.array([np.nan, np.inf, -np.inf, 0.5])
-    assert difference(special, special.copy(), LIMIT)[2] == 0
 
 
 def test_a_good_bundle_verifies_stage_by_stage(sums):

@@ -11,6 +11,8 @@ from mmedge import native
 from mmedge.backends import SessionOptions
 from mmedge.backends.ort import kernel_library, session_options
 from mmedge.feeds import Feeds
+from mmedge.spec import Tolerance
+from mmedge.tolerance import Comparison
 from mmedge_export.graph import Runner
 
 if TYPE_CHECKING:
@@ -22,7 +24,9 @@ if TYPE_CHECKING:
 
 Run = Callable[[Mapping[str, "Array"]], dict[str, "Array"]]
 
-__all__ = ["Network", "error", "inner_tensors", "open_graph"]
+__all__ = ["Network", "changed_choices", "error", "inner_tensors", "open_graph"]
+
+_EXACT = Tolerance(rtol=0.0, atol=0.0)
 
 
 def open_graph(
@@ -136,30 +140,49 @@ def inner_tensors(
 
 
 def error(got: Sequence[Mapping[str, Array]], wanted: Sequence[Mapping[str, Array]]) -> list[float]:
-    """Of each sample the relative error ``|got - wanted| / |wanted|`` of its worst output.
+    """Of each sample the largest difference of an output as a share of its scale.
 
-    The norm is Euclidean. Integers and booleans count the share of elements that differ; what is
-    not finite in one alone is an infinite error.
+    By the rule that variants are verified by (:mod:`mmedge.tolerance`), with the scales of all
+    samples together. Integers and booleans count the share of elements that differ; what is not
+    finite in one alone is an infinite error.
     """
+    scales: dict[str, Comparison] = {}
+    pairs = list(zip(got, wanted, strict=True))
+    for ours, theirs in pairs:
+        for name, value in theirs.items():
+            scales.setdefault(name, Comparison(_EXACT)).add(ours[name], value)
     return [
-        max(_error(ours[name], value) for name, value in theirs.items())
-        for ours, theirs in zip(got, wanted, strict=True)
+        max(_error(scales[name], ours[name], value) for name, value in theirs.items())
+        for ours, theirs in pairs
     ]
 
 
-def _error(got: Array, wanted: Array) -> float:
-    if got.shape != wanted.shape:
-        return float("inf")
-    if wanted.size == 0:
-        return 0.0
-    if not np.issubdtype(wanted.dtype, np.floating):
-        return float(np.mean(got != wanted))
-    a, b = got.astype(np.float64), wanted.astype(np.float64)
-    special = ~np.isfinite(b)
-    if not np.array_equal(a[special], b[special], equal_nan=True):
-        return float("inf")
-    far = float(np.linalg.norm(a[~special] - b[~special]))
-    size = float(np.linalg.norm(b[~special]))
-    if np.isnan(far):
-        return float("inf")
-    return far / size if size else (0.0 if far == 0.0 else float("inf"))
+def _error(scales: Comparison, got: Array, wanted: Array) -> float:
+    if got.shape == wanted.shape and not np.issubdtype(wanted.dtype, np.floating):
+        return float(np.mean(got != wanted)) if wanted.size else 0.0
+    return scales.relative(got, wanted)
+
+
+def changed_choices(
+    got: Sequence[Mapping[str, Array]], wanted: Sequence[Mapping[str, Array]]
+) -> dict[str, tuple[int, int]]:
+    """By output, in how many rows the largest element is another one, and of how many rows.
+
+    For floats with two elements or more along the last axis and a rank of at most 3, where such a
+    row may be scores of classes or actions: an error that is small may still choose otherwise.
+    """
+    counts: dict[str, tuple[int, int]] = {}
+    for ours, theirs in zip(got, wanted, strict=True):
+        for name, value in theirs.items():
+            scores = np.issubdtype(value.dtype, np.floating) and 1 <= value.ndim <= 3
+            if (
+                not scores
+                or value.shape[-1] < 2
+                or not value.size
+                or ours[name].shape != value.shape
+            ):
+                continue
+            other = np.argmax(ours[name], axis=-1) != np.argmax(value, axis=-1)
+            changed, rows = counts.get(name, (0, 0))
+            counts[name] = changed + int(np.count_nonzero(other)), rows + int(other.size)
+    return counts

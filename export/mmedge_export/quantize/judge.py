@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mmedge.errors import AccuracyError, ExportError
-from mmedge_export.quantize.evaluate import error
+from mmedge_export.quantize.evaluate import changed_choices, error
 from mmedge_export.quantize.evidence import Drop, Spending, drop_of
 from mmedge_export.quantize.limits import ALPHA, MAX_DROP, MAX_ERROR
 
@@ -28,10 +28,14 @@ class Verdict:
 
     Attributes:
         ok: whether it keeps the limit.
-        error: mean relative error of the outputs (:func:`mmedge_export.quantize.evaluate.error`).
+        error: mean over the samples of their largest difference, as a share of its scale
+            (:func:`mmedge_export.quantize.evaluate.error`).
         worst: the largest of any sample.
         metric: of the candidate; None without a metric.
         drop: of the metric, with its bounds; None without a metric.
+        changed: without a metric, of outputs that may be scores: in how many rows another element
+            is the largest, and of how many rows
+            (:func:`mmedge_export.quantize.evaluate.changed_choices`). It decides nothing.
     """
 
     ok: bool
@@ -39,6 +43,7 @@ class Verdict:
     worst: float
     metric: float | None = None
     drop: Drop | None = None
+    changed: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 
 class Judge:
@@ -113,7 +118,8 @@ class Judge:
         errors = error(answers, self._reference)
         mean, worst = float(np.mean(errors)), float(np.max(errors))
         if self._task.metric is None:
-            return Verdict(worst <= self._max_error, mean, worst)
+            changed = changed_choices(answers, self._reference)
+            return Verdict(worst <= self._max_error, mean, worst, changed=changed)
         drop = self._drop(answers, self._spending.alpha(self.attempts + 1))
         metric = float(self._task.metric(list(answers), self._task.targets))
         return Verdict(drop.bound <= self.limit, mean, worst, metric, drop)
@@ -122,7 +128,8 @@ class Judge:
         """The verdict that :meth:`look` gave, now or in a run that was stopped, as plain values."""
         self.attempts += 1
         drop = None if found["drop"] is None else Drop(**found["drop"])
-        return Verdict(**{**found, "drop": drop})
+        changed = {name: (int(rows), int(of)) for name, (rows, of) in found["changed"].items()}
+        return Verdict(**{**found, "drop": drop, "changed": changed})
 
     def _drop(self, answers: Sequence[dict[str, Array]], alpha: float) -> Drop:
         if self._task.metric is None:

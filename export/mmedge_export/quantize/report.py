@@ -86,6 +86,7 @@ class Report:
         bytes_before: of all graphs with their weights, in float32.
         bytes_after: the same of the variant.
         remarks: what else is to be known, in words.
+        not_checked: what the judgement leaves open, in words; the variant's too.
     """
 
     variant: str | None
@@ -100,6 +101,7 @@ class Report:
     bytes_before: int
     bytes_after: int
     remarks: tuple[str, ...] = ()
+    not_checked: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, which has no infinity: None stands for it."""
@@ -141,7 +143,10 @@ class Report:
             found.append(("drop", f"{likely}, {most} (limit {self.limit:g})"))
         elif verdict is not None:
             worst, mean = f"{verdict.worst:.3g} at most", f"{verdict.error:.3g} on average"
-            found.append(("error", f"{worst}, {mean} (limit {self.limit:g})"))
+            found.append(("error", f"{worst}, {mean} of the scale (limit {self.limit:g})"))
+            for name, (rows, of) in verdict.changed.items():
+                words = f"the largest element is another in {rows} of {of} rows"
+                found.append((f"choices of {name}", f"{words}, of no weight in the decision"))
         if self.latency_ms is not None and self.speedup is not None:
             before, after = self.latency_ms
             middle, low, high = self.speedup

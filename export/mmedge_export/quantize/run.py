@@ -18,7 +18,8 @@ from mmedge.bundle import Bundle
 from mmedge.errors import AccuracyError, ExportError, InputError
 from mmedge.pipeline import check_threads
 from mmedge.spec import Tolerance, Variant
-from mmedge.verify import difference
+from mmedge.tolerance import Comparison
+from mmedge_export.coverage import line
 from mmedge_export.graph import save
 from mmedge_export.quantize.calibrate import calibrate
 from mmedge_export.quantize.evaluate import Network
@@ -35,7 +36,8 @@ from mmedge_export.variants import BACKENDS, base_variant
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from mmedge.spec import Array
+    from mmedge.spec import Array, Sample
+    from mmedge_export.quantize.judge import Verdict
     from mmedge_export.quantize.observed import Observed
 
 __all__ = ["SLACK", "quantize"]
@@ -149,6 +151,11 @@ def _quantize(
     phase: Callable[[str, int, int], None],
 ) -> tuple[Bundle, Report]:
     stages = bundle.manifest.in_order()
+    if task.invented:
+        tell(
+            f"judged on made-up samples: {len(task.samples)}, the example and inputs at random; "
+            "give --task, or export with samples, to judge on real ones"
+        )
     tell(f"running the float network on {len(task.samples)} samples")
     network = Network(bundle, threads=threads, backend=backend)
     answers = network.answers(inputs for inputs, _ in task.samples)
@@ -191,6 +198,7 @@ def _quantize(
         bytes_before=sum(stage.bytes_before for stage in reports),
         bytes_after=sum(stage.bytes_after for stage in reports),
         remarks=(*_remarks(task), *_old_stages(works), *smoothed),
+        not_checked=_not_checked(task, verdict),
     )
     if verdict is None:
         return bundle, report
@@ -327,6 +335,7 @@ def _variant(
         {name: _slack(found, base.tolerance) for name, found in stages.items()},
         build=record,
         metrics=metrics,
+        not_checked=report.not_checked,
     )
 
 
@@ -336,37 +345,39 @@ def _slack(found: Tolerance, base: Tolerance) -> Tolerance:
 
 
 def _differences(bundle: Bundle, network: Network) -> tuple[Tolerance, dict[str, Tolerance]]:
-    """Largest difference from the golden samples, relative, and absolute where these are zero.
+    """What the golden samples need (:meth:`mmedge.tolerance.Comparison.least`).
 
     Of the whole network's outputs, and of every stage's on the golden tensors that enter it.
     """
-    whole = Tolerance(0.0, 0.0)
-    stages: dict[str, Tolerance] = {}
+    stages: dict[str, Comparison] = {}
+    whole: dict[str, Comparison] = {}
+
+    def hold(compared: dict[str, Comparison], got: Mapping[str, Array], sample: Sample) -> None:
+        for name, value in got.items():
+            held = compared.setdefault(name, Comparison(Tolerance(0.0, 0.0)))
+            held.add(value, sample.outputs[name])
+
     for sample in bundle.samples():
         tensors = {**sample.inputs, **sample.outputs}
         for run in network.runners.values():
-            for name, value in run(tensors).items():
-                old = stages.get(name, Tolerance(0.0, 0.0))
-                stages[name] = _widened(old, name, value, sample.outputs[name])
-        for name, value in network(sample.inputs).items():
-            whole = _widened(whole, name, value, sample.outputs[name])
-    return whole, stages
-
-
-def _widened(old: Tolerance, name: str, got: Array, golden: Array) -> Tolerance:
-    far, share, _ = difference(got, golden, Tolerance(0.0, 0.0))
-    floats = np.issubdtype(golden.dtype, np.floating)
-    if far == 0.0:
-        return old
-    if floats and np.isfinite(share):
-        return Tolerance(max(old.rtol, share), old.atol)
-    if floats and np.isfinite(far):
-        return Tolerance(old.rtol, max(old.atol, far))
-    raise AccuracyError(
-        f"output {name!r} of the quantised network is not what the golden samples hold: another "
-        "shape, NaN, infinity, or another integer. No device would take it: give the network's "
-        "scores as outputs and not what is decided by them, or keep fp32"
+            hold(stages, run(tensors), sample)
+        hold(whole, network(sample.inputs), sample)
+    ends = [_least(name, held) for name, held in whole.items()]
+    return (
+        Tolerance(max(end.rtol for end in ends), max(end.atol for end in ends)),
+        {name: _least(name, held) for name, held in stages.items()},
     )
+
+
+def _least(name: str, held: Comparison) -> Tolerance:
+    try:
+        return held.least()
+    except AccuracyError as fault:
+        raise AccuracyError(
+            f"output {name!r} of the quantised network is not what the golden samples hold: it "
+            f"{fault}. No device would take it: give the network's scores as outputs and not what "
+            "is decided by them, or keep fp32"
+        ) from fault
 
 
 def _shared(graphs: Mapping[str, ir.Model]) -> dict[str, ir.Model]:
@@ -392,10 +403,28 @@ def _old_stages(works: Sequence[StageWork]) -> tuple[str, ...]:
     )
 
 
-def _remarks(task: Task) -> tuple[str, ...]:
+def _not_checked(task: Task, verdict: Verdict | None) -> tuple[str, ...]:
+    """What the judgement leaves open; empty for a metric on real samples."""
+    found = []
+    if task.invented:
+        found.append(
+            f"real inputs: judged on {len(task.samples)} made-up samples, the example and inputs "
+            "at random"
+        )
     if task.metric is None:
-        return ("no metric was given: judged by how far outputs lie from the network's own",)
-    if task.shared:
+        choices = [
+            f"the largest element of {name!r} is another in {changed} of {rows} rows"
+            for name, (changed, rows) in ({} if verdict is None else verdict.changed).items()
+            if changed
+        ]
+        found.append(
+            "; ".join(["the task: no metric, judged by how far outputs lie apart", *choices])
+        )
+    return tuple(line(text) for text in found)
+
+
+def _remarks(task: Task) -> tuple[str, ...]:
+    if task.metric is not None and task.shared:
         return ("the samples are few: ranges were taken from samples that are judged as well",)
     return ()
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmedge.errors import ExportError
 from mmedge_export import feeds
+from mmedge_export.golden import INVENTED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -32,12 +33,15 @@ class Task:
         metric: ``metric(outputs, targets)``, larger is better; None: outputs are held against the
             network's own.
         shared: whether the calibration samples are among those that are judged.
+        invented: whether the samples are an example and made-up inputs, as export makes them for a
+            network that brings none.
     """
 
     samples: Sequence[tuple[Mapping[str, Array], Any]]
     calibration: Sequence[Mapping[str, Array]]
     metric: Metric | None
     shared: bool = False
+    invented: bool = False
 
     @classmethod
     def of(cls, model: Model, *, calibration: int = CALIBRATION) -> Task:
@@ -73,7 +77,9 @@ class Task:
         if not samples:
             raise ExportError(f"{bundle.path}: no golden samples; export the bundle again")
         inputs = [sample.inputs for sample in samples]
-        return cls([(values, None) for values in inputs], inputs, None, shared=True)
+        invented = bundle.manifest.provenance.get("samples") == INVENTED
+        pairs = [(values, None) for values in inputs]
+        return cls(pairs, inputs, None, shared=True, invented=invented)
 
     @property
     def targets(self) -> list[Any]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from mmedge.errors import AccuracyError, BundleError, ExportError
 from mmedge.spec import Tolerance
-from mmedge.verify import difference
+from mmedge.tolerance import difference
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -188,6 +188,6 @@ def emulate(file: Path) -> Runner:
 
 
 def _relative(got: Array, golden: Array) -> float:
-    """``max |got - golden| / max |golden|``; 0 where the least absolute tolerance covers it."""
-    max_abs, max_rel, _ = difference(got, golden, LEAST)
-    return 0.0 if max_abs <= LEAST.atol else max_rel
+    """Difference as a share of the scale; 0 where the least absolute tolerance covers it."""
+    found = difference(got, golden, LEAST)
+    return 0.0 if found.max_abs <= LEAST.atol else found.max_rel

@@ -140,7 +140,7 @@ def test_switches_turn_single_nodes_on(net, tmp_path_factory, on, form):
     real = Runner(folder / "q.onnx")({"x": X})
     # Adding up in another order moves single values over the edge of a step, more so when a node
     # takes what another rounded.
-    share = 0.1 if len(chosen) == 1 else 0.7
+    share = 0.2 if len(chosen) == 1 else 0.9
     assert error([switched], [real])[0] <= share * error([real], [plain])[0]
 
 

@@ -11,12 +11,9 @@ import pytest
 from graphs import saved
 from onnx import TensorProto, helper, numpy_helper
 
-from mmedge.errors import AccuracyError
-from mmedge.spec import Tolerance
 from mmedge_export.graph import Runner
 from mmedge_export.quantize.evaluate import error
 from mmedge_export.quantize.forms import DYNAMIC, find_sites, prepare, write_form
-from mmedge_export.quantize.run import _widened
 from mmedge_export.quantize.saturate import narrow_nodes
 from mmedge_export.quantize.switched import switches, write_switched
 
@@ -124,14 +121,3 @@ def test_answers_of_another_shape_are_infinitely_far():
     assert error([{"y": np.zeros((0, 4))}], [{"y": np.zeros((2, 4))}]) == [np.inf]
     assert error([{"y": np.zeros((2, 4))}], [{"y": np.zeros((0, 4))}]) == [np.inf]
     assert error([{"y": np.zeros((0, 4))}], [{"y": np.zeros((0, 4))}]) == [0.0]
-
-
-def test_another_integer_is_within_no_tolerance():
-    exact, golden = Tolerance(0.0, 0.0), np.array([3])
-    assert _widened(exact, "y", golden, golden) == exact
-    with pytest.raises(AccuracyError, match="another integer"):
-        _widened(exact, "y", np.array([4]), golden)
-    zeros = np.zeros(2, np.float32)
-    assert _widened(exact, "y", zeros + np.float32(0.25), zeros) == Tolerance(0.0, 0.25)
-    ones = zeros + np.float32(1)
-    assert _widened(exact, "y", ones * np.float32(1.25), ones) == Tolerance(0.25, 0.0)

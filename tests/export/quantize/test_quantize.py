@@ -91,7 +91,8 @@ def test_the_report_says_what_was_judged(made):
     assert report.samples == 5
     assert report.attempts == 1
     words = dict(report.summary())
-    assert "judged by how far outputs lie" in words["remark"]
+    assert "remark" not in words
+    assert any(text.startswith("the task: no metric") for text in report.not_checked)
     assert words["variant"] == "ort-int8-cpu"
     assert len(report.rows()) == len(report.stages)
     assert sum(stage.bytes_after for stage in report.stages) == report.bytes_after

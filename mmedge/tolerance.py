@@ -1,0 +1,428 @@
+"""How far an output lies from what it should be, and whether that is near enough.
+
+The one rule of parity, verification, engines and the gate; docs/bundle.md states it for other
+readers of a bundle. What an element may differ by is a share of a *scale*, and one scale for a
+tensor would be wrong twice: a mask that is filled with -1e9 would excuse everything beside it, and
+boxes in pixels would excuse class scores in the same tensor. So fill values leave the scale, and
+channels of another magnitude have a scale of their own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mmedge.errors import AccuracyError
+from mmedge.spec import Tolerance
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from mmedge.spec import Array
+
+    Floats = NDArray[np.float64]
+
+__all__ = ["FLOOR", "Comparison", "Difference", "difference"]
+
+#: A share of the tensor's scale that every channel is granted: float32's rounding (2**-24), 16
+#: times. A small channel that is the difference of large numbers has that much noise. Rows are
+#: computed apart and get nothing of each other's.
+FLOOR = 1e-6
+
+#: Scales of channels that are this many times apart are of another magnitude.
+APART = 10.0
+
+#: Elements that say so, at the least: of fewer, all may be small by chance.
+EVIDENCE = 4
+
+#: A fill value is this many times larger than all that is none; ``FAR`` where its value alone does
+#: not give it away, and it is the same in both tensors bit for bit.
+OUTLYING, FAR = 10.0, 1e3
+
+#: Smallest fill value with one or two digits (-50, -100, 255), and smallest power of ten that has
+#: been added to a value: -1e4 + 3.2 fills as well.
+_ROUND, _POWER = 50.0, 1e3
+
+#: Largest numbers of float16, bfloat16, float32 and float64, which masks are filled with.
+_EXTREMES = (65504.0, 3.3895313892515355e38, 3.4028234663852886e38, 1.7976931348623157e308)
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Worst difference of one output from its reference over what was compared.
+
+    Attributes:
+        max_abs: ``max |got - golden|``.
+        max_rel: largest difference as a share of the scale of its place; infinite where that is 0.
+        limit_used: largest share of the tolerance that an element takes (pass: <= 1).
+        scale: what the difference that takes most of its limit is held against.
+        where: what has that scale, in words; empty for the whole tensor.
+        reason: set where figures do not tell what is wrong.
+    """
+
+    max_abs: float
+    max_rel: float
+    limit_used: float
+    scale: float = 0.0
+    where: str = ""
+    reason: str = ""
+
+    @property
+    def passes(self) -> bool:
+        """Whether it lies within the tolerance. NaN never does."""
+        return self.limit_used <= 1.0
+
+    def __str__(self) -> str:
+        if self.reason:
+            return self.reason
+        if not np.isfinite(self.max_rel):
+            return f"differs by up to {self.max_abs:.3g} where it should be zero throughout"
+        of = f"the scale of {self.where}, {self.scale:.3g}" if self.where else "its largest value"
+        return f"differs by up to {self.max_abs:.3g}, {self.max_rel:.2g} of {of}"
+
+
+def difference(got: Array, golden: Array, tolerance: Tolerance) -> Difference:
+    """How far ``got`` lies from ``golden``, both one output of one run.
+
+    Integers and booleans must be equal. Another shape or dtype, or NaN or Inf where the golden
+    value has another, is infinitely far.
+    """
+    compared = Comparison(tolerance)
+    compared.add(got, golden)
+    return compared.result()
+
+
+class Comparison:
+    """One output held against its reference over any number of samples.
+
+    The scale of a channel is that of all samples together: that a channel is small is no accident
+    of one.
+
+    Args:
+        tolerance: what is allowed.
+    """
+
+    def __init__(self, tolerance: Tolerance) -> None:
+        self._tolerance = tolerance
+        self._worst = Difference(0.0, 0.0, 0.0)
+        self._max_abs = 0.0
+        self._size = 0.0
+        self._least = (0.0, 0.0)
+        self._channels: dict[int, _Slices] = {}
+        self._rank: int | None = None
+
+    def add(self, got: Array, golden: Array) -> None:
+        """Compare one sample."""
+        found = self._fault(got, golden)
+        if found is None:
+            found = self._floats(got, golden)
+            rtol, atol = self._least
+            if np.isfinite(found.max_rel):
+                self._least = max(rtol, found.max_rel), atol
+            else:
+                self._least = rtol, max(atol, found.max_abs)
+        self._worst = _worse(self._worst, found)
+        self._max_abs = max(self._max_abs, found.max_abs)
+
+    def result(self) -> Difference:
+        """The worst of all that was added."""
+        worst = self._worst
+        if worst.reason:
+            return worst
+        for axis, slices in self._axes():
+            worst = _worse(worst, self._slices(slices, slices.errors, _name(axis, self._rank)))
+        # One row of figures: the largest of each, and the place that takes most of its limit.
+        return Difference(
+            self._max_abs, worst.max_rel, worst.limit_used, worst.scale, worst.where, worst.reason
+        )
+
+    def relative(self, got: Array, golden: Array) -> float:
+        """Largest difference of one sample as a share of its scale, by the scales of all."""
+        found = self._fault(got, golden)
+        if found is not None:
+            return found.max_rel
+        alone = Comparison(self._tolerance)
+        found = alone._floats(got, golden)
+        largest = found.max_rel
+        for axis, slices in self._axes():
+            mine = alone._channels[axis].errors
+            largest = max(largest, self._slices(slices, mine, "").max_rel)
+        return largest
+
+    def least(self) -> Tolerance:
+        """The smallest tolerance that holds all that was added.
+
+        The share is what the whole tensor's scale needs. Channels of another magnitude that need
+        more get it as an absolute difference, which is little beside that scale: a share as wide as
+        a channel that is lost needs would hold nothing else to anything.
+
+        Raises:
+            AccuracyError: no tolerance holds it: another shape or dtype, other integers, or NaN or
+                infinity where there is none.
+        """
+        worst = self._worst
+        if worst.reason:
+            raise AccuracyError(worst.reason)
+        rtol, atol = self._least
+        for _axis, slices in self._axes():
+            allowed = np.maximum(rtol * slices.scales(), min(FLOOR, rtol) * self._size)
+            atol = max(atol, float(np.max(slices.errors - allowed)))
+        return Tolerance(rtol, atol)
+
+    def _axes(self) -> list[tuple[int, _Slices]]:
+        return [(axis, slices) for axis, slices in self._channels.items() if slices.fixed]
+
+    def _fault(self, got: Array, golden: Array) -> Difference | None:
+        """What is wrong or right without a tolerance; None where floats are to be compared."""
+        if got.shape != golden.shape or got.dtype != golden.dtype:
+            reason = (
+                f"is {got.dtype} {list(got.shape)}, expected {golden.dtype} {list(golden.shape)}"
+            )
+            return Difference(np.inf, np.inf, np.inf, reason=reason)
+        if got.size == 0:
+            return Difference(0.0, 0.0, 0.0)
+        if np.issubdtype(golden.dtype, np.floating):
+            special = ~np.isfinite(golden)
+            if np.array_equal(got[special], golden[special], equal_nan=True) and (
+                np.isfinite(got[~special]).all()
+            ):
+                return None
+            return Difference(
+                np.inf,
+                np.inf,
+                np.inf,
+                reason="has NaN or infinities where the reference has not, or the other way round",
+            )
+        wrong = int(np.count_nonzero(got != golden))
+        if not wrong:
+            return Difference(0.0, 0.0, 0.0)
+        a, b = got.astype(np.float64), golden.astype(np.float64)
+        # Beyond 2**53 float64 cannot tell two integers apart, but they differ by one at least.
+        far, size = max(float(np.max(np.abs(a - b))), 1.0), float(np.max(np.abs(b)))
+        reason = f"differs in {wrong} of {got.size} elements"
+        return Difference(far, far / size if size else np.inf, np.inf, size, reason=reason)
+
+    def _floats(self, got: Array, golden: Array) -> Difference:
+        finite = np.isfinite(golden)
+        whole = bool(finite.all())
+        b = golden.astype(np.float64) if whole else np.where(finite, golden, 0).astype(np.float64)
+        a = got.astype(np.float64) if whole else np.where(finite, got, 0).astype(np.float64)
+        with np.errstate(over="ignore"):
+            errors = np.abs(a - b)
+        sizes = np.abs(b)
+        fill = _fills(sizes, got == golden)
+        found = Difference(0.0, 0.0, 0.0)
+        if fill is not None:
+            at = errors[fill]
+            if at.any():
+                scale = sizes[fill]
+                shares = at / scale
+                limits = self._tolerance.atol + self._tolerance.rtol * scale
+                place = int(np.argmax(_over(at, limits)))
+                found = Difference(
+                    float(at.max()), float(shares.max()), float(_over(at, limits)[place]),
+                    float(scale[place]), "its fill values",
+                )  # fmt: skip
+            errors, sizes = np.where(fill, 0.0, errors), np.where(fill, 0.0, sizes)
+            b = np.where(fill, 0.0, b)
+        size, far = float(sizes.max()), float(errors.max())
+        self._size = max(self._size, size)
+        limit = self._tolerance.atol + self._tolerance.rtol * size
+        found = _worse(
+            found,
+            Difference(far, _share(far, size), _share(far, limit), size),
+        )
+        if self._rank not in (None, golden.ndim):
+            self._channels.clear()
+        self._rank = golden.ndim
+        for axis in _channel_axes(golden.ndim):
+            slices = _Slices.of(axis, errors, sizes, b)
+            old = self._channels.get(axis)
+            self._channels[axis] = slices if old is None else old.merged(slices)
+        if golden.ndim > 1 and golden.shape[0] > 1 and far > 0.0:
+            rows = _Slices.of(0, errors, sizes, b)
+            found = _worse(found, self._slices(rows, rows.errors, "row", size=0.0))
+        return found
+
+    def _slices(
+        self, slices: _Slices, errors: Floats, what: str, *, size: float | None = None
+    ) -> Difference:
+        """The slice that takes most of its limit."""
+        if not errors.any():
+            return Difference(0.0, 0.0, 0.0)
+        scales = slices.scales()
+        least = min(FLOOR, self._tolerance.rtol) * (self._size if size is None else size)
+        limits = self._tolerance.atol + np.maximum(self._tolerance.rtol * scales, least)
+        used = _over(errors, limits)
+        place = int(np.argmax(used))
+        where = f"{what} {place}" if scales[place] < slices.sizes.max() else ""
+        return Difference(
+            float(errors.max()),
+            float(_over(errors, scales).max()),
+            float(used[place]),
+            float(scales[place]),
+            where,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Slices:
+    """Of every slice along one axis: largest error, largest size, smallest value, and some sizes.
+
+    ``seen`` holds up to :data:`EVIDENCE` sizes of each slice, no two alike and none 0, and NaN
+    where there are fewer: rows that are repeated to another batch size say nothing new. ``fixed``
+    is False once samples had other numbers of slices: those are no channels.
+    """
+
+    errors: Floats
+    sizes: Floats
+    least: Floats
+    seen: Floats
+    fixed: bool = True
+
+    @classmethod
+    def of(cls, axis: int, errors: Floats, sizes: Floats, values: Floats) -> _Slices:
+        others = tuple(i for i in range(sizes.ndim) if i != axis)
+        largest = sizes.max(others)
+        seen = np.full((len(largest), EVIDENCE), np.nan)
+        if largest.min() * APART <= largest.max():
+            flat = np.moveaxis(sizes, axis, 0).reshape(len(largest), -1)
+            places = np.linspace(0, flat.shape[1] - 1, min(flat.shape[1], 2 * EVIDENCE))
+            for place in places.astype(int):
+                _note(seen, flat[:, place])
+        return cls(errors.max(others), largest, values.min(others), seen)
+
+    def merged(self, other: _Slices) -> _Slices:
+        if not self.fixed or self.sizes.shape != other.sizes.shape:
+            return _Slices(other.errors, other.sizes, other.least, other.seen, fixed=False)
+        seen = self.seen.copy()
+        if np.isnan(seen).any():
+            for column in other.seen.T:
+                _note(seen, column)
+        return _Slices(
+            np.maximum(self.errors, other.errors),
+            np.maximum(self.sizes, other.sizes),
+            np.minimum(self.least, other.least),
+            seen,
+        )
+
+    def scales(self) -> Floats:
+        """The scale of every slice.
+
+        Slices in order of size fall into groups where one is :data:`APART` times smaller than the
+        one before; the scale of each is its group's largest. Two groups are one where what is
+        below the gap is of fewer than :data:`EVIDENCE` sizes, or where all holds nothing but
+        shares, from 0 to 1: a class that is never likely is no smaller a thing than one that is.
+        A slice that is nearly zero throughout says nothing of its scale, and has the smallest.
+        """
+        sizes = self.sizes
+        largest = float(sizes.max())
+        order = np.argsort(-sizes, kind="stable")
+        ranked = sizes[order]
+        known = int(np.count_nonzero(ranked > FLOOR * largest))
+        if known < 2 or ranked[known - 1] * APART > largest:
+            return np.full(sizes.shape, largest)
+        below = np.cumsum(np.count_nonzero(self.seen[order][:known] > 0, 1)[::-1])[::-1]
+        share = (self.least >= 0.0) & (sizes <= 1.0)
+        shares = np.cumprod(share[order][:known][::-1])[::-1]  # all from here on
+        scales = np.empty_like(ranked)
+        scale, shared = largest, bool(shares[0])
+        for place in range(known):
+            if (
+                place
+                and ranked[place] * APART <= ranked[place - 1]
+                and below[place] >= EVIDENCE
+                and not shared
+            ):
+                scale, shared = float(ranked[place]), bool(shares[place])
+            scales[place] = scale
+        scales[known:] = scale
+        result = np.empty_like(scales)
+        result[order] = scales
+        return result
+
+
+def _note(seen: Floats, sizes: Floats) -> None:
+    """Put the size of every slice among those that were seen of it, if it is new and none is 0."""
+    new = (sizes > 0) & ~(seen == sizes[:, None]).any(1)
+    free = np.isnan(seen)
+    slices = np.flatnonzero(new & free.any(1))
+    seen[slices, free[slices].argmax(1)] = sizes[slices]
+
+
+def _channel_axes(rank: int) -> tuple[int, ...]:
+    """The axes along which magnitudes may differ by meaning: the last, and the one after batch."""
+    if rank == 0:
+        return ()
+    return (rank - 1,) if rank < 3 else (1, rank - 1)
+
+
+def _name(axis: int, rank: int | None) -> str:
+    return "channel" if rank is not None and axis == rank - 1 else f"axis {axis} at"
+
+
+def _fills(sizes: Floats, equal: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
+    """Which elements are fill values, by their magnitudes; None where there are none.
+
+    A fill value outlies all that is none, by a factor of :data:`OUTLYING` where it looks like one:
+    a number of one or two digits, one that -1e4 or a larger power of ten was added to, or the
+    largest of a dtype. By :data:`FAR` anything does that is the same on both sides.
+    """
+    largest = float(sizes.max())
+    if largest < _ROUND:
+        return None
+    others = float(np.max(sizes, where=~equal, initial=0.0))
+    if others * FAR > largest or not others:
+        # Anything else than the look of the largest is settled.
+        _, alike = _looks(np.array([largest]))
+        if not alike[0]:
+            return None
+    exact, alike = _looks(sizes)
+    factor = np.where(alike, OUTLYING, np.where(equal, FAR, np.inf))
+    factor[sizes == 0] = np.inf
+    # What is near to what surely is no fill value is none either, and so on.
+    rest = float(np.max(sizes, where=np.isinf(factor), initial=0.0))
+    while True:
+        # Beside nothing but zeros only a value of its own look is known to outlie.
+        fill = (sizes >= factor * rest) & ~np.isinf(factor) if rest else exact
+        others = float(np.max(sizes, where=~fill, initial=0.0))
+        if others <= rest:
+            return fill if fill.any() else None
+        rest = others
+
+
+def _looks(sizes: Floats) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which magnitudes are powers of ten or extremes, and which look like fill values at all."""
+    exact = np.isin(sizes, _EXTREMES)
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+        exponent = np.floor(np.log10(sizes, out=np.zeros_like(sizes), where=sizes > 0))
+        unit = 10.0 ** (exponent - 1)
+        two_digits = np.round(sizes / unit) * unit
+        # As far as float32 holds such a number.
+        plain = (sizes >= _ROUND) & (np.abs(sizes - two_digits) <= 2.0**-23 * sizes)
+        power = 10.0 ** np.round(np.log10(sizes, out=np.zeros_like(sizes), where=sizes > 0))
+        near = (power >= _POWER) & (np.abs(sizes - power) <= 0.01 * power)
+    exact |= near & plain
+    return exact, exact | near | plain
+
+
+def _worse(a: Difference, b: Difference) -> Difference:
+    worst = b if b.limit_used > a.limit_used else a
+    return Difference(
+        max(a.max_abs, b.max_abs), max(a.max_rel, b.max_rel), worst.limit_used, worst.scale,
+        worst.where, worst.reason,
+    )  # fmt: skip
+
+
+def _over(errors: Floats, limits: Floats) -> Floats:
+    """``errors / limits``: 0 where there is no error, infinite where nothing is allowed."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(errors > 0.0, errors / limits, 0.0)
+
+
+def _share(far: float, of: float) -> float:
+    if far == 0.0:
+        return 0.0
+    return far / of if of else np.inf
