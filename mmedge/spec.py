@@ -306,6 +306,11 @@ class Manifest:
     samples: int = 0
     schema_version: int = SCHEMA_VERSION
 
+    def open_questions(self, *variants: Variant) -> tuple[str, ...]:
+        """What was not checked of the bundle, and of ``variants``, a line each."""
+        own = (f"{variant.id}: {text}" for variant in variants for text in variant.not_checked)
+        return (*self.not_checked, *own)
+
     def inputs(self) -> dict[str, TensorSpec]:
         """Inputs of the whole network by name, in the modalities' order."""
         specs = {spec.name: spec for stage in self.stages for spec in stage.inputs}

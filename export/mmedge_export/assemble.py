@@ -154,7 +154,7 @@ def export(
         values = feeds.example(model)
         outputs = network.repeated(values, tolerance)
         if not allow_nan:
-            check_outputs(outputs, "the example")
+            check_outputs(model, outputs, "the example")
         absent = absences(model, run, outputs, leave)
         seen: dict[str, Range] = {}
         given = _ranged(model, checked(model), seen)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mmedge.errors import ExportError
+from mmedge_export.onnx_rules import refusal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -38,16 +39,19 @@ def broken_weights(model: Model) -> list[str]:
     return [name for name, fault in _weights(model) if fault]
 
 
-def check_outputs(outputs: Mapping[str, Array], what: str) -> None:
+def check_outputs(model: Model, outputs: Mapping[str, Array], what: str) -> None:
     """Raise ExportError where the network's own answers to ``what`` have NaN."""
     broken = [name for name, value in outputs.items() if has_nan(value)]
     if broken:
         share = float(np.isnan(outputs[broken[0]]).mean())
-        raise ExportError(
+        fault = (
             f"output {broken[0]!r} of the network is NaN for {what} ({share:.0%} of its elements): "
             "nothing could be compared there. Give an example and samples that the network answers "
             "(a mask with nothing valid gives NaN), mend the network, or say that it is meant: "
             "--allow-nan, allow_nan=True"
+        )
+        raise (
+            refusal(fault, "not-a-number") if isinstance(model.module, Path) else ExportError(fault)
         )
 
 

@@ -93,7 +93,7 @@ def golden(
     for number, inputs in enumerate(islice(given, limit)):
         outputs = run(inputs)
         if not allow_nan:
-            check_outputs(outputs, f"sample {number}")
+            check_outputs(model, outputs, f"sample {number}")
         found.append(Sample(inputs, outputs))
     if not found:
         raise ExportError("samples are empty; give at least one, or None to have them generated")

@@ -330,6 +330,7 @@ def facts(pipe: Pipeline) -> dict[str, Any]:
         "variant": variant.id,
         "attention": {stage: str(found) for stage, found in pipe.attention.items()},
         "metric": _metric(variant),
+        "not_checked": list(bundle.manifest.open_questions(variant)),
         "size_bytes": _size(bundle, variant),
     }
 

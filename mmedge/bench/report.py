@@ -82,6 +82,7 @@ class Report:
         accuracy: worst differences against the golden samples, checked before timing.
         metric: ``value`` of the task metric, its ``name``, the ``drop`` from the full-precision
             network and the ``drop_bound``, as the bundle states them; None where it does not.
+        not_checked: what the bundle's proof, and the variant's, leaves open, a line each.
         size_bytes: of the variant's files.
         ages_ms: summary by modality of the age of what a result used (stream runs).
         drops: by modality, how many samples were dropped for which reason (stream runs).
@@ -117,6 +118,7 @@ class Report:
     attention: Mapping[str, str] = field(default_factory=dict)
     accuracy: Mapping[str, Any]
     metric: Mapping[str, Any] | None = None
+    not_checked: Sequence[str] = field(default_factory=list)
     size_bytes: int | None = None
     ages_ms: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     drops: Mapping[str, Mapping[str, int]] = field(default_factory=dict)

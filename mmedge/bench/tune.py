@@ -29,7 +29,11 @@ TIE = 0.03
 
 
 def tune(
-    bundle: Bundle, *, threads: int | None = None, tell: Callable[[str], None] | None = None
+    bundle: Bundle,
+    *,
+    threads: int | None = None,
+    tell: Callable[[str], None] | None = None,
+    leave: Callable[[str], None] | None = None,
 ) -> tuple[Bundle, dict[str, tuple[float, int]]]:
     """Time every variant that this CPU runs, and write that into the manifest.
 
@@ -39,14 +43,16 @@ def tune(
     :meth:`mmedge.bundle.Bundle.select`, the second is what :func:`mmedge.load` takes on a machine
     of as many cores.
 
-    A variant that does not load or verify here is left out. A variant is in memory once for each
-    number of threads while these are timed, and all variants at once after that.
+    Every variant is verified with each number of threads before it is timed with it: what does not
+    load or verify so is left out, however fast. A variant is in memory once for each number of
+    threads while these are timed, and all variants at once after that.
 
     Args:
         bundle: with golden samples, open; it is closed.
         threads: most intra-op threads of a stage to try; None: one for each core. With fewer than
             there are cores only ``latency_ms`` is kept.
         tell: told what is being done, a line at a time.
+        leave: told what is left out and why, a line at a time; None: ``tell`` is.
 
     Returns:
         The new bundle, open, and by the variant's id the milliseconds of a call, and the threads.
@@ -62,7 +68,7 @@ def tune(
     if most is None:
         most = cores
     try:
-        found = _measure(bundle, thread_counts(most), say)
+        found = _measure(bundle, thread_counts(most), say, leave or say)
     except BaseException:
         bundle.close()
         raise
@@ -79,7 +85,10 @@ def tune(
 
 
 def _measure(
-    bundle: Bundle, counts: list[int], say: Callable[[str], None]
+    bundle: Bundle,
+    counts: list[int],
+    say: Callable[[str], None],
+    leave: Callable[[str], None],
 ) -> dict[str, tuple[float, int]]:
     """Milliseconds and threads by the id of each variant that runs here and is right."""
     path, device = str(bundle.path), probe()
@@ -92,24 +101,33 @@ def _measure(
     for variant in bundle.manifest.variants:
         if variant.target != "cpu" or variant.reject_reason(device) is not None:
             continue
-        try:
-            _check(path, variant)
-        except MMEdgeError as error:
-            say(f"{variant.id}: left out: {error}")
+        right = []
+        for count in counts:
+            try:
+                _check(path, variant, count)
+            except MMEdgeError as error:
+                threads = "1 thread" if count == 1 else f"{count} threads"
+                leave(f"{variant.id} with {threads}: left out: {error}")
+            else:
+                right.append(count)
+        if not right:
             continue
-        if len(counts) > 1:
-            say(f"{variant.id}: timing it with {', '.join(map(str, counts))} threads")
-        cells.append((variant, _best(path, variant, counts)))
+        if len(right) > 1:
+            say(f"{variant.id}: timing it with {', '.join(map(str, right))} threads")
+        cells.append((variant, _best(path, variant, right)))
     if len(cells) > 1:
         say("timing the variants in processes of their own")
     times = time_apart(path, cells) if cells else []
     return {variant.id: (ms, count) for (variant, count), ms in zip(cells, times, strict=True)}
 
 
-def _check(path: str, variant: Variant) -> None:
-    """See that it loads, and computes what it should: no speed makes up for that."""
+def _check(path: str, variant: Variant, threads: int) -> None:
+    """See that it loads, and computes what it should: no speed makes up for that.
+
+    With so many threads: kernels cut their work by them, and some are wrong with some numbers only.
+    """
     chosen = (variant.backend, variant.precision, variant.target)
-    with load(path, *chosen, allow_unverified=True) as pipe:
+    with load(path, *chosen, threads=threads, allow_unverified=True) as pipe:
         verify(pipe).check()
 
 

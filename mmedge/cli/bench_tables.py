@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mmedge.cli.console import number, table, warn
+from mmedge.cli.console import list_not_checked, number, table, warn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -51,6 +51,7 @@ def show(report: Report) -> None:
     _show_stream(report)
     _show_variants(report)
     table("this machine", ("figure", "value"), list(_machine(report)))
+    list_not_checked(report.not_checked)
     for remark in _remarks(report):
         warn(remark)
 

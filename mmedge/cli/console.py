@@ -206,7 +206,7 @@ def list_not_checked(lines: Sequence[str]) -> None:
     """What was not checked, as a list on stdout under that title; an empty one prints nothing."""
     if not lines:
         return
-    console = Console(highlight=False)
+    console = stdout()
     console.print("Not checked", style="bold")
     for line in lines:
         console.print(f"  - {line}", markup=False, soft_wrap=True)

@@ -15,6 +15,7 @@ from mmedge.cli.console import (
     BundleArgument,
     JsonOption,
     emit_json,
+    list_not_checked,
     number,
     stdout,
     table,
@@ -143,6 +144,7 @@ def _print(
         ("what", "value"),
         [("golden samples", manifest.samples), *manifest.provenance.items()],
     )
+    list_not_checked(manifest.open_questions(*manifest.variants))
 
 
 def _print_attention(attention: Mapping[str, Mapping[str, int]]) -> None:

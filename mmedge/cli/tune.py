@@ -33,10 +33,14 @@ def tune(
         if not opened.manifest.samples:
             opened.close()
             raise BundleError(f"{bundle}: no golden samples to call it with; export it again")
-        made, found = find(opened, threads=threads, tell=say)
+        left_out: list[str] = []
+        made, found = find(opened, threads=threads, tell=say, leave=left_out.append)
         made.close()
         if not found:
-            raise NoVariantError(f"{bundle}: no variant of it runs and verifies on this CPU")
+            why = "; ".join(left_out)
+            raise NoVariantError(
+                f"{bundle}: no variant of it runs and verifies on this CPU" + (why and f": {why}")
+            )
     if as_json:
         emit_json(
             {
@@ -45,6 +49,7 @@ def tune(
                     name: {"latency_ms": ms, "threads": count}
                     for name, (ms, count) in found.items()
                 },
+                "left_out": left_out,
             }
         )
         return
@@ -53,3 +58,9 @@ def tune(
         for name, (ms, count) in sorted(found.items(), key=lambda item: item[1])
     ]
     table(f"{target.shown}: fastest first", ("variant", "ms a call here", "threads"), rows)
+    if left_out:
+        table(
+            "left out: computes something else here, or does not load",
+            ("what",),
+            [(line,) for line in left_out],
+        )

@@ -17,6 +17,7 @@ from mmedge.bundle import Bundle
 from mmedge.cli.app import build_app
 from mmedge.device import probe
 from mmedge.errors import AccuracyError, BundleError, NoVariantError
+from mmedge.pipeline import Pipeline
 
 CORES = 4
 
@@ -109,7 +110,7 @@ def test_some_of_the_cores_tell_nothing_of_the_others(bundle, clock):
 def test_a_variant_that_is_wrong_here_is_left_out(bundle, clock, monkeypatch):
     clock.update({1: 1.0, 2: 0.5, 4: 0.9})
 
-    def wrong(path, variant):
+    def wrong(path, variant, threads):
         raise AccuracyError("it computes something else")
 
     monkeypatch.setattr(tuning, "_check", wrong)
@@ -120,6 +121,29 @@ def test_a_variant_that_is_wrong_here_is_left_out(bundle, clock, monkeypatch):
     assert any("left out: it computes something else" in line for line in told)
     done = CliRunner().invoke(build_app(), ["tune", str(bundle)])
     assert isinstance(done.exception, NoVariantError)
+
+
+def test_a_number_of_threads_that_computes_something_else_is_not_recorded(
+    bundle, clock, monkeypatch
+):
+    """As OpenVINO's int8 did: right with one thread, wrong with two, which was faster."""
+    clock.update({1: 1.0, 2: 0.5, 4: 0.9})
+    run_stage = Pipeline.run_stage
+
+    def off(self, stage, feeds):
+        outputs = run_stage(self, stage, feeds)
+        return {n: v * 2 for n, v in outputs.items()} if self.threads == 2 else outputs
+
+    monkeypatch.setattr(Pipeline, "run_stage", off)
+    left_out = []
+    made, found = tune(Bundle.open(bundle), leave=left_out.append)
+    with made:
+        assert found
+        assert {count for _, count in found.values()} == {4}
+        assert all(v.metrics.get("threads", 4) == 4 for v in made.manifest.variants)
+    assert len(left_out) == len(found)
+    assert all("with 2 threads: left out: variant" in line for line in left_out)
+    assert all("differs from the golden samples by" in line for line in left_out)
 
 
 def test_a_folder_that_cannot_be_written_to_is_told_before_anything_is_timed(bundle, monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import onnx
 import pytest
@@ -72,6 +73,50 @@ def test_an_altered_stage_is_named(sums, tmp_path):
     )
     assert done.returncode == 1
     assert json.loads(done.stdout)["ok"] is False
+
+
+def command(*words):
+    done = subprocess.run(
+        [sys.executable, "-m", "mmedge", "verify", *map(str, words)], capture_output=True, text=True
+    )
+    return done.returncode, done.stdout
+
+
+def test_every_variant_that_runs_here_is_verified_and_the_others_are_named(sums, tmp_path):
+    path = rewrite(sums, tmp_path / "two.mmedge")
+    with Bundle.open(path) as bundle:
+        (base, *_) = bundle.manifest.variants
+        files = {"onnx/fusion.onnx": bytes(bundle.read("onnx/fusion.onnx"))}
+        scale_text(files)
+        own = {**base.files, "fusion": "onnx/int8.onnx"}
+        wrong = replace(base, precision="int8", files=own, not_checked=("real inputs",))
+        away = replace(base, precision="fp16", target="sm_999")
+        bundle.with_variant(wrong, {"onnx/int8.onnx": files["onnx/fusion.onnx"]}).close()
+    with Bundle.open(path) as bundle:
+        bundle.with_variant(away, {}).close()
+    code, out = command(path, "--precision", "fp32", "--json")
+    said = json.loads(out)
+    assert (code, said["ok"]) == (0, True)
+    assert f"variant {wrong.id}: not asked for; --all checks it" in said["not_checked"]
+    assert any(
+        line.startswith(f"variant {away.id}: made for sm_999") for line in said["not_checked"]
+    )
+    code, out = command(path, "--all", "--json")
+    said = json.loads(out)
+    assert (code, said["ok"]) == (1, False)
+    assert {row["variant"]: row["ok"] for row in said["variants"]} == {
+        base.id: True,
+        wrong.id: False,
+    }
+    assert f"{wrong.id}: real inputs" in said["not_checked"]
+    assert any(
+        line.startswith(f"variant {away.id}: made for sm_999") for line in said["not_checked"]
+    )
+    code, out = command(path, "--all")
+    assert code == 1
+    assert "OFF" in out
+    assert "Not checked" in out
+    assert command(path, "--all", "--precision", "fp32")[0] == 0
 
 
 def test_without_golden_samples_nothing_is_verified(sums, tmp_path):
