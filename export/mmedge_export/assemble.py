@@ -34,14 +34,11 @@ from mmedge_export.coverage import (
     Coverage,
     beyond,
     least_integer,
-    line,
     to_vary,
     variations,
 )
 from mmedge_export.finite import check_outputs, check_weights
 from mmedge_export.golden import (
-    INVENTED,
-    NOT_RUN,
     SAMPLES,
     absences,
     checked,
@@ -51,6 +48,7 @@ from mmedge_export.golden import (
 )
 from mmedge_export.graph import Graph, precision
 from mmedge_export.loader import load_source
+from mmedge_export.open_questions import INVENTED, NOT_RUN, line
 from mmedge_export.passes.guard_division import GuardDivisionPass
 from mmedge_export.reference import open_reference
 from mmedge_export.source import Model

@@ -27,9 +27,10 @@ from mmedge_export.cli_quantize import (
     refuse_metric_limits,
 )
 from mmedge_export.example_file import read_example
-from mmedge_export.golden import INVENTED, NOT_RUN, SAMPLES
+from mmedge_export.golden import SAMPLES
 from mmedge_export.install import installed
 from mmedge_export.loader import load_source
+from mmedge_export.open_questions import INVENTED, NOT_RUN
 from mmedge_export.quantize.limits import PRECISIONS
 
 if TYPE_CHECKING:

@@ -15,6 +15,7 @@ import numpy as np
 from mmedge.errors import ExportError
 from mmedge_export import feeds
 from mmedge_export.finite import has_nan
+from mmedge_export.open_questions import line
 from mmedge_export.parity import Case
 
 if TYPE_CHECKING:
@@ -26,23 +27,12 @@ if TYPE_CHECKING:
     from mmedge_export.source import Model
 
 __all__ = [
-    "LONGEST",
     "Coverage",
     "beyond",
     "least_integer",
-    "line",
     "to_vary",
     "variations",
 ]
-
-#: Characters of a line of what was not checked.
-LONGEST = 240
-
-
-def line(text: str) -> str:
-    """``text`` as one printable line of :data:`LONGEST` characters at most."""
-    words = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    return words if len(words) <= LONGEST else words[: LONGEST - 4] + " ..."
 
 
 class Coverage:

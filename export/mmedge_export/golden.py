@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 __all__ = [
     "EVERY",
     "GENERATED",
-    "INVENTED",
-    "NOT_RUN",
     "SAMPLES",
     "RepeatabilityError",
     "Run",
@@ -39,12 +37,6 @@ __all__ = [
 
 #: Samples that a bundle takes from its model as golden ones, unless asked otherwise.
 SAMPLES = 16
-
-#: ``provenance["samples"]`` of a bundle whose golden samples are the example and made-up inputs.
-INVENTED = "invented"
-
-#: What a variant leaves open that export could not run, as none for CUDA: export runs on the CPU.
-NOT_RUN = "not run where it was made"
 
 #: Golden samples of a model that brings none: its example, and random inputs of the same kind.
 GENERATED = 4

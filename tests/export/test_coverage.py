@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from mmedge.errors import ExportError
 from mmedge_export import Input, Model, export, feeds
-from mmedge_export.coverage import Coverage, least_integer, line
+from mmedge_export.coverage import Coverage, least_integer
+from mmedge_export.open_questions import line
 from mmedge_export.parity import Case
 
 RNG = np.random.default_rng(0)

@@ -19,8 +19,8 @@ from mmedge.errors import AccuracyError, ExportError, InputError
 from mmedge.pipeline import check_threads
 from mmedge.spec import Tolerance, Variant
 from mmedge.tolerance import Comparison
-from mmedge_export.coverage import line
 from mmedge_export.graph import save
+from mmedge_export.open_questions import line
 from mmedge_export.quantize.calibrate import calibrate
 from mmedge_export.quantize.evaluate import Network
 from mmedge_export.quantize.forms import SCALES_BY_AXIS, untype

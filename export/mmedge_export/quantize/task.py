@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmedge.errors import ExportError
 from mmedge_export import feeds
-from mmedge_export.golden import INVENTED
+from mmedge_export.open_questions import INVENTED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
