@@ -124,6 +124,8 @@ class Pipeline:
                 else:
                     self._others.append(loaded)
             self._parts = ("inputs", *(stage.name for stage in self._stages), "outputs")
+            # Backends opened files by their paths: were they those that were checked?
+            bundle.check_unchanged()
             # A process that is killed cleans nothing up: what was unpacked goes as soon as it can.
             bundle.release()
         except MMEdgeError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from mmedge.bundle.directory import Directory
+from mmedge.bundle.place import left_behind
 from mmedge.bundle.zipped import Zipped
 from mmedge.errors import BundleError
 
@@ -77,7 +78,10 @@ def open_archive(path: Path) -> Archive:
         if real.is_file():
             return Zipped(real)
     except FileNotFoundError as error:
-        raise BundleError(f"{path}: no such file or folder") from error
-    except (OSError, ValueError) as error:  # ValueError: a null character in the path
+        older = left_behind(path.absolute())
+        kept = f"; what a command that was ended took from there lies at {older}: move it back"
+        raise BundleError(f"{path}: no such file or folder{kept if older else ''}") from error
+    except (OSError, ValueError, RuntimeError) as error:
+        # ValueError: a null character in the path; RuntimeError: links in a circle, before 3.13
         raise BundleError(f"{path}: the bundle cannot be read: {error}") from error
     raise BundleError(f"{path}: a bundle is a directory or a zip file, this is neither")

@@ -12,7 +12,7 @@ from mmedge.bundle.onnxfile import GraphFile
 from mmedge.bundle.samples import Samples, samples_from_bytes, samples_to_bytes
 from mmedge.bundle.write import SUFFIX, Source, write_bundle
 from mmedge.errors import BundleError, NoVariantError
-from mmedge.schema import MANIFEST, SAMPLES, labels_from_json
+from mmedge.schema import DIGEST, MANIFEST, SAMPLES, labels_from_json
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -91,8 +91,7 @@ class Bundle:
             source = f"{path}: {SAMPLES}"
             sources[SAMPLES] = samples_to_bytes(manifest, samples, absent or {}, source=source)
         zipped = path.suffix == SUFFIX
-        write_bundle(path, manifest, sources, zipped=zipped, overwrite=overwrite)
-        return cls.open(path)
+        return cls(write_bundle(path, manifest, sources, zipped=zipped, overwrite=overwrite))
 
     def with_variant(self, variant: Variant, files: Mapping[str, bytes | Path]) -> Bundle:
         """Rewrite this bundle in its place and form with ``variant`` added, or replaced by its id.
@@ -160,10 +159,10 @@ class Bundle:
         """
         path = Path(path)
         sources: dict[str, Source] = {name: self.read(name) for name in self.manifest.files}
-        write_bundle(
-            path, self.manifest, sources, zipped=path.suffix == SUFFIX, overwrite=overwrite
+        zipped = path.suffix == SUFFIX
+        return type(self)(
+            write_bundle(path, self.manifest, sources, zipped=zipped, overwrite=overwrite)
         )
-        return type(self).open(path)
 
     def _unused(self, removed: Variant, manifest: Manifest) -> set[str]:
         """Files of a variant that ``manifest`` has no use for."""
@@ -203,7 +202,7 @@ class Bundle:
         sources: dict[str, Source] = {
             name: self.read(name) for name in self.manifest.files if name not in dropped
         }
-        write_bundle(
+        checked = write_bundle(
             self.path,
             manifest,
             {**sources, **files},
@@ -212,7 +211,7 @@ class Bundle:
             before_move=self._archive.check_unchanged,
         )
         self.close()
-        return type(self).open(self.path)
+        return type(self)(checked)
 
     def select(
         self, device: Device, *, backend: str = "auto", precision: str | None = None
@@ -308,6 +307,16 @@ class Bundle:
         self._archive.place(sorted(self._with_weights([self._known(name)])))
         return self._archive.folder() / name
 
+    def check_unchanged(self) -> None:
+        """Make sure that what lies at :attr:`path` is still what was opened.
+
+        A backend opens files by their paths a moment after :meth:`file` has checked them.
+
+        Raises:
+            BundleError: it was changed, replaced or removed since.
+        """
+        self._archive.check_unchanged()
+
     def release(self) -> None:
         """Forget the files that :meth:`file` placed: a backend that loaded them needs them no more.
 
@@ -375,6 +384,6 @@ class Bundle:
 
 
 def _check_own(path: Path, files: Collection[str]) -> None:
-    for name in (MANIFEST, SAMPLES):
+    for name in (MANIFEST, DIGEST, SAMPLES):
         if name in files:
             raise BundleError(f"{path}: {name} is written by mmedge; leave it out of files")

@@ -8,7 +8,7 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
-from mmedge.bundle.identity import Identity, identity_of
+from mmedge.bundle.identity import BLOCK, Identity, has_hole, identity_of
 from mmedge.errors import BundleError
 from mmedge.schema import MANIFEST, MAX_FILES, path_fault
 
@@ -39,6 +39,7 @@ class Directory:
                 f"{path} is not a bundle: it holds no {MANIFEST}. A bundle is the folder, or the "
                 "one file NAME.mmedge, that mmedge export wrote"
             )
+        self._root = _place(path)
         self._known = dict(self._list())
         self.sizes: Mapping[str, int] = {
             name: identity.size for name, identity in self._known.items()
@@ -59,8 +60,9 @@ class Directory:
                 if stat.S_ISDIR(found.st_mode):
                     continue
                 _check_regular(found, f"{self.path}: {name}")
+                _check_stored(entry, fd, found, f"{self.path}: {name}")
                 count += 1
-                if count > MAX_FILES + 1:  # the manifest comes on top
+                if count > MAX_FILES + 2:  # the manifest and its digest come on top
                     raise BundleError(f"{self.path}: more than {MAX_FILES} files; no bundle is")
                 yield name, identity_of(found)
 
@@ -91,8 +93,10 @@ class Directory:
         """See :meth:`mmedge.bundle.archive.Archive.release`: nothing was copied."""
 
     def check_unchanged(self) -> None:
-        """See :meth:`mmedge.bundle.archive.Archive.check_unchanged`: of each file."""
+        """See :meth:`mmedge.bundle.archive.Archive.check_unchanged`: of the root and each file."""
         self.place(self._known)
+        if _place(self.path) != self._root:
+            raise BundleError(f"{self.path}: changed since the bundle was opened; open it again")
 
     def close(self) -> None:
         """See :meth:`mmedge.bundle.archive.Archive.close`."""
@@ -133,11 +137,36 @@ class Directory:
             )
 
 
+def _place(path: Path) -> tuple[int, int]:
+    """What tells a folder from another one in its place."""
+    found = path.stat()
+    return found.st_dev, found.st_ino
+
+
 def _check_regular(found: os.stat_result, where: str) -> None:
     if stat.S_ISLNK(found.st_mode):
         raise BundleError(f"{where} is a link; a bundle holds plain files, put a copy in its place")
     if not stat.S_ISREG(found.st_mode):
         raise BundleError(f"{where} is a device, pipe or socket; a bundle holds plain files only")
+
+
+def _check_stored(entry: str, folder: int, found: os.stat_result, where: str) -> None:
+    """Refuse what costs more to read than it takes to store: many names of one file, and holes."""
+    if found.st_nlink > 1:
+        raise BundleError(
+            f"{where} has {found.st_nlink} names (hard links); a bundle holds files of its own, "
+            "put a copy in its place"
+        )
+    if found.st_blocks * BLOCK < found.st_size:
+        fd = os.open(entry, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
+        try:
+            if has_hole(fd, found):
+                raise BundleError(
+                    f"{where} is sparse: {found.st_size} bytes, of which some are not stored; copy "
+                    "it with cp --sparse=never"
+                )
+        finally:
+            os.close(fd)
 
 
 def _raise(error: OSError) -> None:

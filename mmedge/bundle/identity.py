@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+import os
+from typing import NamedTuple
 
-if TYPE_CHECKING:
-    import os
+__all__ = ["BLOCK", "Identity", "has_hole", "identity_of"]
 
-__all__ = ["Identity", "identity_of"]
+#: Bytes of a block in what ``stat`` says, whatever the file system's own are.
+BLOCK = 512
 
 
 class Identity(NamedTuple):
@@ -26,3 +27,18 @@ class Identity(NamedTuple):
 def identity_of(found: os.stat_result) -> Identity:
     """The identity that a call of ``stat`` found."""
     return Identity(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
+def has_hole(fd: int, found: os.stat_result) -> bool:
+    """Whether an open file claims more bytes than are stored: reading it would cost its claim.
+
+    Compressed file systems store fewer blocks too, so the file is asked where its first hole is.
+    """
+    if found.st_blocks * BLOCK >= found.st_size or not hasattr(os, "SEEK_HOLE"):
+        return False
+    try:
+        first = os.lseek(fd, 0, os.SEEK_HOLE)
+        os.lseek(fd, 0, os.SEEK_SET)
+    except OSError:  # the file system does not say
+        return False
+    return first < found.st_size

@@ -1,7 +1,7 @@
 """The checks that every bundle passes, in order, before anything else is read of it.
 
 1. the listing: plain files with safe names, nothing else (:mod:`mmedge.bundle.archive`);
-2. the manifest: size, JSON, schema, references (:mod:`mmedge.schema`);
+2. the manifest: size, its own digest, JSON, schema, references (:mod:`mmedge.schema`);
 3. the listing against the manifest: nothing missing, nothing extra;
 4. the SHA-256 of every file;
 5. the graphs: known operator domains, weights inside the bundle (:mod:`mmedge.bundle.onnxfile`);
@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,8 +18,16 @@ from typing import TYPE_CHECKING
 from mmedge.bundle.archive import Archive, open_archive
 from mmedge.bundle.onnxfile import SUFFIX, GraphFile, check_graph
 from mmedge.errors import BundleError
-from mmedge.schema import MANIFEST, MAX_MANIFEST_BYTES, manifest_from_json
+from mmedge.schema import (
+    DIGEST,
+    MANIFEST,
+    MAX_MANIFEST_BYTES,
+    MAX_TEXT,
+    manifest_from_json,
+    stated_version,
+)
 from mmedge.schema.tokenizer import MAX_TOKENIZER_BYTES, check_tokenizer
+from mmedge.spec import SCHEMA_VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -83,11 +92,29 @@ def _read_manifest(archive: Archive) -> Manifest:
             f"{archive.path}: {MANIFEST} of {size} bytes, expected at most {MAX_MANIFEST_BYTES}"
         )
     source = f"{archive.path}: {MANIFEST}"
-    return manifest_from_json(bytes(archive.read(MANIFEST)), source=source)
+    data = bytes(archive.read(MANIFEST))
+    if DIGEST in archive.sizes:
+        stated = bytes(archive.read(DIGEST)) if archive.sizes[DIGEST] < MAX_TEXT else b""
+        if stated != manifest_digest(data):
+            raise BundleError(
+                f"{source} is altered: its SHA-256 is not the one in {DIGEST}; copy or export the "
+                "bundle again"
+            )
+    elif stated_version(data) == SCHEMA_VERSION:  # the older one had none
+        raise BundleError(
+            f"{archive.path}: no {DIGEST}, which a bundle of this version has; copy or export the "
+            "bundle again"
+        )
+    return manifest_from_json(data, source=source)
+
+
+def manifest_digest(manifest: bytes) -> bytes:
+    """What the file beside the manifest holds: its SHA-256 as ``sha256sum`` writes it."""
+    return f"{hashlib.sha256(manifest).hexdigest()}  {MANIFEST}\n".encode()
 
 
 def _check_listing(archive: Archive, manifest: Manifest) -> None:
-    present = archive.sizes.keys() - {MANIFEST}
+    present = archive.sizes.keys() - {MANIFEST, DIGEST}
     for fault, names in (
         ("missing file", manifest.files.keys() - present),
         ("extra file, not listed in the manifest:", present - manifest.files.keys()),

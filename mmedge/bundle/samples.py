@@ -30,6 +30,13 @@ _DTYPE_NAMES: Final[Mapping[str, str]] = {
     "U8": "uint8", "U16": "uint16", "U32": "uint32", "U64": "uint64",
 }  # fmt: skip
 
+#: Bytes of the file's header: some 200 for each tensor.
+MAX_HEADER_BYTES: Final = 16 << 20
+
+#: Share of the values of an output, over all samples, that may be NaN: NaN equals NaN when a
+#: variant is held against them, so that of more nothing would be checked.
+MAX_NAN: Final = 0.5
+
 
 @dataclass(frozen=True, slots=True)
 class Samples:
@@ -46,11 +53,18 @@ def samples_from_bytes(data: bytes, manifest: Manifest, *, source: str) -> Sampl
         BundleError: not safetensors, a tensor is missing or unknown, or one has another dtype or
             shape than the manifest declares.
     """
+    header = int.from_bytes(data[:8], "little")
+    if header > MAX_HEADER_BYTES:
+        raise BundleError(
+            f"{source}: not safetensors: a header of {header} bytes, expected at most "
+            f"{MAX_HEADER_BYTES}; export the bundle again"
+        )
     try:
         found = dict(deserialize(data))  # type: ignore[no-untyped-call]
-    except SafetensorError as error:
+        arrays = {name: _array(name, tensor, source) for name, tensor in found.items()}
+    except (SafetensorError, ValueError, OverflowError) as error:
+        # ValueError, OverflowError: more axes or larger sizes than an array can have.
         raise BundleError(f"{source}: not safetensors: {error}; export the bundle again") from error
-    arrays = {name: _array(name, tensor, source) for name, tensor in found.items()}
     _check(arrays, manifest, source)
     return Samples(
         golden=tuple(
@@ -123,6 +137,21 @@ def _check(arrays: Mapping[str, Array], manifest: Manifest, source: str) -> None
             _check_array(arrays[key], spec, manifest, sizes, f"{source}: tensor {key!r}")
     for key, spec in tokens.items():
         _check_token(arrays[key], spec, manifest, f"{source}: tensor {key!r}")
+    for name in _outputs(manifest):
+        _check_numbers([arrays[f"{i}.out.{name}"] for i in range(manifest.samples)], name, source)
+
+
+def _check_numbers(golden: Sequence[Array], name: str, source: str) -> None:
+    """Refuse golden outputs that are mostly no numbers."""
+    size = sum(array.size for array in golden)
+    if not size or golden[0].dtype.kind != "f":
+        return
+    share = sum(int(np.count_nonzero(np.isnan(array))) for array in golden) / size
+    if share > MAX_NAN:
+        raise BundleError(
+            f"{source}: output {name!r} is NaN in {share:.0%} of its golden values, expected at "
+            f"most {MAX_NAN:.0%}: nothing could be held against it; export the bundle again"
+        )
 
 
 def _check_array(

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import stat
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from mmedge.bundle.load import load
+from mmedge.bundle.load import Checked, load, manifest_digest
+from mmedge.bundle.place import exclusive, put, staging
 from mmedge.errors import BundleError
-from mmedge.schema import MANIFEST, manifest_to_json
+from mmedge.schema import DIGEST, MANIFEST, manifest_to_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -38,13 +38,12 @@ def write_bundle(
     zipped: bool,
     overwrite: bool,
     before_move: Callable[[], None] | None = None,
-) -> None:
-    """Write ``manifest`` and the files of ``sources`` to ``path``.
+) -> Checked:
+    """Write ``manifest`` and the files of ``sources`` to ``path``, and open what was written.
 
     ``manifest.files`` is replaced by the digests of what was written. Equal content gives equal
-    bytes. A zip takes the place of an old zip in one step; a directory cannot, so for a moment
-    between two renames there is none. An exception there, Ctrl-C too, puts the old one back; where
-    that fails, or the process is killed, the old one is left as ``.<name>.*/<name>.old`` beside.
+    bytes. What is at ``path`` is replaced in one step (:func:`mmedge.bundle.place.put`); processes
+    that write to the same place take turns.
 
     Args:
         path: where.
@@ -58,42 +57,37 @@ def write_bundle(
     Raises:
         BundleError: the bundle would not be valid, something is there already, or the disk refused.
     """
-    import tempfile  # a runtime that only reads bundles never needs it
-
     # Faults of the manifest are found before gigabytes are copied.
     manifest_to_json(replace(manifest, files=dict.fromkeys(sources, "0" * 64)))
     path = path.absolute()
     _check_free(path, overwrite=overwrite)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-        staged, aside = folder / path.name, folder / f"{path.name}.old"
-        try:
+        with staging(path) as folder:
+            staged = folder / path.name
             (_write_zip if zipped else _write_directory)(staged, manifest, sources)
             load(staged, digests=False).archive.close()
             _keep_modes(path, staged)
-            if before_move is not None:
-                before_move()
-            _move(staged, path, aside=aside)
-        finally:
-            # Never the old bundle while nothing stands in its place.
-            if os.path.lexists(path) or not os.path.lexists(aside):
-                shutil.rmtree(folder)
+            with exclusive(path.parent):
+                _check_free(path, overwrite=overwrite)  # another process may have been faster
+                if before_move is not None:
+                    before_move()
+                put(staged, path)
+                return load(path)
     except OSError as error:
         raise BundleError(f"{path}: the bundle cannot be written: {error}") from error
 
 
 def move_bundle(staged: Path, path: Path, *, overwrite: bool) -> None:
-    """Move a bundle that was written beside ``path``, in a private folder of its own, to it.
+    """Move a bundle that was written in a staging folder of ``path`` to it.
 
     Raises:
         BundleError: something is there already, or the disk refused.
     """
-    _check_free(path, overwrite=overwrite)
-    aside = staged.with_name(f"{path.name}.old")
     try:
-        _keep_modes(path, staged)
-        _move(staged, path, aside=aside)
+        with exclusive(path.parent):
+            _check_free(path, overwrite=overwrite)
+            _keep_modes(path, staged)
+            put(staged, path)
     except OSError as error:
         raise BundleError(f"{path}: the bundle cannot be written: {error}") from error
 
@@ -165,7 +159,9 @@ def _add_all(
     add: Callable[[str, Source], str], manifest: Manifest, sources: Mapping[str, Source]
 ) -> None:
     digests = {name: add(name, sources[name]) for name in sorted(sources)}
-    add(MANIFEST, manifest_to_json(replace(manifest, files=digests)).encode())
+    text = manifest_to_json(replace(manifest, files=digests)).encode()
+    add(MANIFEST, text)
+    add(DIGEST, manifest_digest(text))
 
 
 def _copy(source: Source, write: Callable[[bytes | memoryview], object]) -> str:
@@ -184,21 +180,3 @@ def _copy(source: Source, write: Callable[[bytes | memoryview], object]) -> str:
 
 def _size(source: Source) -> int:
     return source.stat().st_size if isinstance(source, Path) else len(source)
-
-
-def _move(staged: Path, path: Path, *, aside: Path) -> None:
-    if path.is_dir() or (path.exists() and staged.is_dir()):
-        try:
-            path.rename(aside)
-            staged.rename(path)
-        except BaseException:  # Ctrl-C may come at any point, also before or after both renames
-            if not os.path.lexists(path):
-                aside.rename(path)
-            raise
-    else:
-        staged.replace(path)
-    folder = os.open(path.parent, os.O_DIRECTORY)
-    try:
-        os.fsync(folder)  # or the rename may be lost with the power
-    finally:
-        os.close(folder)

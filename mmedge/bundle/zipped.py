@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmedge.bundle.identity import identity_of
+from mmedge.bundle.identity import has_hole, identity_of
 from mmedge.errors import BundleError
 from mmedge.forks import watch
 from mmedge.schema import MANIFEST, MAX_FILES, path_fault
@@ -70,9 +70,15 @@ class Zipped:
         self._folder: Path | None = None
         self._remove: weakref.finalize[..., Zipped] | None = None
         with path.open("rb") as file:
-            self._identity = identity_of(os.fstat(file.fileno()))
+            found = os.fstat(file.fileno())
+            self._identity = identity_of(found)
             if not self._identity.size:
                 raise BundleError(f"{path}: an empty file is no bundle")
+            if has_hole(file.fileno(), found):
+                raise BundleError(
+                    f"{path}: a sparse file: {found.st_size} bytes, of which some are not stored; "
+                    "copy it with cp --sparse=never"
+                )
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         # Before the zip's own rules, which say nothing to whoever named another file.
         names_at = max(0, self._identity.size - _NAMES_BYTES)
@@ -199,7 +205,10 @@ class Zipped:
         disk, disk2, count, count2, size, start, comment = self._unpack(_END, end, b"PK\x05\x06")
         if disk or disk2 or comment or count != count2:
             raise self._refuse("a zip in several parts or with a comment")
-        if count == _MANY16 or _MANY32 in {size, start}:
+        short = count, size, start
+        # Some writers, Python's among them, add the record well before a number needs it.
+        located = bytes(self._view[max(0, end - _LOCATOR64.size) : end][:4]) == b"PK\x06\x07"
+        if located or count == _MANY16 or _MANY32 in {size, start}:
             end -= _LOCATOR64.size
             disk, at, disks = self._unpack(_LOCATOR64, end, b"PK\x06\x07")
             end -= _END64.size
@@ -208,7 +217,12 @@ class Zipped:
             )
             if disk or disk2 or disk3 or disks != 1 or at != end or record != _END64.size - 12:
                 raise self._refuse("a zip64 end record that contradicts itself")
-        if count != count2 or count > MAX_FILES + 1:
+            for narrow, wide, unknown in zip(
+                short, (count, size, start), (_MANY16, _MANY32, _MANY32), strict=True
+            ):
+                if narrow not in {wide, unknown}:
+                    raise self._refuse("a zip64 end record that contradicts the end record")
+        if count != count2 or count > MAX_FILES + 2:
             raise self._refuse(f"at most {MAX_FILES} files expected, the zip declares {count}")
         if start + size != end:
             raise self._refuse("the zip's directory does not end where its end record begins")
@@ -244,10 +258,7 @@ class Zipped:
             raise self._refuse(f"entry {name} has flags {flags:#x}; sizes must stand in its header")
         if method:
             raise self._refuse(f"entry {name} is compressed (method {method}); zip with -0")
-        if _MANY32 in {packed, size, offset}:
-            packed, size, offset = self._zip64(
-                self._view[extra_at:after], (size, packed, offset), name
-            )
+        packed, size, offset = self._zip64(self._view[extra_at:after], (size, packed, offset), name)
         if packed != size:
             raise self._refuse(f"entry {name} declares {size} bytes but stores {packed}")
         return _Entry(name, raw_name, crc, size, offset), after
@@ -255,17 +266,24 @@ class Zipped:
     def _zip64(
         self, extra: memoryview, fields: tuple[int, int, int], name: str
     ) -> tuple[int, int, int]:
-        """(stored size, size, offset) with the 64-bit ones filled in: APPNOTE 4.5.3."""
-        at = 0
-        while at + 4 <= len(extra):
-            kind, length = struct.unpack_from("<2H", extra, at)
-            body = extra[at + 4 : at + 4 + length]
-            at += 4 + length
-            if kind == 1 and len(body) == length == 8 * fields.count(_MANY32):
-                wide = iter(struct.unpack(f"<{length // 8}Q", body))
-                size, packed, offset = (next(wide) if f == _MANY32 else f for f in fields)
-                return packed, size, offset
-        raise self._refuse(f"entry {name} lacks its zip64 sizes")
+        """(stored size, size, offset) with the 64-bit ones filled in: APPNOTE 4.5.3.
+
+        No other extra field is allowed: one of them gives the entry another name (4.6.9).
+        """
+        size, packed, offset = fields
+        wanted = fields.count(_MANY32)
+        if not extra and not wanted:
+            return packed, size, offset
+        if len(extra) < 4:
+            raise self._refuse(f"entry {name} lacks its zip64 sizes")
+        kind, length = struct.unpack_from("<2H", extra, 0)
+        if kind != 1 or length != len(extra) - 4:
+            raise self._refuse(f"entry {name} has an extra field {kind:#06x}; zip with -X")
+        if not length == 8 * wanted > 0:
+            raise self._refuse(f"entry {name} lacks its zip64 sizes")
+        wide = iter(struct.unpack(f"<{wanted}Q", extra[4:]))
+        size, packed, offset = (next(wide) if f == _MANY32 else f for f in fields)
+        return packed, size, offset
 
     def _data_start(self, entry: _Entry) -> int:
         """First byte of the entry's data, after its local header has been compared."""
@@ -277,8 +295,7 @@ class Zipped:
         begin = extra_at + extra_size
         if begin > len(self._view) or bytes(self._view[name_at:extra_at]) != entry.raw_name:
             raise self._refuse(f"entry {entry.name} has another name in its own header")
-        if _MANY32 in {packed, size}:
-            packed, size, _ = self._zip64(self._view[extra_at:begin], (size, packed, 0), entry.name)
+        packed, size, _ = self._zip64(self._view[extra_at:begin], (size, packed, 0), entry.name)
         if flags & ~_UTF8_NAME or method or not packed == size == entry.size:
             raise self._refuse(f"entry {entry.name} is declared otherwise in its own header")
         return begin

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from mmedge.bundle import Bundle
+from mmedge.bundle.place import staging
 from mmedge.bundle.write import move_bundle
 from mmedge.cli.console import say
 from mmedge.errors import BundleError, MMEdgeError
@@ -132,20 +131,21 @@ def rewriting(bundle: str, output: Path | None, *, overwrite: bool) -> Iterator[
                 f"{output} is the bundle itself; leave --output out to rewrite it in its place",
                 param_hint="--output",
             )
-        folder = _staging(output)
-        try:
+        with _staging(output) as folder:
             opened.copy(folder / output.name).close()
             target = Target(folder / output.name, str(output))
             yield target
             if target.keep:
                 move_bundle(target.path, output.absolute(), overwrite=overwrite)
                 say(f"wrote {output}")
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
-def _staging(output: Path) -> Path:
+@contextmanager
+def _staging(output: Path) -> Iterator[Path]:
+    stack = ExitStack()
     try:
-        return Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.absolute().parent))
+        folder = stack.enter_context(staging(output.absolute()))
     except OSError as error:
         raise BundleError(f"{output}: the bundle cannot be written: {error}") from error
+    with stack:
+        yield folder

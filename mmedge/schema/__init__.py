@@ -14,12 +14,17 @@ from mmedge.errors import BundleError
 from mmedge.schema.names import (
     DIGEST,
     MANIFEST,
+    MAX_ATOL,
     MAX_ELEMENTS,
     MAX_FILES,
     MAX_FLOPS,
     MAX_LABELS_BYTES,
     MAX_MANIFEST_BYTES,
     MAX_RANK,
+    MAX_RTOL,
+    MAX_STAGES,
+    MAX_TEXT,
+    MAX_VARIANTS,
     NAME,
     SAMPLES,
     SHA256,
@@ -66,11 +71,13 @@ __all__ = [
     "MANIFEST",
     "MAX_FILES",
     "MAX_MANIFEST_BYTES",
+    "MAX_TEXT",
     "SAMPLES",
     "labels_from_json",
     "manifest_from_json",
     "manifest_to_json",
     "path_fault",
+    "stated_version",
 ]
 
 #: Fields for state and loops (docs/bundle.md): always there, and empty so far.
@@ -116,7 +123,9 @@ _stage = record(
     flops=integer(0, MAX_FLOPS),
 )
 _move = record(Move, modality=_name, what=text(), flops=integer(0, MAX_FLOPS))
-_tolerance = record(Tolerance, rtol=number(least=0), atol=number(least=0))
+_tolerance = record(
+    Tolerance, rtol=number(least=0, most=MAX_RTOL), atol=number(least=0, most=MAX_ATOL)
+)
 _variant = record(
     Variant,
     backend=_name,
@@ -135,9 +144,9 @@ _manifest = record(
     schema_version=integer(SCHEMA_VERSION, SCHEMA_VERSION),
     name=_name,
     modalities=array(_modality, least=1),
-    stages=array(_stage, least=1),
+    stages=array(_stage, least=1, most=MAX_STAGES),
     outputs=array(_tensor_name, least=1),
-    variants=array(_variant, least=1),
+    variants=array(_variant, least=1, most=MAX_VARIANTS),
     files=table(path, text(SHA256), most=MAX_FILES),
     dimensions=table(_name, _dimension),
     ranges=table(_tensor_name, record(Range, min=number(), max=number())),
@@ -204,8 +213,17 @@ def _without_loops(tree: dict[str, object]) -> dict[str, object]:
     return {key: value for key, value in tree.items() if key not in RESERVED}
 
 
+def stated_version(data: bytes) -> int | None:
+    """The version that a manifest says it has; None where it says none that is a number."""
+    try:
+        version = members(decode(data), "$").get("schema_version")
+    except Misfit:
+        return None
+    return version if type(version) is int else None
+
+
 def labels_from_json(data: bytes, *, source: str) -> list[str]:
-    """Read a labels file: a JSON list of printable strings, at most 16 MiB.
+    """Read a labels file: a JSON list of printable strings, at most 4 MiB.
 
     Raises:
         BundleError: the data is anything else.

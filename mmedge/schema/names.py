@@ -10,14 +10,20 @@ import re
 __all__ = [
     "DIGEST",
     "MANIFEST",
+    "MAX_ATOL",
     "MAX_ELEMENTS",
     "MAX_FILES",
     "MAX_FLOPS",
     "MAX_LABELS_BYTES",
+    "MAX_LATENCY_MS",
     "MAX_MANIFEST_BYTES",
     "MAX_PATH",
     "MAX_RANK",
+    "MAX_RTOL",
+    "MAX_SAMPLE_TENSORS",
+    "MAX_STAGES",
     "MAX_TEXT",
+    "MAX_VARIANTS",
     "NAME",
     "SAMPLES",
     "SHA256",
@@ -32,7 +38,7 @@ MANIFEST, SAMPLES = "manifest.json", "samples.safetensors"
 DIGEST = "manifest.sha256"
 
 #: Bytes of a manifest and of a labels file.
-MAX_MANIFEST_BYTES, MAX_LABELS_BYTES = 1 << 20, 16 << 20
+MAX_MANIFEST_BYTES, MAX_LABELS_BYTES = 1 << 20, 4 << 20
 
 #: Files of a bundle, characters of a path, characters of a free text.
 MAX_FILES, MAX_PATH, MAX_TEXT = 4096, 200, 4096
@@ -44,6 +50,13 @@ MAX_ELEMENTS = 1 << 31
 #: Operations of one stage or move: 2**53, up to which float64 holds every integer, so that a JSON
 #: reader that keeps all numbers as float64 reads the same.
 MAX_FLOPS = 1 << 53
+
+#: Stages and variants, and golden samples times tensors of each: a small manifest would otherwise
+#: ask for work without end.
+MAX_STAGES, MAX_VARIANTS, MAX_SAMPLE_TENSORS = 256, 64, 1 << 16
+
+#: Largest tolerances, of which one says nothing any more, and latency in milliseconds.
+MAX_RTOL, MAX_ATOL, MAX_LATENCY_MS = 2.0, 1e9, 1e9
 
 #: Axes of one tensor: TensorRT's ``Dims::MAX_DIMS``.
 MAX_RANK = 8

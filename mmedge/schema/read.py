@@ -148,19 +148,22 @@ def integer(least: int, most: int) -> Reader[int]:
     return read
 
 
-def number(*, above: float = -math.inf, least: float = -math.inf) -> Reader[float]:
-    """A finite number, greater than ``above`` and at least ``least``."""
+def number(
+    *, above: float = -math.inf, least: float = -math.inf, most: float = math.inf
+) -> Reader[float]:
+    """A finite number, greater than ``above``, at least ``least`` and at most ``most``."""
     limits = [f" above {above:g}"] * (above > -math.inf) + [f" from {least:g}"] * (
         least > -math.inf
     )
-    expected = f"a finite number{' and'.join(limits)}"
+    ends = f" to {most:g}" if most < math.inf else ""
+    expected = f"a finite number{' and'.join(limits)}{ends}"
 
     def read(value: object, where: str) -> float:
         try:
             found = float(value) if type(value) in {int, float} else math.nan  # type: ignore[arg-type]
         except OverflowError:
             found = math.inf
-        if not (math.isfinite(found) and found > above and found >= least):
+        if not (math.isfinite(found) and found > above and least <= found <= most):
             raise Misfit(where, expected, show(value))
         return found
 

@@ -6,7 +6,15 @@ from graphlib import CycleError, TopologicalSorter
 from math import prod
 from typing import TYPE_CHECKING, Literal
 
-from mmedge.schema.names import MANIFEST, MAX_ELEMENTS, SAMPLES
+from mmedge.schema.names import (
+    DIGEST,
+    MANIFEST,
+    MAX_ELEMENTS,
+    MAX_FILES,
+    MAX_LATENCY_MS,
+    MAX_SAMPLE_TENSORS,
+    SAMPLES,
+)
 from mmedge.schema.read import Misfit
 
 if TYPE_CHECKING:
@@ -27,6 +35,8 @@ def check(manifest: Manifest) -> None:
     _check_ranges(manifest)
     _check_moves(manifest)
     _check_variants(manifest)
+    _check_metrics(manifest)
+    _check_samples(manifest)
     _check_files(manifest)
 
 
@@ -187,11 +197,32 @@ def _check_variants(manifest: Manifest) -> None:
             raise Misfit("$.labels", "names of outputs as keys", f"unknown output {name!r}")
 
 
+def _check_metrics(manifest: Manifest) -> None:
+    """What decides something: which variant is taken, and with how many threads."""
+    for i, variant in enumerate(manifest.variants):
+        latency = variant.metrics.get("latency_ms", 1.0)
+        if not 0 < latency <= MAX_LATENCY_MS:
+            at = f"$.variants[{i}].metrics['latency_ms']"
+            raise Misfit(at, f"a number above 0 to {MAX_LATENCY_MS:g}", f"{latency:g}")
+        for name in ("threads", "cores"):
+            value = variant.metrics.get(name, 1.0)
+            if value not in range(1, MAX_FILES + 1):
+                at = f"$.variants[{i}].metrics[{name!r}]"
+                raise Misfit(at, f"a whole number from 1 to {MAX_FILES}", f"{value:g}")
+
+
+def _check_samples(manifest: Manifest) -> None:
+    each = len(manifest.inputs()) + sum(len(stage.outputs) for stage in manifest.stages)
+    if manifest.samples * each > MAX_SAMPLE_TENSORS:
+        expected = f"at most {MAX_SAMPLE_TENSORS} tensors in all samples"
+        raise Misfit("$.samples", expected, f"{manifest.samples} samples of {each}")
+
+
 def _check_files(manifest: Manifest) -> None:
     files: Mapping[str, str] = manifest.files
     for name in files:
-        if name == MANIFEST:
-            raise Misfit("$.files", "every file but the manifest", f"{MANIFEST!r}")
+        if name in {MANIFEST, DIGEST}:
+            raise Misfit("$.files", "every file but the manifest and its digest", f"{name!r}")
         parts = name.split("/")
         for depth in range(1, len(parts)):
             if (folder := "/".join(parts[:depth])) in files:

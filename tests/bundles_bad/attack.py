@@ -39,13 +39,20 @@ def on_directory(change: Callable[[Path], object]) -> Callable[[Path, Path], Pat
     return make
 
 
+def rewrite_manifest(path: Path, data: bytes) -> None:
+    """Put a manifest and its digest in a bundle's directory."""
+    (path / "manifest.json").write_bytes(data)
+    digest = hashlib.sha256(data).hexdigest()
+    (path / "manifest.sha256").write_text(f"{digest}  manifest.json\n")
+
+
 def on_manifest(change: Callable[[dict[str, Any]], object]) -> Callable[[Path, Path], Path]:
     """A maker that changes the decoded manifest of a copy."""
 
     def apply(path: Path) -> None:
         manifest = json.loads((path / "manifest.json").read_text())
         change(manifest)
-        (path / "manifest.json").write_text(json.dumps(manifest))
+        rewrite_manifest(path, json.dumps(manifest).encode())
 
     return on_directory(apply)
 
@@ -56,7 +63,7 @@ def on_text(change: Callable[[str], str | bytes]) -> Callable[[Path, Path], Path
     def apply(path: Path) -> None:
         changed = change((path / "manifest.json").read_text())
         data = changed if isinstance(changed, bytes) else changed.encode()
-        (path / "manifest.json").write_bytes(data)
+        rewrite_manifest(path, data)
 
     return on_directory(apply)
 
@@ -69,6 +76,6 @@ def on_file(name: str, change: Callable[[bytes], bytes]) -> Callable[[Path, Path
         (path / name).write_bytes(changed)
         manifest = json.loads((path / "manifest.json").read_text())
         manifest["files"][name] = hashlib.sha256(changed).hexdigest()
-        (path / "manifest.json").write_text(json.dumps(manifest))
+        rewrite_manifest(path, json.dumps(manifest).encode())
 
     return on_directory(apply)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 
@@ -57,6 +58,39 @@ def _replaced(key, array):
     return _samples(lambda arrays: arrays.update({key: array}))
 
 
+def _hard_link(path):
+    (path / "assets/copies").mkdir()
+    for i in range(200):
+        os.link(path / WEIGHTS, path / f"assets/copies/{i}")
+
+
+def _hard_link_outside(path):
+    os.link(path / WEIGHTS, path.parent / "weights")
+
+
+def _sparse(path):
+    with (path / WEIGHTS).open("r+b") as file:
+        file.truncate(64 << 30)
+
+
+def _circle(path):
+    shutil.rmtree(path)
+    path.symlink_to(path)
+
+
+def _header(shape):
+    """A samples file whose header gives one tensor another shape."""
+
+    def change(data):
+        size = int.from_bytes(data[:8], "little")
+        header = json.loads(data[8 : 8 + size])
+        header["0.in.image"]["shape"] = shape
+        text = json.dumps(header).encode()
+        return len(text).to_bytes(8, "little") + text + data[8 + size :]
+
+    return on_file(SAMPLES, change)
+
+
 IMAGE = r"tensor '0\.in\.image': expected image: uint8\[batch, 4, 4, 3\].*got "
 
 ATTACKS = [
@@ -79,6 +113,10 @@ ATTACKS = [
     Attack("link to a file", f"{LABELS} is a link", on_directory(_link_file)),
     Attack("link to a folder", "assets is a link", on_directory(_link_folder)),
     Attack("manifest as a link", r"manifest\.json is a link", on_directory(_link_manifest)),
+    Attack("200 names of one file", r"has 20\d names \(hard links\)", on_directory(_hard_link)),
+    Attack("name outside", r"has 2 names \(hard links\)", on_directory(_hard_link_outside)),
+    Attack("sparse file of 64 GiB", r"is sparse: 68719476736 bytes", on_directory(_sparse)),
+    Attack("links in a circle", "cannot be read", on_directory(_circle)),
     Attack("named pipe", f"{LABELS} is a device, pipe or socket", on_directory(_pipe)),
     Attack("files without end", "more than 4096 files", on_directory(_crowd)),
     Attack(
@@ -91,6 +129,21 @@ ATTACKS = [
         "safetensors with a huge header",
         "not safetensors",
         on_file(SAMPLES, lambda data: b"\xff" * 7 + b"\x7f" + data[8:]),
+        late=True,
+    ),
+    Attack("70 axes", "not safetensors", _header([1] * 69 + [48]), late=True),
+    Attack("size of 2^63", "not safetensors", _header([1 << 63]), late=True),
+    Attack("size of 2^64", "not safetensors", _header([1 << 64]), late=True),
+    Attack(
+        "header of 17 MB",
+        "a header of 18000456 bytes, expected at most 16777216",
+        _header([1] * 6_000_000),
+        late=True,
+    ),
+    Attack(
+        "golden outputs that are NaN",
+        r"output 'score' is NaN in 75% of its golden values, expected at most 50%",
+        _replaced("1.out.score", np.full((3, 2), np.nan, np.float32)),
         late=True,
     ),
     Attack(

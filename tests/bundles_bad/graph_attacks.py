@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+
 import numpy as np
 import onnx
-from bundles_bad.attack import Attack, on_file
+from bundles_bad.attack import Attack, on_directory, on_file, rewrite_manifest
 from onnx import TensorProto, helper
-from tiny import GRAPH, external
+from tiny import GRAPH, WEIGHTS, external
 
 
 def _graph(change):
@@ -91,6 +94,35 @@ def _ort_format(data):
     return b"\x08\x0a\x12\x04ORTM" + data[2:]
 
 
+def _behind(more):
+    """Further fields of the model."""
+    return on_file(GRAPH, lambda data: data + more)
+
+
+def _at_root(location):
+    """A graph beside the manifest, with the second weight at ``location``."""
+
+    def change(path):
+        model = onnx.load_model_from_string((path / GRAPH).read_bytes())
+        model.graph.initializer[-2].external_data[0].value = WEIGHTS
+        model.graph.initializer[-1].CopyFrom(external("w_text", (5, 2), location))
+        (path / GRAPH).unlink()
+        data = model.SerializeToString(deterministic=True)
+        (path / "net.onnx").write_bytes(data)
+        manifest = json.loads(
+            (path / "manifest.json").read_text().replace(f'"{GRAPH}"', '"net.onnx"')
+        )
+        manifest["files"]["net.onnx"] = hashlib.sha256(data).hexdigest()
+        rewrite_manifest(path, json.dumps(manifest).encode())
+
+    return on_directory(change)
+
+
+def _no_data(model):
+    model.graph.initializer.add(name="big", data_type=TensorProto.FLOAT, dims=[1 << 31])
+
+
+XML = b"""<?xml version="1.0"?><net name="n" version="11"><layers/><edges/></net>"""
 STEAL = r"onnx/net\.onnx: operator 'Steal' of domain 'evil' is not known"
 OUTSIDE = "external data outside the bundle: "
 
@@ -142,12 +174,26 @@ ATTACKS = [
         OUTSIDE + "unsafe characters",
         _location("*/_ORT_MEM_ADDR_/*"),
     ),
+    Attack(
+        "weights in the manifest",
+        OUTSIDE + "'../manifest.json'|'\\.\\.' in path",
+        _location("../manifest.json"),
+    ),
     Attack("weights past the end", "past the end", _location("net.onnx.data", offset=400)),
     Attack("weights at no number", "no whole numbers", _location("net.onnx.data", offset="-1")),
     Attack("weights at two locations", "repeated 'location'", _graph(_two_locations)),
     Attack("weights of a constant", OUTSIDE + r"'\.\.' in path", _graph(_constant)),
     Attack("weights of a branch", OUTSIDE + "absolute path", _graph(_branch_weights)),
     Attack("sparse weights", "not an ONNX graph: a sparse constant", _graph(_sparse)),
+    Attack("no graph", "a file without a graph", _graph(lambda model: model.ClearField("graph"))),
+    Attack("two graphs", "field 7 given twice", _behind(b"\x3a\x00")),
+    Attack("XML", "not an ONNX graph", on_file(GRAPH, lambda _: XML)),
+    Attack("XML after a space", "not an ONNX graph", on_file(GRAPH, lambda _: b"\n" + XML)),
+    Attack(
+        "graph as a number", "field 7 of wire type 0", on_file(GRAPH, lambda d: b"\x38\x01" + d)
+    ),
+    Attack("unknown field of a graph", "field 99 of wire type 2", _behind(b"\x9a\x06\x00")),
+    Attack("constant without data", "with 0 bytes of data", _graph(_no_data)),
     Attack("ORT format", "ORT-format file", on_file(GRAPH, _ort_format)),
     Attack("graph is garbage", "not an ONNX graph", on_file(GRAPH, lambda _: b"\x0b" * 64)),
     Attack("graph is empty", "not an ONNX graph: an empty file", on_file(GRAPH, lambda _: b"")),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from bundles_bad.attack import Attack, on_manifest, on_text
+from bundles_bad.attack import Attack, on_directory, on_manifest, on_text
 from tiny import GRAPH, LABELS, WEIGHTS
 
 
@@ -65,6 +65,27 @@ def _looping(manifest):
     del manifest["variants"][0]["not_checked"]
     manifest["stages"][0]["loop"] = "denoise"
     manifest["schema_version"] = 3
+
+
+def _many_tensors(manifest):
+    """400 outputs more, in as many bytes as their names take."""
+    manifest["samples"] = 4096
+    manifest["stages"][0]["outputs"] += [
+        {"name": f"o{i}", "dtype": "float32", "shape": [1]} for i in range(400)
+    ]
+
+
+def _bit(name, at):
+    def change(path):
+        data = bytearray((path / name).read_bytes())
+        data[at] ^= 1
+        (path / name).write_bytes(data)
+
+    return on_directory(change)
+
+
+def _no_digest(path):
+    (path / "manifest.sha256").write_bytes(b"")
 
 
 IMAGE = r"\$\.stages\[0\]\.inputs\[0\]"
@@ -171,8 +192,56 @@ ATTACKS = [
     ),
     Attack(
         "NaN",
-        r"\$\.variants\[0\]\.tolerance\.rtol: expected a finite number from 0, got nan",
+        r"\$\.variants\[0\]\.tolerance\.rtol: expected a finite number from 0 to 2, got nan",
         _put("variants", 0, "tolerance", "rtol", value=float("nan")),
+    ),
+    Attack(
+        "tolerance that lets everything pass",
+        r"tolerance\.rtol: expected a finite number from 0 to 2, got 1e\+308",
+        _put("variants", 0, "tolerance", "rtol", value=1e308),
+    ),
+    Attack(
+        "absolute tolerance that lets everything pass",
+        r"tolerance\.atol: expected a finite number from 0 to 1e\+09, got 1e\+308",
+        _put("variants", 0, "tolerance", "atol", value=1e308),
+    ),
+    Attack(
+        "latency that beats every other",
+        r"metrics\['latency_ms'\]: expected a number above 0 to 1e\+09, got -1e\+308",
+        _put("variants", 0, "metrics", value={"latency_ms": -1e308}),
+    ),
+    Attack(
+        "latency of nothing",
+        r"metrics\['latency_ms'\]: expected a number above 0 to 1e\+09, got 0",
+        _put("variants", 0, "metrics", value={"latency_ms": 0}),
+    ),
+    Attack(
+        "threads that are no number of threads",
+        r"metrics\['threads'\]: expected a whole number from 1 to 4096, got 1\.5",
+        _put("variants", 0, "metrics", value={"threads": 1.5, "cores": 2}),
+    ),
+    Attack(
+        "samples times tensors without end",
+        r"\$\.samples: expected at most 65536 tensors in all samples, got 4096 samples of 403",
+        on_manifest(_many_tensors),
+    ),
+    Attack(
+        "stages without end",
+        r"\$\.stages: expected a list of 1 to 256, got a list of 300",
+        on_manifest(lambda m: m.update(stages=m["stages"] * 300)),
+    ),
+    Attack(
+        "variants without end",
+        r"\$\.variants: expected a list of 1 to 64, got a list of 65",
+        on_manifest(lambda m: m.update(variants=m["variants"] * 65)),
+    ),
+    Attack("flipped bit of the manifest", r"manifest\.json is altered", _bit("manifest.json", 500)),
+    Attack("flipped bit of its digest", r"manifest\.json is altered", _bit("manifest.sha256", 3)),
+    Attack("digest of nothing", r"manifest\.json is altered", on_directory(_no_digest)),
+    Attack(
+        "no digest of the manifest",
+        r"no manifest\.sha256, which a bundle of this version has",
+        on_directory(lambda path: (path / "manifest.sha256").unlink()),
     ),
     Attack(
         "tolerance of an unknown tensor",

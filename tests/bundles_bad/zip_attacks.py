@@ -28,6 +28,8 @@ class Entry:
     header_name: str | None = None
     header_size: int | None = None
     gap: bytes = b""
+    extra: bytes = b""
+    header_extra: bytes = b""
 
 
 def pack(entries: list[Entry], *, front=b"", back=b"", comment=b"", count=None) -> bytes:
@@ -42,12 +44,14 @@ def pack(entries: list[Entry], *, front=b"", back=b"", comment=b"", count=None) 
         name, own_name = e.name.encode(), (e.header_name or e.name).encode()
         common = (20, e.flags, e.method, 0, 33, crc)
         if e.offset is None:
-            head = struct.pack("<4s5H3I2H", b"PK\3\4", *common, own, own, len(own_name), 0)
-            body += head + own_name + e.data
+            lengths = (len(own_name), len(e.header_extra))
+            head = struct.pack("<4s5H3I2H", b"PK\3\4", *common, own, own, *lengths)
+            body += head + own_name + e.header_extra + e.data
+        lengths = (len(name), len(e.extra))
         directory += struct.pack(
-            "<4s6H3I5H2I", b"PK\1\2", 0x31E, *common, packed, size, len(name), 0, 0, 0, 0,
+            "<4s6H3I5H2I", b"PK\1\2", 0x31E, *common, packed, size, *lengths, 0, 0, 0,
             e.attributes, at,
-        ) + name  # fmt: skip
+        ) + name + e.extra  # fmt: skip
     body += back
     count = len(entries) if count is None else count
     sizes = (len(directory), len(body), len(comment))
@@ -152,6 +156,9 @@ def _added(name, **fields):
 
 LINK, FOLDER = 0o120777 << 16, 0o040755 << 16
 
+#: APPNOTE 4.6.9: the entry's name for readers that know the field.
+UNICODE_PATH = struct.pack("<2HBI", 0x7075, 5 + 4, 1, zlib.crc32(LABELS.encode())) + b"evil"
+
 ATTACKS = [
     Attack("zip: altered byte", f"{WEIGHTS} is altered", _bytes(_flipped_weights)),
     Attack("zip: altered manifest", "altered: its CRC-32", _bytes(_flipped_manifest)),
@@ -181,6 +188,14 @@ ATTACKS = [
            _set(LABELS, header_name="assets/labelz.json")),
     Attack("zip: zip64 sizes missing", "lacks its zip64 sizes",
            _set(LABELS, size=0xFFFFFFFF, packed=0xFFFFFFFF)),
+    Attack("zip: another name in Unicode", "has an extra field 0x7075",
+           _set(LABELS, extra=UNICODE_PATH)),
+    Attack("zip: another name in its header", "has an extra field 0x7075",
+           _set(LABELS, header_extra=UNICODE_PATH)),
+    Attack("zip: times", "has an extra field 0x5455", _set(LABELS, extra=b"UT\5\0\1\0\0\0\0")),
+    Attack("zip: broken extra field", "zip64 sizes|extra field", _set(LABELS, extra=b"\1\0")),
+    Attack("zip: zip64 sizes of nothing", "lacks its zip64 sizes",
+           _set(LABELS, extra=b"\1\0\0\0")),
     Attack("zip: encrypted entry", f"entry {LABELS} is encrypted", _set(LABELS, flags=1)),
     Attack("zip: streamed", "sizes must stand in its header", _streamed),
     Attack("zip: nested entries", "overlaps the one before|leaves a gap", _packed(_overlap)),

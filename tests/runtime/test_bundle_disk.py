@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import resource
 import shutil
+import subprocess
 import sys
 import tempfile
+import threading
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +17,19 @@ import pytest
 from onnx import TensorProto, helper
 from tiny import GRAPH, WEIGHTS, external
 
-from mmedge.bundle import Bundle
+import mmedge
+from mmedge.bundle import Bundle, place
 from mmedge.errors import BundleError
 from mmedge.spec import Manifest, Modality, Sample, Stage, TensorSpec, Tolerance, Variant
 
 
+@pytest.fixture
+def two_renames(monkeypatch):
+    """A file system that cannot exchange two names."""
+    monkeypatch.setattr(place, "_exchange", lambda one, other: False)
+
+
+@pytest.mark.usefixtures("two_renames")
 @pytest.mark.parametrize("at", ["before the first", "between", "after the second"])
 def test_ctrl_c_while_a_directory_is_replaced(tiny, tmp_path, monkeypatch, at):
     path = tmp_path / "old"  # also the word by which the writer might call what it sets aside
@@ -45,6 +56,7 @@ def test_ctrl_c_while_a_directory_is_replaced(tiny, tmp_path, monkeypatch, at):
         assert len(bundle.samples()) == (0 if at == "after the second" else 2)
 
 
+@pytest.mark.usefixtures("two_renames")
 def test_an_old_bundle_that_cannot_be_put_back_is_kept_beside(tiny, tmp_path, monkeypatch):
     path = tmp_path / "b"
     Bundle.write(path, tiny.manifest, tiny.files, samples=tiny.samples).close()
@@ -61,8 +73,142 @@ def test_an_old_bundle_that_cannot_be_put_back_is_kept_beside(tiny, tmp_path, mo
             Bundle.write(path, tiny.manifest, tiny.files, overwrite=True)
     assert not path.exists()
     (kept,) = tmp_path.glob(".b.*/b.old")
+    with pytest.raises(BundleError, match=f"lies at {kept}: move it back"):
+        Bundle.open(path)
     with Bundle.open(kept) as bundle:
         assert len(bundle.samples()) == 2
+
+
+KILLED = """
+import os, sys
+from dataclasses import replace
+from mmedge.bundle import Bundle, place, write
+if sys.argv[2] == "between":
+    place._exchange = lambda one, other: False
+    rename = place.Path.rename
+    def killed(self, target):
+        rename(self, target)
+        os.kill(os.getpid(), 9)
+    place.Path.rename = killed
+else:
+    write.put = lambda staged, path: os.kill(os.getpid(), 9)
+bundle = Bundle.open(sys.argv[1])
+bundle.with_metrics({bundle.manifest.variants[0].id: {"latency_ms": 1.0}})
+"""
+
+
+def kill(path, at):
+    done = subprocess.run([sys.executable, "-c", KILLED, path, at], capture_output=True)
+    assert done.returncode == -9, done.stderr
+
+
+def test_what_killed_processes_left_is_swept(tiny, tmp_path):
+    path = tmp_path / "b"
+    Bundle.write(path, tiny.manifest, tiny.files, samples=tiny.samples).close()
+    kill(path, "staged")
+    kill(path, "staged")
+    assert len(list(tmp_path.glob(".b.*"))) == 1  # the second swept the first's
+    (tmp_path / ".b.mine").mkdir()
+    (tmp_path / ".b.mine/notes").touch()
+    Bundle.write(path, tiny.manifest, tiny.files, samples=tiny.samples, overwrite=True).close()
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".b.mine", "b"]
+
+
+def test_a_staging_folder_in_use_is_not_swept(tiny, tmp_path):
+    path = tmp_path / "b"
+    with place.staging(path) as folder:
+        Bundle.write(path, tiny.manifest, tiny.files, samples=tiny.samples).close()
+        assert folder.exists()
+    assert [p.name for p in tmp_path.iterdir()] == ["b"]
+
+
+def test_the_last_of_a_bundle_is_kept_and_named(tiny, tmp_path):
+    path = tmp_path / "b"
+    Bundle.write(path, tiny.manifest, tiny.files, samples=tiny.samples).close()
+    kill(path, "between")
+    assert not path.exists()
+    with pytest.raises(BundleError, match=r"lies at .*/\.b\.\w+/b\.old: move it back"):
+        Bundle.open(path)
+    Bundle.write(tmp_path / "c", tiny.manifest, tiny.files, samples=tiny.samples).close()
+    (kept,) = tmp_path.glob(".b.*/b.old")
+    kept.rename(path)
+    with Bundle.open(path) as bundle:
+        assert len(bundle.samples()) == 2
+
+
+def test_a_directory_is_there_at_every_moment(tiny, tmp_path):
+    path = tmp_path / "b"
+    Bundle.write(path, tiny.manifest, tiny.files, samples=tiny.samples).close()
+    stop, missing = threading.Event(), []
+
+    def look():
+        while not stop.is_set():
+            if not path.exists():
+                missing.append(1)
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    for _ in range(20):
+        Bundle.write(path, tiny.manifest, tiny.files, overwrite=True).close()
+    stop.set()
+    watcher.join()
+    assert not missing
+
+
+@pytest.mark.parametrize("name", ["b", "b.mmedge"])
+def test_who_rewrites_at_the_same_time_is_told_the_truth(tiny, tmp_path, name):
+    """Of several that rewrite the same bundle, who reports failure has changed nothing."""
+    path = tmp_path / name
+    Bundle.write(path, tiny.manifest, tiny.files, samples=tiny.samples).close()
+    variant = tiny.manifest.variants[0].id
+    done, failed = [], []
+
+    def rewrite(number):
+        bundle = Bundle.open(path)
+        barrier.wait()
+        try:
+            bundle.with_metrics({variant: {f"m{number}": 1.0}}).close()
+            done.append(number)
+        except BundleError as error:
+            failed.append(str(error))
+
+    barrier = threading.Barrier(4)
+    threads = [threading.Thread(target=rewrite, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(done) == 1
+    assert all("changed since" in error for error in failed)
+    with Bundle.open(path) as bundle:
+        assert list(bundle.manifest.variants[0].metrics) == [f"m{done[0]}"]
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
+def test_a_bundle_that_is_exchanged_while_it_is_loaded(tiny, tmp_path, monkeypatch):
+    path, other = tmp_path / "b", tmp_path / "c"
+    Bundle.write(path, tiny.manifest, tiny.files, samples=tiny.samples).close()
+    changed = {**tiny.files, WEIGHTS: bytes(len(tiny.files[WEIGHTS]))}
+    Bundle.write(other, tiny.manifest, changed).close()
+    make = ort.InferenceSession
+
+    def exchange(*arguments, **options):
+        place._exchange(path, other)  # after the last check, before the library opens the file
+        return make(*arguments, **options)
+
+    monkeypatch.setattr(ort, "InferenceSession", exchange)
+    with pytest.raises(BundleError, match="changed since the bundle was opened"):
+        mmedge.load(path, "ort")
+
+
+def test_zips_between_2_and_4_gib(tiny, tmp_path, monkeypatch):
+    """Python writes 64-bit records from 2 GiB on, where a number does not need them yet."""
+    for limit in (1, 300, 2000, 4000):
+        monkeypatch.setattr(zipfile, "ZIP64_LIMIT", limit)
+        path = tmp_path / f"b{limit}.mmedge"
+        with Bundle.write(path, tiny.manifest, tiny.files, samples=tiny.samples) as bundle:
+            bundle.verify()
+        assert b"PK\x06\x06" in path.read_bytes()
 
 
 def test_no_temporary_directory(tiny_zip, monkeypatch):
