@@ -15,9 +15,9 @@ from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass, field, replace
 from itertools import takewhile
 from pathlib import Path
-from statistics import fmean
+from statistics import median
 from time import perf_counter_ns
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from mmedge.backends import SessionOptions
 from mmedge.bench.modules import FUSED, FUSING, NETWORK, Node, read_nodes
@@ -26,15 +26,13 @@ from mmedge.feeds import Feeds
 from mmedge.pipeline import load
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
     from os import PathLike
 
     from mmedge.pipeline import Pipeline
     from mmedge.spec import Array, Stage, Variant
 
 __all__ = ["NOT_PROFILED", "Operator", "Profile", "Span", "profile", "try_profile"]
-
-T = TypeVar("T")
 
 #: Untimed runs before those that count.
 WARMUP = 3
@@ -78,7 +76,8 @@ class Operator:
             :data:`mmedge.bench.modules.NETWORK` or ``FUSED`` where there is none.
         op: operator, as the backend runs it.
         calls: nodes of this kind that run in one call.
-        ms: milliseconds of them together in one call, mean over the calls.
+        ms: milliseconds of them together in one call, median over the calls: it is never more than
+            the median of all operators together.
         share: of the time of all operators of the stage, 0 to 1.
     """
 
@@ -107,9 +106,9 @@ class Profile:
 
     Attributes:
         rows: largest time first; empty where the backend has no such profile.
-        stages: by stage ``profiled_ms`` (its operators together, mean over the profiled calls) and
-            ``stage_ms`` (the stage without a profiler, mean over as many calls). All means are over
-            the half of the calls whose length is in the middle.
+        stages: by stage ``profiled_ms`` (its operators together, median over the profiled calls)
+            and ``stage_ms`` (the stage without a profiler, median over as many calls before these
+            and as many after).
         unseen: what the profile does not see, or why there is none, in words.
         spans: by stage the nodes of one profiled call, that of the median total, in order.
     """
@@ -198,22 +197,25 @@ def profile(
         values = Feeds(pipe.bundle).prepare(inputs)
         for stage in pipe.bundle.manifest.in_order():
             feeds = {spec.name: values[spec.name] for spec in stage.inputs}
-            plain_ms[stage.name], outputs = _plain(pipe, stage.name, feeds, calls)
+            before, outputs = _plain(pipe, stage.name, feeds, calls)
             found[stage.name] = profiled(pipe, stage, feeds, WARMUP, calls)
+            # On both sides: what slows the machine meanwhile would make a part exceed its whole.
+            after, _ = _plain(pipe, stage.name, feeds, calls)
+            plain_ms[stage.name] = median(before + after)
             values.update(outputs)
     return _digest(found, plain_ms, UNSEEN[variant.backend])
 
 
 def _plain(
     pipe: Pipeline, stage: str, feeds: Mapping[str, Any], calls: int
-) -> tuple[float, dict[str, Array]]:
-    """Milliseconds of a run of the stage as it is, and its outputs."""
+) -> tuple[list[float], dict[str, Array]]:
+    """Milliseconds of each run of the stage as it is, and its outputs."""
     took = []
     for _ in range(WARMUP + calls):
         start = perf_counter_ns()
         outputs = pipe.run_stage(stage, feeds)
-        took.append(perf_counter_ns() - start)
-    return fmean(_middle(sorted(took[WARMUP:]))) / 1e6, outputs
+        took.append((perf_counter_ns() - start) / 1e6)
+    return took[WARMUP:], outputs
 
 
 def _profiled(
@@ -295,29 +297,26 @@ def _digest(
     stages: dict[str, dict[str, float]] = {}
     spans: dict[str, tuple[Span, ...]] = {}
     for stage, profiled in found.items():
-        runs = _middle(sorted(profiled, key=lambda run: sum(span.us for span in run)))
-        times: dict[tuple[str, str], list[float]] = defaultdict(list)
-        for span in (span for run in runs for span in run):
-            times[span.module.removeprefix(root), span.op].append(span.us)
-        took = {key: math.fsum(us) / len(runs) for key, us in times.items()}
-        counts = Counter((span.module.removeprefix(root), span.op) for span in runs[0])
+        runs = sorted(profiled, key=lambda run: sum(span.us for span in run))
+        times: dict[tuple[str, str], list[float]] = defaultdict(lambda: [0.0] * len(runs))
+        for index, run in enumerate(runs):
+            for span in run:
+                times[span.module.removeprefix(root), span.op][index] += span.us
+        # Not means: a call that the system interrupted would stand for a whole module.
+        took = {key: median(us) for key, us in times.items()}
+        counts = Counter((span.module.removeprefix(root), span.op) for span in runs[len(runs) // 2])
         total = math.fsum(took.values())
         rows += [
             Operator(stage, module, op, counts[module, op], us / 1e3, us / total if total else 0.0)
             for (module, op), us in took.items()
         ]
-        stages[stage] = {"profiled_ms": total / 1e3, "stage_ms": plain_ms[stage]}
+        whole = median(math.fsum(span.us for span in run) for run in runs)
+        stages[stage] = {"profiled_ms": whole / 1e3, "stage_ms": plain_ms[stage]}
         spans[stage] = tuple(
             replace(span, module=span.module.removeprefix(root)) for span in runs[len(runs) // 2]
         )
     rows.sort(key=lambda row: (-row.ms, row.stage, row.module, row.op))
     return Profile(tuple(rows), stages, unseen, spans)
-
-
-def _middle(ordered: Sequence[T]) -> Sequence[T]:
-    """The middle half: a run that the system interrupted would stand for a whole module."""
-    cut = len(ordered) // 4
-    return ordered[cut : len(ordered) - cut]
 
 
 def _common_root(modules: set[str]) -> str:

@@ -73,7 +73,7 @@ class Report:
         peak_memory_bytes: the fresh process's peak resident memory after its calls.
         stages: summary by part of a call: ``inputs``, each stage, ``outputs``, ``residual`` (what
             the other parts leave unexplained).
-        operators: largest first: ``stage``, ``module``, ``op``, ``calls`` a run, mean ``ms`` a
+        operators: largest first: ``stage``, ``module``, ``op``, ``calls`` a run, median ``ms`` a
             run, ``share`` of the stage's operator time.
         operators_unexplained: what the profile does not see, in ``words``, and by stage in
             ``stages`` the ``profiled_ms`` of the operators and the ``stage_ms`` of all of it.
