@@ -55,7 +55,7 @@ def measure(
         calls: calls to make before peak memory is read.
 
     Raises:
-        BackendError: the process failed; the message holds its last words.
+        BackendError: the process failed; the message holds its last line.
     """
     # -P: a module of the same name in the working directory must not be imported for the library's.
     command = [sys.executable, "-P", "-c", PROGRAM]
@@ -68,7 +68,7 @@ def measure(
     if done.returncode != 0:
         raise BackendError(
             f"the cold-start process failed with exit code {done.returncode}: "
-            f"{done.stderr.strip()[-2000:]}"
+            f"{(done.stderr.strip().splitlines() or ['it said nothing'])[-1][-2000:]}"
         )
     marks = json.loads(done.stdout.splitlines()[-1])
     names = ("interpreter", "import", "load", "samples", "first_call")

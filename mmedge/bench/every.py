@@ -98,7 +98,8 @@ def bench_all(
         raise ValueError(f"calls must be >= {ROUNDS} and threads >= 1, got {calls} and {threads}")
     tell = progress or _silent
     manifest, variants, cores = _choose(path, backend)
-    sizes = {variant.id: _size(path, variant) for variant in variants}
+    with Bundle.open(path) as bundle:
+        sizes = {variant.id: bundle.size(variant) for variant in variants}
     combinations: list[_Combination] = []
     left_out: list[str] = []
     first_error: MMEdgeError | None = None
@@ -226,16 +227,6 @@ def _check(path: str, variant: Variant) -> None:
         path, variant.backend, variant.precision, variant.target, allow_unverified=True
     ) as pipe:
         verify(pipe).check()
-
-
-def _size(path: str, variant: Variant) -> int:
-    """Bytes of the variant's files, each once, with the weights that lie beside graphs."""
-    with Bundle.open(path) as bundle:
-        names = set(variant.files.values())
-        for name in variant.files.values():
-            if name.endswith(".onnx"):
-                names.update(bundle.weights(name))
-        return sum(bundle.read(name).nbytes for name in names)
 
 
 def _metric(variant: Variant, manifest: Manifest) -> float | None:

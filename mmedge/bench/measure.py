@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from mmedge.bench.copies import Copy
-    from mmedge.bundle import Bundle
     from mmedge.pipeline import Pipeline
     from mmedge.spec import Array, Variant
     from mmedge.verify import Verification
@@ -331,7 +330,7 @@ def facts(pipe: Pipeline) -> dict[str, Any]:
         "attention": {stage: str(found) for stage, found in pipe.attention.items()},
         "metric": _metric(variant),
         "not_checked": list(bundle.manifest.open_questions(variant)),
-        "size_bytes": _size(bundle, variant),
+        "size_bytes": bundle.size(variant),
     }
 
 
@@ -393,13 +392,6 @@ def _metric(variant: Variant) -> dict[str, Any] | None:
         "drop": found.get("metric_drop"),
         "drop_bound": found.get("metric_drop_bound"),
     }
-
-
-def _size(bundle: Bundle, variant: Variant) -> int:
-    """Bytes of a variant's files and of the weights that its graphs use, each file once."""
-    files = set(variant.files.values())
-    files |= {name for file in variant.files.values() for name in bundle.weights(file)}
-    return sum(len(bundle.read(name)) for name in files)
 
 
 def _silent(phase: str, done: int, total: int) -> None:

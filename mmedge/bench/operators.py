@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import tempfile
-from collections import Counter, defaultdict
+from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
 from itertools import takewhile
 from pathlib import Path
@@ -76,8 +76,7 @@ class Operator:
             :data:`mmedge.bench.modules.NETWORK` or ``FUSED`` where there is none.
         op: operator, as the backend runs it.
         calls: nodes of this kind that run in one call.
-        ms: milliseconds of them together in one call, median over the calls: it is never more than
-            the median of all operators together.
+        ms: milliseconds of them together in one call, median over the calls.
         share: of the time of all operators of the stage, 0 to 1.
     """
 
@@ -106,9 +105,9 @@ class Profile:
 
     Attributes:
         rows: largest time first; empty where the backend has no such profile.
-        stages: by stage ``profiled_ms`` (its operators together, median over the profiled calls)
-            and ``stage_ms`` (the stage without a profiler, median over as many calls before these
-            and as many after).
+        stages: by stage ``profiled_ms`` (the medians of its operators together) and ``stage_ms``
+            (the stage without a profiler, median over as many calls before these and as many
+            after).
         unseen: what the profile does not see, or why there is none, in words.
         spans: by stage the nodes of one profiled call, that of the median total, in order.
     """
@@ -298,7 +297,8 @@ def _digest(
     spans: dict[str, tuple[Span, ...]] = {}
     for stage, profiled in found.items():
         runs = sorted(profiled, key=lambda run: sum(span.us for span in run))
-        times: dict[tuple[str, str], list[float]] = defaultdict(lambda: [0.0] * len(runs))
+        keys = {(span.module.removeprefix(root), span.op) for run in runs for span in run}
+        times = {key: [0.0] * len(runs) for key in keys}
         for index, run in enumerate(runs):
             for span in run:
                 times[span.module.removeprefix(root), span.op][index] += span.us
@@ -310,8 +310,7 @@ def _digest(
             Operator(stage, module, op, counts[module, op], us / 1e3, us / total if total else 0.0)
             for (module, op), us in took.items()
         ]
-        whole = median(math.fsum(span.us for span in run) for run in runs)
-        stages[stage] = {"profiled_ms": whole / 1e3, "stage_ms": plain_ms[stage]}
+        stages[stage] = {"profiled_ms": total / 1e3, "stage_ms": plain_ms[stage]}
         spans[stage] = tuple(
             replace(span, module=span.module.removeprefix(root)) for span in runs[len(runs) // 2]
         )

@@ -334,6 +334,25 @@ class Bundle:
         """
         return self._graphs.get(self._known(graph), GraphFile()).weights
 
+    def size(self, variant: Variant) -> int:
+        """Bytes that a variant needs of this bundle: its files, and what its graphs use of weights.
+
+        Weights that several graphs or variants share count once for each variant. So the sizes of
+        variants add up to more than the bundle's, and one of a variant does not depend on others.
+
+        Raises:
+            BundleError: a file of it is not in this bundle.
+        """
+        names = {self._known(name) for name in variant.files.values()}
+        spans = {span for name in names for span in self._graphs.get(name, GraphFile()).spans}
+        total, reached = 0, ("", 0)
+        for file, begin, end in sorted(spans):
+            first = max(begin, reached[1]) if file == reached[0] else begin
+            if end > first:
+                total += end - first
+                reached = file, end
+        return total + sum(self._archive.sizes[name] for name in names)
+
     def functions(self, graph: str) -> Mapping[str, int]:
         """How often one of its graphs calls each function of mmedge's own domain.
 

@@ -45,6 +45,7 @@ class GraphFile:
 
     Attributes:
         weights: paths in the bundle of the weight files that it uses.
+        spans: the parts of these files that it uses: path, first byte, and byte after the last.
         functions: how often it calls each function of mmedge's own domain.
         needs_elements: operators in it that end the process when a tensor that they take has no
             elements.
@@ -53,6 +54,7 @@ class GraphFile:
     weights: tuple[str, ...] = ()
     functions: Mapping[str, int] = field(default_factory=dict)
     needs_elements: tuple[str, ...] = ()
+    spans: frozenset[tuple[str, int, int]] = frozenset()
 
 
 def check_graph(data: memoryview, name: str, sizes: Mapping[str, int], where: str) -> GraphFile:
@@ -85,15 +87,19 @@ def check_graph(data: memoryview, name: str, sizes: Mapping[str, int], where: st
         )
     check = _Check(model, where)
     check.run()
+    spans = frozenset(_weights(tensor, name, sizes, where) for tensor in model.external)
     return GraphFile(
-        tuple(sorted({_weights(tensor, name, sizes, where) for tensor in model.external})),
+        tuple(sorted({file for file, _, _ in spans})),
         dict(check.called),
         tuple(sorted(check.needs_elements)),
+        spans,
     )
 
 
-def _weights(tensor: Tensor, name: str, sizes: Mapping[str, int], where: str) -> str:
-    """The bundle's file that one tensor's external data names."""
+def _weights(
+    tensor: Tensor, name: str, sizes: Mapping[str, int], where: str
+) -> tuple[str, int, int]:
+    """The bundle's file that one tensor's external data names, its first byte, and its end."""
     entries = tensor.external
     location = entries.get("location", "")
     fault = path_fault(location)
@@ -114,7 +120,7 @@ def _weights(tensor: Tensor, name: str, sizes: Mapping[str, int], where: str) ->
             f"{where}: constant {tensor.name!r} of shape {list(tensor.shape)} has less data in "
             f"{location!r}"
         )
-    return file
+    return file, offset, offset + length if length else sizes[file]
 
 
 class _Check:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -27,7 +27,7 @@ from mmedge.cli.output import check_file
 from mmedge.cli.svg import draw_svg
 from mmedge.device import probe
 from mmedge.native.dispatch import choose
-from mmedge.spec import Decision, Manifest, Variant
+from mmedge.spec import Decision, Manifest
 
 __all__ = ["inspect"]
 
@@ -45,6 +45,7 @@ def inspect(bundle: BundleArgument, *, as_json: JsonOption = False, svg: SvgOpti
         manifest = opened.manifest
         sizes = {name: len(opened.read(name)) for name in manifest.files}
         weights = {name: opened.weights(name) for name in manifest.files}
+        used = {variant.id: opened.size(variant) for variant in manifest.variants}
         decisions = {decision.variant: decision for decision in opened.decisions(probe())}
         attention = {
             stage.name: functions
@@ -58,12 +59,12 @@ def inspect(bundle: BundleArgument, *, as_json: JsonOption = False, svg: SvgOpti
                 "manifest": asdict(manifest),
                 "flow": flow.as_json(),
                 "sizes_bytes": sizes,
+                "variant_sizes_bytes": used,
                 "decisions": [asdict(decision) for decision in decisions.values()],
                 "attention": {"functions": attention, "on_cpu": _kernel()},
             }
         )
     else:
-        used = {variant.id: _size(variant, sizes, weights) for variant in manifest.variants}
         _print(manifest, draw_text(flow), sizes, used, decisions)
         if attention:
             _print_attention(attention)
@@ -171,12 +172,6 @@ def _kernel() -> str:
             return f"kernel ({native.cpu_isa()})"
         reason = choice.reason
     return f"standard operators: {reason}"
-
-
-def _size(variant: Variant, sizes: Mapping[str, int], weights: Mapping[str, Sequence[str]]) -> int:
-    """Bytes of a variant's files and of the weights that its graphs use, each file once."""
-    files = set(variant.files.values())
-    return sum(sizes[name] for name in files.union(*(weights[name] for name in files)))
 
 
 def _print_text(text: str) -> None:

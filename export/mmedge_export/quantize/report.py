@@ -30,7 +30,7 @@ class StageReport:
         kept: nodes that stay float, by name, and why.
         narrow: nodes with weights of 7 bits, since products with 8 would exceed 16 bits.
         speed: how it was timed, in words.
-        bytes_before: graph and weights in float32.
+        bytes_before: of the stage by itself: graph and weights in float32.
         bytes_after: the same now.
     """
 
@@ -83,8 +83,8 @@ class Report:
         attempts: candidates that were judged.
         latency_ms: median of one call in float32, and of the variant.
         speedup: of a call: median of the ratios and its confidence interval.
-        bytes_before: of all graphs with their weights, in float32.
-        bytes_after: the same of the variant.
+        bytes_before: of the float32 variant (:meth:`mmedge.Bundle.size`).
+        bytes_after: of the new one.
         remarks: what else is to be known, in words.
         not_checked: what the judgement leaves open, in words; the variant's too.
     """
@@ -112,6 +112,8 @@ class Report:
         """For the variant's ``build``."""
         made: dict[str, str] = {}
         for key, words in self.summary()[1:]:
+            if key == "size":  # the files say so themselves
+                continue
             count = sum(other.split(" ")[0] == key for other in made)
             made[f"{key} {count + 1}" if count else key] = _short(words)
         for stage in self.stages:
@@ -153,7 +155,8 @@ class Report:
             times = f"{middle:.2f} [{low:.2f}, {high:.2f}] times as fast"
             found.append(("latency", f"{before:.3g} -> {after:.3g} ms, {times}"))
         before, after = self.bytes_before, self.bytes_after
-        size = f"{before / 1e6:.2f} -> {after / 1e6:.2f} MB, {after / max(before, 1):.3f}"
+        share = after / max(before, 1)
+        size = f"{before / 2**20:.2f} -> {after / 2**20:.2f} MiB, {share:.3f} of it"
         found += [
             ("size", size),
             ("judged", f"{self.samples} samples, {self.attempts} candidates"),

@@ -195,8 +195,8 @@ def _quantize(
         attempts=judge.attempts,
         latency_ms=None if latency is None else latency[0],
         speedup=None if latency is None else latency[1],
-        bytes_before=sum(stage.bytes_before for stage in reports),
-        bytes_after=sum(stage.bytes_after for stage in reports),
+        bytes_before=bundle.size(base),
+        bytes_after=bundle.size(base),
         remarks=(*_remarks(task), *_old_stages(works), *smoothed),
         not_checked=_not_checked(task, verdict),
     )
@@ -208,15 +208,16 @@ def _quantize(
         untype(model.graph)
     tell("adding the variant")
     files = save(_shared(graphs), folder, place=f"onnx/{variant.id}")
+    made = bundle.with_variant(variant, files)
+    report = replace(report, variant=variant.id, bytes_after=made.size(variant))
     if latency is not None:
         # It was not taken with the threads that were found before.
         now = {"latency_ms": latency[0][0], "threads": None, "cores": None}
-        bundle = bundle.with_metrics({base.id: now})
-    made = bundle.with_variant(variant, files)
+        made = made.with_metrics({base.id: now})
     backends = {other.backend for other in made.manifest.variants if other.target == "cpu"}
     if len(backends) > 1 and made.manifest.samples:
         made, _ = tune(made, threads=threads, tell=tell)
-    return made, replace(report, variant=variant.id)
+    return made, report
 
 
 def _digest(samples: Sequence[Mapping[str, Array]]) -> str:
@@ -316,7 +317,7 @@ def _variant(
     whole, stages = _differences(bundle, network)
     largest = max(found.rtol for found in (whole, *stages.values()))
     record = {name: metadata.version(name) for name in _libraries(base.backend)} | report.record()
-    metrics = {"bytes": float(report.bytes_after), "max_rel": largest}
+    metrics = {"max_rel": largest}
     if report.latency_ms is not None:
         metrics["latency_ms"] = report.latency_ms[1]
     verdict = report.verdict
