@@ -14,7 +14,7 @@ import typer
 
 from mmedge.bench.tune import tune
 from mmedge.bundle import Bundle
-from mmedge.cli.console import BundleArgument, JsonOption, emit_json, number, say, table
+from mmedge.cli.console import BundleArgument, JsonOption, emit_json, number, say, table, warn
 from mmedge.cli.output import BundleOutputOption, OverwriteOption, Target, misuse, rewriting
 from mmedge_export.engine import PRECISIONS, build_all
 from mmedge_export.engine_builder import CURRENT
@@ -126,7 +126,7 @@ def _build_openvino(place: Target, *, as_json: bool) -> None:
     made, variant = add_openvino(Bundle.open(place.path))
     found: dict[str, tuple[float, int]] = {}
     if made.manifest.samples:
-        made, found = tune(made, tell=say)
+        made, found = tune(made, tell=say, warn=warn)
     made.close()
     if as_json:
         measured = {

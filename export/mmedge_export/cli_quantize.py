@@ -22,6 +22,7 @@ from mmedge.cli.console import (
     stderr,
     table,
     waiting,
+    warn,
 )
 from mmedge.cli.output import BundleOutputOption, OverwriteOption, rewriting
 from mmedge.errors import InputError
@@ -242,6 +243,8 @@ def quantize_bundle(
             **options,
         )
     made.close()
+    if report.warning is not None:
+        warn(report.warning)
     return report
 
 

@@ -10,6 +10,7 @@ import os
 from typing import TYPE_CHECKING
 
 from mmedge.bench.apart import time_apart
+from mmedge.bench.neighbours import Neighbours, busy_words
 from mmedge.device import probe
 from mmedge.errors import BundleError, MMEdgeError
 from mmedge.pipeline import check_threads, load
@@ -34,6 +35,7 @@ def tune(
     threads: int | None = None,
     tell: Callable[[str], None] | None = None,
     leave: Callable[[str], None] | None = None,
+    warn: Callable[[str], None] | None = None,
 ) -> tuple[Bundle, dict[str, tuple[float, int]]]:
     """Time every variant that this CPU runs, and write that into the manifest.
 
@@ -53,6 +55,7 @@ def tune(
             there are cores only ``latency_ms`` is kept.
         tell: told what is being done, a line at a time.
         leave: told what is left out and why, a line at a time; None: ``tell`` is.
+        warn: told what makes the times doubtful; None: ``tell``.
 
     Returns:
         The new bundle, open, and by the variant's id the milliseconds of a call, and the threads.
@@ -68,10 +71,13 @@ def tune(
     if most is None:
         most = cores
     try:
-        found = _measure(bundle, thread_counts(most), say, leave or say)
+        with Neighbours() as others:
+            found = _measure(bundle, thread_counts(most), say, leave or say)
     except BaseException:
         bundle.close()
         raise
+    if words := busy_words(others.share):
+        (warn or say)(f"{words}: another choice may be faster on a quiet machine; tune it there")
     metrics: dict[str, dict[str, float | None]] = {
         # Of some of the cores alone nothing is known of the others.
         name: {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from mmedge.bench.neighbours import busy_share, busy_words
 from mmedge.cli.console import list_not_checked, number, table, warn
 
 if TYPE_CHECKING:
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
 
     from mmedge.bench.report import Report
 
-__all__ = ["show"]
+__all__ = ["busy_remarks", "show"]
 
 FIGURES = ("mean", "p50", "p90", "p99", "p99_9", "max")
 #: Operators that the table shows; the report has all.
@@ -179,6 +180,7 @@ def _show_variants(report: Report) -> None:
 
 def _remarks(report: Report) -> Iterator[str]:
     """What a reader must know before believing a figure."""
+    yield from busy_remarks(report)
     count = report.latency_ms["count"]
     missing = [key for key in ("p99", "p99_9") if report.latency_ms[key] is None]
     if missing:
@@ -192,6 +194,14 @@ def _remarks(report: Report) -> Iterator[str]:
         )
     if "OVERLOADED" in report.load["inputs"]:
         yield f"{report.load['inputs']}; latency grows with the length of such a run"
+
+
+def busy_remarks(report: Report) -> Iterator[str]:
+    """Whether others used the cores, unless it was asked for."""
+    if report.load.get("interference"):
+        return
+    if words := busy_words(busy_share((report.device.get("after") or {}).get("cpu_share"))):
+        yield f"{words}: the figures are of the machine as it was, not of the bundle alone"
 
 
 def _arrivals(load: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ from mmedge.bench.pair import CALLS, SESSIONS, bench_pair
 from mmedge.bench.report import Report
 from mmedge.bench.resample import LEAST_PARTS
 from mmedge.bundle.write import SUFFIX
+from mmedge.cli.bench_tables import busy_remarks
 from mmedge.cli.console import (
     BackendOption,
     DeviceOption,
@@ -93,6 +94,8 @@ def compare(
                 (str(a), str(b)), backend, precision, device,
                 threads=threads, calls=total, sessions=sessions or SESSIONS, progress=tell,
             )  # fmt: skip
+        for remark in busy_remarks(reports[0]):  # they took turns: it holds of both
+            warn(remark)
     else:
         given: dict[str, object] = {
             "output": output,

@@ -12,6 +12,7 @@ from mmedge.cli.console import (
     number,
     say,
     table,
+    warn,
 )
 from mmedge.cli.output import BundleOutputOption, OverwriteOption, rewriting
 from mmedge.errors import BundleError, NoVariantError
@@ -34,7 +35,9 @@ def tune(
             opened.close()
             raise BundleError(f"{bundle}: no golden samples to call it with; export it again")
         left_out: list[str] = []
-        made, found = find(opened, threads=threads, tell=say, leave=left_out.append)
+        made, found = find(
+            opened, threads=threads, tell=say, leave=left_out.append, warn=warn
+        )
         made.close()
         if not found:
             why = "; ".join(left_out)

@@ -29,13 +29,16 @@ if TYPE_CHECKING:
     from mmedge_export.quantize.forms import Form, Site
     from mmedge_export.quantize.stage_work import Plan, StageWork
 
-__all__ = ["TIE", "candidates", "choose_plan", "time_sites"]
+__all__ = ["NO_FASTER", "TIE", "candidates", "choose_plan", "time_sites"]
 
 #: Times that lie nearer than this share are called equal: the smaller graph is taken.
 TIE = 0.03
 
 #: A node's forms that are nearly as fast as its fastest by itself: the most exact of them is taken.
 NEAR = 0.05
+
+#: What begins the words on a stage that stays float32 for its speed.
+NO_FASTER = "not measurably faster"
 
 #: Rounds by which the plan that was fastest is held against float32 once more.
 CONFIRM = 15
@@ -257,7 +260,7 @@ def choose_plan(
             return plans[name], f"{middle:.2f} [{low:.2f}, {high:.2f}] times as fast: {name}"
     else:
         middle, low, high = max(ratios.values())
-    return floats, f"not measurably faster: {middle:.2f} [{low:.2f}, {high:.2f}] times"
+    return floats, f"{NO_FASTER}: {middle:.2f} [{low:.2f}, {high:.2f}] times"
 
 
 def graph_bytes(path: Path) -> int:

@@ -9,8 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mmedge.bench.neighbours import busy_words
 from mmedge.errors import AccuracyError
-from mmedge_export.quantize.choose_forms import candidates, choose_plan, graph_bytes, time_sites
+from mmedge_export.quantize.choose_forms import (
+    NO_FASTER,
+    candidates,
+    choose_plan,
+    graph_bytes,
+    time_sites,
+)
 from mmedge_export.quantize.evaluate import Network, error, inner_tensors
 from mmedge_export.quantize.forms import DYNAMIC, EXACT_FIRST, RANGED
 from mmedge_export.quantize.journal import digest
@@ -19,7 +26,7 @@ from mmedge_export.quantize.saturate import narrow_nodes
 from mmedge_export.quantize.search import BudgetError, back_off, offenders
 from mmedge_export.quantize.stage_work import quantised, quantised_forms
 from mmedge_export.quantize.switched import switches, write_switched
-from mmedge_export.quantize.timing import interleave
+from mmedge_export.quantize.timing import Watch, interleave, watching
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -71,6 +78,10 @@ class Gate:
         backend: that is to run the network.
         tell: told what is being done, a line at a time.
         journal: of what is known so far.
+
+    Attributes:
+        others: largest share of the cores' time that other processes took while something was
+            timed; None: they left the cores alone, or it cannot be told.
     """
 
     def __init__(
@@ -93,6 +104,7 @@ class Gate:
         self._alone = len(works) == 1
         self._speed: dict[str, str] = {}
         self._harms: dict[str, float] = {}
+        self.others: float | None = None
         self._changed: set[str] = set()  # stages with other forms than those that were timed
 
     def choose(self, precision: str) -> None:
@@ -107,20 +119,35 @@ class Gate:
                 continue
             self._tell(f"{name}: timing {len(work.sites)} nodes")
             found = self._journal.recall(
-                f"forms of {name}", partial(self._choose_stage, work, forms, samples)
+                f"forms of {name}", partial(self._choose_stage, work, forms, samples), self._keep
             )
+            self._note(found["others"])
             work.narrow = frozenset(found["narrow"])
             work.speed, work.plan = found["speed"], found["plan"]
             self._speed[name] = found["words"]
             for node, form in work.plan.items():
                 if form == "float":
-                    work.why[node] = "no faster" if self._goal == "speed" else "no smaller"
+                    work.why[node] = "no smaller"
+                    if self._goal == "speed":
+                        doubtful = found["others"] is not None
+                        work.why[node] = "could not be judged" if doubtful else "no faster"
             self._tell(f"{name}: {self._speed[name]}")
 
     def _choose_stage(
         self, work: StageWork, forms: Sequence[Form], samples: Sequence[Mapping[str, Array]]
     ) -> dict[str, Any]:
         names = list(dict.fromkeys(site.activation for site in work.sites))
+        with watching(patient=self._goal == "speed") as watch:
+            found = self._timed_stage(work, forms, samples, names)
+        return {**found, **self._doubted(found["words"], watch)}
+
+    def _timed_stage(
+        self,
+        work: StageWork,
+        forms: Sequence[Form],
+        samples: Sequence[Mapping[str, Array]],
+        names: Sequence[str],
+    ) -> dict[str, Any]:
         inner = [inner_tensors(work.prepared, names, values) for values in samples]
         work.narrow = narrow_nodes(work.prepared, work.sites, inner, work.ranges)
         work.speed = time_sites(work, inner[0], forms, threads=self._threads)
@@ -310,9 +337,9 @@ class Gate:
             if not slower or not quantised(work.plan):
                 continue
             key = f"speed of {name} as {digest(work.plan)}"
-            plan, self._speed[name] = self._journal.recall(
-                key, partial(self._fastest, work, {"what the metric bears": work.plan}, first)
-            )
+            found = self._journal.recall(key, partial(self._paying, work, first), self._keep)
+            plan, self._speed[name] = found["plan"], found["words"]
+            self._note(found["others"])
             if plan != work.plan:
                 work.why |= dict.fromkeys(quantised(work.plan), "the rest is no faster")
                 work.plan = plan
@@ -328,6 +355,30 @@ class Gate:
         for work, (plan, why) in zip(self._works, before, strict=True):
             work.plan, work.why = plan, why
         return verdict
+
+    def _paying(self, work: StageWork, values: Mapping[str, Array]) -> dict[str, Any]:
+        """Whether the stage is faster with what the metric bears, as plain values."""
+        with watching() as watch:
+            plan, words = self._fastest(work, {"what the metric bears": work.plan}, values)
+        return {"plan": plan, **self._doubted(words, watch)}
+
+    def _doubted(self, words: str, watch: Watch) -> dict[str, Any]:
+        """How fast something is, in words, with what makes that doubtful."""
+        busy = busy_words(watch.share) if self._goal == "speed" else None
+        if busy is None:
+            return {"words": words, "others": None}
+        if words.startswith(NO_FASTER):
+            return {"words": f"could not be judged: {busy}; {words}", "others": watch.share}
+        return {"words": f"{words} ({busy})", "others": watch.share}
+
+    def _keep(self, found: Mapping[str, Any]) -> bool:
+        """Whether a finding is worth keeping for a run that goes on later: it was not disturbed."""
+        return found["others"] is None
+
+    def _note(self, others: float | None) -> None:
+        """Keep how disturbed a time was, to be told at the end."""
+        if others is not None:
+            self.others = max(others, self.others or 0.0)
 
     def _fastest(
         self, work: StageWork, plans: Mapping[str, Plan], values: Mapping[str, Array]
@@ -367,7 +418,9 @@ class Gate:
         floats, kept = self.final()
         inputs = self._task.samples[0][0]
         ways = {"float": partial(floats, inputs), "kept": partial(kept, inputs)}
-        times = interleave(ways, rounds=ROUNDS)
+        with watching() as watch:
+            times = interleave(ways, rounds=ROUNDS)
+        self._note(watch.share if watch.busy else None)
         ratio = times["kept"].times_faster(times["float"])
         return (times["float"].median, times["kept"].median), ratio
 

@@ -59,14 +59,24 @@ class Journal:
         except (ValueError, KeyError, TypeError):
             pass  # damaged: what it held is found again
 
-    def recall(self, key: str, find: Callable[[], Any]) -> Any:  # noqa: ANN401
+    def recall(
+        self,
+        key: str,
+        find: Callable[[], Any],
+        keep: Callable[[Any], bool] = lambda _: True,
+    ) -> Any:  # noqa: ANN401
         """What is known under ``key``; where nothing is, what ``find`` gives, plain values.
+
+        What ``keep`` refuses is not written: the next run finds it again.
 
         Raises:
             ExportError: the file cannot be written.
         """
         if key not in self._found:
-            self._found[key] = find()
+            found = find()
+            if not keep(found):
+                return found
+            self._found[key] = found
             text = json.dumps({"job": self._job, "found": self._found})
             write_whole(self._path, text.encode())
         return self._found[key]

@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from mmedge.bench.neighbours import busy_words
 from mmedge.schema.names import MAX_TEXT
 
 if TYPE_CHECKING:
@@ -87,6 +88,8 @@ class Report:
         bytes_after: of the new one.
         remarks: what else is to be known, in words.
         not_checked: what the judgement leaves open, in words; the variant's too.
+        others_share: largest share of the cores' time that other processes took while something was
+            timed, 0 to 1; None: they left the cores alone, or it cannot be told.
     """
 
     variant: str | None
@@ -102,6 +105,19 @@ class Report:
     bytes_after: int
     remarks: tuple[str, ...] = ()
     not_checked: tuple[str, ...] = ()
+    others_share: float | None = None
+
+    @property
+    def warning(self) -> str | None:
+        """What a reader must know before believing the times."""
+        words = busy_words(self.others_share)
+        if words is None:
+            return None
+        lost = "" if self.variant else ": a variant that would pay may have been given up"
+        return (
+            f"{words}, at times, and measuring again did not help{lost}. Run it again on a quiet "
+            "machine; --resume keeps what was not disturbed, and measures the rest again"
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, which has no infinity: None stands for it."""

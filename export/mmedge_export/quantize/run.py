@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
+from mmedge.bench.neighbours import busy_words
 from mmedge.bench.tune import tune
 from mmedge.bundle import Bundle
 from mmedge.errors import AccuracyError, ExportError, InputError
@@ -182,7 +183,9 @@ def _quantize(
     verdict = gate.hold()
     latency = gate.latency() if verdict is not None else None
     if latency is not None and goal == "speed" and latency[1][1] <= 1.0:
-        tell("the whole network is not measurably faster")
+        doubt = busy_words(gate.others)
+        why = f"is not measurably faster{'' if doubt is None else f', but {doubt}'}"
+        tell(f"the whole network {why}")
         verdict = None
     reports = gate.stages()
     report = Report(
@@ -199,6 +202,7 @@ def _quantize(
         bytes_after=bundle.size(base),
         remarks=(*_remarks(task), *_old_stages(works), *smoothed),
         not_checked=_not_checked(task, verdict),
+        others_share=gate.others,
     )
     if verdict is None:
         return bundle, report

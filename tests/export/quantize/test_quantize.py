@@ -15,11 +15,12 @@ import pytest
 from fusions import FUSIONS
 
 import mmedge
+from mmedge.bench.neighbours import Neighbours
 from mmedge.bundle import Bundle
 from mmedge.errors import AccuracyError, ExportError, InputError
 from mmedge.verify import verify
 from mmedge_export import export
-from mmedge_export.quantize import Task, choose_forms, gate, quantize, run
+from mmedge_export.quantize import Task, choose_forms, gate, quantize, run, timing
 from mmedge_export.quantize.journal import Journal
 
 OPTIONS = {"goal": "size", "threads": 1, "max_error": 0.2}
@@ -205,6 +206,68 @@ def test_a_stopped_run_goes_on_where_it_was(plain, made, tmp_path, monkeypatch):
     assert report.attempts > 1
     assert answers == [1]  # the float network's own
     assert report.verdict.ok
+
+
+def test_times_on_a_busy_machine_are_told_and_not_kept(plain, tmp_path, monkeypatch):
+    """Others take the cores: figures carry that, and a run that goes on measures again."""
+    path, folder = copy(plain, tmp_path), tmp_path / "work"
+    monkeypatch.setattr(timing, "PAUSE_S", 0.0)
+    options = OPTIONS | {"goal": "speed", "resume": folder}
+    share = {"now": 0.6}
+
+    class Busy(Neighbours):
+        def __exit__(self, *_):
+            self.share = share["now"]
+
+    monkeypatch.setattr(timing, "Neighbours", Busy)
+    timed, old = [], gate.time_sites
+    monkeypatch.setattr(gate, "time_sites", lambda *a, **k: timed.append(1) or old(*a, **k))
+    lines = []
+    try:
+        bundle, report = quantize(path, **options, progress=lines.append)
+    except AccuracyError:
+        pytest.fail("a limit of 0.2 holds")
+    bundle.close()
+    assert report.others_share == 0.6
+    assert "other processes took 60 % of the cores" in report.warning
+    assert all("60 % of the cores" in s.speed for s in report.stages if s.speed != "-")
+    first = len(timed)
+    assert first >= 1
+    share["now"] = 0.0
+    shutil.rmtree(path)
+    bundle, report = quantize(copy(plain, tmp_path), **options)
+    bundle.close()
+    assert report.warning is None
+    assert len(timed) == 2 * first  # measured again
+    shutil.rmtree(path)
+    quantize(copy(plain, tmp_path), **options)[0].close()
+    assert len(timed) == 2 * first  # and kept, being undisturbed
+
+
+def test_a_disturbed_measurement_is_made_again_and_the_least_disturbed_is_taken(monkeypatch):
+    monkeypatch.setattr(timing, "PAUSE_S", 0.0)
+    shares = iter([0.5, 0.2, 0.4, 0.5, 0.05, 0.3, 0.3, 0.3, 0.3, 0.3])
+    made = []
+
+    class Busy(Neighbours):
+        def __exit__(self, *_):
+            self.share = next(shares)
+
+    def rounds(ways, *, rounds, seed):
+        made.append(len(made))
+        return {name: timing.Timing((float(made[-1]),)) for name in ways}
+
+    monkeypatch.setattr(timing, "Neighbours", Busy)
+    monkeypatch.setattr(timing, "_rounds", rounds)
+    with timing.watching() as watch:
+        assert timing.interleave({"a": int})["a"].blocks == (1.0,)  # 0.2 of three
+        assert (watch.share, watch.again, watch.busy) == (0.2, 2, True)
+        assert timing.interleave({"a": int})["a"].blocks == (4.0,)  # 0.05 is quiet enough
+        assert (watch.share, watch.again) == (0.2, 3)
+        timing.interleave({"a": int})
+        timing.interleave({"a": int})
+        assert watch.again == timing.AGAIN  # a machine that stays busy is not waited for
+    assert len(made) == 10
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[]", '{"job": "another", "found": {"key": 0}}'])
