@@ -35,9 +35,7 @@ def tune(
             opened.close()
             raise BundleError(f"{bundle}: no golden samples to call it with; export it again")
         left_out: list[str] = []
-        made, found = find(
-            opened, threads=threads, tell=say, leave=left_out.append, warn=warn
-        )
+        made, found = find(opened, threads=threads, tell=say, leave=left_out.append, warn=warn)
         made.close()
         if not found:
             why = "; ".join(left_out)

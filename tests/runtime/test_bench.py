@@ -176,7 +176,7 @@ def test_counts_are_checked(sums, calls, warmup):
 
 
 def test_a_failing_child_tells_its_last_words(tmp_path):
-    with pytest.raises(BackendError, match="(?s)cold-start process failed with exit code 1: .*no such file"):
+    with pytest.raises(BackendError, match="cold-start process failed.*: no such file"):
         coldstart.measure(
             str(tmp_path / "none"), variant=("ort", "fp32", "cpu"), threads=None, calls=1
         )
