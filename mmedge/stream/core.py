@@ -321,7 +321,12 @@ class Core:
                 if outputs is not None:
                     self.tracks[name].use(choice.item)
         absent = {n: c.absent for n, c in active.choices.items() if c.absent is not None}
-        notes = {n: c.note for n, c in active.choices.items() if c.note and c.absent is None}
+        notes = {}
+        for name, choice in active.choices.items():
+            refused = "" if active.trigger.track is self.tracks[name] else self.tracks[name].refused
+            words = [note for note in (choice.note, refused) if note]
+            if words and choice.absent is None:
+                notes[name] = "; ".join(words)
         result = self._result(
             outputs, active.trigger, now, t, ages, samples, absent, reason, notes, fresh=not reason
         )

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 __all__ = ["History", "Pick"]
 
+#: Samples farther apart than so many periods, or seconds where no rate is stated, lie around a gap.
+PERIODS, WIDE = 2.5, 1.0
+
 
 class Pick(NamedTuple):
     """What stands for a time: one sample, two to interpolate between, or none.
@@ -33,14 +36,22 @@ class History:
         policy: how to choose.
         limit: farthest in seconds that a sample may lie from the time it stands for; None: any.
         depth: samples kept.
+        rate_hz: nominal rate of the samples; None: not stated.
     """
 
-    def __init__(self, policy: Exact | Interpolate, limit: float | None, depth: int) -> None:
+    def __init__(
+        self,
+        policy: Exact | Interpolate,
+        limit: float | None,
+        depth: int,
+        rate_hz: float | None = None,
+    ) -> None:
         self.samples: list[Sample] = []
         self._policy, self._depth = policy, depth
         self._limit = float("inf") if limit is None else limit
         if isinstance(policy, Exact):
             self._limit = min(self._limit, policy.tolerance_ms / 1000.0)
+        self._usual = WIDE if rate_hz is None else PERIODS / rate_hz
         #: Newest stamp of what had to make room.
         self._evicted: float | None = None
         self._asked_until: float | None = None
@@ -86,7 +97,7 @@ class History:
         if not self.samples:
             return Pick(())
         near = [sample for sample in self.samples if abs(t - sample.t) <= self._limit + SLACK]
-        pick = self._pick_exact(t, near) if isinstance(self._policy, Exact) else _mix(t, near)
+        pick = self._pick_exact(t, near) if isinstance(self._policy, Exact) else self._mix(t, near)
         if self._misses(t, pick):
             return Pick(
                 (),
@@ -120,6 +131,27 @@ class History:
         best = min(reversed(near), key=lambda sample: abs(t - sample.t), default=None)
         return Pick(() if best is None else (best,))
 
+    def _mix(self, t: float, near: list[Sample]) -> Pick:
+        """The two samples around ``t``, or what is left to hold."""
+        at = bisect_right(near, t, key=_stamp)
+        before = near[at - 1] if at else None
+        after = near[at] if at < len(near) else None
+        if before is not None and before.t == t:
+            return Pick((before,))
+        if before is None or after is None:
+            held = before or after
+            if held is None:
+                return Pick(())
+            side = "after" if before is not None else "before"
+            why = f"no usable sample {side} the trigger"
+            return Pick((held,), note=f"held, not interpolated: {why}")
+        if before.sizes != after.sizes:
+            held = before if t - before.t <= after.t - t else after
+            return Pick((held,), note="held, not interpolated: its neighbors have different sizes")
+        apart = after.t - before.t
+        note = f"interpolated over {apart:.6g} s without a usable sample"
+        return Pick((before, after), note=note if apart > self._usual else "")
+
     def discard(self, sample: Sample) -> bool:
         """Take a sample out; say whether it was kept."""
         if sample not in self.samples:
@@ -133,25 +165,6 @@ class History:
         self.samples = [sample for sample in self.samples if (sample.t, sample.arrival) in keep]
         self._evicted = self._asked_until = None
         return gone
-
-
-def _mix(t: float, near: list[Sample]) -> Pick:
-    """The two samples around ``t``, or what is left to hold."""
-    at = bisect_right(near, t, key=_stamp)
-    before = near[at - 1] if at else None
-    after = near[at] if at < len(near) else None
-    if before is not None and before.t == t:
-        return Pick((before,))
-    if before is None or after is None:
-        held = before or after
-        if held is None:
-            return Pick(())
-        side = "after" if before is not None else "before"
-        return Pick((held,), note=f"held, not interpolated: no usable sample {side} the trigger")
-    if before.sizes != after.sizes:
-        held = before if t - before.t <= after.t - t else after
-        return Pick((held,), note="held, not interpolated: its neighbors have different sizes")
-    return Pick((before, after))
 
 
 def _stamp(sample: Sample) -> float:

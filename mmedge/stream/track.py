@@ -1,6 +1,7 @@
 """One modality in a stream: what has come, what is being encoded, what is ready.
 
-Not thread-safe; the stream's lock is held around every call.
+Not thread-safe; the stream's lock is held around every call. It is long, because every change of
+what a modality holds has to keep the one account of its samples.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ class Track:
         #: What became of each window; None where there are none.
         self.windows: Ledger | None = None
         if isinstance(policy, Exact | Interpolate):
-            self._history = History(policy, self.limit, depth)
+            self._history = History(policy, self.limit, depth, modality.rate_hz)
         elif isinstance(policy, Window):
             rows_hz = policy.rate_hz or modality.sample_rate_hz
             self._ring = Ring(policy, specs, rows_hz=rows_hz, chunks_hz=modality.rate_hz)
@@ -97,6 +98,8 @@ class Track:
         self._lying = False
         self._lost = self._seen = False
         self._good = 0
+        #: What a result that uses an older sample should say of the newest; empty: nothing.
+        self.refused = ""
 
     # What comes in.
 
@@ -144,6 +147,8 @@ class Track:
             # A window over the gap would join what was not one after the other.
             self._begin_window_anew(f"a chunk was dropped as {reason}")
         self.ledger.drop(sample, reason)
+        if reason != "duplicate":
+            self.refused = f"its newest sample was dropped: {reason}"
 
     def _note_problem(self, reason: str, *, lying: bool) -> None:
         self._problem = reason
@@ -170,6 +175,7 @@ class Track:
 
     def _note_good(self) -> None:
         self._problem = None
+        self.refused = ""
         self._lying = False
         self._good += 1
 
@@ -235,6 +241,7 @@ class Track:
         self._problem, self.encoder_error = problem, None
         self._lying = self._lost = self._seen = False
         self._good = 0
+        self.refused = ""
 
     def close(self) -> None:
         """Let go of everything; nothing comes any more."""
@@ -470,7 +477,9 @@ class Track:
                     f"{self._after_problem()}"
                 )
             if item.end - t > self.limit + SLACK:
-                advice = "" if self._history else "; Exact or Interpolate keep older ones"
+                advice = (
+                    "" if self._history is not None else "; Exact or Interpolate keep older ones"
+                )
                 return (
                     f"too_new: {item.end - t:.6g} s newer than the trigger, limit "
                     f"{self.limit:.6g} s{advice}{self._after_problem()}"

@@ -139,7 +139,7 @@ def test_a_bundle_of_windows_that_would_all_be_too_old_is_refused(opened):
 
 def test_turns_are_named_by_input(opened):
     pipe = opened(
-        camera=({"image": 4}, {}), arm=({"joints": 7, "wrist": 4, "yaw": 1}, {"rate_hz": 100.0})
+        camera=({"image": 4}, {}), arm=({"joints": 7, "wrist": 4, "yaw": 1}, {"rate_hz": 20.0})
     )
     for policy, match in (
         (Interpolate(((0, 4),)), "modality 'arm': quaternions: several inputs, joints, wrist, yaw"),
@@ -198,6 +198,21 @@ def test_a_history_that_is_too_short_says_so(opened, policy):
         r = s.result(0)
         assert not r.absent
         assert r.outputs["x_used"][0, 0] == pytest.approx(6.6 if policy == Interpolate() else 7)
+
+
+def test_interpolation_over_a_gap_says_so(opened):
+    pipe = opened(camera=({"image": 4}, {}), state=({"x": 4}, {"rate_hz": 100.0}))
+    with streaming(pipe, trigger="camera", align={"state": Interpolate()}) as (s, clock):
+        for k, t in enumerate((1000.0, 1000.02, 1000.5)):
+            clock.advance_to(t)
+            s.push("state", full(k))
+        for t, note in (
+            (1000.01, {}),
+            (1000.26, {"state": "interpolated over 0.48 s without a usable sample"}),
+        ):
+            s.push("camera", full(1), t=t)
+            r = s.result(0)
+            assert (len(r.samples["state"]), r.notes) == (2, note)
 
 
 def test_a_first_sample_after_the_trigger_is_no_short_history(opened):
@@ -273,6 +288,15 @@ def test_an_instruction_behind_the_last_is_told(opened):
         r = s.result(0)
         assert r.outputs["ids_used"][0, 0] == 1
         assert r.dropped == {"text": {"out_of_order": 1}}
+        told = {"text": "its newest sample was dropped: out_of_order"}
+        assert r.notes == told
+        clock.advance(1.0)
+        s.push("camera", full(2))
+        assert s.result(0).notes == told
+        s.push("text", full(3))
+        s.push("camera", full(3), t=clock() + 0.01)
+        r = s.result(0)
+        assert (r.outputs["ids_used"][0, 0], r.notes) == (3, {})
 
 
 @pytest.mark.parametrize("policy", [Latest(), Hold(100.0)])
