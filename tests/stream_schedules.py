@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from hypothesis import strategies as st
+from stream_checks import check_account
 from streaming import COLUMNS, value
 
 from mmedge.stream import Exact, Hold, Interpolate, Latest, SimulatedClock, Stream, Window
@@ -200,6 +201,8 @@ class Run:
     def fetch(self):
         health = self.stream.health()
         waiting = health.results - health.results_dropped - len(self.results)
+        # One at work, and one that waits or the windows of a chunk of 20 rows.
+        assert 0 <= health.triggers_pending <= 9
         for _ in range(waiting):
             result = self.stream.result(0)
             for name, used in result.samples.items():
@@ -225,19 +228,3 @@ def play(pipe, schedule, check=lambda run: None):
     check_account(run.stream.health())
     assert all(m.pending == m.windows_pending == 0 for m in run.stream.health().modalities.values())
     return run
-
-
-def check_account(health):
-    for name, state in health.modalities.items():
-        assert state.pushed == state.used + sum(state.dropped.values()) + state.pending, name
-        dropped = sum(state.windows_dropped.values())
-        assert state.windows == state.windows_used + dropped + state.windows_pending
-        assert min(state.pending, state.windows_pending) >= 0
-    assert health.triggers == (
-        health.results
-        + health.triggers_superseded
-        + health.triggers_closed
-        + health.triggers_pending
-    )
-    # One at work, and one that waits or the windows of a chunk of 20 rows.
-    assert 0 <= health.triggers_pending <= 9

@@ -9,12 +9,14 @@ import numpy as np
 import onnx
 import pytest
 import sysfs_trees as trees
+from echo import make_echo
 from onnx import TensorProto, helper
 from streaming import make_streaming
 from tokenizers import Tokenizer as Tokens
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
+import mmedge
 from mmedge.backends.ort import OrtSession
 from mmedge.bench import energy, monitor
 from mmedge.bundle import Bundle
@@ -231,6 +233,23 @@ def unsynced():
 @pytest.fixture(scope="module")
 def streaming(tmp_path_factory):
     return make_streaming(tmp_path_factory.mktemp("streaming") / "streaming")
+
+
+@pytest.fixture(scope="module")
+def open_echo(tmp_path_factory):
+    """A pipeline of modalities (see :mod:`echo`), made once for each set of them."""
+    folder, pipes = tmp_path_factory.mktemp("echo"), {}
+
+    def open_pipe(**modalities):
+        key = repr(modalities)
+        if key not in pipes:
+            path = make_echo(folder / f"bundle{len(pipes)}", modalities)
+            pipes[key] = mmedge.load(path, threads=1)
+        return pipes[key]
+
+    yield open_pipe
+    for pipe in pipes.values():
+        pipe.close()
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from stream_schedules import NAMES, Run, check_account, play, schedules
+from stream_checks import check_account
+from stream_schedules import NAMES, Run, play, schedules
 from streaming import COLUMNS, LIMITS, TOKEN, inputs, make_streaming
 
 import mmedge
