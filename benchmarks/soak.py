@@ -7,6 +7,11 @@ and the resident memory of each, and the counters at the end.
 
 Exit status 1 where counts do not add up, a thread is left, or a result has neither outputs nor a
 reason. Run: ``python benchmarks/soak.py --seconds 1800``.
+
+With ``--faults``, another stream gets the faults of robots planted (:mod:`soak_faults`): outages,
+encoders that die or are slow, clocks that are set, stamps that are ahead or come again. Exit status
+1 also where a result used a sample of the wrong age, or another than it says. Run for ten minutes:
+``python benchmarks/soak.py --faults --seconds 600``, or on a simulated clock with ``--simulated``.
 """
 
 from __future__ import annotations
@@ -23,6 +28,7 @@ from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from soak_faults import soak_faults, write_bundle
 
 import mmedge
 from mmedge.bench import host
@@ -34,6 +40,7 @@ if TYPE_CHECKING:
     from mmedge.stream import Health, Result, Stream
 
 RESULTS = Path(__file__).parent / "results" / "soak.json"
+FAULT_RESULTS = RESULTS.with_name("soak_faults.json")
 
 #: Seconds of a window of a long run; a short one has at least this many windows.
 WINDOW_S, LEAST_WINDOWS = 60.0, 6
@@ -161,10 +168,7 @@ def soak(bundle: Path, seconds: float) -> tuple[dict[str, Any], list[str]]:
             sensors.join()
         health = stream.health()
     faults += account(health, sensors.pushed, fetched)
-    left = monotonic() + 5.0
-    while (alive := _others(before)) and monotonic() < left:
-        sleep(0.05)
-    faults += [f"thread {name!r} is left" for name in alive]
+    faults += _left(before)
     # The first windows hold what is allocated once: arenas, caches, the first of each kind.
     steady = windows[max(1, len(windows) // 6) :]
     minutes = [window["minute"] for window in steady]
@@ -188,20 +192,56 @@ def _kind(result: Result) -> str:
     return "fresh" if result.fresh else "stale"
 
 
+def _left(before: set[int | None]) -> list[str]:
+    """The threads that are still there after a moment."""
+    until = monotonic() + 5.0
+    while (alive := _others(before)) and monotonic() < until:
+        sleep(0.05)
+    return [f"thread {name!r} is left" for name in alive]
+
+
 def _others(before: set[int | None]) -> list[str]:
     return [t.name for t in threading.enumerate() if t.ident not in before]
+
+
+def _with_faults(
+    bundle: Path, seconds: float, *, simulated: bool
+) -> tuple[dict[str, Any], list[str]]:
+    """Run :mod:`soak_faults`; what was measured, and what was wrong."""
+    before = {thread.ident for thread in threading.enumerate()}
+    write_bundle(bundle)
+    measured, judges = soak_faults(bundle, seconds, simulated=simulated)
+    faults = _left(before)
+    for judge in judges:
+        faults += [
+            f"{count} x {what}: {judge.examples[what]}" for what, count in judge.faults.items()
+        ]
+        faults += account(judge.stream.health(), measured["pushed"], judge.kinds.total())
+        print(json.dumps({"trigger": judge.trigger, "results": dict(judge.kinds)}))
+    return {**measured, "faults": faults}, faults
 
 
 def main() -> None:
     """Run, print and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--seconds", type=float, default=1800.0)
+    parser.add_argument("--faults", action="store_true", help="plant faults (see above)")
+    parser.add_argument(
+        "--simulated", action="store_true", help="with --faults, as fast as the stages run"
+    )
     parser.add_argument("--output", type=Path, help=f"default: {RESULTS.name} beside the others")
     arguments = parser.parse_args()
+    if arguments.simulated and not arguments.faults:
+        parser.error("--simulated goes with --faults")
     with tempfile.TemporaryDirectory() as folder:
-        bundle = Path(folder, "vqa")
-        export("zoo:vqa-attention", bundle, split=True).close()
-        measured, faults = soak(bundle, arguments.seconds)
+        bundle = Path(folder, "bundle")
+        if arguments.faults:
+            measured, faults = _with_faults(
+                bundle, arguments.seconds, simulated=arguments.simulated
+            )
+        else:
+            export("zoo:vqa-attention", bundle, split=True).close()
+            measured, faults = soak(bundle, arguments.seconds)
     result = {
         "what": "a stream in real time with faults: latency, memory and counts over time",
         "date": datetime.now(UTC).date().isoformat(),
@@ -209,12 +249,12 @@ def main() -> None:
         "device": host.state(),
         **measured,
     }
-    output = arguments.output or RESULTS
+    output = arguments.output or (FAULT_RESULTS if arguments.faults else RESULTS)
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print(f"wrote {output}")
     if faults:
-        raise SystemExit("\n".join(["counts do not add up:", *faults]))
+        raise SystemExit("\n".join(["this is wrong:", *faults]))
 
 
 if __name__ == "__main__":
