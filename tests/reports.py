@@ -147,7 +147,7 @@ def stream(seed=0, scale=1.0, calls=1000, **changes):
         "results": {
             "triggers": calls + 12,
             "results": calls,
-            "fresh": calls - 30,
+            "fresh": max(calls - 30, 0),
             "stale": 28,
             "empty": 2,
             "deadline_misses": report.deadline["missed"],

@@ -230,7 +230,7 @@ def _row(
     lacking = [who for who, value in (("A", a), ("B", b)) if value is None]
     if lacking:
         note = f"{' and '.join(lacking)} cannot give it"
-    if ratio is None and a and b is not None:
+    if ratio is None and a and b is not None and math.isfinite(b / a):
         ratio = b / a
     return Row(name, unit, a, b, higher_is_better, ratio, note=note, **rest)
 
@@ -254,7 +254,7 @@ def _ratio_row(
     *,
     higher_is_better: bool = False,
 ) -> Row:
-    if not a or not b or change is None:
+    if not a or not b or change is None or b / a <= 0.0:
         return _row(name, unit, a, b, note=why, higher_is_better=higher_is_better)
     middle = math.log(b / a) if change.middle is None else change.middle
     low, high = math.exp(middle - change.half), math.exp(middle + change.half)

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Never, Self
 
 from mmedge.bench.energy import no_energy
+from mmedge.bench.report_schema import check_report
 from mmedge.errors import InputError
+from mmedge.schema.read import Misfit, show
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -19,6 +21,9 @@ __all__ = ["REPORT_VERSION", "Report"]
 #: Version of the report's JSON. A key is never renamed or removed within one version; one that is
 #: added gets a default here, and a reader passes over keys that it does not know.
 REPORT_VERSION = 2
+
+#: Bytes of a report that is read: a thousand times what one has.
+MAX_REPORT_BYTES = 64 << 20
 
 
 def _no_series() -> dict[str, Any]:
@@ -161,43 +166,34 @@ class Report:
         """
         where = os.fspath(path)
         try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=_not_finite)
+            with Path(path).open("rb") as file:
+                raw = file.read(MAX_REPORT_BYTES + 1)
+            if len(raw) > MAX_REPORT_BYTES:
+                raise InputError(
+                    f"{where}: more than {MAX_REPORT_BYTES} bytes, which no report has"
+                )
+            data = json.loads(raw.decode("utf-8"), parse_constant=_not_finite)
         except (OSError, ValueError, RecursionError) as error:
             raise InputError(f"{where}: cannot be read as a report: {error}") from error
         found = data.get("report_version") if isinstance(data, dict) else type(data).__name__
         if type(found) is not int or found != REPORT_VERSION:
             raise InputError(
-                f"{where}: expected a report of version {REPORT_VERSION}, got {found}; "
+                f"{where}: expected a report of version {REPORT_VERSION}, got {show(found)}; "
                 "run mmedge bench again with this version"
             )
+        try:
+            check_report(data)
+        except Misfit as error:
+            raise InputError(f"{where}: not a whole report: {error}; run mmedge bench again") from (
+                error
+            )
         known = {own.name: data[own.name] for own in fields(cls) if own.name in data}
-        for own in fields(cls):
-            if own.name in known and not _fits(known[own.name], str(own.type)):
-                raise InputError(
-                    f"{where}: not a whole report: expected {own.name!r} as {own.type}, "
-                    f"got {type(known[own.name]).__name__}; run mmedge bench again"
-                )
         try:
             return cls(**known)
         except TypeError as error:
             raise InputError(
                 f"{where}: not a whole report: {error}; run mmedge bench again"
             ) from error
-
-
-def _fits(value: object, annotation: str) -> bool:
-    """Whether a value read from JSON is of the kind that a field's annotation begins with."""
-    if value is None:
-        return annotation.endswith("| None")
-    kinds: dict[str, tuple[type, ...]] = {
-        "Mapping": (dict,),
-        "Sequence": (list,),
-        "str": (str,),
-        "int": (int,),
-        "float": (int, float),
-    }
-    kind = annotation.partition("[")[0].partition(" ")[0]
-    return isinstance(value, kinds[kind]) and not isinstance(value, bool)
 
 
 def _not_finite(word: str) -> Never:
