@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from mmedge.constraints import allows, spans
 from mmedge.errors import InputError
 from mmedge.spec import Dimension
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from mmedge.constraints import Relations
     from mmedge.spec import Array, Modality, TensorSpec
 
 __all__ = ["Exact", "Hold", "Interpolate", "Latest", "Policy", "Window", "blend", "check_policy"]
@@ -216,7 +218,7 @@ def check_policy(
     policy: Policy,
     modality: Modality,
     specs: Mapping[str, TensorSpec],
-    dimensions: Mapping[str, Dimension],
+    relations: Relations,
 ) -> None:
     """Raise InputError where ``policy`` cannot serve ``modality``."""
     turns: Mapping[str, Turns] = {}
@@ -234,20 +236,25 @@ def check_policy(
             if not spec.dtype.startswith("float"):
                 raise InputError(f"{where}: only float inputs are interpolated; use Exact or Hold")
             last = spec.shape[-1] if spec.shape else 0
-            least = dimensions[last].min if isinstance(last, str) else last
+            least = relations.dimensions[last].min if isinstance(last, str) else last
             turn = turns.get(name, Turns())
             for start, stop in (*turn.quaternions, *turn.angles):
                 if stop > least:
                     raise InputError(f"{where}: no elements ({start}, {stop}) on the last axis")
         elif isinstance(policy, Window):
             size = spec.shape[policy.axis_of(spec)]
-            limit = dimensions[size] if isinstance(size, str) else Dimension(size, 1, size)
-            if policy.length < limit.min or (limit.max is not None and policy.length > limit.max):
-                most = "any" if limit.max is None else limit.max
+            if isinstance(size, str):
+                limit = relations.dimensions[size]
+                fault = relations.fault({size: policy.length})
+            else:
+                limit, fault = Dimension(size, size, size), None
+            if not allows(limit, policy.length):
                 raise InputError(
-                    f"{where}: takes {limit.min} to {most} rows, but the window's length is "
+                    f"{where}: takes {spans(limit)} rows, but the window's length is "
                     f"{policy.length}"
                 )
+            if fault:
+                raise InputError(f"{where}: the window's length is {policy.length}: {fault}")
 
 
 def _check_span(policy: Window, modality: Modality) -> None:

@@ -16,8 +16,9 @@ import numpy as np
 from numpy import ndarray
 
 from mmedge.arrays import contiguous, host_array
+from mmedge.constraints import Relations, allows, spans
 from mmedge.errors import InputError
-from mmedge.spec import DTYPES, Array, Dimension, Modality, TensorSpec
+from mmedge.spec import DTYPES, Array, Modality, TensorSpec
 from mmedge.text import text_encoders
 
 if TYPE_CHECKING:
@@ -46,7 +47,8 @@ class Feeds:
         manifest = bundle.manifest
         self._specs = manifest.inputs()
         self._dtypes = {name: DTYPES[spec.dtype] for name, spec in self._specs.items()}
-        self._dimensions = manifest.dimensions
+        #: Limits of dynamic sizes.
+        self.relations = Relations(manifest.dimensions, manifest.constraints)
         self._modalities = manifest.modalities
         self._on_gpu = on_gpu
         # They lie beside the golden samples, which a load has no other need to read.
@@ -162,9 +164,16 @@ class Feeds:
         return first
 
     def stand_in(self, name: str, sizes: Mapping[str, int]) -> dict[str, Array]:
-        """What stands for an absent modality, by input; sizes not given are the smallest."""
+        """What stands for an absent modality, by input.
+
+        Sizes not given are the smallest, or the smallest that keep the bundle's constraints.
+
+        Raises:
+            InputError: ``sizes`` break a constraint, or no size beside them keeps all.
+        """
         modality = next(m for m in self._modalities if m.name == name)
-        return {key: self._stand_in(modality, self._specs[key], sizes) for key in modality.inputs}
+        whole = self._complete(sizes)
+        return {key: self._stand_in(modality, self._specs[key], whole) for key in modality.inputs}
 
     def _check(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """:meth:`prepare` for a combination that has not been seen."""
@@ -265,19 +274,18 @@ class Feeds:
                         f"{sizes[declared]} elsewhere in this call, got {size}"
                     )
         for symbol, size in sizes.items():
-            self._check_size(symbol, size)
+            limit = self.relations.dimensions[symbol]
+            if not allows(limit, size):
+                raise InputError(
+                    f"dimension {symbol!r} may be {spans(limit)} in this bundle, got {size}"
+                )
+        if fault := self.relations.fault(sizes):
+            raise InputError(fault)
         return sizes
-
-    def _check_size(self, symbol: str, size: int) -> None:
-        limit = self._dimensions.get(symbol, Dimension(1, 1))
-        if size < limit.min or (limit.max is not None and size > limit.max):
-            most = "any" if limit.max is None else limit.max
-            raise InputError(
-                f"dimension {symbol!r} may be {limit.min} to {most} in this bundle, got {size}"
-            )
 
     def _fill(self, feeds: dict[str, Any], sizes: dict[str, int]) -> None:
         """Put in what stands for each optional modality that was left out."""
+        stand_ins: list[tuple[Modality, str]] = []
         for modality in self._modalities:
             absent = [name for name in modality.inputs if name not in feeds]
             if not absent:
@@ -289,23 +297,25 @@ class Feeds:
                     f"missing input {', '.join(map(repr, absent))} of modality "
                     f"{modality.name!r}{whole}"
                 )
-            for name in absent:
-                feeds[name] = self._stand_in(modality, self._specs[name], sizes)
+            stand_ins.extend((modality, name) for name in absent)
+        completed = self._complete(sizes)
+        for modality, name in stand_ins:
+            feeds[name] = self._stand_in(modality, self._specs[name], completed)
+
+    def _complete(self, sizes: Mapping[str, int]) -> dict[str, int]:
+        """``sizes`` and those of what stands in (:meth:`Relations.complete`)."""
+        whole = self.relations.complete(sizes)
+        if fault := self.relations.fault(whole):
+            raise InputError(f"nothing can stand in for what is absent: {fault}")
+        return whole
 
     def _stand_in(self, modality: Modality, spec: TensorSpec, sizes: Mapping[str, int]) -> Array:
-        shape = tuple(
-            size if isinstance(size, int) else sizes.get(size, self._smallest(size))
-            for size in spec.shape
-        )
+        shape = tuple(size if isinstance(size, int) else sizes[size] for size in spec.shape)
         if modality.absent == "token":
             # Constant along dynamic axes by the format's rule: one slice of each serves any size.
             one = tuple(slice(0, 1) if isinstance(s, str) else slice(None) for s in spec.shape)
-            return np.ascontiguousarray(np.broadcast_to(self._tokens[spec.name][one], shape))
+            return contiguous(np.broadcast_to(self._tokens[spec.name][one], shape))
         return np.zeros(shape, DTYPES[spec.dtype])
-
-    def _smallest(self, symbol: str) -> int:
-        dimension = self._dimensions.get(symbol)
-        return dimension.min if dimension else 1
 
     def _tokenize(self, name: str, text: str) -> dict[str, Array]:
         """Token inputs for ``text``, given under a modality's or an ids input's name."""

@@ -8,6 +8,7 @@ decides the length where its token axis is fixed.
 from __future__ import annotations
 
 import warnings
+from math import lcm
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -59,13 +60,14 @@ class TextEncoder:
         self._mask_dtype = DTYPES[specs[tokenizer.mask].dtype] if tokenizer.mask else None
         length = ids.shape[-1]
         self._fixed = length if isinstance(length, int) else None
-        self._least = 0 if isinstance(length, int) else dimensions.get(length, Dimension(1, 1)).min
+        limits = Dimension(0, 1) if isinstance(length, int) else dimensions[length]
+        self._least = limits.min
         padding = loaded.padding or {}
         self._pad = int(padding.get("pad_id", 0))
         self._left = padding.get("direction", "right") == "left"
         # What the tokenizer itself pads to, where the network takes any length.
         self._to = int(padding.get("length") or 0)
-        self._multiple = int(padding.get("pad_to_multiple_of") or 1)
+        self._multiple = lcm(int(padding.get("pad_to_multiple_of") or 1), limits.multiple)
         self._cut = loaded.tokens.truncation
         special = self._tokens.num_special_tokens_to_add(is_pair=False)
         if self._cut is not None and self._cut["max_length"] <= special:

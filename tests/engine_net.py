@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from onnx import numpy_helper, parser
 
 from mmedge.bundle import Bundle
 from mmedge.spec import (
+    Constraint,
     Dimension,
     Manifest,
     Modality,
@@ -82,6 +84,7 @@ def write_bundle(
     models: dict[str, onnx.ModelProto],
     feeds: list[dict[str, np.ndarray]],
     dimensions: dict[str, Dimension],
+    constraints: Sequence[Constraint] = (),
 ) -> Bundle:
     """A bundle of stages given in running order; the golden outputs are ONNX Runtime's."""
     stages = [_stage(name, model) for name, model in models.items()]
@@ -103,6 +106,7 @@ def write_bundle(
         ),
         files={},
         dimensions=dimensions,
+        constraints=tuple(constraints),
     )
     files = {s.graph: m.SerializeToString() for s, m in zip(stages, models.values(), strict=True)}
     return Bundle.write(path, manifest, files, samples=samples)

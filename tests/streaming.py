@@ -164,7 +164,7 @@ def graph(name, nodes, inputs, outputs) -> bytes:
     return model.SerializeToString()
 
 
-def make_streaming(path, *, modalities=MODALITIES, ranges=None):
+def make_streaming(path, *, modalities=MODALITIES, ranges=None, constraints=()):
     """Write the bundle to ``path``; return ``path``."""
     tokens = Tokens(WordLevel({"[PAD]": 0, "[UNK]": 1, "red": 2, "ball": 3}, unk_token="[UNK]"))
     tokens.pre_tokenizer = Whitespace()
@@ -192,6 +192,7 @@ def make_streaming(path, *, modalities=MODALITIES, ranges=None):
             "points": Dimension(0, 4, 64),
             "samples": Dimension(1, 8, 64),
         },
+        constraints=constraints,
         ranges={"wheel": Range(0.0, 1000.0)} if ranges is None else ranges,
     )
     zeros = {"out": np.zeros((1, 11), np.float32)}

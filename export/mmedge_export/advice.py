@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from mmedge.errors import ExportError
 from mmedge_export import locate
 from mmedge_export.install import remedy
+from mmedge_export.suggestions import suggested_fixes
 
 if TYPE_CHECKING:
     import torch
@@ -39,7 +40,18 @@ _ADVICE: tuple[tuple[str, str, str], ...] = (
         r"",
         (
             "not every size in the dimension's range works: narrow the range with "
-            "Model.dims = {name: (smallest, largest)}, or make the axis static"
+            "Model.dims = {name: (smallest, largest)} or {name: (smallest, largest, multiple)}, or "
+            "make the axis static"
+        ),
+    ),
+    (
+        r"inconsistent min=|symbolically traced variables|Not supported.*symbolic",
+        r"",
+        (
+            "the code branches on a size in a way that torch cannot follow: compare whole numbers "
+            "(n > 12, not n / 2 > 6), give an example that needs no padding and say what sizes are "
+            "multiples of in Model.dims = {name: (smallest, largest, multiple)}, or make the axis "
+            "static"
         ),
     ),
     (
@@ -99,12 +111,14 @@ def explain(
     while root.__cause__ is not None:
         root = root.__cause__
     text = f"{type(root).__name__}: {root}"
-    advice = remedy(root) if isinstance(root, ImportError) else _advice(text, place.code)
+    fixes, suggestion = suggested_fixes(str(root))
+    advice = remedy(root) if isinstance(root, ImportError) else fixes or _advice(text, place.code)
     cause = next((line.strip() for line in str(root).splitlines() if line.strip()), "")
     operation = f" at {node.target}" if node is not None else ""
     return ExportError(
         f"{what}{operation} in {place}\n  {type(root).__name__}: {cause[:400]}\n"
-        f"  What to do: {advice}"
+        + (f"  torch suggests: {suggestion}\n" if suggestion else "")
+        + f"  What to do: {advice}"
     )
 
 

@@ -44,15 +44,17 @@ from mmedge_export.golden import (
     checked,
     every,
     golden,
-    probe,
+    has_other_sizes,
 )
 from mmedge_export.graph import Graph, precision
+from mmedge_export.limits import Limits
 from mmedge_export.loader import load_source
 from mmedge_export.open_questions import INVENTED, NOT_RUN, line
 from mmedge_export.passes.guard_division import GuardDivisionPass
 from mmedge_export.reference import open_reference
 from mmedge_export.source import Model
 from mmedge_export.stages import Stages, count_flops, make_stages, whole_stage
+from mmedge_export.try_sizes import try_sizes
 
 __all__ = ["CUDA_RTOL", "SAMPLES", "export"]
 
@@ -83,14 +85,16 @@ def export(
 ) -> Bundle:
     """Turn a network into a bundle that is proven to compute what the network computes.
 
-    The graph is held against the network on its example, on the example at other sizes of its
-    dynamic dimensions and without each optional modality (and without all of them, where the
-    network takes that), and on every sample, as it is and at another batch size where the batch is
-    dynamic. The golden outputs are those of the network itself; tensors that pass between stages
-    are those of the uncut graph. The bundle has an encoder stage for each modality with work of its
-    own and a fusion stage, or one stage, ``model``, where there is nothing to cut. It has a variant
-    each for ONNX Runtime on the CPU, whose largest relative difference is its metric ``parity`` (an
-    ONNX file, being its own reference, has none), and on CUDA, which is not run here.
+    The graph is held against the network on its example, on the example and random inputs at other
+    sizes of its dynamic dimensions (what the traced program assumes of sizes has to hold at all of
+    them, see :mod:`mmedge_export.limits`), without each optional modality (and without all of
+    them, where the network takes that), and on every sample, as it is and at another batch size
+    where the batch is dynamic. The golden outputs are those of the network itself; tensors that
+    pass between stages are those of the uncut graph. The bundle has an encoder stage for each
+    modality with work of its own and a fusion stage, or one stage, ``model``, where there is
+    nothing to cut. It has a variant each for ONNX Runtime on the CPU, whose largest relative
+    difference is its metric ``parity`` (an ONNX file, being its own reference, has none), and on
+    CUDA, which is not run here.
 
     Args:
         model: the network, or what :func:`mmedge_export.loader.load_source` takes.
@@ -159,12 +163,18 @@ def export(
         least = least_integer(model)
         samples = golden(model, run, given, samples_limit, allow_nan=allow_nan, least=least)
         base = parity.Case("the example", values, outputs)
-        first = [base, *absent, *probe(model, run, samples, leave)]
         tell("tracing")
         graph = network.trace(opset)
+        limits = Limits(graph.relations, model.domain())
+        for check in graph.checks:
+            leave(f"what the network checks of values at {check}: the graphs do not make the check")
         GuardDivisionPass()(graph.model)
         made = _stages(graph, model, values, outputs, folder, split=split, tell=tell)
         tell("checking the graph against the network")
+        tried = try_sizes(
+            model, limits, run, made.run, tolerance, leave, varied=has_other_sizes(model, samples)
+        )
+        first = [base, *absent, *tried]
         coverage, unproven = Coverage(model), list[str]()
 
         def varied() -> Iterator[parity.Case]:
@@ -207,6 +217,7 @@ def export(
             dimensions=made.dimensions,
             ranges=seen,
             cut=replace(made.cut, remarks=(*network.remarks, *made.cut.remarks)),
+            constraints=limits.constraints(),
             labels=labels,
             provenance=_provenance(model, graph, source, allow_nan=allow_nan),
             not_checked=tuple(not_checked),
@@ -338,12 +349,11 @@ def _assets(
 
 
 def _tokens(model: Model) -> dict[str, Array]:
-    """Stand-ins of optional inputs, at the smallest size of each dynamic dimension."""
-    least = {symbol: limits.min for symbol, limits in model.dimensions().items()}
+    """Stand-ins of optional inputs, of size 1 along each dynamic dimension."""
     return {
         name: np.broadcast_to(
             value.absent_token,
-            [least[size] if isinstance(size, str) else size for size in value.shape()],
+            [1 if isinstance(size, str) else size for size in value.shape()],
         )
         for name, value in model.inputs.items()
         if value.absent_token is not None and not value.required

@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mmedge.constraints import allows, spans
 from mmedge.errors import ExportError
 from mmedge_export.source import Model, as_array
 
 if TYPE_CHECKING:
-    from mmedge.spec import Array
+    from mmedge.spec import Array, Dimension
 
 __all__ = [
+    "LARGEST",
     "check",
+    "elements",
     "example",
     "extremes",
     "others",
@@ -85,15 +88,22 @@ def check(model: Model, values: Mapping[str, Array], what: str) -> dict[str, Arr
                     f"{what}, input {name!r}: axis {axis} is {declared!r} and must be {expected}, "
                     f"got {got}"
                 )
-        feeds[name] = np.ascontiguousarray(value)
+        feeds[name] = _contiguous(value)
     for symbol, limits in model.dimensions().items():
         size = sizes[symbol]
-        if size < limits.min or (limits.max is not None and size > limits.max):
+        if not allows(limits, size):
             raise ExportError(
-                f"{what}: dimension {symbol!r} is {size}, outside dims {model.dims[symbol]}; widen "
+                f"{what}: dimension {symbol!r} is {size}, but dims allows {spans(limits)}; widen "
                 "dims or leave the sample out"
             )
+    if fault := model.domain().relations.fault(sizes):
+        raise ExportError(f"{what}: {fault}")
     return feeds
+
+
+def _contiguous(value: Array) -> Array:
+    # Not ascontiguousarray, which turns a scalar into a vector.
+    return np.asarray(value, order="C")
 
 
 def sizes(model: Model, values: Mapping[str, Array]) -> dict[str, int]:
@@ -112,18 +122,20 @@ def resize(model: Model, feeds: Mapping[str, Array], sizes: Mapping[str, int]) -
         for axis, symbol in model.inputs[name].dynamic.items():
             if symbol in sizes:
                 value = np.take(value, np.arange(sizes[symbol]) % value.shape[axis], axis)  # noqa: PLW2901
-        resized[name] = np.ascontiguousarray(value)
+        resized[name] = _contiguous(value)
     return resized
 
 
 def rebatch(
-    model: Model, values: Mapping[str, Array], other: Mapping[str, Array] | None
+    model: Model,
+    values: Mapping[str, Array],
+    other: Mapping[str, Array] | None,
 ) -> tuple[str, dict[str, Array]] | None:
-    """``values`` at another batch size, and a word on which; None where no batch is dynamic.
+    """``values`` at another batch size, and a word on which; None where there is no other.
 
     The batch is the dynamic dimension that is the first axis of every input that has it (of the
-    most inputs, where there are several). It grows by one, or shrinks by one from the largest size
-    that it may have. The row that is added is the first of ``other``, another sample, where its
+    most inputs, where there are several). It grows by one step, or shrinks by one where there is
+    no more. The row that is added is the first of ``other``, another sample, where its
     other sizes agree, else the sample's own first.
     """
     axes: dict[str, list[int]] = {}
@@ -135,9 +147,16 @@ def rebatch(
         return None
     symbol = max(leading, key=lambda name: len(axes[name]))
     limits = model.dimensions()[symbol]
-    size = sizes(model, values)[symbol]
-    target = size - 1 if size == limits.max else size + 1
-    if target < limits.min:
+    now, domain = sizes(model, values), model.domain()
+    target = next(
+        (
+            size
+            for step in (limits.multiple, -limits.multiple)
+            if domain.allows(now | {symbol: (size := now[symbol] + step)})
+        ),
+        None,
+    )
+    if target is None:
         return None
     batched = [name for name, value in model.inputs.items() if value.dynamic.get(0) == symbol]
     joint = dict(values)
@@ -152,14 +171,18 @@ def without(
     """``values`` with what the runtime puts in place of ``modalities`` that a caller leaves out.
 
     By the runtime's rule: the token where there is one, else zeros. A dynamic dimension that the
-    remaining inputs have keeps its size, any other takes its smallest.
+    remaining inputs have keeps its size, any other takes its smallest
+    (:meth:`mmedge.constraints.Relations.complete`).
     """
     groups = model.modalities()
     absent = [name for modality in modalities for name in groups[modality]]
-    known = {symbol: limits.min for symbol, limits in model.dimensions().items()}
-    for name, value in model.inputs.items():
-        if name not in absent:
-            known |= {symbol: values[name].shape[axis] for axis, symbol in value.dynamic.items()}
+    present = {
+        symbol: values[name].shape[axis]
+        for name, value in model.inputs.items()
+        if name not in absent
+        for axis, symbol in value.dynamic.items()
+    }
+    known = model.domain().relations.complete(present)
     filled = dict(values)
     for name in absent:
         value = model.inputs[name]
@@ -168,7 +191,7 @@ def without(
         filled[name] = (
             np.zeros(shape, value.example.dtype)
             if token is None
-            else np.ascontiguousarray(np.broadcast_to(token, shape))
+            else _contiguous(np.broadcast_to(token, shape))
         )
     return filled
 
@@ -176,29 +199,64 @@ def without(
 def probes(model: Model) -> Iterator[dict[str, int]]:
     """Sizes to try a traced graph at, other than those of the example.
 
-    All dimensions at their smallest; all one step past the example, each by another step, so that
-    two of one size do not stay of one size; and each at its largest with the others at their
-    smallest, where a largest is stated and inputs stay within :data:`LARGEST` elements.
+    All dimensions a step or more past the example, twice, so that each is tried at an even and an
+    odd number of steps, and two of one size do not stay of one size; the same sizes the other way
+    round, so that of two dimensions each is the larger once; all at their smallest, and each alone,
+    at 0 and at 1, which torch takes for constants; and each at its largest with the others at their
+    smallest, where a largest is stated. All are allowed, or near, and within :data:`LARGEST`
+    elements.
     """
-    dimensions = model.dimensions()
+    domain = model.domain()
+    dimensions = domain.dimensions
+    opt = {symbol: limits.opt for symbol, limits in dimensions.items()}
     least = {symbol: limits.min for symbol, limits in dimensions.items()}
-    more = {
-        symbol: limits.opt + step if limits.max is None else min(limits.opt + step, limits.max)
-        for step, (symbol, limits) in enumerate(dimensions.items(), start=1)
+    steps = dict(zip(dimensions, range(1, len(dimensions) + 1), strict=True))
+    back = {
+        n: k + (k - steps[n] + 1) % 2 for n, k in zip(steps, reversed(steps.values()), strict=True)
     }
+    more, most = (
+        {symbol: _stepped(dimensions[symbol], count) for symbol, count in counts.items()}
+        for counts in (steps, back)
+    )
+    by_size = sorted(more, key=lambda symbol: more[symbol])
+    turned = dict(zip(by_size, (more[symbol] for symbol in reversed(by_size)), strict=True))
+    small = [
+        {**opt, symbol: size}
+        for symbol, limits in dimensions.items()
+        for size in (0, 1)
+        if allows(limits, size) and len(dimensions) > 1
+    ]
     ends = [
         {**least, symbol: limits.max}
         for symbol, limits in dimensions.items()
         if limits.max is not None
     ]
-    tried = [{symbol: limits.opt for symbol, limits in dimensions.items()}]
-    for sizes in (least, more, *ends):
-        if sizes not in tried and _elements(model, sizes) <= LARGEST:
-            tried.append(sizes)
-            yield sizes
+    tried = [opt]
+    for sizes in (
+        more,
+        most,
+        turned,
+        *small,
+        least,
+        *({**least, s: 1} for s in least if not least[s]),
+        *ends,
+    ):
+        near = domain.near({symbol: sizes[symbol] for symbol in dimensions})
+        if near is not None and near not in tried and elements(model, near) <= LARGEST:
+            tried.append(near)
+            yield near
 
 
-def _elements(model: Model, sizes: Mapping[str, int]) -> int:
+def _stepped(limits: Dimension, count: int) -> int:
+    """The size ``count`` steps past the example's, or before it where there is none."""
+    size = limits.opt + count * limits.multiple
+    if limits.max is not None and size > limits.max:
+        size = limits.opt - count * limits.multiple
+    return size if allows(limits, size) else limits.opt
+
+
+def elements(model: Model, sizes: Mapping[str, int]) -> int:
+    """Elements of all inputs together at ``sizes``."""
     return sum(
         prod(sizes[size] if isinstance(size, str) else size for size in value.shape())
         for value in model.inputs.values()

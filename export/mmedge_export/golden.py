@@ -31,7 +31,7 @@ __all__ = [
     "checked",
     "every",
     "golden",
-    "probe",
+    "has_other_sizes",
     "repeatable",
 ]
 
@@ -217,42 +217,10 @@ def absences(
     return cases
 
 
-def probe(
-    model: Model, run: Run, samples: Sequence[Sample], leave: Callable[[str], None]
-) -> list[Case]:
-    """The example at the other sizes of its dynamic dimensions that :func:`feeds.probes` gives.
-
-    Args:
-        model: has the example.
-        run: the network itself.
-        samples: golden samples. Where they have other sizes than the example, a generated size that
-            the network refuses is only left unchecked: inputs that depend on each other (lengths,
-            indices) can be real in samples only.
-        leave: called with a line on that.
-
-    Raises:
-        ExportError: the network refuses a size that its dimensions allow.
-    """
-    varied = _varied(model, samples)
-    cases = []
-    for sizes in feeds.probes(model):
-        inputs = feeds.resize(model, feeds.example(model), sizes)
-        what = "the example at " + ", ".join(f"{name}={size}" for name, size in sizes.items())
-        try:
-            cases.append(Case(what, inputs, run(inputs)))
-        except ExportError as refusal:
-            if not varied:
-                raise ExportError(
-                    f"the network refuses {what}, though its dynamic dimensions allow these sizes: "
-                    "state the smallest and largest size of each in Model.dims, or give samples of "
-                    f"several sizes. {refusal}"
-                ) from refusal
-            leave(f"{what}, which the network refuses ({refusal})")
-    return cases
-
-
-def _varied(model: Model, samples: Sequence[Sample]) -> bool:
-    """Whether ``samples`` have another size than the example in every dynamic dimension."""
+def has_other_sizes(model: Model, samples: Sequence[Sample]) -> bool:
+    """Whether the user's ``samples`` have another size than the example in every dimension."""
+    if model.samples is None:
+        return False
     sizes = feeds.sizes(model, feeds.example(model))
     return all(
         any(feeds.sizes(model, sample.inputs)[symbol] != size for sample in samples)

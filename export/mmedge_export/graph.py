@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     import torch
 
+    from mmedge_export.relations import Relation
     from mmedge_export.source import Model
 
 __all__ = ["EXTERNAL_BYTES", "Graph", "Runner", "dimension_name", "precision", "save"]
@@ -33,12 +34,16 @@ class Graph:
 
     ``program`` is the torch program that it was made from and ``renamed`` maps names of the
     program's values to names in the graph, where they differ; both are for finding the first
-    tensor that differs. A graph that did not come from torch has neither.
+    tensor that differs. ``relations`` are what the program assumes of sizes, and ``checks`` the
+    lines of the network that check values and whose checks the graph does not make. A graph that
+    did not come from torch has none of these.
     """
 
     model: ir.Model
     program: torch.export.ExportedProgram | None = None
     renamed: Mapping[str, str] = field(default_factory=dict)
+    relations: Sequence[Relation] = ()
+    checks: Sequence[str] = ()
 
     @property
     def opset(self) -> int:

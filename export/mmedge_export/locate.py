@@ -20,6 +20,7 @@ __all__ = [
     "Place",
     "current_frames",
     "failing_node",
+    "is_users",
     "of_exception",
     "of_frames",
     "of_node",
@@ -56,6 +57,13 @@ class Place:
             return name
         return f"{name}, {self.file} line {self.line}: {self.code}"
 
+    def line_text(self) -> str:
+        """``file.py:12: code``, as a bundle keeps it: without the folders of this machine."""
+        if not self.file:
+            return f"module {self.module or self.kind}"
+        line = f"{Path(self.file).name}:{self.line}: {self.code}"
+        return "".join(c if c.isprintable() else " " for c in line)[:500]
+
 
 def of_exception(network: torch.nn.Module, error: BaseException) -> Place | None:
     """Where ``error`` (or its cause) left the code of ``network``; None if it never was in it."""
@@ -84,7 +92,7 @@ def of_frames(network: torch.nn.Module, frames: Iterator[tuple[FrameType, int]])
         owner = _owner(frame)
         if module is None and id(owner) in names and not _is_ours(frame.f_code.co_filename):
             module = names[id(owner)], type(owner).__name__
-        if not file and _is_users(frame.f_code.co_filename):
+        if not file and is_users(frame.f_code.co_filename):
             file, line = frame.f_code.co_filename, number
         if module is not None and file:
             break
@@ -116,7 +124,7 @@ def source_line(node: torch.fx.Node) -> str:
 
 def _last_frame(node: torch.fx.Node) -> tuple[str, int, str] | None:
     frames = _FRAME.finditer(node.meta.get("stack_trace") or "")
-    users = [found for found in frames if _is_users(found["file"])]
+    users = [found for found in frames if is_users(found["file"])]
     if not users:
         return None
     return users[-1]["file"], int(users[-1]["line"]), users[-1]["code"].strip()
@@ -154,7 +162,7 @@ def _owner(frame: FrameType) -> Any:  # noqa: ANN401
     return frame.f_locals.get(names[0]) if names else None
 
 
-def _is_users(file: str) -> bool:
+def is_users(file: str) -> bool:
     """Whether ``file`` is a network's own code, or a model library's: no tool that runs it."""
     path = Path(file)
     if file.startswith("<") or _is_ours(file):

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mmedge.constraints import Relations
 from mmedge.errors import BackendError, InputError
 from mmedge.spec import DTYPES, Array, TensorSpec
+from mmedge_export.domain import Domain
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -62,9 +64,10 @@ def resolve_profiles(
     """Sizes of every dynamic dimension that some stage's inputs have.
 
     A dimension of the network's inputs has the limits of the manifest (see :data:`NO_LIMIT_FACTOR`)
-    or those of ``overrides``. A dimension that only tensors between stages have follows from the
-    inputs: it is the manifest's where that has a limit and nothing was overridden, else it is
-    measured by running the stages in ONNX Runtime at the inputs' smallest, best and largest sizes.
+    as far as constraints of it alone allow them, or those of ``overrides``. A dimension that only
+    tensors between stages have follows from the inputs: it is the manifest's where that has a limit
+    and nothing was overridden, else it is measured by running the stages in ONNX Runtime at the
+    inputs' smallest, best and largest sizes.
 
     Raises:
         InputError: an override names no dimension of the inputs, is not ascending, or leaves out
@@ -87,14 +90,29 @@ def resolve_profiles(
                 + (f"they have {', '.join(sorted(given))}" if given else "none is dynamic")
             )
     resolved: dict[str, Sizes] = {}
+    relations = Relations(manifest.dimensions, manifest.constraints)
     for name in given:
         limits = manifest.dimensions[name]
         most = limits.max
         if most is None:
             most = max(NO_LIMIT_FACTOR * limits.opt, *golden.get(name, (0,)))
-        sizes = Sizes(*overrides.get(name, (limits.min, limits.opt, most)))
-        if not 1 <= sizes.min <= sizes.opt <= sizes.max:
-            raise InputError(f"profile of {name!r}: expected 1 <= MIN <= OPT <= MAX, got {sizes}")
+        if name in overrides:
+            sizes = Sizes(*overrides[name])
+            if not 1 <= sizes.min <= sizes.opt <= sizes.max:
+                raise InputError(
+                    f"profile of {name!r}: expected 1 <= MIN <= OPT <= MAX, got {sizes}"
+                )
+        else:
+            step, opt = limits.multiple, limits.opt
+            sizes = Sizes(
+                next(n for n in range(limits.min, opt + 1, step) if relations.holds({name: n})),
+                opt,
+                next(
+                    n
+                    for n in range(most - most % step, opt - 1, -step)
+                    if relations.holds({name: n})
+                ),
+            )
         outside = sorted(s for s in golden.get(name, ()) if not sizes.min <= s <= sizes.max)
         if outside:
             raise InputError(
@@ -136,10 +154,11 @@ def _measure(bundle: Bundle, inputs: Mapping[str, Sizes]) -> dict[str, Sizes]:
     manifest = bundle.manifest
     stages = manifest.in_order()
     last = max((i for i, s in enumerate(stages) if _new_dimensions(s, inputs)), default=-1)
-    runs = [
-        _run(bundle, manifest, stages[: last + 1], {n: getattr(s, at) for n, s in inputs.items()})
-        for at in ("min", "opt", "max")
-    ]
+    domain = Domain({n: manifest.dimensions[n] for n in inputs}, manifest.constraints)
+    runs = []
+    for at in ("min", "opt", "max"):
+        sizes = {name: getattr(limits, at) for name, limits in inputs.items()}
+        runs.append(_run(bundle, manifest, stages[: last + 1], domain.near(sizes) or sizes))
     return {name: Sizes(*(run[name] for run in runs)) for name in runs[0] if name not in inputs}
 
 

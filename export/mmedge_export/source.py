@@ -14,17 +14,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mmedge.constraints import parse
 from mmedge.errors import ExportError
 from mmedge.schema.names import MAX_RANK, NAME, TENSOR_NAME
-from mmedge.spec import DTYPES, Absent, Array, Dimension
+from mmedge.spec import DTYPES, Absent, Array, Constraint, Dimension
+from mmedge_export.domain import Domain
 from mmedge_export.text import check_text, read_tokenizer
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Input", "Metric", "Model", "as_array"]
+__all__ = ["Input", "Limits", "Metric", "Model", "as_array"]
 
 Metric = Callable[[list[dict[str, Array]], list[Any]], float]
+
+#: Smallest and largest size (None: no limit) of a dimension, and what sizes are multiples of.
+Limits = tuple[int, int | None] | tuple[int, int | None, int]
 
 #: What inputs of one modality have to say alike, because the manifest says it once.
 _CONTRACT = ("required", "rate_hz", "max_age_ms", "absent", "sample_rate_hz")
@@ -87,9 +92,13 @@ class Model:
     are held against the network at export. ``evaluation`` yields as many more as it takes to judge
     a lower precision, which is all that they are for; None: ``samples``. ``metric(outputs,
     targets)`` judges a list of either (larger is better). ``labels`` gives the class names of an
-    output. ``dims`` gives the smallest and largest size of a dynamic dimension, inclusive; without
-    it a dimension may have any size from 1 on. ``made_up`` is set where nobody gave the examples of
-    an ONNX file: then it holds the sizes that were stated.
+    output. ``dims`` gives the smallest and largest size of a dynamic dimension, inclusive, and what
+    its sizes are multiples of, where that is not 1: ``{"H": (32, 640, 32)}``. The smallest may be
+    0, for what there may be none of; a largest of None is no limit. Without it a dimension may have
+    any size from 1 on. ``constraints`` are relations between dynamic dimensions that every call
+    keeps, such as ``"T <= S"`` (docs/bundle.md has the grammar): a network that takes another
+    branch elsewhere is exported for these sizes, and calls are checked. ``made_up`` is
+    set where nobody gave the examples of an ONNX file: then it holds the sizes that were stated.
 
     Raises:
         ExportError: the parts do not fit each other; the message names the part and the fix.
@@ -102,9 +111,10 @@ class Model:
     evaluation: Iterable[tuple[Mapping[str, Array], Any]] | None = None
     metric: Metric | None = None
     labels: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    dims: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    dims: Mapping[str, Limits] = field(default_factory=dict)
     name: str | None = None
     made_up: Mapping[str, int] | None = None
+    constraints: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if isinstance(self.module, str):
@@ -116,6 +126,7 @@ class Model:
         for modality, names in self.modalities().items():
             _check_modality(modality, {name: self.inputs[name] for name in names}, self.dims)
         _check_dims(self)
+        _check_constraints(self)
         for name in self.labels:
             if name not in self.outputs:
                 raise ExportError(
@@ -169,10 +180,16 @@ class Model:
         found: dict[str, Dimension] = {}
         for value in self.inputs.values():
             for axis, symbol in value.dynamic.items():
-                least, most = self.dims.get(symbol, (1, None))
+                least, most, *step = self.dims.get(symbol, (1, None))
+                multiple = step[0] if step else 1
                 size = value.example.shape[axis]
-                found[symbol] = Dimension(min(least, size), max(size, 1), most)
+                found[symbol] = Dimension(min(least, size), max(size, multiple), most, multiple)
         return found
+
+    def domain(self) -> Domain:
+        """The sizes that calls may have."""
+        limits = tuple(Constraint(text, "Model.constraints") for text in self.constraints)
+        return Domain(self.dimensions(), limits)
 
 
 def as_array(value: Any) -> Array:  # noqa: ANN401
@@ -289,9 +306,7 @@ def _check_token(name: str, value: Input, token: Array) -> None:
         )
 
 
-def _check_modality(
-    modality: str, inputs: Mapping[str, Input], dims: Mapping[str, tuple[int, int]]
-) -> None:
+def _check_modality(modality: str, inputs: Mapping[str, Input], dims: Mapping[str, Limits]) -> None:
     if not NAME.fullmatch(modality):
         raise ExportError(f"a modality needs a name of the form {NAME.pattern}, got {modality!r}")
     (first, model), *others = inputs.items()
@@ -351,9 +366,47 @@ def _check_dims(model: Model) -> None:
                 f"dims names {symbol!r}, but no input has a dynamic dimension of that name "
                 f"(there are: {', '.join(seen) or 'none'})"
             )
-        least, most = limits
-        if not 1 <= least <= seen[symbol][1] <= most:
+        _check_limits(symbol, limits, seen[symbol][1])
+
+
+def _check_constraints(model: Model) -> None:
+    dimensions = model.dimensions()
+    if isinstance(model.constraints, str):
+        raise ExportError(f"constraints: expected a list of texts, got {model.constraints!r}")
+    for text in model.constraints:
+        try:
+            relation = parse(text)
+        except (TypeError, ValueError) as error:
+            raise ExportError(f"constraints: {text!r}: expected {error}") from error
+        if unknown := relation.names - dimensions.keys():
             raise ExportError(
-                f"dims[{symbol!r}] is {limits}: expected 1 <= smallest <= size in the example "
-                f"({seen[symbol][1]}) <= largest"
+                f"constraints: {text!r} names {min(unknown)!r}, but no input has a dynamic "
+                f"dimension of that name (there are: {', '.join(dimensions) or 'none'})"
             )
+        example = {name: limits.opt for name, limits in dimensions.items()}
+        if not relation.holds(example):
+            got = ", ".join(f"{name}={example[name]}" for name in sorted(relation.names))
+            raise ExportError(f"constraints: the example has {got}, which breaks {text!r}")
+
+
+def _check_limits(symbol: str, limits: Any, example: int) -> None:  # noqa: ANN401
+    whole = isinstance(limits, (tuple, list)) and len(limits) in (2, 3)
+    if not whole or not all(
+        (type(n) is int and n >= 0) or (n is None and at == 1) for at, n in enumerate(limits)
+    ):
+        raise ExportError(
+            f"dims[{symbol!r}] is {limits!r}: expected (smallest, largest) or (smallest, largest, "
+            "multiple), whole numbers; the largest may be None"
+        )
+    least, most = limits[:2]
+    multiple = limits[2] if len(limits) == 3 else 1
+    if multiple < 1 or any(size % multiple for size in (least, example, most or 0)):
+        raise ExportError(
+            f"dims[{symbol!r}] is {limits}: expected smallest, largest and the size in the example "
+            f"({example}) to be multiples of a third number from 1 on"
+        )
+    if not least <= example or (most is not None and (most < 1 or example > most)):
+        raise ExportError(
+            f"dims[{symbol!r}] is {limits}: expected 0 <= smallest <= size in the example "
+            f"({example}) <= largest"
+        )

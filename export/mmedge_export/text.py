@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from mmedge.spec import Array
-    from mmedge_export.source import Input, Model
+    from mmedge_export.source import Input, Limits, Model
 
 __all__ = ["check_text", "read_tokenizer", "side_check"]
 
@@ -48,7 +48,7 @@ def read_tokenizer(name: str, file: Path) -> Loaded:
 
 
 def check_text(
-    inputs: Mapping[str, Input], name: str, mask: str | None, dims: Mapping[str, tuple[int, int]]
+    inputs: Mapping[str, Input], name: str, mask: str | None, dims: Mapping[str, Limits]
 ) -> None:
     """Refuse a tokenizer whose padding or cutting is not known, or not that of the example.
 
@@ -62,7 +62,7 @@ def check_text(
     file = Path(value.tokenizer or "")
     loaded = read_tokenizer(name, file)
     length = value.shape()[-1]
-    least, most = dims.get(length, (1, None)) if isinstance(length, str) else (length, length)
+    least, most = dims.get(length, (1, None))[:2] if isinstance(length, str) else (length, length)
     if least > 1 and not loaded.padding and mask is None:
         raise ExportError(
             f"input {name!r}: text is padded to {least} tokens, but the tokenizer {file} does not "

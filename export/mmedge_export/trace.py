@@ -12,17 +12,17 @@ import torch
 from torch.onnx._internal.exporter._flags import set_onnx_exporting_flag
 
 from mmedge.errors import ExportError
-from mmedge_export import feeds
+from mmedge_export import feeds, locate
 from mmedge_export.adapter import NAME, Adapter
 from mmedge_export.advice import explain
-from mmedge_export.attention_standard import decompose
 from mmedge_export.graph import Graph
-from mmedge_export.guards import VIOLATED, watching
 from mmedge_export.locate import failing_node
 from mmedge_export.network import Network
 from mmedge_export.noise import quiet
 from mmedge_export.passes.name_boundary import NameBoundaryPass
 from mmedge_export.passes.strip_metadata import StripMetadataPass
+from mmedge_export.relations import Recorder, recording
+from mmedge_export.standard_operators import in_standard_operators
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,9 +30,6 @@ if TYPE_CHECKING:
     from mmedge_export.source import Model
 
 __all__ = ["OPSET", "trace"]
-
-#: The operator of :mod:`mmedge_export.attention`, which need not be imported.
-SEGMENTED = "mmedge::segmented_attention"
 
 #: Default version of the ONNX operators: TensorRT 10.3, the one of JetPack 6, takes no later one.
 OPSET = 20
@@ -68,10 +65,11 @@ def trace(model: Model, *, opset: int | None = None) -> Graph:
     values = tuple(network.tensors(feeds.resize(model, feeds.example(model), sizes)).values())
     shapes = _dynamic_shapes(model)
 
+    recorder = Recorder(network.module, model)
+
     def capture() -> Program:
-        # Guards that hold for every size, but that torch cannot prove to (1 % (1 + n // 160) != 0
-        # of a reshape), would refuse sound networks. Deferred, they are left to the parity check,
-        # which runs the graph at the ends of every dimension's range.
+        # What torch cannot prove of sizes it would refuse, sound networks too. Deferred, it is
+        # recorded, and settled by :mod:`mmedge_export.limits`.
         return torch.export.export(
             adapter,
             values,
@@ -80,8 +78,9 @@ def trace(model: Model, *, opset: int | None = None) -> Graph:
             prefer_deferred_runtime_asserts_over_guards=True,
         )
 
-    with quiet(), torch.no_grad():
-        program = _in_standard_operators(_capture(network.module, model, capture))
+    with quiet(), torch.no_grad(), recording(recorder):
+        captured = _capture(network.module, recorder, capture)
+        program, checks = in_standard_operators(network.module, captured)
         onnx_program = _convert(network.module, program, shapes, opset)
     graph = onnx_program.model
     if graph.opset_imports[""] != opset:
@@ -92,7 +91,13 @@ def trace(model: Model, *, opset: int | None = None) -> Graph:
     naming = NameBoundaryPass(tuple(model.inputs), tuple(model.outputs))
     naming(graph)
     StripMetadataPass(NAME)(graph)
-    return Graph(graph, onnx_program.exported_program, naming.renamed)
+    return Graph(
+        graph,
+        onnx_program.exported_program,
+        naming.renamed,
+        tuple(recorder.relations()),
+        tuple(checks),
+    )
 
 
 def _dynamic_shapes(model: Model) -> dict[str, Any]:
@@ -108,32 +113,20 @@ def _dynamic_shapes(model: Model) -> dict[str, Any]:
     return {"values": tuple(axes)}
 
 
-def _capture(module: torch.nn.Module, model: Model, capture: Callable[[], Program]) -> Program:
-    capture = set_onnx_exporting_flag(capture)
+def _capture(
+    module: torch.nn.Module, recorder: Recorder, capture: Callable[[], Program]
+) -> Program:
     try:
-        return capture()
+        return set_onnx_exporting_flag(capture)()
     except ExportError:
         raise
     except Exception as error:  # whatever the network's code and the tracer raise
-        place = None
-        if VIOLATED.search(str(error)):
-            # The exception comes after tracing: trace again and watch where the sizes are fixed.
-            with watching(module, model) as guards:
-                try:
-                    capture()
-                except Exception:  # noqa: BLE001 - the same one again
-                    place = guards.culprit(str(error))
+        place = (
+            recorder.culprit(str(error))
+            or locate.of_exception(module, error)
+            or recorder.last_branch()
+        )
         raise explain(module, error, "torch cannot trace the network", place=place) from error
-
-
-def _in_standard_operators(program: Program) -> Program:
-    """Segmented attention as what ONNX has; the passes find it again."""
-    found = {
-        node.target
-        for node in program.graph.nodes
-        if getattr(node.target, "name", str)() == SEGMENTED
-    }
-    return program.run_decompositions(dict.fromkeys(found, decompose)) if found else program
 
 
 def _convert(

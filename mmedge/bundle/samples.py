@@ -15,6 +15,7 @@ import numpy as np
 from safetensors import SafetensorError, deserialize
 from safetensors.numpy import save
 
+from mmedge.constraints import Relations, allows
 from mmedge.errors import BundleError
 from mmedge.spec import DTYPES, Array, Manifest, Sample, TensorSpec
 
@@ -131,10 +132,13 @@ def _check(arrays: Mapping[str, Array], manifest: Manifest, source: str) -> None
     for fault, keys in (("missing", wanted - arrays.keys()), ("unknown", arrays.keys() - wanted)):
         if keys:
             raise BundleError(f"{source}: {fault} tensor {min(keys)!r}; export the bundle again")
-    for group in groups:
+    relations = Relations(manifest.dimensions, manifest.constraints)
+    for index, group in enumerate(groups):
         sizes: dict[str, int] = {}  # one dynamic dimension has one size within a sample
         for key, spec in group.items():
             _check_array(arrays[key], spec, manifest, sizes, f"{source}: tensor {key!r}")
+        if broken := relations.fault(sizes):
+            raise BundleError(f"{source}: golden sample {index}: {broken}")
     for key, spec in tokens.items():
         _check_token(arrays[key], spec, manifest, f"{source}: tensor {key!r}")
     for name in _outputs(manifest):
@@ -162,8 +166,7 @@ def _check_array(
         if isinstance(expected, int):
             fits = size == expected
         else:
-            limit = manifest.dimensions[expected]
-            fits = limit.min <= size and (limit.max is None or size <= limit.max)
+            fits = allows(manifest.dimensions[expected], size)
             fits = fits and sizes.setdefault(expected, size) == size
         if not fits:
             raise BundleError(

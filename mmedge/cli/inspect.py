@@ -101,11 +101,17 @@ def _print(
     if manifest.dimensions:
         table(
             "dynamic dimensions",
-            ("dimension", "smallest", "example", "largest"),
+            ("dimension", "smallest", "example", "largest", "multiple of"),
             [
-                (name, limits.min, limits.opt, limits.max or "any")
+                (name, limits.min, limits.opt, limits.max or "any", limits.multiple)
                 for name, limits in manifest.dimensions.items()
             ],
+        )
+    if manifest.constraints:
+        table(
+            "takes only sizes with",
+            ("relation", "because of"),
+            [(limit.expression, limit.source) for limit in manifest.constraints],
         )
     _print_text(drawing)
     table(

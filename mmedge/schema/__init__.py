@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 
+from mmedge.constraints import MAX_CONSTRAINTS
 from mmedge.errors import BundleError
 from mmedge.schema.names import (
     DIGEST,
@@ -151,7 +152,7 @@ _manifest = record(
     dimensions=table(_name, _dimension),
     ranges=table(_tensor_name, record(Range, min=number(), max=number())),
     cut=record(Cut, moves=array(_move), remarks=array(text())),
-    constraints=array(_constraint),
+    constraints=array(_constraint, most=MAX_CONSTRAINTS),
     not_checked=array(text()),
     labels=table(_tensor_name, path),
     provenance=_note,

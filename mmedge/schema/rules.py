@@ -6,6 +6,7 @@ from graphlib import CycleError, TopologicalSorter
 from math import prod
 from typing import TYPE_CHECKING, Literal
 
+from mmedge.constraints import parse
 from mmedge.schema.names import (
     DIGEST,
     MANIFEST,
@@ -15,7 +16,7 @@ from mmedge.schema.names import (
     MAX_SAMPLE_TENSORS,
     SAMPLES,
 )
-from mmedge.schema.read import Misfit
+from mmedge.schema.read import Misfit, show
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -29,6 +30,7 @@ def check(manifest: Manifest) -> None:
     """Raise Misfit at the first rule between fields that ``manifest`` breaks."""
     _check_unique(manifest)
     _check_shapes(manifest)
+    _check_constraints(manifest)
     _check_flow(manifest)
     _check_encoders(manifest)
     _check_modalities(manifest)
@@ -92,6 +94,26 @@ def _check_shapes(manifest: Manifest) -> None:
             count = prod(s if isinstance(s, int) else sizes[s].opt for s in spec.shape)
             if count > MAX_ELEMENTS:
                 raise Misfit(f"{where}.shape", f"at most {MAX_ELEMENTS} elements", str(count))
+
+
+def _check_constraints(manifest: Manifest) -> None:
+    for i, constraint in enumerate(manifest.constraints):
+        where = f"$.constraints[{i}].expression"
+        try:
+            names = parse(constraint.expression).names
+        except ValueError as error:
+            expected, _, got = str(error).partition(", got ")
+            raise Misfit(where, expected, got or show(constraint.expression)) from error
+        given = {name for _, name in _network_inputs(manifest)}
+        inputs = {
+            size
+            for _, spec in _tensors(manifest, "inputs")
+            if spec.name in given
+            for size in spec.shape
+        }
+        if unknown := names - inputs:
+            expected = "names of dimensions that inputs have"
+            raise Misfit(where, expected, f"unknown dimension {min(unknown)!r}")
 
 
 def _check_flow(manifest: Manifest) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from mmedge.stream.sample import Item, State
 
 if TYPE_CHECKING:
+    from mmedge.constraints import Relations
     from mmedge.stream.track import Track
 
 __all__ = ["Active", "Choice", "Chooser", "Trigger", "merge_sizes"]
@@ -204,8 +205,8 @@ class Chooser:
         active.asked[track.name] = choice
 
 
-def merge_sizes(active: Active, choices: dict[str, Choice]) -> str | None:
-    """Collect the sizes of what is used; say where two modalities disagree."""
+def merge_sizes(active: Active, choices: dict[str, Choice], relations: Relations) -> str | None:
+    """Collect the sizes of what is used; say where two modalities do not go together."""
     owner: dict[str, str] = {}
     # Old values that stand in come last, and give way to what is present.
     for name, choice in sorted(choices.items(), key=lambda pair: pair[1].absent is not None):
@@ -213,7 +214,8 @@ def merge_sizes(active: Active, choices: dict[str, Choice]) -> str | None:
             continue
         sizes = choice.item.sizes
         clash = [s for s in sizes if active.sizes.get(s, sizes[s]) != sizes[s]]
-        if clash and choice.absent is not None:
+        fault = None if clash else relations.fault(active.sizes | dict(sizes))
+        if (clash or fault) and choice.absent is not None:
             choices[name] = Choice(None, choice.absent)
         elif clash:
             symbol = clash[0]
@@ -221,6 +223,8 @@ def merge_sizes(active: Active, choices: dict[str, Choice]) -> str | None:
                 f"dimension {symbol!r} is {active.sizes[symbol]} in modality "
                 f"{owner[symbol]!r} and {sizes[symbol]} in {name!r}; push values of one size"
             )
+        elif fault:
+            return fault
         else:
             active.sizes.update(sizes)
             owner.update((symbol, name) for symbol in sizes if symbol not in owner)

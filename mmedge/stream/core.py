@@ -18,6 +18,7 @@ from mmedge.stream.sample import SLACK
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from mmedge.constraints import Relations
     from mmedge.spec import Array
     from mmedge.stream.compute import Encoded
     from mmedge.stream.sample import Item, Sample
@@ -39,6 +40,7 @@ class Core:
     Args:
         tracks: by modality, in the manifest's order.
         triggers: modalities whose samples trigger.
+        relations: between sizes, which what is used together must keep.
         rate: triggers a second, where known.
         deadline: seconds from a trigger to its result; None: none.
         keep: results that wait to be fetched.
@@ -49,6 +51,7 @@ class Core:
         tracks: Mapping[str, Track],
         triggers: frozenset[str],
         *,
+        relations: Relations,
         rate: float | None,
         deadline: float | None,
         keep: int,
@@ -65,6 +68,7 @@ class Core:
         #: What is to be taken from a time for the clock's own seconds.
         self._offset = 0.0
         self._triggering = triggers
+        self._relations = relations
         self._deadline = deadline
         self._patience = 1.0 / rate if rate else None
         if deadline is not None:
@@ -181,7 +185,7 @@ class Core:
             choices[track.name] = choice
         if len(choices) < len(self.tracks):
             return False
-        conflict = merge_sizes(active, choices)
+        conflict = merge_sizes(active, choices, self._relations)
         for name, choice in choices.items():
             if not choice.held:
                 self.tracks[name].conclude(choice.absent)

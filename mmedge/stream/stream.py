@@ -157,7 +157,7 @@ class Stream:
         specs = manifest.inputs()
         for modality in manifest.modalities:
             policy = align.get(modality.name, Latest())
-            check_policy(policy, modality, specs, manifest.dimensions)
+            check_policy(policy, modality, specs, self._feeds.relations)
             stages = tuple(s for s in manifest.in_order() if s.modality == modality.name)
             faster = rate is not None and modality.rate_hz is not None and modality.rate_hz > rate
             tracks[modality.name] = Track(
@@ -183,6 +183,7 @@ class Stream:
         self._core = Core(
             tracks,
             triggers,
+            relations=self._feeds.relations,
             rate=rate,
             deadline=deadline,
             keep=keep,

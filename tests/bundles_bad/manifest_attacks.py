@@ -49,6 +49,32 @@ def _limits(least, opt, most):
     return {"min": least, "opt": opt, "max": most, "multiple": 1}
 
 
+#: What is no relation between sizes: name, text, what is expected in its place.
+CONSTRAINTS = (
+    ("of nothing", "", "a number or a dimension, got the end"),
+    ("that is a number", "batch * 2", "a relation"),
+    ("that runs code", "__import__('os').system('id')", "a number, a dimension or an operator"),
+    ("that calls", "abs(batch) > 0", r"the end or an operator, got '\('"),
+    ("with an attribute", "batch.real > 0", "a number, a dimension or an operator"),
+    ("with a power", "batch ** 9 > 0", r"a number or a dimension, got '\*'"),
+    ("with a float", "batch > 0.5", "a number, a dimension or an operator"),
+    ("with a bit shift", "batch << 9 > 0", "a number or a dimension, got '<'"),
+    ("with other digits", "batch > \u0663", "a number, a dimension or an operator"),
+    ("of a truth as a number", "(batch > 1) + 1 > 0", "a number, got a relation"),
+    ("in a chain", "0 < batch < 9", "the end or an operator, got '<'"),
+    ("with an open bracket", "(batch > 1", r"'\)', got the end"),
+    ("with a huge number", f"batch < {2**63}", "numbers up to 9223372036854775807"),
+    ("with a number of 900 digits", f"batch < {'9' * 900}", "numbers up to"),
+    ("of 1,001 characters", f"batch > 0{' ' * 1000}", "at most 1000 characters, got 1009"),
+    ("of 257 tokens", f"batch > 0{' + 0' * 127}", "at most 256 numbers, names and operators"),
+    ("nested deeply", f"{'(' * 200}batch{')' * 40} > 0", "nested at most 32 deep"),
+    ("with many minus signs", f"{'-' * 200}batch > 0", "nested at most 32 deep"),
+    ("with many negations", f"{'not ' * 200}batch > 0", "nested at most 32 deep"),
+    ("of an unknown dimension", "time > 0", "names of dimensions that inputs have, got .*'time'"),
+    ("with one number for max", "max(batch) > 0", "max of at least two numbers"),
+)
+
+
 def _downgrade(manifest):
     """What schema 1 had: the version is named, not the first field that it lacks."""
     for field in ("ranges", "cut"):
@@ -175,6 +201,29 @@ ATTACKS = [
     Attack("negative size", rf"{IMAGE}\.shape\[1\]: .*got -4", _shape("batch", -4, 4, 3)),
     Attack("too many axes", rf"{IMAGE}\.shape: expected a list of 0 to 8", _shape(*[1] * 9)),
     Attack("unknown dimension", rf"{IMAGE}\.shape\[0\]: .*'beams'", _shape("beams", 4, 4, 3)),
+    *(
+        Attack(
+            f"constraint {name}",
+            rf"\$\.constraints\[0\]\.expression: expected {words}",
+            _put("constraints", value=[{"expression": text, "source": "net.py:1: x"}]),
+        )
+        for name, text, words in CONSTRAINTS
+    ),
+    Attack(
+        "too many constraints",
+        r"\$\.constraints: expected a list of 0 to 256, got a list of 257",
+        _put("constraints", value=[{"expression": "batch > 0", "source": "x"}] * 257),
+    ),
+    Attack(
+        "constraint without its source",
+        r"\$\.constraints\[0\]\.source: expected a value, got a missing field",
+        _put("constraints", value=[{"expression": "batch > 0"}]),
+    ),
+    Attack(
+        "constraint with a line break",
+        r"\$\.constraints\[0\]\.expression: expected at most 4096 printable",
+        _put("constraints", value=[{"expression": "batch\n> 0", "source": "x"}]),
+    ),
     Attack(
         "dimensions out of order",
         r"\$\.dimensions\['batch'\]: expected min <= opt <= max, got 2, 1, 4",

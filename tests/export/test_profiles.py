@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmedge.errors import BackendError, InputError
-from mmedge.spec import Dimension
+from mmedge.spec import Constraint, Dimension
 from mmedge_export.profiles import NO_LIMIT_FACTOR, Sizes, parse_profiles, resolve_profiles
 
 
@@ -69,6 +69,15 @@ def test_the_largest_golden_sample_counts_where_there_is_no_limit(tmp_path):
     feeds = [{"x": np.ones(n, np.float32)} for n in (2, 40)]
     with write_bundle(tmp_path / "b", {"net": net}, feeds, {"n": Dimension(1, 2)}) as bundle:
         assert resolve_profiles(bundle) == {"n": Sizes(1, 2, 40)}
+
+
+def test_constraints_and_multiples_are_kept(tmp_path):
+    net = graph("net (float[n] x) => (float[n] y) { y = Relu(x) }")
+    feeds = [{"x": np.ones(n, np.float32)} for n in (8, 12)]
+    limits = [Constraint("n != 0", "net.py:1: if"), Constraint("n % 3 != 1", "net.py:2: if")]
+    sizes = {"n": Dimension(0, 8, 16, 4)}
+    with write_bundle(tmp_path / "b", {"net": net}, feeds, sizes, limits) as bundle:
+        assert resolve_profiles(bundle) == {"n": Sizes(8, 8, 12)}
 
 
 @given(

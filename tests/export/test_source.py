@@ -114,7 +114,7 @@ def test_an_input_is_refused_by_name(pattern, value):
         ("labels are given for 'z', which is no output", X, {"labels": {"z": ["a"]}}),
         ("dims names 't', but no input has .*there are: none", X, {"dims": {"t": (1, 2)}}),
         (
-            r"dims\['t'\] is \(5, 9\): expected 1 <= smallest <= size in the example \(4\)",
+            r"dims\['t'\] is \(5, 9\): expected 0 <= smallest <= size in the example \(4\)",
             {"x": Input(ONE, dynamic={1: "t"})},
             {"dims": {"t": (5, 9)}},
         ),

@@ -1,0 +1,96 @@
+"""A captured program in operators that ONNX has, and without checks that ONNX cannot make."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from mmedge_export import locate
+from mmedge_export.attention_standard import decompose
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["in_standard_operators"]
+
+Program = torch.export.ExportedProgram
+
+#: The operator of :mod:`mmedge_export.attention`, which need not be imported.
+_SEGMENTED = "mmedge::segmented_attention"
+
+#: Nodes that compute nothing but raise where a condition fails.
+_CHECKS = frozenset(
+    {
+        "aten::_assert_async",
+        "aten::_assert_async.msg",
+        "aten::_assert_scalar",
+        "aten::_assert_tensor_metadata",
+        "aten::_functional_assert_async.msg",
+        "aten::_functional_assert_scalar",
+        "aten::sym_constrain_range",
+        "aten::sym_constrain_range_for_size",
+    }
+)
+
+
+def in_standard_operators(network: torch.nn.Module, program: Program) -> tuple[Program, list[str]]:
+    """``program`` with what ONNX lacks replaced, and the checks on values that it no longer makes.
+
+    Checks on sizes are left to :mod:`mmedge_export.relations`. Segmented attention becomes standard
+    operators, in which the passes find it again.
+    """
+    checks = _drop_checks(network, program)
+    targets = {getattr(node.target, "name", str)(): node.target for node in program.graph.nodes}
+    table: dict[Any, Callable[..., Any]] = {
+        targets[name]: how for name, how in _DECOMPOSED.items() if name in targets
+    }
+    return (program.run_decompositions(table) if table else program), checks
+
+
+def _drop_checks(network: torch.nn.Module, program: Program) -> list[str]:
+    """Take checks out of ``program``; say which of them look at values."""
+    graph = program.graph
+    found: dict[str, None] = {}
+    for node in list(graph.nodes):
+        if getattr(node.target, "name", str)() not in _CHECKS:
+            continue
+        if _reads_values(node):
+            found[str(locate.of_node(network, node).line_text())] = None
+        graph.erase_node(node)
+    graph.eliminate_dead_code()
+    program.graph_module.recompile()
+    return list(found)
+
+
+def _reads_values(node: torch.fx.Node) -> bool:
+    """Whether a check depends on what tensors hold, not on their sizes and dtypes alone."""
+    if "metadata" in str(node.target):
+        return False
+    waiting, seen = [node], set()
+    while waiting:
+        at = waiting.pop()
+        for before in at.all_input_nodes:
+            if before in seen or "sym_size" in str(before.target):
+                continue
+            seen.add(before)
+            if isinstance(before.meta.get("val"), torch.Tensor):
+                return True
+            waiting.append(before)
+    return False
+
+
+def _all_true(x: torch.Tensor) -> torch.Tensor:
+    return torch.all(x)
+
+
+def _rsub(x: torch.Tensor, other: float, alpha: float = 1) -> torch.Tensor:
+    """``other - alpha * x`` by operators that promote whole numbers as this one does."""
+    return torch.add(torch.mul(x.to(torch.result_type(x, other)), -alpha), other)
+
+
+_DECOMPOSED: dict[str, Callable[..., Any]] = {
+    _SEGMENTED: decompose,
+    "aten::_is_all_true": _all_true,
+    "aten::rsub.Scalar": _rsub,
+}
