@@ -32,6 +32,7 @@ from mmedge_export.install import installed
 from mmedge_export.loader import load_source
 from mmedge_export.open_questions import INVENTED, NOT_RUN
 from mmedge_export.quantize.limits import PRECISIONS
+from mmedge_export.user_code import each
 
 if TYPE_CHECKING:
     from mmedge.spec import Manifest, Variant
@@ -146,7 +147,9 @@ def export(
         if precision != "fp32" and model.metric is None:
             refuse_metric_limits(options, f"{source} has none")
         if precision != "fp32" and model.samples is not None:
-            model = replace(model, samples=list(model.samples))  # taken more than once
+            model = replace(
+                model, samples=list(each(model.samples, "sample"))
+            )  # taken more than once
         bundle = export_bundle(
             model,
             output,

@@ -20,6 +20,7 @@ from mmedge_export.text import side_check
 
 if TYPE_CHECKING:
     from mmedge_export.source import Model
+from mmedge_export.user_code import each
 
 __all__ = [
     "EVERY",
@@ -107,7 +108,7 @@ def _checked(
     model: Model, samples: Iterable[tuple[Mapping[str, Array], Any]]
 ) -> Iterator[dict[str, Array]]:
     check_side = side_check(model)
-    for index, pair in enumerate(samples):
+    for index, pair in enumerate(each(samples, "sample")):
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
             raise ExportError(
                 f"sample {index}: expected a pair (inputs, target), got {type(pair).__name__}; "

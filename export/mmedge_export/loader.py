@@ -5,15 +5,13 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-import sysconfig
-import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import mmedge
 from mmedge.errors import ExportError
 from mmedge_export.install import installed, remedy
 from mmedge_export.source import Model
+from mmedge_export.user_code import described
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,7 +19,7 @@ if TYPE_CHECKING:
 
     from mmedge.spec import Array
 
-__all__ = ["described", "load_object", "load_source"]
+__all__ = ["load_object", "load_source"]
 
 _FORMS = (
     "path/to/file.py:factory, package.module:factory, zoo:NAME, or model.onnx; a factory is a "
@@ -151,33 +149,3 @@ def _import_module(name: str) -> ModuleType:
         raise ExportError(
             f"{name} cannot be imported: {described(error)}; --debug shows the traceback"
         ) from error
-
-
-def described(error: BaseException) -> str:
-    """What the user's own code raised, and in which of their lines.
-
-    That is the innermost line that belongs to no installed package: the one that can be changed.
-    """
-    if isinstance(error, SyntaxError):
-        return f"{type(error).__name__}: {error}"  # it says where by itself
-    words = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    if isinstance(error, SystemExit):
-        words = f"SystemExit({error.code!r}): it ends the program; guard it by __name__"
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if not _is_installed(frame.filename):
-            line = f": {frame.line}" if frame.line else ""
-            return f"{words} ({frame.filename}, line {frame.lineno}, in {frame.name}{line})"
-    return words
-
-
-def _is_installed(filename: str) -> bool:
-    """Whether a file is of Python, of an installed package, or of mmedge itself."""
-    own = str(Path(__file__).parent)
-    runtime = str(Path(mmedge.__file__).parent)
-    library = sysconfig.get_paths()["stdlib"]
-    parts = Path(filename).parts
-    return (
-        "site-packages" in parts
-        or "dist-packages" in parts
-        or filename.startswith((own, runtime, library, "<frozen", "<string>"))
-    )

@@ -105,6 +105,6 @@ def test_a_file_that_does_not_import_leaves_nothing_behind(tmp_path):
 
 
 def test_sizes_are_for_onnx_files_only(file):
-    with pytest.raises(ExportError, match="sizes are for .onnx files"):
+    with pytest.raises(ExportError, match="are for .onnx files"):
         load_source(f"{file}:make", sizes={"batch": 1})
     assert np.isfinite(load_source(f"{file}:make").inputs["x"].example).all()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mmedge.errors import ExportError
 from mmedge_export import feeds
 from mmedge_export.open_questions import INVENTED
+from mmedge_export.user_code import each, safe_metric
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -43,6 +44,9 @@ class Task:
     shared: bool = False
     invented: bool = False
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "metric", safe_metric(self.metric))
+
     @classmethod
     def of(cls, model: Model, *, calibration: int = CALIBRATION) -> Task:
         """The model's own evaluation samples and metric.
@@ -55,7 +59,7 @@ class Task:
         given = model.evaluation if model.evaluation is not None else model.samples or ()
         samples = [
             (feeds.check(model, inputs, f"sample {number}"), target)
-            for number, (inputs, target) in enumerate(given)
+            for number, (inputs, target) in enumerate(each(given, "evaluation sample"))
         ]
         if not samples:
             raise ExportError(
