@@ -13,6 +13,9 @@ SET_BACK_SAMPLES = 3
 #: Least ratio of the time in which they come to the time that their stamps span. What was held up
 #: on its way, or is delivered again, comes faster than it was measured.
 PACE = 0.5
+#: Where the stream's clock stood still meanwhile, which tells of no pace: seconds that they are all
+#: behind.
+FAR = 1.0
 #: A stamp that is ahead of its arrival by more seconds than this, and by so much more than any of
 #: the last LEADS was, is a wrong one unless so many in a row are: one that were taken for right
 #: would make all that are behind it, and right, look out of order.
@@ -57,7 +60,11 @@ class SourceClock:
         if self.newest is None or t >= self.newest or len(self._suspects) + 1 < SET_BACK_SAMPLES:
             return False
         first, came = self._suspects[0]
-        return t > self._suspects[-1][0] and now - came >= PACE * (t - first)
+        if t <= self._suspects[-1][0]:
+            return False
+        if now == came:
+            return self.newest - t > FAR
+        return now - came >= PACE * (t - first)
 
     def _is_ahead(self, t: float, now: float) -> bool:
         """Whether a stamp is a wrong one, ahead of its time, as far as one can tell by now."""

@@ -143,6 +143,20 @@ def test_a_clock_that_is_set_back_costs_two_samples(open_echo, step):
         assert [k for k in range(100) if k not in got] == [50, 51]
 
 
+def test_a_loop_on_a_clock_that_stands_still(open_echo):
+    """A clock that waits until stamps have caught up tells of no pace."""
+    pipe = open_echo(camera=({"image": 4}, {"rate_hz": 20.0, "max_age_ms": 200.0}))
+    with echo_stream(pipe, 0.0, trigger="camera", keep=4096) as (s, clock):
+        for k in range(120):
+            t = k % 40 / 20
+            clock.advance_to(max(clock(), t))
+            s.push("camera", full(k), t=t)
+        got = [r.outputs["image_used"][0, 0] for r in fetch(s)]
+        # Until a second before the end of the loop, and from the third on.
+        assert len(got) >= 120 - 2 * 2
+        assert s.health().modalities["camera"].clock_jumps == 2
+
+
 def test_late_samples_are_no_clock_set_back(open_echo):
     """Of a source with two ways, each third sample is late by half a second."""
     pipe = open_echo(camera=({"image": 4}, {}))
