@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 import onnx_ir as ir
-from onnx_ir.passes.common import InlinePass, ShapeInferencePass
+from onnx_ir.passes.common import InlinePass
 
 from mmedge.schema.names import TENSOR_NAME
 from mmedge_export.graph import EXTERNAL_BYTES, dimension_name
+from mmedge_export.onnx_rules import refusal
+from mmedge_export.passes.infer_shapes import InferShapesPass
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -55,15 +57,26 @@ class Normalized:
 def read_model(path: Path) -> tuple[ir.Model, list[str]]:
     """A file's graph with what onnx-ir does not read, or reads as another thing, mended before.
 
-    Sparse weights are written out. Each output is what a node yields, and each another value: one
-    that is an input or a weight itself, or is listed twice, gets an Identity, since else what the
-    file says of it would be taken for what it says of the input.
+    Sparse weights and constants are written out. Each output is what a node yields, and each
+    another value: one that is an input or a weight itself, or is listed twice, gets an Identity,
+    since else what the file says of it would be taken for what it says of the input.
 
     Returns:
         The graph, and the file's names of its outputs.
+
+    Raises:
+        ExportError: an input or output is no tensor.
     """
     proto = onnx.load(path, load_external_data=False)
     graph = proto.graph
+    for kind, values in (("input", graph.input), ("output", graph.output)):
+        for value in values:
+            held = value.type.WhichOneof("value")
+            if held not in (None, "tensor_type"):
+                what = str(held).removesuffix("_type").replace("_", " ")
+                raise refusal(
+                    f"{path}: {kind} {value.name!r} is a {what}, expected a tensor", "container"
+                )
     _make_dense(graph)
     outer = {value.name for value in (*graph.input, *graph.initializer)}
     for value in [v for v in graph.value_info if v.name in outer]:
@@ -84,16 +97,27 @@ def read_model(path: Path) -> tuple[ir.Model, list[str]]:
 
 
 def _make_dense(graph: onnx.GraphProto) -> None:
-    for sparse in graph.sparse_initializer:
-        values = onnx.numpy_helper.to_array(sparse.values)
-        indices = onnx.numpy_helper.to_array(sparse.indices)
-        dense = np.zeros(tuple(sparse.dims), values.dtype)
-        if indices.ndim == 1:
-            dense.reshape(-1)[indices] = values
-        else:
-            dense[tuple(indices.T)] = values
-        graph.initializer.append(onnx.numpy_helper.from_array(dense, sparse.values.name))
+    """Write out sparse weights and constants, in subgraphs too."""
+    graph.initializer.extend(_dense(sparse) for sparse in graph.sparse_initializer)
     del graph.sparse_initializer[:]
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                _make_dense(inner)
+            if node.op_type == "Constant" and attribute.name == "sparse_value":
+                value = _dense(attribute.sparse_tensor)
+                attribute.CopyFrom(onnx.helper.make_attribute("value", value))
+
+
+def _dense(sparse: onnx.SparseTensorProto) -> onnx.TensorProto:
+    values = onnx.numpy_helper.to_array(sparse.values)
+    indices = onnx.numpy_helper.to_array(sparse.indices)
+    dense = np.zeros(tuple(sparse.dims), values.dtype)
+    if indices.ndim == 1:
+        dense.reshape(-1)[indices] = values
+    else:
+        dense[tuple(indices.T)] = values
+    return onnx.numpy_helper.from_array(dense, sparse.values.name)
 
 
 def normalize(model: ir.Model, outputs: list[str]) -> Normalized:
@@ -116,7 +140,8 @@ def normalize(model: ir.Model, outputs: list[str]) -> Normalized:
         ValueError: the graph has a cycle, or functions that call themselves.
     """
     remarks: list[str] = []
-    model.opset_imports.setdefault("", STANDARD_OPSET)
+    alias = model.opset_imports.pop("ai.onnx", STANDARD_OPSET)
+    model.opset_imports.setdefault("", alias)
     if any(function.domain != OWN_DOMAIN for function in model.functions.values()):
         InlinePass(criteria=lambda function: function.domain != OWN_DOMAIN)(model)
     _load_small(model)
@@ -270,7 +295,7 @@ def infer_outputs(
         value.shape = ir.Shape(shapes[str(value.name)])
     # A copy: the bundle's graph states no inner shapes.
     copy = model.clone()
-    ShapeInferencePass(check_type=False, strict_mode=False)(copy)
+    InferShapesPass()(copy)
     symbols = {
         size.value
         for value in model.graph.inputs

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from onnx_ir.passes.common import ShapeInferencePass
+
+from mmedge_export.passes.infer_shapes import InferShapesPass
 
 __all__ = ["Uses", "Wanted"]
 
@@ -39,7 +40,7 @@ class Uses:
         for value, shape in zip(model.graph.outputs, stated, strict=True):
             if value.shape is None or not value.shape.is_static():
                 value.shape = shape
-        ShapeInferencePass(check_type=False, strict_mode=False)(model)
+        InferShapesPass()(model)
         self._inputs = {str(value.name): value for value in model.graph.inputs}
 
     def of(self, value: ir.Value, shape: tuple[int, ...]) -> Wanted:

@@ -106,9 +106,14 @@ def load_file(path: Path) -> OnnxFile:
             if isinstance(value.const_value, ir.ExternalTensor):
                 value.const_value.numpy()
         normalized = normalize(model, outputs)
+    except ExportError:
+        raise
     except Exception as error:  # protobuf's and onnx-ir's errors have no common base
+        cause: BaseException = error
+        while cause.__cause__ is not None:  # onnx-ir names the place alone, and not what is wrong
+            cause = cause.__cause__
         raise ExportError(
-            f"{path} cannot be read as ONNX: {type(error).__name__}: {error}; give a valid .onnx "
+            f"{path} cannot be read as ONNX: {type(cause).__name__}: {cause}; give a valid .onnx "
             "file with its external data beside it"
         ) from error
     file = OnnxFile(path, Graph(model), normalized)

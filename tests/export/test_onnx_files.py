@@ -2,76 +2,15 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from itertools import pairwise
-from pathlib import Path
-
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from onnx_files import FLOAT, INT64, check, floats, relu_chain, save, two_encoders
 
-import mmedge
 from mmedge.errors import ExportError
-from mmedge_export import export
+from mmedge_export import Input, Model, export
 from mmedge_export.onnx_source import read_onnx
-
-FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
-RNG = np.random.default_rng(0)
-
-
-def save(
-    path: Path, nodes, inputs, outputs, weights=(), *, opset=17, ir_version=8, inner=(), **options
-) -> Path:
-    """Write a graph; ``inputs`` and ``outputs`` are (name, type, shape)."""
-    graph = helper.make_graph(
-        nodes,
-        "g",
-        [helper.make_tensor_value_info(*value) for value in inputs],
-        [helper.make_tensor_value_info(*value) for value in outputs],
-        [numpy_helper.from_array(array, name) for name, array in dict(weights).items()],
-        value_info=[helper.make_tensor_value_info(*value) for value in inner],
-    )
-    model = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=ir_version
-    )
-    onnx.save(model, path, **options)
-    return path
-
-
-def floats(*shape: int) -> np.ndarray:
-    return RNG.standard_normal(shape).astype(np.float32)
-
-
-def check(path: Path, tmp_path: Path, *feeds: dict, **options):
-    """Export, load, and compare with ONNX Runtime on ``feeds``, by position of the inputs."""
-    session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
-    with export(path, tmp_path / "bundle", overwrite=True, **options) as bundle:
-        manifest = bundle.manifest
-    with mmedge.load(tmp_path / "bundle") as pipe:
-        for values in feeds:
-            expected = session.run(None, values)
-            got = pipe(**dict(zip(manifest.inputs(), values.values(), strict=True)))
-            for name, value in zip(manifest.outputs, expected, strict=True):
-                np.testing.assert_allclose(got[name], value, rtol=1e-5, atol=1e-6)
-                assert got[name].dtype == value.dtype
-                assert got[name].shape == value.shape
-    return manifest
-
-
-def two_encoders(width: int):
-    """Nodes and weights of two encoders that are added; biases of 4 * width bytes."""
-    nodes = [
-        helper.make_node("Gemm", ["a", "w", "p"], ["c"]),
-        helper.make_node("Relu", ["c"], ["d"]),
-        helper.make_node("Gemm", ["b", "v", "q"], ["e"]),
-        helper.make_node("Relu", ["e"], ["f"]),
-        helper.make_node("Add", ["d", "f"], ["y"]),
-    ]
-    sizes = {"w": (1024, width), "v": (1024, width), "p": (width,), "q": (width,)}
-    return nodes, {name: floats(*shape) for name, shape in sizes.items()}
 
 
 @pytest.mark.parametrize("width", [1, 63, 64, 100, 255, 256, 1024])
@@ -109,10 +48,6 @@ def test_external_constants_are_placed_anew(tmp_path):
     )
     assert (tmp_path / "net.onnx.data").stat().st_size >= 25_600
     check(path, tmp_path, {"a": floats(3, 64)})
-
-
-def relu_chain(*names: str):
-    return [helper.make_node("Relu", [a], [b]) for a, b in pairwise(names)]
 
 
 def test_nodes_in_any_order(tmp_path):
@@ -280,202 +215,191 @@ def test_sizes_that_onnx_runtime_alone_infers_are_fixed(tmp_path):
     assert manifest.stages[0].outputs[0].shape == ("n", 5)
 
 
-def fails(*_args, **_options):
-    raise IndexError("list index out of range")
-
-
-@pytest.mark.parametrize(
-    ("place", "stages", "what"),
-    [
-        ("push_concat", ["a", "b", "fusion"], "rearranging the graph"),
-        ("segment_attention", ["a", "b", "fusion"], "rearranging the graph"),
-        ("owners", ["model"], "the cut by modality"),
-        ("measure_shapes", ["model"], "the cut by modality"),
-    ],
-)
-def test_a_pass_or_cut_that_fails_is_left_out(place, stages, what, tmp_path, monkeypatch, caplog):
-    nodes, weights = two_encoders(64)
+def test_functions_are_written_out(tmp_path):
+    """As torch.onnx.export has them: functions that call functions, in domains of their own."""
+    opset = helper.make_opsetid("", 17)
+    inner = helper.make_function(
+        "pkg.a", "Lin", ["x", "w"], ["y"], [helper.make_node("MatMul", ["x", "w"], ["y"])], [opset]
+    )
+    outer = helper.make_function(
+        "pkg.b",
+        "Block",
+        ["x", "w"],
+        ["y"],
+        [helper.make_node("Lin", ["x", "w"], ["t"], domain="pkg.a"), *relu_chain("t", "y")],
+        [opset, helper.make_opsetid("pkg.a", 1)],
+    )
     path = save(
         tmp_path / "net.onnx",
-        nodes,
+        [
+            helper.make_node("Block", ["a", "w"], ["c"], domain="pkg.b"),
+            helper.make_node("Block", ["b", "v"], ["e"], domain="pkg.b"),
+            helper.make_node("Add", ["c", "e"], ["y"]),
+        ],
         [("a", FLOAT, ["n", 1024]), ("b", FLOAT, ["n", 1024])],
         [("y", FLOAT, ["n", 64])],
-        weights,
+        {"w": floats(1024, 64), "v": floats(1024, 64)},
     )
-    monkeypatch.setattr(f"mmedge_export.split.{place}", fails)
-    lines: list[str] = []
-    feeds = {"a": floats(2, 1024), "b": floats(2, 1024)}
-    with caplog.at_level("INFO", "mmedge_export"):
-        manifest = check(path, tmp_path, feeds, split=True, progress=lines.append)
-    assert [stage.name for stage in manifest.stages] == stages
-    said = f"{what} is left out: IndexError: list index out of range (report this)"
-    assert said in manifest.cut.remarks
-    assert f"  {said}" in lines
-    assert any(record.exc_info for record in caplog.records)
-
-
-def test_a_cut_that_computes_something_else_is_left_out(tmp_path, monkeypatch):
-    nodes, weights = two_encoders(64)
-    path = save(
-        tmp_path / "net.onnx",
-        nodes,
-        [("a", FLOAT, ["n", 1024]), ("b", FLOAT, ["n", 1024])],
-        [("y", FLOAT, ["n", 64])],
-        weights,
-    )
-    from mmedge_export import split
-
-    def wrong(*args):
-        found = real(*args)
-        args[0].graph.initializers["v"].const_value = split.ir.tensor(floats(1024, 64))
-        return found
-
-    real = split.push_concat
-    monkeypatch.setattr(split, "push_concat", wrong)
-    feeds = {"a": floats(2, 1024), "b": floats(2, 1024)}
-    manifest = check(path, tmp_path, feeds, split=True)
-    assert any("the cut network is not the whole one" in remark for remark in manifest.cut.remarks)
+    model = onnx.load(path)
+    model.functions.extend([outer, inner])
+    model.opset_import.extend([helper.make_opsetid("pkg.a", 1), helper.make_opsetid("pkg.b", 1)])
+    onnx.save(model, path)
+    manifest = check(path, tmp_path, {"a": floats(2, 1024), "b": floats(2, 1024)}, split=True)
     assert [stage.name for stage in manifest.stages] == ["a", "b", "fusion"]
 
 
-def reshape(tmp_path: Path) -> Path:
-    """What is made up for its second input cannot be right, since the file says nothing of it."""
-    return save(
-        tmp_path / "net.onnx",
-        [
-            helper.make_node("Add", ["sizes", "more"], ["target"]),
-            helper.make_node("Reshape", ["x", "target"], ["y"]),
-        ],
-        [("x", FLOAT, [4, 6]), ("sizes", INT64, [2])],
-        [("y", FLOAT, [None, None])],
-        {"more": np.array([5, 1])},
+@pytest.mark.parametrize("constant", [False, True])
+def test_sparse_weights_are_written_out(constant, tmp_path):
+    values = numpy_helper.from_array(np.array([1.0, 2.0, 3.0], np.float32), "w")
+    sparse = helper.make_sparse_tensor(
+        values, numpy_helper.from_array(np.array([0, 7, 19]), "i"), [4, 5]
     )
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
+    if constant:
+        nodes.insert(0, helper.make_node("Constant", [], ["w"], sparse_value=sparse))
+    path = save(tmp_path / "net.onnx", nodes, [("x", FLOAT, ["n", 4])], [("y", FLOAT, ["n", 5])])
+    if not constant:
+        model = onnx.load(path)
+        model.graph.sparse_initializer.append(sparse)
+        onnx.save(model, path)
+    check(path, tmp_path, {"x": floats(2, 4)})
 
 
-def test_an_example_that_cannot_be_made_up_is_asked_for(tmp_path):
-    path = reshape(tmp_path)
-    with pytest.raises(ExportError, match=r"likely sizes.*--example FILE.*rule 'example'"):
-        export(path, tmp_path / "bundle")
-    example = {"x": floats(4, 6), "sizes": np.array([1, 3])}
-    manifest = check(path, tmp_path, example, example=example)
-    assert manifest.inputs()["sizes"].shape == (2,)
+def test_a_file_with_operators_of_another_domain_alone(tmp_path):
+    node = helper.make_node(
+        "LinearRegressor",
+        ["x"],
+        ["y"],
+        domain="ai.onnx.ml",
+        coefficients=[1.0, 2.0, 3.0],
+        intercepts=[0.5],
+        targets=1,
+    )
+    path = save(tmp_path / "net.onnx", [node], [("x", FLOAT, ["n", 3])], [("y", FLOAT, ["n", 1])])
+    model = onnx.load(path)
+    model.opset_import[0].CopyFrom(helper.make_opsetid("ai.onnx.ml", 2))
+    onnx.save(model, path)
+    check(path, tmp_path, {"x": floats(2, 3)})
 
 
-@pytest.mark.parametrize("kind", ["npz", "safetensors", "folder"])
-def test_the_command_line_takes_an_example(kind, tmp_path):
-    from safetensors.numpy import save_file
-    from typer.testing import CliRunner
-
-    from mmedge.cli.app import build_app
-
-    path = reshape(tmp_path)
-    example = {"x": floats(4, 6), "sizes": np.array([1, 3])}
-    file = tmp_path / f"example.{kind}"
-    if kind == "npz":
-        np.savez(file, **example)
-    elif kind == "safetensors":
-        save_file(example, file)
-    else:
-        file.mkdir()
-        for name, value in example.items():
-            np.save(file / f"{name}.npy", value)
-    words = ["export", str(path), "-o", str(tmp_path / "b"), "--example", str(file)]
-    result = CliRunner().invoke(build_app(), words, catch_exceptions=False)
-    assert result.exit_code == 0
-    with mmedge.load(tmp_path / "b") as pipe:
-        np.testing.assert_array_equal(pipe(**example)["y"], example["x"].reshape(6, 4))
-        golden = pipe.bundle.samples()[0].inputs
-        np.testing.assert_array_equal(golden["x"], example["x"])
+def test_the_standard_domain_by_its_long_name(tmp_path):
+    node = helper.make_node("Relu", ["x"], ["y"], domain="ai.onnx")
+    path = save(tmp_path / "net.onnx", [node], [("x", FLOAT, ["n", 3])], [("y", FLOAT, ["n", 3])])
+    model = onnx.load(path)
+    model.opset_import[0].domain = "ai.onnx"
+    onnx.save(model, path)
+    check(path, tmp_path, {"x": floats(2, 3)})
 
 
-def test_examples_that_do_not_fit_are_refused(tmp_path):
-    path = reshape(tmp_path)
-    x, sizes = floats(4, 6), np.array([1, 3])
-    for example, message in (
-        ({"x": x}, "lacks 'sizes'"),
-        ({"x": x, "sizes": sizes, "z": x}, "has the unknown 'z'"),
-        ({"x": x[:3], "sizes": sizes}, r"input 'x' is float32 \[4, 6\]"),
-        ({"x": x, "sizes": sizes.astype(np.int32)}, "input 'sizes' is int64"),
-    ):
-        with pytest.raises(ExportError, match=message):
-            read_onnx(path, example=example)
-
-
-def test_one_text_for_sizes_that_differ_in_the_example(tmp_path):
+def test_sequences_inside_are_no_hindrance(tmp_path):
     path = save(
         tmp_path / "net.onnx",
-        [*relu_chain("a", "y"), *relu_chain("b", "z")],
-        [("a", FLOAT, ["dim", "dim"]), ("b", FLOAT, None)],
-        [("y", FLOAT, ["dim", "dim"]), ("z", FLOAT, None)],
+        [
+            helper.make_node("SequenceConstruct", ["a", "b"], ["s"]),
+            helper.make_node("ConcatFromSequence", ["s"], ["c"], axis=1),
+            helper.make_node("MatMul", ["c", "w"], ["y"]),
+        ],
+        [("a", FLOAT, ["n", 32]), ("b", FLOAT, ["n", 32])],
+        [("y", FLOAT, ["n", 64])],
+        {"w": floats(64, 64)},
     )
-    with pytest.raises(ExportError, match="'b' has no shape.*rule 'rank'"):
+    manifest = check(path, tmp_path, {"a": floats(2, 32), "b": floats(2, 32)})
+    assert not any("left out" in remark for remark in manifest.cut.remarks)
+
+
+def test_what_is_no_tensor_at_the_boundary_is_refused_by_name(tmp_path):
+    maps = helper.make_map_type_proto(INT64, helper.make_tensor_type_proto(FLOAT, None))
+    tensor = helper.make_tensor_type_proto(FLOAT, ["n", 2])
+    kinds = {
+        "sequence": helper.make_sequence_type_proto(tensor),
+        "optional": helper.make_optional_type_proto(tensor),
+        "map": maps,
+        "sparse tensor": helper.make_sparse_tensor_type_proto(FLOAT, ["n", 2]),
+    }
+    for kind, proto in kinds.items():
+        graph = helper.make_graph(
+            relu_chain("x", "y"),
+            "g",
+            [helper.make_tensor_value_info("x", FLOAT, ["n", 2])],
+            [helper.make_value_info("y", proto)],
+        )
+        onnx.save(helper.make_model(graph), tmp_path / "net.onnx")
+        with pytest.raises(ExportError, match=f"output 'y' is a {kind}.*rule 'container'"):
+            read_onnx(tmp_path / "net.onnx")
+
+
+@pytest.mark.parametrize("dtype", ["BFLOAT16", "FLOAT8E4M3FN", "INT4", "STRING", "COMPLEX64"])
+def test_dtypes_that_no_bundle_holds_are_refused_by_name(dtype, tmp_path):
+    kind = getattr(TensorProto, dtype)
+    path = save(
+        tmp_path / "net.onnx",
+        [helper.make_node("Identity", ["x"], ["y"])],
+        [("x", kind, ["n", 2])],
+        [("y", kind, ["n", 2])],
+    )
+    with pytest.raises(ExportError, match=f"input 'x' is {dtype.lower()}.*rule 'dtype'"):
         read_onnx(path)
-    example = {"a": floats(2, 3), "b": floats(2, 3, 4)}
-    manifest = check(path, tmp_path, example, example=example)
-    assert manifest.inputs()["a"].shape == ("dim", "a_1")
-    assert manifest.inputs()["b"].shape == ("b_0", "b_1", "b_2")
 
 
-def flat_net(tmp_path: Path, batch: object, target: list[int], **options) -> Path:
-    """x [batch, 4, 6] reshaped to ``target`` and multiplied by [24, 3]."""
-    return save(
-        tmp_path / "net.onnx",
-        [
-            helper.make_node("Reshape", ["x", "target"], ["flat"]),
-            helper.make_node("MatMul", ["flat", "w"], ["y"]),
-        ],
-        [("x", FLOAT, [batch, 4, 6])],
-        [("y", FLOAT, [batch, 3])],
-        {"target": np.array(target), "w": floats(24, 3)},
-        **options,
-    )
-
-
-def test_a_batch_that_was_made_dynamic_afterwards_is_fixed(tmp_path):
-    """Its file says "batch", and a reshape inside is still to one row."""
-    lines: list[str] = []
-    path = flat_net(tmp_path, "batch", [1, 24])
-    manifest = check(path, tmp_path, {"x": floats(1, 4, 6)}, progress=lines.append)
-    assert manifest.inputs()["x"].shape == (1, 4, 6)
-    assert manifest.stages[0].outputs[0].shape == (1, 3)
-    said = next(r for r in manifest.cut.remarks if "dimension 'batch' is fixed at 1" in r)
-    assert f"  {said}" in lines
-
-
-def test_a_batch_that_is_dynamic_stays_so(tmp_path):
-    feeds = [{"x": floats(n, 4, 6)} for n in (1, 2, 5)]
-    manifest = check(flat_net(tmp_path, "batch", [-1, 24]), tmp_path, *feeds)
-    assert manifest.inputs()["x"].shape == ("batch", 4, 6)
-    assert manifest.stages[0].outputs[0].shape[1] == 3
-
-
-def test_sizes_that_fit_each_other_stay_dynamic(tmp_path):
+@pytest.mark.parametrize("dtype", ["INT16", "UINT16", "UINT32", "UINT64", "INT8", "DOUBLE"])
+@pytest.mark.parametrize("rank", [0, 2])
+def test_integers_of_any_width_cross_the_boundary(dtype, rank, tmp_path):
+    kind = getattr(TensorProto, dtype)
+    shape: list[object] = ["n", 2][:rank]
     path = save(
         tmp_path / "net.onnx",
-        [helper.make_node("Add", ["a", "b"], ["y"])],
-        [("a", FLOAT, ["n", 4]), ("b", FLOAT, ["m", 4])],
-        [("y", FLOAT, [None, 4])],
+        [
+            helper.make_node("Identity", ["x"], ["y"]),
+            helper.make_node("Cast", ["x"], ["z"], to=FLOAT),
+        ],
+        [("x", kind, shape)],
+        [("y", kind, shape), ("z", FLOAT, shape)],
     )
-    example = {"a": floats(3, 4), "b": floats(3, 4)}
-    manifest = check(
-        path, tmp_path, example, {"a": floats(5, 4), "b": floats(5, 4)}, example=example
-    )
-    assert [spec.shape[0] for spec in manifest.inputs().values()] == ["n", "m"]
-    assert any("dimensions n, m: the network refuses" in r for r in manifest.cut.remarks)
+    array = np.arange(6).reshape(3, 2) if rank else np.array(5)
+    check(path, tmp_path, {"x": array.astype(helper.tensor_dtype_to_np_dtype(kind))})
 
 
-def test_debug_shows_where_what_is_left_out_failed(tmp_path):
-    script = tmp_path / "run.py"
-    path = flat_net(tmp_path, "batch", [-1, 24])
-    script.write_text(
-        "import sys\nimport mmedge_export.split\n"
-        "def owners(*_):\n    raise KeyError('x')\n"
-        "mmedge_export.split.owners = owners\n"
-        "from mmedge.cli import main\nmain()\n"
+def test_a_constant_has_nothing_to_run(tmp_path):
+    path = save(
+        tmp_path / "net.onnx",
+        [helper.make_node("Neg", ["w"], ["y"])],
+        [],
+        [("y", FLOAT, [3])],
+        {"w": floats(3)},
     )
-    words = [sys.executable, script, "export", path, "-o", tmp_path / "b", "--overwrite"]
-    plain = subprocess.run(words, capture_output=True, text=True, check=True)
-    assert "the cut by modality is left out: KeyError: 'x' (report this)" in plain.stderr
-    assert "Traceback" not in plain.stderr
-    debug = subprocess.run([*words, "--debug"], capture_output=True, text=True, check=True)
-    assert "in owners" in debug.stderr
+    with pytest.raises(ExportError, match="rule 'no-inputs'"):
+        read_onnx(path)
+
+
+def test_batch_normalization_in_training_mode_is_refused(tmp_path):
+    """ONNX Runtime writes the new statistics into the arrays that it is given."""
+    names = ["x", "s", "b", "m", "v"]
+    node = helper.make_node("BatchNormalization", names, ["y", "m2", "v2"], training_mode=1)
+    path = save(
+        tmp_path / "net.onnx",
+        [node],
+        [("x", FLOAT, [2, 3, 4]), *((name, FLOAT, [3]) for name in names[1:])],
+        [("y", FLOAT, [2, 3, 4]), ("m2", FLOAT, [3]), ("v2", FLOAT, [3])],
+    )
+    with pytest.raises(ExportError, match="rule 'training'"):
+        read_onnx(path)
+
+
+def test_a_random_network_is_refused(tmp_path):
+    path = save(
+        tmp_path / "net.onnx",
+        [helper.make_node("RandomUniformLike", ["x"], ["y"])],
+        [("x", FLOAT, ["n", 2])],
+        [("y", FLOAT, ["n", 2])],
+    )
+    with pytest.raises(ExportError, match="rule 'random'"):
+        export(path, tmp_path / "b")
+
+
+def test_a_bundle_is_called_after_its_file(tmp_path):
+    path = save(
+        tmp_path / "robot.onnx", relu_chain("x", "y"), [("x", FLOAT, [1])], [("y", FLOAT, [1])]
+    )
+    model = Model(path, {"x": Input(floats(1))}, ["y"])
+    with export(model, tmp_path / "b") as bundle:
+        assert bundle.manifest.name == "robot"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
-from onnx_ir.passes.common import ShapeInferencePass
 
 from mmedge.bundle.onnxgraph import MAX_VALUES
+from mmedge_export.passes.infer_shapes import InferShapesPass
 
 __all__ = ["GuardDivisionPass"]
 
@@ -28,7 +28,7 @@ class GuardDivisionPass(ir.passes.InPlacePass):
         """Rewrite in place."""
         divisions = [node for node in model.graph.all_nodes() if _divides(node)]
         if any(_kind(node) is None for node in divisions):
-            ShapeInferencePass()(model)
+            InferShapesPass()(model)
         number = 0
         for node in divisions:
             kind = _kind(node)

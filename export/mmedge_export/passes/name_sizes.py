@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
-from onnx_ir.passes.common import ShapeInferencePass
 
+from mmedge_export.passes.infer_shapes import InferShapesPass
 from mmedge_export.passes.infer_sizes import infer_sizes
 from mmedge_export.passes.size import Size
 
@@ -28,8 +28,7 @@ class NameSizesPass(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Run on ``model``."""
-        # Not strict: a node that inference does not know must not hide the sizes of all others.
-        ShapeInferencePass(check_type=False, strict_mode=False)(model)
+        InferShapesPass()(model)
         for value in _values(model.graph):
             if value.shape is not None:
                 value.shape = ir.Shape([_canonical(size) for size in value.shape])

@@ -28,8 +28,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
-from onnx_ir.passes.common import ShapeInferencePass
 
+from mmedge_export.passes.infer_shapes import InferShapesPass
 from mmedge_export.passes.infer_sizes import infer_sizes
 from mmedge_export.passes.owners import find_owners
 from mmedge_export.passes.parts import Parts
@@ -77,7 +77,7 @@ def push_concat(model: ir.Model, groups: Mapping[str, Sequence[str]]) -> tuple[M
     if not len(graph) or graph.opset_imports.get("", 0) < OLDEST:
         return ()
     if any(value.shape is None for node in graph for value in node.outputs):
-        ShapeInferencePass(check_type=False, strict_mode=False)(model)
+        InferShapesPass()(model)
     bench = Workbench(graph, infer_sizes(graph), find_owners(graph, groups))
     nodes = list(graph)
     used = {v for node in nodes for v in node.outputs if v.uses() or v.is_graph_output()}
