@@ -82,10 +82,12 @@ class Chooser:
 
     Args:
         has_deadline: whether results have a deadline, which optional modalities must not risk.
+        has_many_triggers: whether several modalities trigger, so that waiting for the sample of one
+            holds up the others.
     """
 
-    def __init__(self, *, has_deadline: bool) -> None:
-        self._has_deadline = has_deadline
+    def __init__(self, *, has_deadline: bool, has_many_triggers: bool) -> None:
+        self._has_deadline, self._has_many_triggers = has_deadline, has_many_triggers
 
     def begin(self, active: Active, track: Track, now: float) -> None:
         """Ask a modality for what its policy chooses, or find that it is to be waited for."""
@@ -121,18 +123,22 @@ class Chooser:
             if asked.item.state is State.FAILED:
                 return self._choose_failed(track, t, asked.item.error)
             older = track.older(t)
-            if self._waits(active, track, track.expected(asked.item), now, instead=older):
+            if self._waits(active, track, track.expected(asked.item, now), now, instead=older):
                 return None
             if older is not None:
-                note = "an older value: encoding the newest would put the deadline at risk"
+                note = (
+                    "an older value: the results would have to wait for the encoding of the newest"
+                )
                 return Choice(older, None, note=note)
-            return self._choose_late(track, "deadline: its encoding would take too long")
+            if self._has_deadline:
+                return self._choose_late(track, "deadline: its encoding would take too long")
+            return self._choose_late(track, f"its encoder has run for {now - track.started:.6g} s")
         absent = track.why_absent(track.ready, t)
         if absent is None and track.encoder_error is None:
             late = until is not None and track.unready(t) is not None
             note = f"a newer one was still being encoded after {track.wait:.6g} s" if late else ""
             return Choice(track.ready, None, note=note)
-        due = None if track.name in active.gave_up else track.due(t)
+        due = None if track.name in active.gave_up else track.due(t, now)
         if due is not None and self._waits(active, track, due, now, instead=track.ready):
             return None
         if track.encoder_error is not None:
@@ -154,18 +160,22 @@ class Chooser:
         """Whether to wait for an encoding that is expected to be done at ``due``.
 
         An optional modality must not set the rate of results: it is waited for while the deadline
-        is not at risk. Without a deadline that is one period of the trigger, and as long as it
-        takes where there is nothing to take ``instead``.
+        is not at risk; without a deadline, for one period of the trigger, and where there is
+        nothing to take ``instead``, until its encoder seems to hang. So is the sample that
+        triggered, unless others trigger, too, and have a deadline.
         """
-        if track.required or active.trigger.track is track:
+        if track.required:
             return True
         if track.encoder_error is not None and track.name not in active.asked:
             return False
-        if not self._has_deadline and instead is None:
-            return True
-        if active.patience is None or now >= active.patience or due > active.patience:
+        if self._has_deadline:
+            bounded = self._has_many_triggers or active.trigger.track is not track
+        else:
+            bounded = instead is not None and active.trigger.track is not track
+        limit = active.patience if bounded else track.overdue(now)
+        if limit is None or now >= limit or (bounded and due > limit):
             return False
-        active.wake_at(active.patience)
+        active.wake_at(limit)
         return True
 
     def _choose_late(self, track: Track, absent: str) -> Choice:

@@ -29,9 +29,6 @@ __all__ = ["Core"]
 
 #: Share of the deadline after which it is at risk: the rest is for a thread that wakes up late.
 PATIENCE = 0.95
-#: Seconds that a stamp may be behind its arrival, of a source whose clock was set, before latency
-#: counts from the arrival.
-JUMP = 1.0
 
 
 class Core:
@@ -59,7 +56,9 @@ class Core:
         self.tracks = tracks
         self._outbox = Outbox(keep)
         self.results = self._outbox.results
-        self._chooser = Chooser(has_deadline=deadline is not None)
+        self._chooser = Chooser(
+            has_deadline=deadline is not None, has_many_triggers=len(triggers) > 1
+        )
         self.closed = False
         #: Why the stream ended by itself; None: it did not.
         self.failure: str | None = None
@@ -94,9 +93,7 @@ class Core:
             if track.jumps > jumps:
                 self._forget_latencies()
             for item in items:
-                # A source whose clock was set tells nothing of how long ago it was measured.
-                astray = track.jumps > 0 and now - item.end > JUMP
-                begin = now if astray else min(item.end, now)
+                begin = min(item.end + track.behind, now)
                 triggers.append(Trigger(item.end, now, begin, track, item))
         if triggers:
             self.fire(triggers, now)
@@ -350,9 +347,7 @@ class Core:
         track, age = self.tracks[name], last.ages[name]
         if age is not None and track.limit is not None and age + t - since > track.limit + SLACK:
             return f"too_old: {age + t - since:.6g} s, limit {track.limit:.6g} s"
-        if track.encoder_error is not None:
-            return f"encoder_error: {track.encoder_error}"
-        return None
+        return track.distrust()
 
     def _may_repeat(self, t: float) -> bool:
         """Whether every required modality of the last good outputs would still do at time ``t``."""
@@ -464,9 +459,7 @@ class Core:
         """The counters, and the presence of each modality at this moment."""
         modalities: dict[str, ModalityHealth] = {}
         for name, track in self.tracks.items():
-            absent = track.why_absent(track.newest(), now)
-            if track.encoder_error is not None:
-                absent = f"encoder_error: {track.encoder_error}"
+            absent = track.presence(now)
             modalities[name] = ModalityHealth(
                 pushed=track.ledger.pushed,
                 used=track.ledger.used,

@@ -28,8 +28,8 @@ class Result:
         outputs: array by output name; None where there are none, and ``reason`` says why.
         t: the trigger's time: the triggering sample's stamp, or the tick.
         made: when the result was ready.
-        latency: ``made - t``; from its arrival, where the stamp ``t`` was ahead of that or the
-            source's clock was set back.
+        latency: ``made - t``; from its arrival, where the stamp ``t`` was ahead of that, and by its
+            own clock, where the source's was set back.
         ages: for each modality ``t`` minus the stamp of what was used: of its oldest sample, where
             several were mixed; of the oldest row of a window (see :class:`mmedge.stream.Window`).
             Negative where it is newer than the trigger; None where a stand-in was used.

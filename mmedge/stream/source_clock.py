@@ -42,6 +42,9 @@ class SourceClock:
         #: How far the source's clock is behind the stream's since it was set back, if it makes a
         #: sample look too old on arrival.
         self.behind = 0.0
+        #: How far the source's clock is behind since it was set back, by the quickest of its
+        #: samples since then.
+        self.lag = 0.0
 
     def fault(self, t: float, now: float) -> str | None:
         """Why a sample of this stamp is refused whatever it holds; None: it is not."""
@@ -96,6 +99,7 @@ class SourceClock:
         self._suspects = []
         self._ahead = []
         self._leads.append(t - now)
+        self.lag = min(self.lag, max(0.0, now - t))
         # The source may have been set right again.
         self.behind = min(self.behind, max(0.0, now - t))
 
@@ -103,6 +107,7 @@ class SourceClock:
         """Begin anew with the sample that showed that the clock was set back."""
         self.clear()
         self.newest = t
+        self.lag = max(0.0, now - t)
         if self._limit is not None and now - t > self._limit:
             self.behind = now - t
 
@@ -112,4 +117,4 @@ class SourceClock:
         self._ahead = []
         self._leads.clear()
         self.newest = None
-        self.behind = 0.0
+        self.behind = self.lag = 0.0

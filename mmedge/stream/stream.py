@@ -67,9 +67,10 @@ class Stream:
     time by more than the maximum age (the policy's, else the manifest's ``max_age_ms``). If there
     is none and one is being encoded, that one is waited for: of a required modality as long as it
     takes, of an optional one while the deadline is not at risk (without a deadline, up to one
-    period of the trigger; its first value, or what is encoded on demand, as long as it takes). A
-    slow encoder thus does not set the rate of results. One trigger is at work and at most one waits
-    (or the windows of one chunk, which run one after the other); a newer one supersedes it.
+    period of the trigger; its first value, or what is encoded on demand, until its encoder seems to
+    hang). A slow encoder thus does not set the rate of results. One trigger is at work and at most
+    one waits (or the windows of one chunk, which run one after the other); a newer one supersedes
+    it.
 
     **Absence.** A required modality that is missing or too old makes a result without outputs. For
     an optional one its stand-in is used: zeros or a token of the smallest size, or of the sizes of

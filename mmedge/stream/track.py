@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Track"]
 
+#: An encoding that takes longer than this many seconds, and than so many times what 95 % of those
+#: before it took, is taken to hang.
+HANG, HANG_RATIO = 1.0, 3.0
+
 
 class Track:
     """Holdings and presence of one modality.
@@ -107,6 +111,11 @@ class Track:
     def row_axes(self) -> Mapping[str, int] | None:
         """The axis of the rows of a chunk by input; None where pushes bring whole values."""
         return None if self._ring is None else self._ring.axes
+
+    @property
+    def behind(self) -> float:
+        """Seconds by which its source's clock was set back, and is behind since."""
+        return self._clock.lag
 
     def stamp_fault(self, t: float, now: float) -> str | None:
         """Why a sample of this stamp is refused whatever it holds; None: it is not."""
@@ -427,20 +436,28 @@ class Track:
         usable = newest.epoch == self._epoch and self.why_absent(newest, t) is None
         return newest if usable else None
 
-    def due(self, t: float) -> float | None:
+    def due(self, t: float, now: float) -> float | None:
         """When the first item that would do at a trigger's time ``t`` is expected to be encoded.
 
         None: none is under way. Before any encoding was timed, they are taken to take no time.
         """
         for item in self._under_way():
             if item.epoch == self._epoch and self.why_absent(item, t) is None:
-                return self.expected(item)
+                return self.expected(item, now)
         return None
 
-    def expected(self, item: Item) -> float:
+    def expected(self, item: Item, now: float) -> float:
         """When an item whose encoding is under way is expected to be done, in seconds."""
         took = self.encoding.estimate() or 0.0
-        return self.started + took * (self._under_way().index(item) + 1)
+        return self._begun(now) + took * (self._under_way().index(item) + 1)
+
+    def overdue(self, now: float) -> float:
+        """From when on the encoder must be taken to hang, in seconds."""
+        return self._begun(now) + max(HANG, HANG_RATIO * (self.encoding.estimate() or 0.0))
+
+    def _begun(self, now: float) -> float:
+        """When the encoding under way was begun; now, where the next is just about to be."""
+        return now if self._running is None else self.started
 
     def _under_way(self) -> list[Item]:
         return ([] if self._running is None else [self._running]) + self._queue
@@ -514,7 +531,21 @@ class Track:
             self._lost = True
             self._good = 0
 
-    def newest(self) -> Item | None:
+    def presence(self, now: float) -> str | None:
+        """Why a result at this moment would do without the modality; None: it would not."""
+        if self.encoder_error is not None:
+            return f"encoder_error: {self.encoder_error}"
+        if now >= self.overdue(now):
+            return f"its encoder has run for {now - self.started:.6g} s"
+        return self.why_absent(self._newest_item(), now)
+
+    def distrust(self) -> str | None:
+        """Why what is held of the modality does not count, however young it is; None: it does."""
+        if self.encoder_error is not None:
+            return f"encoder_error: {self.encoder_error}"
+        return self._problem if self._lying and self.limit is None else None
+
+    def _newest_item(self) -> Item | None:
         """The newest item there is, encoded or not."""
         if self._history is not None:
             return self._item(self._history.samples[-1]) if self._history.samples else None

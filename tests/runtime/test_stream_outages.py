@@ -279,3 +279,66 @@ def test_a_source_that_is_ahead_is_taken_as_it_is(pipe):
             s.push("camera", value("camera", k), t=stamp)
         h = balanced(s).modalities["camera"]
         assert (h.used, h.dropped) == (198, {"future": 2})
+
+
+@pytest.mark.parametrize("back", [0.3, 0.95, 30.0])
+def test_latency_of_a_source_that_was_set_back_counts_from_its_own_clock(tmp_path, back):
+    with unlimited(tmp_path, "camera", rate_hz=30.0) as pipe:
+        clock = SimulatedClock(start=100.0, costs={"fuse": 0.01})
+        with Stream(pipe, trigger="camera", clock=clock, deadline_ms=50, keep=500) as s:
+            for k in range(100):
+                clock.advance(0.033)
+                s.push("camera", value("camera", k), t=clock() - (back if k >= 50 else 0.0))
+            clock.advance(1.0)
+            results = [s.result(0) for _ in range(s.health().results)]
+        assert len([r for r in results if r.met]) >= 97
+        assert {round(r.latency, 6) for r in results} == {0.01}
+
+
+@pytest.mark.parametrize("policy", [Latest(), Exact(50.0)])
+@pytest.mark.parametrize("deadline", [None, 100.0])
+def test_an_optional_encoder_that_hangs_does_not_end_the_results(pipe, policy, deadline):
+    clock = SimulatedClock(costs={"scan": 1e6})
+    align = {"lidar": policy}
+    with Stream(pipe, trigger=10, clock=clock, deadline_ms=deadline, align=align, keep=500) as s:
+        for _ in range(100):
+            clock.advance(0.05)
+            s.push("lidar", value("lidar", 1))
+            s.push("camera", value("camera", 1))
+        results = [s.result(0) for _ in range(s.health().results)]
+        assert sum(r.fresh for r in results) >= (49 if deadline else 39)
+        assert all(r.absent["lidar"] for r in results)
+        lidar = s.health().modalities["lidar"]
+        assert not lidar.present
+        assert lidar.reason.startswith("its encoder has run for 4.")
+
+
+def test_a_trigger_of_any_modality_does_not_wait_for_a_slow_optional_one(pipe):
+    clock = SimulatedClock(costs={"scan": 0.25, "see": 0.005})
+    with Stream(pipe, trigger="any", clock=clock, deadline_ms=50, keep=1000) as s:
+        for k in range(300):
+            clock.advance_to(k / 30)
+            if k % 3 == 0:
+                s.push("lidar", value("lidar", k))
+                clock.advance(0.001)
+            s.push("camera", value("camera", k))
+        results = [s.result(0) for _ in range(s.health().results)]
+        balanced(s)
+    frames = {u.seq for r in results if r.fresh and r.met for u in r.samples["camera"]}
+    assert len(frames) > 280
+
+
+def test_outputs_are_not_repeated_for_a_required_sensor_that_gives_nan(tmp_path):
+    with unlimited(tmp_path, "camera", rate_hz=30.0) as pipe:
+        clock = SimulatedClock(costs={"fuse": 0.06})
+        with Stream(pipe, trigger=20, clock=clock, deadline_ms=50, keep=500) as s:
+            for k in range(120):
+                clock.advance(1 / 30)
+                frame = value("camera", k)
+                if k >= 60:
+                    frame[:] = np.nan
+                s.push("camera", frame)
+            results = [s.result(0) for _ in range(s.health().results)]
+        assert any(r.outputs is not None and not r.fresh for r in results if r.t < 2)
+        assert {r.outputs is None for r in results if r.t > 2.2} == {True}
+        assert all("nan" in r.absent["camera"] for r in results if r.t > 2.2)
