@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from math import inf
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from mmedge.backends import Session, SessionOptions, open_stage
 from mmedge.bundle import Bundle
 from mmedge.device import probe
-from mmedge.errors import BackendError, InputError, MMEdgeError
+from mmedge.errors import BackendError, BundleError, InputError, MMEdgeError
 from mmedge.features import CACHE_BYTES, FeatureCache
 from mmedge.feeds import Feeds
 from mmedge.forks import ADVICE, keep_for_ever, watch
@@ -378,6 +379,8 @@ def load(
     spin: bool | None = None,
     allow_unverified: bool = False,
     allow_non_finite: bool = False,
+    run_timeout_s: float | None = None,
+    isolate: bool = False,
 ) -> Pipeline:
     """Open a bundle, choose a variant for this machine, load it, and see that it works here.
 
@@ -410,9 +413,17 @@ def load(
         allow_non_finite: pass NaN and infinity on to the network. Without it a call refuses them in
             an input in which no golden sample has them; arrays on a GPU are not looked at. (A
             stream has its own rules: :class:`mmedge.sanity.Sanity`.)
+        run_timeout_s: most seconds of one run of one stage in ONNX Runtime, which then raises
+            BackendError; an endless loop ends so. It is looked at between two operators: a single
+            one is not interrupted. None: no limit.
+        isolate: load the bundle as asked in a child process first, and run its golden samples
+            there, within :data:`mmedge.isolation.SECONDS` and ``MEMORY_BYTES``. For a bundle whose
+            maker is not trusted: what crashes a library, or takes too much, ends the child. What
+            inputs of other values do is not tried.
 
     Raises:
-        ValueError: ``cache_bytes`` is negative, or ``threads`` is not a whole number from 1.
+        ValueError: ``cache_bytes`` is negative, ``threads`` is not a whole number from 1, or
+            ``run_timeout_s`` is not above 0.
         BundleError: the bundle cannot be trusted or read.
         InputError: ``device`` is none that this machine offers.
         NoVariantError: none of its variants can run here as asked.
@@ -422,8 +433,22 @@ def load(
     if cache_bytes < 0:
         raise ValueError(f"cache_bytes must be >= 0, got {cache_bytes}")
     check_threads(threads)
+    if run_timeout_s is not None and not 0 < run_timeout_s < inf:
+        raise ValueError(f"run_timeout_s must be seconds above 0, or None; got {run_timeout_s!r}")
+    isolated = None
+    if isolate:
+        from mmedge.isolation import load_in_child  # only some loads need it
+
+        isolated = load_in_child({
+            "path": str(path), "backend": backend, "precision": precision, "device": device,
+            "threads": threads, "concurrent": concurrent, "kernels": kernels, "spin": spin,
+            "allow_unverified": allow_unverified, "allow_non_finite": allow_non_finite,
+            "run_timeout_s": run_timeout_s,
+        })  # fmt: skip
     bundle = Bundle.open(path)
     try:
+        if isolated not in {None, bundle.digest}:
+            raise BundleError(f"{path}: changed since a child process loaded it; load it again")
         here = probe()
         variant, decisions = bundle.select(
             restrict(here, device), backend=backend.replace("-", "_"), precision=precision
@@ -433,7 +458,10 @@ def load(
             variant,
             decisions,
             options=SessionOptions(
-                threads=threads or _tuned_threads(variant, here), kernels=kernels, spin=spin
+                threads=threads or _tuned_threads(variant, here),
+                kernels=kernels,
+                spin=spin,
+                run_timeout_s=run_timeout_s,
             ),
             cache_bytes=cache_bytes,
             concurrent=concurrent,

@@ -37,11 +37,13 @@ class SessionOptions:
     one with little work uses fewer. ``kernels``: whether mmedge's own kernels take the place of the
     functions that a graph carries for them; None: where they were measured to be no slower.
     ``spin``: whether idle threads wait for the next run awake; None: those of a stage by itself do.
+    ``run_timeout_s``: most seconds of one run of a stage, in ONNX Runtime alone; None: no limit.
     """
 
     threads: int | None = None
     kernels: bool | None = None
     spin: bool | None = None
+    run_timeout_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +110,11 @@ def open_stage(
             f"variant {variant.id}: backend {variant.backend!r} is not known; "
             f"this version has {', '.join(sorted(BACKENDS))}"
         ) from None
+    if options.run_timeout_s is not None and variant.backend != "ort":
+        raise BackendError(
+            f"variant {variant.id}: run_timeout_s ends runs in ONNX Runtime alone; load with "
+            "backend='ort', or leave it out"
+        )
     session: Session = importlib.import_module(module).open_stage(
         bundle, stage, variant, options=options
     )

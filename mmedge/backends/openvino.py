@@ -30,6 +30,7 @@ from mmedge.errors import BackendError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
     from types import ModuleType
 
     from mmedge.backends import SessionOptions
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SPECIALISED", "Compiled", "OpenVinoSession", "check_range", "compile_settings", "core",
-    "fixed", "golden_shapes", "open_stage", "ports",
+    "fixed", "golden_shapes", "open_stage", "ports", "read_onnx",
 ]  # fmt: skip
 
 #: Most sets of input shapes that a session is compiled for by themselves.
@@ -211,7 +212,7 @@ def open_stage(
     """Load one stage; see :func:`mmedge.backends.open_stage`."""
     where = f"stage {stage.name!r}, variant {variant.id}"
     try:
-        engine = core()
+        core()
     except ImportError as error:
         raise BackendError(
             f"{where}: OpenVINO cannot be imported: pip install 'mmedge[openvino]': {error}"
@@ -231,7 +232,7 @@ def open_stage(
     # A bundle's own errors are not OpenVINO's.
     path, samples = bundle.file(variant.files[stage.name]), bundle.samples()
     try:
-        model = engine.read_model(path)
+        model = read_onnx(path)
         return OpenVinoSession(model, settings, stage, where, samples=samples, attention=attention)
     except BackendError:
         raise
@@ -311,6 +312,21 @@ def core() -> Any:  # noqa: ANN401
         if not _CORE:
             _CORE.append(_import_silently().Core())
         return _CORE[0]
+
+
+def read_onnx(path: Path) -> Any:  # noqa: ANN401
+    """An ONNX file as OpenVINO's model, read by the reader for ONNX and no other.
+
+    ``Core.read_model`` chooses one by what the file looks like, and XML is a network to it too.
+
+    Raises:
+        Exception: the file is not ONNX, or has what OpenVINO cannot run; its errors have no base.
+    """
+    core()  # which imports openvino as it should be
+    from openvino.frontend import FrontEndManager
+
+    reader = FrontEndManager().load_by_framework("onnx")
+    return reader.convert(reader.load(str(path)))
 
 
 def _import_silently() -> ModuleType:

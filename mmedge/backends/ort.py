@@ -20,6 +20,7 @@ import numpy as np
 from mmedge import native
 from mmedge.backends import Attention
 from mmedge.backends.cores import stage_threads
+from mmedge.backends.run_limit import LimitedRun
 from mmedge.device import wait_for_stream
 from mmedge.errors import BackendError
 from mmedge.native.dispatch import choose
@@ -83,6 +84,7 @@ class OrtSession:
         stage: Stage,
         variant: Variant,
         attention: Attention | None = None,
+        run_timeout_s: float | None = None,
     ) -> None:
         self.attention = attention
         self._unproven = attention is not None and attention.kernel is not None
@@ -93,6 +95,9 @@ class OrtSession:
         self._where = f"stage {stage.name!r}, variant {variant.id}"
         self._on_gpu = variant.target != "cpu"
         self._call: Any = partial(_run_on_gpu, session) if self._on_gpu else _binding(session)
+        self._limited = run_timeout_s is not None
+        if run_timeout_s is not None:
+            self._call = LimitedRun(self._call, run_timeout_s, self._where)
 
     def run(self, feeds: Mapping[str, Any]) -> dict[str, Array]:
         """Run once; see :meth:`mmedge.backends.Session.run`."""
@@ -104,6 +109,8 @@ class OrtSession:
             values = call(self._output_names, feeds, None)
         except TypeError as error:
             values = self._run_publicly(feeds, error)
+        except BackendError:
+            raise
         except Exception as error:  # the binding raises several unrelated types
             raise BackendError(f"{self._where}: ONNX Runtime failed: {error}") from error
         if self._unproven:
@@ -117,7 +124,7 @@ class OrtSession:
 
         Either the feeds are wrong, or :func:`_binding` is not what this ONNX Runtime has.
         """
-        session = None if self._on_gpu else self._session
+        session = None if self._on_gpu or self._limited else self._session
         if session is None:
             raise BackendError(f"{self._where}: ONNX Runtime failed: {refused}") from refused
         try:
@@ -161,14 +168,14 @@ def _run_on_gpu(
     session: Any,  # noqa: ANN401
     names: list[str],
     feeds: Mapping[str, Any],
-    _options: None,
+    options: Any,  # noqa: ANN401
 ) -> list[Array]:
     """Run with device arrays bound where they lie, so that nothing is copied to the host.
 
     They must lie on GPU 0, the one that the CUDA provider uses.
     """
     if all(type(value) is np.ndarray for value in feeds.values()):
-        values: list[Array] = session.run(names, feeds)
+        values: list[Array] = session.run(names, feeds, options)
         return values
     binding = session.io_binding()
     for name, value in feeds.items():
@@ -187,7 +194,7 @@ def _run_on_gpu(
         )
     for name in names:
         binding.bind_output(name)
-    session.run_with_iobinding(binding)
+    session.run_with_iobinding(binding, options)
     copied: list[Array] = binding.copy_outputs_to_cpu()
     return copied
 
@@ -262,7 +269,7 @@ def open_stage(
             ) from error
     _check_placement(session, provider, where)
     attention = _read_attention(session, nodes, reason) if nodes else None
-    return OrtSession(session, stage, variant, attention)
+    return OrtSession(session, stage, variant, attention, options.run_timeout_s)
 
 
 def kernel_library(target: str, options: SessionOptions) -> tuple[Path | None, str]:

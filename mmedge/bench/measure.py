@@ -6,7 +6,6 @@ after the timed calls, and on sessions of its own where it would change them.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
@@ -323,9 +322,8 @@ class _First:
 def facts(pipe: Pipeline) -> dict[str, Any]:
     """What a report says of a loaded bundle: the keys ``bundle`` to ``size_bytes``, by name."""
     bundle, variant = pipe.bundle, pipe.variant
-    digest = hashlib.sha256(bundle.read("manifest.json")).hexdigest()
     return {
-        "bundle": {"name": bundle.manifest.name, "manifest_sha256": digest},
+        "bundle": {"name": bundle.manifest.name, "manifest_sha256": bundle.digest},
         "variant": variant.id,
         "attention": {stage: str(found) for stage, found in pipe.attention.items()},
         "metric": _metric(variant),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mmedge.backends.openvino import compile_settings, core, fixed
+from mmedge.backends.openvino import compile_settings, core, fixed, read_onnx
 from mmedge.bench.modules import FUSED, NETWORK, Node, read_nodes, working
 from mmedge.bench.operators import Span
 
@@ -35,7 +35,7 @@ def profiled(
     bundle, variant = pipe.bundle, pipe.variant
     file = variant.files[stage.name]
     settings = compile_settings(stage, alone=len(variant.files) == 1, threads=pipe.threads)
-    model = core().read_model(bundle.file(file))
+    model = read_onnx(bundle.file(file))
     bundle.release()
     values = [
         feeds[next(name for name in port.get_names() if name in feeds)] for port in model.inputs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -306,6 +307,11 @@ class Bundle:
         """
         self._archive.place(sorted(self._with_weights([self._known(name)])))
         return self._archive.folder() / name
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the manifest in lower-case hex, which stands for the whole bundle."""
+        return hashlib.sha256(self._archive.read(MANIFEST)).hexdigest()
 
     def check_unchanged(self) -> None:
         """Make sure that what lies at :attr:`path` is still what was opened.

@@ -110,7 +110,7 @@ def test_an_array_on_the_gpu_is_bound_where_it_lies(opened):
         def io_binding(self):
             return Binding()
 
-        def run_with_iobinding(self, binding):
+        def run_with_iobinding(self, binding, options):
             assert isinstance(binding, Binding)
 
     class Far:
