@@ -324,8 +324,9 @@ class Core:
         absent = {n: c.absent for n, c in active.choices.items() if c.absent is not None}
         notes = {}
         for name, choice in active.choices.items():
-            refused = "" if active.trigger.track is self.tracks[name] else self.tracks[name].refused
-            words = [note for note in (choice.note, refused) if note]
+            track = self.tracks[name]
+            newest = "" if active.trigger.track is track else track.newest_note()
+            words = [note for note in (choice.note, newest) if note]
             if words and choice.absent is None:
                 notes[name] = "; ".join(words)
         result = self._result(

@@ -102,7 +102,7 @@ class Track:
         self._lying = False
         self._lost = self._seen = False
         self._good = 0
-        #: What a result that uses an older sample should say of the newest; empty: nothing.
+        #: Why the newest sample was dropped, for results that use an older one; empty: it was not.
         self.refused = ""
 
     # What comes in.
@@ -504,6 +504,11 @@ class Track:
         if self._lost and self._good < self._recover_after:
             return f"recovering ({self._good} of {self._recover_after}){self._after_problem()}"
         return None
+
+    def newest_note(self) -> str:
+        """What a result that uses an older sample should say of the newest; empty: nothing."""
+        filling = self._filling()
+        return self.refused or (f"an older window; the next is {filling}" if filling else "")
 
     def _filling(self) -> str | None:
         return None if self._ring is None else self._ring.filling()

@@ -146,6 +146,13 @@ def test_outage_between_the_first_chunks_of_a_window(pipe):
         r = s.result(0)
         assert part(r, "voice") == [2, 3]
         assert [u.seq for u in r.samples["voice"]] == [1, 2]
+        assert r.notes == {}
+        clock.advance(1000.0)
+        s.push("voice", value("voice", 4))
+        s.push("camera", value("camera", 4))
+        r = s.result(0)
+        assert r.ages["voice"] == pytest.approx(1000.01)
+        assert r.notes["voice"].startswith("an older window; the next is filling (4 of 8 rows)")
 
 
 @pytest.mark.parametrize(
