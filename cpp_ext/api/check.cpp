@@ -1,6 +1,8 @@
 // The rules of mmedge.h, checked: what each error says.
 #include "check.h"
 
+#include <cstdint>
+
 #include "status.h"
 
 namespace mmedge {
@@ -8,11 +10,98 @@ namespace {
 
 bool is_dtype(int32_t dtype) { return dtype >= MMEDGE_F32 && dtype <= MMEDGE_I8; }
 
+// A size, a step or a product of them that may be too large for 64 bits.
+class Elements {
+ public:
+  explicit Elements(int64_t count) : count_(count) {}
+
+  Elements& times(int64_t factor) {
+    fits_ = !__builtin_mul_overflow(count_, factor, &count_) && fits_;
+    return *this;
+  }
+
+  Elements& plus(const Elements& other) {
+    fits_ = !__builtin_add_overflow(count_, other.count_, &count_) && fits_ && other.fits_;
+    return *this;
+  }
+
+  // Whether so many elements of `bytes` bytes have addresses.
+  bool addressable(int bytes) const {
+    return fits_ && count_ >= 0 && count_ <= INT64_MAX / bytes;
+  }
+
+ private:
+  int64_t count_;
+  bool fits_ = true;
+};
+
+int size_of(int32_t dtype) {
+  return dtype == MMEDGE_F32 ? 4 : dtype == MMEDGE_I8 ? 1 : 2;
+}
+
+// Whether the last element of a tensor has an address: of `sizes` with these strides, and `width`
+// elements in a row. Strides may be negative; the lowest one has no meaning of its own.
+template <int N>
+bool reachable(const int64_t (&sizes)[N], const int64_t (&stride)[N], int64_t width, int bytes) {
+  Elements all(width);
+  for (int axis = 0; axis < N; ++axis) {
+    if (sizes[axis] < 2) continue;
+    if (stride[axis] == INT64_MIN) return false;
+    const int64_t step = stride[axis] < 0 ? -stride[axis] : stride[axis];
+    all.plus(Elements(sizes[axis] - 1).times(step));
+  }
+  return all.addressable(bytes);
+}
+
+mmedge_status too_large(const char* what) {
+  return fail(MMEDGE_INVALID, "%s: sizes and strides go beyond what 64 bits address", what);
+}
+
+// Every tensor of a call can be addressed, and so can what has an element for each of its sizes.
+mmedge_status check_sizes(const mmedge_segattn& call) {
+  const int64_t wide = call.dim > call.dim_v ? call.dim : call.dim_v;
+  if (!Elements(call.batch).times(call.heads).times(call.rows).times(wide).addressable(4)) {
+    return fail(MMEDGE_INVALID,
+                "batch * heads * rows * dim: %d * %d * %d * %lld elements go beyond what 64 bits "
+                "address",
+                call.batch, call.heads, call.rows, static_cast<long long>(wide));
+  }
+  const int64_t sizes[3] = {call.batch, call.rows, call.heads};
+  const int64_t gates[2] = {call.batch, call.heads};
+  if (!reachable(sizes, call.q_stride, call.dim, size_of(call.dtype))) return too_large("q");
+  if (!reachable(sizes, call.out_stride, call.dim_v, size_of(call.dtype))) return too_large("out");
+  if (call.seg_bias != nullptr && !reachable(gates, call.seg_bias_stride, call.segments, 4)) {
+    return too_large("seg_bias");
+  }
+  if (call.gamma != nullptr && !reachable(gates, call.gamma_stride, call.segments, 4)) {
+    return too_large("gamma");
+  }
+  for (int i = 0; i < call.segments; ++i) {
+    const mmedge_segment& segment = call.segment[i];
+    if (segment.length == 0) continue;
+    const int64_t keys[3] = {call.batch, segment.length, call.kv_heads};
+    const int64_t scores[3] = {call.batch, call.heads, call.rows};
+    const int64_t batches[1] = {call.batch};
+    const int64_t valid[1] = {segment.key_valid_stride};
+    const int bytes = size_of(segment.dtype);
+    const bool fits =
+        reachable(keys, segment.k_stride, call.dim, bytes) &&
+        reachable(keys, segment.v_stride, call.dim_v, bytes) &&
+        (segment.key_valid == nullptr || reachable(batches, valid, segment.length, 1)) &&
+        (segment.bias == nullptr || reachable(scores, segment.bias_stride, segment.length, 4));
+    if (!fits) {
+      return fail(MMEDGE_INVALID,
+                  "segment %d: sizes and strides go beyond what 64 bits address", i);
+    }
+  }
+  return MMEDGE_OK;
+}
+
 mmedge_status check_segment(const mmedge_segattn& call, int index) {
   const mmedge_segment& segment = call.segment[index];
-  if (segment.length < 0) {
-    return fail(MMEDGE_INVALID, "segment %d: expected a length of 0 or more, got %lld", index,
-                static_cast<long long>(segment.length));
+  if (segment.length < 0 || segment.length > INT32_MAX) {
+    return fail(MMEDGE_INVALID, "segment %d: expected a length of 0 to %d, got %lld", index,
+                INT32_MAX, static_cast<long long>(segment.length));
   }
   if (!is_dtype(segment.dtype)) {
     return fail(MMEDGE_INVALID, "segment %d: %d is no mmedge_dtype", index, segment.dtype);
@@ -88,7 +177,12 @@ mmedge_status check(const mmedge_segattn* call) {
     const mmedge_status status = check_segment(*call, i);
     if (status != MMEDGE_OK) return status;
   }
-  return MMEDGE_OK;
+  return check_sizes(*call);
+}
+
+mmedge_status check_result(const size_t* bytes) {
+  return bytes == nullptr ? fail(MMEDGE_INVALID, "bytes: expected where to write them, got null")
+                          : MMEDGE_OK;
 }
 
 }  // namespace mmedge

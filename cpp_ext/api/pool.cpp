@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "mmedge.h"
+#include "status.h"
 
 namespace mmedge {
 namespace {
@@ -17,6 +18,19 @@ namespace {
 // Looks at the next round before a thread goes to sleep: about 50 us, which is what waking one
 // costs.
 constexpr int kSpins = 4000;
+
+// More threads than any processor has, so that a wrong number starts none.
+constexpr int kMostThreads = 4096;
+
+class Pool;
+
+// A round of a pool that this thread works on, and the rounds in whose tasks it was asked for.
+struct Round {
+  const Pool* pool;
+  const Round* above;
+};
+
+thread_local const Round* current = nullptr;
 
 inline void relax() {
 #if defined(__x86_64__)
@@ -39,8 +53,17 @@ class Pool {
 
   ~Pool() { end(); }
 
+  // Whether this thread works on a task of this pool, or on one that such a task waits for.
+  bool is_inside() const {
+    for (const Round* round = current; round != nullptr; round = round->above) {
+      if (round->pool == this) return true;
+    }
+    return false;
+  }
+
   void run(size_t count, mmedge_task task, void* arg) {
-    if (threads_.empty() || count < 2) {
+    // Inside a task of its own it would wait for itself.
+    if (threads_.empty() || count < 2 || is_inside()) {
       for (size_t i = 0; i < count; ++i) task(arg, i);
       return;
     }
@@ -50,6 +73,7 @@ class Pool {
       task_ = task;
       arg_ = arg;
       count_ = count;
+      above_ = current;
       next_.store(0, std::memory_order_relaxed);
       round_.fetch_add(1, std::memory_order_relaxed);
       open_.store(true, std::memory_order_release);
@@ -75,11 +99,15 @@ class Pool {
   }
 
   void take_tasks() {
+    const Round round{this, above_};
+    const Round* const before = current;
+    current = &round;
     for (;;) {
       const size_t i = next_.fetch_add(1, std::memory_order_relaxed);
-      if (i >= count_) return;
+      if (i >= count_) break;
       task_(arg_, i);
     }
+    current = before;
   }
 
   void work() {
@@ -114,23 +142,45 @@ class Pool {
   mmedge_task task_ = nullptr;
   void* arg_ = nullptr;
   size_t count_ = 0;
+  const Round* above_ = nullptr;  // of the caller, which waits for the round to end
 };
 
 }  // namespace
 }  // namespace mmedge
 
 void* mmedge_pool_create(int threads) {
+  if (threads > mmedge::kMostThreads) {
+    mmedge::fail(MMEDGE_INVALID, "threads: expected at most %d, got %d", mmedge::kMostThreads,
+                 threads);
+    return nullptr;
+  }
   try {
     return new mmedge::Pool(threads);
   } catch (const std::bad_alloc&) {
-    return nullptr;
-  } catch (const std::system_error&) {
-    return nullptr;
+    mmedge::fail(MMEDGE_INVALID, "%d threads: out of memory", threads);
+  } catch (const std::system_error& error) {
+    mmedge::fail(MMEDGE_INVALID, "%d threads: %s", threads, error.what());
   }
+  return nullptr;
 }
 
-void mmedge_pool_destroy(void* pool) { delete static_cast<mmedge::Pool*>(pool); }
+void mmedge_pool_destroy(void* pool) {
+  auto* const ended = static_cast<mmedge::Pool*>(pool);
+  if (ended != nullptr && ended->is_inside()) {
+    mmedge::fail(MMEDGE_INVALID, "a pool cannot be destroyed by a task of its own; it is kept");
+    return;
+  }
+  delete ended;
+}
 
 void mmedge_pool_run(void* pool, size_t count, mmedge_task task, void* arg) {
+  if (task == nullptr) {
+    mmedge::fail(MMEDGE_INVALID, "task: expected a function, got null; nothing was run");
+    return;
+  }
+  if (pool == nullptr) {
+    for (size_t i = 0; i < count; ++i) task(arg, i);
+    return;
+  }
   static_cast<mmedge::Pool*>(pool)->run(count, task, arg);
 }

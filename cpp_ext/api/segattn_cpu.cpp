@@ -42,22 +42,31 @@ mmedge_status check_cpu(const mmedge_segattn* call) {
   return MMEDGE_OK;
 }
 
+// Bytes of workspace of a checked call.
+mmedge_status workspace(const mmedge_segattn& call, const cpu::Isa& isa, size_t* bytes) {
+  if (cpu::workspace_bytes(call, isa, bytes)) return MMEDGE_OK;
+  return fail(MMEDGE_INVALID, "num_splits: %d parts need more workspace than 64 bits address",
+              call.num_splits);
+}
+
 }  // namespace
 }  // namespace mmedge
 
 mmedge_status mmedge_segattn_cpu_workspace(const mmedge_segattn* desc, size_t* bytes) {
-  const mmedge_status status = mmedge::check_cpu(desc);
-  if (status != MMEDGE_OK) return status;
-  *bytes = mmedge::cpu::workspace_bytes(*desc, mmedge::isa());
-  return MMEDGE_OK;
+  mmedge_status status = mmedge::check_result(bytes);
+  if (status == MMEDGE_OK) status = mmedge::check_cpu(desc);
+  if (status == MMEDGE_OK) status = mmedge::workspace(*desc, mmedge::isa(), bytes);
+  return status;
 }
 
 mmedge_status mmedge_segattn_cpu(const mmedge_segattn* desc, void* workspace,
                                  mmedge_parallel_for parallel_for, void* pool) {
-  const mmedge_status status = mmedge::check_cpu(desc);
+  mmedge_status status = mmedge::check_cpu(desc);
   if (status != MMEDGE_OK) return status;
   const mmedge::cpu::Isa& isa = mmedge::isa();
-  const size_t bytes = mmedge::cpu::workspace_bytes(*desc, isa);
+  size_t bytes = 0;
+  status = mmedge::workspace(*desc, isa, &bytes);
+  if (status != MMEDGE_OK) return status;
   if (bytes > 0 && (workspace == nullptr || reinterpret_cast<uintptr_t>(workspace) % 64 != 0)) {
     return mmedge::fail(MMEDGE_INVALID,
                         "workspace: expected %zu bytes aligned to 64 (ask "

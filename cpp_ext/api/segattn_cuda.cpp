@@ -92,7 +92,8 @@ cudaError_t load(const cuda::Plan& plan) {
 
 mmedge_status mmedge_segattn_workspace(const mmedge_segattn* desc, size_t* bytes) {
   mmedge::cuda::Plan plan{};
-  const mmedge_status status = mmedge::make_plan(desc, &plan);
+  mmedge_status status = mmedge::check_result(bytes);
+  if (status == MMEDGE_OK) status = mmedge::make_plan(desc, &plan);
   if (status != MMEDGE_OK) return status;
   *bytes = plan.workspace;
   // Whoever captures a call has asked for its workspace before.

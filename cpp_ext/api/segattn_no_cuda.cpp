@@ -16,8 +16,9 @@ mmedge_status no_device(const mmedge_segattn* desc) {
 }  // namespace
 }  // namespace mmedge
 
-mmedge_status mmedge_segattn_workspace(const mmedge_segattn* desc, size_t*) {
-  return mmedge::no_device(desc);
+mmedge_status mmedge_segattn_workspace(const mmedge_segattn* desc, size_t* bytes) {
+  const mmedge_status status = mmedge::check_result(bytes);
+  return status == MMEDGE_OK ? mmedge::no_device(desc) : status;
 }
 
 mmedge_status mmedge_segattn_enqueue(const mmedge_segattn* desc, void*, void*) {

@@ -80,11 +80,16 @@ typedef void (*mmedge_task)(void* arg, size_t index);
 typedef void (*mmedge_parallel_for)(void* pool, size_t count, mmedge_task task, void* arg);
 
 /* A pool for callers that have none. `threads` counts the calling thread, which works too; 1 or
- * less makes a pool without threads. NULL when they cannot be started. */
+ * less makes a pool without threads, and 4096 is the most. NULL when they cannot be started:
+ * mmedge_last_error() says why. */
 MMEDGE_API void* mmedge_pool_create(int threads);
-/* Ends the threads, which must be idle. NULL is allowed. */
+/* Ends the threads, which must be idle. NULL is allowed. Called by a task of this pool it does
+ * nothing. */
 MMEDGE_API void mmedge_pool_destroy(void* pool);
-/* An mmedge_parallel_for over such a pool. Callers that come at once take turns. */
+/* An mmedge_parallel_for over such a pool. Callers that come at once take turns. A task may call it
+ * again, for this pool or another: where it would wait for itself, it runs on the calling thread.
+ * A NULL pool runs all on the calling thread, too; a NULL task runs nothing, and
+ * mmedge_last_error() says so. */
 MMEDGE_API void mmedge_pool_run(void* pool, size_t count, mmedge_task task, void* arg);
 
 /* ---- Segmented attention ---------------------------------------------------------------------
@@ -101,6 +106,9 @@ MMEDGE_API void mmedge_pool_run(void* pool, size_t count, mmedge_task task, void
  * effect. A row with no key at all gives 0, or NaN where `empty_is_nan`, and a log-sum-exp of minus
  * infinity. Scores, maxima, sums and outputs are accumulated in float32.
  *
+ * Sizes and strides are refused (MMEDGE_INVALID) where an element of a tensor would lie beyond what
+ * 64 bits address, and where batch * heads * rows * dim float32 would.
+ *
  * A segment of length 0 is absent. A batch stride of 0 shares one tensor among all batches; any
  * other stride may be 0 as well, which repeats.
  */
@@ -109,7 +117,7 @@ typedef struct mmedge_segment {
   const void* v;            /* [batch, length, kv_heads, dim_v] */
   int64_t k_stride[3];      /* elements from one batch, row, head to the next */
   int64_t v_stride[3];
-  int64_t length;           /* rows; at least 0 */
+  int64_t length;           /* rows; 0 to 2^31 - 1 */
   const int32_t* lens;      /* [batch]: rows that count, clamped to [0, length]; NULL: all.
                                Read on the device that computes. */
   const uint8_t* key_valid; /* [batch, length]: 0 hides a key; NULL: none is hidden */

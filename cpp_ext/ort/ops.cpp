@@ -130,6 +130,11 @@ Status* compute(void* state, KernelContext* context) {
              repeats(bias[i].size[2], rows) && bias[i].size[3] == k[i].size[2];
     }
   }
+  for (const int64_t size : {batch, heads, rows, dim, dim_v}) {
+    if (size > INT32_MAX) {
+      return error(api, op, kInvalidArgument, "an axis of 2^31 elements or more");
+    }
+  }
   if (!fits) {
     return error(api, op, kInvalidArgument,
                  "expected q [B, H, Lq, D], k [B, H, L, D], v [B, H, L, Dv] and bias [B, H, Lq, L], "

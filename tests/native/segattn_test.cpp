@@ -1,5 +1,6 @@
 // The CPU kernel on random problems, in exactly as much memory as each needs, for sanitizers to watch:
 // against a reference in double, with one thread and several, on every instruction set there is.
+#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -271,6 +272,140 @@ void test_pool() {
   mmedge_pool_destroy(nullptr);
 }
 
+// Tasks that call the pool that runs them, and another one whose tasks call the first again.
+void test_nested_pools() {
+  struct Pools {
+    void* one;
+    void* other;
+    std::atomic<int> count{0};
+  } pools;
+  pools.one = mmedge_pool_create(4);
+  pools.other = mmedge_pool_create(3);
+  const auto leaf = [](void* arg, size_t) { ++static_cast<Pools*>(arg)->count; };
+  struct Inner {
+    static void again(void* arg, size_t) {
+      auto* p = static_cast<Pools*>(arg);
+      mmedge_pool_run(p->one, 5, [](void* a, size_t) { ++static_cast<Pools*>(a)->count; }, arg);
+    }
+    static void across(void* arg, size_t) {
+      auto* p = static_cast<Pools*>(arg);
+      mmedge_pool_run(p->other, 6, again, arg);
+      mmedge_pool_destroy(p->one);  // of a task of its own: refused
+    }
+  };
+  for (int round = 0; round < 100; ++round) {
+    pools.count = 0;
+    mmedge_pool_run(pools.one, 7, Inner::again, &pools);
+    expect(pools.count == 35, "a task runs its own pool");
+    pools.count = 0;
+    mmedge_pool_run(pools.one, 7, Inner::across, &pools);
+    expect(pools.count == 7 * 6 * 5, "a task runs another pool, whose task runs the first");
+  }
+  mmedge_pool_destroy(pools.one);
+  mmedge_pool_destroy(pools.other);
+  pools.count = 0;
+  mmedge_pool_run(nullptr, 5, leaf, &pools);
+  expect(pools.count == 5, "no pool: on the calling thread");
+  mmedge_pool_run(nullptr, 5, nullptr, &pools);
+  expect(std::strstr(mmedge_last_error(), "task") != nullptr, "no task");
+  expect(mmedge_pool_create(1 << 30) == nullptr, "threads");
+}
+
+void expect_invalid(const mmedge_segattn& call, const char* what) {
+  size_t bytes = 1;
+  expect(mmedge_segattn_cpu_workspace(&call, &bytes) == MMEDGE_INVALID, what);
+  expect(mmedge_segattn_cpu(&call, nullptr, nullptr, nullptr) == MMEDGE_INVALID, what);
+}
+
+// Sizes whose products or strides whose reach have no number.
+void test_overflows() {
+  Problem p = make();
+  const mmedge_segattn good = p.call;
+  size_t bytes = 0;
+  expect(mmedge_segattn_cpu_workspace(&good, &bytes) == MMEDGE_OK, "sizes that fit");
+  expect(mmedge_segattn_cpu_workspace(&good, nullptr) == MMEDGE_INVALID, "no bytes");
+  expect(mmedge_segattn_workspace(&good, nullptr) == MMEDGE_INVALID, "no bytes of a GPU");
+  const auto with = [&](auto change) {
+    mmedge_segattn call = good;
+    change(call);
+    return call;
+  };
+  const int big = 1 << 30;
+  const auto flat = [](mmedge_segattn& c) {  // every tensor repeats its first element
+    for (int axis = 0; axis < 3; ++axis) c.q_stride[axis] = c.out_stride[axis] = 0;
+    for (int i = 0; i < c.segments; ++i) {
+      mmedge_segment& s = c.segment[i];
+      for (int axis = 0; axis < 3; ++axis) s.k_stride[axis] = s.v_stride[axis] = 0;
+      s.bias = nullptr;
+      s.key_valid = nullptr;
+      s.lens = nullptr;
+    }
+    c.seg_bias = c.gamma = nullptr;
+    c.lse = nullptr;
+  };
+  for (int splits : {0, 1, 2, INT32_MAX}) {
+    for (int rows : {1, 2, 64, big, INT32_MAX}) {
+      for (int batch : {1, big, INT32_MAX}) {
+        mmedge_segattn call = with(flat);
+        call.mode = MMEDGE_JOINT;
+        call.num_splits = splits;
+        call.batch = batch;
+        call.heads = call.kv_heads = batch == 1 ? INT32_MAX : big;
+        call.rows = rows;
+        bytes = 1;
+        const mmedge_status status = mmedge_segattn_cpu_workspace(&call, &bytes);
+        const __int128 all = __int128{call.batch} * call.heads * call.rows *
+                             (call.dim > call.dim_v ? call.dim : call.dim_v) * 4;
+        expect(all <= INT64_MAX || status == MMEDGE_INVALID, "batch, heads and rows");
+        expect(status != MMEDGE_OK || splits < 2 || bytes > 0, "a workspace that overflows to 0");
+        if (status == MMEDGE_OK && bytes > 0) {
+          expect(mmedge_segattn_cpu(&call, nullptr, nullptr, nullptr) == MMEDGE_INVALID, "memory");
+        }
+      }
+    }
+  }
+  for (int64_t step : {INT64_MAX, INT64_MIN, INT64_MAX / 2, -(INT64_MAX / 2), int64_t{1} << 61}) {
+    for (int axis = 0; axis < 3; ++axis) {
+      const auto steep = [&](auto change) {
+        mmedge_segattn call = with(flat);
+        call.batch = call.rows = call.heads = call.kv_heads = 3;
+        call.segments = 1;
+        call.segment[0].length = 3;
+        call.segment[0].k = call.segment[0].v = call.q;
+        change(call);
+        return call;
+      };
+      expect_invalid(steep([&](mmedge_segattn& c) { c.q_stride[axis] = step; }), "q");
+      expect_invalid(steep([&](mmedge_segattn& c) { c.out_stride[axis] = step; }), "out");
+      expect_invalid(steep([&](mmedge_segattn& c) { c.segment[0].k_stride[axis] = step; }), "k");
+      expect_invalid(steep([&](mmedge_segattn& c) { c.segment[0].v_stride[axis] = step; }), "v");
+      expect_invalid(steep([&](mmedge_segattn& c) {
+                       c.segment[0].bias = c.q;
+                       for (int a = 0; a < 3; ++a) c.segment[0].bias_stride[a] = 0;
+                       c.segment[0].bias_stride[axis] = step;
+                     }),
+                     "bias");
+      if (axis == 2) continue;
+      expect_invalid(steep([&](mmedge_segattn& c) {
+                       c.mode = MMEDGE_JOINT;
+                       c.seg_bias = static_cast<const float*>(c.q);
+                       c.seg_bias_stride[0] = c.seg_bias_stride[1] = 0;
+                       c.seg_bias_stride[axis] = step;
+                     }),
+                     "seg_bias");
+    }
+  }
+  expect_invalid(with([](mmedge_segattn& c) { c.segment[0].length = INT64_MAX; }), "length");
+  expect_invalid(with([](mmedge_segattn& c) { c.segment[0].length = int64_t{1} << 31; }), "length");
+  expect_invalid(with([](mmedge_segattn& c) { c.q = nullptr; }), "q is null");
+  expect_invalid(with([](mmedge_segattn& c) { c.out = nullptr; }), "out is null");
+  expect_invalid(with([](mmedge_segattn& c) {
+                   c.segment[0].length = 1;
+                   c.segment[0].v = nullptr;
+                 }),
+                 "v is null");
+}
+
 void test_refusals() {
   expect(mmedge_segattn_cpu(nullptr, nullptr, nullptr, nullptr) == MMEDGE_INVALID, "null");
   Problem p = make();
@@ -293,6 +428,8 @@ int main(int argc, char** argv) {
     }
   }
   test_pool();
+  test_nested_pools();
+  test_overflows();
   test_refusals();
   std::printf("passed\n");
   return 0;

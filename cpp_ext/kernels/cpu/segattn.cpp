@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <cstring>
 #include <limits>
 
@@ -213,12 +214,19 @@ const Isa* find_isa(const char* name) {
   return nullptr;
 }
 
-size_t workspace_bytes(const mmedge_segattn& call, const Isa& isa) {
+bool workspace_bytes(const mmedge_segattn& call, const Isa& isa, size_t* bytes) {
   const Plan plan = make_plan(call, isa);
-  if (plan.splits == 1) return 0;
-  return static_cast<size_t>(plan.unit_count * plan.tiles * plan.splits *
-                             plan.part_floats(call)) *
-         sizeof(float);
+  *bytes = 0;
+  if (plan.splits == 1) return true;
+  int64_t floats = plan.unit_count;
+  if (__builtin_mul_overflow(floats, plan.tiles, &floats) ||
+      __builtin_mul_overflow(floats, plan.splits, &floats) ||
+      __builtin_mul_overflow(floats, plan.part_floats(call), &floats) ||
+      floats > INT64_MAX / static_cast<int64_t>(sizeof(float))) {
+    return false;
+  }
+  *bytes = static_cast<size_t>(floats) * sizeof(float);
+  return true;
 }
 
 void run(const mmedge_segattn& call, const Isa& isa, void* workspace,

@@ -14,8 +14,8 @@ struct Isa;
 const Isa* best_isa();
 const Isa* find_isa(const char* name);
 
-// Bytes of workspace of a call with this instruction set.
-size_t workspace_bytes(const mmedge_segattn& call, const Isa& isa);
+// Bytes of workspace of a call with this instruction set; false where they have no number.
+bool workspace_bytes(const mmedge_segattn& call, const Isa& isa, size_t* bytes);
 
 void run(const mmedge_segattn& call, const Isa& isa, void* workspace,
          mmedge_parallel_for parallel_for, void* pool);
