@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from mmedge.spec import Array
 
-__all__ = ["load_object", "load_source"]
+__all__ = ["load_attribute", "load_object", "load_source"]
 
 _FORMS = (
     "path/to/file.py:factory, package.module:factory, zoo:NAME, or model.onnx; a factory is a "
@@ -74,21 +74,31 @@ def load_object(spec: str) -> Any:  # noqa: ANN401
     Raises:
         ExportError: there is no such thing, or it raised.
     """
-    place, colon, name = spec.rpartition(":")
-    if not colon or not place or not name:
-        raise ExportError(f"{spec!r} names no source; expected {_FORMS}")
-    if place == "zoo":
+    place, _, name = spec.rpartition(":")
+    if place == "zoo" and name:
         from mmedge_export.zoo import factory
 
         with installed(spec):
             return factory(name)
+    return _call(load_attribute(spec), spec)
+
+
+def load_attribute(spec: str) -> Any:  # noqa: ANN401
+    """What ``file.py:name`` or ``package.module:name`` names, as it is.
+
+    Raises:
+        ExportError: there is no such thing, or importing it raised.
+    """
+    place, colon, name = spec.rpartition(":")
+    if not colon or not place or not name:
+        raise ExportError(f"{spec!r} names no source; expected {_FORMS}")
     module = _import_file(Path(place)) if place.endswith(".py") else _import_module(place)
     if not hasattr(module, name):
         offered = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
         raise ExportError(
             f"{place} has no {name!r}; it defines {', '.join(offered) or 'no function'}"
         )
-    return _call(getattr(module, name), spec)
+    return getattr(module, name)
 
 
 def _call(made: Any, spec: str) -> Any:  # noqa: ANN401

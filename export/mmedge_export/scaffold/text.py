@@ -1,0 +1,197 @@
+"""What is known of a network becomes the text of a factory; what is not is marked FILL IN."""
+
+from __future__ import annotations
+
+import keyword
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from mmedge.spec import Array
+
+__all__ = ["Draft", "DraftInput", "write_draft"]
+
+#: Elements of an example that stand in the text one by one.
+LITERAL = 32
+
+
+@dataclass(frozen=True)
+class DraftInput:
+    """One input as far as it is known.
+
+    Attributes:
+        name: of the input.
+        example: an array that the network takes; None: not known.
+        dynamic: names of dynamic dimensions by axis.
+        note: where the example is from, or what is to be known of it.
+    """
+
+    name: str
+    example: Array | None
+    dynamic: Mapping[int, str] = field(default_factory=dict)
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A factory to be.
+
+    Attributes:
+        source: what it was made from, as typed.
+        imports: lines.
+        network: lines that make ``network``, a torch module or the path of an ONNX file.
+        inputs: the inputs.
+        outputs: names; empty: not known.
+        notes: remarks at the head of the file.
+    """
+
+    source: str
+    imports: Sequence[str]
+    network: Sequence[str]
+    inputs: Sequence[DraftInput]
+    outputs: Sequence[str]
+    notes: Sequence[str] = ()
+
+    def missing(self) -> list[str]:
+        """What has to be filled in before mmedge export takes it."""
+        return [
+            *(f"the arguments in: {line}" for line in self.network if "fill_in(" in line),
+            *(f"an example of {own.name}" for own in self.inputs if own.example is None),
+            *([] if self.outputs else ["the names of the outputs"]),
+        ]
+
+
+def write_draft(draft: Draft, path: Path) -> str:
+    """The text of the factory that is to lie at ``path``."""
+    shown = os.path.relpath(path) if path.is_absolute() else str(path)
+    todo = draft.missing()
+    head = [
+        f'"""What mmedge has to know of {draft.source} (written by mmedge init).',
+        "",
+        *(
+            ["Fill in what is marked FILL IN:", *(f"- {line}" for line in todo), ""]
+            if todo
+            else ["It runs as it stands; what is marked CHECK is a guess.", ""]
+        ),
+        *(f"{note}" for note in draft.notes),
+        *([""] if draft.notes else []),
+        f"    mmedge export {shown}:factory -o {_stem(draft.source)}.mmedge",
+        '"""',
+    ]
+    body = [
+        "from __future__ import annotations",
+        "",
+        *_imports(draft),
+        "",
+        "",
+        *(_FILL_IN if todo else []),
+        "def factory() -> Model:",
+        '    """The network with its inputs and outputs, for mmedge export."""',
+        *(f"    {line}" for line in draft.network),
+        "    rng = np.random.default_rng(0)",
+        "    return Model(",
+        "        network,",
+        "        inputs={",
+        *_inputs(draft),
+        "        },",
+        f"        outputs={_outputs(draft)},",
+        *_OPTIONS,
+        "    )",
+    ]
+    return "\n".join([*head, "", *body]) + "\n"
+
+
+def _imports(draft: Draft) -> list[str]:
+    lines = {"import numpy as np", "from mmedge_export import Input, Model", *draft.imports}
+    standard = [one for one in lines if re.match(r"(import|from) (sys|pathlib|typing)\b", one)]
+    own = [one for one in lines if re.match(r"from (?!pathlib|typing|mmedge_export)", one)]
+    first = [one for one in draft.imports if one.startswith("sys.path")]
+    rest = sorted(lines - set(standard) - set(own) - set(first))
+    groups = [sorted(standard, key=_order), sorted(rest, key=_order), [*first, *sorted(own)]]
+    return "\n\n".join("\n".join(group) for group in groups if group).split("\n")
+
+
+def _order(line: str) -> tuple[bool, str]:
+    return line.startswith("from"), line
+
+
+_FILL_IN = [
+    "def fill_in(what: str) -> NoReturn:",
+    '    """Stand where something is still to be written."""',
+    '    raise NotImplementedError(f"{what}: fill it in")',
+    "",
+    "",
+]
+
+_OPTIONS = [
+    "        # FILL IN where you have them:",
+    "        # samples=...,  # pairs (inputs by name, target): golden samples of the bundle",
+    "        # evaluation=..., metric=...,  # what a lower precision is judged by",
+    '        # labels={"class": ["cat", "dog"]},  # names of an output\'s classes',
+    '        # dims={"batch": (1, 8)},  # smallest and largest size of a dynamic dimension',
+]
+
+
+def _inputs(draft: Draft) -> list[str]:
+    lines: list[str] = []
+    for own in draft.inputs:
+        lines += [f'            "{own.name}": Input(']
+        if own.note:
+            lines += [f"                # {own.note}"]
+        lines += [f"                {_example(own)},"]
+        if own.dynamic:
+            axes = ", ".join(f'{axis}: "{name}"' for axis, name in own.dynamic.items())
+            lines += [f"                dynamic={{{axes}}},"]
+        else:
+            lines += ['                # dynamic={0: "batch"},  # axes whose size may differ']
+        lines += [
+            "                # FILL IN where it holds:",
+            f'                # modality="{own.name}",  # inputs that come together share one',
+            "                # rate_hz=30.0, max_age_ms=100.0,  # of its sensor",
+            '                # required=False, absent="zeros",  # if the network runs without it',
+            "            ),",
+        ]
+    return lines
+
+
+def _example(own: DraftInput) -> str:
+    """An expression that gives the example."""
+    value = own.example
+    if value is None:
+        what = f"the shape of {own.name}, such as (1, 3, 224, 224)"
+        return f"np.zeros(fill_in({what!r}), np.float32)  # FILL IN: shape and dtype"
+    dtype = "np.bool_" if value.dtype == np.bool_ else f"np.{value.dtype.name}"
+    shape = f"({', '.join(map(str, value.shape))}{',' if value.ndim == 1 else ''})"
+    if value.size and (value == value.flat[0]).all():
+        number = value.flat[0].item()
+        if number == 0:
+            return f"np.zeros({shape}, {dtype})"
+        if np.isfinite(number):
+            return f"np.full({shape}, {number!r}, {dtype})"
+    if value.dtype.kind == "f":
+        return f"rng.standard_normal({shape}).astype({dtype})"
+    if value.size <= LITERAL:
+        return f"np.array({value.tolist()!r}, {dtype})"
+    if value.dtype == np.bool_:
+        return f"rng.random({shape}) < 0.5"
+    return f"rng.integers({value.min()}, {int(value.max()) + 1}, {shape}, {dtype})"
+
+
+def _outputs(draft: Draft) -> str:
+    if not draft.outputs:
+        return '[fill_in("a name for each output")]  # FILL IN'
+    return "[" + ", ".join(f'"{name}"' for name in draft.outputs) + "]"
+
+
+def _stem(source: str) -> str:
+    """A file's name for what was made from ``source``."""
+    last = source.rpartition(":")[2] if not source.lower().endswith(".onnx") else Path(source).stem
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", last).strip("-.").lower()
+    return name if name and not keyword.iskeyword(name) else "network"
