@@ -1,4 +1,4 @@
-"""Policies: which samples of a modality stand for it at a given time, and how they are mixed."""
+"""Policies: which samples of a modality stand for it at a given time."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
-
-import numpy as np
 
 from mmedge.constraints import allows, spans
 from mmedge.errors import InputError
@@ -17,16 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from mmedge.constraints import Relations
-    from mmedge.spec import Array, Modality, TensorSpec
+    from mmedge.spec import Modality, TensorSpec
 
-__all__ = ["Exact", "Hold", "Interpolate", "Latest", "Policy", "Window", "blend", "check_policy"]
-
-#: How far float32 or float16 may round pi.
-ANGLE_SLACK = 1e-3
-#: Cosine above which slerp's quotient of sines loses digits and a normalized lerp is as good.
-NEARLY_EQUAL = 0.9995
-
-Wide = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
+__all__ = ["Exact", "Hold", "Interpolate", "Latest", "Policy", "Window", "check_policy"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,45 +268,6 @@ def _check_span(policy: Window, modality: Modality) -> None:
         )
 
 
-def blend(
-    before: Array,
-    after: Array,
-    weight: float,
-    quaternions: tuple[tuple[int, int], ...] = (),
-    angles: tuple[tuple[int, int], ...] = (),
-) -> Array:
-    """``before`` at weight 0, ``after`` at weight 1; both float ``[..., n]``, of one shape.
-
-    Computed in float64 and returned in the dtype of ``before``. Quaternions by slerp: K. Shoemake,
-    Animating Rotation with Quaternion Curves, SIGGRAPH 1985.
-
-    Raises:
-        InputError: an angle that is not from -pi to pi.
-    """
-    a, b = before.astype(np.float64), after.astype(np.float64)
-    mixed = a + (b - a) * weight
-    for start, stop in quaternions:
-        mixed[..., start:stop] = _slerp(a[..., start:stop], b[..., start:stop], weight)
-    for start, stop in angles:
-        part = slice(start, stop)
-        largest = np.abs(np.concatenate([a[..., part], b[..., part]])).max(initial=0.0)
-        if largest > np.pi + ANGLE_SLACK:
-            raise InputError(
-                f"elements ({start}, {stop}) are not angles in radians from -pi to pi: "
-                f"{largest:.6g} is among them"
-            )
-        turned = a[..., part] + _wrapped(b[..., part] - a[..., part]) * weight
-        mixed[..., part] = _wrapped(turned)
-    result: Array = mixed.astype(before.dtype)
-    return result
-
-
-def _wrapped(angle: Wide) -> Wide:
-    """The same angle, from -pi to pi."""
-    wrapped: Wide = angle - 2.0 * np.pi * np.round(angle / (2.0 * np.pi))
-    return wrapped
-
-
 def _all_slices(what: str, slices: Slices) -> list[tuple[int, int]]:
     """All slices whatever input they are of, checked by themselves."""
     groups = slices.values() if isinstance(slices, Mapping) else (slices,)
@@ -350,27 +302,6 @@ def _by_input(
             f"{what}={{{inputs[0]!r}: {tuple(slices)!r}}}"
         )
     return {inputs[0]: tuple(slices)} if slices else {}
-
-
-def _slerp(a: Wide, b: Wide, weight: float) -> Wide:
-    a, b = _unit(a), _unit(b)
-    cosine = np.sum(a * b, axis=-1, keepdims=True)
-    # q and -q are the same rotation: take the one on the near side.
-    b = np.where(cosine < 0.0, -b, b)
-    cosine = np.minimum(np.abs(cosine), 1.0)
-    near = cosine > NEARLY_EQUAL
-    angle = np.arccos(np.where(near, 0.0, cosine))
-    sine = np.sin(angle)
-    first = np.where(near, 1.0 - weight, np.sin((1.0 - weight) * angle) / sine)
-    second = np.where(near, weight, np.sin(weight * angle) / sine)
-    return _unit(first * a + second * b)
-
-
-def _unit(q: Wide) -> Wide:
-    """``q`` normalized; zeros, which are no rotation, are left alone."""
-    norm = np.sqrt(np.sum(q * q, axis=-1, keepdims=True))
-    unit: Wide = q / np.where(norm > 0.0, norm, 1.0)
-    return unit
 
 
 def _check_wait(wait_ms: float) -> None:
