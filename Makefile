@@ -15,7 +15,7 @@ export ORT_DISABLE_TELEMETRY ?= 1
 # What the native library is made of: a change of it installs the package anew.
 NATIVE := $(shell find cpp_ext -type f)
 
-.PHONY: demo test soak lint format bench clean
+.PHONY: demo fuzz test soak lint format bench clean
 
 demo: $(VENV)/.demo
 	mkdir -p demo
@@ -35,6 +35,11 @@ SECONDS ?= 60
 soak: $(VENV)/.demo
 	mkdir -p demo
 	$(BIN)/python benchmarks/soak.py --seconds $(SECONDS) --output demo/soak.json
+
+# Every parser of what others wrote, on so many changed inputs each; faults go to fuzz-faults/.
+RUNS ?= 100000
+fuzz: $(VENV)/.test
+	$(BIN)/python tests/fuzz/run.py --runs $(RUNS)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
