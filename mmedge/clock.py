@@ -51,10 +51,8 @@ def read_seconds(value: Any, what: str) -> float:  # noqa: ANN401
         InputError: it is none, or not finite; the message says how seconds are had of it.
     """
     if type(value) is not float:
-        real = isinstance(value, Real) and not isinstance(value, bool | np.timedelta64)
-        narrow = isinstance(value, np.floating) and value.dtype.itemsize < 8
-        decimal = isinstance(value, Number) and not isinstance(value, Complex | np.generic)
-        if narrow or not (real or decimal):
+        # Abstract classes are slow to ask.
+        if type(value) is not int and not _is_number(value):
             raise InputError(
                 f"{what}: expected a number of seconds (int, float), got "
                 f"{type(value).__name__} {value!r:.60}{_conversion(value)}"
@@ -67,6 +65,16 @@ def read_seconds(value: Any, what: str) -> float:  # noqa: ANN401
         raise InputError(f"{what}: expected finite seconds, got {value}")
     seconds: float = value
     return seconds
+
+
+def _is_number(value: object) -> bool:
+    if isinstance(value, np.generic):
+        whole = isinstance(value, np.integer) and not isinstance(value, np.timedelta64)
+        return whole or (isinstance(value, np.floating) and value.dtype.itemsize >= 8)
+    if isinstance(value, bool) or not isinstance(value, Number):
+        return False
+    # Decimal is a number, and none of the others.
+    return isinstance(value, Real) or not isinstance(value, Complex)
 
 
 def _conversion(value: object) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections import deque
+from itertools import accumulate
 
 __all__ = ["Predictor"]
 
@@ -17,38 +19,43 @@ KEPT = 64
 RELAXED = 0.9
 
 
+#: Weight of an observation by how many are newer, and of so many together.
+WEIGHTS = [0.5 ** (newer / HALF_LIFE) for newer in range(KEPT)]
+TOTALS = [0.0, *accumulate(WEIGHTS)]
+
+
 class Predictor:
     """Latency in seconds that the next result is expected to stay within."""
 
     def __init__(self) -> None:
-        self._seen: deque[float] = deque(maxlen=KEPT)
-        self._estimate: float | None = None
+        self._seen: deque[tuple[float, int]] = deque()
+        # The same in order of their values: kept so, because it is asked at every result.
+        self._sorted: list[tuple[float, int]] = []
+        self._count = 0
 
     def observe(self, latency: float) -> None:
         """Take in the latency of a computed result, in seconds."""
-        self._seen.append(latency)
-        self._estimate = None
+        if len(self._seen) == KEPT:
+            del self._sorted[bisect_left(self._sorted, self._seen.popleft())]
+        observation = latency, self._count
+        self._count += 1
+        self._seen.append(observation)
+        insort(self._sorted, observation)
 
     def relax(self) -> None:
         """Trust the observations less, because none was made this time."""
-        self._seen = deque((value * RELAXED for value in self._seen), maxlen=KEPT)
-        self._estimate = None
+        self._seen = deque((value * RELAXED, number) for value, number in self._seen)
+        self._sorted = sorted(self._seen)
 
     def estimate(self) -> float | None:
         """The weighted quantile, an observed (or relaxed) value; None before any observation."""
-        if self._estimate is None:
-            self._estimate = self._quantile()
-        return self._estimate
-
-    def _quantile(self) -> float | None:
-        newest = len(self._seen) - 1
-        weighted = sorted(
-            (value, 0.5 ** ((newest - i) / HALF_LIFE)) for i, value in enumerate(self._seen)
-        )
-        left = QUANTILE * sum(weight for _, weight in weighted)
-        for value, weight in weighted:
-            left -= weight
-            # Rounding may leave a hair of the total behind the last one.
-            if left <= 1e-9:
-                return value
-        return None
+        # From the largest down, as long as what lies above is no more than the rest of the weight.
+        spare = (1.0 - QUANTILE) * TOTALS[len(self._seen)]
+        found = None
+        for value, number in reversed(self._sorted):
+            # Rounding may leave a hair of the total.
+            if spare < -1e-9:
+                break
+            found = value
+            spare -= WEIGHTS[self._count - 1 - number]
+        return found

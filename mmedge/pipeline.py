@@ -329,9 +329,9 @@ class Pipeline:
         self._whole = self._cache = None
 
     def _check_open(self) -> None:
-        if self._disowned:
-            raise BackendError(f"{self!r}: {ADVICE}")
         if not self._stages:
+            if self._disowned:
+                raise BackendError(f"{self!r}: {ADVICE}")
             raise BackendError(f"{self!r} is closed; load the bundle again")
 
     def close(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import inf
 from typing import TYPE_CHECKING
 
 from mmedge.stream.sample import Item, State
@@ -92,7 +93,7 @@ class Chooser:
     def begin(self, active: Active, track: Track, now: float) -> None:
         """Ask a modality for what its policy chooses, or find that it is to be waited for."""
         trigger = active.trigger
-        until = self._until(active, track)
+        until = self._until(active, track) if track.wait else -inf
         if trigger.track is track and trigger.item is not None:
             absent = track.why_absent(trigger.item, trigger.t, own=True)
             self._ask(active, track, Choice(trigger.item, absent))
@@ -208,7 +209,7 @@ class Chooser:
         if track.encoder_error is not None and choice.item in (None, track.ready):
             # Nothing is encoded for this trigger that could show the encoder to be well.
             choice = self._choose_failed(track, active.trigger.t, track.encoder_error)
-        elif choice.item is not None:
+        if choice.item is not None:
             track.hold(choice.item)
             active.held.append((track, choice.item))
             track.submit(choice.item)

@@ -59,6 +59,19 @@ class Compute:
         self._wanted = {spec.name for stage in self._fusion for spec in stage.inputs}
         self._wanted |= set(self._outputs)
         self._optional = {m.name for m in manifest.modalities if not m.required}
+        #: The dynamic dimensions of each modality, and their smallest sizes.
+        self._sizes = {
+            modality.name: sorted(
+                (size, dimension.min if (dimension := manifest.dimensions.get(size)) else 1)
+                for size in {
+                    size
+                    for name in modality.inputs
+                    for size in manifest.inputs()[name].shape
+                    if isinstance(size, str)
+                }
+            )
+            for modality in manifest.modalities
+        }
         self._stand_ins: dict[tuple[Any, ...], dict[str, Any]] = {}
         #: Encoders may run at most once at a time for the stand-ins of a modality.
         self._turns = {modality.name: threading.Lock() for modality in manifest.modalities}
@@ -117,12 +130,11 @@ class Compute:
         return {name: tensors[name] for name in self._outputs}
 
     def _stand_in(self, name: str, sizes: Mapping[str, int], ran: list[str]) -> dict[str, Any]:
-        values = self._feeds.stand_in(name, sizes)
-        key = name, *(value.shape for value in values.values())
+        key = name, *(sizes.get(size, least) for size, least in self._sizes[name])
         with self._turns[name]:
             features = self._stand_ins.get(key)
             if features is None:
-                features = self._encode(name, values, ran)
+                features = self._encode(name, self._feeds.stand_in(name, sizes), ran)
                 if len(self._stand_ins) < MAX_STAND_INS * len(self._turns):
                     self._stand_ins[key] = features
         return features

@@ -252,8 +252,9 @@ class Simulation:
             raise
 
     def _begin(self) -> None:
+        now = self._clock()
         for track in self._core.tracks.values():
-            item = track.next_job(self._clock())
+            item = track.next_job(now)
             if item is not None:
                 outcome = self._compute.encode(track, item)
                 self._later(outcome.ran, partial(self._encoded, track, item, outcome))

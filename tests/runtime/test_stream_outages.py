@@ -342,3 +342,20 @@ def test_outputs_are_not_repeated_for_a_required_sensor_that_gives_nan(tmp_path)
         assert any(r.outputs is not None and not r.fresh for r in results if r.t < 2)
         assert {r.outputs is None for r in results if r.t > 2.2} == {True}
         assert all("nan" in r.absent["camera"] for r in results if r.t > 2.2)
+
+
+def test_a_value_that_stands_in_is_withdrawn_with_its_modality(pipe):
+    failing, clock = Failing(pipe, "scan"), SimulatedClock(start=5.0, costs={"see": 0.05})
+    with Stream(failing, trigger="camera", clock=clock, align={"lidar": Exact(100.0)}) as s:
+        for k in (1, 2):
+            failing.broken = k == 2
+            clock.advance(0.01)
+            s.push("lidar", value("lidar", k))
+            s.push("camera", value("camera", k))
+            assert "lidar" in s.result(1).samples
+        clock.advance(0.01)
+        s.push("camera", value("camera", 3))  # its frame is being encoded
+        s.forget("lidar")
+        r = s.result(1)
+        assert "lidar" not in r.samples
+        assert part(r, "lidar") == [0.5, 0.5]
