@@ -15,7 +15,9 @@ from typing import Any, Protocol
 __all__ = ["ADVICE", "Inherited", "keep_for_ever", "watch"]
 
 #: How an error ends that a child gets.
-ADVICE = "a forked process cannot use what its parent loaded: load it in the child, or spawn"
+ADVICE = (
+    "a forked process cannot use what its parent loaded or opened: do so in the child, or spawn"
+)
 
 
 class Inherited(Protocol):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from mmedge.clock import StreamClock, read_seconds
 from mmedge.errors import BackendError, InputError
+from mmedge.forks import ADVICE, watch
 from mmedge.recording.directory import DirectoryWriter
 from mmedge.recording.sample import Recorded, Value, check_times, copied, size_of
 from mmedge.spec import Manifest
@@ -105,12 +106,13 @@ class Recorder:
         self._waiting: deque[Recorded] = deque()
         self._bytes = 0
         self._last = -math.inf
-        self._closed = False
+        self._closed = self._disowned = False
         self._error: Exception | None = None
         self._turn = threading.Condition()
         self._writer = self._open(manifest.name)
         self._thread = threading.Thread(target=self._write, name="mmedge recorder", daemon=True)
         self._thread.start()
+        watch(self)
 
     def record(
         self,
@@ -138,6 +140,7 @@ class Recorder:
                 such a time is left out, and counted in ``lost``).
             BackendError: the recorder is closed.
         """
+        self._check_owned()
         made = self._fit(modality, value, copy=copy)
         where = f"modality {modality!r}"
         t = None if t is None else read_seconds(t, f"{where}: a stamp")
@@ -179,6 +182,8 @@ class Recorder:
         Raises:
             InputError: the disk refused; chunks that are whole can be read.
         """
+        if self._disowned:
+            return
         with self._turn:
             if self._closed:
                 return
@@ -191,8 +196,18 @@ class Recorder:
                 "chunks can be read, the rest is lost"
             ) from self._error
 
+    def disown(self) -> None:
+        """See :class:`mmedge.forks.Inherited`: its thread and its file are the parent's."""
+        self._disowned = True
+
+    def _check_owned(self) -> None:
+        """Before the lock is taken, which a thread of the parent may have held."""
+        if self._disowned:
+            raise BackendError(f"{self._path}: {ADVICE}")
+
     def _time(self) -> tuple[float, float]:
         """The time, and what it is ahead of the clock's seconds since that was set back."""
+        self._check_owned()
         with self._turn:
             return self._clock(), self._clock.offset
 

@@ -261,6 +261,7 @@ class Stream:
 
     def now(self) -> float:
         """The time of the stream's clock, in seconds: what stamps are held against."""
+        self._check_owned()
         with self._lock:
             return self._time() - self._clock.offset
 

@@ -14,6 +14,7 @@ import os, signal, sys, threading, time
 import numpy as np
 import mmedge
 from mmedge.errors import BackendError
+from mmedge.recording import Recorder, open_recording
 from mmedge.stream import Stream
 from streaming import value
 
@@ -25,6 +26,8 @@ pipe = mmedge.load(path, threads=4)
 frame = value("camera", 1)
 inputs = {"image": frame}
 stream = Stream(pipe, trigger="camera")
+recorder = Recorder(path + ".recording", pipe.bundle)
+recording = recorder.attach(stream)
 stream.push("camera", frame)
 assert stream.result(10).outputs is not None
 
@@ -32,7 +35,7 @@ def refused(call):
     try:
         call()
     except BackendError as error:
-        assert "a forked process cannot use what its parent loaded" in str(error), error
+        assert "a forked process cannot use what its parent loaded or opened" in str(error), error
         return
     raise AssertionError(call)
 
@@ -53,6 +56,9 @@ if child == 0:
     refused(lambda: stream.push("camera", frame))
     refused(lambda: stream.result(0))
     refused(stream.health)
+    refused(lambda: recorder.record("camera", frame))
+    refused(lambda: recording.push("camera", frame))
+    recorder.close()
     stream.close()
     pipe.close()
     if how != "leave":
@@ -65,9 +71,11 @@ if child == 0:
 _, status = os.waitpid(child, 0)
 assert os.waitstatus_to_exitcode(status) == 7, status
 assert placed.exists()
-stream.push("camera", value("camera", 2))
+recording.push("camera", value("camera", 2))
 assert stream.result(10).outputs["seen"].tolist() == [[2.0]]
 stream.close()
+recorder.close()
+assert [s.value.tolist() for s in open_recording(path + ".recording")] == [[[2, 0, 0, 0]]]
 pipe.close()
 bundle.close()
 assert not placed.exists()
@@ -111,7 +119,7 @@ if child == 0:
     try:
         pipe(**inputs)
     except BackendError as error:
-        assert "load it in the child" in str(error)
+        assert "do so in the child" in str(error)
         sys.exit(7)
 _, status = os.waitpid(child, 0)
 assert os.waitstatus_to_exitcode(status) == 7, status
