@@ -154,7 +154,7 @@ def export(
             tell(f"  {remark}")
         model, run = network.model, network.run
         values = feeds.example(model)
-        outputs = network.repeated(values, tolerance)
+        outputs = network.repeated(values, tolerance, leave)
         if not allow_nan:
             check_outputs(model, outputs, "the example")
         absent = absences(model, run, outputs, leave)

@@ -12,10 +12,11 @@ from mmedge_export.golden import RepeatabilityError, Run, repeatable
 from mmedge_export.install import installed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from mmedge.spec import Array, Tolerance
     from mmedge_export.graph import Graph
+    from mmedge_export.kept_state import KeptState
     from mmedge_export.source import Model
 
 __all__ = ["Reference", "open_reference"]
@@ -30,27 +31,46 @@ class Reference:
         run: outputs by name for inputs by name.
         graph: of an ONNX file.
         remarks: what a user may notice of how an ONNX file was taken, in words.
+        state: what a torch module kept before it was run at all.
     """
 
     model: Model
     run: Run
     graph: Graph | None = None
     remarks: tuple[str, ...] = ()
+    state: KeptState | None = None
 
-    def repeated(self, values: Mapping[str, Array], tolerance: Tolerance) -> dict[str, Array]:
+    def repeated(
+        self, values: Mapping[str, Array], tolerance: Tolerance, leave: Callable[[str], None]
+    ) -> dict[str, Array]:
         """Outputs for ``values``.
 
+        Args:
+            values: inputs.
+            tolerance: of outputs in a second run.
+            leave: called with a line on what is not checked.
+
         Raises:
-            ExportError: the network does not take them, or gives others when it is run again.
+            ExportError: the network does not take them, gives others when it is run again, or
+                answers by what it was asked before.
         """
         try:
-            return repeatable(self.run, values, tolerance)
+            outputs = repeatable(self.run, values, tolerance)
         except RepeatabilityError as error:
+            if self.state is not None and (changed := self.state.changed()):
+                from mmedge_export.kept_state import depends
+
+                raise depends(changed, str(error)) from error
             if self.graph is None:
                 raise
             from mmedge_export.onnx_rules import refusal
 
             raise refusal(f"{self.model.module}: {error}", "random") from error
+        if self.state is not None and (changed := self.state.changed()):
+            from mmedge_export.kept_state import check_history
+
+            leave(check_history(self.model, self.run, self.state, changed))
+        return outputs
 
     def trace(self, opset: int | None) -> Graph:
         """The network as a graph.
@@ -63,9 +83,18 @@ class Reference:
         """
         if self.graph is None:
             with installed("tracing the network"):
+                from mmedge_export.kept_state import fill_caches
                 from mmedge_export.trace import trace
 
-            return trace(self.model, opset=opset)
+            if self.state is None:
+                return trace(self.model, opset=opset)
+            if self.state.changed():
+                # It caches: what it needs at any size should be there already.
+                fill_caches(self.model, self.run)
+            try:
+                return trace(self.model, opset=opset)
+            finally:
+                self.state.restore()  # tensors of the trace may be left in it
         if opset not in (None, self.graph.opset):
             raise ExportError(
                 f"{self.model.module} has opset {self.graph.opset}, but {opset} was asked for; an "
@@ -100,7 +129,12 @@ def open_reference(model: Model) -> Iterator[Reference]:
         return
     # torch is not needed for an ONNX file.
     with installed("running the network"):
+        from mmedge_export.kept_state import KeptState
         from mmedge_export.network import Network, evaluation
 
     with evaluation(model.module):
-        yield Reference(model, Network(model))
+        state = KeptState(model.module)
+        try:
+            yield Reference(model, Network(model), state=state)
+        finally:
+            state.restore()

@@ -82,6 +82,8 @@ def trace(model: Model, *, opset: int | None = None) -> Graph:
         captured = _capture(network.module, recorder, capture)
         program, checks = in_standard_operators(network.module, captured)
         onnx_program = _convert(network.module, program, shapes, opset)
+    # Only now operators that write in place are told apart from what they write to.
+    _refuse_state(network.module, onnx_program.exported_program)
     graph = onnx_program.model
     if graph.opset_imports[""] != opset:
         raise ExportError(
@@ -127,6 +129,34 @@ def _capture(
             or recorder.last_branch()
         )
         raise explain(module, error, "torch cannot trace the network", place=place) from error
+
+
+def _refuse_state(module: torch.nn.Module, program: Program | None) -> None:
+    """Raise ExportError where an output follows from a buffer that a call changes."""
+    if program is None:
+        return
+    signature = program.graph_signature
+    outputs = set(signature.user_outputs)
+    held = {buffer: name for name, buffer in signature.inputs_to_buffers.items()}
+    nodes = {node.name: node for node in program.graph.nodes}
+    for buffer in signature.buffers_to_mutate.values():
+        reached, waiting = set(), [nodes[held[buffer]]]
+        while waiting:
+            node = waiting.pop()
+            for user in node.users:
+                if user not in reached and user.op != "output":
+                    reached.add(user)
+                    waiting.append(user)
+        if outputs & {node.name for node in reached}:
+            path, _, name = buffer.removeprefix(f"{NAME}.").rpartition(".")
+            owner = module.get_submodule(path)
+            where = f"module {path!r} ({type(owner).__name__})" if path else type(owner).__name__
+            raise ExportError(
+                f"the network keeps state between calls: a call changes buffer {name!r} of "
+                f"{where}, and answers follow from it\n  What to do: a bundle cannot keep state "
+                "yet; give it to the network as an input and return it as an output, or do without "
+                "it in evaluation mode"
+            )
 
 
 def _convert(
