@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from mmedge.bundle.operators import NO_INTEGERS, SAME
+from mmedge.bundle.operators import FIRST, NO_INTEGERS, SAME, TYPED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Scope", "division_fault"]
 
-# TensorProto.DataType
+# TensorProto.DataType: int32 and int64, and all others as an attribute holds them.
 _INTEGERS: Final = frozenset({6, 7})
+_OTHERS: Final = frozenset({(kind,) for kind in range(1, 64)} - {(6,), (7,)})
 _INT64, _SMALLEST = 7, {6: -(1 << 31), 7: -(1 << 63)}
 
 #: Operators whose results have an axis, whatever they take.
@@ -69,9 +70,15 @@ class Scope:
                 self.integers[node.outputs[0]] = "value_float" not in "".join(node.attributes)
             return
         maybe = self._may_be_integer(node)
-        for name in node.outputs:
+        for index, name in enumerate(node.outputs):
             self.makers[name] = node
-            self.integers[name] = maybe if bodies is None else bodies.get(name, True)
+            if bodies is not None:
+                self.integers[name] = bodies.get(name, True)
+            elif not node.domain and index == 0 and node.op in FIRST:
+                source = FIRST[node.op]
+                self.integers[name] = source is not None and self._of_input(node, source)
+            else:
+                self.integers[name] = maybe
 
     def _add_constant(self, name: str, tensor: Tensor) -> None:
         self.constants[name] = tensor
@@ -82,18 +89,22 @@ class Scope:
             return False
         if node.domain:
             return True
-        if node.op == "Cast":
-            to = node.attributes.get("to")
-            return to is None or to.reference != "" or to.integers[:1] in ((6,), (7,), ())
+        if node.op in TYPED:
+            name, kind = TYPED[node.op]
+            attribute = node.attributes.get(name)
+            if attribute is None:
+                return self._of_input(node, 0) if kind is None else kind in _INTEGERS
+            return bool(attribute.reference) or attribute.integers not in _OTHERS
         if node.op == "ConstantOfShape":
             value = node.attributes.get("value")
             if value is None:
                 return False  # float32
             return value.tensor is None or value.tensor.kind in _INTEGERS
         index = SAME.get(node.op)
-        if index is None or index >= len(node.inputs):
-            return True
-        return self.may_be_integer(node.inputs[index])
+        return index is None or self._of_input(node, index)
+
+    def _of_input(self, node: Node, index: int) -> bool:
+        return index >= len(node.inputs) or self.may_be_integer(node.inputs[index])
 
     def _holder(self, name: str) -> Scope | None:
         """The innermost scope that has a tensor of that name."""

@@ -132,6 +132,7 @@ class _Check:
         self.called: Counter[str] = Counter()
         self.needs_elements: set[str] = set()
         self._nodes = 0
+        self._called_so: dict[tuple[str, tuple[bool, ...]], tuple[bool, ...]] = {}
 
     def run(self) -> None:
         """Check all of it."""
@@ -180,6 +181,9 @@ class _Check:
             )
         if (node.domain, node.op) in NEEDS_ELEMENTS:
             self.needs_elements.add(node.op)
+        function = self._model.functions.get((node.domain, node.op))
+        if function is not None:
+            return self._results(function, node, scope)
         bodies = [
             self._graph(body, Scope(scope), in_function=in_function)
             for attribute in node.attributes.values()
@@ -193,6 +197,19 @@ class _Check:
             name: any(index + skipped >= len(body) or body[index + skipped] for body in bodies)
             for index, name in enumerate(node.outputs)
         }
+
+    def _results(self, function: Function, node: Node, scope: Scope) -> dict[str, bool]:
+        """Of a function's results, where it is called so, whether each may be int32 or int64."""
+        taken = tuple(scope.may_be_integer(name) for name in node.inputs)
+        known = self._called_so.get((function.op, taken))
+        if known is None:
+            inside = Scope()
+            inside.integers.update(zip(function.inputs, taken, strict=False))
+            for inner in function.nodes:
+                inside.add(inner)
+            known = tuple(inside.may_be_integer(name) for name in function.outputs)
+            self._called_so[function.op, taken] = known
+        return dict(zip(node.outputs, known, strict=False))
 
     def _check_operator(self, node: Node, *, in_function: bool) -> None:
         called = node.domain, node.op

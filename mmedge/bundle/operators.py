@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
     from mmedge.bundle.onnxgraph import Node, Tensor
 
-__all__ = ["DOMAINS", "NEEDS_ELEMENTS", "NEWEST", "NO_INTEGERS", "SAME", "Values", "node_fault"]
+__all__ = [
+    "DOMAINS", "FIRST", "NEEDS_ELEMENTS", "NEWEST", "NO_INTEGERS", "SAME", "TYPED", "Values",
+    "node_fault",
+]  # fmt: skip
 
 #: Newest version of the standard operators that the tables hold.
 NEWEST: Final = 28
@@ -91,6 +94,23 @@ NO_INTEGERS: Final = frozenset(
 #: Operator -> index of the input whose type all its results have.
 SAME: Final[Mapping[str, int]] = {
     op: index for index, ops in enumerate(_SAME) for op in ops.split()
+}
+
+#: Operator of several results -> index of the input whose type the first has; None: of none, and it
+#: is no int32 or int64.
+FIRST: Final[Mapping[str, int | None]] = {"MaxPool": None, "TopK": 0, "Unique": 0}
+
+#: Operator -> attribute that holds its results' type, and the type without it; None: its first
+#: input's.
+TYPED: Final[Mapping[str, tuple[str, int | None]]] = {
+    "Bernoulli": ("dtype", None),
+    "BitCast": ("to", None),
+    "BlackmanWindow": ("output_datatype", 1),
+    "Cast": ("to", None),
+    "EyeLike": ("dtype", None),
+    "HammingWindow": ("output_datatype", 1),
+    "HannWindow": ("output_datatype", 1),
+    "MelWeightMatrix": ("output_datatype", 1),
 }
 
 #: (domain, operator) of those that end the process when a tensor that they take has no elements.

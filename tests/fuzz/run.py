@@ -100,7 +100,7 @@ def fuzz(
             data = (
                 seeds[number]
                 if replay and number < len(seeds)
-                else target.mutate(pool[rng.randrange(len(pool))], rng, seeds)
+                else target.mutate(rng.choice(seeds if rng.random() < 0.5 else pool), rng, seeds)
             )
             if progress is not None:
                 progress.set(number + 1, data)

@@ -15,7 +15,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from mmedge.bundle.onnxfile import check_graph
-from mmedge.bundle.operators import DOMAINS, NEWEST, NO_INTEGERS, SAME
+from mmedge.bundle.operators import DOMAINS, FIRST, NEWEST, NO_INTEGERS, SAME, TYPED
 from mmedge.errors import BundleError
 
 FLOAT, INT32, INT64 = TensorProto.FLOAT, TensorProto.INT32, TensorProto.INT64
@@ -58,6 +58,25 @@ def test_what_is_said_to_have_the_type_of_an_input_has_it(op):
         for output in schema.outputs:
             same = output.type_str == schema.inputs[SAME[op]].type_str
             assert same or not allowed(schema, output) & INTEGERS
+
+
+@pytest.mark.parametrize("op", sorted(FIRST))
+def test_the_first_of_several_results_has_the_type_that_is_said(op):
+    for schema in (s for s in SCHEMAS if (s.domain, s.name) == ("", op)):
+        first, source = schema.outputs[0], FIRST[op]
+        same = source is not None and first.type_str == schema.inputs[source].type_str
+        assert same or not allowed(schema, first) & INTEGERS
+
+
+@pytest.mark.parametrize("op", sorted(TYPED))
+def test_an_attribute_that_is_said_to_hold_a_type_does(op):
+    name, default = TYPED[op]
+    for schema in (s for s in SCHEMAS if (s.domain, s.name) == ("", op)):
+        if schema.since_version < 6 and op == "Cast":
+            continue  # text; ONNX Runtime reads none
+        assert schema.attributes[name].type == onnx.defs.OpSchema.AttrType.INT
+        if default is not None:
+            assert schema.attributes[name].default_value.i == default
 
 
 def test_operators_of_onnx_runtime_give_no_integers():
@@ -211,6 +230,11 @@ SAFE = {
          node("Sqrt", ["a_like"], ["r"]), node("Div", ["t", "r"], ["y"])],
         {},
     ),
+    "weights of experts": (
+        [node("Softmax", ["f"], ["s"]), node("TopK", ["s", "three"], ["w", "at"]),
+         node("ReduceSum", ["w", "last"], ["sum"]), node("Div", ["w", "sum"], ["y"])],
+        {"three": np.array([3]), "last": np.array([-1])},
+    ),
     "by a constant": ([node("Div", ["a", "two"], ["y"])], {"two": np.array(2)}),
     "of a constant": ([node("Div", ["ten", "a"], ["y"])], {"ten": np.array([10, -3])}),
     "of what is cast to float": (
@@ -230,6 +254,27 @@ def test_a_division_that_is_harmless_is_taken(name):
     inputs = {"a": (INT64, 1), "b": (INT64, 1)}
     inputs |= {"f": (FLOAT, 2), "g": (FLOAT, 2), "a_like": (FLOAT, 2)}
     check(model(nodes, inputs, constants.items()))
+
+
+def test_results_of_a_function_have_the_types_of_where_it_is_called():
+    imports = [helper.make_opsetid("", 20)]
+    body = [node("Softmax", ["p"], ["s"]), node("MatMul", ["s", "v"], ["r"])]
+    nodes = [
+        node("F", ["f", "g"], ["t"], domain="mmedge"),
+        node("ReduceMax", ["t"], ["most"], keepdims=0),
+        node("Div", ["t", "most"], ["y"]),
+    ]
+    parsed = onnx.load_model_from_string(model(nodes, {"f": (FLOAT, 2), "g": (FLOAT, 2)}))
+    parsed.functions.append(helper.make_function("mmedge", "F", ["p", "v"], ["r"], body, imports))
+    check(parsed.SerializeToString())
+    for kept in parsed.functions[0].node:
+        kept.op_type = "MatMul"
+        kept.input[:] = ["p", "v"]
+    parsed.functions[0].node[1].input[0] = "s"
+    parsed.graph.input[0].type.tensor_type.elem_type = INT64
+    parsed.graph.input[1].type.tensor_type.elem_type = INT64
+    with pytest.raises(BundleError, match="integer division"):
+        check(parsed.SerializeToString())
 
 
 def guarded(minus=-1, one=1, other="b", op="Equal"):
