@@ -359,5 +359,7 @@ def others(value: Array, *, least: int = 0) -> Iterator[tuple[str, Array]]:
 def extremes(value: Array) -> Iterator[tuple[str, Array]]:
     """Integers of 32 and 64 bits that no float32 holds, and one below zero."""
     if value.dtype.name in ("int32", "int64"):
-        for number in (-1, 2**24 + 1):
-            yield f"{number} throughout", np.full_like(value, number)
+        yield "-1 throughout", np.full_like(value, -1)
+        rng = np.random.default_rng(0)
+        large = rng.integers(2**24, 2**25, value.shape, value.dtype)
+        yield "from 2**24 to 2**25", np.array(large, value.dtype)

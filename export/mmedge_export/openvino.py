@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import replace
 from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,11 +21,13 @@ from mmedge.backends.openvino import (
 )
 from mmedge.errors import AccuracyError, BackendError, ExportError
 from mmedge.tolerance import difference
+from mmedge_export.graph import Runner
+from mmedge_export.open_questions import line
+from mmedge_export.openvino_integers import check_integers
 from mmedge_export.variants import base_variant
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from mmedge.bundle import Bundle
     from mmedge.spec import Array, Stage, TensorSpec, Variant
@@ -129,7 +133,9 @@ def add_openvino(bundle: Bundle) -> tuple[Bundle, Variant]:
         The new bundle, open, and the variant.
 
     Raises:
-        AccuracyError: it does not compute what the golden samples hold.
+        AccuracyError: it does not compute what the golden samples hold, or other integers than
+            ONNX Runtime does on extreme inputs
+            (:func:`mmedge_export.openvino_integers.check_integers`).
         ExportError: OpenVINO is not installed or does not take a graph.
     """
     try:
@@ -160,6 +166,17 @@ def add_openvino(bundle: Bundle) -> tuple[Bundle, Variant]:
                         f"output {name!r} {found}, {found.limit_used:.3g} times what its tolerance "
                         f"allows ({limit}); use ONNX Runtime, and report this"
                     )
+    open_questions: list[str] = []
+    with tempfile.TemporaryDirectory(prefix="mmedge-openvino-") as temporary:
+        for stage in stages:
+            open_questions += check_integers(
+                bundle.file(stage.graph),
+                stage,
+                bundle.samples(),
+                Path(temporary),
+                exact=lambda path, _stage: Runner(path),
+                tested=lambda path, wide: OpenVinoRunner(path, wide, alone=True, threads=None),
+            )
     files: dict[str, bytes | Path] = {}
     own = {}
     for stage in stages:
@@ -167,7 +184,14 @@ def add_openvino(bundle: Bundle) -> tuple[Bundle, Variant]:
         if bundle.functions(stage.graph):
             own[stage.name] = name = f"{stage.graph.removesuffix('.onnx')}.inlined.onnx"
             files[name] = _inlined(bundle.file(stage.graph))
-    made = replace(base, backend="openvino", files=own, build={"openvino": version}, metrics={})
+    made = replace(
+        base,
+        backend="openvino",
+        files=own,
+        build={"openvino": version},
+        metrics={},
+        not_checked=tuple(map(line, open_questions)),
+    )
     return bundle.with_variant(made, files), made
 
 
