@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -168,6 +169,7 @@ class Run:
         #: Number of the first sample that may be used, by modality.
         self.first = dict.fromkeys(NAMES, 0)
         self.results = []
+        self.told = {name: Counter() for name in NAMES}
 
     def step(self, at, modality, offset, content, rows):
         self.clock.advance_to(1000.0 + at / 1000)
@@ -208,6 +210,12 @@ class Run:
             for name, used in result.samples.items():
                 assert used[0].seq >= self.first[name], name
             self.results.append(result)
+            assert result.lateness >= 0
+            for name, counts in result.dropped.items():
+                self.told[name].update(counts)
+                # Told once, and also what results that nobody fetched would have told.
+                dropped = self.stream.health().modalities[name].dropped
+                assert all(n <= dropped[why] for why, n in self.told[name].items()), name
         return health
 
 

@@ -151,6 +151,54 @@ def test_slow_encoder_does_not_set_the_rate(pipe, monkeypatch):
         assert s.result(PATIENCE).samples["lidar"][0].seq == 1
 
 
+def test_an_optional_encoder_that_hangs_is_given_up_before_the_deadline(pipe, monkeypatch):
+    with (
+        gated(pipe, monkeypatch, "scan") as (gate, entered),
+        Stream(pipe, trigger="camera", deadline_ms=400.0) as s,
+    ):
+        gate.set()
+        s.push("lidar", value("lidar", 1))
+        s.push("camera", value("camera", 0))
+        assert s.result(PATIENCE).samples["lidar"][0].seq == 0
+        gate.clear()
+        entered.clear()
+        time.sleep(0.35)  # what is ready is too old by now
+        s.push("lidar", value("lidar", 2))
+        assert entered.wait(PATIENCE)
+        for k in range(1, 4):  # its encoder is stuck all the while
+            s.push("camera", value("camera", k))
+            r = s.result(PATIENCE)
+            assert r.outputs["out"][0, COLUMNS["lidar"]].tolist() == [0.5, 0.5]
+            assert r.absent["lidar"].startswith("too_old")
+            # Beyond its age limit, the one in flight would not do either.
+            assert k > 1 or "a newer one is still being encoded" in r.absent["lidar"]
+        await_true(lambda: not s.health().modalities["lidar"].present)
+        gate.set()
+
+
+def test_a_clock_that_raises_in_a_worker_fails_the_stream(pipe, monkeypatch):
+    broken = threading.Event()
+
+    def clock():
+        if broken.is_set() and threading.current_thread().name.startswith("mmedge "):
+            raise OSError("no /clock")
+        return time.monotonic()
+
+    with (
+        gated(pipe, monkeypatch, "see") as (gate, entered),
+        Stream(pipe, trigger="camera", clock=clock) as s,
+    ):
+        s.push("camera", value("camera", 1))
+        assert entered.wait(PATIENCE)
+        broken.set()
+        gate.set()
+        with pytest.raises(BackendError, match="'mmedge camera' died: .*clock raised OSError"):
+            s.result(PATIENCE)
+        with pytest.raises(BackendError, match="the stream failed"):
+            s.push("camera", value("camera", 2))
+        assert_closed_account(s)
+
+
 def test_encoder_that_raises_does_not_stop_the_others(pipe, monkeypatch):
     real = pipe.run_stage
 
