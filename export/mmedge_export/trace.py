@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import onnx
 import torch
 
 # Networks ask torch.onnx.is_in_onnx_export() which form to take; torch.export alone answers no, and
@@ -11,6 +12,7 @@ import torch
 # keep. So the program is captured here, with the answer that torch.onnx.export would give.
 from torch.onnx._internal.exporter._flags import set_onnx_exporting_flag
 
+from mmedge.bundle.operators import NEWEST
 from mmedge.errors import ExportError
 from mmedge_export import feeds, locate
 from mmedge_export.adapter import NAME, Adapter
@@ -52,6 +54,12 @@ def trace(model: Model, *, opset: int | None = None) -> Graph:
             what to do; the exporter's exception is the cause.
     """
     opset = OPSET if opset is None else opset
+    newest = min(onnx.defs.onnx_opset_version(), NEWEST)
+    if opset > newest:
+        raise ExportError(
+            f"opset {opset} was asked for; the newest that the installed onnx "
+            f"{onnx.__version__} and this mmedge know is {newest}: ask for {OPSET} to {newest}"
+        )
     network = Network(model)
     adapter = Adapter(network.module, list(model.inputs), model.outputs)
     dimensions = model.dimensions()
@@ -85,10 +93,11 @@ def trace(model: Model, *, opset: int | None = None) -> Graph:
     # Only now operators that write in place are told apart from what they write to.
     _refuse_state(network.module, onnx_program.exported_program)
     graph = onnx_program.model
-    if graph.opset_imports[""] != opset:
+    reached = graph.opset_imports[""]
+    if reached != opset:
         raise ExportError(
-            f"opset {opset} was asked for, but torch's exporter could only reach opset "
-            f"{graph.opset_imports['']} with this network; ask for that one or a later one"
+            f"opset {opset} was asked for, but torch's exporter could only reach opset {reached} "
+            f"with this network; ask for {reached}, or {OPSET}, the default"
         )
     naming = NameBoundaryPass(tuple(model.inputs), tuple(model.outputs))
     naming(graph)

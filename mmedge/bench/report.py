@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import asdict, dataclass, field, fields
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Never, Self
 
@@ -24,6 +25,10 @@ REPORT_VERSION = 2
 
 #: Bytes of a report that is read: a thousand times what one has.
 MAX_REPORT_BYTES = 64 << 20
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _no_series() -> dict[str, Any]:
@@ -50,6 +55,8 @@ class Report:
 
     Attributes:
         report_version: version of the format.
+        created: when it was made, in UTC (ISO 8601).
+        command: the command line, as it was typed; None where a program made it.
         bundle: ``name``, and ``manifest_sha256``, the digest of the manifest.
         variant: id of the variant that ran, such as ``ort-int8-cpu``.
         load: how calls were made: ``kind`` (``closed``, ``rate``, ``gap`` or ``replay``), ``mode``
@@ -91,8 +98,9 @@ class Report:
         size_bytes: of the variant's files.
         ages_ms: summary by modality of the age of what a result used (stream runs).
         drops: by modality, how many samples were dropped for which reason (stream runs).
-        results: ``triggers``, ``results``, ``fresh``, ``stale``, ``empty``, ``deadline_misses``,
-            ``superseded`` (stream runs, else None).
+        results: ``triggers``, ``results``, ``fresh``, ``stale``, ``empty``, ``superseded``,
+            ``deadline_misses`` (the same as ``missed`` of ``deadline``; 0 without one); of stream
+            runs, else None.
         device: what the machine was: ``name``, ``cpu``, ...; ``before``, ``during`` (with
             ``at_s``) and ``after`` the run; ``throttled`` in words or None.
         energy: ``joules_per_result``, mean ``watts``, their ``source``, or why they are
@@ -102,6 +110,8 @@ class Report:
     """
 
     report_version: int = REPORT_VERSION
+    created: str = field(default_factory=_now)
+    command: str | None = None
     bundle: Mapping[str, Any]
     variant: str
     load: Mapping[str, Any]
@@ -188,6 +198,7 @@ class Report:
                 error
             )
         known = {own.name: data[own.name] for own in fields(cls) if own.name in data}
+        known.setdefault("created", "")  # of an older mmedge: not known, and not now
         try:
             return cls(**known)
         except TypeError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect as signatures
 import logging
+import shlex
 from collections.abc import Callable, Sequence
 from functools import wraps
 from importlib import metadata
@@ -82,6 +83,7 @@ def run(arguments: Sequence[str]) -> int:
     settings.reset()
     words = list(arguments)
     words = words[: words.index("--")] if "--" in words else words
+    settings.command = shlex.join(["mmedge", *arguments])
     settings.json, settings.debug = "--json" in words, "--debug" in words
     if settings.debug:
         # What was left out for an error, and only remarked on, is shown with its traceback.

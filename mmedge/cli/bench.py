@@ -25,6 +25,7 @@ from mmedge.cli.console import (
     emit,
     phases,
     say,
+    settings,
     write_file,
 )
 from mmedge.cli.output import check_file, misuse
@@ -207,6 +208,7 @@ def bench(
                     raise
                 failed = error
         report = kept[-1]
+    report = replace(report, command=settings.command)
     if as_json:
         emit(report.to_json())
     else:

@@ -59,13 +59,16 @@ def show(report: Report) -> None:
 
 def _machine(report: Report) -> Iterator[tuple[str, str]]:
     """The figures that are one line each."""
+    yield "made", report.created or "not known"
     jitter, deadline, metric = report.jitter_ms, report.deadline, report.metric
     yield "throughput", number(report.throughput_hz, "Hz")
     steps = number(jitter["mean_step"], "ms")
     tail = number(jitter["p99_less_p50"], "ms")
     yield "jitter", f"std {number(jitter['std'], 'ms')}, call to call {steps}, p99 - p50 {tail}"
     if deadline is not None:
-        share = f"{deadline['missed']} calls ({100 * deadline['rate']:.3g} %)"
+        what = "trigger" if report.load["mode"] == "stream" else "call"
+        plural = "" if deadline["missed"] == 1 else "s"
+        share = f"{deadline['missed']} {what}{plural} ({100 * deadline['rate']:.3g} %)"
         yield (
             f"deadline of {deadline['ms']:g} ms",
             f"missed by {share}, at most {deadline['longest_run']} in a row",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -24,6 +25,7 @@ from mmedge.cli.console import (
     emit_json,
     number,
     phases,
+    settings,
     table,
     warn,
     write_file,
@@ -94,6 +96,10 @@ def compare(
                 (str(a), str(b)), backend, precision, device,
                 threads=threads, calls=total, sessions=sessions or SESSIONS, progress=tell,
             )  # fmt: skip
+        reports = (
+            replace(reports[0], command=settings.command),
+            replace(reports[1], command=settings.command),
+        )
         for remark in busy_remarks(reports[0]):  # they took turns: it holds of both
             warn(remark)
     else:

@@ -87,6 +87,7 @@ class Settings:
         debug: show tracebacks.
         json: one JSON document on stdout.
         emitted: it is there.
+        command: the words as they were typed; None in a program that calls a verb.
         start: when the command began, on the monotonic clock.
     """
 
@@ -95,6 +96,7 @@ class Settings:
     debug: bool = False
     json: bool = False
     emitted: bool = False
+    command: str | None = None
     start: float = field(default_factory=monotonic)
 
     def reset(self) -> None:

@@ -69,6 +69,16 @@ class Result:
     outputs_t: float | None = None
     trigger: str | None = None
 
+    @property
+    def latency_ms(self) -> float:
+        """``latency`` in milliseconds, as deadlines are given."""
+        return self.latency * 1e3
+
+    @property
+    def ages_ms(self) -> dict[str, float | None]:
+        """``ages`` in milliseconds, as maximum ages are given."""
+        return {name: None if age is None else age * 1e3 for name, age in self.ages.items()}
+
 
 @dataclass(frozen=True, slots=True)
 class ModalityHealth:

@@ -61,7 +61,8 @@ def test_a_table_says_what_was_made_and_overwrite_is_asked_for(tmp_path):
     ("arguments", "message"),
     [
         (("--modality", "m=up"), "'up' is no input"),
-        (("--opset", "5"), "opset 5"),
+        (("--opset", "5"), "ask for 18, or 20, the default"),
+        (("--opset", "99"), "the newest that the installed onnx"),
     ],
 )
 def test_what_does_not_fit_is_told(arguments, message, tmp_path):

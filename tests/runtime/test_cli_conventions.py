@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import stat
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -280,3 +282,23 @@ def test_an_interruption_in_a_finalizer_is_not_lost():
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=15
     )
     assert (done.stdout, done.stderr) == ("stopped\n", "")
+
+
+def test_a_report_says_when_and_by_what_it_was_made(pair, tmp_path):
+    words = ("bench", pair, "--calls", 5, "--sessions", 1, "--warmup", 1, "--no-profile", "-o")
+    said = json.loads(call(*words, tmp_path / "my report.json", "--json").stdout)
+    made = datetime.fromisoformat(said["created"])
+    assert abs((datetime.now(UTC) - made).total_seconds()) < 600
+    assert shlex.split(said["command"]) == [
+        "mmedge", *map(str, words), str(tmp_path / "my report.json"), "--json",
+    ]  # fmt: skip
+    assert mmedge.Report.from_json(tmp_path / "my report.json").command == said["command"]
+
+
+def test_missed_deadlines_are_counted_once(pair):
+    """A stream's own counter knows fresh results alone; the report counts all triggers."""
+    words = ("bench", pair, "--stream", "--trigger", "camera", "--seconds", "0.5", "--no-profile")
+    said = json.loads(call(*words, "--deadline", "0.001", "--json").stdout)
+    assert said["deadline"]["missed"] == said["results"]["deadline_misses"]
+    assert said["deadline"]["missed"] > 0
+    assert said["deadline"]["missed"] <= said["results"]["triggers"]

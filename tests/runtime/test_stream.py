@@ -268,3 +268,11 @@ def test_the_same_choice_is_encoded_and_counted_once(pipe):
             assert s.result(0).samples["lidar"] == ((0, 0.0),)
         h = balanced(s).modalities["lidar"]
         assert (h.encodes, h.encodes_skipped) == (1, 0)
+
+
+def test_a_result_in_milliseconds():
+    from mmedge.stream.result import Result
+
+    result = Result({}, 1.0, 1.25, 0.25, {"a": 0.5, "b": None}, {}, {}, {}, fresh=True, met=None)
+    assert result.latency_ms == 250.0
+    assert result.ages_ms == {"a": 500.0, "b": None}
