@@ -153,6 +153,8 @@ def export(
         for remark in network.remarks:
             tell(f"  {remark}")
         model, run = network.model, network.run
+        if model.made_up is not None:
+            leave("the example is made up; --example FILE gives a real one")
         values = feeds.example(model)
         outputs = network.repeated(values, tolerance, leave)
         if not allow_nan:
@@ -160,7 +162,7 @@ def export(
         absent = absences(model, run, outputs, leave)
         seen: dict[str, Range] = {}
         given = _ranged(model, checked(model), seen)
-        least = least_integer(model)
+        least = least_integer(network.graph)
         samples = golden(model, run, given, samples_limit, allow_nan=allow_nan, least=least)
         base = parity.Case("the example", values, outputs)
         tell("tracing")
@@ -222,17 +224,18 @@ def export(
             provenance=_provenance(model, graph, source, allow_nan=allow_nan),
             not_checked=tuple(not_checked),
         )
-        return Bundle.write(
-            path,
-            manifest,
-            {**made.files, **files},
-            samples=[
-                Sample(proof.inputs, {**proof.outputs, **made.crossing(proof.inputs)})
-                for proof in proofs
-            ],
-            absent=_tokens(model),
-            overwrite=overwrite,
-        )
+        with network.refusals():
+            return Bundle.write(
+                path,
+                manifest,
+                {**made.files, **files},
+                samples=[
+                    Sample(proof.inputs, {**proof.outputs, **made.crossing(proof.inputs)})
+                    for proof in proofs
+                ],
+                absent=_tokens(model),
+                overwrite=overwrite,
+            )
 
 
 def _stages(

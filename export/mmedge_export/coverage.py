@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import onnx_ir as ir
 
 from mmedge.errors import ExportError
 from mmedge_export import feeds
@@ -21,9 +22,8 @@ from mmedge_export.parity import Case
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    import onnx_ir as ir
-
     from mmedge.spec import Array
+    from mmedge_export.graph import Graph
     from mmedge_export.source import Model
 
 __all__ = [
@@ -134,17 +134,16 @@ def _other(value: Array, first: Mapping[tuple[int, ...], Array]) -> bool:
     return bool(known) and not np.isin(value, np.concatenate(known)).all()
 
 
-def least_integer(model: Model) -> int:
-    """Smallest integer that may be made up for the inputs of ``model``: 0, or 1.
+def least_integer(file: Graph | None) -> int:
+    """Smallest integer that may be made up for the inputs of a network: 0, or 1.
 
-    An ONNX file that divides integers by what its inputs hold is not given 0: ONNX Runtime ends the
-    process where torch would raise.
+    ``file`` is the graph of an ONNX file; None: the network is torch's. An ONNX file that divides
+    integers by what its inputs hold is not given 0: ONNX Runtime ends the process where torch would
+    raise.
     """
-    if not isinstance(model.module, Path):
+    if file is None:
         return 0
-    import onnx_ir as ir
-
-    graph = ir.load(model.module).graph
+    graph = file.model.graph
     constant = {*graph.initializers, *_constants(graph)}
     for node in ir.traversal.RecursiveGraphIterator(graph):
         if node.op_type not in ("Div", "Mod") or len(node.inputs) < 2:

@@ -120,8 +120,11 @@ def resize(model: Model, feeds: Mapping[str, Array], sizes: Mapping[str, int]) -
     resized = {}
     for name, value in feeds.items():
         for axis, symbol in model.inputs[name].dynamic.items():
-            if symbol in sizes:
+            if symbol in sizes and value.shape[axis]:
                 value = np.take(value, np.arange(sizes[symbol]) % value.shape[axis], axis)  # noqa: PLW2901
+            elif symbol in sizes:  # of nothing there is nothing to repeat
+                shape = [*value.shape[:axis], sizes[symbol], *value.shape[axis + 1 :]]
+                value = np.zeros(shape, value.dtype)  # noqa: PLW2901
         resized[name] = _contiguous(value)
     return resized
 
@@ -324,6 +327,8 @@ def others(value: Array, *, least: int = 0) -> Iterator[tuple[str, Array]]:
         value: what the network is known to take.
         least: smallest integer that may be tried, below the smallest in ``value``.
     """
+    if not value.size:  # a tensor that never holds anything
+        return
     rng = np.random.default_rng(0)
     kind = value.dtype
     tried: list[tuple[str, Array]]

@@ -50,9 +50,7 @@ def check_outputs(model: Model, outputs: Mapping[str, Array], what: str) -> None
             "(a mask with nothing valid gives NaN), mend the network, or say that it is meant: "
             "--allow-nan, allow_nan=True"
         )
-        raise (
-            refusal(fault, "not-a-number") if isinstance(model.module, Path) else ExportError(fault)
-        )
+        raise _error(model, fault)
 
 
 def check_weights(model: Model) -> None:
@@ -60,11 +58,18 @@ def check_weights(model: Model) -> None:
     listed = broken_weights(model)
     if listed:
         more = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
-        raise ExportError(
+        fault = (
             f"weights have NaN or infinity: {', '.join(map(repr, listed[:_SHOWN]))}{more}. "
             "A training that diverged leaves them; load another checkpoint, or say that they are "
             "meant: --allow-nan, allow_nan=True"
         )
+        raise _error(model, fault)
+
+
+def _error(model: Model, fault: str) -> ExportError:
+    if isinstance(model.module, Path):
+        return refusal(f"{model.module}: {fault}", "not-a-number")
+    return ExportError(fault)
 
 
 def _weights(model: Model) -> Iterator[tuple[str, bool]]:
@@ -82,9 +87,9 @@ def _weights(model: Model) -> Iterator[tuple[str, bool]]:
 
 
 def _onnx_weights(path: Path) -> Iterator[tuple[str, bool]]:
-    import onnx_ir as ir
+    from mmedge_export.onnx_normalize import read_model
 
-    graph = ir.load(path).graph
+    graph = read_model(path)[0].graph
     for value in graph.initializers.values():
         tensor = value.const_value
         if tensor is None or not tensor.dtype.is_floating_point():

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import onnx_ir as ir
+
 from mmedge.errors import ExportError
 
-__all__ = ["RULES", "refusal"]
+__all__ = ["RULES", "may_be_random", "refusal"]
+
+_RANDOM = frozenset({
+    "Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform",
+    "RandomUniformLike",
+})  # fmt: skip
 
 #: Name of each rule -> what it says. docs/onnx.md has one section of each name.
 RULES = {
@@ -17,11 +24,24 @@ RULES = {
     "operator": "operators are those that a bundle may call (docs/bundle.md, Graphs)",
     "random": "the same inputs give the same outputs",
     "example": "the network runs on the example, which made-up values may not allow",
-    "not-a-number": "outputs have no NaN on the example",
+    "not-a-number": "weights and the outputs of the example have no NaN (or --allow-nan is given)",
+    "sizes": "the network takes the sizes of its dynamic dimensions that are tried together",
     "training": "batch normalization is not in training mode",
     "size": "a tensor has at most 2**31 elements",
     "runs": "ONNX Runtime loads the file",
 }
+
+
+def may_be_random(model: ir.Model) -> bool:
+    """Whether a graph has an operator that draws numbers: a random one, or dropout in training."""
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
+        if node.op_type in _RANDOM:
+            return True
+        if node.op_type == "Dropout" and len(node.inputs) > 2 and node.inputs[2] is not None:
+            mode = ir.convenience.get_const_tensor(node.inputs[2])
+            if mode is None or mode.numpy().any():
+                return True
+    return False
 
 
 def refusal(what: str, rule: str) -> ExportError:

@@ -1,7 +1,7 @@
-"""Dynamic dimensions of an ONNX file that are none.
+"""Which sizes the dynamic dimensions of an ONNX file may have, found out by running it.
 
-Tools write a name over a fixed size of an input and leave the sizes inside the graph as they were.
-Such a file runs at one size only, which is found out by running it at others.
+A file names its dimensions and says nothing of their limits, and tools write a name over a fixed
+size of an input while the sizes inside the graph stay as they were.
 """
 
 from __future__ import annotations
@@ -13,20 +13,22 @@ from mmedge.errors import ExportError
 from mmedge_export import feeds
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Mapping
 
     from mmedge_export.golden import Run
     from mmedge_export.source import Model
 
-__all__ = ["fix_sizes"]
+__all__ = ["find_sizes"]
 
 
-def fix_sizes(model: Model, run: Run) -> tuple[Model, tuple[str, ...]]:
-    """``model`` with each dimension fixed at its example's size where the network refuses others.
+def find_sizes(model: Model, run: Run) -> tuple[Model, tuple[str, ...]]:
+    """``model`` with what its dynamic dimensions take.
 
-    A dimension is tried at one more than the example's size and at twice as much, alone, and then
-    together with the others that were refused. Dimensions whose limits the model states stay as
-    they are, and so does a model with samples, which tell of themselves which sizes there are.
+    Each is tried alone, at one more than the example's size, else at a few steps more, and at its
+    smallest. Where the network refuses all larger sizes, the dimension is one with another that is
+    refused and has the same size, if the network takes both larger; else it is fixed. Dimensions
+    whose limits the model states stay as they are, and so does a model with samples, which tell of
+    themselves which sizes there are.
 
     Args:
         model: of an ONNX file.
@@ -37,61 +39,97 @@ def fix_sizes(model: Model, run: Run) -> tuple[Model, tuple[str, ...]]:
     """
     if model.samples is not None:
         return model, ()
-    example = feeds.sizes(model, feeds.example(model))
-    remarks: list[str] = []
-    refused: dict[str, str] = {}
-    for symbol, size in example.items():
-        if symbol in model.dims or not size:
-            continue
-        taken, said = _try(model, run, {symbol: (size + 1, 2 * size)})
-        if not taken:
-            refused[symbol] = said
-        elif len(taken) == 1 and size > 1:
-            remarks.append(
-                f"dimension {symbol!r}: the network takes {taken[0]} and {size}, but not "
-                f"{size + 1}: {said}. Sizes that it refuses fail when the bundle runs"
+    search = _Search(model, run)
+    search.find()
+    return search.model, tuple(search.remarks)
+
+
+class _Search:
+    """The model as far as its dimensions are known."""
+
+    def __init__(self, model: Model, run: Run) -> None:
+        self.model, self._run = model, run
+        self.remarks: list[str] = []
+        self._said = ""
+
+    def find(self) -> None:
+        """Every dimension in turn."""
+        sizes = feeds.sizes(self.model, feeds.example(self.model))
+        refused = {
+            symbol: size
+            for symbol, size in sizes.items()
+            if symbol not in self.model.dims and not self._limit(symbol, size)
+        }
+        while refused:
+            symbol, size = refused.popitem()
+            twin = next((s for s, n in refused.items() if n == size and self._fit(s, symbol)), None)
+            if twin is None:
+                self._fix(symbol, size)
+                continue
+            self.remarks.append(
+                f"dimensions {twin!r} and {symbol!r} are one, {twin!r}: the network takes no other "
+                f"size of one of them alone ({self._said})"
             )
-    if len(refused) > 1:
-        together, _ = _try(model, run, {s: (example[s] + 1, 2 * example[s]) for s in refused})
-        if together:
-            remarks.append(
-                f"dimensions {', '.join(refused)}: the network refuses another size of one of them "
-                "alone; their sizes must fit each other"
+            self._rename(symbol, twin)
+            if self._limit(twin, size):
+                del refused[twin]
+
+    def _limit(self, symbol: str, size: int) -> bool:
+        """Find the limits of a dimension; whether it takes a larger size at all."""
+        steps = [step for step in range(1, size + 1) if size % step == 0] or [1]
+        step = next((s for s in steps if self._takes({symbol: size + s})), None)
+        if step is None:
+            return False
+        least = self._least(symbol, size, step)
+        if (least, step) != (1, 1):
+            limits: tuple[int, None] | tuple[int, None, int] = (least, None, step)
+            self.model = replace(self.model, dims={**self.model.dims, symbol: limits})
+            spans = f"{least} and more" + (f", in steps of {step}" if step > 1 else "")
+            self.remarks.append(
+                f"dimension {symbol!r} may be {spans}, as far as was tried: the network refuses "
+                f"others ({self._said})"
             )
-            refused = {}
-    for symbol, said in refused.items():
-        remarks.append(
-            f"dimension {symbol!r} is fixed at {example[symbol]}: the network refuses "
-            f"{example[symbol] + 1} and {2 * example[symbol]} ({said})"
+        return True
+
+    def _least(self, symbol: str, size: int, step: int) -> int:
+        """The smallest size that the network takes, if it takes all above it."""
+        low, high = 1, size // step  # in steps; the network takes ``high``
+        if high <= low or self._takes({symbol: low * step}):
+            return min(low * step, size)
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if self._takes({symbol: middle * step}) else (middle, high)
+        return high * step
+
+    def _fit(self, one: str, other: str) -> bool:
+        """Whether the network takes the same larger size of both."""
+        size = feeds.sizes(self.model, feeds.example(self.model))[one]
+        return self._takes({one: size + 1, other: size + 1}) or self._takes(
+            {one: 2 * size, other: 2 * size}
         )
-    return _fixed(model, refused), tuple(remarks)
 
-
-def _try(model: Model, run: Run, sizes: Mapping[str, tuple[int, int]]) -> tuple[list[int], str]:
-    """Which of the sizes the network takes, and what it said of the first that it refused.
-
-    Dimensions of several symbols take their first sizes at once, then their second.
-    """
-    taken: list[int] = []
-    said = ""
-    for at in (0, 1):
-        wanted = {symbol: pair[at] for symbol, pair in sizes.items()}
+    def _takes(self, sizes: Mapping[str, int]) -> bool:
         try:
-            run(feeds.resize(model, feeds.example(model), wanted))
+            self._run(feeds.resize(self.model, feeds.example(self.model), sizes))
         except ExportError as error:
-            said = said or str(error).rpartition("Status Message: ")[2][:200]
-        else:
-            taken.append(next(iter(wanted.values())))
-    return taken, said
+            self._said = str(error).rpartition("Status Message: ")[2][:200]
+            return False
+        return True
 
+    def _rename(self, symbol: str, name: str | None) -> None:
+        """Call a dimension otherwise; None fixes it."""
+        names: dict[str, str | None] = {**{s: s for s in self.model.dimensions()}, symbol: name}
+        inputs = {}
+        for key, value in self.model.inputs.items():
+            renamed = {axis: names[known] for axis, known in value.dynamic.items()}
+            dynamic = {axis: known for axis, known in renamed.items() if known is not None}
+            inputs[key] = replace(value, dynamic=dynamic)
+        self.model = replace(self.model, inputs=inputs)
 
-def _fixed(model: Model, symbols: Collection[str]) -> Model:
-    if not symbols:
-        return model
-    inputs = {
-        name: replace(
-            value, dynamic={axis: s for axis, s in value.dynamic.items() if s not in symbols}
+    def _fix(self, symbol: str, size: int) -> None:
+        self._takes({symbol: size + 1})  # for what it says
+        self.remarks.append(
+            f"dimension {symbol!r} is fixed at {size}: the network refuses larger sizes "
+            f"({self._said})"
         )
-        for name, value in model.inputs.items()
-    }
-    return replace(model, inputs=inputs)
+        self._rename(symbol, None)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mmedge.errors import ExportError
 from mmedge.tolerance import difference
-from mmedge_export import feeds
+from mmedge_export import feeds, onnx_rules
 from mmedge_export.parity import Case
 
 if TYPE_CHECKING:
@@ -101,10 +102,13 @@ def try_sizes(
         if reason:
             raise ExportError(f"{refusal}: {reason}\n  {trial.refusal}") from trial.refusal
         if not varied:
-            raise ExportError(
+            advice = (
                 f"{refusal}: state the smallest and largest size of each in Model.dims (and what "
                 f"they are a multiple of), or give samples of several sizes. {trial.refusal}"
-            ) from trial.refusal
+            )
+            if isinstance(model.module, Path):
+                raise onnx_rules.refusal(advice, "sizes") from trial.refusal
+            raise ExportError(advice) from trial.refusal
         leave(f"{trial.what}, which the network refuses ({trial.refusal})")
     return [case for trial in trials for case in trial.cases]
 

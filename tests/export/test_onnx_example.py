@@ -126,19 +126,42 @@ def test_a_batch_that_is_dynamic_stays_so(tmp_path):
     assert manifest.stages[0].outputs[0].shape[1] == 3
 
 
-def test_sizes_that_fit_each_other_stay_dynamic(tmp_path):
+def test_sizes_that_only_change_together_are_one(tmp_path):
     path = save(
         tmp_path / "net.onnx",
-        [helper.make_node("Add", ["a", "b"], ["y"])],
-        [("a", FLOAT, ["n", 4]), ("b", FLOAT, ["m", 4])],
-        [("y", FLOAT, [None, 4])],
+        [helper.make_node("Add", ["a", "b"], ["y"]), *relu_chain("c", "z")],
+        [("a", FLOAT, ["n", 4]), ("b", FLOAT, ["m", 4]), ("c", FLOAT, ["k"])],
+        [("y", FLOAT, [None, 4]), ("z", FLOAT, [None])],
     )
-    example = {"a": floats(3, 4), "b": floats(3, 4)}
-    manifest = check(
-        path, tmp_path, example, {"a": floats(5, 4), "b": floats(5, 4)}, example=example
+    feeds = [{"a": floats(n, 4), "b": floats(n, 4), "c": floats(2)} for n in (3, 5)]
+    manifest = check(path, tmp_path, *feeds, example=feeds[0])
+    assert [spec.shape[0] for spec in manifest.inputs().values()] == ["n", "n", "k"]
+    assert any("'n' and 'm' are one, 'n'" in r for r in manifest.cut.remarks)
+
+
+def test_limits_of_sizes_are_found(tmp_path):
+    """A kernel of 5 wants 5 rows; halves and back wants an even number of columns."""
+    path = save(
+        tmp_path / "net.onnx",
+        [
+            helper.make_node("Conv", ["x", "k"], ["c"], pads=[0, 2, 0, 2]),
+            helper.make_node("MaxPool", ["c"], ["p"], kernel_shape=[1, 2], strides=[1, 2]),
+            helper.make_node("Upsample", ["p", "scales"], ["u"]),
+            helper.make_node("Add", ["u", "c"], ["y"]),
+        ],
+        [("x", FLOAT, [1, 1, "rows", "columns"])],
+        [("y", FLOAT, [1, 1, None, None])],
+        {"k": floats(1, 1, 5, 5), "scales": np.array([1, 1, 1, 2], np.float32)},
+        opset=9,
     )
-    assert [spec.shape[0] for spec in manifest.inputs().values()] == ["n", "m"]
-    assert any("dimensions n, m: the network refuses" in r for r in manifest.cut.remarks)
+    feeds = [{"x": floats(1, 1, *shape)} for shape in ((5, 2), (7, 6), (16, 18))]
+    manifest = check(path, tmp_path, *feeds)
+    rows, columns = manifest.dimensions["rows"], manifest.dimensions["columns"]
+    assert (rows.min, rows.max, rows.multiple) == (5, None, 1)
+    assert (columns.min, columns.max, columns.multiple) == (2, None, 2)
+    said = " ".join(manifest.cut.remarks)
+    assert "'rows' may be 5 and more" in said
+    assert "'columns' may be 2 and more, in steps of 2" in said
 
 
 def test_floats_that_give_nan_are_drawn_anew(tmp_path):
