@@ -19,10 +19,10 @@ from mmedge.arrays import contiguous, host_array
 from mmedge.constraints import Relations, allows, spans
 from mmedge.errors import InputError
 from mmedge.spec import DTYPES, Array, Modality, TensorSpec
-from mmedge.text import text_encoders
 
 if TYPE_CHECKING:
     from mmedge.bundle import Bundle
+    from mmedge.text import TextEncoder
 
 __all__ = ["Feeds"]
 
@@ -54,7 +54,7 @@ class Feeds:
         # They lie beside the golden samples, which a load has no other need to read.
         stand_ins = any(modality.absent == "token" for modality in manifest.modalities)
         self._tokens = bundle.absent_tokens() if stand_ins else {}
-        self._texts = text_encoders(bundle)
+        self._texts = _text_encoders(bundle)
         self._passed: dict[Signature, dict[str, Array]] = {}
         # Name, dtype and shape of each input of the last call, and what stood in for others.
         self._last: tuple[tuple[tuple[str, Any, Any], ...], dict[str, Array]] = ((), {})
@@ -328,6 +328,15 @@ class Feeds:
             f"input {name!r} takes no text; "
             + (f"these do: {', '.join(takers)}" if takers else "this bundle has no tokenizer")
         )
+
+
+def _text_encoders(bundle: Bundle) -> dict[str, TextEncoder]:
+    if all(modality.tokenizer is None for modality in bundle.manifest.modalities):
+        return {}
+    # A bundle without text need not load what reads it.
+    from mmedge.text import text_encoders
+
+    return text_encoders(bundle)
 
 
 def _contiguous(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,6 @@ a pattern may take hours, a merge may be left out at random. So the file is chec
 
 from __future__ import annotations
 
-import base64
 import binascii
 import struct
 from typing import TYPE_CHECKING
@@ -202,7 +201,7 @@ def _longest_replacement(value: object, where: str) -> int:
     if not isinstance(value, str):
         raise Misfit(where, "a table in base64", show(value))
     try:
-        table = base64.b64decode(value, validate=True)
+        table = binascii.a2b_base64(value, strict_mode=True)
         (size,) = struct.unpack_from("<I", table)
     except (binascii.Error, ValueError, struct.error) as error:
         raise Misfit(where, "a table in base64", f"what is none ({error})") from error
