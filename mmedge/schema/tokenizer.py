@@ -23,7 +23,7 @@ __all__ = ["MAX_TEXT_CHARACTERS", "MAX_TOKENIZER_BYTES", "check_tokenizer"]
 #: Bytes of a tokenizer's file: several times the largest vocabulary in use (256,000 pieces).
 MAX_TOKENIZER_BYTES = 128 << 20
 #: Characters of one text, as it is given and after normalization.
-MAX_TEXT_CHARACTERS = 16_384
+MAX_TEXT_CHARACTERS = 8_192
 #: Most tokens that a tokenizer may pad a text to.
 MAX_PADDED_TOKENS = 1 << 16
 #: Components of one kind, with those inside sequences.
@@ -31,7 +31,7 @@ MAX_COMPONENTS = 32
 #: How much longer all normalizers together may make a text.
 MAX_GROWTH = 1024
 #: Alternatives, over all patterns of a file, that may have to try again from many places.
-MAX_RETRYING = 8
+MAX_RETRYING = 4
 #: Characters of a word that WordPiece looks up piece by piece (its own default is 100).
 MAX_WORD_CHARACTERS = 512
 #: Parts of a template around the text, and special tokens in it.
@@ -104,16 +104,17 @@ def check_tokenizer(data: bytes, source: str) -> None:
             parts = list(_parts(tree.get(kind), kind, f"$.{kind}"))
             if len(parts) > MAX_COMPONENTS:
                 raise Misfit(f"$.{kind}", f"at most {MAX_COMPONENTS} components", str(len(parts)))
+            longer = 1  # than the text, whose length counts anew once it is normalized
             for where, part in parts:
-                retrying += _pattern(part, where)
-                if kind == "normalizer":
-                    growth *= _growth(part, where)
+                # Time goes with the square of the length.
+                retrying += _pattern(part, where) * longer**2
+                if kind in ("normalizer", "pre_tokenizer"):
+                    longer *= _growth(part, where)
                 if part["type"] == "TemplateProcessing":
                     _check_template(part, where)
+            growth = max(growth, longer)
         if growth > MAX_GROWTH:
-            raise Misfit(
-                "$.normalizer", f"a text at most {MAX_GROWTH} times as long", f"{growth} times"
-            )
+            raise Misfit("$", f"a text at most {MAX_GROWTH} times as long", f"{growth} times")
         if retrying > MAX_RETRYING:
             raise Misfit(
                 "$",
@@ -185,7 +186,7 @@ def _growth(part: Mapping[str, object], where: str) -> int:
             raise Misfit(f"{where}.prepend", f"at most {MAX_TEMPLATE} characters", show(text))
         return 1
     if name != "Replace":
-        return max(1, _NORMALIZERS[name])
+        return max(1, _NORMALIZERS.get(name, 1))
     content = part.get("content")
     if not isinstance(content, str):
         raise Misfit(f"{where}.content", "a string", show(content))

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import time
 
 import numpy as np
 import pytest
@@ -107,7 +108,7 @@ def test_special_tokens_alone_are_tokens(tmp_path):
     ("text", "message"),
     [
         ("go \ud800", "half of a surrogate pair"),
-        ("go " * MAX_TEXT_CHARACTERS, "expected at most 16384"),
+        ("go " * MAX_TEXT_CHARACTERS, "expected at most 8192"),
     ],
 )
 def test_text_that_no_tokenizer_takes(tmp_path, text, message):
@@ -183,10 +184,22 @@ def template(*ids):
 PADDING = json.loads(words(length=8).to_str())["padding"]
 TRUNCATION = {"direction": "Right", "strategy": "LongestFirst"}
 HOSTILE = {
-    "growth": (grown(20), r"\$.normalizer: expected a text at most 1024 times as long"),
+    "growth": (grown(20), "expected a text at most 1024 times as long"),
     "growth by one pattern": (
         {"normalizer": {"type": "Replace", "pattern": {"Regex": "."}, "content": "a" * 2000}},
         "1024 times",
+    ),
+    "a slow pattern on a text that grew": (
+        {
+            "normalizer": {
+                "type": "Sequence",
+                "normalizers": [
+                    {"type": "Replace", "pattern": {"String": "a"}, "content": "    "},
+                    {"type": "Replace", "pattern": {"Regex": r"\s+b"}, "content": ""},
+                ],
+            }
+        },
+        "at most 4 alternatives of patterns that can fail after a repetition, got 16",
     ),
     "empty pattern": (
         {"normalizer": {"type": "Replace", "pattern": {"String": ""}, "content": "a"}},
@@ -299,3 +312,20 @@ def test_a_model_without_a_type_as_old_files_have_it(tmp_path):
     write_text_bundle(tmp_path / "b", json.dumps(tree).encode())
     with mmedge.load(tmp_path / "b", threads=1) as pipe:
         assert pipe(text="go left")["ids_seen"][0, :2].tolist() == [4, 5]
+
+
+@pytest.mark.timeout(60)
+def test_the_slowest_pattern_that_is_taken_ends_soon(tmp_path):
+    tokens = {
+        **json.loads(words(length=8).to_str()),
+        **split("|".join(rf"\s?\s+{c}" for c in "abcd")),
+    }
+    write_text_bundle(tmp_path / "b", json.dumps(tokens).encode())
+    text = " " * (MAX_TEXT_CHARACTERS - 5) + "qabcd"
+    with mmedge.load(tmp_path / "b", threads=1) as pipe:
+        begun = time.monotonic()
+        pipe(text=text)
+        assert time.monotonic() - begun < 20.0  # 3 s by itself; other work may share the core
+    tokens |= split("|".join(rf"\s?\s+{c}" for c in "abcde"))
+    with pytest.raises(BundleError, match="at most 4 alternatives of patterns that can fail"):
+        write_text_bundle(tmp_path / "c", json.dumps(tokens).encode())
