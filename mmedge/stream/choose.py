@@ -123,9 +123,12 @@ class Chooser:
                 return asked
             if asked.item.state is State.FAILED:
                 return self._choose_failed(track, t, asked.item.error)
-            older = track.older(t)
-            if self._waits(active, track, track.expected(asked.item, now), now, instead=older):
+            # Where a policy matches samples in time, none but the one asked for will do.
+            instead = None if track.matches_times else track.ready
+            expected = track.expected(asked.item, now)
+            if self._waits(active, track, expected, now, instead=instead):
                 return None
+            older = track.older(t)
             if older is not None:
                 note = (
                     "an older value: the results would have to wait for the encoding of the newest"
@@ -133,7 +136,9 @@ class Chooser:
                 return Choice(older, None, note=note)
             if self._has_deadline:
                 return self._choose_late(track, "deadline: its encoding would take too long")
-            return self._choose_late(track, f"its encoder has run for {now - track.started:.6g} s")
+            why = track.why_absent(track.ready, t) or "late"
+            running = f"its encoder has run for {now - track.started:.6g} s"
+            return self._choose_late(track, f"{why}; {running}")
         absent = track.why_absent(track.ready, t)
         if absent is None and track.encoder_error is None:
             late = until is not None and track.unready(t) is not None

@@ -463,9 +463,14 @@ class Track:
     def _under_way(self) -> list[Item]:
         return ([] if self._running is None else [self._running]) + self._queue
 
+    @property
+    def matches_times(self) -> bool:
+        """Whether its policy chooses by time, and not what is newest."""
+        return self._history is not None
+
     def older(self, t: float) -> Item | None:
         """The newest encoded item where it would do at time ``t`` in place of one that is not."""
-        if isinstance(self.policy, Exact | Interpolate) or self.encoder_error is not None:
+        if self.matches_times or self.encoder_error is not None:
             return None
         return self.ready if self.why_absent(self.ready, t) is None else None
 

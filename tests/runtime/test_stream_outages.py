@@ -186,6 +186,21 @@ def test_slow_optional_encoder_does_not_set_the_rate_of_results(pipe, deadline, 
             assert r.ages["lidar"] <= 0.3 + 1e-6
 
 
+def test_slow_optional_encoder_on_demand_does_not_set_the_rate_of_results(pipe):
+    """The state's rate is above the trigger's, so that it is encoded for a trigger."""
+    clock = SimulatedClock(costs={"double": 0.1})
+    with Stream(pipe, trigger=15, clock=clock, keep=1000) as s:
+        for k in range(300):
+            clock.advance_to(k / 30)
+            s.push("odom", value("odom", k))
+            s.push("camera", value("camera", k))
+        results = [s.result(0) for _ in range(s.health().results)]
+        balanced(s)
+    assert sum(r.fresh for r in results) >= 145
+    assert all(r.ages["odom"] <= 0.15 + 1e-6 for r in results if "odom" not in r.absent)
+    assert any("odom" not in r.absent for r in results)
+
+
 def test_optional_encoder_that_is_fast_enough_is_waited_for(pipe):
     """Its age limit is its period, so that for a moment only the one in flight would do."""
     clock = SimulatedClock(costs={"scan": 0.02, "fuse": 0.001})
