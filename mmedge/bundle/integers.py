@@ -13,12 +13,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from mmedge.bundle.onnxgraph import Tensor
 from mmedge.bundle.operators import FIRST, NO_INTEGERS, SAME, TYPED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from mmedge.bundle.onnxgraph import Graph, Node, Tensor
+    from mmedge.bundle.onnxgraph import Graph, Node
 
 __all__ = ["Scope", "division_fault"]
 
@@ -48,7 +49,13 @@ class Scope:
         self.ranks: dict[str, int] = {}
 
     def enter(self, graph: Graph) -> None:
-        """Take a graph's inputs and constants; a default of an input is no constant."""
+        """Take a graph's inputs and constants; a default of an input is no constant.
+
+        Nodes may stand in any order: a name that a body makes further down is not that of a tensor
+        around it.
+        """
+        if self.outer is not None:
+            self.integers.update((name, True) for node in graph.nodes for name in node.outputs)
         for name, (kind, rank) in graph.inputs.items():
             self.integers[name] = kind in _INTEGERS or not kind
             if rank is not None:
@@ -72,6 +79,7 @@ class Scope:
         maybe = self._may_be_integer(node)
         for index, name in enumerate(node.outputs):
             self.makers[name] = node
+            self.constants.pop(name, None)
             if bodies is not None:
                 self.integers[name] = bodies.get(name, True)
             elif not node.domain and index == 0 and node.op in FIRST:
@@ -171,7 +179,7 @@ def _is_guarded(divisor: str, scope: Scope) -> bool:
         return False
     condition, one, other = where.inputs
     equal = scope.maker(condition)
-    if equal is None or (equal.domain, equal.op) != ("", "Equal") or equal.inputs[:1] != (other,):
+    if equal is None or (equal.domain, equal.op) != ("", "Equal") or equal.inputs[:1] != [other]:
         return False
     return len(equal.inputs) == 2 and _is_all(equal.inputs[1], -1, scope) and _is_all(one, 1, scope)
 
@@ -183,6 +191,4 @@ def _is_all(name: str, value: int, scope: Scope) -> bool:
 
 
 def _int64(values: tuple[int, ...]) -> Tensor:
-    from mmedge.bundle.onnxgraph import Tensor
-
     return Tensor(kind=_INT64, shape=(len(values),), values=values)

@@ -6,7 +6,6 @@ a field that is not in them is refused, since another reader might make somethin
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from math import prod
 from typing import Final
 
@@ -15,6 +14,7 @@ from mmedge.bundle.protobuf import (
     FIXED32,
     FIXED64,
     REPEATED,
+    SKIPPED,
     VARINT,
     WireError,
     WireReader,
@@ -41,33 +41,34 @@ MAX_DEPTH, MAX_NODES, MAX_NAMES = 48, 100_000, 1_000_000
 #: Elements of the largest constant whose values are looked at.
 MAX_VALUES: Final = 4096
 
-# Wire types of a field, a bit for each, in capitals where it is repeated. A repeated number may be
-# packed or not.
+# Wire types of a field, a bit for each, in capitals where it is repeated; s is a text or message
+# that is stepped over. A repeated number may be packed or not.
 _v, _b, _f = 1 << VARINT, 1 << BYTES, 1 << FIXED32
 _B = _b | 1 << REPEATED
+_s, _S = _b | 1 << SKIPPED, _B | 1 << SKIPPED
 _V, _F, _D = _v | _B, _f | _B, 1 << FIXED64 | _B
 
 _MODEL: Final = table({
-    1: _v, 2: _b, 3: _b, 4: _b, 5: _v, 6: _b, 7: _b, 8: _B, 14: _B, 20: _B, 25: _B, 26: _B,
+    1: _v, 2: _s, 3: _s, 4: _s, 5: _v, 6: _s, 7: _b, 8: _B, 14: _S, 20: _B, 25: _B, 26: _S,
 })  # fmt: skip
 _GRAPH: Final = table({
-    1: _B, 2: _b, 5: _B, 10: _b, 11: _B, 12: _B, 13: _B, 14: _B, 15: _B, 16: _B,
+    1: _B, 2: _s, 5: _B, 10: _s, 11: _B, 12: _B, 13: _S, 14: _S, 15: _B, 16: _S,
 })  # fmt: skip
 _NODE: Final = table({
-    1: _B, 2: _B, 3: _b, 4: _b, 5: _B, 6: _b, 7: _b, 8: _b, 9: _B, 10: _B,
+    1: _B, 2: _B, 3: _s, 4: _b, 5: _B, 6: _s, 7: _b, 8: _b, 9: _S, 10: _S,
 })  # fmt: skip
 _ATTRIBUTE: Final = table({
-    1: _b, 2: _f, 3: _v, 4: _b, 5: _b, 6: _b, 7: _F, 8: _V, 9: _B, 10: _B, 11: _B, 13: _b, 14: _b,
-    15: _B, 20: _v, 21: _b, 22: _b, 23: _B,
+    1: _b, 2: _f, 3: _v, 4: _s, 5: _b, 6: _b, 7: _F, 8: _V, 9: _S, 10: _B, 11: _B, 13: _s, 14: _s,
+    15: _S, 20: _v, 21: _b, 22: _b, 23: _B,
 })  # fmt: skip
 _TENSOR: Final = table({
-    1: _V, 2: _v, 3: _b, 4: _F, 5: _V, 6: _B, 7: _V, 8: _b, 9: _b, 10: _D, 11: _V, 12: _b, 13: _B,
-    14: _v, 16: _B,
+    1: _V, 2: _v, 3: _b, 4: _F, 5: _V, 6: _B, 7: _V, 8: _b, 9: _b, 10: _D, 11: _V, 12: _s, 13: _B,
+    14: _v, 16: _S,
 })  # fmt: skip
 _FUNCTION: Final = table({
-    1: _b, 4: _B, 5: _B, 6: _B, 7: _B, 8: _b, 9: _B, 10: _b, 11: _B, 12: _B, 13: _b, 14: _B,
+    1: _b, 4: _B, 5: _B, 6: _S, 7: _B, 8: _s, 9: _S, 10: _b, 11: _B, 12: _S, 13: _b, 14: _S,
 })  # fmt: skip
-_VALUE: Final = table({1: _b, 2: _b, 3: _b, 4: _B})
+_VALUE: Final = table({1: _b, 2: _b, 3: _s, 4: _S})
 _TYPE: Final = table({1: _b, 4: _b, 5: _b, 6: _b, 7: _b, 8: _b, 9: _b})
 _TENSOR_TYPE: Final = table({1: _v, 2: _b})
 _SHAPE: Final = table({1: _B})
@@ -81,7 +82,9 @@ _INT32: Final = 0xFFFF_FFFF
 _EXTERNAL_KEYS: Final = frozenset({"location", "offset", "length", "checksum"})
 
 
-@dataclass(slots=True)
+# Plain classes, since making dataclasses would take more of an import than all else here.
+
+
 class Tensor:
     """A constant.
 
@@ -93,76 +96,103 @@ class Tensor:
         values: of a small int32 or int64 constant in the file; None: not looked at.
     """
 
-    name: str = ""
-    kind: int = 0
-    shape: tuple[int, ...] = ()
-    external: dict[str, str] = field(default_factory=dict)
-    values: tuple[int, ...] | None = None
+    __slots__ = ("external", "kind", "name", "shape", "values")
+
+    def __init__(
+        self, kind: int = 0, shape: tuple[int, ...] = (), values: tuple[int, ...] | None = None
+    ) -> None:
+        self.name = ""
+        self.kind = kind
+        self.shape = shape
+        self.external: dict[str, str] = {}
+        self.values = values
 
 
-@dataclass(slots=True)
 class Attribute:
     """An attribute of a node; of its value what a check may look at.
 
-    ``reference`` names the attribute of the function that it takes its value from.
+    Attributes:
+        integers: of ``i`` or ``ints``.
+        tensor: of ``t``.
+        graphs: of ``g`` or ``graphs``.
+        reference: the attribute of the function that it takes its value from; empty: of none.
     """
 
-    integers: tuple[int, ...] = ()
-    tensor: Tensor | None = None
-    graphs: tuple[Graph, ...] = ()
-    reference: str = ""
+    __slots__ = ("graphs", "integers", "reference", "tensor")
+
+    def __init__(self) -> None:
+        self.integers: tuple[int, ...] = ()
+        self.tensor: Tensor | None = None
+        self.graphs: tuple[Graph, ...] = ()
+        self.reference = ""
 
 
-@dataclass(slots=True)
 class Node:
     """An operator's call. A domain ``ai.onnx`` is the empty one."""
 
-    op: str
-    domain: str
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    attributes: dict[str, Attribute]
+    __slots__ = ("attributes", "domain", "inputs", "op", "outputs")
+
+    def __init__(
+        self,
+        op: str,
+        domain: str,
+        inputs: list[str],
+        outputs: list[str],
+        attributes: dict[str, Attribute],
+    ) -> None:
+        self.op, self.domain = op, domain
+        self.inputs, self.outputs = inputs, outputs
+        self.attributes = attributes
 
 
-@dataclass(slots=True)
 class Graph:
     """A graph or the body of a branch or loop.
 
     ``inputs`` maps names to TensorProto.DataType (0: not said) and rank (None: not said).
     """
 
-    nodes: list[Node] = field(default_factory=list)
-    constants: dict[str, Tensor] = field(default_factory=dict)
-    inputs: dict[str, tuple[int, int | None]] = field(default_factory=dict)
-    outputs: list[str] = field(default_factory=list)
+    __slots__ = ("constants", "inputs", "nodes", "outputs")
+
+    def __init__(self) -> None:
+        self.nodes: list[Node] = []
+        self.constants: dict[str, Tensor] = {}
+        self.inputs: dict[str, tuple[int, int | None]] = {}
+        self.outputs: list[str] = []
 
 
-@dataclass(slots=True)
 class Function:
     """A model-local function."""
 
-    domain: str
-    op: str
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    nodes: list[Node]
+    __slots__ = ("domain", "inputs", "nodes", "op", "outputs")
+
+    def __init__(self) -> None:
+        self.domain = self.op = ""
+        self.inputs: list[str] = []
+        self.outputs: list[str] = []
+        self.nodes: list[Node] = []
 
 
-@dataclass(slots=True)
 class Model:
     """A file.
 
     Attributes:
         graph: the outermost.
         functions: by domain and operator.
-        external: of every tensor with external data, its entries and the bytes it needs.
+        external: every tensor with external data.
         opsets: version of the operators by domain.
     """
 
-    graph: Graph
-    functions: dict[tuple[str, str], Function]
-    external: list[Tensor]
-    opsets: dict[str, int]
+    __slots__ = ("external", "functions", "graph", "opsets")
+
+    def __init__(
+        self,
+        graph: Graph,
+        functions: dict[tuple[str, str], Function],
+        external: list[Tensor],
+        opsets: dict[str, int],
+    ) -> None:
+        self.graph, self.functions = graph, functions
+        self.external, self.opsets = external, opsets
 
 
 def read_model(data: memoryview) -> Model:
@@ -247,28 +277,23 @@ class _Reader(WireReader):
         return graph
 
     def _function(self, start: int, end: int) -> Function:
-        domain = op = overload = ""
-        inputs: list[str] = []
-        outputs: list[str] = []
-        nodes: list[Node] = []
+        function = Function()
         for number, begin, stop in self.fields(start, end, _FUNCTION):
             if number == 1:
-                op = self.text(begin, stop)
+                function.op = self.text(begin, stop)
             elif number == 10:
-                domain = self.text(begin, stop)
-            elif number == 13:
-                overload = self.text(begin, stop)
+                function.domain = self.text(begin, stop)
             elif number == 4:
-                inputs.append(self.text(begin, stop))
+                function.inputs.append(self.text(begin, stop))
             elif number == 5:
-                outputs.append(self.text(begin, stop))
+                function.outputs.append(self.text(begin, stop))
             elif number == 7:
-                nodes.append(self._node(begin, stop, 2))
+                function.nodes.append(self._node(begin, stop, 2))
             elif number == 11:
                 self._attribute(begin, stop, 2)
-        if overload:
-            raise WireError(f"an overload of function {op!r}")
-        return Function(domain, op, tuple(inputs), tuple(outputs), nodes)
+            elif number == 13 and begin != stop:
+                raise WireError("an overload of a function")
+        return function
 
     def _node(self, start: int, end: int, depth: int) -> Node:
         self._nodes += 1
@@ -296,7 +321,7 @@ class _Reader(WireReader):
                 raise WireError(f"an overload of {op!r}")
         self._count_names(len(inputs) + len(outputs))
         domain = "" if domain == "ai.onnx" else domain
-        return Node(op, domain, tuple(inputs), tuple(outputs), attributes)
+        return Node(op, domain, inputs, outputs, attributes)
 
     def _count_names(self, count: int) -> None:
         self._names += count
@@ -316,8 +341,10 @@ class _Reader(WireReader):
                     raise WireError(f"attribute {name!r} with one integer and several")
                 of = number
                 self._integers(integers, begin, stop)
-            elif number in (5, 10):
+            elif number == 5:
                 attribute.tensor = self._tensor(begin, stop)
+            elif number == 10:
+                self._tensor(begin, stop)  # for its external data
             elif number in (6, 11):
                 graphs.append(self._graph(begin, stop, depth + 1))
             elif number == 21:

@@ -216,6 +216,11 @@ def _random(node: Node, _: Values) -> str | None:
     return f"asks for {size} elements, at most {MAX_MADE}" if size > MAX_MADE else None
 
 
+def _constant(node: Node, _: Values) -> str | None:
+    """Two readers might take another one of several."""
+    return None if len(node.attributes) == 1 else f"{len(node.attributes)} values"
+
+
 def _unique(node: Node, _: Values) -> str | None:
     if "axis" in node.attributes:
         return "attribute 'axis', with which ONNX Runtime ends the process on an empty tensor"
@@ -250,6 +255,7 @@ _HEADS: Final = _at_least(num_heads=1)
 _RULES: Final[Mapping[tuple[str, str], Callable[[Node, Values], str | None]]] = {
     ("", "AveragePool"): _kernel,
     ("", "BlackmanWindow"): _made(0),
+    ("", "Constant"): _constant,
     ("", "ConstantOfShape"): _made(0),
     ("", "Conv"): _kernel,
     ("", "ConvTranspose"): _kernel,

@@ -15,18 +15,19 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 __all__ = [
-    "BYTES", "FIXED32", "FIXED64", "REPEATED", "VARINT", "Table", "WireError", "WireReader",
-    "fields", "signed", "table",
+    "BYTES", "FIXED32", "FIXED64", "REPEATED", "SKIPPED", "VARINT", "Table", "WireError",
+    "WireReader", "fields", "signed", "table",
 ]  # fmt: skip
 
 #: What a message may hold: tag -> (field number, wire type, a bit of its own where it may stand
-#: there but once, else 0).
-Table = Mapping[int, tuple[int, int, int]]
+#: there but once, else 0, and whether it is skipped).
+Table = Mapping[int, tuple[int, int, int, bool]]
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 
-#: Bit of a field in a table beside those of its wire types: it may stand there more than once.
-REPEATED: Final = 8
+#: Bits of a field in a table beside those of its wire types: it may stand there more than once; it
+#: is of no interest, and checked without being yielded.
+REPEATED, SKIPPED = 8, 9
 
 #: Fields of one file: far above any real network, and few seconds of work.
 MAX_FIELDS: Final = 4_000_000
@@ -44,10 +45,15 @@ def table(kinds: Mapping[int, int]) -> Table:
 
     Args:
         kinds: field number to the wire types that it may have, a bit for each, and
-            :data:`REPEATED`.
+            :data:`REPEATED` and :data:`SKIPPED`.
     """
     return {
-        number << 3 | wire: (number, wire, 0 if bits >> REPEATED else 1 << number)
+        number << 3 | wire: (
+            number,
+            wire,
+            0 if bits >> REPEATED & 1 else 1 << number,
+            bool(bits >> SKIPPED),
+        )
         for number, bits in kinds.items()
         for wire in (VARINT, FIXED64, BYTES, FIXED32)
         if bits >> wire & 1
@@ -80,7 +86,7 @@ class WireReader:
         Raises:
             WireError: not such a message, or the budget is used up.
         """
-        data, at, seen = self.data, start, 0
+        data, at, seen, skipped = self.data, start, 0, False
         count, most = 0, self._left
         find = None if known is None else known.get
         try:
@@ -102,7 +108,7 @@ class WireReader:
                         raise WireError(
                             f"field {tag >> 3} of wire type {tag & 7} before byte {at} is not known"
                         )
-                    number, wire, once = entry
+                    number, wire, once, skipped = entry
                     if once:
                         if seen & once:
                             # A reader keeps the last, or merges them; two might not agree.
@@ -117,7 +123,8 @@ class WireReader:
                         at = begin + size
                     if at > end:
                         raise WireError(f"truncated at byte {end}")
-                    yield number, begin, at
+                    if not skipped:
+                        yield number, begin, at
                 elif wire == VARINT:
                     if at < end and data[at] < 0x80:
                         at += 1

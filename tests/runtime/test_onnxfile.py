@@ -31,6 +31,8 @@ TABLES = {
     "_OPSET": onnx.OperatorSetIdProto,
     "_ENTRY": onnx.StringStringEntryProto,
 }
+#: Fields of messages of the tables that are stepped over: they say of values what is not believed.
+UNREAD = {"metadata_props", "value_info", "opset_import", "tp", "type_protos"}
 SIZES = {GRAPH: 1000, WEIGHTS: 424}
 
 
@@ -54,7 +56,16 @@ def wire_types(field) -> int:
 @pytest.mark.parametrize("table", TABLES)
 def test_the_tables_are_those_of_onnx(table):
     expected = {field.number: wire_types(field) for field in TABLES[table].DESCRIPTOR.fields}
-    assert protobuf.table(expected) == getattr(onnxgraph, table)
+    known = getattr(onnxgraph, table)
+    assert {tag: entry[:3] for tag, entry in known.items()} == {
+        tag: entry[:3] for tag, entry in protobuf.table(expected).items()
+    }
+    inner = {message.DESCRIPTOR.full_name for message in TABLES.values()}
+    for number, wire, _, skipped in known.values():
+        field = TABLES[table].DESCRIPTOR.fields_by_number[number]
+        if skipped and field.message_type is not None:  # nothing that matters lies inside
+            assert wire == BYTES
+            assert field.name in UNREAD or field.message_type.full_name not in inner
 
 
 def tiny_model() -> onnx.ModelProto:

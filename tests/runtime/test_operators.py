@@ -344,6 +344,32 @@ def _varint(value):
     return bytes([*out, value])
 
 
+def test_a_constant_of_two_values_is_refused():
+    two = node("Constant", [], ["b"], value_int=1, value=numpy_helper.from_array(np.array(-1)))
+    with pytest.raises(BundleError, match="2 values"):
+        check(model([two, node("Div", ["a", "b"], ["y"])], {"a": (INT64, 1)}))
+
+
+def test_a_constant_among_others_in_its_attribute_is_not_taken():
+    constant = node("Constant", [], ["b"], value=numpy_helper.from_array(np.array(-1)))
+    constant.attribute[0].tensors.append(numpy_helper.from_array(np.array(1)))
+    with pytest.raises(BundleError, match="integer division"):
+        check(model([constant, node("Div", ["a", "b"], ["y"])], {"a": (INT64, 1)}))
+
+
+def test_a_name_that_a_body_makes_later_is_not_the_one_around_it():
+    body = helper.make_graph(
+        [node("Div", ["a", "b"], ["q"]), node("Neg", ["a"], ["b"])],
+        "body",
+        [],
+        [helper.make_empty_tensor_value_info("q")],
+    )
+    nodes = [node("If", ["c"], ["y"], then_branch=body, else_branch=body)]
+    inputs = {"a": (INT64, 1), "c": (TensorProto.BOOL, 0)}
+    with pytest.raises(BundleError, match="integer division"):
+        check(model(nodes, inputs, [("b", np.array(2))]))
+
+
 COSTLY = {
     "ConstantOfShape": ([node("ConstantOfShape", ["n"], ["y"])], np.array([1 << 31])),
     "Expand": ([node("Expand", ["f", "n"], ["y"])], np.array([1 << 15, 1 << 15])),
