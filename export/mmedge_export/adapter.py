@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from mmedge_export.locate import ADAPTED as NAME
-from mmedge_export.network import positions, tensors_in
+from mmedge_export.results import named_results
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 __all__ = ["NAME", "Adapter"]
 
@@ -24,19 +24,21 @@ class Adapter(torch.nn.Module):
     Args:
         network: the module to trace, in evaluation mode.
         inputs: what each tensor is passed to it as.
-        outputs: names of the results, see :func:`mmedge_export.network.positions`.
+        outputs: names of the results, see :func:`mmedge_export.results.named_results`.
     """
 
     def __init__(
-        self, network: torch.nn.Module, inputs: Sequence[str], outputs: Sequence[str]
+        self,
+        network: torch.nn.Module,
+        inputs: Sequence[str],
+        outputs: Sequence[str] | Mapping[str, str],
     ) -> None:
         super().__init__()
         self.network = network
-        self._inputs, self._outputs = tuple(inputs), tuple(outputs)
+        self._inputs, self._outputs = tuple(inputs), outputs
         self.train(mode=network.training)
 
     def forward(self, *values: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """The named outputs, in their order."""
         result = self.network(**dict(zip(self._inputs, values, strict=True)))
-        tensors = tensors_in(result)
-        return tuple(tensors[at] for at in positions(result, self._outputs).values())
+        return tuple(named_results(result, self._outputs).values())

@@ -56,7 +56,7 @@ _ADVICE: tuple[tuple[str, str, str], ...] = (
     ),
     (
         r"GuardOnDataDependentSymNode|data-dependent|Cannot convert a symbolic|nonzero",
-        r"\b(if|while|assert)\b",
+        r"\b(if|while|assert)\b|\b_assert\b",
         (
             "Python control flow reads a tensor's value: compute both branches and choose with "
             "torch.where, or use torch.cond"
@@ -76,6 +76,14 @@ _ADVICE: tuple[tuple[str, str, str], ...] = (
         (
             "write this operation with ones that ONNX has, compute it outside the network, or ask "
             "for a later opset"
+        ),
+    ),
+    (
+        r"compatible OpOverload|dtype|promot",
+        r"",
+        (
+            "the operation does not exist for these types: convert its operands to one type first, "
+            "such as x.float() for a whole number beside a limit of 0.5"
         ),
     ),
     (

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch.utils import _pytree as pytree  # torch publishes its pytree under no other name
 
 from mmedge.errors import ExportError
-from mmedge.spec import DTYPES, Array
 from mmedge_export import locate
+from mmedge_export.results import named_results
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from mmedge.spec import Array
     from mmedge_export.source import Model
 
-__all__ = ["Network", "evaluation", "positions", "tensors_in"]
+__all__ = ["Network", "evaluation"]
 
 
 class Network:
@@ -28,14 +29,14 @@ class Network:
         model: its ``module`` must be a torch module.
 
     Raises:
-        ExportError: the module's forward cannot take the inputs by keyword.
+        ExportError: the module's forward cannot take the inputs by keyword, or its weights cannot
+            be used.
     """
 
     def __init__(self, model: Model) -> None:
         self._model = model
         self.module: torch.nn.Module = model.module  # type: ignore[assignment]
-        first = next(iter(self.module.parameters()), None)
-        self._device = "cpu" if first is None else first.device
+        self._device = _check_weights(self.module)
         _check_parameters(self.module, list(model.inputs))
 
     def tensors(self, feeds: Mapping[str, Array]) -> dict[str, torch.Tensor]:
@@ -64,12 +65,10 @@ class Network:
             ) from error
 
     def __call__(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Outputs by name. Raises what :meth:`call` and :func:`positions` raise."""
-        result = self.call(feeds)
-        tensors = tensors_in(result)
-        chosen = positions(result, self._model.outputs)
+        """Outputs by name. Raises what :meth:`call` and :func:`named_results` raise."""
+        tensors = named_results(self.call(feeds), self._model.outputs)
         # A copy: an output may be a view of an input or of a parameter.
-        return {name: tensors[at].detach().cpu().numpy().copy() for name, at in chosen.items()}
+        return {name: tensor.detach().cpu().numpy().copy() for name, tensor in tensors.items()}
 
 
 @contextlib.contextmanager
@@ -84,58 +83,31 @@ def evaluation(module: torch.nn.Module) -> Iterator[None]:
             part.training = training
 
 
-def positions(result: Any, names: Sequence[str]) -> dict[str, int]:  # noqa: ANN401
-    """Where the output of each name lies among all tensors that ``result`` holds, flattened.
+def _check_weights(network: torch.nn.Module) -> torch.device:
+    """The device that all weights are on.
 
     Raises:
-        ExportError: ``result`` does not have these outputs, or they are not plain tensors.
+        ExportError: a part is TorchScript, weights have no data, or lie on several devices.
     """
-    advice = "name each returned tensor once in outputs, or return a flat tuple or dict"
-    if isinstance(result, torch.Tensor):
-        values: list[Any] = [result]
-        keys = ["the result"]
-    elif isinstance(result, Mapping):
-        missing = [name for name in names if name not in result]
-        if missing:
+    for name, part in network.named_modules():
+        if isinstance(part, torch.jit.ScriptModule):
+            what = f"its module {name!r}" if name else "it"
             raise ExportError(
-                f"the network returns no {', '.join(map(repr, missing))}; its dict has the keys "
-                f"{', '.join(map(str, result))}"
+                f"module: {what} is TorchScript ({part.original_name}), which torch.export does "
+                "not take; give the Python module that it was scripted or traced from"
             )
-        values = [result[name] for name in names]
-        keys = [f"key {name!r}" for name in names]
-    elif isinstance(result, (tuple, list)):
-        values = list(result)
-        keys = [f"element {index}" for index in range(len(values))]
-    else:
-        raise ExportError(
-            f"the network returns {type(result).__name__}; expected a tensor, or a tuple, list or "
-            "dict of tensors: wrap it in a module that returns one"
-        )
-    if len(values) != len(names):
-        raise ExportError(
-            f"the network returns {len(values)} outputs, but outputs names {len(names)} "
-            f"({', '.join(names)}); {advice}"
-        )
-    tensors = tensors_in(result)
-    found = {}
-    for name, key, value in zip(names, keys, values, strict=True):
-        if not isinstance(value, torch.Tensor):
+    devices: dict[torch.device, str] = {}
+    for name, value in (*network.named_parameters(), *network.named_buffers()):
+        if value.is_meta:
             raise ExportError(
-                f"output {name!r} ({key}) is {type(value).__name__}, not a tensor; {advice}"
+                f"module: {name!r} has no data (device meta); load the weights first, with "
+                "to_empty and load_state_dict, or without a meta device"
             )
-        dtype = str(value.dtype).removeprefix("torch.")
-        if dtype not in DTYPES:
-            raise ExportError(
-                f"output {name!r} is {dtype}, which a bundle cannot hold; convert it in the "
-                f"network to one of {', '.join(DTYPES)}"
-            )
-        found[name] = next(at for at, tensor in enumerate(tensors) if tensor is value)
-    return found
-
-
-def tensors_in(result: Any) -> list[torch.Tensor]:  # noqa: ANN401
-    """All tensors in ``result``, in the order in which torch.export flattens it."""
-    return [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, torch.Tensor)]
+        devices.setdefault(value.device, name)
+    if len(devices) > 1:
+        found = ", ".join(f"{name!r} on {device}" for device, name in devices.items())
+        raise ExportError(f"module: weights lie on several devices ({found}); move it to one")
+    return next(iter(devices), torch.device("cpu"))
 
 
 def _check_parameters(module: torch.nn.Module, names: list[str]) -> None:

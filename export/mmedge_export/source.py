@@ -85,7 +85,9 @@ class Model:
 
     ``module`` is a torch module, or the path of an ONNX file that is taken as it is. ``inputs`` are
     passed to it by keyword. ``outputs`` name what it returns: one name for a tensor, one for each
-    element of a tuple or list, or keys of a mapping (keys left out are dropped). A module in
+    element of a tuple or list, or keys of a mapping, named tuple or dataclass, ``hidden.0`` for
+    what lies further in (keys left out are dropped). A mapping of names to keys gives outputs other
+    names than the network does: ``{"x_out": "x"}``. A module in
     training mode is traced in evaluation mode and put back afterwards.
 
     ``samples`` yields ``(inputs, target)`` pairs; the first are the bundle's golden samples and all
@@ -106,7 +108,7 @@ class Model:
 
     module: torch.nn.Module | Path
     inputs: Mapping[str, Input]
-    outputs: Sequence[str]
+    outputs: Sequence[str] | Mapping[str, str]
     samples: Iterable[tuple[Mapping[str, Array], Any]] | None = None
     evaluation: Iterable[tuple[Mapping[str, Array], Any]] | None = None
     metric: Metric | None = None
@@ -120,7 +122,7 @@ class Model:
         if isinstance(self.module, str):
             object.__setattr__(self, "module", Path(self.module))
         _check_module(self.module)
-        _check_names(self.inputs, self.outputs)
+        _check_names(self.inputs, self.outputs, mapped=not isinstance(self.module, Path))
         for name, value in self.inputs.items():
             _check_input(name, value, empty=isinstance(self.module, Path))
         for modality, names in self.modalities().items():
@@ -218,7 +220,9 @@ def _check_module(module: Any) -> None:  # noqa: ANN401
         )
 
 
-def _check_names(inputs: Mapping[str, Input], outputs: Sequence[str]) -> None:
+def _check_names(
+    inputs: Mapping[str, Input], outputs: Sequence[str] | Mapping[str, str], *, mapped: bool
+) -> None:
     if not isinstance(inputs, Mapping) or not inputs:
         raise ExportError("inputs: expected a mapping of at least one name to an Input")
     if isinstance(outputs, str) or not outputs:
@@ -233,7 +237,18 @@ def _check_names(inputs: Mapping[str, Input], outputs: Sequence[str]) -> None:
             raise ExportError(
                 f"the name {name!r} is used more than once among the inputs and outputs; give each "
                 "tensor a name of its own"
+                + (
+                    f', such as outputs={{"{name}_out": "{name}"}} for what the network calls so'
+                    if name in inputs and name in outputs
+                    else ""
+                )
             )
+    if isinstance(outputs, Mapping):
+        if not mapped:
+            raise ExportError("outputs: an ONNX file's outputs keep their names; give a list")
+        for name, key in outputs.items():
+            if not isinstance(key, str) or not key:
+                raise ExportError(f"outputs: {name!r}: expected the key of a result, got {key!r}")
 
 
 def _check_input(name: str, value: Any, *, empty: bool) -> None:  # noqa: ANN401

@@ -89,8 +89,34 @@ def _rsub(x: torch.Tensor, other: float, alpha: float = 1) -> torch.Tensor:
     return torch.add(torch.mul(x.to(torch.result_type(x, other)), -alpha), other)
 
 
+def _clamp(x: torch.Tensor, low: float | None = None, high: float | None = None) -> torch.Tensor:
+    """With limits of two types, or whole numbers between limits that are none."""
+    stated = [limit for limit in (low, high) if limit is not None]
+    if not all(isinstance(limit, (int, float)) for limit in stated):
+        return NotImplemented  # type: ignore[no-any-return] # a size
+    dtype = x.dtype
+    for limit in stated:
+        dtype = torch.promote_types(dtype, torch.result_type(x, limit))
+    if dtype == x.dtype and len({type(limit) for limit in stated}) == 1:
+        return NotImplemented  # type: ignore[no-any-return] # as it is
+    kind = float if dtype.is_floating_point else int
+    limits = (None if limit is None else kind(limit) for limit in (low, high))
+    return torch.clamp(x.to(dtype), *limits)
+
+
+def _clamp_min(x: torch.Tensor, limit: float) -> torch.Tensor:
+    return _clamp(x, limit)
+
+
+def _clamp_max(x: torch.Tensor, limit: float) -> torch.Tensor:
+    return _clamp(x, None, limit)
+
+
 _DECOMPOSED: dict[str, Callable[..., Any]] = {
     _SEGMENTED: decompose,
     "aten::_is_all_true": _all_true,
+    "aten::clamp": _clamp,
+    "aten::clamp_max": _clamp_max,
+    "aten::clamp_min": _clamp_min,
     "aten::rsub.Scalar": _rsub,
 }
