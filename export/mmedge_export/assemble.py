@@ -36,6 +36,7 @@ from mmedge_export.coverage import (
     least_integer,
     to_vary,
     variations,
+    wider,
 )
 from mmedge_export.finite import check_outputs, check_weights
 from mmedge_export.golden import (
@@ -183,6 +184,8 @@ def export(
             """What the samples, all of them checked by now, kept constant."""
             unproven.extend(to_vary(model, coverage.constant()))
             yield from variations(model, run, base, unproven, leave, least=least)
+            if coverage.silent():
+                yield from wider(model, run, base)
 
         seen_cases = coverage.watch(chain(every(model, run, samples, given, tell, leave), varied()))
         worst = parity.check(graph, made.run, chain(first, seen_cases), tolerance)

@@ -32,7 +32,12 @@ __all__ = [
     "least_integer",
     "to_vary",
     "variations",
+    "wider",
 ]
+
+
+#: How much wider floats are drawn where an output showed nothing.
+_FACTORS = (4, 16)
 
 
 class Coverage:
@@ -61,6 +66,10 @@ class Coverage:
     def constant(self) -> list[str]:
         """Inputs that were the same in every case."""
         return [name for name, seen in self._inputs.items() if not seen.varied]
+
+    def silent(self) -> bool:
+        """Whether some output was empty, or the same, in every case so far."""
+        return any(seen.cases == seen.empty or not seen.varied for seen in self._outputs.values())
 
     def findings(self) -> list[str]:
         """What was not checked, a line each."""
@@ -171,6 +180,27 @@ def to_vary(model: Model, constant: Iterable[str]) -> list[str]:
         return list(constant)
     floats = {name for name, value in model.inputs.items() if _floats(value.example)}
     return [name for name in model.inputs if name not in floats or name in constant]
+
+
+def wider(
+    model: Model, run: Callable[[Mapping[str, Array]], dict[str, Array]], base: Case
+) -> Iterator[Case]:
+    """``base`` with floats drawn from wider and wider ranges, as far as the network answers.
+
+    For outputs that showed nothing: nothing is detected in small numbers, and what is dead or
+    saturated in the samples may not be so far away.
+    """
+    floats = [n for n, v in model.inputs.items() if _floats(v.example) and v.example.size]
+    for factor in _FACTORS if floats else ():
+        inputs = dict(base.inputs)
+        for name in floats:
+            inputs[name] = feeds.widened(base.inputs[name], factor)
+        try:
+            outputs = run(inputs)
+        except ExportError:
+            continue
+        if not any(map(has_nan, outputs.values())):
+            yield Case(f"the example with floats {factor} times as wide", inputs, outputs)
 
 
 def beyond(

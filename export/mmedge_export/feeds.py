@@ -27,6 +27,7 @@ __all__ = [
     "rebatch",
     "resize",
     "sizes",
+    "widened",
     "without",
 ]
 
@@ -359,6 +360,16 @@ def others(value: Array, *, least: int = 0) -> Iterator[tuple[str, Array]]:
     for words, other in tried:
         if not np.array_equal(other, value):
             yield words, np.array(other, order="C").reshape(value.shape)
+
+
+def widened(value: Array, factor: float) -> Array:
+    """Random floats of the shape of ``value``, ``factor`` times as far about its middle."""
+    finite = value[np.isfinite(value)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (-1.0, 1.0)
+    half = factor * (high - low) / 2 or factor
+    middle = (low + high) / 2
+    drawn = np.random.default_rng(0).uniform(middle - half, middle + half, value.shape)
+    return np.asarray(drawn, value.dtype)
 
 
 def extremes(value: Array) -> Iterator[tuple[str, Array]]:
