@@ -202,9 +202,9 @@ def test_a_file_that_divides_integers_is_given_no_zero(tmp_path):
 
 
 def test_a_golden_output_that_is_nan_is_refused(tmp_path):
-    valid = np.zeros((2, 4), bool)
-    given = [({"ids": np.ones((2, 4), np.int64), "valid": valid}, None)]
-    with pytest.raises(ExportError, match="output 'y' of the network is NaN for sample 0"):
+    ids = np.ones((2, 4), np.int64)
+    given = [({"ids": ids + n, "valid": np.full((2, 4), n < 2)}, None) for n in range(3)]
+    with pytest.raises(ExportError, match="output 'y' of the network is NaN for sample 2"):
         export(pool("nan", given), tmp_path / "b")
     with export(pool("nan", given), tmp_path / "b", allow_nan=True) as bundle:
         assert any("output 'y' had NaN in" in text for text in bundle.manifest.not_checked)
