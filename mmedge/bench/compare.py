@@ -254,7 +254,7 @@ def _ratio_row(
     *,
     higher_is_better: bool = False,
 ) -> Row:
-    if not a or not b or change is None or b / a <= 0.0:
+    if not a or not b or change is None or not 0.0 < b / a < math.inf:
         return _row(name, unit, a, b, note=why, higher_is_better=higher_is_better)
     middle = math.log(b / a) if change.middle is None else change.middle
     low, high = math.exp(middle - change.half), math.exp(middle + change.half)

@@ -7,6 +7,7 @@ import copy
 import io
 import json
 import random
+from dataclasses import replace
 
 import pytest
 import reports
@@ -111,3 +112,12 @@ def test_keys_of_later_versions_are_passed_over(trees, tmp_path):
     tree = {**trees[0], "more": 1, "load": {**trees[0]["load"], "more": [1]}}
     (tmp_path / "r.json").write_text(json.dumps(tree))
     assert Report.from_json(tmp_path / "r.json").variant == tree["variant"]
+
+
+@pytest.mark.parametrize("one", [5e-324, 1e30])
+@pytest.mark.parametrize("other", [5e-324, 1e30])
+def test_figures_whose_ratio_is_no_number(one, other):
+    a, b = reports.sample(calls=60), reports.sample(1, calls=60)
+    a = replace(a, latency_ms={**a.latency_ms, "p50": one})
+    b = replace(b, latency_ms={**b.latency_ms, "p50": other}, throughput_hz=other)
+    json.dumps(compare(a, b).to_dict(), allow_nan=False)
