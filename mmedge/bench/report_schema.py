@@ -23,7 +23,7 @@ __all__ = ["check_report"]
 
 #: What cannot be left out where its parent is there: figures are computed from it.
 _NEEDED = {
-    "$.series": ("start_s", "latency_ms"),
+    "$.series": ("start_s", "latency_ms", "kept", "of"),
     "$.deadline": ("ms", "rate"),
     "$.metric": ("value", "name"),
 }
