@@ -196,7 +196,8 @@ class FiniteInputs:
             raise InputError(
                 f"input {name!r}: {word} at {first} ({np.count_nonzero(places)} of {value.size} "
                 f"values), where every golden sample is free of it: the answer would mean nothing. "
-                "Leave the sample out, or load the bundle with allow_non_finite=True"
+                "Leave the sample out, or pass it on: load(..., allow_non_finite=True), or "
+                "--allow-non-finite on the command line"
             )
 
 

@@ -127,6 +127,10 @@ def export(
         budget=budget,
         resume=resume,
     )
+    if not source.lower().endswith(".onnx") and (sizes or example is not None):
+        raise typer.BadParameter(
+            "--size and --example are for .onnx files; a factory brings examples of its own"
+        )
     if precision == "fp32":
         _refuse_alone(
             max_drop=max_drop, min_metric=min_metric, max_error=max_error, budget=budget,
@@ -136,20 +140,18 @@ def export(
         refuse_metric_limits(options, "an ONNX file has none")
     check_new(output, overwrite=overwrite)
     values = None if example is None else read_example(example)
-    with installed("exporting"):
-        from mmedge_export.assemble import export as export_bundle
-        from mmedge_export.quantize.task import Task
-
     # What the user's own code prints must not mix with the result.
     with contextlib.redirect_stdout(sys.stderr):
         with waiting(f"loading {source}"):
             model = load_source(source, sizes=sizes, example=values)
+        with installed("exporting"):
+            from mmedge_export.assemble import export as export_bundle
+            from mmedge_export.quantize.task import Task
         if precision != "fp32" and model.metric is None:
             refuse_metric_limits(options, f"{source} has none")
         if precision != "fp32" and model.samples is not None:
-            model = replace(
-                model, samples=list(each(model.samples, "sample"))
-            )  # taken more than once
+            # Taken more than once.
+            model = replace(model, samples=list(each(model.samples, "sample")))
         bundle = export_bundle(
             model,
             output,

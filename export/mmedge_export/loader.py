@@ -91,10 +91,17 @@ def load_attribute(spec: str) -> Any:  # noqa: ANN401
     """
     place, colon, name = spec.rpartition(":")
     if not colon or not place or not name:
-        raise ExportError(f"{spec!r} names no source; expected {_FORMS}")
+        hint = f"name the factory in it, as in {spec}:factory" if spec.endswith(".py") else ""
+        raise ExportError(f"{spec!r} names no source; {hint or f'expected {_FORMS}'}")
     module = _import_file(Path(place)) if place.endswith(".py") else _import_module(place)
     if not hasattr(module, name):
-        offered = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
+        offered = [
+            key
+            for key, value in vars(module).items()
+            if callable(value)
+            and not key.startswith("_")
+            and getattr(value, "__module__", "") == module.__name__
+        ]
         raise ExportError(
             f"{place} has no {name!r}; it defines {', '.join(offered) or 'no function'}"
         )
@@ -152,8 +159,10 @@ def _import_module(name: str) -> ModuleType:
                 f"{name} cannot be imported: it needs {error.name}, which is not installed: "
                 f"{remedy(error)}"
             ) from error
+        file = Path(f"{name.replace('.', '/')}.py")
+        hint = f"for the file that lies here give {file}:NAME" if file.is_file() else ""
         raise ExportError(
-            f"no module named {error.name!r} is installed; expected {_FORMS}"
+            f"no module named {error.name!r} is installed; {hint or f'expected {_FORMS}'}"
         ) from error
     except (Exception, SystemExit) as error:  # whatever the user's code raises
         raise ExportError(

@@ -59,9 +59,11 @@ class Network:
         except Exception as error:
             place = locate.of_exception(self.module, error) or type(self.module).__name__
             shapes = ", ".join(f"{n}: {v.dtype} {list(v.shape)}" for n, v in feeds.items())
+            doubles = [name for name, value in feeds.items() if value.dtype == np.float64]
+            hint = f"; float64 is NumPy's default: make {doubles[0]} np.float32" if doubles else ""
             raise ExportError(
                 f"the network itself fails in {place}: {type(error).__name__}: {error}. "
-                f"Inputs: {shapes}. Give an example that the network takes"
+                f"Inputs: {shapes}. Give an example that the network takes{hint}"
             ) from error
 
     def __call__(self, feeds: Mapping[str, Array]) -> dict[str, Array]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mmedge.bench.neighbours import busy_share, busy_words
-from mmedge.cli.console import list_not_checked, number, table, warn
+from mmedge.cli.console import list_not_checked, number, say, table, warn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -53,8 +53,10 @@ def show(report: Report) -> None:
     _show_variants(report)
     table("this machine", ("figure", "value"), list(_machine(report)))
     list_not_checked(report.not_checked)
-    for remark in _remarks(report):
-        warn(remark)
+    for line in _warnings(report):
+        warn(line)
+    for line in _remarks(report):
+        say(line)
 
 
 def _machine(report: Report) -> Iterator[tuple[str, str]]:
@@ -181,22 +183,26 @@ def _show_variants(report: Report) -> None:
         )
 
 
-def _remarks(report: Report) -> Iterator[str]:
+def _warnings(report: Report) -> Iterator[str]:
     """What a reader must know before believing a figure."""
     yield from busy_remarks(report)
+    if not report.warmup["settled"]:
+        yield f"latency had not settled when timing began (settled: {report.warmup['rule']})"
+    if "OVERLOADED" in report.load["inputs"]:
+        yield f"{report.load['inputs']}; latency grows with the length of such a run"
+
+
+def _remarks(report: Report) -> Iterator[str]:
+    """What helps to read the figures."""
     count = report.latency_ms["count"]
     missing = [key for key in ("p99", "p99_9") if report.latency_ms[key] is None]
     if missing:
         yield f"- : {count} calls are too few for {', '.join(missing)}"
-    if not report.warmup["settled"]:
-        yield f"latency had not settled when timing began (settled: {report.warmup['rule']})"
     if report.load["kind"] == "closed":
         yield (
             "closed loop: a slow call delays those behind it, which then do not count as late; "
             "--rate HZ shows what a sensor would see"
         )
-    if "OVERLOADED" in report.load["inputs"]:
-        yield f"{report.load['inputs']}; latency grows with the length of such a run"
 
 
 def busy_remarks(report: Report) -> Iterator[str]:

@@ -59,6 +59,11 @@ def run(
 ) -> None:
     """Run a bundle once on the inputs given; optional modalities may be left out."""
     check_file(output)
+    for word in inputs:
+        if not all(word.partition("=")):
+            raise typer.BadParameter(
+                f"expected name=value, such as image=photo.png; got {word!r}", param_hint="--input"
+            )
     # Files that do not fit are told before the network is loaded.
     values = read_inputs(read_manifest(Path(bundle)), inputs)
     with waiting(f"loading {bundle}"):

@@ -108,3 +108,16 @@ def test_sizes_are_for_onnx_files_only(file):
     with pytest.raises(ExportError, match="are for .onnx files"):
         load_source(f"{file}:make", sizes={"batch": 1})
     assert np.isfinite(load_source(f"{file}:make").inputs["x"].example).all()
+
+
+def test_what_is_probably_meant_is_told(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lies_here.py").write_text(
+        "from pathlib import Path\n\n\ndef factory():\n    pass\n"
+    )
+    with pytest.raises(ExportError, match=r"for the file that lies here give lies_here\.py:NAME"):
+        load_source("lies_here:factory")
+    with pytest.raises(ExportError, match=r"as in lies_here\.py:factory"):
+        load_source("lies_here.py")
+    with pytest.raises(ExportError, match=r"has no 'Factory'; it defines factory$"):
+        load_source("lies_here.py:Factory")
