@@ -42,6 +42,9 @@ __all__ = [
     "session_options",
 ]
 
+#: Oldest version of ONNX Runtime that checks a divisor for zero.
+OLDEST = (1, 25)
+
 #: Variant target -> the execution provider that must run every node.
 PROVIDERS: Mapping[str, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
@@ -220,6 +223,11 @@ def open_stage(
             f"NVIDIA GPU): {error}"
         ) from error
     where = f"stage {stage.name!r}, variant {variant.id}"
+    if tuple(map(int, ort.__version__.split(".")[:2])) < OLDEST:
+        raise BackendError(
+            f"{where}: ONNX Runtime {ort.__version__} ends the process on an integer division by "
+            f"zero; install {'.'.join(map(str, OLDEST))} or a later one: pip install 'mmedge[cpu]'"
+        )
     provider = PROVIDERS.get(variant.target)
     if provider is None:
         raise BackendError(

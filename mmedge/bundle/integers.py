@@ -1,9 +1,9 @@
 """Which integer divisions of a graph end the process, and which are guarded.
 
-The processor traps when the smallest int32 or int64 is divided by -1, and ONNX Runtime lets it. So
-a ``Div`` whose tensors may be of these types needs a divisor that cannot be -1, or a dividend that
-cannot be the smallest: a constant, or what :mod:`mmedge_export.passes.guard_division` writes,
-``Where(Equal(divisor, -1), 1, divisor)``. ``Mod`` is safe in ONNX Runtime.
+The processor traps when the smallest int32 or int64 is divided by -1, and ONNX Runtime lets it, for
+``Mod`` until 1.31. So a ``Div`` or ``Mod`` whose tensors may be of these types needs a divisor that
+cannot be -1, or a dividend that cannot be the smallest: a constant, or what
+:mod:`mmedge_export.passes.guard_division` writes, ``Where(Equal(divisor, -1), 1, divisor)``.
 
 Types are followed from the graph's inputs by :data:`mmedge.bundle.operators.SAME` and
 ``NO_INTEGERS``; what is not known may be an integer.
@@ -150,7 +150,10 @@ class Scope:
 
 
 def division_fault(node: Node, scope: Scope) -> str | None:
-    """Why a ``Div`` may end the process; None where it cannot."""
+    """Why a ``Div`` or ``Mod`` may end the process; None where it cannot."""
+    rounding = node.attributes.get("fmod")
+    if rounding is not None and rounding.integers == (1,):
+        return None  # C's fmod, in floats
     if len(node.inputs) != 2 or not all(map(scope.may_be_integer, node.inputs)):
         return None
     dividend, divisor = node.inputs

@@ -172,7 +172,7 @@ class _Check:
         self._nodes += 1
         self._check_operator(node, in_function=in_function)
         fault = node_fault(node, scope)
-        if fault is None and node.op == "Div" and not node.domain:
+        if fault is None and node.op in {"Div", "Mod"} and not node.domain:
             fault = division_fault(node, scope)
         if fault is not None:
             raise BundleError(

@@ -182,6 +182,12 @@ def test_without_a_limit_no_run_options_are_made(tiny_bundle, monkeypatch):
         pipe.run(pipe.bundle.samples()[0].inputs)
 
 
+def test_an_onnx_runtime_that_divides_by_zero(tiny_bundle, monkeypatch):
+    monkeypatch.setattr(ort, "__version__", "1.24.4")
+    with pytest.raises(BackendError, match=r"1\.24\.4 ends the process.*install 1\.25 or a later"):
+        mmedge.load(tiny_bundle, "ort")
+
+
 def test_openvino_reads_onnx_alone(tmp_path):
     """It would run XML as a network of its own, whatever the file's name."""
     pytest.importorskip("openvino")

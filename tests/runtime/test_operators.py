@@ -277,6 +277,16 @@ def test_results_of_a_function_have_the_types_of_where_it_is_called():
         check(parsed.SerializeToString())
 
 
+@pytest.mark.parametrize("rounding", [{}, {"fmod": 0}, {"fmod": 1}], ids=str)
+def test_a_remainder_is_as_dangerous(rounding):
+    data = model([node("Mod", ["a", "b"], ["y"], **rounding)], {"a": (INT64, 1), "b": (INT64, 1)})
+    if rounding.get("fmod") == 1:
+        check(data)
+        return
+    with pytest.raises(BundleError, match="integer division"):  # until ONNX Runtime 1.31
+        check(data)
+
+
 def guarded(minus=-1, one=1, other="b", op="Equal"):
     return [
         node(op, ["b", "minus"], ["is"]),

@@ -15,13 +15,13 @@ TRAPPING = (ir.DataType.INT32, ir.DataType.INT64)
 
 
 class GuardDivisionPass(ir.passes.InPlacePass):
-    """Write ``Div`` of int32 and int64 so that no value of its inputs ends the process.
+    """Write ``Div`` and ``Mod`` of int32 and int64 so that no value of its inputs ends the process.
 
-    The smallest integer divided by -1 has no result; the processor traps, and ONNX Runtime lets it.
-    ``a / b`` becomes ``a / Where(b == -1, 1, b)``, negated where ``b == -1``, which is the same for
-    every other pair of values; the smallest integer is then its own negative. A division by a
-    constant without -1, the usual one, stays as it is. A reader refuses what is not so
-    (:mod:`mmedge.bundle.integers`).
+    The smallest integer divided by -1 has no result; the processor traps, and ONNX Runtime lets it
+    (for ``Mod`` until 1.31). ``a / b`` becomes ``a / Where(b == -1, 1, b)``, negated where
+    ``b == -1``, and ``a mod b`` the same without the sign: what it was for every other pair of
+    values; the smallest integer is then its own negative. A division by a constant without -1, the
+    usual one, stays as it is. A reader refuses what is not so (:mod:`mmedge.bundle.integers`).
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -39,7 +39,12 @@ class GuardDivisionPass(ir.passes.InPlacePass):
 
 
 def _divides(node: ir.Node) -> bool:
-    return node.op_type == "Div" and node.domain in ("", "ai.onnx") and len(node.inputs) == 2
+    if node.domain not in ("", "ai.onnx") or len(node.inputs) != 2:
+        return False
+    if node.op_type == "Mod":
+        rounding = node.attributes.get("fmod")
+        return rounding is None or rounding.is_ref() or rounding.as_int() == 0
+    return node.op_type == "Div"
 
 
 def _kind(node: ir.Node) -> ir.DataType | None:
@@ -84,6 +89,7 @@ def _guard(node: ir.Node, kind: ir.DataType, name: str) -> None:
     minus_one, one = constant(-1), constant(1)
     negative = add("Equal", divisor, minus_one, dtype=ir.DataType.BOOL, shape=beside)
     safe = add("Where", negative, one, divisor, shape=beside)
-    quotient = add("Div", dividend, safe)
-    result = add("Where", negative, add("Neg", quotient), quotient)
+    result = add(node.op_type, dividend, safe)
+    if node.op_type == "Div":
+        result = add("Where", negative, add("Neg", result), result)
     ir.convenience.replace_nodes_and_values(graph, node, [node], nodes, [output], [result])
