@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mmedge.errors import ExportError
-from mmedge_export.onnx_rules import refusal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -68,6 +67,9 @@ def check_weights(model: Model) -> None:
 
 def _error(model: Model, fault: str) -> ExportError:
     if isinstance(model.module, Path):
+        # onnx is not needed before, and a command line that only reads words does without it.
+        from mmedge_export.onnx_rules import refusal
+
         return refusal(f"{model.module}: {fault}", "not-a-number")
     return ExportError(fault)
 
