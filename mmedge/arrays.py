@@ -9,9 +9,11 @@ import numpy as np
 from mmedge.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from mmedge.spec import Array
 
-__all__ = ["contiguous", "host_array"]
+__all__ = ["contiguous", "gpu_interface", "host_array"]
 
 #: Bytes of a copy that is made unasked.
 MAX_COPY_BYTES = 1 << 30
@@ -41,7 +43,7 @@ def host_array(value: Any) -> Array:  # noqa: ANN401
             )
         plain: Array = value.view(np.ndarray)
         return plain
-    if not hasattr(value, "__dlpack__"):
+    if _offered(value, "__dlpack__") is None:
         raise InputError(
             f"got {type(value).__name__}; pass a NumPy array or one that offers DLPack"
         )
@@ -51,6 +53,46 @@ def host_array(value: Any) -> Array:  # noqa: ANN401
         raise InputError(
             f"NumPy cannot take this {type(value).__name__} over DLPack: {error}. Move it to the "
             "host and detach it from any gradient"
+        ) from error
+
+
+def gpu_interface(value: Any) -> Mapping[str, Any] | None:  # noqa: ANN401
+    """What an array on a GPU says of itself; None for a value that is none.
+
+    Raises:
+        InputError: it cannot say it, or has a mask, which would be lost. The message does not name
+            the input.
+    """
+    interface = _offered(value, "__cuda_array_interface__")
+    if interface is None:
+        return None
+    try:
+        shape, strides = interface["shape"], interface.get("strides")
+        np.dtype(interface["typestr"])
+        whole = all(type(size) is int and size >= 0 for size in shape)
+        whole = whole and (strides is None or len(strides) == len(shape))
+    except Exception as error:  # another library's data
+        raise InputError(
+            f"a {type(value).__name__} whose __cuda_array_interface__ cannot be read: {error!r}"
+        ) from error
+    if not whole:
+        raise InputError(
+            f"a {type(value).__name__} whose __cuda_array_interface__ has shape {shape!r:.80} and "
+            f"strides {strides!r:.80}"
+        )
+    if interface.get("mask") is not None:
+        raise InputError("a masked array on a GPU: the mask would be lost; fill it first")
+    described: Mapping[str, Any] = interface
+    return described
+
+
+def _offered(value: Any, attribute: str) -> Any:  # noqa: ANN401
+    """An attribute of another library's array; None where it has none."""
+    try:
+        return getattr(value, attribute, None)
+    except Exception as error:  # a property of another library, such as of one with a gradient
+        raise InputError(
+            f"a {type(value).__name__} that cannot be taken: {error}; detach it from any gradient"
         ) from error
 
 

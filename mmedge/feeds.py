@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy import ndarray
 
-from mmedge.arrays import contiguous, host_array
+from mmedge.arrays import contiguous, gpu_interface, host_array
 from mmedge.constraints import Relations, allows, spans
 from mmedge.errors import InputError
 from mmedge.spec import DTYPES, Array, Modality, TensorSpec
@@ -215,29 +215,29 @@ class Feeds:
 
     def _foreign(self, name: str, value: Any) -> Any:  # noqa: ANN401
         """Take an array of another library: over DLPack, or as it is when it lies on a GPU."""
-        if hasattr(value, "__cuda_array_interface__"):
-            if not self._on_gpu:
-                raise InputError(
-                    f"input {name!r} lies on a GPU, but this variant runs on the CPU; copy it to "
-                    "the host first, or load a variant for the GPU"
-                )
-            interface = value.__cuda_array_interface__
-            found = np.dtype(interface["typestr"])
-            if found != self._dtypes[name]:
-                raise InputError(
-                    f"input {name!r}: expected dtype {self._dtypes[name]}, got {found} (on a GPU)"
-                )
-            if not _is_contiguous(interface):
-                raise InputError(
-                    f"input {name!r}: a GPU array must be C-contiguous; make a contiguous copy"
-                )
-            return value
         try:
-            return host_array(value)
+            interface = gpu_interface(value)
+            if interface is None:
+                return host_array(value)
         except InputError as error:
             raise InputError(
                 f"input {name!r}: expected an array of {self._specs[name]}: {error}"
             ) from error
+        if not self._on_gpu:
+            raise InputError(
+                f"input {name!r} lies on a GPU, but this variant runs on the CPU; copy it to "
+                "the host first, or load a variant for the GPU"
+            )
+        found = np.dtype(interface["typestr"])
+        if found != self._dtypes[name]:
+            raise InputError(
+                f"input {name!r}: expected dtype {self._dtypes[name]}, got {found} (on a GPU)"
+            )
+        if not _is_contiguous(interface):
+            raise InputError(
+                f"input {name!r}: a GPU array must be C-contiguous; make a contiguous copy"
+            )
+        return value
 
     def _sizes(
         self, feeds: Mapping[str, Any], unchecked: Mapping[str, int] | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,6 +22,7 @@ from mmedge.cli.console import (
     number,
     table,
     waiting,
+    warn,
     write_file,
 )
 from mmedge.cli.output import check_file
@@ -77,7 +79,11 @@ def run(
             allow_non_finite=allow_non_finite,
         )
     with pipe:
-        outputs = pipe.run(values)
+        with warnings.catch_warnings(record=True) as remarks:
+            warnings.simplefilter("always", UserWarning)  # such as of a text that was cut
+            outputs = pipe.run(values)
+        for remark in remarks:
+            warn(str(remark.message))
         found = {name: _describe(pipe, name, value) for name, value in outputs.items()}
         variant = pipe.variant.id
     if as_json:

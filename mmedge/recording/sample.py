@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from safetensors.numpy import save
 
-from mmedge.arrays import contiguous, host_array
+from mmedge.arrays import contiguous, gpu_interface, host_array
 from mmedge.errors import InputError
 from mmedge.schema.names import NAME, TENSOR_NAME
 from mmedge.schema.read import Misfit
@@ -266,7 +266,7 @@ def exists(path: Path) -> InputError:
 
 
 def _own(value: Any, *, copy: bool) -> Array:  # noqa: ANN401
-    if hasattr(value, "__cuda_array_interface__"):
+    if gpu_interface(value) is not None:
         raise InputError("an array on a GPU is not recorded; copy it to the host first")
     array = host_array(value)
     if array.dtype not in DTYPES.values():

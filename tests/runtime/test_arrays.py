@@ -34,7 +34,28 @@ def pipe(sums):
         yield loaded
 
 
+class OnGpu:
+    """An array that says it lies on a GPU."""
+
+    def __init__(self, **changes):
+        good = {"shape": (1, 2, 2, 3), "typestr": "|u1", "data": (1, False), "version": 3}
+        self.__cuda_array_interface__ = {**good, **changes}
+
+
+class Guarded:
+    """As torch's tensors with a gradient: to ask is an error."""
+
+    @property
+    def __cuda_array_interface__(self):
+        raise RuntimeError("can't get it of a variable that requires grad")
+
+
 REFUSED = {
+    "gpu mask": (OnGpu(mask=object()), "a masked array on a GPU"),
+    "gpu shape": (OnGpu(shape=(-1,)), "has shape"),
+    "gpu dtype": (OnGpu(typestr="nothing"), "cannot be read"),
+    "gpu strides": (OnGpu(strides=(1,)), "strides"),
+    "gradient": (Guarded(), "requires grad; detach it"),
     "masked": (np.ma.masked_array(IMAGE, IMAGE == 1), "a masked array: the mask would be lost"),
     "unit": (IMAGE.view(Quantity), "a Quantity, a subclass of ndarray"),
     "key error": (Broken(KeyError("x")), "over DLPack: 'x'"),

@@ -130,7 +130,7 @@ def test_what_cannot_be_recorded_is_refused(manifest, tmp_path, args, words):
 
 def test_a_gpu_array_and_a_huge_one_are_refused():
     class OnGpu:
-        __cuda_array_interface__ = {}
+        __cuda_array_interface__ = {"shape": (1,), "typestr": "<f4"}
 
     with pytest.raises(InputError, match="on a GPU"):
         copied(OnGpu())

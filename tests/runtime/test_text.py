@@ -10,9 +10,11 @@ from text_bundles import VOCABULARY, text_pipe, words, write_text_bundle
 from tokenizers import AddedToken, normalizers
 from tokenizers import Tokenizer as Tokens
 from tokenizers.processors import BertProcessing
+from typer.testing import CliRunner
 
 import mmedge
 from mmedge.bundle import Bundle
+from mmedge.cli.app import build_app
 from mmedge.errors import BundleError, InputError
 from mmedge.schema.tokenizer import MAX_TEXT_CHARACTERS, check_tokenizer
 
@@ -329,3 +331,13 @@ def test_the_slowest_pattern_that_is_taken_ends_soon(tmp_path):
     tokens |= split("|".join(rf"\s?\s+{c}" for c in "abcde"))
     with pytest.raises(BundleError, match="at most 4 alternatives of patterns that can fail"):
         write_text_bundle(tmp_path / "c", json.dumps(tokens).encode())
+
+
+def test_the_command_line_says_that_a_text_was_cut(tmp_path):
+    tokens = words(length=8)
+    tokens.enable_truncation(4)
+    write_text_bundle(tmp_path / "b", tokens.to_str().encode())
+    args = ["run", str(tmp_path / "b"), "-i", "text=go left right to red box"]
+    found = CliRunner().invoke(build_app(), args)
+    assert found.exit_code == 0, found.exception
+    assert "warning: a text of 24 characters is cut to 4 tokens at its end" in found.stderr
