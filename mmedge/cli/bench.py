@@ -28,7 +28,7 @@ from mmedge.cli.console import (
     settings,
     write_file,
 )
-from mmedge.cli.output import check_file, misuse
+from mmedge.cli.output import check_file, finite, misuse
 from mmedge.errors import MMEdgeError
 
 if TYPE_CHECKING:
@@ -40,7 +40,8 @@ CallsOption = Annotated[
     int | None, typer.Option(help=f"Timed calls; {CALLS} where --seconds is not given.", min=1)
 ]
 SecondsOption = Annotated[
-    float | None, typer.Option(help="Time calls for so long, in place of --calls.", min=0.001)
+    float | None,
+    typer.Option(help="Time calls for so long, in place of --calls.", min=0.001, callback=finite),
 ]
 RateOption = Annotated[
     float | None,
@@ -48,18 +49,22 @@ RateOption = Annotated[
         help="Calls arrive so many times a second, whether or not the last has ended; latency "
         "counts from the arrival.",
         min=0.001,
+        callback=finite,
         metavar="HZ",
     ),
 ]
 GapOption = Annotated[
-    float | None, typer.Option(help="Pause after each call.", min=0.001, metavar="MS")
+    float | None,
+    typer.Option(help="Pause after each call.", min=0.001, callback=finite, metavar="MS"),
 ]
 WarmupOption = Annotated[
     str, typer.Option(help="Untimed calls before; auto: until latency is steady.", metavar="N|auto")
 ]
 DeadlineOption = Annotated[
     float | None,
-    typer.Option(help="Count calls that take longer than this.", min=0.001, metavar="MS"),
+    typer.Option(
+        help="Count calls that take longer than this.", min=0.001, callback=finite, metavar="MS"
+    ),
 ]
 InterferenceOption = Annotated[
     str | None,
@@ -232,9 +237,14 @@ def _refuse_beside(what: str, **given: object) -> None:
 
 def _trigger(text: str) -> str | float:
     try:
-        return float(text)
+        hz = float(text)
     except ValueError:
         return text
+    if not 0 < hz < float("inf"):
+        raise typer.BadParameter(
+            f"expected a modality, any, or a rate above 0 Hz; got {text}", param_hint="--trigger"
+        )
+    return hz
 
 
 def _load(calls: int | None, seconds: float | None, rate: float | None, gap: float | None) -> Load:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -22,6 +23,7 @@ __all__ = [
     "Target",
     "check_file",
     "check_new",
+    "finite",
     "misuse",
     "rewriting",
 ]
@@ -47,6 +49,17 @@ def misuse(option: str) -> Iterator[None]:
         yield
     except (MMEdgeError, ValueError) as error:
         raise typer.BadParameter(str(error), param_hint=option) from error
+
+
+def finite(value: float | None) -> float | None:
+    """Refuse infinity and NaN as the value of an option (typer's callback).
+
+    Raises:
+        BadParameter: it is one.
+    """
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"expected a finite number, got {value}")
+    return value
 
 
 def check_file(path: Path | None, option: str = "--output") -> None:

@@ -21,7 +21,7 @@ from mmedge.cli.console import (
     say,
     warn,
 )
-from mmedge.cli.output import check_new
+from mmedge.cli.output import check_new, finite
 from mmedge.pipeline import load
 from mmedge.recording import Golden, Recorder, RecordingStream
 from mmedge.recording.pace import Pace, pace
@@ -39,7 +39,7 @@ def record(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="A new folder, or a new .mcap file.")
     ],
-    seconds: Annotated[float, typer.Option(help="How long.", min=0.001)] = 10.0,
+    seconds: Annotated[float, typer.Option(help="How long.", min=0.001, callback=finite)] = 10.0,
     rate: Annotated[
         list[str] | None,
         typer.Option(help="modality=Hz, in place of the bundle's nominal rate. Repeatable."),
@@ -118,10 +118,13 @@ def _drive(golden: Golden, stream: RecordingStream, total: int) -> Pace:
 
 
 def _rate(word: str) -> tuple[str, float]:
-    name, _, hz = word.partition("=")
+    name, _, text = word.partition("=")
     try:
-        return name, float(hz)
-    except ValueError as error:
+        hz = float(text)
+    except ValueError:
+        hz = 0.0
+    if not 0 < hz < float("inf"):
         raise typer.BadParameter(
             f"expected modality=Hz, such as camera=30; got {word!r}", param_hint="--rate"
-        ) from error
+        )
+    return name, hz

@@ -75,6 +75,12 @@ def test_quiet_and_verbose(pair, tmp_path):
         (("nonsense",), "UsageError", 2),
         (("bench", "none", "--warmup", "x"), "UsageError", 2),
         (("bench", "none", "--interference", "cpu:x"), "UsageError", 2),
+        (("bench", "none", "--rate", "inf"), "UsageError", 2),
+        (("bench", "none", "--seconds", "inf"), "UsageError", 2),
+        (("bench", "none", "--stream", "--trigger", "nan"), "UsageError", 2),
+        (("record", "none", "-o", "x", "--seconds", "inf"), "UsageError", 2),
+        (("record", "none", "-o", "x", "--rate", "a=nan"), "UsageError", 2),
+        (("run", "none", "-i", "a"), "UsageError", 2),
         (("compare", "a.json", "b.json"), "InputError", 1),
     ],
 )
