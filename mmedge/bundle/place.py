@@ -64,7 +64,9 @@ def staging(path: Path) -> Iterator[Path]:
         yield folder
     finally:
         if os.path.lexists(path) or not os.path.lexists(_aside(folder, path)):
-            shutil.rmtree(folder)
+            # All is done: what cannot be removed is no failure, and is swept by the next writer.
+            with contextlib.suppress(OSError):
+                _remove(folder)
         if fd is not None:
             os.close(fd)
 
@@ -122,15 +124,28 @@ def _sweep(path: Path) -> None:
             continue
         with contextlib.suppress(OSError):
             aside, lock = _aside(folder, path), folder / _LOCK
-            if not set(folder.iterdir()) <= {folder / path.name, aside, lock}:
+            if not all(
+                inner in {folder / path.name, aside, lock}
+                or inner.name.startswith(f".{path.name}.")  # staged twice
+                for inner in folder.iterdir()
+            ):
                 continue  # of something else
             if os.path.lexists(aside) and not os.path.lexists(path):
                 continue  # all that is left of a bundle
             lock.touch()  # a process may have been killed before it came to that
             fd = _lock(lock, wait=False)
             if fd is not None:
-                shutil.rmtree(folder)
+                _remove(folder)
                 os.close(fd)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder, also where folders in it may not be written to, as those of a bundle."""
+    for inner, folders, _ in os.walk(folder):
+        for name in folders:
+            with contextlib.suppress(OSError):  # a link, or another's
+                Path(inner, name).chmod(0o700)
+    shutil.rmtree(folder)
 
 
 def _lock(path: Path, *, wait: bool) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import zipfile
@@ -10,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 import onnxruntime as ort
 import pytest
+from bundles_bad.zip_attacks import entries_of, pack
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny import GRAPH, LABELS, WEIGHTS
@@ -17,7 +19,7 @@ from tiny import GRAPH, LABELS, WEIGHTS
 from mmedge.bundle import Bundle
 from mmedge.errors import BundleError, NoVariantError
 from mmedge.schema import SAMPLES
-from mmedge.spec import Device, Dimension, Modality, TensorSpec, Tolerance, Variant
+from mmedge.spec import SCHEMA_VERSION, Device, Dimension, Modality, TensorSpec, Tolerance, Variant
 
 FEW = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -501,3 +503,43 @@ def test_damaged_files_of_a_directory_are_refused(tiny_bundle, tmp_path, data):
     (path / name).write_bytes(content)
     with pytest.raises(BundleError, match=f"{name} is altered"):
         Bundle.open(path)
+
+
+@pytest.mark.parametrize("form", ["directory", "zip"])
+def test_a_bundle_of_version_3_opens_without_a_digest_of_its_manifest(tiny_bundle, tmp_path, form):
+    path = shutil.copytree(tiny_bundle, tmp_path / "b")
+    tree = json.loads((path / "manifest.json").read_text())
+    for field in ("constraints", "not_checked", "states", "loops"):
+        tree.pop(field, None)
+    for stage in tree["stages"]:
+        stage["loop"] = None
+    for variant in tree["variants"]:
+        del variant["not_checked"]
+    for dimension in tree["dimensions"].values():
+        del dimension["multiple"]
+    tree["schema_version"] = 3
+    (path / "manifest.json").write_text(json.dumps(tree))
+    (path / "manifest.sha256").unlink()
+    if form == "zip":
+        path = tmp_path / "b.mmedge"
+        path.write_bytes(pack(entries_of(tmp_path / "b")))
+    with Bundle.open(path) as bundle:
+        bundle.verify()
+        # Written anew it is of this version, with its digest.
+        with bundle.with_metrics({bundle.manifest.variants[0].id: {"parity": 0.0}}) as new:
+            assert new.manifest.schema_version == SCHEMA_VERSION
+            assert bytes(new.read("manifest.sha256")) == f"{new.digest}  manifest.json\n".encode()
+
+
+def test_every_flipped_bit_of_a_manifest_is_seen(tiny_bundle, tmp_path):
+    path = shutil.copytree(tiny_bundle, tmp_path / "b")
+    for name in ("manifest.json", "manifest.sha256"):
+        good = (path / name).read_bytes()
+        for at in range(0, 8 * len(good), 61 if name == "manifest.json" else 3):
+            bad = bytearray(good)
+            bad[at // 8] ^= 1 << at % 8
+            (path / name).write_bytes(bad)
+            with pytest.raises(BundleError, match="manifest.json is altered"):
+                Bundle.open(path)
+        (path / name).write_bytes(good)
+    Bundle.open(path).close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import shutil
 import subprocess
@@ -112,6 +113,39 @@ def test_what_killed_processes_left_is_swept(tiny, tmp_path):
     (tmp_path / ".b.mine/notes").touch()
     Bundle.write(path, tiny.manifest, tiny.files, samples=tiny.samples, overwrite=True).close()
     assert sorted(p.name for p in tmp_path.iterdir()) == [".b.mine", "b"]
+
+
+REPLACED = """
+import os, shutil, sys
+from pathlib import Path
+from tiny import make_tiny
+from mmedge.bundle import Bundle
+tiny, path = make_tiny(), Path(sys.argv[1])
+Bundle.write(path, tiny.manifest, tiny.files, samples=tiny.samples).close()
+Bundle.write(path, tiny.manifest, tiny.files, overwrite=True).close()  # all is imported
+shutil.rmtree(path)
+if os.geteuid() == 0:  # root may do as it likes
+    os.setgroups([])
+    os.setresuid(65534, 65534, 65534)
+Bundle.write(path, tiny.manifest, tiny.files, samples=tiny.samples).close()
+for name in ("onnx", "assets"):
+    (path / name).chmod(0o555)
+Bundle.write(path, tiny.manifest, tiny.files, overwrite=True).close()
+"""
+
+
+def test_a_bundle_with_folders_that_may_not_be_written_to_is_replaced(tmp_path):
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o777)
+        path = Path(folder) / "b"
+        settings = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        done = subprocess.run(
+            [sys.executable, "-c", REPLACED, path], env=settings, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        assert [p.name for p in Path(folder).iterdir()] == ["b"]
+        with Bundle.open(path) as bundle:
+            assert not bundle.samples()
 
 
 def test_a_staging_folder_in_use_is_not_swept(tiny, tmp_path):
