@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,26 @@ settings.register_profile(
     "patient", settings(), deadline=None, suppress_health_check=(HealthCheck.too_slow,)
 )
 settings.load_profile("patient")
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_out(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail where an export went on without a pass or a cut that raised: a user is only told.
+
+    The marker ``left_out`` allows it.
+    """
+    log = logging.getLogger("mmedge_export.stages")
+    records: list[logging.LogRecord] = []
+    handler = logging.Handler(logging.INFO)
+    handler.emit = records.append  # type: ignore[method-assign]
+    log.addHandler(handler)
+    level = log.level
+    log.setLevel(logging.INFO)
+    yield
+    log.removeHandler(handler)
+    log.setLevel(level)
+    if records and request.node.get_closest_marker("left_out") is None:
+        raise AssertionError(records[0].getMessage()) from records[0].exc_info[1]  # type: ignore[index]
 
 
 @pytest.fixture(scope="session")

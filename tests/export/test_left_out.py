@@ -8,6 +8,8 @@ import sys
 import pytest
 from onnx_files import FLOAT, check, floats, relu_chain, save, two_encoders
 
+pytestmark = pytest.mark.left_out
+
 
 def fails(*_args, **_options):
     raise IndexError("list index out of range")

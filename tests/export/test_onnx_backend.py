@@ -5,15 +5,17 @@
 
 from __future__ import annotations
 
-import sys
+import importlib.util
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-
-import onnx_backend
+# By its path: modules of the benchmarks have names that tests' own have too.
+_FILE = Path(__file__).parents[2] / "benchmarks" / "onnx_backend.py"
+_SPEC = importlib.util.spec_from_file_location("onnx_backend", _FILE)
+onnx_backend = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(onnx_backend)
 
 #: Taken from the file alone, and with the test's inputs as the example.
 TAKEN = [
