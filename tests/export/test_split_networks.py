@@ -20,7 +20,6 @@ from mmedge.spec import Tolerance
 from mmedge.tolerance import difference
 from mmedge_export import export, feeds
 from mmedge_export.flops import measure_shapes, node_flops
-from mmedge_export.golden import probe
 from mmedge_export.graph import Runner, save
 from mmedge_export.network import Network, evaluation
 from mmedge_export.split import split
@@ -100,8 +99,8 @@ def test_the_cut_network_is_the_uncut_one_at_every_size(name, tmp_path):
     whole, parts = Runner(tmp_path / "onnx/model.onnx"), chain(made, tmp_path)
     with evaluation(model.module):
         network = Network(model)
-        cases = [feeds.example(model)]
-        cases += [case.inputs for case in probe(model, network, [], lambda _: None)]
+        example = feeds.example(model)
+        cases = [example, *(feeds.resize(model, example, s) for s in feeds.probes(model))]
         for values in cases:
             got, uncut, original = parts(values), whole(values), network(values)
             for output in model.outputs:
