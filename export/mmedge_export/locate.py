@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import linecache
 import re
 import sys
@@ -21,6 +22,7 @@ __all__ = [
     "current_frames",
     "failing_node",
     "is_users",
+    "local",
     "of_exception",
     "of_frames",
     "of_node",
@@ -159,7 +161,18 @@ def current_frames() -> Iterator[tuple[FrameType, int]]:
 def _owner(frame: FrameType) -> Any:  # noqa: ANN401
     """What a method calls ``self``: its first argument."""
     names = frame.f_code.co_varnames[: frame.f_code.co_argcount]
-    return frame.f_locals.get(names[0]) if names else None
+    return local(frame, names[0]) if names else None
+
+
+def local(frame: FrameType, name: str) -> Any:  # noqa: ANN401
+    """A local variable of a function that is running; None where there is none."""
+    values = frame.f_locals
+    found = values.get(name)
+    if sys.version_info < (3, 13) and frame.f_code.co_flags & inspect.CO_OPTIMIZED:
+        # A copy that the frame keeps: it would hold tensors of a trace that the function itself
+        # has let go, which torch takes for constants of the network.
+        values.clear()
+    return found
 
 
 def is_users(file: str) -> bool:

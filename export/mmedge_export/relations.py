@@ -183,7 +183,7 @@ def _fact(expression: Any, answer: Any) -> sympy.Basic | None:  # noqa: ANN401
 
 
 # Frames are looked at one after another and never kept: a list of them that lies in one of them
-# would hold all tensors of the trace, which torch takes for constants then.
+# would hold all tensors of the trace, which torch takes for constants then (see locate.local).
 
 
 def _is_direct() -> bool:
@@ -200,6 +200,6 @@ def _is_direct() -> bool:
 def _current_node() -> torch.fx.Node | None:
     """The node of a program that is being converted."""
     for frame, _ in locate.current_frames():
-        if isinstance(node := frame.f_locals.get("n"), torch.fx.Node):
+        if isinstance(node := locate.local(frame, "n"), torch.fx.Node):
             return node
     return None

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+import weakref
+
 import failing
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ from torch import nn
 
 from mmedge.errors import ExportError
 from mmedge_export import Input, Model, export
+from mmedge_export.locate import local
 from mmedge_export.network import Network
 from mmedge_export.trace import trace
 
@@ -183,3 +187,16 @@ def test_a_missing_library_is_to_be_installed(name, remedy):
     with pytest.raises(ExportError) as raised:
         trace(Model(Importing(name), {"x": Input(X)}, ["y"]))
     assert f"What to do: {remedy}" in str(raised.value)
+
+
+def test_looking_at_a_frame_keeps_nothing_alive():
+    """torch takes a tensor of the trace for a constant where one is held beyond its function."""
+
+    def forward(this: object) -> tuple[object, bool]:
+        tensor = torch.zeros(3)
+        held = weakref.ref(tensor)
+        owner = local(sys._getframe(), "this")
+        tensor = None
+        return owner, held() is not None
+
+    assert forward("module") == ("module", False)
