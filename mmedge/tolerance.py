@@ -18,13 +18,15 @@ from mmedge.errors import AccuracyError
 from mmedge.spec import Tolerance
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
     from mmedge.spec import Array
 
     Floats = NDArray[np.float64]
 
-__all__ = ["FLOOR", "Comparison", "Difference", "difference"]
+__all__ = ["FLOOR", "Compared", "Comparison", "Difference", "difference"]
 
 #: A share of the tensor's scale that every channel is granted: float32's rounding (2**-24), 16
 #: times. A small channel that is the difference of large numbers has that much noise. Rows are
@@ -94,6 +96,19 @@ def difference(got: Array, golden: Array, tolerance: Tolerance) -> Difference:
     return compared.result()
 
 
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """One sample of a :class:`Comparison`.
+
+    Attributes:
+        max_rel: largest difference as a share of its scale, channels left out.
+        errors: largest difference of each channel, by axis.
+    """
+
+    max_rel: float
+    errors: Mapping[int, Floats]
+
+
 class Comparison:
     """One output held against its reference over any number of samples.
 
@@ -113,11 +128,13 @@ class Comparison:
         self._channels: dict[int, _Slices] = {}
         self._rank: int | None = None
 
-    def add(self, got: Array, golden: Array) -> None:
-        """Compare one sample."""
+    def add(self, got: Array, golden: Array) -> Compared:
+        """Compare one sample; what is returned is for :meth:`relative`."""
         found = self._fault(got, golden)
+        compared = Compared(0.0 if found is None else found.max_rel, {})
         if found is None:
-            found = self._floats(got, golden)
+            found, errors = self._floats(got, golden)
+            compared = Compared(found.max_rel, errors)
             rtol, atol = self._least
             if np.isfinite(found.max_rel):
                 self._least = max(rtol, found.max_rel), atol
@@ -125,6 +142,7 @@ class Comparison:
                 self._least = rtol, max(atol, found.max_abs)
         self._worst = _worse(self._worst, found)
         self._max_abs = max(self._max_abs, found.max_abs)
+        return compared
 
     def result(self) -> Difference:
         """The worst of all that was added."""
@@ -138,17 +156,13 @@ class Comparison:
             self._max_abs, worst.max_rel, worst.limit_used, worst.scale, worst.where, worst.reason
         )
 
-    def relative(self, got: Array, golden: Array) -> float:
+    def relative(self, compared: Compared) -> float:
         """Largest difference of one sample as a share of its scale, by the scales of all."""
-        found = self._fault(got, golden)
-        if found is not None:
-            return found.max_rel
-        alone = Comparison(self._tolerance)
-        found = alone._floats(got, golden)
-        largest = found.max_rel
+        largest = compared.max_rel
         for axis, slices in self._axes():
-            mine = alone._channels[axis].errors
-            largest = max(largest, self._slices(slices, mine, "").max_rel)
+            if axis in compared.errors:
+                shares = _over(compared.errors[axis], slices.scales())
+                largest = max(largest, float(shares.max()))
         return largest
 
     def least(self) -> Tolerance:
@@ -184,7 +198,10 @@ class Comparison:
         if got.size == 0:
             return Difference(0.0, 0.0, 0.0)
         if np.issubdtype(golden.dtype, np.floating):
-            special = ~np.isfinite(golden)
+            finite = np.isfinite(golden)
+            if finite.all() and np.isfinite(got).all():
+                return None
+            special = ~finite
             if np.array_equal(got[special], golden[special], equal_nan=True) and (
                 np.isfinite(got[~special]).all()
             ):
@@ -204,7 +221,8 @@ class Comparison:
         reason = f"differs in {wrong} of {got.size} elements"
         return Difference(far, far / size if size else np.inf, np.inf, size, reason=reason)
 
-    def _floats(self, got: Array, golden: Array) -> Difference:
+    def _floats(self, got: Array, golden: Array) -> tuple[Difference, dict[int, Floats]]:
+        """The worst without channels, and the largest error of each channel by axis."""
         finite = np.isfinite(golden)
         whole = bool(finite.all())
         b = golden.astype(np.float64) if whole else np.where(finite, golden, 0).astype(np.float64)
@@ -237,14 +255,16 @@ class Comparison:
         if self._rank not in (None, golden.ndim):
             self._channels.clear()
         self._rank = golden.ndim
+        channels = {}
         for axis in _channel_axes(golden.ndim):
             slices = _Slices.of(axis, errors, sizes, b)
+            channels[axis] = slices.errors
             old = self._channels.get(axis)
             self._channels[axis] = slices if old is None else old.merged(slices)
         if golden.ndim > 1 and golden.shape[0] > 1 and far > 0.0:
             rows = _Slices.of(0, errors, sizes, b)
             found = _worse(found, self._slices(rows, rows.errors, "row", size=0.0))
-        return found
+        return found, channels
 
     def _slices(
         self, slices: _Slices, errors: Floats, what: str, *, size: float | None = None
@@ -297,8 +317,9 @@ class _Slices:
     def merged(self, other: _Slices) -> _Slices:
         if not self.fixed or self.sizes.shape != other.sizes.shape:
             return _Slices(other.errors, other.sizes, other.least, other.seen, fixed=False)
-        seen = self.seen.copy()
-        if np.isnan(seen).any():
+        seen = self.seen
+        if not np.isnan(other.seen).all() and np.isnan(seen).any():
+            seen = seen.copy()
             for column in other.seen.T:
                 _note(seen, column)
         return _Slices(

@@ -53,8 +53,7 @@ def check(
         got = run(case.inputs)
         for name, reference in case.outputs.items():
             held = compared.setdefault(name, Comparison(tolerance))
-            held.add(got[name], reference)
-            share = held.relative(got[name], reference)
+            share = held.relative(held.add(got[name], reference))
             if name not in worst or share > worst[name][0]:
                 worst[name] = share, case
             found = held.result()

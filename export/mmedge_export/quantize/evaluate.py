@@ -12,7 +12,7 @@ from mmedge.backends import SessionOptions
 from mmedge.backends.ort import kernel_library, session_options
 from mmedge.feeds import Feeds
 from mmedge.spec import Tolerance
-from mmedge.tolerance import Comparison
+from mmedge.tolerance import Compared, Comparison
 from mmedge_export.graph import Runner
 
 if TYPE_CHECKING:
@@ -147,20 +147,23 @@ def error(got: Sequence[Mapping[str, Array]], wanted: Sequence[Mapping[str, Arra
     finite in one alone is an infinite error.
     """
     scales: dict[str, Comparison] = {}
-    pairs = list(zip(got, wanted, strict=True))
-    for ours, theirs in pairs:
+    compared: list[dict[str, float | Compared]] = []
+    for ours, theirs in zip(got, wanted, strict=True):
+        found: dict[str, float | Compared] = {}
         for name, value in theirs.items():
-            scales.setdefault(name, Comparison(_EXACT)).add(ours[name], value)
+            if ours[name].shape == value.shape and not np.issubdtype(value.dtype, np.floating):
+                found[name] = float(np.mean(ours[name] != value)) if value.size else 0.0
+            else:
+                held = scales.setdefault(name, Comparison(_EXACT))
+                found[name] = held.add(ours[name], value)
+        compared.append(found)
     return [
-        max(_error(scales[name], ours[name], value) for name, value in theirs.items())
-        for ours, theirs in pairs
+        max(
+            scales[name].relative(one) if isinstance(one, Compared) else one
+            for name, one in found.items()
+        )
+        for found in compared
     ]
-
-
-def _error(scales: Comparison, got: Array, wanted: Array) -> float:
-    if got.shape == wanted.shape and not np.issubdtype(wanted.dtype, np.floating):
-        return float(np.mean(got != wanted)) if wanted.size else 0.0
-    return scales.relative(got, wanted)
 
 
 def changed_choices(
