@@ -68,6 +68,14 @@ def describe(
     kv_heads, dim_v = k[0].shape[2], v[0].shape[3]
     if kv_heads < 1 or heads % kv_heads:
         raise InputError(f"k[0]: its {kv_heads} heads do not divide the {heads} of q")
+    sizes = {"batch": batch, "heads": heads, "rows": rows, "dim": dim, "dim_v": dim_v}
+    for what, size in sizes.items():
+        # The library holds them in 32 bits, which ctypes would cut off unseen.
+        least = 1 if what == "dim" else 0
+        if not least <= size < 1 << 31:
+            raise InputError(f"{what}: expected {least} to {(1 << 31) - 1}, got {size}")
+    if not 0 <= num_splits < 1 << 31:
+        raise InputError(f"num_splits: expected 0 to {(1 << 31) - 1}, got {num_splits}")
     call = SegAttn(
         struct_size=ctypes.sizeof(SegAttn),
         mode={"joint": JOINT, "independent": INDEPENDENT}[mode],

@@ -378,3 +378,21 @@ def test_a_library_of_another_version_is_refused(monkeypatch):
 def test_no_queries_give_no_output():
     q, k = np.zeros((1, 0, 4, 8), np.float32), np.zeros((1, 3, 2, 8), np.float32)
     assert native.segmented_attention(q, [k], [k])[0].shape == (1, 0, 4, 8)
+
+
+@pytest.mark.parametrize("axis", range(4))
+@pytest.mark.parametrize("size", [2**31, 2**32 + 1])
+def test_sizes_beyond_32_bits_are_not_cut_off(axis, size):
+    shape = [1, 1, 1, 8]
+    shape[axis] = size
+    q = np.lib.stride_tricks.as_strided(np.ones(8, np.float32), shape, (0, 0, 0, 4))
+    k = np.ones((1, 2, 1, 8), np.float32)
+    with pytest.raises(InputError, match="expected|axis|do not divide"):
+        native.segmented_attention(q, [k], [k])
+
+
+@pytest.mark.parametrize("splits", [-1, 2**31, 2**32 + 1])
+def test_parts_beyond_32_bits_are_not_cut_off(splits):
+    one = np.ones((1, 2, 1, 8), np.float32)
+    with pytest.raises(InputError, match="num_splits: expected"):
+        native.segmented_attention(one, [one], [one], num_splits=splits)
