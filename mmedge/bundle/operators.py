@@ -115,7 +115,7 @@ TYPED: Final[Mapping[str, tuple[str, int | None]]] = {
 
 #: (domain, operator) of those that end the process when a tensor that they take has no elements.
 NEEDS_ELEMENTS: Final = frozenset({
-    ("", "ConvTranspose"), ("", "GRU"), ("", "LSTM"), ("", "STFT"),
+    ("", "ConvTranspose"), ("", "DFT"), ("", "GRU"), ("", "LSTM"), ("", "STFT"),
     ("com.microsoft", "DynamicQuantizeLSTM"), ("com.microsoft", "RotaryEmbedding"),
 })  # fmt: skip
 

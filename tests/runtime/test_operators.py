@@ -14,9 +14,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from mmedge.bundle import Bundle
 from mmedge.bundle.onnxfile import check_graph
 from mmedge.bundle.operators import DOMAINS, FIRST, NEWEST, NO_INTEGERS, SAME, TYPED
 from mmedge.errors import BundleError
+from mmedge.spec import Dimension, Manifest, Modality, Stage, TensorSpec, Tolerance, Variant
 
 FLOAT, INT32, INT64 = TensorProto.FLOAT, TensorProto.INT32, TensorProto.INT64
 INTEGERS = {"tensor(int32)", "tensor(int64)"}
@@ -211,6 +213,55 @@ def test_what_ends_the_process_is_refused(name, tmp_path):
     assert run(data, tmp_path, **feeds) < 0, "ONNX Runtime runs it: is the rule still needed?"
     with pytest.raises(BundleError, match=words):
         check(data)
+
+
+ROW = np.zeros((1, 4, 1), np.float32)
+#: What ends the process on a tensor of nothing: nodes, constants, shape of nothing.
+EMPTY = {
+    "ConvTranspose": (
+        [node("ConvTranspose", ["x", "w"], ["y"])],
+        {"w": np.ones((1, 1, 3, 3, 3), np.float32)},
+        (1, 1, 0, 4, 4),
+    ),
+    "GRU": (
+        [node("GRU", ["x", "w", "r"], ["y"], hidden_size=1)],
+        {"w": ROW[:, :3], "r": ROW[:, :3]},
+        (0, 2, 1),
+    ),
+    "LSTM": (
+        [node("LSTM", ["x", "w", "r"], ["y"], hidden_size=1)],
+        {"w": ROW, "r": ROW},
+        (2, 0, 1),
+    ),
+}
+
+
+@pytest.mark.parametrize("op", EMPTY)
+def test_a_dimension_of_nothing_is_refused_where_it_ends_the_process(op, tmp_path):
+    nodes, constants, shape = EMPTY[op]
+    data = model(nodes, {"x": (FLOAT, len(shape))}, constants.items())
+    assert run(data, tmp_path, x=np.zeros(shape, np.float32)) < 0, "is the rule still needed?"
+    assert check(data).needs_elements == (op,)
+    axes = tuple("n" if size == 0 else size for size in shape)
+    x = TensorSpec("x", "float32", axes)
+    y = TensorSpec("y", "float32", tuple(f"y{i}" for i in range({"GRU": 4, "LSTM": 4}.get(op, 5))))
+    sizes = {name: Dimension(0, 1) for name in y.shape}
+
+    def write(least):
+        manifest = Manifest(
+            "empty",
+            (Modality("x", ("x",)),),
+            (Stage("net", "net.onnx", (x,), (y,)),),
+            ("y",),
+            (Variant("ort", "fp32", "cpu", {"net": "net.onnx"}, Tolerance(0, 0)),),
+            {},
+            dimensions={**sizes, "n": Dimension(least, 1)},
+        )
+        Bundle.write(tmp_path / f"b{least}", manifest, {"net.onnx": data}).close()
+
+    with pytest.raises(BundleError, match=f"dimension 'n' may be 0, and {op} ends the process"):
+        write(0)
+    write(1)
 
 
 def test_a_division_in_a_branch_is_refused():
