@@ -227,18 +227,17 @@ def export(
             provenance=_provenance(model, graph, source, allow_nan=allow_nan),
             not_checked=tuple(not_checked),
         )
-        with network.refusals():
-            return Bundle.write(
-                path,
-                manifest,
-                {**made.files, **files},
-                samples=[
-                    Sample(proof.inputs, {**proof.outputs, **made.crossing(proof.inputs)})
-                    for proof in proofs
-                ],
-                absent=_tokens(model),
-                overwrite=overwrite,
-            )
+        return Bundle.write(
+            path,
+            manifest,
+            {**made.files, **files},
+            samples=[
+                Sample(proof.inputs, {**proof.outputs, **made.crossing(proof.inputs)})
+                for proof in proofs
+            ],
+            absent=_tokens(model),
+            overwrite=overwrite,
+        )
 
 
 def _stages(

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from mmedge.errors import ExportError
+from mmedge.bundle.onnxfile import check_graph
+from mmedge.errors import BundleError, ExportError
+from mmedge_export.graph import EXTERNAL_BYTES
+from mmedge_export.passes.guard_division import GuardDivisionPass
 
-__all__ = ["RULES", "may_be_random", "refusal"]
+__all__ = ["RULES", "check_operators", "may_be_random", "refusal"]
 
 _RANDOM = frozenset({
     "Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform",
@@ -42,6 +45,36 @@ def may_be_random(model: ir.Model) -> bool:
             if mode is None or mode.numpy().any():
                 return True
     return False
+
+
+def check_operators(model: ir.Model, where: str) -> None:
+    """Hold a graph against the operators and attributes that a bundle may have.
+
+    Before it is run: what ONNX Runtime must not be given ends this process, too.
+
+    Args:
+        model: unchanged.
+        where: what an error names as the place.
+
+    Raises:
+        ExportError: an operator, or an attribute or constant of one, is not allowed.
+    """
+    stub = model.clone()
+    GuardDivisionPass()(stub)
+    for graph in stub.graphs():
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            large = tensor is not None and tensor.nbytes >= EXTERNAL_BYTES
+            if tensor is not None and large and tensor.dtype != ir.DataType.STRING:
+                sizes, name = ir.Shape(tensor.shape.numpy()), str(value.name)
+                value.const_value = ir.ExternalTensor(
+                    "weights", 0, tensor.nbytes, tensor.dtype, shape=sizes, name=name
+                )
+    data = memoryview(ir.to_proto(stub).SerializeToString())
+    try:
+        check_graph(data, "model.onnx", {"weights": 1 << 62}, where)
+    except BundleError as error:
+        raise refusal(str(error), "operator") from error
 
 
 def refusal(what: str, rule: str) -> ExportError:

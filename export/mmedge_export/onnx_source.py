@@ -18,7 +18,7 @@ from mmedge.spec import DTYPES, Array
 from mmedge_export.graph import Graph, Runner, dimension_name
 from mmedge_export.onnx_example import Candidate, candidates
 from mmedge_export.onnx_normalize import OWN_DOMAIN, Normalized, normalize, read_model
-from mmedge_export.onnx_rules import refusal
+from mmedge_export.onnx_rules import check_operators, refusal
 from mmedge_export.source import Input, Model
 
 if TYPE_CHECKING:
@@ -329,10 +329,7 @@ def _check(file: OnnxFile) -> None:
                 f"one of {', '.join(sorted(filter(None, DOMAINS)))}",
                 "domain",
             )
-        if node.domain in DOMAINS and node.op_type not in DOMAINS[node.domain]:
-            raise refusal(
-                f"{file.path}: operator {node.op_type!r} of domain {node.domain!r}", "operator"
-            )
+    check_operators(model, str(file.path))
 
 
 def _dtype_name(dtype: ir.DataType) -> str:

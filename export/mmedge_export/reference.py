@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmedge.errors import BundleError, ExportError
+from mmedge.errors import ExportError
 from mmedge_export.golden import RepeatabilityError, Run, repeatable
 from mmedge_export.install import installed
 from mmedge_export.onnx_rules import may_be_random
@@ -80,18 +80,6 @@ class Reference:
 
             leave(check_history(self.model, self.run, self.state, changed))
         return outputs
-
-    @contextlib.contextmanager
-    def refusals(self) -> Iterator[None]:
-        """Name the rule where a bundle may not hold an operator of an ONNX file."""
-        try:
-            yield
-        except BundleError as error:
-            if self.graph is None or ": operator " not in str(error):
-                raise
-            from mmedge_export.onnx_rules import refusal
-
-            raise refusal(f"{self.model.module}: {error}", "operator") from error
 
     def trace(self, opset: int | None) -> Graph:
         """The network as a graph.
