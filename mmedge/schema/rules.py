@@ -11,7 +11,6 @@ from mmedge.schema.names import (
     DIGEST,
     MANIFEST,
     MAX_ELEMENTS,
-    MAX_FILES,
     MAX_LATENCY_MS,
     MAX_SAMPLE_TENSORS,
     SAMPLES,
@@ -220,17 +219,12 @@ def _check_variants(manifest: Manifest) -> None:
 
 
 def _check_metrics(manifest: Manifest) -> None:
-    """What decides something: which variant is taken, and with how many threads."""
+    """What decides which variant is taken; threads that cannot be are ignored at loading."""
     for i, variant in enumerate(manifest.variants):
         latency = variant.metrics.get("latency_ms", 1.0)
         if not 0 < latency <= MAX_LATENCY_MS:
             at = f"$.variants[{i}].metrics['latency_ms']"
             raise Misfit(at, f"a number above 0 to {MAX_LATENCY_MS:g}", f"{latency:g}")
-        for name in ("threads", "cores"):
-            value = variant.metrics.get(name, 1.0)
-            if value not in range(1, MAX_FILES + 1):
-                at = f"$.variants[{i}].metrics[{name!r}]"
-                raise Misfit(at, f"a whole number from 1 to {MAX_FILES}", f"{value:g}")
 
 
 def _check_samples(manifest: Manifest) -> None:

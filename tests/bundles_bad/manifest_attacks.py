@@ -265,11 +265,6 @@ ATTACKS = [
         _put("variants", 0, "metrics", value={"latency_ms": 0}),
     ),
     Attack(
-        "threads that are no number of threads",
-        r"metrics\['threads'\]: expected a whole number from 1 to 4096, got 1\.5",
-        _put("variants", 0, "metrics", value={"threads": 1.5, "cores": 2}),
-    ),
-    Attack(
         "samples times tensors without end",
         r"\$\.samples: expected at most 65536 tensors in all samples, got 4096 samples of 403",
         on_manifest(_many_tensors),
