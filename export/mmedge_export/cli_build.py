@@ -14,7 +14,16 @@ import typer
 
 from mmedge.bench.tune import tune
 from mmedge.bundle import Bundle
-from mmedge.cli.console import BundleArgument, JsonOption, emit_json, number, say, table, warn
+from mmedge.cli.console import (
+    BundleArgument,
+    JsonOption,
+    emit_json,
+    list_not_checked,
+    number,
+    say,
+    table,
+    warn,
+)
 from mmedge.cli.output import BundleOutputOption, OverwriteOption, Target, misuse, rewriting
 from mmedge_export.engine import PRECISIONS, build_all
 from mmedge_export.engine_builder import CURRENT
@@ -93,12 +102,14 @@ def build(
             workspace=None if workspace is None else workspace << 20,
             progress=say,
         )
+        open_questions = built.manifest.open_questions(*made)
         built.close()
     if as_json:
         emit_json(
             {
                 "bundle": place.shown,
                 "variants": [{"id": variant.id, **asdict(variant)} for variant in made],
+                "not_checked": open_questions,
             }
         )
         return
@@ -117,6 +128,7 @@ def build(
             for variant in made
         ],
     )
+    list_not_checked(open_questions)
 
 
 def _build_openvino(place: Target, *, as_json: bool) -> None:
@@ -124,6 +136,7 @@ def _build_openvino(place: Target, *, as_json: bool) -> None:
     from mmedge_export.openvino import add_openvino
 
     made, variant = add_openvino(Bundle.open(place.path))
+    open_questions = made.manifest.open_questions(variant)
     found: dict[str, tuple[float, int]] = {}
     if made.manifest.samples:
         made, found = tune(made, tell=say, warn=warn)
@@ -133,10 +146,18 @@ def _build_openvino(place: Target, *, as_json: bool) -> None:
             "latency_ms": {name: ms for name, (ms, _) in found.items()},
             "threads": {name: count for name, (_, count) in found.items()},
         }
-        emit_json({"bundle": place.shown, "variant": variant.id, **measured})
+        emit_json(
+            {
+                "bundle": place.shown,
+                "variant": variant.id,
+                **measured,
+                "not_checked": open_questions,
+            }
+        )
         return
     rows = [(name, number(ms), str(count)) for name, (ms, count) in found.items()]
     table(f"{place.shown}: {variant.id} added", ("variant", "ms a call here", "threads"), rows)
+    list_not_checked(open_questions)
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from mmedge.schema.names import MAX_TEXT
 from mmedge.spec import Stage, Tolerance, Variant
 from mmedge_export.engine_builder import EngineBuilder
 from mmedge_export.float16 import TOLERANCE, to_float16
+from mmedge_export.open_questions import NOT_RUN
 from mmedge_export.profiles import Sizes, resolve_profiles
 
 if TYPE_CHECKING:
@@ -224,6 +225,7 @@ def _build_variant(
         target=builder.target,
         files={},
         tolerance=_tolerance(precision, errors),
+        not_checked=(NOT_RUN,),
         requires={LIBRARIES[builder.backend].distribution: library_version(builder.backend)},
     )
     record = builder.options()

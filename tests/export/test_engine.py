@@ -328,10 +328,13 @@ def test_the_command_prints_data_alone_on_stdout(tmp_path):
         "tensorrt_rtx-fp16-sm_89",
     ]
     assert data["variants"][0]["build"]["profile samples"] == "40:400:800"
+    assert data["not_checked"] == [
+        f"{v['id']}: not run where it was made" for v in data["variants"]
+    ]
     assert "fusion" in done.stderr
     command[-1] = "samples=1:2"
     wrong = subprocess.run(command, capture_output=True, text=True, timeout=240)
-    assert wrong.returncode == 1
+    assert wrong.returncode == 2
     assert "MIN:OPT:MAX" in wrong.stderr
     assert not wrong.stdout
 
