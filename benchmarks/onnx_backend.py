@@ -5,6 +5,11 @@ the test's inputs as the example; load the bundle; compare its outputs on the te
 Runtime's. The JSON has the counts and each refusal by its rule.
 
     python benchmarks/onnx_backend.py -o benchmarks/results/onnx_backend.json
+
+In shards, each with a file of its own for what it found, and then together:
+
+    python benchmarks/onnx_backend.py --shard 0/4 --progress part0.json
+    python benchmarks/onnx_backend.py --merge part*.json -o benchmarks/results/onnx_backend.json
 """
 
 from __future__ import annotations
@@ -20,6 +25,8 @@ import sys
 import tempfile
 import traceback
 import warnings
+from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -213,6 +220,8 @@ def summary(results: list[Result]) -> Result:
     """Counts, and every refusal by rule."""
     ran = [r for r in results if "plain" not in r]
     report: Result = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "versions": {name: metadata.version(name) for name in ("onnx", "onnxruntime", "mmedge")},
         "models": len(results),
         "onnxruntime_runs": len(ran),
     }
@@ -242,21 +251,31 @@ def main() -> None:
     parser.add_argument("--shard", default="0/1", help="i/n: every n-th model from the i-th on")
     parser.add_argument("--only", default="", help="regular expression of names")
     parser.add_argument("--names", type=Path, help="file with the names to run, one a line")
+    parser.add_argument("--merge", type=Path, nargs="+", help="files of --progress, of all shards")
     parser.add_argument("--work", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.merge:
+        finish([r for file in options.merge for r in json.loads(file.read_text())], options.output)
+        return
     names = options.names.read_text().split() if options.names else list(cases())
     if options.work:
         work(names)
         return
     index, count = map(int, options.shard.split("/"))
     names = [name for name in names if re.search(options.only, name)][index::count]
-    report = summary(run_all(names, options.progress))
-    text = json.dumps(report, indent=1)
-    print(
-        json.dumps({k: v.get("counts", v) if isinstance(v, dict) else v for k, v in report.items()})
-    )
-    if options.output:
-        options.output.write_text(text + "\n")
+    finish(run_all(names, options.progress), options.output)
+
+
+def finish(results: list[Result], output: Path | None) -> None:
+    """Print the counts, and write all of the summary."""
+    report = summary(results)
+    shown = {
+        key: value.get("counts", value) if isinstance(value, dict) else value
+        for key, value in report.items()
+    }
+    print(json.dumps(shown))
+    if output:
+        output.write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":
