@@ -336,7 +336,7 @@ def test_the_command_prints_data_alone_on_stdout(tmp_path):
     wrong = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert wrong.returncode == 2
     assert "MIN:OPT:MAX" in wrong.stderr
-    assert not wrong.stdout
+    assert json.loads(wrong.stdout)["error"]["exit_code"] == 2
 
 
 @pytest.fixture(scope="module")
