@@ -13,6 +13,7 @@ import typer
 
 from mmedge.bundle import Bundle
 from mmedge.cli.console import JsonOption, emit_json, list_not_checked, number, say, table, waiting
+from mmedge.cli.draw import size as size_of
 from mmedge.cli.output import check_new
 from mmedge_export.cli_quantize import (
     BudgetOption,
@@ -203,7 +204,7 @@ def export(
         _check_kept(report)
         return
     table(
-        f"{manifest.name}: {output} ({total / 2**20:.2f} MiB)",
+        f"{manifest.name}: {output} ({size_of(total)})",
         ("what", "value"),
         [
             *(

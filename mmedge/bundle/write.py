@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from mmedge.spec import Manifest
 
-__all__ = ["SUFFIX", "Source", "move_bundle", "write_bundle"]
+__all__ = ["SUFFIX", "Source", "keep_modes", "move_bundle", "write_bundle"]
 
 #: Suffix of a bundle that is one zip.
 SUFFIX = ".mmedge"
@@ -66,7 +66,7 @@ def write_bundle(
             staged = folder / path.name
             (_write_zip if zipped else _write_directory)(staged, manifest, sources)
             load(staged, digests=False).archive.close()
-            _keep_modes(path, staged)
+            keep_modes(path, staged)
             with exclusive(path.parent):
                 _check_free(path, overwrite=overwrite)  # another process may have been faster
                 if before_move is not None:
@@ -86,24 +86,30 @@ def move_bundle(staged: Path, path: Path, *, overwrite: bool) -> None:
     try:
         with exclusive(path.parent):
             _check_free(path, overwrite=overwrite)
-            _keep_modes(path, staged)
+            keep_modes(path, staged)
             put(staged, path)
     except OSError as error:
         raise BundleError(f"{path}: the bundle cannot be written: {error}") from error
 
 
-def _keep_modes(path: Path, staged: Path) -> None:
-    """Give a bundle the permissions of the one that it replaces; new files get the manifest's."""
-    if path.is_dir() != staged.is_dir() or not path.exists():
+def keep_modes(path: Path, staged: Path) -> None:
+    """Give a bundle the permissions of the one that it replaces or is a copy of.
+
+    New files get the manifest's, and of the other form all do: who may read one may enter a folder.
+    """
+    if not path.exists():
         return
-    default = path / MANIFEST
-    for new in staged.rglob("*") if staged.is_dir() else ():
+    file_mode = stat.S_IMODE((path / MANIFEST if path.is_dir() else path).stat().st_mode)
+    folder_mode = file_mode | (file_mode & 0o444) >> 2
+    same = path.is_dir() == staged.is_dir()
+    # Last the folder itself: one that may not be written to can be filled no more.
+    for new in [*(staged.rglob("*") if staged.is_dir() else ()), staged]:
         old = path / new.relative_to(staged)
-        if not old.exists():
-            old = path if new.is_dir() else default
-        new.chmod(stat.S_IMODE(old.stat().st_mode))
-    # Last: a directory that may not be written to can be filled no more.
-    staged.chmod(stat.S_IMODE(path.stat().st_mode))
+        if same and old.exists():
+            mode = stat.S_IMODE(old.stat().st_mode)
+        else:
+            mode = folder_mode if new.is_dir() else file_mode
+        new.chmod(mode)
 
 
 def _check_free(path: Path, *, overwrite: bool) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmedge.bench.neighbours import busy_share, busy_words
 from mmedge.cli.console import list_not_checked, number, say, table, warn
+from mmedge.cli.draw import size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -88,7 +89,7 @@ def _machine(report: Report) -> Iterator[tuple[str, str]]:
         yield f"  {name}", number(value, "ms")
     yield "peak memory", f"{report.peak_memory_bytes / 2**20:.1f} MiB"
     if report.size_bytes is not None:
-        yield "size", f"{report.size_bytes / 2**20:.2f} MiB"
+        yield "size", size(report.size_bytes)
     if metric is not None:
         drop, bound = number(metric["drop"]), number(metric["drop_bound"])
         yield "metric", f"{number(metric['value'])} ({metric['name']}; drop {drop}, below {bound})"

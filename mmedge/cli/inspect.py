@@ -21,7 +21,7 @@ from mmedge.cli.console import (
     table,
     write_file,
 )
-from mmedge.cli.draw import draw_text
+from mmedge.cli.draw import draw_text, size
 from mmedge.cli.flow import flow_of
 from mmedge.cli.output import check_file
 from mmedge.cli.svg import draw_svg
@@ -134,7 +134,7 @@ def _print(
         [
             (
                 variant.id,
-                f"{used[variant.id] / 2**20:.2f} MiB",
+                size(used[variant.id]),
                 "runs" if decisions[variant.id].accepted else "no",
                 decisions[variant.id].reason,
             )

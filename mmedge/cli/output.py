@@ -13,7 +13,7 @@ import typer
 
 from mmedge.bundle import Bundle
 from mmedge.bundle.place import staging
-from mmedge.bundle.write import move_bundle
+from mmedge.bundle.write import keep_modes, move_bundle
 from mmedge.cli.console import say
 from mmedge.errors import BundleError, MMEdgeError
 
@@ -146,6 +146,7 @@ def rewriting(bundle: str, output: Path | None, *, overwrite: bool) -> Iterator[
             )
         with _staging(output) as folder:
             opened.copy(folder / output.name).close()
+            keep_modes(opened.path, folder / output.name)  # a private bundle has private copies
             target = Target(folder / output.name, str(output))
             yield target
             if target.keep:

@@ -8,6 +8,7 @@ import typer
 
 from mmedge.bundle import Bundle
 from mmedge.cli.console import BundleArgument, JsonOption, emit_json, table
+from mmedge.cli.draw import size
 from mmedge.cli.output import BundleOutputOption, OverwriteOption, rewriting
 
 __all__ = ["remove"]
@@ -55,7 +56,7 @@ def remove(
             ("files dropped", ", ".join(dropped) or "none: others use them"),
             (
                 "size",
-                f"{sum(before.values()) / 2**20:.2f} -> {sum(after.values()) / 2**20:.2f} MiB",
+                f"{size(sum(before.values()))} -> {size(sum(after.values()))}",
             ),
         ],
     )

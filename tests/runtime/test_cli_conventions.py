@@ -250,6 +250,11 @@ def test_output_of_a_verb_that_rewrites(two, tmp_path):
 @pytest.mark.parametrize("mode", [0o600, 0o640, 0o444])
 def test_the_mode_of_a_bundle_stays(two, tmp_path, mode):
     two.chmod(mode)
+    call("remove", two, "ort-int8-cpu", "-o", tmp_path / "copy.mmedge")
+    assert stat.S_IMODE((tmp_path / "copy.mmedge").stat().st_mode) == mode
+    call("remove", two, "ort-int8-cpu", "-o", tmp_path / "folder")
+    assert stat.S_IMODE((tmp_path / "folder" / "manifest.json").stat().st_mode) == mode
+    assert stat.S_IMODE((tmp_path / "folder").stat().st_mode) == mode | (mode & 0o444) >> 2
     call("remove", two, "ort-int8-cpu")
     assert stat.S_IMODE(two.stat().st_mode) == mode
 

@@ -172,7 +172,7 @@ class Report:
             found.append(("latency", f"{before:.3g} -> {after:.3g} ms, {times}"))
         before, after = self.bytes_before, self.bytes_after
         share = after / max(before, 1)
-        size = f"{before / 2**20:.2f} -> {after / 2**20:.2f} MiB, {share:.3f} of it"
+        size = f"{before:,} -> {after:,} bytes, {share:.3f} of it"
         found += [
             ("size", size),
             ("judged", f"{self.samples} samples, {self.attempts} candidates"),
