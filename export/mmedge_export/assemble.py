@@ -354,11 +354,12 @@ def _assets(
 
 
 def _tokens(model: Model) -> dict[str, Array]:
-    """Stand-ins of optional inputs, of size 1 along each dynamic dimension."""
+    """Stand-ins of optional inputs, at the smallest size of each dynamic dimension, but 1."""
+    least = {symbol: max(limits.min, 1) for symbol, limits in model.dimensions().items()}
     return {
         name: np.broadcast_to(
             value.absent_token,
-            [1 if isinstance(size, str) else size for size in value.shape()],
+            [least[size] if isinstance(size, str) else size for size in value.shape()],
         )
         for name, value in model.inputs.items()
         if value.absent_token is not None and not value.required
