@@ -116,3 +116,36 @@ def test_limits_that_do_not_fit_are_refused():
         Judge(task([0], None), answers([0]), max_drop=0.1)
     with pytest.raises(ExportError, match="not both"):
         Judge(task([0]), answers([0]), max_drop=0.1, min_metric=0.5)
+
+
+@pytest.mark.parametrize("fill", [-1e4, -1e9, float(np.finfo(np.float32).min)])
+def test_without_a_metric_a_mask_excuses_nothing_and_other_choices_are_told(fill):
+    """Of masked scores int8 was kept at an error of 4e-10, with half of the actions changed."""
+    rng = np.random.default_rng(0)
+    masked = rng.random((40, 6)) < 0.3
+    masked[:, :2] = False
+    scores = np.where(masked, fill, rng.normal(size=(40, 6))).astype(np.float32)
+    noise = np.where(masked, 0, 0.3 * rng.normal(size=(40, 6))).astype(np.float32)
+    wrong = [{"y": row[None]} for row in scores + noise]
+    judge = Judge(task(range(40), metric=None), [{"y": row[None]} for row in scores])
+    verdict = judge(wrong)
+    assert not verdict.ok
+    assert verdict.error > 0.1
+    assert verdict.changed["y"] == (
+        int((scores.argmax(1) != (scores + noise).argmax(1)).sum()),
+        40,
+    )
+    near = judge([{"y": row[None]} for row in scores + noise / 100])
+    assert near.ok
+
+
+def test_without_a_metric_boxes_excuse_no_scores():
+    rng = np.random.default_rng(1)
+    answers = rng.normal(size=(4, 1, 30, 12)).astype(np.float32)
+    answers[..., :4] *= 200
+    wrong = answers.copy()
+    wrong[..., 4:] += rng.normal(size=(4, 1, 30, 8)).astype(np.float32)
+    assert np.abs(wrong - answers).max() < 0.01 * np.abs(answers).max()
+    judge = Judge(task(range(4), metric=None), [{"y": one} for one in answers])
+    assert not judge([{"y": one} for one in wrong]).ok
+    assert judge([{"y": one} for one in answers]).ok
