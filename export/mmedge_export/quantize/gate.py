@@ -341,7 +341,9 @@ class Gate:
             plan, self._speed[name] = found["plan"], found["words"]
             self._note(found["others"])
             if plan != work.plan:
-                work.why |= dict.fromkeys(quantised(work.plan), "the rest is no faster")
+                judged = found["others"] is None
+                reason = "the rest is no faster" if judged else "could not be judged"
+                work.why |= dict.fromkeys(quantised(work.plan), reason)
                 work.plan = plan
         if not any(quantised(work.plan) for work in self._works):
             return None

@@ -16,7 +16,7 @@ def stage(name, plan, why):
     return SimpleNamespace(stage=SimpleNamespace(name=name), plan=plan, why=why)
 
 
-def made(*, attempts=1, again=True, faster=False):
+def made(*, attempts=1, again=True, faster=False, others=None):
     """A gate of two stages, of which ``a`` had nodes put back; what its parts would do."""
     gate = Gate.__new__(Gate)
     gate._goal, gate._budget = "speed", 5
@@ -27,7 +27,9 @@ def made(*, attempts=1, again=True, faster=False):
     gate._speed, gate._task, gate._changed = {}, SimpleNamespace(samples=[({}, 0)]), set()
     gate._network = lambda plans: SimpleNamespace(tensors=lambda inputs: {})
     kept = {"m": "static", "n": "float"} if faster else {"m": "float", "n": "float"}
-    gate._journal = SimpleNamespace(recall=lambda key, find: (kept, "timed"))
+    found = {"plan": kept, "words": "timed", "others": others}
+    gate._journal = SimpleNamespace(recall=lambda key, find, keep: found)
+    gate.others = None
     gate._judge = SimpleNamespace(attempts=attempts)
     gate.judged = []
 
@@ -46,6 +48,13 @@ def test_a_stage_that_is_no_faster_goes_back():
     assert gate._works[0].plan == {"m": "float", "n": "float"}
     assert gate._works[0].why == {"m": "the rest is no faster", "n": "the metric needs it"}
     assert gate.judged == [{"a": {"m": "float", "n": "float"}, "b": {"k": "dynamic"}}]
+
+
+def test_beside_other_processes_it_says_that_it_could_not_judge():
+    gate = made(others=0.4)
+    gate._pay(ACCEPTED)
+    assert gate._works[0].why["m"] == "could not be judged"
+    assert gate.others == 0.4
 
 
 @pytest.mark.parametrize("options", [{"attempts": 5}, {"again": False}])
