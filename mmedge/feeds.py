@@ -4,7 +4,7 @@ This runs at every call. A stream of calls differs in its values and seldom in i
 shapes, and only those are checked; so a combination that has passed is remembered, with what stood
 in for its absent modalities, and the last one is compared first. Between two runs of a network the
 caches hold its weights and not this code, which makes the little work here several times dearer
-than a tight loop shows.
+than a tight loop shows. All checks of a call stand in this one module for that reason.
 """
 
 from __future__ import annotations

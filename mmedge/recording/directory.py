@@ -2,7 +2,8 @@
 
 A chunk is written beside its place and renamed into it, so that a recorder that is killed loses
 what it has not written yet and nothing else. Each chunk, and the index, holds a digest of what is
-in it: a bit that flips on the disk is told and not replayed.
+in it: a bit that flips on the disk is told and not replayed. Writer and reader stand in one module,
+because each rule of the format is in both.
 """
 
 from __future__ import annotations
