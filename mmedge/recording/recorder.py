@@ -1,6 +1,6 @@
 """Records what an application pushes while it runs, in a thread of its own.
 
-The recorder and the stream that it wraps stand in one module, because they share a lock and a clock.
+The recorder and the stream that it wraps stand in one module: they share a lock and a clock.
 """
 
 from __future__ import annotations
