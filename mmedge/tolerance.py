@@ -5,6 +5,8 @@ readers of a bundle. What an element may differ by is a share of a *scale*, and 
 tensor would be wrong twice: a mask that is filled with -1e9 would excuse everything beside it, and
 boxes in pixels would excuse class scores in the same tensor. So fill values leave the scale, and
 channels of another magnitude have a scale of their own.
+
+Longer than most modules: it is one rule, whose parts mean nothing without each other.
 """
 
 from __future__ import annotations
