@@ -11,8 +11,7 @@ Longer than most modules: it is one rule, whose parts mean nothing without each 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -53,8 +52,10 @@ _ROUND, _POWER = 50.0, 1e3
 _EXTREMES = (65504.0, 3.3895313892515355e38, 3.4028234663852886e38, 1.7976931348623157e308)
 
 
-@dataclass(frozen=True, slots=True)
-class Difference:
+# Tuples and a plain class: dataclasses would take most of this module's import, at every load.
+
+
+class Difference(NamedTuple):
     """Worst difference of one output from its reference over what was compared.
 
     Attributes:
@@ -98,8 +99,7 @@ def difference(got: Array, golden: Array, tolerance: Tolerance) -> Difference:
     return compared.result()
 
 
-@dataclass(frozen=True, slots=True)
-class Compared:
+class Compared(NamedTuple):
     """One sample of a :class:`Comparison`.
 
     Attributes:
@@ -289,7 +289,6 @@ class Comparison:
         )
 
 
-@dataclass(frozen=True, slots=True)
 class _Slices:
     """Of every slice along one axis: largest error, largest size, smallest value, and some sizes.
 
@@ -298,32 +297,32 @@ class _Slices:
     is False once samples had other numbers of slices: those are no channels.
     """
 
-    errors: Floats
-    sizes: Floats
-    least: Floats
-    seen: Floats
-    fixed: bool = True
+    __slots__ = ("errors", "fixed", "least", "seen", "sizes")
+
+    def __init__(
+        self, errors: Floats, sizes: Floats, least: Floats, seen: Floats, *, fixed: bool = True
+    ) -> None:
+        self.errors, self.sizes, self.least = errors, sizes, least
+        self.seen, self.fixed = seen, fixed
 
     @classmethod
     def of(cls, axis: int, errors: Floats, sizes: Floats, values: Floats) -> _Slices:
         others = tuple(i for i in range(sizes.ndim) if i != axis)
         largest = sizes.max(others)
-        seen = np.full((len(largest), EVIDENCE), np.nan)
         if largest.min() * APART <= largest.max():
             flat = np.moveaxis(sizes, axis, 0).reshape(len(largest), -1)
             places = np.linspace(0, flat.shape[1] - 1, min(flat.shape[1], 2 * EVIDENCE))
-            for place in places.astype(int):
-                _note(seen, flat[:, place])
+            seen = _distinct(flat[:, places.astype(int)])
+        else:
+            seen = np.full((len(largest), EVIDENCE), np.nan)
         return cls(errors.max(others), largest, values.min(others), seen)
 
     def merged(self, other: _Slices) -> _Slices:
         if not self.fixed or self.sizes.shape != other.sizes.shape:
             return _Slices(other.errors, other.sizes, other.least, other.seen, fixed=False)
         seen = self.seen
-        if not np.isnan(other.seen).all() and np.isnan(seen).any():
-            seen = seen.copy()
-            for column in other.seen.T:
-                _note(seen, column)
+        if np.isnan(seen[:, -1]).any() and not np.isnan(other.seen[:, 0]).all():
+            seen = _distinct(np.concatenate((seen, other.seen), 1))
         return _Slices(
             np.maximum(self.errors, other.errors),
             np.maximum(self.sizes, other.sizes),
@@ -367,12 +366,16 @@ class _Slices:
         return result
 
 
-def _note(seen: Floats, sizes: Floats) -> None:
-    """Put the size of every slice among those that were seen of it, if it is new and none is 0."""
-    new = (sizes > 0) & ~(seen == sizes[:, None]).any(1)
-    free = np.isnan(seen)
-    slices = np.flatnonzero(new & free.any(1))
-    seen[slices, free[slices].argmax(1)] = sizes[slices]
+def _distinct(sizes: Floats) -> Floats:
+    """Up to :data:`EVIDENCE` sizes of each slice that differ and are not 0, then NaN."""
+    ordered = np.sort(sizes, 1)
+    ordered[:, 1:][ordered[:, 1:] == ordered[:, :-1]] = np.nan
+    ordered[ordered == 0.0] = np.nan
+    ordered.sort(1)
+    seen = np.full((len(sizes), EVIDENCE), np.nan)
+    count = min(EVIDENCE, ordered.shape[1])
+    seen[:, :count] = ordered[:, :count]
+    return seen
 
 
 def _channel_axes(rank: int) -> tuple[int, ...]:
@@ -418,14 +421,16 @@ def _fills(sizes: Floats, equal: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
 
 def _looks(sizes: Floats) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Which magnitudes are powers of ten or extremes, and which look like fill values at all."""
-    exact = np.isin(sizes, _EXTREMES)
+    exact = sizes == _EXTREMES[0]
+    for extreme in _EXTREMES[1:]:
+        exact |= sizes == extreme
     with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
-        exponent = np.floor(np.log10(sizes, out=np.zeros_like(sizes), where=sizes > 0))
-        unit = 10.0 ** (exponent - 1)
+        digits = np.log10(sizes, out=np.zeros_like(sizes), where=sizes > 0)
+        unit = 10.0 ** (np.floor(digits) - 1)
         two_digits = np.round(sizes / unit) * unit
         # As far as float32 holds such a number.
         plain = (sizes >= _ROUND) & (np.abs(sizes - two_digits) <= 2.0**-23 * sizes)
-        power = 10.0 ** np.round(np.log10(sizes, out=np.zeros_like(sizes), where=sizes > 0))
+        power = 10.0 ** np.round(digits)
         near = (power >= _POWER) & (np.abs(sizes - power) <= 0.01 * power)
     exact |= near & plain
     return exact, exact | near | plain
