@@ -42,7 +42,8 @@ WORDS = frozenset({"and", "or", "not", "min", "max"})
 #: Combinations of sizes that :meth:`Relations.complete` tries, and sizes in a row for each.
 _TRIES, _STEPS = 4096, 64
 
-_TOKEN = re.compile(r" *(?:([0-9]+)|([A-Za-z_][A-Za-z0-9_]*)|(//|==|!=|<=|>=|[-+*%<>(),]))")
+# Compiled at its first use: most bundles have no relations.
+_LEXEME = r" *(?:([0-9]+)|([A-Za-z_][A-Za-z0-9_]*)|(//|==|!=|<=|>=|[-+*%<>(),]))"
 _COMPARE: dict[str, Callable[[int, int], bool]] = {
     "==": lambda a, b: a == b,
     "!=": lambda a, b: a != b,
@@ -339,8 +340,9 @@ def _check_depth(depth: int) -> None:
 def _split(text: str) -> list[str]:
     tokens: list[str] = []
     at, end = 0, len(text.rstrip(" "))
+    read = re.compile(_LEXEME).match
     while at < end:
-        match = _TOKEN.match(text, at)
+        match = read(text, at)
         if match is None:
             raise ValueError(f"a number, a dimension or an operator, got {text[at:][:20]!a}")
         token = match[1] or match[2] or match[3]

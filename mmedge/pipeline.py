@@ -19,8 +19,8 @@ from mmedge.device import probe
 from mmedge.errors import BackendError, BundleError, InputError, MMEdgeError
 from mmedge.features import CACHE_BYTES, FeatureCache
 from mmedge.feeds import Feeds
+from mmedge.finite import FiniteInputs
 from mmedge.forks import ADVICE, keep_for_ever, watch
-from mmedge.sanity import FiniteInputs
 from mmedge.schedule import Scheduler, serially
 from mmedge.verify import verify
 
@@ -447,7 +447,7 @@ def load(
         })  # fmt: skip
     bundle = Bundle.open(path)
     try:
-        if isolated not in {None, bundle.digest}:
+        if isolated is not None and isolated != bundle.digest:
             raise BundleError(f"{path}: changed since a child process loaded it; load it again")
         here = probe()
         variant, decisions = bundle.select(

@@ -1,31 +1,25 @@
 """Distrust of sensors: values that are not finite, never change, or lie far outside the known.
 
-A stream drops such samples (:class:`Checker`); a single call, which has nothing to put in their
-place, refuses them (:class:`FiniteInputs`).
+A stream drops such samples. A single call, which has nothing to put in their place, refuses what is
+not finite (:mod:`mmedge.finite`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import isfinite
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from numpy import ndarray, vdot
 
-from mmedge.errors import BundleError, InputError
+from mmedge.errors import InputError
+from mmedge.finite import is_finite
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from mmedge.bundle import Bundle
     from mmedge.spec import Array, Manifest, Modality
 
-__all__ = ["Checker", "FiniteInputs", "Sanity", "same_content"]
-
-#: Elements up to which a product with itself is the cheapest look; NumPy's library may use threads
-#: of its own for more, which would take the cores from the network.
-SMALL = 8192
+__all__ = ["Checker", "Sanity", "same_content"]
 
 #: A smaller input may well stand still (a parked robot's state); a picture or scan has noise.
 MIN_ELEMENTS = 64
@@ -129,11 +123,7 @@ class Checker:
         limits = self._limits.get(name)
         finite = True
         if value.dtype.kind == "f" and (self._finite or limits is not None):
-            with np.errstate(all="ignore"):
-                # One cheap pass: a sum is finite only if each element is. If it is not, an
-                # overflow may be the cause, and each element is looked at.
-                finite = bool(np.isfinite(np.add.reduce(value, axis=None)))
-                finite = finite or bool(np.isfinite(value).all())
+            finite = is_finite(value)
             if not finite and self._finite:
                 return "nan" if np.isnan(value).any() else "inf"
         if limits is not None:
@@ -141,64 +131,6 @@ class Checker:
             if known.size and (known.min() < limits[0] or known.max() > limits[1]):
                 return "out_of_range"
         return None
-
-
-class FiniteInputs:
-    """Refuses NaN and infinity in the floating-point inputs of a call.
-
-    A network turns them into answers that look like any other: a NaN in a state becomes a NaN
-    torque, or the class of index 0. What a golden sample holds in the same input is taken (a mask
-    of minus infinity, NaN for "not measured"): there the network's own answer was recorded. Arrays
-    on a GPU pass unseen, since looking would wait for it.
-
-    Args:
-        bundle: whose inputs these are; its golden samples are read when the first value that is not
-            finite comes.
-    """
-
-    def __init__(self, bundle: Bundle) -> None:
-        self._bundle = bundle
-        specs = bundle.manifest.inputs()
-        self.names = tuple(name for name in specs if specs[name].dtype.startswith("float"))
-        # With the elements up to which a square is tried; those of float16 overflow from 256 on.
-        self._inputs = [
-            (name, SMALL if specs[name].dtype != "float16" else 0) for name in self.names
-        ]
-
-    def check(self, values: Mapping[str, Any]) -> None:
-        """Look at every floating-point input.
-
-        Raises:
-            InputError: one holds NaN or infinity and no golden sample does there; the message says
-                where.
-        """
-        for name, small in self._inputs:
-            value = values[name]
-            if type(value) is not ndarray:
-                continue
-            # The cheapest look that there is, since this runs in every call.
-            if value.size <= small and isfinite(vdot(value, value)):
-                continue
-            # Large, or a square that overflowed.
-            if not np.isfinite(value).all():
-                self._refuse(name, value)
-
-    def _refuse(self, name: str, value: Array) -> None:
-        try:
-            golden = [sample.inputs[name] for sample in self._bundle.samples()]
-        except BundleError:  # the file went away: nothing is known to be allowed
-            golden = []
-        for word, test in (("NaN", np.isnan), ("infinity", np.isinf)):
-            places = test(value)
-            if not places.any() or any(test(known).any() for known in golden):
-                continue
-            first = [int(index) for index in np.argwhere(places)[0]]
-            raise InputError(
-                f"input {name!r}: {word} at {first} ({np.count_nonzero(places)} of {value.size} "
-                f"values), where every golden sample is free of it: the answer would mean nothing. "
-                "Leave the sample out, or pass it on: load(..., allow_non_finite=True), or "
-                "--allow-non-finite on the command line"
-            )
 
 
 def same_content(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper
 import mmedge
 from mmedge.bundle import Bundle
 from mmedge.errors import InputError
-from mmedge.sanity import SMALL
+from mmedge.finite import SMALL
 from mmedge.spec import Manifest, Modality, Sample, Stage, TensorSpec, Tolerance, Variant
 from mmedge.verify import verify
 

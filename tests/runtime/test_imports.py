@@ -57,6 +57,17 @@ def test_import_mmedge_leaves_out_what_only_some_calls_need(module):
     assert python(f"import sys, mmedge; print({module!r} in sys.modules)").strip() == "False"
 
 
+def test_a_load_and_a_call_leave_out_what_only_streams_need(sums):
+    program = (
+        "import sys, numpy as np, mmedge\n"
+        "with mmedge.load(sys.argv[1]) as pipe:\n"
+        "    pipe.run(pipe.bundle.samples()[0].inputs)\n"
+        "unwanted = ('sanity', 'align', 'clock', 'stream')\n"
+        "print([name for name in unwanted if f'mmedge.{name}' in sys.modules])"
+    )
+    assert python(program, str(sums)).strip() == "[]"
+
+
 def test_public_names_are_sorted_and_there():
     assert mmedge.__all__ == sorted(mmedge.__all__)
     assert all(hasattr(mmedge, name) for name in mmedge.__all__)
