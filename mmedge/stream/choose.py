@@ -230,7 +230,8 @@ def merge_sizes(active: Active, choices: dict[str, Choice], relations: Relations
             continue
         sizes = choice.item.sizes
         clash = [s for s in sizes if active.sizes.get(s, sizes[s]) != sizes[s]]
-        fault = None if clash else relations.fault(active.sizes | dict(sizes))
+        related = relations.any and not clash
+        fault = relations.fault(active.sizes | dict(sizes)) if related else None
         if (clash or fault) and choice.absent is not None:
             choices[name] = Choice(None, choice.absent)
         elif clash:

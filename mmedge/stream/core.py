@@ -314,21 +314,21 @@ class Core:
         t = active.trigger.t
         samples: dict[str, tuple[Used, ...]] = {}
         ages: dict[str, float | None] = dict.fromkeys(self.tracks)
+        absent: dict[str, str] = {}
+        notes: dict[str, str] = {}
         for name, choice in active.choices.items():
-            if choice.item is not None:
-                ages[name] = t - choice.item.t
-                used = (Used(s.seq, s.t - self._offset) for s in choice.item.samples)
-                samples[name] = tuple(used)
+            track, item = self.tracks[name], choice.item
+            if item is not None:
+                ages[name] = t - item.t
+                samples[name] = tuple([Used(s.seq, s.t - self._offset) for s in item.samples])
                 if outputs is not None:
-                    self.tracks[name].use(choice.item)
-        absent = {n: c.absent for n, c in active.choices.items() if c.absent is not None}
-        notes = {}
-        for name, choice in active.choices.items():
-            track = self.tracks[name]
+                    track.use(item)
+            if choice.absent is not None:
+                absent[name] = choice.absent
+                continue
             newest = "" if active.trigger.track is track else track.newest_note()
-            words = [note for note in (choice.note, newest) if note]
-            if words and choice.absent is None:
-                notes[name] = "; ".join(words)
+            if choice.note or newest:
+                notes[name] = "; ".join(filter(None, (choice.note, newest)))
         result = self._result(
             outputs, active.trigger, now, t, ages, samples, absent, reason, notes, fresh=not reason
         )

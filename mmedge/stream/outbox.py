@@ -42,7 +42,9 @@ class Outbox:
         while latest and len(self.results) > 1:
             self._pass_over()
         result = self.results.popleft()
-        return replace(result, lateness=max(0.0, now - result.made))
+        # Nobody has read it yet, and copying it would take as long as all else here.
+        object.__setattr__(result, "lateness", max(0.0, now - result.made))
+        return result
 
     def drop(self, modality: str | None = None) -> list[Mapping[str, Mapping[str, int]]]:
         """Lose all results, or those that used a modality; return what they told of drops."""

@@ -54,7 +54,8 @@ class SourceClock:
             return None
         if self._limit is not None and now - self.behind - t > self._limit + SLACK:
             return "too_old"
-        if t == self.newest or any(t == stamp for stamp, _ in self._suspects):
+        suspects = self._suspects
+        if t == self.newest or (suspects and any(t == stamp for stamp, _ in suspects)):
             return "duplicate"
         return None
 

@@ -141,6 +141,55 @@ def test_what_came_before_decides_nothing(sums, calls):
                 np.testing.assert_array_equal(found[name], value)
 
 
+IDS, MASK = np.zeros((1, 6), np.int64), np.zeros((1, 6), np.bool_)
+ALONE = [
+    *(("camera", value) for value in GIVEN["image"]),
+    *(("voice", value) for value in GIVEN["pcm"] if value is not NOTHING),
+    *(("voice", {"pcm": ONES}), ("voice", {"image": ONES}), ("voice", ONES[:, :3].copy())),
+    *(("text", value) for value in ("red", {"ids": IDS, "mask": MASK}, {"mask": MASK, "ids": IDS})),
+    *(("text", value) for value in (IDS, {"ids": IDS}, {"ids": MASK, "mask": IDS})),
+]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.sampled_from(ALONE), min_size=2, max_size=8))
+def test_what_a_modality_had_before_decides_nothing(sums, pushes):
+    with Bundle.open(sums) as bundle:
+        feeds = Feeds(bundle)
+
+        def checked(feeds, push):
+            try:
+                return feeds.check_modality(*push)
+            except InputError as error:
+                return str(error)
+
+        for push in pushes:
+            found, alone = checked(feeds, push), checked(Feeds(bundle), push)
+            if isinstance(alone, str):
+                assert found == alone
+                continue
+            assert found[1] == alone[1]
+            assert list(found[0]) == list(alone[0])
+            for name, value in alone[0].items():
+                assert type(found[0][name]) is np.ndarray
+                assert found[0][name].flags.c_contiguous
+                assert found[0][name].dtype == value.dtype
+                np.testing.assert_array_equal(found[0][name], value)
+
+
+def test_chunks_of_another_axis_are_checked_anew(sums):
+    with Bundle.open(sums) as bundle:
+        feeds = Feeds(bundle)
+        rows = {"pcm": 1}
+        _, sizes = feeds.check_modality("voice", ONES, rows)
+        assert feeds.check_modality("voice", ONES, rows)[1] == sizes
+        assert (
+            feeds.check_modality("voice", ONES)[1] == Feeds(bundle).check_modality("voice", ONES)[1]
+        )
+        with pytest.raises(InputError, match="a chunk without rows"):
+            feeds.check_modality("voice", ONES[:, :0], rows)
+
+
 def test_a_token_stands_in_at_any_batch(pipe):
     found = pipe(image=np.ones((3, 2, 2, 3), np.uint8))["out"]
     np.testing.assert_array_equal(found, np.full((3, 1), 12.5, np.float32))
