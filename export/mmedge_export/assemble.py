@@ -189,7 +189,7 @@ def export(
 
         seen_cases = coverage.watch(chain(every(model, run, samples, given, tell, leave), varied()))
         worst = parity.check(graph, made.run, chain(first, seen_cases), tolerance)
-        for case in beyond(model, run, base, unproven):
+        for case in beyond(model, run, base):
             try:
                 parity.check(graph, made.run, [case], tolerance)
             except ExportError as fault:

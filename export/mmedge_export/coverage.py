@@ -207,7 +207,6 @@ def beyond(
     model: Model,
     run: Callable[[Mapping[str, Array]], dict[str, Array]],
     base: Case,
-    names: Iterable[str],
 ) -> Iterator[Case]:
     """``base`` with integers far from those of the samples, where the network takes them.
 
@@ -216,8 +215,8 @@ def beyond(
     """
     if isinstance(model.module, Path):
         return
-    for name in names:
-        if model.inputs[name].tokenizer is not None:
+    for name, spec in model.inputs.items():
+        if spec.tokenizer is not None:
             continue
         for words, value in feeds.extremes(base.inputs[name]):
             inputs = {**base.inputs, name: value}

@@ -112,11 +112,29 @@ def _clamp_max(x: torch.Tensor, limit: float) -> torch.Tensor:
     return _clamp(x, None, limit)
 
 
+def _divide(x: torch.Tensor, y: Any, *, rounding_mode: str | None = None) -> torch.Tensor:  # noqa: ANN401
+    """Whole numbers divided towards zero by whole numbers, where torch's exporter goes by float32.
+
+    The quotient is the floor, and one more where the signs differ and something is left.
+    """
+    whole = not x.is_floating_point() and (
+        isinstance(y, int) if not isinstance(y, torch.Tensor) else not y.is_floating_point()
+    )
+    if not whole or x.dtype == torch.bool or rounding_mode != "trunc":
+        return NotImplemented  # type: ignore[no-any-return] # as it is
+    floor = torch.floor_divide(x, y)
+    left = x - floor * y
+    differ = torch.logical_and(left != 0, torch.lt(x, 0) != (y < 0))
+    return floor + differ.to(floor.dtype)
+
+
 _DECOMPOSED: dict[str, Callable[..., Any]] = {
     _SEGMENTED: decompose,
     "aten::_is_all_true": _all_true,
     "aten::clamp": _clamp,
     "aten::clamp_max": _clamp_max,
     "aten::clamp_min": _clamp_min,
+    "aten::div.Scalar_mode": _divide,
+    "aten::div.Tensor_mode": _divide,
     "aten::rsub.Scalar": _rsub,
 }

@@ -1,7 +1,4 @@
-"""The :class:`Bundle`: what export hands to the runtime.
-
-The module is long, since it is one class whose methods are documented for users.
-"""
+"""The :class:`Bundle`: what export hands to the runtime."""
 
 from __future__ import annotations
 

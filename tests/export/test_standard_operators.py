@@ -90,3 +90,32 @@ def test_an_input_of_rank_zero_stays_one(required, tmp_path):
         np.testing.assert_allclose(pipe(x=X, gain=gain)["y"], X * 2.5 + 2.5, rtol=1e-5)
         if not required:
             np.testing.assert_allclose(pipe(x=X)["y"], X + 1, rtol=1e-5)
+
+
+class Divided(nn.Module):
+    """Whole numbers divided towards zero."""
+
+    def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+        return (
+            torch.div(x, 7, rounding_mode="trunc"),
+            torch.div(x, -5, rounding_mode="trunc"),
+            torch.div(x, y, rounding_mode="trunc"),
+            torch.div(x.float(), 3, rounding_mode="trunc"),
+        )
+
+
+def test_whole_numbers_are_divided_as_such(tmp_path):
+    numbers = [0, 1, -1, 6, -6, 7, -7, 8, -8, 2**24 + 1, -(2**24) - 1, 2**53 + 1, -(2**63)]
+    x = np.array([numbers, numbers[::-1]])
+    y = np.where(np.arange(x.size).reshape(x.shape) % 2, 3, -2)
+    batch = {0: "batch"}
+    model = Model(
+        Divided(),
+        {"x": Input(x % 100, dynamic=batch), "y": Input(y, dynamic=batch)},
+        ["a", "b", "c", "d"],
+    )
+    export(model, tmp_path / "b").close()
+    with mmedge.load(tmp_path / "b") as pipe:
+        got = pipe(x=x, y=y)
+    for name, wanted in zip("abcd", model.module(torch.tensor(x), torch.tensor(y)), strict=True):
+        np.testing.assert_array_equal(got[name], wanted.numpy())
