@@ -24,6 +24,7 @@ from mmedge.tolerance import difference
 from mmedge_export.graph import Runner
 from mmedge_export.open_questions import line
 from mmedge_export.openvino_integers import check_integers
+from mmedge_export.other_sizes import check_sizes
 from mmedge_export.variants import base_variant
 
 if TYPE_CHECKING:
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
 
 __all__ = ["OpenVinoRunner", "add_openvino"]
 
+#: More sets of shapes than a check tries: each gets a form of its own.
+_ALL_SIZES = 64
+
 
 class OpenVinoRunner:
     """A graph's file in OpenVINO on the CPU, compiled for the first sets of shapes it is given.
@@ -43,13 +47,23 @@ class OpenVinoRunner:
         stage: what it stands for, which says how many threads it is worth.
         alone: whether it is the network's only stage.
         threads: most threads; None: one for each core.
+        specialised: sets of shapes that get a form of their own, as in the runtime.
 
     Raises:
         ExportError: OpenVINO does not load the file.
     """
 
-    def __init__(self, path: Path, stage: Stage, *, alone: bool, threads: int | None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        stage: Stage,
+        *,
+        alone: bool,
+        threads: int | None,
+        specialised: int = SPECIALISED,
+    ) -> None:
         self._name = path.name
+        self._specialised = specialised
         self._settings = compile_settings(stage, alone=alone, threads=threads)
         try:
             self._model: Any = core().read_model(_without_functions(path))
@@ -93,7 +107,7 @@ class OpenVinoRunner:
         """The form for some shapes; as in the runtime there are few of fixed ones."""
         if shapes in self._compiled:
             return self._compiled[shapes]
-        if len(self._compiled) < SPECIALISED:
+        if len(self._compiled) < self._specialised:
             model = fixed(self._model, shapes)
             made = self._compiled[shapes] = Compiled(model, self._settings, self._outputs)
             return made
@@ -133,9 +147,9 @@ def add_openvino(bundle: Bundle) -> tuple[Bundle, Variant]:
         The new bundle, open, and the variant.
 
     Raises:
-        AccuracyError: it does not compute what the golden samples hold, or other integers than
-            ONNX Runtime does on extreme inputs
-            (:func:`mmedge_export.openvino_integers.check_integers`).
+        AccuracyError: it does not compute what the golden samples hold, or something else than ONNX
+            Runtime does at other sizes (:func:`mmedge_export.other_sizes.check_sizes`) or in
+            integers on extreme inputs (:func:`mmedge_export.openvino_integers.check_integers`).
         ExportError: OpenVINO is not installed or does not take a graph.
     """
     try:
@@ -146,12 +160,20 @@ def add_openvino(bundle: Bundle) -> tuple[Bundle, Variant]:
     if base is None:
         raise ExportError(f"{bundle.path}: it has no float32 graphs; export the network again")
     stages = bundle.manifest.in_order()
-    runners = {
-        stage.name: OpenVinoRunner(
-            bundle.file(stage.graph), stage, alone=len(stages) == 1, threads=None
-        )
-        for stage in stages
-    }
+
+    def opened(specialised: int) -> dict[str, OpenVinoRunner]:
+        return {
+            stage.name: OpenVinoRunner(
+                bundle.file(stage.graph),
+                stage,
+                alone=len(stages) == 1,
+                threads=None,
+                specialised=specialised,
+            )
+            for stage in stages
+        }
+
+    runners = opened(SPECIALISED)
     for stage in stages:
         runners[stage.name].check(stage)
     for number, sample in enumerate(bundle.samples()):
@@ -166,7 +188,14 @@ def add_openvino(bundle: Bundle) -> tuple[Bundle, Variant]:
                         f"output {name!r} {found}, {found.limit_used:.3g} times what its tolerance "
                         f"allows ({limit}); use ONNX Runtime, and report this"
                     )
-    open_questions: list[str] = []
+    # Shapes that come often get a form of their own, all others share one: both are tried.
+    open_questions = check_sizes(
+        bundle,
+        base,
+        {stage.name: Runner(bundle.file(stage.graph)) for stage in stages},
+        [opened(_ALL_SIZES), opened(0)],
+        backend=f"OpenVINO {version}",
+    )
     with tempfile.TemporaryDirectory(prefix="mmedge-openvino-") as temporary:
         for stage in stages:
             open_questions += check_integers(

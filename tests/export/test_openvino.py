@@ -346,3 +346,46 @@ def test_integers_that_stay_small_are_taken_or_refused_by_what_they_are(what, tm
     except AccuracyError as refusal:
         assert "OpenVINO computes other integers: " in str(refusal)  # noqa: PT017
         bundle.close()
+
+
+class Attention(nn.Module):
+    """Attention with heads of 4 channels, which OpenVINO 2026.4 computes wrongly from 16 tokens."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.q, self.kv, self.out = nn.Linear(5, 4), nn.Linear(5, 8), nn.Linear(4, 6)
+
+    def forward(self, x):
+        q, (k, v) = self.q(x)[:, None], self.kv(x)[:, None].chunk(2, -1)
+        y = nn.functional.scaled_dot_product_attention(q, k, v)
+        return self.out(y[:, 0].mean(1))
+
+
+@pytest.mark.parametrize("most", [None, 40, 9])
+def test_a_variant_that_is_wrong_at_other_sizes_than_the_samples_is_refused(most, tmp_path):
+    example = np.random.default_rng(0).standard_normal((2, 6, 5)).astype(np.float32)
+    model = Model(
+        Attention(),
+        {"x": Input(example, dynamic={0: "batch", 1: "T"})},
+        ["y"],
+        dims={} if most is None else {"T": (1, most)},
+    )
+    bundle = export(model, tmp_path / "b")
+    refused = None
+    try:
+        bundle, _ = add_openvino(bundle)
+    except AccuracyError as error:
+        refused = str(error)
+    bundle.close()
+    if refused is not None:
+        assert "on made-up inputs: output 'y' differs" in refused
+        assert "T=" in refused
+        return
+    # Whatever OpenVINO this is: what was taken is right over the whole domain.
+    rng = np.random.default_rng(1)
+    with mmedge.load(tmp_path / "b", "openvino") as pipe:
+        for batch, length in ((1, 1), (2, 9), *(((10, 18), (3, 33)) if most != 9 else ())):
+            x = rng.standard_normal((batch, length, 5)).astype(np.float32)
+            wanted = model.module(torch.from_numpy(x)).detach().numpy()
+            np.testing.assert_allclose(pipe(x=x)["y"], wanted, rtol=1e-3, atol=1e-5)

@@ -255,3 +255,13 @@ def test_axes_of_changing_size_are_no_channels():
     wrong = golden + np.float32(1e-2) * (np.abs(golden) < 30)
     compared.add(wrong.astype(np.float32), golden)
     assert compared.result().passes  # by the tensor's scale: 500
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-3, 6e4])
+def test_neighbors_in_float16_pass_and_those_beyond_do_not(scale):
+    golden = (np.random.default_rng(0).standard_normal(200) * scale).clip(-6e4, 6e4)
+    golden = golden.astype(np.float16)
+    near, far = np.nextafter(golden, np.float16(np.inf)), golden * np.float16(1.01)
+    assert difference(near, golden, Tolerance(1e-4, 0.0)).passes
+    assert not difference(far, golden, Tolerance(1e-4, 0.0)).passes
+    assert not difference(near, golden, Tolerance(0.0, 0.0)).passes
