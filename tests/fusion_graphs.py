@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from mmedge_export.graph import Runner
+from mmedge_export.standard_operators import in_standard_operators
 
 D, HEADS, QUERIES = 16, 2, 3
 GROUPS = {"image": ["image", "image_valid"], "text": ["text", "text_valid"]}
@@ -142,14 +143,10 @@ def _exported(name, opset):
     inputs = ["image", "text", "image_valid", "text_valid"][: len(args)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own
+        captured = torch.export.export(net, tuple(args), dynamic_shapes=tuple(shapes), strict=False)
+        captured, _ = in_standard_operators(net, captured, opset)
         program = torch.onnx.export(
-            net,
-            tuple(args),
-            dynamo=True,
-            opset_version=opset,
-            dynamic_shapes=tuple(shapes),
-            input_names=inputs,
-            verbose=False,
+            captured, dynamo=True, opset_version=opset, input_names=inputs, verbose=False
         )
     return ir.serde.serialize_model(program.model)
 

@@ -54,7 +54,7 @@ class Network:
             ExportError: the module raised; the message says where.
         """
         try:
-            with torch.no_grad():
+            with torch.no_grad(), _as_traced():
                 return self.module(**self.tensors(feeds))
         except Exception as error:
             place = locate.of_exception(self.module, error) or type(self.module).__name__
@@ -71,6 +71,21 @@ class Network:
         tensors = named_results(self.call(feeds), self._model.outputs)
         # A copy: an output may be a view of an input or of a parameter.
         return {name: tensor.detach().cpu().numpy().copy() for name, tensor in tensors.items()}
+
+
+@contextlib.contextmanager
+def _as_traced() -> Iterator[None]:
+    """Transformers of torch by the way that torch.export takes, which is that of training.
+
+    The other, kernels for evaluation alone, puts 0 at hidden positions of an encoder and cuts
+    those off that all rows hide.
+    """
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ import torch
 
 from mmedge_export import locate
 from mmedge_export.attention_standard import decompose
+from mmedge_export.guard_attention import guard_attention
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,13 +35,16 @@ _CHECKS = frozenset(
 )
 
 
-def in_standard_operators(network: torch.nn.Module, program: Program) -> tuple[Program, list[str]]:
+def in_standard_operators(
+    network: torch.nn.Module, program: Program, opset: int
+) -> tuple[Program, list[str]]:
     """``program`` with what ONNX lacks replaced, and the checks on values that it no longer makes.
 
     Checks on sizes are left to :mod:`mmedge_export.relations`. Segmented attention becomes standard
-    operators, in which the passes find it again.
+    operators, in which the passes find it again. What hides every key is 0, as torch has it.
     """
     checks = _drop_checks(network, program)
+    guard_attention(program, opset)
     targets = {getattr(node.target, "name", str)(): node.target for node in program.graph.nodes}
     table: dict[Any, Callable[..., Any]] = {
         targets[name]: how for name, how in _DECOMPOSED.items() if name in targets

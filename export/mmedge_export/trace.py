@@ -88,7 +88,7 @@ def trace(model: Model, *, opset: int | None = None) -> Graph:
 
     with quiet(), torch.no_grad(), recording(recorder):
         captured = _capture(network.module, recorder, capture)
-        program, checks = in_standard_operators(network.module, captured)
+        program, checks = in_standard_operators(network.module, captured, opset)
         onnx_program = _convert(network.module, program, shapes, opset)
     # Only now operators that write in place are told apart from what they write to.
     _refuse_state(network.module, onnx_program.exported_program)

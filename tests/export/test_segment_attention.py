@@ -20,11 +20,11 @@ from mmedge_export.passes.segment_attention import segment_attention
 
 SIZES = ((2, 7, 4), (3, 1, 6))
 
-#: Nodes that each network ends up with. torch guards boolean masks alone against NaN.
+#: Nodes that each network ends up with. Rows that hide all keys are set to 0 behind them.
 NODES = {
     "cross": {"SegmentedAttention2": 3},
     "low": {"SegmentedAttention2Biased": 3},
-    "boolean": {"SegmentedAttention2Guarded": 3},
+    "boolean": {"SegmentedAttention2Biased": 3},
     "infinite": {"SegmentedAttention2Biased": 3},
     "multihead": {"SegmentedAttention2": 1},
     "multihead_masked": {"SegmentedAttention2Biased": 1},

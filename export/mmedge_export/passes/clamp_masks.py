@@ -30,7 +30,7 @@ class ClampMasksPass(ir.passes.InPlacePass):
     Graphs mask with -1e9, -3.4e38 and the like, which float16 cannot hold, and two of which it
     cannot add. A constant qualifies when every finite element is 0 or positive below 1e4 or at most
     :data:`MASK`, and every path from it goes through :data:`CARRIERS` to a softmax. Minus infinity
-    stays: float16 has it.
+    stays: float16 has it, and a comparison with it stays what it is.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -52,6 +52,15 @@ class ClampMasksPass(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, modified=modified)
 
 
+def _meets_infinity(node: ir.Node, index: int) -> bool:
+    """Whether a mask is held against minus infinity, which no clamped number is."""
+    if node.op_type != "Equal" or node.domain not in ("", "ai.onnx"):
+        return False
+    other = node.inputs[1 - index]
+    known = None if other is None else ir.convenience.get_const_tensor(other)
+    return known is not None and bool(np.all(known.numpy() == -np.inf))
+
+
 def _only_masks(value: ir.Value) -> bool:
     """Whether every path from ``value`` ends in a softmax."""
     seen: set[ir.Value] = set()
@@ -69,6 +78,8 @@ def _only_masks(value: ir.Value) -> bool:
                 if SINKS[node.op_type] != index:
                     return False
                 ends += 1
+            elif _meets_infinity(node, index):
+                continue
             elif node.op_type in CARRIERS and node.domain in ("", "ai.onnx"):
                 waiting.extend(node.outputs)
             else:

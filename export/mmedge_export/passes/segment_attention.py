@@ -8,9 +8,10 @@ the attention takes them.
 Decisions:
 
 - *What is found*: ``MatMul(Softmax(MatMul(q, k^T) [+ mask]), v)`` with scalar factors anywhere in
-  it, keys transposed in any way, and optionally ``Where(IsNaN(weights), 0, weights)``, which torch
-  writes for boolean masks; the same with scores masked by ``Where(mask, scores, -inf)``; and ONNX's
-  ``Attention`` with four axes, as many heads for keys as for queries, no cache and no causal mask.
+  it, keys transposed in any way, and optionally ``Where(IsNaN(weights), 0, weights)``, which
+  torch's exporter writes for boolean masks; the same with scores masked by ``Where(mask, scores,
+  -inf)``; and ONNX's ``Attention`` with four axes, as many heads for keys as for queries, no cache
+  and no causal mask.
 - *What stays*: attention whose weights or scores something else takes too, keys and values that are
   not cut alike into 2 to 8 segments, masks of which it is not known that they are as long as the
   keys, sums of several masks, and graphs below opset 15. Nodes in subgraphs are not looked at.
