@@ -132,20 +132,19 @@ class _Check:
         self.called: Counter[str] = Counter()
         self.needs_elements: set[str] = set()
         self._nodes = 0
+        #: Nodes of each function, and of all calls so far.
+        self._sizes: dict[str, int] = {}
+        self._expanded = 0
         self._called_so: dict[tuple[str, tuple[bool, ...]], tuple[bool, ...]] = {}
 
     def run(self) -> None:
         """Check all of it."""
-        bodies = {key: self._function(body) for key, body in self._model.functions.items()}
+        for (domain, op), body in self._model.functions.items():
+            size = self._function(body)
+            if domain == OWN_DOMAIN:
+                self._sizes[op] = size
         self._nodes = 0
         self._graph(self._model.graph, Scope(), in_function=False)
-        expanded = self._nodes
-        expanded += sum(bodies[OWN_DOMAIN, op] * count for op, count in self.called.items())
-        if expanded > MAX_NODES:
-            raise BundleError(
-                f"{self._where}: {expanded} nodes with the bodies of functions in their places, "
-                f"expected at most {MAX_NODES}"
-            )
 
     def _function(self, function: Function) -> int:
         """Check a function's body, of whose inputs nothing is known; how many nodes it has."""
@@ -218,6 +217,13 @@ class _Check:
             raise BundleError(f"{self._where}: a model-local function calls function {node.op!r}")
         if called in self._model.functions and node.domain == OWN_DOMAIN:
             self.called[node.op] += 1
+            self._expanded += self._sizes[node.op]
+            # Before the body is gone through once more for this call.
+            if self._nodes + self._expanded > MAX_NODES:
+                raise BundleError(
+                    f"{self._where}: more than {MAX_NODES} nodes with the bodies of functions in "
+                    "their places"
+                )
             return
         known = DOMAINS.get(node.domain)
         if known is not None and node.op in known:
