@@ -17,10 +17,10 @@ from mmedge_export import feeds
 from mmedge_export.finite import check_outputs, has_nan
 from mmedge_export.parity import Case
 from mmedge_export.text import side_check
+from mmedge_export.user_code import each
 
 if TYPE_CHECKING:
     from mmedge_export.source import Model
-from mmedge_export.user_code import each
 
 __all__ = [
     "EVERY",

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from mmedge_export.relations import Relation
     from mmedge_export.source import Model
 
-__all__ = ["EXTERNAL_BYTES", "Graph", "Runner", "dimension_name", "precision", "save"]
+__all__ = [
+    "EXTERNAL_BYTES", "Graph", "Runner", "dimension_name", "is_external", "precision", "save",
+]  # fmt: skip
 
 #: A tensor of at least this many bytes goes to ``<graph>.onnx.data`` beside the graph, where a
 #: session maps it and need not parse it; smaller ones (shapes, scalars) stay in the graph, where
@@ -180,7 +182,7 @@ def save(models: Mapping[str, ir.Model], folder: Path, *, place: str = "onnx") -
         for graph in model.graphs():
             for value in graph.initializers.values():
                 tensor = value.const_value
-                if tensor is not None and _is_external(tensor):
+                if tensor is not None and is_external(tensor):
                     tensors[id(tensor)] = tensor
                     holders.setdefault(id(tensor), []).append(value)
     files = {f"{place}/{stage}.onnx": base / f"{stage}.onnx" for stage in models}
@@ -202,7 +204,8 @@ def save(models: Mapping[str, ir.Model], folder: Path, *, place: str = "onnx") -
     return files
 
 
-def _is_external(tensor: ir.TensorProtocol) -> bool:
+def is_external(tensor: ir.TensorProtocol) -> bool:
+    """Whether a weight lies beside the graph in a bundle, and not in it."""
     if isinstance(tensor, ir.ExternalTensor):
         return True
     return tensor.dtype != ir.DataType.STRING and tensor.nbytes >= EXTERNAL_BYTES

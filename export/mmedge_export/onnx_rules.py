@@ -6,7 +6,7 @@ import onnx_ir as ir
 
 from mmedge.bundle.onnxfile import check_graph
 from mmedge.errors import BundleError, ExportError
-from mmedge_export.graph import EXTERNAL_BYTES
+from mmedge_export.graph import is_external
 from mmedge_export.passes.guard_division import GuardDivisionPass
 
 __all__ = ["RULES", "check_operators", "may_be_random", "refusal"]
@@ -64,8 +64,7 @@ def check_operators(model: ir.Model, where: str) -> None:
     for graph in stub.graphs():
         for value in graph.initializers.values():
             tensor = value.const_value
-            large = tensor is not None and tensor.nbytes >= EXTERNAL_BYTES
-            if tensor is not None and large and tensor.dtype != ir.DataType.STRING:
+            if tensor is not None and is_external(tensor):
                 sizes, name = ir.Shape(tensor.shape.numpy()), str(value.name)
                 value.const_value = ir.ExternalTensor(
                     "weights", 0, tensor.nbytes, tensor.dtype, shape=sizes, name=name

@@ -119,3 +119,26 @@ def test_sizes_divided_by_a_constant_are_left_alone(tmp_path):
     assert "Where" not in {node.op_type for node in graph.graph.node}
     with mmedge.load(tmp_path / "b") as pipe:
         assert pipe(x=np.ones((1, 13), np.float32))["y"].tolist() == [[6.0] * 13]
+
+
+class ByTable(nn.Module):
+    """Divides by a table that is too large to lie in the graph's own file."""
+
+    def __init__(self, dtype):
+        super().__init__()
+        self.register_buffer("table", torch.arange(3, 1003, dtype=dtype))
+
+    def forward(self, x):
+        return x % self.table, torch.div(x, self.table, rounding_mode="trunc")
+
+
+@pytest.mark.parametrize("dtype", KINDS)
+def test_a_table_of_divisors_beside_the_graph_is_guarded(dtype, tmp_path):
+    example = np.random.default_rng(0).integers(-5000, 5000, (1, 1000), dtype)
+    model = Model(
+        ByTable(getattr(torch, dtype)), {"x": Input(example, dynamic={0: "b"})}, ["rest", "part"]
+    )
+    with export(model, tmp_path / "net") as bundle, mmedge.load(bundle.path) as pipe:
+        found = pipe(x=example)
+    np.testing.assert_array_equal(found["rest"], example % np.arange(3, 1003, dtype=dtype))
+    np.testing.assert_array_equal(found["part"], np.fix(example / np.arange(3, 1003)).astype(dtype))

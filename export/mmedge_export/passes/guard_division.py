@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from mmedge.bundle.onnxgraph import MAX_VALUES
+from mmedge_export.graph import is_external
 from mmedge_export.passes.infer_shapes import InferShapesPass
 
 __all__ = ["GuardDivisionPass"]
@@ -58,7 +58,7 @@ def _is_safe(node: ir.Node) -> bool:
     if node.inputs[1] is None:
         return False
     divisor = ir.convenience.get_const_tensor(node.inputs[1])
-    return divisor is not None and divisor.size <= MAX_VALUES and not (divisor.numpy() == -1).any()
+    return divisor is not None and not is_external(divisor) and not (divisor.numpy() == -1).any()
 
 
 def _guard(node: ir.Node, kind: ir.DataType, name: str) -> None:
