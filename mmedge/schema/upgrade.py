@@ -12,6 +12,9 @@ __all__ = ["OLDEST", "upgraded"]
 #: The oldest version that is still read.
 OLDEST = 3
 
+# Lists of the manifest that version 3 had not.
+_ADDED = ("constraints", "not_checked", "states", "loops")
+
 
 def upgraded(tree: dict[str, Any]) -> dict[str, Any]:
     """``tree`` with what version 3 did not say; as it is where it is of this version.
@@ -19,17 +22,15 @@ def upgraded(tree: dict[str, Any]) -> dict[str, Any]:
     What is not of the form that version 3 has is left for the reader to refuse.
 
     Raises:
-        Misfit: a stage is a loop, which version 3 could name and nothing could run.
+        Misfit: a stage is a loop, which version 3 could name and nothing could run; or a field is
+            there that only later versions have.
     """
     if tree.get("schema_version") != OLDEST:
         return tree
-    tree = tree | {
-        "schema_version": SCHEMA_VERSION,
-        "constraints": [],
-        "not_checked": [],
-        "states": [],
-        "loops": [],
-    }
+    for field in _ADDED:
+        if field in tree:
+            raise Misfit("$", f"no field {field!r} in version {OLDEST}", show(tree[field]))
+    tree = tree | {field: [] for field in _ADDED} | {"schema_version": SCHEMA_VERSION}
     stages = _items(tree, "stages")
     for index, stage in enumerate(stages):
         loop = stage.pop("loop", None)

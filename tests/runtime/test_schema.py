@@ -399,6 +399,14 @@ def test_version_3_is_read():
     assert manifest_from_json(json.dumps(older(good()))) == expected
 
 
+@pytest.mark.parametrize("field", ["constraints", "not_checked", "states", "loops"])
+def test_version_3_with_a_field_of_a_later_version_is_refused(field):
+    """It would be left out unseen, and a constraint with it."""
+    tree = older(good()) | {field: [{"expression": "T == 2", "source": "a line"}]}
+    with pytest.raises(BundleError, match=f"no field '{field}' in version 3"):
+        manifest_from_json(json.dumps(tree))
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.data())
 def test_version_3_with_one_value_replaced_is_refused_or_read(data):
