@@ -28,6 +28,7 @@ from mmedge.recording.sample import (
     Recorded,
     check_modalities,
     exists,
+    hole_fault,
     pack,
     range_fault,
     size_of,
@@ -71,8 +72,6 @@ MAX_CHUNK_BYTES = MAX_VALUE_BYTES + CHUNK_BYTES + (64 << 20)
 
 #: Name of the tensor with a chunk's digest.
 DIGEST = "sha256"
-#: Bytes of a file that may be a hole in it: more is a sparse file, which costs what it says.
-MAX_HOLE = 64 << 20
 
 #: Bytes of ``recording.json``, which lists every chunk.
 MAX_INDEX_BYTES, MAX_CHUNKS = 32 << 20, 1_000_000
@@ -350,11 +349,8 @@ class DirectoryRecording:
                     raise InputError(
                         f"{self._path}: {name}: expected at most {most} bytes, got {found.st_size}"
                     )
-                if found.st_size - found.st_blocks * 512 > MAX_HOLE:
-                    raise InputError(
-                        f"{self._path}: {name}: {found.st_size} bytes, of which the disk holds "
-                        f"{found.st_blocks * 512}; a sparse file is no chunk, copy it anew"
-                    )
+                if fault := hole_fault(file.fileno(), found):
+                    raise InputError(f"{self._path}: {name}: {fault} is no chunk, copy it anew")
                 return file.read(found.st_size)
         except OSError as error:
             raise InputError(

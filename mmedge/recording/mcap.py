@@ -36,6 +36,7 @@ from mmedge.recording.sample import (
     Recorded,
     check_modalities,
     exists,
+    hole_fault,
     pack,
     range_fault,
     tensors_of,
@@ -66,8 +67,6 @@ BEGIN, END, DIGEST = "mmedge.recording", "mmedge.recording.end", "sha256"
 VERSION = 2
 #: Bytes of a chunk's records, and seconds after its first one; what a killed recorder loses.
 CHUNK_BYTES, CHUNK_SECONDS = 1 << 20, 1.0
-#: Bytes of a file that may be a hole in it.
-MAX_HOLE = 64 << 20
 MAX_RECORD_BYTES = MAX_VALUE_BYTES + (64 << 20)
 MAGIC = b"\x89MCAP0\r\n"
 #: A record's kind and length, before its content.
@@ -301,12 +300,9 @@ class McapRecording:
         if not stat.S_ISREG(found.st_mode):
             file.close()
             raise InputError(f"{self._path}: not a plain file")
-        if found.st_size - found.st_blocks * 512 > MAX_HOLE:
+        if fault := hole_fault(file.fileno(), found):
             file.close()
-            raise InputError(
-                f"{self._path}: {found.st_size} bytes, of which the disk holds "
-                f"{found.st_blocks * 512}; a sparse file is no recording, copy it anew"
-            )
+            raise InputError(f"{self._path}: {fault} is no recording, copy it anew")
         return file
 
     def _check_own(self, record: McapRecord) -> None:

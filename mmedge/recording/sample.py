@@ -11,6 +11,7 @@ import numpy as np
 from safetensors.numpy import save
 
 from mmedge.arrays import contiguous, gpu_interface, host_array
+from mmedge.bundle.identity import BLOCK, has_hole
 from mmedge.errors import InputError
 from mmedge.schema.names import NAME, TENSOR_NAME
 from mmedge.schema.read import Misfit
@@ -18,6 +19,7 @@ from mmedge.schema.tensors import read_tensors
 from mmedge.spec import DTYPES, Array
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Iterator
     from pathlib import Path
 
@@ -33,6 +35,7 @@ __all__ = [
     "check_times",
     "copied",
     "exists",
+    "hole_fault",
     "pack",
     "range_fault",
     "size_of",
@@ -47,6 +50,9 @@ MAX_SECONDS = 1e11
 
 #: Bytes of one value: what a reader may have to hold at once is bounded by it.
 MAX_VALUE_BYTES = 1 << 29
+
+#: Bytes of a file that may be a hole in it: more is a sparse file, which costs what it says.
+MAX_HOLE = 64 << 20
 
 #: What :meth:`mmedge.Stream.push` takes: an array, an array for each input, or text.
 Value = Array | Mapping[str, Array] | str
@@ -258,6 +264,17 @@ def words(lost: Mapping[str, int]) -> str:
     if not lost:
         return ""
     return ", ".join(f"{count} samples not recorded ({why})" for why, count in lost.items())
+
+
+def hole_fault(fd: int, found: os.stat_result) -> str:
+    """Why an open file is none of a recording's: much of it is a hole; empty if it is not so.
+
+    What a compressed file system stores in fewer blocks is no hole.
+    """
+    stored = found.st_blocks * BLOCK
+    if found.st_size - stored <= MAX_HOLE or not has_hole(fd, found):
+        return ""
+    return f"{found.st_size} bytes, of which the disk holds {stored}; a sparse file"
 
 
 def exists(path: Path) -> InputError:

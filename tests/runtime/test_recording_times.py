@@ -1,12 +1,14 @@
 """Times that are none, recorders that are killed, and files that cost more than they hold."""
 
 import json
+import os
 import resource
 import signal
 import subprocess
 import sys
 import time
 from datetime import timedelta
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from streaming import value
 
 import mmedge
 from mmedge.errors import InputError
-from mmedge.recording import Recorder, directory, open_recording
+from mmedge.recording import Recorder, directory, open_recording, sample
 from mmedge.stream import SimulatedClock
 
 mcap_writer = pytest.importorskip("mcap.writer")
@@ -196,6 +198,17 @@ def test_a_sparse_file_is_refused(manifest, tmp_path, form):
     with pytest.raises(InputError, match="a sparse file is no"):
         list(open_recording(tmp_path / form))
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 << 10  # KiB
+
+
+def test_a_file_that_the_disk_compresses_is_no_sparse_one(tmp_path):
+    """Its blocks are fewer than its bytes, and none is a hole: a stat of such a file system."""
+    (tmp_path / "whole").write_bytes(bytes(range(256)) * 4096)
+    with (tmp_path / "whole").open("rb") as file:
+        true = os.fstat(file.fileno())
+        stored = SimpleNamespace(st_size=true.st_size, st_blocks=0)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sample, "MAX_HOLE", 0)
+            assert not sample.hole_fault(file.fileno(), stored)
 
 
 @pytest.mark.parametrize(
