@@ -212,6 +212,11 @@ def check_policy(
     relations: Relations,
 ) -> None:
     """Raise InputError where ``policy`` cannot serve ``modality``."""
+    if not isinstance(policy, Latest | Hold | Exact | Interpolate | Window):
+        raise InputError(
+            f"align: modality {modality.name!r}: expected a policy, such as Hold(300) of "
+            f"mmedge.stream, got {policy!r}"
+        )
     turns: Mapping[str, Turns] = {}
     if isinstance(policy, Interpolate):
         try:

@@ -43,6 +43,8 @@ def host_array(value: Any) -> Array:  # noqa: ANN401
             )
         plain: Array = value.view(np.ndarray)
         return plain
+    if value is None:
+        raise InputError("got None; leave out what is absent")
     if _offered(value, "__dlpack__") is None:
         raise InputError(
             f"got {type(value).__name__}; pass a NumPy array or one that offers DLPack"

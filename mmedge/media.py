@@ -6,6 +6,7 @@ a picture of another size or a recording at another rate is an error that says s
 
 from __future__ import annotations
 
+import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,18 +62,15 @@ def read_inputs(manifest: Manifest, assignments: Sequence[str]) -> dict[str, Arr
             raise InputError(f"--input {name!r} is given twice")
         suffix = Path(value).suffix.lower()
         # "what is in photo.png" is a question; "questoin.txt" is a file that is not there.
-        words = suffix not in READERS or (" " in value and not Path(value).is_file())
+        words = suffix not in READERS or (" " in value and not _is_file(value))
         if modality.tokenizer is not None and words:
             values[name] = value
             continue
         reader = READERS.get(suffix)
         if reader is None:
-            raise InputError(
-                f"--input {name}={value}: no reader for {suffix or 'a name without suffix'!r}; "
-                f"use one of {' '.join(sorted(READERS))}"
-            )
+            raise InputError(f"--input {name}={value}: {_unread(value, suffix, modality)}")
         path = Path(value)
-        if not path.is_file():
+        if not _is_file(value):
             raise InputError(f"--input {name}={value}: no such file: {path}")
         found = reader(path, specs[target], modality)
         if isinstance(found, str):
@@ -80,6 +78,30 @@ def read_inputs(manifest: Manifest, assignments: Sequence[str]) -> dict[str, Arr
         else:
             values[target] = _with_batch(found, specs[target])
     return values
+
+
+def _is_file(value: str) -> bool:
+    return stat.S_ISREG(_mode(value))
+
+
+def _mode(value: str) -> int:
+    """Kind of the file of that name; 0: there is none, or it is a text that can be no name."""
+    try:
+        return Path(value).stat().st_mode
+    except (OSError, ValueError):
+        return 0
+
+
+def _unread(value: str, suffix: str, modality: Modality) -> str:
+    """Why no reader takes what stands behind a modality without a tokenizer."""
+    files = f"give a file that ends in one of {' '.join(sorted(READERS))}"
+    if stat.S_ISDIR(_mode(value)):
+        return f"a folder; {files}"
+    if suffix:
+        return f"no reader for {suffix!r}; {files}"
+    if _is_file(value):
+        return f"its name has no suffix to tell what it holds; {files}"
+    return f"no such file, and modality {modality.name!r} takes no text: no tokenizer; {files}"
 
 
 def _modality(manifest: Manifest, name: str) -> Modality:
@@ -177,11 +199,17 @@ def _read_npy(path: Path, spec: TensorSpec, _modality: Modality) -> Array:
         # Mapped, so that nothing is allocated for a size that the file does not have.
         array = np.load(path, allow_pickle=False, mmap_mode="r")
     except Exception as error:  # what damaged bytes make of NumPy's parsing
-        raise InputError(f"{path}: cannot be read as .npy: {error}") from error
+        # NumPy takes what it does not know for a pickle, and advises to load that.
+        words = "no array of numbers" if _may_be_pickle(error) else str(error)
+        raise InputError(f"{path}: cannot be read as .npy: {words}") from error
     if not isinstance(array, np.ndarray):
         raise InputError(f"{path}: an archive of arrays; save the one that is meant as .npy")
     _check_fits(path, array, spec)
     return np.array(array, order="C")
+
+
+def _may_be_pickle(error: Exception) -> bool:
+    return "pickle" in str(error) or "Python objects" in str(error)
 
 
 def _read_safetensors(path: Path, spec: TensorSpec, _modality: Modality) -> Array:

@@ -88,7 +88,11 @@ class Recorder:
         self._seen[expression] = Relation(expression, place, direct and place is not None)
 
     def culprit(self, error: str) -> locate.Place | None:
-        """Where the first dimension that torch's ``error`` names was fixed, or else asked about."""
+        """Where the first dimension that torch's ``error`` names was fixed, or else asked about.
+
+        What the network's own code asks goes before what an operator asks by itself: that holds
+        for most sizes, and is not what the user can change.
+        """
         violated = VIOLATED.search(error)
         names = {name.strip() for name in violated["names"].split(",")} if violated else set()
         symbols = {symbol for symbol, name in self.dimensions().items() if name in names}
@@ -104,7 +108,8 @@ class Recorder:
                     isinstance(relation.expression, sympy.Eq)
                     and any(side.is_Symbol for side in relation.expression.args)
                     and any(side.is_number for side in relation.expression.args)
-                )
+                ),
+                not relation.direct,
             )
         )
         return about[0].place if about else None

@@ -24,7 +24,7 @@ from mmedge_export.text import check_text, read_tokenizer
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Input", "Limits", "Metric", "Model", "as_array"]
+__all__ = ["Input", "Limits", "Metric", "Model", "as_array", "modality_name"]
 
 Metric = Callable[[list[dict[str, Array]], list[Any]], float]
 
@@ -168,8 +168,8 @@ class Model:
         for name, value in self.inputs.items():
             group = value.modality or name
             if value.modality is None and not NAME.fullmatch(name):
-                plain = re.sub(r"[^A-Za-z0-9_]+", "_", name).strip("_")[:60] or "input"
-                group, count = plain, 0
+                plain, count = modality_name(name), 0
+                group = plain
                 while group in taken:
                     count += 1
                     group = f"{plain}_{count}"
@@ -192,6 +192,13 @@ class Model:
         """The sizes that calls may have."""
         limits = tuple(Constraint(text, "Model.constraints") for text in self.constraints)
         return Domain(self.dimensions(), limits)
+
+
+def modality_name(name: str) -> str:
+    """Name of the modality of an input that states none: ``name``, as far as it can be one."""
+    if NAME.fullmatch(name):
+        return name
+    return re.sub(r"[^A-Za-z0-9_]+", "_", name).strip("_")[:60] or "input"
 
 
 def as_array(value: Any) -> Array:  # noqa: ANN401

@@ -27,6 +27,7 @@ from mmedge.recording import Golden, open_recording
 from mmedge.recording.pace import Pace, pace
 from mmedge.recording.timeline import plan_replay
 from mmedge.stream import Stream
+from mmedge.stream.options import read_trigger
 from mmedge.verify import verify
 
 if TYPE_CHECKING:
@@ -257,6 +258,7 @@ def bench_stream(
 
 
 def _check_fits(pipe: Pipeline, recording: Recording, trigger: str | float) -> None:
+    read_trigger(trigger, pipe.bundle.manifest)
     known = [modality.name for modality in pipe.bundle.manifest.modalities]
     for name in recording.modalities:
         if name not in known:

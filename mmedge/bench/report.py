@@ -183,6 +183,8 @@ class Report:
                     f"{where}: more than {MAX_REPORT_BYTES} bytes, which no report has"
                 )
             data = json.loads(raw.decode("utf-8"), parse_constant=_not_finite)
+        except FileNotFoundError as error:
+            raise InputError(f"{where}: no such file; mmedge bench -o writes a report") from error
         except (OSError, ValueError, RecursionError) as error:
             raise InputError(f"{where}: cannot be read as a report: {error}") from error
         found = data.get("report_version") if isinstance(data, dict) else type(data).__name__

@@ -198,7 +198,7 @@ def _remarks(report: Report) -> Iterator[str]:
     count = report.latency_ms["count"]
     missing = [key for key in ("p99", "p99_9") if report.latency_ms[key] is None]
     if missing:
-        yield f"- : {count} calls are too few for {', '.join(missing)}"
+        yield f"not given (-): {', '.join(missing)}, for which {count} calls are too few"
     if report.load["kind"] == "closed":
         yield (
             "closed loop: a slow call delays those behind it, which then do not count as late; "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -90,7 +91,7 @@ def compare(
                 "compare reports of mmedge bench for it"
             )
         if output is not None:
-            _folder(output)
+            _check_folder(output)
         with phases() as tell:
             reports = bench_pair(
                 (str(a), str(b)), backend, precision, device,
@@ -125,6 +126,7 @@ def compare(
         _show(a, b, found)
     # Printed first: nor when the disk refuses.
     if output is not None:
+        _make_folder(output)
         for name, report in zip("ab", reports, strict=True):
             write_file(output / f"{name}.json", report.to_json().encode())
     if refused is not None:
@@ -133,14 +135,21 @@ def compare(
         raise typer.Exit(1)
 
 
-def _folder(path: Path) -> None:
-    """Make it before anything is measured."""
+def _check_folder(path: Path) -> None:
+    """Refuse before the work what could not be made after it. Nothing is made yet."""
+    place = path.absolute()
+    there = next(one for one in (place, *place.parents) if os.path.lexists(one))
+    if not there.is_dir():
+        raise typer.BadParameter(f"{there} is no folder", param_hint="--output")
+    if not os.access(there, os.W_OK):
+        raise typer.BadParameter(f"{there} cannot be written to", param_hint="--output")
+
+
+def _make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise typer.BadParameter(
-            f"{path} cannot be made: {error}", param_hint="--output"
-        ) from error
+        raise InputError(f"--output {path}: cannot be made: {error}") from error
 
 
 def _show(a: Path, b: Path, found: Comparison) -> None:

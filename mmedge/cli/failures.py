@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import traceback
 from dataclasses import asdict
@@ -53,7 +54,9 @@ def tell_stopped(words: str, error: BaseException, *, code: int) -> None:
 def _emit(kind: str, message: str, code: int, **more: object) -> None:
     # A result that was printed before stands alone: stdout holds one document.
     if settings.json and not settings.emitted:
-        emit_json({"error": {"kind": kind, "message": message, "exit_code": code, **more}})
+        # Where stdout takes nothing, the message stands on stderr already.
+        with contextlib.suppress(OSError):
+            emit_json({"error": {"kind": kind, "message": message, "exit_code": code, **more}})
 
 
 def _described(error: Exception) -> tuple[str, str, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -45,7 +46,10 @@ def run(
         list[str], typer.Option("--input", "-i", help="name=file or name=text; repeat it.")
     ],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Write all outputs as .safetensors.")
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="Write all outputs to this .safetensors file; replaces it."
+        ),
     ] = None,
     backend: BackendOption = "auto",
     precision: PrecisionOption = None,
@@ -60,7 +64,7 @@ def run(
     as_json: JsonOption = False,
 ) -> None:
     """Run a bundle once on the inputs given; optional modalities may be left out."""
-    check_file(output)
+    _check_output(output, [word.partition("=")[2] for word in inputs])
     for word in inputs:
         if not all(word.partition("=")):
             raise typer.BadParameter(
@@ -95,6 +99,29 @@ def run(
 
         # Printed first: what was computed is not lost when the disk refuses.
         write_file(output, save({k: np.ascontiguousarray(v) for k, v in outputs.items()}))
+
+
+def _check_output(output: Path | None, values: Sequence[str]) -> None:
+    """Refuse a file of another kind, and one that is also an input: it would be replaced."""
+    check_file(output)
+    if output is None:
+        return
+    if output.suffix.lower() != ".safetensors" and not output.is_char_device():
+        raise typer.BadParameter(
+            f"{output}: expected a name that ends in .safetensors", param_hint="--output"
+        )
+    for value in values:
+        if _is_same(output, value):
+            raise typer.BadParameter(
+                f"{output} is an input of this call; name another file", param_hint="--output"
+            )
+
+
+def _is_same(path: Path, value: str) -> bool:
+    try:
+        return path.samefile(value)
+    except (OSError, ValueError):  # one of them is not there, or is a text and no path
+        return False
 
 
 def _show(variant: str, found: dict[str, Any]) -> None:

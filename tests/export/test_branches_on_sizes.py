@@ -287,6 +287,25 @@ class Fours(nn.Module):
         return x.mean(1)
 
 
+class Layered(nn.Module):
+    """A layer asks of the size first, and by itself; the branch is what limits it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.layer(x)
+        if x.shape[1] > 20:
+            y = y * 2
+        return y.mean(1)
+
+
+def test_the_line_that_branches_is_named_before_a_layer(tmp_path):
+    with pytest.raises(ExportError, match=r"line \d+: if x\.shape\[1\] > 20:"):
+        export(model(Layered()), tmp_path / "a")
+
+
 class Sum(nn.Module):
     def forward(self, x: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
         return x.mean(1) + (x + z).amax(1)

@@ -6,6 +6,7 @@ import ast
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -96,12 +97,17 @@ def test_what_cannot_be_told_is_marked_and_runs_when_filled_in(folder):
     text = place.read_text()
     assert text.count("FILL IN") >= 4
     failed = call(folder, "export", f"{place}:factory", "-o", "b", expect=1)
-    assert "fill it in" in failed.stderr
+    line = next(n for n, one in enumerate(text.splitlines(), 1) if one.startswith("    network"))
+    assert f"fill in hidden ({place}, line {line}, in factory" in failed.stderr
     text = text.replace("hidden=fill_in('hidden')", "hidden=5")
     text = text.replace('[fill_in("a name for each output")]', '["force"]')
     text = text.replace("np.zeros(fill_in('the shape of state, such as (1, 3, 224, 224)')",
                         "np.zeros((1, 7)")  # fmt: skip
     assert "fill_in('" not in text
+    # What is offered in comments is taken when it is no comment any more.
+    for words in ('dynamic={0: "batch"},', 'dims={"batch": (1, 8)},', 'modality="state",'):
+        assert f"# {words}" in text
+        text = text.replace(f"# {words}", words)
     place.write_text(text)
     call(folder, "export", f"{place}:factory", "-o", "b", "-q")
 
@@ -163,3 +169,11 @@ def test_what_cannot_be_looked_at_is_told_and_nothing_is_written(folder, words, 
     assert said in done.stderr
     assert [path.name for path in folder.iterdir() if path.suffix] == ["nets.py"]
     assert (folder / "nets.py").read_text() == NETWORKS
+
+
+def test_the_modality_that_is_offered_may_be_one():
+    from mmedge_export.scaffold import Draft, DraftInput, write_draft
+
+    own = DraftInput("gpu_0/data:0", np.zeros((1, 3), np.float32))
+    text = write_draft(Draft("a.onnx", [], ['network = "a.onnx"'], [own], ["y"]), Path("f.py"))
+    assert '# modality="gpu_0_data_0",  # inputs that come together share one' in text

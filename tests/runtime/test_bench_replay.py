@@ -114,6 +114,13 @@ def test_stale_results_are_misses_and_not_fast_answers(pipe):
     assert sum(answer > 20 for answer in run.answers_ms) == len(run.answers_ms)
 
 
+def test_an_unknown_trigger_is_refused_before_the_work(path):
+    phases: list[str] = []
+    with pytest.raises(InputError, match="trigger 'nose': expected 'any', a rate in Hz"):
+        bench_stream(path, trigger="nose", progress=lambda phase, *_: phases.append(phase))
+    assert phases == []
+
+
 def test_a_trigger_without_a_result_is_a_miss(pipe):
     recording = Listed([at("camera", k / 100, k) for k in range(10)])
     clock = SimulatedClock(costs={"fuse": 0.03})

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from PIL import Image
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 import mmedge
 from mmedge.cli.run import _describe
@@ -95,6 +95,18 @@ def test_what_was_computed_is_shown_even_when_it_cannot_be_written(sums, picture
     done = call("bench", sums, "--calls", 2, "--warmup", 0, "-o", full, "--json", expect=1)
     assert json.loads(done.stdout)["load"]["calls"] == 2
     assert "cannot be written" in done.stderr
+
+
+def test_run_replaces_no_input_and_writes_no_other_kind_of_file(sums, tmp_path):
+    array = tmp_path / "a.safetensors"
+    save_file({"image": np.ones((1, 2, 2, 3), np.uint8)}, array)
+    before = array.read_bytes()
+    done = call("run", sums, "-i", f"image={array}", "-o", array, expect=2)
+    assert "is an input of this call" in done.stderr
+    assert array.read_bytes() == before
+    done = call("run", sums, "-i", f"image={array}", "-o", tmp_path / "out.npy", expect=2)
+    assert "ends in .safetensors" in done.stderr
+    call("run", sums, "-i", f"image={array}", "-o", tmp_path / "out.safetensors")
 
 
 def test_what_cannot_be_written_is_refused_before_the_work(sums, picture, tmp_path):

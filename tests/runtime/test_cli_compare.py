@@ -77,6 +77,10 @@ def test_what_is_no_report_is_refused(files, tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit) as error:
         app.main()
     assert error.value.code == 1
+    assert "none: no such file; mmedge bench -o writes a report" in capsys.readouterr().err
+    (tmp_path / "none").write_text("words")
+    with pytest.raises(SystemExit):
+        app.main()
     assert "cannot be read as a report" in capsys.readouterr().err
 
 

@@ -204,6 +204,20 @@ def test_a_full_disk_behind_stdout_is_told(pair):
     assert done.returncode == 1
     assert "No space left" in done.stderr
     assert "Traceback" not in done.stderr
+    # Nor where the error itself has no place.
+    command = f"{' '.join(COMMAND)} run {pair} -i nose=a.npy --json > /dev/full"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "InputError: --input 'nose': unknown" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_compare_makes_its_folder_with_the_reports_alone(pair, tmp_path):
+    folder = tmp_path / "reports" / "of_both"
+    call("compare", pair, pair, "-o", folder, "--precision", "int4", expect=1)
+    assert not folder.parent.exists()
+    done = call("compare", pair, pair, "-o", pair, expect=2)
+    assert "is no folder" in done.stderr
 
 
 def test_remove(two, tmp_path):

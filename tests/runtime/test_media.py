@@ -95,6 +95,10 @@ def test_text_as_it_is_or_from_a_file(tmp_path):
     assert read_inputs(MANIFEST, [f"text={question}"]) == {"text": question}
     assert read_inputs(MANIFEST, ["text=what is this?"]) == {"text": "what is this?"}
     assert read_inputs(MANIFEST, [f"text={tmp_path / 'q.txt'}"]) == {"text": "what is this?"}
+    long = "what is this? " * 400 + "photo.png"  # no name of a file can be as long
+    assert read_inputs(MANIFEST, [f"text={long}"]) == {"text": long}
+    with pytest.raises(InputError, match="takes no text"):
+        read_inputs(MANIFEST, ["front=" + "word " * 1000])
 
 
 def test_refusals(tmp_path, picture):
@@ -105,6 +109,9 @@ def test_refusals(tmp_path, picture):
     broken.write_bytes(path.read_bytes()[:40])
     objects = tmp_path / "objects.npy"
     np.save(objects, np.array([{}], object), allow_pickle=True)
+    junk, bare = tmp_path / "junk.npy", tmp_path / "bare"
+    junk.write_bytes(b"junk")
+    bare.write_bytes(b"junk")
     for word, message in [
         ("front", "expected name=value"),
         ("=x", "expected name=value"),
@@ -116,7 +123,11 @@ def test_refusals(tmp_path, picture):
         (f"pcm={other}", "expected 16000 Hz, got 44100 Hz"),
         (f"pcm={stereo}", "expected one channel, got 2"),
         (f"front={stereo}", "takes no sound"),
-        (f"pcm={objects}", "cannot be read as .npy"),
+        (f"pcm={objects}", "cannot be read as .npy: no array of numbers$"),
+        (f"pcm={junk}", "cannot be read as .npy: no array of numbers$"),
+        ("front=hello there", "no such file, and modality 'camera' takes no text: no tokenizer"),
+        (f"front={tmp_path}", "a folder; give a file that ends in one of"),
+        (f"front={bare}", "its name has no suffix"),
     ]:
         with pytest.raises(InputError, match=message):
             read_inputs(MANIFEST, [word])

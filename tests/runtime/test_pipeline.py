@@ -65,6 +65,7 @@ def test_any_allowed_size_gives_the_sum(pipe, batch, samples, seed):
     ("inputs", "message"),
     [
         ({}, "missing input 'image' of modality 'camera'"),
+        ({"image": None}, "got None; leave out what is absent"),
         ({"nose": IMAGE_ONES}, "unknown input 'nose'; this bundle takes image, ids, mask"),
         ({"image": IMAGE_ONES.astype(np.float32)}, "expected dtype uint8, got float32"),
         ({"image": IMAGE_ONES[0]}, "expected rank 4"),

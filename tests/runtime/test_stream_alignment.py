@@ -26,6 +26,8 @@ def test_turns_are_named_by_input(open_echo):
     ):
         with pytest.raises(InputError, match=match):
             pipe.stream(trigger="camera", align={"arm": policy}, clock=SimulatedClock())
+    with pytest.raises(InputError, match=r"modality 'arm': expected a policy, .* got 300"):
+        pipe.stream(trigger="camera", align={"arm": 300}, clock=SimulatedClock())
     policy = Interpolate({"wrist": ((0, 4),)}, angles={"yaw": ((0, 1),)})
     with echo_stream(pipe, trigger="camera", align={"arm": policy}) as (s, clock):
         clock.advance(1.0)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mmedge_export.source import modality_name
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -91,7 +93,6 @@ def write_draft(draft: Draft, path: Path) -> str:
         *_imports(draft),
         "",
         "",
-        *(_FILL_IN if todo else []),
         "def factory() -> Model:",
         '    """The network with its inputs and outputs, for mmedge export."""',
         *(f"    {line}" for line in draft.network),
@@ -101,7 +102,7 @@ def write_draft(draft: Draft, path: Path) -> str:
         "        inputs={",
         *_inputs(draft),
         "        },",
-        f"        outputs={_outputs(draft)},",
+        f"        outputs={_outputs(draft)},{_mark(not draft.outputs)}",
         *_OPTIONS,
         "    )",
     ]
@@ -122,14 +123,6 @@ def _order(line: str) -> tuple[bool, str]:
     return line.startswith("from"), line
 
 
-_FILL_IN = [
-    "def fill_in(what: str) -> NoReturn:",
-    '    """Stand where something is still to be written."""',
-    '    raise NotImplementedError(f"{what}: fill it in")',
-    "",
-    "",
-]
-
 _OPTIONS = [
     "        # FILL IN where you have them:",
     "        # samples=...,  # pairs (inputs by name, target): golden samples of the bundle",
@@ -145,15 +138,16 @@ def _inputs(draft: Draft) -> list[str]:
         lines += [f'            "{own.name}": Input(']
         if own.note:
             lines += [f"                # {own.note}"]
-        lines += [f"                {_example(own)},"]
+        lines += [f"                {_example(own)},{_mark(own.example is None)}"]
         if own.dynamic:
             axes = ", ".join(f'{axis}: "{name}"' for axis, name in own.dynamic.items())
             lines += [f"                dynamic={{{axes}}},"]
         else:
             lines += ['                # dynamic={0: "batch"},  # axes whose size may differ']
+        modality = modality_name(own.name)
         lines += [
             "                # FILL IN where it holds:",
-            f'                # modality="{own.name}",  # inputs that come together share one',
+            f'                # modality="{modality}",  # inputs that come together share one',
             "                # rate_hz=30.0, max_age_ms=100.0,  # of its sensor",
             '                # required=False, absent="zeros",  # if the network runs without it',
             "            ),",
@@ -166,7 +160,7 @@ def _example(own: DraftInput) -> str:
     value = own.example
     if value is None:
         what = f"the shape of {own.name}, such as (1, 3, 224, 224)"
-        return f"np.zeros(fill_in({what!r}), np.float32)  # FILL IN: shape and dtype"
+        return f"np.zeros(fill_in({what!r}), np.float32)"
     dtype = "np.bool_" if value.dtype == np.bool_ else f"np.{value.dtype.name}"
     shape = f"({', '.join(map(str, value.shape))}{',' if value.ndim == 1 else ''})"
     if value.size and (value == value.flat[0]).all():
@@ -184,9 +178,14 @@ def _example(own: DraftInput) -> str:
     return f"rng.integers({value.min()}, {int(value.max()) + 1}, {shape}, {dtype})"
 
 
+def _mark(missing: bool) -> str:  # noqa: FBT001 - whether there is one
+    """What stands behind the comma of a line that is to be filled in."""
+    return "  # FILL IN" if missing else ""
+
+
 def _outputs(draft: Draft) -> str:
     if not draft.outputs:
-        return '[fill_in("a name for each output")]  # FILL IN'
+        return '[fill_in("a name for each output")]'
     return "[" + ", ".join(f'"{name}"' for name in draft.outputs) + "]"
 
 

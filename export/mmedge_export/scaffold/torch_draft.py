@@ -59,7 +59,7 @@ def draft_torch(source: str, place: Path) -> Draft:
         "network.eval()",
     ]
     if any(own.example is None for own in inputs) or not outputs or module is None:
-        imports.append("from typing import NoReturn")
+        imports.append("from mmedge_export.scaffold import fill_in")
     return Draft(source, imports, network, inputs, outputs, notes)
 
 
