@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LARGEST",
+    "MAX_ALL_TOKENS",
     "MAX_CONSTRAINTS",
     "MAX_DEPTH",
     "MAX_LENGTH",
@@ -32,6 +33,9 @@ __all__ = [
 
 #: Relations of a bundle; characters, tokens and nesting of one of them.
 MAX_CONSTRAINTS, MAX_LENGTH, MAX_TOKENS, MAX_DEPTH = 256, 1000, 256, 32
+
+#: Tokens of all relations: :meth:`Relations.complete` may evaluate each thousands of times.
+MAX_ALL_TOKENS = 2048
 
 #: Every number written or met while evaluating lies within this, to either side of 0.
 LARGEST = 2**63 - 1
@@ -65,12 +69,15 @@ _Tree = tuple[Any, ...]
 
 
 class Expression:
-    """A relation that has been read; ``names`` are the dimensions in it. Made by :func:`parse`."""
+    """A relation that has been read, made by :func:`parse`.
 
-    __slots__ = ("_tree", "names", "text")
+    ``names`` are the dimensions in it, ``tokens`` its numbers, names, operators and brackets.
+    """
 
-    def __init__(self, text: str, tree: _Tree, names: frozenset[str]) -> None:
-        self.text, self._tree, self.names = text, tree, names
+    __slots__ = ("_tree", "names", "text", "tokens")
+
+    def __init__(self, text: str, tree: _Tree, names: frozenset[str], tokens: int) -> None:
+        self.text, self._tree, self.names, self.tokens = text, tree, names, tokens
 
     def holds(self, sizes: Mapping[str, int]) -> bool:
         """Whether it holds at ``sizes``; a division by 0 or a number past LARGEST breaks it."""
@@ -131,9 +138,11 @@ class Relations:
             return smallest
         free = [name for name in self._names if name not in sizes]
         near = [_candidates(self.dimensions[name], sizes.values()) for name in free]
+        # Of the others it is known that they hold.
+        rest = [relation for _, relation in self._relations if relation.names - sizes.keys()]
         for chosen in islice(product(*near), _TRIES):
             tried = smallest | dict(zip(free, chosen, strict=True))
-            if self.holds(tried):
+            if all(relation.holds(tried) for relation in rest):
                 return tried
         return smallest
 
@@ -199,7 +208,7 @@ def parse(text: str) -> Expression:
         raise reader.misfit("the end or an operator")
     if kind is not bool:
         raise ValueError(f"a relation such as {text.strip()} == 0, got a number")
-    return Expression(text, tree, frozenset(reader.names))
+    return Expression(text, tree, frozenset(reader.names), reader.count)
 
 
 class _Reader:
@@ -213,8 +222,12 @@ class _Reader:
         self._tokens = _split(text)
         self._at = 0
 
+    @property
+    def count(self) -> int:
+        return len(self._tokens)
+
     def at_end(self) -> bool:
-        return self._at == len(self._tokens)
+        return self._at == self.count
 
     def misfit(self, expected: str) -> ValueError:
         got = "the end" if self.at_end() else repr(self._tokens[self._at])

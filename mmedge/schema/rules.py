@@ -6,7 +6,7 @@ from graphlib import CycleError, TopologicalSorter
 from math import prod
 from typing import TYPE_CHECKING, Literal
 
-from mmedge.constraints import parse
+from mmedge.constraints import MAX_ALL_TOKENS, parse
 from mmedge.schema.names import (
     DIGEST,
     MANIFEST,
@@ -96,23 +96,30 @@ def _check_shapes(manifest: Manifest) -> None:
 
 
 def _check_constraints(manifest: Manifest) -> None:
+    if not manifest.constraints:
+        return
+    given = {name for _, name in _network_inputs(manifest)}
+    inputs = {
+        size
+        for _, spec in _tensors(manifest, "inputs")
+        if spec.name in given
+        for size in spec.shape
+    }
+    tokens = 0
     for i, constraint in enumerate(manifest.constraints):
         where = f"$.constraints[{i}].expression"
         try:
-            names = parse(constraint.expression).names
+            relation = parse(constraint.expression)
         except ValueError as error:
             expected, _, got = str(error).partition(", got ")
             raise Misfit(where, expected, got or show(constraint.expression)) from error
-        given = {name for _, name in _network_inputs(manifest)}
-        inputs = {
-            size
-            for _, spec in _tensors(manifest, "inputs")
-            if spec.name in given
-            for size in spec.shape
-        }
-        if unknown := names - inputs:
+        if unknown := relation.names - inputs:
             expected = "names of dimensions that inputs have"
             raise Misfit(where, expected, f"unknown dimension {min(unknown)!r}")
+        tokens += relation.tokens
+    if tokens > MAX_ALL_TOKENS:
+        expected = f"at most {MAX_ALL_TOKENS} numbers, names and operators in all"
+        raise Misfit("$.constraints", expected, str(tokens))
 
 
 def _check_flow(manifest: Manifest) -> None:

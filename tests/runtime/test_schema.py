@@ -420,6 +420,17 @@ def test_version_3_with_one_value_replaced_is_refused_or_read(data):
         manifest_from_json(json.dumps(tree))
 
 
+def test_relations_that_cost_much_together_are_refused():
+    """Sizes of what stands in are looked for by evaluating all of them, thousands of times."""
+    manifest = good()
+    long = "batch" + " + 1" * 120 + " > 0"
+    few = replace(manifest, constraints=(Constraint(long, "a line"),) * 8)
+    assert manifest_from_json(manifest_to_json(few)) == few
+    many = replace(manifest, constraints=(Constraint(long, "a line"),) * 9)
+    with pytest.raises(BundleError, match=r"constraints: expected at most 2048 .* got 2187"):
+        manifest_to_json(many)
+
+
 def test_stages_may_stand_in_any_order():
     manifest = two_stages()
     backwards = replace(manifest, stages=manifest.stages[::-1])
