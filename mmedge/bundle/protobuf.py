@@ -157,7 +157,7 @@ class WireReader:
             WireError: they are not.
         """
         try:
-            return bytes(self.data[start:end]).decode()
+            return str(self.data[start:end], "utf-8")
         except UnicodeDecodeError as error:
             raise WireError(f"a name that is not UTF-8 at byte {start}") from error
 
