@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mmedge.bundle import Bundle
-from mmedge.cli.console import JsonOption, emit_json, list_not_checked, number, say, table, waiting
+from mmedge.cli.console import (
+    JsonOption,
+    emit_json,
+    list_not_checked,
+    number,
+    say,
+    table,
+    waiting,
+    warn,
+)
 from mmedge.cli.draw import size as size_of
 from mmedge.cli.output import check_new
 from mmedge_export.cli_quantize import (
@@ -170,13 +179,11 @@ def export(
         task = None if precision == "fp32" or model.metric is None else Task.of(model)
     report = None
     if precision != "fp32":
-        report = quantize_bundle(
-            bundle,
-            task,
-            precision=precision,
-            threads=None,
-            **options,
-        )
+        try:
+            report = quantize_bundle(bundle, task, precision=precision, threads=None, **options)
+        except BaseException:  # a signal too
+            warn(f"{output} holds the float32 network alone; mmedge quantize goes on from it")
+            raise
         bundle = Bundle.open(output)
     with bundle:
         manifest = bundle.manifest

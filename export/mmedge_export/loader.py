@@ -83,16 +83,27 @@ def load_object(spec: str) -> Any:  # noqa: ANN401
     return _call(load_attribute(spec), spec)
 
 
-def load_attribute(spec: str) -> Any:  # noqa: ANN401
+def load_attribute(spec: str, forms: str = _FORMS, example: str = "factory") -> Any:  # noqa: ANN401
     """What ``file.py:name`` or ``package.module:name`` names, as it is.
+
+    Args:
+        spec: one of these forms.
+        forms: what may stand there, for a message.
+        example: name of a thing in a file, for a message.
 
     Raises:
         ExportError: there is no such thing, or importing it raised.
     """
+    if spec.endswith(".py"):
+        raise ExportError(
+            f"{spec!r} names no source; name what is meant in it, as in {spec}:{example}; "
+            f"expected {forms}"
+        )
     place, colon, name = spec.rpartition(":")
     if not colon or not place or not name:
-        hint = f"name the factory in it, as in {spec}:factory" if spec.endswith(".py") else ""
-        raise ExportError(f"{spec!r} names no source; {hint or f'expected {_FORMS}'}")
+        raise ExportError(f"{spec!r} names no source; expected {forms}")
+    if place.endswith(".py") and not Path(place).is_file():
+        raise ExportError(f"no such file: {place}; expected {forms}")
     module = _import_file(Path(place)) if place.endswith(".py") else _import_module(place)
     if not hasattr(module, name):
         offered = [
@@ -124,8 +135,6 @@ def _call(made: Any, spec: str) -> Any:  # noqa: ANN401
 
 
 def _import_file(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise ExportError(f"no such file: {path}; expected {_FORMS}")
     found = importlib.util.spec_from_file_location(path.stem, path)
     if found is None or found.loader is None:
         raise ExportError(f"{path} is not a Python file")

@@ -118,3 +118,21 @@ def test_the_verb_costs_nothing_until_it_runs():
         "assert not heavy, heavy\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_a_quantization_that_fails_says_what_lies_there(tmp_path):
+    source = tmp_path / "bad_metric.py"
+    source.write_text(
+        "import numpy as np\nfrom torch import nn\nfrom mmedge_export import Input, Model\n"
+        "def make():\n"
+        "    rows = [({'input': np.full((1, 8), i, np.float32)}, 0) for i in range(40)]\n"
+        "    return Model(nn.Linear(8, 8), {'input': Input(rows[1][0]['input'])}, ['y'],\n"
+        "                 samples=rows, metric=lambda outputs, targets: 1 / 0)\n"
+    )
+    path = tmp_path / "b"
+    done = run(f"{source}:make", "-o", str(path), "--precision", "int8")
+    assert done.exit_code == 1
+    assert "the metric raised ZeroDivisionError" in str(done.exception)
+    assert f"warning: {path} holds the float32 network alone" in done.stderr
+    with Bundle.open(path) as bundle:
+        assert {variant.precision for variant in bundle.manifest.variants} == {"fp32"}

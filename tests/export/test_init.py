@@ -156,7 +156,12 @@ def test_an_onnx_file_runs_as_it_stands(folder):
     [
         (("nets.py:Nothing",), 1, "has no 'Nothing'"),
         (("nets.py:text",), 1, "expected a class of a torch.nn.Module"),
-        (("nets.py",), 1, "names no source"),
+        (("nets.py",), 1, "names no source; name what is meant in it, as in nets.py:Net; expected"),
+        (
+            ("none.py:Net",),
+            1,
+            "no such file: none.py; expected model.onnx, or path/to/file.py:NAME",
+        ),
         (("missing.onnx",), 1, "no such file"),
         (("nets.py:Fuse", "-o", "nets.py"), 2, "already exists"),
         (("nets.py:Fuse", "-o", "nets.py", "--overwrite"), 2, "is the source itself"),

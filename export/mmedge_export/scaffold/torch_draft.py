@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 
 __all__ = ["draft_torch"]
 
+_FORMS = (
+    "model.onnx, or path/to/file.py:NAME or package.module:NAME of a torch module's class, of a "
+    "function without arguments that gives a module, or of a module"
+)
+
 #: Size of an axis of space, time or tokens that a layer takes any of.
 SIDE, TOKENS = 64, 16
 
@@ -40,7 +45,7 @@ def draft_torch(source: str, place: Path) -> Draft:
     Raises:
         ExportError: there is no such thing, making it raised, or it is no torch module.
     """
-    thing = load_attribute(source)
+    thing = load_attribute(source, _FORMS, "Net")
     where, _, name = source.rpartition(":")
     imports, module_name = _import_lines(where, place)
     imports.append(f"from {module_name} import {name}")
