@@ -2,6 +2,7 @@
 
 docs/bundle.md has the grammar. A relation is read once, when a bundle is opened, into nested tuples
 ``(operator, operand, ...)``; sizes are looked at once for each combination of shapes.
+It is longer than most, since the grammar, its meaning and what completes sizes are one rule.
 """
 
 from __future__ import annotations

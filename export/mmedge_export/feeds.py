@@ -1,4 +1,7 @@
-"""Inputs for a network: checked samples, and generated ones of the example's kind."""
+"""Inputs for a network: checked samples, and generated ones of the example's kind.
+
+It is longer than most modules, since whatever is made up of inputs anywhere is made up here.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """The state machine of a stream: triggers, what each result waits for, and what it is made of.
 
 It knows no thread and reads no clock, so that threads and a simulation drive the same code. Not
-thread-safe; the stream's lock is held around every call.
+thread-safe; the stream's lock is held around every call. It is long, since each event may change
+what the trigger at work waits for, and what its result says.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""A multi-rate run of a bundle: sensors push at their own rates, fused results come out."""
+"""A multi-rate run of a bundle: sensors push at their own rates, fused results come out.
+
+It is longer than most modules by what its one class promises to callers.
+"""
 
 from __future__ import annotations
 
