@@ -92,6 +92,8 @@ TRIGGERS: tuple[str | float, ...] = ("camera", 30.0)
 ROWS, CHUNK = 20, 10
 #: Seconds by which times may be off that are read one after another on a busy machine.
 SLACK = 0.05
+#: Seconds that nothing here takes, that a busy machine may stop a thread for, and of rounding.
+LONGEST, BUSY, ROUNDING = 5.0, 0.5, 1e-5
 #: Shares of the frames that make a fresh result where nothing is wrong, and with a slow lidar.
 #: Real time gets less: the machine may be busy with other things.
 LEAST = {"simulated": 0.95, "real": 0.5}
@@ -345,6 +347,12 @@ class Judge:
             self.tell("a result without outputs, or with old ones, has no reason", result)
         if result.met and (not result.fresh or result.latency > DEADLINE_MS / 1e3):
             self.tell("a result is met that is late or not fresh", result)
+        # Both on the clock as it was when the result was made, whatever was done to it before; but
+        # a camera's stamps come in a loop, and are ahead, and its latency then counts otherwise.
+        if self.trigger != "camera" and abs(result.made - result.t - result.latency) > ROUNDING:
+            self.tell("its latency is not the time from its trigger to its making", result)
+        if not -ROUNDING < result.latency < LONGEST:
+            self.tell("a latency that cannot be", result)
         if result.outputs is None:
             return
         trigger = self._true_time(result)
@@ -355,6 +363,10 @@ class Judge:
             self.latencies.append(result.latency)
             for phase in robot.phases or {"other"}:
                 self.fresh[phase] += 1
+            took = now - result.lateness - trigger
+            # It counts from the arrival where a stamp is ahead, and a frame may wait for its push.
+            if self.trigger == "camera" and abs(took - result.latency) > SLACK + BUSY:
+                self.tell("another latency than in truth", result, f"{took:.3f} s")
             # Its reading of the time may be a moment after its making.
             if result.met and now - result.lateness - trigger > DEADLINE_MS / 1e3 + SLACK:
                 self.tell("a result is met that was late in truth", result)

@@ -99,10 +99,12 @@ class StreamClock:
 
     Args:
         source: returns seconds.
-        on_jump: called after a jump with the time, how far it jumped ahead, and ``offset``.
+        on_jump: called after a jump with the time, how far it jumped ahead beyond the real time
+            that passed, and ``offset``.
 
     Attributes:
         offset: what is added to the source's seconds.
+        ahead: seconds of this time that never passed: how far it jumped ahead, all jumps together.
         jumps: how often the source was set, back or ahead.
         glitches: readings that were not used.
         last: the last time that was given out.
@@ -119,7 +121,7 @@ class StreamClock:
         self._source, self._on_jump = source, on_jump
         # These cannot be set; and a simulation may well skip an hour.
         self._trusted = source is monotonic or isinstance(source, SimulatedClock)
-        self.offset = 0.0
+        self.offset = self.ahead = 0.0
         self.jumps = self.glitches = 0
         self._real = monotonic()
         self._useless_since: float | None = None
@@ -175,10 +177,12 @@ class StreamClock:
     def _jump(self, reading: float, real: float) -> float:
         """Follow a source that was set; how far the time jumps ahead, in seconds."""
         self.jumps += 1
+        passed = real - self._real
         step = reading + self.offset - self.last
         if step > 0.0:
-            return step
-        self.offset += real - self._real - step
+            self.ahead += step - passed
+            return step - passed
+        self.offset += passed - step
         return 0.0
 
     def _hold(self, reading: float, real: float) -> float:

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import contextmanager, suppress
 
 import numpy as np
 from streaming import COLUMNS
 
 from mmedge.stream import SimulatedClock
+
+
+class Source:
+    """Real time and ``offset``; the readings in ``odd`` come first."""
+
+    def __init__(self):
+        self.offset, self.odd = 0.0, []
+
+    def __call__(self):
+        odd = self.odd.pop(0) if self.odd else 0.0
+        if isinstance(odd, Exception):
+            raise odd
+        if not isinstance(odd, float):
+            return odd
+        return time.monotonic() + self.offset + odd
 
 
 def part(result, modality):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
 from typing import TYPE_CHECKING
 
+from mmedge.stream.jumps import NO_JUMPS, Jumps
 from mmedge.stream.sample import Item, State
 
 if TYPE_CHECKING:
@@ -35,6 +36,10 @@ class Trigger:
 
     ``arrival`` is when it came. ``begin`` is what its latency counts from: ``t``, or its arrival
     where that was earlier or the source's clock was set to another time.
+
+    ``jumps`` are those that the stream's time made ahead since it came. What they span never
+    passed, so ``arrival`` and ``begin`` are moved by them; ``t`` is not, which is compared with the
+    stamps of what came before.
     """
 
     t: float
@@ -42,6 +47,16 @@ class Trigger:
     begin: float
     track: Track | None = None
     item: Item | None = None
+    jumps: Jumps = NO_JUMPS
+
+    def follow_clock(self, within: float, ahead: float) -> Trigger:
+        """The same after a jump ``ahead`` in seconds; ``within`` is a time in the jump."""
+        return replace(
+            self,
+            arrival=self.arrival + ahead,
+            begin=self.begin + ahead,
+            jumps=self.jumps.add(within, ahead),
+        )
 
 
 @dataclass(slots=True)
@@ -71,6 +86,14 @@ class Active:
     def wake_at(self, time: float) -> None:
         """Set the alarm, unless it rings before that."""
         self.alarm = time if self.alarm is None else min(self.alarm, time)
+
+    def follow_clock(self, within: float, ahead: float) -> None:
+        """Go on after a jump ``ahead`` in seconds as if there had been none."""
+        self.trigger = self.trigger.follow_clock(within, ahead)
+        self.begun += ahead
+        self.until = {name: until + ahead for name, until in self.until.items()}
+        self.patience = None if self.patience is None else self.patience + ahead
+        self.alarm = None if self.alarm is None else self.alarm + ahead
 
     @property
     def items(self) -> dict[str, Item | None]:
@@ -193,7 +216,7 @@ class Chooser:
         held = track.held(t)
         if held is None:
             return self._choose_late(track, absent)
-        age = f"its last good value stands in, age {t - held.t:.6g} s"
+        age = f"its last good value stands in, age {track.age(held, t):.6g} s"
         return Choice(held, f"{absent}; {age}", held=True)
 
     def _until(self, active: Active, track: Track) -> float:

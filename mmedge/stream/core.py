@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from mmedge.deadline import Predictor
 from mmedge.stream.choose import Active, Choice, Chooser, Trigger, merge_sizes
+from mmedge.stream.jumps import NO_JUMPS
 from mmedge.stream.outbox import Outbox
 from mmedge.stream.result import Health, ModalityHealth, Result, Used
 from mmedge.stream.sample import SLACK
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from mmedge.constraints import Relations
     from mmedge.spec import Array
     from mmedge.stream.compute import Encoded
+    from mmedge.stream.jumps import Jumps
     from mmedge.stream.sample import Item, Sample
     from mmedge.stream.ticker import Ticker
     from mmedge.stream.track import Track
@@ -65,8 +67,10 @@ class Core:
         self.failure: str | None = None
         #: What triggers at a rate; None: samples do.
         self.ticker: Ticker | None = None
-        #: What is to be taken from a time for the clock's own seconds.
-        self._offset = 0.0
+        #: What is to be taken from a time for the clock's own seconds, and for seconds that passed:
+        #: how far it jumped ahead.
+        self._offset = self._ahead = 0.0
+        self._jumps: Jumps = NO_JUMPS
         self._triggering = triggers
         self._relations = relations
         self._deadline = deadline
@@ -111,12 +115,30 @@ class Core:
     def follow_clock(self, now: float, ahead: float, offset: float) -> None:
         """The stream's clock was set: the time is ``now``, after a jump ``ahead`` in seconds.
 
-        ``offset`` is what the time is ahead of the clock's seconds.
+        ``offset`` is what the time is ahead of the clock's seconds. What is under way goes on as if
+        no time had passed in the jump.
         """
         self._offset = offset
         self._forget_latencies()
-        if self.ticker is not None and ahead > 0.0:
+        if ahead == 0.0:
+            return
+        self._ahead += ahead
+        # It tells what came before the jump from what comes after.
+        within = now - 0.5 * ahead
+        self._waiting = deque(trigger.follow_clock(within, ahead) for trigger in self._waiting)
+        if self._active is not None:
+            self._active.follow_clock(within, ahead)
+            self._set_jumps(self._active.trigger.jumps)
+        for track in self.tracks.values():
+            track.follow_clock(ahead)
+        if self.ticker is not None:
             self.ticker.restart(now)
+
+    def _set_jumps(self, jumps: Jumps) -> None:
+        """Have ages count from the time of a trigger, since which the clock was set ahead."""
+        self._jumps = jumps
+        for track in self.tracks.values():
+            track.jumps_ahead = jumps
 
     def tick(self, t: float, missed: int, now: float) -> None:
         """A timer's tick; ``missed`` earlier ones passed while nobody could look."""
@@ -163,6 +185,8 @@ class Core:
         if self._patience is not None:
             patience = trigger.begin + self._patience - (self._fusion_time.estimate() or 0.0)
         self._active = active = Active(trigger, patience)
+        if trigger.jumps is not self._jumps:
+            self._set_jumps(trigger.jumps)
         for track in self.tracks.values():
             self._chooser.begin(active, track, now)
 
@@ -312,34 +336,40 @@ class Core:
     def _deliver(
         self, active: Active, outputs: Mapping[str, Array] | None, reason: str, now: float
     ) -> None:
-        t = active.trigger.t
+        trigger, offset = active.trigger, self._offset
+        t, jumps = trigger.t, trigger.jumps
         samples: dict[str, tuple[Used, ...]] = {}
         ages: dict[str, float | None] = dict.fromkeys(self.tracks)
         absent: dict[str, str] = {}
         notes: dict[str, str] = {}
         for name, choice in active.choices.items():
-            track, item = self.tracks[name], choice.item
+            track, item, skipped = self.tracks[name], choice.item, 0.0
             if item is not None:
-                ages[name] = t - item.t
-                samples[name] = tuple([Used(s.seq, s.t - self._offset) for s in item.samples])
+                ages[name] = track.age(item, t)
+                if jumps is not NO_JUMPS:
+                    skipped = jumps.since(item.samples[0].arrival)
+                samples[name] = tuple([Used(s.seq, s.t + skipped - offset) for s in item.samples])
                 if outputs is not None:
                     track.use(item)
             if choice.absent is not None:
                 absent[name] = choice.absent
                 continue
-            newest = "" if active.trigger.track is track else track.newest_note()
-            if choice.note or newest:
-                notes[name] = "; ".join(filter(None, (choice.note, newest)))
+            newest = "" if trigger.track is track else track.newest_note()
+            if choice.note or newest or skipped:
+                jump = f"its age leaves out {skipped:.6g} s by which the clock was set ahead"
+                told = (choice.note, newest, jump if skipped else "")
+                notes[name] = "; ".join(filter(None, told))
         result = self._result(
-            outputs, active.trigger, now, t, ages, samples, absent, reason, notes, fresh=not reason
+            outputs, trigger, now, t, ages, samples, absent, reason, notes, fresh=not reason
         )
         if outputs is None:
             self._empty += 1
         else:
-            self._good = result, t
+            # What was held before a jump is older by it from now on: no outputs for repeating.
+            self._good = (result, t) if jumps is NO_JUMPS else None
             if not active.cold:
                 self._predictor.observe(result.latency)
-        self._outbox.put(result)
+        self._outbox.put(result, now - self._ahead)
 
     def _age_fault(self, name: str, t: float) -> str | None:
         """Why the last good outputs must not speak for a modality at time ``t``; None: they may."""
@@ -393,7 +423,8 @@ class Core:
                 reason,
                 {name: note for name, note in last.notes.items() if name not in absent},
                 fresh=False,
-            )
+            ),
+            now - self._ahead,
         )
 
     def _result(
@@ -412,9 +443,10 @@ class Core:
     ) -> Result:
         dropped = {name: track.ledger.since_last() for name, track in self.tracks.items()}
         latency = now - trigger.begin
+        skipped = trigger.jumps.since()
         return Result(
             outputs=outputs,
-            t=trigger.t - self._offset,
+            t=trigger.t + skipped - self._offset,
             made=now - self._offset,
             latency=latency,
             ages=ages,
@@ -425,13 +457,13 @@ class Core:
             met=None if self._deadline is None else fresh and latency <= self._deadline,
             reason=reason,
             notes=notes,
-            outputs_t=None if outputs is None else outputs_t - self._offset,
+            outputs_t=None if outputs is None else outputs_t + skipped - self._offset,
             trigger=None if trigger.track is None else trigger.track.name,
         )
 
     def take(self, now: float, *, latest: bool) -> Result:
         """Hand out the oldest of the results that there are, or the newest."""
-        return self._outbox.take(now - self._offset, latest=latest)
+        return self._outbox.take(now - self._ahead, latest=latest)
 
     def fail(self, why: str) -> None:
         """End, because the stream cannot go on."""

@@ -14,7 +14,10 @@ __all__ = ["Health", "ModalityHealth", "Result", "Used"]
 
 
 class Used(NamedTuple):
-    """One sample that went into a result: its number within its modality, from 0, and its stamp."""
+    """One sample that went into a result: its number within its modality, from 0, and its stamp.
+
+    The stamp is moved where the stream's clock was set since (see :class:`Result`).
+    """
 
     seq: int
     t: float
@@ -22,7 +25,10 @@ class Used(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What one trigger came to. All times in seconds of the stream's clock.
+    """What one trigger came to. All times in seconds of the stream's clock, as it was at ``made``.
+
+    Where that clock was set while the trigger was under way, all times from before are moved by as
+    much, and neither ``latency`` nor ``ages`` count the jump.
 
     Attributes:
         outputs: array by output name; None where there are none, and ``reason`` says why.

@@ -106,8 +106,9 @@ class Stream:
 
     **Time.** ``clock`` is any callable that returns seconds, monotonic time by default; stamps are
     in its seconds, as are all times of a result. A clock that is set back or ahead is followed
-    (:class:`mmedge.clock.StreamClock`), and single wrong readings are not used; both are counted. A
-    clock that raises, and a thread that dies, fail the stream: pushes and results then raise. On a
+    (:class:`mmedge.clock.StreamClock`), and single wrong readings are not used; both are counted.
+    What is under way when it is set goes on as if it had not been (:class:`Result`). A clock that
+    raises, and a thread that dies, fail the stream: pushes and results then raise. On a
     :class:`mmedge.clock.SimulatedClock` no thread is used and the same pushes give the same
     results, bit for bit; use it from one thread.
 
@@ -248,6 +249,7 @@ class Stream:
                 }
             with self._lock:
                 now = self._time()
+                jumped = self._clock.ahead
                 # From here on, in the stream's own time.
                 stamp = now if stamp is None else stamp + self._clock.offset
                 fault = track.stamp_fault(stamp, now)
@@ -257,8 +259,12 @@ class Stream:
                 fault = self._checkers[modality].check(values)
                 lying = fault is not None
             with self._lock:
+                later = self._time()
+                if self._clock.ahead != jumped:
+                    # The clock was set meanwhile: it is a sample of now, and not of before.
+                    stamp, now = stamp + self._clock.ahead - jumped, later
                 sample = Sample(track.ledger.take(), stamp, values, sizes, now)
-                self._core.push(modality, sample, fault, self._time(), lying=lying)
+                self._core.push(modality, sample, fault, later, lying=lying)
                 self._driver.wake()
         return sample.seq
 

@@ -12,6 +12,7 @@ from mmedge.align import Exact, Hold, Interpolate, Policy, Window
 from mmedge.deadline import Predictor
 from mmedge.stream.history import History
 from mmedge.stream.interpolation import blend
+from mmedge.stream.jumps import NO_JUMPS, Jumps
 from mmedge.stream.ring import Ring
 from mmedge.stream.sample import SLACK, Item, Ledger, Sample, State
 from mmedge.stream.source_clock import SourceClock
@@ -68,6 +69,8 @@ class Track:
         self.wait = 0.0 if isinstance(policy, Window) else policy.wait_ms / 1000.0
         self.ledger = Ledger()
         self.encodes = self.skipped = self.errors = self.jumps = 0
+        #: How the stream's clock was set ahead since the trigger at work came.
+        self.jumps_ahead: Jumps = NO_JUMPS
         self.last_error = ""
         #: Message of the newest run of the encoder where that failed; None: it gave features.
         self.encoder_error: str | None = None
@@ -342,6 +345,10 @@ class Track:
         elif item.state is State.NEW:
             self._enqueue(item)
 
+    def follow_clock(self, ahead: float) -> None:
+        """Go on timing the encoding under way after a jump of the time, in seconds."""
+        self.started += ahead
+
     def next_job(self, now: float) -> Item | None:
         """The item to encode now; None while there is none or one is being encoded."""
         if self._running is not None or not self._queue:
@@ -483,6 +490,16 @@ class Track:
             return None
         return self.ready
 
+    def age(self, item: Item, t: float) -> float:
+        """How old what is used for the trigger at work is at its time ``t``, in seconds."""
+        return t - item.t + self._lead(item)
+
+    def _lead(self, item: Item) -> float:
+        """Seconds that the clock was set ahead by after the trigger came and before an item did."""
+        if self.jumps_ahead is NO_JUMPS:
+            return 0.0
+        return self.jumps_ahead.since() - self.jumps_ahead.since(item.samples[0].arrival)
+
     def why_absent(self, item: Item | None, t: float, *, own: bool = False) -> str | None:
         """Why the modality is absent at time ``t`` if ``item`` is what there is; None: it is not.
 
@@ -493,6 +510,7 @@ class Track:
         if item is None:
             return self._problem or self._filling() or "no sample yet"
         if self.limit is not None:
+            t += self._lead(item)
             if t - item.t > self.limit + SLACK:
                 oldest = " for the oldest row of the window" if self._ring is not None else ""
                 return (
@@ -548,7 +566,9 @@ class Track:
             return f"encoder_error: {self.encoder_error}"
         if now >= self.overdue(now):
             return f"its encoder has run for {now - self.started:.6g} s"
-        return self.why_absent(self._newest_item(), now)
+        newest = self._newest_item()
+        # It is asked about now, and not about the trigger at work.
+        return self.why_absent(newest, now if newest is None else now - self._lead(newest))
 
     def distrust(self) -> str | None:
         """Why what is held of the modality does not count, however young it is; None: it does."""

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from stream_checks import balanced, part
+from stream_checks import Source, balanced, part
 from streaming import make_streaming, value
 
 import mmedge
@@ -28,21 +28,6 @@ def pipe(tmp_path_factory):
     path = make_streaming(tmp_path_factory.mktemp("streaming") / "streaming")
     with mmedge.load(path, threads=1) as pipe:
         yield pipe
-
-
-class Source:
-    """Real time and ``offset``; the readings in ``odd`` come first."""
-
-    def __init__(self):
-        self.offset, self.odd = 0.0, []
-
-    def __call__(self):
-        odd = self.odd.pop(0) if self.odd else 0.0
-        if isinstance(odd, Exception):
-            raise odd
-        if not isinstance(odd, float):
-            return odd
-        return time.monotonic() + self.offset + odd
 
 
 @pytest.mark.parametrize("odd", [3600.0, -3600.0, -10.0, inf, -inf, nan, None, "12:00"])
