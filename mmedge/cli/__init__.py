@@ -74,6 +74,7 @@ def main() -> None:
     """Run the command line and leave the process with its exit code."""
     stop.watch()
     try:
+        _open_closed()
         code = _run()
     except BaseException as error:  # also what a library made of the interruption
         if stop.number is None:
@@ -81,6 +82,17 @@ def main() -> None:
         code = _stopped(stop.number, error)
     stop.release()
     sys.exit(_flushed(code))
+
+
+def _open_closed() -> None:
+    """Give streams that whoever called closed (``>&-``) a place, which takes all and keeps none.
+
+    Else the next file that is opened would have their number, and be written over.
+    """
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            mode = "r" if name == "stdin" else "w"
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115
 
 
 def _run() -> int:

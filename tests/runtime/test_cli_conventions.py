@@ -212,6 +212,15 @@ def test_a_full_disk_behind_stdout_is_told(pair):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_no_error(closed, pair):
+    for words, code in (("--json", 0), ("", 0), ("--backend nose", 2)):
+        command = f"{' '.join(COMMAND)} verify {pair} {words} {closed}"
+        done = subprocess.run(command, shell=True, capture_output=True, text=True)
+        assert done.returncode == code, done.stderr
+        assert "Traceback" not in done.stderr
+
+
 def test_compare_makes_its_folder_with_the_reports_alone(pair, tmp_path):
     folder = tmp_path / "reports" / "of_both"
     call("compare", pair, pair, "-o", folder, "--precision", "int4", expect=1)
