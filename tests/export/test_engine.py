@@ -420,4 +420,6 @@ def test_this_machine_says_whether_it_can_run_what_it_built(trio):
 
 def test_dtypes_of_the_manifest_are_the_librarys():
     assert set(DTYPE_NAMES) <= set(trt.DataType.__members__)
-    assert set(DTYPES) - set(DTYPE_NAMES.values()) == {"float64"}
+    # TensorRT has no such inputs: what has one is refused by name.
+    lacking = {"float64", "int16", "uint16", "uint32", "uint64"}
+    assert set(DTYPES) - set(DTYPE_NAMES.values()) == lacking
