@@ -15,7 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from mmedge import errors
 from mmedge.errors import BundleError, MMEdgeError
@@ -63,17 +63,17 @@ def load_in_child(settings: Mapping[str, Any]) -> str:
     path = settings["path"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     command = [sys.executable, "-c", _CHILD, json.dumps(dict(settings))]
-    with tempfile.TemporaryFile() as output:
+    # What libraries say when they end goes beside the answer, not behind it.
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as words:
         with subprocess.Popen(  # noqa: S603 - this very Python
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=words, env=environment
         ) as child:
             try:
                 fault = _watch(child)
             finally:
                 child.kill()
                 child.wait()
-        output.seek(0)
-        lines = output.read().decode("utf-8", "replace").splitlines()
+        lines, said = _lines(output), _lines(words)
     if fault is None and child.returncode < 0:
         fault = f"ended it by {signal.Signals(-child.returncode).name}"
     if fault is not None:
@@ -84,13 +84,18 @@ def load_in_child(settings: Mapping[str, Any]) -> str:
             return str(told["digest"])
         raised = getattr(errors, told["error"])
     except (IndexError, ValueError, KeyError, AttributeError, TypeError) as error:
-        last = lines[-1] if lines else "it said nothing"
+        last = (said or lines or ["it said nothing"])[-1]
         raise BundleError(
             f"{path}: a child process could not load it (status {child.returncode}): {last}"
         ) from error
     if not (isinstance(raised, type) and issubclass(raised, MMEdgeError)):
         raise BundleError(f"{path}: a child process could not load it: {told['message']}")
     raise raised(told["message"])
+
+
+def _lines(file: BinaryIO) -> list[str]:
+    file.seek(0)
+    return file.read().decode("utf-8", "replace").splitlines()
 
 
 def _watch(child: subprocess.Popen[bytes]) -> str | None:

@@ -59,7 +59,7 @@ class Difference(NamedTuple):
     """Worst difference of one output from its reference over what was compared.
 
     Attributes:
-        max_abs: ``max |got - golden|``.
+        max_abs: ``max |got - golden|``; of float16 beyond the step that rounding may be.
         max_rel: largest difference as a share of the scale of its place; infinite where that is 0.
         limit_used: largest share of the tolerance that an element takes (pass: <= 1).
         scale: what the difference that takes most of its limit is held against.

@@ -47,6 +47,7 @@ class Directory:
 
     def _list(self) -> Iterable[tuple[str, Identity]]:
         count = 0
+        names: dict[tuple[int, int], str] = {}
         for folder, folders, files, fd in os.fwalk(self.path, onerror=_raise):
             prefix = os.path.relpath(folder, self.path)
             for entry in sorted(folders + files):
@@ -60,6 +61,12 @@ class Directory:
                 if stat.S_ISDIR(found.st_mode):
                     continue
                 _check_regular(found, f"{self.path}: {name}")
+                first = names.setdefault((found.st_dev, found.st_ino), name)
+                if first != name:
+                    raise BundleError(
+                        f"{self.path}: {name} and {first} are one file (hard links), which costs "
+                        "more to read than to store; put a copy in the place of each"
+                    )
                 _check_stored(entry, fd, found, f"{self.path}: {name}")
                 count += 1
                 if count > MAX_FILES + 2:  # the manifest and its digest come on top
@@ -151,12 +158,7 @@ def _check_regular(found: os.stat_result, where: str) -> None:
 
 
 def _check_stored(entry: str, folder: int, found: os.stat_result, where: str) -> None:
-    """Refuse what costs more to read than it takes to store: many names of one file, and holes."""
-    if found.st_nlink > 1:
-        raise BundleError(
-            f"{where} has {found.st_nlink} names (hard links); a bundle holds files of its own, "
-            "put a copy in its place"
-        )
+    """Refuse what costs more to read than it takes to store: holes."""
     if found.st_blocks * BLOCK < found.st_size:
         fd = os.open(entry, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
         try:

@@ -64,10 +64,6 @@ def _hard_link(path):
         os.link(path / WEIGHTS, path / f"assets/copies/{i}")
 
 
-def _hard_link_outside(path):
-    os.link(path / WEIGHTS, path.parent / "weights")
-
-
 def _sparse(path):
     with (path / WEIGHTS).open("r+b") as file:
         file.truncate(64 << 30)
@@ -113,8 +109,7 @@ ATTACKS = [
     Attack("link to a file", f"{LABELS} is a link", on_directory(_link_file)),
     Attack("link to a folder", "assets is a link", on_directory(_link_folder)),
     Attack("manifest as a link", r"manifest\.json is a link", on_directory(_link_manifest)),
-    Attack("200 names of one file", r"has 20\d names \(hard links\)", on_directory(_hard_link)),
-    Attack("name outside", r"has 2 names \(hard links\)", on_directory(_hard_link_outside)),
+    Attack("200 names of one file", r"are one file \(hard links\)", on_directory(_hard_link)),
     Attack("sparse file of 64 GiB", r"is sparse: 68719476736 bytes", on_directory(_sparse)),
     Attack("links in a circle", "cannot be read", on_directory(_circle)),
     Attack("named pipe", f"{LABELS} is a device, pipe or socket", on_directory(_pipe)),

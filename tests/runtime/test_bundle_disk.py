@@ -333,3 +333,11 @@ def test_releasing_a_directory_removes_nothing(tiny, tiny_bundle, tmp_path):
         bundle.file(GRAPH)
         bundle.release()
         assert bytes(bundle.read(WEIGHTS)) == tiny.files[WEIGHTS]
+
+
+def test_a_bundle_that_an_installer_linked_to_its_cache_opens(tiny, tmp_path):
+    """uv and conda install the files of a package as hard links."""
+    Bundle.write(tmp_path / "b", tiny.manifest, tiny.files, samples=tiny.samples).close()
+    for file in [file for file in (tmp_path / "b").rglob("*") if file.is_file()]:
+        (tmp_path / file.name).hardlink_to(file)
+    Bundle.open(tmp_path / "b").close()

@@ -197,3 +197,10 @@ def test_openvino_reads_onnx_alone(tmp_path):
     assert core().read_model(path).get_friendly_name() == "n"
     with pytest.raises(Exception, match="parsed"):
         read_onnx(path)
+
+
+def test_what_a_library_says_when_it_ends_is_no_answer(tmp_path, monkeypatch):
+    chatty = "import atexit, sys\natexit.register(lambda: sys.stderr.write('bye\\n'))\n"
+    monkeypatch.setattr(isolation, "_CHILD", chatty + isolation._CHILD)
+    path = bundle(tmp_path / "b", [node("Identity", ["x"], ["y"])])
+    mmedge.load(path, isolate=True).close()
