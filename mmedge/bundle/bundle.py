@@ -1,4 +1,7 @@
-"""The :class:`Bundle`: what export hands to the runtime."""
+"""The :class:`Bundle`: what export hands to the runtime.
+
+The module is long, since it is one class whose methods are documented for users.
+"""
 
 from __future__ import annotations
 

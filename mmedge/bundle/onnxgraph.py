@@ -1,7 +1,8 @@
 """An ONNX file as plain objects: nodes, attributes, constants; weights are stepped over.
 
 The runtime does without the ``onnx`` package. The tables are those of onnx.proto (IR version 14);
-a field that is not in them is refused, since another reader might make something of it.
+a field that is not in them is refused, since another reader might make something of it. The module
+is long, since the tables, what is made of them and their reader are one format.
 """
 
 from __future__ import annotations

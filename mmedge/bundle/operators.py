@@ -234,19 +234,19 @@ def _dft(node: Node, values: Values) -> str | None:
 
 
 def _stft(node: Node, values: Values) -> str | None:
-    """Its frames have a length that is known, and no less than 1."""
+    """Its frames have a step and a length that are known, and no less than 1."""
     window, length = _input(node, 2), _input(node, 3)
     sizes: list[int] = []
-    for name in filter(None, (window, length)):
+    for name in filter(None, (_input(node, 1), window, length)):
         constant = values.constant(name)
         if constant is None:
-            return "the length of its frames is not constant"
+            return "the step or length of its frames is not constant"
         if name == window:
             sizes.append(prod(constant.shape))
         else:
             sizes += constant.values or (0,)
-    if not sizes or min(sizes) < 1:
-        return "frames without length, with which ONNX Runtime ends the process"
+    if len(sizes) < 2 or min(sizes) < 1:
+        return "frames without step or length, with which ONNX Runtime ends the process"
     return None
 
 

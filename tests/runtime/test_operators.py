@@ -101,12 +101,12 @@ def test_operators_of_onnx_runtime_give_no_integers():
 
 
 def model(nodes, inputs, constants=(), outputs=("y",)):
-    """Bytes of a model; ``inputs`` maps names to (type, rank or None)."""
+    """Bytes of a model; ``inputs`` maps names to (type, rank, shape or None)."""
     graph = helper.make_graph(
         nodes,
         "g",
         [
-            helper.make_tensor_value_info(name, kind, None if rank is None else [None] * rank)
+            helper.make_tensor_value_info(name, kind, [None] * rank if type(rank) is int else rank)
             for name, (kind, rank) in inputs.items()
         ],
         [helper.make_empty_tensor_value_info(name) for name in outputs],
@@ -186,7 +186,7 @@ FATAL = {
         {"a": (FLOAT, 3)},
         {"step": np.int64(1), "window": ZERO},
         {"a": np.zeros((1, 0, 1), np.float32)},
-        "frames without length",
+        "frames without step or length",
     ),
     "QLinearSigmoid": (
         [node("QLinearSigmoid", ["a", "s", "z", "s"], ["y"], domain="com.microsoft")],
@@ -263,6 +263,15 @@ def test_a_dimension_of_nothing_is_refused_where_it_ends_the_process(op, tmp_pat
     with pytest.raises(BundleError, match=f"dimension 'n' may be 0, and {op} ends the process"):
         write(0)
     write(1)
+
+
+@pytest.mark.parametrize("step", [None, 0, -1])
+def test_frames_have_a_step(step):
+    constants = {"window": np.ones(4, np.float32)} | ({} if step is None else {"s": np.int64(step)})
+    inputs = {"a": (FLOAT, (1, 16, 1))} | ({"s": (INT64, 0)} if step is None else {})
+    data = model([node("STFT", ["a", "s", "window"], ["y"])], inputs, constants.items())
+    with pytest.raises(BundleError, match="frames is not constant|frames without step"):
+        check(data)
 
 
 def test_a_division_in_a_branch_is_refused():
