@@ -223,7 +223,8 @@ def check_history(model: Model, run: Run, state: KeptState, changed: Sequence[st
     """Whether answers depend on what was asked before, where a call changed something.
 
     The example, others of its kind, and the example at other sizes are each given to the network as
-    it was at first, and then in turn.
+    it was at first, and then in turn. Classes and yes or no say little of what led to them: where
+    an output is of such, what the parts of the network give out is compared, too.
 
     Args:
         model: has the example.
@@ -237,29 +238,64 @@ def check_history(model: Model, run: Run, state: KeptState, changed: Sequence[st
     Raises:
         ExportError: an answer is another than at first.
     """
-    asked: list[tuple[Mapping[str, Array], dict[str, Array]]] = []
-    for inputs in _varied(model):
-        state.restore()
-        try:
-            asked.append((inputs, run(inputs)))
-        except ExportError:
-            continue
-    state.restore()
-    for _ in range(_ROUNDS):
-        for inputs, expected in asked:
+    asked: list[tuple[Mapping[str, Array], dict[str, Array], list[torch.Tensor]]] = []
+    with _parts(model.module) as parts:
+        for inputs in _varied(model):
+            state.restore()
+            parts.clear()
             try:
-                answer = run(inputs)
-            except ExportError as error:
-                raise depends(changed, f"the same input fails after others ({error})") from error
-            for name, value in expected.items():
-                if value.shape != answer[name].shape or value.tobytes() != answer[name].tobytes():
+                asked.append((inputs, run(inputs), list(parts)))
+            except ExportError:
+                continue
+        state.restore()
+        for _ in range(_ROUNDS):
+            for inputs, expected, before in asked:
+                parts.clear()
+                try:
+                    answer = run(inputs)
+                except ExportError as error:
                     raise depends(
-                        changed, f"the same input has another output {name!r} after others"
+                        changed, f"the same input fails after others ({error})"
+                    ) from error
+                for name, value in expected.items():
+                    other = answer[name]
+                    if value.shape != other.shape or value.tobytes() != other.tobytes():
+                        raise depends(
+                            changed, f"the same input has another output {name!r} after others"
+                        )
+                coarse = any(value.dtype.kind != "f" for value in expected.values())
+                if coarse and _differ(before, parts):
+                    raise depends(
+                        changed, "the same input gives other values inside the network after others"
                     )
     state.restore()
     return (
         f"state: a call changes {', '.join(changed)}; {_ROUNDS * len(asked)} calls in a row "
         "answered as the first did, more were not tried"
+    )
+
+
+@contextlib.contextmanager
+def _parts(network: Any) -> Iterator[list[torch.Tensor]]:  # noqa: ANN401 - a module, or a file
+    """What the network's parts give out while this is open, in order; floats alone."""
+    given: list[torch.Tensor] = []
+
+    def note(_module: torch.nn.Module, _inputs: object, output: object) -> None:
+        if isinstance(output, torch.Tensor) and output.is_floating_point():
+            given.append(output.detach().clone())
+
+    hooks = [part.register_forward_hook(note) for part in network.modules() if part is not network]
+    try:
+        yield given
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _differ(before: Sequence[torch.Tensor], now: Sequence[torch.Tensor]) -> bool:
+    """Whether parts gave something else; a table that has grown meanwhile is no answer."""
+    return len(before) == len(now) and any(
+        a.shape == b.shape and not _same(a, b) for a, b in zip(before, now, strict=True)
     )
 
 

@@ -187,7 +187,7 @@ class Report:
             raise InputError(f"{where}: no such file; mmedge bench -o writes a report") from error
         except (OSError, ValueError, RecursionError) as error:
             raise InputError(f"{where}: cannot be read as a report: {error}") from error
-        found = data.get("report_version") if isinstance(data, dict) else type(data).__name__
+        found = data.get("report_version") if isinstance(data, dict) else data
         if type(found) is not int or found != REPORT_VERSION:
             raise InputError(
                 f"{where}: expected a report of version {REPORT_VERSION}, got {show(found)}; "

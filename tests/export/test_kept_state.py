@@ -128,6 +128,25 @@ def test_state_is_refused_by_name(kind, what, tmp_path):
     assert not OfClass.kept  # put back
 
 
+class Sign(nn.Module):
+    """A first frame behind an answer of yes or no, which it turns for few inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = FirstFrame()
+        self.scale = nn.Linear(4, 4)
+        nn.init.constant_(self.scale.bias, 100.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scale(self.first(x)) > 0
+
+
+def test_state_behind_a_coarse_answer_is_refused(tmp_path):
+    model = Model(Sign(), {"x": Input(rows(2, 4), dynamic={0: "batch"})}, ["y"])
+    with pytest.raises(ExportError, match=r"keeps state.*inside the network.*attribute 'first'"):
+        export(model, tmp_path / "b")
+
+
 class Wrapped(nn.Module):
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()

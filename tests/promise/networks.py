@@ -114,6 +114,7 @@ class Builder:
     def __init__(self, seed: int) -> None:
         self.seed = seed
         self.random = random.Random(seed)
+        torch.manual_seed(seed)
         self.rng = np.random.default_rng(self.seed)
         self.parts: list[nn.Module] = []
         self.values: dict[str, Value] = {}
@@ -367,9 +368,7 @@ class Builder:
                 extra = [self.put("flag", np.ones(self.batch, bool))]
             width = self.values[fused].width
             outputs.append(self.add(steps.Head, [fused, *extra], Value("row", 6), width, how))
-        torch.manual_seed(self.seed)
-        with torch.no_grad():
-            network = Network(self.parts, outputs).eval()
+        network = Network(self.parts, outputs).eval()
         return Random(network, self.inputs, self.dims, self.kinds, self.seed, self.traits)
 
 
