@@ -15,7 +15,7 @@ export ORT_DISABLE_TELEMETRY ?= 1
 # What the native library is made of: a change of it installs the package anew.
 NATIVE := $(shell find cpp_ext -type f)
 
-.PHONY: demo fuzz test soak lint format bench clean
+.PHONY: demo fuzz promise test soak lint format bench clean
 
 demo: $(VENV)/.demo
 	mkdir -p demo
@@ -35,6 +35,12 @@ SECONDS ?= 60
 soak: $(VENV)/.demo
 	mkdir -p demo
 	$(BIN)/python benchmarks/soak.py --seconds $(SECONDS) --output demo/soak.json
+
+# Random networks and files: each must be refused with a reason, or be right over its whole domain.
+# Counts, refusals by reason and faults go to promise.*.json.
+EXAMPLES ?= 2000
+promise: $(VENV)/.test
+	MMEDGE_EXAMPLES=$(EXAMPLES) MMEDGE_PROMISE=promise $(BIN)/pytest tests/promise --timeout=0
 
 # Every parser of what others wrote, on so many changed inputs each; faults go to fuzz-faults/.
 RUNS ?= 100000
