@@ -223,8 +223,8 @@ def check_history(model: Model, run: Run, state: KeptState, changed: Sequence[st
     """Whether answers depend on what was asked before, where a call changed something.
 
     The example, others of its kind, and the example at other sizes are each given to the network as
-    it was at first, and then in turn. Classes and yes or no say little of what led to them: where
-    an output is of such, what the parts of the network give out is compared, too.
+    it was at first, and then in turn. Classes, yes or no, and one number throughout say little of
+    what led to them: where an output is such, what the network's parts give out is compared, too.
 
     Args:
         model: has the example.
@@ -263,8 +263,7 @@ def check_history(model: Model, run: Run, state: KeptState, changed: Sequence[st
                         raise depends(
                             changed, f"the same input has another output {name!r} after others"
                         )
-                coarse = any(value.dtype.kind != "f" for value in expected.values())
-                if coarse and _differ(before, parts):
+                if any(map(_says_little, expected.values())) and _differ(before, parts):
                     raise depends(
                         changed, "the same input gives other values inside the network after others"
                     )
@@ -290,6 +289,11 @@ def _parts(network: Any) -> Iterator[list[torch.Tensor]]:  # noqa: ANN401 - a mo
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _says_little(value: Array) -> bool:
+    """Whether an answer is coarse: classes, yes or no, nothing, or one number throughout."""
+    return value.dtype.kind != "f" or value.size == 0 or bool((value == value.flat[0]).all())
 
 
 def _differ(before: Sequence[torch.Tensor], now: Sequence[torch.Tensor]) -> bool:

@@ -129,20 +129,23 @@ def test_state_is_refused_by_name(kind, what, tmp_path):
 
 
 class Sign(nn.Module):
-    """A first frame behind an answer of yes or no, which it turns for few inputs."""
+    """A first frame behind an answer that says little: yes or no, or hits that are none."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, hits: bool) -> None:
         super().__init__()
+        self.hits = hits
         self.first = FirstFrame()
         self.scale = nn.Linear(4, 4)
         nn.init.constant_(self.scale.bias, 100.0)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.scale(self.first(x)) > 0
+        y = self.scale(self.first(x))
+        return (y - 1000).relu() if self.hits else y > 0
 
 
-def test_state_behind_a_coarse_answer_is_refused(tmp_path):
-    model = Model(Sign(), {"x": Input(rows(2, 4), dynamic={0: "batch"})}, ["y"])
+@pytest.mark.parametrize("hits", [False, True])
+def test_state_behind_a_coarse_answer_is_refused(hits, tmp_path):
+    model = Model(Sign(hits=hits), {"x": Input(rows(2, 4), dynamic={0: "batch"})}, ["y"])
     with pytest.raises(ExportError, match=r"keeps state.*inside the network.*attribute 'first'"):
         export(model, tmp_path / "b")
 
