@@ -1,6 +1,6 @@
 """Guided by coverage: python tests/fuzz/with_atheris.py TARGET [libFuzzer's options] [CORPUS].
 
-For example ``manifest -runs=1000000 /tmp/found``, where the folder takes what is new. Needs
+For example ``manifest -runs=1000000 found/``, where the folder takes what is new. Needs
 ``pip install atheris`` beside mmedge. What is a fault belongs into tests/fuzz/corpus/TARGET, under
 a name that begins with ``fault-``.
 """
