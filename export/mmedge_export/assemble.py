@@ -189,6 +189,7 @@ def export(
 
         seen_cases = coverage.watch(chain(every(model, run, samples, given, tell, leave), varied()))
         worst = parity.check(graph, made.run, chain(first, seen_cases), tolerance)
+        parity.check_operators(graph, [base, *tried[-1:]], tolerance, leave)
         for case in beyond(model, run, base):
             try:
                 parity.check(graph, made.run, [case], tolerance)

@@ -150,20 +150,23 @@ class Runner:
         """Shape of each output as ONNX Runtime infers it: sizes, names, None for what is open."""
         return {value.name: list(value.shape) for value in self._session.get_outputs()}
 
-    def __call__(self, values: Mapping[str, Array]) -> dict[str, Array]:
-        """Outputs by name.
+    def __call__(
+        self, values: Mapping[str, Array], outputs: Sequence[str] | None = None
+    ) -> dict[str, Array]:
+        """Outputs by name: those named, or all that are wanted.
 
         Raises:
             ExportError: the run failed.
         """
         taken = [value.name for value in self._session.get_inputs()]
+        outputs = outputs or self._outputs
         try:
-            results = self._session.run(self._outputs, {name: values[name] for name in taken})
+            results = self._session.run(outputs, {name: values[name] for name in taken})
         except Exception as error:  # ONNX Runtime's errors have no common base
             shapes = ", ".join(f"{n}: {v.dtype} {list(v.shape)}" for n, v in values.items())
             said = " ".join(str(error).split())
             raise ExportError(f"the exported graph fails on {shapes}: {said}") from error
-        return dict(zip(self._outputs, results, strict=True))
+        return dict(zip(outputs, results, strict=True))
 
 
 def save(models: Mapping[str, ir.Model], folder: Path, *, place: str = "onnx") -> dict[str, Path]:

@@ -17,7 +17,7 @@ import torch
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["guard_attention"]
+__all__ = ["guard_attention", "is_guarded"]
 
 Program = torch.export.ExportedProgram
 
@@ -42,6 +42,15 @@ def guard_attention(program: Program, opset: int) -> None:
     for module in program.graph_module.modules():
         if isinstance(module, torch.fx.GraphModule):
             _guard_all(module, spread=opset >= _ATTENTION)
+
+
+def is_guarded(node: torch.fx.Node) -> bool:
+    """Whether ``node`` is attention whose rows without a key mean nothing before its one user."""
+    if node.target is not _OPERATOR or not isinstance(_mask(node), torch.fx.Node):
+        return False
+    # The decomposed program has ``where`` in place of ``masked_fill``.
+    fills = (torch.ops.aten.where.self, torch.ops.aten.masked_fill.Scalar)
+    return len(node.users) == 1 and next(iter(node.users)).target in fills
 
 
 def _guard_all(module: torch.fx.GraphModule, *, spread: bool) -> None:

@@ -8,19 +8,24 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mmedge.errors import ExportError
+from mmedge.spec import Tolerance
 from mmedge.tolerance import Comparison
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from mmedge.spec import Array, Tolerance
+    from mmedge.spec import Array
     from mmedge_export.graph import Graph
 
-__all__ = ["ATOL", "RTOL", "Case", "check"]
+__all__ = ["ATOL", "RTOL", "Case", "check", "check_operators"]
 
 #: Default limits: float32 graphs that computed the same function lay within 1e-5 of the scale in
 #: every network tried; ``ATOL`` is for outputs that are zero but for rounding.
 RTOL, ATOL = 1e-4, 1e-6
+
+#: What a single operator may differ by, as a multiple of the limits of outputs: one that the
+#: exporter writes wrongly is far off, and of a tensor inside nobody asked for so many digits.
+INSIDE = 10
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,35 @@ def check(
     # Of a reference of zeros there is no share; what passes there is within atol.
     shares = (held.result().max_rel for held in compared.values())
     return max((share for share in shares if np.isfinite(share)), default=0.0)
+
+
+def check_operators(
+    graph: Graph, cases: Iterable[Case], tolerance: Tolerance, leave: Callable[[str], None]
+) -> None:
+    """Hold every operator of a graph that came from torch against torch's, given the same inputs.
+
+    For what outputs do not show: an argmax, a comparison or a saturated output answers the same
+    though an operator before it computes something else. :data:`INSIDE` times ``tolerance`` is
+    allowed. ``leave`` is called with a line where torch or ONNX Runtime cannot run them apart.
+
+    Raises:
+        ExportError: an operator computes something else in some case.
+    """
+    from mmedge_export.bisect import wrong_operator
+
+    wide = Tolerance(tolerance.rtol * INSIDE, tolerance.atol * INSIDE)
+    for case in cases:
+        try:
+            text = wrong_operator(graph, case, wide)
+        except (ExportError, IndexError, RuntimeError, TypeError, ValueError) as error:
+            leave(f"the operators inside the graph, each on its own: {error}")
+            return
+        if text:
+            raise ExportError(
+                f"the exported graph is not the network, though its outputs agree for {case.what}: "
+                f"an operator computes something else than torch from the same inputs (limit: "
+                f"{wide.rtol:g} of the scale + {wide.atol:g}).\n  It is {text}."
+            )
 
 
 def _first(graph: Graph, case: Case, tolerance: Tolerance) -> str:

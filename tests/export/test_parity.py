@@ -13,7 +13,7 @@ from mmedge.spec import Tolerance
 from mmedge_export import Input, Model, feeds
 from mmedge_export.graph import Graph, Runner, save
 from mmedge_export.network import Network, evaluation
-from mmedge_export.parity import Case, check
+from mmedge_export.parity import Case, check, check_operators
 from mmedge_export.trace import trace
 from mmedge_export.zoo.recurrent import GRU
 
@@ -124,6 +124,76 @@ def test_what_follows_an_operator_that_torch_cannot_compute_is_not_blamed(tmp_pa
     spoil(graph, "0.bias")
     with pytest.raises(ExportError, match="made by Add .* in module '0'"):
         verdict(graph, case, tmp_path)
+
+
+def test_what_follows_an_operator_that_torch_cannot_compute_is_tried_on_its_own():
+    torch.manual_seed(0)
+    model = Model(
+        nn.Sequential(nn.Linear(6, 6), GRU(6), nn.Linear(6, 2)),
+        {"input": Input(networks.floats(1, 5, 6), dynamic={0: "batch", 1: "time"})},
+        ["y"],
+    )
+    graph, case = traced(model)
+    check_operators(graph, [case], LIMIT, pytest.fail)
+    spoil(graph, "2.bias")
+    with pytest.raises(ExportError, match="It is 'y', made by Add .* in module '2'"):
+        check_operators(graph, [case], LIMIT, pytest.fail)
+
+
+class Verdict(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(6, 6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(self.layer(x)).sum(1) > -1
+
+
+def test_a_changed_operator_that_the_output_does_not_show_is_found(tmp_path):
+    torch.manual_seed(0)
+    graph, case = traced(Model(Verdict(), {"x": Input(networks.floats(4, 6))}, ["y"]))
+    check_operators(graph, [case], LIMIT, pytest.fail)
+    producer(graph, "relu").op_type = "Abs"
+    assert verdict(graph, case, tmp_path) == 0
+    with pytest.raises(ExportError, match="(?s)outputs agree .*'relu', made by Abs for aten.relu"):
+        check_operators(graph, [case], LIMIT, pytest.fail)
+
+
+def test_an_operator_is_not_blamed_for_what_it_was_given():
+    """One weight is wrong; what follows is off as well and passes on its own."""
+    graph, case = traced(networks.text_image())
+    spoil(graph, "image.weight")
+    with pytest.raises(ExportError, match="It is 'linear_4', made by Gemm"):
+        check_operators(graph, [case], LIMIT, pytest.fail)
+
+
+class Best(nn.Module):
+    """The best of many that are equal: which of them is open, and the answer the same."""
+
+    def __init__(self, *, sort: bool) -> None:
+        super().__init__()
+        self.sort = sort
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        scores = torch.relu(x).round()
+        if self.sort:
+            order = scores.sort(0, descending=True)[1][:20]
+            return scores.gather(0, order)
+        return scores.gather(1, scores.topk(20)[1])
+
+
+@pytest.mark.parametrize("sort", [False, True])
+def test_the_order_of_equal_elements_is_open(sort):
+    graph, case = traced(Model(Best(sort=sort), {"x": Input(networks.floats(64, 64))}, ["y"]))
+    check_operators(graph, [case], LIMIT, pytest.fail)
+
+
+def test_operators_that_cannot_run_apart_are_named():
+    graph, _ = traced(networks.text_image())
+    told: list[str] = []
+    check_operators(graph, [Case("no inputs", {}, {})], LIMIT, told.append)
+    (text,) = told
+    assert text.startswith("the operators inside the graph, each on its own: ")
 
 
 class Threshold(nn.Module):

@@ -27,25 +27,27 @@ class NameBoundaryPass(ir.passes.InPlacePass):
     def __init__(self, inputs: Sequence[str], outputs: Sequence[str]) -> None:
         super().__init__()
         self._inputs, self._outputs = inputs, outputs
-        #: The name each output had before -> the name it was given.
+        #: The name each value had before -> the name it was given, where it got another.
         self.renamed: dict[str, str] = {}
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Rename in ``model``."""
         graph = model.graph
         _part_outputs(graph)
+        self.renamed.clear()
         wanted = {*self._inputs, *self._outputs}
         boundary = {id(value) for value in (*graph.inputs, *graph.outputs)}
         taken = {value.name for value in _values(graph)} | wanted
         for value in list(_values(graph)):
             if id(value) not in boundary and value.name in wanted:
-                value.name = _free(f"{value.name}.inner", taken)
+                old, value.name = str(value.name), _free(f"{value.name}.inner", taken)
+                self.renamed[old] = value.name
         # In two steps: an input may have the name that another input is to get.
         pairs = [
             *zip(graph.inputs, self._inputs, strict=True),
             *zip(graph.outputs, self._outputs, strict=True),
         ]
-        self.renamed = {str(value.name): name for value, name in pairs}
+        self.renamed.update((str(value.name), name) for value, name in pairs)
         for index, (value, _) in enumerate(pairs):
             value.name = _free(f"boundary.{index}", taken)
         for value, name in pairs:
