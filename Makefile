@@ -15,7 +15,7 @@ export ORT_DISABLE_TELEMETRY ?= 1
 # What the native library is made of: a change of it installs the package anew.
 NATIVE := $(shell find cpp_ext -type f)
 
-.PHONY: demo fuzz promise test soak lint format bench clean
+.PHONY: demo docs fuzz promise test soak lint format bench clean
 
 demo: $(VENV)/.demo
 	mkdir -p demo
@@ -29,6 +29,10 @@ demo: $(VENV)/.demo
 
 test: $(VENV)/.test
 	$(BIN)/pytest
+
+# The documentation as a site, in build/docs: from the tree alone, without the network. A warning is an error.
+docs: $(VENV)/.test
+	$(BIN)/sphinx-build -b html -W --keep-going -q docs build/docs
 
 # A stream in real time; every sample must be accounted for.
 SECONDS ?= 60
@@ -79,5 +83,5 @@ $(VENV)/.demo: $(VENV)/.torch pyproject.toml $(NATIVE)
 	touch $@
 
 $(VENV)/.test: $(VENV)/.torch pyproject.toml $(NATIVE)
-	$(BIN)/pip install --quiet --disable-pip-version-check "$(TORCH)" --editable ".[cpu,dev,export,rtx,train]"
+	$(BIN)/pip install --quiet --disable-pip-version-check "$(TORCH)" --editable ".[cpu,dev,docs,export,rtx,train]"
 	touch $@ $(VENV)/.demo

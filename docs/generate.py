@@ -442,8 +442,7 @@ def peers_short() -> str:
     head = (
         f"Milliseconds of one call at batch 1 on {data['device']['cores']} cores of "
         f"{data['device']['cpu']}, {data['date']}, all ways of a row in turn; behind mmedge's "
-        "how many times as fast it is as the best other of equal metric, with quartiles. What each "
-        "way is, spreads, and where mmedge loses and why: [docs/benchmarks.md](docs/benchmarks.md)."
+        "how many times as fast it is as the best other of equal metric, with quartiles."
     )
     return "\n".join([head, "", *lines])
 
@@ -534,20 +533,20 @@ def load(name: str, missing: Any = None) -> Any:  # noqa: ANN401
 
 #: (page, block's name) -> what stands between its markers.
 BLOCKS: dict[tuple[str, str], Callable[[], str]] = {
-    ("README.md", "overhead"): overhead,
-    ("README.md", "import time"): import_time,
-    ("README.md", "streaming"): streaming,
-    ("docs/attention.md", "attention"): attention,
-    ("docs/attention.md", "attention gpu"): attention_gpu,
-    ("docs/quantization.md", "quantization"): quantization,
-    ("docs/quantization.md", "hostile"): hostile,
-    ("docs/report.md", "agreement"): agreement,
-    ("docs/benchmarks.md", "peers"): peers,
-    ("README.md", "peers"): peers_short,
-    ("README.md", "code map"): code_map,
-    ("docs/streaming.md", "soak"): soak,
-    ("docs/zoo.md", "bundle accuracy"): bundle_accuracy,
-    ("docs/zoo.md", "zoo accuracy"): zoo,
+    ("docs/explanation/benchmarks.md", "overhead"): overhead,
+    ("docs/explanation/benchmarks.md", "import time"): import_time,
+    ("docs/explanation/benchmarks.md", "streaming"): streaming,
+    ("docs/explanation/attention.md", "attention"): attention,
+    ("docs/explanation/attention.md", "attention gpu"): attention_gpu,
+    ("docs/explanation/quantization.md", "quantization"): quantization,
+    ("docs/explanation/quantization.md", "hostile"): hostile,
+    ("docs/reference/report.md", "agreement"): agreement,
+    ("docs/explanation/benchmarks.md", "peers"): peers,
+    ("docs/explanation/benchmarks.md", "peers short"): peers_short,
+    ("docs/code-map.md", "code map"): code_map,
+    ("docs/reference/streams.md", "soak"): soak,
+    ("docs/reference/zoo.md", "bundle accuracy"): bundle_accuracy,
+    ("docs/reference/zoo.md", "zoo accuracy"): zoo,
 }
 
 

@@ -1,7 +1,7 @@
 """Relations between dynamic sizes: read strictly, evaluated exactly, never by ``eval``.
 
-docs/bundle.md has the grammar. A relation is read once, when a bundle is opened, into nested tuples
-``(operator, operand, ...)``; sizes are looked at once for each combination of shapes.
+docs/reference/bundle.md has the grammar. A relation is read once, when a bundle is opened, into
+nested tuples ``(operator, operand, ...)``; sizes are looked at once for each combination of shapes.
 It is longer than most, since the grammar, its meaning and what completes sizes are one rule.
 """
 

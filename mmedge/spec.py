@@ -1,7 +1,7 @@
 """What a bundle says about itself: frozen dataclasses, no I/O, no third-party import but NumPy.
 
 A :class:`Manifest` is the whole contract between export and runtime. Reading and checking one from
-JSON is :mod:`mmedge.schema`'s work; docs/bundle.md documents every field.
+JSON is :mod:`mmedge.schema`'s work; docs/reference/bundle.md documents every field.
 """
 
 from __future__ import annotations
@@ -91,8 +91,9 @@ class Constraint:
     """A relation between dynamic sizes outside which the graphs do not compute the network.
 
     A network that branches on a size is exported with the branch that the example took.
-    ``expression`` is what held there, over names of dimensions (docs/bundle.md has the grammar),
-    ``source`` the line of the network that asks, for the message of a call that breaks it.
+    ``expression`` is what held there, over names of dimensions (docs/reference/bundle.md has the
+    grammar), ``source`` the line of the network that asks, for the message of a call that breaks
+    it.
     """
 
     expression: str

@@ -1,10 +1,10 @@
 """How far an output lies from what it should be, and whether that is near enough.
 
-The one rule of parity, verification, engines and the gate; docs/bundle.md states it for other
-readers of a bundle. What an element may differ by is a share of a *scale*, and one scale for a
-tensor would be wrong twice: a mask that is filled with -1e9 would excuse everything beside it, and
-boxes in pixels would excuse class scores in the same tensor. So fill values leave the scale, and
-channels of another magnitude have a scale of their own.
+The one rule of parity, verification, engines and the gate; docs/reference/bundle.md states it for
+other readers of a bundle. What an element may differ by is a share of a *scale*, and one scale for
+a tensor would be wrong twice: a mask that is filled with -1e9 would excuse everything beside it,
+and boxes in pixels would excuse class scores in the same tensor. So fill values leave the scale,
+and channels of another magnitude have a scale of their own.
 
 Longer than most modules: it is one rule, whose parts mean nothing without each other.
 """

@@ -1,4 +1,4 @@
-"""Which ONNX files are refused, each by a rule that docs/onnx.md states."""
+"""Which ONNX files are refused, each by a rule that docs/reference/onnx.md states."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _RANDOM = frozenset({
     "RandomUniformLike",
 })  # fmt: skip
 
-#: Name of each rule -> what it says. docs/onnx.md has one section of each name.
+#: Name of each rule -> what it says. docs/reference/onnx.md has one section of each name.
 RULES = {
     "dtype": "inputs and outputs are tensors of the dtypes that a bundle holds",
     "container": "inputs and outputs are tensors, no sequences, maps, optionals or sparse tensors",
@@ -24,7 +24,7 @@ RULES = {
     "no-outputs": "the network has at least one output",
     "rank": "the rank of every input and output is known and at most 8",
     "domain": "operators are those of ONNX and of ONNX Runtime, or functions that the file holds",
-    "operator": "operators are those that a bundle may call (docs/bundle.md, Graphs)",
+    "operator": "operators are those that a bundle may call (docs/reference/bundle.md, Graphs)",
     "random": "the same inputs give the same outputs",
     "example": "the network runs on the example, which made-up values may not allow",
     "not-a-number": "weights and the outputs of the example have no NaN (or --allow-nan is given)",
@@ -77,10 +77,10 @@ def check_operators(model: ir.Model, where: str) -> None:
 
 
 def refusal(what: str, rule: str) -> ExportError:
-    """An ExportError that says what is wrong and which rule of docs/onnx.md it breaks.
+    """An ExportError that says what is wrong and which rule of docs/reference/onnx.md it breaks.
 
     Args:
         what: where, expected, got and fix, without a full stop.
         rule: a key of :data:`RULES`.
     """
-    return ExportError(f"{what} (docs/onnx.md, rule {rule!r}: {RULES[rule]})")
+    return ExportError(f"{what} (docs/reference/onnx.md, rule {rule!r}: {RULES[rule]})")

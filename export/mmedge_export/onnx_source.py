@@ -1,6 +1,6 @@
 """An ONNX file as a :class:`Model`: no torch involved, the graph goes into the bundle as it is.
 
-docs/onnx.md says which files are taken and by which rule others are refused.
+docs/reference/onnx.md says which files are taken and by which rule others are refused.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ def read_onnx(
         example: an array for each input, by its name in the file or in the bundle.
 
     Raises:
-        ExportError: the file is not ONNX, breaks a rule of docs/onnx.md, or the example does not
-            fit it.
+        ExportError: the file is not ONNX, breaks a rule of docs/reference/onnx.md, or the example
+            does not fit it.
     """
     file = load_file(path)
     if example is not None:
@@ -98,7 +98,7 @@ def load_file(path: Path) -> OnnxFile:
 
     Raises:
         ExportError: it is missing or not ONNX, its external data is missing, or it breaks a rule of
-            docs/onnx.md.
+            docs/reference/onnx.md.
     """
     try:
         model, outputs = read_model(path)

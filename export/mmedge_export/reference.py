@@ -117,8 +117,8 @@ def open_reference(model: Model) -> Iterator[Reference]:
     """Make a network ready to run; a torch module is in evaluation mode meanwhile.
 
     Raises:
-        ExportError: an ONNX file does not fit ``model`` or breaks a rule of docs/onnx.md; a torch
-            module does not take the inputs.
+        ExportError: an ONNX file does not fit ``model`` or breaks a rule of docs/reference/onnx.md;
+            a torch module does not take the inputs.
     """
     if isinstance(model.module, Path):
         from mmedge_export.onnx_normalize import infer_outputs

@@ -1,4 +1,4 @@
-"""A relation of torch's symbolic shapes in the grammar of a bundle (docs/bundle.md).
+"""A relation of torch's symbolic shapes in the grammar of a bundle (docs/reference/bundle.md).
 
 The grammar has whole numbers alone. True division, and halves and quarters that Python code
 multiplies a size with, are carried as a fraction with a whole denominator and multiplied out.

@@ -98,9 +98,9 @@ class Model:
     its sizes are multiples of, where that is not 1: ``{"H": (32, 640, 32)}``. The smallest may be
     0, for what there may be none of; a largest of None is no limit. Without it a dimension may have
     any size from 1 on. ``constraints`` are relations between dynamic dimensions that every call
-    keeps, such as ``"T <= S"`` (docs/bundle.md has the grammar): a network that takes another
-    branch elsewhere is exported for these sizes, and calls are checked. ``made_up`` is
-    set where nobody gave the examples of an ONNX file: then it holds the sizes that were stated.
+    keeps, such as ``"T <= S"`` (docs/reference/bundle.md has the grammar): a network that takes
+    another branch elsewhere is exported for these sizes, and calls are checked. ``made_up`` is set
+    where nobody gave the examples of an ONNX file: then it holds the sizes that were stated.
 
     Raises:
         ExportError: the parts do not fit each other; the message names the part and the fix.

@@ -39,7 +39,7 @@ __all__ = ["LEAST_FLOPS", "Part", "Split", "split"]
 #: about 10 us, in which one core does this many operations.
 LEAST_FLOPS = 100_000
 
-#: Names that a manifest takes for tensors (docs/bundle.md).
+#: Names that a manifest takes for tensors (docs/reference/bundle.md).
 _UNSAFE = re.compile(r"[^A-Za-z0-9_./:-]")
 
 

@@ -69,7 +69,8 @@ def open_archive(path: Path) -> Archive:
     ``path`` itself may be a link; it is resolved once, here.
 
     Raises:
-        BundleError: nothing readable is there, or its listing breaks a rule of docs/bundle.md.
+        BundleError: nothing readable is there, or its listing breaks a rule of
+            docs/reference/bundle.md.
     """
     try:
         real = path.resolve(strict=True)

@@ -30,8 +30,8 @@ __all__ = ["Bundle"]
 class Bundle:
     """A checked bundle. Made by :meth:`open` and :meth:`write`; a context manager.
 
-    What an open bundle reads is what its digests were compared with (see docs/bundle.md for what
-    that promises and what not). A bundle opened from a zip may hold temporary files until
+    What an open bundle reads is what its digests were compared with (see docs/reference/bundle.md
+    for what that promises and what not). A bundle opened from a zip may hold temporary files until
     :meth:`close`.
 
     Attributes:

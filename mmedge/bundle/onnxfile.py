@@ -232,7 +232,7 @@ class _Check:
             f"expected domain {', '.join(map(repr, sorted(DOMAINS)))}, or {OWN_DOMAIN!r} with a "
             "model-local function as its body"
             if known is None
-            else "docs/bundle.md says which are allowed"
+            else "docs/reference/bundle.md says which are allowed"
         )
         raise BundleError(
             f"{self._where}: operator {node.op!r} of domain {node.domain!r} is not known; "

@@ -1,12 +1,12 @@
 """Recordings of what sensors pushed, to be replayed: a folder, or one MCAP file.
 
-=================================  ===============================================================
-:mod:`~mmedge.recording.sample`    one sample, and how its value becomes tensors
-:mod:`~mmedge.recording.directory` the folder: ``recording.json`` and chunks in safetensors
-:mod:`~mmedge.recording.mcap`      the MCAP file (extra ``mcap``)
-:mod:`~mmedge.recording.recorder`  writes either while a stream runs
-:mod:`~mmedge.recording.golden`    samples at constant rates, made of a bundle's golden samples
-=================================  ===============================================================
+==================================  ==============================================================
+:mod:`~mmedge.recording.sample`     one sample, and how its value becomes tensors
+:mod:`~mmedge.recording.directory`  the folder: ``recording.json`` and chunks in safetensors
+:mod:`~mmedge.recording.mcap`       the MCAP file (extra ``mcap``)
+:mod:`~mmedge.recording.recorder`   writes either while a stream runs
+:mod:`~mmedge.recording.golden`     samples at constant rates, made of a bundle's golden samples
+==================================  ==============================================================
 """
 
 from __future__ import annotations

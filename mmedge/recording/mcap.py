@@ -1,9 +1,9 @@
 """A recording as one MCAP file: a channel for each modality, a message for each sample.
 
-docs/recording.md states the messages' encoding. Chunks are not compressed: what a reader holds at
-once is bounded by what lies in the file. They are closed after a second, so that a recorder that is
-killed loses little. Writer and reader stand in one module, because each rule of the format is in
-both.
+docs/reference/recording.md states the messages' encoding. Chunks are not compressed: what a reader
+holds at once is bounded by what lies in the file. They are closed after a second, so that a
+recorder that is killed loses little. Writer and reader stand in one module, because each rule of
+the format is in both.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ def need_mcap() -> None:
 
 
 class Recorder:
-    """Writes a recording; see docs/recording.md.
+    """Writes a recording; see docs/reference/recording.md.
 
     A value is copied when it is handed in; a thread writes it. What that thread cannot keep up with
     is not recorded: while ``queue_bytes`` wait, the newest sample is left out and counted in

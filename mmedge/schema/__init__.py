@@ -1,7 +1,7 @@
 """The manifest as JSON: strict reading and writing of :class:`mmedge.spec.Manifest`.
 
-docs/bundle.md is the specification that this package implements. A manifest is read whole or not
-at all: every field must be there, no other may be, and every name must refer to something.
+docs/reference/bundle.md is the specification that this package implements. A manifest is read whole
+or not at all: every field must be there, no other may be, and every name must refer to something.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ __all__ = [
     "stated_version",
 ]
 
-#: Fields for state and loops (docs/bundle.md): always there, and empty so far.
+#: Fields for state and loops (docs/reference/bundle.md): always there, and empty so far.
 RESERVED = ("states", "loops")
 
 _name, _tensor_name, _size = text(NAME), text(TENSOR_NAME), integer(1, MAX_ELEMENTS)

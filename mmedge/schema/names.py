@@ -1,6 +1,6 @@
 """What names and paths a bundle may use, and the limits that keep a hostile one from costing much.
 
-Everything here is stated in docs/bundle.md; a change there or here is a change of both.
+Everything here is stated in docs/reference/bundle.md; a change there or here is a change of both.
 """
 
 from __future__ import annotations

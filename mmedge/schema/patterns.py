@@ -54,7 +54,7 @@ class _Reader:
         return Misfit(
             self.where,
             "a pattern of bounded time (at most two repetitions in an alternative, none in groups; "
-            "docs/bundle.md)",
+            "docs/reference/bundle.md)",
             f"{found} at character {self.at} of {show(self.pattern)}",
         )
 

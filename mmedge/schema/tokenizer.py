@@ -2,7 +2,8 @@
 
 The file is read by the ``tokenizers`` library, which trusts it: a component may multiply the text,
 a pattern may take hours, a merge may be left out at random. So the file is checked here first, by
-:func:`check_tokenizer`; what is not listed is refused. docs/bundle.md states the same rules.
+:func:`check_tokenizer`; what is not listed is refused. docs/reference/bundle.md states the same
+rules.
 """
 
 from __future__ import annotations
@@ -125,8 +126,9 @@ def check_tokenizer(data: bytes, source: str) -> None:
         _check_lengths(tree)
     except Misfit as error:
         raise BundleError(
-            f"{source}: this tokenizer is not allowed in a bundle: {error}. docs/bundle.md lists "
-            "what is; tokenize in your own code and pass token ids, or save another tokenizer"
+            f"{source}: this tokenizer is not allowed in a bundle: {error}. "
+            "docs/reference/bundle.md lists what is; tokenize in your own code and pass token ids, "
+            "or save another tokenizer"
         ) from error
 
 

@@ -192,7 +192,7 @@ def test_an_unknown_operator_is_an_export_error(tmp_path):
     )
     opsets = [helper.make_opsetid("", 17), helper.make_opsetid("strange", 1)]
     onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), tmp_path / "m.onnx")
-    with pytest.raises(ExportError, match="domain .strange.*docs/onnx.md, rule .domain."):
+    with pytest.raises(ExportError, match="domain .strange.*docs/reference/onnx.md, rule .domain."):
         export(tmp_path / "m.onnx", tmp_path / "b")
 
 

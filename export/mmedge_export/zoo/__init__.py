@@ -1,6 +1,7 @@
 """Reference networks: visual question answering by text, by voice, or by both.
 
-Small networks trained from public data by ``mmedge-train``; ``docs/zoo.md`` has their accuracy.
+Small networks trained from public data by ``mmedge-train``; ``docs/reference/zoo.md`` has their
+accuracy.
 """
 
 from __future__ import annotations

@@ -1,0 +1,60 @@
+"""Makes the pictures of the README: how the reference network is cut, and a report's page.
+
+``python docs/pictures.py`` exports and measures the reference network anew, and writes
+``docs/pictures/cut.svg`` and ``docs/pictures/report.png``. It needs Chromium for the second.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+PICTURES = Path(__file__).resolve().parent / "pictures"
+#: Pixels of the page that are shown: its head, the percentiles and the calls over time.
+WIDTH, HEIGHT = 1100, 900
+
+
+def main() -> None:
+    """Write both pictures."""
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        sys.exit("no Chromium here: apt-get install chromium")
+    PICTURES.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        bundle, page = Path(folder) / "vqa.mmedge", Path(folder) / "report.html"
+        mmedge("export", "zoo:vqa-attention", "--split", "-o", bundle)
+        mmedge("inspect", bundle, "--svg", PICTURES / "cut.svg")
+        mmedge("bench", bundle, "--html", page)
+        run(
+            browser,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--hide-scrollbars",
+            f"--user-data-dir={folder}/profile",
+            f"--window-size={WIDTH},{HEIGHT}",
+            f"--screenshot={PICTURES / 'report.png'}",
+            page.as_uri(),
+        )
+    from PIL import Image
+
+    # The page has few colors: a palette makes the file a fraction as large.
+    with Image.open(PICTURES / "report.png") as picture:
+        picture.convert("RGB").quantize(64).save(PICTURES / "report.png", optimize=True)
+
+
+def mmedge(*words: str | Path) -> None:
+    """Run a verb of the command line."""
+    run(sys.executable, "-m", "mmedge", *words)
+
+
+def run(*words: str | Path) -> None:
+    """Run a program; its failure is this script's."""
+    subprocess.run([str(word) for word in words], check=True, stdout=sys.stderr)  # noqa: S603
+
+
+if __name__ == "__main__":
+    main()
