@@ -15,7 +15,7 @@ export ORT_DISABLE_TELEMETRY ?= 1
 # What the native library is made of: a change of it installs the package anew.
 NATIVE := $(shell find cpp_ext -type f)
 
-.PHONY: demo docs fuzz promise test soak lint format bench clean
+.PHONY: demo docs fuzz promise test test-long soak lint format bench clean
 
 demo: $(VENV)/.demo
 	mkdir -p demo
@@ -27,8 +27,19 @@ demo: $(VENV)/.demo
 	$(BIN)/mmedge run demo/vqa.mmedge --input image=$(SAMPLES)/00.png --input audio=$(SAMPLES)/00.wav
 	$(BIN)/mmedge bench demo/vqa.mmedge --output demo/report.json
 
+# Tests run in WORKERS processes of one thread each; those that hold a time against a limit follow
+# alone. NATIVE_BUILDS=always compiles native code under sanitizers, for a GPU and its emulation;
+# by default only where it differs from main. PYTEST takes further options.
+WORKERS ?= 2
+NATIVE_BUILDS ?= changed
+PYTEST ?=
 test: $(VENV)/.test
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not serial" --numprocesses $(WORKERS) --dist worksteal --native-builds $(NATIVE_BUILDS) $(PYTEST)
+	$(BIN)/pytest -m serial $(PYTEST)
+
+# Everything, with 2,000 random examples where `make test` has 100.
+test-long: promise
+	$(MAKE) test NATIVE_BUILDS=always PYTEST="--hypothesis-profile=long --timeout=0 $(PYTEST)"
 
 # The documentation as a site, in build/docs: from the tree alone, without the network. A warning is an error.
 docs: $(VENV)/.test
@@ -44,7 +55,7 @@ soak: $(VENV)/.demo
 # Counts, refusals by reason and faults go to promise.*.json.
 EXAMPLES ?= 2000
 promise: $(VENV)/.test
-	MMEDGE_EXAMPLES=$(EXAMPLES) MMEDGE_PROMISE=promise $(BIN)/pytest tests/promise --timeout=0
+	OMP_NUM_THREADS=1 MMEDGE_EXAMPLES=$(EXAMPLES) MMEDGE_PROMISE=promise $(BIN)/pytest tests/promise --timeout=0 --numprocesses $(WORKERS)
 
 # Every parser of what others wrote, on so many changed inputs each; faults go to fuzz-faults/.
 RUNS ?= 100000

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Iterator
 from pathlib import Path
 
+import native_builds
 import pytest
 from hypothesis import HealthCheck, settings
 from tiny import Tiny, make_tiny
@@ -13,11 +15,47 @@ from tiny import Tiny, make_tiny
 from mmedge.bundle import Bundle
 
 # A slow machine is no failure: what is timed is timed in benchmarks/. On top of what is in force,
-# which hypothesis chooses by itself under CI.
-settings.register_profile(
-    "patient", settings(), deadline=None, suppress_health_check=(HealthCheck.too_slow,)
-)
-settings.load_profile("patient")
+# which hypothesis chooses by itself under CI. `--hypothesis-profile=long` is for `make test-long`.
+for name, examples in (("short", 100), ("long", 2000)):
+    settings.register_profile(
+        name,
+        settings(),
+        max_examples=examples,
+        deadline=None,
+        suppress_health_check=(HealthCheck.too_slow,),
+    )
+settings.load_profile("short")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--native-builds",
+        choices=("always", "changed", "never"),
+        default="always",
+        help="when tests that compile native code run; changed: where it differs from main",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Put what compiles for minutes first, so that no worker is left alone with it at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("native_build") is None)
+    reason = native_builds.left_out(config.getoption("native_builds"))
+    if reason is None:
+        return
+    for item in items:
+        if item.get_closest_marker("native_build") is not None:
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def heap_out_of_sight() -> None:
+    """Hide what is alive from the garbage collector before each module.
+
+    A measurement collects garbage before each of its sessions. That takes half a second where the
+    heap holds torch and thousands of collected tests.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import subprocess
 from functools import cache
 from pathlib import Path
 
 import numpy as np
+from native_builds import jobs
 from segattn_call import Call, Enqueuer, HostMemory, prepare
+from shared import alone
 
 from mmedge.native.capi import SegAttn
 from mmedge.testing import Inputs
@@ -42,14 +43,14 @@ class PlanFigures(ctypes.Structure):
 def build(sanitize: str = "") -> Path:
     """Build what is out of date; the path of the library."""
     where = ROOT / "build" / ("emulated" + ("-" + sanitize.replace(",", "-") if sanitize else ""))
-    jobs = str(len(os.sched_getaffinity(0)))
-    for command in (
-        ["cmake", "-S", str(SOURCE), "-B", str(where), f"-DMMEDGE_SANITIZE={sanitize}"],
-        ["cmake", "--build", str(where), "--parallel", jobs],
-    ):
-        done = subprocess.run(command, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert "warning:" not in done.stdout + done.stderr, done.stdout + done.stderr
+    with alone(where):
+        for command in (
+            ["cmake", "-S", str(SOURCE), "-B", str(where), f"-DMMEDGE_SANITIZE={sanitize}"],
+            ["cmake", "--build", str(where), "--parallel", str(jobs())],
+        ):
+            done = subprocess.run(command, capture_output=True, text=True)
+            assert done.returncode == 0, done.stdout + done.stderr
+            assert "warning:" not in done.stdout + done.stderr, done.stdout + done.stderr
     return where / "libmmedge_emulated.so"
 
 

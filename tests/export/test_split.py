@@ -7,7 +7,7 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
@@ -463,7 +463,6 @@ def graphs(draw):
     return ir.from_proto(model), groups
 
 
-@settings(max_examples=150)
 @given(graphs(), st.integers(1, 3), st.sampled_from([1, 100, 400]))
 def test_any_graph_cut_computes_what_it_did(made, batch, least):
     model, groups = made

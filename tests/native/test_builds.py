@@ -7,6 +7,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from native_builds import jobs
+
+pytestmark = pytest.mark.native_build
 
 ROOT = Path(__file__).resolve().parents[2]
 AARCH64 = "aarch64-linux-gnu-g++"
@@ -21,7 +24,7 @@ def run(*command):
 def build(folder, *options):
     """Build with the C++ test; the test's path."""
     out = run("cmake", "-S", ROOT / "cpp_ext", "-B", folder, "-DMMEDGE_TESTS=ON", *options)
-    out += run("cmake", "--build", folder, "--parallel", "2")
+    out += run("cmake", "--build", folder, "--parallel", jobs())
     assert "warning:" not in out, out
     return folder / "segattn_test", out
 

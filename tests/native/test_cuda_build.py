@@ -1,7 +1,6 @@
 """What nvcc makes of the CUDA kernels, for every architecture; no GPU is needed."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -11,6 +10,9 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from native_builds import jobs
+
+pytestmark = pytest.mark.native_build
 
 ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / "benchmarks"))
@@ -34,7 +36,7 @@ def compiled(element: str, width: int, architectures: tuple[int, ...]) -> list:
     """Compiled now, or before from the same sources: it takes half a minute."""
     kept = ROOT / "build" / "cuda_build" / f"{cuda_build.fingerprint()}-{element}-{width}.json"
     if not kept.is_file():
-        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        with ThreadPoolExecutor(jobs()) as pool:
             found = pool.map(
                 lambda arch: cuda_build.compile_one(element, width, arch), architectures
             )

@@ -7,16 +7,19 @@ from functools import cache
 import numpy as np
 import pytest
 from emulated_cuda import EARLY, LATE, RANDOM, Emulated, emulated, new_workspace
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from segattn_call import Call, HostMemory, prepare
 from segattn_checks import TAKEN, check_case, check_int8, check_rising_scores, check_splits, hide
 
 from mmedge.testing import FROBENIUS, Case, Inputs, frobenius, make_inputs
 
-pytestmark = pytest.mark.skipif(
-    shutil.which("cmake") is None, reason="cmake builds the emulated library; it is not on PATH"
-)
+pytestmark = [
+    pytest.mark.native_build,
+    pytest.mark.skipif(
+        shutil.which("cmake") is None, reason="cmake builds the emulated library; it is not on PATH"
+    ),
+]
 
 DTYPES = ("float16", "bfloat16")
 
@@ -341,7 +344,6 @@ def problems(draw) -> tuple[Inputs, dict]:
     return inputs, options
 
 
-@settings(max_examples=250, deadline=None)
 @given(problems(), st.sampled_from(DTYPES), st.integers(0, 2**32), st.sampled_from([0, 1, 2]))
 def test_any_problem(problem, dtype, seed, copies):
     inputs, options = problem

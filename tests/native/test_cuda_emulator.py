@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from emulated_cuda import EARLY, LATE, build, emulated
 
+pytestmark = pytest.mark.native_build
+
 HERE = Path(__file__).parent
 
 

@@ -12,6 +12,8 @@ from mmedge.errors import InputError
 from mmedge.native.capi import I8, Library, SegAttn
 from mmedge.testing import CASES, Case, make_inputs
 
+pytestmark = pytest.mark.native_build
+
 # Multiprocessors, shared memory of one and of a block: CUDA C++ Programming Guide, "Technical
 # Specifications per Compute Capability".
 KIB = 1024

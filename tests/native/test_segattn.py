@@ -176,7 +176,6 @@ def problems(**fixed):
     return build()
 
 
-@settings(max_examples=150)
 @given(problems(), st.sampled_from(ISAS), st.integers(0, 4), st.integers(1, 3))
 def test_any_problem(problem, isa, splits, threads):
     try:

@@ -65,6 +65,7 @@ def test_a_percentile_that_200_calls_cannot_carry_is_none(report):
     assert report.latency_ms["p99_9"] is None
 
 
+@pytest.mark.serial
 def test_stages_and_residual_add_up_to_the_call(report):
     assert list(report.stages) == ["inputs", "camera", "fusion", "outputs", "residual"]
     parts = sum(stage["mean"] for stage in report.stages.values())
@@ -110,6 +111,7 @@ def test_cold_start_is_the_sum_of_its_parts(report):
     assert all(value > 0 for value in parts.values())
 
 
+@pytest.mark.serial
 def test_a_planted_sleep_shows_in_its_stage_alone(sums, monkeypatch):
     run = OrtSession.run
 
@@ -208,6 +210,7 @@ def busy(monkeypatch):
     monkeypatch.setattr(OrtSession, "run", slow)
 
 
+@pytest.mark.serial
 def test_an_open_loop_counts_what_calls_wait_for(sums, busy):
     load = Load("rate", seconds=0.3, rate_hz=500.0)  # twice what it can
     found = bench(str(sums), threads=1, load=load, warmup=2, deadline_ms=50.0, profiled=False)
@@ -224,6 +227,7 @@ def test_an_open_loop_counts_what_calls_wait_for(sums, busy):
     assert found.deadline["missed"] == found.deadline["longest_run"] > 10
 
 
+@pytest.mark.serial
 def test_a_gap_is_no_part_of_the_latency(sums):
     load = Load("gap", calls=5, gap_ms=20.0)
     found = bench(str(sums), threads=1, load=load, warmup=0, profiled=False)
@@ -232,6 +236,7 @@ def test_a_gap_is_no_part_of_the_latency(sums):
     assert found.device["wake_up_late_ms"]["count"] == 4
 
 
+@pytest.mark.serial
 def test_sessions_share_the_calls_and_are_the_blocks_of_the_intervals(sums, monkeypatch):
     # Each session is slower than the one before: within one nothing of it is seen.
     init, opened = OrtSession.__init__, []

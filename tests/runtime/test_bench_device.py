@@ -253,6 +253,7 @@ def test_a_nominal_frequency_and_a_quiet_quota_prove_nothing(tmp_path, at_once):
 # --- the monitor ----------------------------------------------------------------------------------
 
 
+@pytest.mark.serial
 def test_this_machine_within_the_budget():
     with Monitor(period_s=0.02) as found:
         time.sleep(1.2)

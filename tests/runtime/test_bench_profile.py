@@ -111,6 +111,7 @@ def found(net):
 # --- parts of a call
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize(
     ("slow", "stage"), [("seen", "camera"), ("level", "mic"), ("heard", "ear"), ("out", "fusion")]
 )
@@ -137,6 +138,7 @@ def test_a_sleep_in_a_stage_shows_in_that_stage_alone(pair, monkeypatch, slow, s
     assert max(least.values()) < 2_000_000
 
 
+@pytest.mark.serial
 def test_parts_leave_less_than_two_percent_unexplained(net):
     with mmedge.load(net, threads=1) as pipe:
         big = {"x": np.repeat(pipe.bundle.samples()[0].inputs["x"], 48, axis=0)}
@@ -289,6 +291,7 @@ def test_a_scope_that_is_none_is_passed_over(text):
 # --- copies
 
 
+@pytest.mark.serial
 def test_ort_reads_inputs_and_yields_outputs_where_they_lie():
     # What copies() says of ONNX Runtime. A copy of 128 MiB takes thousands of times longer.
     def session(op, kind):
@@ -466,7 +469,6 @@ span_lists = st.lists(
 )  # fmt: skip
 
 
-@settings(max_examples=100)
 @given(
     st.lists(call, min_size=1, max_size=12),
     span_lists,

@@ -200,6 +200,7 @@ def test_a_simulated_replay_is_repeated_bit_for_bit(pipe, gaps, trigger, deadlin
 # In real time.
 
 
+@pytest.mark.serial
 def test_a_recording_comes_in_real_time_and_all_is_accounted_for(pipe, tmp_path):
     with Recorder(tmp_path / "r", pipe.bundle) as made:
         for sample in Golden(pipe.bundle, seconds=0.6, last="camera"):
@@ -217,6 +218,7 @@ def test_a_recording_comes_in_real_time_and_all_is_accounted_for(pipe, tmp_path)
     assert set(run.ages_ms) == set(NAMES)
 
 
+@pytest.mark.serial
 def test_a_slow_stage_makes_real_latency_longer_than_its_time(pipe, monkeypatch):
     run_stage = Pipeline.run_stage
 
@@ -233,6 +235,7 @@ def test_a_slow_stage_makes_real_latency_longer_than_its_time(pipe, monkeypatch)
     assert run.results["superseded"] > 0
 
 
+@pytest.mark.serial
 def test_speed_shrinks_time(pipe):
     recording = Listed([at("camera", k / 10, k) for k in range(10)])
     begun = time.monotonic()
@@ -241,6 +244,7 @@ def test_speed_shrinks_time(pipe):
     assert run.pace.seconds == pytest.approx(0.09)
 
 
+@pytest.mark.serial
 def test_ticks_in_real_time(pipe):
     recording = Listed([at("camera", k / 30, k) for k in range(15)])
     run = replay(pipe, recording, trigger=50.0)
@@ -299,6 +303,7 @@ def test_what_cannot_be_replayed_is_refused(pipe, recording, options, words):
 # The report.
 
 
+@pytest.mark.serial
 def test_a_report_of_golden_samples(path):
     phases = []
     report = bench_stream(

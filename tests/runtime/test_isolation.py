@@ -97,6 +97,7 @@ def hungry(path):
     return bundle(path, nodes, [("many", np.array([1 << 30]))])
 
 
+@pytest.mark.serial
 def test_an_endless_loop_ends_in_time(tmp_path):
     with mmedge.load(endless(tmp_path / "b"), "ort", run_timeout_s=0.3) as pipe:
         start = time.monotonic()

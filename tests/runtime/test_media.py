@@ -10,7 +10,7 @@ import zlib
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.numpy import save_file
@@ -220,7 +220,6 @@ def test_every_sample_of_a_sound_is_read(tmp_path, changes):
 
 
 @given(st.data())
-@settings(max_examples=300, deadline=None)
 def test_damaged_sounds_are_refused_or_whole(tmp_path_factory, data):
     path = tmp_path_factory.mktemp("wav") / "a.wav"
     whole = bytearray(sound(path, SIXTEEN).read_bytes())
@@ -283,7 +282,6 @@ def test_a_picture_of_another_size_is_refused_before_it_is_decoded(tmp_path):
 
 
 @given(st.data())
-@settings(max_examples=150, deadline=None)
 @pytest.mark.filterwarnings("ignore")
 def test_damaged_pictures_are_input_errors(tmp_path_factory, data):
     path = tmp_path_factory.mktemp("png") / data.draw(st.sampled_from(["a.png", "a.jpg", "a.webp"]))

@@ -6,7 +6,7 @@ import onnx
 import pytest
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from onnx import helper
 from tiny import GRAPH, WEIGHTS, make_tiny
@@ -100,7 +100,6 @@ def test_known_domains_are_taken_and_unused_imports_do_not_matter(domain, op):
     assert check(model) == [WEIGHTS]
 
 
-@settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=80))
 def test_any_bytes_are_a_graph_or_a_bundle_error(data):
     try:
@@ -114,7 +113,6 @@ def test_any_bytes_are_a_graph_or_a_bundle_error(data):
 BASE = make_tiny().files[GRAPH]
 
 
-@settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_what_is_accepted_of_a_damaged_graph_is_harmless_to_onnx_too(data):
     """Where both readers accept, onnx finds no domain and no weights that were not checked."""

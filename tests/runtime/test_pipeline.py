@@ -116,7 +116,6 @@ CALLS = st.fixed_dictionaries({n: st.sampled_from(values) for n, values in GIVEN
 )
 
 
-@settings(max_examples=200, deadline=None)
 @given(st.lists(CALLS, min_size=2, max_size=8))
 def test_what_came_before_decides_nothing(sums, calls):
     """Inputs are checked against those of earlier calls: each call is as if it were the first."""
@@ -152,7 +151,6 @@ ALONE = [
 ]
 
 
-@settings(max_examples=200, deadline=None)
 @given(st.lists(st.sampled_from(ALONE), min_size=2, max_size=8))
 def test_what_a_modality_had_before_decides_nothing(sums, pushes):
     with Bundle.open(sums) as bundle:

@@ -150,6 +150,7 @@ def killed_after(path, seconds, streaming):
     return [(int(k), float(t)) for k, t in map(str.split, lines[:-1])], ended
 
 
+@pytest.mark.serial
 def test_a_killed_mcap_recorder_loses_two_seconds_at_most(streaming, tmp_path):
     taken, ended = killed_after(tmp_path / "r.mcap", 5.0, streaming)
     found = open_recording(tmp_path / "r.mcap")

@@ -176,7 +176,6 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_a_manifest_with_one_value_replaced_is_refused_or_valid(data):
     tree = json.loads(manifest_to_json(good()))
@@ -193,7 +192,6 @@ def test_a_manifest_with_one_value_replaced_is_refused_or_valid(data):
     assert json.loads(manifest_to_json(manifest)) == json.loads(text)
 
 
-@settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=60) | st.text(max_size=60))
 def test_what_is_no_manifest_is_refused(data):
     with pytest.raises(BundleError, match=r"^manifest\.json: \$"):
@@ -407,7 +405,6 @@ def test_version_3_with_a_field_of_a_later_version_is_refused(field):
         manifest_from_json(json.dumps(tree))
 
 
-@settings(max_examples=200, deadline=None)
 @given(st.data())
 def test_version_3_with_one_value_replaced_is_refused_or_read(data):
     tree = older(good())

@@ -6,7 +6,7 @@ import struct
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from safetensors.numpy import load, save
@@ -21,7 +21,6 @@ ARRAYS = st.sampled_from(sorted(DTYPES)).flatmap(
 
 
 @given(st.dictionaries(st.text(min_size=1).filter(lambda n: n != "__metadata__"), ARRAYS))
-@settings(max_examples=100, deadline=None)
 def test_what_the_library_writes_is_read(tensors):
     with contextlib.suppress(UnicodeEncodeError):
         data = save(tensors)
@@ -87,7 +86,6 @@ def test_what_is_refused(data):
 
 
 @given(st.data())
-@settings(max_examples=300, deadline=None)
 def test_altered_bytes_are_refused_or_read_as_the_library_reads_them(data):
     whole = bytearray(save({"a": np.arange(4, dtype=np.float32), "b.c": np.ones((2, 1), np.int64)}))
     for _ in range(data.draw(st.integers(1, 3))):

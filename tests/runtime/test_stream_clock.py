@@ -41,6 +41,7 @@ def test_one_wrong_reading_is_not_used(odd):
     assert (now.glitches, now.jumps, now.offset) == (1, 0, 0.0)
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize("back", [0.2, 0.95, 10.0, 4000.0])
 def test_a_clock_that_was_set_back_is_followed(back):
     source = Source()
@@ -56,6 +57,7 @@ def test_a_clock_that_was_set_back_is_followed(back):
     assert calls == [(after, 0.0, now.offset)]
 
 
+@pytest.mark.serial
 def test_a_clock_that_was_set_ahead_is_followed():
     source = Source()
     calls = []

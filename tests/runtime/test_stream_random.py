@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from stream_checks import check_account
 from stream_schedules import NAMES, Run, play, schedules
 from streaming import COLUMNS, LIMITS, TOKEN, inputs, make_streaming
@@ -159,7 +159,6 @@ def recompute(name, run, used, t):
     return inputs(name, (a + (b - a) * weight).astype(np.float32))
 
 
-@settings(max_examples=2000)
 @given(schedule=schedules())
 def test_any_schedule_is_accounted_for_and_computes_what_it_says(pipe, schedule):
     lasts = {"last": None, "done": 0}
@@ -178,7 +177,6 @@ def test_any_schedule_is_accounted_for_and_computes_what_it_says(pipe, schedule)
     play(pipe, schedule, check)
 
 
-@settings(max_examples=100)
 @given(schedule=schedules())
 def test_the_same_schedule_gives_the_same_bits(pipe, schedule):
     first, second = (play(pipe, schedule, Run.fetch) for _ in range(2))

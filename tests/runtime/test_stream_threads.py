@@ -151,6 +151,7 @@ def test_slow_encoder_does_not_set_the_rate(pipe, monkeypatch):
         assert s.result(PATIENCE).samples["lidar"][0].seq == 1
 
 
+@pytest.mark.serial
 def test_an_optional_encoder_that_hangs_is_given_up_before_the_deadline(pipe, monkeypatch):
     with (
         gated(pipe, monkeypatch, "scan") as (gate, entered),
@@ -294,6 +295,7 @@ def test_a_wait_that_is_in_vain_says_what_is_missing(pipe):
         assert "camera absent (no sample yet), 0 pushed; lidar present, 1 pushed" in text
 
 
+@pytest.mark.serial
 def test_waits_for_partners_end_in_real_time(pipe):
     """The partner comes while the trigger waits for it, and then not at all."""
     align = {"state": Exact(1, wait_ms=200)}

@@ -316,6 +316,7 @@ def test_a_model_without_a_type_as_old_files_have_it(tmp_path):
         assert pipe(text="go left")["ids_seen"][0, :2].tolist() == [4, 5]
 
 
+@pytest.mark.serial
 @pytest.mark.timeout(60)
 def test_the_slowest_pattern_that_is_taken_ends_soon(tmp_path):
     tokens = {

@@ -1,0 +1,74 @@
+"""Tests that build native code: when they run, and with how many processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+#: What those tests protect, and what they are made of.
+WATCHED = (
+    "cpp_ext",
+    "tests/native",
+    "tests/emulated_cuda.py",
+    "tests/segattn_call.py",
+    "tests/segattn_checks.py",
+    "mmedge/native",
+    "mmedge/testing.py",
+    "benchmarks/cuda_build.py",
+)
+
+
+def left_out(mode: str, root: Path = ROOT) -> str | None:
+    """The reason why native builds are not tested in this run; None: they are.
+
+    Args:
+        mode: ``always``, ``never``, or ``changed``: where :data:`WATCHED` changed since the commit
+            that :func:`base` names, or is not committed. What git cannot tell has changed.
+        root: the checkout.
+    """
+    if mode == "always":
+        return None
+    if mode == "never":
+        return "native builds: left out as asked"
+    since = base(root)
+    if since is None or git(root, "diff", "--quiet", since, "--", *WATCHED) is None:
+        return None
+    if git(root, "status", "--porcelain", "--", *WATCHED) != "":
+        return None
+    return (
+        f"native builds: nothing of theirs changed since commit {since[:9]}; "
+        "make test NATIVE_BUILDS=always runs them, as .ci/run does"
+    )
+
+
+def base(root: Path) -> str | None:
+    """Where this branch left main; the commit before this one where it is main's own.
+
+    None where git cannot tell: no repository, or a clone without that commit.
+    """
+    head = git(root, "rev-parse", "HEAD")
+    for main in ("origin/main", "main"):
+        common = git(root, "merge-base", "HEAD", main)
+        if common is not None and common != head:
+            return common
+    return git(root, "rev-parse", "--verify", "--quiet", "HEAD^1")
+
+
+def git(root: Path, *words: str) -> str | None:
+    """What git prints; None where it fails or is not installed."""
+    try:
+        done = subprocess.run(
+            ["git", "--no-optional-locks", *words], cwd=root, capture_output=True, text=True
+        )
+    except OSError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def jobs() -> int:
+    """Compilers at once: the cores of this process, shared among the workers of pytest-xdist."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    return max(1, len(os.sched_getaffinity(0)) // workers)
