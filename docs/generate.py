@@ -540,11 +540,11 @@ BLOCKS: dict[tuple[str, str], Callable[[], str]] = {
     ("docs/explanation/attention.md", "attention gpu"): attention_gpu,
     ("docs/explanation/quantization.md", "quantization"): quantization,
     ("docs/explanation/quantization.md", "hostile"): hostile,
-    ("docs/reference/report.md", "agreement"): agreement,
+    ("docs/explanation/benchmarks.md", "agreement"): agreement,
     ("docs/explanation/benchmarks.md", "peers"): peers,
     ("docs/explanation/benchmarks.md", "peers short"): peers_short,
     ("docs/code-map.md", "code map"): code_map,
-    ("docs/reference/streams.md", "soak"): soak,
+    ("docs/explanation/benchmarks.md", "soak"): soak,
     ("docs/reference/zoo.md", "bundle accuracy"): bundle_accuracy,
     ("docs/reference/zoo.md", "zoo accuracy"): zoo,
 }
