@@ -34,13 +34,13 @@ from pathlib import Path
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
-from mmedge.bench import host
-from mmedge.bench.compare import compare
-from mmedge.bench.gates import parse_gate
+from mmedge.bench.interleaved import SESSIONS as IN_TURN
+from mmedge.bench.interleaved import bench_pair
+from mmedge.bench.machine import host
 from mmedge.bench.measure import SESSIONS, bench
-from mmedge.bench.pair import SESSIONS as IN_TURN
-from mmedge.bench.pair import bench_pair
-from mmedge.bench.report import Report
+from mmedge.bench.report.compare import compare
+from mmedge.bench.report.gates import parse_gate
+from mmedge.bench.report.report import Report
 from mmedge.pipeline import Pipeline
 
 if TYPE_CHECKING:

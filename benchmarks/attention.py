@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from peer_process import PeerProcess
 
-from mmedge.bench import host
+from mmedge.bench.machine import host
 from mmedge.errors import AccuracyError
 from mmedge.testing import CASES, Case
 

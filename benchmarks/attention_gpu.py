@@ -13,10 +13,10 @@ few of them, that stay in the second-level cache (hot), or so many that they do 
 are held against a float64 reference before anything is timed. Graphs of all ways are replayed in
 random order; what is written are medians of microseconds a call, by CUDA events.
 
-For the dispatch of torch's operator (:mod:`mmedge_export.attention`) a grid of shapes, 8 heads of
-64 elements, is timed as well, all keys valid and with a third of the segments lost: the operator
-with our kernel beside the standard operators that it takes else, captured as above (hot) and called
-from Python one after the other, where mostly the calls themselves cost time.
+For the dispatch of torch's operator (:mod:`mmedge_export.capture.attention`) a grid of shapes, 8
+heads of 64 elements, is timed as well, all keys valid and with a third of the segments lost: the
+operator with our kernel beside the standard operators that it takes else, captured as above (hot)
+and called from Python one after the other, where mostly the calls themselves cost time.
 
 Run: ``python benchmarks/attention_gpu.py``; the library must have been built with CUDA. With
 ``--splits`` the named shapes are also computed with so many parts of the keys, for tuning.
@@ -43,12 +43,12 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-from mmedge.bench import host
-from mmedge.bench.gpu_state import Gpus
+from mmedge.bench.machine import host
+from mmedge.bench.machine.gpu_state import Gpus
 from mmedge.errors import AccuracyError, BackendError
 from mmedge.native.capi import BF16, F16, SegAttn, library
 from mmedge.testing import CASES, FROBENIUS, Case, frobenius, make_inputs, reference
-from mmedge_export import attention
+from mmedge_export.capture import attention
 
 RESULTS = Path(__file__).parent / "results" / "attention_gpu.json"
 

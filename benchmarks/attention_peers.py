@@ -272,7 +272,7 @@ def segmented_model(segments: int, kind: str, feeds: dict[str, Any], dim: int) -
     """One node of segmented attention with its function."""
     import onnx_ir as ir
 
-    from mmedge_export.passes.attention_function import attention_function
+    from mmedge_export.partition.attention_function import attention_function
 
     function = attention_function(segments, kind, 20)
     inputs = [ir.val(name, ir.DataType.FLOAT, value.shape) for name, value in feeds.items()]

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 import mmedge
-from mmedge.bench import host
+from mmedge.bench.machine import host
 from mmedge_export import export
 from mmedge_export.zoo import factory
 from mmedge_export.zoo.evaluate import SUBSETS, accuracy, draw, held_out

@@ -26,8 +26,8 @@ import onnx_ir as ir
 
 from mmedge.errors import AccuracyError
 from mmedge_export import export
-from mmedge_export.quantize import Task, gate, quantize, stage_work
-from mmedge_export.quantize.forms import find_sites
+from mmedge_export.quantize import Task, plan_search, quantize, stage_work
+from mmedge_export.quantize.schemes import find_sites
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "tests"))
@@ -47,10 +47,10 @@ def judge(
     task = Task(list(hostile.model.samples or ()), hostile.calibration, hostile.model.metric)
     bundle = export(hostile.model, folder / "bundle", split=True)
     work = folder / "work"
-    forms = gate.FORMS["ort"]["int8"] if everything else ("static", "dynamic")
+    forms = plan_search.FORMS["ort"]["int8"] if everything else ("static", "dynamic")
     outlying = stage_work.OUTLYING if everything else float("inf")
     with (
-        mock.patch.dict(gate.FORMS, {"ort": {"int8": forms}}),
+        mock.patch.dict(plan_search.FORMS, {"ort": {"int8": forms}}),
         mock.patch.object(stage_work, "OUTLYING", outlying),
     ):
         try:

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median, quantiles
 
-from mmedge.bench import host
+from mmedge.bench.machine import host
 
 RESULTS = Path(__file__).parent / "results" / "import_time.json"
 BASE = "import onnxruntime, numpy, safetensors.numpy"

@@ -130,7 +130,7 @@ def outcome(path: Path, expected: list[DataSet], example: Mapping[str, Any] | No
     import mmedge
     from mmedge.errors import MMEdgeError
     from mmedge_export import export
-    from mmedge_export.onnx_source import load_file
+    from mmedge_export.sources.onnx import load_file
 
     step = "export"
     try:

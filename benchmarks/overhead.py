@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 import mmedge
-from mmedge.bench import host
+from mmedge.bench.machine import host
 from mmedge_export import export
 
 if TYPE_CHECKING:

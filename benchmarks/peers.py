@@ -40,18 +40,18 @@ from quantize_peers import inline
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmedge.bench import host
+from mmedge.backends.registry import probe
+from mmedge.bench.machine import host
 from mmedge.bench.tune import tune
 from mmedge.bundle import Bundle
-from mmedge.device import probe
 from mmedge.errors import MMEdgeError
 from mmedge.pipeline import restrict
 from mmedge.spec import Tolerance
 from mmedge.tolerance import difference
 from mmedge_export import export
-from mmedge_export.openvino import add_openvino
 from mmedge_export.quantize import quantize
-from mmedge_export.variants import BACKENDS
+from mmedge_export.targets.openvino import add_openvino
+from mmedge_export.targets.variants import BACKENDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

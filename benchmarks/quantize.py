@@ -30,12 +30,12 @@ from quantize_peers import ALONE, CALLS, KINDS, TUNED, Peer, inline
 from quantize_tasks import TASKS, Task
 
 import mmedge
-from mmedge.bench import host
+from mmedge.bench.machine import host
 from mmedge.errors import AccuracyError
 from mmedge_export import export
 from mmedge_export.quantize import Report, quantize
 from mmedge_export.quantize import Task as Judged
-from mmedge_export.variants import BACKENDS
+from mmedge_export.targets.variants import BACKENDS
 
 HERE = Path(__file__).parent
 GOLDEN = 16

@@ -31,8 +31,8 @@ import numpy as np
 from soak_faults import soak_faults, write_bundle
 
 import mmedge
-from mmedge.bench import host
-from mmedge.bench.stats import percentile
+from mmedge.bench.machine import host
+from mmedge.bench.stats.summary import percentile
 from mmedge_export import export
 
 if TYPE_CHECKING:

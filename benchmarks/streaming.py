@@ -38,11 +38,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import mmedge
-from mmedge.bench import host
+from mmedge.bench.machine import host
 from mmedge.errors import AccuracyError
 from mmedge.stream import SimulatedClock
 from mmedge_export import Input, Model, export
-from mmedge_export.loader import load_source
+from mmedge_export.sources.loader import load_source
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

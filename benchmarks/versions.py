@@ -170,7 +170,7 @@ def main() -> None:
     if len(sys.argv) > 1 and sys.argv[1] == "checkout":
         answer_as({"checkout": Checkout}, serve)
         return
-    from mmedge.bench import host
+    from mmedge.bench.machine import host
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--other", required=True, help="Python of the other checkout's environment")

@@ -24,7 +24,7 @@ from mmedge.errors import (
 )
 
 if TYPE_CHECKING:
-    from mmedge.bench.report import Report
+    from mmedge.bench.report.report import Report
     from mmedge.bundle import Bundle
     from mmedge.pipeline import Pipeline, load
     from mmedge.stream import Stream
@@ -57,7 +57,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 _HOMES = {
     "Bundle": "mmedge.bundle",
     "Pipeline": "mmedge.pipeline",
-    "Report": "mmedge.bench.report",
+    "Report": "mmedge.bench.report.report",
     "Stream": "mmedge.stream",
     "load": "mmedge.pipeline",
 }

@@ -1,7 +1,7 @@
-"""What this machine is and can run.
+"""What this machine is: processor, memory, GPUs, and which distributions are installed.
 
-The probe asks the operating system, the driver library and the installed packages' metadata; it
-constructs no engine runtime, since some of those abort the process on a machine without a GPU.
+It is asked of the operating system, the driver library and the packages' metadata; no engine
+runtime is constructed, since some of those abort the process on a machine without a GPU.
 """
 
 from __future__ import annotations
@@ -12,26 +12,20 @@ import platform
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mmedge.errors import BackendError
-from mmedge.spec import Device
 
-__all__ = ["Gpu", "cpu_model", "find_gpus", "probe", "usable_cores", "wait_for_stream"]
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
-#: Distributions whose versions a report must name, when they are installed.
-LIBRARIES = (
-    "mmedge", "numpy", "safetensors", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt",
-    "tensorrt-rtx", "cuda-bindings", "cuda-core", "pycuda", "torch", "onnx",
-)  # fmt: skip
+__all__ = [
+    "Gpu", "cpu_model", "find_gpus", "installed", "memory_bytes", "usable_cores",
+    "wait_for_stream",
+]  # fmt: skip
 
 #: cuDeviceGetAttribute's keys for the compute capability, from the CUDA driver API's cuda.h.
 CU_COMPUTE_CAPABILITY_MAJOR, CU_COMPUTE_CAPABILITY_MINOR = 75, 76
-
-ORT_CONFLICT = (
-    "both onnxruntime and onnxruntime-gpu are installed; they overwrite each other's files. "
-    "Fix: pip uninstall -y onnxruntime onnxruntime-gpu, then pip install 'mmedge[cpu]' or "
-    "'mmedge[cuda]'"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,86 +74,17 @@ def wait_for_stream(stream: int | None) -> None:
         )
 
 
-@lru_cache(maxsize=1)
-def _libraries() -> dict[str, str]:
+def installed(names: Iterable[str]) -> dict[str, str]:
+    """Versions of those distributions that are installed."""
     from importlib import metadata  # as slow to import as all of mmedge's own modules
 
-    found = {}
-    for name in LIBRARIES:
+    versions = {}
+    for name in names:
         try:
-            found[name] = metadata.version(name)
+            versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
-
-
-def _rtx_runs(arch: str) -> bool:
-    """Whether TensorRT for RTX runs on a GPU.
-
-    From what tensorrt-rtx 1.7.1 says when an engine is loaded on sm_90, and what it builds for.
-    """
-    number = int(arch.removeprefix("sm_"))
-    return number in (75, 80, 86, 89) or number >= 120
-
-
-def probe() -> Device:
-    """Look at this machine. Cheap enough to call at every load (cached where it cannot change)."""
-    libraries = _libraries()
-    gpus = find_gpus()
-    backends: list[str] = []
-    missing: dict[str, str] = {}
-
-    if "onnxruntime" in libraries and "onnxruntime-gpu" in libraries:
-        missing["ort"] = ORT_CONFLICT
-    elif "onnxruntime" in libraries or "onnxruntime-gpu" in libraries:
-        backends.append("ort")
-    else:
-        missing["ort"] = "ONNX Runtime is not installed: pip install 'mmedge[cpu]'"
-
-    if "openvino" in libraries:
-        backends.append("openvino")
-    else:
-        missing["openvino"] = "OpenVINO is not installed: pip install 'mmedge[openvino]'"
-
-    for backend, library, extra in (
-        ("tensorrt", "tensorrt", "tensorrt"),
-        ("tensorrt_rtx", "tensorrt-rtx", "rtx"),
-    ):
-        if library not in libraries:
-            missing[backend] = f"{library} is not installed: pip install 'mmedge[{extra}]'"
-        elif not gpus:
-            missing[backend] = (
-                f"{library} {libraries[library]} is installed and can build engines, but running "
-                "one needs an NVIDIA GPU and the driver offers none here"
-            )
-        elif backend == "tensorrt_rtx" and not any(_rtx_runs(gpu.sm) for gpu in gpus):
-            missing[backend] = (
-                f"{library} {libraries[library]} can build engines here, but runs on no "
-                f"{' and no '.join(sorted({gpu.sm for gpu in gpus}))}: only on sm_75, sm_80, "
-                "sm_86, sm_89, and sm_120 and later; use tensorrt, or ort with CUDA"
-            )
-        else:
-            backends.append(backend)
-
-    targets = ["cpu"]
-    if gpus and "onnxruntime-gpu" in libraries:
-        targets.append("cuda")
-    elif gpus:
-        missing["cuda"] = "ONNX Runtime here has no CUDA provider: pip install 'mmedge[cuda]'"
-    else:
-        missing["cuda"] = "no NVIDIA GPU: the driver library offers none to this process"
-    targets += dict.fromkeys(gpu.sm for gpu in gpus)
-
-    return Device(
-        name=gpus[0].name if gpus else cpu_model(),
-        backends=tuple(backends),
-        targets=tuple(targets),
-        missing=missing,
-        libraries=libraries,
-        cores=usable_cores(),
-        memory_bytes=_memory_bytes(),
-        gpus=tuple(f"{gpu.name} ({gpu.sm})" for gpu in gpus),
-    )
+    return versions
 
 
 def cpu_model() -> str:
@@ -182,7 +107,8 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _memory_bytes() -> int:
+def memory_bytes() -> int:
+    """Memory of this machine; 0 where the system does not tell."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError, AttributeError):

@@ -1,8 +1,10 @@
 """One-shot runs of a bundle: named inputs in, named outputs out.
 
 Of a bundle with several stages, the encoders of a modality whose content has been seen lately are
-not run again (see :mod:`mmedge.features`), and those that must run may run at once (see
-:mod:`mmedge.schedule`). Neither changes a bit of any output.
+not run again (see :mod:`mmedge.execution.feature_cache`), and those that must run may run at once
+(see :mod:`mmedge.execution.scheduler`). Neither changes a bit of any output.
+
+It is long, since it is one class whose methods are documented for users.
 """
 
 from __future__ import annotations
@@ -13,29 +15,29 @@ from math import inf
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from mmedge.backends import Session, SessionOptions, open_stage
+from mmedge.backends import Session, SessionOptions
+from mmedge.backends.registry import open_stage, probe
 from mmedge.bundle import Bundle
-from mmedge.device import probe
 from mmedge.errors import BackendError, BundleError, InputError, MMEdgeError
-from mmedge.features import CACHE_BYTES, FeatureCache
-from mmedge.feeds import Feeds
-from mmedge.finite import FiniteInputs
+from mmedge.execution.feature_cache import CACHE_BYTES, FeatureCache
+from mmedge.execution.finite import FiniteInputs
+from mmedge.execution.inputs import Feeds
+from mmedge.execution.scheduler import Scheduler, serially
+from mmedge.execution.verify import verify
 from mmedge.forks import ADVICE, keep_for_ever, watch
-from mmedge.schedule import Scheduler, serially
-from mmedge.verify import verify
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
     from types import TracebackType
 
-    from mmedge.align import Policy
     from mmedge.backends import Attention
-    from mmedge.features import CacheInfo, Key
-    from mmedge.sanity import Sanity
-    from mmedge.schedule import Schedule
+    from mmedge.execution.feature_cache import CacheInfo, Key
+    from mmedge.execution.scheduler import Schedule
     from mmedge.spec import Array, Decision, Device, Manifest, Variant
     from mmedge.stream import Stream
+    from mmedge.stream.policies import Policy
+    from mmedge.stream.sanity import Sanity
 
 __all__ = ["Pipeline", "check_threads", "load"]
 
@@ -386,7 +388,8 @@ def load(
 
     A variant that export could not prove on this kind of machine, an engine or one of lower
     precision, replays the bundle's golden samples and is refused outside its tolerance. The
-    bundle's own graphs on the CPU are not replayed (:func:`mmedge.verify.verify` does that).
+    bundle's own graphs on the CPU are not replayed (:func:`mmedge.execution.verify.verify` does
+    that).
 
     Args:
         path: a bundle's directory or its ``.mmedge`` file.
@@ -400,9 +403,10 @@ def load(
             little work uses fewer. None: the number that :func:`mmedge.bench.tune.tune` found on
             a machine of as many cores as this one, else the backend's default.
         cache_bytes: most bytes of encoder outputs that are held, to be used again when the content
-            of a modality comes again (see :mod:`mmedge.features`). 0 holds none.
+            of a modality comes again (see :mod:`mmedge.execution.feature_cache`). 0 holds none.
         concurrent: whether encoders that must run in the same call run at once, in threads. None:
-            whichever is faster, as measured in the first calls (see :mod:`mmedge.schedule`).
+            whichever is faster, as measured in the first calls (see
+            :mod:`mmedge.execution.scheduler`).
         kernels: whether attention over segments runs in mmedge's kernel, where there is one, or in
             the standard operators that graphs carry for it. None: in the kernel where that was
             measured to be no slower on this kind of processor (:mod:`mmedge.native.dispatch`).
@@ -412,14 +416,14 @@ def load(
         allow_unverified: take a variant as it is, without replaying golden samples.
         allow_non_finite: pass NaN and infinity on to the network. Without it a call refuses them in
             an input in which no golden sample has them; arrays on a GPU are not looked at. (A
-            stream has its own rules: :class:`mmedge.sanity.Sanity`.)
+            stream has its own rules: :class:`mmedge.stream.sanity.Sanity`.)
         run_timeout_s: most seconds of one run of one stage in ONNX Runtime, which then raises
             BackendError; an endless loop ends so. It is looked at between two operators: a single
             one is not interrupted. None: no limit.
         isolate: load the bundle as asked in a child process first, and run its golden samples
-            there, within :data:`mmedge.isolation.SECONDS` and ``MEMORY_BYTES``. For a bundle whose
-            maker is not trusted: what crashes a library, or takes too much, ends the child. What
-            inputs of other values do is not tried.
+            there, within :data:`mmedge.execution.isolation.SECONDS` and ``MEMORY_BYTES``. For a
+            bundle whose maker is not trusted: what crashes a library, or takes too much, ends the
+            child. What inputs of other values do is not tried.
 
     Raises:
         ValueError: ``cache_bytes`` is negative, ``threads`` is not a whole number from 1, or
@@ -437,7 +441,7 @@ def load(
         raise ValueError(f"run_timeout_s must be seconds above 0, or None; got {run_timeout_s!r}")
     isolated = None
     if isolate:
-        from mmedge.isolation import load_in_child  # only some loads need it
+        from mmedge.execution.isolation import load_in_child  # only some loads need it
 
         isolated = load_in_child({
             "path": str(path), "backend": backend, "precision": precision, "device": device,

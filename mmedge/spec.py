@@ -245,7 +245,7 @@ class Variant:
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """What this machine can run: filled by :func:`mmedge.device.probe`.
+    """What this machine can run: filled by :func:`mmedge.backends.registry.probe`.
 
     ``backends`` are usable here; ``missing`` says for each other one why, and the install line.
     ``targets`` are the variant targets this machine serves, the host's own ``cpu`` first.

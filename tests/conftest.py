@@ -64,7 +64,7 @@ def nothing_left_out(request: pytest.FixtureRequest) -> Iterator[None]:
 
     The marker ``left_out`` allows it.
     """
-    log = logging.getLogger("mmedge_export.stages")
+    log = logging.getLogger("mmedge_export.partition.stages")
     records: list[logging.LogRecord] = []
     handler = logging.Handler(logging.INFO)
     handler.emit = records.append  # type: ignore[method-assign]

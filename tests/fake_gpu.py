@@ -12,7 +12,7 @@ import numpy as np
 
 
 class FakeMemory:
-    """:class:`mmedge.backends.cuda_memory.Memory`; ``log`` lists what was called."""
+    """:class:`mmedge.backends.tensorrt.memory.Memory`; ``log`` lists what was called."""
 
     stream = 4242
 

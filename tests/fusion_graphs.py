@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mmedge_export.graph import Runner
-from mmedge_export.standard_operators import in_standard_operators
+from mmedge_export.capture.standard_operators import in_standard_operators
+from mmedge_export.onnx_graph.graph import Runner
 
 D, HEADS, QUERIES = 16, 2, 3
 GROUPS = {"image": ["image", "image_valid"], "text": ["text", "text_valid"]}

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from mmedge.bench.report import Report
+from mmedge.bench.report.report import Report
 
 SUMMARY = ("count", "mean", "std", "min", "p50", "p90", "p99", "p99_9", "max")
 PERCENTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p99_9": 99.9}

@@ -16,7 +16,7 @@ from hypothesis.extra.numpy import arrays
 from robot import expert, recording
 
 import mmedge
-from mmedge.verify import verify
+from mmedge.execution.verify import verify
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from mmedge.bench.monitor import Monitor
+from mmedge.bench.machine.monitor import Monitor
 
 
 def watch(root, change=None, samples=8):

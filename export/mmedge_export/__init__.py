@@ -9,16 +9,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mmedge_export.assemble import export
-    from mmedge_export.source import Input, Model
+    from mmedge_export.export_bundle import export
+    from mmedge_export.inputs import Input
+    from mmedge_export.model import Model
 
 __all__ = ["Input", "Model", "export"]
 
 # Imported when they are first used: building engines on a device needs neither torch nor onnx.
 _HOMES = {
-    "Input": "mmedge_export.source",
-    "Model": "mmedge_export.source",
-    "export": "mmedge_export.assemble",
+    "Input": "mmedge_export.inputs",
+    "Model": "mmedge_export.model",
+    "export": "mmedge_export.export_bundle",
 }
 
 

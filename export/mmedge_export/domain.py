@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from itertools import product
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -15,9 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from mmedge.spec import Constraint, Dimension
-    from mmedge_export.limits import Question
 
-__all__ = ["Domain"]
+__all__ = ["Domain", "Question"]
 
 #: Combinations that are looked at for one relation; all of them, where there are no more.
 COMBINATIONS = 4096
@@ -27,6 +26,16 @@ _RUN, _AROUND = 40, 4
 
 #: Powers of two up to this are tried in a dimension without a largest size.
 _FAR = 20
+
+
+class Question(Protocol):
+    """What is known of a relation: the names in it, and whether it holds at given sizes."""
+
+    names: frozenset[str]
+    text: str
+
+    def holds(self, sizes: Mapping[str, int]) -> bool:
+        """Whether it holds at ``sizes``."""
 
 
 class Domain:

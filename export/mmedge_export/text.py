@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mmedge.errors import BundleError, ExportError
-from mmedge.text import Loaded, load_tokenizer
+from mmedge.execution.text import Loaded, load_tokenizer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from mmedge.spec import Array
-    from mmedge_export.source import Input, Limits, Model
+    from mmedge_export.inputs import Input, Limits
 
 __all__ = ["check_text", "read_tokenizer", "side_check"]
 
@@ -80,12 +80,19 @@ def check_text(
     _check_side(name, loaded, value.example, None if mask is None else inputs[mask].example, file)
 
 
-def side_check(model: Model) -> Callable[[Mapping[str, Array]], None]:
-    """A check of samples: it refuses one that is padded on another side than text will be."""
+def side_check(
+    inputs: Mapping[str, Input], modalities: Iterable[Sequence[str]]
+) -> Callable[[Mapping[str, Array]], None]:
+    """A check of samples: it refuses one that is padded on another side than text will be.
+
+    Args:
+        inputs: of the network.
+        modalities: the names of the inputs of each.
+    """
     fillers = []
-    for names in model.modalities().values():
-        for name in [n for n in names if model.inputs[n].tokenizer is not None][:1]:
-            file = Path(model.inputs[name].tokenizer or "")
+    for names in modalities:
+        for name in [n for n in names if inputs[n].tokenizer is not None][:1]:
+            file = Path(inputs[name].tokenizer or "")
             mask = next((other for other in names if other != name), None)
             fillers.append((name, mask, read_tokenizer(name, file), file))
 

@@ -1,32 +1,20 @@
-"""The backends that can run a stage, behind one protocol.
+"""The backends that can run a stage, each a package of its own, and what they have in common.
 
-Three modules serve all of them, imported only when a variant asks for one. :class:`Session` is the
-one seam for another engine: whatever satisfies it can be a stage of a pipeline.
+:class:`Session` is the one seam for another engine: whatever satisfies it can be a stage of a
+pipeline. :mod:`mmedge.backends.registry` says what a backend's package offers and lists them.
 """
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
-
-from mmedge.errors import BackendError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from mmedge.bundle import Bundle
-    from mmedge.spec import Array, Stage, TensorSpec, Variant
+    from mmedge.spec import Array, TensorSpec
 
-__all__ = ["BACKENDS", "Attention", "Session", "SessionOptions", "open_stage"]
-
-#: Backend name in a variant -> module that serves it.
-BACKENDS: Mapping[str, str] = {
-    "openvino": "mmedge.backends.openvino",
-    "ort": "mmedge.backends.ort",
-    "tensorrt": "mmedge.backends.tensorrt",
-    "tensorrt_rtx": "mmedge.backends.tensorrt",
-}
+__all__ = ["Attention", "Session", "SessionOptions"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,30 +80,3 @@ class Session(Protocol):
 
     def close(self) -> None:
         """Free what the session holds. May be called twice."""
-
-
-def open_stage(
-    bundle: Bundle, stage: Stage, variant: Variant, *, options: SessionOptions
-) -> Session:
-    """Load ``stage`` of ``bundle`` as ``variant`` has it.
-
-    Raises:
-        BackendError: the backend is unknown or not installed, refuses the file, or would run a
-            node elsewhere than the variant says.
-    """
-    try:
-        module = BACKENDS[variant.backend]
-    except KeyError:
-        raise BackendError(
-            f"variant {variant.id}: backend {variant.backend!r} is not known; "
-            f"this version has {', '.join(sorted(BACKENDS))}"
-        ) from None
-    if options.run_timeout_s is not None and variant.backend != "ort":
-        raise BackendError(
-            f"variant {variant.id}: run_timeout_s ends runs in ONNX Runtime alone; load with "
-            "backend='ort', or leave it out"
-        )
-    session: Session = importlib.import_module(module).open_stage(
-        bundle, stage, variant, options=options
-    )
-    return session

@@ -15,7 +15,7 @@ import sys
 import time
 from dataclasses import dataclass
 
-from mmedge.bench.host import peak_memory_bytes
+from mmedge.bench.machine.host import peak_memory_bytes
 from mmedge.errors import BackendError
 from mmedge.pipeline import load
 

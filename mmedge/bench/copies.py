@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmedge.feeds import Feeds
+from mmedge.backends.registry import backend
+from mmedge.execution.inputs import Feeds
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -100,16 +101,11 @@ def _into(
             continue
         what = f"{origin} into {stage.name} ({len(names)})"
         host = [feeds[name] for name in names if isinstance(feeds[name], np.ndarray)]
-        size = sum(map(_bytes, host))
         if pipe.variant.target != "cpu":
+            size = sum(map(_bytes, host))
             why = "host to device" if host else "they lie on the device"
-        elif pipe.variant.backend == "openvino":
-            # Its session lays a tensor over an array only where that may be written.
-            locked = [value for value in host if not value.flags.writeable]
-            why = f"{size} bytes by reference, but what is read-only is copied"
-            size = sum(map(_bytes, locked))
         else:
-            size, why = 0, f"{size} bytes by reference: ONNX Runtime reads them where they lie"
+            size, why = backend(pipe.variant.backend).copied(host)
         rows.append(Copy(what, size, why))
     return rows
 

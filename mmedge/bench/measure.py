@@ -2,6 +2,8 @@
 
 Everything that is not timed (the profile by operator, the count of copies, the cold start) runs
 after the timed calls, and on sessions of its own where it would change them.
+
+It is long, since what is measured, and in which order, stands in one place.
 """
 
 from __future__ import annotations
@@ -13,13 +15,16 @@ from pathlib import Path
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, Self
 
-from mmedge.bench import coldstart, host
+from mmedge.backends.profile import NOT_PROFILED, Profile
+from mmedge.bench import coldstart
 from mmedge.bench.arrivals import Load
 from mmedge.bench.copies import copies
-from mmedge.bench.energy import no_energy
-from mmedge.bench.interference import Interference
-from mmedge.bench.operators import NOT_PROFILED, Profile, try_profile
-from mmedge.bench.report import Report
+from mmedge.bench.machine import host
+from mmedge.bench.machine.background_load import Interference
+from mmedge.bench.machine.energy import no_energy
+from mmedge.bench.operators import try_profile
+from mmedge.bench.report.report import Report
+from mmedge.bench.report.trace import write as write_trace
 from mmedge.bench.sessions import (
     Session,
     energy,
@@ -29,18 +34,17 @@ from mmedge.bench.sessions import (
     summed,
     timed_session,
 )
-from mmedge.bench.trace import write as write_trace
 from mmedge.errors import BundleError, InputError
+from mmedge.execution.verify import verify
 from mmedge.pipeline import load as open_pipeline
-from mmedge.verify import verify
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from mmedge.bench.copies import Copy
+    from mmedge.execution.verify import Verification
     from mmedge.pipeline import Pipeline
     from mmedge.spec import Array, Variant
-    from mmedge.verify import Verification
 
 __all__ = ["CALLS", "SESSIONS", "Run", "bench", "facts"]
 
@@ -94,12 +98,12 @@ def bench(
         load: when calls are made, and how many or for how long.
         sessions: times that the bundle is loaded anew, each for an equal share of the calls. What
             differs from session to session (placement in memory) is in the intervals from 5 on
-            (see :mod:`mmedge.bench.resample`); reports that are to be compared want
+            (see :mod:`mmedge.bench.stats.resample`); reports that are to be compared want
             :data:`SESSIONS`.
         warmup: untimed calls before them in each session; None: until latency is steady.
         deadline_ms: time from arrival to outputs that a call should not take longer than.
         interference: a second load that runs during all sessions (see
-            :class:`mmedge.bench.interference.Interference`).
+            :class:`mmedge.bench.machine.background_load.Interference`).
         profiled: whether to run the stages once more for their operators.
         trace: file to write the timed calls to, in the Trace Event Format.
         measured: given the report before the trace is written: a caller that keeps it does not
@@ -138,8 +142,8 @@ def bench(
 class Run:
     """A measurement of one variant that is made a session at a time.
 
-    Calls of two runs may take turns (:mod:`mmedge.bench.pair`). ``path`` is the bundle's, ``timed``
-    its sessions so far.
+    Calls of two runs may take turns (:mod:`mmedge.bench.interleaved`). ``path`` is the bundle's,
+    ``timed`` its sessions so far.
 
     Args:
         path: as for :func:`bench`, like all others.

@@ -3,6 +3,8 @@
 A closed loop asks for the next call when the last one is done, and so never sees a queue. Here each
 sample is pushed at its recorded arrival whether the pipeline is ready or not, and latency counts
 from that arrival: what a sample waited for is part of it.
+
+It is long, since the clock, the pushes and their account are one loop.
 """
 
 from __future__ import annotations
@@ -12,32 +14,34 @@ from dataclasses import asdict
 from time import monotonic, perf_counter
 from typing import TYPE_CHECKING
 
-from mmedge.bench import coldstart, host
+from mmedge.backends.profile import NOT_PROFILED
+from mmedge.bench import coldstart
 from mmedge.bench.copies import copies
+from mmedge.bench.machine import host
+from mmedge.bench.machine.monitor import Monitor
 from mmedge.bench.measure import facts
-from mmedge.bench.monitor import Monitor
-from mmedge.bench.operators import NOT_PROFILED, try_profile
-from mmedge.bench.report import Report
-from mmedge.bench.stats import confidence, jitter, summary, thin
+from mmedge.bench.operators import try_profile
+from mmedge.bench.report.report import Report
+from mmedge.bench.stats.summary import confidence, jitter, summary, thin
 from mmedge.bench.stream_run import Book, StreamRun, Timed
 from mmedge.bench.warmup import warm_up
 from mmedge.errors import BundleError, InputError
+from mmedge.execution.verify import verify
 from mmedge.pipeline import load
 from mmedge.recording import Golden, open_recording
 from mmedge.recording.pace import Pace, pace
 from mmedge.recording.timeline import plan_replay
 from mmedge.stream import Stream
 from mmedge.stream.options import read_trigger
-from mmedge.verify import verify
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from mmedge.align import Policy
-    from mmedge.clock import SimulatedClock
     from mmedge.pipeline import Pipeline
     from mmedge.recording import Recording
+    from mmedge.stream.clock import SimulatedClock
+    from mmedge.stream.policies import Policy
 
 __all__ = ["SECONDS", "StreamRun", "bench_stream", "replay"]
 

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from mmedge.bench import arrivals, stats
-from mmedge.bench.energy import no_energy
-from mmedge.bench.monitor import Monitor, frequency_fall, frequency_moves
-from mmedge.bench.resample import LEAST_PARTS, half_width, spreads
+from mmedge.bench import arrivals
+from mmedge.bench.machine.energy import no_energy
+from mmedge.bench.machine.monitor import Monitor, frequency_fall, frequency_moves
+from mmedge.bench.stats import summary
+from mmedge.bench.stats.resample import LEAST_PARTS, half_width, spreads
 from mmedge.bench.warmup import WarmUp, beside, warm_up
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class Session(NamedTuple):
 
 
 def figures(
-    start_s: stats.Values, latency_ms: stats.Values, deadline_ms: float | None
+    start_s: summary.Values, latency_ms: summary.Values, deadline_ms: float | None
 ) -> dict[str, Any]:
     """What a report says of latencies in the order of their calls, by the report's keys.
 
@@ -64,13 +65,13 @@ def figures(
     Raises:
         ValueError: there are no calls, or not as many starts as latencies.
     """
-    intervals = stats.confidence(latency_ms)
+    intervals = summary.confidence(latency_ms)
     return {
-        "latency_ms": stats.summary(latency_ms),
+        "latency_ms": summary.summary(latency_ms),
         "confidence_ms": {key: list(own) if own else None for key, own in intervals.items()},
-        "jitter_ms": stats.jitter(latency_ms),
-        "deadline": None if deadline_ms is None else stats.deadline(latency_ms, deadline_ms),
-        "series": stats.thin(start_s, latency_ms),
+        "jitter_ms": summary.jitter(latency_ms),
+        "deadline": None if deadline_ms is None else summary.deadline(latency_ms, deadline_ms),
+        "series": summary.thin(start_s, latency_ms),
     }
 
 
@@ -188,7 +189,7 @@ def summed(timed: Sequence[Session], deadline_ms: float | None) -> dict[str, Any
         },
         "throughput_hz": len(latency) * 1e9 / offsets[-1],
         "stages": {
-            name: stats.summary(values) for name, values in {**columns, "residual": rest}.items()
+            name: summary.summary(values) for name, values in {**columns, "residual": rest}.items()
         },
     }
 
@@ -199,10 +200,10 @@ def _between(
     """Intervals with whole sessions as blocks, where 5 calls or more lie beyond a percentile."""
     errors = spreads(series)
     found: dict[str, list[float] | None] = {}
-    for key in (*stats.PERCENTILES, "mean"):
-        beyond = latency["count"] * (100.0 - stats.PERCENTILES.get(key, 0.0)) / 100.0
+    for key in (*summary.PERCENTILES, "mean"):
+        beyond = latency["count"] * (100.0 - summary.PERCENTILES.get(key, 0.0)) / 100.0
         found[key] = None
-        if key in errors and round(beyond, 9) >= stats.LEAST_BLOCKS:
+        if key in errors and round(beyond, 9) >= summary.LEAST_BLOCKS:
             half = half_width(errors[key])
             found[key] = [latency[key] * math.exp(-half), latency[key] * math.exp(half)]
     return found
@@ -287,7 +288,7 @@ def record(timed: Sequence[Session]) -> dict[str, Any]:
             "watched": watched,
         },
         "throttled": "; ".join(dict.fromkeys(seen or words)) or None,
-        "wake_up_late_ms": stats.summary(late / 1e6) if len(late) else None,
+        "wake_up_late_ms": summary.summary(late / 1e6) if len(late) else None,
     }
 
 

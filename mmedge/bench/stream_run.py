@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
-from mmedge.bench import stats
+from mmedge.bench.stats import summary
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -66,7 +66,7 @@ class StreamRun:
     health: Health
 
     def deadline(self, ms: float) -> dict[str, float]:
-        """The verdict of :func:`mmedge.bench.stats.deadline` on all triggers.
+        """The verdict of :func:`mmedge.bench.stats.summary.deadline` on all triggers.
 
         A trigger that came to no result, superseded or still under way at the end (of a timer
         at most two ticks, which the end cut off), is a miss: it counts in ``missed`` and in
@@ -78,7 +78,7 @@ class StreamRun:
         """
         superseded = self.results["superseded"]
         answers = (*self.answers_ms, *[float("inf")] * self.health.triggers_pending)
-        found = stats.deadline(answers, ms)
+        found = summary.deadline(answers, ms)
         triggers, missed = len(answers) + superseded, int(found["missed"]) + superseded
         # If none was answered in time, their order does not matter.
         longest = triggers if missed == triggers else found["longest_run"]

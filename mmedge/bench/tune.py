@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from mmedge.bench.apart import time_apart
-from mmedge.bench.neighbours import Neighbours, busy_words
-from mmedge.device import probe
+from mmedge.backends.registry import probe
+from mmedge.bench.machine.neighbours import Neighbours, busy_words
+from mmedge.bench.subprocesses import time_apart
 from mmedge.errors import BundleError, MMEdgeError
+from mmedge.execution.verify import verify
 from mmedge.pipeline import check_threads, load
-from mmedge.verify import verify
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,10 +40,10 @@ def tune(
     """Time every variant that this CPU runs, and write that into the manifest.
 
     For each variant the number of threads is found first, then all variants are timed in one go,
-    each in processes of its own (:mod:`mmedge.bench.apart`), on the golden samples. The metrics
-    ``latency_ms``, ``threads`` and ``cores`` of a variant are what was found: the first orders
-    :meth:`mmedge.bundle.Bundle.select`, the second is what :func:`mmedge.load` takes on a machine
-    of as many cores.
+    each in processes of its own (:mod:`mmedge.bench.subprocesses`), on the golden samples. The
+    metrics ``latency_ms``, ``threads`` and ``cores`` of a variant are what was found: the first
+    orders :meth:`mmedge.bundle.Bundle.select`, the second is what :func:`mmedge.load` takes on a
+    machine of as many cores.
 
     Every variant is verified with each number of threads before it is timed with it: what does not
     load or verify so is left out, however fast. A variant is in memory once for each number of

@@ -227,7 +227,7 @@ class Bundle:
         measured before not measured; then fp32; then the manifest's order.
 
         Args:
-            device: from :func:`mmedge.device.probe`.
+            device: from :func:`mmedge.backends.registry.probe`.
             backend: allow this backend only; ``auto`` allows all.
             precision: allow this precision only.
 

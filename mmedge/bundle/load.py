@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Checked", "check_digests", "load", "read_manifest"]
 
-#: Backends whose files are ONNX graphs. Files of others are engines, opaque to mmedge.
-GRAPH_BACKENDS = frozenset({"openvino", "ort"})
+#: Backends whose files are engines, opaque to mmedge. Files of all others are ONNX graphs.
+ENGINE_BACKENDS = frozenset({"tensorrt", "tensorrt_rtx"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +147,7 @@ def check_digests(archive: Archive, manifest: Manifest) -> None:
 def _check_graphs(archive: Archive, manifest: Manifest) -> dict[str, GraphFile]:
     stages = {stage.name: {stage.graph} for stage in manifest.stages}
     for variant in manifest.variants:
-        if variant.backend in GRAPH_BACKENDS:
+        if variant.backend not in ENGINE_BACKENDS:
             for name, file in variant.files.items():
                 stages[name].add(file)
     files = {file for file in manifest.files if file.endswith(SUFFIX)}.union(*stages.values())

@@ -9,65 +9,10 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import time
-from types import FrameType
-from typing import Any
 
-__all__ = ["Stop", "main", "stop"]
+from mmedge.cli.signals import stop
 
-#: Seconds within which a second signal counts as the first one pressed twice: what cleans up after
-#: the first must not be cut short.
-TWICE_S = 2.0
-#: Seconds until an interruption that Python dropped is raised once more.
-AGAIN_S = 0.01
-
-
-class Stop:
-    """Turns SIGINT, SIGTERM and SIGHUP into KeyboardInterrupt, so that everything cleans up.
-
-    Attributes:
-        number: of the signal that came; None: none did.
-    """
-
-    def __init__(self) -> None:
-        self.number: int | None = None
-        self._at = 0.0
-        self._signals: list[int] = []
-
-    def watch(self) -> None:
-        """From now on signals are taken."""
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) != signal.SIG_IGN:  # nohup, and jobs of a script
-                signal.signal(number, self._come)
-                self._signals.append(number)
-        sys.unraisablehook = self._ignored
-
-    def _come(self, number: int, _frame: FrameType | None) -> None:
-        now = time.monotonic()
-        if self.number is not None and now - self._at < TWICE_S:
-            return
-        self.number, self._at = number, now
-        raise KeyboardInterrupt
-
-    def _ignored(self, args: Any) -> None:  # noqa: ANN401 - a type of typeshed alone
-        """Python drops what is raised in a finalizer: an interruption there is raised once more."""
-        if self.number is None:
-            sys.__unraisablehook__(args)
-        elif issubclass(args.exc_type, KeyboardInterrupt):
-            signal.signal(signal.SIGALRM, self._again)
-            signal.setitimer(signal.ITIMER_REAL, AGAIN_S)
-
-    def _again(self, _number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    def release(self) -> None:
-        """From now on a signal ends the process at once: nothing is left to clean up."""
-        for number in self._signals:
-            signal.signal(number, signal.SIG_DFL)
-
-
-#: Of this process.
-stop = Stop()
+__all__ = ["main"]
 
 
 def main() -> None:

@@ -13,7 +13,6 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 import mmedge
-from mmedge.cli import main, stop
 from mmedge.cli.bench import bench
 from mmedge.cli.compare import compare
 from mmedge.cli.console import settings
@@ -23,10 +22,11 @@ from mmedge.cli.inspect import inspect
 from mmedge.cli.record import record
 from mmedge.cli.remove import remove
 from mmedge.cli.run import run as run_once
+from mmedge.cli.signals import stop
 from mmedge.cli.tune import tune
 from mmedge.cli.verify import verify
 
-__all__ = ["build_app", "main", "run"]
+__all__ = ["build_app", "run"]
 
 #: Entry points of this group are functions that become verbs of their own name.
 GROUP = "mmedge.commands"

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mmedge.bench.arrivals import Load
-from mmedge.bench.every import ROUNDS, bench_all
-from mmedge.bench.interference import Interference
+from mmedge.bench.machine.background_load import Interference
 from mmedge.bench.measure import CALLS, SESSIONS
 from mmedge.bench.measure import bench as measure
+from mmedge.bench.report.page import render
+from mmedge.bench.sweep import ROUNDS, bench_all
 from mmedge.cli.bench_tables import show
 from mmedge.cli.console import (
     BackendOption,
@@ -32,7 +33,7 @@ from mmedge.cli.output import check_file, finite, misuse
 from mmedge.errors import MMEdgeError
 
 if TYPE_CHECKING:
-    from mmedge.bench.report import Report
+    from mmedge.bench.report.report import Report
 
 __all__ = ["bench"]
 
@@ -222,7 +223,7 @@ def bench(
     if output is not None:
         write_file(output, report.to_json().encode())
     if html is not None:
-        write_file(html, report.to_html().encode(), "--html")
+        write_file(html, render(report).encode(), "--html")
     if failed is not None:
         raise failed
 

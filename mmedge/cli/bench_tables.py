@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mmedge.bench.neighbours import busy_share, busy_words
+from mmedge.bench.machine.neighbours import busy_share, busy_words
 from mmedge.cli.console import list_not_checked, number, say, table, warn
 from mmedge.cli.draw import size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from mmedge.bench.report import Report
+    from mmedge.bench.report.report import Report
 
 __all__ = ["busy_remarks", "show"]
 

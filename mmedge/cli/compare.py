@@ -9,12 +9,13 @@ from typing import Annotated
 
 import typer
 
-from mmedge.bench.compare import Comparison, Row
-from mmedge.bench.compare import compare as set_against
-from mmedge.bench.gates import parse_gate
-from mmedge.bench.pair import CALLS, SESSIONS, bench_pair
-from mmedge.bench.report import Report
-from mmedge.bench.resample import LEAST_PARTS
+from mmedge.bench.interleaved import CALLS, SESSIONS, bench_pair
+from mmedge.bench.report.compare import Comparison
+from mmedge.bench.report.compare import compare as set_against
+from mmedge.bench.report.gates import parse_gate
+from mmedge.bench.report.report import Report
+from mmedge.bench.report.row import Row
+from mmedge.bench.stats.resample import LEAST_PARTS
 from mmedge.bundle.write import SUFFIX
 from mmedge.cli.bench_tables import busy_remarks
 from mmedge.cli.console import (

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
-from mmedge.backends import BACKENDS
+from mmedge.backends.registry import BACKENDS
 from mmedge.errors import InputError
 
 __all__ = [

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from mmedge import native
-from mmedge.backends import BACKENDS
+from mmedge.backends.registry import BACKENDS, probe
 from mmedge.cli.console import JsonOption, emit_json, table
-from mmedge.device import probe
 
 __all__ = ["env"]
 

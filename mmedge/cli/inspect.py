@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from mmedge import native
+from mmedge.backends.registry import probe
 from mmedge.bundle import Bundle
 from mmedge.cli.console import (
     BundleArgument,
@@ -25,7 +26,6 @@ from mmedge.cli.draw import draw_text, size
 from mmedge.cli.flow import flow_of
 from mmedge.cli.output import check_file
 from mmedge.cli.svg import draw_svg
-from mmedge.device import probe
 from mmedge.native.dispatch import choose
 from mmedge.spec import Decision, Manifest
 

@@ -27,7 +27,7 @@ from mmedge.cli.console import (
     write_file,
 )
 from mmedge.cli.output import check_file
-from mmedge.media import read_inputs
+from mmedge.media.decode import read_inputs
 from mmedge.pipeline import Pipeline, load
 from mmedge.spec import Array
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from typer import Exit, Option
 
+from mmedge.backends.registry import probe
 from mmedge.bundle import Bundle
 from mmedge.cli.console import (
     BackendOption,
@@ -20,12 +21,11 @@ from mmedge.cli.console import (
     table,
     waiting,
 )
-from mmedge.device import probe
 from mmedge.errors import MMEdgeError, NoVariantError
+from mmedge.execution.verify import Verification
+from mmedge.execution.verify import verify as replay
 from mmedge.pipeline import Pipeline, load, restrict
 from mmedge.spec import Variant
-from mmedge.verify import Verification
-from mmedge.verify import verify as replay
 
 __all__ = ["verify"]
 

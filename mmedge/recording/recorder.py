@@ -13,12 +13,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from mmedge.clock import StreamClock, read_seconds
 from mmedge.errors import BackendError, InputError
 from mmedge.forks import ADVICE, watch
 from mmedge.recording.directory import DirectoryWriter
 from mmedge.recording.sample import Recorded, Value, check_times, copied, size_of
 from mmedge.spec import Manifest
+from mmedge.stream.clock import StreamClock, read_seconds
 
 if TYPE_CHECKING:
     import os
@@ -74,7 +74,7 @@ class Recorder:
         clock: seconds in which stamps and arrivals are; pass the stream's own if it has one. None:
             ``time.monotonic``, as in a stream. Where it is set back (a bag that plays in a loop),
             arrivals go on, and so do the stamps that are read from it (see
-            :class:`mmedge.clock.StreamClock`).
+            :class:`mmedge.stream.clock.StreamClock`).
         queue_bytes: bytes of values that may wait to be written, above 0.
 
     Attributes:

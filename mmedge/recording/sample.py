@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from safetensors.numpy import save
 
-from mmedge.arrays import contiguous, gpu_interface, host_array
 from mmedge.bundle.identity import BLOCK, has_hole
 from mmedge.errors import InputError
+from mmedge.execution.arrays import contiguous, gpu_interface, host_array
 from mmedge.schema.names import NAME, TENSOR_NAME
 from mmedge.schema.read import Misfit
 from mmedge.schema.tensors import read_tensors

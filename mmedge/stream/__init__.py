@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from mmedge.align import Exact, Hold, Interpolate, Latest, Policy, Window
-from mmedge.clock import SimulatedClock
-from mmedge.sanity import Sanity
+from mmedge.stream.clock import SimulatedClock
+from mmedge.stream.policies import Exact, Hold, Interpolate, Latest, Policy, Window
 from mmedge.stream.result import Health, ModalityHealth, Result, Used
+from mmedge.stream.sanity import Sanity
 from mmedge.stream.stream import Stream
 
 __all__ = [

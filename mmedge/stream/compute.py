@@ -6,12 +6,12 @@ import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
-from mmedge.sanity import same_content
+from mmedge.stream.sanity import same_content
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from mmedge.feeds import Feeds
+    from mmedge.execution.inputs import Feeds
     from mmedge.spec import Array, Manifest
     from mmedge.stream.sample import Item
     from mmedge.stream.track import Track

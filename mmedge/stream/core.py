@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from mmedge.deadline import Predictor
 from mmedge.stream.choose import Active, Choice, Chooser, Trigger, merge_sizes
 from mmedge.stream.jumps import NO_JUMPS
+from mmedge.stream.latency_predictor import Predictor
 from mmedge.stream.outbox import Outbox
 from mmedge.stream.result import Health, ModalityHealth, Result, Used
 from mmedge.stream.sample import SLACK

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from mmedge.clock import SimulatedClock, StreamClock
     from mmedge.spec import Array
     from mmedge.stream.choose import Active
+    from mmedge.stream.clock import SimulatedClock, StreamClock
     from mmedge.stream.compute import Compute, Encoded
     from mmedge.stream.core import Core
     from mmedge.stream.sample import Item

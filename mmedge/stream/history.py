@@ -5,11 +5,11 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from typing import TYPE_CHECKING, NamedTuple
 
-from mmedge.align import Exact
+from mmedge.stream.policies import Exact
 from mmedge.stream.sample import SLACK
 
 if TYPE_CHECKING:
-    from mmedge.align import Interpolate
+    from mmedge.stream.policies import Interpolate
     from mmedge.stream.sample import Sample
 
 __all__ = ["History", "Pick"]

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmedge.clock import read_seconds
 from mmedge.errors import InputError
+from mmedge.stream.clock import read_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

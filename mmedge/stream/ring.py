@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from mmedge.sanity import same_content
 from mmedge.stream.sample import SLACK
+from mmedge.stream.sanity import same_content
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from mmedge.align import Window
     from mmedge.spec import Array, TensorSpec
+    from mmedge.stream.policies import Window
     from mmedge.stream.sample import Sample
 
 __all__ = ["Ring", "Rows"]

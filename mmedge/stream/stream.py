@@ -13,12 +13,10 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 
-from mmedge.align import Exact, Interpolate, Latest, Policy, Window, check_policy
-from mmedge.clock import SimulatedClock, StreamClock, read_seconds
 from mmedge.errors import BackendError, InputError
-from mmedge.feeds import Feeds
+from mmedge.execution.inputs import Feeds
 from mmedge.forks import ADVICE, watch
-from mmedge.sanity import Checker, Sanity
+from mmedge.stream.clock import SimulatedClock, StreamClock, read_seconds
 from mmedge.stream.compute import Compute, Stages
 from mmedge.stream.core import Core
 from mmedge.stream.drive import Driver, Simulation, Threads
@@ -29,7 +27,9 @@ from mmedge.stream.options import (
     read_timeout,
     read_trigger,
 )
+from mmedge.stream.policies import Exact, Interpolate, Latest, Policy, Window, check_policy
 from mmedge.stream.sample import Sample
+from mmedge.stream.sanity import Checker, Sanity
 from mmedge.stream.ticker import Ticker
 from mmedge.stream.track import Track
 
@@ -106,10 +106,10 @@ class Stream:
 
     **Time.** ``clock`` is any callable that returns seconds, monotonic time by default; stamps are
     in its seconds, as are all times of a result. A clock that is set back or ahead is followed
-    (:class:`mmedge.clock.StreamClock`), and single wrong readings are not used; both are counted.
-    What is under way when it is set goes on as if it had not been (:class:`Result`). A clock that
-    raises, and a thread that dies, fail the stream: pushes and results then raise. On a
-    :class:`mmedge.clock.SimulatedClock` no thread is used and the same pushes give the same
+    (:class:`mmedge.stream.clock.StreamClock`), and single wrong readings are not used; both are
+    counted. What is under way when it is set goes on as if it had not been (:class:`Result`). A
+    clock that raises, and a thread that dies, fail the stream: pushes and results then raise. On a
+    :class:`mmedge.stream.clock.SimulatedClock` no thread is used and the same pushes give the same
     results, bit for bit; use it from one thread.
 
     Safe to call from threads, and several streams may share a pipeline. Closing a stream does not
@@ -228,7 +228,8 @@ class Stream:
                 of rows under :class:`Window`. An array on a GPU is used where it lies: leave it
                 alone while its sample may be used; its content is neither checked nor compared.
             t: when it was measured, in seconds of the stream's clock (see
-                :func:`mmedge.clock.read_seconds` for what is a number of seconds); None: now.
+                :func:`mmedge.stream.clock.read_seconds` for what is a number of seconds); None:
+                now.
             copy: False saves the copy, for a host array that nobody writes to any more.
 
         Raises:

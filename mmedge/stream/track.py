@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mmedge.align import Exact, Hold, Interpolate, Policy, Window
-from mmedge.deadline import Predictor
 from mmedge.stream.history import History
 from mmedge.stream.interpolation import blend
 from mmedge.stream.jumps import NO_JUMPS, Jumps
+from mmedge.stream.latency_predictor import Predictor
+from mmedge.stream.policies import Exact, Hold, Interpolate, Policy, Window
 from mmedge.stream.ring import Ring
 from mmedge.stream.sample import SLACK, Item, Ledger, Sample, State
 from mmedge.stream.source_clock import SourceClock

@@ -13,9 +13,10 @@ from mmedge.errors import InputError
 from mmedge.native import capi
 from mmedge.native.dispatch import Choice
 from mmedge.testing import CASES, Case, frobenius, make_inputs, reference
-from mmedge_export import Input, Model, attention, export
-from mmedge_export.attention import segmented_attention
-from mmedge_export.attention_standard import decompose
+from mmedge_export import Input, Model, export
+from mmedge_export.capture import attention
+from mmedge_export.capture.attention import segmented_attention
+from mmedge_export.capture.attention_standard import decompose
 
 OP = torch.ops.mmedge.segmented_attention.default
 SMALL = [case for case in CASES if case.keys < 500]
@@ -233,5 +234,5 @@ def test_export_finds_it_again(kind, operator, tmp_path):
         functions = [bundle.functions(stage.graph) for stage in bundle.manifest.stages]
         assert {operator: 1} in functions
     with mmedge.load(tmp_path / "b", kernels=True) as pipe:
-        assert mmedge.verify.verify(pipe).ok
+        assert mmedge.execution.verify.verify(pipe).ok
         assert [found.kernel for found in pipe.attention.values()] == [native.cpu_isa()]

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 import mmedge
 from mmedge.errors import ExportError, InputError
-from mmedge.verify import verify
+from mmedge.execution.verify import verify
 from mmedge_export import Input, Model, export
 
 if TYPE_CHECKING:

@@ -113,7 +113,7 @@ def test_an_error_is_one_line_on_stderr_and_exit_1():
 
 def test_the_verb_costs_nothing_until_it_runs():
     program = (
-        "import sys, mmedge_export, mmedge_export.cli_export\n"
+        "import sys, mmedge_export, mmedge_export.cli.export\n"
         "heavy = {'torch', 'onnx', 'onnx_ir', 'onnxscript', 'onnxruntime'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )

@@ -15,11 +15,12 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from mmedge.errors import ExportError
-from mmedge_export import Input, Model, export, feeds
-from mmedge_export.coverage import Coverage, least_integer
-from mmedge_export.onnx_source import load_file
+from mmedge_export import Input, Model, export
+from mmedge_export.capture import probe_inputs
+from mmedge_export.capture.case import Case
+from mmedge_export.capture.coverage import Coverage, least_integer
 from mmedge_export.open_questions import line
-from mmedge_export.parity import Case
+from mmedge_export.sources.onnx import load_file
 
 RNG = np.random.default_rng(0)
 
@@ -233,7 +234,7 @@ def test_other_values_are_of_the_same_kind():
         np.full((2, 2), 200, np.uint8),
         np.full((2, 2), 0.5, np.float32),
     ):
-        tried = list(feeds.others(value))
+        tried = list(probe_inputs.others(value))
         assert tried
         for words, other in tried:
             assert words

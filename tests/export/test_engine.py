@@ -12,15 +12,17 @@ import numpy as np
 import pytest
 from engine_net import graph, write_bundle, write_trio
 
-from mmedge.backends.trt_library import DTYPE_NAMES
+from mmedge.backends.registry import probe
+from mmedge.backends.tensorrt.library import DTYPE_NAMES
 from mmedge.bundle import Bundle
-from mmedge.device import Gpu, probe
+from mmedge.device import Gpu
 from mmedge.errors import BackendError, InputError
 from mmedge.spec import DTYPES, Device, Dimension, Tolerance
-from mmedge_export import cli_build, engine_builder
-from mmedge_export.engine import FP32_TOLERANCE, build, build_all
-from mmedge_export.engine_builder import EngineBuilder
-from mmedge_export.float16 import TOLERANCE
+from mmedge_export.cli import build as cli_build
+from mmedge_export.targets.tensorrt import engine_builder
+from mmedge_export.targets.tensorrt.engine import FP32_TOLERANCE, build, build_all
+from mmedge_export.targets.tensorrt.engine_builder import EngineBuilder
+from mmedge_export.targets.tensorrt.float16 import TOLERANCE
 
 trt = pytest.importorskip("tensorrt_rtx", reason="pip install 'mmedge[rtx]'")
 

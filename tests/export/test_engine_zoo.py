@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from mmedge_export import export
-from mmedge_export.engine import build_all
-from mmedge_export.float16 import TOLERANCE
+from mmedge_export.targets.tensorrt.engine import build_all
+from mmedge_export.targets.tensorrt.float16 import TOLERANCE
 
 trt = pytest.importorskip("tensorrt_rtx", reason="pip install 'mmedge[rtx]'")
 

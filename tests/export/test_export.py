@@ -18,8 +18,9 @@ from torch import nn
 import mmedge
 from mmedge.errors import BundleError, ExportError
 from mmedge.spec import Dimension, TensorSpec
-from mmedge_export import Input, Model, export, feeds
-from mmedge_export.network import Network, evaluation
+from mmedge_export import Input, Model, export
+from mmedge_export.capture import probe_inputs
+from mmedge_export.capture.network import Network, evaluation
 from mmedge_export.passes.strip_metadata import SCOPES
 
 MACHINE = (str(Path.cwd()), str(Path(torch.__file__).parent), str(Path.home()))
@@ -66,7 +67,7 @@ def test_a_network_becomes_a_bundle_that_computes_the_same(name, tmp_path, capfd
     limits = {symbol: limit.max or 64 for symbol, limit in model.dimensions().items()}
     for seed, batch in enumerate((1, 3, 7)):
         sizes = {symbol: min(11, most) for symbol, most in limits.items()} | {"batch": batch}
-        values = feeds.random(model, sizes, np.random.default_rng(100 + seed))
+        values = probe_inputs.random(model, sizes, np.random.default_rng(100 + seed))
         assert_close(run(path, values), outputs_of(model, values))
 
     # Golden outputs are the network's own, to the last bit.
@@ -99,7 +100,7 @@ def test_a_module_is_traced_in_evaluation_mode_and_put_back(tmp_path):
 def test_the_runtime_loads_it_and_verifies_it(tmp_path):
     model = networks.text_image()
     export(model, tmp_path / "b.mmedge").close()
-    values = feeds.random(model, {"batch": 3, "length": 9}, np.random.default_rng(5))
+    values = probe_inputs.random(model, {"batch": 3, "length": 9}, np.random.default_rng(5))
     with mmedge.load(tmp_path / "b.mmedge", backend="ort") as pipe:
         assert_close(
             {k: np.asarray(v) for k, v in pipe(**values).items()}, outputs_of(model, values)

@@ -15,15 +15,15 @@ from onnx import TensorProto, helper
 
 from mmedge.errors import AccuracyError, BackendError, BundleError, ExportError
 from mmedge.spec import Dimension, Stage
-from mmedge_export import float16
-from mmedge_export.engine import build
-from mmedge_export.float16 import TOLERANCE, prepare, to_float16
+from mmedge_export.onnx_graph.measure_ranges import Range, measure_ranges, range_of
 from mmedge_export.passes.cast_float16 import CastFloat16Pass
 from mmedge_export.passes.clamp_masks import MASK
 from mmedge_export.passes.keep_float32 import keep_float32
-from mmedge_export.passes.measure_ranges import Range, measure_ranges, range_of
 from mmedge_export.passes.round_float16 import RoundFloat16Pass
 from mmedge_export.passes.widen_uint8 import WidenUint8Pass
+from mmedge_export.targets.tensorrt import float16
+from mmedge_export.targets.tensorrt.engine import build
+from mmedge_export.targets.tensorrt.float16 import TOLERANCE, prepare, to_float16
 
 HALF, FLOAT = TensorProto.FLOAT16, TensorProto.FLOAT
 

@@ -18,10 +18,11 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmedge.errors import ExportError
-from mmedge_export import Input, Model, feeds
-from mmedge_export.flops import Measured, measure_shapes, model_flops, node_flops
-from mmedge_export.network import Network, evaluation
-from mmedge_export.trace import trace
+from mmedge_export import Input, Model
+from mmedge_export.capture import probe_inputs
+from mmedge_export.capture.network import Network, evaluation
+from mmedge_export.capture.trace import trace
+from mmedge_export.partition.flops import Measured, measure_shapes, model_flops, node_flops
 
 HEAVY = {"MatMul", "Gemm", "Conv", "ConvTranspose", "GRU", "LSTM"}
 F = onnx.TensorProto.FLOAT
@@ -263,13 +264,13 @@ def heavy(model: Model) -> int:
     """Operations of matrix products, convolutions and recurrent operators in the traced graph."""
     with evaluation(model.module):
         graph = trace(model).model
-    shapes = measure_shapes(graph, feeds.example(model))
+    shapes = measure_shapes(graph, probe_inputs.example(model))
     return sum(node_flops(node, shapes) for node in graph.graph if node.op_type in HEAVY)
 
 
 def by_torch(model: Model) -> int:
     with evaluation(model.module), FlopCounterMode(display=False) as counter:
-        Network(model).call(feeds.example(model))
+        Network(model).call(probe_inputs.example(model))
     return counter.get_total_flops()
 
 
@@ -453,7 +454,7 @@ def test_fusion_networks_have_the_operations_of_their_formulas(name):
     model, expected = fusions.FUSIONS[name](), fusions.EXPECTED[name]
     with evaluation(model.module):
         graph = trace(model).model
-    shapes = measure_shapes(graph, feeds.example(model))
+    shapes = measure_shapes(graph, probe_inputs.example(model))
     reach = {name: {key} for key, names in model.modalities().items() for name in names}
     found = Counter(dict.fromkeys((*expected.encoders, "fusion"), 0))
     for node in graph.graph:

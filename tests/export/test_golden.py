@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 import mmedge
 from mmedge.errors import ExportError
-from mmedge.verify import verify
-from mmedge_export import Input, Model, export, feeds
+from mmedge.execution.verify import verify
+from mmedge_export import Input, Model, export
+from mmedge_export.capture import probe_inputs
 
 
 class Masked(nn.Module):
@@ -157,20 +158,20 @@ def test_another_batch_size_takes_a_row_of_another_sample():
     }
     model = Model(nn.Identity(), inputs, ["y"], dims={"batch": (1, 3)})
     one, two = ({n: networks.floats(*shape) for n, shape in shapes.items()} for _ in range(2))
-    found = feeds.rebatch(model, one, two)
+    found = probe_inputs.rebatch(model, one, two)
     assert found is not None
     said, values = found
     assert said == "batch=3"
     np.testing.assert_array_equal(values["x"], np.concatenate([one["x"], two["x"][:1]]))
     np.testing.assert_array_equal(values["scale"], one["scale"])
-    alone = feeds.rebatch(model, one, None)
+    alone = probe_inputs.rebatch(model, one, None)
     assert alone is not None
     np.testing.assert_array_equal(alone[1]["x"], one["x"][[0, 1, 0]])
-    largest = feeds.rebatch(model, values, None)
+    largest = probe_inputs.rebatch(model, values, None)
     assert largest is not None
     assert largest[0] == "batch=2"
     static = Model(nn.Identity(), {"x": Input(networks.floats(2, 3), dynamic={1: "t"})}, ["y"])
-    assert feeds.rebatch(static, {"x": one["x"]}, None) is None
+    assert probe_inputs.rebatch(static, {"x": one["x"]}, None) is None
 
 
 class Detector(nn.Module):

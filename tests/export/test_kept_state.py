@@ -13,8 +13,8 @@ from torch import Tensor, nn
 import mmedge
 from mmedge.errors import ExportError
 from mmedge_export import Input, Model, export
-from mmedge_export.kept_state import KeptState
-from mmedge_export.trace import trace
+from mmedge_export.capture.kept_state import KeptState
+from mmedge_export.capture.trace import trace
 
 
 def rows(*shape: int) -> np.ndarray:

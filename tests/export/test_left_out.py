@@ -33,7 +33,7 @@ def test_a_pass_or_cut_that_fails_is_left_out(place, stages, what, tmp_path, mon
         [("y", FLOAT, ["n", 64])],
         weights,
     )
-    monkeypatch.setattr(f"mmedge_export.split.{place}", fails)
+    monkeypatch.setattr(f"mmedge_export.partition.split.{place}", fails)
     lines: list[str] = []
     feeds = {"a": floats(2, 1024), "b": floats(2, 1024)}
     with caplog.at_level("INFO", "mmedge_export"):
@@ -54,7 +54,7 @@ def test_a_cut_that_computes_something_else_is_left_out(tmp_path, monkeypatch):
         [("y", FLOAT, ["n", 64])],
         weights,
     )
-    from mmedge_export import split
+    from mmedge_export.partition import split
 
     def wrong(*args):
         found = real(*args)
@@ -75,9 +75,9 @@ def test_debug_shows_where_what_is_left_out_failed(tmp_path):
         tmp_path / "net.onnx", relu_chain("x", "y"), [("x", FLOAT, ["n"])], [("y", FLOAT, ["n"])]
     )
     script.write_text(
-        "import sys\nimport mmedge_export.split\n"
+        "import sys\nimport mmedge_export.partition.split\n"
         "def owners(*_):\n    raise KeyError('x')\n"
-        "mmedge_export.split.owners = owners\n"
+        "mmedge_export.partition.split.owners = owners\n"
         "from mmedge.cli import main\nmain()\n"
     )
     words = [sys.executable, script, "export", path, "-o", tmp_path / "b", "--overwrite"]

@@ -9,7 +9,7 @@ import pytest
 
 from mmedge.errors import ExportError
 from mmedge_export import Model
-from mmedge_export.loader import load_source
+from mmedge_export.sources.loader import load_source
 
 FILE = """
 import numpy as np

@@ -11,9 +11,10 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 import mmedge
-from mmedge_export import Input, Model, export, float16
-from mmedge_export.guard_attention import guard_attention
+from mmedge_export import Input, Model, export
+from mmedge_export.capture.guard_attention import guard_attention
 from mmedge_export.passes.clamp_masks import MASK
+from mmedge_export.targets.tensorrt import float16
 
 WIDTH, HEADS = 8, 2
 RNG = np.random.default_rng(0)

@@ -10,10 +10,10 @@ import onnxruntime as ort
 import pytest
 
 from mmedge.errors import ExportError
-from mmedge_export import feeds
-from mmedge_export.network import evaluation
-from mmedge_export.passes.measure_shapes import Measured, measure_shapes
-from mmedge_export.trace import trace
+from mmedge_export.capture import probe_inputs
+from mmedge_export.capture.network import evaluation
+from mmedge_export.capture.trace import trace
+from mmedge_export.onnx_graph.measure_shapes import Measured, measure_shapes
 
 EXAMPLE = {name: np.ones(shape, np.float32) for name, shape in (("x", (3, 4)), ("w", (4, 5)))}
 
@@ -33,7 +33,7 @@ def test_sizes_are_those_of_the_arrays_that_a_run_yields(name, tmp_path):
         graph = trace(model).model
     before = ir.to_proto(graph).SerializeToString(deterministic=True)
     sizes = dict.fromkeys(model.dimensions(), 3)
-    values = feeds.random(model, sizes, np.random.default_rng(0))
+    values = probe_inputs.random(model, sizes, np.random.default_rng(0))
     shapes = measure_shapes(graph, values)
     assert ir.to_proto(graph).SerializeToString(deterministic=True) == before
 

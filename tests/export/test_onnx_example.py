@@ -12,7 +12,7 @@ from onnx_files import FLOAT, INT64, check, floats, relu_chain, save
 import mmedge
 from mmedge.errors import ExportError
 from mmedge_export import export
-from mmedge_export.onnx_source import read_onnx
+from mmedge_export.sources.onnx import read_onnx
 
 
 def reshape(tmp_path: Path) -> Path:

@@ -10,7 +10,7 @@ from onnx_files import FLOAT, INT64, check, floats, relu_chain, save, two_encode
 
 from mmedge.errors import ExportError
 from mmedge_export import Input, Model, export
-from mmedge_export.onnx_source import read_onnx
+from mmedge_export.sources.onnx import read_onnx
 
 
 @pytest.mark.parametrize("width", [1, 63, 64, 100, 255, 256, 1024])

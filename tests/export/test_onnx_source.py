@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from mmedge.errors import ExportError
 from mmedge.spec import Dimension
 from mmedge_export import Input, Model, export
-from mmedge_export.onnx_source import read_onnx
+from mmedge_export.sources.onnx import read_onnx
 
 FLOAT, INT64, BOOL, UINT8 = (
     TensorProto.FLOAT,

@@ -14,17 +14,19 @@ from torch import nn
 from typer.testing import CliRunner
 
 import mmedge
-from mmedge.backends import SessionOptions, open_stage
-from mmedge.backends.openvino import FEW, SPECIALISED
+from mmedge.backends import SessionOptions
+from mmedge.backends.openvino.session import FEW, SPECIALISED
+from mmedge.backends.registry import open_stage
 from mmedge.bench.operators import profile
 from mmedge.bundle import Bundle
 from mmedge.cli.app import build_app
 from mmedge.errors import AccuracyError, BackendError, ExportError
-from mmedge.verify import verify
-from mmedge_export import Input, Model, export, feeds
-from mmedge_export import openvino as openvino_export
-from mmedge_export.openvino import add_openvino
+from mmedge.execution.verify import verify
+from mmedge_export import Input, Model, export
+from mmedge_export.capture import probe_inputs
 from mmedge_export.quantize import quantize
+from mmedge_export.targets import openvino as openvino_export
+from mmedge_export.targets.openvino import add_openvino
 
 pytest.importorskip("openvino", reason="OpenVINO is not installed: pip install 'mmedge[openvino]'")
 
@@ -48,7 +50,7 @@ def test_outputs_are_those_of_onnx_runtime(name, tmp_path):
         limits = {symbol: limit.max or 64 for symbol, limit in model.dimensions().items()}
         for seed, batch in enumerate((1, 3)):
             sizes = {symbol: min(11, most) for symbol, most in limits.items()} | {"batch": batch}
-            values = feeds.random(model, sizes, np.random.default_rng(seed))
+            values = probe_inputs.random(model, sizes, np.random.default_rng(seed))
             got, wanted = ours.run(values), theirs.run(values)
             assert got.keys() == wanted.keys()
             for output, value in wanted.items():

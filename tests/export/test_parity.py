@@ -10,11 +10,13 @@ from torch import nn
 
 from mmedge.errors import ExportError
 from mmedge.spec import Tolerance
-from mmedge_export import Input, Model, feeds
-from mmedge_export.graph import Graph, Runner, save
-from mmedge_export.network import Network, evaluation
-from mmedge_export.parity import Case, check, check_operators
-from mmedge_export.trace import trace
+from mmedge_export import Input, Model
+from mmedge_export.capture import probe_inputs
+from mmedge_export.capture.case import Case
+from mmedge_export.capture.network import Network, evaluation
+from mmedge_export.capture.parity import check, check_operators
+from mmedge_export.capture.trace import trace
+from mmedge_export.onnx_graph.graph import Graph, Runner, save
 from mmedge_export.zoo.recurrent import GRU
 
 LIMIT = Tolerance(1e-4, 1e-6)
@@ -22,7 +24,7 @@ LIMIT = Tolerance(1e-4, 1e-6)
 
 def traced(model: Model) -> tuple[Graph, Case]:
     with evaluation(model.module):
-        example = feeds.example(model)
+        example = probe_inputs.example(model)
         return trace(model), Case("the example", example, Network(model)(example))
 
 

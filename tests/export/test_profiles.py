@@ -10,7 +10,12 @@ from hypothesis import strategies as st
 
 from mmedge.errors import BackendError, InputError
 from mmedge.spec import Constraint, Dimension
-from mmedge_export.profiles import NO_LIMIT_FACTOR, Sizes, parse_profiles, resolve_profiles
+from mmedge_export.targets.tensorrt.profiles import (
+    NO_LIMIT_FACTOR,
+    Sizes,
+    parse_profiles,
+    resolve_profiles,
+)
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ from grown_graphs import grown
 from hypothesis import given, settings
 from onnx import helper, numpy_helper
 
-from mmedge_export.passes.owners import find_owners
-from mmedge_export.passes.push_concat import push_concat
+from mmedge_export.partition.owners import find_owners
+from mmedge_export.partition.push_concat import push_concat
 
 SIZES = ((2, 7, 4), (3, 1, 6))
 

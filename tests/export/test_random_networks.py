@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from mmedge_export import Input, Model, export, feeds
-from mmedge_export.network import Network, evaluation
+from mmedge_export import Input, Model, export
+from mmedge_export.capture import probe_inputs
+from mmedge_export.capture.network import Network, evaluation
 
 ACTIVATIONS = (nn.ReLU, nn.GELU, nn.Tanh, nn.SiLU, nn.Sigmoid)
 
@@ -75,7 +76,7 @@ def test_a_random_network_is_exported_as_it_is(kinds, width, depth, activation, 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "b"
         export(model, path).close()
-        values = feeds.random(model, {"batch": batch + 3}, rng)
+        values = probe_inputs.random(model, {"batch": batch + 3}, rng)
         session = ort.InferenceSession(path / "onnx/model.onnx", providers=["CPUExecutionProvider"])
         (got,) = session.run(None, values)
     with evaluation(model.module):

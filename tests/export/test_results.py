@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import mmedge
 from mmedge.errors import ExportError
 from mmedge_export import Input, Model, export
-from mmedge_export.network import Network
+from mmedge_export.capture.network import Network
 
 X = np.random.default_rng(0).normal(size=(2, 3)).astype(np.float32)
 

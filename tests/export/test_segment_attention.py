@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from mmedge_export.passes.attention_function import KINDS, attention_function
-from mmedge_export.passes.push_concat import push_concat
-from mmedge_export.passes.segment_attention import segment_attention
+from mmedge_export.partition.attention_function import KINDS, attention_function
+from mmedge_export.partition.push_concat import push_concat
+from mmedge_export.partition.segment_attention import segment_attention
 
 SIZES = ((2, 7, 4), (3, 1, 6))
 

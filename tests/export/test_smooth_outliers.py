@@ -18,7 +18,7 @@ from onnxruntime.quantization import (
 )
 
 from mmedge.errors import ExportError
-from mmedge_export.graph import save
+from mmedge_export.onnx_graph.graph import save
 from mmedge_export.passes.smooth_outliers import LIMIT, SmoothOutliersPass
 
 WIDTH, OUT = 12, 6

@@ -12,7 +12,8 @@ from torch import nn
 
 from mmedge.errors import ExportError
 from mmedge.spec import Dimension
-from mmedge_export import Input, Model, feeds
+from mmedge_export import Input, Model
+from mmedge_export.capture import probe_inputs
 
 ONE = np.zeros((1, 4), np.float32)
 FIVE = np.zeros(5, np.float32)
@@ -214,4 +215,4 @@ def test_a_mask_of_an_example_or_a_sample_is_not_dropped():
     masked = np.ma.masked_array(ONE, ONE == 0)
     refused("the example is a masked array", {"x": Input(masked)})
     with pytest.raises(ExportError, match="sample 0, input 'x': a masked array"):
-        feeds.check(model({"x": Input(ONE)}), {"x": masked}, "sample 0")
+        probe_inputs.check(model({"x": Input(ONE)}), {"x": masked}, "sample 0")

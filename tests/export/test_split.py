@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from mmedge_export.split import split
+from mmedge_export.partition.split import split
 
 RNG = np.random.default_rng(0)
 
@@ -480,7 +480,7 @@ def test_any_graph_cut_computes_what_it_did(made, batch, least):
 
 
 def test_two_encoders_share_their_weights_once_on_disk(tmp_path):
-    from mmedge_export.graph import save
+    from mmedge_export.onnx_graph.graph import save
 
     text = """
     <ir_version: 10, opset_import: ["" : 20]>

@@ -18,12 +18,13 @@ from onnx.reference import ReferenceEvaluator
 import mmedge
 from mmedge.spec import Tolerance
 from mmedge.tolerance import difference
-from mmedge_export import export, feeds
-from mmedge_export.flops import measure_shapes, node_flops
-from mmedge_export.graph import Runner, save
-from mmedge_export.network import Network, evaluation
-from mmedge_export.split import split
-from mmedge_export.trace import trace
+from mmedge_export import export
+from mmedge_export.capture import probe_inputs
+from mmedge_export.capture.network import Network, evaluation
+from mmedge_export.capture.trace import trace
+from mmedge_export.onnx_graph.graph import Runner, save
+from mmedge_export.partition.flops import measure_shapes, node_flops
+from mmedge_export.partition.split import split
 from mmedge_export.zoo.model import describe
 from mmedge_export.zoo.vqa import FUSION, VqaNet
 
@@ -43,7 +44,7 @@ def traced(name: str):
 @functools.cache
 def cut(name: str):
     model, graph = traced(name)
-    return split(graph.model, model.modalities(), feeds.example(model), least_flops=1)
+    return split(graph.model, model.modalities(), probe_inputs.example(model), least_flops=1)
 
 
 def chain(made, folder):
@@ -80,7 +81,7 @@ def heavy(part, shapes) -> int:
 def test_work_of_each_stage_is_what_a_hand_count_says(name):
     made, expected = cut(name), EXPECTED[name]
     model, _ = traced(name)
-    shapes = measure_shapes(made.whole, feeds.example(model))
+    shapes = measure_shapes(made.whole, probe_inputs.example(model))
     found = {part.modality: heavy(part, shapes) for part in made.parts}
     wanted = {key: count for key, count in expected.encoders.items() if count}
     if len(made.parts) == 1:
@@ -99,8 +100,11 @@ def test_the_cut_network_is_the_uncut_one_at_every_size(name, tmp_path):
     whole, parts = Runner(tmp_path / "onnx/model.onnx"), chain(made, tmp_path)
     with evaluation(model.module):
         network = Network(model)
-        example = feeds.example(model)
-        cases = [example, *(feeds.resize(model, example, s) for s in feeds.probes(model))]
+        example = probe_inputs.example(model)
+        cases = [
+            example,
+            *(probe_inputs.resize(model, example, s) for s in probe_inputs.probes(model)),
+        ]
         for values in cases:
             got, uncut, original = parts(values), whole(values), network(values)
             for output in model.outputs:
@@ -134,7 +138,7 @@ def test_the_body_of_segmented_attention_is_standard_operators(tmp_path):
     model, _ = traced("cross_attention")
     fusion = made.parts[-1]
     assert any(key[0] == "mmedge" for key in fusion.model.functions)
-    tensors = chain(made, tmp_path)(feeds.example(model))
+    tensors = chain(made, tmp_path)(probe_inputs.example(model))
     reference = ReferenceEvaluator(ir.to_proto(fusion.model))
     (got,) = reference.run(list(fusion.outputs), {n: tensors[n] for n in fusion.inputs})
     np.testing.assert_allclose(got, tensors[fusion.outputs[0]], rtol=1e-4, atol=1e-5)
@@ -161,7 +165,7 @@ def test_every_fusion_of_the_zoo_is_cut(fusion, tmp_path):
         used = {w for s in bundle.manifest.stages for w in bundle.weights(s.graph)}
         assert used == {"onnx/weights.data"}
     with mmedge.load(tmp_path / "cut") as pipe:
-        assert mmedge.verify.verify(pipe).ok
+        assert mmedge.execution.verify.verify(pipe).ok
 
 
 def test_no_split_keeps_one_stage(tmp_path):

@@ -14,9 +14,9 @@ from torch import nn
 
 from mmedge.errors import ExportError
 from mmedge_export import Input, Model, export
-from mmedge_export.locate import local
-from mmedge_export.network import Network
-from mmedge_export.trace import trace
+from mmedge_export.capture.locate import local
+from mmedge_export.capture.network import Network
+from mmedge_export.capture.trace import trace
 
 X, FOUR = np.zeros((2, 3), np.float32), np.ones((4, 3), np.float32)
 

@@ -18,16 +18,16 @@ from pathlib import Path
 
 from fuzz.mutate import Mutator, mutate_bytes, mutate_json, mutate_protobuf, mutate_safetensors
 
-from mmedge.bench.compare import compare
-from mmedge.bench.report import Report
+from mmedge.bench.report.compare import compare
+from mmedge.bench.report.report import Report
 from mmedge.bundle.archive import open_archive
 from mmedge.bundle.onnxfile import check_graph
 from mmedge.bundle.samples import samples_from_bytes
 from mmedge.errors import BundleError, InputError, MMEdgeError
+from mmedge.execution.text import TextEncoder, load_tokenizer
 from mmedge.recording import open_recording
 from mmedge.schema import labels_from_json, manifest_from_json, manifest_to_json
 from mmedge.spec import Dimension, Manifest, TensorSpec, Tokenizer
-from mmedge.text import TextEncoder, load_tokenizer
 
 SECONDS, MEMORY_BYTES = 5.0, 512 << 20
 

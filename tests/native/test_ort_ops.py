@@ -12,14 +12,15 @@ from fusions import FUSIONS
 
 import mmedge
 from mmedge import native
-from mmedge.backends import SessionOptions, open_stage
-from mmedge.backends import ort as backend
+from mmedge.backends import SessionOptions
+from mmedge.backends.onnxruntime import session as backend
+from mmedge.backends.registry import open_stage
 from mmedge.errors import BackendError
+from mmedge.execution.verify import verify
 from mmedge.native import capi, dispatch
 from mmedge.native.dispatch import Measured
-from mmedge.verify import verify
 from mmedge_export import export
-from mmedge_export.passes.attention_function import KINDS, attention_function
+from mmedge_export.partition.attention_function import KINDS, attention_function
 
 
 def graph(segments, kind, dtype=np.float32, width=None):

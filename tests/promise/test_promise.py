@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from mmedge.bundle import Bundle
 from mmedge_export import export
-from mmedge_export.openvino import add_openvino
 from mmedge_export.quantize import quantize
 from mmedge_export.quantize.limits import MAX_ERROR
+from mmedge_export.targets.openvino import add_openvino
 from promise.judge import Collector, judge
 from promise.networks import Random, networks
 

@@ -17,8 +17,8 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
 import mmedge
-from mmedge.backends.ort import OrtSession
-from mmedge.bench import energy, monitor
+from mmedge.backends.onnxruntime.session import OrtSession
+from mmedge.bench.machine import energy, monitor
 from mmedge.bundle import Bundle
 from mmedge.spec import (
     Dimension,

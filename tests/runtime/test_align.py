@@ -9,10 +9,10 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from mmedge.align import Exact, Hold, Interpolate, Window
 from mmedge.errors import InputError
 from mmedge.spec import TensorSpec
 from mmedge.stream.interpolation import blend
+from mmedge.stream.policies import Exact, Hold, Interpolate, Window
 from mmedge.stream.ring import Ring
 from mmedge.stream.sample import Sample
 

@@ -97,7 +97,7 @@ def test_sizes_are_checked_before_a_copy(pipe, shape):
 
 @pytest.mark.timeout(20)
 def test_a_copy_of_an_array_without_limit_is_refused():
-    from mmedge.arrays import contiguous
+    from mmedge.execution.arrays import contiguous
 
     with pytest.raises(InputError, match="would have to be copied to 1099511627776 bytes"):
         contiguous(as_strided(np.ones(1, np.uint8), (1 << 40,), (0,)))

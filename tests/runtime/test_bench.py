@@ -16,9 +16,10 @@ from streaming import make_streaming
 from typer.testing import CliRunner
 
 import mmedge
-from mmedge.backends.ort import OrtSession
-from mmedge.bench import coldstart, host
+from mmedge.backends.onnxruntime.session import OrtSession
+from mmedge.bench import coldstart
 from mmedge.bench.arrivals import Load, Series
+from mmedge.bench.machine import host
 from mmedge.bench.measure import bench
 from mmedge.bench.sessions import Session, record
 from mmedge.cli import bench_tables

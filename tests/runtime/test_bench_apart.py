@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from mmedge.bench import apart
-from mmedge.bench.apart import time_apart
+from mmedge.bench import subprocesses
+from mmedge.bench.subprocesses import time_apart
 from mmedge.bundle import Bundle
 from mmedge.errors import BackendError
 
 
 @pytest.fixture
 def quick(monkeypatch):
-    monkeypatch.setattr(apart, "PROCESSES", 2)
-    monkeypatch.setattr(apart, "BLOCKS", 2)
-    monkeypatch.setattr(apart, "BLOCK_MS", 1.0)
+    monkeypatch.setattr(subprocesses, "PROCESSES", 2)
+    monkeypatch.setattr(subprocesses, "BLOCKS", 2)
+    monkeypatch.setattr(subprocesses, "BLOCK_MS", 1.0)
 
 
 def children():

@@ -14,12 +14,12 @@ import reports
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmedge.bench import every, replay
-from mmedge.bench.compare import compare
-from mmedge.bench.every import bench_all, pareto, recommend
-from mmedge.bench.gates import parse_gate
-from mmedge.bench.resample import LEAST_CALLS, Spread, half_width, misses, spreads
-from mmedge.bench.stats import percentile
+from mmedge.bench import replay, sweep
+from mmedge.bench.report.compare import compare
+from mmedge.bench.report.gates import parse_gate
+from mmedge.bench.stats.resample import LEAST_CALLS, Spread, half_width, misses, spreads
+from mmedge.bench.stats.summary import percentile
+from mmedge.bench.sweep import bench_all, pareto, recommend
 from mmedge.bundle import Bundle
 from mmedge.errors import AccuracyError, InputError, NoVariantError
 from mmedge.recording.pace import Pace
@@ -484,14 +484,14 @@ def test_reasons_are_told():
 
 @pytest.mark.parametrize(("calls", "known"), [(480, False), (500, True)])
 def test_a_p99_that_rests_on_few_calls_has_no_interval(calls, known, two_variants, monkeypatch):
-    cold = every.coldstart.ColdStart(1.0, {}, 1)
-    monkeypatch.setattr(every.coldstart, "measure", lambda *_, **__: cold)
+    cold = sweep.coldstart.ColdStart(1.0, {}, 1)
+    monkeypatch.setattr(sweep.coldstart, "measure", lambda *_, **__: cold)
     with Bundle.open(two_variants) as bundle:
-        chosen = every._Combination(bundle.manifest.variants[0], 1, seconds=1.0)
+        chosen = sweep._Combination(bundle.manifest.variants[0], 1, seconds=1.0)
     series = simulated(np.random.default_rng(0), calls=calls // 10)
     chosen.start_s, chosen.latency_ms = series["start_s"], series["latency_ms"]
     chosen.part = series["part"]
-    found = every._row(two_variants, chosen, 1, None)
+    found = sweep._row(two_variants, chosen, 1, None)
     assert found["p99_ms"] is not None
     assert (found["p99_high_ms"] is not None) is known
 
@@ -521,7 +521,7 @@ def test_all_combinations_of_a_bundle(two_variants):
         ("ort-int8-cpu", 1),
     ]
     assert [row["metric"] for row in rows] == [pytest.approx(0.9), 0.89]
-    schema = json.loads(Path(every.__file__).with_name("report.schema.json").read_text())
+    schema = json.loads(Path(sweep.__file__).with_name("report.schema.json").read_text())
     item = schema["properties"]["variants"]["items"]
     for row in rows:
         assert set(row) == set(item["properties"])
@@ -539,14 +539,14 @@ def test_all_combinations_of_a_bundle(two_variants):
 
 
 def test_a_variant_that_fails_is_left_out_and_named(two_variants, monkeypatch):
-    check = every._check
+    check = sweep._check
 
     def wrong(path, variant):
         if variant.precision in failing:
             raise AccuracyError("it computes something else")
         check(path, variant)
 
-    monkeypatch.setattr(every, "_check", wrong)
+    monkeypatch.setattr(sweep, "_check", wrong)
     failing = {"int8"}
     rows, advice = bench_all(two_variants, threads=[1], calls=6)
     assert [row["variant"] for row in rows] == ["ort-fp32-cpu"]
@@ -574,6 +574,6 @@ def test_the_metric_of_full_precision_is_that_of_a_quantised_variant_and_its_dro
         metrics={"metric": 0.89, "metric_drop": 0.01},
     )
     manifest = replace(tiny.manifest, variants=(own, small))
-    assert every._metric(own, manifest) == pytest.approx(0.9)
-    assert every._metric(small, manifest) == 0.89
-    assert every._metric(own, tiny.manifest) is None
+    assert sweep._metric(own, manifest) == pytest.approx(0.9)
+    assert sweep._metric(small, manifest) == 0.89
+    assert sweep._metric(own, tiny.manifest) is None

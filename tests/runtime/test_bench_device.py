@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from watching import watch
 
-from mmedge.bench import host, monitor
-from mmedge.bench.jetson import Jetson
-from mmedge.bench.monitor import CpuTimes, Monitor
+from mmedge.bench.machine import host, monitor
+from mmedge.bench.machine.jetson import Jetson
+from mmedge.bench.machine.monitor import CpuTimes, Monitor
 
 SOURCES = {
     "x86": trees.x86,

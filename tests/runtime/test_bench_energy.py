@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from watching import watch
 
-from mmedge.bench import gpu_state
-from mmedge.bench.energy import Energy, consumed, rapl_packages
-from mmedge.bench.gpu_state import Gpus
-from mmedge.bench.jetson import Jetson
-from mmedge.bench.monitor import Monitor
+from mmedge.bench.machine import gpu_state
+from mmedge.bench.machine.energy import Energy, consumed, rapl_packages
+from mmedge.bench.machine.gpu_state import Gpus
+from mmedge.bench.machine.jetson import Jetson
+from mmedge.bench.machine.monitor import Monitor
 
 NO_GPU = Gpus(None, None)
 

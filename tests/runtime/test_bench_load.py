@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from mmedge.bench import arrivals, sessions
 from mmedge.bench.arrivals import Load, in_turn, run
-from mmedge.bench.interference import Interference
+from mmedge.bench.machine.background_load import Interference
 from mmedge.bench.sessions import Session
 from mmedge.bench.warmup import beside, is_steady, warm_up
 from mmedge.errors import InputError
@@ -385,7 +385,7 @@ def test_a_command_runs_meanwhile_and_not_after_even_when_the_measurement_fails(
 def test_no_orphan_is_left_by_a_killed_measurement(tmp_path):
     mark, command = sleeper(tmp_path, "killed")
     program = (
-        "import sys, time\nfrom mmedge.bench.interference import Interference\n"
+        "import sys, time\nfrom mmedge.bench.machine.background_load import Interference\n"
         f"with Interference({command!r}):\n    print('on', flush=True)\n    time.sleep(100)\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from mmedge.bench.neighbours import BUSY, Neighbours, busy_words
+from mmedge.bench.machine.neighbours import BUSY, Neighbours, busy_words
 
 BUSY_LOOP = [sys.executable, "-I", "-c", "while True: pass"]
 

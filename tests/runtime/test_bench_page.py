@@ -16,6 +16,8 @@ import pytest
 import reports
 from PIL import Image
 
+from mmedge.bench.report.page import render
+
 HOSTILE = "</script><script>document.title='owned'</script><!--<script><img src=x onerror=alert(1)>"
 DESKTOP, PHONE = (1280, 900), (360, 740)
 #: Plots of each kind of report.
@@ -35,7 +37,7 @@ class Browser:
 
     def open(self, report, size=DESKTOP, *, dark=False):
         path = self.folder / "page.html"
-        report.to_html(path)
+        render(report, path)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
         self.resize(size)
@@ -124,14 +126,14 @@ def boxes(browser):
 
 
 def test_the_page_refers_to_nothing_outside():
-    page = reports.compared().to_html().replace("http://www.w3.org/2000/svg", "")
+    page = render(reports.compared()).replace("http://www.w3.org/2000/svg", "")
     calls = ("url(", "@import", "fetch(", "XMLHttp", "innerHTML", "insertAdjacent", "eval(")
     for word in ("http:", "https:", '"//', " src=", "href", *calls):
         assert word not in page, word
 
 
 def test_the_policy_admits_the_script_and_the_style_alone():
-    page = reports.sample().to_html()
+    page = render(reports.sample())
     policy = re.search(r'Content-Security-Policy" content="([^"]*)"', page).group(1)
     assert "default-src 'none'" in policy
     assert "unsafe" not in policy
@@ -145,7 +147,7 @@ def test_data_survives_the_page_and_no_text_closes_its_block():
     report = reports.sample(
         bundle={"name": HOSTILE + "\u2028{{policy}}", "manifest_sha256": "a" * 64}
     )
-    page = report.to_html()
+    page = render(report)
     assert page.count("<script") == page.count("</script>") == 2
     block = re.search(r'id="report">(.*?)</script>', page, re.DOTALL).group(1)
     assert json.loads(block) == json.loads(report.to_json())
@@ -154,7 +156,7 @@ def test_data_survives_the_page_and_no_text_closes_its_block():
 
 def test_the_page_is_written_where_asked(tmp_path):
     path = tmp_path / "page.html"
-    assert reports.sample().to_html(path) == path.read_text("utf-8")
+    assert render(reports.sample(), path) == path.read_text("utf-8")
 
 
 # In a browser

@@ -14,15 +14,15 @@ import pytest
 import reports
 from typer.testing import CliRunner
 
+from mmedge.bench import interleaved as pairing
 from mmedge.bench import measure as measuring
-from mmedge.bench import pair as pairing
-from mmedge.bench import report as report_module
-from mmedge.bench.compare import compare, took_turns
-from mmedge.bench.gates import parse_gate
-from mmedge.bench.monitor import Monitor
-from mmedge.bench.pair import bench_pair
-from mmedge.bench.report import Report
-from mmedge.bench.resample import half_width, pairs, spreads
+from mmedge.bench.interleaved import bench_pair
+from mmedge.bench.machine.monitor import Monitor
+from mmedge.bench.report import report as report_module
+from mmedge.bench.report.compare import compare, took_turns
+from mmedge.bench.report.gates import parse_gate
+from mmedge.bench.report.report import Report
+from mmedge.bench.stats.resample import half_width, pairs, spreads
 from mmedge.cli.app import build_app
 from mmedge.errors import InputError, MMEdgeError
 from mmedge.pipeline import Pipeline, load

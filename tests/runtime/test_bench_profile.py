@@ -15,11 +15,14 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 import mmedge
-from mmedge.backends.ort import OrtSession
-from mmedge.bench import operators, trace
+from mmedge.backends.module_scopes import FUSED, NETWORK, SCOPES, innermost
+from mmedge.backends.onnxruntime import profiler
+from mmedge.backends.onnxruntime.session import OrtSession
+from mmedge.backends.profile import Span
+from mmedge.bench import operators
 from mmedge.bench.copies import copies
-from mmedge.bench.modules import FUSED, NETWORK, SCOPES, innermost
-from mmedge.bench.operators import Span, profile
+from mmedge.bench.operators import profile
+from mmedge.bench.report import trace
 from mmedge.bundle import Bundle
 from mmedge.errors import InputError
 from mmedge.spec import Dimension, Manifest, Modality, Sample, Stage, TensorSpec, Tolerance, Variant
@@ -258,7 +261,7 @@ def test_time_is_counted_once_whatever_is_nested(runs):
         events.append({"cat": "Session", "name": "model_run", "ts": begun, "dur": at - begun})
         expected.append(total)
         at += 1
-    spans = [operators._spans(run, {}, FUSED) for run in operators._by_run(events)]
+    spans = [profiler._spans(run, {}, FUSED) for run in profiler._by_run(events)]
     assert [sum(span.us for span in run) for run in spans] == expected
 
 

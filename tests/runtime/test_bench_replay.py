@@ -17,7 +17,6 @@ from recording_kit import NAMES, Listed, at
 from streaming import make_streaming, value
 
 import mmedge
-from mmedge.align import Exact, Hold, Interpolate, Window
 from mmedge.bench import operators
 from mmedge.bench.replay import bench_stream, replay
 from mmedge.errors import BackendError, BundleError, InputError
@@ -25,6 +24,7 @@ from mmedge.pipeline import Pipeline
 from mmedge.recording import Golden, Recorded, Recorder, open_recording
 from mmedge.recording.pace import pace
 from mmedge.stream import SimulatedClock
+from mmedge.stream.policies import Exact, Hold, Interpolate, Window
 
 
 @pytest.fixture(scope="module")
@@ -343,7 +343,9 @@ def test_a_report_of_golden_samples(path):
     # Each stage ran in the stream, with what its encoder saved left out.
     assert {"see", "scan", "fuse"} <= set(report.stages)
     assert report.stages["fuse"]["count"] == report.results["fresh"]
-    schema = json.loads(files("mmedge.bench").joinpath("report.schema.json").read_text("utf-8"))
+    schema = json.loads(
+        files("mmedge.bench.report").joinpath("report.schema.json").read_text("utf-8")
+    )
     jsonschema.validate(json.loads(report.to_json()), schema)
     assert phases[0] == "verify"
     assert {"stream", "cold start"} <= set(phases)

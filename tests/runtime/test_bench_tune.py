@@ -10,12 +10,12 @@ import pytest
 from typer.testing import CliRunner
 
 import mmedge
-from mmedge.bench import apart
+from mmedge.backends.registry import probe
+from mmedge.bench import subprocesses
 from mmedge.bench import tune as tuning
 from mmedge.bench.tune import thread_counts, tune
 from mmedge.bundle import Bundle
 from mmedge.cli.app import build_app
-from mmedge.device import probe
 from mmedge.errors import AccuracyError, BundleError, NoVariantError
 from mmedge.pipeline import Pipeline
 
@@ -39,9 +39,9 @@ def bundle(sums, tmp_path):
 
 @pytest.fixture
 def quick(monkeypatch):
-    monkeypatch.setattr(apart, "PROCESSES", 1)
-    monkeypatch.setattr(apart, "BLOCKS", 1)
-    monkeypatch.setattr(apart, "BLOCK_MS", 1.0)
+    monkeypatch.setattr(subprocesses, "PROCESSES", 1)
+    monkeypatch.setattr(subprocesses, "BLOCKS", 1)
+    monkeypatch.setattr(subprocesses, "BLOCK_MS", 1.0)
 
 
 @pytest.fixture

@@ -12,12 +12,12 @@ from streaming import COLUMNS, make_streaming, value
 from tiny import make_tiny
 
 import mmedge
-from mmedge.align import Window
 from mmedge.bundle import Bundle
 from mmedge.constraints import LARGEST, Relations, parse, round_up
 from mmedge.errors import BundleError, InputError
 from mmedge.spec import Constraint, Dimension
 from mmedge.stream import SimulatedClock, Stream
+from mmedge.stream.policies import Window
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmedge.clock import SimulatedClock
-from mmedge.deadline import HALF_LIFE, KEPT, QUANTILE, Predictor
 from mmedge.errors import InputError
+from mmedge.stream.clock import SimulatedClock
+from mmedge.stream.latency_predictor import HALF_LIFE, KEPT, QUANTILE, Predictor
 
 latencies = st.lists(st.floats(1e-4, 10.0), min_size=1, max_size=200)
 

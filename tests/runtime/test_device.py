@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from mmedge import device as device_module
-from mmedge.device import Gpu, find_gpus, probe
+from mmedge.backends import registry
+from mmedge.backends.registry import probe
+from mmedge.device import Gpu, find_gpus
 from mmedge.errors import InputError
 from mmedge.pipeline import restrict
 from mmedge.spec import Tolerance, Variant
@@ -20,8 +21,8 @@ def machine(monkeypatch):
     """Pretend other libraries and GPUs."""
 
     def pretend(libraries: dict[str, str], gpus: tuple[Gpu, ...] = ()):
-        monkeypatch.setattr(device_module, "_libraries", lambda: libraries)
-        monkeypatch.setattr(device_module, "find_gpus", lambda: gpus)
+        monkeypatch.setattr(registry, "_libraries", lambda _names: libraries)
+        monkeypatch.setattr(registry, "find_gpus", lambda: gpus)
         return probe()
 
     return pretend

@@ -13,9 +13,9 @@ from hypothesis.extra import numpy as hnp
 from streaming import make_streaming
 
 import mmedge
-from mmedge import features
-from mmedge.backends.ort import OrtSession
-from mmedge.features import CacheInfo, FeatureCache
+from mmedge.backends.onnxruntime.session import OrtSession
+from mmedge.execution import feature_cache
+from mmedge.execution.feature_cache import CacheInfo, FeatureCache
 from mmedge.spec import DTYPES
 
 
@@ -126,7 +126,7 @@ steps = st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 6), st.integers
 def test_it_is_a_least_recently_used_cache_within_its_bounds(calls, limit, most):
     """Against a model that is obviously right."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(features, "MAX_ENTRIES", most)
+        patch.setattr(feature_cache, "MAX_ENTRIES", most)
         cache, model = cache_of(limit), OrderedDict()
         hits = misses = evicted = 0
         for modality, number, count in calls:

@@ -10,9 +10,9 @@ from onnx import TensorProto, helper
 import mmedge
 from mmedge.bundle import Bundle
 from mmedge.errors import InputError
-from mmedge.finite import SMALL
+from mmedge.execution.finite import SMALL
+from mmedge.execution.verify import verify
 from mmedge.spec import Manifest, Modality, Sample, Stage, TensorSpec, Tolerance, Variant
-from mmedge.verify import verify
 
 KINDS = {"float16": TensorProto.FLOAT16, "float32": TensorProto.FLOAT, "float64": 11}
 

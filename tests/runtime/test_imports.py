@@ -45,7 +45,7 @@ def test_every_module_imports_and_a_bundle_runs_with_torch_blocked(sums):
         "for module in modules:\n"
         "    importlib.import_module(module)\n"
         "import mmedge\n"
-        "from mmedge.verify import verify\n"
+        "from mmedge.execution.verify import verify\n"
         "with mmedge.load(path) as pipe:\n"
         "    print(verify(pipe).ok)\n"
     )

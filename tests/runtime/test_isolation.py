@@ -12,10 +12,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import mmedge
-from mmedge import isolation
-from mmedge.backends.openvino import core, read_onnx
+from mmedge.backends.openvino.session import core, read_onnx
 from mmedge.bundle import Bundle
 from mmedge.errors import BackendError, BundleError, InputError
+from mmedge.execution import isolation
 from mmedge.spec import Manifest, Modality, Sample, Stage, TensorSpec, Tolerance, Variant
 
 X, Y = TensorSpec("x", "float32", (4,)), TensorSpec("y", "float32", (4,))

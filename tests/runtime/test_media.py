@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from mmedge.errors import InputError
-from mmedge.media import read_inputs
+from mmedge.media.decode import read_inputs
 from mmedge.spec import Manifest, Modality, Stage, TensorSpec, Tokenizer
 
 SPECS = (

@@ -103,7 +103,7 @@ def test_who_sets_the_variable_decides(given, expected):
     settings = {key: value for key, value in os.environ.items() if key != "ORT_DISABLE_TELEMETRY"}
     if given is not None:
         settings["ORT_DISABLE_TELEMETRY"] = given
-    for module in ("mmedge", "mmedge_export.variants"):
+    for module in ("mmedge", "mmedge_export.targets.variants"):
         program = f"import os, {module}; print(os.environ['ORT_DISABLE_TELEMETRY'])"
         done = subprocess.run(
             [sys.executable, "-c", program], env=settings, capture_output=True, text=True

@@ -10,13 +10,13 @@ import onnxruntime as ort
 import pytest
 
 import mmedge
-from mmedge.backends import SessionOptions, open_stage
-from mmedge.backends import ort as backend
+from mmedge.backends import SessionOptions
+from mmedge.backends.onnxruntime import session as backend
+from mmedge.backends.registry import open_stage, probe
 from mmedge.bundle import Bundle
-from mmedge.device import probe
 from mmedge.errors import BackendError
+from mmedge.execution.verify import verify
 from mmedge.spec import Stage, Tolerance, Variant
-from mmedge.verify import verify
 
 
 @pytest.fixture

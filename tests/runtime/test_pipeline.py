@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from onnx import TensorProto
 
 import mmedge
-from mmedge.backends.ort import OrtSession
+from mmedge.backends.onnxruntime.session import OrtSession
 from mmedge.bundle import Bundle
 from mmedge.errors import BackendError, InputError, NoVariantError
-from mmedge.features import CacheInfo
-from mmedge.feeds import Feeds
-from mmedge.schedule import TRIALS, WARMUP, Schedule
+from mmedge.execution.feature_cache import CacheInfo
+from mmedge.execution.inputs import Feeds
+from mmedge.execution.scheduler import TRIALS, WARMUP, Schedule
 
 
 @pytest.fixture(scope="module")

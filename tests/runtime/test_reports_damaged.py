@@ -12,9 +12,10 @@ from dataclasses import replace
 import pytest
 import reports
 
-from mmedge.bench.compare import compare
-from mmedge.bench.gates import parse_gate
-from mmedge.bench.report import MAX_REPORT_BYTES, Report
+from mmedge.bench.report.compare import compare
+from mmedge.bench.report.gates import parse_gate
+from mmedge.bench.report.page import render
+from mmedge.bench.report.report import MAX_REPORT_BYTES, Report
 from mmedge.cli.compare import _show
 from mmedge.cli.console import emit_json
 from mmedge.errors import InputError
@@ -78,7 +79,7 @@ def test_damaged_reports(trees, tmp_path, seed):
             with contextlib.redirect_stderr(io.StringIO()):
                 _show(*paths, found)
             emit_json(found.to_dict())
-            one.to_html()
+            render(one)
     assert read > 5
 
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from mmedge.errors import InputError
-from mmedge.sanity import Checker, Sanity, same_content
 from mmedge.spec import Dimension, Manifest, Modality, Range, Stage, TensorSpec
+from mmedge.stream.sanity import Checker, Sanity, same_content
 
 
 def checker(sanity=None, *, dtype="float32", elements=64, rate=10.0, known=None, chunks=False):

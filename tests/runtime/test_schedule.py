@@ -6,9 +6,9 @@ import threading
 
 import pytest
 
-from mmedge import schedule
 from mmedge.errors import BackendError
-from mmedge.schedule import TRIALS, WARMUP, Schedule, Scheduler
+from mmedge.execution import scheduler as module
+from mmedge.execution.scheduler import TRIALS, WARMUP, Schedule, Scheduler
 
 CALLS = WARMUP + 2 * TRIALS
 
@@ -33,7 +33,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     made = Clock()
-    monkeypatch.setattr(schedule, "perf_counter_ns", made)
+    monkeypatch.setattr(module, "perf_counter_ns", made)
     return made
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmedge.bench.stats import (
+from mmedge.bench.stats.summary import (
     PERCENTILES,
     block_length,
     confidence,

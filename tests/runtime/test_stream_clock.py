@@ -16,9 +16,9 @@ from stream_checks import Source, balanced, part
 from streaming import make_streaming, value
 
 import mmedge
-from mmedge.clock import PATIENCE, StreamClock, read_seconds
 from mmedge.errors import BackendError, InputError
 from mmedge.stream import SimulatedClock, Stream
+from mmedge.stream.clock import PATIENCE, StreamClock, read_seconds
 
 WAIT = 60.0
 

@@ -10,8 +10,8 @@ from stream_checks import Source, balanced, part
 from streaming import make_streaming, value
 
 import mmedge
-from mmedge.sanity import Checker
 from mmedge.stream import Stream
+from mmedge.stream.sanity import Checker
 
 WAIT = 60.0
 #: Seconds that anything here takes at most, on a machine that is busy with other things.

@@ -14,16 +14,17 @@ from engine_net import write_trio
 from fake_gpu import FakeEngine, FakeMemory, OnGpu, fake_log
 
 import mmedge
-from mmedge.backends import SessionOptions, open_stage, tensorrt
-from mmedge.backends.cuda_memory import CudaMemory
-from mmedge.bench import operators_tensorrt
-from mmedge.bench.modules import FUSED, NETWORK, Node
+from mmedge.backends import SessionOptions
+from mmedge.backends.module_scopes import FUSED, NETWORK, Node
+from mmedge.backends.registry import open_stage
+from mmedge.backends.tensorrt import profiler, session
+from mmedge.backends.tensorrt.memory import CudaMemory
+from mmedge.backends.tensorrt.profiler import spans
 from mmedge.bench.operators import profile
-from mmedge.bench.operators_tensorrt import spans
 from mmedge.device import Gpu, find_gpus
 from mmedge.errors import BackendError, NoVariantError
+from mmedge.execution.verify import verify
 from mmedge.spec import Stage, TensorSpec, Tolerance, Variant
-from mmedge.verify import verify
 
 trt = pytest.importorskip("tensorrt_rtx", reason="pip install 'mmedge[rtx]'")
 
@@ -74,7 +75,7 @@ class Rig:
         self.stage = stage
 
     def open(self):
-        return tensorrt.TensorRTSession(
+        return session.TensorRTSession(
             trt,
             self.engine,
             self.stage,
@@ -328,9 +329,6 @@ def test_a_graph_without_modules_has_none_in_its_layers():
 def test_an_engines_stages_are_profiled_by_layer(engines, monkeypatch):
     """Of the real bundle, its engines replaced by ones on the GPU made of bytes."""
 
-    class Pipe:
-        bundle, variant = engines, engines.manifest.variants[1]
-
     def fake(bundle, stage, variant, *, options):
         rig = Rig()
         rig.engine.layers = [("[conv]", 2.0), ("relu", 1.0)]
@@ -338,9 +336,11 @@ def test_an_engines_stages_are_profiled_by_layer(engines, monkeypatch):
         return rig.open()
 
     opened: list[Rig] = []
-    monkeypatch.setattr(operators_tensorrt, "open_stage", fake)
+    monkeypatch.setattr(profiler, "open_stage", fake)
     stage = engines.manifest.stages[0]
-    runs = operators_tensorrt.profiled(Pipe, stage, feeds(1), 2, 3)
+    runs = profiler.profile_stage(
+        engines, engines.manifest.variants[1], stage, feeds(1), threads=None, untimed=2, calls=3
+    )
     assert [[(span.op, span.us) for span in run] for run in runs] == [
         [("Conv", 2000.0), ("Relu", 1000.0)]
     ] * 3
@@ -353,7 +353,7 @@ def test_an_engines_stages_are_profiled_by_layer(engines, monkeypatch):
 @pytest.fixture(scope="module")
 def engines(tmp_path_factory):
     """Real engines for sm_89."""
-    from mmedge_export.engine import build
+    from mmedge_export.targets.tensorrt.engine import build
 
     bundle = write_trio(tmp_path_factory.mktemp("engines") / "trio")
     with build(bundle, target="sm_89") as built:
@@ -369,14 +369,14 @@ def test_no_gpu_is_said_before_the_library_is_touched(engines, monkeypatch):
     def never(backend):
         pytest.fail("some runtimes end the process on a machine without a GPU")
 
-    monkeypatch.setattr(tensorrt, "find_gpus", lambda: ())
-    monkeypatch.setattr(tensorrt, "load_library", never)
+    monkeypatch.setattr(session, "find_gpus", lambda: ())
+    monkeypatch.setattr(session, "load_library", never)
     with pytest.raises(BackendError, match="stage 'camera'.*needs an NVIDIA GPU.*backend='ort'"):
         opened(engines)
 
 
 def test_another_gpu_is_named(engines, monkeypatch):
-    monkeypatch.setattr(tensorrt, "find_gpus", lambda: (Gpu("Orin", "sm_87"),))
+    monkeypatch.setattr(session, "find_gpus", lambda: (Gpu("Orin", "sm_87"),))
     with pytest.raises(
         BackendError, match=r"built for sm_89, this machine has Orin \(sm_87\).*rtx"
     ):
@@ -384,7 +384,7 @@ def test_another_gpu_is_named(engines, monkeypatch):
 
 
 def test_a_missing_library_gives_the_install_line(engines, monkeypatch):
-    monkeypatch.setattr(tensorrt, "find_gpus", lambda: (Gpu("RTX", "sm_89"),))
+    monkeypatch.setattr(session, "find_gpus", lambda: (Gpu("RTX", "sm_89"),))
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
     with pytest.raises(BackendError, match=r"tensorrt-rtx cannot be.*pip install 'mmedge\[rtx\]'"):
         opened(engines)
@@ -407,8 +407,8 @@ def test_cuda_without_a_gpu_says_which_call_failed():
 def test_the_real_librarys_refusal_is_passed_on_and_the_stream_closed(engines, monkeypatch):
     """On a machine without a GPU the library itself refuses: it says so, and nothing leaks."""
     memory = FakeMemory()
-    monkeypatch.setattr(tensorrt, "find_gpus", lambda: (Gpu("RTX", "sm_89"),))
-    monkeypatch.setattr(tensorrt, "CudaMemory", lambda device: memory)
+    monkeypatch.setattr(session, "find_gpus", lambda: (Gpu("RTX", "sm_89"),))
+    monkeypatch.setattr(session, "CudaMemory", lambda device: memory)
     with pytest.raises(BackendError) as caught:
         opened(engines)
     message = str(caught.value)
@@ -432,7 +432,7 @@ def test_loading_a_bundle_for_an_engine_without_a_gpu_says_why(engines):
 @pytest.mark.skipif(not find_gpus(), reason="no NVIDIA GPU: the driver offers none")
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_a_real_engine_computes_the_golden_outputs(tmp_path, precision):
-    from mmedge_export.engine import build
+    from mmedge_export.targets.tensorrt.engine import build
 
     pytest.importorskip("cuda.bindings", reason="pip install cuda-bindings")
     bundle = write_trio(tmp_path / "trio.mmedge")

@@ -13,7 +13,7 @@ import pytest
 import mmedge
 from mmedge.bundle import Bundle
 from mmedge.errors import AccuracyError, BundleError
-from mmedge.verify import WHOLE, verify
+from mmedge.execution.verify import WHOLE, verify
 
 
 def rewrite(source, target, *, change=None, samples=None):

@@ -36,7 +36,7 @@ class CastFloat16Pass(ir.passes.InPlacePass):
 
     Raises (when called):
         ExportError: a tensor has no dtype, or a node no name: run the passes of
-            :func:`mmedge_export.float16.prepare` first.
+            :func:`mmedge_export.targets.tensorrt.float16.prepare` first.
     """
 
     def __init__(self, keep: Container[str]) -> None:

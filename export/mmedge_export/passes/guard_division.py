@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from mmedge_export.graph import is_external
-from mmedge_export.passes.infer_shapes import InferShapesPass
+from mmedge_export.onnx_graph.graph import is_external
+from mmedge_export.onnx_graph.infer_shapes import InferShapesPass
 
 __all__ = ["GuardDivisionPass"]
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from mmedge_export.passes.measure_ranges import Range
+from mmedge_export.onnx_graph.measure_ranges import Range
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -84,7 +84,7 @@ def keep_float32(model: ir.Model, ranges: Mapping[str, Range]) -> dict[str, str]
 
     Args:
         model: nodes have unique names. Unchanged.
-        ranges: from :func:`mmedge_export.passes.measure_ranges.measure_ranges`.
+        ranges: from :func:`mmedge_export.onnx_graph.measure_ranges.measure_ranges`.
 
     Returns:
         node name -> reason, in the graph's order.

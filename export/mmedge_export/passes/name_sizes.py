@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from mmedge_export.passes.infer_shapes import InferShapesPass
-from mmedge_export.passes.infer_sizes import infer_sizes
-from mmedge_export.passes.size import Size
+from mmedge_export.onnx_graph.infer_shapes import InferShapesPass
+from mmedge_export.onnx_graph.infer_sizes import infer_sizes
+from mmedge_export.onnx_graph.size import Size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -29,7 +29,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mmedge.errors import ExportError
-from mmedge_export.passes.read_node import standard
+from mmedge_export.onnx_graph.read_node import standard
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

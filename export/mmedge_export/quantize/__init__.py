@@ -6,8 +6,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from mmedge_export.quantize.quantize_bundle import quantize
     from mmedge_export.quantize.report import Report, StageReport
-    from mmedge_export.quantize.run import quantize
     from mmedge_export.quantize.task import Task
 
 __all__ = ["Report", "StageReport", "Task", "quantize"]

@@ -9,11 +9,11 @@ import numpy as np
 
 from mmedge import native
 from mmedge.backends import SessionOptions
-from mmedge.backends.ort import kernel_library, session_options
-from mmedge.feeds import Feeds
+from mmedge.backends.onnxruntime.session import kernel_library, session_options
+from mmedge.execution.inputs import Feeds
 from mmedge.spec import Tolerance
 from mmedge.tolerance import Compared, Comparison
-from mmedge_export.graph import Runner
+from mmedge_export.onnx_graph.graph import Runner
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -47,7 +47,7 @@ def open_graph(
     import onnx
 
     if backend == "openvino":
-        from mmedge_export.openvino import OpenVinoRunner
+        from mmedge_export.targets.openvino import OpenVinoRunner
 
         return OpenVinoRunner(path, stage, alone=alone, threads=threads)
 

@@ -7,13 +7,13 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from mmedge.bench.neighbours import busy_words
+from mmedge.bench.machine.neighbours import busy_words
 from mmedge.schema.names import MAX_TEXT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from mmedge_export.quantize.judge import Verdict
+    from mmedge_export.quantize.accuracy_gate import Verdict
 
 __all__ = ["Report", "StageReport"]
 

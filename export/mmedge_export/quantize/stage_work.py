@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mmedge_export.passes.smooth_outliers import SmoothOutliersPass
-from mmedge_export.quantize.forms import RANGED, find_sites, prepare, save_graph, write_form
+from mmedge_export.quantize.schemes import RANGED, find_sites, prepare, save_graph, write_form
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mmedge.spec import Stage
-    from mmedge_export.quantize.forms import Form, Site
+    from mmedge_export.quantize.schemes import Form, Site
 
 __all__ = ["StageWork", "quantised", "quantised_forms"]
 
@@ -37,7 +37,7 @@ class StageWork:
 
     Attributes:
         stage: as the manifest has it.
-        prepared: its float graph, from :func:`mmedge_export.quantize.forms.prepare`.
+        prepared: its float graph, from :func:`mmedge_export.quantize.schemes.prepare`.
         sites: the nodes that may be quantised.
         folder: where graphs are written.
         ranges: of activations, by tensor.

@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mmedge.errors import ExportError
-from mmedge_export import feeds
+from mmedge_export.capture import probe_inputs
 from mmedge_export.open_questions import INVENTED
-from mmedge_export.user_code import each, safe_metric
+from mmedge_export.sources.user_code import each, safe_metric
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from mmedge.bundle import Bundle
     from mmedge.spec import Array
-    from mmedge_export.source import Metric, Model
+    from mmedge_export.model import Metric, Model
 
 __all__ = ["CALIBRATION", "Task"]
 
@@ -58,7 +58,7 @@ class Task:
         """
         given = model.evaluation if model.evaluation is not None else model.samples or ()
         samples = [
-            (feeds.check(model, inputs, f"sample {number}"), target)
+            (probe_inputs.check(model, inputs, f"sample {number}"), target)
             for number, (inputs, target) in enumerate(each(given, "evaluation sample"))
         ]
         if not samples:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mmedge.bench.neighbours import BUSY, Neighbours
+from mmedge.bench.machine.neighbours import BUSY, Neighbours
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mmedge_export.source import modality_name
+from mmedge_export.model import modality_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

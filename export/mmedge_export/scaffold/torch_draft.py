@@ -13,9 +13,9 @@ import torch
 from torch import fx, nn
 
 from mmedge.errors import ExportError
-from mmedge_export.loader import load_attribute
 from mmedge_export.scaffold.text import Draft, DraftInput
-from mmedge_export.user_code import running
+from mmedge_export.sources.loader import load_attribute
+from mmedge_export.sources.user_code import running
 
 if TYPE_CHECKING:
     from mmedge.spec import Array

@@ -13,7 +13,7 @@ from mmedge.errors import ExportError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from mmedge_export.source import Model
+    from mmedge_export.model import Model
 
 __all__ = ["NAMES", "factory"]
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mmedge_export.source import Input, Model
+from mmedge_export.inputs import Input
+from mmedge_export.model import Model
 from mmedge_export.zoo import sample_set, tokenizer
 from mmedge_export.zoo.audio import SAMPLES
 from mmedge_export.zoo.evaluation import Evaluation

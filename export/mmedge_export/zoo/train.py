@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     found = accuracy(trainer.average, test, unheard)
     weight_file.save(
         trainer.average,
-        recipe,
+        asdict(recipe),
         base.with_suffix(".safetensors"),
         data=f"easy-vqa {questions.VERSION}",
     )

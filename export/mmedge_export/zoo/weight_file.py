@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,15 +13,15 @@ from mmedge.errors import ExportError
 from mmedge_export.zoo.vqa import VqaNet
 
 if TYPE_CHECKING:
-    from mmedge_export.zoo.training import Recipe
+    from collections.abc import Mapping
 
 DIRECTORY = Path(__file__).with_name("weights")
 """Where the shipped weights lie."""
 
 
-def save(net: VqaNet, recipe: Recipe, path: Path, **facts: str) -> None:
+def save(net: VqaNet, recipe: Mapping[str, object], path: Path, **facts: str) -> None:
     """Write a network's weights, with its parts, its recipe and ``facts`` as metadata."""
-    metadata = {"parts": json.dumps(net.parts), "recipe": json.dumps(asdict(recipe)), **facts}
+    metadata = {"parts": json.dumps(net.parts), "recipe": json.dumps(recipe), **facts}
     tensors = {name: value.contiguous() for name, value in net.state_dict().items()}
     save_file(tensors, path, metadata=metadata)
 

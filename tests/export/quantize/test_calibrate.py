@@ -16,11 +16,11 @@ from onnx import TensorProto, helper
 import mmedge
 from mmedge.bundle import Bundle
 from mmedge.errors import ExportError, InputError
-from mmedge.feeds import Feeds
-from mmedge_export.quantize import calibrate as module
-from mmedge_export.quantize import calibration_state
-from mmedge_export.quantize.calibrate import calibrate
-from mmedge_export.quantize.observed import Observed
+from mmedge.execution.inputs import Feeds
+from mmedge_export.calibration import calibrate as module
+from mmedge_export.calibration import calibration_state
+from mmedge_export.calibration.calibrate import calibrate
+from mmedge_export.calibration.observed import Observed
 
 #: All the float tensors of the tiny bundle's graph.
 TINY = {"net": ["image_f", "image_r", "image_n", "image_s", "text_f", "text_s", "score"]}

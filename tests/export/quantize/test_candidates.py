@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from mmedge_export.quantize.choose_forms import candidates, more_exact
+from mmedge_export.quantize.choose_schemes import candidates, more_exact
 
 ALL = ("static", "dynamic", "dynamic_tensor", "block8")
 

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 import mmedge
 from mmedge.bundle import Bundle
 from mmedge.cli.app import build_app
-from mmedge.verify import verify
+from mmedge.execution.verify import verify
 from mmedge_export.zoo.evaluation import Evaluation
 
 FACTORY = """

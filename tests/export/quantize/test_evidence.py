@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmedge.errors import ExportError
-from mmedge_export.quantize.evidence import Spending, drop_of
+from mmedge_export.quantize.metric_drop import Spending, drop_of
 
 
 def answers(values):

@@ -11,11 +11,11 @@ import pytest
 from graphs import saved
 from onnx import TensorProto, helper, numpy_helper
 
-from mmedge_export.graph import Runner
+from mmedge_export.onnx_graph.graph import Runner
 from mmedge_export.quantize.evaluate import error
-from mmedge_export.quantize.forms import DYNAMIC, find_sites, prepare, write_form
 from mmedge_export.quantize.saturate import narrow_nodes
-from mmedge_export.quantize.switched import switches, write_switched
+from mmedge_export.quantize.schemes import DYNAMIC, find_sites, prepare, write_form
+from mmedge_export.quantize.sensitivity import switches, write_switched
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((6, 32)).astype(np.float32)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from mmedge.errors import ExportError
-from mmedge_export.quantize.histogram import (
+from mmedge_export.calibration.histogram import (
     BINS,
     PIECE,
     START_WIDTH,

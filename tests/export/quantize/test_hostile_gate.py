@@ -12,10 +12,10 @@ import pytest
 from hostile_networks import HOSTILE, planted_nodes
 
 import mmedge
-from mmedge.verify import verify
+from mmedge.execution.verify import verify
 from mmedge_export import export
-from mmedge_export.quantize import Task, gate, quantize, stage_work
-from mmedge_export.quantize.forms import find_sites
+from mmedge_export.quantize import Task, plan_search, quantize, stage_work
+from mmedge_export.quantize.schemes import find_sites
 
 LIMIT = 0.02
 
@@ -24,7 +24,7 @@ LIMIT = 0.02
     "name", ["outliers_0", "gate_1", "saturation_1", "temperature_1", "gain_0"]
 )
 def test_the_planted_layer_is_found(name, tmp_path, monkeypatch):
-    monkeypatch.setitem(gate.FORMS, "ort", {"int8": ("static", "dynamic")})
+    monkeypatch.setitem(plan_search.FORMS, "ort", {"int8": ("static", "dynamic")})
     monkeypatch.setattr(stage_work, "OUTLYING", np.inf)
     hostile = HOSTILE[name]()
     task = Task(list(hostile.model.samples), hostile.calibration, hostile.model.metric)

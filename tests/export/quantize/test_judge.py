@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mmedge.errors import AccuracyError, ExportError
-from mmedge_export.quantize.judge import Judge
+from mmedge_export.quantize.accuracy_gate import Judge
 from mmedge_export.quantize.task import Task
 
 

@@ -11,14 +11,14 @@ from onnx import TensorProto, helper, numpy_helper
 import mmedge
 from mmedge.bundle import Bundle
 from mmedge.errors import InputError
+from mmedge.execution.verify import verify
 from mmedge.spec import Stage
-from mmedge.verify import verify
 from mmedge_export import Input, Model, export
-from mmedge_export.graph import Runner
-from mmedge_export.openvino import OpenVinoRunner
+from mmedge_export.onnx_graph.graph import Runner
 from mmedge_export.quantize import Task, quantize
 from mmedge_export.quantize.evaluate import error, inner_tensors
-from mmedge_export.quantize.forms import find_sites, prepare, write_form
+from mmedge_export.quantize.schemes import find_sites, prepare, write_form
+from mmedge_export.targets.openvino import OpenVinoRunner
 
 openvino = pytest.importorskip("openvino", reason="pip install 'mmedge[openvino]'")
 

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from mmedge_export.quantize.gate import Gate
-from mmedge_export.quantize.judge import Verdict
+from mmedge_export.quantize.accuracy_gate import Verdict
+from mmedge_export.quantize.plan_search import Gate
 
 ACCEPTED = Verdict(ok=True, error=0.1, worst=0.2)
 

@@ -15,13 +15,20 @@ import pytest
 from fusions import FUSIONS
 
 import mmedge
-from mmedge.bench.neighbours import Neighbours
+from mmedge.bench.machine.neighbours import Neighbours
 from mmedge.bundle import Bundle
 from mmedge.errors import AccuracyError, ExportError, InputError
-from mmedge.verify import verify
+from mmedge.execution.verify import verify
 from mmedge_export import export
-from mmedge_export.quantize import Task, choose_forms, gate, quantize, run, timing
-from mmedge_export.quantize.journal import Journal
+from mmedge_export.calibration.checkpoint import Journal
+from mmedge_export.quantize import (
+    Task,
+    choose_schemes,
+    plan_search,
+    quantize,
+    quantize_bundle,
+    timing,
+)
 
 OPTIONS = {"goal": "size", "threads": 1, "max_error": 0.2}
 
@@ -157,7 +164,7 @@ def test_what_is_no_faster_is_not_kept(plain, tmp_path, monkeypatch):
     def slower(ways, baseline, **_):
         return {}, dict.fromkeys(ways.keys() - {baseline}, (0.9, 0.8, 0.99))
 
-    monkeypatch.setattr(choose_forms, "compare", slower)
+    monkeypatch.setattr(choose_schemes, "compare", slower)
     bundle, report = quantize(path, **(OPTIONS | {"goal": "speed"}))
     bundle.close()
     assert report.variant is None
@@ -171,9 +178,9 @@ def test_what_is_no_faster_is_not_kept(plain, tmp_path, monkeypatch):
 def test_the_whole_must_be_faster_as_well(plain, tmp_path, monkeypatch):
     path = copy(plain, tmp_path)
     before = digests(path)
-    monkeypatch.setattr(choose_forms, "compare", lambda ways, baseline: (
+    monkeypatch.setattr(choose_schemes, "compare", lambda ways, baseline: (
         {}, dict.fromkeys(ways.keys() - {baseline}, (1.5, 1.4, 1.6))))  # fmt: skip
-    monkeypatch.setattr(gate.Gate, "latency", lambda self: ((1.0, 1.0), (1.0, 0.9, 1.1)))
+    monkeypatch.setattr(plan_search.Gate, "latency", lambda self: ((1.0, 1.0), (1.0, 0.9, 1.1)))
     bundle, report = quantize(path, **(OPTIONS | {"goal": "speed"}))
     bundle.close()
     assert report.variant is None
@@ -186,7 +193,7 @@ def test_a_stopped_run_goes_on_where_it_was(plain, made, tmp_path, monkeypatch):
     limit = {"max_error": 0.5 * made[1].verdict.worst}  # nodes have to be put back
     phases, lines = [], []
     for name, target in (("_observe", phases), ("time_sites", lines)):
-        module = run if name == "_observe" else gate
+        module = quantize_bundle if name == "_observe" else plan_search
         old = getattr(module, name)
         monkeypatch.setattr(
             module, name, lambda *a, _old=old, _to=target, **k: _to.append(1) or _old(*a, **k)
@@ -199,14 +206,16 @@ def test_a_stopped_run_goes_on_where_it_was(plain, made, tmp_path, monkeypatch):
         raise StoppedError
 
     with monkeypatch.context() as patch:
-        patch.setattr(gate.Gate, "latency", stop)
+        patch.setattr(plan_search.Gate, "latency", stop)
         with pytest.raises(StoppedError):
             quantize(path, **(OPTIONS | limit), resume=folder)
     timed = len(lines)
     assert timed > 1
     answers = []
-    old = gate.Network.answers
-    monkeypatch.setattr(gate.Network, "answers", lambda self, s: answers.append(1) or old(self, s))
+    old = plan_search.Network.answers
+    monkeypatch.setattr(
+        plan_search.Network, "answers", lambda self, s: answers.append(1) or old(self, s)
+    )
     bundle, report = quantize(path, **(OPTIONS | limit), resume=folder)
     bundle.close()
     assert len(lines) == timed
@@ -227,8 +236,8 @@ def test_times_on_a_busy_machine_are_told_and_not_kept(plain, tmp_path, monkeypa
             self.share = share["now"]
 
     monkeypatch.setattr(timing, "Neighbours", Busy)
-    timed, old = [], gate.time_sites
-    monkeypatch.setattr(gate, "time_sites", lambda *a, **k: timed.append(1) or old(*a, **k))
+    timed, old = [], plan_search.time_sites
+    monkeypatch.setattr(plan_search, "time_sites", lambda *a, **k: timed.append(1) or old(*a, **k))
     lines = []
     try:
         bundle, report = quantize(path, **options, progress=lines.append)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmedge_export.quantize.search import NEGLIGIBLE, BudgetError, back_off, offenders
+from mmedge_export.quantize.back_off import NEGLIGIBLE, BudgetError, back_off, offenders
 
 NODES = [f"n{i}" for i in range(12)]
 

@@ -14,14 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmedge.errors import BackendError, ExportError
-from mmedge_export.graph import Runner
-from mmedge_export.quantize.tensorrt import (
-    LARGEST,
-    activations,
-    prepare,
-    write_qdq,
-)
-from mmedge_export.quantize.tensorrt_stages import emulate
+from mmedge_export.onnx_graph.graph import Runner
+from mmedge_export.targets.tensorrt.quantize import LARGEST, activations, prepare, write_qdq
+from mmedge_export.targets.tensorrt.stages import emulate
 
 NET = """net (float[batch,3,8,8] x) => (float[batch,4] y) {
   [conv] c = Conv<kernel_shape=[3,3],pads=[1,1,1,1]>(x, w_conv, b_conv)
@@ -307,7 +302,7 @@ def test_a_packed_projection_is_written_as_one_product_for_each_part(packed, tmp
 
 def test_tensorrt_rtx_multiplies_a_packed_projection_in_8_bits(packed, tmp_path, builder_of):
     """As one product again, which it computes in float32 when it is given as one."""
-    from mmedge_export.profiles import Sizes
+    from mmedge_export.targets.tensorrt.profiles import Sizes
 
     made = write_qdq(packed, tmp_path / "q.onnx", {"x": (-5, 5), "o2": (-5, 5)}, precision="int8")
     stage = _stage("net", onnx.load(packed))
@@ -410,7 +405,7 @@ def test_fp8_steps_and_saturates_as_its_definition_says(tmp_path):
 @pytest.fixture(scope="module")
 def builder_of():
     pytest.importorskip("tensorrt_rtx", reason="pip install 'mmedge[rtx]'")
-    from mmedge_export.engine_builder import EngineBuilder
+    from mmedge_export.targets.tensorrt.engine_builder import EngineBuilder
 
     return lambda target: EngineBuilder("tensorrt_rtx", target)
 
@@ -419,7 +414,7 @@ def builder_of():
 @pytest.mark.parametrize(("precision", "dtype"), [("int8", "int8"), ("fp8", "fp8_e4m3")])
 def test_tensorrt_rtx_multiplies_in_8_bits(net, tmp_path, builder_of, target, precision, dtype):
     """As far as it can be seen without a GPU: in the program that the engine holds as text."""
-    from mmedge_export.profiles import Sizes
+    from mmedge_export.targets.tensorrt.profiles import Sizes
 
     file, _, ranges = net
     stage = _stage("net", onnx.load(file))
@@ -436,7 +431,7 @@ def test_tensorrt_rtx_multiplies_in_8_bits(net, tmp_path, builder_of, target, pr
 
 
 def test_an_architecture_without_fp8_is_named(net, tmp_path, builder_of):
-    from mmedge_export.profiles import Sizes
+    from mmedge_export.targets.tensorrt.profiles import Sizes
 
     file, _, ranges = net
     made = write_qdq(file, tmp_path / "q.onnx", ranges, precision="fp8")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mmedge.errors import AccuracyError, BundleError, ExportError
 from mmedge.spec import Tolerance
-from mmedge_export.quantize.tensorrt_stages import LEAST, emulate, to_qdq, tolerance_of
+from mmedge_export.targets.tensorrt.stages import LEAST, emulate, to_qdq, tolerance_of
 
 
 def normal(*shape):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import wave
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -117,7 +118,7 @@ def test_given_weights_are_used(tmp_path):
     from mmedge_export.zoo.training import Recipe
 
     path = tmp_path / "vqa-conv.safetensors"
-    weight_file.save(VqaNet(fusion="conv"), Recipe(fusion="conv"), path)
+    weight_file.save(VqaNet(fusion="conv"), asdict(Recipe(fusion="conv")), path)
     assert zoo.factory("vqa-conv", path).module.parts["fusion"] == "conv"
     with pytest.raises(ExportError, match="conv fusion, not the concat"):
         zoo.factory("vqa-concat", path)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -136,7 +137,7 @@ def test_a_run_can_start_from_the_encoders_of_another(tmp_path):
     path = tmp_path / "first.safetensors"
     torch.manual_seed(1)
     first = Recipe(fusion="concat").network()
-    weight_file.save(first, Recipe(fusion="concat"), path)
+    weight_file.save(first, asdict(Recipe(fusion="concat")), path)
     second = Recipe(fusion="conv", start=str(path)).network()
     for name, value in first.encoders.state_dict().items():
         assert torch.equal(second.encoders.state_dict()[name], value)
@@ -146,7 +147,7 @@ def test_a_run_can_start_from_the_encoders_of_another(tmp_path):
 
 def test_weights_come_back_as_they_were(tmp_path):
     net = Recipe(fusion="conv", image="vit").network().eval()
-    weight_file.save(net, Recipe(), tmp_path / "net.safetensors", data="none")
+    weight_file.save(net, asdict(Recipe()), tmp_path / "net.safetensors", data="none")
     again = weight_file.load(tmp_path / "net.safetensors")
     assert again.parts == net.parts
     for name, value in net.state_dict().items():

@@ -1,0 +1,1 @@
+"""What tensors hold while samples run, and the ranges that follow."""

@@ -1,0 +1,282 @@
+"""Golden samples: what goes into a bundle as proof, and what a graph is checked on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import chain, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mmedge.errors import ExportError
+from mmedge.spec import Array, Sample, Tolerance
+from mmedge.tolerance import difference
+from mmedge_export.capture import probe_inputs
+from mmedge_export.capture.case import Case
+from mmedge_export.capture.finite import check_outputs, has_nan
+from mmedge_export.sources.user_code import each
+from mmedge_export.text import side_check
+
+if TYPE_CHECKING:
+    from mmedge_export.model import Model
+
+__all__ = [
+    "EVERY",
+    "GENERATED",
+    "SAMPLES",
+    "RepeatabilityError",
+    "Run",
+    "absences",
+    "checked",
+    "every",
+    "golden",
+    "has_other_sizes",
+    "repeatable",
+]
+
+#: Samples that a bundle takes from its model as golden ones, unless asked otherwise.
+SAMPLES = 16
+
+#: Golden samples of a model that brings none: its example, and random inputs of the same kind.
+GENERATED = 4
+
+#: Samples between two lines of progress.
+EVERY = 100
+
+
+class RepeatabilityError(ExportError):
+    """The network gives other outputs for the same inputs."""
+
+
+Run = Callable[[Mapping[str, Array]], dict[str, Array]]
+
+
+def golden(
+    model: Model,
+    run: Run,
+    given: Iterator[dict[str, Array]] | None,
+    limit: int,
+    *,
+    allow_nan: bool = False,
+    least: int = 0,
+) -> list[Sample]:
+    """The first ``limit`` samples of ``model`` with the network's own outputs.
+
+    A model without samples gives its example and seeded random inputs of the same kind
+    (:func:`mmedge_export.capture.probe_inputs.random`) at several sizes, :data:`GENERATED` in all.
+    Booleans and integers that are constant in the example are varied where the network takes that.
+    Random inputs that the network refuses or answers with NaN are left out.
+
+    Args:
+        model: has the example.
+        run: the network itself.
+        given: what :func:`checked` made of the model's samples; the rest stays in it.
+        limit: at least 1.
+        allow_nan: whether the network's answers may be NaN.
+        least: smallest integer that may be made up, below those of the example.
+
+    Raises:
+        ExportError: a sample does not fit the inputs, or the network fails on it or answers NaN.
+    """
+    if given is None:
+        return _generated(model, run, min(limit, GENERATED), least)
+    found = []
+    for number, inputs in enumerate(islice(given, limit)):
+        outputs = run(inputs)
+        if not allow_nan:
+            check_outputs(model, outputs, f"sample {number}")
+        found.append(Sample(inputs, outputs))
+    if not found:
+        raise ExportError("samples are empty; give at least one, or None to have them generated")
+    return found
+
+
+def checked(model: Model) -> Iterator[dict[str, Array]] | None:
+    """Inputs of each of the model's samples in turn, checked as they come; None without samples.
+
+    Raises:
+        ExportError: a sample does not fit the inputs.
+    """
+    if model.samples is None:
+        return None
+    return _checked(model, model.samples)
+
+
+def _checked(
+    model: Model, samples: Iterable[tuple[Mapping[str, Array], Any]]
+) -> Iterator[dict[str, Array]]:
+    check_side = side_check(model.inputs, model.modalities().values())
+    for index, pair in enumerate(each(samples, "sample")):
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            raise ExportError(
+                f"sample {index}: expected a pair (inputs, target), got {type(pair).__name__}; "
+                "give None as the target of a sample without one"
+            )
+        inputs = probe_inputs.check(model, pair[0], f"sample {index}")
+        check_side(inputs)
+        yield inputs
+
+
+def every(
+    model: Model,
+    run: Run,
+    samples: Sequence[Sample],
+    rest: Iterator[dict[str, Array]] | None,
+    tell: Callable[[str], None],
+    leave: Callable[[str], None],
+) -> Iterator[Case]:
+    """Every sample as it is, and at another batch size where the batch is dynamic.
+
+    Samples are taken one at a time and let go, so that any number of them fits in memory.
+
+    Args:
+        model: says which dimension is the batch (:func:`.probe_inputs.rebatch`).
+        run: the network itself.
+        samples: golden samples.
+        rest: inputs of the samples after them.
+        tell: called with a line of text every :data:`EVERY` samples.
+        leave: called with a line on what is not checked: a sample at another batch size that the
+            network refuses.
+
+    Raises:
+        ExportError: a sample does not fit the inputs, or the network fails on it as it is.
+    """
+    kept = (Case("", sample.inputs, sample.outputs) for sample in samples)
+    fresh = (Case("", inputs, run(inputs)) for inputs in rest or ())
+    before: Mapping[str, Array] | None = None
+    refused = False
+    for index, case in enumerate(chain(kept, fresh)):
+        yield replace(case, what=f"sample {index}")
+        other = probe_inputs.rebatch(model, case.inputs, before)
+        before = case.inputs
+        if other is not None:
+            size, inputs = other
+            what = f"sample {index} at {size}"
+            try:
+                outputs = run(inputs)
+            except ExportError as refusal:
+                if not refused:
+                    leave(f"{what}, which the network refuses ({refusal})")
+                refused = True
+            else:
+                yield Case(what, inputs, outputs)
+        if (index + 1) % EVERY == 0:
+            tell(f"checked {index + 1} samples")
+
+
+def absences(
+    model: Model, run: Run, outputs: Mapping[str, Array], leave: Callable[[str], None]
+) -> list[Case]:
+    """The example without each optional modality, and without all of them.
+
+    What the runtime puts in their place (:func:`mmedge_export.capture.probe_inputs.without`) is
+    nothing that a network must have been trained with: attention over no valid token gives NaN.
+
+    Args:
+        model: says which modalities are optional.
+        run: the network itself.
+        outputs: those of the example.
+        leave: called with a line on what is not checked: the network needs one of its optional
+            modalities.
+
+    Raises:
+        ExportError: the network refuses the absence of one modality, or answers it with NaN.
+    """
+    groups = model.modalities()
+    optional = [name for name, inputs in groups.items() if not model.inputs[inputs[0]].required]
+    sets = [[name] for name in optional]
+    if len(optional) > 1:
+        sets.append(optional)
+    cases = []
+    for absent in sets:
+        what = f"{' and '.join(absent)} absent"
+        inputs = probe_inputs.without(model, probe_inputs.example(model), absent)
+        fault, cause = "", None
+        try:
+            case = Case(what, inputs, run(inputs))
+        except ExportError as refusal:
+            fault, cause = f"the network refuses it ({refusal})", refusal
+        else:
+            broken = [n for n, v in case.outputs.items() if has_nan(v) and not has_nan(outputs[n])]
+            if not broken:
+                cases.append(case)
+                continue
+            fault = f"output {broken[0]!r} of the network has NaN"
+        if len(absent) > 1:
+            leave(f"{what}: {fault}; one of them must be given")
+            continue
+        taken = ", ".join(f"{name!r} {list(inputs[name].shape)}" for name in groups[absent[0]])
+        kind = "token" if model.inputs[groups[absent[0]][0]].absent == "token" else "zeros"
+        raise ExportError(
+            f"modality {absent[0]!r} is optional, but with {what} (the {kind} standing in for "
+            f'{taken}) {fault}. Say required=True, give absent="token" with an absent_token that '
+            "the network takes, or make the network handle what stands in (an attention mask of "
+            "zeros leaves nothing to attend to)"
+        ) from cause
+    return cases
+
+
+def has_other_sizes(model: Model, samples: Sequence[Sample]) -> bool:
+    """Whether the user's ``samples`` have another size than the example in every dimension."""
+    if model.samples is None:
+        return False
+    sizes = probe_inputs.sizes(model, probe_inputs.example(model))
+    return all(
+        any(probe_inputs.sizes(model, sample.inputs)[symbol] != size for sample in samples)
+        for symbol, size in sizes.items()
+    )
+
+
+def repeatable(run: Run, inputs: Mapping[str, Array], tolerance: Tolerance) -> dict[str, Array]:
+    """Outputs for ``inputs``.
+
+    Raises:
+        RepeatabilityError: a second run gives others.
+    """
+    first, second = run(inputs), run(inputs)
+    for name, value in first.items():
+        found = difference(second[name], value, tolerance)
+        if not found.passes:
+            raise RepeatabilityError(
+                f"the network is not deterministic: on the same input, output {name!r} "
+                f"{found} between two runs; take random operations and state that is kept "
+                "between calls out of its forward"
+            )
+    return first
+
+
+def _generated(model: Model, run: Run, count: int, least: int) -> list[Sample]:
+    example = probe_inputs.example(model)
+    found = [Sample(example, run(example))]
+    opt = {name: limits.opt for name, limits in model.dimensions().items()}
+    variety = [opt, *probe_inputs.probes(model)]
+    for index in range(count - 1):
+        sizes = variety[index % len(variety)]
+        kept = _answered(model, run, sizes, index, vary=False, least=least)
+        varied = _answered(model, run, sizes, index, vary=True, least=least)
+        # The sizes of an ONNX file's outputs are what it says, whatever its inputs hold.
+        if varied is not None and isinstance(model.module, Path) and kept is not None:
+            for name, value in kept.outputs.items():
+                if value.shape != varied.outputs[name].shape:
+                    varied = None
+                    break
+        sample = varied or kept
+        if sample is not None:
+            found.append(sample)
+    return found
+
+
+def _answered(
+    model: Model, run: Run, sizes: Mapping[str, int], seed: int, *, vary: bool, least: int
+) -> Sample | None:
+    """A generated sample; None where the network refuses it or answers NaN."""
+    # A generator of its own for each, so that a refused one does not change the others.
+    rng = np.random.default_rng(seed)
+    inputs = probe_inputs.random(model, sizes, rng, vary=vary, least=least)
+    try:
+        outputs = run(inputs)
+    except ExportError:
+        return None
+    return None if any(map(has_nan, outputs.values())) else Sample(inputs, outputs)

@@ -1,0 +1,103 @@
+"""Does an exported graph compute what the network computes?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mmedge.errors import ExportError
+from mmedge.spec import Tolerance
+from mmedge.tolerance import Comparison
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from mmedge.spec import Array
+    from mmedge_export.capture.captured_graph import CapturedGraph
+    from mmedge_export.capture.case import Case
+
+__all__ = ["ATOL", "RTOL", "check", "check_operators"]
+
+#: Default limits: float32 graphs that computed the same function lay within 1e-5 of the scale in
+#: every network tried; ``ATOL`` is for outputs that are zero but for rounding.
+RTOL, ATOL = 1e-4, 1e-6
+
+#: What a single operator may differ by, as a multiple of the limits of outputs: one that the
+#: exporter writes wrongly is far off, and of a tensor inside nobody asked for so many digits.
+INSIDE = 10
+
+
+def check(
+    graph: CapturedGraph,
+    run: Callable[[Mapping[str, Array]], dict[str, Array]],
+    cases: Iterable[Case],
+    tolerance: Tolerance,
+) -> float:
+    """Hold ``run``, the graph in ONNX Runtime, against the network in every case.
+
+    Returns:
+        The largest relative difference of any output that is not zero throughout.
+
+    Raises:
+        ExportError: an output differs by more than ``tolerance`` in some case. The message names
+            the first tensor inside the graph that does, where the graph came from torch.
+    """
+    compared: dict[str, Comparison] = {}
+    worst: dict[str, tuple[float, Case]] = {}
+    for case in cases:
+        got = run(case.inputs)
+        for name, reference in case.outputs.items():
+            held = compared.setdefault(name, Comparison(tolerance))
+            share = held.relative(held.add(got[name], reference))
+            if name not in worst or share > worst[name][0]:
+                worst[name] = share, case
+            found = held.result()
+            if not found.passes:
+                # That a channel is small may be known only now: the case that differs came before.
+                culprit = worst[name][1]
+                raise ExportError(
+                    f"the exported graph is not the network: output {name!r} {found} for "
+                    f"{culprit.what} (limit: {tolerance.rtol:g} of the scale + "
+                    f"{tolerance.atol:g}).\n  {_first(graph, culprit, tolerance)}"
+                )
+    # Of a reference of zeros there is no share; what passes there is within atol.
+    shares = (held.result().max_rel for held in compared.values())
+    return max((share for share in shares if np.isfinite(share)), default=0.0)
+
+
+def check_operators(
+    graph: CapturedGraph, cases: Iterable[Case], tolerance: Tolerance, leave: Callable[[str], None]
+) -> None:
+    """Hold every operator of a graph that came from torch against torch's, given the same inputs.
+
+    For what outputs do not show: an argmax, a comparison or a saturated output answers the same
+    though an operator before it computes something else. :data:`INSIDE` times ``tolerance`` is
+    allowed. ``leave`` is called with a line where torch or ONNX Runtime cannot run them apart.
+
+    Raises:
+        ExportError: an operator computes something else in some case.
+    """
+    from mmedge_export.capture.bisect import wrong_operator
+
+    wide = Tolerance(tolerance.rtol * INSIDE, tolerance.atol * INSIDE)
+    for case in cases:
+        try:
+            text = wrong_operator(graph, case, wide)
+        except (ExportError, IndexError, RuntimeError, TypeError, ValueError) as error:
+            leave(f"the operators inside the graph, each on its own: {error}")
+            return
+        if text:
+            raise ExportError(
+                f"the exported graph is not the network, though its outputs agree for {case.what}: "
+                f"an operator computes something else than torch from the same inputs (limit: "
+                f"{wide.rtol:g} of the scale + {wide.atol:g}).\n  It is {text}."
+            )
+
+
+def _first(graph: CapturedGraph, case: Case, tolerance: Tolerance) -> str:
+    if graph.program is None:
+        return "The graph did not come from torch, so its inner tensors have no reference."
+    from mmedge_export.capture.bisect import first_divergence
+
+    return first_divergence(graph, case, tolerance)

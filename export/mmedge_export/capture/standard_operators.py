@@ -1,0 +1,145 @@
+"""A captured program in operators that ONNX has, and without checks that ONNX cannot make."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from mmedge_export.capture import locate
+from mmedge_export.capture.attention_standard import decompose
+from mmedge_export.capture.guard_attention import guard_attention
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["in_standard_operators"]
+
+Program = torch.export.ExportedProgram
+
+#: The operator of :mod:`mmedge_export.capture.attention`, which need not be imported.
+_SEGMENTED = "mmedge::segmented_attention"
+
+#: Nodes that compute nothing but raise where a condition fails.
+_CHECKS = frozenset(
+    {
+        "aten::_assert_async",
+        "aten::_assert_async.msg",
+        "aten::_assert_scalar",
+        "aten::_assert_tensor_metadata",
+        "aten::_functional_assert_async.msg",
+        "aten::_functional_assert_scalar",
+        "aten::sym_constrain_range",
+        "aten::sym_constrain_range_for_size",
+    }
+)
+
+
+def in_standard_operators(
+    network: torch.nn.Module, program: Program, opset: int
+) -> tuple[Program, list[str]]:
+    """``program`` with what ONNX lacks replaced, and the checks on values that it no longer makes.
+
+    Checks on sizes are left to :mod:`mmedge_export.capture.relations`. Segmented attention becomes
+    standard operators, in which the passes find it again. What hides every key is 0, as torch has
+    it.
+    """
+    checks = _drop_checks(network, program)
+    guard_attention(program, opset)
+    targets = {getattr(node.target, "name", str)(): node.target for node in program.graph.nodes}
+    table: dict[Any, Callable[..., Any]] = {
+        targets[name]: how for name, how in _DECOMPOSED.items() if name in targets
+    }
+    return (program.run_decompositions(table) if table else program), checks
+
+
+def _drop_checks(network: torch.nn.Module, program: Program) -> list[str]:
+    """Take checks out of ``program``; say which of them look at values."""
+    graph = program.graph
+    found: dict[str, None] = {}
+    for node in list(graph.nodes):
+        if getattr(node.target, "name", str)() not in _CHECKS:
+            continue
+        if _reads_values(node):
+            found[str(locate.of_node(network, node).line_text())] = None
+        graph.erase_node(node)
+    graph.eliminate_dead_code()
+    program.graph_module.recompile()
+    return list(found)
+
+
+def _reads_values(node: torch.fx.Node) -> bool:
+    """Whether a check depends on what tensors hold, not on their sizes and dtypes alone."""
+    if "metadata" in str(node.target):
+        return False
+    waiting, seen = [node], set()
+    while waiting:
+        at = waiting.pop()
+        for before in at.all_input_nodes:
+            if before in seen or "sym_size" in str(before.target):
+                continue
+            seen.add(before)
+            if isinstance(before.meta.get("val"), torch.Tensor):
+                return True
+            waiting.append(before)
+    return False
+
+
+def _all_true(x: torch.Tensor) -> torch.Tensor:
+    return torch.all(x)
+
+
+def _rsub(x: torch.Tensor, other: float, alpha: float = 1) -> torch.Tensor:
+    """``other - alpha * x`` by operators that promote whole numbers as this one does."""
+    return torch.add(torch.mul(x.to(torch.result_type(x, other)), -alpha), other)
+
+
+def _clamp(x: torch.Tensor, low: float | None = None, high: float | None = None) -> torch.Tensor:
+    """With limits of two types, or whole numbers between limits that are none."""
+    stated = [limit for limit in (low, high) if limit is not None]
+    if not all(isinstance(limit, (int, float)) for limit in stated):
+        return NotImplemented  # type: ignore[no-any-return] # a size
+    dtype = x.dtype
+    for limit in stated:
+        dtype = torch.promote_types(dtype, torch.result_type(x, limit))
+    if dtype == x.dtype and len({type(limit) for limit in stated}) == 1:
+        return NotImplemented  # type: ignore[no-any-return] # as it is
+    kind = float if dtype.is_floating_point else int
+    limits = (None if limit is None else kind(limit) for limit in (low, high))
+    return torch.clamp(x.to(dtype), *limits)
+
+
+def _clamp_min(x: torch.Tensor, limit: float) -> torch.Tensor:
+    return _clamp(x, limit)
+
+
+def _clamp_max(x: torch.Tensor, limit: float) -> torch.Tensor:
+    return _clamp(x, None, limit)
+
+
+def _divide(x: torch.Tensor, y: Any, *, rounding_mode: str | None = None) -> torch.Tensor:  # noqa: ANN401
+    """Whole numbers divided towards zero by whole numbers, where torch's exporter goes by float32.
+
+    The quotient is the floor, and one more where the signs differ and something is left.
+    """
+    whole = not x.is_floating_point() and (
+        isinstance(y, int) if not isinstance(y, torch.Tensor) else not y.is_floating_point()
+    )
+    if not whole or x.dtype == torch.bool or rounding_mode != "trunc":
+        return NotImplemented  # type: ignore[no-any-return] # as it is
+    floor = torch.floor_divide(x, y)
+    left = x - floor * y
+    differ = torch.logical_and(left != 0, torch.lt(x, 0) != (y < 0))
+    return floor + differ.to(floor.dtype)
+
+
+_DECOMPOSED: dict[str, Callable[..., Any]] = {
+    _SEGMENTED: decompose,
+    "aten::_is_all_true": _all_true,
+    "aten::clamp": _clamp,
+    "aten::clamp_max": _clamp_max,
+    "aten::clamp_min": _clamp_min,
+    "aten::div.Scalar_mode": _divide,
+    "aten::div.Tensor_mode": _divide,
+    "aten::rsub.Scalar": _rsub,
+}

@@ -1,0 +1,148 @@
+"""The graph is tried at other sizes than the example's, before anything is made of it."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mmedge.errors import ExportError
+from mmedge.tolerance import difference
+from mmedge_export.capture import probe_inputs
+from mmedge_export.capture.case import Case
+from mmedge_export.sources import onnx_rules
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from mmedge.spec import Tolerance
+    from mmedge_export.capture.golden import Run
+    from mmedge_export.capture.limits import Limits
+    from mmedge_export.model import Model
+
+__all__ = ["try_sizes"]
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """The network at ``sizes``, unless it refuses them, and whether the graph is the same."""
+
+    sizes: dict[str, int]
+    what: str
+    passes: bool
+    cases: tuple[Case, ...] = ()
+    refusal: ExportError | None = None
+
+
+def try_sizes(
+    model: Model,
+    limits: Limits,
+    run: Run,
+    graph: Run,
+    tolerance: Tolerance,
+    leave: Callable[[str], None],
+    *,
+    varied: bool,
+) -> list[Case]:
+    """Try ``graph`` at the sizes of :func:`.probe_inputs.probes` and at witnesses.
+
+    A case in which it is not the network for no reason that is known is left for the parity check,
+    which finds the tensor that differs.
+
+    Args:
+        model: has the example.
+        limits: what is known of the assumptions on sizes.
+        run: the network itself.
+        graph: the exported graph.
+        tolerance: of its outputs.
+        leave: called with a line on what is not checked.
+        varied: whether the model's samples have other sizes than the example in every dimension.
+            If so, a size that the network refuses is left unchecked: inputs that depend on each
+            other (lengths, indices) can be real in samples only.
+
+    Returns:
+        What was tried and the network did not refuse.
+
+    Raises:
+        ExportError: the graph is not the network at some sizes, for an assumption that does not
+            hold there, or the network refuses sizes that its dimensions allow.
+    """
+    waiting = deque(probe_inputs.probes(model))
+    example = probe_inputs.sizes(model, probe_inputs.example(model))
+    if 1 in example.values():  # at which it was not traced
+        waiting.appendleft(example)
+    seen: list[dict[str, int]] = []
+    trials: list[_Trial] = []
+    while waiting:
+        sizes = limits.domain.near(waiting.popleft())
+        if (
+            sizes is not None
+            and sizes not in seen
+            and probe_inputs.elements(model, sizes) <= probe_inputs.LARGEST
+        ):
+            seen.append(sizes)
+            trials.append(_try(model, sizes, run, graph, tolerance))
+        if not waiting:
+            waiting.extend(limits.witnesses(seen))
+    differing = [trial for trial in trials if trial.refusal is None and not trial.passes]
+    refused = [trial for trial in trials if trial.refusal is not None]
+    reason = limits.reason(
+        [trial.sizes for trial in differing],
+        [trial.sizes for trial in refused],
+        [trial.sizes for trial in trials if trial.passes],
+    )
+    if differing and reason:
+        raise ExportError(f"the graph is not the network at {differing[0].what}: {reason}")
+    for trial in refused:
+        refusal = (
+            f"the network refuses {trial.what}, though its dynamic dimensions allow these sizes"
+        )
+        if reason:
+            raise ExportError(f"{refusal}: {reason}\n  {trial.refusal}") from trial.refusal
+        if not varied:
+            advice = (
+                f"{refusal}: state the smallest and largest size of each in Model.dims (and what "
+                f"they are a multiple of), or give samples of several sizes. {trial.refusal}"
+            )
+            if isinstance(model.module, Path):
+                raise onnx_rules.refusal(advice, "sizes") from trial.refusal
+            raise ExportError(advice) from trial.refusal
+        leave(f"{trial.what}, which the network refuses ({trial.refusal})")
+    return [case for trial in trials for case in trial.cases]
+
+
+def _try(model: Model, sizes: dict[str, int], run: Run, graph: Run, tolerance: Tolerance) -> _Trial:
+    what = "the example at " + ", ".join(f"{name}={size}" for name, size in sizes.items())
+    inputs = probe_inputs.resize(model, probe_inputs.example(model), sizes)
+    try:
+        cases = [Case(what, inputs, run(inputs)), *_random(model, sizes, run)]
+    except ExportError as refusal:
+        return _Trial(sizes, what, passes=False, refusal=refusal)
+    passes = all(_agrees(graph, case, tolerance) for case in cases)
+    return _Trial(sizes, what, passes=passes, cases=tuple(cases))
+
+
+def _random(model: Model, sizes: Mapping[str, int], run: Run) -> list[Case]:
+    """Random inputs of ``sizes``, where the network takes them and answers with numbers."""
+    inputs = probe_inputs.random(model, sizes, np.random.default_rng(0))
+    try:
+        outputs = run(inputs)
+    except ExportError:
+        return []
+    if not all(np.isfinite(value).all() for value in outputs.values()):
+        return []
+    what = "random inputs at " + ", ".join(f"{name}={size}" for name, size in sizes.items())
+    return [Case(what, inputs, outputs)]
+
+
+def _agrees(graph: Run, case: Case, tolerance: Tolerance) -> bool:
+    try:
+        got = graph(case.inputs)
+    except ExportError:
+        return False
+    return all(
+        difference(got[name], value, tolerance).passes for name, value in case.outputs.items()
+    )

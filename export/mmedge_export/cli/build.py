@@ -1,0 +1,176 @@
+"""``mmedge build``: variants for other backends: engines, or what OpenVINO runs."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from mmedge.bench.tune import tune
+from mmedge.bundle import Bundle
+from mmedge.cli.console import (
+    BundleArgument,
+    JsonOption,
+    emit_json,
+    list_not_checked,
+    number,
+    say,
+    table,
+    warn,
+)
+from mmedge.cli.output import BundleOutputOption, OverwriteOption, Target, misuse, rewriting
+from mmedge_export.targets.tensorrt.engine import PRECISIONS, build_all
+from mmedge_export.targets.tensorrt.engine_builder import CURRENT
+from mmedge_export.targets.tensorrt.profiles import parse_profiles
+
+__all__ = ["build"]
+
+#: Backends that engines are built for.
+ENGINES = ("tensorrt", "tensorrt_rtx")
+
+
+def build(
+    bundle: BundleArgument,
+    *,
+    backend: Annotated[
+        str,
+        typer.Option(help="tensorrt-rtx (needs no GPU to build), tensorrt, or openvino (the CPU)."),
+    ] = "tensorrt-rtx",
+    target: Annotated[
+        list[str] | None,
+        typer.Option(help="sm_NN, or current for this machine's GPU. May be repeated."),
+    ] = None,
+    precision: Annotated[
+        list[str] | None,
+        typer.Option(
+            help=f"{', '.join(PRECISIONS)}. int8 and fp8 are calibrated on the golden samples; fp8 "
+            "needs sm_89 or later. May be repeated."
+        ),
+    ] = None,
+    profile: Annotated[
+        list[str] | None,
+        typer.Option(help="Sizes of a dynamic dimension, as NAME=MIN:OPT:MAX. May be repeated."),
+    ] = None,
+    workspace: Annotated[
+        int | None, typer.Option(help="MiB of GPU memory a layer may use as scratch.", min=1)
+    ] = None,
+    output: BundleOutputOption = None,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Build engines of every stage and add them to the bundle; for openvino, its variant."""
+    if backend.replace("-", "_") not in (*ENGINES, "openvino"):
+        raise typer.BadParameter(
+            f"expected tensorrt-rtx, tensorrt or openvino; got {backend!r}", param_hint="--backend"
+        )
+    for word in target or ():
+        if word != CURRENT and not re.fullmatch(r"sm_[0-9]{2,3}", word):
+            raise typer.BadParameter(
+                f"expected sm_NN, such as sm_87, or {CURRENT}; got {word!r}", param_hint="--target"
+            )
+    for word in precision or ():
+        if word not in PRECISIONS:
+            raise typer.BadParameter(
+                f"expected {', '.join(PRECISIONS)}; got {word!r}", param_hint="--precision"
+            )
+    with misuse("--profile"):
+        sizes = parse_profiles(profile or ())
+    if backend == "openvino":
+        for option, value in (("--target", target), ("--precision", precision),
+                              ("--profile", profile), ("--workspace", workspace)):  # fmt: skip
+            if value:
+                raise typer.BadParameter(
+                    f"{option} is for engines; openvino runs the float32 graphs on this CPU, and "
+                    "mmedge quantize --backend openvino adds lower precision"
+                )
+        with rewriting(bundle, output, overwrite=overwrite) as place:
+            _build_openvino(place, as_json=as_json)
+        return
+    with rewriting(bundle, output, overwrite=overwrite) as place, _stdout_on_stderr():
+        built, made = build_all(
+            place.path,
+            backend=backend,
+            targets=target or [CURRENT],
+            precisions=precision or ["fp32"],
+            profile=sizes,
+            workspace=None if workspace is None else workspace << 20,
+            progress=say,
+        )
+        open_questions = built.manifest.open_questions(*made)
+        built.close()
+    if as_json:
+        emit_json(
+            {
+                "bundle": place.shown,
+                "variants": [{"id": variant.id, **asdict(variant)} for variant in made],
+                "not_checked": open_questions,
+            }
+        )
+        return
+    table(
+        f"{place.shown}: engines built",
+        ("variant", "stages", "MB", "build s", "max rel", "requires"),
+        [
+            (
+                variant.id,
+                len(variant.files),
+                f"{variant.metrics['engine_bytes'] / 1e6:.1f}",
+                number(variant.metrics["build_s"]),
+                number(variant.metrics.get(f"{variant.precision}_max_rel")),
+                ", ".join(f"{name} {version}" for name, version in variant.requires.items()),
+            )
+            for variant in made
+        ],
+    )
+    list_not_checked(open_questions)
+
+
+def _build_openvino(place: Target, *, as_json: bool) -> None:
+    """Add the variant, and time it beside the others."""
+    from mmedge_export.targets.openvino import add_openvino
+
+    made, variant = add_openvino(Bundle.open(place.path))
+    open_questions = made.manifest.open_questions(variant)
+    found: dict[str, tuple[float, int]] = {}
+    if made.manifest.samples:
+        made, found = tune(made, tell=say, warn=warn)
+    made.close()
+    if as_json:
+        measured = {
+            "latency_ms": {name: ms for name, (ms, _) in found.items()},
+            "threads": {name: count for name, (_, count) in found.items()},
+        }
+        emit_json(
+            {
+                "bundle": place.shown,
+                "variant": variant.id,
+                **measured,
+                "not_checked": open_questions,
+            }
+        )
+        return
+    rows = [(name, number(ms), str(count)) for name, (ms, count) in found.items()]
+    table(f"{place.shown}: {variant.id} added", ("variant", "ms a call here", "threads"), rows)
+    list_not_checked(open_questions)
+
+
+@contextmanager
+def _stdout_on_stderr() -> Iterator[None]:
+    """Send what the libraries' own code prints to stderr: stdout carries data alone.
+
+    TensorRT-RTX writes some warnings past its logger, to file descriptor 1.
+    """
+    sys.stdout.flush()
+    saved = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 1)
+        os.close(saved)

@@ -1,0 +1,282 @@
+"""``mmedge export``: a trained network becomes a bundle."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mmedge.bundle import Bundle
+from mmedge.cli.console import (
+    JsonOption,
+    emit_json,
+    list_not_checked,
+    number,
+    say,
+    table,
+    waiting,
+    warn,
+)
+from mmedge.cli.draw import size as size_of
+from mmedge.cli.output import check_new
+from mmedge_export.capture.golden import SAMPLES
+from mmedge_export.cli.quantize import (
+    BudgetOption,
+    GoalOption,
+    MaxDropOption,
+    MaxErrorOption,
+    MinMetricOption,
+    ResumeOption,
+    print_report,
+    quantize_bundle,
+    quantize_options,
+    refuse_metric_limits,
+)
+from mmedge_export.install import installed
+from mmedge_export.open_questions import INVENTED, NOT_RUN
+from mmedge_export.quantize.limits import PRECISIONS
+from mmedge_export.sources.example_file import read_example
+from mmedge_export.sources.loader import load_source
+from mmedge_export.sources.user_code import each
+
+if TYPE_CHECKING:
+    from mmedge.spec import Manifest, Variant
+    from mmedge_export.quantize.report import Report
+
+__all__ = ["export"]
+
+SourceArgument = Annotated[
+    str, typer.Argument(help="file.py:factory, package.module:factory, zoo:NAME or model.onnx.")
+]
+OutputOption = Annotated[
+    Path,
+    typer.Option("--output", "-o", help="The bundle: a directory, or one file NAME.mmedge."),
+]
+ModalityOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=INPUT,...", help="Inputs that form one modality; repeatable."),
+]
+SizeOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="DIM=N", help="Example size of an ONNX file's dimension; repeatable."),
+]
+ExampleOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Example inputs of an ONNX file: .npz, .safetensors, or a folder of NAME.npy files; "
+        "default: made-up values.",
+    ),
+]
+OpsetOption = Annotated[
+    int | None, typer.Option(help="Version of the ONNX operators; default 20.", min=1)
+]
+SamplesOption = Annotated[int, typer.Option(help="Golden samples in the bundle.", min=1)]
+RtolOption = Annotated[
+    float | None,
+    typer.Option(help="Largest difference, as a share of an output's largest value.", min=0),
+]
+SplitOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--split/--no-split",
+        help="Cut by modality, or keep one stage; default: cut unless it slows single calls.",
+    ),
+]
+NameOption = Annotated[str | None, typer.Option(help="Name of the bundle.")]
+PrecisionOption = Annotated[
+    str,
+    typer.Option(
+        help=f"fp32 alone, or {' or '.join(PRECISIONS)} as well where it pays and the metric holds."
+    ),
+]
+AllowNanOption = Annotated[
+    bool, typer.Option("--allow-nan", help="Take weights and golden outputs that are NaN.")
+]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace an older bundle.")]
+
+
+def export(
+    source: SourceArgument,
+    output: OutputOption,
+    *,
+    modality: ModalityOption = None,
+    size: SizeOption = None,
+    example: ExampleOption = None,
+    opset: OpsetOption = None,
+    samples: SamplesOption = SAMPLES,
+    rtol: RtolOption = None,
+    split: SplitOption = None,
+    name: NameOption = None,
+    overwrite: OverwriteOption = False,
+    allow_nan: AllowNanOption = False,
+    precision: PrecisionOption = "fp32",
+    max_drop: MaxDropOption = None,
+    min_metric: MinMetricOption = None,
+    max_error: MaxErrorOption = None,
+    goal: GoalOption = None,
+    budget: BudgetOption = None,
+    resume: ResumeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Trace a network, check the graph against it, and write a bundle."""
+    groups = {key: value.split(",") for key, value in _pairs("--modality", modality or ())}
+    sizes = {key: _whole("--size", value) for key, value in _pairs("--size", size or ())}
+    if precision != "fp32" and precision not in PRECISIONS:
+        raise typer.BadParameter(f"--precision {precision!r}: fp32, {' or '.join(PRECISIONS)}")
+    options = quantize_options(
+        max_drop=max_drop,
+        min_metric=min_metric,
+        max_error=max_error,
+        goal=goal,
+        budget=budget,
+        resume=resume,
+    )
+    if not source.lower().endswith(".onnx") and (sizes or example is not None):
+        raise typer.BadParameter(
+            "--size and --example are for .onnx files; a factory brings examples of its own"
+        )
+    if precision == "fp32":
+        _refuse_alone(
+            max_drop=max_drop, min_metric=min_metric, max_error=max_error, budget=budget,
+            resume=resume, **{"for": goal},
+        )  # fmt: skip
+    elif source.lower().endswith(".onnx"):
+        refuse_metric_limits(options, "an ONNX file has none")
+    check_new(output, overwrite=overwrite)
+    values = None if example is None else read_example(example)
+    # What the user's own code prints must not mix with the result.
+    with contextlib.redirect_stdout(sys.stderr):
+        with waiting(f"loading {source}"):
+            model = load_source(source, sizes=sizes, example=values)
+        with installed("exporting"):
+            from mmedge_export.export_bundle import export as export_bundle
+            from mmedge_export.quantize.task import Task
+        if precision != "fp32" and model.metric is None:
+            refuse_metric_limits(options, f"{source} has none")
+        if precision != "fp32" and model.samples is not None:
+            # Taken more than once.
+            model = replace(model, samples=list(each(model.samples, "sample")))
+        bundle = export_bundle(
+            model,
+            output,
+            opset=opset,
+            samples_limit=samples,
+            overwrite=overwrite,
+            rtol=rtol,
+            modality=groups,
+            split=split,
+            name=name,
+            source=source,
+            allow_nan=allow_nan,
+            progress=say,
+        )
+        task = None if precision == "fp32" or model.metric is None else Task.of(model)
+    report = None
+    if precision != "fp32":
+        try:
+            report = quantize_bundle(bundle, task, precision=precision, threads=None, **options)
+        except BaseException:  # a signal too
+            warn(f"{output} holds the float32 network alone; mmedge quantize goes on from it")
+            raise
+        bundle = Bundle.open(output)
+    with bundle:
+        manifest = bundle.manifest
+        total = sum(len(bundle.read(file)) for file in manifest.files)
+    parity = manifest.variants[0].metrics.get("parity")  # an ONNX file has none
+    if as_json:
+        emit_json(
+            {
+                "path": str(output),
+                "name": manifest.name,
+                "bytes": total,
+                "inputs": {name: str(spec) for name, spec in manifest.inputs().items()},
+                "outputs": list(manifest.outputs),
+                "modalities": {m.name: list(m.inputs) for m in manifest.modalities},
+                "stages": [stage.name for stage in manifest.stages],
+                "variants": [variant.id for variant in manifest.variants],
+                "samples": manifest.samples,
+                "parity": parity,
+                "provenance": dict(manifest.provenance),
+                "not_checked": list(manifest.not_checked),
+                "not_run": [v.id for v in manifest.variants if NOT_RUN in v.not_checked],
+                "quantized": None if report is None else report.to_dict(),
+            }
+        )
+        _check_kept(report)
+        return
+    table(
+        f"{manifest.name}: {output} ({size_of(total)})",
+        ("what", "value"),
+        [
+            *(
+                (f"modality {m.name}", "; ".join(str(manifest.inputs()[n]) for n in m.inputs))
+                for m in manifest.modalities
+            ),
+            *(
+                (f"output {spec.name}", str(spec))
+                for stage in manifest.stages
+                for spec in stage.outputs
+                if spec.name in manifest.outputs
+            ),
+            ("stages", ", ".join(stage.name for stage in manifest.stages)),
+            ("variants", ", ".join(map(_variant, manifest.variants))),
+            ("golden samples", f"{manifest.samples}{_invented(manifest)}"),
+            (
+                "largest difference from the network",
+                "the file itself is the reference" if parity is None else number(parity),
+            ),
+        ],
+    )
+    if report is not None:
+        print_report(report)
+    list_not_checked([*manifest.not_checked, *(() if report is None else report.not_checked)])
+    _check_kept(report)
+
+
+def _refuse_alone(**given: object) -> None:
+    """Options of a lower precision say nothing where none is asked for."""
+    names = [f"--{name.replace('_', '-')}" for name, value in given.items() if value is not None]
+    if names:
+        raise typer.BadParameter(
+            f"{', '.join(names)}: for a lower precision, and none is asked for; add --precision "
+            f"{' or '.join(PRECISIONS)}"
+        )
+
+
+def _variant(variant: Variant) -> str:
+    return f"{variant.id} ({NOT_RUN})" if NOT_RUN in variant.not_checked else variant.id
+
+
+def _invented(manifest: Manifest) -> str:
+    made_up = manifest.provenance.get("samples") == INVENTED
+    return ": the example and made-up inputs" if made_up else ""
+
+
+def _check_kept(report: Report | None) -> None:
+    """Exit 1 where a lower precision was asked for and none was worth keeping."""
+    if report is not None and report.variant is None:
+        raise typer.Exit(1)
+
+
+def _pairs(option: str, words: Sequence[str]) -> list[tuple[str, str]]:
+    pairs: list[tuple[str, str]] = []
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not key or not equals or not value:
+            raise typer.BadParameter(f"{option} {word!r}: expected NAME=VALUE")
+        if key in (known for known, _ in pairs):
+            raise typer.BadParameter(f"{option} {key!r} is given twice")
+        pairs.append((key, value))
+    return pairs
+
+
+def _whole(option: str, text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise typer.BadParameter(f"{option}: expected a size from 1 on, got {text!r}")
+    return int(text)

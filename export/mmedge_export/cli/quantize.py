@@ -1,0 +1,258 @@
+"""``mmedge quantize``: add a variant of lower precision to a bundle."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mmedge.bundle import Bundle
+from mmedge.cli.console import (
+    BundleArgument,
+    JsonOption,
+    ThreadsOption,
+    emit_json,
+    list_not_checked,
+    phases,
+    say,
+    stderr,
+    table,
+    waiting,
+    warn,
+)
+from mmedge.cli.output import BundleOutputOption, OverwriteOption, rewriting
+from mmedge.errors import InputError
+from mmedge_export.install import installed
+from mmedge_export.model import Model
+from mmedge_export.quantize.limits import BUDGET, GOALS, MAX_DROP, MAX_ERROR, PRECISIONS
+from mmedge_export.sources.loader import load_object
+from mmedge_export.targets.variants import BACKENDS
+
+if TYPE_CHECKING:
+    from mmedge_export.quantize.report import Report
+    from mmedge_export.quantize.task import Task
+
+__all__ = [
+    "BudgetOption",
+    "GoalOption",
+    "MaxDropOption",
+    "MaxErrorOption",
+    "MinMetricOption",
+    "ResumeOption",
+    "check_choice",
+    "print_report",
+    "quantize",
+    "quantize_bundle",
+    "quantize_options",
+    "refuse_metric_limits",
+]
+
+
+def _positive(value: float | None) -> float | None:
+    if value is not None and not 0 < value < float("inf"):
+        raise typer.BadParameter(
+            f"expected a positive number, got {value:g}: no number of samples shows that nothing "
+            "at all is lost"
+        )
+    return value
+
+
+MaxDropOption = Annotated[
+    float | None,
+    typer.Option(
+        help=f"Most that the metric may drop by, with confidence 95 %; {MAX_DROP:g} by default.",
+        callback=_positive,
+    ),
+]
+MinMetricOption = Annotated[
+    float | None, typer.Option(help="Metric that must be kept, in place of --max-drop.")
+]
+MaxErrorOption = Annotated[
+    float | None,
+    typer.Option(
+        help="Without a metric: largest relative error of an output on any golden sample; "
+        f"{MAX_ERROR:g} by default.",
+        min=0,
+    ),
+]
+GoalOption = Annotated[
+    str | None,
+    typer.Option(
+        "--for",
+        help=f"{' or '.join(GOALS)}: keep what is measurably faster here (default), or smaller.",
+    ),
+]
+BudgetOption = Annotated[
+    int | None,
+    typer.Option(help=f"Most candidates that are judged; {BUDGET} by default.", min=1),
+]
+ResumeOption = Annotated[
+    Path | None, typer.Option(help="Folder that keeps what is known, to go on after a stop.")
+]
+
+
+def quantize(
+    bundle: BundleArgument,
+    *,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            help="file.py:factory or package.module:factory of a Task, or of a Model with samples "
+            "and a metric. Without it the golden samples are the judge."
+        ),
+    ] = None,
+    precision: Annotated[str, typer.Option(help=f"{' or '.join(PRECISIONS)}.")] = "int8",
+    max_drop: MaxDropOption = None,
+    min_metric: MinMetricOption = None,
+    max_error: MaxErrorOption = None,
+    goal: GoalOption = None,
+    budget: BudgetOption = None,
+    threads: ThreadsOption = None,
+    backend: Annotated[
+        str, typer.Option(help="That is to run it on the CPU: ort or openvino.")
+    ] = "ort",
+    resume: ResumeOption = None,
+    output: BundleOutputOption = None,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Add a variant of lower precision that keeps the task and pays; needs no torch."""
+    check_choice("--precision", precision, PRECISIONS)
+    check_choice("--backend", backend, BACKENDS)
+    options = quantize_options(
+        max_drop=max_drop,
+        min_metric=min_metric,
+        max_error=max_error,
+        goal=goal,
+        budget=budget,
+        resume=resume,
+    )
+    if task is None:
+        refuse_metric_limits(options, "without --task there is none")
+    with rewriting(bundle, output, overwrite=overwrite) as place:
+        with contextlib.redirect_stdout(sys.stderr), waiting(f"loading {task}"):
+            judged = None if task is None else _task(task)
+        if judged is not None and judged.metric is None:
+            refuse_metric_limits(options, f"{task} has none")
+        report = quantize_bundle(
+            Bundle.open(place.path),
+            judged,
+            precision=precision,
+            threads=threads,
+            backend=backend,
+            **options,
+        )
+        place.keep = report.variant is not None
+    if as_json:
+        emit_json({"bundle": place.shown, **report.to_dict()})
+    else:
+        print_report(report)
+        list_not_checked(report.not_checked)
+    if report.variant is None:
+        raise typer.Exit(1)
+
+
+def check_choice(option: str, value: str, known: Sequence[str]) -> None:
+    """Refuse a word that is none of those that an option takes."""
+    if value not in known:
+        raise typer.BadParameter(f"expected {' or '.join(known)}; got {value!r}", param_hint=option)
+
+
+def quantize_options(
+    *,
+    max_drop: float | None,
+    min_metric: float | None,
+    max_error: float | None,
+    goal: str | None,
+    budget: int | None,
+    resume: Path | None,
+) -> dict[str, Any]:
+    """The options that ``quantize`` and ``export --precision`` share, with their defaults.
+
+    Raises:
+        BadParameter: two contradict each other, or one is unknown.
+    """
+    if max_drop is not None and min_metric is not None:
+        raise typer.BadParameter("--max-drop and --min-metric both limit the metric: give one")
+    if goal is not None:
+        check_choice("--for", goal, GOALS)
+    if resume is not None and resume.exists() and not resume.is_dir():
+        raise typer.BadParameter(f"{resume} is no folder", param_hint="--resume")
+    return {
+        "max_drop": max_drop,
+        "min_metric": min_metric,
+        "max_error": MAX_ERROR if max_error is None else max_error,
+        "goal": goal or "speed",
+        "budget": budget or BUDGET,
+        "resume": resume,
+    }
+
+
+def refuse_metric_limits(options: Mapping[str, Any], why: str) -> None:
+    """Refuse limits of a metric where there is none: the outputs alone would be judged."""
+    for name in ("max_drop", "min_metric"):
+        if options[name] is not None:
+            option = f"--{name.replace('_', '-')}"
+            raise typer.BadParameter(
+                f"{option} limits a metric, and {why}; give Model(metric=...) with evaluation "
+                "samples, or --max-error for the outputs"
+            )
+
+
+def _task(spec: str) -> Task:
+    from mmedge_export.quantize.task import Task
+
+    made = load_object(spec)
+    if isinstance(made, Model):
+        return Task.of(made)
+    if not isinstance(made, Task):
+        raise InputError(
+            f"--task {spec} gave {type(made).__name__}; expected a mmedge_export.quantize.Task, or "
+            "a mmedge_export.Model with evaluation samples and a metric"
+        )
+    return made
+
+
+def quantize_bundle(
+    bundle: Bundle,
+    task: Task | None,
+    **options: Any,  # noqa: ANN401
+) -> Report:
+    """Quantise with progress on stderr; what the user's own metric prints goes there too.
+
+    Args:
+        bundle: open; it is closed.
+        task: as :func:`mmedge_export.quantize.quantize` takes it.
+        options: the others that it takes.
+    """
+    # onnx and all that: not before it is needed.
+    with installed("quantising"):
+        from mmedge_export.quantize.quantize_bundle import quantize as add_variant
+
+    console = stderr()
+    with contextlib.redirect_stdout(sys.stderr), phases(console) as tell:
+        made, report = add_variant(
+            bundle,
+            task,
+            progress=lambda line: say(line, console),
+            phase=tell,
+            **options,
+        )
+    made.close()
+    if report.warning is not None:
+        warn(report.warning)
+    return report
+
+
+def print_report(report: Report) -> None:
+    """The tables of stages and of the whole network."""
+    table(
+        "stages",
+        ("stage", "nodes", "kept float32, and why", "speed against float32", "size"),
+        report.rows(),
+    )
+    table("network", ("what", "value"), report.summary())

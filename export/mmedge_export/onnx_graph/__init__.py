@@ -1,0 +1,1 @@
+"""An ONNX graph: reading its nodes, sizes and ranges, and running it."""

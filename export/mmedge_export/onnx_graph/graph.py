@@ -1,0 +1,235 @@
+"""An ONNX graph on its way into a bundle: what it takes and gives, and running it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import onnx_ir as ir
+
+from mmedge.errors import ExportError
+from mmedge.spec import Array, Dimension, TensorSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from mmedge_export.model import Model
+
+__all__ = [
+    "EXTERNAL_BYTES", "Graph", "Runner", "dimension_name", "is_external", "precision", "save",
+]  # fmt: skip
+
+#: A tensor of at least this many bytes goes to ``<graph>.onnx.data`` beside the graph, where a
+#: session maps it and need not parse it; smaller ones (shapes, scalars) stay in the graph, where
+#: shape inference reads them. A graph with no such tensor has no data file. What lies in another
+#: file already is placed anew whatever its size, since that file is not the bundle's.
+EXTERNAL_BYTES = 1024
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A whole network as ONNX."""
+
+    model: ir.Model
+
+    @property
+    def opset(self) -> int:
+        """Version of the ONNX operators."""
+        return self.model.opset_imports[""]
+
+    def specs(
+        self,
+        model: Model,
+        outputs: Mapping[str, Array],
+        inferred: Mapping[str, Sequence[object]] | None = None,
+    ) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...], dict[str, Dimension]]:
+        """Input and output specs, and all dynamic dimensions that they name.
+
+        A dimension that only outputs have is named after the first output and axis where it occurs;
+        the same expression of input dimensions (``2*time``) is the same dimension.
+
+        Args:
+            model: names the inputs and their dynamic dimensions.
+            outputs: those of the example, which give the sizes of dimensions that only outputs
+                have.
+            inferred: shapes of outputs by :attr:`Runner.shapes`, for sizes that the graph leaves
+                open.
+
+        Raises:
+            ExportError: an output has another rank than the example's.
+        """
+        inputs = tuple(
+            TensorSpec(name, value.example.dtype.name, value.shape())
+            for name, value in model.inputs.items()
+        )
+        dimensions = model.dimensions()
+        # What the graph itself calls each dimension: an ONNX file may write any text there.
+        names: dict[str, int | str] = {}
+        for value in self.model.graph.inputs:
+            name = str(value.name)
+            if name not in model.inputs:
+                continue
+            for size, own in zip(value.shape or (), model.inputs[name].shape(), strict=False):
+                if isinstance(size, ir.SymbolicDim) and size.value:
+                    names[size.value] = own
+        specs = []
+        for value in self.model.graph.outputs:
+            got = outputs[str(value.name)]
+            guess: list[object] = list((inferred or {}).get(str(value.name), ()))
+            guess = guess if len(guess) == got.ndim else [None] * got.ndim
+            declared: list[object] = guess if value.shape is None else list(value.shape)
+            if len(declared) != got.ndim:
+                raise ExportError(
+                    f"output {value.name!r}: the graph says {value.shape}, the network gives "
+                    f"{list(got.shape)}"
+                )
+            shape: list[int | str] = []
+            for axis, stated in enumerate(declared):
+                known = _known_size(stated, guess[axis], names)
+                if isinstance(known, str):
+                    fresh = _free(dimension_name(f"{value.name}_{axis}"), dimensions)
+                    known = names.setdefault(known, fresh) if known else fresh
+                if isinstance(known, str):
+                    # There may be none of what only comes out, such as detections.
+                    dimensions.setdefault(known, Dimension(0, max(got.shape[axis], 1)))
+                shape.append(known)
+            specs.append(TensorSpec(str(value.name), got.dtype.name, tuple(shape)))
+        return inputs, tuple(specs), dimensions
+
+
+class Runner:
+    """A graph's file in ONNX Runtime on the CPU.
+
+    Args:
+        path: of the file.
+        outputs: the ones wanted; None: all.
+        options: ONNX Runtime's ``SessionOptions``; None: such as get on with torch's own threads.
+
+    Raises:
+        ExportError: ONNX Runtime does not load the file.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        outputs: Sequence[str] | None = None,
+        options: Any = None,  # noqa: ANN401
+    ) -> None:
+        import onnxruntime as ort
+
+        if options is None:
+            options = ort.SessionOptions()
+            # Sessions are short-lived here and share the machine with torch's own threads.
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.log_severity_level = 4  # fatal: errors are raised, and one voice is enough
+        try:
+            self._session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime's errors have no common base
+            raise ExportError(
+                f"ONNX Runtime {ort.__version__} does not load {path.name}: {error}"
+            ) from error
+        self._outputs = outputs or [value.name for value in self._session.get_outputs()]
+
+    @property
+    def shapes(self) -> dict[str, list[object]]:
+        """Shape of each output as ONNX Runtime infers it: sizes, names, None for what is open."""
+        return {value.name: list(value.shape) for value in self._session.get_outputs()}
+
+    def __call__(
+        self, values: Mapping[str, Array], outputs: Sequence[str] | None = None
+    ) -> dict[str, Array]:
+        """Outputs by name: those named, or all that are wanted.
+
+        Raises:
+            ExportError: the run failed.
+        """
+        taken = [value.name for value in self._session.get_inputs()]
+        outputs = outputs or self._outputs
+        try:
+            results = self._session.run(outputs, {name: values[name] for name in taken})
+        except Exception as error:  # ONNX Runtime's errors have no common base
+            shapes = ", ".join(f"{n}: {v.dtype} {list(v.shape)}" for n, v in values.items())
+            said = " ".join(str(error).split())
+            raise ExportError(f"the exported graph fails on {shapes}: {said}") from error
+        return dict(zip(outputs, results, strict=True))
+
+
+def save(models: Mapping[str, ir.Model], folder: Path, *, place: str = "onnx") -> dict[str, Path]:
+    """Write the graph of each stage under ``folder``; path in the bundle -> file, graphs first.
+
+    Tensors of :data:`EXTERNAL_BYTES` and more are external data in one file beside the graphs,
+    each once, whichever stages use it: ``<place>/<stage>.onnx.data`` of a single stage,
+    ``<place>/weights.data`` of several.
+    """
+    base = folder / place
+    base.mkdir(parents=True, exist_ok=True)
+    data = f"{next(iter(models))}.onnx.data" if len(models) == 1 else "weights.data"
+    holders: dict[int, list[ir.Value]] = {}
+    tensors: dict[int, ir.TensorProtocol] = {}
+    for model in models.values():
+        for graph in model.graphs():
+            for value in graph.initializers.values():
+                tensor = value.const_value
+                if tensor is not None and is_external(tensor):
+                    tensors[id(tensor)] = tensor
+                    holders.setdefault(id(tensor), []).append(value)
+    files = {f"{place}/{stage}.onnx": base / f"{stage}.onnx" for stage in models}
+    placed: list[ir.ExternalTensor] = []
+    if tensors:
+        files[f"{place}/{data}"] = base / data
+        placed = ir.external_data.convert_tensors_to_external(list(tensors.values()), base, data)
+    try:
+        for key, tensor in zip(tensors, placed, strict=True):
+            for value in holders[key]:
+                value.const_value = tensor
+        for stage, model in models.items():
+            ir.save(model, base / f"{stage}.onnx")
+    finally:
+        # The models outlive the folder.
+        for key, values in holders.items():
+            for value in values:
+                value.const_value = tensors[key]
+    return files
+
+
+def is_external(tensor: ir.TensorProtocol) -> bool:
+    """Whether a weight lies beside the graph in a bundle, and not in it."""
+    if isinstance(tensor, ir.ExternalTensor):
+        return True
+    return tensor.dtype != ir.DataType.STRING and tensor.nbytes >= EXTERNAL_BYTES
+
+
+def precision(model: ir.Model) -> str:
+    """``fp16`` when most bytes of floating-point weights are float16, else ``fp32``."""
+    sizes = {ir.DataType.FLOAT16: 0, ir.DataType.FLOAT: 0}
+    for value in model.graph.initializers.values():
+        if value.const_value is not None and value.const_value.dtype in sizes:
+            sizes[value.const_value.dtype] += value.const_value.nbytes
+    return "fp16" if sizes[ir.DataType.FLOAT16] > sizes[ir.DataType.FLOAT] else "fp32"
+
+
+def dimension_name(text: str) -> str:
+    """``text`` as a dimension's name: exporters write expressions and scopes into it."""
+    kept = "".join(c if c.isalnum() and c.isascii() else "_" for c in text)
+    return (kept if kept[:1].isalpha() else f"d{kept}")[:60]
+
+
+def _known_size(declared: object, guess: object, names: Mapping[str, int | str]) -> int | str:
+    """A size, or the graph's text for a dimension; empty where neither is known.
+
+    ``guess`` is ONNX Runtime's, for a size that the graph leaves open. Its names of dimensions
+    count only where they are those of inputs.
+    """
+    if isinstance(declared, int):
+        return declared
+    text = declared if isinstance(declared, str) else getattr(declared, "value", None)
+    if text and not (declared is guess and text not in names):
+        return str(text)
+    return guess if isinstance(guess, int) or (isinstance(guess, str) and guess in names) else ""
+
+
+def _free(name: str, taken: Mapping[str, Any]) -> str:
+    while name in taken:
+        name += "_"
+    return name

@@ -1,0 +1,326 @@
+"""Work that treats the rows of a concatenation alike: what each part of it needs.
+
+A rule takes a node one of whose inputs is kept as parts
+(:class:`mmedge_export.partition.parts.Parts`) and says how to compute the node for each part by
+itself, or None where rows are mixed, or where that is not known for sure. No rule adds work: what
+is computed is cut along the rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from mmedge_export.onnx_graph.infer_sizes import BROADCAST
+from mmedge_export.onnx_graph.read_node import (
+    axis_of,
+    given_axes,
+    integers,
+    new_axes,
+    permutation,
+    reduced_axes,
+    slice_bounds,
+    standard,
+)
+from mmedge_export.onnx_graph.size import ONE, Size, product
+from mmedge_export.partition.parts import Parts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    import onnx_ir as ir
+
+    from mmedge_export.onnx_graph.infer_sizes import Shape
+    from mmedge_export.partition.graph_builder import Workbench
+
+__all__ = ["Plan", "plan"]
+
+#: Ops of one tensor, element by element. Any further inputs are scalars.
+UNARY = frozenset(
+    [
+        *("Abs", "BitwiseNot", "Cast", "Ceil", "Celu", "Clip", "Cos", "Elu", "Erf", "Exp"),
+        *("Floor", "Gelu", "HardSigmoid", "HardSwish", "Identity", "IsInf", "IsNaN", "LeakyRelu"),
+        *("Log", "Mish", "Neg", "Not", "Reciprocal", "Relu", "Round", "Selu", "Shrink"),
+        *("Sigmoid", "Sign", "Sin", "Softplus", "Softsign", "Sqrt", "Swish", "Tan", "Tanh"),
+        *("ThresholdedRelu",),
+    ]
+)
+
+#: Ops that work along one axis, with its default.
+ALONG = {"Hardmax": -1, "LogSoftmax": -1, "LpNormalization": -1, "Softmax": -1}
+
+#: Ops that treat each sample of a batch alike: rows are their axis 0.
+SAMPLES = frozenset(
+    ["AveragePool", "BatchNormalization", "Conv", "GlobalAveragePool", "GlobalMaxPool", "MaxPool"]
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to compute a node part by part.
+
+    Attributes:
+        parts: what the parts have in common with those of the inputs: origin, sizes, owners.
+        axis: of the outputs, along which they are parts.
+        inputs: for each input what all parts share, or what it is cut into, or None if left out.
+        targets: where the second input is a shape, sizes for that of each part; None is -1.
+    """
+
+    parts: Parts
+    axis: int
+    inputs: tuple[ir.Value | Parts | None, ...]
+    targets: tuple[Size | None, ...] | None = None
+
+
+def plan(node: ir.Node, bench: Workbench) -> Plan | None:
+    """How to compute ``node`` part by part; None where it is not row-wise, or not known to be."""
+    if not standard(node):
+        return None
+    if node.op_type in BROADCAST or node.op_type == "Concat":
+        return _elementwise(node, bench)
+    cut = [at for at, value in enumerate(node.inputs) if value in bench.parts]
+    value = node.inputs[cut[0]]
+    shape = bench.shape(value)
+    if value is None or shape is None or len(cut) > 1:
+        return None
+    parts = bench.parts[value]
+    others = [other for at, other in enumerate(node.inputs) if at != cut[0]]
+    if node.op_type in ("Reshape", "Expand"):
+        reshape = _reshape if node.op_type == "Reshape" else _expand
+        return reshape(node, parts, bench) if cut[0] == 0 else None
+    spare = () if node.op_type == "Split" else node.outputs[1:]
+    if any(output.uses() or output.is_graph_output() for output in spare):
+        return None  # such as the mean of a LayerNormalization
+    axis = _axis(node, cut[0], parts.axis, len(shape), bench)
+    if axis is None:
+        return None
+    inputs = [parts if at == cut[0] else other for at, other in enumerate(node.inputs)]
+    return Plan(_owned(parts, others, bench), axis, tuple(inputs))
+
+
+def _owned(parts: Parts, shared: Iterable[ir.Value | None], bench: Workbench) -> Parts:
+    """The parts of what is made of ``parts`` and of values that all of them share."""
+    behind = frozenset[str]().union(*(bench.owners.of(value) for value in shared))
+    return replace(parts, owners=tuple(owner | behind for owner in parts.owners))
+
+
+def _axis(node: ir.Node, at: int, axis: int, rank: int, bench: Workbench) -> int | None:
+    """Where the rows of input ``at`` are in the output; None where they are mixed."""
+    kind = node.op_type
+    others = [value for i, value in enumerate(node.inputs) if i != at and value is not None]
+    fixed = all(bench.owners.fixed(value) for value in others)
+    ranks = [None if (shape := bench.shape(value)) is None else len(shape) for value in others]
+    if None in ranks:
+        return None
+    widest = max((r for r in ranks if r is not None), default=0)
+    if kind in ("MatMul", "Gather"):
+        rule = _matmul if kind == "MatMul" else _gather
+        return rule(node, at, axis, rank, widest) if fixed else None
+    if at != 0:
+        return None
+    if kind in UNARY:
+        return axis if widest == 0 else None
+    if kind in ALONG:
+        return axis if axis_of(node, -1, rank) != axis else None
+    if kind in ("LayerNormalization", "RMSNormalization"):
+        return axis if axis < axis_of(node, -1, rank) and widest < rank - axis else None
+    if kind == "Gemm":
+        rows = axis == 0 and node.attributes.get_int("transA", 0) == 0
+        return 0 if rows and fixed and _flat(others[1:], bench) else None
+    if kind in SAMPLES:
+        return (
+            0 if axis == 0 and fixed and node.attributes.get_int("training_mode", 0) == 0 else None
+        )
+    return _moved(node, axis, rank) if fixed else None
+
+
+def _flat(values: list[ir.Value], bench: Workbench) -> bool:
+    """Whether none of them has rows of its own."""
+    shapes = [bench.shape(value) for value in values]
+    return all(shape is not None and (len(shape) < 2 or shape[0] == ONE) for shape in shapes)
+
+
+def _matmul(node: ir.Node, at: int, axis: int, rank: int, other: int) -> int | None:  # noqa: ARG001
+    if at == 0:  # rows times a weight
+        return axis if axis < rank - 1 and other <= 2 else None
+    # a weight times columns
+    return axis if axis != rank - 2 and other == 2 and rank >= 2 else None
+
+
+def _gather(node: ir.Node, at: int, axis: int, rank: int, other: int) -> int | None:
+    if at == 1:  # rows of indices into a table
+        table = axis_of(node, 0, other)
+        return table + axis
+    taken = axis_of(node, 0, rank)
+    if taken == axis:
+        return None
+    return axis + other - 1 if taken < axis else axis
+
+
+def _moved(node: ir.Node, axis: int, rank: int) -> int | None:
+    """Of ops that work on other axes than the rows, or only move them."""
+    kind = node.op_type
+    if kind.startswith("Reduce") or kind in ("ArgMax", "ArgMin"):
+        axes = reduced_axes(node, rank)
+        if axes is None or axis in axes:
+            return None
+        kept = node.attributes.get_int("keepdims", 1)
+        return axis if kept else axis - sum(gone < axis for gone in axes)
+    if kind == "Transpose":
+        return permutation(node, rank).index(axis)
+    if kind == "Unsqueeze":
+        fresh = new_axes(node, rank)
+        if fresh is None:
+            return None
+        return [at for at in range(rank + len(fresh)) if at not in fresh][axis]
+    if kind == "Squeeze":
+        axes = given_axes(node)
+        gone = None if axes is None else {at % rank for at in axes}
+        return None if gone is None or axis in gone else axis - sum(at < axis for at in gone)
+    if kind == "Flatten":
+        cut = axis_of(node, 1, rank)
+        return {(0, 1): 0, (rank - 1, rank - 1): 1}.get((axis, cut))
+    if kind == "Split":
+        return axis if axis_of(node, 0, rank) != axis else None
+    if kind == "Slice":
+        bounds = slice_bounds(node, rank)
+        return axis if bounds is not None and axis not in bounds else None
+    return None
+
+
+def _reshape(node: ir.Node, parts: Parts, bench: Workbench) -> Plan | None:
+    """The axis stays one where as much lies before it, and as much after it, as did before."""
+    before, after = bench.shape(node.inputs[0]), bench.shape(node.outputs[0])
+    target = node.inputs[1]
+    if before is None or after is None or target is None or target in bench.parts:
+        return None
+    stay = [
+        at
+        for at, size in enumerate(after)
+        if size == before[parts.axis]
+        and product(after[:at]) == product(before[: parts.axis])
+        and product(after[at + 1 :]) == product(before[parts.axis + 1 :])
+    ]
+    if not stay or any(size.number == 0 for size in after):
+        return None
+    numbers = integers(target)
+    if numbers is not None and numbers[stay[0]] == -1:
+        return Plan(parts, stay[0], (parts, target))
+    wanted = tuple(None if at == stay[0] else size for at, size in enumerate(after))
+    if not bench.reachable(parts, wanted, target):
+        return None
+    return Plan(parts, stay[0], (parts, target), wanted)
+
+
+def _expand(node: ir.Node, parts: Parts, bench: Workbench) -> Plan | None:
+    before, after, target = (
+        bench.shape(node.inputs[0]),
+        bench.shape(node.outputs[0]),
+        node.inputs[1],
+    )
+    wanted = bench.sizes.content(target)
+    if before is None or after is None or target is None or wanted is None:
+        return None
+    end = len(before) - parts.axis  # the axis counted from the end
+    axis = len(after) - end
+    if len(wanted) >= end and wanted[-end] not in (ONE, before[parts.axis]):
+        return None
+    if len(wanted) >= end:
+        wanted = tuple(ONE if at == len(wanted) - end else s for at, s in enumerate(wanted))
+    if not bench.reachable(parts, wanted, target):
+        return None
+    return Plan(parts, axis, (parts, target), wanted)
+
+
+def _elementwise(node: ir.Node, bench: Workbench) -> Plan | None:
+    """Of operands that broadcast, and of a Concat along another axis, which do not."""
+    after = bench.shape(node.outputs[0])
+    shapes = [bench.shape(value) for value in node.inputs]
+    if after is None or None in shapes:
+        return None
+    whole = [(v, bench.parts[v], s) for v, s in zip(node.inputs, shapes, strict=True)
+             if v is not None and s is not None and v in bench.parts]  # fmt: skip
+    ends = {len(shape) - parts.axis for _, parts, shape in whole}
+    end = ends.pop()
+    axis = len(after) - end
+    if ends or (node.op_type == "Concat" and axis_of(node, 0, len(after)) == axis):
+        return None
+    width = after[axis]
+    full = any(shape == after for _, _, shape in whole)
+    operands: list[ir.Value | Parts] = []
+    for value, shape in zip(node.inputs, shapes, strict=True):
+        if value is None or shape is None:
+            return None
+        operand = _operand(node, value, shape, end, width, bench, full=full)
+        if operand is None:
+            return None
+        operands.append(operand)
+    return _aligned(operands, node.inputs, axis, end, bench)
+
+
+def _operand(
+    node: ir.Node,
+    value: ir.Value,
+    shape: Shape,
+    end: int,
+    width: Size,
+    bench: Workbench,
+    *,
+    full: bool,
+) -> ir.Value | Parts | None:
+    """What one input of an elementwise node is to each part; a constant is cut up later."""
+    broadcast = node.op_type != "Concat"
+    if value not in bench.parts and broadcast and (len(shape) < end or shape[-end] == ONE):
+        return value
+    if len(shape) < end or shape[-end] != width:
+        return None
+    if value in bench.parts:
+        return bench.parts[value]
+    maker = value.producer()
+    if bench.constant(value) is not None:
+        return value
+    if maker is None or not standard(maker):
+        return None
+    if maker.op_type == "Concat" and axis_of(maker, 0, len(shape)) == len(shape) - end:
+        return bench.parts_of(maker)
+    source = bench.shape(maker.inputs[0]) if maker.inputs else None
+    if maker.op_type == "Expand" and broadcast and full and source is not None:
+        # Broadcasting does what the Expand did, since another operand has the full shape.
+        return maker.inputs[0] if len(source) < end or source[-end] == ONE else None
+    return None
+
+
+def _aligned(
+    operands: list[ir.Value | Parts],
+    inputs: Sequence[ir.Value | None],
+    axis: int,
+    end: int,
+    bench: Workbench,
+) -> Plan | None:
+    """The operands cut where all of them can be."""
+    cut = [operand for operand in operands if isinstance(operand, Parts)]
+    known = [operand for value, operand in zip(inputs, operands, strict=True)
+             if isinstance(operand, Parts) and value in bench.parts]  # fmt: skip
+    ends = [e for e in known[0].ends if all(e in parts.ends for parts in cut)]
+    if len(ends) < 2 or any(parts.ends[-1] != ends[-1] for parts in cut):
+        return None
+    merged = [o.merged(ends) if isinstance(o, Parts) else o for o in operands]
+    sizes = known[0].merged(ends).sizes
+    done: list[ir.Value | Parts | None] = []
+    for operand in merged:
+        shape = None if isinstance(operand, Parts) else bench.shape(operand)
+        if isinstance(operand, Parts) or shape is None or len(shape) < end or shape[-end] == ONE:
+            done.append(operand)
+            continue
+        pieces = bench.cut(operand, len(shape) - end, sizes)
+        if pieces is None:
+            return None
+        empty = tuple(frozenset[str]() for _ in pieces)
+        done.append(
+            Parts(known[0].origin, len(shape) - end, tuple((p,) for p in pieces), sizes, empty)
+        )
+    behind = [o.owners for o in done if isinstance(o, Parts)]
+    owners = tuple(frozenset[str]().union(*part) for part in zip(*behind, strict=True))
+    shared = [o for o in done if not isinstance(o, Parts)]
+    parts = replace(known[0].merged(ends), owners=owners)
+    return Plan(_owned(parts, shared, bench), axis, tuple(done))

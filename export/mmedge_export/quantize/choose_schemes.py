@@ -1,0 +1,269 @@
+"""Which form of each node, and of a whole stage, is fastest on this device.
+
+Every kind of node (operator, sizes) is timed by itself in every form; that gives a few candidates
+for the stage, which are timed as a whole, since neighbours share conversions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from mmedge.errors import ExportError
+from mmedge_export.onnx_graph.graph import Runner
+from mmedge_export.quantize.evaluate import open_graph
+from mmedge_export.quantize.schemes import DYNAMIC, EXACT_FIRST, RANGED, write_form
+from mmedge_export.quantize.stage_work import quantised
+from mmedge_export.quantize.timing import compare, interleave
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from mmedge.spec import Array
+    from mmedge_export.quantize.schemes import Form, Site
+    from mmedge_export.quantize.stage_work import Plan, StageWork
+
+__all__ = ["NO_FASTER", "TIE", "candidates", "choose_plan", "time_sites"]
+
+#: Times that lie nearer than this share are called equal: the smaller graph is taken.
+TIE = 0.03
+
+#: A node's forms that are nearly as fast as its fastest by itself: the most exact of them is taken.
+NEAR = 0.05
+
+#: What begins the words on a stage that stays float32 for its speed.
+NO_FASTER = "not measurably faster"
+
+#: Rounds by which the plan that was fastest is held against float32 once more.
+CONFIRM = 15
+
+
+def time_sites(
+    work: StageWork, values: Mapping[str, Array], forms: Sequence[Form], *, threads: int | None
+) -> dict[str, dict[Form, float]]:
+    """How many times as fast as in float32 each node is in each of ``forms`` it can take.
+
+    Args:
+        work: the stage.
+        values: one sample's tensors, at least every site's activation.
+        forms: to try.
+        threads: most threads; None: the default.
+    """
+    model = onnx.load(work.prepared)
+    nodes = {node.name: node for node in model.graph.node}
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    known: dict[object, dict[Form, float]] = {}
+    found = {}
+    for site in work.sites:
+        if site.op == "Gather":  # looking rows up takes next to no time
+            found[site.node] = {form: 1.0 for form in forms if form in site.forms}
+            continue
+        activation = values[site.activation]
+        node = nodes[site.node]
+        attributes = tuple(sorted(a.SerializeToString() for a in node.attribute))
+        key = (site.op, activation.shape, tuple(constants[site.weight].dims), attributes)
+        if key not in known:
+            known[key] = _time_site(
+                work, site, node, constants, activation, len(known), forms, threads=threads
+            )
+        found[site.node] = known[key]
+    return found
+
+
+def _time_site(
+    work: StageWork,
+    site: Site,
+    node: onnx.NodeProto,
+    constants: Mapping[str, onnx.TensorProto],
+    activation: Array,
+    number: int,
+    forms: Sequence[Form],
+    *,
+    threads: int | None,
+) -> dict[Form, float]:
+    if not activation.size:
+        return {}  # such as features of no detections
+    # Random weights and inputs of the same sizes: how long it takes does not depend on them.
+    rng = np.random.default_rng(number)
+    given = [name for name in node.input[1:] if name in constants]
+    weights = {
+        name: rng.standard_normal(tuple(constants[name].dims)).astype(np.float32) for name in given
+    }
+    x = rng.standard_normal(activation.shape).astype(np.float32)
+    kept = [name if name in weights else "" for name in node.input[1:]]
+    while kept and not kept[-1]:
+        kept.pop()
+    inner = helper.make_node(node.op_type, ["x", *kept], ["y"], name="site")
+    inner.attribute.extend(node.attribute)
+    graph = helper.make_graph(
+        [inner],
+        "site",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, x.shape)],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(value, name) for name, value in weights.items()],
+    )
+    opset = helper.make_opsetid("", _opset(work.prepared))
+    path = work.folder / f"{work.stage.name}.site{number}.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[opset], ir_version=10), path)
+    y = Runner(path)({"x": x})["y"]
+    ranges = {"x": (float(x.min()), float(x.max())), "y": (float(y.min()), float(y.max()))}
+    ways: dict[str, Callable[[], object]] = {"float": _way(work, path, x, threads)}
+    for form in forms:
+        if form in site.forms:
+            other = work.folder / f"{work.stage.name}.site{number}.{form}.onnx"
+            write_form(path, other, {"site": form}, ranges)
+            with contextlib.suppress(ExportError):  # a form that the backend cannot run
+                way = _way(work, other, x, threads)
+                way()
+                ways[form] = way
+    times = interleave(ways, rounds=5)
+    return {form: times[form].times_faster(times["float"])[0] for form in forms if form in times}
+
+
+def _way(work: StageWork, path: Path, x: Array, threads: int | None) -> Callable[[], object]:
+    run = open_graph(path, work.stage, alone=False, threads=threads, backend=work.backend)
+    return lambda: run({"x": x})
+
+
+def _opset(path: Path) -> int:
+    imports = onnx.load(path, load_external_data=False).opset_import
+    return next(int(entry.version) for entry in imports if entry.domain in ("", "ai.onnx"))
+
+
+def candidates(work: StageWork, forms: Sequence[Form]) -> dict[str, Plan]:
+    """Plans of the stage that may be the fastest, by a word for each, without equal ones."""
+
+    def best(site: Site) -> Form:
+        known = work.speed[site.node]
+        if not known:
+            return "float"
+        fastest = max(known.values())
+        # None that is slower than float32 stands in for one that is faster.
+        least = max(fastest * (1 - NEAR), min(fastest, 1.0))
+        return min((form for form in known if known[form] >= least), key=_coarseness)
+
+    def faster(site: Site) -> Form:
+        form = best(site)
+        return form if work.speed[site.node].get(form, 0.0) > 1.0 else other(site)
+
+    def other(site: Site) -> Form:
+        return "rows8" if "rows8" in forms and "rows8" in site.forms else "float"
+
+    every: dict[str, Plan] = {
+        "every node in its fastest form": {site.node: best(site) for site in work.sites},
+        "nodes that are faster by themselves": {site.node: faster(site) for site in work.sites},
+    }
+    for ranged in (form for form in forms if form in RANGED):
+        every[f"all {ranged}"] = {
+            site.node: ranged if ranged in site.forms else other(site) for site in work.sites
+        }
+        every[f"convolutions {ranged}, others in their fastest form"] = {
+            site.node: ranged if site.op == "Conv" and ranged in site.forms else best(site)
+            for site in work.sites
+        }
+        every["convolutions alone"] = {
+            site.node: ranged if site.op == "Conv" and ranged in site.forms else other(site)
+            for site in work.sites
+        }
+    # By itself a node is timed with nothing before it: what is equal there may not be in the stage.
+    for form in (form for form in forms if form in DYNAMIC):
+        every[f"all {form} that can be, others in their fastest form"] = {
+            site.node: form if form in site.forms else best(site) for site in work.sites
+        }
+    kept: dict[str, Plan] = {}
+    for name, plan in every.items():
+        if quantised(plan) and plan not in kept.values():
+            kept[name] = plan
+    return kept
+
+
+def _coarseness(form: Form) -> int:
+    return EXACT_FIRST.index(form) if form in EXACT_FIRST else len(EXACT_FIRST)
+
+
+def more_exact(name: str, near: Sequence[str], plans: Mapping[str, Plan]) -> str:
+    """Of plans that are nearly as fast as ``name``, the one with the most exact dynamic forms.
+
+    Else equal plans alone count: the others weigh size or time against exactness, and what a finer
+    scale of the same weights costs is 5 % at most, where the gate may put most nodes back without.
+    """
+
+    def others(plan: Plan) -> Plan:
+        return {node: "dynamic" if form in DYNAMIC else form for node, form in plan.items()}
+
+    alike = [other for other in near if others(plans[other]) == others(plans[name])]
+    return min(alike or [name], key=lambda other: sum(map(_coarseness, plans[other].values())))
+
+
+def choose_plan(
+    work: StageWork,
+    plans: Mapping[str, Plan],
+    values: Mapping[str, Array],
+    *,
+    alone: bool,
+    goal: str,
+    threads: int | None,
+) -> tuple[Plan, str]:
+    """The plan to go on with, and why.
+
+    Args:
+        work: the stage.
+        plans: from :func:`candidates`.
+        values: one sample's tensors that enter the stage.
+        alone: whether it is the only stage.
+        goal: ``speed`` takes the fastest plan that is measurably faster than float32, or none;
+            ``size`` the smallest graph.
+        threads: most threads; None: the default.
+    """
+    floats: Plan = {site.node: "float" for site in work.sites}
+    if not plans:
+        return floats, "no node that could take another form"
+    graphs = {name: work.graph(plan) for name, plan in plans.items()}
+    taken = {spec.name: values[spec.name] for spec in work.stage.inputs}
+    runs, refused = {}, ""
+    for name, path in {"float": work.prepared, **graphs}.items():
+        try:
+            run = open_graph(path, work.stage, alone=alone, threads=threads, backend=work.backend)
+            run(taken)
+        except ExportError as error:
+            if name == "float":
+                raise
+            refused = f"{work.backend} refuses {name}: {error}"
+        else:
+            runs[name] = run
+    if len(runs) == 1:
+        return floats, refused
+    sizes = {name: graph_bytes(path) for name, path in graphs.items() if name in runs}
+    if goal == "size":
+        name = min(sizes, key=lambda name: sizes[name])
+        if sizes[name] >= graph_bytes(work.prepared):
+            return floats, "no form makes it smaller"
+        return plans[name], f"smallest: {name}"
+    _, ratios = compare({n: partial(run, taken) for n, run in runs.items()}, "float")
+    faster = {name: ratio for name, ratio in ratios.items() if ratio[1] > 1.0}
+    if faster:
+        best = max(ratio[0] for ratio in faster.values())
+        equal = [name for name, ratio in faster.items() if ratio[0] >= best * (1 - TIE)]
+        near = [name for name, ratio in faster.items() if ratio[0] >= best * (1 - NEAR)]
+        name = more_exact(min(equal, key=lambda name: sizes[name]), near, plans)
+        # The winner of several, and of as many rounds as it took, is timed once more.
+        ways = {"float": partial(runs["float"], taken), name: partial(runs[name], taken)}
+        again = interleave(ways, rounds=CONFIRM, seed=CONFIRM)
+        middle, low, high = again[name].times_faster(again["float"])
+        if low > 1.0:
+            return plans[name], f"{middle:.2f} [{low:.2f}, {high:.2f}] times as fast: {name}"
+    else:
+        middle, low, high = max(ratios.values())
+    return floats, f"{NO_FASTER}: {middle:.2f} [{low:.2f}, {high:.2f}] times"
+
+
+def graph_bytes(path: Path) -> int:
+    """Of a graph and its weights."""
+    data = path.with_name(f"{path.name}.data")
+    return path.stat().st_size + (data.stat().st_size if data.exists() else 0)

@@ -1,0 +1,459 @@
+"""Lower precision is kept only while the task holds and where it pays.
+
+It is long, since one search holds what was tried, what it cost and why it ended.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mmedge.bench.machine.neighbours import busy_words
+from mmedge.errors import AccuracyError
+from mmedge_export.calibration.checkpoint import digest
+from mmedge_export.quantize.back_off import BudgetError, back_off, offenders
+from mmedge_export.quantize.choose_schemes import (
+    NO_FASTER,
+    candidates,
+    choose_plan,
+    graph_bytes,
+    time_sites,
+)
+from mmedge_export.quantize.evaluate import Network, error, inner_tensors
+from mmedge_export.quantize.report import StageReport
+from mmedge_export.quantize.saturate import narrow_nodes
+from mmedge_export.quantize.schemes import DYNAMIC, EXACT_FIRST, RANGED
+from mmedge_export.quantize.sensitivity import switches, write_switched
+from mmedge_export.quantize.stage_work import quantised, quantised_forms
+from mmedge_export.quantize.timing import Watch, interleave, watching
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from mmedge.bundle import Bundle
+    from mmedge.spec import Array
+    from mmedge_export.calibration.checkpoint import Journal
+    from mmedge_export.quantize.accuracy_gate import Judge, Verdict
+    from mmedge_export.quantize.schemes import Form, Site
+    from mmedge_export.quantize.stage_work import Plan, StageWork
+    from mmedge_export.quantize.task import Task
+
+__all__ = ["FORMS", "Gate"]
+
+#: Forms that a precision may take, by backend: those that it has fast kernels for.
+FORMS: Mapping[str, Mapping[str, tuple[Form, ...]]] = {
+    "ort": {
+        "int8": ("static", "dynamic", "dynamic_tensor", "block8", "rows8"),
+        "int4": ("block4", "rows8"),
+    },
+    "openvino": {"int8": ("entering", "block8", "rows8"), "int4": ("block4", "rows8")},
+}
+
+#: Samples that sensitivity is measured on, and that products are looked at for saturation on.
+SENSITIVE, SATURATING = 24, 4
+
+#: Nodes that a message about failure names.
+WORST = 8
+
+#: Rounds by which the whole network is timed.
+ROUNDS = 31
+
+#: Separates a stage from a node in the names that the search handles.
+_BETWEEN = "\n"
+
+
+class Gate:
+    """Finds the plan of every stage.
+
+    Args:
+        bundle: open.
+        works: its stages, prepared and calibrated.
+        task: what it is judged by.
+        judge: of the task.
+        goal: ``speed`` or ``size``.
+        budget: most candidates that are judged.
+        threads: most threads of a stage; None: the default.
+        backend: that is to run the network.
+        tell: told what is being done, a line at a time.
+        journal: of what is known so far.
+
+    Attributes:
+        others: largest share of the cores' time that other processes took while something was
+            timed; None: they left the cores alone, or it cannot be told.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        works: Sequence[StageWork],
+        task: Task,
+        judge: Judge,
+        *,
+        goal: str,
+        budget: int,
+        threads: int | None,
+        backend: str,
+        tell: Callable[[str], None],
+        journal: Journal,
+    ) -> None:
+        self._journal, self._backend = journal, backend
+        self._bundle, self._works, self._task, self._judge = bundle, works, task, judge
+        self._goal, self._budget, self._threads, self._tell = goal, budget, threads, tell
+        self._alone = len(works) == 1
+        self._speed: dict[str, str] = {}
+        self._harms: dict[str, float] = {}
+        self.others: float | None = None
+        self._changed: set[str] = set()  # stages with other forms than those that were timed
+
+    def choose(self, precision: str) -> None:
+        """Give every stage the plan that is fastest on this device."""
+        forms = FORMS[self._backend][precision]
+        floats = self._network({})
+        samples = [floats.tensors(inputs) for inputs in self._task.calibration[:SATURATING]]
+        for work in self._works:
+            name = work.stage.name
+            if not work.sites:
+                self._speed[name] = "-"
+                continue
+            self._tell(f"{name}: timing {len(work.sites)} nodes")
+            found = self._journal.recall(
+                f"forms of {name}", partial(self._choose_stage, work, forms, samples), self._keep
+            )
+            self._note(found["others"])
+            work.narrow = frozenset(found["narrow"])
+            work.speed, work.plan = found["speed"], found["plan"]
+            self._speed[name] = found["words"]
+            for node, form in work.plan.items():
+                if form == "float":
+                    work.why[node] = "no smaller"
+                    if self._goal == "speed":
+                        doubtful = found["others"] is not None
+                        work.why[node] = "could not be judged" if doubtful else "no faster"
+            self._tell(f"{name}: {self._speed[name]}")
+
+    def _choose_stage(
+        self, work: StageWork, forms: Sequence[Form], samples: Sequence[Mapping[str, Array]]
+    ) -> dict[str, Any]:
+        names = list(dict.fromkeys(site.activation for site in work.sites))
+        with watching(patient=self._goal == "speed") as watch:
+            found = self._timed_stage(work, forms, samples, names)
+        return {**found, **self._doubted(found["words"], watch)}
+
+    def _timed_stage(
+        self,
+        work: StageWork,
+        forms: Sequence[Form],
+        samples: Sequence[Mapping[str, Array]],
+        names: Sequence[str],
+    ) -> dict[str, Any]:
+        inner = [inner_tensors(work.prepared, names, values) for values in samples]
+        work.narrow = narrow_nodes(work.prepared, work.sites, inner, work.ranges)
+        work.speed = time_sites(work, inner[0], forms, threads=self._threads)
+        plan, words = self._fastest(work, candidates(work, forms), samples[0])
+        return {"narrow": sorted(work.narrow), "speed": work.speed, "plan": plan, "words": words}
+
+    def hold(self) -> Verdict | None:
+        """Put back what the task does not bear; None where nothing is left in lower precision.
+
+        Raises:
+            AccuracyError: the limit holds for nothing that was tried, or the budget was used up.
+        """
+        if not any(quantised(work.plan) for work in self._works):
+            return None
+        verdict = self._judged({work.stage.name: work.plan for work in self._works})
+        if not verdict.ok:
+            verdict = self._refined(verdict)
+        if not verdict.ok:
+            self._tell(f"too much is lost: {_words(verdict)}; looking for the cause")
+            verdict = self._back_off()
+        return self._pay(verdict)
+
+    def _refined(self, verdict: Verdict) -> Verdict:
+        """Give weights a scale for each channel where they shared one: far less than float32 costs.
+
+        The plans stay, whatever the verdict: if nodes are to be put back, fewer of these are.
+        """
+
+        def finer(work: StageWork) -> Plan:
+            pays = {
+                node
+                for node in work.plan
+                if self._goal != "speed" or work.speed[node].get("dynamic", 0.0) > 1.0
+            }
+            return {
+                node: "dynamic" if form == "dynamic_tensor" and node in pays else form
+                for node, form in work.plan.items()
+            }
+
+        changed = {work.stage.name for work in self._works if finer(work) != work.plan}
+        if not changed or self._judge.attempts >= self._budget:
+            return verdict
+        for work in self._works:
+            work.plan = finer(work)
+        self._changed |= changed
+        verdict = self._judged({work.stage.name: work.plan for work in self._works})
+        self._tell(f"with a scale for each channel: {_words(verdict)}")
+        return verdict
+
+    def _back_off(self) -> Verdict:
+        ranked = self._ranked()
+        verdicts: dict[frozenset[str], Verdict] = {}
+
+        def plans(back: frozenset[str]) -> dict[str, Plan]:
+            return {
+                work.stage.name: work.without(
+                    {node for node in work.plan if _name(work, node) in back}
+                )
+                for work in self._works
+            }
+
+        def passes(back: frozenset[str]) -> bool:
+            verdict = self._judged(plans(back))
+            verdicts[back] = verdict
+            self._tell(f"{len(back)} of {len(ranked)} nodes put back: {_words(verdict)}")
+            return verdict.ok
+
+        left = self._budget - self._judge.attempts
+        try:
+            back = back_off(ranked, passes, budget=left)
+        except BudgetError as stop:
+            raise AccuracyError(
+                f"nothing passed within {self._budget} evaluations; give a larger budget or limit."
+                f"\n{self._table(verdicts)}"
+            ) from stop
+        if back is None:
+            raise self._nothing(verdicts)
+        before = {work.stage.name: work.plan for work in self._works}
+        for work in self._works:
+            mine = [node for node in quantised(work.plan) if _name(work, node) in back]
+            work.plan = work.without(mine)
+            work.why |= dict.fromkeys(mine, "the metric needs it")
+        milder = [name for name in reversed(ranked) if name in back]
+        verdict = self._milder(milder, before, verdicts[back])
+        if not any(quantised(work.plan) for work in self._works):
+            raise self._nothing(verdicts)
+        return verdict
+
+    def _nothing(self, verdicts: Mapping[frozenset[str], Verdict]) -> AccuracyError:
+        return AccuracyError(
+            "the limit is kept with no node in lower precision; give a larger limit, or more "
+            f"samples.\n{self._table(verdicts)}"
+        )
+
+    def _milder(self, back: Sequence[str], before: Mapping[str, Plan], verdict: Verdict) -> Verdict:
+        """Try other forms, the most exact first, on nodes that were put back, the mildest first."""
+        works = {work.stage.name: work for work in self._works}
+        for name in back:
+            stage, node = name.split(_BETWEEN)
+            work = works[stage]
+            known = work.speed[node]
+            for form in EXACT_FIRST:
+                pays = self._goal != "speed" or known.get(form, 0.0) > 1.0
+                if form not in known or form == before[stage][node] or not pays:
+                    continue
+                if self._judge.attempts >= self._budget:
+                    return verdict
+                plans = {other.stage.name: other.plan for other in self._works}
+                tried = self._judged({**plans, stage: {**work.plan, node: form}})
+                self._tell(f"{stage} {node} as {form}: {_words(tried)}")
+                if tried.ok:
+                    work.plan, verdict = {**work.plan, node: form}, tried
+                    del work.why[node]
+                    break
+        return verdict
+
+    def _table(self, verdicts: Mapping[frozenset[str], Verdict]) -> str:
+        """What was tried, and the error that single nodes bring, for a message."""
+        tried = [
+            f"  {len(back)} nodes put back: {_words(verdict)}" for back, verdict in verdicts.items()
+        ]
+        worst = sorted(self._harms, key=lambda name: -self._harms[name])[:WORST]
+        alone = [
+            f"  {' '.join(name.split(_BETWEEN))} alone: error {self._harms[name]:.3g}"
+            for name in worst
+        ]
+        return "\n".join([*tried, *alone])
+
+    def _ranked(self) -> list[str]:
+        """Quantised nodes of the stages that do harm, the most harmful first, then all others."""
+        ranked: list[str]
+        plans = " ".join(digest(work.plan) for work in self._works)
+        key = f"harm of single nodes as {plans}"
+        ranked, self._harms = self._journal.recall(key, self._measure_harm)
+        return ranked
+
+    def _measure_harm(self) -> tuple[list[str], dict[str, float]]:
+        samples = self._task.calibration[:SENSITIVE]
+        graphs: dict[str, Path] = {}
+        sites = {work.stage.name: _switchable(work) for work in self._works}
+        for work in self._works:
+            mine = sites[work.stage.name]
+            if mine:
+                graphs[work.stage.name] = path = work.folder / f"{work.stage.name}.switched.onnx"
+                write_switched(work.prepared, path, mine, work.plan, work.ranges, work.narrow)
+        network = Network(self._bundle, graphs, threads=self._threads)
+
+        def answers(on: Mapping[str, set[str]]) -> list[dict[str, Array]]:
+            more = {name: switches(mine, on.get(name, set())) for name, mine in sites.items()}
+            return [network(inputs, more) for inputs in samples]
+
+        reference = answers({})
+
+        def harm(on: Mapping[str, set[str]]) -> float:
+            return float(np.mean(error(answers(on), reference)))
+
+        stages = {
+            name: harm({name: {site.node for site in mine}}) for name, mine in sites.items() if mine
+        }
+        worst = offenders(stages)
+        self._tell(
+            "error of the answers by stage: "
+            + ", ".join(f"{name} {value:.3g}" for name, value in stages.items())
+        )
+        ranked: list[str] = []
+        alone: dict[str, float] = {}
+        for group in (worst, [name for name in stages if name not in worst]):
+            harms = {
+                _BETWEEN.join((name, site.node)): harm({name: {site.node}})
+                for name in group
+                for site in sites[name]
+            }
+            ranked += sorted(harms, key=lambda name: -harms[name])
+            alone |= harms
+        return ranked, alone
+
+    def _pay(self, verdict: Verdict) -> Verdict | None:
+        """Put back stages that are no faster after all, and everything where the whole is not."""
+        if self._goal != "speed":
+            return verdict
+        floats = self._network({})
+        first = floats.tensors(self._task.samples[0][0])
+        before = [(work.plan, dict(work.why)) for work in self._works]
+        for work in self._works:
+            name = work.stage.name
+            slower = "the metric needs it" in work.why.values() or name in self._changed
+            if not slower or not quantised(work.plan):
+                continue
+            key = f"speed of {name} as {digest(work.plan)}"
+            found = self._journal.recall(key, partial(self._paying, work, first), self._keep)
+            plan, self._speed[name] = found["plan"], found["words"]
+            self._note(found["others"])
+            if plan != work.plan:
+                judged = found["others"] is None
+                reason = "the rest is no faster" if judged else "could not be judged"
+                work.why |= dict.fromkeys(quantised(work.plan), reason)
+                work.plan = plan
+        if not any(quantised(work.plan) for work in self._works):
+            return None
+        if all(work.plan == plan for work, (plan, _) in zip(self._works, before, strict=True)):
+            return verdict
+        if self._judge.attempts < self._budget:
+            again = self._judged({work.stage.name: work.plan for work in self._works})
+            if again.ok:
+                return again
+        # What was accepted stays, with a stage that is no faster.
+        for work, (plan, why) in zip(self._works, before, strict=True):
+            work.plan, work.why = plan, why
+        return verdict
+
+    def _paying(self, work: StageWork, values: Mapping[str, Array]) -> dict[str, Any]:
+        """Whether the stage is faster with what the metric bears, as plain values."""
+        with watching() as watch:
+            plan, words = self._fastest(work, {"what the metric bears": work.plan}, values)
+        return {"plan": plan, **self._doubted(words, watch)}
+
+    def _doubted(self, words: str, watch: Watch) -> dict[str, Any]:
+        """How fast something is, in words, with what makes that doubtful."""
+        busy = busy_words(watch.share) if self._goal == "speed" else None
+        if busy is None:
+            return {"words": words, "others": None}
+        if words.startswith(NO_FASTER):
+            return {"words": f"could not be judged: {busy}; {words}", "others": watch.share}
+        return {"words": f"{words} ({busy})", "others": watch.share}
+
+    def _keep(self, found: Mapping[str, Any]) -> bool:
+        """Whether a finding is worth keeping for a run that goes on later: it was not disturbed."""
+        return found["others"] is None
+
+    def _note(self, others: float | None) -> None:
+        """Keep how disturbed a time was, to be told at the end."""
+        if others is not None:
+            self.others = max(others, self.others or 0.0)
+
+    def _fastest(
+        self, work: StageWork, plans: Mapping[str, Plan], values: Mapping[str, Array]
+    ) -> tuple[Plan, str]:
+        return choose_plan(
+            work, plans, values, alone=self._alone, goal=self._goal, threads=self._threads
+        )
+
+    def _network(self, plans: Mapping[str, Plan]) -> Network:
+        graphs = {
+            work.stage.name: work.graph(plans[work.stage.name])
+            for work in self._works
+            if quantised(plans.get(work.stage.name, {}))
+        }
+        return Network(self._bundle, graphs, threads=self._threads, backend=self._backend)
+
+    def _judged(self, plans: Mapping[str, Plan]) -> Verdict:
+        if self._judge.attempts >= self._budget:
+            raise AccuracyError(
+                f"the budget of {self._budget} evaluations is used up; give a larger one"
+            )
+
+        def judged() -> dict[str, Any]:
+            network = self._network(plans)
+            inputs = (inputs for inputs, _ in self._task.samples)
+            return asdict(self._judge.look(network.answers(inputs)))
+
+        key = digest({stage: quantised_forms(plan) for stage, plan in plans.items()})
+        return self._judge.rule(self._journal.recall(f"verdict on {key}", judged))
+
+    def final(self) -> tuple[Network, Network]:
+        """The float network, and the one that was kept."""
+        return self._network({}), self._network({w.stage.name: w.plan for w in self._works})
+
+    def latency(self) -> tuple[tuple[float, float], tuple[float, float, float]]:
+        """Milliseconds of a call in float32 and as kept, and how many times as fast that is."""
+        floats, kept = self.final()
+        inputs = self._task.samples[0][0]
+        ways = {"float": partial(floats, inputs), "kept": partial(kept, inputs)}
+        with watching() as watch:
+            times = interleave(ways, rounds=ROUNDS)
+        self._note(watch.share if watch.busy else None)
+        ratio = times["kept"].times_faster(times["float"])
+        return (times["float"].median, times["kept"].median), ratio
+
+    def stages(self) -> tuple[StageReport, ...]:
+        """What became of each stage."""
+        return tuple(
+            StageReport(
+                work.stage.name,
+                dict(Counter(work.plan.values())),
+                {node: work.why.get(node, "-") for node, f in work.plan.items() if f == "float"},
+                tuple(n for n in sorted(work.narrow) if work.plan[n] in (*RANGED, *DYNAMIC)),
+                self._speed.get(work.stage.name, "-"),
+                graph_bytes(work.prepared),
+                graph_bytes(work.graph()),
+            )
+            for work in self._works
+        )
+
+
+def _switchable(work: StageWork) -> list[Site]:
+    return [site for site in work.sites if work.plan[site.node] != "float"]
+
+
+def _name(work: StageWork, node: str) -> str:
+    return _BETWEEN.join((work.stage.name, node))
+
+
+def _words(verdict: Verdict) -> str:
+    if verdict.drop is None:
+        return f"error {verdict.worst:.3g} at most"
+    return f"drop {verdict.drop.drop:.4f}, at most {verdict.drop.bound:.4f}"

@@ -1,0 +1,592 @@
+"""Ways to write a graph with some of its nodes in integers.
+
+A node that multiplies by constant weights (MatMul, Conv; Gemm is written as MatMul and Add first)
+or looks rows up in them can take one of these forms, which ONNX Runtime or OpenVINO has fast
+kernels for on CPUs:
+
+- ``static``: activations as uint8 by ranges from calibration, weights int8 by output channel. ONNX
+  Runtime fuses the pairs of QuantizeLinear and DequantizeLinear around it.
+- ``entering``: as ``static``, but only what enters a node is rounded and what leaves it is not.
+  OpenVINO fuses that as well; its results are more exact.
+- ``dynamic``: activations as uint8 by the range of each call, weights int8 by output channel.
+- ``dynamic_tensor``: the same with one scale for all weights of the node. ONNX Runtime is faster
+  with it where there is one row of activations (1.2 times, 1.32 on AMD EPYC), and less exact.
+- ``rows8``: of a table that rows are looked up in (Gather), int8 by row. It is smaller and neither
+  faster nor slower.
+- ``block8``, ``block4``: weights in 8 or 4 bits by blocks of :data:`BLOCK` along the summed axis,
+  activations quantised by blocks inside the kernel (MatMulNBits).
+
+The mechanical part is ``onnxruntime.quantization``'s.
+
+It is long, since each scheme writes the same nodes in another way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+import logging
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from mmedge.errors import ExportError
+from mmedge_export.onnx_graph.read_node import standard
+from mmedge_export.passes.fold_transpose import FoldTransposePass
+from mmedge_export.passes.raise_opset import raise_opset
+from mmedge_export.passes.strip_metadata import SCOPES
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Mapping
+    from pathlib import Path
+
+    import onnx
+
+    from mmedge.spec import Array
+
+__all__ = [
+    "BLOCK", "DYNAMIC", "EXACT_FIRST", "RANGED", "SCALES_BY_AXIS", "Form", "Site", "add_constant",
+    "array_of",
+    "find_sites", "prepare", "save_graph", "untype", "write_form",
+]  # fmt: skip
+
+Form = Literal[
+    "float", "static", "entering", "dynamic", "dynamic_tensor", "rows8", "block8", "block4"
+]
+
+#: Forms that round activations by ranges from calibration.
+RANGED: tuple[Form, ...] = ("static", "entering")
+
+#: Forms that round activations by the range of each call.
+DYNAMIC: tuple[Form, ...] = ("dynamic", "dynamic_tensor")
+
+#: Forms in the order of how exactly they round: by blocks, by the range of a call, by a fixed one.
+EXACT_FIRST: tuple[Form, ...] = ("block8", "dynamic", "dynamic_tensor", "entering", "static")
+
+#: Weights that share a scale in the block forms. Measured with ONNX Runtime 1.32 (AMD EPYC with
+#: VNNI): 8-bit blocks of 128 ran 1.1 to 1.4 times as fast as blocks of 32 at the same error.
+BLOCK = {"block8": 128, "block4": 32}
+
+_OPS: Mapping[str, tuple[Form, ...]] = {
+    "MatMul": ("static", "entering", *DYNAMIC, "block8", "block4"),
+    "Conv": ("static", "entering"),
+    "Gather": ("rows8",),
+}
+
+#: Which input of a node its weights are, where it is not the second.
+_WEIGHT = {"Gather": 0}
+
+#: The first opset whose DequantizeLinear has a scale for each channel. Older graphs are converted.
+SCALES_BY_AXIS = 13
+
+#: Fewest numbers of a table that is worth two more nodes.
+LEAST_TABLE = 16_384
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A node whose weights can be quantised.
+
+    ``activation`` and ``output`` name its tensors (a Gather's indices and rows), ``weight`` its
+    constant, of ``size`` numbers. ``forms`` are those that it can take beside ``float``.
+    """
+
+    node: str
+    op: str
+    activation: str
+    weight: str
+    output: str
+    size: int
+    forms: tuple[Form, ...]
+
+
+def prepare(source: Path, target: Path, *, inline: bool = False) -> ir.Model:
+    """Write the graph that forms are made from: the same function, in fewer kinds of nodes.
+
+    Operators are of opset 13 at least, where they can be converted. Transposed constants become
+    constants, Gemm becomes MatMul and Add, every node has a name of its own, and what a runtime
+    does not need (shapes of inner tensors, documentation) is left out. With ``inline`` functions
+    are written out as well.
+
+    Returns:
+        What was written to ``target``.
+    """
+    model = raise_opset(ir.load(source), SCALES_BY_AXIS)
+    if inline:
+        common.InlinePass()(model)
+    FoldTransposePass()(model)
+    _split_gemm(model.graph)
+    _name_nodes(model.graph)
+    _separate_weights(model.graph)
+    save_graph(model, target)
+    return ir.load(target)
+
+
+def find_sites(model: ir.Model) -> tuple[Site, ...]:
+    """The nodes of a prepared graph whose weights can be quantised, in the graph's order."""
+    found = []
+    scales_by_axis = model.opset_imports.get("", 0) >= SCALES_BY_AXIS
+    for node in model.graph:
+        if not standard(node) or node.op_type not in _OPS:
+            continue
+        activation, weight, *_ = node.inputs
+        if _WEIGHT.get(node.op_type) == 0:
+            activation, weight = weight, activation
+        tensor = None if weight is None else weight.const_value
+        if activation is None or weight is None or tensor is None or weight.is_graph_input():
+            continue
+        if tensor.dtype != ir.DataType.FLOAT or activation.const_value is not None:
+            continue
+        if node.op_type in ("MatMul", "Gather") and len(tensor.shape) != 2:
+            continue
+        if node.op_type == "Gather" and not _is_table(node, tensor.numpy()):
+            continue
+        forms = tuple(form for form in _OPS[node.op_type] if form not in RANGED or scales_by_axis)
+        found.append(
+            Site(
+                str(node.name),
+                node.op_type,
+                str(activation.name),
+                str(weight.name),
+                str(node.outputs[0].name),
+                tensor.size,
+                forms,
+            )
+        )
+    return tuple(found)
+
+
+def _is_table(node: ir.Node, values: Array) -> bool:
+    """Whether rows are looked up in it that are worth rounding, and can be."""
+    large = values.size >= LEAST_TABLE and node.attributes.get_int("axis", 0) == 0
+    return large and bool(np.isfinite(values).all())
+
+
+def write_form(
+    source: Path,
+    target: Path,
+    plan: Mapping[str, Form],
+    ranges: Mapping[str, tuple[float, float]],
+    *,
+    narrow: Collection[str] = (),
+) -> None:
+    """Write the prepared graph of ``source`` with its nodes in the forms of ``plan``.
+
+    Args:
+        source: from :func:`prepare`.
+        target: where to; tensors of some size go to ``<target>.data``.
+        plan: form by name of the node; others stay float.
+        ranges: smallest and largest value of each tensor that goes into or comes out of a node
+            in the static form.
+        narrow: nodes whose weights take 7 bits, so that pairs of products with uint8 stay within
+            16 bits (:mod:`mmedge_export.quantize.saturate`).
+    """
+
+    def chosen(form: Form) -> list[str]:
+        return [name for name, value in plan.items() if value == form]
+
+    ranges = dict(ranges)
+    given = ir.external_data.load_to_model(ir.load(source))
+    own = {str(value.name) for value in given.graph.initializers.values()}
+    for node in given.graph:
+        own.update((str(node.name), *(str(value.name) for value in node.outputs)))
+    ranged = chosen("static") + chosen("entering")
+    model = ir.to_proto(_separate_activations(given, ranged, ranges))
+    with _quiet():
+        if ranged:
+            joined = _joined(model, chosen("entering"))
+            model = _static(model, ranged, ranges, narrow, joined)
+            if chosen("entering"):
+                model = ir.to_proto(
+                    _leave_exactly(ir.from_proto(model), chosen("entering"), ranged)
+                )
+            if dynamic := [name for form in DYNAMIC for name in chosen(form)]:
+                # What the one quantises by a fixed range the other must not take for its own.
+                model = ir.to_proto(_separate_activations(ir.from_proto(model), dynamic))
+        for form, few in itertools.product(DYNAMIC, (False, True)):
+            names = [name for name in chosen(form) if (name in narrow) is few]
+            if names:
+                model = _dynamic(model, names, per_channel=form == "dynamic", few=few)
+        for form in ("block8", "block4"):
+            if chosen(form):
+                model = _blocks(model, chosen(form), form)
+    made = ir.from_proto(model)
+    _rows(made.graph, chosen("rows8"))
+    # A quantiser that runs twice may use what the first run put further down.
+    made.graph.sort()
+    # Equal constants stay apart: OpenVINO 2026.4 does not fuse through one that nodes share.
+    _shorten(made.graph, own)
+    save_graph(made, target)
+
+
+def _static(
+    model: onnx.ModelProto,
+    nodes: list[str],
+    ranges: Mapping[str, tuple[float, float]],
+    narrow: Collection[str],
+    signed: Collection[str],
+) -> onnx.ModelProto:
+    from onnxruntime.quantization import QDQQuantizer, QuantType, TensorData, TensorsData
+    from onnxruntime.quantization.calibrate import CalibrationMethod
+    from onnxruntime.quantization.quant_utils import save_and_reload_model_with_shape_infer
+
+    model = save_and_reload_model_with_shape_infer(model)
+    data = {
+        name: TensorData(lowest=np.float32(low), highest=np.float32(high))
+        for name, (low, high) in ranges.items()
+    }
+    weights = {
+        node.input[1] for node in model.graph.node if node.name in nodes and node.name in narrow
+    }
+    overrides: dict[str, list[dict[str, object]]] = {
+        name: [{"quant_type": QuantType.QInt8, "axis": axis, "reduce_range": True}]
+        for name, axis in _axes(model, weights).items()
+    }
+    overrides |= {name: [{"quant_type": QuantType.QInt8, "symmetric": True}] for name in signed}
+    quantizer = QDQQuantizer(
+        model,
+        per_channel=True,
+        reduce_range=False,
+        weight_qType=QuantType.QInt8,
+        activation_qType=QuantType.QUInt8,
+        tensors_range=TensorsData(CalibrationMethod.MinMax, data),
+        nodes_to_quantize=nodes,
+        nodes_to_exclude=[],
+        op_types_to_quantize=["Conv", "MatMul"],
+        extra_options={"TensorQuantOverrides": overrides} if overrides else {},
+    )
+    quantizer.quantize_model()
+    made: onnx.ModelProto = quantizer.model.model
+    return made
+
+
+def _joined(model: onnx.ModelProto, nodes: Collection[str]) -> set[str]:
+    """Activations of ``nodes`` that are several tensors joined.
+
+    OpenVINO 2026.4 rounds each of the joined tensors by itself and then fails on zero points that
+    differ: these activations get signed integers, with none.
+    """
+    made_by = {name: node for node in model.graph.node for name in node.output}
+    found = set()
+    for node in model.graph.node:
+        if node.name in nodes:
+            before = made_by.get(node.input[0])
+            while before is not None and before.op_type in ("Identity", "Reshape", "Transpose"):
+                before = made_by.get(before.input[0])
+            if before is not None and before.op_type == "Concat":
+                found.add(node.input[0])
+    return found
+
+
+def _leave_exactly(model: ir.Model, nodes: Collection[str], ranged: Collection[str]) -> ir.Model:
+    """Let others take what ``nodes`` yield before it is rounded.
+
+    ``ranged`` are all nodes that multiply by integers.
+    """
+    for node in list(model.graph):
+        if node.name not in nodes:
+            continue
+        output = node.outputs[0]
+        rounds = [u.node for u in output.uses() if u.node.op_type == "QuantizeLinear"]
+        for dequantize in [u.node for q in rounds for u in q.outputs[0].uses()]:
+            rough = dequantize.outputs[0]
+            for user, index in list(rough.uses()):
+                # A node that multiplies by integers takes it rounded all the same.
+                if not (user.name in ranged and index == 0):
+                    user.replace_input_with(index, output)
+            for index, value in enumerate(model.graph.outputs):
+                if value is rough:
+                    rough.name, output.name = output.name, rough.name
+                    output.type, output.shape = rough.type, rough.shape
+                    model.graph.outputs[index] = output
+    return model
+
+
+def _axes(model: onnx.ModelProto, weights: Collection[str]) -> dict[str, int]:
+    """Axis of the output channels of each weight: the first of a Conv's, the last of a MatMul's."""
+    ranks = {tensor.name: len(tensor.dims) for tensor in model.graph.initializer}
+    return {
+        node.input[1]: 0 if node.op_type == "Conv" else ranks[node.input[1]] - 1
+        for node in model.graph.node
+        if node.op_type in _OPS and node.input[1] in weights
+    }
+
+
+def _dynamic(
+    model: onnx.ModelProto, nodes: list[str], *, per_channel: bool, few: bool
+) -> onnx.ModelProto:
+    from onnxruntime.quantization.onnx_quantizer import ONNXQuantizer
+    from onnxruntime.quantization.quant_utils import (
+        QuantizationMode,
+        QuantType,
+        save_and_reload_model_with_shape_infer,
+    )
+
+    quantizer = ONNXQuantizer(
+        save_and_reload_model_with_shape_infer(model),
+        per_channel=per_channel,
+        reduce_range=few,
+        mode=QuantizationMode.IntegerOps,
+        static=False,
+        weight_qType=QuantType.QInt8,
+        activation_qType=QuantType.QUInt8,
+        tensors_range=None,
+        nodes_to_quantize=nodes,
+        nodes_to_exclude=[],
+        op_types_to_quantize=["MatMul"],
+        extra_options={"MatMulConstBOnly": True},
+    )
+    quantizer.quantize_model()
+    made: onnx.ModelProto = quantizer.model.model
+    return made
+
+
+def _blocks(model: onnx.ModelProto, nodes: list[str], form: Form) -> onnx.ModelProto:
+    from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+
+    quantizer = MatMulNBitsQuantizer(
+        model,
+        bits=8 if form == "block8" else 4,
+        block_size=BLOCK[form],
+        is_symmetric=True,
+        accuracy_level=4,  # products of int8
+        nodes_to_include=nodes,
+        # Without these it takes every node of an operator that it knows.
+        nodes_to_exclude=[name for name in _all_names(model.graph) if name not in nodes],
+    )
+    quantizer.process()
+    made: onnx.ModelProto = quantizer.model.model
+    return made
+
+
+def _all_names(graph: onnx.GraphProto) -> list[str]:
+    """Names of all nodes, those of subgraphs too."""
+    names = []
+    for node in graph.node:
+        names.append(node.name)
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                names += _all_names(inner)
+    return names
+
+
+def _separate_activations(
+    model: ir.Model, nodes: Collection[str], ranges: dict[str, tuple[float, float]] | None = None
+) -> ir.Model:
+    """Give ``nodes`` an Identity of their own on activations that others take as well.
+
+    ONNX Runtime's quantiser rounds a tensor for all that take it, not for the node alone that it
+    was asked for. ONNX Runtime takes the Identity out again. ``ranges`` get those of the new
+    tensors.
+    """
+    graph = model.graph
+    users: dict[ir.Value, list[ir.Node]] = {}
+    for node in graph:
+        if node.name in nodes and node.inputs[0] is not None:
+            users.setdefault(node.inputs[0], []).append(node)
+    for value, takers in users.items():
+        others = {use.node for use in value.uses()} - set(takers)
+        if not others and not value.is_graph_output():
+            continue
+        copy = ir.node("Identity", [value], name=f"{value.name}_for_{takers[0].name}")
+        output = copy.outputs[0]
+        output.name, output.type, output.shape = copy.name, value.type, value.shape
+        graph.insert_before(takers[0], copy)
+        for node in takers:
+            node.replace_input_with(0, output)
+        if ranges is not None and value.name in ranges:
+            ranges[str(output.name)] = ranges[str(value.name)]
+    graph.sort()
+    return model
+
+
+def _separate_weights(graph: ir.Graph) -> None:
+    """Give every node its own name for weights that several share: each may take another form.
+
+    Equal tensors are written once in the end.
+    """
+    for value in list(graph.initializers.values()):
+        uses = [
+            use
+            for use in value.uses()
+            if use.node.op_type in _OPS and use.idx == _WEIGHT.get(use.node.op_type, 1)
+        ]
+        if len(value.uses()) < 2 or value.const_value is None or value.is_graph_input():
+            continue
+        for use in uses:
+            copy = add_constant(graph, f"{value.name}_of_{use.node.name}", array_of(value))
+            use.node.replace_input_with(use.idx, copy)
+
+
+def _rows(graph: ir.Graph, nodes: Collection[str]) -> None:
+    """Write tables as int8 with a scale for each row: ``Gather(q) * Gather(scale)``."""
+    for node in list(graph):
+        if node.name not in nodes or node.inputs[0] is None:
+            continue
+        table, indices, output = node.inputs[0], node.inputs[1], node.outputs[0]
+        floats = array_of(table)
+        scale = np.abs(floats).max(axis=1, keepdims=True).astype(np.float32) / np.float32(127)
+        scale[scale == 0] = 1
+        integers = np.rint(floats / scale).astype(np.int8)
+        node.replace_input_with(0, add_constant(graph, f"{table.name}_integers", integers))
+        scales = add_constant(graph, f"{table.name}_scales", scale)
+        made = [
+            ir.node("Cast", [output], attributes={"to": ir.DataType.FLOAT}),
+            ir.node("Gather", [scales, indices], attributes={"axis": 0}),
+        ]
+        made.append(ir.node("Mul", [made[0].outputs[0], made[1].outputs[0]]))
+        for number, new in enumerate(made):
+            new.name = f"{node.name}_{number}"
+            new.outputs[0].name = f"{output.name}_{number}"
+        result = made[-1].outputs[0]
+        for user, index in list(output.uses()):
+            if user is not made[0]:
+                user.replace_input_with(index, result)
+        for index, value in enumerate(graph.outputs):
+            if value is output:
+                result.name, output.name = output.name, f"{output.name}_integers"
+                result.type, result.shape = output.type, output.shape
+                graph.outputs[index] = result
+        output.type = ir.TensorType(ir.DataType.INT8)
+        graph.insert_after(node, made)
+
+
+def _shorten(graph: ir.Graph, own: Collection[str]) -> None:
+    """Take out what is long and serves nobody: of a small network it is as large as the weights.
+
+    Shapes of inner tensors, types of constants beside the constants' own, all metadata but the
+    scopes of modules, and names of what came with quantisation; ``own`` are the names of nodes and
+    tensors that were there before.
+    """
+    kept = {*graph.inputs, *graph.outputs}
+    taken = {*own, *(str(value.name) for value in kept)}
+    for inner in ir.traversal.RecursiveGraphIterator(graph):
+        taken.update((str(inner.name), *(str(value.name) for value in inner.outputs)))
+        if isinstance(inner.graph, ir.Graph):
+            taken.update(str(value.name) for value in inner.graph.inputs)
+            taken.update(inner.graph.initializers)
+    fresh = (name for number in itertools.count() if (name := f"q.{number}") not in taken)
+    written = [value for value in graph.initializers.values() if value.name not in own]
+    for node in graph:
+        scope = node.metadata_props.get(SCOPES)
+        node.metadata_props.clear()
+        if scope is not None:
+            node.metadata_props[SCOPES] = scope
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear") and node.name not in own:
+            node.name = next(fresh)
+        for value in node.outputs:
+            if value not in kept:
+                value.shape = value.type = None
+                if value.name and value.name not in own:
+                    written.append(value)
+    for value in written:
+        if value not in kept:
+            value.name = next(fresh)
+    untype(graph)
+
+
+def untype(graph: ir.Graph) -> None:
+    """Take out types and shapes that stand beside constants, which have them of themselves.
+
+    Reading a graph from a file puts them there.
+    """
+    for value in graph.initializers.values():
+        if not value.is_graph_input():
+            value.shape = value.type = None
+
+
+def _split_gemm(graph: ir.Graph) -> None:
+    for node in list(graph):
+        if node.op_type != "Gemm" or not standard(node):
+            continue
+        attributes = node.attributes
+        scales = [attributes.get_float(name, 1.0) for name in ("alpha", "beta")]
+        weight = node.inputs[1]
+        tensor = None if weight is None else weight.const_value
+        if weight is None or tensor is None:
+            continue
+        if scales != [1.0, 1.0] or attributes.get_int("transA", 0) != 0:
+            continue
+        if attributes.get_int("transB", 0) != 0:
+            weight = add_constant(graph, f"{weight.name}_transposed", tensor.numpy().T)
+        output = node.outputs[0]
+        bias = node.inputs[2] if len(node.inputs) > 2 else None
+        product = ir.node("MatMul", [node.inputs[0], weight], name=node.name)
+        product.metadata_props.update(node.metadata_props)
+        made = [product]
+        product.outputs[0].name = f"{output.name}_product" if bias else output.name
+        product.outputs[0].type, product.outputs[0].shape = output.type, output.shape
+        if bias is not None:
+            made.append(ir.node("Add", [product.outputs[0], bias], name=f"{node.name}_bias"))
+            made[-1].outputs[0].name = output.name
+            made[-1].outputs[0].type, made[-1].outputs[0].shape = output.type, output.shape
+        ir.convenience.replace_nodes_and_values(
+            graph, node, [node], made, [output], [made[-1].outputs[0]]
+        )
+
+
+def array_of(value: ir.Value) -> Array:
+    """What an initializer holds.
+
+    Raises:
+        ExportError: it holds nothing.
+    """
+    if value.const_value is None:
+        raise ExportError(f"initializer {value.name!r} holds no tensor; export the network again")
+    return value.const_value.numpy()
+
+
+def add_constant(graph: ir.Graph, name: str, value: Array) -> ir.Value:
+    """A new initializer, under ``name`` or one like it."""
+    taken = {value.name for node in graph for value in node.outputs}
+    taken |= {value.name for value in graph.inputs} | set(graph.initializers)
+    while name in taken:
+        name += "_"
+    tensor = ir.tensor(np.ascontiguousarray(value), name=name)
+    made = ir.Value(
+        name=name,
+        shape=ir.Shape(value.shape),
+        type=ir.TensorType(tensor.dtype),
+        const_value=tensor,
+    )
+    graph.register_initializer(made)
+    return made
+
+
+def _name_nodes(graph: ir.Graph) -> None:
+    inner = (node for node in ir.traversal.RecursiveGraphIterator(graph) if node.graph is not graph)
+    taken = {str(node.name) for node in inner}
+    for number, node in enumerate(graph):
+        name = node.name or f"{node.op_type}_{number}"
+        while name in taken:
+            name += "_"
+        node.name = name
+        taken.add(name)
+
+
+def save_graph(model: ir.Model, target: Path) -> None:
+    """Write a graph, without what no node uses; large tensors go to ``<target>.data``."""
+    common.RemoveUnusedNodesPass()(model)
+    # Renamed in the end, so that a graph that is there is whole.
+    part = target.with_name(f".{target.name}")
+    ir.save(model, part, external_data=f"{target.name}.data", size_threshold_bytes=1024)
+    part.replace(target)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what ``onnxruntime.quantization`` says to the root logger and to stdout."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        root.setLevel(level)

@@ -1,0 +1,1 @@
+"""Where a model comes from: a factory's torch module, or an ONNX file."""

@@ -1,0 +1,179 @@
+"""What a command line names becomes a :class:`Model`."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmedge.errors import ExportError
+from mmedge_export.install import installed, remedy
+from mmedge_export.model import Model
+from mmedge_export.sources.user_code import described
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from types import ModuleType
+
+    from mmedge.spec import Array
+
+__all__ = ["load_attribute", "load_object", "load_source"]
+
+_FORMS = (
+    "path/to/file.py:factory, package.module:factory, zoo:NAME, or model.onnx; a factory is a "
+    "function without arguments that returns a mmedge_export.Model (or a Model itself)"
+)
+
+
+def load_source(
+    spec: str,
+    *,
+    sizes: Mapping[str, int] | None = None,
+    example: Mapping[str, Array] | None = None,
+) -> Model:
+    """Load ``path/to/file.py:factory``, ``package.module:factory``, ``zoo:NAME`` or ``model.onnx``.
+
+    A Python file is imported with its folder on the import path, as Python does with a script.
+
+    Args:
+        spec: one of the forms above.
+        sizes: size of a dynamic dimension in the made-up example of an ONNX file.
+        example: an array for each input of an ONNX file.
+
+    Raises:
+        ExportError: there is no such thing, it raised, or it returned something else.
+    """
+    if spec.lower().endswith(".onnx"):
+        path = Path(spec)
+        if not path.is_file():
+            raise ExportError(f"no such file: {path}; give the path of an .onnx file")
+        from mmedge_export.sources.onnx import read_onnx
+
+        return read_onnx(path, sizes=sizes, example=example)
+    if sizes or example is not None:
+        raise ExportError(
+            f"sizes and examples are for .onnx files; {spec!r} brings examples of its own"
+        )
+    made = load_object(spec)
+    if not isinstance(made, Model):
+        raise ExportError(
+            f"{spec} gave {type(made).__name__}; expected a mmedge_export.Model: wrap the network "
+            "as Model(module, inputs={name: Input(example)}, outputs=[name])"
+        )
+    return made
+
+
+def load_object(spec: str) -> Any:  # noqa: ANN401
+    """What the factory of ``spec`` makes, or what ``spec`` names where that is no factory.
+
+    Args:
+        spec: as :func:`load_source` takes it, but no ``.onnx``.
+
+    Raises:
+        ExportError: there is no such thing, or it raised.
+    """
+    place, _, name = spec.rpartition(":")
+    if place == "zoo" and name:
+        from mmedge_export.zoo import factory
+
+        with installed(spec):
+            return factory(name)
+    return _call(load_attribute(spec), spec)
+
+
+def load_attribute(spec: str, forms: str = _FORMS, example: str = "factory") -> Any:  # noqa: ANN401
+    """What ``file.py:name`` or ``package.module:name`` names, as it is.
+
+    Args:
+        spec: one of these forms.
+        forms: what may stand there, for a message.
+        example: name of a thing in a file, for a message.
+
+    Raises:
+        ExportError: there is no such thing, or importing it raised.
+    """
+    if spec.endswith(".py"):
+        raise ExportError(
+            f"{spec!r} names no source; name what is meant in it, as in {spec}:{example}; "
+            f"expected {forms}"
+        )
+    place, colon, name = spec.rpartition(":")
+    if not colon or not place or not name:
+        raise ExportError(f"{spec!r} names no source; expected {forms}")
+    if place.endswith(".py") and not Path(place).is_file():
+        raise ExportError(f"no such file: {place}; expected {forms}")
+    module = _import_file(Path(place)) if place.endswith(".py") else _import_module(place)
+    if not hasattr(module, name):
+        offered = [
+            key
+            for key, value in vars(module).items()
+            if callable(value)
+            and not key.startswith("_")
+            and getattr(value, "__module__", "") == module.__name__
+        ]
+        raise ExportError(
+            f"{place} has no {name!r}; it defines {', '.join(offered) or 'no function'}"
+        )
+    return getattr(module, name)
+
+
+def _call(made: Any, spec: str) -> Any:  # noqa: ANN401
+    if callable(made):
+        try:
+            made = made()
+        except ExportError:
+            raise
+        except ImportError as error:
+            raise ExportError(f"{spec} fails: {error}: {remedy(error)}") from error
+        except (Exception, SystemExit) as error:  # whatever the user's code raises
+            raise ExportError(
+                f"{spec} raised {described(error)}; --debug shows the traceback"
+            ) from error
+    return made
+
+
+def _import_file(path: Path) -> ModuleType:
+    found = importlib.util.spec_from_file_location(path.stem, path)
+    if found is None or found.loader is None:
+        raise ExportError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(found)
+    before = sys.modules.get(path.stem)
+    # torch and dataclasses look classes up by their module's name.
+    sys.modules[path.stem] = module
+    sys.path.insert(0, str(path.resolve().parent))
+    try:
+        found.loader.exec_module(module)
+    except BaseException as error:  # whatever the user's code raises, Ctrl-C too
+        todo = remedy(error) if isinstance(error, ImportError) else "--debug shows the traceback"
+        if before is None:
+            del sys.modules[path.stem]
+        else:
+            sys.modules[path.stem] = before
+        if not isinstance(error, Exception | SystemExit):
+            raise
+        raise ExportError(f"{path} cannot be imported: {described(error)}; {todo}") from error
+    finally:
+        sys.path.remove(str(path.resolve().parent))
+    return module
+
+
+def _import_module(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if not f"{name}.".startswith(f"{error.name}."):  # one that the module itself imports
+            raise ExportError(
+                f"{name} cannot be imported: it needs {error.name}, which is not installed: "
+                f"{remedy(error)}"
+            ) from error
+        file = Path(f"{name.replace('.', '/')}.py")
+        hint = f"for the file that lies here give {file}:NAME" if file.is_file() else ""
+        raise ExportError(
+            f"no module named {error.name!r} is installed; {hint or f'expected {_FORMS}'}"
+        ) from error
+    except (Exception, SystemExit) as error:  # whatever the user's code raises
+        raise ExportError(
+            f"{name} cannot be imported: {described(error)}; --debug shows the traceback"
+        ) from error

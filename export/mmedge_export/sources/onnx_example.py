@@ -1,0 +1,114 @@
+"""Values for the inputs of an ONNX file whose user gives none, such as its operators take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_ir as ir
+
+from mmedge_export.sources.onnx_operands import Uses
+from mmedge_export.sources.onnx_rules import refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from mmedge.spec import Array
+    from mmedge_export.sources.onnx_file import OnnxFile
+
+__all__ = ["SIZES", "Candidate", "candidates"]
+
+#: Sizes of a dynamic dimension that is not the first axis, in the order in which they are tried.
+#: The first axis is the batch in nearly every graph, and has size 1.
+SIZES = (16, 1, 4, 32, 64, 224)
+
+#: Ranges of floating-point values, in the order in which they are tried. Logarithms, roots and
+#: inverse functions have no answer outside theirs. None: standard normal.
+FLOATS: tuple[tuple[float, float] | None, ...] = (None, (0.05, 0.95), (1.05, 2.0))
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Values to try, by input; ``what`` says how they differ from the first ones, in words."""
+
+    values: Mapping[str, Array]
+    what: str
+
+
+def candidates(file: OnnxFile, sizes: Mapping[str, int]) -> Iterator[Candidate]:
+    """Values to try one after another, all seeded.
+
+    Args:
+        file: whose inputs are made up.
+        sizes: of dynamic dimensions that the user states.
+
+    Raises:
+        ExportError: the rank of an input is not known.
+    """
+    graph = file.graph.model.graph
+    for value in graph.inputs:
+        if value.shape is None:
+            raise refusal(
+                f"{file.path}: input {value.name!r} has no shape in the file; give an example with "
+                "--example FILE",
+                "rank",
+            )
+    open_sizes = any(
+        not isinstance(size, int) and size.value not in sizes
+        for value in graph.inputs
+        for size in value.shape or ()
+    )
+    for size in SIZES if open_sizes else SIZES[:1]:
+        shapes = _shapes(file, sizes, size)
+        uses = Uses(file.graph.model, shapes, file.normalized.stated)
+        for floats in FLOATS:
+            rng = np.random.default_rng(0)
+            what = [f"dynamic sizes of {size}"] if size != SIZES[0] else []
+            what += [f"floats from {floats[0]:g} to {floats[1]:g}"] if floats else []
+            yield Candidate(
+                {
+                    str(value.name): _values(value, shapes[str(value.name)], uses, floats, rng)
+                    for value in graph.inputs
+                },
+                ", ".join(what),
+            )
+
+
+def _shapes(file: OnnxFile, sizes: Mapping[str, int], size: int) -> dict[str, tuple[int, ...]]:
+    known = dict(sizes)
+    shapes = {}
+    for value in file.inputs:
+        shape = []
+        for axis, declared in enumerate(value.shape or ()):
+            if isinstance(declared, int):
+                shape.append(declared)
+            else:
+                shape.append(known.setdefault(str(declared.value), size if axis else 1))
+        shapes[str(value.name)] = tuple(shape)
+    return shapes
+
+
+def _values(
+    value: ir.Value,
+    shape: tuple[int, ...],
+    uses: Uses,
+    floats: tuple[float, float] | None,
+    rng: np.random.Generator,
+) -> Array:
+    dtype = np.dtype(ir.DataType(value.dtype or 0).numpy())
+    wanted = uses.of(value, shape)
+    if isinstance(wanted, np.ndarray):
+        return wanted.astype(dtype).reshape(shape)
+    if dtype == np.bool_:
+        return np.ones(shape, np.bool_)
+    if np.issubdtype(dtype, np.integer):
+        limits = np.iinfo(dtype)
+        low, high = (limits.min, limits.max) if dtype.itemsize == 1 else (0, 1)
+        if wanted is not None:
+            low, high = max(int(wanted[0]), limits.min), min(int(wanted[1]), limits.max)
+        return np.asarray(rng.integers(low, max(low, high), shape, np.int64, endpoint=True), dtype)
+    drawn = rng.standard_normal(shape)
+    if wanted is not None or floats is not None:
+        drawn = rng.uniform(*(wanted or floats or (0.0, 1.0)), shape)
+    return np.asarray(drawn).astype(dtype)

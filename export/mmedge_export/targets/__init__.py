@@ -1,0 +1,1 @@
+"""Variants for other engines than ONNX Runtime."""

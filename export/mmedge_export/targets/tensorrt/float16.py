@@ -1,0 +1,184 @@
+"""A bundle's stages in float16, checked against the golden samples before anything is built."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mmedge.errors import AccuracyError, BackendError, BundleError
+from mmedge.spec import Array, Tolerance
+from mmedge.tolerance import difference
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    import onnx_ir as ir
+
+    from mmedge.bundle import Bundle
+    from mmedge.spec import Stage
+
+__all__ = ["TOLERANCE", "Float16Stage", "prepare", "to_float16"]
+
+#: How far float16 outputs may lie from the golden ones. Float16 has 11 bits: one rounding is 5e-4,
+#: and some dozens of layers add theirs up to a few 1e-3; 2e-2 tells that from a mistake.
+TOLERANCE = Tolerance(rtol=2e-2, atol=1e-6)
+
+
+@dataclass(frozen=True, slots=True)
+class Float16Stage:
+    """One stage in float16: its typed graph, and what stayed float32 and why.
+
+    ``error`` is the largest ``max |got - golden| / max |golden|`` of its outputs over all samples,
+    with float16 rounding emulated (:class:`mmedge_export.passes.round_float16.RoundFloat16Pass`).
+    """
+
+    file: Path
+    nodes: int
+    kept: Mapping[str, str]
+    error: float
+
+
+def prepare(model: ir.Model) -> ir.Model:
+    """A graph without local functions, with dtypes everywhere and masks that float16 can hold.
+
+    Uint8 inputs are cast before they are moved, as TensorRT needs it.
+    """
+    import onnx_ir as ir
+    from onnx_ir.passes import common
+
+    from mmedge_export.passes.clamp_masks import ClampMasksPass
+    from mmedge_export.passes.widen_uint8 import WidenUint8Pass
+
+    passes = ir.passes.Sequential(
+        common.InlinePass(),
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        common.NameFixPass(),
+        common.ShapeInferencePass(strict_mode=False, data_prop=False),
+        WidenUint8Pass(),
+        ClampMasksPass(),
+    )
+    return passes(model).model
+
+
+def to_float16(
+    bundle: Bundle, folder: Path, *, progress: Callable[[str], None] | None = None
+) -> dict[str, Float16Stage]:
+    """Write a typed float16 graph of every stage into ``folder`` and check them all.
+
+    Each stage is run alone on golden tensors, then all of them in a chain.
+
+    Returns:
+        stage name -> what was made of it.
+
+    Raises:
+        AccuracyError: an output leaves :data:`TOLERANCE`; the message names the stage.
+        BackendError: ONNX Runtime is not installed or refuses a graph.
+        BundleError: the bundle has no golden samples.
+    """
+    samples = bundle.samples()
+    if not samples:
+        raise BundleError(f"{bundle.path}: float16 needs golden samples; export the bundle again")
+    tensors = [{**sample.inputs, **sample.outputs} for sample in samples]
+    made: dict[str, Float16Stage] = {}
+    sessions: dict[str, Any] = {}
+    for stage in bundle.manifest.in_order():
+        if progress is not None:
+            progress(f"{stage.name}: float16")
+        made[stage.name], sessions[stage.name] = _convert(bundle, stage, tensors, folder)
+    kept = sum(len(stage.kept) for stage in made.values())
+    for golden in tensors:
+        chain = dict(golden)
+        for name in (spec.name for stage in bundle.manifest.stages for spec in stage.outputs):
+            del chain[name]
+        for stage in bundle.manifest.in_order():
+            chain.update(_run(sessions[stage.name], stage, chain))
+        for name in bundle.manifest.outputs:
+            _check("all stages in a chain", name, chain[name], golden[name], kept)
+    return made
+
+
+def _convert(
+    bundle: Bundle, stage: Stage, tensors: list[dict[str, Array]], folder: Path
+) -> tuple[Float16Stage, Any]:
+    """Convert one stage; return it and a session that computes what it computes."""
+    import onnx_ir as ir
+
+    from mmedge_export.onnx_graph.measure_ranges import measure_ranges
+    from mmedge_export.passes.cast_float16 import CastFloat16Pass
+    from mmedge_export.passes.keep_float32 import keep_float32
+    from mmedge_export.passes.round_float16 import RoundFloat16Pass
+
+    model = prepare(ir.load(bundle.file(stage.graph)))
+    feeds = [{spec.name: values[spec.name] for spec in stage.inputs} for values in tensors]
+    kept = keep_float32(model, measure_ranges(model, feeds))
+    nodes = model.graph.num_nodes()
+    typed = CastFloat16Pass(kept)(model).model
+    file = folder / f"{stage.name}.onnx"
+    ir.save(typed, file, external_data=f"{file.name}.data")
+    _check_types(file, stage)
+    rounded = folder / f"{stage.name}.rounded.onnx"
+    # Loaded again: the pass rewrites in place.
+    ir.save(RoundFloat16Pass()(ir.load(file)).model, rounded, external_data=f"{rounded.name}.data")
+    session = _session(rounded, stage)
+    worst = 0.0
+    for feed, golden in zip(feeds, tensors, strict=True):
+        for name, value in _run(session, stage, feed).items():
+            worst = max(
+                worst, _check(f"stage {stage.name!r}", name, value, golden[name], len(kept))
+            )
+    return Float16Stage(file, nodes, kept, worst), session
+
+
+def _check_types(file: Path, stage: Stage) -> None:
+    """Types must fit each other; TensorRT adds no casts to a strongly typed graph.
+
+    Not by loading it in ONNX Runtime: 1.32 ends the process while it optimises some float16 graphs.
+    """
+    import onnx
+
+    try:
+        onnx.checker.check_model(file, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise BackendError(
+            f"stage {stage.name!r}: its float16 graph is not valid: {error}. "
+            "Build it with precision fp32"
+        ) from error
+
+
+def _session(file: Path, stage: Stage) -> Any:  # noqa: ANN401
+    try:
+        import onnxruntime as ort
+    except ImportError as error:
+        raise BackendError(
+            "float16 is checked in ONNX Runtime, which is not installed: pip install 'mmedge[cpu]'"
+        ) from error
+    options = ort.SessionOptions()
+    options.log_severity_level = 4  # fatal: errors are raised, and one voice is enough
+    # The higher levels fuse across the roundings that are to be seen.
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    try:
+        return ort.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # the binding raises several unrelated types
+        raise BackendError(
+            f"stage {stage.name!r}: ONNX Runtime refuses its float16 graph: {error}. "
+            "Build it with precision fp32"
+        ) from error
+
+
+def _run(session: Any, stage: Stage, tensors: Mapping[str, Array]) -> dict[str, Array]:  # noqa: ANN401
+    names = [spec.name for spec in stage.outputs]
+    feeds = {spec.name: tensors[spec.name] for spec in stage.inputs}
+    return dict(zip(names, session.run(names, feeds), strict=True))
+
+
+def _check(where: str, output: str, got: Array, golden: Array, kept: int) -> float:
+    """Relative error of one output; raise AccuracyError past the tolerance."""
+    found = difference(got, golden, TOLERANCE)
+    if not found.passes:
+        raise AccuracyError(
+            f"float16: output {output!r} of {where} {found}, against the golden samples, where "
+            f"rtol={TOLERANCE.rtol:g} is allowed; "
+            f"{kept} nodes kept as float32 were not enough. Build with precision fp32"
+        )
+    return found.max_rel

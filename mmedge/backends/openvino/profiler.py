@@ -1,0 +1,97 @@
+"""Operators of a stage in OpenVINO: what its performance counters say of each node that ran."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mmedge.backends.module_scopes import FUSED, NETWORK, Node, read_nodes, working
+from mmedge.backends.openvino.session import compile_settings, core, fixed, read_onnx
+from mmedge.backends.profile import BETWEEN, Span
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mmedge.bundle import Bundle
+    from mmedge.spec import Stage, Variant
+
+__all__ = ["UNSEEN", "profile_stage"]
+
+#: What the profile does not see.
+UNSEEN = (
+    "OpenVINO counts whole microseconds of each operator, and not when one began: in a trace "
+    f"they follow each other without gaps. {BETWEEN}"
+)
+
+#: Where the graph that runs says which nodes of the one that was read are in one of its own.
+ORIGINAL = "originalLayersNames"
+
+
+def profile_stage(
+    bundle: Bundle,
+    variant: Variant,
+    stage: Stage,
+    feeds: Mapping[str, Any],
+    *,
+    threads: int | None,
+    untimed: int,
+    calls: int,
+) -> list[list[Span]]:
+    """The nodes of each profiled run.
+
+    Args:
+        bundle: has the stage.
+        variant: of it.
+        stage: what to run.
+        feeds: what enters the stage, by name.
+        threads: as for :func:`mmedge.load`.
+        untimed: runs before.
+        calls: profiled runs.
+    """
+    file = variant.files[stage.name]
+    settings = compile_settings(stage, alone=len(variant.files) == 1, threads=threads)
+    model = read_onnx(bundle.file(file))
+    bundle.release()
+    values = [
+        feeds[next(name for name in port.get_names() if name in feeds)] for port in model.inputs
+    ]
+    shaped = fixed(model, tuple(value.shape for value in values))
+    compiled = core().compile_model(shaped, "CPU", {**settings, "PERF_COUNT": True})
+    modules = _modules(compiled, bundle.read(file))
+    other = FUSED if set(modules.values()) - {NETWORK} else NETWORK
+    request = compiled.create_infer_request()
+    runs = []
+    for number in range(untimed + calls):
+        request.infer(dict(enumerate(values)))
+        if number >= untimed:
+            runs.append(_spans(request.get_profiling_info(), modules, other))
+    return runs
+
+
+def _spans(counters: Any, modules: Mapping[str, str], other: str) -> list[Span]:  # noqa: ANN401
+    """What ran, in order; nodes that OpenVINO left out or fused did not."""
+    spans, at = [], 0.0
+    for counter in counters:
+        if not str(counter.status).endswith("EXECUTED"):
+            continue
+        us = counter.real_time.total_seconds() * 1e6
+        name = counter.node_name
+        spans.append(Span(name, counter.node_type, modules.get(name, other), at, us))
+        at += us
+    return spans
+
+
+def _modules(compiled: Any, exported: memoryview) -> dict[str, str]:  # noqa: ANN401
+    """Module of each node that runs, by its name: that of the nodes it was made of."""
+    known: dict[str, Node] = {}
+    for node in read_nodes(exported):
+        known.update((name, node) for name in (node.name, *node.outputs) if name)
+    found = {}
+    for running in compiled.get_runtime_model().get_ordered_ops():
+        info = running.get_rt_info()
+        names = str(info[ORIGINAL].astype(str)).split(",") if ORIGINAL in info else []
+        # What OpenVINO adds to a node it names after it, as in "linear/DequantizationMultiply".
+        parts = [part for name in names for part in (name, name.split("/")[0])]
+        worker = working([known[part] for part in parts if part in known])
+        if worker is not None and worker.module is not None:
+            found[running.get_friendly_name()] = worker.module
+    return found

@@ -1,0 +1,136 @@
+"""Layers of a stage's engine: what TensorRT's profiler says of each.
+
+A layer is made of one or more nodes of the graph that the engine was built from, and its name holds
+their names, as in ``conv + relu`` or ``PWN(gelu)``; of a range, ``{ForeignNode[first...last]}``,
+those of its ends. Names that the library's compiler gives to layers of its own
+(``__myl_MulAdd_myl0_4``) tell operators alone. Nodes are looked for in the stage's graph as it was
+exported: what the build added to it or wrote out (bodies of functions, Q/DQ pairs) is not found.
+"""
+
+from __future__ import annotations
+
+import re
+from itertools import takewhile
+from typing import TYPE_CHECKING
+
+from mmedge.backends import SessionOptions
+from mmedge.backends.module_scopes import FUSED, NETWORK, Node, read_nodes, working
+from mmedge.backends.profile import Span
+from mmedge.backends.tensorrt.session import open_stage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from mmedge.bundle import Bundle
+    from mmedge.spec import Stage, Variant
+
+__all__ = ["UNSEEN", "profile_stage", "spans"]
+
+#: What the profile does not see.
+UNSEEN = (
+    "TensorRT tells the milliseconds of each layer of an engine, and not when one began: in a "
+    "trace they follow each other without gaps. A layer is placed by the nodes in its name, "
+    "and counts for no module where that tells none: attention over segments, nodes that the "
+    "build added, ranges of nodes from several modules. Between the layers' sum and the "
+    "stage's time lie copies from and to the host, launches, and the call from Python; "
+    "profiling itself lengthens a run."
+)
+
+#: What separates nodes' names in a layer's: blanks, plus signs, commas, brackets, and the dots of a
+#: range.
+_BETWEEN = re.compile(r"[\s+,()\[\]{}]+|\.{3}")
+#: A layer that changes how a tensor lies in memory, for the node that its name ends in.
+_REFORMATS = re.compile(r"^Reformatting CopyNode\b")
+#: Where nothing tells the operator.
+UNKNOWN = "layer"
+#: A layer of the library's compiler, and the operators in it.
+_COMPILED = re.compile(r"__my[a-z]+_(\w+?)_my[a-z]+\d")
+
+
+def profile_stage(
+    bundle: Bundle,
+    variant: Variant,
+    stage: Stage,
+    feeds: Mapping[str, object],
+    *,
+    threads: int | None,
+    untimed: int,
+    calls: int,
+) -> list[list[Span]]:
+    """The layers of each profiled run, in an engine of its own.
+
+    Args:
+        bundle: has the stage.
+        variant: of it.
+        stage: what to run.
+        feeds: what enters the stage, by name.
+        threads: not used: an engine runs on a GPU.
+        untimed: runs before.
+        calls: profiled runs.
+
+    Returns:
+        The layers of each profiled run, in order.
+
+    Raises:
+        BackendError: the engine cannot be loaded, profiled or run.
+    """
+    known = list(read_nodes(bundle.read(stage.graph)))
+    del threads
+    session = open_stage(bundle, stage, variant, options=SessionOptions())
+    bundle.release()
+    runs = []
+    try:
+        layers = session.record_layers()
+        for number in range(untimed + calls):
+            layers.clear()
+            session.run(feeds)
+            if number >= untimed:
+                runs.append(spans(layers, known))
+    finally:
+        session.close()
+    return runs
+
+
+def spans(layers: Iterable[tuple[str, float]], nodes: Iterable[Node]) -> list[Span]:
+    """Layers by the operator and the module of what they were made of, in microseconds.
+
+    Args:
+        layers: name and milliseconds of each, in order.
+        nodes: of the graph.
+    """
+    known: dict[str, Node] = {}
+    for node in nodes:
+        known.update((name, node) for name in (node.name, *node.outputs) if name)
+    other = FUSED if any(node.module is not None for node in known.values()) else NETWORK
+    found, at = [], 0.0
+    for name, ms in layers:
+        op, module = _placed(name, [known[part] for part in _BETWEEN.split(name) if part in known])
+        found.append(Span(name, op, module or other, at, ms * 1e3))
+        at += ms * 1e3
+    return found
+
+
+def _placed(name: str, made_of: list[Node]) -> tuple[str, str | None]:
+    """Operator and module of a layer; no module where its name tells none."""
+    worker = working(made_of) or next(iter(made_of), None)
+    module = worker.module if worker is not None else None
+    if "..." in name:
+        # All that lies between the ends may be in it; of one end alone nothing is known.
+        return "ForeignNode", _shared([n.module for n in made_of]) if len(made_of) > 1 else None
+    if _REFORMATS.match(name):
+        return "Reformat", module
+    compiled = _COMPILED.search(name)
+    if worker is None:
+        return (compiled[1] if compiled else UNKNOWN), None
+    return worker.op, module
+
+
+def _shared(modules: list[str | None]) -> str | None:
+    """The innermost module around all of ``modules``; None where there is none."""
+    paths = [module.split(".") for module in modules if module is not None]
+    if len(paths) < len(modules) or not paths:
+        return None
+    common = [
+        parts[0] for parts in takewhile(lambda p: len(set(p)) == 1, zip(*paths, strict=False))
+    ]
+    return ".".join(common) or None

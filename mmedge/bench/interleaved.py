@@ -1,0 +1,105 @@
+"""Two bundles measured in one go, their calls in turn.
+
+The speed of a machine that is not quiet, or not real, drifts, within a second and over minutes: two
+runs one after the other differ by more than either shows. Calls that are neighbours in time see the
+same of it, and :func:`mmedge.bench.report.compare.compare` goes by the ratios of sessions whose
+calls took turns.
+"""
+
+from __future__ import annotations
+
+import random
+import secrets
+from typing import TYPE_CHECKING
+
+from mmedge.bench.arrivals import Load
+from mmedge.bench.measure import Run
+from mmedge.bench.sessions import timed_in_turn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mmedge.bench.report.report import Report
+
+__all__ = ["CALLS", "SESSIONS", "bench_pair"]
+
+#: Pairs of sessions: where memory lies is chosen anew at each load. Even, so that each bundle is
+#: first as often.
+SESSIONS = 16
+#: Timed calls of each bundle: enough for a p99 in every session.
+CALLS = SESSIONS * 100
+#: Untimed calls of each session. What is not steady yet is so for both, and leaves their ratio.
+WARMUP = 40
+
+
+def bench_pair(
+    paths: tuple[str, str],
+    backend: str = "auto",
+    precision: str | None = None,
+    device: str | None = None,
+    *,
+    threads: int | None = None,
+    calls: int = CALLS,
+    sessions: int = SESSIONS,
+    warmup: int = WARMUP,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> tuple[Report, Report]:
+    """Measure two bundles with calls in turn.
+
+    For each pair of sessions both bundles are loaded anew, each first as often, and warmed up in
+    turn; so both are in memory at once. Then they are called in turn, A B A B. Calls are those of
+    :func:`mmedge.bench.measure.bench` in a closed loop, but each finds the caches full of the
+    other's data, and idle threads do not spin, which would take the cores from the other: both may
+    be slower than by themselves. There is no profile by operator, no deadline and no energy.
+
+    Args:
+        paths: the baseline's, and that of what is compared with it; they may be the same.
+        backend: as for :func:`mmedge.load`, for both, like the next three.
+        precision: the same.
+        device: the same.
+        threads: the same.
+        calls: timed calls of each bundle, in all sessions together.
+        sessions: of each bundle.
+        warmup: untimed calls of each session.
+        progress: called with the phase's name, what is done and what there is in all.
+
+    Returns:
+        Their reports, with one name in ``load["beside"]``.
+
+    Raises:
+        AccuracyError: a variant does not reproduce its bundle's golden samples.
+        BundleError: there are none.
+        ValueError: as :func:`mmedge.bench.measure.bench`.
+        MMEdgeError: whatever loading raises.
+    """
+    first, second = (
+        Run(
+            path, backend, precision, device,
+            threads=threads, load=Load(calls=calls), sessions=sessions, warmup=warmup, spin=False,
+        )
+        for path in paths
+    )  # fmt: skip
+    name = secrets.token_hex(8)
+    order = random.Random(name)  # noqa: S311 - an order of measurement, no secret
+    turns = [first, second]
+    for number in range(sessions):
+        # Every second pair mirrors the one before: each bundle comes first as often.
+        if number % 2:
+            turns.reverse()
+        else:
+            order.shuffle(turns)
+        one, other = turns
+        with one.opened() as (pipe, inputs), other.opened() as (second_pipe, second_inputs):
+            timed = timed_in_turn(
+                (pipe, second_pipe),
+                (inputs, second_inputs),
+                one.share().calls or 0,
+                warmup,
+            )
+            other.share()
+            one.add(timed[0], pipe, inputs)
+            other.add(timed[1], second_pipe, second_inputs)
+        if progress is not None:
+            progress("pairs of sessions", number + 1, sessions)
+    a, b = (run.finish(profiled=False, beside=name)[0] for run in (first, second))
+    return a, b

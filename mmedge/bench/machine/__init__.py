@@ -1,0 +1,1 @@
+"""The machine around a measurement: processor, clocks, power, load."""

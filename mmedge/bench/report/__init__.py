@@ -1,0 +1,1 @@
+"""The report of a measurement: JSON, page, comparison, gates."""

@@ -1,0 +1,1 @@
+"""Statistics of timed calls: percentiles, intervals, resampling."""

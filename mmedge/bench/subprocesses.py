@@ -1,0 +1,157 @@
+"""Time variants of a bundle in processes of their own, in turn.
+
+Several engines in one process share its memory and disturb each other's threads, and one process
+differs from the next by where its memory lies. So every variant gets several fresh processes, and
+blocks of calls of all of them come in turn, in random order.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import subprocess
+import sys
+from time import perf_counter_ns, sleep
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from mmedge.errors import BackendError
+from mmedge.pipeline import load
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mmedge.spec import Variant
+
+__all__ = ["child", "time_apart"]
+
+#: Fresh processes of each variant, blocks of calls of each process, and milliseconds of a block.
+PROCESSES, BLOCKS, BLOCK_MS = 3, 7, 40.0
+#: Untimed calls before a block, and seconds that idle threads of others get to stop spinning.
+UNTIMED, PAUSE_S = 3, 0.02
+
+_PROGRAM = "from mmedge.bench.subprocesses import child; child()"
+
+
+def time_apart(path: str, cells: Sequence[tuple[Variant, int | None]]) -> list[float]:
+    """Milliseconds of a call of each cell: the median over processes of blocks' medians.
+
+    Golden samples are called in turn, one at a time, with nothing from the feature cache.
+
+    Args:
+        path: the bundle.
+        cells: variants of it, such as this machine can run, each with the threads that it gets, as
+            for :func:`mmedge.load`.
+
+    Raises:
+        BackendError: a process failed; its own words are on standard error.
+    """
+    order = random.Random(0)  # noqa: S311 - an order of measurement, no secret
+    found: list[list[float]] = [[] for _ in cells]
+    for _ in range(PROCESSES):
+        with contextlib.ExitStack() as stack:
+            timers = [stack.enter_context(_Timer(path, *cell)) for cell in cells]
+            blocks: list[list[float]] = [[] for _ in cells]
+            numbers = list(range(len(cells)))
+            for _ in range(BLOCKS):
+                order.shuffle(numbers)
+                for number in numbers:
+                    blocks[number].append(timers[number].block())
+            for times, seen in zip(found, blocks, strict=True):
+                times.append(float(np.median(seen)))
+    return [float(np.median(times)) for times in found]
+
+
+class _Timer:
+    """A process that has one variant loaded and times blocks of calls on demand."""
+
+    def __init__(self, path: str, variant: Variant, threads: int | None) -> None:
+        self.id = variant.id
+        # -P: a module of the same name in the working directory must not be imported for the
+        # library's. Fixed program, our own module, no shell.
+        self._process = subprocess.Popen(  # noqa: S603
+            [sys.executable, "-P", "-c", _PROGRAM],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            # Ctrl-C in a terminal reaches a whole group: this process ends the other, quietly.
+            process_group=0,
+        )
+        chosen = (variant.backend, variant.precision, variant.target)
+        try:
+            self._ask({"path": path, "variant": chosen, "threads": threads})
+        except BaseException:
+            self._process.kill()
+            self.__exit__()
+            raise
+
+    def block(self) -> float:
+        """Median milliseconds of the calls of a block."""
+        return float(self._ask({"ms": BLOCK_MS}))
+
+    def _ask(self, question: dict[str, Any]) -> Any:  # noqa: ANN401
+        line = ""
+        with contextlib.suppress(BrokenPipeError):
+            if self._process.stdin is not None and self._process.stdout is not None:
+                self._process.stdin.write(json.dumps(question) + "\n")
+                self._process.stdin.flush()
+                line = self._process.stdout.readline()
+        if not line:
+            self.__exit__()
+            raise BackendError(
+                f"variant {self.id}: the process that times it ended; see its words above"
+            )
+        return json.loads(line)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object = None, *_: object) -> None:
+        if kind is not None:  # it may be loading, and would not see that nobody asks any more
+            self._process.kill()
+        with contextlib.suppress(BrokenPipeError):
+            if self._process.stdin is not None:
+                self._process.stdin.close()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+        self._process.wait()
+
+
+def child() -> None:
+    """Body of a timing process: load what the first line names, then time a block for each line."""
+    line = sys.stdin.readline()
+    if not line:  # who started it was interrupted
+        return
+    request = json.loads(line)
+    backend, precision, device = request["variant"]
+    with load(
+        request["path"], backend, precision, device,
+        threads=request["threads"], allow_unverified=True,
+    ) as pipe:  # fmt: skip
+        samples = [sample.inputs for sample in pipe.bundle.samples()]
+        for inputs in samples:
+            pipe.run(inputs, cached=False)
+        answer: float | None = None
+        at = 0
+        while True:
+            print(json.dumps(answer), flush=True)  # noqa: T201
+            line = sys.stdin.readline()
+            if not line:
+                return
+            wanted = json.loads(line)["ms"] * 1e6
+            sleep(PAUSE_S)
+            # A slow network gets a call or two a block; every cell's go through the same samples.
+            start = perf_counter_ns()
+            for _ in range(UNTIMED):
+                pipe.run(samples[at % len(samples)], cached=False)
+                if perf_counter_ns() - start > wanted:
+                    break
+            times: list[int] = []
+            while sum(times) < wanted:
+                start = perf_counter_ns()
+                pipe.run(samples[(at + len(times)) % len(samples)], cached=False)
+                times.append(perf_counter_ns() - start)
+            at += 1
+            answer = float(np.median(times)) / 1e6

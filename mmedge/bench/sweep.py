@@ -1,0 +1,333 @@
+"""All variants of a bundle that run here, with several thread counts: measured, ranked, advised.
+
+Each combination is measured in :data:`ROUNDS` blocks of calls. A round holds one block of every
+combination, in random order, so that a machine that gets slower meanwhile does so for all alike.
+Every block has a fresh session: what differs between sessions is in the intervals (see
+:mod:`mmedge.bench.stats.resample`), and no more than one variant is in memory at a time.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import random
+from dataclasses import dataclass, field
+from time import perf_counter_ns
+from typing import TYPE_CHECKING, Any
+
+from mmedge.backends.registry import probe
+from mmedge.bench import coldstart
+from mmedge.bench.stats.resample import LEAST_PARTS, half_width, spreads
+from mmedge.bench.stats.summary import LEAST_BLOCKS, percentile
+from mmedge.bench.tune import thread_counts
+from mmedge.bundle import Bundle
+from mmedge.errors import BundleError, MMEdgeError, NoVariantError
+from mmedge.execution.verify import verify
+from mmedge.pipeline import load
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from mmedge.spec import Manifest, Variant
+
+__all__ = ["ROUNDS", "bench_all", "pareto", "recommend"]
+
+#: Blocks of each combination: one more than sessions must be to be resampled.
+ROUNDS = LEAST_PARTS + 1
+#: Untimed calls at the start of a block: the first calls of a session allocate.
+WARMUP = 10
+
+
+@dataclass(slots=True)
+class _Combination:
+    """A variant with a thread count, and the blocks measured so far."""
+
+    variant: Variant
+    threads: int | None
+    start_s: list[float] = field(default_factory=list)
+    latency_ms: list[float] = field(default_factory=list)
+    part: list[int] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def series(self) -> dict[str, Any]:
+        """As in a report."""
+        count = len(self.latency_ms)
+        return {
+            "start_s": self.start_s,
+            "latency_ms": self.latency_ms,
+            "part": self.part,
+            "kept": count,
+            "of": count,
+        }
+
+
+def bench_all(
+    path: str,
+    *,
+    threads: Sequence[int] | None = None,
+    calls: int = 1000,
+    deadline_ms: float | None = None,
+    backend: str = "auto",
+    progress: Callable[[str, int, int], None] | None = None,
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Measure every variant of the bundle at ``path`` that can run on this machine.
+
+    Every variant first reproduces the golden samples. One that does not, or fails to load, is left
+    out, and ``recommended`` says so. Calls are made as :func:`mmedge.bench.measure.bench` makes
+    them: in a closed loop, the golden samples in turn, encoders one after another.
+
+    Args:
+        path: the bundle.
+        threads: intra-op threads of each stage to try for variants on the CPU; None: 1, 2, 4, ...
+            and all cores.
+        calls: timed calls of each combination, at least :data:`ROUNDS`, in equal blocks.
+        deadline_ms: limit to the p99 of a call for the recommendation, in milliseconds.
+        backend: as for :func:`mmedge.load`.
+        progress: called with the phase's name, blocks done and blocks in all.
+
+    Returns:
+        The rows of a report's ``variants``, in the manifest's order, and its ``recommended``.
+
+    Raises:
+        BundleError: there are no golden samples.
+        NoVariantError: no variant can run here.
+        ValueError: ``calls`` or a thread count is too small.
+        MMEdgeError: the first variant's error, where none works.
+    """
+    if calls < ROUNDS or any(count < 1 for count in threads or ()):
+        raise ValueError(f"calls must be >= {ROUNDS} and threads >= 1, got {calls} and {threads}")
+    tell = progress or _silent
+    manifest, variants, cores = _choose(path, backend)
+    with Bundle.open(path) as bundle:
+        sizes = {variant.id: bundle.size(variant) for variant in variants}
+    combinations: list[_Combination] = []
+    left_out: list[str] = []
+    first_error: MMEdgeError | None = None
+    for done, variant in enumerate(variants):
+        tell("verify", done, len(variants))
+        try:
+            _check(path, variant)
+        except MMEdgeError as error:
+            first_error = first_error or error
+            left_out.append(f"{variant.id} ({error})")
+            continue
+        counts = (threads or thread_counts(cores)) if variant.target == "cpu" else (None,)
+        combinations += [_Combination(variant, count) for count in counts]
+    if not combinations and first_error is not None:
+        raise first_error
+    tell("verify", len(variants), len(variants))
+
+    order = random.Random(0)  # noqa: S311 - an order of measurement, no secret
+    total = ROUNDS * len(combinations)
+    for part in range(ROUNDS):
+        for place, chosen in enumerate(order.sample(combinations, len(combinations))):
+            tell("measure", part * len(combinations) + place, total)
+            _block(path, chosen, part, calls // ROUNDS + (part < calls % ROUNDS))
+    tell("measure", total, total)
+
+    rows = []
+    for done, chosen in enumerate(combinations):
+        tell("cold start", done, len(combinations))
+        rows.append(_row(path, chosen, sizes[chosen.variant.id], _metric(chosen.variant, manifest)))
+    tell("cold start", len(combinations), len(combinations))
+    front = pareto(rows)
+    advice = recommend(rows, deadline_ms)
+    rows = [{**row, "pareto": on} for row, on in zip(rows, front, strict=True)]
+    for row in rows:
+        del row["p99_high_ms"]  # no key of the report; ``why`` states it
+    if left_out:
+        advice["why"] += f"; left out: {'; '.join(left_out)}"
+    return rows, advice
+
+
+def pareto(rows: Sequence[Mapping[str, Any]]) -> list[bool]:
+    """Whether each row is on the Pareto front of latency, metric and size.
+
+    A row is off the front when another is at least as good in all three and better in one. Latency
+    is p99, or p50 where a row has no p99; smaller is better, as with ``size_bytes``; a metric
+    is better when larger, and one that is not stated counts as the worst.
+    """
+    key = _latency_key(rows)
+    points = [(row[key], -_known(row["metric"]), row["size_bytes"]) for row in rows]
+    return [
+        not any(
+            other != own and all(x <= y for x, y in zip(other, own, strict=True))
+            for other in points
+        )
+        for own in points
+    ]
+
+
+def recommend(rows: Sequence[Mapping[str, Any]], deadline_ms: float | None) -> dict[str, Any]:
+    """The most accurate combination that meets the deadline, and why.
+
+    It meets the deadline when the upper end of the 95 % interval of its p99 (``p99_high_ms``) is no
+    later; a row without one cannot be said to meet it. Among equally accurate ones the lowest
+    p99 wins, then the lowest peak memory. One that states no metric counts as the least accurate,
+    and where none does all count as equally accurate.
+
+    Returns:
+        ``variant``, ``threads`` and ``why``; the first two are None where none meets the deadline.
+
+    Raises:
+        ValueError: there are no rows.
+    """
+    if not rows:
+        raise ValueError("nothing was measured, so nothing can be recommended")
+    key = _latency_key(rows)
+    meeting = list(rows)
+    if deadline_ms is not None:
+        meeting = [row for row in rows if _worst(row) <= deadline_ms]
+        if not meeting:
+            nearest = min(rows, key=lambda row: (_worst(row), row[key]))
+            what = (
+                f"the nearest, {_name(nearest)}, has a p99 of up to {_worst(nearest):.4g} ms"
+                if math.isfinite(_worst(nearest))
+                else f"too few calls for the interval of a p99; make {LEAST_BLOCKS * 100} or more"
+            )
+            why = f"none meets {deadline_ms:g} ms at p99 with 95 % confidence: {what}"
+            return {"variant": None, "threads": None, "why": why}
+    best = min(
+        meeting, key=lambda row: (-_known(row["metric"]), row[key], row["peak_memory_bytes"])
+    )
+    stated = [row["metric"] is not None for row in meeting]
+    why, meets = "no variant states a metric: the fastest", " that meets"
+    if any(stated):
+        why = "the most accurate"
+        if not all(stated):
+            why, meets = f"{why} of those that state a metric", ", and meets"
+    elif any(row["metric"] is not None for row in rows):
+        why = "none that states a metric meets the deadline: the fastest"
+    if deadline_ms is not None:
+        why += f"{meets} {deadline_ms:g} ms at p99 (up to {_worst(best):.4g} ms)"
+    if best["metric"] is not None:
+        alike = sum(row["metric"] == best["metric"] for row in meeting)
+        why += f", metric {best['metric']:.4g}"
+        why += f", the fastest of {alike} as accurate" if alike > 1 else ""
+    return {"variant": best["variant"], "threads": best["threads"], "why": why}
+
+
+def _choose(path: str, backend: str) -> tuple[Manifest, list[Variant], int]:
+    """The manifest, the variants that can run here, and the number of cores."""
+    device = probe()
+    with Bundle.open(path) as bundle:
+        manifest = bundle.manifest
+        decisions = bundle.decisions(device, backend=backend.replace("-", "_"))
+        if not manifest.samples:
+            raise BundleError(f"{path}: no golden samples to call it with; export it again")
+    accepted = {decision.variant for decision in decisions if decision.accepted}
+    if not accepted:
+        reasons = "; ".join(f"{decision.variant}: {decision.reason}" for decision in decisions)
+        raise NoVariantError(f"{path}: no variant can run on {device.name}: {reasons}", decisions)
+    return manifest, [v for v in manifest.variants if v.id in accepted], device.cores
+
+
+def _check(path: str, variant: Variant) -> None:
+    with load(
+        path, variant.backend, variant.precision, variant.target, allow_unverified=True
+    ) as pipe:
+        verify(pipe).check()
+
+
+def _metric(variant: Variant, manifest: Manifest) -> float | None:
+    """The task metric as the manifest states it.
+
+    Quantised variants state theirs, and by how much it lies below that of the full-precision
+    network: both together are the metric of the bundle's own graphs.
+    """
+    if "metric" in variant.metrics:
+        return float(variant.metrics["metric"])
+    own = {stage.name: stage.graph for stage in manifest.stages}
+    if variant.files == own and variant.target == "cpu":
+        for other in manifest.variants:
+            if {"metric", "metric_drop"} <= set(other.metrics):
+                return float(other.metrics["metric"] + other.metrics["metric_drop"])
+    return None
+
+
+def _block(path: str, chosen: _Combination, part: int, calls: int) -> None:
+    """Time ``calls`` calls of a fresh session."""
+    variant = chosen.variant
+    with load(
+        path,
+        variant.backend,
+        variant.precision,
+        variant.target,
+        threads=chosen.threads,
+        allow_unverified=True,
+    ) as pipe:
+        inputs = [sample.inputs for sample in pipe.bundle.samples()]
+        for call in range(max(WARMUP, len(inputs))):
+            pipe.timed(inputs[call % len(inputs)], cached=False)
+        gc.collect()
+        collecting = gc.isenabled()
+        gc.disable()  # as in mmedge.bench.measure
+        begun = perf_counter_ns()
+        try:
+            for call in range(calls):
+                start = perf_counter_ns()
+                pipe.timed(inputs[call % len(inputs)], cached=False)
+                chosen.latency_ms.append((perf_counter_ns() - start) / 1e6)
+                chosen.start_s.append(start / 1e9)
+                chosen.part.append(part)
+        finally:
+            if collecting:
+                gc.enable()
+        chosen.seconds += (perf_counter_ns() - begun) / 1e9
+
+
+def _row(path: str, chosen: _Combination, size: int, metric: float | None) -> dict[str, Any]:
+    variant = chosen.variant
+    cold = coldstart.measure(
+        path,
+        variant=(variant.backend, variant.precision, variant.target),
+        threads=chosen.threads,
+        calls=WARMUP,
+    )
+    found = spreads(chosen.series())
+    p50, p99 = (percentile(chosen.latency_ms, q) for q in (50.0, 99.0))
+    low = high = p99_high = None
+    if p50 is not None and "p50" in found:
+        half = half_width(found["p50"])
+        low, high = p50 * math.exp(-half), p50 * math.exp(half)
+    # As in a report: a handful of calls beyond a percentile carries its interval, fewer do not.
+    beyond = round(len(chosen.latency_ms) / 100.0, 9)
+    if p99 is not None and "p99" in found and beyond >= LEAST_BLOCKS:
+        p99_high = p99 * math.exp(half_width(found["p99"]))
+    return {
+        "variant": variant.id,
+        "threads": chosen.threads,
+        "p50_ms": p50,
+        "p50_low_ms": low,
+        "p50_high_ms": high,
+        "p99_ms": p99,
+        "p99_high_ms": p99_high,
+        "throughput_hz": len(chosen.latency_ms) / chosen.seconds,
+        "peak_memory_bytes": cold.peak_memory_bytes,
+        "size_bytes": size,
+        "metric": metric,
+        "cold_start_ms": cold.total,
+    }
+
+
+def _latency_key(rows: Sequence[Mapping[str, Any]]) -> str:
+    return "p50_ms" if any(row["p99_ms"] is None for row in rows) else "p99_ms"
+
+
+def _worst(row: Mapping[str, Any]) -> float:
+    """The latest that a row's p99 may be, in ms; infinite where that is not known."""
+    high = row["p99_high_ms"]
+    return math.inf if row["p99_ms"] is None or high is None else float(high)
+
+
+def _known(metric: float | None) -> float:
+    return -math.inf if metric is None else metric
+
+
+def _name(row: Mapping[str, Any]) -> str:
+    threads = "" if row["threads"] is None else f" with {row['threads']} threads"
+    return f"{row['variant']}{threads}"
+
+
+def _silent(phase: str, done: int, total: int) -> None:
+    """No progress wanted."""
