@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import partial
 from math import inf
 from time import perf_counter_ns
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from mmedge.backends import Session, SessionOptions
 from mmedge.backends.registry import open_stage, probe
@@ -22,6 +22,7 @@ from mmedge.errors import BackendError, BundleError, InputError, MMEdgeError
 from mmedge.execution.feature_cache import CACHE_BYTES, FeatureCache
 from mmedge.execution.finite import FiniteInputs
 from mmedge.execution.inputs import Feeds
+from mmedge.execution.plan import StagePlan
 from mmedge.execution.scheduler import Scheduler, serially
 from mmedge.execution.verify import verify
 from mmedge.forks import ADVICE, keep_for_ever, watch
@@ -33,25 +34,14 @@ if TYPE_CHECKING:
 
     from mmedge.backends import Attention
     from mmedge.execution.feature_cache import CacheInfo, Key
+    from mmedge.execution.plan import Run
     from mmedge.execution.scheduler import Schedule
-    from mmedge.spec import Array, Decision, Device, Manifest, Variant
+    from mmedge.spec import Array, Decision, Device, Manifest, Stage, Variant
     from mmedge.stream import Stream
     from mmedge.stream.policies import Policy
     from mmedge.stream.sanity import Sanity
 
 __all__ = ["Pipeline", "check_threads", "load"]
-
-
-class _Stage(NamedTuple):
-    """A loaded stage: its name, the names of its inputs, and its session."""
-
-    name: str
-    inputs: tuple[str, ...]
-    session: Session
-
-    def run(self, values: Mapping[str, Any]) -> dict[str, Array]:
-        """Run on what it takes of ``values``."""
-        return self.session.run({name: values[name] for name in self.inputs})
 
 
 class _Laps:
@@ -71,6 +61,18 @@ class _Laps:
         now = perf_counter_ns()
         self.parts[name] += now - self._last
         self._last = now
+
+    def after(self, stage: Stage, *_tensors: object) -> None:
+        """The part of a stage ends."""
+        self.end(stage.name)
+
+
+def _runner(session: Session) -> Run:
+    def run(feeds: Mapping[str, Any]) -> dict[str, Array]:
+        # Looked up at each call, so that a tracer may exchange it in between.
+        return session.run(feeds)
+
+    return run
 
 
 class Pipeline:
@@ -103,9 +105,7 @@ class Pipeline:
         finite = FiniteInputs(bundle)
         self._finite = None if allow_non_finite or not finite.names else finite
         self._outputs = manifest.outputs
-        self._stages: list[_Stage] = []
-        self._encoders: dict[str, list[_Stage]] = {}
-        self._others: list[_Stage] = []
+        self._sessions: dict[str, Session] = {}
         self._whole: Callable[[Mapping[str, Any]], dict[str, Array]] | None = None
         self._disowned = False
         watch(self)
@@ -119,14 +119,7 @@ class Pipeline:
         self._shared = features.intersection(manifest.outputs)
         try:
             for stage in manifest.in_order():
-                session = open_stage(bundle, stage, variant, options=options)
-                loaded = _Stage(stage.name, tuple(spec.name for spec in stage.inputs), session)
-                self._stages.append(loaded)
-                if several and stage.modality is not None:
-                    self._encoders.setdefault(stage.modality, []).append(loaded)
-                else:
-                    self._others.append(loaded)
-            self._parts = ("inputs", *(stage.name for stage in self._stages), "outputs")
+                self._sessions[stage.name] = open_stage(bundle, stage, variant, options=options)
             # Backends opened files by their paths: were they those that were checked?
             bundle.check_unchanged()
             # A process that is killed cleans nothing up: what was unpacked goes as soon as it can.
@@ -134,8 +127,13 @@ class Pipeline:
         except MMEdgeError:
             self.close()
             raise
+        runs = {name: _runner(session) for name, session in self._sessions.items()}
+        self._plan = StagePlan(manifest.in_order(), runs, self._outputs)
+        self._encoders = self._plan.encoders if several else {}
+        self._others = self._plan.fusion if several else self._plan.stages
+        self._parts = ("inputs", *runs, "outputs")
         # One stage that yields just the network's outputs needs nothing around its session.
-        only = None if several else self._stages[0].session
+        only = None if several else next(iter(self._sessions.values()))
         direct = only is not None and tuple(spec.name for spec in only.outputs) == self._outputs
         self._whole = only.run if only is not None and direct else None
 
@@ -147,7 +145,7 @@ class Pipeline:
     @property
     def attention(self) -> dict[str, Attention]:
         """What runs attention over segments, by stage; stages without any are not in it."""
-        found = {stage.name: stage.session.attention for stage in self._stages}
+        found = {name: session.attention for name, session in self._sessions.items()}
         return {name: attention for name, attention in found.items() if attention is not None}
 
     def cache_info(self) -> dict[str, CacheInfo]:
@@ -228,9 +226,7 @@ class Pipeline:
         features.extend(run_encoders(tasks).values())
         while features:
             values.update(features.pop())
-        for stage in self._others:
-            values.update(stage.run(values))
-            laps.end(stage.name)
+        self._plan.advance(values, self._others, laps.after)
         outputs = {name: values[name] for name in self._outputs}
         if cache is not None:
             outputs.update({name: outputs[name].copy() for name in self._shared})
@@ -281,13 +277,11 @@ class Pipeline:
             InputError: the bundle has no such stage.
             BackendError: the engine failed.
         """
-        stages = self._stages
         self._check_open()
-        for loaded in stages:
-            if loaded.name == stage:
-                return loaded.run(feeds)
-        known = ", ".join(loaded.name for loaded in stages)
-        raise InputError(f"no stage {stage!r}; this bundle has {known}")
+        if stage not in self._parts[1:-1]:
+            known = ", ".join(self._parts[1:-1])
+            raise InputError(f"no stage {stage!r}; this bundle has {known}")
+        return self._plan.run_stage(stage, feeds)
 
     def _recall(
         self, values: dict[str, Any], cache: FeatureCache | None
@@ -312,26 +306,28 @@ class Pipeline:
         self, modality: str, values: Mapping[str, Any], key: Key | None, laps: _Laps
     ) -> dict[str, Array]:
         """Run the encoders of one modality, most often one, and hold what they make."""
-        first, *rest = self._encoders[modality]
-        features = first.run(values)
-        laps.end(first.name)
-        for stage in rest:
-            features = {**features, **stage.run({**values, **features})}
+        tensors = dict(values)
+        features: dict[str, Array] = {}
+
+        def collect(stage: Stage, _feeds: Mapping[str, Any], outputs: Mapping[str, Array]) -> None:
+            features.update(outputs)
             laps.end(stage.name)
+
+        self._plan.advance(tensors, self._encoders[modality], collect)
         if key is not None and self._cache is not None:
             self._cache.put(modality, key, features)
         return features
 
     def disown(self) -> None:
         """See :class:`mmedge.forks.Inherited`: the sessions' threads are the parent's."""
-        for stage in self._stages:
-            keep_for_ever(stage.session)
+        for session in self._sessions.values():
+            keep_for_ever(session)
         self._disowned = True
-        self._stages, self._encoders, self._others = [], {}, []
+        self._sessions = {}
         self._whole = self._cache = None
 
     def _check_open(self) -> None:
-        if not self._stages:
+        if not self._sessions:
             if self._disowned:
                 raise BackendError(f"{self!r}: {ADVICE}")
             raise BackendError(f"{self!r} is closed; load the bundle again")
@@ -344,10 +340,10 @@ class Pipeline:
         """
         if self._disowned:
             return
-        stages, self._stages = self._stages, []
+        sessions, self._sessions = self._sessions, {}
         self._whole = None
-        for stage in stages:
-            stage.session.close()
+        for session in sessions.values():
+            session.close()
         self._scheduler.close()
         if self._cache is not None:
             self._cache.close()

@@ -6,12 +6,14 @@ What an engine does inside itself is not seen: a GPU's cache, or a change of lay
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mmedge.backends.registry import backend
 from mmedge.execution.inputs import Feeds
+from mmedge.execution.plan import StagePlan
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -57,13 +59,14 @@ def copies(pipe: Pipeline, inputs: Mapping[str, Any]) -> tuple[Copy, ...]:
     values = Feeds(pipe.bundle, on_gpu=on_gpu).prepare(inputs)
     rows = [_given(name, inputs, value) for name, value in values.items()]
     made: dict[str, Array] = {}
-    for stage in manifest.in_order():
-        feeds = {spec.name: values[spec.name] for spec in stage.inputs}
-        outputs = pipe.run_stage(stage.name, feeds)
-        rows += _into(stage, pipe, feeds, made)
+
+    def look(stage: Stage, feeds: Mapping[str, Any], outputs: Mapping[str, Array]) -> None:
+        rows.extend(_into(stage, pipe, feeds, made))
         rows.append(_out_of(stage, outputs, on_gpu=on_gpu))
-        values.update(outputs)
         made.update(outputs)
+
+    runs = {stage.name: partial(pipe.run_stage, stage.name) for stage in manifest.stages}
+    StagePlan(manifest.in_order(), runs).advance(values, after=look)
     return (*rows, *_cached(pipe, made))
 
 

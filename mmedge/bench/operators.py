@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from statistics import median
@@ -20,6 +21,7 @@ from mmedge.backends.module_scopes import FUSED, NETWORK
 from mmedge.backends.profile import Operator, Profile, Span
 from mmedge.errors import MMEdgeError
 from mmedge.execution.inputs import Feeds
+from mmedge.execution.plan import StagePlan
 from mmedge.pipeline import load
 
 if TYPE_CHECKING:
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from os import PathLike
 
     from mmedge.pipeline import Pipeline
-    from mmedge.spec import Array, Variant
+    from mmedge.spec import Array, Stage, Variant
 
 __all__ = ["profile", "try_profile"]
 
@@ -95,9 +97,8 @@ def profile(
         threads=threads,
         allow_unverified=True,
     ) as pipe:
-        values = Feeds(pipe.bundle).prepare(inputs)
-        for stage in pipe.bundle.manifest.in_order():
-            feeds = {spec.name: values[spec.name] for spec in stage.inputs}
+
+        def measure(stage: Stage, feeds: Mapping[str, Any]) -> dict[str, Array]:
             before, outputs = _plain(pipe, stage.name, feeds, calls)
             found[stage.name] = profiler.profile_stage(
                 pipe.bundle, pipe.variant, stage, feeds,
@@ -106,7 +107,11 @@ def profile(
             # On both sides: what slows the machine meanwhile would make a part exceed its whole.
             after, _ = _plain(pipe, stage.name, feeds, calls)
             plain_ms[stage.name] = median(before + after)
-            values.update(outputs)
+            return outputs
+
+        stages = pipe.bundle.manifest.in_order()
+        runs = {stage.name: partial(measure, stage) for stage in stages}
+        StagePlan(stages, runs).run(Feeds(pipe.bundle).prepare(inputs))
     return _digest(found, plain_ms, profiler.UNSEEN)
 
 

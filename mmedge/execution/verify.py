@@ -7,11 +7,13 @@ makes it and not in the ones behind it; then the whole network is run from its i
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from mmedge.errors import AccuracyError, BundleError
+from mmedge.execution.plan import StagePlan
 from mmedge.tolerance import Comparison
 
 if TYPE_CHECKING:
@@ -125,6 +127,8 @@ def verify(pipeline: Replayable, *, progress: Callable[[int], None] | None = Non
         raise BundleError(f"{pipeline.bundle.path}: no golden samples; export the bundle again")
     variant = pipeline.variant
     compared: dict[tuple[str, str], Comparison] = {}
+    runs = {stage.name: partial(pipeline.run_stage, stage.name) for stage in manifest.stages}
+    plan = StagePlan(manifest.in_order(), runs)
 
     def compare(stage: str, got: Mapping[str, Array], golden: Mapping[str, Array]) -> None:
         for output, value in got.items():
@@ -136,8 +140,8 @@ def verify(pipeline: Replayable, *, progress: Callable[[int], None] | None = Non
 
     for done, sample in enumerate(samples, 1):
         tensors = {**sample.inputs, **sample.outputs}
-        for stage in manifest.stages:
-            compare(stage.name, pipeline.run_stage(stage.name, tensors), sample.outputs)
+        for stage, outputs in plan.alone(tensors):
+            compare(stage.name, outputs, sample.outputs)
         # Not cached: content that comes again must be computed again to prove anything.
         compare(WHOLE, pipeline.run(sample.inputs, cached=False), sample.outputs)
         if progress is not None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import threading
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
+from mmedge.execution.plan import StagePlan
 from mmedge.stream.sanity import same_content
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from mmedge.execution.inputs import Feeds
-    from mmedge.spec import Array, Manifest
+    from mmedge.spec import Array, Manifest, Stage
     from mmedge.stream.sample import Item
     from mmedge.stream.track import Track
 
@@ -46,17 +48,12 @@ class Compute:
     """The work itself, without time, lock or state but the features of stand-ins."""
 
     def __init__(self, stages: Stages, manifest: Manifest, feeds: Feeds) -> None:
-        self._run_stage = stages.run_stage
         self._feeds = feeds
         self._outputs = manifest.outputs
-        ordered = manifest.in_order()
-        self._fusion = [stage for stage in ordered if stage.modality is None]
-        self._encoders = {
-            modality.name: [stage for stage in ordered if stage.modality == modality.name]
-            for modality in manifest.modalities
-        }
+        runs = {stage.name: partial(stages.run_stage, stage.name) for stage in manifest.stages}
+        self._plan = StagePlan(manifest.in_order(), runs, self._outputs)
         #: Tensors that are kept of a modality once its encoder has run.
-        self._wanted = {spec.name for stage in self._fusion for spec in stage.inputs}
+        self._wanted = {spec.name for stage in self._plan.fusion for spec in stage.inputs}
         self._wanted |= set(self._outputs)
         self._optional = {m.name for m in manifest.modalities if not m.required}
         #: The dynamic dimensions of each modality, and their smallest sizes.
@@ -81,7 +78,7 @@ class Compute:
 
         An encoder that fails here fails again, and is reported, when the stand-in is needed.
         """
-        if name in self._optional and self._encoders[name]:
+        if name in self._optional and name in self._plan.encoders:
             with suppress(Exception):
                 self._stand_in(name, {}, [])
 
@@ -105,10 +102,7 @@ class Compute:
 
     def _encode(self, name: str, values: Mapping[str, Any], ran: list[str]) -> dict[str, Any]:
         tensors = dict(values)
-        for stage in self._encoders[name]:
-            ran.append(stage.name)
-            feeds = {spec.name: tensors[spec.name] for spec in stage.inputs}
-            tensors.update(self._run_stage(stage.name, feeds))
+        self._advance(tensors, self._plan.encoders.get(name, ()), ran)
         return {key: value for key, value in tensors.items() if key in self._wanted}
 
     def fuse(
@@ -123,11 +117,13 @@ class Compute:
                 tensors.update(item.features)
             else:
                 tensors.update(self._encode(name, item.build(), ran))
-        for stage in self._fusion:
-            ran.append(stage.name)
-            feeds = {spec.name: tensors[spec.name] for spec in stage.inputs}
-            tensors.update(self._run_stage(stage.name, feeds))
+        self._advance(tensors, self._plan.fusion, ran)
         return {name: tensors[name] for name in self._outputs}
+
+    def _advance(self, tensors: dict[str, Any], stages: Sequence[Stage], ran: list[str]) -> None:
+        for stage in stages:
+            ran.append(stage.name)  # one that fails has cost something, too
+            self._plan.advance(tensors, (stage,))
 
     def _stand_in(self, name: str, sizes: Mapping[str, int], ran: list[str]) -> dict[str, Any]:
         key = name, *(sizes.get(size, least) for size, least in self._sizes[name])

@@ -201,11 +201,12 @@ def test_a_thread_that_dies_fails_the_stream(pipe, stage, error):
 
 
 def test_a_stage_that_ends_a_simulation_fails_the_stream(pipe, monkeypatch):
-    def run_stage(stage, feeds):
+    def run(feeds):
         raise SystemExit("stop")
 
     with Stream(pipe, trigger="camera", clock=SimulatedClock()) as s:
-        monkeypatch.setattr(s._driver._compute, "_run_stage", run_stage)
+        runs = {stage.name: run for stage in pipe.bundle.manifest.stages}
+        monkeypatch.setattr(s._driver._compute._plan, "_runs", runs)
         with pytest.raises(SystemExit):
             s.push("camera", value("camera", 1))
         with pytest.raises(BackendError, match="the stream failed: a stage died: SystemExit: stop"):

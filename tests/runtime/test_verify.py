@@ -48,8 +48,8 @@ def test_a_good_bundle_verifies_stage_by_stage(sums):
     assert found.ok
     found.check()
     assert [(row.stage, row.output) for row in found.rows] == [
-        ("fusion", "out"),
         ("camera", "seen"),
+        ("fusion", "out"),
         (WHOLE, "out"),
         (WHOLE, "seen"),
     ]

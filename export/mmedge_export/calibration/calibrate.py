@@ -22,13 +22,14 @@ import onnx
 
 from mmedge.errors import BackendError, ExportError, InputError
 from mmedge.execution.inputs import Feeds
+from mmedge.execution.plan import StagePlan
 from mmedge.schema import SAMPLES
 from mmedge_export.calibration.calibration_state import CalibrationState
 from mmedge_export.calibration.observed import Observed
 from mmedge_export.onnx_graph.graph import Runner
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from mmedge.bundle import Bundle
     from mmedge.spec import Array, Manifest, Stage
@@ -94,6 +95,10 @@ def calibrate(
     feeds = Feeds(bundle)
     copies: dict[Path, Path] = {}
     done = skipped = 0
+
+    def observe(stage: str, name: str, array: Array) -> None:
+        observed[stage][name].update(array, first=done == 1)
+
     with tempfile.TemporaryDirectory(prefix="mmedge-calibrate-") as folder:
         runs = [
             _Run(
@@ -102,9 +107,11 @@ def calibrate(
                 list(observed.get(stage.name, {})),
                 Path(folder) / stage.name,
                 copies,
+                observe,
             )
             for stage in _needed(manifest, observed)
         ]
+        plan = StagePlan((run.stage for run in runs), {run.stage.name: run for run in runs})
         saved = None
         if state is not None:
             job = _job(manifest, runs, observed, absent_share, seed)
@@ -115,9 +122,7 @@ def calibrate(
             if done <= skipped:
                 continue
             values = _prepare(feeds, manifest, sample, absent_share, seed, index)
-            for run in runs:
-                for name, array in run(values):
-                    observed[run.stage.name][name].update(array, first=index == 0)
+            plan.advance(values)
             if saved is not None:
                 saved.save(done)
             if progress is not None:
@@ -144,8 +149,10 @@ class _Run:
         names: Sequence[str],
         folder: Path,
         copies: dict[Path, Path],
+        observe: Callable[[str, str, Array], None],
     ) -> None:
         self.stage = stage
+        self._observe = observe
         self._path = path
         self._folder = folder
         try:
@@ -183,10 +190,10 @@ class _Run:
                 found.append(hashlib.file_digest(file, "sha256").hexdigest())
         return found
 
-    def __call__(self, values: dict[str, Array]) -> Iterator[tuple[str, Array]]:
-        """Run on ``values``, add the stage's outputs to them, yield the observed tensors."""
+    def __call__(self, values: Mapping[str, Array]) -> dict[str, Array]:
+        """The stage's outputs for ``values``; observed tensors are told one at a time."""
         for name in self._taken:
-            yield name, self._checked(name, values[name])
+            self._tell(name, values[name])
         size = sum(values[spec.name].nbytes for spec in self.stage.inputs)
         if size > self._largest:
             self._largest = size
@@ -196,22 +203,24 @@ class _Run:
             len(group) > 1 and self._bytes(group) > LIMIT_BYTES for _, group in self._groups
         ):
             self._plan()
+        outputs: dict[str, Array] = {}
         for index, (run, group) in enumerate(self._groups):
             got = run(values)
             if index == 0:
-                values.update((spec.name, got[spec.name]) for spec in self.stage.outputs)
+                outputs = {spec.name: got[spec.name] for spec in self.stage.outputs}
             for name in group:
-                array = self._checked(name, got.pop(name))
+                array = got.pop(name)
                 self._sizes[name] = max(self._sizes[name], array.nbytes)
-                yield name, array
+                self._tell(name, array)
+        return outputs
 
-    def _checked(self, name: str, array: Array) -> Array:
+    def _tell(self, name: str, array: Array) -> None:
         if array.dtype.kind != "f":
             raise ExportError(
                 f"stage {self.stage.name!r}: tensor {name!r} is {array.dtype}; only tensors of "
                 "floats have a range to quantise by"
             )
-        return array
+        self._observe(self.stage.name, name, array)
 
     def _bytes(self, names: Iterable[str]) -> int:
         return sum(self._sizes[name] for name in names)

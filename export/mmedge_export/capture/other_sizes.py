@@ -8,6 +8,7 @@ every dynamic dimension at its smallest, far from the example, and at its larges
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import chain
 from math import prod
 from typing import TYPE_CHECKING
@@ -15,16 +16,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mmedge.errors import AccuracyError, ExportError
+from mmedge.execution.plan import StagePlan
 from mmedge.tolerance import difference
 from mmedge_export.domain import Domain
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from mmedge.bundle import Bundle
+    from mmedge.execution.plan import Run
     from mmedge.spec import Array, Dimension, TensorSpec, Variant
-
-    Run = Callable[[Mapping[str, Array]], dict[str, Array]]
 
 __all__ = ["check_sizes"]
 
@@ -64,7 +65,7 @@ def check_sizes(
     """
     manifest = bundle.manifest
     sample = bundle.samples()[0].inputs
-    specs = manifest.inputs()
+    specs, stages = manifest.inputs(), manifest.in_order()
     used = {size for spec in specs.values() for size in spec.shape if isinstance(size, str)}
     if not used:
         return []
@@ -74,21 +75,16 @@ def check_sizes(
         shown = ", ".join(f"{name}={size}" for name, size in sizes.items())
         try:
             tensors = _made(specs, sample, sizes)
-            for stage in manifest.in_order():
-                given = {spec.name: tensors[spec.name] for spec in stage.inputs}
-                tensors |= exact[stage.name](given)
+            StagePlan(stages, exact).advance(tensors)
         except ExportError:
             lines.append(f"{backend} at {shown}: ONNX Runtime refuses what is made up there")
             continue
-        for stage in manifest.in_order():
-            given = {spec.name: tensors[spec.name] for spec in stage.inputs}
-            for form in tested:
-                try:
-                    outputs = form[stage.name](given)
-                except ExportError as error:
-                    raise AccuracyError(
-                        f"{backend}, stage {stage.name!r} at {shown}: {error}; use ONNX Runtime"
-                    ) from error
+        for form in tested:
+            refusing = {
+                name: partial(_run, run, f"{backend}, stage {name!r} at {shown}")
+                for name, run in form.items()
+            }
+            for stage, outputs in StagePlan(stages, refusing).alone(tensors):
                 for name, value in outputs.items():
                     limit = base.tolerances.get(name, base.tolerance)
                     found = difference(value, tensors[name], limit)
@@ -100,6 +96,13 @@ def check_sizes(
                             "these sizes: use it, or limit the sizes with dims at export"
                         )
     return lines
+
+
+def _run(run: Run, where: str, feeds: Mapping[str, Array]) -> dict[str, Array]:
+    try:
+        return run(feeds)
+    except ExportError as error:
+        raise AccuracyError(f"{where}: {error}; use ONNX Runtime") from error
 
 
 def _sizes(

@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from mmedge.backends.onnxruntime.session import session_options
 from mmedge.errors import ExportError
+from mmedge.execution.plan import StagePlan
 from mmedge.spec import Cut, Stage, TensorSpec, Tolerance
 from mmedge.tolerance import difference
 from mmedge_export.onnx_graph.graph import Graph, Runner, save
@@ -20,7 +21,7 @@ from mmedge_export.partition.flops import measure_shapes, model_flops
 from mmedge_export.partition.split import LEAST_FLOPS, Part, Split, split
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from mmedge.spec import Array, Dimension
@@ -188,11 +189,11 @@ def _cut_stages(
     specs = {spec.name: spec for spec in (*inputs, *tensors)}
     files = save({part.name: part.model for part in made.parts}, folder / "cut")
     stages = tuple(_stage(part, specs) for part in made.parts)
-    chain = _Chain(stages, folder / "cut", tuple(model.outputs))
+    plan = _plan(stages, folder / "cut", model.outputs)
     if cut is None:
         ratio, surely = slowdown(
-            _Chain(stages, folder / "cut", tuple(model.outputs), served=True).run,
-            _Chain(whole.stages, folder / "whole", tuple(model.outputs), served=True).run,
+            _plan(stages, folder / "cut", model.outputs, served=True).run,
+            _plan(whole.stages, folder / "whole", model.outputs, served=True).run,
             example,
         )
         if surely > SLOWER:
@@ -211,7 +212,7 @@ def _cut_stages(
     crossing = [name for name in names if name not in model.outputs]
 
     def run(values: Mapping[str, Array]) -> dict[str, Array]:
-        got, expected = chain.run(values), whole.run(values)
+        got, expected = plan.run(values), whole.run(values)
         for name, value in expected.items():
             found = difference(got[name], value, Tolerance(CUT_RTOL, CUT_ATOL))
             if not found.passes:
@@ -241,33 +242,18 @@ def _stage(part: Part, specs: Mapping[str, TensorSpec]) -> Stage:
     )
 
 
-class _Chain:
-    """Stages one after another in ONNX Runtime; ``served``: with the runtime's own settings."""
-
-    def __init__(
-        self,
-        stages: Sequence[Stage],
-        folder: Path,
-        outputs: tuple[str, ...],
-        *,
-        served: bool = False,
-    ) -> None:
-        self.outputs = outputs
-        alone = len(stages) == 1
-        self.runners = [
-            Runner(
-                folder / stage.graph,
-                options=session_options(stage, alone=alone) if served else None,
-            )
-            for stage in stages
-        ]
-
-    def run(self, values: Mapping[str, Array]) -> dict[str, Array]:
-        """The network's outputs."""
-        tensors = dict(values)
-        for runner in self.runners:
-            tensors.update(runner(tensors))
-        return {name: tensors[name] for name in self.outputs}
+def _plan(
+    stages: Sequence[Stage], folder: Path, outputs: Iterable[str], *, served: bool = False
+) -> StagePlan:
+    """Stages in ONNX Runtime; ``served``: with the runtime's own settings."""
+    alone = len(stages) == 1
+    runs = {
+        stage.name: Runner(
+            folder / stage.graph, options=session_options(stage, alone=alone) if served else None
+        )
+        for stage in stages
+    }
+    return StagePlan(stages, runs, outputs)
 
 
 def slowdown(

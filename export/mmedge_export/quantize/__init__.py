@@ -12,7 +12,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Report", "StageReport", "Task", "quantize"]
 
-_HOMES = {"Report": "report", "StageReport": "report", "Task": "task", "quantize": "run"}
+_HOMES = {
+    "Report": "report",
+    "StageReport": "report",
+    "Task": "task",
+    "quantize": "quantize_bundle",
+}
 
 
 def __getattr__(name: str) -> object:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,18 +11,18 @@ from mmedge import native
 from mmedge.backends import SessionOptions
 from mmedge.backends.onnxruntime.session import kernel_library, session_options
 from mmedge.execution.inputs import Feeds
+from mmedge.execution.plan import StagePlan
 from mmedge.spec import Tolerance
 from mmedge.tolerance import Compared, Comparison
 from mmedge_export.onnx_graph.graph import Runner
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from mmedge.bundle import Bundle
+    from mmedge.execution.plan import Run
     from mmedge.spec import Array, Stage
-
-Run = Callable[[Mapping[str, "Array"]], dict[str, "Array"]]
 
 __all__ = ["Network", "changed_choices", "error", "inner_tensors", "open_graph"]
 
@@ -79,7 +79,7 @@ class Network:
         threads: int | None = None,
         backend: str = "ort",
     ) -> None:
-        stages = bundle.manifest.in_order()
+        self._stages = stages = bundle.manifest.in_order()
         self._feeds = Feeds(bundle)
         self._outputs = bundle.manifest.outputs
         self.runners: dict[str, Run] = {
@@ -98,8 +98,11 @@ class Network:
     ) -> dict[str, Array]:
         """Every tensor that enters or leaves a stage; ``more`` is fed to stages by name on top."""
         values = self._feeds.prepare(inputs)
-        for stage, runner in self.runners.items():
-            values |= runner({**values, **(more or {}).get(stage, {})})
+        runs = {
+            stage: partial(_with, runner, (more or {}).get(stage, {}))
+            for stage, runner in self.runners.items()
+        }
+        StagePlan(self._stages, runs).advance(values)
         return values
 
     def __call__(
@@ -112,6 +115,10 @@ class Network:
     def answers(self, samples: Iterable[Mapping[str, Array]]) -> list[dict[str, Array]]:
         """The outputs of every sample."""
         return [self(inputs) for inputs in samples]
+
+
+def _with(run: Run, more: Mapping[str, Array], feeds: Mapping[str, Array]) -> dict[str, Array]:
+    return run({**feeds, **more})
 
 
 def inner_tensors(

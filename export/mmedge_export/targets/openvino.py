@@ -20,6 +20,7 @@ from mmedge.backends.openvino.session import (
     ports,
 )
 from mmedge.errors import AccuracyError, BackendError, ExportError
+from mmedge.execution.plan import StagePlan
 from mmedge.tolerance import difference
 from mmedge_export.capture.other_sizes import check_sizes
 from mmedge_export.onnx_graph.graph import Runner
@@ -177,15 +178,15 @@ def add_openvino(bundle: Bundle) -> tuple[Bundle, Variant]:
     runners = opened(SPECIALISED)
     for stage in stages:
         runners[stage.name].check(stage)
+    plan = StagePlan(stages, runners)
     for number, sample in enumerate(bundle.samples()):
-        tensors = {**sample.inputs, **sample.outputs}
-        for name_of_stage, run in runners.items():
-            for name, value in run(tensors).items():
+        for stage, outputs in plan.alone({**sample.inputs, **sample.outputs}):
+            for name, value in outputs.items():
                 limit = base.tolerances.get(name, base.tolerance)
                 found = difference(value, sample.outputs[name], limit)
                 if not found.passes:
                     raise AccuracyError(
-                        f"OpenVINO {version}, stage {name_of_stage!r}, golden sample {number}: "
+                        f"OpenVINO {version}, stage {stage.name!r}, golden sample {number}: "
                         f"output {name!r} {found}, {found.limit_used:.3g} times what its tolerance "
                         f"allows ({limit}); use ONNX Runtime, and report this"
                     )

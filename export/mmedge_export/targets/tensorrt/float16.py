@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mmedge.errors import AccuracyError, BackendError, BundleError
+from mmedge.execution.plan import StagePlan
 from mmedge.spec import Array, Tolerance
 from mmedge.tolerance import difference
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     import onnx_ir as ir
 
     from mmedge.bundle import Bundle
+    from mmedge.execution.plan import Run
     from mmedge.spec import Stage
 
 __all__ = ["TOLERANCE", "Float16Stage", "prepare", "to_float16"]
@@ -81,27 +84,23 @@ def to_float16(
         raise BundleError(f"{bundle.path}: float16 needs golden samples; export the bundle again")
     tensors = [{**sample.inputs, **sample.outputs} for sample in samples]
     made: dict[str, Float16Stage] = {}
-    sessions: dict[str, Any] = {}
+    runs: dict[str, Run] = {}
     for stage in bundle.manifest.in_order():
         if progress is not None:
             progress(f"{stage.name}: float16")
-        made[stage.name], sessions[stage.name] = _convert(bundle, stage, tensors, folder)
+        made[stage.name], runs[stage.name] = _convert(bundle, stage, tensors, folder)
     kept = sum(len(stage.kept) for stage in made.values())
-    for golden in tensors:
-        chain = dict(golden)
-        for name in (spec.name for stage in bundle.manifest.stages for spec in stage.outputs):
-            del chain[name]
-        for stage in bundle.manifest.in_order():
-            chain.update(_run(sessions[stage.name], stage, chain))
-        for name in bundle.manifest.outputs:
-            _check("all stages in a chain", name, chain[name], golden[name], kept)
+    plan = StagePlan(bundle.manifest.in_order(), runs, bundle.manifest.outputs)
+    for sample, golden in zip(samples, tensors, strict=True):
+        for name, value in plan.run(sample.inputs).items():
+            _check("all stages in a chain", name, value, golden[name], kept)
     return made
 
 
 def _convert(
     bundle: Bundle, stage: Stage, tensors: list[dict[str, Array]], folder: Path
-) -> tuple[Float16Stage, Any]:
-    """Convert one stage; return it and a session that computes what it computes."""
+) -> tuple[Float16Stage, Run]:
+    """Convert one stage; return it and what computes what it computes."""
     import onnx_ir as ir
 
     from mmedge_export.onnx_graph.measure_ranges import measure_ranges
@@ -120,14 +119,14 @@ def _convert(
     rounded = folder / f"{stage.name}.rounded.onnx"
     # Loaded again: the pass rewrites in place.
     ir.save(RoundFloat16Pass()(ir.load(file)).model, rounded, external_data=f"{rounded.name}.data")
-    session = _session(rounded, stage)
+    run = partial(_run, _session(rounded, stage), [spec.name for spec in stage.outputs])
     worst = 0.0
     for feed, golden in zip(feeds, tensors, strict=True):
-        for name, value in _run(session, stage, feed).items():
+        for name, value in run(feed).items():
             worst = max(
                 worst, _check(f"stage {stage.name!r}", name, value, golden[name], len(kept))
             )
-    return Float16Stage(file, nodes, kept, worst), session
+    return Float16Stage(file, nodes, kept, worst), run
 
 
 def _check_types(file: Path, stage: Stage) -> None:
@@ -166,9 +165,7 @@ def _session(file: Path, stage: Stage) -> Any:  # noqa: ANN401
         ) from error
 
 
-def _run(session: Any, stage: Stage, tensors: Mapping[str, Array]) -> dict[str, Array]:  # noqa: ANN401
-    names = [spec.name for spec in stage.outputs]
-    feeds = {spec.name: tensors[spec.name] for spec in stage.inputs}
+def _run(session: Any, names: Sequence[str], feeds: Mapping[str, Array]) -> dict[str, Array]:  # noqa: ANN401
     return dict(zip(names, session.run(names, feeds), strict=True))
 
 

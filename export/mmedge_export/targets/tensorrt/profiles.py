@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mmedge.constraints import Relations
 from mmedge.errors import BackendError, InputError
+from mmedge.execution.plan import StagePlan
 from mmedge.spec import DTYPES, Array, TensorSpec
 from mmedge_export.domain import Domain
 
@@ -182,9 +184,9 @@ def _run(
         for name, spec in manifest.inputs().items()
     }
     found: dict[str, int] = {}
-    for stage in stages:
+
+    def run(stage: Stage, feeds: Mapping[str, Array]) -> dict[str, Array]:
         names = [spec.name for spec in stage.outputs]
-        feeds = {spec.name: tensors[spec.name] for spec in stage.inputs}
         try:
             session = ort.InferenceSession(
                 bundle.file(stage.graph), providers=["CPUExecutionProvider"]
@@ -197,9 +199,11 @@ def _run(
                 "Narrow the profile to sizes that the network takes"
             ) from error
         for spec, value in zip(stage.outputs, values, strict=True):
-            tensors[spec.name] = value
             named = zip(spec.shape, value.shape, strict=True)
             found.update((name, size) for name, size in named if isinstance(name, str))
+        return dict(zip(names, values, strict=True))
+
+    StagePlan(stages, {stage.name: partial(run, stage) for stage in stages}).advance(tensors)
     return found
 
 

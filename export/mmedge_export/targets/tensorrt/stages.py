@@ -12,11 +12,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mmedge.errors import AccuracyError, BundleError, ExportError
+from mmedge.execution.plan import StagePlan
 from mmedge.spec import Tolerance
 from mmedge.tolerance import difference
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     import onnx_ir as ir
@@ -133,38 +134,36 @@ def _range(observed: Observed, precision: Precision) -> tuple[float, float]:
 
 def _errors(bundle: Bundle, files: Mapping[str, Path], precision: Precision) -> dict[str, float]:
     """Largest relative error of each stage's outputs, alone on golden tensors and in the chain."""
-    runners = {name: emulate(file) for name, file in files.items()}
+    manifest = bundle.manifest
+    runs = {name: emulate(file) for name, file in files.items()}
+    plan = StagePlan(manifest.in_order(), runs, manifest.outputs)
     worst = dict.fromkeys(files, 0.0)
+    golden: dict[str, Array] = {}
+
+    def compare(stage: Stage, outputs: Mapping[str, Array]) -> None:
+        for name, value in outputs.items():
+            error = _relative(value, golden[name])
+            if not MARGIN * error < 1.0:  # NaN too
+                raise AccuracyError(
+                    f"{precision}: output {name!r} of stage {stage.name!r} differs from the golden "
+                    f"samples by {error:.3g} of its largest value, so that no tolerance could "
+                    "tell it from a wrong result. Build with precision fp16, or keep what the "
+                    "task needs in float32: mmedge quantize"
+                )
+            worst[stage.name] = max(worst[stage.name], error)
+
+    def compare_answers(
+        stage: Stage, _feeds: Mapping[str, Array], outputs: Mapping[str, Array]
+    ) -> None:
+        # A feature between stages is held to the golden one by the stage alone.
+        compare(stage, {n: v for n, v in outputs.items() if n in manifest.outputs})
+
     for sample in bundle.samples():
         golden = {**sample.inputs, **sample.outputs}
-        for stage, got in _outputs(bundle, runners, golden, sample.inputs):
-            for name, value in got.items():
-                error = _relative(value, golden[name])
-                if not MARGIN * error < 1.0:  # NaN too
-                    raise AccuracyError(
-                        f"{precision}: output {name!r} of stage {stage!r} differs from the golden "
-                        f"samples by {error:.3g} of its largest value, so that no tolerance could "
-                        "tell it from a wrong result. Build with precision fp16, or keep what the "
-                        "task needs in float32: mmedge quantize"
-                    )
-                worst[stage] = max(worst[stage], error)
+        for stage, outputs in plan.alone(golden):
+            compare(stage, outputs)
+        plan.run(sample.inputs, after=compare_answers)
     return worst
-
-
-def _outputs(
-    bundle: Bundle,
-    runners: Mapping[str, Runner],
-    golden: Mapping[str, Array],
-    inputs: Mapping[str, Array],
-) -> Iterator[tuple[str, dict[str, Array]]]:
-    """What every stage makes of golden tensors; then of what the stages before it made."""
-    chain = dict(inputs)
-    for stage in bundle.manifest.in_order():
-        yield stage.name, runners[stage.name](golden)
-        got = runners[stage.name](chain)
-        chain.update(got)
-        # A feature between stages is held to the golden one by the stage alone.
-        yield stage.name, {n: v for n, v in got.items() if n in bundle.manifest.outputs}
 
 
 def emulate(file: Path) -> Runner:
