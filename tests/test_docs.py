@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import re
 from pathlib import Path
 
@@ -53,3 +55,54 @@ def test_every_page_first_says_what_it_is_for():
         title, _, start = page.read_text(encoding="utf-8").partition("\n\n")
         assert title.startswith("# "), page
         assert re.match(r"[A-Z*`]|```\{include\}", start), f"{page}: no sentence under the title"
+
+
+def fences(text: str) -> list[tuple[str, str]]:
+    """What is behind the opening of each fenced block, and what is in it."""
+    return re.findall(r"^```([^\n]*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+
+
+def test_commands_on_the_pages_have_these_verbs_and_options():
+    import typer
+
+    from mmedge.cli.app import build_app
+
+    verbs = typer.main.get_command(build_app()).commands
+    pages = [*PAGES, DOCS / "index.md", ROOT / "README.md", ROOT / "SECURITY.md"]
+    pages.remove(DOCS / "changelog.md")  # tells what was
+    checked = 0
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        shell = "".join(body for head, body in fences(text) if head in {"", "sh"})
+        lines = re.findall(r"^mmedge .*$", shell, re.MULTILINE)
+        lines += re.findall(r"`(mmedge [^`]*)`", text)
+        for line in lines:
+            verb, *words = line.split("#")[0].replace("\\|", "|").split("|")[0].split()[1:] or [""]
+            if not re.fullmatch(r"[a-z]+", verb):
+                continue  # an option of mmedge itself, VERB, ...
+            assert verb in verbs, f"{page.name}: {line}"
+            options = {
+                name for one in verbs[verb].params for name in (*one.opts, *one.secondary_opts)
+            }
+            for word in words:
+                if re.fullmatch(r"--?[a-z][a-z-]*(=.*)?", word):
+                    assert word.split("=")[0] in options, f"{page.name}: {line}: no option {word}"
+            checked += 1
+    assert checked >= 100
+
+
+def test_python_on_the_pages_is_python_and_imports_what_there_is():
+    checked = 0
+    for page in (*PAGES, ROOT / "README.md"):
+        text = page.read_text(encoding="utf-8")
+        for head, body in fences(text):
+            if not head.endswith("python"):
+                continue
+            block = re.sub(r"^:caption: .*", "", body)
+            for node in ast.walk(ast.parse(block)):
+                if isinstance(node, ast.ImportFrom) and str(node.module).startswith("mmedge"):
+                    module = importlib.import_module(str(node.module))
+                    for name in node.names:
+                        assert hasattr(module, name.name), f"{page.name}: {ast.unparse(node)}"
+                        checked += 1
+    assert checked >= 10

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 import typer
 from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
+from tables import table
 
 from mmedge.cli.app import PANEL, build_app
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from sphinx.application import Sphinx
 
 
@@ -45,21 +44,6 @@ class CommandLine(SphinxDirective):
         section += table(("argument or option", "what"), filter(None, records))
         self.state.document.note_explicit_target(section)
         return section
-
-
-def table(head: tuple[str, str], records: Iterable[tuple[str, str]]) -> nodes.table:
-    """A table of two columns: names as they are typed, and words."""
-    group = nodes.tgroup(cols=2)
-    group += [nodes.colspec(colwidth=35), nodes.colspec(colwidth=65)]
-    group += nodes.thead("", line(*map(nodes.Text, head)))
-    rows = (line(nodes.literal(text=names), nodes.Text(words)) for names, words in records)
-    group += nodes.tbody("", *rows)
-    return nodes.table("", group)
-
-
-def line(*cells: nodes.Node) -> nodes.row:
-    """One row."""
-    return nodes.row("", *(nodes.entry("", nodes.paragraph("", "", cell)) for cell in cells))
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
