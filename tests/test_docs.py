@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import importlib.resources
 import re
 from pathlib import Path
 
@@ -106,3 +107,30 @@ def test_python_on_the_pages_is_python_and_imports_what_there_is():
                         assert hasattr(module, name.name), f"{page.name}: {ast.unparse(node)}"
                         checked += 1
     assert checked >= 10
+
+
+def test_files_that_pages_name_are_there():
+    names = {
+        path.relative_to(ROOT).as_posix()
+        for folder in ("mmedge", "export", "cpp_ext", "tests", "benchmarks", "docs", "examples")
+        for path in (ROOT / folder).rglob("*")
+    }
+    checked = 0
+    for page in (*PAGES, ROOT / "README.md"):
+        if page.name in {"changelog.md", "code-map.md"}:  # what was; checked by itself
+            continue
+        for name in re.findall(r"`([\w.-]+(?:/[\w.-]+)+/?)`", page.read_text(encoding="utf-8")):
+            first = name.split("/")[0]
+            if name.endswith((".py", ".md", ".h")) or first in {"mmedge", "export", "tests"}:
+                wanted = name.rstrip("/")
+                assert any(f"/{one}".endswith(f"/{wanted}") for one in names), (
+                    f"{page.name}: {name}"
+                )
+                checked += 1
+    assert checked >= 40
+
+
+def test_the_schema_is_where_the_page_says():
+    page = (DOCS / "reference" / "report.md").read_text(encoding="utf-8")
+    package, name = re.search(r'files\("([\w.]+)"\)\.joinpath\("([\w.]+)"\)', page).groups()
+    assert importlib.resources.files(package).joinpath(name).is_file()
