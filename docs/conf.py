@@ -12,6 +12,8 @@ project = "mmedge"
 author = "mmedge maintainers"
 release = version = version_of("mmedge")
 root_doc = "index"
+# Blocks without a language are commands and what they print.
+highlight_language = "text"
 
 extensions = [
     "myst_parser",

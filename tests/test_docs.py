@@ -8,6 +8,8 @@ import importlib.resources
 import re
 from pathlib import Path
 
+import mmedge
+
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 #: What two clicks must reach from the first page.
@@ -134,3 +136,10 @@ def test_the_schema_is_where_the_page_says():
     page = (DOCS / "reference" / "report.md").read_text(encoding="utf-8")
     package, name = re.search(r'files\("([\w.]+)"\)\.joinpath\("([\w.]+)"\)', page).groups()
     assert importlib.resources.files(package).joinpath(name).is_file()
+
+
+def test_every_public_name_is_on_the_page_of_the_api():
+    page = (DOCS / "reference" / "python.md").read_text(encoding="utf-8")
+    errors = {name for name in mmedge.__all__ if name.endswith("Error")}
+    for name in {*mmedge.__all__} - errors - {"__version__"}:
+        assert f"mmedge.{name}\n" in page
