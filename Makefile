@@ -41,9 +41,10 @@ test: $(VENV)/.test
 test-long: promise
 	$(MAKE) test NATIVE_BUILDS=always PYTEST="--hypothesis-profile=long --timeout=0 $(PYTEST)"
 
-# The documentation as a site, in build/docs: from the tree alone, without the network. A warning is an error.
+# The documentation as a site, in build/docs: from the tree alone, without the network. A warning is an
+# error, and everything is read anew: what a build before warned of would go unseen.
 docs: $(VENV)/.test
-	$(BIN)/sphinx-build -b html -W --keep-going -q docs build/docs
+	$(BIN)/sphinx-build -E -b html -W --keep-going -q docs build/docs
 
 # A stream in real time; every sample must be accounted for.
 SECONDS ?= 60

@@ -22,6 +22,7 @@ extensions = [
     "command_line",
     "report_schema",
     "self_contained",
+    "short_names",
 ]
 
 # Headings get anchors to this depth, so that pages can link to each other's sections.
