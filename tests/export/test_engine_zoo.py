@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 
-from mmedge_export import export
+from mmedge.bundle import Bundle
 from mmedge_export.targets.tensorrt.engine import build_all
 from mmedge_export.targets.tensorrt.float16 import TOLERANCE
 
@@ -14,11 +16,10 @@ TARGETS = ("sm_86", "sm_89", "sm_120")
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory):
+def built(zoo_cut, tmp_path_factory):
     """The bundle with its engines, and what was built; small batches make smaller engines."""
-    bundle = export("zoo:vqa-attention", tmp_path_factory.mktemp("zoo") / "vqa.mmedge", split=True)
     bundle, made = build_all(
-        bundle,
+        Bundle.open(shutil.copyfile(zoo_cut, tmp_path_factory.mktemp("zoo") / "vqa.mmedge")),
         backend="tensorrt_rtx",
         targets=TARGETS,
         precisions=("fp32", "fp16"),
