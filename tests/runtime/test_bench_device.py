@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import sysfs_trees as trees
@@ -43,6 +45,13 @@ def test_every_tree_is_plain_data(name, tmp_path, at_once):
     assert state["threads"] == 3
     assert state["system"].endswith("6.8.0-test")
     assert state["realtime_kernel"] is True
+
+
+def test_a_report_from_a_checkout_names_its_commit():
+    here = Path(__file__).resolve().parents[2]
+    if not (here / ".git").exists():
+        pytest.skip("no checkout: the tests run from a copy of the files")
+    assert re.fullmatch(r"[0-9a-f]{40}", host.state()["commit"])
 
 
 def test_the_state_of_a_pc(x86):

@@ -29,7 +29,7 @@ __all__ = [
     "source_line",
 ]
 
-_HERE = Path(__file__).parent
+_HERE = Path(__file__).parents[1]
 _STDLIB = Path(sysconfig.get_path("stdlib"))
 #: Packages whose lines say how a network is run or traced, never what the network does.
 _TOOLS = ("torch", "numpy", "sympy", "onnx", "onnx_ir", "onnxscript", "onnxruntime")

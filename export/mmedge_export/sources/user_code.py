@@ -108,7 +108,7 @@ def described(error: BaseException) -> str:
 
 def _is_installed(filename: str) -> bool:
     """Whether a file is of Python, of an installed package, or of mmedge itself."""
-    own = str(Path(__file__).parent)
+    own = str(Path(__file__).parents[1])
     runtime = str(Path(mmedge.__file__).parent)
     library = sysconfig.get_paths()["stdlib"]
     parts = Path(filename).parts

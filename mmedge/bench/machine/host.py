@@ -115,7 +115,7 @@ def state(root: Path = ROOT) -> dict[str, Any]:
         "boost": _boost(root),
         "gpus": list(device.gpus),
         "libraries": dict(device.libraries),
-        "commit": _commit(Path(__file__).resolve().parents[2] / ".git"),
+        "commit": _commit(Path(__file__).resolve().parents[3] / ".git"),
         **changing(root),
     }
 
