@@ -51,6 +51,28 @@ def test_every_page_is_two_clicks_from_the_first():
     assert not set(PAGES) - first - second
 
 
+#: What a new reader comes for -> the page and its heading. A page is one click, a heading another.
+TASKS = {
+    "get the command into PATH": ("start/install.md", "## `mmedge: command not found`"),
+    "export a torch network": ("howto/torch.md", "## 1. Write the factory"),
+    "give an ONNX file real inputs": ("howto/onnx.md", "## Give example inputs"),
+    "quantize a bundle": ("howto/quantize.md", "## Say what is good enough"),
+    "find why a bundle loads slowly": ("howto/troubleshoot.md", "## A bundle loads slowly"),
+    "build for another device": ("howto/tune.md", "## More variants to choose from"),
+    "pair two cameras": ("howto/stream.md", "## Choose which sample is used"),
+    "convert a log of another program": ("howto/record.md", "## Convert another log"),
+    "compare two builds": ("howto/report.md", "## Compare two builds"),
+    "know what an exit code means": ("reference/cli.md", "## Exit codes"),
+}
+
+
+def test_ten_tasks_are_two_clicks_away():
+    first = links(DOCS / "index.md")
+    for task, (page, heading) in TASKS.items():
+        assert DOCS / page in first, task
+        assert f"\n{heading}\n" in (DOCS / page).read_text(encoding="utf-8"), task
+
+
 def test_every_page_first_says_what_it_is_for():
     for page in PAGES:
         if page.name == "security.md":  # its words are SECURITY.md's
