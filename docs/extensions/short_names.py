@@ -16,6 +16,15 @@ if TYPE_CHECKING:
     from sphinx.application import Sphinx
     from sphinx.environment import BuildEnvironment
 
+#: Role of a reference -> kinds of objects that it may mean.
+KINDS = {
+    "class": {"class", "exception"},
+    "exc": {"class", "exception"},
+    "func": {"function"},
+    "meth": {"method", "classmethod", "staticmethod"},
+    "obj": {"class", "function"},
+}
+
 
 def resolve(
     app: Sphinx, env: BuildEnvironment, node: pending_xref, content: nodes.Element
@@ -29,7 +38,7 @@ def resolve(
     found = {
         (place.docname, place.node_id)
         for name, place in env.domains.python_domain.objects.items()
-        if f".{name}".endswith(f".{wanted}")
+        if f".{name}".endswith(f".{wanted}") and place.objtype in KINDS.get(node["reftype"], ())
     }
     if len(found) != 1:
         return None
