@@ -7,7 +7,7 @@ VENV ?= .venv
 # index offers a CPU-only build of it, name that one here (for example TORCH=torch==2.13.0+cpu).
 TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
-SAMPLES := export/mmedge_export/zoo/samples
+SAMPLES := zoo/mmedge_zoo/samples
 
 # Benchmarks and tests may import ONNX Runtime before mmedge, which turns its telemetry off.
 export ORT_DISABLE_TELEMETRY ?= 1

@@ -25,7 +25,9 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 
 #: Folders whose source files stand in the code map, in this order.
-SOURCES = ("mmedge", "export/mmedge_export", "cpp_ext", "examples", "benchmarks", "docs")
+SOURCES = (
+    "mmedge", "export/mmedge_export", "zoo", "cpp_ext", "examples", "benchmarks", "docs",
+)  # fmt: skip
 
 #: What lines of a first comment begin with, by a file's suffix; Python files have docstrings.
 COMMENTS = {

@@ -46,7 +46,7 @@ def test_every_source_file_stands_in_the_code_map():
     page = (ROOT / "docs" / "code-map.md").read_text(encoding="utf-8")
     code_map = page.split("<!-- code map: begin -->")[1]
     kinds = (".py", ".h", ".cuh", ".cpp", ".cu")
-    for folder in ("mmedge", "export/mmedge_export", "cpp_ext"):
+    for folder in ("mmedge", "export/mmedge_export", "zoo", "cpp_ext"):
         section = code_map.split(f"`{folder}/`\n")[1]
         for path in (path for path in (ROOT / folder).rglob("*") if path.suffix in kinds):
             assert f"- `{path.relative_to(ROOT / folder)}` " in section

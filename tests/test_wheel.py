@@ -1,4 +1,4 @@
-"""What a user installs holds both packages with their data, and nothing else."""
+"""What a user installs holds both packages, and nothing else; the zoo's data are a wheel apart."""
 
 from __future__ import annotations
 
@@ -12,54 +12,80 @@ import pytest
 from shared import once
 
 ROOT = Path(__file__).resolve().parent.parent
+#: Bytes that a device downloads at most.
+LIMIT = 1_500_000
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    def build(folder):
+def build(factory, source, key):
+    def make(folder):
         command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps"]
-        command += ["--no-build-isolation", "--wheel-dir", str(folder), str(ROOT)]
+        command += ["--no-build-isolation", "--wheel-dir", str(folder), str(source)]
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
 
-    (wheel,) = once(tmp_path_factory, "wheel", build).glob("mmedge-*.whl")
+    (wheel,) = once(factory, key, make).glob("*.whl")
     return wheel
 
 
 @pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    return build(tmp_path_factory, ROOT, "wheel")
+
+
+@pytest.fixture(scope="module")
+def zoo(tmp_path_factory):
+    return build(tmp_path_factory, ROOT / "zoo", "wheel_of_the_zoo")
+
+
 def names(wheel):
     with zipfile.ZipFile(wheel) as archive:
         return set(archive.namelist())
 
 
-def test_one_wheel_of_an_architecture_serves_every_python(wheel):
+def files(base, package):
+    for path in (base / package).rglob("*"):
+        if path.is_file() and "__pycache__" not in path.parts:
+            yield str(path.relative_to(base))
+
+
+def test_one_wheel_of_an_architecture_serves_every_python(wheel, zoo):
     assert f"-py3-none-linux_{platform.machine()}" in wheel.name
+    assert zoo.name.endswith("-py3-none-any.whl")
 
 
-def test_every_source_and_data_file_is_in_the_wheel(names):
-    for base, package in ((ROOT, "mmedge"), (ROOT / "export", "mmedge_export")):
-        for path in (base / package).rglob("*"):
-            if path.is_file() and "__pycache__" not in path.parts:
-                assert str(path.relative_to(base)) in names
+def test_the_wheel_is_small(wheel):
+    assert wheel.stat().st_size <= LIMIT
 
 
-def test_the_wheel_has_data_licence_and_commands(names):
+def test_every_source_and_data_file_is_in_a_wheel(wheel, zoo):
+    assert names(wheel) >= {*files(ROOT, "mmedge"), *files(ROOT / "export", "mmedge_export")}
+    assert names(zoo) >= set(files(ROOT / "zoo", "mmedge_zoo"))
+
+
+def test_the_wheel_has_data_licence_and_commands(wheel):
     for name in (
         "mmedge/libmmedge.so",
         "mmedge/py.typed",
         "mmedge_export/py.typed",
         "mmedge_export/zoo/tokenizer.json",
-        "mmedge_export/zoo/samples/samples.json",
-        "mmedge_export/zoo/weights/vqa-attention.safetensors",
     ):
-        assert name in names
+        assert name in names(wheel)
     for end in ("licenses/LICENSE", "entry_points.txt"):
-        assert any(name.endswith(end) for name in names)
+        assert any(name.endswith(end) for name in names(wheel))
 
 
-def test_nothing_else_is_in_the_wheel(names):
-    folders = {name.split("/")[0] for name in names}
-    assert {name for name in folders if not name.endswith(".dist-info")} == {
-        "mmedge",
-        "mmedge_export",
-    }
+def test_the_zoo_has_weights_samples_and_licence(zoo):
+    assert {
+        "mmedge_zoo/samples/samples.json",
+        "mmedge_zoo/weights/vqa-attention.safetensors",
+    } <= names(zoo)
+    assert any(name.endswith("licenses/LICENSE") for name in names(zoo))
+
+
+def test_nothing_else_is_in_a_wheel(wheel, zoo):
+    def packages(wheel):
+        folders = {name.split("/")[0] for name in names(wheel)}
+        return {name for name in folders if not name.endswith(".dist-info")}
+
+    assert packages(wheel) == {"mmedge", "mmedge_export"}
+    assert packages(zoo) == {"mmedge_zoo"}

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["NAMES", "factory"]
 
 NAMES: tuple[str, ...] = ("vqa-attention", "vqa-concat", "vqa-weighted", "vqa-conv")
-"""Every network by name; ``vqa-attention`` comes with its weights."""
+"""Every network by name; mmedge-zoo has the weights of ``vqa-attention``."""
 
 
 def factory(name: str, weights: Path | None = None) -> Model:
@@ -34,20 +34,20 @@ def factory(name: str, weights: Path | None = None) -> Model:
         at 16 kHz; text and audio may be absent. Output: ``answer``, logits float32 ``[batch, 13]``.
 
     Raises:
-        ExportError: when the name is unknown, no weights are shipped under it and none are given,
-            or the weights are those of another fusion.
+        ExportError: when the name is unknown, mmedge-zoo is not installed, no weights are shipped
+            under the name and none are given, or the weights are those of another fusion.
     """
     if name not in NAMES:
         raise ExportError(f"no reference network is named {name!r}; there are: {', '.join(NAMES)}")
-    from mmedge_export.zoo import model, weight_file
+    from mmedge_export.zoo import data_files, model, weight_file
 
     fusion = name.removeprefix("vqa-")
-    path = weight_file.DIRECTORY / f"{name}.safetensors" if weights is None else weights
+    path = data_files.weights() / f"{name}.safetensors" if weights is None else weights
     if weights is None and not path.exists():
         raise ExportError(
             f"no weights are shipped for {name}; train them with"
-            f" `mmedge-train --fusion {fusion} --out zoo` (from mmedge[train]) and give"
-            f" weights=zoo/{name}.safetensors"
+            f" `mmedge-train --fusion {fusion} --out trained` (from mmedge[train]) and give"
+            f" weights=trained/{name}.safetensors"
         )
     net = weight_file.load(path)
     if net.parts["fusion"] != fusion:

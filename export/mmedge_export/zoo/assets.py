@@ -1,4 +1,4 @@
-"""Makes the files that are shipped beside the weights: ``tokenizer.json`` and ``samples/``.
+"""Makes ``tokenizer.json`` and, in mmedge-zoo, ``samples/``.
 
 ``python -m mmedge_export.zoo.assets`` rewrites them; the same data give the same files.
 """
@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmedge_export.zoo import questions, sample_set, tokenizer
+from mmedge_export.zoo import data_files, questions, sample_set, tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the draw of samples")
     options = parser.parse_args(argv)
     tokenizer.build(questions.load("train").texts).save(str(tokenizer.PATH))
-    sample_set.write(sample_set.DIRECTORY, options.cache, options.seed)
+    sample_set.write(data_files.samples(), options.cache, options.seed)
 
 
 if __name__ == "__main__":

@@ -5,22 +5,21 @@ from __future__ import annotations
 import json
 import wave
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
+from mmedge_export.zoo import data_files
 from mmedge_export.zoo.logmel import RATE
 from mmedge_export.zoo.pcm import to_float
 from mmedge_export.zoo.tokenizer import encode
 from mmedge_export.zoo.vqa import ANSWERS
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from pathlib import Path
 
-DIRECTORY = Path(__file__).with_name("samples")
-"""Where the images, the clips and ``samples.json`` lie."""
+    from numpy.typing import NDArray
 
 SILENCE = 16_000
 """Samples of digital silence that stand in for an absent voice: one second."""
@@ -46,14 +45,14 @@ class Sample:
     image_id: int
     speaker: str
 
-    def frame(self, directory: Path = DIRECTORY) -> NDArray[np.uint8]:
+    def frame(self) -> NDArray[np.uint8]:
         """uint8 ``[64, 64, 3]``, RGB."""
-        with Image.open(directory / self.image) as picture:
+        with Image.open(data_files.samples() / self.image) as picture:
             return np.array(picture.convert("RGB"))
 
-    def pcm(self, directory: Path = DIRECTORY) -> NDArray[np.float32]:
+    def pcm(self) -> NDArray[np.float32]:
         """float32 ``[samples]``, 16 kHz, -1 to 1."""
-        with wave.open(str(directory / self.voice)) as reader:
+        with wave.open(str(data_files.samples() / self.voice)) as reader:
             raw = reader.readframes(reader.getnframes())
         return to_float(np.frombuffer(raw, "<i2"))
 
@@ -69,7 +68,7 @@ class Sample:
 
 def load() -> list[Sample]:
     """The shipped samples."""
-    listed = json.loads((DIRECTORY / "samples.json").read_text())
+    listed = json.loads((data_files.samples() / "samples.json").read_text())
     return [Sample(**entry) for entry in listed["samples"]]
 
 

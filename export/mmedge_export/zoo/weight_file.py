@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError, safe_open
@@ -14,9 +13,7 @@ from mmedge_export.zoo.vqa import VqaNet
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-DIRECTORY = Path(__file__).with_name("weights")
-"""Where the shipped weights lie."""
+    from pathlib import Path
 
 
 def save(net: VqaNet, recipe: Mapping[str, object], path: Path, **facts: str) -> None:

@@ -29,9 +29,9 @@ def test_every_fusion_meets_its_target(networks):
 def test_the_shipped_weights_are_those_of_the_results(networks):
     from safetensors import safe_open
 
-    from mmedge_export.zoo.weight_file import DIRECTORY
+    from mmedge_export.zoo import data_files
 
-    with safe_open(DIRECTORY / "vqa-attention.safetensors", framework="pt") as stored:
+    with safe_open(data_files.weights() / "vqa-attention.safetensors", framework="pt") as stored:
         assert json.loads(stored.metadata()["recipe"]) == networks[0]["recipe"]
 
 

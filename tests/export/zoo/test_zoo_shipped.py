@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import wave
 from dataclasses import asdict
 
@@ -10,10 +11,10 @@ import torch
 
 from mmedge.errors import ExportError
 from mmedge_export import zoo
-from mmedge_export.zoo import sample_set, voices, weight_file
+from mmedge_export.zoo import data_files, sample_set, voices, weight_file
 from mmedge_export.zoo.vqa import ANSWERS, VqaNet
 
-WEIGHTS = weight_file.DIRECTORY / "vqa-attention.safetensors"
+WEIGHTS = data_files.weights() / "vqa-attention.safetensors"
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +51,7 @@ def test_the_shipped_weights_answer_the_shipped_samples(model):
 
 def test_the_files_are_small():
     assert WEIGHTS.stat().st_size <= 8_000_000
-    assert sum(p.stat().st_size for p in sample_set.DIRECTORY.iterdir()) <= 1_200_000
+    assert sum(p.stat().st_size for p in data_files.samples().iterdir()) <= 1_200_000
 
 
 def test_the_weights_say_how_they_were_made():
@@ -70,7 +71,7 @@ def test_the_samples_are_varied_and_their_voices_were_held_out():
     for sample in samples:
         variant = sample.speaker.split(",")[0].split("+")[1]
         assert variant in voices.HELD_OUT
-        with wave.open(str(sample_set.DIRECTORY / sample.voice)) as reader:
+        with wave.open(str(data_files.samples() / sample.voice)) as reader:
             assert (reader.getnchannels(), reader.getsampwidth(), reader.getframerate()) == (
                 1,
                 2,
@@ -122,6 +123,19 @@ def test_given_weights_are_used(tmp_path):
     assert zoo.factory("vqa-conv", path).module.parts["fusion"] == "conv"
     with pytest.raises(ExportError, match="conv fusion, not the concat"):
         zoo.factory("vqa-concat", path)
+
+
+def test_without_mmedge_zoo_the_fix_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(data_files, "CHECKOUT", tmp_path / "none")
+    monkeypatch.setitem(sys.modules, data_files.PACKAGE, None)
+    with pytest.raises(ExportError, match=r"pip install mmedge-zoo, or .*pip install \./zoo"):
+        zoo.factory("vqa-attention")
+
+
+def test_without_a_checkout_the_installed_files_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(data_files, "CHECKOUT", tmp_path / "none")
+    monkeypatch.syspath_prepend(str(WEIGHTS.parents[2]))
+    assert data_files.weights() == WEIGHTS.parent
 
 
 def test_a_broken_weight_file_is_refused(tmp_path):

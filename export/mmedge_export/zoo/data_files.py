@@ -1,0 +1,49 @@
+"""Where the weights and the samples of the reference networks are: in the distribution mmedge-zoo.
+
+They are larger than the rest of mmedge together, and a device that runs bundles has no use for
+them.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+from mmedge.errors import ExportError
+
+__all__ = ["samples", "weights"]
+
+PACKAGE = "mmedge_zoo"
+#: Where a checkout has them; code that runs from one is read with the data of the same commit.
+CHECKOUT = Path(__file__).resolve().parents[3] / "zoo" / PACKAGE
+
+
+def weights() -> Path:
+    """The folder of the shipped weights.
+
+    Raises:
+        ExportError: mmedge-zoo is not installed.
+    """
+    return _directory() / "weights"
+
+
+def samples() -> Path:
+    """The folder of the images, the clips and ``samples.json``.
+
+    Raises:
+        ExportError: mmedge-zoo is not installed.
+    """
+    return _directory() / "samples"
+
+
+def _directory() -> Path:
+    if CHECKOUT.is_dir():
+        return CHECKOUT
+    spec = importlib.util.find_spec(PACKAGE)
+    if spec is None or spec.origin is None:
+        raise ExportError(
+            "the weights and samples of the reference networks (zoo:NAME) are not installed; they "
+            "come in a wheel of their own: pip install mmedge-zoo, or from a checkout of mmedge: "
+            "pip install ./zoo"
+        )
+    return Path(spec.origin).parent
