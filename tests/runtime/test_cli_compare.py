@@ -9,7 +9,7 @@ import pytest
 import reports
 from typer.testing import CliRunner
 
-from mmedge.cli import app
+from mmedge.cli import main
 from mmedge.cli.app import build_app
 from mmedge.errors import InputError
 
@@ -75,12 +75,12 @@ def test_a_gate_on_what_is_missing_is_an_error(files):
 def test_what_is_no_report_is_refused(files, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["mmedge", "compare", str(files["a"]), str(tmp_path / "none")])
     with pytest.raises(SystemExit) as error:
-        app.main()
+        main()
     assert error.value.code == 1
     assert "none: no such file; mmedge bench -o writes a report" in capsys.readouterr().err
     (tmp_path / "none").write_text("words")
     with pytest.raises(SystemExit):
-        app.main()
+        main()
     assert "cannot be read as a report" in capsys.readouterr().err
 
 

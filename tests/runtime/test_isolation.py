@@ -136,7 +136,7 @@ def test_another_backend_has_no_such_limit(tiny, tmp_path):
     variants = tuple(replace(v, backend="openvino") for v in tiny.manifest.variants)
     manifest = replace(tiny.manifest, variants=variants)
     Bundle.write(tmp_path / "b", manifest, tiny.files, samples=tiny.samples).close()
-    with pytest.raises(BackendError, match="run_timeout_s ends runs in ONNX Runtime alone"):
+    with pytest.raises(BackendError, match="run_timeout_s ends runs in ort alone"):
         mmedge.load(tmp_path / "b", run_timeout_s=1)
 
 
