@@ -26,7 +26,7 @@ from mmedge.bench.operators import try_profile
 from mmedge.bench.report.report import Report
 from mmedge.bench.report.trace import write as write_trace
 from mmedge.bench.sessions import (
-    Session,
+    TimedSession,
     energy,
     overload,
     record,
@@ -189,7 +189,7 @@ class Run:
         self._machine = host.state()
         self._first: _First | None = None
         self._copies: Sequence[Copy] = ()
-        self.timed: list[Session] = []
+        self.timed: list[TimedSession] = []
 
     def session(self) -> None:
         """Load the bundle, warm up and make the timed calls of the next session.
@@ -210,7 +210,9 @@ class Run:
         """What the next session does of the load; each is given out once."""
         return next(self._shares)
 
-    def add(self, timed: Session, pipe: Pipeline, inputs: Sequence[Mapping[str, Array]]) -> None:
+    def add(
+        self, timed: TimedSession, pipe: Pipeline, inputs: Sequence[Mapping[str, Array]]
+    ) -> None:
         """Count a session that was timed on what :meth:`opened` gave; it is still open."""
         self.timed.append(timed)
         if len(self.timed) == 1:
@@ -348,7 +350,7 @@ def _claim(path: str | os.PathLike[str]) -> None:
 
 
 def _write_trace(
-    path: str | os.PathLike[str], found: Report, timed: Session, operators: Profile
+    path: str | os.PathLike[str], found: Report, timed: TimedSession, operators: Profile
 ) -> None:
     """Draw the first session's timed calls, the operators, and what was sampled of the machine."""
     series, names = timed.series, list(timed.parts)

@@ -23,7 +23,7 @@ from mmedge.bench.measure import facts
 from mmedge.bench.operators import try_profile
 from mmedge.bench.report.report import Report
 from mmedge.bench.stats.summary import confidence, jitter, summary, thin
-from mmedge.bench.stream_run import Book, StreamRun, Timed
+from mmedge.bench.stream_run import ResultCollector, StreamRun, Timed
 from mmedge.bench.warmup import warm_up
 from mmedge.errors import BundleError, InputError
 from mmedge.execution.verify import verify
@@ -116,7 +116,7 @@ def _run(
         clock=clock,
         keep=KEEP,
     ) as stream:
-        run = Book(stream, trigger)
+        run = ResultCollector(stream, trigger)
         if clock is None:
             done = _in_threads(run, recording, speed)
         else:
@@ -278,7 +278,9 @@ def _check_fits(pipe: Pipeline, recording: Recording, trigger: str | float) -> N
         )
 
 
-def _simulated(run: Book, recording: Recording, speed: float, clock: SimulatedClock) -> Pace:
+def _simulated(
+    run: ResultCollector, recording: Recording, speed: float, clock: SimulatedClock
+) -> Pace:
     start, origin, due, count = clock(), 0.0, clock(), 0
     for sample in recording:
         if not count:
@@ -295,7 +297,7 @@ def _simulated(run: Book, recording: Recording, speed: float, clock: SimulatedCl
     return Pace(count, 0, 0.0, due - start)
 
 
-def _in_threads(run: Book, recording: Recording, speed: float) -> Pace:
+def _in_threads(run: ResultCollector, recording: Recording, speed: float) -> Pace:
     stop = threading.Event()
     ended: list[Pace] = []
     failed: list[BaseException] = []

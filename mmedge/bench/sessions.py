@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from mmedge.pipeline import Pipeline
 
 __all__ = [
-    "Session",
+    "TimedSession",
     "energy",
     "figures",
     "overload",
@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 
-class Session(NamedTuple):
+class TimedSession(NamedTuple):
     """The timed calls of one session.
 
     ``parts``: nanoseconds by part and call. ``share``: of the time that the monitor watched, where
@@ -91,7 +91,7 @@ def timed_session(
     load: Load,
     warmup: int | None,
     tell: Callable[[str, int, int], None],
-) -> Session:
+) -> TimedSession:
     """Warm up and make the timed calls."""
     call, parts = _caller(pipe, inputs), _Parts()
     warm = warm_up(call, warmup, tell=lambda done, most: tell("warm-up", done, most))
@@ -99,7 +99,7 @@ def timed_session(
         series = arrivals.run(
             call, load, keep=parts.add, tell=lambda done, total: tell("measure", done, total)
         )
-    return Session(series, parts.columns, warm, monitor)
+    return TimedSession(series, parts.columns, warm, monitor)
 
 
 def timed_in_turn(
@@ -107,7 +107,7 @@ def timed_in_turn(
     inputs: tuple[Sequence[Mapping[str, Any]], Sequence[Mapping[str, Any]]],
     calls: int,
     warmup: int,
-) -> tuple[Session, Session]:
+) -> tuple[TimedSession, TimedSession]:
     """Warm two pipelines up in turn, and time calls of both in turn.
 
     Their sessions share a monitor: what it saw is of both.
@@ -128,7 +128,7 @@ def timed_in_turn(
         series = arrivals.in_turn(made, calls, keep=lambda which, part: parts[which].add(part))
     both = sum(own.elapsed_ns for own in series)
     first, second = (
-        Session(own, part.columns, warm, monitor, own.elapsed_ns / both)
+        TimedSession(own, part.columns, warm, monitor, own.elapsed_ns / both)
         for own, part in zip(series, parts, strict=True)
     )
     return first, second
@@ -156,7 +156,7 @@ class _Parts:
             self.columns[name].append(value)
 
 
-def summed(timed: Sequence[Session], deadline_ms: float | None) -> dict[str, Any]:
+def summed(timed: Sequence[TimedSession], deadline_ms: float | None) -> dict[str, Any]:
     """What a report says of the calls of all sessions, one session after the other.
 
     The time between sessions, which loads and warms up, is left out.
@@ -209,7 +209,7 @@ def _between(
     return found
 
 
-def overload(timed: Sequence[Session]) -> str:
+def overload(timed: Sequence[TimedSession]) -> str:
     """What to say of arrivals that were not answered, or late; nothing where all were in time.
 
     A few may be left behind one slow call at the end of a run; more than 1 % are an overload. So
@@ -242,7 +242,7 @@ def _behind(series: Series) -> int:
     return waiting if waiting * period > slowest + period else 0
 
 
-def record(timed: Sequence[Session]) -> dict[str, Any]:
+def record(timed: Sequence[TimedSession]) -> dict[str, Any]:
     """What the monitors of all sessions saw; samples at seconds of the run's own timed calls.
 
     ``after`` is of the last session, but its ``cpu_share`` is the mean over all sessions by their
@@ -303,7 +303,7 @@ def _mean(
     return {key: sum(part[key] * weight for part, weight in known) / total for key in known[0][0]}
 
 
-def energy(timed: Sequence[Session]) -> dict[str, Any]:
+def energy(timed: Sequence[TimedSession]) -> dict[str, Any]:
     """Energy of the timed calls of all sessions."""
     found = [session.monitor.energy(len(session.series.latency_ns)) for session in timed]
     unknown = [one for one in found if one["joules_per_result"] is None]

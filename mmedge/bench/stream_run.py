@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mmedge.spec import Array
     from mmedge.stream import Health, Result, Stream
 
-__all__ = ["Book", "StreamRun", "Timed"]
+__all__ = ["ResultCollector", "StreamRun", "Timed"]
 
 #: A stamp that comes again within this many seconds is a repetition; later, the source's clock was
 #: set back.
@@ -106,7 +106,7 @@ class Timed:
         return {stage: tuple(ms) for stage, ms in self._ms.items() if ms}
 
 
-class Book:
+class ResultCollector:
     """Pushes into a stream and keeps figures of its results. One pusher, one collector."""
 
     def __init__(self, stream: Stream, trigger: str | float) -> None:

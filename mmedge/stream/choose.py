@@ -11,7 +11,7 @@ from mmedge.stream.sample import Item, State
 
 if TYPE_CHECKING:
     from mmedge.constraints import Relations
-    from mmedge.stream.track import Track
+    from mmedge.stream.modality_state import ModalityState
 
 __all__ = ["Active", "Choice", "Chooser", "Trigger", "merge_sizes"]
 
@@ -45,7 +45,7 @@ class Trigger:
     t: float
     arrival: float
     begin: float
-    track: Track | None = None
+    track: ModalityState | None = None
     item: Item | None = None
     jumps: Jumps = NO_JUMPS
 
@@ -81,7 +81,7 @@ class Active:
     sizes: dict[str, int] = field(default_factory=dict)
     fusing: bool = False
     taken: bool = False
-    held: list[tuple[Track, Item]] = field(default_factory=list)
+    held: list[tuple[ModalityState, Item]] = field(default_factory=list)
 
     def wake_at(self, time: float) -> None:
         """Set the alarm, unless it rings before that."""
@@ -113,7 +113,7 @@ class Chooser:
     def __init__(self, *, has_deadline: bool, has_many_triggers: bool) -> None:
         self._has_deadline, self._has_many_triggers = has_deadline, has_many_triggers
 
-    def begin(self, active: Active, track: Track, now: float) -> None:
+    def begin(self, active: Active, track: ModalityState, now: float) -> None:
         """Ask a modality for what its policy chooses, or find that it is to be waited for."""
         trigger = active.trigger
         until = self._until(active, track) if track.wait else -inf
@@ -128,7 +128,7 @@ class Chooser:
             active.until[track.name] = until
             self._ask(active, track, Choice(newest, None))
 
-    def choose(self, active: Active, track: Track, now: float) -> Choice | None:
+    def choose(self, active: Active, track: ModalityState, now: float) -> Choice | None:
         """What stands for a modality; None: that is to be waited for."""
         t = active.trigger.t
         until = active.until.get(track.name)
@@ -175,7 +175,7 @@ class Chooser:
         still = "" if due is None else "; a newer one is still being encoded"
         return self._choose_late(track, f"{absent}{still}")
 
-    def _is_awaited(self, active: Active, track: Track) -> bool:
+    def _is_awaited(self, active: Active, track: ModalityState) -> bool:
         """Whether what ``wait_ms`` is for has not come yet."""
         asked = active.asked.get(track.name)
         if asked is not None:
@@ -184,7 +184,7 @@ class Chooser:
         return track.lazy and not track.is_settled(active.trigger.t)
 
     def _waits(
-        self, active: Active, track: Track, due: float, now: float, *, instead: Item | None
+        self, active: Active, track: ModalityState, due: float, now: float, *, instead: Item | None
     ) -> bool:
         """Whether to wait for an encoding that is expected to be done at ``due``.
 
@@ -207,10 +207,10 @@ class Chooser:
         active.wake_at(limit)
         return True
 
-    def _choose_late(self, track: Track, absent: str) -> Choice:
+    def _choose_late(self, track: ModalityState, absent: str) -> Choice:
         return Choice(track.ready if track.repeats else None, absent)
 
-    def _choose_failed(self, track: Track, t: float, message: str) -> Choice:
+    def _choose_failed(self, track: ModalityState, t: float, message: str) -> Choice:
         """What stands for a modality that could not be encoded."""
         absent = f"encoder_error: {message}"
         held = track.held(t)
@@ -219,18 +219,18 @@ class Chooser:
         age = f"its last good value stands in, age {track.age(held, t):.6g} s"
         return Choice(held, f"{absent}; {age}", held=True)
 
-    def _until(self, active: Active, track: Track) -> float:
+    def _until(self, active: Active, track: ModalityState) -> float:
         """How long to wait for what a policy's ``wait_ms`` asks for."""
         until = active.trigger.arrival + track.wait
         if not self._has_deadline or active.patience is None or track.required:
             return until
         return min(until, active.patience)
 
-    def _choose_now(self, active: Active, track: Track) -> Choice:
+    def _choose_now(self, active: Active, track: ModalityState) -> Choice:
         item, absent, note = track.choose(active.trigger.t)
         return Choice(item, absent, note=note)
 
-    def _ask(self, active: Active, track: Track, choice: Choice) -> None:
+    def _ask(self, active: Active, track: ModalityState, choice: Choice) -> None:
         """Settle what is to stand for a modality, and see to it that it is encoded."""
         if choice.absent is not None and not track.repeats:
             choice = Choice(None, choice.absent)

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from mmedge.execution.inputs import Feeds
     from mmedge.spec import Array, Manifest, Stage
+    from mmedge.stream.modality_state import ModalityState
     from mmedge.stream.sample import Item
-    from mmedge.stream.track import Track
 
 __all__ = ["Compute", "Encoded", "Stages"]
 
@@ -82,7 +82,7 @@ class Compute:
             with suppress(Exception):
                 self._stand_in(name, {}, [])
 
-    def encode(self, track: Track, item: Item) -> Encoded:
+    def encode(self, track: ModalityState, item: Item) -> Encoded:
         """Run the modality's encoder on ``item``, unless the one before had the same content.
 
         Only one thread at a time encodes for one track.

@@ -6,7 +6,7 @@ from bisect import bisect_left, insort
 from collections import deque
 from itertools import accumulate
 
-__all__ = ["Predictor"]
+__all__ = ["LatencyPredictor"]
 
 #: Share of the observed weight that lies at or below the prediction.
 QUANTILE = 0.95
@@ -24,7 +24,7 @@ WEIGHTS = [0.5 ** (newer / HALF_LIFE) for newer in range(KEPT)]
 TOTALS = [0.0, *accumulate(WEIGHTS)]
 
 
-class Predictor:
+class LatencyPredictor:
     """Latency in seconds that the next result is expected to stay within."""
 
     def __init__(self) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-__all__ = ["SLACK", "Counted", "Item", "Ledger", "Sample", "State"]
+__all__ = ["SLACK", "Counted", "Item", "Sample", "SampleAccounting", "State"]
 
 #: Seconds by which an age may exceed its limit: float64 seconds since 1970 resolve 0.24 us, so that
 #: the difference of two stamps may come out above a limit that it equals.
@@ -18,7 +18,7 @@ SLACK = 1e-6
 
 
 class Counted(Protocol):
-    """What a :class:`Ledger` counts."""
+    """What a :class:`SampleAccounting` counts."""
 
     holders: int
     done: bool
@@ -78,7 +78,7 @@ class Item:
     fate: str | None = None
 
 
-class Ledger:
+class SampleAccounting:
     """Says of every sample or window whether it was used, why it was dropped, or is pending."""
 
     def __init__(self) -> None:

@@ -18,8 +18,8 @@ from mmedge.execution.inputs import Feeds
 from mmedge.forks import ADVICE, watch
 from mmedge.stream.clock import SimulatedClock, StreamClock, read_seconds
 from mmedge.stream.compute import Compute, Stages
-from mmedge.stream.core import Core
-from mmedge.stream.drive import Driver, Simulation, Threads
+from mmedge.stream.executors import Driver, Simulation, Threads
+from mmedge.stream.modality_state import ModalityState
 from mmedge.stream.options import (
     check_names,
     check_numbers,
@@ -30,8 +30,8 @@ from mmedge.stream.options import (
 from mmedge.stream.policies import Exact, Interpolate, Latest, Policy, Window, check_policy
 from mmedge.stream.sample import Sample
 from mmedge.stream.sanity import Checker, Sanity
+from mmedge.stream.state_machine import StreamStateMachine
 from mmedge.stream.ticker import Ticker
-from mmedge.stream.track import Track
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -157,7 +157,7 @@ class Stream:
         deadline = read_deadline(deadline_ms)
         triggers, rate = read_trigger(trigger, manifest)
         self._feeds = Feeds(pipe.bundle, on_gpu=pipe.variant.target != "cpu")
-        tracks: dict[str, Track] = {}
+        tracks: dict[str, ModalityState] = {}
         self._checkers: dict[str, Checker] = {}
         specs = manifest.inputs()
         for modality in manifest.modalities:
@@ -165,7 +165,7 @@ class Stream:
             check_policy(policy, modality, specs, self._feeds.relations)
             stages = tuple(s for s in manifest.in_order() if s.modality == modality.name)
             faster = rate is not None and modality.rate_hz is not None and modality.rate_hz > rate
-            tracks[modality.name] = Track(
+            tracks[modality.name] = ModalityState(
                 modality,
                 policy,
                 {name: specs[name] for name in modality.inputs},
@@ -185,7 +185,7 @@ class Stream:
         self._bundle = manifest.name
         # A push checks and copies under its modality's gate, which keeps its samples in order.
         self._gates = {name: threading.Lock() for name in names}
-        self._core = Core(
+        self._core = StreamStateMachine(
             tracks,
             triggers,
             relations=self._feeds.relations,
@@ -420,7 +420,7 @@ class Stream:
         self.close()
 
 
-def _close(core: Core, lock: threading.RLock, driver: Driver) -> None:
+def _close(core: StreamStateMachine, lock: threading.RLock, driver: Driver) -> None:
     with lock:
         core.close()
         driver.wake()

@@ -21,7 +21,7 @@ from mmedge.bench import coldstart
 from mmedge.bench.arrivals import Load, Series
 from mmedge.bench.machine import host
 from mmedge.bench.measure import bench
-from mmedge.bench.sessions import Session, record
+from mmedge.bench.sessions import TimedSession, record
 from mmedge.cli import bench_tables
 from mmedge.cli.app import build_app
 from mmedge.errors import BackendError, InputError
@@ -381,7 +381,7 @@ def watched(*monitors, seconds=(1, 3)):
     none = array("q")
     return record(
         [
-            Session(Series(none, none, none, none, 0, round(s * 1e9)), {}, None, monitor)
+            TimedSession(Series(none, none, none, none, 0, round(s * 1e9)), {}, None, monitor)
             for s, monitor in zip(seconds, monitors, strict=True)
         ]
     )

@@ -521,7 +521,9 @@ def test_all_combinations_of_a_bundle(two_variants):
         ("ort-int8-cpu", 1),
     ]
     assert [row["metric"] for row in rows] == [pytest.approx(0.9), 0.89]
-    schema = json.loads(Path(sweep.__file__).parent.joinpath("report/report.schema.json").read_text())
+    schema = json.loads(
+        Path(sweep.__file__).parent.joinpath("report/report.schema.json").read_text()
+    )
     item = schema["properties"]["variants"]["items"]
     for row in rows:
         assert set(row) == set(item["properties"])

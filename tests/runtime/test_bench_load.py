@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from mmedge.bench import arrivals, sessions
 from mmedge.bench.arrivals import Load, in_turn, run
 from mmedge.bench.machine.background_load import Interference
-from mmedge.bench.sessions import Session
+from mmedge.bench.sessions import TimedSession
 from mmedge.bench.warmup import beside, is_steady, warm_up
 from mmedge.errors import InputError
 
@@ -212,9 +212,11 @@ def test_an_overloaded_run_ends_and_says_what_was_left(monkeypatch):
 def test_a_run_of_a_number_of_calls_says_that_they_came_too_fast(service_ms, words):
     series = Machine(*service_ms).run(Load("rate", calls=500, rate_hz=1000.0))
     assert series.unserved == 0
-    session = Session(series, {}, None, None)
+    session = TimedSession(series, {}, None, None)
     assert sessions.overload([session]) == words
-    assert sessions.overload([Session(Machine(5.0).run(Load(calls=500)), {}, None, None)]) == ""
+    assert (
+        sessions.overload([TimedSession(Machine(5.0).run(Load(calls=500)), {}, None, None)]) == ""
+    )
 
 
 @settings(max_examples=40)

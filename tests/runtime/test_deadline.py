@@ -8,14 +8,14 @@ from hypothesis import strategies as st
 
 from mmedge.errors import InputError
 from mmedge.stream.clock import SimulatedClock
-from mmedge.stream.latency_predictor import HALF_LIFE, KEPT, QUANTILE, Predictor
+from mmedge.stream.latency_predictor import HALF_LIFE, KEPT, QUANTILE, LatencyPredictor
 
 latencies = st.lists(st.floats(1e-4, 10.0), min_size=1, max_size=200)
 
 
 @given(seen=latencies)
 def test_estimate_is_the_weighted_quantile(seen):
-    predictor = Predictor()
+    predictor = LatencyPredictor()
     assert predictor.estimate() is None
     for latency in seen:
         predictor.observe(latency)
@@ -29,7 +29,7 @@ def test_estimate_is_the_weighted_quantile(seen):
 @given(seen=latencies, deadline=st.floats(1e-3, 1.0))
 def test_relaxing_ends_below_any_deadline(seen, deadline):
     """It can skip many times in a row, but never for ever."""
-    predictor = Predictor()
+    predictor = LatencyPredictor()
     for latency in seen:
         predictor.observe(latency)
     for _ in range(100):  # 0.9**100 * 10 s < 1 ms
@@ -40,7 +40,7 @@ def test_relaxing_ends_below_any_deadline(seen, deadline):
 
 
 def test_a_slow_spell_is_forgotten():
-    predictor = Predictor()
+    predictor = LatencyPredictor()
     for latency in [1.0] * 10 + [0.01] * KEPT:
         predictor.observe(latency)
     assert predictor.estimate() == 0.01

@@ -12,8 +12,8 @@ sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 from soak_faults import CYCLE, soak_faults, write_bundle
 
 from mmedge.stream.choose import Chooser
-from mmedge.stream.core import Core
-from mmedge.stream.track import Track
+from mmedge.stream.modality_state import ModalityState
+from mmedge.stream.state_machine import StreamStateMachine
 
 
 def run(tmp_path):
@@ -35,8 +35,13 @@ def test_a_cycle_of_faults_makes_no_wrong_result(tmp_path):
 @pytest.mark.parametrize(
     ("of", "name", "value", "words"),
     [
-        (Core, "_age_fault", lambda self, name, t: None, "older than its limit in truth"),
-        (Core, "forget", lambda self, name, now: None, "used after it was withdrawn"),
+        (
+            StreamStateMachine,
+            "_age_fault",
+            lambda self, name, t: None,
+            "older than its limit in truth",
+        ),
+        (StreamStateMachine, "forget", lambda self, name, now: None, "used after it was withdrawn"),
         (Chooser, "_waits", lambda self, *_, **__: True, "few fresh results"),
     ],
 )
@@ -46,11 +51,11 @@ def test_it_finds_what_it_is_for(tmp_path, monkeypatch, of, name, value, words):
 
 
 def test_it_finds_a_dead_encoder_that_looks_alive(tmp_path, monkeypatch):
-    real = Track.fail
+    real = ModalityState.fail
 
     def fail(track, item, message):
         real(track, item, message)
         track.encoder_error = None
 
-    monkeypatch.setattr(Track, "fail", fail)
+    monkeypatch.setattr(ModalityState, "fail", fail)
     assert "from before a failed encoding, without a word" in run(tmp_path)

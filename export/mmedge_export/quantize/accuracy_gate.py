@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mmedge.spec import Array
     from mmedge_export.quantize.task import Task
 
-__all__ = ["Judge", "Verdict"]
+__all__ = ["AccuracyGate", "Verdict"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Verdict:
     changed: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 
-class Judge:
+class AccuracyGate:
     """Judges candidates by the same samples, and spends its chance of error over all of them.
 
     Args:
@@ -111,9 +111,9 @@ class Judge:
 
     def __call__(self, answers: Sequence[dict[str, Array]]) -> Verdict:
         """Judge one candidate by its answers to the task's samples."""
-        return self.rule(asdict(self.look(answers)))
+        return self.restore(asdict(self.evaluate(answers)))
 
-    def look(self, answers: Sequence[dict[str, Array]]) -> Verdict:
+    def evaluate(self, answers: Sequence[dict[str, Array]]) -> Verdict:
         """What the next verdict would be; it does not count as an attempt yet."""
         errors = error(answers, self._reference)
         mean, worst = float(np.mean(errors)), float(np.max(errors))
@@ -124,8 +124,8 @@ class Judge:
         metric = float(self._task.metric(list(answers), self._task.targets))
         return Verdict(drop.bound <= self.limit, mean, worst, metric, drop)
 
-    def rule(self, found: Mapping[str, Any]) -> Verdict:
-        """The verdict that :meth:`look` gave, now or in a run that was stopped, as plain values."""
+    def restore(self, found: Mapping[str, Any]) -> Verdict:
+        """The verdict of :meth:`evaluate`, now or in a run that was stopped, as plain values."""
         self.attempts += 1
         drop = None if found["drop"] is None else Drop(**found["drop"])
         changed = {name: (int(rows), int(of)) for name, (rows, of) in found["changed"].items()}

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mmedge.spec import Array
-    from mmedge_export.quantize.schemes import Form, Site
+    from mmedge_export.quantize.schemes import QuantizableNode, QuantizationScheme
     from mmedge_export.quantize.stage_work import Plan, StageWork
 
 __all__ = ["NO_FASTER", "TIE", "candidates", "choose_plan", "time_sites"]
@@ -45,8 +45,12 @@ CONFIRM = 15
 
 
 def time_sites(
-    work: StageWork, values: Mapping[str, Array], forms: Sequence[Form], *, threads: int | None
-) -> dict[str, dict[Form, float]]:
+    work: StageWork,
+    values: Mapping[str, Array],
+    forms: Sequence[QuantizationScheme],
+    *,
+    threads: int | None,
+) -> dict[str, dict[QuantizationScheme, float]]:
     """How many times as fast as in float32 each node is in each of ``forms`` it can take.
 
     Args:
@@ -58,7 +62,7 @@ def time_sites(
     model = onnx.load(work.prepared)
     nodes = {node.name: node for node in model.graph.node}
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
-    known: dict[object, dict[Form, float]] = {}
+    known: dict[object, dict[QuantizationScheme, float]] = {}
     found = {}
     for site in work.sites:
         if site.op == "Gather":  # looking rows up takes next to no time
@@ -78,15 +82,15 @@ def time_sites(
 
 def _time_site(
     work: StageWork,
-    site: Site,
+    site: QuantizableNode,
     node: onnx.NodeProto,
     constants: Mapping[str, onnx.TensorProto],
     activation: Array,
     number: int,
-    forms: Sequence[Form],
+    forms: Sequence[QuantizationScheme],
     *,
     threads: int | None,
-) -> dict[Form, float]:
+) -> dict[QuantizationScheme, float]:
     if not activation.size:
         return {}  # such as features of no detections
     # Random weights and inputs of the same sizes: how long it takes does not depend on them.
@@ -136,10 +140,10 @@ def _opset(path: Path) -> int:
     return next(int(entry.version) for entry in imports if entry.domain in ("", "ai.onnx"))
 
 
-def candidates(work: StageWork, forms: Sequence[Form]) -> dict[str, Plan]:
+def candidates(work: StageWork, forms: Sequence[QuantizationScheme]) -> dict[str, Plan]:
     """Plans of the stage that may be the fastest, by a word for each, without equal ones."""
 
-    def best(site: Site) -> Form:
+    def best(site: QuantizableNode) -> QuantizationScheme:
         known = work.speed[site.node]
         if not known:
             return "float"
@@ -148,11 +152,11 @@ def candidates(work: StageWork, forms: Sequence[Form]) -> dict[str, Plan]:
         least = max(fastest * (1 - NEAR), min(fastest, 1.0))
         return min((form for form in known if known[form] >= least), key=_coarseness)
 
-    def faster(site: Site) -> Form:
+    def faster(site: QuantizableNode) -> QuantizationScheme:
         form = best(site)
         return form if work.speed[site.node].get(form, 0.0) > 1.0 else other(site)
 
-    def other(site: Site) -> Form:
+    def other(site: QuantizableNode) -> QuantizationScheme:
         return "rows8" if "rows8" in forms and "rows8" in site.forms else "float"
 
     every: dict[str, Plan] = {
@@ -183,7 +187,7 @@ def candidates(work: StageWork, forms: Sequence[Form]) -> dict[str, Plan]:
     return kept
 
 
-def _coarseness(form: Form) -> int:
+def _coarseness(form: QuantizationScheme) -> int:
     return EXACT_FIRST.index(form) if form in EXACT_FIRST else len(EXACT_FIRST)
 
 

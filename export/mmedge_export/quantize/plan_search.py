@@ -38,15 +38,15 @@ if TYPE_CHECKING:
     from mmedge.bundle import Bundle
     from mmedge.spec import Array
     from mmedge_export.calibration.checkpoint import Journal
-    from mmedge_export.quantize.accuracy_gate import Judge, Verdict
-    from mmedge_export.quantize.schemes import Form, Site
+    from mmedge_export.quantize.accuracy_gate import AccuracyGate, Verdict
+    from mmedge_export.quantize.schemes import QuantizableNode, QuantizationScheme
     from mmedge_export.quantize.stage_work import Plan, StageWork
     from mmedge_export.quantize.task import Task
 
-__all__ = ["FORMS", "Gate"]
+__all__ = ["FORMS", "PlanSearch"]
 
 #: Forms that a precision may take, by backend: those that it has fast kernels for.
-FORMS: Mapping[str, Mapping[str, tuple[Form, ...]]] = {
+FORMS: Mapping[str, Mapping[str, tuple[QuantizationScheme, ...]]] = {
     "ort": {
         "int8": ("static", "dynamic", "dynamic_tensor", "block8", "rows8"),
         "int4": ("block4", "rows8"),
@@ -67,7 +67,7 @@ ROUNDS = 31
 _BETWEEN = "\n"
 
 
-class Gate:
+class PlanSearch:
     """Finds the plan of every stage.
 
     Args:
@@ -92,7 +92,7 @@ class Gate:
         bundle: Bundle,
         works: Sequence[StageWork],
         task: Task,
-        judge: Judge,
+        judge: AccuracyGate,
         *,
         goal: str,
         budget: int,
@@ -137,7 +137,10 @@ class Gate:
             self._tell(f"{name}: {self._speed[name]}")
 
     def _choose_stage(
-        self, work: StageWork, forms: Sequence[Form], samples: Sequence[Mapping[str, Array]]
+        self,
+        work: StageWork,
+        forms: Sequence[QuantizationScheme],
+        samples: Sequence[Mapping[str, Array]],
     ) -> dict[str, Any]:
         names = list(dict.fromkeys(site.activation for site in work.sites))
         with watching(patient=self._goal == "speed") as watch:
@@ -147,7 +150,7 @@ class Gate:
     def _timed_stage(
         self,
         work: StageWork,
-        forms: Sequence[Form],
+        forms: Sequence[QuantizationScheme],
         samples: Sequence[Mapping[str, Array]],
         names: Sequence[str],
     ) -> dict[str, Any]:
@@ -409,10 +412,10 @@ class Gate:
         def judged() -> dict[str, Any]:
             network = self._network(plans)
             inputs = (inputs for inputs, _ in self._task.samples)
-            return asdict(self._judge.look(network.answers(inputs)))
+            return asdict(self._judge.evaluate(network.answers(inputs)))
 
         key = digest({stage: quantised_forms(plan) for stage, plan in plans.items()})
-        return self._judge.rule(self._journal.recall(f"verdict on {key}", judged))
+        return self._judge.restore(self._journal.recall(f"verdict on {key}", judged))
 
     def final(self) -> tuple[Network, Network]:
         """The float network, and the one that was kept."""
@@ -445,7 +448,7 @@ class Gate:
         )
 
 
-def _switchable(work: StageWork) -> list[Site]:
+def _switchable(work: StageWork) -> list[QuantizableNode]:
     return [site for site in work.sites if work.plan[site.node] != "float"]
 
 

@@ -27,10 +27,10 @@ from mmedge_export.calibration.calibrate import calibrate
 from mmedge_export.calibration.checkpoint import Journal, digest
 from mmedge_export.onnx_graph.graph import save
 from mmedge_export.open_questions import line
-from mmedge_export.quantize.accuracy_gate import Judge
+from mmedge_export.quantize.accuracy_gate import AccuracyGate
 from mmedge_export.quantize.evaluate import Network
 from mmedge_export.quantize.limits import BUDGET, GOALS, MAX_ERROR, PRECISIONS
-from mmedge_export.quantize.plan_search import Gate
+from mmedge_export.quantize.plan_search import PlanSearch
 from mmedge_export.quantize.report import Report
 from mmedge_export.quantize.schemes import SCALES_BY_AXIS, untype
 from mmedge_export.quantize.stage_work import StageWork, quantised
@@ -163,14 +163,14 @@ def _quantize(
     tell(f"running the float network on {len(task.samples)} samples")
     network = Network(bundle, threads=threads, backend=backend)
     answers = network.answers(inputs for inputs, _ in task.samples)
-    judge = Judge(task, answers, **judge_options)  # type: ignore[arg-type]
+    judge = AccuracyGate(task, answers, **judge_options)  # type: ignore[arg-type]
     works = [StageWork.start(stage, bundle.file(stage.graph), folder, backend) for stage in stages]
     smoothed = _calibrate(bundle, works, task, folder, phase)
     asked = [precision, goal, threads, backend, sorted(judge_options.items())]
     made_by = [metadata.version(name) for name in ("mmedge", *_libraries(backend))]
     given = [_digest(answers), _digest(task.calibration), judge.metric]
     job = digest([sorted(bundle.manifest.files.items()), asked, made_by, given])
-    gate = Gate(
+    gate = PlanSearch(
         bundle,
         works,
         task,

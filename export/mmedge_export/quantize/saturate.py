@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mmedge.spec import Array
-    from mmedge_export.quantize.schemes import Site
+    from mmedge_export.quantize.schemes import QuantizableNode
 
 __all__ = ["narrow_nodes", "patches", "saturated"]
 
@@ -33,7 +33,7 @@ ROWS, COLUMNS = 64, 256
 
 def narrow_nodes(
     graph: Path,
-    sites: Sequence[Site],
+    sites: Sequence[QuantizableNode],
     samples: Sequence[Mapping[str, Array]],
     ranges: Mapping[str, tuple[float, float]],
 ) -> frozenset[str]:

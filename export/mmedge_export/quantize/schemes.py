@@ -50,29 +50,46 @@ if TYPE_CHECKING:
     from mmedge.spec import Array
 
 __all__ = [
-    "BLOCK", "DYNAMIC", "EXACT_FIRST", "RANGED", "SCALES_BY_AXIS", "Form", "Site", "add_constant",
+    "BLOCK",
+    "DYNAMIC",
+    "EXACT_FIRST",
+    "RANGED",
+    "SCALES_BY_AXIS",
+    "QuantizableNode",
+    "QuantizationScheme",
+    "add_constant",
     "array_of",
-    "find_sites", "prepare", "save_graph", "untype", "write_form",
+    "find_sites",
+    "prepare",
+    "save_graph",
+    "untype",
+    "write_form",
 ]  # fmt: skip
 
-Form = Literal[
+QuantizationScheme = Literal[
     "float", "static", "entering", "dynamic", "dynamic_tensor", "rows8", "block8", "block4"
 ]
 
 #: Forms that round activations by ranges from calibration.
-RANGED: tuple[Form, ...] = ("static", "entering")
+RANGED: tuple[QuantizationScheme, ...] = ("static", "entering")
 
 #: Forms that round activations by the range of each call.
-DYNAMIC: tuple[Form, ...] = ("dynamic", "dynamic_tensor")
+DYNAMIC: tuple[QuantizationScheme, ...] = ("dynamic", "dynamic_tensor")
 
 #: Forms in the order of how exactly they round: by blocks, by the range of a call, by a fixed one.
-EXACT_FIRST: tuple[Form, ...] = ("block8", "dynamic", "dynamic_tensor", "entering", "static")
+EXACT_FIRST: tuple[QuantizationScheme, ...] = (
+    "block8",
+    "dynamic",
+    "dynamic_tensor",
+    "entering",
+    "static",
+)
 
 #: Weights that share a scale in the block forms. Measured with ONNX Runtime 1.32 (AMD EPYC with
 #: VNNI): 8-bit blocks of 128 ran 1.1 to 1.4 times as fast as blocks of 32 at the same error.
 BLOCK = {"block8": 128, "block4": 32}
 
-_OPS: Mapping[str, tuple[Form, ...]] = {
+_OPS: Mapping[str, tuple[QuantizationScheme, ...]] = {
     "MatMul": ("static", "entering", *DYNAMIC, "block8", "block4"),
     "Conv": ("static", "entering"),
     "Gather": ("rows8",),
@@ -89,7 +106,7 @@ LEAST_TABLE = 16_384
 
 
 @dataclass(frozen=True, slots=True)
-class Site:
+class QuantizableNode:
     """A node whose weights can be quantised.
 
     ``activation`` and ``output`` name its tensors (a Gather's indices and rows), ``weight`` its
@@ -102,7 +119,7 @@ class Site:
     weight: str
     output: str
     size: int
-    forms: tuple[Form, ...]
+    forms: tuple[QuantizationScheme, ...]
 
 
 def prepare(source: Path, target: Path, *, inline: bool = False) -> ir.Model:
@@ -127,7 +144,7 @@ def prepare(source: Path, target: Path, *, inline: bool = False) -> ir.Model:
     return ir.load(target)
 
 
-def find_sites(model: ir.Model) -> tuple[Site, ...]:
+def find_sites(model: ir.Model) -> tuple[QuantizableNode, ...]:
     """The nodes of a prepared graph whose weights can be quantised, in the graph's order."""
     found = []
     scales_by_axis = model.opset_imports.get("", 0) >= SCALES_BY_AXIS
@@ -148,7 +165,7 @@ def find_sites(model: ir.Model) -> tuple[Site, ...]:
             continue
         forms = tuple(form for form in _OPS[node.op_type] if form not in RANGED or scales_by_axis)
         found.append(
-            Site(
+            QuantizableNode(
                 str(node.name),
                 node.op_type,
                 str(activation.name),
@@ -170,7 +187,7 @@ def _is_table(node: ir.Node, values: Array) -> bool:
 def write_form(
     source: Path,
     target: Path,
-    plan: Mapping[str, Form],
+    plan: Mapping[str, QuantizationScheme],
     ranges: Mapping[str, tuple[float, float]],
     *,
     narrow: Collection[str] = (),
@@ -187,7 +204,7 @@ def write_form(
             16 bits (:mod:`mmedge_export.quantize.saturate`).
     """
 
-    def chosen(form: Form) -> list[str]:
+    def chosen(form: QuantizationScheme) -> list[str]:
         return [name for name, value in plan.items() if value == form]
 
     ranges = dict(ranges)
@@ -346,7 +363,7 @@ def _dynamic(
     return made
 
 
-def _blocks(model: onnx.ModelProto, nodes: list[str], form: Form) -> onnx.ModelProto:
+def _blocks(model: onnx.ModelProto, nodes: list[str], form: QuantizationScheme) -> onnx.ModelProto:
     from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
     quantizer = MatMulNBitsQuantizer(

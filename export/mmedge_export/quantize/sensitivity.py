@@ -27,14 +27,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mmedge.spec import Array
-    from mmedge_export.quantize.schemes import Form, Site
+    from mmedge_export.quantize.schemes import QuantizableNode, QuantizationScheme
 
 __all__ = ["rounded_weights", "switches", "write_switched"]
 
 PREFIX = "mmedge_switch_"
 
 
-def switches(sites: Sequence[Site], on: Collection[str]) -> dict[str, Array]:
+def switches(sites: Sequence[QuantizableNode], on: Collection[str]) -> dict[str, Array]:
     """The inputs that turn the nodes of ``on`` on, and all others off."""
     return {f"{PREFIX}{number}": np.array(site.node in on) for number, site in enumerate(sites)}
 
@@ -42,8 +42,8 @@ def switches(sites: Sequence[Site], on: Collection[str]) -> dict[str, Array]:
 def write_switched(
     source: Path,
     target: Path,
-    sites: Sequence[Site],
-    plan: Mapping[str, Form],
+    sites: Sequence[QuantizableNode],
+    plan: Mapping[str, QuantizationScheme],
     ranges: Mapping[str, tuple[float, float]],
     narrow: Collection[str],
 ) -> None:
@@ -82,7 +82,9 @@ def write_switched(
     save_graph(model, target)
 
 
-def rounded_weights(weights: Array, form: Form, op: str, bits: int = 8) -> NDArray[np.float32]:
+def rounded_weights(
+    weights: Array, form: QuantizationScheme, op: str, bits: int = 8
+) -> NDArray[np.float32]:
     """Weights as the form stores them, as floats.
 
     Args:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mmedge.spec import Stage
-    from mmedge_export.quantize.schemes import Form, Site
+    from mmedge_export.quantize.schemes import QuantizableNode, QuantizationScheme
 
 __all__ = ["StageWork", "quantised", "quantised_forms"]
 
@@ -28,7 +28,7 @@ __all__ = ["StageWork", "quantised", "quantised_forms"]
 #: costs 8 bits little: the median channel keeps 16 of 256 steps or more.
 OUTLYING = 16.0
 
-Plan = dict[str, "Form"]
+Plan = dict[str, "QuantizationScheme"]
 
 
 @dataclass
@@ -50,12 +50,12 @@ class StageWork:
 
     stage: Stage
     prepared: Path
-    sites: tuple[Site, ...]
+    sites: tuple[QuantizableNode, ...]
     folder: Path
     ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
     narrow: frozenset[str] = frozenset()
     plan: Plan = field(default_factory=dict)
-    speed: dict[str, dict[Form, float]] = field(default_factory=dict)
+    speed: dict[str, dict[QuantizationScheme, float]] = field(default_factory=dict)
     why: dict[str, str] = field(default_factory=dict)
     backend: str = "ort"
 
@@ -98,7 +98,7 @@ class StageWork:
         ranged = (site for site in self.sites if set(site.forms).intersection(RANGED))
         return list(dict.fromkeys(n for site in ranged for n in (site.activation, site.output)))
 
-    def graph(self, plan: Mapping[str, Form] | None = None) -> Path:
+    def graph(self, plan: Mapping[str, QuantizationScheme] | None = None) -> Path:
         """The stage's graph with ``plan``, or with its own, written where it does not exist yet."""
         forms = quantised_forms(self.plan if plan is None else plan)
         if not forms:
@@ -121,11 +121,11 @@ def _spread(largest: NDArray[np.float32]) -> float:
     return float(alive.max() / np.median(alive)) if alive.size else 1.0
 
 
-def quantised(plan: Mapping[str, Form]) -> list[str]:
+def quantised(plan: Mapping[str, QuantizationScheme]) -> list[str]:
     """The nodes of a plan that are not float."""
     return list(quantised_forms(plan))
 
 
-def quantised_forms(plan: Mapping[str, Form]) -> dict[str, Form]:
+def quantised_forms(plan: Mapping[str, QuantizationScheme]) -> dict[str, QuantizationScheme]:
     """The forms of those nodes."""
     return {node: form for node, form in plan.items() if form != "float"}

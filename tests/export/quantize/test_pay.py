@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from mmedge_export.quantize.accuracy_gate import Verdict
-from mmedge_export.quantize.plan_search import Gate
+from mmedge_export.quantize.plan_search import PlanSearch
 
 ACCEPTED = Verdict(ok=True, error=0.1, worst=0.2)
 
@@ -18,7 +18,7 @@ def stage(name, plan, why):
 
 def made(*, attempts=1, again=True, faster=False, others=None):
     """A gate of two stages, of which ``a`` had nodes put back; what its parts would do."""
-    gate = Gate.__new__(Gate)
+    gate = PlanSearch.__new__(PlanSearch)
     gate._goal, gate._budget = "speed", 5
     gate._works = [
         stage("a", {"m": "static", "n": "float"}, {"n": "the metric needs it"}),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from mmedge.stream.choose import Active, Choice, Chooser, Trigger, merge_sizes
 from mmedge.stream.jumps import NO_JUMPS
-from mmedge.stream.latency_predictor import Predictor
+from mmedge.stream.latency_predictor import LatencyPredictor
 from mmedge.stream.outbox import Outbox
 from mmedge.stream.result import Health, ModalityHealth, Result, Used
 from mmedge.stream.sample import SLACK
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
     from mmedge.spec import Array
     from mmedge.stream.compute import Encoded
     from mmedge.stream.jumps import Jumps
+    from mmedge.stream.modality_state import ModalityState
     from mmedge.stream.sample import Item, Sample
     from mmedge.stream.ticker import Ticker
-    from mmedge.stream.track import Track
 
-__all__ = ["Core"]
+__all__ = ["StreamStateMachine"]
 
 #: Share of the deadline after which it is at risk: the rest is for a thread that wakes up late.
 PATIENCE = 0.95
 
 
-class Core:
+class StreamStateMachine:
     """See the module.
 
     Args:
@@ -48,7 +48,7 @@ class Core:
 
     def __init__(
         self,
-        tracks: Mapping[str, Track],
+        tracks: Mapping[str, ModalityState],
         triggers: frozenset[str],
         *,
         relations: Relations,
@@ -77,8 +77,8 @@ class Core:
         self._patience = 1.0 / rate if rate else None
         if deadline is not None:
             self._patience = PATIENCE * deadline
-        self._predictor = Predictor()
-        self._fusion_time = Predictor()
+        self._predictor = LatencyPredictor()
+        self._fusion_time = LatencyPredictor()
         self._fused = False
         self._active: Active | None = None
         self._waiting: deque[Trigger] = deque()
@@ -89,7 +89,7 @@ class Core:
     def push(
         self, name: str, sample: Sample, fault: str | None, now: float, *, lying: bool
     ) -> None:
-        """Take in a sample that :meth:`Track.receive` describes, and start what it triggers."""
+        """Take in a sample (:meth:`ModalityState.receive`), and start what it triggers."""
         track = self.tracks[name]
         jumps = track.jumps
         items = track.receive(sample, fault, lying=lying)
@@ -107,7 +107,7 @@ class Core:
 
     def _forget_latencies(self) -> None:
         """A clock was set: times from before it are not comparable with those after it."""
-        self._predictor = Predictor()
+        self._predictor = LatencyPredictor()
         self._good = None
         if self._active is not None:
             self._active.cold = True
@@ -224,7 +224,7 @@ class Core:
         active.begun = now
         return False
 
-    def _finish_empty(self, active: Active, missing: Track, why: str, now: float) -> None:
+    def _finish_empty(self, active: Active, missing: ModalityState, why: str, now: float) -> None:
         active.choices = {missing.name: Choice(None, why)}
         self._deliver(active, None, f"required modality {missing.name!r} is absent: {why}", now)
         self._end(active)
@@ -317,7 +317,7 @@ class Core:
         self._end(active)
         self._proceed(now)
 
-    def encoded(self, track: Track, item: Item, outcome: Encoded, now: float) -> None:
+    def encoded(self, track: ModalityState, item: Item, outcome: Encoded, now: float) -> None:
         """Take the outcome of an encoding."""
         if self.closed:
             return

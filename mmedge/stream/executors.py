@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from mmedge.stream.choose import Active
     from mmedge.stream.clock import SimulatedClock, StreamClock
     from mmedge.stream.compute import Compute, Encoded
-    from mmedge.stream.core import Core
+    from mmedge.stream.modality_state import ModalityState
     from mmedge.stream.sample import Item
-    from mmedge.stream.track import Track
+    from mmedge.stream.state_machine import StreamStateMachine
 
 __all__ = ["Driver", "Simulation", "Threads"]
 
@@ -62,7 +62,7 @@ def describe_death(what: str, error: BaseException) -> str:
 class _Worker:
     """The thread that encodes one modality: what it is to do, and how it is woken."""
 
-    def __init__(self, track: Track, gate: threading.RLock) -> None:
+    def __init__(self, track: ModalityState, gate: threading.RLock) -> None:
         self.track = track
         self.turn = threading.Condition(gate)
         self.item: Item | None = None
@@ -76,7 +76,7 @@ class Threads:
 
     def __init__(
         self,
-        core: Core,
+        core: StreamStateMachine,
         compute: Compute,
         gate: threading.RLock,
         now: StreamClock,
@@ -207,7 +207,7 @@ class Simulation:
     Stand-ins are encoded when the stream is made, which takes no time of the clock.
     """
 
-    def __init__(self, core: Core, compute: Compute, clock: SimulatedClock) -> None:
+    def __init__(self, core: StreamStateMachine, compute: Compute, clock: SimulatedClock) -> None:
         self._core, self._compute, self._clock = core, compute, clock
         self._alarm: float | None = None
         for name in core.tracks:
@@ -272,7 +272,7 @@ class Simulation:
         cost = sum(self._clock.costs.get(stage, 0.0) for stage in ran)
         self._clock.call_at(self._clock() + cost, event)
 
-    def _encoded(self, track: Track, item: Item, outcome: Encoded) -> None:
+    def _encoded(self, track: ModalityState, item: Item, outcome: Encoded) -> None:
         self._core.encoded(track, item, outcome, self._clock())
         self._start()
 

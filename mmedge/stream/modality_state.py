@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from mmedge.stream.history import History
 from mmedge.stream.interpolation import blend
 from mmedge.stream.jumps import NO_JUMPS, Jumps
-from mmedge.stream.latency_predictor import Predictor
+from mmedge.stream.latency_predictor import LatencyPredictor
 from mmedge.stream.policies import Exact, Hold, Interpolate, Policy, Window
 from mmedge.stream.ring import Ring
-from mmedge.stream.sample import SLACK, Item, Ledger, Sample, State
+from mmedge.stream.sample import SLACK, Item, Sample, SampleAccounting, State
 from mmedge.stream.source_clock import SourceClock
 
 if TYPE_CHECKING:
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
     from mmedge.spec import Modality, Stage, TensorSpec
 
-__all__ = ["Track"]
+__all__ = ["ModalityState"]
 
 #: An encoding that takes longer than this many seconds, and than so many times what 95 % of those
 #: before it took, is taken to hang.
 HANG, HANG_RATIO = 1.0, 3.0
 
 
-class Track:
+class ModalityState:
     """Holdings and presence of one modality.
 
     Args:
@@ -67,7 +67,7 @@ class Track:
         self.limit = None if limit_ms is None else limit_ms / 1000.0
         #: Seconds that a trigger waits for what its policy asks for.
         self.wait = 0.0 if isinstance(policy, Window) else policy.wait_ms / 1000.0
-        self.ledger = Ledger()
+        self.ledger = SampleAccounting()
         self.encodes = self.skipped = self.errors = self.jumps = 0
         #: How the stream's clock was set ahead since the trigger at work came.
         self.jumps_ahead: Jumps = NO_JUMPS
@@ -76,7 +76,7 @@ class Track:
         self.encoder_error: str | None = None
         #: When the encoding under way was begun, in seconds, and how long encodings take.
         self.started = 0.0
-        self.encoding = Predictor()
+        self.encoding = LatencyPredictor()
         #: Newest item whose features are there; inputs and features of the last run of the encoder.
         self.ready: Item | None = None
         self.encoded: tuple[Mapping[str, Any], dict[str, Any]] | None = None
@@ -85,13 +85,13 @@ class Track:
         self._history: History | None = None
         self._ring: Ring | None = None
         #: What became of each window; None where there are none.
-        self.windows: Ledger | None = None
+        self.windows: SampleAccounting | None = None
         if isinstance(policy, Exact | Interpolate):
             self._history = History(policy, self.limit, depth, modality.rate_hz)
         elif isinstance(policy, Window):
             rows_hz = policy.rate_hz or modality.sample_rate_hz
             self._ring = Ring(policy, specs, rows_hz=rows_hz, chunks_hz=modality.rate_hz)
-            self.windows = Ledger()
+            self.windows = SampleAccounting()
         self._turns = policy.turns_of(specs) if isinstance(policy, Interpolate) else {}
         #: Of a lazy modality, what came with the newest sample: one item, or a chunk's windows.
         self._newest: list[Item] = []
