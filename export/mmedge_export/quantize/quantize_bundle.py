@@ -29,10 +29,11 @@ from mmedge_export.onnx_graph.graph import save
 from mmedge_export.open_questions import line
 from mmedge_export.quantize.accuracy_gate import AccuracyGate
 from mmedge_export.quantize.evaluate import Network
+from mmedge_export.quantize.graph_edits import untype
 from mmedge_export.quantize.limits import BUDGET, GOALS, MAX_ERROR, PRECISIONS
 from mmedge_export.quantize.plan_search import PlanSearch
 from mmedge_export.quantize.report import Report
-from mmedge_export.quantize.schemes import SCALES_BY_AXIS, untype
+from mmedge_export.quantize.schemes import SCALES_BY_AXIS
 from mmedge_export.quantize.stage_work import StageWork, quantised
 from mmedge_export.quantize.task import Task
 from mmedge_export.targets.variants import BACKENDS, base_variant

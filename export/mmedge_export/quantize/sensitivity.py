@@ -11,14 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
-from mmedge_export.quantize.schemes import (
-    BLOCK,
-    DYNAMIC,
-    RANGED,
-    add_constant,
-    array_of,
-    save_graph,
-)
+from mmedge_export.quantize.graph_edits import add_constant, array_of, save_graph
+from mmedge_export.quantize.schemes import BLOCK, DYNAMIC, RANGED
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence

@@ -11,7 +11,8 @@ import numpy as np
 import onnx_ir as ir
 
 from mmedge_export.passes.smooth_outliers import SmoothOutliersPass
-from mmedge_export.quantize.schemes import RANGED, find_sites, prepare, save_graph, write_form
+from mmedge_export.quantize.graph_edits import save_graph
+from mmedge_export.quantize.schemes import RANGED, find_sites, prepare, write_form
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
