@@ -34,6 +34,7 @@ def read_tokenizer(name: str, file: Path) -> Loaded:
     """The tokenizer of input ``name``.
 
     Raises:
+        BackendError: the tokenizers library is not installed.
         ExportError: it cannot be read, or holds what no bundle may.
     """
     try:

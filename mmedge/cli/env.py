@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from importlib.util import find_spec
 
 from mmedge import native
 from mmedge.backends.registry import BACKENDS, probe
@@ -14,9 +15,10 @@ __all__ = ["env"]
 def env(*, as_json: JsonOption = False) -> None:
     """Show the device, the backends that run here, and how to get the others."""
     device = probe()
+    takes_text = find_spec("tokenizers") is not None
     if as_json:
         kernel = None if native.why_absent() else native.cpu_isa()
-        emit_json({**asdict(device), "attention_kernel": kernel})
+        emit_json({**asdict(device), "attention_kernel": kernel, "takes_text": takes_text})
         return
     table(
         "this machine",
@@ -28,6 +30,12 @@ def env(*, as_json: JsonOption = False) -> None:
             ("memory", f"{device.memory_bytes / 2**30:.1f} GiB"),
             ("targets", ", ".join(device.targets)),
             ("attention kernel", native.why_absent() or native.cpu_isa()),
+            (
+                "text",
+                "tokenizers is installed"
+                if takes_text
+                else "tokenizers is not installed: pip install 'mmedge[text]'",
+            ),
             *sorted(device.libraries.items()),
         ],
     )

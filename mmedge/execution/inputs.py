@@ -22,7 +22,7 @@ from mmedge.spec import DTYPES, Array, Modality, TensorSpec
 
 if TYPE_CHECKING:
     from mmedge.bundle import Bundle
-    from mmedge.execution.text import TextEncoder
+    from mmedge.execution.text import NoTextEncoder, TextEncoder
 
 __all__ = ["Feeds"]
 
@@ -343,7 +343,7 @@ class Feeds:
         )
 
 
-def _text_encoders(bundle: Bundle) -> dict[str, TextEncoder]:
+def _text_encoders(bundle: Bundle) -> dict[str, TextEncoder | NoTextEncoder]:
     if all(modality.tokenizer is None for modality in bundle.manifest.modalities):
         return {}
     # A bundle without text need not load what reads it.

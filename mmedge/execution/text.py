@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from mmedge.errors import BundleError, InputError
+from mmedge.errors import BackendError, BundleError, InputError
 from mmedge.schema.tokenizer import MAX_TEXT_CHARACTERS, check_tokenizer
 from mmedge.spec import DTYPES, Array, Dimension
 
@@ -23,7 +23,13 @@ if TYPE_CHECKING:
     from mmedge.bundle import Bundle
     from mmedge.spec import TensorSpec, Tokenizer
 
-__all__ = ["Loaded", "TextEncoder", "load_tokenizer", "text_encoders"]
+__all__ = [
+    "Loaded",
+    "NoTextEncoder",
+    "TextEncoder",
+    "load_tokenizer",
+    "text_encoders",
+]
 
 
 class Loaded(NamedTuple):
@@ -161,22 +167,48 @@ class TextEncoder:
         return self._fixed
 
 
-def text_encoders(bundle: Bundle) -> dict[str, TextEncoder]:
+class NoTextEncoder:
+    """Stands where the ``tokenizers`` library is not installed: token ids are taken, texts not."""
+
+    def __init__(self, error: BackendError) -> None:
+        self._error = str(error)
+
+    def encode(self, text: str) -> dict[str, Array]:
+        """Refuse any text.
+
+        Raises:
+            BackendError: always; it says what to install.
+        """
+        raise BackendError(f"the text {_short(text)} cannot be read: {self._error}")
+
+
+def text_encoders(bundle: Bundle) -> dict[str, TextEncoder | NoTextEncoder]:
     """The encoder of each modality that takes text; each file is loaded once.
+
+    Without the ``tokenizers`` library a :class:`UserWarning` says so, and the bundle takes token
+    ids alone.
 
     Raises:
         BundleError: a file is no tokenizer, or one that no bundle may hold.
     """
     manifest, loaded = bundle.manifest, {}
-    encoders = {}
-    for modality in manifest.modalities:
-        if (tokenizer := modality.tokenizer) is None:
-            continue
+    takers = {m.name: m.tokenizer for m in manifest.modalities if m.tokenizer is not None}
+    try:
+        _library()
+    except BackendError as error:
+        warnings.warn(
+            f"{bundle.path}: {', '.join(takers)}: token ids are taken, texts are refused: {error}",
+            UserWarning,
+            stacklevel=2,
+        )
+        return {name: NoTextEncoder(error) for name in takers}
+    encoders: dict[str, TextEncoder | NoTextEncoder] = {}
+    for name, tokenizer in takers.items():
         if tokenizer.file not in loaded:
             # That it is allowed was checked when the bundle was opened.
             data = bytes(bundle.read(tokenizer.file))
             loaded[tokenizer.file] = _load(data, f"{bundle.path}: {tokenizer.file}")
-        encoders[modality.name] = TextEncoder(
+        encoders[name] = TextEncoder(
             loaded[tokenizer.file], tokenizer, manifest.inputs(), manifest.dimensions
         )
     return encoders
@@ -186,18 +218,28 @@ def load_tokenizer(data: bytes, source: str) -> Loaded:
     """A tokenizer of the ``tokenizers`` library from its file, checked first.
 
     Raises:
+        BackendError: the library is not installed.
         BundleError: no tokenizer, or one that no bundle may hold.
     """
     check_tokenizer(data, source)
     return _load(data, source)
 
 
-def _load(data: bytes, source: str) -> Loaded:
-    # A shared library that a bundle without text need not load.
-    from tokenizers import Tokenizer as Tokens
-
+def _library() -> Any:  # noqa: ANN401
+    """The library's class of tokenizers, which a bundle without text need not load."""
     try:
-        tokens = Tokens.from_buffer(data)
+        from tokenizers import Tokenizer as Tokens
+    except ImportError as error:
+        raise BackendError(
+            f"text needs the tokenizers library: pip install 'mmedge[text]': {error}"
+        ) from error
+    return Tokens
+
+
+def _load(data: bytes, source: str) -> Loaded:
+    library = _library()
+    try:
+        tokens = library.from_buffer(data)
         padding = tokens.padding
         tokens.no_padding()
     except BaseException as error:

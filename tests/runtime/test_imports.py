@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from text_bundles import words, write_text_bundle
 
 import mmedge
 
@@ -50,6 +51,43 @@ def test_every_module_imports_and_a_bundle_runs_with_torch_blocked(sums):
         "    print(verify(pipe).ok)\n"
     )
     assert python(program, str(sums), *MODULES).strip() == "True"
+
+
+#: None in sys.modules is how Python itself marks a module that cannot be imported.
+WITHOUT_TOKENIZERS = "import sys; sys.modules['tokenizers'] = None\n"
+
+
+def test_a_bundle_without_text_runs_without_tokenizers(pair):
+    program = WITHOUT_TOKENIZERS + (
+        "import warnings, mmedge\n"
+        "from mmedge.execution.verify import verify\n"
+        "warnings.simplefilter('error')\n"
+        "with mmedge.load(sys.argv[1]) as pipe:\n"
+        "    print(verify(pipe).ok)\n"
+    )
+    assert python(program, str(pair)).strip() == "True"
+
+
+def test_without_tokenizers_ids_are_taken_and_a_text_says_what_to_install(tmp_path):
+    path = write_text_bundle(tmp_path / "text.mmedge", words().to_str().encode())
+    program = WITHOUT_TOKENIZERS + (
+        "import warnings, mmedge\n"
+        "from mmedge.execution.verify import verify\n"
+        "with warnings.catch_warnings(record=True) as remarks:\n"
+        "    warnings.simplefilter('always')\n"
+        "    pipe = mmedge.load(sys.argv[1])\n"
+        "print(*(remark.message for remark in remarks), sep='\\n')\n"
+        "print(verify(pipe).ok)\n"
+        "try:\n"
+        "    pipe(text='go left')\n"
+        "except mmedge.MMEdgeError as error:\n"
+        "    print(type(error).__name__, error)\n"
+    )
+    warning, verified, error = python(program, str(path)).splitlines()
+    fix = "text needs the tokenizers library: pip install 'mmedge[text]'"
+    assert f"text: token ids are taken, texts are refused: {fix}" in warning
+    assert verified == "True"
+    assert error.startswith(f"BackendError the text 'go left' cannot be read: {fix}")
 
 
 @pytest.mark.parametrize("module", ["onnxruntime", "typer", "rich", "PIL", "tokenizers"])
