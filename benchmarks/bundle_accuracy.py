@@ -74,7 +74,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "bundle")
         export(model, path).close()
-        with mmedge.load(path, "ort", "fp32", "cpu") as pipe:
+        with mmedge.load(path, backend="ort", precision="fp32", device="cpu") as pipe:
             bundle_accuracy = of_bundle(pipe, data, clips)
     result = {
         "what": f"accuracy of {NAME} on the easy-VQA test split, held-out voices",

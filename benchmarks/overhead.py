@@ -120,7 +120,9 @@ def measure(bundle: Path, rounds: int, threads: int | None) -> dict[str, Any]:
             providers = ["CPUExecutionProvider"]
             if pair % 2:
                 session = ort.InferenceSession(graph, options, providers=providers)
-            pipe = stack.enter_context(mmedge.load(bundle, "ort", "fp32", "cpu", threads=threads))
+            pipe = stack.enter_context(
+                mmedge.load(bundle, backend="ort", precision="fp32", device="cpu", threads=threads)
+            )
             if not pair % 2:
                 session = ort.InferenceSession(graph, options, providers=providers)
             feeds: Mapping[str, Array] = opened.samples()[0].inputs

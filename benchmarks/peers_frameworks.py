@@ -287,22 +287,14 @@ class MMEdge:
 
     def prepare(self, way: str, source: str, calibration: list[Arrays]) -> str:
         """Load the variant that ``way`` names."""
-        from mmedge.bundle import Bundle
-
         name, _, tuned = way.removeprefix("mmedge ").partition(", ")
-        with Bundle.open(source) as bundle:
-            (variant,) = (v for v in bundle.manifest.variants if v.id == name)
         # Encoders in threads of their own would take more cores than the others have.
         pipe = self.load(
             source,
-            variant.backend,
-            variant.precision,
-            "cpu",
+            name,
             threads=None if tuned else self.threads,
             concurrent=False if self.threads == 1 else None,
         )
-        if pipe.variant.id != name:
-            raise RuntimeError(f"{pipe.variant.id} was loaded in place of {name}")
         self.pipes[way] = pipe
         for _ in range(32):  # until it has learnt whether encoders run at once
             if pipe.schedule.concurrent is not None:
@@ -311,7 +303,7 @@ class MMEdge:
         stages = ", ".join(stage.name for stage in pipe.bundle.manifest.in_order())
         attention = "; ".join(f"attention in {k}: {v}" for k, v in pipe.attention.items())
         threads = "default" if pipe.threads is None else pipe.threads
-        ran = f"backend {variant.backend}, CPU, {variant.precision}, {threads} threads"
+        ran = f"backend {pipe.variant.backend}, CPU, {pipe.variant.precision}, {threads} threads"
         ran += f"; stages {stages}"
         if pipe.schedule.concurrent:
             ran += "; encoders at once"

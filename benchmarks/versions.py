@@ -102,7 +102,9 @@ class Checkout:
         import mmedge
 
         start = perf_counter_ns()
-        with mmedge.load(self.path(name), "ort", "fp32", "cpu", threads=self.threads):
+        with mmedge.load(
+            self.path(name), backend="ort", precision="fp32", device="cpu", threads=self.threads
+        ):
             took = perf_counter_ns() - start
         return {"times": [took]}
 
@@ -111,7 +113,9 @@ class Checkout:
         import mmedge
 
         if name not in self.pipes:
-            pipe = mmedge.load(self.path(name), "ort", "fp32", "cpu", threads=self.threads)
+            pipe = mmedge.load(
+                self.path(name), backend="ort", precision="fp32", device="cpu", threads=self.threads
+            )
             self.pipes[name] = self.stack.enter_context(pipe)
             with mmedge.Bundle.open(self.path(name)) as bundle:
                 self.feeds[name] = dict(bundle.samples()[0].inputs)

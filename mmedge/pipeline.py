@@ -79,7 +79,7 @@ class Pipeline:
     """A bundle's stages, loaded on one device. Made by :func:`load`; safe to call from threads.
 
     Attributes:
-        bundle: the bundle it came from.
+        bundle: the bundle it came from; closed with the pipeline unless the caller opened it.
         variant: the variant that runs.
         decisions: for every variant of the bundle, whether it was taken and why.
         threads: most intra-op threads of each stage on the CPU; None: the backend's default.
@@ -95,8 +95,10 @@ class Pipeline:
         cache_bytes: int = CACHE_BYTES,
         concurrent: bool | None = None,
         allow_non_finite: bool = False,
+        owns_bundle: bool = True,
     ) -> None:
         self.bundle = bundle
+        self._owns_bundle = owns_bundle
         self.variant = variant
         self.decisions = decisions
         self.threads = options.threads
@@ -347,7 +349,8 @@ class Pipeline:
         self._scheduler.close()
         if self._cache is not None:
             self._cache.close()
-        self.bundle.close()
+        if self._owns_bundle:
+            self.bundle.close()
 
     def __enter__(self) -> Self:
         return self
@@ -365,11 +368,12 @@ class Pipeline:
 
 
 def load(
-    path: str | Path,
+    bundle: str | Path | Bundle,
+    variant: str | None = None,
+    *,
     backend: str = "auto",
     precision: str | None = None,
     device: str | None = None,
-    *,
     threads: int | None = None,
     cache_bytes: int = CACHE_BYTES,
     concurrent: bool | None = None,
@@ -388,7 +392,10 @@ def load(
     that).
 
     Args:
-        path: a bundle's directory or its ``.mmedge`` file.
+        bundle: its directory, its ``.mmedge`` file, or an open one, which is not read and checked
+            again: it stays the caller's, to be closed after the pipeline.
+        variant: id of the variant to take, as ``mmedge inspect`` lists them. None: the best that
+            runs here, of those that the next three allow.
         backend: ``"ort"``, ``"openvino"``, ``"tensorrt"``, ``"tensorrt_rtx"`` (or
             ``"tensorrt-rtx"``), or ``"auto"`` for the best that runs here (see
             :meth:`mmedge.Bundle.select`).
@@ -425,7 +432,7 @@ def load(
         ValueError: ``cache_bytes`` is negative, ``threads`` is not a whole number from 1, or
             ``run_timeout_s`` is not above 0.
         BundleError: the bundle cannot be trusted or read.
-        InputError: ``device`` is none that this machine offers.
+        InputError: ``device`` is none that this machine offers, or there is no such variant.
         NoVariantError: none of its variants can run here as asked.
         BackendError: the chosen variant failed to load, or would run elsewhere than it says.
         AccuracyError: it does not compute here what it should; the message names the first stage.
@@ -435,30 +442,36 @@ def load(
     check_threads(threads)
     if run_timeout_s is not None and not 0 < run_timeout_s < inf:
         raise ValueError(f"run_timeout_s must be seconds above 0, or None; got {run_timeout_s!r}")
+    opened = bundle if isinstance(bundle, Bundle) else None
+    path = bundle.path if isinstance(bundle, Bundle) else bundle
     isolated = None
     if isolate:
         from mmedge.execution.isolation import load_in_child  # only some loads need it
 
         isolated = load_in_child({
-            "path": str(path), "backend": backend, "precision": precision, "device": device,
+            "bundle": str(path), "variant": variant, "backend": backend,
+            "precision": precision, "device": device,
             "threads": threads, "concurrent": concurrent, "kernels": kernels, "spin": spin,
             "allow_unverified": allow_unverified, "allow_non_finite": allow_non_finite,
             "run_timeout_s": run_timeout_s,
         })  # fmt: skip
-    bundle = Bundle.open(path)
+    held = Bundle.open(path) if opened is None else opened
     try:
-        if isolated is not None and isolated != bundle.digest:
+        if isolated is not None and isolated != held.digest:
             raise BundleError(f"{path}: changed since a child process loaded it; load it again")
         here = probe()
-        variant, decisions = bundle.select(
-            restrict(here, device), backend=backend.replace("-", "_"), precision=precision
+        chosen, decisions = held.select(
+            restrict(here, device),
+            variant=variant,
+            backend=backend.replace("-", "_"),
+            precision=precision,
         )
         pipe = Pipeline(
-            bundle,
-            variant,
+            held,
+            chosen,
             decisions,
             options=SessionOptions(
-                threads=threads or _tuned_threads(variant, here),
+                threads=threads or _tuned_threads(chosen, here),
                 kernels=kernels,
                 spin=spin,
                 run_timeout_s=run_timeout_s,
@@ -466,11 +479,13 @@ def load(
             cache_bytes=cache_bytes,
             concurrent=concurrent,
             allow_non_finite=allow_non_finite,
+            owns_bundle=opened is None,
         )
     except MMEdgeError:
-        bundle.close()
+        if opened is None:
+            held.close()
         raise
-    if not allow_unverified and not _proven(bundle.manifest, variant):
+    if not allow_unverified and not _proven(held.manifest, chosen):
         try:
             verify(pipe).check()
         except BaseException:

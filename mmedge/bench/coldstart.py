@@ -43,14 +43,12 @@ class ColdStart:
     peak_memory_bytes: int
 
 
-def measure(
-    path: str, *, variant: tuple[str, str, str], threads: int | None, calls: int
-) -> ColdStart:
+def measure(path: str, *, variant: str, threads: int | None, calls: int) -> ColdStart:
     """Start a process that loads ``path`` and runs ``calls`` golden samples.
 
     Args:
         path: the bundle.
-        variant: backend, precision and target to load.
+        variant: id of the variant to load.
         threads: as for :func:`mmedge.load`.
         calls: calls to make before peak memory is read.
 
@@ -84,14 +82,11 @@ def child(started: int) -> None:
     """Body of the child process; ``started`` is its clock before mmedge was imported, in ns."""
     times = [started, time.monotonic_ns()]
     request = json.load(sys.stdin)
-    backend, precision, device = request["variant"]
     # Else loading checks an unproven variant with the golden samples: its first call is made, and
     # counted as a part of loading.
     pipe = load(
         request["path"],
-        backend,
-        precision,
-        device,
+        request["variant"],
         threads=request["threads"],
         allow_unverified=True,
     )

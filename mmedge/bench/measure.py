@@ -182,7 +182,12 @@ class Run:
             raise ValueError(f"warmup must be >= 0 or None, got {warmup}")
         if deadline_ms is not None and not deadline_ms > 0.0:
             raise ValueError(f"deadline_ms must be > 0, got {deadline_ms}")
-        self.path, self._wanted = path, (backend, precision, device)
+        self.path = path
+        self._wanted: dict[str, Any] = {
+            "backend": backend,
+            "precision": precision,
+            "device": device,
+        }
         self._threads, self._load, self._spin = threads, load, spin
         self._warmup, self._deadline_ms = warmup, deadline_ms
         self._tell = progress or _silent
@@ -229,12 +234,11 @@ class Run:
         """
         # The first call is timed; that outputs are right is checked after it.
         with open_pipeline(
-            self.path, *self._wanted, threads=self._threads, spin=self._spin, allow_unverified=True
+            self.path, threads=self._threads, spin=self._spin, allow_unverified=True, **self._wanted
         ) as pipe:
             if self._first is None:
                 self._first = _First.of(pipe, self.path, self._tell)
-                variant = pipe.variant
-                self._wanted = (variant.backend, variant.precision, variant.target)
+                self._wanted = {"variant": pipe.variant.id}  # the same one each time
             yield pipe, self._first.inputs
 
     def finish(
@@ -258,7 +262,7 @@ class Run:
         tell("cold start", 0, 1)
         cold = coldstart.measure(
             self.path,
-            variant=(first.variant.backend, first.variant.precision, first.variant.target),
+            variant=first.variant.id,
             threads=self._threads,
             calls=min(count, max(len(first.inputs), MEMORY_CALLS)),
         )

@@ -89,14 +89,7 @@ def profile(
         return Profile((), {}, f"no profile by operator: mmedge reads none of {variant.backend}")
     found: dict[str, list[list[Span]]] = {}
     plain_ms: dict[str, float] = {}
-    with load(
-        Path(path),
-        variant.backend,
-        variant.precision,
-        variant.target,
-        threads=threads,
-        allow_unverified=True,
-    ) as pipe:
+    with load(Path(path), variant.id, threads=threads, allow_unverified=True) as pipe:
 
         def measure(stage: Stage, feeds: Mapping[str, Any]) -> dict[str, Array]:
             before, outputs = _plain(pipe, stage.name, feeds, calls)

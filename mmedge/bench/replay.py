@@ -177,7 +177,10 @@ def bench_stream(
     opened = None if recording is None else open_recording(recording)
     state = host.state()
     # The first call is timed; that outputs are right is checked after it.
-    with load(path, backend, precision, device, threads=threads, allow_unverified=True) as pipe:
+    with load(
+        path, backend=backend, precision=precision, device=device, threads=threads,
+        allow_unverified=True,
+    ) as pipe:  # fmt: skip
         variant, bundle, used = pipe.variant, pipe.bundle, pipe.threads
         last = trigger if isinstance(trigger, str) else None
         source: Recording = opened or Golden(bundle, seconds=seconds, last=last)
@@ -210,7 +213,7 @@ def bench_stream(
     tell("cold start", 0, 1)
     cold = coldstart.measure(
         path,
-        variant=(variant.backend, variant.precision, variant.target),
+        variant=variant.id,
         threads=threads,
         calls=len(inputs),
     )

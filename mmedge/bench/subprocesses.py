@@ -79,9 +79,8 @@ class _Timer:
             # Ctrl-C in a terminal reaches a whole group: this process ends the other, quietly.
             process_group=0,
         )
-        chosen = (variant.backend, variant.precision, variant.target)
         try:
-            self._ask({"path": path, "variant": chosen, "threads": threads})
+            self._ask({"path": path, "variant": variant.id, "threads": threads})
         except BaseException:
             self._process.kill()
             self.__exit__()
@@ -125,9 +124,8 @@ def child() -> None:
     if not line:  # who started it was interrupted
         return
     request = json.loads(line)
-    backend, precision, device = request["variant"]
     with load(
-        request["path"], backend, precision, device,
+        request["path"], request["variant"],
         threads=request["threads"], allow_unverified=True,
     ) as pipe:  # fmt: skip
         samples = [sample.inputs for sample in pipe.bundle.samples()]

@@ -223,9 +223,7 @@ def _choose(path: str, backend: str) -> tuple[Manifest, list[Variant], int]:
 
 
 def _check(path: str, variant: Variant) -> None:
-    with load(
-        path, variant.backend, variant.precision, variant.target, allow_unverified=True
-    ) as pipe:
+    with load(path, variant.id, allow_unverified=True) as pipe:
         verify(pipe).check()
 
 
@@ -248,14 +246,7 @@ def _metric(variant: Variant, manifest: Manifest) -> float | None:
 def _block(path: str, chosen: _Combination, part: int, calls: int) -> None:
     """Time ``calls`` calls of a fresh session."""
     variant = chosen.variant
-    with load(
-        path,
-        variant.backend,
-        variant.precision,
-        variant.target,
-        threads=chosen.threads,
-        allow_unverified=True,
-    ) as pipe:
+    with load(path, variant.id, threads=chosen.threads, allow_unverified=True) as pipe:
         inputs = [sample.inputs for sample in pipe.bundle.samples()]
         for call in range(max(WARMUP, len(inputs))):
             pipe.timed(inputs[call % len(inputs)], cached=False)
@@ -280,7 +271,7 @@ def _row(path: str, chosen: _Combination, size: int, metric: float | None) -> di
     variant = chosen.variant
     cold = coldstart.measure(
         path,
-        variant=(variant.backend, variant.precision, variant.target),
+        variant=variant.id,
         threads=chosen.threads,
         calls=WARMUP,
     )

@@ -132,8 +132,7 @@ def _check(path: str, variant: Variant, threads: int) -> None:
 
     With so many threads: kernels cut their work by them, and some are wrong with some numbers only.
     """
-    chosen = (variant.backend, variant.precision, variant.target)
-    with load(path, *chosen, threads=threads, allow_unverified=True) as pipe:
+    with load(path, variant.id, threads=threads, allow_unverified=True) as pipe:
         verify(pipe).check()
 
 

@@ -15,7 +15,7 @@ from mmedge.bundle.load import Checked, check_digests, load
 from mmedge.bundle.onnxfile import GraphFile
 from mmedge.bundle.samples import Samples, samples_from_bytes, samples_to_bytes
 from mmedge.bundle.write import SUFFIX, Source, write_bundle
-from mmedge.errors import BundleError, NoVariantError
+from mmedge.errors import BundleError, InputError, NoVariantError
 from mmedge.schema import DIGEST, MANIFEST, SAMPLES, labels_from_json
 
 if TYPE_CHECKING:
@@ -218,7 +218,12 @@ class Bundle:
         return type(self)(checked)
 
     def select(
-        self, device: Device, *, backend: str = "auto", precision: str | None = None
+        self,
+        device: Device,
+        *,
+        variant: str | None = None,
+        backend: str = "auto",
+        precision: str | None = None,
     ) -> tuple[Variant, tuple[Decision, ...]]:
         """The variant to run on ``device``, and a decision with its reason on every variant.
 
@@ -228,13 +233,22 @@ class Bundle:
 
         Args:
             device: from :func:`mmedge.backends.registry.probe`.
+            variant: allow the one of this id only.
             backend: allow this backend only; ``auto`` allows all.
             precision: allow this precision only.
 
         Raises:
+            InputError: there is no variant of that id.
             NoVariantError: none can run; its ``decisions`` say why.
         """
-        best, decisions = choose(self.manifest, device, backend=backend, precision=precision)
+        known = [one.id for one in self.manifest.variants]
+        if variant is not None and variant not in known:
+            raise InputError(
+                f"{self.path}: no variant {variant!r}; this bundle has {', '.join(known)}"
+            )
+        best, decisions = choose(
+            self.manifest, device, variant=variant, backend=backend, precision=precision
+        )
         if best is None:
             reasons = "; ".join(f"{d.variant}: {d.reason}" for d in decisions)
             raise NoVariantError(

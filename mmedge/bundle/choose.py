@@ -14,17 +14,24 @@ __all__ = ["choose"]
 
 
 def choose(
-    manifest: Manifest, device: Device, *, backend: str, precision: str | None
+    manifest: Manifest,
+    device: Device,
+    *,
+    variant: str | None = None,
+    backend: str = "auto",
+    precision: str | None = None,
 ) -> tuple[Variant | None, tuple[Decision, ...]]:
     """The preferred variant that can run, if any does, and a decision on each in manifest order.
 
     The order of preference is documented at :meth:`mmedge.bundle.Bundle.select`.
     """
     reasons = {
-        variant.id: _reject_reason(variant, device, backend=backend, precision=precision)
-        for variant in manifest.variants
+        one.id: f"variant {variant} was asked for"
+        if variant not in {None, one.id}
+        else _reject_reason(one, device, backend=backend, precision=precision)
+        for one in manifest.variants
     }
-    accepted = [variant for variant in manifest.variants if reasons[variant.id] is None]
+    accepted = [one for one in manifest.variants if reasons[one.id] is None]
     best = min(accepted, key=_rank, default=None)
     decisions = tuple(
         Decision(id_, accepted=reason is None, reason=reason or _accept_reason(id_, best))

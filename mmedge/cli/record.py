@@ -70,7 +70,9 @@ def record(
                         sample.modality, sample.value, sample.t, sample.arrival, copy=False
                     )
     else:
-        with load(bundle, backend, precision, device, threads=threads) as pipe:
+        with load(
+            bundle, backend=backend, precision=precision, device=device, threads=threads
+        ) as pipe:
             # What comes first in the manifest sets the pace of results, which nobody looks at.
             trigger = pipe.bundle.manifest.modalities[0].name
             golden = Golden(pipe.bundle, seconds=seconds, rates=rates, last=trigger)

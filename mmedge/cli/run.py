@@ -75,9 +75,9 @@ def run(
     with waiting(f"loading {bundle}"):
         pipe = load(
             bundle,
-            backend,
-            precision,
-            device,
+            backend=backend,
+            precision=precision,
+            device=device,
             threads=threads,
             allow_unverified=allow_unverified,
             allow_non_finite=allow_non_finite,

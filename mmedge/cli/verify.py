@@ -48,7 +48,9 @@ def verify(
         _verify_all(bundle, backend, precision, device, as_json=as_json)
         return
     with waiting(f"loading {bundle}"):
-        pipe = load(bundle, backend, precision, device, allow_unverified=True)
+        pipe = load(
+            bundle, backend=backend, precision=precision, device=device, allow_unverified=True
+        )
     with pipe:
         manifest, variant = pipe.bundle.manifest, pipe.variant
         found = _replay(pipe)
@@ -87,10 +89,9 @@ def _verify_all(
         if reason is not None:
             open_questions.append(f"variant {variant.id}: {reason}")
             continue
-        chosen = (variant.backend, variant.precision, variant.target)
         try:
             with waiting(f"loading {variant.id}"):
-                pipe = load(path, *chosen, allow_unverified=True)
+                pipe = load(path, variant.id, allow_unverified=True)
             with pipe:
                 verified.append(_replay(pipe))
         except MMEdgeError as error:

@@ -60,7 +60,7 @@ def load_in_child(settings: Mapping[str, Any]) -> str:
         MMEdgeError: what the child raised; BundleError where the child crashed, took more than
             :data:`SECONDS` or :data:`MEMORY_BYTES`, or ended without a word.
     """
-    path = settings["path"]
+    path = settings["bundle"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     command = [sys.executable, "-c", _CHILD, json.dumps(dict(settings))]
     # What libraries say when they end goes beside the answer, not behind it.

@@ -44,8 +44,8 @@ def test_outputs_are_those_of_onnx_runtime(name, tmp_path):
     variant = added(model, tmp_path / "b", split=True)
     assert variant.id == "openvino-fp32-cpu"
     with (
-        mmedge.load(tmp_path / "b", "openvino") as ours,
-        mmedge.load(tmp_path / "b", "ort") as theirs,
+        mmedge.load(tmp_path / "b", backend="openvino") as ours,
+        mmedge.load(tmp_path / "b", backend="ort") as theirs,
     ):
         assert verify(ours).ok
         limits = {symbol: limit.max or 64 for symbol, limit in model.dimensions().items()}
@@ -80,7 +80,7 @@ def test_functions_are_written_out_and_weights_are_shared(zoo_bundle):
         for name in with_functions:
             assert not bundle.functions(ours.files[name])
             assert bundle.weights(ours.files[name]) == bundle.weights(graphs[name])
-    with mmedge.load(zoo_bundle, "openvino") as pipe:
+    with mmedge.load(zoo_bundle, backend="openvino") as pipe:
         (said,) = pipe.attention.values()
         assert str(said) == "3 nodes by standard operators: OpenVINO has no such operator"
         assert verify(pipe).ok
@@ -94,7 +94,7 @@ def test_stages_with_functions_are_quantised(zoo_cut, tmp_path):
     assert report.variant == "openvino-int8-cpu"
     fusion = next(stage for stage in report.stages if stage.name == "fusion")
     assert "entering" in fusion.form or "block8" in fusion.form
-    with mmedge.load(tmp_path / "b", "openvino", "int8") as pipe:
+    with mmedge.load(tmp_path / "b", backend="openvino", precision="int8") as pipe:
         assert verify(pipe).ok
 
 
@@ -111,7 +111,7 @@ def test_integers_beyond_32_bits_and_float64_are_refused(tmp_path):
 
     example = Input(np.array([[1, 2]]), dynamic={0: "n"})
     added(Model(Look().eval(), {"ids": example}, ["y"]), tmp_path / "b")
-    with mmedge.load(tmp_path / "b", "openvino") as pipe:
+    with mmedge.load(tmp_path / "b", backend="openvino") as pipe:
         # Few integers are looked at by Python, many by NumPy.
         for rows in (1, FEW):
             pipe.run({"ids": np.full((rows, 2), 2**31 - 1)})
@@ -127,13 +127,13 @@ def test_integers_beyond_32_bits_and_float64_are_refused(tmp_path):
 
 def test_kernels_are_refused_only_where_there_is_attention(zoo_bundle, tmp_path):
     with pytest.raises(BackendError, match="load with backend='ort'"):
-        mmedge.load(zoo_bundle, "openvino", kernels=True)
+        mmedge.load(zoo_bundle, backend="openvino", kernels=True)
     added(networks.cameras(), tmp_path / "b")
-    mmedge.load(tmp_path / "b", "openvino", kernels=True).close()
+    mmedge.load(tmp_path / "b", backend="openvino", kernels=True).close()
 
 
 def test_threads_may_share_a_pipeline(zoo_bundle):
-    with mmedge.load(zoo_bundle, "openvino") as pipe:
+    with mmedge.load(zoo_bundle, backend="openvino") as pipe:
         samples = pipe.bundle.samples()
         alone = [pipe.run(sample.inputs, cached=False) for sample in samples]
         wrong = []
@@ -153,7 +153,7 @@ def test_threads_may_share_a_pipeline(zoo_bundle):
 
 
 def test_an_array_that_may_not_be_written_is_taken(zoo_bundle):
-    with mmedge.load(zoo_bundle, "openvino") as pipe:
+    with mmedge.load(zoo_bundle, backend="openvino") as pipe:
         inputs = {name: value.copy() for name, value in pipe.bundle.samples()[0].inputs.items()}
         wanted = pipe.run(inputs, cached=False)
         kept = {name: value.copy() for name, value in wanted.items()}
@@ -210,9 +210,9 @@ def test_what_differs_from_the_golden_samples_is_refused_at_load(tmp_path):
         halved = [replace(sample, outputs=halves(sample.outputs)) for sample in bundle.samples()]
         files = {n: bytes(bundle.read(n)) for n in bundle.manifest.files if "samples" not in n}
         Bundle.write(tmp_path / "c", bundle.manifest, files, samples=halved).close()
-    mmedge.load(tmp_path / "c", "ort").close()
+    mmedge.load(tmp_path / "c", backend="ort").close()
     with pytest.raises(AccuracyError):
-        mmedge.load(tmp_path / "c", "openvino")
+        mmedge.load(tmp_path / "c", backend="openvino")
 
 
 def test_a_graph_that_it_does_not_take_is_an_error_of_this_stage(tmp_path):
@@ -256,9 +256,9 @@ def test_a_bundle_without_float32_graphs_is_refused(tmp_path):
 
 
 def test_operators_are_told_by_module(zoo_bundle):
-    with mmedge.load(zoo_bundle, "openvino", threads=1) as pipe:
+    with mmedge.load(zoo_bundle, backend="openvino", threads=1) as pipe:
         variant, inputs = pipe.variant, pipe.bundle.samples()[0].inputs
-    with mmedge.load(zoo_bundle, "ort", threads=1) as pipe:
+    with mmedge.load(zoo_bundle, backend="ort", threads=1) as pipe:
         other = profile(zoo_bundle, pipe.variant, inputs, threads=1, calls=3)
     found = profile(zoo_bundle, variant, inputs, threads=1, calls=5)
     assert found.stages.keys() == other.stages.keys()
@@ -333,8 +333,8 @@ def test_integers_that_openvino_computes_in_float32_are_refused(what, dtype, ref
     assert variant.not_checked == ()
     large = np.array([[2**24 + 1, 2**24 + 3, 5, 7, 2**30 - 9]] * 2, dtype)
     with (
-        mmedge.load(tmp_path / "b", "openvino") as ours,
-        mmedge.load(tmp_path / "b", "ort") as theirs,
+        mmedge.load(tmp_path / "b", backend="openvino") as ours,
+        mmedge.load(tmp_path / "b", backend="ort") as theirs,
     ):
         np.testing.assert_allclose(ours.run({"n": large})["y"], theirs.run({"n": large})["y"], 1e-6)
 
@@ -387,7 +387,7 @@ def test_a_variant_that_is_wrong_at_other_sizes_than_the_samples_is_refused(most
         return
     # Whatever OpenVINO this is: what was taken is right over the whole domain.
     rng = np.random.default_rng(1)
-    with mmedge.load(tmp_path / "b", "openvino") as pipe:
+    with mmedge.load(tmp_path / "b", backend="openvino") as pipe:
         for batch, length in ((1, 1), (2, 9), *(((10, 18), (3, 33)) if most != 9 else ())):
             x = rng.standard_normal((batch, length, 5)).astype(np.float32)
             wanted = model.module(torch.from_numpy(x)).detach().numpy()

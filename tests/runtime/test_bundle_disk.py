@@ -232,7 +232,7 @@ def test_a_bundle_that_is_exchanged_while_it_is_loaded(tiny, tmp_path, monkeypat
 
     monkeypatch.setattr(ort, "InferenceSession", exchange)
     with pytest.raises(BundleError, match="changed since the bundle was opened"):
-        mmedge.load(path, "ort")
+        mmedge.load(path, backend="ort")
 
 
 def test_zips_between_2_and_4_gib(tiny, tmp_path, monkeypatch):

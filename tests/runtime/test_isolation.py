@@ -99,7 +99,7 @@ def hungry(path):
 
 @pytest.mark.serial
 def test_an_endless_loop_ends_in_time(tmp_path):
-    with mmedge.load(endless(tmp_path / "b"), "ort", run_timeout_s=0.3) as pipe:
+    with mmedge.load(endless(tmp_path / "b"), backend="ort", run_timeout_s=0.3) as pipe:
         start = time.monotonic()
         with pytest.raises(BackendError, match=r"stage 'net'.*more than run_timeout_s = 0\.3"):
             pipe(x=np.ones(4, np.float32))
@@ -108,7 +108,7 @@ def test_an_endless_loop_ends_in_time(tmp_path):
 
 
 def test_each_run_has_its_own_time(tmp_path):
-    with mmedge.load(endless(tmp_path / "b"), "ort", run_timeout_s=1.0) as pipe:
+    with mmedge.load(endless(tmp_path / "b"), backend="ort", run_timeout_s=1.0) as pipe:
         late = []
 
         def run():
@@ -142,26 +142,26 @@ def test_another_backend_has_no_such_limit(tiny, tmp_path):
 
 def test_a_good_bundle_is_loaded_and_runs(tiny_bundle, tiny_zip):
     for path in (tiny_bundle, tiny_zip):
-        with mmedge.load(path, "ort", isolate=True) as pipe:
+        with mmedge.load(path, backend="ort", isolate=True) as pipe:
             pipe.run(pipe.bundle.samples()[0].inputs)
 
 
 def test_a_crash_ends_the_child(tmp_path):
     path = crashing(tmp_path / "b")
     with pytest.raises(BundleError, match=r"in a child process ended it by SIG(ABRT|SEGV|FPE)"):
-        mmedge.load(path, "ort", isolate=True)
+        mmedge.load(path, backend="ort", isolate=True)
 
 
 def test_a_child_has_so_much_time(tmp_path, monkeypatch):
     monkeypatch.setattr(isolation, "SECONDS", 4.0)
     with pytest.raises(BundleError, match="in a child process took more than 4 s"):
-        mmedge.load(endless(tmp_path / "b"), "ort", isolate=True)
+        mmedge.load(endless(tmp_path / "b"), backend="ort", isolate=True)
 
 
 def test_a_child_has_so_much_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(isolation, "MEMORY_BYTES", 600 << 20)
     with pytest.raises(BundleError, match=r"in a child process took more than 0\.6 GB of memory"):
-        mmedge.load(hungry(tmp_path / "b"), "ort", isolate=True)
+        mmedge.load(hungry(tmp_path / "b"), backend="ort", isolate=True)
 
 
 def test_what_the_child_raises_is_raised_here(tmp_path, tiny_bundle):
@@ -179,14 +179,14 @@ def test_what_is_exchanged_after_the_child_is_refused(tiny, tiny_bundle, tmp_pat
 
 def test_without_a_limit_no_run_options_are_made(tiny_bundle, monkeypatch):
     monkeypatch.setattr(ort, "RunOptions", lambda: pytest.fail("made"))
-    with mmedge.load(tiny_bundle, "ort") as pipe:
+    with mmedge.load(tiny_bundle, backend="ort") as pipe:
         pipe.run(pipe.bundle.samples()[0].inputs)
 
 
 def test_an_onnx_runtime_that_divides_by_zero(tiny_bundle, monkeypatch):
     monkeypatch.setattr(ort, "__version__", "1.24.4")
     with pytest.raises(BackendError, match=r"1\.24\.4 ends the process.*install 1\.25 or a later"):
-        mmedge.load(tiny_bundle, "ort")
+        mmedge.load(tiny_bundle, backend="ort")
 
 
 def test_openvino_reads_onnx_alone(tmp_path):

@@ -277,7 +277,7 @@ def test_the_gate_makes_a_variant_that_loads_and_is_proven(trained):
         assert {"ort-fp32-cpu", "openvino-fp32-cpu", "openvino-int8-cpu"} <= made.keys()
         assert made["openvino-int8-cpu"].build["openvino"]
         assert all(made[name].metrics["latency_ms"] > 0 for name in made if name.endswith("-cpu"))
-    with mmedge.load(path, "openvino", "int8") as pipe:
+    with mmedge.load(path, backend="openvino", precision="int8") as pipe:
         assert verify(pipe).ok
         right = [
             int(pipe.run(inputs)["y"][0].argmax() == target) for inputs, target in task.samples
