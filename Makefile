@@ -15,7 +15,7 @@ export ORT_DISABLE_TELEMETRY ?= 1
 # What the native library is made of: a change of it installs the package anew.
 NATIVE := $(shell find cpp_ext -type f)
 
-.PHONY: demo docs fuzz promise test test-long soak lint format bench clean
+.PHONY: demo docs fuzz promise test test-long soak lint format bench wheels clean
 
 demo: $(VENV)/.demo
 	mkdir -p demo
@@ -82,8 +82,13 @@ bench: $(VENV)/.test
 	$(BIN)/python benchmarks/peers.py
 	$(BIN)/python docs/generate.py
 
+# What a release uploads, into dist: mmedge for x86-64 and aarch64 (cross-compiled by
+# g++-aarch64-linux-gnu), and mmedge-zoo.
+wheels: $(VENV)/.test
+	$(BIN)/python cpp_ext/wheels.py --output dist
+
 clean:
-	rm -rf $(VENV) demo build
+	rm -rf $(VENV) demo build dist
 
 $(VENV)/.torch:
 	$(PYTHON) -m venv $(VENV)

@@ -1,4 +1,6 @@
 // A pool of threads for callers of the CPU kernel that have none.
+#include <pthread.h>
+
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
@@ -119,8 +121,12 @@ class Pool {
     for (;;) {
       for (int i = 0; i < kSpins && !is_new(); ++i) relax();
       {
-        std::unique_lock<std::mutex> lock(sleep_);
-        wake_.wait(lock, [&] { return ended_ || is_new(); });
+        const std::lock_guard<std::mutex> lock(sleep_);
+        // Not wake_.wait: GCC 12 gives it a symbol that only libstdc++ of 2022 and later has, and
+        // every other one that the library takes is there since glibc 2.27.
+        while (!ended_ && !is_new()) {
+          pthread_cond_wait(wake_.native_handle(), sleep_.native_handle());
+        }
         if (ended_) return;
         seen = round_.load(std::memory_order_relaxed);
         working_.fetch_add(1, std::memory_order_relaxed);
