@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from shared import once
 
+from mmedge.bench import subprocesses
 from mmedge_export import export
+from mmedge_export.quantize import timing
+
+
+@pytest.fixture(scope="session", autouse=True)
+def brief_timing() -> Iterator[None]:
+    """Variants are timed in one process and block each, and a busy machine is not waited for.
+
+    No test here goes by which one is faster; `mmedge.bench` has tests of its own for that.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subprocesses, "PROCESSES", 1)
+        patch.setattr(subprocesses, "BLOCKS", 1)
+        patch.setattr(subprocesses, "BLOCK_MS", 1.0)
+        patch.setattr(timing, "PAUSE_S", 0.0)
+        yield
 
 
 @pytest.fixture(scope="session")
