@@ -15,15 +15,16 @@ from mmedge_export.quantize import timing
 
 @pytest.fixture(scope="session", autouse=True)
 def brief_timing() -> Iterator[None]:
-    """Variants are timed in one process and block each, and a busy machine is not waited for.
+    """What is timed is timed briefly, and a busy machine is not waited for.
 
-    No test here goes by which one is faster; `mmedge.bench` has tests of its own for that.
+    No test here goes by what is faster in truth: where that matters, a test says it.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(subprocesses, "PROCESSES", 1)
         patch.setattr(subprocesses, "BLOCKS", 1)
         patch.setattr(subprocesses, "BLOCK_MS", 1.0)
         patch.setattr(timing, "PAUSE_S", 0.0)
+        patch.setattr(timing, "BLOCK_S", 0.002)
         yield
 
 
