@@ -180,7 +180,9 @@ def test_the_whole_must_be_faster_as_well(plain, tmp_path, monkeypatch):
     before = digests(path)
     monkeypatch.setattr(choose_schemes, "compare", lambda ways, baseline: (
         {}, dict.fromkeys(ways.keys() - {baseline}, (1.5, 1.4, 1.6))))  # fmt: skip
-    monkeypatch.setattr(plan_search.Gate, "latency", lambda self: ((1.0, 1.0), (1.0, 0.9, 1.1)))
+    monkeypatch.setattr(
+        plan_search.PlanSearch, "latency", lambda self: ((1.0, 1.0), (1.0, 0.9, 1.1))
+    )
     bundle, report = quantize(path, **(OPTIONS | {"goal": "speed"}))
     bundle.close()
     assert report.variant is None
@@ -206,7 +208,7 @@ def test_a_stopped_run_goes_on_where_it_was(plain, made, tmp_path, monkeypatch):
         raise StoppedError
 
     with monkeypatch.context() as patch:
-        patch.setattr(plan_search.Gate, "latency", stop)
+        patch.setattr(plan_search.PlanSearch, "latency", stop)
         with pytest.raises(StoppedError):
             quantize(path, **(OPTIONS | limit), resume=folder)
     timed = len(lines)
