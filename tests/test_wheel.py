@@ -89,3 +89,12 @@ def test_nothing_else_is_in_a_wheel(wheel, zoo):
 
     assert packages(wheel) == {"mmedge", "mmedge_export"}
     assert packages(zoo) == {"mmedge_zoo"}
+
+
+def test_tokenizers_comes_with_the_extra_for_text_alone(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        lines = archive.read(name).decode().splitlines()
+    needs = [line for line in lines if line.startswith("Requires-Dist: tokenizers")]
+    assert [line.partition("; ")[2] for line in needs] == ['extra == "text"']
+    assert 'Requires-Dist: mmedge[text]; extra == "export"' in lines

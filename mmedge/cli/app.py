@@ -5,17 +5,19 @@ from __future__ import annotations
 import inspect as signatures
 import logging
 import shlex
+import warnings
 from collections.abc import Callable, Sequence
 from functools import wraps
 from importlib import metadata
-from typing import Annotated, Any, get_type_hints
+from pathlib import Path
+from typing import Annotated, Any, TextIO, get_type_hints
 
 import typer
 
 import mmedge
 from mmedge.cli.bench import bench
 from mmedge.cli.compare import compare
-from mmedge.cli.console import settings
+from mmedge.cli.console import settings, stderr, warn
 from mmedge.cli.env import env
 from mmedge.cli.failures import READER_GONE, tell
 from mmedge.cli.inspect import inspect
@@ -31,6 +33,8 @@ __all__ = ["build_app", "run"]
 #: Entry points of this group are functions that become verbs of their own name.
 GROUP = "mmedge.commands"
 PANEL = "Every verb"
+#: Where the runtime's own warnings come from.
+HERE = Path(mmedge.__file__).parent
 
 #: What typer makes of KeyboardInterrupt.
 INTERRUPTED = 130
@@ -125,6 +129,24 @@ def _every(
     settings.take(verbose=verbose, quiet=quiet, debug=debug)
 
 
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,  # noqa: ARG001 - as warnings.showwarning is called
+    line: str | None = None,
+) -> None:
+    """Say the runtime's own warnings as the command line says its own, without a source line."""
+    if category is UserWarning and Path(filename).is_relative_to(HERE):
+        warn(str(message))
+    else:
+        stderr().print(
+            warnings.formatwarning(message, category, filename, lineno, line),
+            end="", markup=False, highlight=False, soft_wrap=True,
+        )  # fmt: skip
+
+
 def _with_every(verb: Callable[..., None]) -> Callable[..., None]:
     """``verb`` with the options that every verb has: people type them behind it."""
     hints = get_type_hints(verb, include_extras=True)
@@ -134,7 +156,9 @@ def _with_every(verb: Callable[..., None]) -> Callable[..., None]:
     def called(**values: Any) -> None:  # noqa: ANN401
         settings.take(**{name: values.pop(name) for name in extra})
         settings.json = bool(values.get("as_json"))
-        verb(**values)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            verb(**values)
 
     own = signatures.signature(verb)
     parameters = [

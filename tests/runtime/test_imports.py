@@ -90,6 +90,17 @@ def test_without_tokenizers_ids_are_taken_and_a_text_says_what_to_install(tmp_pa
     assert error.startswith(f"BackendError the text 'go left' cannot be read: {fix}")
 
 
+def test_the_command_line_says_so_in_one_line(tmp_path):
+    path = write_text_bundle(tmp_path / "text.mmedge", words().to_str().encode())
+    program = WITHOUT_TOKENIZERS + "from mmedge.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", program, "verify", str(path)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    (line,) = (line for line in done.stderr.splitlines() if "tokenizers" in line)
+    assert line.startswith(f"warning: {path}: text: token ids are taken")
+
+
 @pytest.mark.parametrize("module", ["onnxruntime", "typer", "rich", "PIL", "tokenizers"])
 def test_import_mmedge_leaves_out_what_only_some_calls_need(module):
     assert python(f"import sys, mmedge; print({module!r} in sys.modules)").strip() == "False"
