@@ -88,7 +88,7 @@ def test_what_is_typed_wrong_exits_with_2(arguments, message, tmp_path):
 
 def test_without_torch_a_source_says_what_to_install(tmp_path):
     # None in sys.modules is how Python itself marks a module that cannot be imported.
-    program = "import sys; sys.modules['torch'] = None; from mmedge.cli.app import main; main()"
+    program = "import sys; sys.modules['torch'] = None; from mmedge.cli import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", program, "export", "zoo:vqa-attention", "-o", str(tmp_path / "b")],
         capture_output=True,
@@ -102,7 +102,7 @@ def test_without_torch_a_source_says_what_to_install(tmp_path):
 
 def test_an_error_is_one_line_on_stderr_and_exit_1():
     command = [sys.executable, "-m", "mmedge.cli", "export", "missing.onnx", "-o", "x"]
-    program = "from mmedge.cli.app import main; main()"
+    program = "from mmedge.cli import main; main()"
     command = [sys.executable, "-c", program, *command[3:]]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
