@@ -158,7 +158,7 @@ def stream(seed=0, scale=1.0, calls=1000, **changes):
 
 
 def compared(seed=0, **changes):
-    """A report of ``bench --all``: six variants, three of them on the Pareto front."""
+    """A report of ``mmedge sweep``: six variants, three of them on the Pareto front."""
     rows = [
         ("ort-fp32-cpu", 4, 24.1, 31.0, 44_040_192, 0.916, True),
         ("ort-fp16-cpu", 4, 25.3, 33.2, 22_020_096, 0.916, False),

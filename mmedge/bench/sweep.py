@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from mmedge.spec import Manifest, Variant
 
-__all__ = ["ROUNDS", "bench_all", "pareto", "recommend"]
+__all__ = ["ROUNDS", "pareto", "recommend", "sweep"]
 
 #: Blocks of each combination: one more than sessions must be to be resampled.
 ROUNDS = LEAST_PARTS + 1
@@ -61,7 +61,7 @@ class _Combination:
         }
 
 
-def bench_all(
+def sweep(
     path: str,
     *,
     threads: Sequence[int] | None = None,

@@ -23,8 +23,10 @@ from mmedge.cli.failures import READER_GONE, tell
 from mmedge.cli.inspect import inspect
 from mmedge.cli.record import record
 from mmedge.cli.remove import remove
+from mmedge.cli.replay import replay
 from mmedge.cli.run import run as run_once
 from mmedge.cli.signals import stop
+from mmedge.cli.sweep import sweep
 from mmedge.cli.tune import tune
 from mmedge.cli.verify import verify
 
@@ -66,9 +68,8 @@ def build_app() -> typer.Typer:
         context_settings={"help_option_names": ["--help", "-h"]},
     )
     app.callback()(_every)
-    verbs: dict[str, Callable[..., None]] = {
-        verb.__name__: verb for verb in (bench, compare, env, inspect, record, remove, tune, verify)
-    }
+    own = (bench, compare, env, inspect, record, remove, replay, sweep, tune, verify)
+    verbs: dict[str, Callable[..., None]] = {verb.__name__: verb for verb in own}
     verbs["run"] = run_once
     for entry in metadata.entry_points(group=GROUP):
         verbs[entry.name] = entry.load()

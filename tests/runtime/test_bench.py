@@ -27,7 +27,7 @@ from mmedge.cli.app import build_app
 from mmedge.errors import BackendError, InputError
 
 #: Modules that hold a function of their own name.
-measure, bench_cli = (import_module(f"mmedge.{name}") for name in ("bench.measure", "cli.bench"))
+measure, sweep_cli = (import_module(f"mmedge.{name}") for name in ("bench.measure", "cli.sweep"))
 KEYS = {"count", "mean", "std", "min", "p50", "p90", "p99", "p99_9", "max"}
 
 
@@ -326,10 +326,10 @@ def test_an_error_of_the_variants_does_not_lose_the_report(sums, tmp_path, monke
     def broken(*_, **__):
         raise BackendError("a variant broke")
 
-    monkeypatch.setattr(bench_cli, "bench_all", broken)
+    monkeypatch.setattr(sweep_cli, "measure_all", broken)
     out = tmp_path / "r.json"
-    done = cli(sums, "--calls", 6, "--threads", 1, "--warmup", 0, "--no-profile", "--all",
-               "-o", out, expect=1)  # fmt: skip
+    done = cli(sums, "--calls", 6, "--threads", 1, "--warmup", 0, "--no-profile",
+               "-o", out, verb="sweep", expect=1)  # fmt: skip
     assert isinstance(done.exception, BackendError)
     assert "end to end" in done.stdout
     assert mmedge.Report.from_json(out).variants == []
@@ -412,8 +412,8 @@ def test_warm_up_goes_on_until_latency_is_steady(sums):
     assert "medians" in found.warmup["rule"]
 
 
-def cli(*words, expect=0):
-    done = CliRunner().invoke(build_app(), ["bench", *map(str, words)])
+def cli(*words, verb="bench", expect=0):
+    done = CliRunner().invoke(build_app(), [verb, *map(str, words)])
     assert done.exit_code == expect, (done.output, done.exception)
     return done
 
@@ -438,7 +438,7 @@ def test_the_verb_shows_every_section_and_writes_every_file(sums, tmp_path):
 def test_all_variants(sums, tmp_path):
     path = tmp_path / "r.json"
     done = cli(
-        sums, "--calls", 30, "--warmup", 0, "--threads", 1, "--all", "--no-profile", "-o", path
+        sums, "--calls", 30, "--warmup", 0, "--threads", 1, "--no-profile", "-o", path, verb="sweep"
     )
     report = mmedge.Report.from_json(path)
     assert [row["variant"] for row in report.variants] == ["ort-fp32-cpu"]
@@ -449,8 +449,8 @@ def test_all_variants(sums, tmp_path):
 def test_a_stream(tmp_path):
     bundle = make_streaming(tmp_path / "bundle")
     path = tmp_path / "r.json"
-    done = cli(bundle, "--stream", "--trigger", "camera", "--seconds", 1, "--warmup", 0,
-               "--threads", 1, "--interference", "cpu:1", "-o", path)  # fmt: skip
+    done = cli(bundle, "--trigger", "camera", "--seconds", 1, "--warmup", 0,
+               "--threads", 1, "--interference", "cpu:1", "-o", path, verb="replay")  # fmt: skip
     report = mmedge.Report.from_json(path)
     assert report.load["mode"] == "stream"
     assert report.load["interference"].startswith("cpu: 1 busy process")
@@ -467,25 +467,25 @@ def test_a_stream_without_a_rate_says_when_samples_come(report, capsys):
 
 
 @pytest.mark.parametrize(
-    ("words", "match"),
+    ("verb", "words", "match"),
     [
-        (("--calls", 5, "--seconds", 1), "--calls and --seconds"),
-        (("--rate", 5, "--gap", 1), "--rate and --gap"),
-        (("--warmup", "some"), "a number of calls or auto"),
-        (("--stream",), "need --trigger"),
-        (("--trigger", "camera"), "cannot be given"),
-        (("--stream", "--trigger", "camera", "--rate", 5), "--rate cannot be given"),
-        (("--calls", 5, "--sessions", 6), "expected 6 or more"),
-        (("--calls", 5, "--all"), "expected 6 or more"),
-        (("--all", "--interference", "cpu:1"), "--interference cannot be given with --all"),
-        (("--all", "--rate", 5), "--rate cannot be given with --all"),
-        (("--all", "--gap", 5, "--seconds", 1), "--gap, --seconds cannot be given with --all"),
-        (("--all", "--precision", "fp32"), "--precision cannot be given with --all"),
-        (("--all", "--device", "cpu"), "--device cannot be given with --all"),
-        (("--replay", "r", "--trigger", "any", "--seconds", 1), "--seconds cannot be given"),
+        ("bench", ("--calls", 5, "--seconds", 1), "--calls and --seconds"),
+        ("bench", ("--rate", 5, "--gap", 1), "--rate and --gap"),
+        ("bench", ("--warmup", "some"), "a number of calls or auto"),
+        ("bench", ("--trigger", "camera"), "No such option: --trigger"),
+        ("bench", ("--calls", 5, "--sessions", 6), "expected 6 or more"),
+        ("sweep", ("--calls", 5), "expected 6 or more"),
+        ("sweep", ("--interference", "cpu:1"), "No such option: --interference"),
+        ("sweep", ("--rate", 5), "No such option: --rate"),
+        ("replay", (), "Missing option '--trigger'"),
+        ("replay", ("--trigger", "nan"), "a rate above 0 Hz"),
+        ("replay", ("--trigger", "camera", "--rate", 5), "No such option: --rate"),
+        ("replay", ("r", "--trigger", "any", "--seconds", 1), "--seconds cannot be given"),
+        ("replay", ("--trigger", "any", "--skip-gaps"), "--skip-gaps cannot be given"),
+        ("replay", ("--trigger", "any", "--no-skip-gaps"), "--skip-gaps cannot be given"),
     ],
 )
-def test_misuse(sums, words, match):
-    done = cli(sums, *words, expect=2)
+def test_misuse(sums, verb, words, match):
+    done = cli(sums, *words, verb=verb, expect=2)
     # The box that typer draws wraps its lines.
     assert match in " ".join(done.stderr.replace("│", " ").split())

@@ -19,7 +19,7 @@ from mmedge.bench.report.compare import compare
 from mmedge.bench.report.gates import parse_gate
 from mmedge.bench.stats.resample import LEAST_CALLS, Spread, half_width, misses, spreads
 from mmedge.bench.stats.summary import percentile
-from mmedge.bench.sweep import bench_all, pareto, recommend
+from mmedge.bench.sweep import pareto, recommend
 from mmedge.bundle import Bundle
 from mmedge.errors import AccuracyError, InputError, NoVariantError
 from mmedge.recording.pace import Pace
@@ -509,7 +509,7 @@ def two_variants(tiny, tmp_path_factory):
 
 def test_all_combinations_of_a_bundle(two_variants):
     told = []
-    rows, advice = bench_all(
+    rows, advice = sweep.sweep(
         two_variants,
         threads=[1],
         calls=504,
@@ -550,21 +550,21 @@ def test_a_variant_that_fails_is_left_out_and_named(two_variants, monkeypatch):
 
     monkeypatch.setattr(sweep, "_check", wrong)
     failing = {"int8"}
-    rows, advice = bench_all(two_variants, threads=[1], calls=6)
+    rows, advice = sweep.sweep(two_variants, threads=[1], calls=6)
     assert [row["variant"] for row in rows] == ["ort-fp32-cpu"]
     assert "left out: ort-int8-cpu (it computes something else)" in advice["why"]
     failing = {"int8", "fp32"}
     with pytest.raises(AccuracyError, match="something else"):
-        bench_all(two_variants, threads=[1], calls=6)
+        sweep.sweep(two_variants, threads=[1], calls=6)
 
 
 def test_what_cannot_be_measured_is_refused(two_variants):
     with pytest.raises(NoVariantError, match="no variant can run"):
-        bench_all(two_variants, backend="tensorrt")
+        sweep.sweep(two_variants, backend="tensorrt")
     with pytest.raises(ValueError, match="calls must be"):
-        bench_all(two_variants, calls=1)
+        sweep.sweep(two_variants, calls=1)
     with pytest.raises(ValueError, match="threads >= 1"):
-        bench_all(two_variants, threads=[0])
+        sweep.sweep(two_variants, threads=[0])
 
 
 def test_the_metric_of_full_precision_is_that_of_a_quantised_variant_and_its_drop(tiny):

@@ -77,7 +77,7 @@ def test_quiet_and_verbose(pair, tmp_path):
         (("bench", "none", "--interference", "cpu:x"), "UsageError", 2),
         (("bench", "none", "--rate", "inf"), "UsageError", 2),
         (("bench", "none", "--seconds", "inf"), "UsageError", 2),
-        (("bench", "none", "--stream", "--trigger", "nan"), "UsageError", 2),
+        (("replay", "none", "--trigger", "nan"), "UsageError", 2),
         (("record", "none", "-o", "x", "--seconds", "inf"), "UsageError", 2),
         (("record", "none", "-o", "x", "--rate", "a=nan"), "UsageError", 2),
         (("run", "none", "-i", "a"), "UsageError", 2),
@@ -331,7 +331,7 @@ def test_a_report_says_when_and_by_what_it_was_made(pair, tmp_path):
 
 def test_missed_deadlines_are_counted_once(pair):
     """A stream's own counter knows fresh results alone; the report counts all triggers."""
-    words = ("bench", pair, "--stream", "--trigger", "camera", "--seconds", "0.5", "--no-profile")
+    words = ("replay", pair, "--trigger", "camera", "--seconds", "0.5", "--no-profile")
     said = json.loads(call(*words, "--deadline", "0.001", "--json").stdout)
     assert said["deadline"]["missed"] == said["results"]["deadline_misses"]
     assert said["deadline"]["missed"] > 0

@@ -42,7 +42,7 @@ def test_what_is_made_visible():
 
 
 VERBS = [
-    *([v] for v in ("bench", "inspect", "verify", "tune")),
+    *([v] for v in ("bench", "inspect", "sweep", "verify", "tune")),
     ["run", "-i", "x={evil}"],
     ["record", "-o", "{evil}"],
     ["quantize", "-o", "{evil}.q"],
@@ -77,7 +77,7 @@ def test_a_bundle_of_another_name_and_its_inputs(tmp_path):
         ["run", path, "-i", f"{EVIL}=x"],
         ["run", path, "-i", f"text={EVIL}.npy"],
         ["record", path, "-o", tmp_path / f"r{EVIL}", "--from-samples", "--seconds", "1"],
-        ["bench", path, "--replay", tmp_path / f"r{EVIL}", "--trigger", EVIL],
+        ["replay", path, tmp_path / f"r{EVIL}", "--trigger", EVIL],
         ["bench", path, "--calls", "5", "--warmup", "0", "--no-profile", "--sessions", "1"],
     ):
         shown(*args)
@@ -120,12 +120,12 @@ def test_recordings_of_others(tmp_path, streaming, manifest):
         writer.add_message(channel, 1, b"", 1)
         writer.finish()
     assert "not a recording" in shown(
-        "bench", streaming, "--replay", tmp_path / "r.mcap", "--trigger", "camera", code=1
+        "replay", streaming, tmp_path / "r.mcap", "--trigger", "camera", code=1
     )
     write(tmp_path / "r", manifest)
     (tmp_path / "r" / EVIL).write_bytes(b"")
     assert "unknown file" in shown(
-        "bench", streaming, "--replay", tmp_path / "r", "--trigger", "camera", code=1
+        "replay", streaming, tmp_path / "r", "--trigger", "camera", code=1
     )
 
 

@@ -115,7 +115,7 @@ def test_the_command_line_says_the_span_first(path, pipe, tmp_path, form):
     with Recorder(tmp_path / form, pipe.bundle, clock=lambda: 0.0) as made:
         for sample in drives(3600.0).samples:
             made.record("camera", sample.value, sample.t, sample.arrival)
-    args = ["bench", str(path), "--replay", str(tmp_path / form), "--trigger", "camera"]
+    args = ["replay", str(path), str(tmp_path / form), "--trigger", "camera"]
     args += ["--no-profile"]
     found = CliRunner().invoke(build_app(), args)
     assert isinstance(found.exception, InputError)
