@@ -26,7 +26,7 @@ import onnx_ir as ir
 
 from mmedge.errors import AccuracyError
 from mmedge_export import export
-from mmedge_export.quantize import Task, plan_search, quantize, stage_work
+from mmedge_export.quantize import QuantizeOptions, Task, plan_search, quantize, stage_work
 from mmedge_export.quantize.schemes import find_sites
 
 HERE = Path(__file__).parent
@@ -55,7 +55,7 @@ def judge(
     ):
         try:
             bundle, report = quantize(
-                bundle, task, goal="size", max_drop=LIMIT, threads=1, resume=work
+                bundle, task, QuantizeOptions(goal="size", max_drop=LIMIT, threads=1), resume=work
             )
         except AccuracyError as error:
             bundle.close()

@@ -49,7 +49,7 @@ from mmedge.pipeline import restrict
 from mmedge.spec import Tolerance
 from mmedge.tolerance import difference
 from mmedge_export import export
-from mmedge_export.quantize import quantize
+from mmedge_export.quantize import QuantizeOptions, quantize
 from mmedge_export.targets.openvino import add_openvino
 from mmedge_export.targets.variants import BACKENDS
 
@@ -134,11 +134,13 @@ def quantised(path: Path, net: Net, backend: str, threads: int) -> dict[str, Any
         bundle, report = quantize(
             path,
             net.task,
-            max_drop=net.limit if net.task.metric else None,
-            max_error=MAX_ERROR if net.task.metric else net.limit,
-            budget=BUDGET,
-            threads=threads,
-            backend=backend,
+            QuantizeOptions(
+                max_drop=net.limit if net.task.metric else None,
+                max_error=MAX_ERROR if net.task.metric else net.limit,
+                budget=BUDGET,
+                threads=threads,
+                backend=backend,
+            ),
             progress=print,
         )
     except MMEdgeError as error:

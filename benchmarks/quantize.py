@@ -33,7 +33,7 @@ import mmedge
 from mmedge.bench.machine import host
 from mmedge.errors import AccuracyError
 from mmedge_export import export
-from mmedge_export.quantize import Report, quantize
+from mmedge_export.quantize import QuantizeOptions, Report, quantize
 from mmedge_export.quantize import Task as Judged
 from mmedge_export.targets.variants import BACKENDS
 
@@ -61,7 +61,10 @@ def quantised(task: Task, folder: Path, threads: int, drop: float) -> tuple[Path
     for backend in BACKENDS:
         try:
             bundle, report = quantize(
-                path, judged, max_drop=drop, threads=threads, backend=backend, progress=print
+                path,
+                judged,
+                QuantizeOptions(max_drop=drop, threads=threads, backend=backend),
+                progress=print,
             )
         except AccuracyError as error:
             made[backend] = {"refused": str(error)}

@@ -26,6 +26,7 @@ from mmedge.execution.verify import verify
 from mmedge_export import Input, Model, export
 from mmedge_export.capture import probe_inputs
 from mmedge_export.quantize import quantize
+from mmedge_export.quantize.options import QuantizeOptions
 from mmedge_export.targets import openvino as openvino_export
 from mmedge_export.targets.openvino import add_openvino
 
@@ -89,7 +90,9 @@ def test_functions_are_written_out_and_weights_are_shared(zoo_bundle):
 def test_stages_with_functions_are_quantised(zoo_cut, tmp_path):
     """What is saved is what OpenVINO reads, not only what the search has run."""
     shutil.copyfile(zoo_cut, tmp_path / "b")
-    bundle, report = quantize(tmp_path / "b", goal="size", max_error=1.0, backend="openvino")
+    bundle, report = quantize(
+        tmp_path / "b", options=QuantizeOptions(goal="size", max_error=1.0, backend="openvino")
+    )
     bundle.close()
     assert report.variant == "openvino-int8-cpu"
     fusion = next(stage for stage in report.stages if stage.name == "fusion")

@@ -14,6 +14,7 @@ from mmedge.bundle import Bundle
 from mmedge_export import export
 from mmedge_export.quantize import quantize
 from mmedge_export.quantize.limits import MAX_ERROR
+from mmedge_export.quantize.options import QuantizeOptions
 from mmedge_export.targets.openvino import add_openvino
 from promise.judge import Collector, judge
 from promise.networks import Random, networks
@@ -107,7 +108,7 @@ def test_a_random_network_is_refused_or_right_in_openvino(random: Random, sample
 
 
 def add_int8(path):
-    bundle, _ = quantize(path, goal="size", max_error=MAX_ERROR, budget=8)
+    bundle, _ = quantize(path, options=QuantizeOptions(goal="size", max_error=MAX_ERROR, budget=8))
     bundle.close()
 
 

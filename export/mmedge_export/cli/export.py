@@ -32,6 +32,7 @@ from mmedge_export.cli.quantize import (
     MaxErrorOption,
     MinMetricOption,
     ResumeOption,
+    check_resume,
     print_report,
     quantize_bundle,
     quantize_options,
@@ -129,13 +130,14 @@ def export(
     sizes = {key: _whole("--size", value) for key, value in _pairs("--size", size or ())}
     if precision != "fp32" and precision not in PRECISIONS:
         raise typer.BadParameter(f"--precision {precision!r}: fp32, {' or '.join(PRECISIONS)}")
+    check_resume(resume)
     options = quantize_options(
+        precision="int8" if precision == "fp32" else precision,
         max_drop=max_drop,
         min_metric=min_metric,
         max_error=max_error,
         goal=goal,
         budget=budget,
-        resume=resume,
     )
     if not source.lower().endswith(".onnx") and (sizes or example is not None):
         raise typer.BadParameter(
@@ -180,7 +182,7 @@ def export(
     report = None
     if precision != "fp32":
         try:
-            report = quantize_bundle(bundle, task, precision=precision, threads=None, **options)
+            report = quantize_bundle(bundle, task, options, resume)
         except BaseException:  # a signal too
             warn(f"{output} holds the float32 network alone; mmedge quantize goes on from it")
             raise

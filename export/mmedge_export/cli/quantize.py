@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -29,6 +29,7 @@ from mmedge.errors import InputError
 from mmedge_export.install import installed
 from mmedge_export.model import Model
 from mmedge_export.quantize.limits import BUDGET, GOALS, MAX_DROP, MAX_ERROR, PRECISIONS
+from mmedge_export.quantize.options import QuantizeOptions
 from mmedge_export.sources.loader import load_object
 from mmedge_export.targets.variants import BACKENDS
 
@@ -44,6 +45,7 @@ __all__ = [
     "MinMetricOption",
     "ResumeOption",
     "check_choice",
+    "check_resume",
     "print_report",
     "quantize",
     "quantize_bundle",
@@ -123,13 +125,16 @@ def quantize(
     """Add a variant of lower precision that keeps the task and pays; needs no torch."""
     check_choice("--precision", precision, PRECISIONS)
     check_choice("--backend", backend, BACKENDS)
+    check_resume(resume)
     options = quantize_options(
+        precision=precision,
         max_drop=max_drop,
         min_metric=min_metric,
         max_error=max_error,
         goal=goal,
         budget=budget,
-        resume=resume,
+        threads=threads,
+        backend=backend,
     )
     if task is None:
         refuse_metric_limits(options, "without --task there is none")
@@ -141,10 +146,8 @@ def quantize(
         report = quantize_bundle(
             Bundle.open(place.path),
             judged,
-            precision=precision,
-            threads=threads,
-            backend=backend,
-            **options,
+            options,
+            resume,
         )
         place.keep = report.variant is not None
     if as_json:
@@ -162,16 +165,24 @@ def check_choice(option: str, value: str, known: Sequence[str]) -> None:
         raise typer.BadParameter(f"expected {' or '.join(known)}; got {value!r}", param_hint=option)
 
 
+def check_resume(folder: Path | None) -> None:
+    """Refuse --resume of what is no folder."""
+    if folder is not None and folder.exists() and not folder.is_dir():
+        raise typer.BadParameter(f"{folder} is no folder", param_hint="--resume")
+
+
 def quantize_options(
     *,
+    precision: str,
     max_drop: float | None,
     min_metric: float | None,
     max_error: float | None,
     goal: str | None,
     budget: int | None,
-    resume: Path | None,
-) -> dict[str, Any]:
-    """The options that ``quantize`` and ``export --precision`` share, with their defaults.
+    threads: int | None = None,
+    backend: str = "ort",
+) -> QuantizeOptions:
+    """The options that ``quantize`` and ``export --precision`` share; None: the default.
 
     Raises:
         BadParameter: two contradict each other, or one is unknown.
@@ -180,22 +191,21 @@ def quantize_options(
         raise typer.BadParameter("--max-drop and --min-metric both limit the metric: give one")
     if goal is not None:
         check_choice("--for", goal, GOALS)
-    if resume is not None and resume.exists() and not resume.is_dir():
-        raise typer.BadParameter(f"{resume} is no folder", param_hint="--resume")
-    return {
-        "max_drop": max_drop,
-        "min_metric": min_metric,
-        "max_error": MAX_ERROR if max_error is None else max_error,
-        "goal": goal or "speed",
-        "budget": budget or BUDGET,
-        "resume": resume,
-    }
+    given = {"max_error": max_error, "goal": goal, "budget": budget}
+    return QuantizeOptions(
+        precision=precision,
+        max_drop=max_drop,
+        min_metric=min_metric,
+        threads=threads,
+        backend=backend,
+        **{name: value for name, value in given.items() if value is not None},  # type: ignore[arg-type]
+    )
 
 
-def refuse_metric_limits(options: Mapping[str, Any], why: str) -> None:
+def refuse_metric_limits(options: QuantizeOptions, why: str) -> None:
     """Refuse limits of a metric where there is none: the outputs alone would be judged."""
     for name in ("max_drop", "min_metric"):
-        if options[name] is not None:
+        if getattr(options, name) is not None:
             option = f"--{name.replace('_', '-')}"
             raise typer.BadParameter(
                 f"{option} limits a metric, and {why}; give Model(metric=...) with evaluation "
@@ -220,14 +230,16 @@ def _task(spec: str) -> Task:
 def quantize_bundle(
     bundle: Bundle,
     task: Task | None,
-    **options: Any,  # noqa: ANN401
+    options: QuantizeOptions,
+    resume: Path | None,
 ) -> Report:
     """Quantise with progress on stderr; what the user's own metric prints goes there too.
 
     Args:
         bundle: open; it is closed.
-        task: as :func:`mmedge_export.quantize.quantize` takes it.
-        options: the others that it takes.
+        task: as :func:`mmedge_export.quantize.quantize` takes it, like the next two.
+        options: precision, limits and goal.
+        resume: a folder for what is known so far.
     """
     # onnx and all that: not before it is needed.
     with installed("quantising"):
@@ -238,9 +250,10 @@ def quantize_bundle(
         made, report = add_variant(
             bundle,
             task,
+            options,
+            resume=resume,
             progress=lambda line: say(line, console),
             phase=tell,
-            **options,
         )
     made.close()
     if report.warning is not None:

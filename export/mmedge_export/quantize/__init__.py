@@ -6,13 +6,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from mmedge_export.quantize.options import QuantizeOptions
     from mmedge_export.quantize.quantize_bundle import quantize
     from mmedge_export.quantize.report import Report, StageReport
     from mmedge_export.quantize.task import Task
 
-__all__ = ["Report", "StageReport", "Task", "quantize"]
+__all__ = ["QuantizeOptions", "Report", "StageReport", "Task", "quantize"]
 
 _HOMES = {
+    "QuantizeOptions": "options",
     "Report": "report",
     "StageReport": "report",
     "Task": "task",

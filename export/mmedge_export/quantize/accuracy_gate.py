@@ -10,8 +10,9 @@ import numpy as np
 
 from mmedge.errors import AccuracyError, ExportError
 from mmedge_export.quantize.evaluate import changed_choices, error
-from mmedge_export.quantize.limits import ALPHA, MAX_DROP, MAX_ERROR
+from mmedge_export.quantize.limits import ALPHA, MAX_DROP
 from mmedge_export.quantize.metric_drop import Drop, Spending, drop_of
+from mmedge_export.quantize.options import QuantizeOptions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -52,9 +53,7 @@ class AccuracyGate:
     Args:
         task: the samples and the metric.
         reference: what the network itself answers.
-        max_drop: of the metric.
-        min_metric: that must be kept; in place of ``max_drop``.
-        max_error: where there is no metric.
+        options: with the limits; None: the defaults.
 
     Raises:
         ExportError: limits that do not fit the task, or a metric that is no number.
@@ -66,18 +65,10 @@ class AccuracyGate:
         self,
         task: Task,
         reference: Sequence[dict[str, Array]],
-        *,
-        max_drop: float | None = None,
-        min_metric: float | None = None,
-        max_error: float = MAX_ERROR,
+        options: QuantizeOptions | None = None,
     ) -> None:
-        if max_drop is not None and min_metric is not None:
-            raise ExportError("give max_drop or min_metric, not both")
-        if max_drop is not None and not max_drop > 0:
-            raise ExportError(
-                f"max_drop must be positive, got {max_drop}: no number of samples shows that "
-                "nothing at all is lost"
-            )
+        asked = options or QuantizeOptions()
+        max_drop, min_metric, max_error = asked.max_drop, asked.min_metric, asked.max_error
         self._task, self._reference = task, list(reference)
         self._max_error = max_error
         self._spending = Spending(ALPHA)

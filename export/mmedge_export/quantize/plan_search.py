@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from mmedge.spec import Array
     from mmedge_export.calibration.checkpoint import Journal
     from mmedge_export.quantize.accuracy_gate import AccuracyGate, Verdict
+    from mmedge_export.quantize.options import QuantizeOptions
     from mmedge_export.quantize.schemes import QuantizableNode, QuantizationScheme
     from mmedge_export.quantize.stage_work import Plan, StageWork
     from mmedge_export.quantize.task import Task
@@ -75,10 +76,7 @@ class PlanSearch:
         works: its stages, prepared and calibrated.
         task: what it is judged by.
         judge: of the task.
-        goal: ``speed`` or ``size``.
-        budget: most candidates that are judged.
-        threads: most threads of a stage; None: the default.
-        backend: that is to run the network.
+        options: what was asked for.
         tell: told what is being done, a line at a time.
         journal: of what is known so far.
 
@@ -93,26 +91,24 @@ class PlanSearch:
         works: Sequence[StageWork],
         task: Task,
         judge: AccuracyGate,
+        options: QuantizeOptions,
         *,
-        goal: str,
-        budget: int,
-        threads: int | None,
-        backend: str,
         tell: Callable[[str], None],
         journal: Journal,
     ) -> None:
-        self._journal, self._backend = journal, backend
+        self._journal, self._backend, self._precision = journal, options.backend, options.precision
         self._bundle, self._works, self._task, self._judge = bundle, works, task, judge
-        self._goal, self._budget, self._threads, self._tell = goal, budget, threads, tell
+        self._goal, self._budget = options.goal, options.budget
+        self._threads, self._tell = options.threads, tell
         self._alone = len(works) == 1
         self._speed: dict[str, str] = {}
         self._harms: dict[str, float] = {}
         self.others: float | None = None
         self._changed: set[str] = set()  # stages with other forms than those that were timed
 
-    def choose(self, precision: str) -> None:
+    def choose(self) -> None:
         """Give every stage the plan that is fastest on this device."""
-        forms = FORMS[self._backend][precision]
+        forms = FORMS[self._backend][self._precision]
         floats = self._network({})
         samples = [floats.tensors(inputs) for inputs in self._task.calibration[:SATURATING]]
         for work in self._works:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import tempfile
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,8 +19,7 @@ import onnx_ir as ir
 from mmedge.bench.machine.neighbours import busy_words
 from mmedge.bench.tune import tune
 from mmedge.bundle import Bundle
-from mmedge.errors import AccuracyError, ExportError, InputError
-from mmedge.pipeline import check_threads
+from mmedge.errors import AccuracyError, ExportError
 from mmedge.spec import Tolerance, Variant
 from mmedge.tolerance import Comparison
 from mmedge_export.calibration.calibrate import calibrate
@@ -30,13 +29,13 @@ from mmedge_export.open_questions import line
 from mmedge_export.quantize.accuracy_gate import AccuracyGate
 from mmedge_export.quantize.evaluate import Network
 from mmedge_export.quantize.graph_edits import untype
-from mmedge_export.quantize.limits import BUDGET, GOALS, MAX_ERROR, PRECISIONS
+from mmedge_export.quantize.options import QuantizeOptions
 from mmedge_export.quantize.plan_search import PlanSearch
 from mmedge_export.quantize.report import Report
 from mmedge_export.quantize.schemes import SCALES_BY_AXIS
 from mmedge_export.quantize.stage_work import StageWork, quantised
 from mmedge_export.quantize.task import Task
-from mmedge_export.targets.variants import BACKENDS, base_variant
+from mmedge_export.targets.variants import base_variant
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -58,15 +57,8 @@ ABSENT_SHARE = 0.25
 def quantize(
     bundle: Bundle | str | Path,
     task: Task | None = None,
+    options: QuantizeOptions | None = None,
     *,
-    precision: str = "int8",
-    max_drop: float | None = None,
-    min_metric: float | None = None,
-    max_error: float = MAX_ERROR,
-    goal: str = "speed",
-    budget: int = BUDGET,
-    threads: int | None = None,
-    backend: str = "ort",
     resume: str | Path | None = None,
     progress: Callable[[str], None] | None = None,
     phase: Callable[[str, int, int], None] | None = None,
@@ -83,16 +75,7 @@ def quantize(
         bundle: an open bundle, which is closed when a variant is added, or where one lies. It is
             rewritten in its place then.
         task: samples and metric; None: the golden samples, judged by the outputs' error.
-        precision: ``int8``, or ``int4`` (weights of matrix products alone).
-        max_drop: of the metric, on all of the samples' kind with confidence 95 %; None:
-            :data:`mmedge_export.quantize.limits.MAX_DROP`.
-        min_metric: that must be kept, in place of ``max_drop``.
-        max_error: where there is no metric, largest relative error of an output on any sample.
-        goal: ``speed`` keeps what is measurably faster on this device, ``size`` what is smaller.
-        budget: most candidates that are judged.
-        threads: most threads of a stage; None: the default.
-        backend: that is to run it: ``ort``, or ``openvino``, whose float32 variant is added where
-            the bundle has none.
+        options: precision, limits and goal; None: int8 for speed, with the default limits.
         resume: a folder for what is known so far; the same call goes on from there.
         progress: told what is being done, a line at a time.
         phase: told how far long steps are, as ``phase(what, done, total)``.
@@ -101,39 +84,25 @@ def quantize(
         The bundle, open, and what was decided.
 
     Raises:
-        InputError: an unknown precision, goal or backend.
-        ValueError: ``threads`` is not a whole number from 1.
         ExportError: the bundle's graphs are not float32, or the task does not fit it.
         AccuracyError: nothing that was tried keeps the limit.
         BundleError: the bundle cannot be read or written.
     """
-    for what, value, known in (
-        ("precision", precision, PRECISIONS), ("goal", goal, GOALS), ("backend", backend, BACKENDS),
-    ):  # fmt: skip
-        if value not in known:
-            raise InputError(f"{what} {value!r}: expected {' or '.join(known)}")
-    check_threads(threads)
+    asked = options or QuantizeOptions()
     tell = progress or (lambda _: None)
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     try:
-        opened, base = _float_variant(opened, backend)
+        opened, base = _float_variant(opened, asked.backend)
         with _folder(resume) as folder:
             return _quantize(
                 opened,
                 base,
                 task or Task.golden(opened),
                 folder,
-                precision=precision,
-                judge_options={
-                    "max_drop": max_drop, "min_metric": min_metric, "max_error": max_error,
-                },
-                goal=goal,
-                budget=budget,
-                threads=threads,
-                backend=backend,
+                asked,
                 tell=tell,
                 phase=phase or (lambda *_: None),
-            )  # fmt: skip
+            )
     except BaseException:
         if opened is not bundle:
             opened.close()
@@ -145,17 +114,13 @@ def _quantize(
     base: Variant,
     task: Task,
     folder: Path,
+    options: QuantizeOptions,
     *,
-    precision: str,
-    judge_options: Mapping[str, float | None],
-    goal: str,
-    budget: int,
-    threads: int | None,
-    backend: str,
     tell: Callable[[str], None],
     phase: Callable[[str, int, int], None],
 ) -> tuple[Bundle, Report]:
     stages = bundle.manifest.in_order()
+    threads, backend = options.threads, options.backend
     if task.invented:
         tell(
             f"judged on made-up samples: {len(task.samples)}, the example and inputs at random; "
@@ -164,10 +129,11 @@ def _quantize(
     tell(f"running the float network on {len(task.samples)} samples")
     network = Network(bundle, threads=threads, backend=backend)
     answers = network.answers(inputs for inputs, _ in task.samples)
-    judge = AccuracyGate(task, answers, **judge_options)  # type: ignore[arg-type]
+    judge = AccuracyGate(task, answers, options)
     works = [StageWork.start(stage, bundle.file(stage.graph), folder, backend) for stage in stages]
     smoothed = _calibrate(bundle, works, task, folder, phase)
-    asked = [precision, goal, threads, backend, sorted(judge_options.items())]
+    # A larger budget goes on from what a smaller one found.
+    asked = {key: value for key, value in asdict(options).items() if key != "budget"}
     made_by = [metadata.version(name) for name in ("mmedge", *_libraries(backend))]
     given = [_digest(answers), _digest(task.calibration), judge.metric]
     job = digest([sorted(bundle.manifest.files.items()), asked, made_by, given])
@@ -176,17 +142,14 @@ def _quantize(
         works,
         task,
         judge,
-        goal=goal,
-        budget=budget,
-        threads=threads,
-        backend=backend,
+        options,
         tell=tell,
         journal=Journal(folder / "journal.json", job),
     )
-    gate.choose(precision)
+    gate.choose()
     verdict = gate.hold()
     latency = gate.latency() if verdict is not None else None
-    if latency is not None and goal == "speed" and latency[1][1] <= 1.0:
+    if latency is not None and options.goal == "speed" and latency[1][1] <= 1.0:
         doubt = busy_words(gate.others)
         why = f"is not measurably faster{'' if doubt is None else f', but {doubt}'}"
         tell(f"the whole network {why}")
@@ -210,7 +173,7 @@ def _quantize(
     )
     if verdict is None:
         return bundle, report
-    variant = _variant(bundle, works, report, precision, gate.final()[1], base)
+    variant = _variant(bundle, works, report, options.precision, gate.final()[1], base)
     graphs = {work.stage.name: ir.load(work.graph()) for work in works if quantised(work.plan)}
     for model in graphs.values():
         untype(model.graph)

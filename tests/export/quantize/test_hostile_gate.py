@@ -15,6 +15,7 @@ import mmedge
 from mmedge.execution.verify import verify
 from mmedge_export import export
 from mmedge_export.quantize import Task, plan_search, quantize, stage_work
+from mmedge_export.quantize.options import QuantizeOptions
 from mmedge_export.quantize.schemes import find_sites
 
 LIMIT = 0.02
@@ -30,7 +31,7 @@ def test_the_planted_layer_is_found(name, tmp_path, monkeypatch):
     task = Task(list(hostile.model.samples), hostile.calibration, hostile.model.metric)
     bundle = export(hostile.model, tmp_path / "b", split=True)
     bundle, report = quantize(
-        bundle, task, goal="size", max_drop=LIMIT, threads=1, resume=tmp_path / "w"
+        bundle, task, QuantizeOptions(goal="size", max_drop=LIMIT, threads=1), resume=tmp_path / "w"
     )
     bundle.close()
     sizes, planted = {}, set()
@@ -56,7 +57,7 @@ def test_outliers_are_smoothed_away(tmp_path):
     hostile = HOSTILE["gain_0"]()
     task = Task(list(hostile.model.samples), hostile.calibration, hostile.model.metric)
     bundle = export(hostile.model, tmp_path / "b", split=True)
-    bundle, report = quantize(bundle, task, goal="size", max_drop=LIMIT, threads=1)
+    bundle, report = quantize(bundle, task, QuantizeOptions(goal="size", max_drop=LIMIT, threads=1))
     bundle.close()
     assert any("outlying channels" in remark for remark in report.remarks)
     assert report.attempts == 1

@@ -7,6 +7,7 @@ import pytest
 
 from mmedge.errors import AccuracyError, ExportError
 from mmedge_export.quantize.accuracy_gate import AccuracyGate
+from mmedge_export.quantize.options import QuantizeOptions
 from mmedge_export.quantize.task import Task
 
 
@@ -31,7 +32,7 @@ def flipped(classes, share, rng):
 
 def test_equal_answers_pass_and_wrong_ones_do_not():
     targets = np.random.default_rng(0).integers(0, 4, 800)
-    judge = AccuracyGate(task(targets), answers(targets), max_drop=0.01)
+    judge = AccuracyGate(task(targets), answers(targets), QuantizeOptions(max_drop=0.01))
     assert judge.metric == 1.0
     same = judge(answers(targets))
     assert same.ok
@@ -50,7 +51,7 @@ def test_what_lies_just_past_the_limit_is_refused_in_any_of_many_attempts():
         rng = np.random.default_rng(run)
         targets = rng.integers(0, 4, 400)
         reference = flipped(targets, 0.1, rng)
-        judge = AccuracyGate(task(targets), answers(reference), max_drop=0.02)
+        judge = AccuracyGate(task(targets), answers(reference), QuantizeOptions(max_drop=0.02))
         fooled += any(
             # Right ones become wrong, and as many wrong ones right: 2 % of drop and a little.
             judge(answers(noisy(reference, targets, 0.0401, 0.02, rng))).ok
@@ -76,7 +77,7 @@ def test_a_metric_that_is_noise_does_not_fool_it():
         judge = AccuracyGate(
             task(np.zeros(400), lambda o, t: float(np.mean([x["y"][0] for x in o]))),
             made[0],
-            max_drop=0.02,
+            QuantizeOptions(max_drop=0.02),
         )
         fooled += judge(made[1]).ok
     assert fooled <= 10
@@ -85,22 +86,22 @@ def test_a_metric_that_is_noise_does_not_fool_it():
 def test_too_few_samples_are_refused_at_once_with_how_many_it_takes():
     targets = np.zeros(20, int)
     with pytest.raises(AccuracyError, match=r"20 samples cannot show a drop .* Give about"):
-        AccuracyGate(task(targets), answers(targets), max_drop=0.01)
+        AccuracyGate(task(targets), answers(targets), QuantizeOptions(max_drop=0.01))
 
 
 def test_a_least_metric_stands_for_a_drop():
     targets = np.random.default_rng(0).integers(0, 4, 500)
     reference = answers(flipped(targets, 0.1, np.random.default_rng(2)))
-    judge = AccuracyGate(task(targets), reference, min_metric=0.85)
+    judge = AccuracyGate(task(targets), reference, QuantizeOptions(min_metric=0.85))
     assert judge.limit == pytest.approx(judge.metric - 0.85)
     assert judge(reference).ok
     with pytest.raises(AccuracyError, match=r"reaches 0\.\d+ on the 500 samples, no more than"):
-        AccuracyGate(task(targets), reference, min_metric=0.95)
+        AccuracyGate(task(targets), reference, QuantizeOptions(min_metric=0.95))
 
 
 def test_without_a_metric_the_outputs_are_held_against_the_networks_own():
     reference = answers([0, 1, 2])
-    judge = AccuracyGate(task([0, 1, 2], None), reference, max_error=0.05)
+    judge = AccuracyGate(task([0, 1, 2], None), reference, QuantizeOptions(max_error=0.05))
     assert judge.limit == 0.05
     near = [{"y": out["y"] * np.float32(1.04)} for out in reference]
     far = [*near[:2], {"y": reference[2]["y"] * np.float32(1.06)}]
@@ -113,9 +114,9 @@ def test_without_a_metric_the_outputs_are_held_against_the_networks_own():
 
 def test_limits_that_do_not_fit_are_refused():
     with pytest.raises(ExportError, match="needs a metric"):
-        AccuracyGate(task([0], None), answers([0]), max_drop=0.1)
+        AccuracyGate(task([0], None), answers([0]), QuantizeOptions(max_drop=0.1))
     with pytest.raises(ExportError, match="not both"):
-        AccuracyGate(task([0]), answers([0]), max_drop=0.1, min_metric=0.5)
+        AccuracyGate(task([0]), answers([0]), QuantizeOptions(max_drop=0.1, min_metric=0.5))
 
 
 @pytest.mark.parametrize("fill", [-1e4, -1e9, float(np.finfo(np.float32).min)])

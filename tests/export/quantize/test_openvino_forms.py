@@ -17,6 +17,7 @@ from mmedge_export import Input, Model, export
 from mmedge_export.onnx_graph.graph import Runner
 from mmedge_export.quantize import Task, quantize
 from mmedge_export.quantize.evaluate import error, inner_tensors
+from mmedge_export.quantize.options import QuantizeOptions
 from mmedge_export.quantize.schemes import find_sites, prepare, write_form
 from mmedge_export.targets.openvino import OpenVinoRunner
 
@@ -268,7 +269,9 @@ def trained(tmp_path_factory):
 
 def test_the_gate_makes_a_variant_that_loads_and_is_proven(trained):
     path, task = trained
-    bundle, report = quantize(path, task, goal="size", max_drop=0.1, backend="openvino")
+    bundle, report = quantize(
+        path, task, QuantizeOptions(goal="size", max_drop=0.1, backend="openvino")
+    )
     bundle.close()
     assert report.variant == "openvino-int8-cpu"
     assert report.bytes_after <= 0.3 * report.bytes_before
@@ -287,4 +290,4 @@ def test_the_gate_makes_a_variant_that_loads_and_is_proven(trained):
 
 def test_an_unknown_backend_is_refused(trained):
     with pytest.raises(InputError, match="backend 'tvm': expected ort or openvino"):
-        quantize(trained[0], trained[1], backend="tvm")
+        quantize(trained[0], trained[1], QuantizeOptions(backend="tvm"))

@@ -29,6 +29,7 @@ from mmedge_export.quantize import (
     quantize_bundle,
     timing,
 )
+from mmedge_export.quantize.options import QuantizeOptions
 
 OPTIONS = {"goal": "size", "threads": 1, "max_error": 0.2}
 
@@ -47,7 +48,7 @@ def made(plain, tmp_path_factory):
     path = tmp_path_factory.mktemp("made") / "b"
     shutil.copytree(plain, path)
     said: list[str] = []
-    bundle, report = quantize(path, progress=said.append, **OPTIONS)
+    bundle, report = quantize(path, options=QuantizeOptions(**OPTIONS), progress=said.append)
     bundle.close()
     assert said[0].startswith("judged on made-up samples: 5, the example and inputs at random")
     return path, report
@@ -127,7 +128,7 @@ def test_a_report_is_json_also_where_an_error_is_infinite(made):
 def test_made_again_it_takes_the_place_of_the_old_one(made, tmp_path):
     path = copy(made[0], tmp_path)
     before = set(digests(path))
-    bundle, _ = quantize(path, **OPTIONS)
+    bundle, _ = quantize(path, options=QuantizeOptions(**OPTIONS))
     with bundle:
         ids = [variant.id for variant in bundle.manifest.variants]
         assert sorted(ids) == ["ort-fp32-cpu", "ort-fp32-cuda", "ort-int8-cpu"]
@@ -136,7 +137,9 @@ def test_made_again_it_takes_the_place_of_the_old_one(made, tmp_path):
 
 def test_int4_is_smaller_still(plain, made, tmp_path):
     path = copy(plain, tmp_path)
-    bundle, report = quantize(path, precision="int4", **(OPTIONS | {"max_error": 0.9}))
+    bundle, report = quantize(
+        path, options=QuantizeOptions(precision="int4", **OPTIONS | {"max_error": 0.9})
+    )
     bundle.close()
     assert report.variant == "ort-int4-cpu"
     assert report.bytes_after < made[1].bytes_before
@@ -149,11 +152,11 @@ def test_nothing_that_breaks_the_limit_is_kept(plain, tmp_path):
     path = copy(plain, tmp_path)
     before = digests(path)
     with pytest.raises(AccuracyError, match="with no node in lower precision") as failure:
-        quantize(path, **(OPTIONS | {"max_error": 1e-9}))
+        quantize(path, options=QuantizeOptions(**OPTIONS | {"max_error": 1e-9}))
     assert "1 nodes put back: error" in str(failure.value)
     assert " alone: error 0." in str(failure.value)
     with pytest.raises(AccuracyError, match="nothing passed within 2 evaluations"):
-        quantize(path, **(OPTIONS | {"max_error": 1e-9}), budget=2)
+        quantize(path, options=QuantizeOptions(**OPTIONS | {"max_error": 1e-9}, budget=2))
     assert digests(path) == before
 
 
@@ -165,7 +168,7 @@ def test_what_is_no_faster_is_not_kept(plain, tmp_path, monkeypatch):
         return {}, dict.fromkeys(ways.keys() - {baseline}, (0.9, 0.8, 0.99))
 
     monkeypatch.setattr(choose_schemes, "compare", slower)
-    bundle, report = quantize(path, **(OPTIONS | {"goal": "speed"}))
+    bundle, report = quantize(path, options=QuantizeOptions(**OPTIONS | {"goal": "speed"}))
     bundle.close()
     assert report.variant is None
     assert report.verdict is None
@@ -183,7 +186,7 @@ def test_the_whole_must_be_faster_as_well(plain, tmp_path, monkeypatch):
     monkeypatch.setattr(
         plan_search.PlanSearch, "latency", lambda self: ((1.0, 1.0), (1.0, 0.9, 1.1))
     )
-    bundle, report = quantize(path, **(OPTIONS | {"goal": "speed"}))
+    bundle, report = quantize(path, options=QuantizeOptions(**OPTIONS | {"goal": "speed"}))
     bundle.close()
     assert report.variant is None
     assert digests(path) == before
@@ -210,7 +213,7 @@ def test_a_stopped_run_goes_on_where_it_was(plain, made, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(plan_search.PlanSearch, "latency", stop)
         with pytest.raises(StoppedError):
-            quantize(path, **(OPTIONS | limit), resume=folder)
+            quantize(path, options=QuantizeOptions(**OPTIONS | limit), resume=folder)
     timed = len(lines)
     assert timed > 1
     answers = []
@@ -218,7 +221,7 @@ def test_a_stopped_run_goes_on_where_it_was(plain, made, tmp_path, monkeypatch):
     monkeypatch.setattr(
         plan_search.Network, "answers", lambda self, s: answers.append(1) or old(self, s)
     )
-    bundle, report = quantize(path, **(OPTIONS | limit), resume=folder)
+    bundle, report = quantize(path, options=QuantizeOptions(**OPTIONS | limit), resume=folder)
     bundle.close()
     assert len(lines) == timed
     assert report.attempts > 1
@@ -230,7 +233,7 @@ def test_times_on_a_busy_machine_are_told_and_not_kept(plain, tmp_path, monkeypa
     """Others take the cores: figures carry that, and a run that goes on measures again."""
     path, folder = copy(plain, tmp_path), tmp_path / "work"
     monkeypatch.setattr(timing, "PAUSE_S", 0.0)
-    options = OPTIONS | {"goal": "speed", "resume": folder}
+    asked = QuantizeOptions(**OPTIONS | {"goal": "speed"})
     share = {"now": 0.6}
 
     class Busy(Neighbours):
@@ -242,7 +245,7 @@ def test_times_on_a_busy_machine_are_told_and_not_kept(plain, tmp_path, monkeypa
     monkeypatch.setattr(plan_search, "time_sites", lambda *a, **k: timed.append(1) or old(*a, **k))
     lines = []
     try:
-        bundle, report = quantize(path, **options, progress=lines.append)
+        bundle, report = quantize(path, options=asked, resume=folder, progress=lines.append)
     except AccuracyError:
         pytest.fail("a limit of 0.2 holds")
     bundle.close()
@@ -253,12 +256,12 @@ def test_times_on_a_busy_machine_are_told_and_not_kept(plain, tmp_path, monkeypa
     assert first >= 1
     share["now"] = 0.0
     shutil.rmtree(path)
-    bundle, report = quantize(copy(plain, tmp_path), **options)
+    bundle, report = quantize(copy(plain, tmp_path), options=asked, resume=folder)
     bundle.close()
     assert report.warning is None
     assert len(timed) == 2 * first  # measured again
     shutil.rmtree(path)
-    quantize(copy(plain, tmp_path), **options)[0].close()
+    quantize(copy(plain, tmp_path), options=asked, resume=folder)[0].close()
     assert len(timed) == 2 * first  # and kept, being undisturbed
 
 
@@ -298,11 +301,11 @@ def test_a_journal_of_another_job_or_damaged_is_begun_anew(tmp_path, damage):
 
 def test_wrong_words_are_refused(plain):
     with pytest.raises(InputError, match=r"precision 'int2': expected int8 or int4"):
-        quantize(plain, precision="int2")
+        quantize(plain, options=QuantizeOptions(precision="int2"))
     with pytest.raises(InputError, match=r"goal 'beauty': expected speed or size"):
-        quantize(plain, goal="beauty")
+        quantize(plain, options=QuantizeOptions(goal="beauty"))
     with pytest.raises(ExportError, match="needs a metric"):
-        quantize(plain, max_drop=0.1)
+        quantize(plain, options=QuantizeOptions(max_drop=0.1))
 
 
 def test_samples_are_split_between_ranges_and_judgement():
