@@ -150,7 +150,7 @@ def outcome(path: Path, expected: list[DataSet], example: Mapping[str, Any] | No
                             return {"what": "wrong", "text": f"output {name!r}"}
     except MMEdgeError as error:
         text = str(error)
-        rule = re.search(r"docs/onnx\.md, rule '([a-z-]+)'", text)
+        rule = re.search(r"docs/reference/onnx\.md, rule '([a-z-]+)'", text)
         if rule:
             return {"what": "refused", "rule": rule[1], "text": text[:400]}
         return {"what": "unstated", "step": step, "text": f"{type(error).__name__}: {text}"[:600]}

@@ -451,9 +451,8 @@ def test_a_function_of_that_name_counts_as_the_attention_and_not_as_its_body():
 @pytest.mark.parametrize("name", fusions.FUSIONS)
 def test_fusion_networks_have_the_operations_of_their_formulas(name):
     """Counted there from the layers' sizes, and here from the traced graph as it is."""
-    model, expected = fusions.FUSIONS[name](), fusions.EXPECTED[name]
-    with evaluation(model.module):
-        graph = trace(model).model
+    (model, captured), expected = fusions.traced(name), fusions.EXPECTED[name]
+    graph = captured.model
     shapes = measure_shapes(graph, probe_inputs.example(model))
     reach = {name: {key} for key, names in model.modalities().items() for name in names}
     found = Counter(dict.fromkeys((*expected.encoders, "fusion"), 0))

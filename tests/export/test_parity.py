@@ -12,6 +12,7 @@ from mmedge.errors import ExportError
 from mmedge.spec import Tolerance
 from mmedge_export import Input, Model
 from mmedge_export.capture import probe_inputs
+from mmedge_export.capture.captured_graph import CapturedGraph
 from mmedge_export.capture.case import Case
 from mmedge_export.capture.network import Network, evaluation
 from mmedge_export.capture.parity import check, check_operators
@@ -217,4 +218,4 @@ def test_a_graph_without_a_program_says_so(tmp_path, text_image):
     graph, case = text_image
     wrong = Case(case.what, case.inputs, {**case.outputs, "best": case.outputs["best"] + 1})
     with pytest.raises(ExportError, match="did not come from torch"):
-        verdict(Graph(graph.model), wrong, tmp_path)
+        verdict(CapturedGraph(graph.model), wrong, tmp_path)

@@ -12,7 +12,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 import torch
-from fusions import EXPECTED, FUSIONS
+from fusions import EXPECTED, FUSIONS, traced
 from onnx.reference import ReferenceEvaluator
 
 import mmedge
@@ -21,7 +21,6 @@ from mmedge.tolerance import difference
 from mmedge_export import export
 from mmedge_export.capture import probe_inputs
 from mmedge_export.capture.network import Network, evaluation
-from mmedge_export.capture.trace import trace
 from mmedge_export.onnx_graph.graph import Runner, save
 from mmedge_export.partition.flops import measure_shapes, node_flops
 from mmedge_export.partition.split import split
@@ -32,13 +31,6 @@ from mmedge_export.zoo.vqa import FUSION, VqaNet
 HEAVY = {"MatMul", "Gemm", "Conv", "GRU"}
 
 LIMIT = Tolerance(1e-5, 1e-6)
-
-
-@functools.cache
-def traced(name: str):
-    model = FUSIONS[name]()
-    with evaluation(model.module):
-        return model, trace(model)
 
 
 @functools.cache
@@ -200,10 +192,10 @@ def test_projections_of_an_unchanged_modality_are_not_executed(tmp_path, monkeyp
             nodes = ir.load(folder / stage.graph).graph
             products[stage.name] = sum(node.op_type in ("MatMul", "Gemm") for node in nodes)
         ran = {}
-        for stage in pipe._stages:
-            events = json.loads(Path(stage.session._session.end_profiling()).read_text())
+        for name, session in pipe._sessions.items():
+            events = json.loads(Path(session._session.end_profiling()).read_text())
             ops = [e["args"]["op_name"] for e in events if e.get("cat") == "Node"]
-            ran[stage.name] = sum(op in ("MatMul", "Gemm", "FusedMatMul") for op in ops)
+            ran[name] = sum(op in ("MatMul", "Gemm", "FusedMatMul") for op in ops)
     # Three layers project keys and values of each memory; only the image's more than once.
     for name in ("image", "text", "audio"):
         assert products[name] >= 6
