@@ -52,15 +52,18 @@ def staging(path: Path) -> Iterator[Path]:
     Raises:
         OSError: the disk refused.
     """
-    import tempfile  # a runtime that only reads bundles never needs it
+    import secrets  # a runtime that only reads bundles never needs it
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    with exclusive(path.parent):
-        _sweep(path)
-        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-        (folder / _LOCK).touch()
-        fd = _lock(folder / _LOCK, wait=False)
+    # Named before it is made: Ctrl-C may come at any point, and leaves nothing behind.
+    folder = path.parent / f".{path.name}.{secrets.token_hex(8)}"
+    fd = None
     try:
+        with exclusive(path.parent):
+            _sweep(path)
+            folder.mkdir(mode=0o700)
+            (folder / _LOCK).touch()
+            fd = _lock(folder / _LOCK, wait=False)
         yield folder
     finally:
         if os.path.lexists(path) or not os.path.lexists(_aside(folder, path)):

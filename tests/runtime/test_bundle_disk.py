@@ -148,6 +148,36 @@ def test_a_bundle_with_folders_that_may_not_be_written_to_is_replaced(tmp_path):
             assert not bundle.samples()
 
 
+@pytest.mark.parametrize("at", [1, 2, 3, 4, 5])
+def test_an_interruption_while_the_staging_folder_is_made_leaves_nothing(tmp_path, monkeypatch, at):
+    """Ctrl-C around any of the steps: two folders and a file are made, and two locks taken."""
+    steps = []
+
+    def interrupted(step, *, before):
+        def run(*args, **options):
+            steps.append(step)
+            if before and len(steps) == at:
+                raise KeyboardInterrupt
+            result = step(*args, **options)
+            if len(steps) == at:
+                raise KeyboardInterrupt
+            return result
+
+        return run
+
+    with monkeypatch.context() as patch:
+        # A lock that was taken and is nowhere held is the process's until it ends.
+        patch.setattr(place, "_lock", interrupted(place._lock, before=True))
+        patch.setattr(Path, "touch", interrupted(Path.touch, before=False))
+        patch.setattr(Path, "mkdir", interrupted(Path.mkdir, before=False))
+        with pytest.raises(KeyboardInterrupt), place.staging(tmp_path / "b"):
+            pytest.fail("not interrupted")
+    assert len(steps) == at
+    assert list(tmp_path.iterdir()) == []
+    with place.staging(tmp_path / "b") as folder:
+        assert folder.is_dir()
+
+
 def test_a_staging_folder_in_use_is_not_swept(tiny, tmp_path):
     path = tmp_path / "b"
     with place.staging(path) as folder:
