@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(
 LOAD = """
 import sys, time
 import mmedge
-with mmedge.load(sys.argv[1], sys.argv[2]) as pipe:
+with mmedge.load(sys.argv[1], backend=sys.argv[2]) as pipe:
     pipe.run(pipe.bundle.samples()[0].inputs)
     time.sleep(0.5)  # whatever a thread of a library does besides
 """
