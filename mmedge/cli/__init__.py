@@ -22,9 +22,11 @@ def main() -> None:
         _open_closed()
         code = _run()
     except BaseException as error:  # also what a library made of the interruption
+        stop.settle()
         if stop.number is None:
             raise
         code = _stopped(stop.number, error)
+    stop.settle()
     stop.release()
     sys.exit(_flushed(code))
 

@@ -15,6 +15,8 @@ __all__ = ["Stop", "stop"]
 TWICE_S = 2.0
 #: Seconds until an interruption that Python dropped is raised once more.
 AGAIN_S = 0.01
+#: Seconds after which it is looked whether somebody took an interruption for an error and went on.
+SWALLOWED_S = 0.05
 
 
 class Stop:
@@ -27,6 +29,7 @@ class Stop:
     def __init__(self) -> None:
         self.number: int | None = None
         self._at = 0.0
+        self._settled = False
         self._signals: list[int] = []
 
     def watch(self) -> None:
@@ -42,6 +45,7 @@ class Stop:
         if self.number is not None and now - self._at < TWICE_S:
             return
         self.number, self._at = number, now
+        self._raise_again(SWALLOWED_S)
         raise KeyboardInterrupt
 
     def _ignored(self, args: Any) -> None:  # noqa: ANN401 - a type of typeshed alone
@@ -49,16 +53,44 @@ class Stop:
         if self.number is None:
             sys.__unraisablehook__(args)
         elif issubclass(args.exc_type, KeyboardInterrupt):
-            signal.signal(signal.SIGALRM, self._again)
-            signal.setitimer(signal.ITIMER_REAL, AGAIN_S)
+            self._raise_again(AGAIN_S)
+
+    def _raise_again(self, seconds: float) -> None:
+        signal.signal(signal.SIGALRM, self._again)
+        signal.setitimer(signal.ITIMER_REAL, seconds)
 
     def _again(self, _number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
+        """Raise the interruption once more, unless it is on its way and things clean up.
+
+        A library that is interrupted while it is imported says that it cannot be; whoever can do
+        without it would go on.
+        """
+        if self._settled:  # the alarm was on its way
+            return
+        self._raise_again(SWALLOWED_S)
+        if not _is_interruption(sys.exc_info()[1]):
+            raise KeyboardInterrupt
+
+    def settle(self) -> None:
+        """The interruption has come to where it ends the command: it is raised no more."""
+        self._settled = True
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
     def release(self) -> None:
         """From now on a signal ends the process at once: nothing is left to clean up."""
         for number in self._signals:
             signal.signal(number, signal.SIG_DFL)
+
+
+def _is_interruption(error: BaseException | None) -> bool:
+    """Whether an error that is being handled is an interruption, or was made of one."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return False
 
 
 #: Of this process.
