@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 import threading
-from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -16,9 +15,7 @@ from onnx import TensorProto
 
 import mmedge
 from mmedge.backends.onnxruntime.session import OrtSession
-from mmedge.backends.registry import probe
 from mmedge.bundle import Bundle
-from mmedge.bundle.choose import choose
 from mmedge.errors import BackendError, InputError, NoVariantError
 from mmedge.execution.feature_cache import CacheInfo
 from mmedge.execution.inputs import Feeds
@@ -599,43 +596,3 @@ def test_threads_of_a_pipeline_end_with_it(pair):
         pipe.run(given_to_pair()[0])
         assert threading.active_count() == before + 1
     assert threading.active_count() == before
-
-
-def test_a_variant_is_loaded_by_its_id(sums):
-    with mmedge.load(sums, "ort-fp32-cpu") as pipe:
-        assert pipe.variant.id == "ort-fp32-cpu"
-    with pytest.raises(InputError, match="no variant 'ort-int4-cpu'; this bundle has ort-fp32-cpu"):
-        mmedge.load(sums, "ort-int4-cpu")
-    with pytest.raises(NoVariantError, match="backend openvino was asked for") as error:
-        mmedge.load(sums, variant="ort-fp32-cpu", backend="openvino")
-    assert not any(decision.accepted for decision in error.value.decisions)
-
-
-def test_what_was_not_asked_for_says_so(sums):
-    with Bundle.open(sums) as bundle:
-        other = replace(bundle.manifest.variants[0], precision="fp16")
-        manifest = replace(bundle.manifest, variants=(*bundle.manifest.variants, other))
-    chosen, decisions = choose(manifest, probe(), variant="ort-fp32-cpu")
-    assert chosen.id == "ort-fp32-cpu"
-    (left_out,) = (d for d in decisions if d.variant == "ort-fp16-cpu")
-    assert left_out.reason == "variant ort-fp32-cpu was asked for"
-
-
-@pytest.mark.parametrize("name", ["b", "b.mmedge"])
-def test_an_open_bundle_is_loaded_without_reading_it_again_and_stays_open(
-    sums, tmp_path, name, monkeypatch
-):
-    with Bundle.open(sums) as source:
-        source.copy(tmp_path / name).close()
-    with Bundle.open(tmp_path / name) as bundle:
-        monkeypatch.setattr(Bundle, "open", lambda *_: pytest.fail("opened again"))
-        sample = bundle.samples()[0]
-        for _ in range(2):
-            with mmedge.load(bundle) as pipe:
-                assert pipe.bundle is bundle
-                for output, value in pipe.run(sample.inputs).items():
-                    np.testing.assert_array_equal(value, sample.outputs[output])
-        assert bundle.samples()
-        with pytest.raises(InputError, match="no variant 'none'"):
-            mmedge.load(bundle, "none")
-        assert bundle.file("onnx/fusion.onnx").is_file()  # a load that fails leaves it open, too

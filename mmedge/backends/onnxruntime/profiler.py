@@ -47,14 +47,7 @@ def profile_stage(
 ) -> list[list[Span]]:
     """The nodes of each profiled run, in a session of its own.
 
-    Args:
-        bundle: has the stage.
-        variant: of it.
-        stage: what to run.
-        feeds: what enters the stage, by name.
-        threads: as for :func:`mmedge.load`.
-        untimed: runs before.
-        calls: profiled runs.
+    The arguments are those of :class:`mmedge.backends.registry.Profiler`.
     """
     with tempfile.TemporaryDirectory(prefix="mmedge-profile-") as name:
         folder = Path(name)

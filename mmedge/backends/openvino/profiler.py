@@ -36,17 +36,7 @@ def profile_stage(
     untimed: int,
     calls: int,
 ) -> list[list[Span]]:
-    """The nodes of each profiled run.
-
-    Args:
-        bundle: has the stage.
-        variant: of it.
-        stage: what to run.
-        feeds: what enters the stage, by name.
-        threads: as for :func:`mmedge.load`.
-        untimed: runs before.
-        calls: profiled runs.
-    """
+    """The nodes of each profiled run; see :class:`mmedge.backends.registry.Profiler`."""
     file = variant.files[stage.name]
     settings = compile_settings(stage, alone=len(variant.files) == 1, threads=threads)
     model = read_onnx(bundle.file(file))

@@ -59,17 +59,8 @@ def profile_stage(
 ) -> list[list[Span]]:
     """The layers of each profiled run, in an engine of its own.
 
-    Args:
-        bundle: has the stage.
-        variant: of it.
-        stage: what to run.
-        feeds: what enters the stage, by name.
-        threads: not used: an engine runs on a GPU.
-        untimed: runs before.
-        calls: profiled runs.
-
-    Returns:
-        The layers of each profiled run, in order.
+    The arguments are those of :class:`mmedge.backends.registry.Profiler`.
+    ``threads`` is not used: an engine runs on a GPU.
 
     Raises:
         BackendError: the engine cannot be loaded, profiled or run.
