@@ -27,7 +27,7 @@ from peer_process import PeerProcess
 
 from mmedge.bench.machine import host
 from mmedge.errors import AccuracyError
-from mmedge.testing import CASES, Case
+from mmedge.testing import CASES, AttentionCase
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "attention.json"
@@ -48,7 +48,7 @@ STANDARD = {
     "torch": ("torch: concat + mask + SDPA", "mmedge"),
 }
 
-Cell = tuple[Case, tuple[int, ...], str]
+Cell = tuple[AttentionCase, tuple[int, ...], str]
 
 
 def cells(rows: list[int], keys: list[int]) -> list[Cell]:
@@ -59,9 +59,9 @@ def cells(rows: list[int], keys: list[int]) -> list[Cell]:
             halves, thirds = (lk - lk // 2, lk // 2), (lk // 3, lk // 3, lk - 2 * (lk // 3))
             name = f"{lq} x {lk}"
             found += [
-                (Case(name, halves, rows=lq), (), "all valid"),
-                (Case(name, halves, rows=lq, valid=(0.5, 0.5)), (), "half hidden"),
-                (Case(name, thirds, rows=lq), (1,), "a third lost"),
+                (AttentionCase(name, halves, rows=lq), (), "all valid"),
+                (AttentionCase(name, halves, rows=lq, valid=(0.5, 0.5)), (), "half hidden"),
+                (AttentionCase(name, thirds, rows=lq), (1,), "a third lost"),
             ]
     return found
 

@@ -47,7 +47,7 @@ from mmedge.bench.machine import host
 from mmedge.bench.machine.gpu_state import Gpus
 from mmedge.errors import AccuracyError, BackendError
 from mmedge.native.capi import BF16, F16, SegAttn, library
-from mmedge.testing import CASES, FROBENIUS, Case, frobenius, make_inputs, reference
+from mmedge.testing import CASES, FROBENIUS, AttentionCase, frobenius, make_inputs, reference
 from mmedge_export.capture import attention
 
 RESULTS = Path(__file__).parent / "results" / "attention_gpu.json"
@@ -87,7 +87,7 @@ class Copy:
         mask: additive, ``[B, 1, 1, L]``, or None where all keys count.
     """
 
-    def __init__(self, case: Case, dtype: torch.dtype = torch.bfloat16) -> None:
+    def __init__(self, case: AttentionCase, dtype: torch.dtype = torch.bfloat16) -> None:
         inputs = make_inputs(case)
 
         def put(array: Any) -> torch.Tensor:  # noqa: ANN401
@@ -125,7 +125,7 @@ class Copy:
             self.plans[splits] = desc, torch.zeros(size, dtype=torch.uint8, device="cuda")
         return self.plans[splits]
 
-    def _describe(self, case: Case) -> SegAttn:
+    def _describe(self, case: AttentionCase) -> SegAttn:
         desc = SegAttn(
             struct_size=ctypes.sizeof(SegAttn),
             dtype=CODES[self.q.dtype],
@@ -277,7 +277,7 @@ def called(found: dict[str, Way], copy: Copy) -> dict[str, list[float]]:
     return times
 
 
-def measure(case: Case, cold: bool, splits: list[int]) -> list[dict[str, Any]]:  # noqa: FBT001
+def measure(case: AttentionCase, cold: bool, splits: list[int]) -> list[dict[str, Any]]:  # noqa: FBT001
     """Medians of all ways that can compute a named case."""
     first = Copy(case)
     cache = torch.cuda.get_device_properties(0).L2_cache_size
@@ -301,7 +301,7 @@ def measure(case: Case, cold: bool, splits: list[int]) -> list[dict[str, Any]]: 
     ]
 
 
-def compare(case: Case, kind: str, dtype: str) -> dict[str, Any]:
+def compare(case: AttentionCase, kind: str, dtype: str) -> dict[str, Any]:
     """A row of the grid: torch's operator with the kernel and without."""
     first = Copy(case, getattr(torch, dtype))
     with mock.patch.object(attention, "_pays", FORCED):
@@ -324,14 +324,16 @@ def compare(case: Case, kind: str, dtype: str) -> dict[str, Any]:
     }
 
 
-def grid() -> Iterator[tuple[Case, str]]:
+def grid() -> Iterator[tuple[AttentionCase, str]]:
     """Shapes of which the dispatch knows."""
     for rows in (1, 4, 16, 64, 256, 1024):
         for keys in (64, 256, 1024, 4096):
             name = f"{rows} x {keys}"
-            yield Case(name, (keys - keys // 2, keys // 2), rows=rows), "all valid"
+            yield AttentionCase(name, (keys - keys // 2, keys // 2), rows=rows), "all valid"
             third = keys // 3
-            lost = Case(name, (third, third, keys - 2 * third), rows=rows, counted=(1.0, 0.0, 1.0))
+            lost = AttentionCase(
+                name, (third, third, keys - 2 * third), rows=rows, counted=(1.0, 0.0, 1.0)
+            )
             yield lost, "a third lost"
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmedge import native
-from mmedge.testing import Case, Inputs, make_inputs, reference
+from mmedge.testing import AttentionCase, Inputs, make_inputs, reference
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -44,7 +44,7 @@ class Problem:
     wanted: NDArray[np.float64]  # [B, H, Lq, D]
 
 
-def make_problem(case: Case, absent: tuple[int, ...]) -> Problem:
+def make_problem(case: AttentionCase, absent: tuple[int, ...]) -> Problem:
     """Inputs of ``case``, of which the segments ``absent`` are lost.
 
     Lost ones have length 0 for us and are masked in the buffer for the others.
@@ -351,7 +351,7 @@ def main() -> None:
                 key: tuple(value) if isinstance(value, list) else value
                 for key, value in question["case"].items()
             }
-            problem = make_problem(Case(**fields), tuple(question["absent"]))
+            problem = make_problem(AttentionCase(**fields), tuple(question["absent"]))
             ways = made.ways(problem)
             errors = {}
             for name, (call, read) in ways.items():

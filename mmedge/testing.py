@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CASES",
     "FROBENIUS",
-    "Case",
+    "AttentionCase",
     "Inputs",
     "allowed_error",
     "frobenius",
@@ -33,7 +33,7 @@ FROBENIUS = {"float32": 1e-6, "float16": 1e-3, "bfloat16": 4e-3, "int8": 2e-2}
 
 
 @dataclass(frozen=True)
-class Case:
+class AttentionCase:
     """One attention problem.
 
     Attributes:
@@ -106,16 +106,16 @@ def _laid(
     return rng.standard_normal(shape, np.float32)
 
 
-def make_inputs(case: Case, seed: int = 0) -> Inputs:
+def make_inputs(case: AttentionCase, seed: int = 0) -> Inputs:
     """Inputs of a case, the same for the same seed."""
     rng = np.random.default_rng(seed)
     b, h, kv = case.batch, case.heads, case.kv_heads or case.heads
     q = _laid(rng, (b, case.rows, h, case.dim), case.layout)
     k, v, lens, valid, bias = [], [], [], [], []
     for s, length in enumerate(case.lengths):
-        own = 1 if s in case.shared else b
-        k.append(_laid(rng, (own, length, kv, case.dim), case.layout))
-        v.append(_laid(rng, (own, length, kv, case.dim_v or case.dim), case.layout))
+        kv_batch = 1 if s in case.shared else b
+        k.append(_laid(rng, (kv_batch, length, kv, case.dim), case.layout))
+        v.append(_laid(rng, (kv_batch, length, kv, case.dim_v or case.dim), case.layout))
         share = case.counted[s] if s < len(case.counted) else None
         lens.append(
             None
@@ -129,13 +129,13 @@ def make_inputs(case: Case, seed: int = 0) -> Inputs:
                 size if axis in case.bias else 1
                 for axis, size in zip("bhq", (b, h, case.rows), strict=True)
             )
-            added = rng.standard_normal((*shape, length), np.float32)
-            added[rng.random(added.shape) < 0.125] = -np.inf
-            bias.append(added)
+            segment_bias = rng.standard_normal((*shape, length), np.float32)
+            segment_bias[rng.random(segment_bias.shape) < 0.125] = -np.inf
+            bias.append(segment_bias)
     options: dict[str, Any] = {"mode": case.mode, "scale": case.scale}
-    if any(found is not None for found in lens):
+    if any(option is not None for option in lens):
         options["lens"] = lens
-    if any(found is not None for found in valid):
+    if any(option is not None for option in valid):
         options["key_valid"] = valid
     if bias:
         options["bias"] = bias
@@ -170,26 +170,26 @@ def reference(
     scores, values = [], []
     for s in range(len(k)):
         length, group = k[s].shape[1], heads // k[s].shape[2]
-        taken: NDArray[np.bool_] = np.ones((batch, 1, 1, length), np.bool_)
+        mask: NDArray[np.bool_] = np.ones((batch, 1, 1, length), np.bool_)
         if lens is not None and (count := lens[s]) is not None:
-            taken = taken & (np.arange(length) < count[:, None, None, None])
+            mask = mask & (np.arange(length) < count[:, None, None, None])
         if key_valid is not None and (valid := key_valid[s]) is not None:
-            taken = taken & valid.astype(np.bool_)[:, None, None]
+            mask = mask & valid.astype(np.bool_)[:, None, None]
         shift = np.zeros((1, 1, 1, 1))
-        if bias is not None and (added := bias[s]) is not None:
-            shift = shift + added.astype(np.float64)
+        if bias is not None and (segment_bias := bias[s]) is not None:
+            shift = shift + segment_bias.astype(np.float64)
         if seg_bias is not None:
             shift = shift + _weight(seg_bias, s)
-        taken = np.broadcast_to(taken & (shift > -np.inf), (batch, heads, rows, length))
+        mask = np.broadcast_to(mask & (shift > -np.inf), (batch, heads, rows, length))
         # What a hidden key holds must not matter, be it NaN.
-        seen = np.any(taken, axis=(1, 2))[:, :, None, None]
+        visible_keys = np.any(mask, axis=(1, 2))[:, :, None, None]
         keys, vals = (
-            np.repeat(np.where(seen, x.astype(np.float64), 0.0), group, axis=2)
+            np.repeat(np.where(visible_keys, x.astype(np.float64), 0.0), group, axis=2)
             for x in (k[s], v[s])
         )
         with np.errstate(invalid="ignore"):
             score = scale * (queries @ keys.transpose(0, 2, 3, 1)) + shift
-        scores.append(np.where(taken, score, -np.inf))
+        scores.append(np.where(mask, score, -np.inf))
         values.append(vals.transpose(0, 2, 1, 3))
     if mode == "joint":
         out, lse = _soften(np.concatenate(scores, -1), np.concatenate(values, -2))
@@ -201,12 +201,12 @@ def reference(
     return total.transpose(0, 2, 1, 3), np.full((batch, heads, rows), np.nan)
 
 
-def _weight(given: NDArray[Any], segment: int) -> NDArray[np.float64]:
+def _weight(weights: NDArray[Any], segment: int) -> NDArray[np.float64]:
     """Of one segment, ``[B or 1, H or 1, 1, 1]``."""
-    found = given[..., segment].astype(np.float64)
-    if found.ndim == 0:
-        return found.reshape(1, 1, 1, 1)
-    return found[:, None, None, None] if found.ndim == 1 else found[:, :, None, None]
+    weight = weights[..., segment].astype(np.float64)
+    if weight.ndim == 0:
+        return weight.reshape(1, 1, 1, 1)
+    return weight[:, None, None, None] if weight.ndim == 1 else weight[:, :, None, None]
 
 
 def _soften(
@@ -219,86 +219,94 @@ def _soften(
     empty = total == 0.0
     # 0 * NaN is NaN, but a key of weight 0 has no part: it was hidden from this row alone.
     if np.isfinite(values).all():
-        mixed = weights @ values
+        product = weights @ values
     else:
         parts = np.where(weights[..., None] == 0.0, 0.0, weights[..., None] * values[:, :, None])
-        mixed = parts.sum(-2)
-    out = np.where(empty, 0.0, mixed / np.where(empty, 1.0, total))
+        product = parts.sum(-2)
+    out = np.where(empty, 0.0, product / np.where(empty, 1.0, total))
     with np.errstate(divide="ignore"):
         lse = np.where(empty, -np.inf, top + np.log(total))[..., 0]
     return out, lse
 
 
-def frobenius(got: NDArray[Any], wanted: NDArray[np.float64]) -> float:
+def frobenius(got: NDArray[Any], expected: NDArray[np.float64]) -> float:
     """Relative error in the Frobenius norm; 0 where both are 0."""
-    size = float(np.linalg.norm(wanted))
-    off = float(np.linalg.norm(got.astype(np.float64) - wanted))
+    size = float(np.linalg.norm(expected))
+    off = float(np.linalg.norm(got.astype(np.float64) - expected))
     return off / size if size else off
 
 
-def allowed_error(peer: NDArray[Any], wanted: NDArray[np.float64]) -> float:
+def allowed_error(peer: NDArray[Any], expected: NDArray[np.float64]) -> float:
     """Largest absolute error that is allowed: twice a peer's of the same dtype, and 1e-5.
 
     The rule of FlashAttention's tests.
     """
-    return 2.0 * float(np.abs(peer.astype(np.float64) - wanted).max(initial=0.0)) + 1e-5
+    return 2.0 * float(np.abs(peer.astype(np.float64) - expected).max(initial=0.0)) + 1e-5
 
 
-def _cases() -> tuple[Case, ...]:
+def _cases() -> tuple[AttentionCase, ...]:
     some = (
-        Case("one segment", (100,)),
-        Case("one key", (1,), rows=1),
-        Case("three segments", (70, 3, 64)),
-        Case("eight segments", (5, 1, 64, 0, 77, 130, 2, 9)),
-        Case("absent in the middle", (64, 0, 33)),
-        Case("absent at both ends", (0, 40, 0), rows=5),
-        Case("all absent", (0, 0)),
-        Case("one query", (300, 20), rows=1),
-        Case("a few queries", (65, 20), rows=3),
-        Case("as many queries as a few lanes", (65, 20), rows=6),
-        Case("many queries", (130, 61), rows=75),
-        Case("batches", (40, 25), batch=3, rows=9),
-        Case("shared by all batches", (40, 25), batch=3, shared=(1,)),
-        Case("heads in groups", (50, 31), kv_heads=2),
-        Case("one head for all", (50, 31), kv_heads=1, rows=1),
-        Case("heads first", (50, 31), layout="bhsd"),
-        Case("packed", (50, 31), layout="packed", batch=2),
-        Case("narrow", (50, 31), dim=32),
-        Case("wide", (50, 31), dim=128),
-        Case("96 elements", (50, 31), dim=96),
-        Case("72 elements", (50, 31), dim=72),
-        Case("80 elements", (50, 31), dim=80, rows=1),
-        Case("an odd width", (50, 31), dim=13, dim_v=21),
-        Case("values narrower than keys", (50, 31), dim=64, dim_v=40),
-        Case("half valid", (100, 61), valid=(0.5, 0.5), batch=2),
-        Case("a sensor without a valid key", (100, 61), valid=(0.0, None)),
-        Case("no valid key", (100, 61), valid=(0.0, 0.0), rows=2),
-        Case("counted", (100, 61), counted=(0.7, None), batch=2),
-        Case("counted to nothing", (100, 61), counted=(0.0, 0.5), rows=1),
-        Case("counted and valid", (100, 61), counted=(0.7, 0.9), valid=(0.5, None), batch=3),
-        Case("bias by key", (60, 40), bias="", rows=20),
-        Case("bias by batch", (60, 40), bias="b", batch=2),
-        Case("bias by head", (60, 40), bias="h", kv_heads=2),
-        Case("bias by row", (60, 40), bias="q", rows=20),
-        Case("bias by row, in groups", (60, 40), bias="q", kv_heads=4, rows=3),
-        Case("bias by all", (60, 40), bias="bhq", batch=2, rows=5),
-        Case("gated", (60, 40, 5), gates=""),
-        Case("gated by batch", (60, 40, 5), gates="b", batch=2, kv_heads=2),
-        Case("gated by head", (60, 40, 5), gates="bh", batch=2, kv_heads=2),
-        Case("independent", (60, 40), mode="independent", gamma="", rows=20),
-        Case("independent by head", (60, 0, 9), mode="independent", gamma="bh", kv_heads=2),
-        Case("independent, some hidden", (60, 40), mode="independent", valid=(0.0, 0.5), rows=2),
-        Case("a large scale", (200, 31), scale=1.0),
-        Case("long", (1500, 700), rows=4, heads=2),
-        Case("long, half valid", (1500, 700), rows=20, heads=2, valid=(0.5, 0.5)),
+        AttentionCase("one segment", (100,)),
+        AttentionCase("one key", (1,), rows=1),
+        AttentionCase("three segments", (70, 3, 64)),
+        AttentionCase("eight segments", (5, 1, 64, 0, 77, 130, 2, 9)),
+        AttentionCase("absent in the middle", (64, 0, 33)),
+        AttentionCase("absent at both ends", (0, 40, 0), rows=5),
+        AttentionCase("all absent", (0, 0)),
+        AttentionCase("one query", (300, 20), rows=1),
+        AttentionCase("a few queries", (65, 20), rows=3),
+        AttentionCase("as many queries as a few lanes", (65, 20), rows=6),
+        AttentionCase("many queries", (130, 61), rows=75),
+        AttentionCase("batches", (40, 25), batch=3, rows=9),
+        AttentionCase("shared by all batches", (40, 25), batch=3, shared=(1,)),
+        AttentionCase("heads in groups", (50, 31), kv_heads=2),
+        AttentionCase("one head for all", (50, 31), kv_heads=1, rows=1),
+        AttentionCase("heads first", (50, 31), layout="bhsd"),
+        AttentionCase("packed", (50, 31), layout="packed", batch=2),
+        AttentionCase("narrow", (50, 31), dim=32),
+        AttentionCase("wide", (50, 31), dim=128),
+        AttentionCase("96 elements", (50, 31), dim=96),
+        AttentionCase("72 elements", (50, 31), dim=72),
+        AttentionCase("80 elements", (50, 31), dim=80, rows=1),
+        AttentionCase("an odd width", (50, 31), dim=13, dim_v=21),
+        AttentionCase("values narrower than keys", (50, 31), dim=64, dim_v=40),
+        AttentionCase("half valid", (100, 61), valid=(0.5, 0.5), batch=2),
+        AttentionCase("a sensor without a valid key", (100, 61), valid=(0.0, None)),
+        AttentionCase("no valid key", (100, 61), valid=(0.0, 0.0), rows=2),
+        AttentionCase("counted", (100, 61), counted=(0.7, None), batch=2),
+        AttentionCase("counted to nothing", (100, 61), counted=(0.0, 0.5), rows=1),
+        AttentionCase(
+            "counted and valid", (100, 61), counted=(0.7, 0.9), valid=(0.5, None), batch=3
+        ),
+        AttentionCase("bias by key", (60, 40), bias="", rows=20),
+        AttentionCase("bias by batch", (60, 40), bias="b", batch=2),
+        AttentionCase("bias by head", (60, 40), bias="h", kv_heads=2),
+        AttentionCase("bias by row", (60, 40), bias="q", rows=20),
+        AttentionCase("bias by row, in groups", (60, 40), bias="q", kv_heads=4, rows=3),
+        AttentionCase("bias by all", (60, 40), bias="bhq", batch=2, rows=5),
+        AttentionCase("gated", (60, 40, 5), gates=""),
+        AttentionCase("gated by batch", (60, 40, 5), gates="b", batch=2, kv_heads=2),
+        AttentionCase("gated by head", (60, 40, 5), gates="bh", batch=2, kv_heads=2),
+        AttentionCase("independent", (60, 40), mode="independent", gamma="", rows=20),
+        AttentionCase(
+            "independent by head", (60, 0, 9), mode="independent", gamma="bh", kv_heads=2
+        ),
+        AttentionCase(
+            "independent, some hidden", (60, 40), mode="independent", valid=(0.0, 0.5), rows=2
+        ),
+        AttentionCase("a large scale", (200, 31), scale=1.0),
+        AttentionCase("long", (1500, 700), rows=4, heads=2),
+        AttentionCase("long, half valid", (1500, 700), rows=20, heads=2, valid=(0.5, 0.5)),
         # Shapes of the benchmark of GPU kernels, and a quarter of them for what runs on a CPU.
-        Case("A action", (1024, 64, 77), rows=16, heads=16),
-        Case("B detection", (4224, 4096), rows=900, heads=8, dim=32),
-        Case("C pool", (4096, 2048, 1500, 529), rows=1, heads=16, dim=128),
-        Case("D joint", (577, 1500, 77), rows=512, heads=12, batch=4, counted=(None, 0.5, 0.25)),
+        AttentionCase("A action", (1024, 64, 77), rows=16, heads=16),
+        AttentionCase("B detection", (4224, 4096), rows=900, heads=8, dim=32),
+        AttentionCase("C pool", (4096, 2048, 1500, 529), rows=1, heads=16, dim=128),
+        AttentionCase(
+            "D joint", (577, 1500, 77), rows=512, heads=12, batch=4, counted=(None, 0.5, 0.25)
+        ),
     )
     # Every feature at once, with the widths that kernels are specialised for.
-    full = Case(
+    full = AttentionCase(
         "everything",
         (70, 0, 45, 130),
         batch=2,

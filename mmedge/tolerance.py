@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-__all__ = ["FLOOR", "Compared", "Comparison", "Difference", "difference"]
+__all__ = ["FLOOR", "Difference", "OutputComparison", "SampleErrors", "difference"]
 
 #: A share of the tensor's scale that every channel is granted: float32's rounding (2**-24), 16
 #: times. A small channel that is the difference of large numbers has that much noise. Rows are
@@ -94,13 +94,13 @@ def difference(got: Array, golden: Array, tolerance: Tolerance) -> Difference:
     Integers and booleans must be equal. Another shape or dtype, or NaN or Inf where the golden
     value has another, is infinitely far.
     """
-    compared = Comparison(tolerance)
-    compared.add(got, golden)
-    return compared.result()
+    comparison = OutputComparison(tolerance)
+    comparison.add(got, golden)
+    return comparison.result()
 
 
-class Compared(NamedTuple):
-    """One sample of a :class:`Comparison`.
+class SampleErrors(NamedTuple):
+    """One sample of a :class:`OutputComparison`.
 
     Attributes:
         max_rel: largest difference as a share of its scale, channels left out.
@@ -111,7 +111,7 @@ class Compared(NamedTuple):
     errors: Mapping[int, Floats]
 
 
-class Comparison:
+class OutputComparison:
     """One output held against its reference over any number of samples.
 
     The scale of a channel is that of all samples together: that a channel is small is no accident
@@ -130,21 +130,21 @@ class Comparison:
         self._channels: dict[int, _Slices] = {}
         self._rank: int | None = None
 
-    def add(self, got: Array, golden: Array) -> Compared:
+    def add(self, got: Array, golden: Array) -> SampleErrors:
         """Compare one sample; what is returned is for :meth:`relative`."""
-        found = self._fault(got, golden)
-        compared = Compared(0.0 if found is None else found.max_rel, {})
-        if found is None:
-            found, errors = self._floats(got, golden)
-            compared = Compared(found.max_rel, errors)
+        worst = self._fault(got, golden)
+        sample_errors = SampleErrors(0.0 if worst is None else worst.max_rel, {})
+        if worst is None:
+            worst, errors = self._floats(got, golden)
+            sample_errors = SampleErrors(worst.max_rel, errors)
             rtol, atol = self._least
-            if np.isfinite(found.max_rel):
-                self._least = max(rtol, found.max_rel), atol
+            if np.isfinite(worst.max_rel):
+                self._least = max(rtol, worst.max_rel), atol
             else:
-                self._least = rtol, max(atol, found.max_abs)
-        self._worst = _worse(self._worst, found)
-        self._max_abs = max(self._max_abs, found.max_abs)
-        return compared
+                self._least = rtol, max(atol, worst.max_abs)
+        self._worst = _worse(self._worst, worst)
+        self._max_abs = max(self._max_abs, worst.max_abs)
+        return sample_errors
 
     def result(self) -> Difference:
         """The worst of all that was added."""
@@ -158,12 +158,12 @@ class Comparison:
             self._max_abs, worst.max_rel, worst.limit_used, worst.scale, worst.where, worst.reason
         )
 
-    def relative(self, compared: Compared) -> float:
+    def relative(self, sample_errors: SampleErrors) -> float:
         """Largest difference of one sample as a share of its scale, by the scales of all."""
-        largest = compared.max_rel
+        largest = sample_errors.max_rel
         for axis, slices in self._axes():
-            if axis in compared.errors:
-                shares = _over(compared.errors[axis], slices.scales())
+            if axis in sample_errors.errors:
+                shares = _over(sample_errors.errors[axis], slices.scales())
                 largest = max(largest, float(shares.max()))
         return largest
 
@@ -183,8 +183,8 @@ class Comparison:
             raise AccuracyError(worst.reason)
         rtol, atol = self._least
         for _axis, slices in self._axes():
-            allowed = np.maximum(rtol * slices.scales(), min(FLOOR, rtol) * self._size)
-            atol = max(atol, float(np.max(slices.errors - allowed)))
+            limits = np.maximum(rtol * slices.scales(), min(FLOOR, rtol) * self._size)
+            atol = max(atol, float(np.max(slices.errors - limits)))
         return Tolerance(rtol, atol)
 
     def _axes(self) -> list[tuple[int, _Slices]]:
@@ -237,7 +237,7 @@ class Comparison:
             errors = np.maximum(errors - np.nan_to_num(apart.astype(np.float64), posinf=32.0), 0.0)
         sizes = np.abs(b)
         fill = _fills(sizes, got == golden)
-        found = Difference(0.0, 0.0, 0.0)
+        worst = Difference(0.0, 0.0, 0.0)
         if fill is not None:
             at = errors[fill]
             if at.any():
@@ -245,7 +245,7 @@ class Comparison:
                 shares = at / scale
                 limits = self._tolerance.atol + self._tolerance.rtol * scale
                 place = int(np.argmax(_over(at, limits)))
-                found = Difference(
+                worst = Difference(
                     float(at.max()), float(shares.max()), float(_over(at, limits)[place]),
                     float(scale[place]), "its fill values",
                 )  # fmt: skip
@@ -254,8 +254,8 @@ class Comparison:
         size, far = float(sizes.max()), float(errors.max())
         self._size = max(self._size, size)
         limit = self._tolerance.atol + self._tolerance.rtol * size
-        found = _worse(
-            found,
+        worst = _worse(
+            worst,
             Difference(far, _share(far, size), _share(far, limit), size),
         )
         if self._rank not in (None, golden.ndim):
@@ -266,11 +266,11 @@ class Comparison:
             slices = _Slices.of(axis, errors, sizes, b)
             channels[axis] = slices.errors
             old = self._channels.get(axis)
-            self._channels[axis] = slices if old is None else old.merged(slices)
+            self._channels[axis] = slices if old is None else old.merge(slices)
         if golden.ndim > 1 and golden.shape[0] > 1 and far > 0.0:
             rows = _Slices.of(0, errors, sizes, b)
-            found = _worse(found, self._slices(rows, rows.errors, "row", size=0.0))
-        return found, channels
+            worst = _worse(worst, self._slices(rows, rows.errors, "row", size=0.0))
+        return worst, channels
 
     def _slices(
         self, slices: _Slices, errors: Floats, what: str, *, size: float | None = None
@@ -281,13 +281,13 @@ class Comparison:
         scales = slices.scales()
         least = min(FLOOR, self._tolerance.rtol) * (self._size if size is None else size)
         limits = self._tolerance.atol + np.maximum(self._tolerance.rtol * scales, least)
-        used = _over(errors, limits)
-        place = int(np.argmax(used))
+        shares = _over(errors, limits)
+        place = int(np.argmax(shares))
         where = f"{what} {place}" if scales[place] < slices.sizes.max() else ""
         return Difference(
             float(errors.max()),
             float(_over(errors, scales).max()),
-            float(used[place]),
+            float(shares[place]),
             float(scales[place]),
             where,
         )
@@ -296,18 +296,18 @@ class Comparison:
 class _Slices:
     """Of every slice along one axis: largest error, largest size, smallest value, and some sizes.
 
-    ``seen`` holds up to :data:`EVIDENCE` sizes of each slice, no two alike and none 0, and NaN
+    ``distinct`` holds up to :data:`EVIDENCE` sizes of each slice, no two alike and none 0, and NaN
     where there are fewer: rows that are repeated to another batch size say nothing new. ``fixed``
     is False once samples had other numbers of slices: those are no channels.
     """
 
-    __slots__ = ("errors", "fixed", "least", "seen", "sizes")
+    __slots__ = ("distinct", "errors", "fixed", "least", "sizes")
 
     def __init__(
-        self, errors: Floats, sizes: Floats, least: Floats, seen: Floats, *, fixed: bool = True
+        self, errors: Floats, sizes: Floats, least: Floats, distinct: Floats, *, fixed: bool = True
     ) -> None:
         self.errors, self.sizes, self.least = errors, sizes, least
-        self.seen, self.fixed = seen, fixed
+        self.distinct, self.fixed = distinct, fixed
 
     @classmethod
     def of(cls, axis: int, errors: Floats, sizes: Floats, values: Floats) -> _Slices:
@@ -316,22 +316,22 @@ class _Slices:
         if largest.min() * APART <= largest.max():
             flat = np.moveaxis(sizes, axis, 0).reshape(len(largest), -1)
             places = np.linspace(0, flat.shape[1] - 1, min(flat.shape[1], 2 * EVIDENCE))
-            seen = _distinct(flat[:, places.astype(int)])
+            distinct = _distinct(flat[:, places.astype(int)])
         else:
-            seen = np.full((len(largest), EVIDENCE), np.nan)
-        return cls(errors.max(others), largest, values.min(others), seen)
+            distinct = np.full((len(largest), EVIDENCE), np.nan)
+        return cls(errors.max(others), largest, values.min(others), distinct)
 
-    def merged(self, other: _Slices) -> _Slices:
+    def merge(self, other: _Slices) -> _Slices:
         if not self.fixed or self.sizes.shape != other.sizes.shape:
-            return _Slices(other.errors, other.sizes, other.least, other.seen, fixed=False)
-        seen = self.seen
-        if np.isnan(seen[:, -1]).any() and not np.isnan(other.seen[:, 0]).all():
-            seen = _distinct(np.concatenate((seen, other.seen), 1))
+            return _Slices(other.errors, other.sizes, other.least, other.distinct, fixed=False)
+        distinct = self.distinct
+        if np.isnan(distinct[:, -1]).any() and not np.isnan(other.distinct[:, 0]).all():
+            distinct = _distinct(np.concatenate((distinct, other.distinct), 1))
         return _Slices(
             np.maximum(self.errors, other.errors),
             np.maximum(self.sizes, other.sizes),
             np.minimum(self.least, other.least),
-            seen,
+            distinct,
         )
 
     def scales(self) -> Floats:
@@ -346,25 +346,25 @@ class _Slices:
         sizes = self.sizes
         largest = float(sizes.max())
         order = np.argsort(-sizes, kind="stable")
-        ranked = sizes[order]
-        known = int(np.count_nonzero(ranked > FLOOR * largest))
-        if known < 2 or ranked[known - 1] * APART > largest:
+        sorted_sizes = sizes[order]
+        count = int(np.count_nonzero(sorted_sizes > FLOOR * largest))
+        if count < 2 or sorted_sizes[count - 1] * APART > largest:
             return np.full(sizes.shape, largest)
-        below = np.cumsum(np.count_nonzero(self.seen[order][:known] > 0, 1)[::-1])[::-1]
+        below = np.cumsum(np.count_nonzero(self.distinct[order][:count] > 0, 1)[::-1])[::-1]
         share = (self.least >= 0.0) & (sizes <= 1.0)
-        shares = np.cumprod(share[order][:known][::-1])[::-1]  # all from here on
-        scales = np.empty_like(ranked)
-        scale, shared = largest, bool(shares[0])
-        for place in range(known):
+        shares = np.cumprod(share[order][:count][::-1])[::-1]  # all from here on
+        scales = np.empty_like(sorted_sizes)
+        scale, all_shares = largest, bool(shares[0])
+        for place in range(count):
             if (
                 place
-                and ranked[place] * APART <= ranked[place - 1]
+                and sorted_sizes[place] * APART <= sorted_sizes[place - 1]
                 and below[place] >= EVIDENCE
-                and not shared
+                and not all_shares
             ):
-                scale, shared = float(ranked[place]), bool(shares[place])
+                scale, all_shares = float(sorted_sizes[place]), bool(shares[place])
             scales[place] = scale
-        scales[known:] = scale
+        scales[count:] = scale
         result = np.empty_like(scales)
         result[order] = scales
         return result
@@ -372,14 +372,14 @@ class _Slices:
 
 def _distinct(sizes: Floats) -> Floats:
     """Up to :data:`EVIDENCE` sizes of each slice that differ and are not 0, then NaN."""
-    ordered = np.sort(sizes, 1)
-    ordered[:, 1:][ordered[:, 1:] == ordered[:, :-1]] = np.nan
-    ordered[ordered == 0.0] = np.nan
-    ordered.sort(1)
-    seen = np.full((len(sizes), EVIDENCE), np.nan)
-    count = min(EVIDENCE, ordered.shape[1])
-    seen[:, :count] = ordered[:, :count]
-    return seen
+    sorted_sizes = np.sort(sizes, 1)
+    sorted_sizes[:, 1:][sorted_sizes[:, 1:] == sorted_sizes[:, :-1]] = np.nan
+    sorted_sizes[sorted_sizes == 0.0] = np.nan
+    sorted_sizes.sort(1)
+    distinct = np.full((len(sizes), EVIDENCE), np.nan)
+    count = min(EVIDENCE, sorted_sizes.shape[1])
+    distinct[:, :count] = sorted_sizes[:, :count]
+    return distinct
 
 
 def _channel_axes(rank: int) -> tuple[int, ...]:

@@ -12,7 +12,15 @@ import numpy as np
 import torch
 from segattn_call import Call
 
-from mmedge.testing import CASES, FROBENIUS, Case, Inputs, allowed_error, frobenius, make_inputs
+from mmedge.testing import (
+    CASES,
+    FROBENIUS,
+    AttentionCase,
+    Inputs,
+    allowed_error,
+    frobenius,
+    make_inputs,
+)
 
 Run = Callable[..., Call]
 
@@ -70,7 +78,7 @@ def peer(call: Call) -> np.ndarray:
     return mixed.float().numpy().transpose(0, 2, 1, 3)
 
 
-def check_case(run: Run, case: Case, dtype: str) -> None:
+def check_case(run: Run, case: AttentionCase, dtype: str) -> None:
     call = run(make_inputs(case), dtype)
     wanted, lse = call.expected()
     got = call.output()
@@ -82,7 +90,7 @@ def check_case(run: Run, case: Case, dtype: str) -> None:
             assert np.abs(got - wanted).max() <= allowed_error(peer(call), wanted)
 
 
-def check_splits(run: Run, case: Case, dtype: str) -> None:
+def check_splits(run: Run, case: AttentionCase, dtype: str) -> None:
     inputs = make_inputs(case)
     whole = run(inputs, dtype, num_splits=1).output()
     for splits in (2, 5, 12, 0):
@@ -97,7 +105,7 @@ def check_splits(run: Run, case: Case, dtype: str) -> None:
 
 def check_rising_scores(run: Run, rows: int, largest: float, dtype: str) -> None:
     """Keys grow from tile to tile, and with them what weights are relative to."""
-    inputs = make_inputs(Case("", (64 * 7, 64 * 3 + 5), rows=rows, heads=2))
+    inputs = make_inputs(AttentionCase("", (64 * 7, 64 * 3 + 5), rows=rows, heads=2))
     sizes = np.linspace(0.01, largest, sum(k.shape[1] for k in inputs.k))[None, :, None, None]
     parts = np.split(sizes, [inputs.k[0].shape[1]], axis=1)
     grown = tuple((k * size).astype(k.dtype) for k, size in zip(inputs.k, parts, strict=True))
@@ -108,7 +116,7 @@ def check_rising_scores(run: Run, rows: int, largest: float, dtype: str) -> None
         assert same_lse(call.log_sum_exp(), lse)
 
 
-def check_int8(run: Run, case: Case, dtype: str, int8: tuple[int, ...]) -> None:
+def check_int8(run: Run, case: AttentionCase, dtype: str, int8: tuple[int, ...]) -> None:
     inputs = make_inputs(case)
     call = run(inputs, dtype, int8=int8)
     # Against what the integers stand for, and against what they were made from.

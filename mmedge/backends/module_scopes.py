@@ -16,7 +16,16 @@ from mmedge.bundle.protobuf import fields
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-__all__ = ["FUSED", "FUSING", "NETWORK", "SCOPES", "Node", "innermost", "read_nodes", "working"]
+__all__ = [
+    "FUSED",
+    "FUSING",
+    "NETWORK",
+    "SCOPES",
+    "ScopedNode",
+    "innermost",
+    "read_nodes",
+    "working",
+]
 
 #: Key of the node metadata in which torch's exporter writes the names of the modules around a node,
 #: outermost first, as a Python list whose last element is the operator.
@@ -33,7 +42,7 @@ FUSING = frozenset({"Conv", "ConvTranspose", "Gelu", "Gemm", "LayerNormalization
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
+class ScopedNode:
     """A node of a graph; ``module`` is None where its metadata tells none."""
 
     name: str
@@ -43,14 +52,14 @@ class Node:
     module: str | None
 
 
-def read_nodes(model: memoryview) -> Iterator[Node]:
+def read_nodes(model: memoryview) -> Iterator[ScopedNode]:
     """All nodes of a serialised ModelProto, those of subgraphs too (fields from onnx.proto)."""
     for number, part in fields(model):
         if number == 7:  # ModelProto.graph
             yield from _graph_nodes(part)
 
 
-def _graph_nodes(graph: memoryview) -> Iterator[Node]:
+def _graph_nodes(graph: memoryview) -> Iterator[ScopedNode]:
     for number, part in fields(graph):
         if number != 1:  # GraphProto.node
             continue
@@ -71,7 +80,7 @@ def _graph_nodes(graph: memoryview) -> Iterator[Node]:
         # A batch norm that export folded into the convolution before it left its own name there.
         if op in {"Conv", "ConvTranspose"} and module and weight.endswith(".weight"):
             module = weight.removesuffix(".weight")
-        yield Node(name, op, tuple(texts[1]), tuple(texts[2]), module)
+        yield ScopedNode(name, op, tuple(texts[1]), tuple(texts[2]), module)
         for subgraph in subgraphs:
             yield from _graph_nodes(subgraph)
 
@@ -87,7 +96,7 @@ def innermost(scopes: str) -> str | None:
     return str(names[-2]) or NETWORK
 
 
-def working(made_of: Sequence[Node]) -> Node | None:
+def working(made_of: Sequence[ScopedNode]) -> ScopedNode | None:
     """The node that gives a fused one its work, else the first of a module; None of none."""
     telling = [node for node in made_of if node.module is not None]
     return next((node for node in (*(n for n in telling if n.op in FUSING), *telling)), None)

@@ -157,8 +157,10 @@ def _libraries(names: tuple[str, ...]) -> dict[str, str]:
 def probe() -> Device:
     """Look at this machine. Cheap enough to call at every load (cached where it cannot change)."""
     packages = {name: backend(name) for name in BACKENDS}
-    own = dict.fromkeys(name for package in packages.values() for name in package.LIBRARIES)
-    libraries = _libraries((*LIBRARIES, *own))
+    backend_libraries = dict.fromkeys(
+        name for package in packages.values() for name in package.LIBRARIES
+    )
+    libraries = _libraries((*LIBRARIES, *backend_libraries))
     gpus = find_gpus()
     missing: dict[str, str] = {}
     for name, package in packages.items():

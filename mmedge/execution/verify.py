@@ -14,7 +14,7 @@ import numpy as np
 
 from mmedge.errors import AccuracyError, BundleError
 from mmedge.execution.plan import StagePlan
-from mmedge.tolerance import Comparison
+from mmedge.tolerance import OutputComparison
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -126,7 +126,7 @@ def verify(pipeline: Replayable, *, progress: Callable[[int], None] | None = Non
     if not samples:
         raise BundleError(f"{pipeline.bundle.path}: no golden samples; export the bundle again")
     variant = pipeline.variant
-    compared: dict[tuple[str, str], Comparison] = {}
+    compared: dict[tuple[str, str], OutputComparison] = {}
     runs = {stage.name: partial(pipeline.run_stage, stage.name) for stage in manifest.stages}
     plan = StagePlan(manifest.in_order(), runs)
 
@@ -135,7 +135,7 @@ def verify(pipeline: Replayable, *, progress: Callable[[int], None] | None = Non
             limit = variant.tolerance
             if stage != WHOLE:
                 limit = variant.tolerances.get(output, limit)
-            held = compared.setdefault((stage, output), Comparison(limit))
+            held = compared.setdefault((stage, output), OutputComparison(limit))
             held.add(value, golden[output])
 
     for done, sample in enumerate(samples, 1):

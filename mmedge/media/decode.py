@@ -72,11 +72,11 @@ def read_inputs(manifest: Manifest, assignments: Sequence[str]) -> dict[str, Arr
         path = Path(value)
         if not _is_file(value):
             raise InputError(f"--input {name}={value}: no such file: {path}")
-        found = reader(path, specs[target], modality)
-        if isinstance(found, str):
-            values[name] = found
+        content = reader(path, specs[target], modality)
+        if isinstance(content, str):
+            values[name] = content
         else:
-            values[target] = _with_batch(found, specs[target])
+            values[target] = _with_batch(content, specs[target])
     return values
 
 
@@ -131,21 +131,24 @@ def _read_image(path: Path, spec: TensorSpec, _modality: Modality) -> Array:
     height, width = (frame[0], frame[1]) if last else (frame[1], frame[2])
     try:
         with Image.open(path, formats=FORMATS) as image:
-            for what, size, found in (("high", height, image.height), ("wide", width, image.width)):
-                if isinstance(size, int) and size != found:
+            for what, size, pixels in (
+                ("high", height, image.height),
+                ("wide", width, image.width),
+            ):
+                if isinstance(size, int) and size != pixels:
                     raise InputError(
-                        f"{path}: the picture is {found} pixels {what}, input {spec} takes {size}; "
-                        "resize it as the network was trained"
+                        f"{path}: the picture is {pixels} pixels {what}, input {spec} takes "
+                        f"{size}; resize it as the network was trained"
                     )
             _check_picture(path, image, int(channels))
-            pixels = np.asarray(image.convert(CHANNELS[int(channels)]), np.uint8)
+            array = np.asarray(image.convert(CHANNELS[int(channels)]), np.uint8)
     except InputError:
         raise
     except Exception as error:  # what damaged bytes make of Pillow's parsing
         raise InputError(f"{path}: cannot be read as a picture: {error}") from error
-    if pixels.ndim == 2:
-        pixels = pixels[..., np.newaxis]
-    return pixels if last else np.ascontiguousarray(np.moveaxis(pixels, -1, 0))
+    if array.ndim == 2:
+        array = array[..., np.newaxis]
+    return array if last else np.ascontiguousarray(np.moveaxis(array, -1, 0))
 
 
 def _check_picture(path: Path, image: Image.Image, channels: int) -> None:
@@ -167,10 +170,11 @@ def _check_picture(path: Path, image: Image.Image, channels: int) -> None:
     clear = image.has_transparency_data and channels != 4
     if clear and image.convert("RGBA").getchannel("A").getextrema() != (255, 255):
         raise InputError(f"{path}: the picture is partly transparent; flatten it first")
-    turned = image.getexif().get(ORIENTATION, 1)
-    if turned != 1:
+    orientation = image.getexif().get(ORIENTATION, 1)
+    if orientation != 1:
         raise InputError(
-            f"{path}: the picture is stored turned (EXIF orientation {turned}); rotate its pixels"
+            f"{path}: the picture is stored turned (EXIF orientation {orientation}); rotate its "
+            "pixels"
         )
 
 
@@ -224,8 +228,8 @@ def _read_safetensors(path: Path, spec: TensorSpec, _modality: Modality) -> Arra
     if array is None:
         raise InputError(f"{path}: no tensor {spec.name!r}; it holds {', '.join(map(repr, names))}")
     _check_fits(path, array, spec)
-    found: Array = array
-    return found
+    tensor: Array = array
+    return tensor
 
 
 def _check_fits(path: Path, array: Array, spec: TensorSpec) -> None:

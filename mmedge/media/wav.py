@@ -87,8 +87,8 @@ def _blocks(path: Path, data: bytes) -> list[tuple[bytes, bytes]]:
     """Name and content of each block, each of format and data once."""
     if data[:4] != b"RIFF" or data[8:12] != b"WAVE":
         _refuse(path, f"it begins with {data[:4]!a} and not as a WAV file")
-    (stated,) = struct.unpack_from("<I", data, 4)
-    end = stated + 8
+    (riff_size,) = struct.unpack_from("<I", data, 4)
+    end = riff_size + 8
     # A block of odd size is followed by a byte that some programs leave out or do not count.
     if not len(data) - 1 <= end <= len(data) + 1:
         _wrong_length(path, end, len(data))
@@ -118,14 +118,14 @@ def _sub_format(path: Path, block: bytes) -> tuple[int, int]:
     return valid, kind
 
 
-def _wrong_length(path: Path, stated: int, size: int) -> NoReturn:
+def _wrong_length(path: Path, header_size: int, size: int) -> NoReturn:
     _refuse(
         path,
-        f"its header says {stated} bytes, but the file has {size}: samples are missing, or the "
-        "recorder was killed or wrote to a pipe. Copy it anew, or write it anew with its true "
+        f"its header says {header_size} bytes, but the file has {size}: samples are missing, or "
+        "the recorder was killed or wrote to a pipe. Copy it anew, or write it anew with its true "
         "length (ffmpeg -i)",
     )
 
 
-def _refuse(path: Path, found: str) -> NoReturn:
-    raise InputError(f"{path}: cannot be read as PCM WAV: {found}")
+def _refuse(path: Path, fault: str) -> NoReturn:
+    raise InputError(f"{path}: cannot be read as PCM WAV: {fault}")

@@ -25,7 +25,7 @@ __all__ = [
     "INDEPENDENT",
     "JOINT",
     "MAX_SEGMENTS",
-    "Library",
+    "NativeLibrary",
     "SegAttn",
     "Segment",
     "cpu_calls",
@@ -101,17 +101,17 @@ class SegAttn(ctypes.Structure):
     )
 
 
-class Library:
+class NativeLibrary:
     """The loaded library: its C functions with their types, and pools of threads."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.c = c = ctypes.CDLL(str(path))
         c.mmedge_abi_version.restype = ctypes.c_int
-        found = c.mmedge_abi_version()
-        if found != ABI_VERSION:
+        version = c.mmedge_abi_version()
+        if version != ABI_VERSION:
             raise BackendError(
-                f"{path}: expected version {ABI_VERSION} of the C API, found {found}; "
+                f"{path}: expected version {ABI_VERSION} of the C API, found {version}; "
                 "install mmedge again, so that library and package are of one version"
             )
         call, size = ctypes.POINTER(SegAttn), ctypes.POINTER(ctypes.c_size_t)
@@ -198,29 +198,29 @@ class Library:
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
+class _Lookup:
     """The library, or why there is none."""
 
-    library: Library | None
+    library: NativeLibrary | None
     why: str
 
 
 @cache
-def _find() -> _Found:
+def _find() -> _Lookup:
     source = files("mmedge") / NAME
     if not source.is_file():
-        return _Found(
+        return _Lookup(
             None,
             "this mmedge was installed without its native library; install it again with a C++17 "
             "compiler at hand",
         )
     with as_file(source) as path:
         try:
-            return _Found(Library(path), "")
+            return _Lookup(NativeLibrary(path), "")
         except OSError as error:
-            return _Found(None, f"{path} cannot be loaded: {error}")
+            return _Lookup(None, f"{path} cannot be loaded: {error}")
         except BackendError as error:
-            return _Found(None, str(error))
+            return _Lookup(None, str(error))
 
 
 def why_absent() -> str:
@@ -228,41 +228,41 @@ def why_absent() -> str:
     return _find().why
 
 
-def library() -> Library:
+def library() -> NativeLibrary:
     """The native library.
 
     Raises:
         BackendError: there is none; the message says why.
     """
-    found = _find()
-    if found.library is None:
-        raise BackendError(found.why)
-    return found.library
+    lookup = _find()
+    if lookup.library is None:
+        raise BackendError(lookup.why)
+    return lookup.library
 
 
 def ort_kernels() -> tuple[Path | None, str]:
     """The library where it has operators for ONNX Runtime on the CPU; else None and the reason."""
-    found = _find()
-    if found.library is None:
-        return None, found.why
-    if not found.library.has_ort:
+    lookup = _find()
+    if lookup.library is None:
+        return None, lookup.why
+    if not lookup.library.has_ort:
         return None, "the native library was built without operators for ONNX Runtime"
-    return found.library.path, ""
+    return lookup.library.path, ""
 
 
 def cpu_isa() -> str:
     """Instruction set that the CPU kernel uses: avx512, avx2, neon or portable."""
-    found: bytes = library().c.mmedge_cpu_isa()
-    return found.decode()
+    isa: bytes = library().c.mmedge_cpu_isa()
+    return isa.decode()
 
 
 def cuda_archs() -> tuple[str, ...]:
     """Compute capabilities that the library has kernels for, such as ``87``; empty without CUDA."""
-    found = _find().library
-    if found is None:
+    native_library = _find().library
+    if native_library is None:
         return ()
-    listed: bytes = found.c.mmedge_cuda_architectures()
-    return tuple(listed.decode().split(",")) if listed else ()
+    architectures: bytes = native_library.c.mmedge_cuda_architectures()
+    return tuple(architectures.decode().split(",")) if architectures else ()
 
 
 def use_isa(name: str | None) -> None:
@@ -277,5 +277,5 @@ def use_isa(name: str | None) -> None:
 
 def cpu_calls() -> int:
     """How often the CPU kernel has computed in this process, by whomever it was called."""
-    found: int = library().c.mmedge_segattn_cpu_calls()
-    return found
+    count: int = library().c.mmedge_segattn_cpu_calls()
+    return count

@@ -13,7 +13,7 @@ from mmedge.native.capi import BF16, F16, F32, I8, INDEPENDENT, JOINT, MAX_SEGME
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Mode", "View", "describe", "lse_shape", "out_shape", "write_to"]
+__all__ = ["ArrayView", "Mode", "describe", "lse_shape", "out_shape", "write_to"]
 
 Mode = Literal["joint", "independent"]
 
@@ -21,7 +21,7 @@ DTYPES = {"float32": F32, "float16": F16, "bfloat16": BF16, "int8": I8}
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class ArrayView:
     """An array: its address, its sizes, its steps in elements and its dtype's name."""
 
     address: int
@@ -34,15 +34,15 @@ class View:
 
 
 def describe(
-    q: View,
-    k: Sequence[View],
-    v: Sequence[View],
+    q: ArrayView,
+    k: Sequence[ArrayView],
+    v: Sequence[ArrayView],
     *,
-    lens: Sequence[View | None] | None = None,
-    key_valid: Sequence[View | None] | None = None,
-    bias: Sequence[View | None] | None = None,
-    seg_bias: View | None = None,
-    gamma: View | None = None,
+    lens: Sequence[ArrayView | None] | None = None,
+    key_valid: Sequence[ArrayView | None] | None = None,
+    bias: Sequence[ArrayView | None] | None = None,
+    seg_bias: ArrayView | None = None,
+    gamma: ArrayView | None = None,
     mode: Mode = "joint",
     scale: float | None = None,
     num_splits: int = 0,
@@ -118,12 +118,12 @@ def describe(
             _fit(f"key_valid[{s}]", valid, (batch, length), (0,))
             segment.key_valid = valid.address
             segment.key_valid_stride = _steps(valid, (0,))[0]
-        if bias is not None and (added := bias[s]) is not None:
-            _expect(f"bias[{s}]", added, 4, ("float32", q.dtype))
-            _fit(f"bias[{s}]", added, (batch, heads, rows, length), (0, 1, 2))
-            segment.bias = added.address
-            segment.bias_dtype = DTYPES[added.dtype]
-            segment.bias_stride = _steps(added, (0, 1, 2))
+        if bias is not None and (segment_bias := bias[s]) is not None:
+            _expect(f"bias[{s}]", segment_bias, 4, ("float32", q.dtype))
+            _fit(f"bias[{s}]", segment_bias, (batch, heads, rows, length), (0, 1, 2))
+            segment.bias = segment_bias.address
+            segment.bias_dtype = DTYPES[segment_bias.dtype]
+            segment.bias_stride = _steps(segment_bias, (0, 1, 2))
     return call
 
 
@@ -137,14 +137,14 @@ def lse_shape(call: SegAttn) -> tuple[int, int, int]:
     return call.batch, call.heads, call.rows
 
 
-def write_to(call: SegAttn, out: View, lse: View | None) -> None:
+def write_to(call: SegAttn, out: ArrayView, lse: ArrayView | None) -> None:
     """Have outputs written to ``out``, of q's dtype, and the log-sum-exp to ``lse``, contiguous."""
     call.out = out.address
     call.out_stride = _steps(out, (0, 1, 2))
     call.lse = None if lse is None else lse.address
 
 
-def _expect(name: str, view: View, rank: int, dtypes: tuple[str, ...]) -> None:
+def _expect(name: str, view: ArrayView, rank: int, dtypes: tuple[str, ...]) -> None:
     if view.dtype not in dtypes or len(view.shape) != rank:
         kinds = " or ".join(dict.fromkeys(dtypes))
         raise InputError(f"{name}: expected {kinds} of rank {rank}, got {view}")
@@ -155,29 +155,32 @@ def _expect(name: str, view: View, rank: int, dtypes: tuple[str, ...]) -> None:
         )
 
 
-def _steps(view: View, axes: tuple[int, ...]) -> ctypes.Array[ctypes.c_int64]:
+def _steps(view: ArrayView, axes: tuple[int, ...]) -> ctypes.Array[ctypes.c_int64]:
     """Along ``axes``; 0 along an axis of one, which repeats."""
     steps = [0 if view.shape[axis] == 1 else view.strides[axis] for axis in axes]
     return (ctypes.c_int64 * len(steps))(*steps)
 
 
-def _fit(name: str, view: View, shape: tuple[int, ...], repeated: tuple[int, ...]) -> None:
-    for axis, (found, wanted) in enumerate(zip(view.shape, shape, strict=True)):
-        if found != wanted and not (found == 1 and axis in repeated):
-            or_one = " or 1" if axis in repeated else ""
+def _fit(
+    name: str, view: ArrayView, shape: tuple[int, ...], broadcast_axes: tuple[int, ...]
+) -> None:
+    for axis, (size, expected) in enumerate(zip(view.shape, shape, strict=True)):
+        if size != expected and not (size == 1 and axis in broadcast_axes):
+            or_one = " or 1" if axis in broadcast_axes else ""
             raise InputError(
-                f"{name}: axis {axis} must have size {wanted}{or_one}, got shape {list(view.shape)}"
+                f"{name}: axis {axis} must have size {expected}{or_one}, got shape "
+                f"{list(view.shape)}"
             )
 
 
-def _weights(name: str, view: View, shape: tuple[int, int, int]) -> View:
+def _weights(name: str, view: ArrayView, shape: tuple[int, int, int]) -> ArrayView:
     """``[M]``, ``[B, M]`` or ``[B, H, M]`` with three axes."""
     rank = len(view.shape)
     if view.dtype != "float32" or not 1 <= rank <= 3:
         raise InputError(f"{name}: expected float32 [M], [B, M] or [B, H, M], got {view}")
     _expect(name, view, rank, ("float32",))
     at = {1: (None, None, 0), 2: (0, None, 1), 3: (0, 1, 2)}[rank]
-    wide = View(
+    wide = ArrayView(
         view.address,
         tuple(1 if axis is None else view.shape[axis] for axis in at),
         tuple(0 if axis is None else view.strides[axis] for axis in at),

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from importlib.resources import files
 
-__all__ = ["Choice", "Measured", "choose", "measured"]
+__all__ = ["KernelChoice", "Measurement", "choose", "measurements"]
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class Measurement:
     """One measurement: ``speedup`` is the standard operators' time over the kernel's.
 
     ``framework`` is whose standard operators they were, ``onnxruntime`` or ``torch``. ``device`` is
@@ -35,7 +35,7 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class KernelChoice:
     """Whether to use the kernel, and why."""
 
     kernel: bool
@@ -43,10 +43,10 @@ class Choice:
 
 
 @cache
-def measured() -> tuple[Measured, ...]:
+def measurements() -> tuple[Measurement, ...]:
     """All measurements, as this version was shipped with."""
     text = (files("mmedge.native") / "dispatch.json").read_text(encoding="utf-8")
-    return tuple(Measured(**row) for row in json.loads(text)["rows"])
+    return tuple(Measurement(**row) for row in json.loads(text)["rows"])
 
 
 @lru_cache(maxsize=1024)  # operators ask in every call
@@ -58,27 +58,33 @@ def choose(
     rows: int | None = None,
     keys: int | None = None,
     dim: int | None = None,
-) -> Choice:
+) -> KernelChoice:
     """The kernel where it was measured to be no slower, at the nearest shape that was measured.
 
     Args:
-        framework: as :class:`Measured` has it.
+        framework: as :class:`Measurement` has it.
         device: the same.
         dtype: of queries, keys and values.
         rows: queries; None: not known, and the least favourable of those measured counts.
         keys: the same.
         dim: the same.
     """
-    wanted = framework, device, dtype
-    found = [row for row in measured() if (row.framework, row.device, row.dtype) == wanted]
-    if not found:
-        return Choice(kernel=False, reason=f"not measured on {device} with {dtype}")
+    key = framework, device, dtype
+    candidates = [row for row in measurements() if (row.framework, row.device, row.dtype) == key]
+    if not candidates:
+        return KernelChoice(kernel=False, reason=f"not measured on {device} with {dtype}")
     for name, value in (("dim", dim), ("rows", rows), ("keys", keys)):
         if value is not None:
-            distances = [abs(math.log(max(value, 1) / max(getattr(row, name), 1))) for row in found]
+            distances = [
+                abs(math.log(max(value, 1) / max(getattr(row, name), 1))) for row in candidates
+            ]
             nearest = min(distances)
-            found = [row for row, far in zip(found, distances, strict=True) if far == nearest]
-    worst = min(found, key=lambda row: row.speedup)
+            candidates = [
+                row for row, far in zip(candidates, distances, strict=True) if far == nearest
+            ]
+    worst = min(candidates, key=lambda row: row.speedup)
     times = f"{worst.speedup:.2f} times as fast as standard operators"
     where = f"{worst.rows} x {worst.keys}, heads of {worst.dim}"
-    return Choice(kernel=worst.speedup >= 1.0, reason=f"measured on {device}: {times} at {where}")
+    return KernelChoice(
+        kernel=worst.speedup >= 1.0, reason=f"measured on {device}: {times} at {where}"
+    )

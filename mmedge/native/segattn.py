@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmedge.errors import InputError
-from mmedge.native.capi import Library, SegAttn, library
-from mmedge.native.describe import Mode, View, describe, lse_shape, out_shape, write_to
+from mmedge.native.capi import NativeLibrary, SegAttn, library
+from mmedge.native.describe import ArrayView, Mode, describe, lse_shape, out_shape, write_to
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,11 +23,11 @@ __all__ = ["Prepared", "prepare", "segmented_attention"]
 class Prepared:
     """Made by :func:`prepare`: :meth:`run` writes ``out`` and ``lse``."""
 
-    _library: Library
+    _library: NativeLibrary
     _call: SegAttn
     out: NDArray[np.float32]
     lse: NDArray[np.float32] | None
-    _kept: tuple[Any, ...]
+    _arrays: tuple[Any, ...]
 
     def run(self, threads: int = 1) -> None:
         """Compute.
@@ -141,20 +141,20 @@ def prepare(
     out = np.empty(out_shape(call), np.float32)
     lse = np.empty(lse_shape(call), np.float32) if return_lse else None
     write_to(call, _view("out", out), None if lse is None else _view("lse", lse))
-    kept = (q, k, v, lens, key_valid, bias, seg_bias, gamma)
-    return Prepared(library(), call, out, lse, kept)
+    arrays = (q, k, v, lens, key_valid, bias, seg_bias, gamma)
+    return Prepared(library(), call, out, lse, arrays)
 
 
-def _views(name: str, values: Sequence[Any] | None) -> list[View | None] | None:
+def _views(name: str, values: Sequence[Any] | None) -> list[ArrayView | None] | None:
     if values is None:
         return None
     return [None if x is None else _view(f"{name}[{s}]", x) for s, x in enumerate(values)]
 
 
-def _view(name: str, value: Any) -> View:  # noqa: ANN401
+def _view(name: str, value: Any) -> ArrayView:  # noqa: ANN401
     if not isinstance(value, np.ndarray):
         raise InputError(f"{name}: expected a NumPy array, got {type(value).__name__}")
     if any(step % value.itemsize for step in value.strides) and value.size:
         raise InputError(f"{name}: strides of {value.strides} bytes are no whole elements; copy it")
     steps = tuple(step // value.itemsize for step in value.strides)
-    return View(value.ctypes.data, value.shape, steps, value.dtype.name)
+    return ArrayView(value.ctypes.data, value.shape, steps, value.dtype.name)

@@ -137,7 +137,7 @@ class DirectoryWriter:
             chunk_bytes=(),
             lost={},
         )
-        self._held: list[Recorded] = []
+        self._batch: list[Recorded] = []
         self._bytes = self._tensors = 0
         self._since = 0.0
         self._count = 0
@@ -150,57 +150,57 @@ class DirectoryWriter:
 
     def write(self, sample: Recorded) -> None:
         """See :meth:`mmedge.recording.sample.Writer.write`."""
-        if not self._held:
+        if not self._batch:
             self._since = monotonic()
-        self._held.append(sample)
+        self._batch.append(sample)
         self._bytes += size_of(sample.value)
         self._tensors += len(sample.value) if isinstance(sample.value, Mapping) else 1
         if (
             self._bytes >= CHUNK_BYTES
-            or len(self._held) >= CHUNK_SAMPLES
+            or len(self._batch) >= CHUNK_SAMPLES
             or self._tensors >= CHUNK_TENSORS
-            or sample.arrival - self._held[0].arrival >= CHUNK_SECONDS
+            or sample.arrival - self._batch[0].arrival >= CHUNK_SECONDS
         ):
             self._flush()
 
     def settle(self) -> None:
         """See :meth:`mmedge.recording.sample.Writer.settle`."""
-        if self._held and monotonic() - self._since >= CHUNK_SECONDS:
+        if self._batch and monotonic() - self._since >= CHUNK_SECONDS:
             self._flush()
 
     def close(self, lost: Mapping[str, int]) -> None:
         """See :meth:`mmedge.recording.sample.Writer.close`."""
         self._flush()
-        done = replace(
+        index = replace(
             self._index,
             complete=True,
             count=self._count,
             chunk_bytes=tuple(self._sizes),
             lost=dict(lost),
         )
-        self._put(INDEX, self._json(done))
+        self._put(INDEX, self._json(index))
 
     def abandon(self) -> None:
         """See :meth:`mmedge.recording.sample.Writer.abandon`: nothing is open."""
 
     def _flush(self) -> None:
         # Let go of first: a chunk that the disk refused must not be tried again and again.
-        held, self._held, self._bytes, self._tensors = self._held, [], 0, 0
-        if not held:
+        batch, self._batch, self._bytes, self._tensors = self._batch, [], 0, 0
+        if not batch:
             return
         tensors: dict[str, Array] = {
-            "t": np.array([sample.t for sample in held]),
-            "arrival": np.array([sample.arrival for sample in held]),
-            "modality": np.array([self._modalities.index(sample.modality) for sample in held]),
+            "t": np.array([sample.t for sample in batch]),
+            "arrival": np.array([sample.arrival for sample in batch]),
+            "modality": np.array([self._modalities.index(sample.modality) for sample in batch]),
         }
-        for number, sample in enumerate(held):
+        for number, sample in enumerate(batch):
             for key, value in tensors_of(sample.value).items():
                 tensors[f"{number}.{key}"] = value
         tensors[DIGEST] = _digest(self._index.start, len(self._sizes), tensors)
         data = pack(tensors)
         self._put(_chunk(len(self._sizes)), data)
         self._sizes.append(len(data))
-        self._count += len(held)
+        self._count += len(batch)
 
     def _put(self, name: str, data: bytes) -> None:
         part = self._path / f".{name}.part"
@@ -286,10 +286,10 @@ class DirectoryRecording:
             raise InputError(f"{where}: 't', 'arrival' and 'modality' differ in length")
         values: list[dict[str, Array]] = [{} for _ in stamps]
         for key, tensor in tensors.items():
-            found = _TENSOR.fullmatch(key)
-            if found is None or int(found[1]) >= len(values):
+            match = _TENSOR.fullmatch(key)
+            if match is None or int(match[1]) >= len(values):
                 raise InputError(f"{where}: unknown tensor {show(key)}; record it again")
-            values[int(found[1])][found[2]] = tensor
+            values[int(match[1])][match[2]] = tensor
         for number, (t, arrival, kind) in enumerate(
             zip(stamps.tolist(), arrivals.tolist(), kinds.tolist(), strict=True)
         ):
@@ -325,11 +325,11 @@ class DirectoryRecording:
             )
         for number, name in enumerate(self._chunks):
             try:
-                found = (self._path / name).lstat()
+                status = (self._path / name).lstat()
             except OSError as error:
                 raise InputError(f"{self._path}: {name} cannot be read: {error}") from error
-            if stat.S_ISREG(found.st_mode) and found.st_size != sizes[number]:
-                raise InputError(self._wrong_size(name, found.st_size, number))
+            if stat.S_ISREG(status.st_mode) and status.st_size != sizes[number]:
+                raise InputError(self._wrong_size(name, status.st_size, number))
 
     def _wrong_size(self, name: str, size: int, number: int) -> str:
         return (
@@ -342,16 +342,16 @@ class DirectoryRecording:
         try:
             fd = os.open(self._path / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
             with os.fdopen(fd, "rb") as file:
-                found = os.fstat(file.fileno())
-                if not stat.S_ISREG(found.st_mode):
+                status = os.fstat(file.fileno())
+                if not stat.S_ISREG(status.st_mode):
                     raise InputError(f"{self._path}: {name} is not a plain file")
-                if found.st_size > most:
+                if status.st_size > most:
                     raise InputError(
-                        f"{self._path}: {name}: expected at most {most} bytes, got {found.st_size}"
+                        f"{self._path}: {name}: expected at most {most} bytes, got {status.st_size}"
                     )
-                if fault := hole_fault(file.fileno(), found):
+                if fault := hole_fault(file.fileno(), status):
                     raise InputError(f"{self._path}: {name}: {fault} is no chunk, copy it anew")
-                return file.read(found.st_size)
+                return file.read(status.st_size)
         except OSError as error:
             raise InputError(
                 f"{self._path}: {name} cannot be read as a part of a recording: {error}. A "

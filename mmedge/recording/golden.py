@@ -93,8 +93,8 @@ class Golden:
         self._last, self._seconds = last, seconds
         self._values = {
             modality.name: [
-                [_value(modality, sample, manifest.ranges, moved=moved) for sample in samples]
-                for moved in (False, True)
+                [_value(modality, sample, manifest.ranges, shift=shift) for sample in samples]
+                for shift in (False, True)
             ]
             for modality in manifest.modalities
         }
@@ -137,28 +137,28 @@ def _of_one_size(manifest: Manifest, samples: tuple[Sample, ...]) -> list[Sample
 
 
 def _value(
-    modality: Modality, sample: Sample, ranges: Mapping[str, Range], *, moved: bool
+    modality: Modality, sample: Sample, ranges: Mapping[str, Range], *, shift: bool
 ) -> Array | dict[str, Array]:
     arrays = {
-        name: _moved(sample.inputs[name], ranges.get(name)) if moved else sample.inputs[name]
+        name: _shift(sample.inputs[name], ranges.get(name)) if shift else sample.inputs[name]
         for name in modality.inputs
     }
     return arrays if len(arrays) > 1 else arrays[modality.inputs[0]]
 
 
-def _moved(array: Array, known: Range | None) -> Array:
+def _shift(array: Array, value_range: Range | None) -> Array:
     """The array with its first element moved by the least step, to the middle of its range."""
     if not array.size or (array.dtype != np.uint8 and array.dtype.kind != "f"):
         return array
-    made = array.copy()
-    first = made.reshape(-1)
+    copy = array.copy()
+    first = copy.reshape(-1)
     value = float(first[0])
-    middle = 0.5 * (known.min + known.max) if known is not None else 0.0
+    middle = 0.5 * (value_range.min + value_range.max) if value_range is not None else 0.0
     up = value < middle or (value == middle and value <= 0.0)
-    if made.dtype == np.uint8:
+    if copy.dtype == np.uint8:
         first[0] = value + 1 if up else value - 1
-    elif abs(value) < (tiny := _TINY[made.dtype.name]):
+    elif abs(value) < (tiny := _TINY[copy.dtype.name]):
         first[0] = tiny if up else -tiny  # the next number would be subnormal, and slow
     else:
         first[0] = np.nextafter(first[0], first.dtype.type(np.inf if up else -np.inf))
-    return made
+    return copy

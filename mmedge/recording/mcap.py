@@ -183,12 +183,12 @@ class McapRecording:
     def __init__(self, path: Path) -> None:
         self.name = path.name
         self._path = path
-        self._cut = self._end()
+        self._truncation = self._end()
         for record in self._records():
             self._check_own(record)
             if isinstance(record, Metadata) and record.name == BEGIN:
                 self._take_begin(record.metadata)
-                self.missing = self._cut or words(self._lost())
+                self.missing = self._truncation or words(self._losses())
                 return
             if isinstance(record, Message):
                 break
@@ -212,7 +212,7 @@ class McapRecording:
                 value = value_of(unpack(record.data, where), where)
                 t, arrival = self._seconds(record.publish_time), self._seconds(record.log_time)
                 yield order.check(Recorded(topics[record.channel_id], t, arrival, value))
-        if not self._cut and expected != str(order.count):
+        if not self._truncation and expected != str(order.count):
             raise InputError(
                 f"{self._path}: expected {expected} samples, got {order.count}; copy it anew"
             )
@@ -231,14 +231,14 @@ class McapRecording:
                 return ""
         return "the recorder was not closed: what came after the last whole chunk is missing"
 
-    def _lost(self) -> Mapping[str, int]:
+    def _losses(self) -> Mapping[str, int]:
         """Samples not recorded, by reason, as the metadata record at the end says.
 
         Records are passed over by their lengths, so no sample is read. The summary would be
         quicker, but it need not be there, nor agree with the data. A damaged file is refused where
         its samples are read.
         """
-        lost: Mapping[str, int] = {}
+        counts: Mapping[str, int] = {}
         with self._open() as file:
             size, at = os.fstat(file.fileno()).st_size, len(MAGIC)
             while at + HEAD.size <= size:
@@ -255,13 +255,13 @@ class McapRecording:
                         if record.metadata.get(DIGEST) != _digest(record.metadata):
                             raise ValueError("its digest differs")
                         data = record.metadata["lost"].encode()
-                        lost = _read_lost(decode(data, most=MAX_END_BYTES), "lost")
+                        counts = _read_lost(decode(data, most=MAX_END_BYTES), "lost")
                 except Exception as error:  # what damaged bytes make of the library's parsing
                     what = error if isinstance(error, Misfit) else repr(error)
                     raise InputError(
                         f"{self._path}: metadata {END!r}: {what}; copy it anew"
                     ) from error
-        return lost
+        return counts
 
     def _records(self) -> Iterator[McapRecord]:
         """Records up to the end of the data, those of chunks too, or to where the file was cut."""
@@ -282,8 +282,10 @@ class McapRecording:
                     if isinstance(record, Chunk) and not record.compression:
                         inner = _parts(record)
                 except Exception as error:  # what damaged bytes make of the library's parsing
-                    cut = file.read(1) == b"" and not isinstance(error, RecordLengthLimitExceeded)
-                    if self._cut and cut:
+                    at_end = file.read(1) == b"" and not isinstance(
+                        error, RecordLengthLimitExceeded
+                    )
+                    if self._truncation and at_end:
                         return
                     raise InputError(
                         f"{self._path}: damaged: {type(error).__name__}: {error}; copy it anew"
@@ -296,11 +298,11 @@ class McapRecording:
             file = os.fdopen(os.open(self._path, os.O_RDONLY | os.O_NONBLOCK), "rb")
         except OSError as error:
             raise InputError(f"{self._path}: the recording cannot be read: {error}") from error
-        found = os.fstat(file.fileno())
-        if not stat.S_ISREG(found.st_mode):
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
             file.close()
             raise InputError(f"{self._path}: not a plain file")
-        if fault := hole_fault(file.fileno(), found):
+        if fault := hole_fault(file.fileno(), status):
             file.close()
             raise InputError(f"{self._path}: {fault} is no recording, copy it anew")
         return file
@@ -320,9 +322,9 @@ class McapRecording:
         if isinstance(record, Channel) and record.message_encoding != ENCODING:
             self._refuse(f"topic {record.topic!a} of message encoding {record.message_encoding!a}")
 
-    def _refuse(self, found: str) -> NoReturn:
+    def _refuse(self, fault: str) -> NoReturn:
         raise InputError(
-            f"{self._path}: not a recording of mmedge: {found}; expected messages of encoding "
+            f"{self._path}: not a recording of mmedge: {fault}; expected messages of encoding "
             f"{ENCODING!r} with schema {SCHEMA!r}. Decode it with your own code, and write each "
             "message with mmedge.recording.Recorder.record"
         )
@@ -388,9 +390,9 @@ class _Bounded:
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
-        self._left = os.fstat(file.fileno()).st_size
+        self._bytes_left = os.fstat(file.fileno()).st_size
 
     def read(self, count: int) -> bytes:
-        data = self._file.read(min(count, self._left))
-        self._left -= len(data)
+        data = self._file.read(min(count, self._bytes_left))
+        self._bytes_left -= len(data)
         return data

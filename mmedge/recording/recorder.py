@@ -144,7 +144,7 @@ class Recorder:
             BackendError: the recorder is closed.
         """
         self._check_owned()
-        made = self._fit(modality, value, copy=copy)
+        content = self._fit(modality, value, copy=copy)
         where = f"modality {modality!r}"
         t = None if t is None else read_seconds(t, f"{where}: a stamp")
         arrival = None if arrival is None else read_seconds(arrival, f"{where}: an arrival")
@@ -154,7 +154,7 @@ class Recorder:
                 if math.isfinite(self._last):
                     now = max(now, self._last)
                 t = None if t is None else t + self._clock.offset
-            sample = Recorded(modality, now if t is None else t, now, made)
+            sample = Recorded(modality, now if t is None else t, now, content)
             check_times(sample, self._last, where)
             if not self.count and (fault := self._writer.fault(sample)):
                 raise InputError(f"{where}: {fault}")
@@ -226,7 +226,7 @@ class Recorder:
     ) -> None:
         """Take in what a stream took: nothing here may disturb the application."""
         try:
-            made = self._fit(modality, value, copy=copy)
+            content = self._fit(modality, value, copy=copy)
         except InputError:
             with self._turn:
                 self.lost["unfit"] += 1
@@ -237,7 +237,7 @@ class Recorder:
             # Two threads may come in another order than their pushes began.
             arrival = max(arrival, self._last)
             stamp = arrival if t is None else float(t) + offset
-            self._put(Recorded(modality, stamp, arrival, made))
+            self._put(Recorded(modality, stamp, arrival, content))
 
     def _fit(self, modality: str, value: Any, *, copy: bool) -> Value:  # noqa: ANN401
         inputs = self._inputs.get(modality)
@@ -246,23 +246,23 @@ class Recorder:
                 f"unknown modality {modality!r}; this bundle has {', '.join(self._inputs)}"
             )
         try:
-            made = copied(value, copy=copy)
+            content = copied(value, copy=copy)
         except InputError as error:
             raise InputError(f"modality {modality!r}: {error}") from error
-        if isinstance(made, str):
+        if isinstance(content, str):
             fits = modality in self._texts
-        elif isinstance(made, Mapping):
-            fits = made.keys() == inputs
+        elif isinstance(content, Mapping):
+            fits = content.keys() == inputs
         else:
             fits = len(inputs) == 1
         if not fits:
-            got = "text" if isinstance(made, str) else "an array"
-            got = f"inputs {', '.join(made)}" if isinstance(made, Mapping) else got
+            got = "text" if isinstance(content, str) else "an array"
+            got = f"inputs {', '.join(content)}" if isinstance(content, Mapping) else got
             raise InputError(
                 f"modality {modality!r}: expected a value for inputs {', '.join(sorted(inputs))}, "
                 f"got {got}"
             )
-        return made
+        return content
 
     def _put(self, sample: Recorded) -> bool:
         """Queue a sample; called with the lock held."""

@@ -122,13 +122,13 @@ def copied(value: Any, *, copy: bool = True) -> Value:  # noqa: ANN401
             value.encode()
         except UnicodeEncodeError as error:
             raise InputError(f"text that UTF-8 does not have: {error}") from error
-        made: Value = value
+        content: Value = value
     elif isinstance(value, Mapping):
-        made = {str(name): _own(array, copy=copy) for name, array in value.items()}
+        content = {str(name): _own(array, copy=copy) for name, array in value.items()}
     else:
-        made = _own(value, copy=copy)
-    _check_size(size_of(made))
-    return made
+        content = _own(value, copy=copy)
+    _check_size(size_of(content))
+    return content
 
 
 def size_of(value: Value) -> int:
@@ -251,30 +251,30 @@ def check_modalities(name: str, modalities: tuple[str, ...]) -> tuple[str, ...]:
     Raises:
         InputError: they are not.
     """
-    bad = [found for found in modalities if not NAME.fullmatch(found)]
-    if bad or len(set(modalities)) < len(modalities) or not modalities:
+    bad_names = [modality for modality in modalities if not NAME.fullmatch(modality)]
+    if bad_names or len(set(modalities)) < len(modalities) or not modalities:
         raise InputError(
             f"{name}: expected different names of modalities, got {ascii(modalities)[:200]}"
         )
     return modalities
 
 
-def words(lost: Mapping[str, int]) -> str:
+def words(counts: Mapping[str, int]) -> str:
     """Samples that were not recorded, by reason, for :attr:`Recording.missing`."""
-    if not lost:
+    if not counts:
         return ""
-    return ", ".join(f"{count} samples not recorded ({why})" for why, count in lost.items())
+    return ", ".join(f"{count} samples not recorded ({why})" for why, count in counts.items())
 
 
-def hole_fault(fd: int, found: os.stat_result) -> str:
+def hole_fault(fd: int, status: os.stat_result) -> str:
     """Why an open file is none of a recording's: much of it is a hole; empty if it is not so.
 
     What a compressed file system stores in fewer blocks is no hole.
     """
-    stored = found.st_blocks * BLOCK
-    if found.st_size - stored <= MAX_HOLE or not has_hole(fd, found):
+    disk_bytes = status.st_blocks * BLOCK
+    if status.st_size - disk_bytes <= MAX_HOLE or not has_hole(fd, status):
         return ""
-    return f"{found.st_size} bytes, of which the disk holds {stored}; a sparse file"
+    return f"{status.st_size} bytes, of which the disk holds {disk_bytes}; a sparse file"
 
 
 def exists(path: Path) -> InputError:

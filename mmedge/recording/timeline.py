@@ -121,8 +121,8 @@ def plan_replay(
             "wait for them with skip_gaps=False (--no-skip-gaps)"
         )
     shorter = WithoutGaps(recording, timeline)
-    left = timeline.seconds - timeline.silent + LEFT * len(timeline.gaps)
-    tell(f"replaying {timeline}; without the gaps it takes {left / speed:.4g} s")
+    seconds = timeline.seconds - timeline.silent + LEFT * len(timeline.gaps)
+    tell(f"replaying {timeline}; without the gaps it takes {seconds / speed:.4g} s")
     return shorter
 
 
@@ -136,13 +136,13 @@ class WithoutGaps:
         self.name, self.bundle = recording.name, recording.bundle
         self.modalities = recording.modalities
         self._recording, self._gaps = recording, timeline.gaps
-        skipped = f"{len(timeline.gaps)} gaps of {timeline.silent:.4g} s in all skipped"
-        self.missing = "; ".join(filter(None, (recording.missing, skipped)))
+        note = f"{len(timeline.gaps)} gaps of {timeline.silent:.4g} s in all skipped"
+        self.missing = "; ".join(filter(None, (recording.missing, note)))
 
     def __iter__(self) -> Iterator[Recorded]:
         """The samples, each moved by the gaps before it."""
-        moved, ahead = 0.0, list(reversed(self._gaps))
+        shift, ahead = 0.0, list(reversed(self._gaps))
         for sample in self._recording:
             while ahead and sample.arrival > ahead[-1][0]:
-                moved += ahead.pop()[1] - LEFT
-            yield replace(sample, t=sample.t - moved, arrival=sample.arrival - moved)
+                shift += ahead.pop()[1] - LEFT
+            yield replace(sample, t=sample.t - shift, arrival=sample.arrival - shift)

@@ -20,13 +20,13 @@ __all__ = ["Active", "Choice", "Chooser", "Trigger", "merge_sizes"]
 class Choice:
     """What stands for a modality: an item, or None for its stand-in; and why it is absent.
 
-    ``held``: the item is a value within its age that stands in for one that could not be encoded.
+    ``stands_in``: the item, within its age, replaces one that could not be encoded.
     ``note`` is what a reader of the result should know of a modality that is present.
     """
 
     item: Item | None
     absent: str | None
-    held: bool = False
+    stands_in: bool = False
     note: str = ""
 
 
@@ -61,7 +61,7 @@ class Trigger:
 
 @dataclass(slots=True)
 class Active:
-    """The trigger at work. ``asked`` are items it waits for; once fusing, ``choices`` is whole.
+    """The trigger at work. ``requests`` are items it waits for; once fusing, ``choices`` is whole.
 
     ``patience`` is the time until which it waits for optional modalities (None: not known),
     ``until`` that until which it waits for what a policy's ``wait_ms`` asks for, by modality, and
@@ -74,14 +74,14 @@ class Active:
     alarm: float | None = None
     cold: bool = False
     begun: float = 0.0
-    asked: dict[str, Choice] = field(default_factory=dict)
+    requests: dict[str, Choice] = field(default_factory=dict)
     until: dict[str, float] = field(default_factory=dict)
     gave_up: set[str] = field(default_factory=set)
     choices: dict[str, Choice] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
     fusing: bool = False
-    taken: bool = False
-    held: list[tuple[ModalityState, Item]] = field(default_factory=list)
+    handed_out: bool = False
+    holds: list[tuple[ModalityState, Item]] = field(default_factory=list)
 
     def wake_at(self, time: float) -> None:
         """Set the alarm, unless it rings before that."""
@@ -118,7 +118,7 @@ class Chooser:
         trigger = active.trigger
         until = self._until(active, track) if track.wait else -inf
         if trigger.track is track and trigger.item is not None:
-            absent = track.why_absent(trigger.item, trigger.t, own=True)
+            absent = track.why_absent(trigger.item, trigger.t, is_trigger=True)
             self._ask(active, track, Choice(trigger.item, absent))
         elif track.lazy and now < until and not track.is_settled(trigger.t):
             active.until[track.name] = until
@@ -137,19 +137,19 @@ class Chooser:
                 active.wake_at(until)
                 return None
             # What is ready, or below what a history has now.
-            active.asked.pop(track.name, None)
-        if until is not None and track.lazy and track.name not in active.asked:
+            active.requests.pop(track.name, None)
+        if until is not None and track.lazy and track.name not in active.requests:
             self._ask(active, track, self._choose_now(active, track))
-        asked = active.asked.get(track.name)
-        if asked is not None:
-            if asked.item is None or asked.item.state is State.READY:
-                return asked
-            if asked.item.state is State.FAILED:
-                return self._choose_failed(track, t, asked.item.error)
+        request = active.requests.get(track.name)
+        if request is not None:
+            if request.item is None or request.item.state is State.READY:
+                return request
+            if request.item.state is State.FAILED:
+                return self._choose_failed(track, t, request.item.error)
             # Where a policy matches samples in time, none but the one asked for will do.
             instead = None if track.matches_times else track.ready
-            expected = track.expected(asked.item, now)
-            if self._waits(active, track, expected, now, instead=instead):
+            end = track.expected_end(request.item, now)
+            if self._waits(active, track, end, now, instead=instead):
                 return None
             older = track.older(t)
             if older is not None:
@@ -177,10 +177,10 @@ class Chooser:
 
     def _is_awaited(self, active: Active, track: ModalityState) -> bool:
         """Whether what ``wait_ms`` is for has not come yet."""
-        asked = active.asked.get(track.name)
-        if asked is not None:
+        request = active.requests.get(track.name)
+        if request is not None:
             unready = (State.NEW, State.QUEUED, State.RUNNING)
-            return not track.lazy and asked.item is not None and asked.item.state in unready
+            return not track.lazy and request.item is not None and request.item.state in unready
         return track.lazy and not track.is_settled(active.trigger.t)
 
     def _waits(
@@ -195,14 +195,14 @@ class Chooser:
         """
         if track.required:
             return True
-        if track.encoder_error is not None and track.name not in active.asked:
+        if track.encoder_error is not None and track.name not in active.requests:
             return False
         if self._has_deadline:
-            bounded = self._has_many_triggers or active.trigger.track is not track
+            by_patience = self._has_many_triggers or active.trigger.track is not track
         else:
-            bounded = instead is not None and active.trigger.track is not track
-        limit = active.patience if bounded else track.overdue(now)
-        if limit is None or now >= limit or (bounded and due > limit):
+            by_patience = instead is not None and active.trigger.track is not track
+        limit = active.patience if by_patience else track.overdue(now)
+        if limit is None or now >= limit or (by_patience and due > limit):
             return False
         active.wake_at(limit)
         return True
@@ -213,11 +213,11 @@ class Chooser:
     def _choose_failed(self, track: ModalityState, t: float, message: str) -> Choice:
         """What stands for a modality that could not be encoded."""
         absent = f"encoder_error: {message}"
-        held = track.held(t)
-        if held is None:
+        last_good = track.last_good(t)
+        if last_good is None:
             return self._choose_late(track, absent)
-        age = f"its last good value stands in, age {track.age(held, t):.6g} s"
-        return Choice(held, f"{absent}; {age}", held=True)
+        age = f"its last good value stands in, age {track.age(last_good, t):.6g} s"
+        return Choice(last_good, f"{absent}; {age}", stands_in=True)
 
     def _until(self, active: Active, track: ModalityState) -> float:
         """How long to wait for what a policy's ``wait_ms`` asks for."""
@@ -239,9 +239,9 @@ class Chooser:
             choice = self._choose_failed(track, active.trigger.t, track.encoder_error)
         if choice.item is not None:
             track.hold(choice.item)
-            active.held.append((track, choice.item))
+            active.holds.append((track, choice.item))
             track.submit(choice.item)
-        active.asked[track.name] = choice
+        active.requests[track.name] = choice
 
 
 def merge_sizes(active: Active, choices: dict[str, Choice], relations: Relations) -> str | None:
@@ -253,8 +253,8 @@ def merge_sizes(active: Active, choices: dict[str, Choice], relations: Relations
             continue
         sizes = choice.item.sizes
         clash = [s for s in sizes if active.sizes.get(s, sizes[s]) != sizes[s]]
-        related = relations.any and not clash
-        fault = relations.fault(active.sizes | dict(sizes)) if related else None
+        has_relations = relations.any and not clash
+        fault = relations.fault(active.sizes | dict(sizes)) if has_relations else None
         if (clash or fault) and choice.absent is not None:
             choices[name] = Choice(None, choice.absent)
         elif clash:

@@ -139,11 +139,11 @@ class StreamClock:
         real = monotonic()
         reading = self._number(self._read())
         ahead = 0.0
-        jumped = False
+        is_jump = False
         if not self._fits(reading, real):
             again = self._number(self._read())
-            jumped = abs(again - reading) <= FORWARD and not self._fits(again, real)
-            if jumped:
+            is_jump = abs(again - reading) <= FORWARD and not self._fits(again, real)
+            if is_jump:
                 ahead = self._jump(again, real)
             else:
                 self.glitches += 1
@@ -152,7 +152,7 @@ class StreamClock:
             reading = again
         self._real, self._useless_since = real, None
         self.last = max(self.last, reading + self.offset)
-        if jumped and self._on_jump is not None:
+        if is_jump and self._on_jump is not None:
             self._on_jump(self.last, ahead, self.offset)
         return self.last
 
@@ -177,12 +177,12 @@ class StreamClock:
     def _jump(self, reading: float, real: float) -> float:
         """Follow a source that was set; how far the time jumps ahead, in seconds."""
         self.jumps += 1
-        passed = real - self._real
+        elapsed = real - self._real
         step = reading + self.offset - self.last
         if step > 0.0:
-            self.ahead += step - passed
-            return step - passed
-        self.offset += passed - step
+            self.ahead += step - elapsed
+            return step - elapsed
+        self.offset += elapsed - step
         return 0.0
 
     def _hold(self, reading: float, real: float) -> float:

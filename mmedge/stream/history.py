@@ -73,22 +73,22 @@ class History:
         """Whether a trigger after the last one can still choose ``sample``, which came late."""
         if len(self.samples) >= self._depth and sample.t < self.samples[0].t:
             return False
-        asked = self._asked_until
-        if asked is None:
+        until = self._asked_until
+        if until is None:
             return True
         if isinstance(self._policy, Exact):
-            return sample.t >= asked - self._policy.tolerance_ms / 1000.0 - SLACK
+            return sample.t >= until - self._policy.tolerance_ms / 1000.0 - SLACK
         # It is, unless a sample lies between it and the last trigger.
         at = bisect_right(self.samples, sample.t, key=_stamp)
-        return at == len(self.samples) or self.samples[at].t > asked
+        return at == len(self.samples) or self.samples[at].t > until
 
     def is_settled(self, t: float) -> bool:
         """Whether waiting for more samples would be of no use for time ``t``."""
         if not self.samples:
             return False
         if isinstance(self._policy, Exact):
-            passed = self.samples[-1].t > t + self._limit
-            return passed or any(abs(t - s.t) <= self._limit + SLACK for s in self.samples)
+            is_past = self.samples[-1].t > t + self._limit
+            return is_past or any(abs(t - s.t) <= self._limit + SLACK for s in self.samples)
         return self.samples[-1].t >= t
 
     def pick(self, t: float) -> Pick:
@@ -139,15 +139,17 @@ class History:
         if before is not None and before.t == t:
             return Pick((before,))
         if before is None or after is None:
-            held = before or after
-            if held is None:
+            neighbor = before or after
+            if neighbor is None:
                 return Pick(())
             side = "after" if before is not None else "before"
             why = f"no usable sample {side} the trigger"
-            return Pick((held,), note=f"held, not interpolated: {why}")
+            return Pick((neighbor,), note=f"held, not interpolated: {why}")
         if before.sizes != after.sizes:
-            held = before if t - before.t <= after.t - t else after
-            return Pick((held,), note="held, not interpolated: its neighbors have different sizes")
+            neighbor = before if t - before.t <= after.t - t else after
+            return Pick(
+                (neighbor,), note="held, not interpolated: its neighbors have different sizes"
+            )
         apart = after.t - before.t
         note = f"interpolated over {apart:.6g} s without a usable sample"
         return Pick((before, after), note=note if apart > self._usual else "")

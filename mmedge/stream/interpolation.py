@@ -37,9 +37,9 @@ def blend(
         InputError: an angle that is not from -pi to pi.
     """
     a, b = before.astype(np.float64), after.astype(np.float64)
-    mixed = a + (b - a) * weight
+    mix = a + (b - a) * weight
     for start, stop in quaternions:
-        mixed[..., start:stop] = _slerp(a[..., start:stop], b[..., start:stop], weight)
+        mix[..., start:stop] = _slerp(a[..., start:stop], b[..., start:stop], weight)
     for start, stop in angles:
         part = slice(start, stop)
         largest = np.abs(np.concatenate([a[..., part], b[..., part]])).max(initial=0.0)
@@ -48,16 +48,16 @@ def blend(
                 f"elements ({start}, {stop}) are not angles in radians from -pi to pi: "
                 f"{largest:.6g} is among them"
             )
-        turned = a[..., part] + _wrapped(b[..., part] - a[..., part]) * weight
-        mixed[..., part] = _wrapped(turned)
-    result: Array = mixed.astype(before.dtype)
+        angle = a[..., part] + _wrap(b[..., part] - a[..., part]) * weight
+        mix[..., part] = _wrap(angle)
+    result: Array = mix.astype(before.dtype)
     return result
 
 
-def _wrapped(angle: Wide) -> Wide:
+def _wrap(angle: Wide) -> Wide:
     """The same angle, from -pi to pi."""
-    wrapped: Wide = angle - 2.0 * np.pi * np.round(angle / (2.0 * np.pi))
-    return wrapped
+    result: Wide = angle - 2.0 * np.pi * np.round(angle / (2.0 * np.pi))
+    return result
 
 
 def _slerp(a: Wide, b: Wide, weight: float) -> Wide:

@@ -12,17 +12,17 @@ __all__ = ["NO_JUMPS", "Jumps"]
 class Jumps:
     """The jumps that time made ahead since a trigger came: a time within each, and its seconds."""
 
-    made: tuple[tuple[float, float], ...] = ()
+    jumps: tuple[tuple[float, float], ...] = ()
 
     def add(self, within: float, ahead: float) -> Jumps:
         """These, and one more."""
-        return Jumps((*self.made, (within, ahead)))
+        return Jumps((*self.jumps, (within, ahead)))
 
     def since(self, arrival: float = -inf) -> float:
         """Seconds of those made since the trigger and something else came, at ``arrival``."""
-        if not self.made:
+        if not self.jumps:
             return 0.0
-        return sum(ahead for within, ahead in self.made if arrival < within)
+        return sum(ahead for within, ahead in self.jumps if arrival < within)
 
 
 NO_JUMPS = Jumps()

@@ -28,34 +28,36 @@ class LatencyPredictor:
     """Latency in seconds that the next result is expected to stay within."""
 
     def __init__(self) -> None:
-        self._seen: deque[tuple[float, int]] = deque()
+        self._observations: deque[tuple[float, int]] = deque()
         # The same in order of their values: kept so, because it is asked at every result.
         self._sorted: list[tuple[float, int]] = []
         self._count = 0
 
     def observe(self, latency: float) -> None:
         """Take in the latency of a computed result, in seconds."""
-        if len(self._seen) == KEPT:
-            del self._sorted[bisect_left(self._sorted, self._seen.popleft())]
+        if len(self._observations) == KEPT:
+            del self._sorted[bisect_left(self._sorted, self._observations.popleft())]
         observation = latency, self._count
         self._count += 1
-        self._seen.append(observation)
+        self._observations.append(observation)
         insort(self._sorted, observation)
 
     def relax(self) -> None:
         """Trust the observations less, because none was made this time."""
-        self._seen = deque((value * RELAXED, number) for value, number in self._seen)
-        self._sorted = sorted(self._seen)
+        self._observations = deque(
+            (value * RELAXED, number) for value, number in self._observations
+        )
+        self._sorted = sorted(self._observations)
 
     def estimate(self) -> float | None:
         """The weighted quantile, an observed (or relaxed) value; None before any observation."""
         # From the largest down, as long as what lies above is no more than the rest of the weight.
-        spare = (1.0 - QUANTILE) * TOTALS[len(self._seen)]
-        found = None
+        spare = (1.0 - QUANTILE) * TOTALS[len(self._observations)]
+        quantile = None
         for value, number in reversed(self._sorted):
             # Rounding may leave a hair of the total.
             if spare < -1e-9:
                 break
-            found = value
+            quantile = value
             spare -= WEIGHTS[self._count - 1 - number]
-        return found
+        return quantile

@@ -61,8 +61,10 @@ class ModalityState:
         self.policy = policy
         self.stages = stages
         self.lazy = lazy
-        own = policy.max_age_ms if isinstance(policy, Hold | Interpolate | Window) else None
-        limit_ms = own if own is not None else modality.max_age_ms
+        policy_limit_ms = (
+            policy.max_age_ms if isinstance(policy, Hold | Interpolate | Window) else None
+        )
+        limit_ms = policy_limit_ms if policy_limit_ms is not None else modality.max_age_ms
         #: Farthest in seconds that what is used may lie from the trigger's time; None: any.
         self.limit = None if limit_ms is None else limit_ms / 1000.0
         #: Seconds that a trigger waits for what its policy asks for.
@@ -104,10 +106,10 @@ class ModalityState:
         # content was, which says that the sensor is faulty and not only late.
         self._problem: str | None = None
         self._lying = False
-        self._lost = self._seen = False
+        self._is_lost = self._was_used = False
         self._good = 0
         #: Why the newest sample was dropped, for results that use an older one; empty: it was not.
-        self.refused = ""
+        self.refusal = ""
 
     # What comes in.
 
@@ -161,7 +163,7 @@ class ModalityState:
             self._begin_window_anew(f"a chunk was dropped as {reason}")
         self.ledger.drop(sample, reason)
         if reason != "duplicate":
-            self.refused = f"its newest sample was dropped: {reason}"
+            self.refusal = f"its newest sample was dropped: {reason}"
 
     def _note_problem(self, reason: str, *, lying: bool) -> None:
         self._problem = reason
@@ -175,7 +177,7 @@ class ModalityState:
         self._note_good()
         items, gone = [self._item(sample)], list[Sample]()
         if self._ring is not None:
-            items, gone = self._cut(self._ring, sample)
+            items, gone = self._cut_windows(self._ring, sample)
         if items and self.lazy:
             self._replace_newest(items, "superseded")
         elif items:
@@ -188,7 +190,7 @@ class ModalityState:
 
     def _note_good(self) -> None:
         self._problem = None
-        self.refused = ""
+        self.refusal = ""
         self._lying = False
         self._good += 1
 
@@ -196,7 +198,7 @@ class ModalityState:
         values, key = sample.values, (sample.seq,)
         return Item((sample,), sample.t, sample.t, sample.sizes, lambda: values, key, self._epoch)
 
-    def _cut(self, ring: Ring, sample: Sample) -> tuple[list[Item], list[Sample]]:
+    def _cut_windows(self, ring: Ring, sample: Sample) -> tuple[list[Item], list[Sample]]:
         """The windows that end in a chunk, oldest first, and the chunks that no later one needs."""
         gap = ring.gap(sample)
         if gap is not None:
@@ -207,8 +209,8 @@ class ModalityState:
         items: list[Item] = []
         for window in windows:
             key = ("window", sample.seq, len(items))
-            made = window.samples, window.first_t, window.last_t, sizes, window.build, key
-            items.append(Item(*made, self._epoch))
+            fields = window.samples, window.first_t, window.last_t, sizes, window.build, key
+            items.append(Item(*fields, self._epoch))
         if self.windows is not None:
             self.windows.skip(left_out, "queue_full")
             for _ in items:
@@ -249,16 +251,16 @@ class ModalityState:
 
     def forget(self, reason: str, problem: str | None = None) -> None:
         """Begin as if nothing had come; ``problem`` is why it is absent until something does."""
-        self._drop_queue(reason, pinned=True)
+        self._drop_queue(reason, with_pinned=True)
         self._clear(reason, f"the stream was told to forget ({reason})")
         self._problem, self.encoder_error = problem, None
-        self._lying = self._lost = self._seen = False
+        self._lying = self._is_lost = self._was_used = False
         self._good = 0
-        self.refused = ""
+        self.refusal = ""
 
     def close(self) -> None:
         """Let go of everything; nothing comes any more."""
-        self._drop_queue("closed", pinned=True)
+        self._drop_queue("closed", with_pinned=True)
         if self._running is not None:
             self.release(self._running, "closed")
             self._running = None
@@ -325,9 +327,9 @@ class ModalityState:
         item.state = State.QUEUED
         self._queue.append(item)
 
-    def _drop_queue(self, reason: str, *, pinned: bool = False) -> None:
+    def _drop_queue(self, reason: str, *, with_pinned: bool = False) -> None:
         for item in list(self._queue):
-            if pinned or not item.pinned:
+            if with_pinned or not item.pinned:
                 self.withdraw(item, reason)
 
     def withdraw(self, item: Item, reason: str) -> None:
@@ -451,10 +453,10 @@ class ModalityState:
         """
         for item in self._under_way():
             if item.epoch == self._epoch and self.why_absent(item, t) is None:
-                return self.expected(item, now)
+                return self.expected_end(item, now)
         return None
 
-    def expected(self, item: Item, now: float) -> float:
+    def expected_end(self, item: Item, now: float) -> float:
         """When an item whose encoding is under way is expected to be done, in seconds."""
         took = self.encoding.estimate() or 0.0
         return self._begun(now) + took * (self._under_way().index(item) + 1)
@@ -481,7 +483,7 @@ class ModalityState:
             return None
         return self.ready if self.why_absent(self.ready, t) is None else None
 
-    def held(self, t: float) -> Item | None:
+    def last_good(self, t: float) -> Item | None:
         """What may stand in after a failed encoding: the newest encoded item within a stated age.
 
         None for a required modality, which nothing stands in for.
@@ -500,12 +502,12 @@ class ModalityState:
             return 0.0
         return self.jumps_ahead.since() - self.jumps_ahead.since(item.samples[0].arrival)
 
-    def why_absent(self, item: Item | None, t: float, *, own: bool = False) -> str | None:
+    def why_absent(self, item: Item | None, t: float, *, is_trigger: bool = False) -> str | None:
         """Why the modality is absent at time ``t`` if ``item`` is what there is; None: it is not.
 
-        ``own``: the item triggered, so it was good whatever came after it.
+        ``is_trigger``: the item triggered, so it was good whatever came after it.
         """
-        if self._lying and self.limit is None and not own:
+        if self._lying and self.limit is None and not is_trigger:
             return f"{self._problem}: the newest sample is bad and no maximum age is stated"
         if item is None:
             return self._problem or self._filling() or "no sample yet"
@@ -525,14 +527,14 @@ class ModalityState:
                     f"too_new: {item.end - t:.6g} s newer than the trigger, limit "
                     f"{self.limit:.6g} s{advice}{self._after_problem()}"
                 )
-        if self._lost and self._good < self._recover_after:
+        if self._is_lost and self._good < self._recover_after:
             return f"recovering ({self._good} of {self._recover_after}){self._after_problem()}"
         return None
 
     def newest_note(self) -> str:
         """What a result that uses an older sample should say of the newest; empty: nothing."""
         filling = self._filling()
-        return self.refused or (f"an older window; the next is {filling}" if filling else "")
+        return self.refusal or (f"an older window; the next is {filling}" if filling else "")
 
     def _filling(self) -> str | None:
         return None if self._ring is None else self._ring.filling()
@@ -555,9 +557,11 @@ class ModalityState:
         if self.required:
             return
         if reason is None:
-            self._seen, self._lost = True, False
-        elif self._seen and not (self._lost and reason.startswith(("recovering", "encoder_error"))):
-            self._lost = True
+            self._was_used, self._is_lost = True, False
+        elif self._was_used and not (
+            self._is_lost and reason.startswith(("recovering", "encoder_error"))
+        ):
+            self._is_lost = True
             self._good = 0
 
     def presence(self, now: float) -> str | None:

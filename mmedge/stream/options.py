@@ -21,12 +21,12 @@ __all__ = ["check_names", "check_numbers", "read_deadline", "read_timeout", "rea
 LEAST_HZ, MOST_HZ = 1e-5, 1e5
 
 
-def check_names(what: str, given: Mapping[str, object], known: list[str]) -> None:
-    """Raise InputError where ``given`` has a modality that the bundle has not."""
-    for name in given:
-        if name not in known:
+def check_names(what: str, by_modality: Mapping[str, object], modalities: list[str]) -> None:
+    """Raise InputError where ``by_modality`` has a modality that the bundle has not."""
+    for name in by_modality:
+        if name not in modalities:
             raise InputError(
-                f"{what}: unknown modality {name!r}; this bundle has {', '.join(known)}"
+                f"{what}: unknown modality {name!r}; this bundle has {', '.join(modalities)}"
             )
 
 

@@ -19,20 +19,20 @@ class Outbox:
 
     Attributes:
         results: those that wait, and since when, in seconds of a clock that nobody sets.
-        made: results so far.
-        missed: fresh ones among them that were later than the deadline.
-        lost: those that nobody fetched.
+        total: results so far.
+        misses: fresh ones among them that were later than the deadline.
+        losses: those that nobody fetched.
     """
 
     def __init__(self, keep: int) -> None:
         self.results: deque[tuple[Result, float]] = deque()
-        self.made = self.missed = self.lost = 0
+        self.total = self.misses = self.losses = 0
         self._keep = keep
 
     def put(self, result: Result, now: float) -> None:
         """Add a result; of too many, the oldest is lost."""
-        self.made += 1
-        self.missed += result.fresh and result.met is False
+        self.total += 1
+        self.misses += result.fresh and result.met is False
         self.results.append((result, now))
         if len(self.results) > self._keep:
             self._pass_over()
@@ -48,25 +48,27 @@ class Outbox:
 
     def drop(self, modality: str | None = None) -> list[Mapping[str, Mapping[str, int]]]:
         """Lose all results, or those that used a modality; return what they told of drops."""
-        lost = [r for r, _ in self.results if modality is None or modality in r.samples]
-        kept = [
+        withdrawn_results = [
+            r for r, _ in self.results if modality is None or modality in r.samples
+        ]
+        others = [
             (r, since)
             for r, since in self.results
             if modality is not None and modality not in r.samples
         ]
-        self.lost += len(lost)
+        self.losses += len(withdrawn_results)
         self.results.clear()
-        self.results.extend(kept)
-        return [result.dropped for result in lost]
+        self.results.extend(others)
+        return [result.dropped for result in withdrawn_results]
 
     def _pass_over(self) -> None:
         """Drop the oldest of several results; what it tells of drops goes over to the next."""
-        passed, _ = self.results.popleft()
-        kept, since = self.results[0]
-        self.lost += 1
-        dropped = {name: Counter(counts) for name, counts in passed.dropped.items()}
-        for name, counts in kept.dropped.items():
-            dropped.setdefault(name, Counter()).update(counts)
-        if passed.dropped:
-            told = {name: dict(counts) for name, counts in dropped.items()}
-            self.results[0] = replace(kept, dropped=told), since
+        oldest, _ = self.results.popleft()
+        successor, since = self.results[0]
+        self.losses += 1
+        drops = {name: Counter(counts) for name, counts in oldest.dropped.items()}
+        for name, counts in successor.dropped.items():
+            drops.setdefault(name, Counter()).update(counts)
+        if oldest.dropped:
+            all_drops = {name: dict(counts) for name, counts in drops.items()}
+            self.results[0] = replace(successor, dropped=all_drops), since

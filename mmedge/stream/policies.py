@@ -255,13 +255,13 @@ def check_policy(
 
 def _check_span(policy: Window, modality: Modality) -> None:
     """Raise InputError where rates contradict each other or every window would be too old."""
-    stated, rate = modality.sample_rate_hz, policy.rate_hz or modality.sample_rate_hz
+    bundle_rate, rate = modality.sample_rate_hz, policy.rate_hz or modality.sample_rate_hz
     if rate is None:
         return
-    if stated is not None and rate != stated:
+    if bundle_rate is not None and rate != bundle_rate:
         raise InputError(
             f"modality {modality.name!r}: the window's rate_hz is {rate:g}, the bundle's "
-            f"sample_rate_hz {stated:g}; leave rate_hz out"
+            f"sample_rate_hz {bundle_rate:g}; leave rate_hz out"
         )
     limit = modality.max_age_ms if policy.max_age_ms is None else policy.max_age_ms
     span = (policy.length - 1) / rate * 1e3
@@ -276,7 +276,7 @@ def _check_span(policy: Window, modality: Modality) -> None:
 def _all_slices(what: str, slices: Slices) -> list[tuple[int, int]]:
     """All slices whatever input they are of, checked by themselves."""
     groups = slices.values() if isinstance(slices, Mapping) else (slices,)
-    checked: list[tuple[int, int]] = []
+    pairs: list[tuple[int, int]] = []
     for group in groups:
         for pair in group:
             whole = isinstance(pair, Sequence) and all(isinstance(n, int) for n in pair)
@@ -289,8 +289,8 @@ def _all_slices(what: str, slices: Slices) -> list[tuple[int, int]]:
                 raise InputError(
                     f"{what}: a slice begins at 0 or later and is not empty, got {pair}"
                 )
-            checked.append((pair[0], pair[1]))
-    return checked
+            pairs.append((pair[0], pair[1]))
+    return pairs
 
 
 def _by_input(

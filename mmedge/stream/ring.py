@@ -91,9 +91,9 @@ class Ring:
         rows, interval = self._count(sample), sample.t - before.t
         row, jitter = self._row, 0.0
         if row is None:
-            learned = sorted(self._intervals)
+            intervals = sorted(self._intervals)
             self._intervals.append(interval / rows)
-            if not learned:
+            if not intervals:
                 if interval <= self._first_interval + SLACK:
                     return None
                 return (
@@ -101,15 +101,15 @@ class Ring:
                     f"{self._first_interval:.6g} s; state the rows' rate (Window(rate_hz=)) if "
                     "chunks come this slowly"
                 )
-            row, jitter = learned[(len(learned) - 1) // 2], JITTER
-        allowed = self._max_gap
-        if allowed is None:
-            allowed = max(0.5 * row * min(rows, self._count(before)), jitter)
-        if interval - rows * row <= allowed + SLACK:
+            row, jitter = intervals[(len(intervals) - 1) // 2], JITTER
+        max_gap = self._max_gap
+        if max_gap is None:
+            max_gap = max(0.5 * row * min(rows, self._count(before)), jitter)
+        if interval - rows * row <= max_gap + SLACK:
             return None
         return (
             f"{interval:.6g} s lie between two chunks, but {rows} rows take {rows * row:.6g} s and "
-            f"{allowed:.6g} s may be missing"
+            f"{max_gap:.6g} s may be missing"
         )
 
     def add(self, sample: Sample) -> tuple[list[Rows], list[Sample], int]:
@@ -129,9 +129,9 @@ class Ring:
         windows = [self._window(end) for end in ends[left_out:]]
         self._end = last
         # What no coming window reaches back to.
-        needed = max(last + self._hop, self._least) - self._length
+        first_row = max(last + self._hop, self._least) - self._length
         gone = []
-        while self._chunks and self._chunks[0][1] <= needed:
+        while self._chunks and self._chunks[0][1] <= first_row:
             gone.append(self._chunks.popleft()[2])
         return windows, gone, left_out
 
@@ -162,31 +162,31 @@ class Ring:
         return sample.t - (self._count(sample) - 1 - row) * self._row
 
     def _join(self, parts: list[tuple[Sample, slice]]) -> dict[str, Array]:
-        joined: dict[str, Array] = {}
+        arrays: dict[str, Array] = {}
         for name, axis in self.axes.items():
             before = (slice(None),) * axis
-            joined[name] = np.concatenate(
+            arrays[name] = np.concatenate(
                 [sample.values[name][(*before, rows)] for sample, rows in parts], axis=axis
             )
-        return joined
+        return arrays
 
     def repeats(self, sample: Sample) -> bool:
         """Whether a chunk of this stamp and content is held already, so that no row is missing."""
-        held = [chunk for _, _, chunk in self._chunks]
+        chunks = [chunk for _, _, chunk in self._chunks]
         if self._newest is not None:
-            held.append(self._newest)
+            chunks.append(self._newest)
         return any(
-            chunk.t == sample.t and same_content(chunk.values, sample.values) for chunk in held
+            chunk.t == sample.t and same_content(chunk.values, sample.values) for chunk in chunks
         )
 
     def clear(self, why: str) -> list[Sample]:
         """Begin anew, for a reason; return the chunks that were kept."""
-        kept = [sample for _, _, sample in self._chunks]
+        chunks = [sample for _, _, sample in self._chunks]
         self._chunks.clear()
         self._newest = None
         self._rows = self._end = 0
         self._why = why
-        return kept
+        return chunks
 
     def filling(self) -> str | None:
         """How far the first window is, and why it began anew; None once there has been one."""

@@ -139,6 +139,6 @@ class SampleAccounting:
 
     def since_last(self) -> dict[str, int]:
         """Drops by reason since the last call."""
-        found = dict(self._since)
+        drops = dict(self._since)
         self._since.clear()
-        return found
+        return drops

@@ -69,15 +69,15 @@ class Checker:
         self._finite = sanity.finite
         self._limits: dict[str, tuple[float, float]] = {}
         for name in modality.inputs:
-            known = manifest.ranges.get(name)
+            value_range = manifest.ranges.get(name)
             if (
                 sanity.range_margin is not None
-                and known is not None
-                and known.max > known.min
+                and value_range is not None
+                and value_range.max > value_range.min
                 and specs[name].dtype in ("float16", "float32", "float64", "uint8", "int8")
             ):
-                margin = sanity.range_margin * (known.max - known.min)
-                self._limits[name] = known.min - margin, known.max + margin
+                margin = sanity.range_margin * (value_range.max - value_range.min)
+                self._limits[name] = value_range.min - margin, value_range.max + margin
         self.frozen_after = sanity.frozen_after
         if self.frozen_after == "auto":
             large = False
@@ -127,8 +127,10 @@ class Checker:
             if not finite and self._finite:
                 return "nan" if np.isnan(value).any() else "inf"
         if limits is not None:
-            known = value if finite else value[np.isfinite(value)]
-            if known.size and (known.min() < limits[0] or known.max() > limits[1]):
+            finite_values = value if finite else value[np.isfinite(value)]
+            if finite_values.size and (
+                finite_values.min() < limits[0] or finite_values.max() > limits[1]
+            ):
                 return "out_of_range"
         return None
 

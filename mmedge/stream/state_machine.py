@@ -177,9 +177,9 @@ class StreamStateMachine:
 
     def _begin(self, trigger: Trigger, now: float) -> None:
         if self._deadline is not None and self._good is not None:
-            expected = self._predictor.estimate()
-            if expected is not None and expected > self._deadline and self._may_repeat(trigger.t):
-                self._repeat(trigger, expected, now)
+            latency = self._predictor.estimate()
+            if latency is not None and latency > self._deadline and self._may_repeat(trigger.t):
+                self._repeat(trigger, latency, now)
                 return
         patience = None
         if self._patience is not None:
@@ -209,7 +209,7 @@ class StreamStateMachine:
             return False
         conflict = merge_sizes(active, choices, self._relations)
         for name, choice in choices.items():
-            if not choice.held:
+            if not choice.stands_in:
                 self.tracks[name].conclude(choice.absent)
         active.choices = choices
         if conflict is not None:
@@ -219,7 +219,7 @@ class StreamStateMachine:
         for name, choice in choices.items():
             if choice.item is not None:
                 self.tracks[name].hold(choice.item)
-                active.held.append((self.tracks[name], choice.item))
+                active.holds.append((self.tracks[name], choice.item))
         active.fusing = True
         active.begun = now
         return False
@@ -239,7 +239,7 @@ class StreamStateMachine:
         active, self._active = self._active, None
         if active is None:
             return None
-        for track, item in active.held:
+        for track, item in active.holds:
             item.pinned = False
             if track.lazy:
                 track.withdraw(item, reason)
@@ -250,10 +250,10 @@ class StreamStateMachine:
         """Begin one modality as if nothing had come: no result from now on uses what had."""
         track = self.tracks[name]
         triggers = list(self._waiting)
-        if self._active is not None and any(track is other for other, _ in self._active.held):
+        if self._active is not None and any(track is other for other, _ in self._active.holds):
             # Begun anew, without it.
-            stopped = self._abandon("superseded")
-            triggers = [*([] if stopped is None else [stopped]), *triggers]
+            current = self._abandon("superseded")
+            triggers = [*([] if current is None else [current]), *triggers]
         self._waiting = deque(trigger for trigger in triggers if trigger.track is not track)
         for trigger in triggers:
             if trigger.track is track:
@@ -267,8 +267,8 @@ class StreamStateMachine:
 
     def reset(self) -> None:
         """Begin as if nothing had come at all; counters go on."""
-        stopped = self._abandon("reset")
-        triggers = [*([] if stopped is None else [stopped]), *self._waiting]
+        current = self._abandon("reset")
+        triggers = [*([] if current is None else [current]), *self._waiting]
         self._waiting.clear()
         self._orphaned += len(triggers)
         for trigger in triggers:
@@ -280,9 +280,9 @@ class StreamStateMachine:
 
     def _drop_results(self, name: str | None = None) -> None:
         """Drop results that wait to be fetched: all, or those that used a modality."""
-        for dropped in self._outbox.drop(name):
+        for drops in self._outbox.drop(name):
             # The next result tells what this one would have told.
-            for modality, counts in dropped.items():
+            for modality, counts in drops.items():
                 self.tracks[modality].ledger.tell_again(counts)
 
     # Work that the driver takes and brings back.
@@ -299,9 +299,9 @@ class StreamStateMachine:
 
     def fusion(self) -> Active | None:
         """The fusion to run now, handed out once."""
-        if self._active is None or not self._active.fusing or self._active.taken:
+        if self._active is None or not self._active.fusing or self._active.handed_out:
             return None
-        self._active.taken = True
+        self._active.handed_out = True
         return self._active
 
     def fused(
@@ -343,22 +343,22 @@ class StreamStateMachine:
         absent: dict[str, str] = {}
         notes: dict[str, str] = {}
         for name, choice in active.choices.items():
-            track, item, skipped = self.tracks[name], choice.item, 0.0
+            track, item, ahead = self.tracks[name], choice.item, 0.0
             if item is not None:
                 ages[name] = track.age(item, t)
                 if jumps is not NO_JUMPS:
-                    skipped = jumps.since(item.samples[0].arrival)
-                samples[name] = tuple([Used(s.seq, s.t + skipped - offset) for s in item.samples])
+                    ahead = jumps.since(item.samples[0].arrival)
+                samples[name] = tuple([Used(s.seq, s.t + ahead - offset) for s in item.samples])
                 if outputs is not None:
                     track.use(item)
             if choice.absent is not None:
                 absent[name] = choice.absent
                 continue
             newest = "" if trigger.track is track else track.newest_note()
-            if choice.note or newest or skipped:
-                jump = f"its age leaves out {skipped:.6g} s by which the clock was set ahead"
-                told = (choice.note, newest, jump if skipped else "")
-                notes[name] = "; ".join(filter(None, told))
+            if choice.note or newest or ahead:
+                jump = f"its age leaves out {ahead:.6g} s by which the clock was set ahead"
+                remarks = (choice.note, newest, jump if ahead else "")
+                notes[name] = "; ".join(filter(None, remarks))
         result = self._result(
             outputs, trigger, now, t, ages, samples, absent, reason, notes, fresh=not reason
         )
@@ -389,13 +389,13 @@ class StreamStateMachine:
             if track.required
         )
 
-    def _repeat(self, trigger: Trigger, expected: float, now: float) -> None:
+    def _repeat(self, trigger: Trigger, latency: float, now: float) -> None:
         """Deliver the last good outputs again, because new ones would be late."""
         if self._good is None or self._deadline is None:
             return
         last, since = self._good
         reason = (
-            f"deadline: a result is expected to take {expected:.6g} s, {self._deadline:.6g} s are "
+            f"deadline: a result is expected to take {latency:.6g} s, {self._deadline:.6g} s are "
             f"allowed; these are the outputs of t={since - self._offset:.6g} s"
         )
         ages = {
@@ -441,23 +441,23 @@ class StreamStateMachine:
         *,
         fresh: bool,
     ) -> Result:
-        dropped = {name: track.ledger.since_last() for name, track in self.tracks.items()}
+        drops = {name: track.ledger.since_last() for name, track in self.tracks.items()}
         latency = now - trigger.begin
-        skipped = trigger.jumps.since()
+        ahead = trigger.jumps.since()
         return Result(
             outputs=outputs,
-            t=trigger.t + skipped - self._offset,
+            t=trigger.t + ahead - self._offset,
             made=now - self._offset,
             latency=latency,
             ages=ages,
             samples=samples,
             absent=absent,
-            dropped={name: counts for name, counts in dropped.items() if counts},
+            dropped={name: counts for name, counts in drops.items() if counts},
             fresh=fresh,
             met=None if self._deadline is None else fresh and latency <= self._deadline,
             reason=reason,
             notes=notes,
-            outputs_t=None if outputs is None else outputs_t + skipped - self._offset,
+            outputs_t=None if outputs is None else outputs_t + ahead - self._offset,
             trigger=None if trigger.track is None else trigger.track.name,
         )
 
@@ -479,7 +479,7 @@ class StreamStateMachine:
         triggers = list(self._waiting)
         if self._active is not None:
             triggers.append(self._active.trigger)
-            for track, item in self._active.held:
+            for track, item in self._active.holds:
                 track.release(item, "closed")
         for trigger in triggers:
             self._orphaned += 1
@@ -514,11 +514,11 @@ class StreamStateMachine:
             triggers_superseded=self._superseded,
             triggers_closed=self._orphaned,
             triggers_pending=(self._active is not None) + len(self._waiting),
-            results=self._outbox.made,
+            results=self._outbox.total,
             stale=self._stale,
             empty=self._empty,
-            deadline_misses=self._outbox.missed,
-            results_dropped=self._outbox.lost,
+            deadline_misses=self._outbox.misses,
+            results_dropped=self._outbox.losses,
             latency_p95=self._predictor.estimate(),
             clock_jumps=clock_jumps,
             clock_glitches=clock_glitches,

@@ -250,7 +250,7 @@ class Stream:
                 }
             with self._lock:
                 now = self._time()
-                jumped = self._clock.ahead
+                ahead = self._clock.ahead
                 # From here on, in the stream's own time.
                 stamp = now if stamp is None else stamp + self._clock.offset
                 fault = track.stamp_fault(stamp, now)
@@ -261,9 +261,9 @@ class Stream:
                 lying = fault is not None
             with self._lock:
                 later = self._time()
-                if self._clock.ahead != jumped:
+                if self._clock.ahead != ahead:
                     # The clock was set meanwhile: it is a sample of now, and not of before.
-                    stamp, now = stamp + self._clock.ahead - jumped, later
+                    stamp, now = stamp + self._clock.ahead - ahead, later
                 sample = Sample(track.ledger.take(), stamp, values, sizes, now)
                 self._core.push(modality, sample, fault, later, lying=lying)
                 self._driver.wake()
@@ -396,10 +396,10 @@ class Stream:
         health = self._read_health()
         lines = []
         for name, state in health.modalities.items():
-            dropped = ", ".join(f"{count} {why}" for why, count in state.dropped.items())
+            drops = ", ".join(f"{count} {why}" for why, count in state.dropped.items())
             lines.append(
                 f"{name} {'present' if state.present else f'absent ({state.reason})'}, "
-                f"{state.pushed} pushed" + (f" ({dropped})" if dropped else "")
+                f"{state.pushed} pushed" + (f" ({drops})" if drops else "")
             )
         span = "before nothing was left to happen" if timeout is None else f"within {timeout:g} s"
         return (

@@ -11,8 +11,8 @@ import mmedge
 from mmedge import native
 from mmedge.errors import InputError
 from mmedge.native import capi
-from mmedge.native.dispatch import Choice
-from mmedge.testing import CASES, Case, frobenius, make_inputs, reference
+from mmedge.native.dispatch import KernelChoice
+from mmedge.testing import CASES, AttentionCase, frobenius, make_inputs, reference
 from mmedge_export import Input, Model, export
 from mmedge_export.capture import attention
 from mmedge_export.capture.attention import segmented_attention
@@ -56,11 +56,11 @@ def arguments(case, dtype=None, **more):
 @pytest.fixture(autouse=True)
 def _kernels_pay(monkeypatch):
     """On any processor, whatever was measured on it."""
-    monkeypatch.setattr(attention, "choose", lambda *_, **__: Choice(kernel=True, reason=""))
+    monkeypatch.setattr(attention, "choose", lambda *_, **__: KernelChoice(kernel=True, reason=""))
 
 
 def test_where_the_kernel_was_slower_it_is_not_used(monkeypatch):
-    monkeypatch.setattr(attention, "choose", lambda *_, **__: Choice(kernel=False, reason=""))
+    monkeypatch.setattr(attention, "choose", lambda *_, **__: KernelChoice(kernel=False, reason=""))
     inputs, given = arguments(SMALL[0])
     before = native.cpu_calls()
     out, _ = OP(*given)
@@ -105,14 +105,14 @@ def test_other_dtypes_take_standard_operators(dtype):
 
 
 def test_without_the_library_standard_operators_compute_it(monkeypatch):
-    monkeypatch.setattr(capi, "_find", lambda: capi._Found(None, "left out"))
+    monkeypatch.setattr(capi, "_find", lambda: capi._Lookup(None, "left out"))
     inputs, given = arguments(CASES[2])
     wanted, _ = reference(inputs.q, inputs.k, inputs.v, **inputs.options)
     assert frobenius(OP(*given)[0].numpy(), wanted) <= 3e-6
 
 
 def test_hidden_nan_does_not_leak_without_a_kernel():
-    case = Case("poison", (20,), rows=3, valid=(0.5,))
+    case = AttentionCase("poison", (20,), rows=3, valid=(0.5,))
     _, given = arguments(case, torch.float16)
     clean = OP(*given)[0]
     for part in (given[1][0], given[2][0]):
@@ -121,10 +121,14 @@ def test_hidden_nan_does_not_leak_without_a_kernel():
 
 
 CHECKED = [
-    Case("plain", (5, 3), rows=4, heads=2, dim=8),
-    Case("masks", (5, 3), rows=4, heads=4, kv_heads=2, dim=8, valid=(0.5, None), gates="b"),
-    Case("lengths", (5, 3), rows=2, heads=2, dim=8, counted=(0.7, None), bias="q", batch=2),
-    Case("apart", (5, 3), rows=2, heads=2, dim=8, mode="independent", gamma="bh"),
+    AttentionCase("plain", (5, 3), rows=4, heads=2, dim=8),
+    AttentionCase(
+        "masks", (5, 3), rows=4, heads=4, kv_heads=2, dim=8, valid=(0.5, None), gates="b"
+    ),
+    AttentionCase(
+        "lengths", (5, 3), rows=2, heads=2, dim=8, counted=(0.7, None), bias="q", batch=2
+    ),
+    AttentionCase("apart", (5, 3), rows=2, heads=2, dim=8, mode="independent", gamma="bh"),
 ]
 
 

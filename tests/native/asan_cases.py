@@ -9,7 +9,7 @@ from emulated_cuda import Emulated
 from segattn_call import HostMemory, prepare
 from segattn_checks import TAKEN
 
-from mmedge.testing import Case, make_inputs
+from mmedge.testing import AttentionCase, make_inputs
 
 
 def main() -> None:
@@ -23,7 +23,7 @@ def main() -> None:
     sys.stdout.flush()
     if os.fork() == 0:
         os.dup2(1, 2)
-        call = prepare(make_inputs(Case("", (64,), heads=1)), HostMemory())
+        call = prepare(make_inputs(AttentionCase("", (64,), heads=1)), HostMemory())
         call.desc.segment[0].length = 65
         emu.run(call)
         print("it was not found")  # noqa: T201

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from segattn_call import Call, HostMemory, prepare
 from segattn_checks import TAKEN, check_case, check_int8, check_rising_scores, check_splits, hide
 
-from mmedge.testing import FROBENIUS, Case, Inputs, frobenius, make_inputs
+from mmedge.testing import FROBENIUS, AttentionCase, Inputs, frobenius, make_inputs
 
 pytestmark = [
     pytest.mark.native_build,
@@ -25,7 +25,7 @@ DTYPES = ("float16", "bfloat16")
 
 
 @cache
-def named(name: str) -> Case:
+def named(name: str) -> AttentionCase:
     return next(case for case in TAKEN if case.name == name)
 
 
@@ -76,16 +76,18 @@ def test_scores_that_rise(rows, largest, dtype):
 @pytest.mark.parametrize(
     "case",
     [
-        Case("few", (130, 61), rows=5),
-        Case("many", (130, 61), rows=70, heads=2),
-        Case("D32", (100, 61), dim=32, batch=2, counted=(0.7, None)),
-        Case("D96 many", (100, 61), dim=96, rows=40, heads=2, valid=(0.5, None)),
-        Case("D128 grouped", (100, 61), dim=128, kv_heads=2),
-        Case("D128 many", (100, 61), dim=128, rows=40, heads=2),
-        Case("D72", (50, 31), dim=72, heads=2, layout="bhsd"),
-        Case("D80", (50, 31), dim=80, heads=2),
-        Case("independent", (70, 61), mode="independent", gamma="bh", rows=20),
-        Case("independent D128", (70, 61), mode="independent", gamma="", rows=40, dim=128, heads=2),
+        AttentionCase("few", (130, 61), rows=5),
+        AttentionCase("many", (130, 61), rows=70, heads=2),
+        AttentionCase("D32", (100, 61), dim=32, batch=2, counted=(0.7, None)),
+        AttentionCase("D96 many", (100, 61), dim=96, rows=40, heads=2, valid=(0.5, None)),
+        AttentionCase("D128 grouped", (100, 61), dim=128, kv_heads=2),
+        AttentionCase("D128 many", (100, 61), dim=128, rows=40, heads=2),
+        AttentionCase("D72", (50, 31), dim=72, heads=2, layout="bhsd"),
+        AttentionCase("D80", (50, 31), dim=80, heads=2),
+        AttentionCase("independent", (70, 61), mode="independent", gamma="bh", rows=20),
+        AttentionCase(
+            "independent D128", (70, 61), mode="independent", gamma="", rows=40, dim=128, heads=2
+        ),
     ],
     ids=lambda case: case.name,
 )
@@ -101,7 +103,7 @@ def test_8_bit_keys(case, int8, dtype):
 @pytest.mark.parametrize("rows", [3, 40])
 @pytest.mark.parametrize("dim", [8, 72, 104, 120])
 def test_8_bit_rows_that_end_inside_16_bytes(dim, rows):
-    inputs = make_inputs(Case("", (70, 33), rows=rows, heads=4, kv_heads=2, dim=128))
+    inputs = make_inputs(AttentionCase("", (70, 33), rows=rows, heads=4, kv_heads=2, dim=128))
     narrow = replace(
         inputs,
         q=inputs.q[..., :dim],
@@ -139,7 +141,7 @@ def test_what_hidden_keys_hold_has_no_effect(name, fill):
 @pytest.mark.parametrize("bias", ["q", "h"])
 @pytest.mark.parametrize("fill", [np.nan, np.inf, -np.inf])
 def test_values_reach_only_rows_that_see_them(fill, bias, rows, kv_heads, dtype):
-    inputs = make_inputs(Case("", (40, 70), rows=rows, kv_heads=kv_heads, bias=bias))
+    inputs = make_inputs(AttentionCase("", (40, 70), rows=rows, kv_heads=kv_heads, bias=bias))
     odd = replace(inputs, v=tuple(v.copy() for v in inputs.v))
     odd.v[0][:, 7, :, 5] = fill
     odd.v[1][:, 66, :, 40] = fill
@@ -157,7 +159,7 @@ def test_values_reach_only_rows_that_see_them(fill, bias, rows, kv_heads, dtype)
 
 
 def test_gates_of_one_head_hide_what_another_sees():
-    inputs = make_inputs(Case("", (40, 20), kv_heads=2, gates="bh", rows=3))
+    inputs = make_inputs(AttentionCase("", (40, 20), kv_heads=2, gates="bh", rows=3))
     inputs.options["seg_bias"][:, ::2, 1] = -np.inf
     inputs.k[1][:, 3] = np.nan
     inputs.v[1][:, 3] = np.nan
@@ -191,7 +193,7 @@ def close(a: Call, b: Call) -> bool:
 
 @pytest.mark.parametrize("rows", [1, 40])
 def test_segments_may_change_places(rows):
-    inputs = make_inputs(Case("", (70, 33, 128), rows=rows, heads=4))
+    inputs = make_inputs(AttentionCase("", (70, 33, 128), rows=rows, heads=4))
     order = (2, 0, 1)
     moved = replace(
         inputs, k=tuple(inputs.k[i] for i in order), v=tuple(inputs.v[i] for i in order)
@@ -201,7 +203,7 @@ def test_segments_may_change_places(rows):
 
 @pytest.mark.parametrize("rows", [1, 40])
 def test_a_segment_cut_in_two_is_the_same(rows):
-    inputs = make_inputs(Case("", (150, 33), rows=rows, heads=4))
+    inputs = make_inputs(AttentionCase("", (150, 33), rows=rows, heads=4))
 
     def cut(tensors):
         first, second = tensors
@@ -214,7 +216,7 @@ def test_a_segment_cut_in_two_is_the_same(rows):
 @pytest.mark.parametrize("rows", [1, 40])
 @pytest.mark.parametrize("how", ["length", "lens", "gate"])
 def test_a_segment_that_is_absent_costs_nothing(how, rows):
-    inputs = make_inputs(Case("", (150, 64, 33), rows=rows, heads=4))
+    inputs = make_inputs(AttentionCase("", (150, 64, 33), rows=rows, heads=4))
     without = replace(inputs, k=inputs.k[::2], v=inputs.v[::2])
     options = {}
     if how == "length":
@@ -237,7 +239,7 @@ def test_a_segment_that_is_absent_costs_nothing(how, rows):
 
 
 def test_keys_past_the_length_are_not_read():
-    inputs = make_inputs(Case("", (1000,), heads=2, rows=1))
+    inputs = make_inputs(AttentionCase("", (1000,), heads=2, rows=1))
     inputs.options["lens"] = [np.array([130], np.int32)]
     emu = gpu()
     emu.counts()
@@ -246,7 +248,7 @@ def test_keys_past_the_length_are_not_read():
 
 
 def test_a_length_past_the_segment_or_below_zero_is_cut():
-    inputs = make_inputs(Case("", (60, 40), batch=2))
+    inputs = make_inputs(AttentionCase("", (60, 40), batch=2))
     clamped = replace(inputs, options=dict(inputs.options))
     inputs.options["lens"] = [np.array([1000, -5], np.int32), None]
     clamped.options["lens"] = [np.array([60, 0], np.int32), None]
@@ -273,7 +275,7 @@ def test_a_bias_in_the_dtype_of_queries(name, dtype):
 @pytest.mark.parametrize("scale", [-0.3, 0.0, 2.5])
 @pytest.mark.parametrize("rows", [2, 40])
 def test_any_scale(scale, rows):
-    call = gpu().compute(make_inputs(Case("", (100, 31), rows=rows, scale=scale)))
+    call = gpu().compute(make_inputs(AttentionCase("", (100, 31), rows=rows, scale=scale)))
     assert frobenius(call.output(), call.expected()[0]) <= FROBENIUS["float16"]
 
 
@@ -316,7 +318,7 @@ def problems(draw) -> tuple[Inputs, dict]:
     each = {"min_size": len(lengths), "max_size": len(lengths)}
     mode = draw(st.sampled_from(["joint", "joint", "independent"]))
     axes = st.sampled_from([None, None, "", "b", "bh"])
-    case = Case(
+    case = AttentionCase(
         "",
         lengths,
         rows=draw(st.sampled_from([1, 2, 9, 16, 17, 33, 65])),

@@ -11,7 +11,7 @@ from segattn_call import Call, Enqueuer, prepare
 from segattn_checks import TAKEN, check_case, check_int8, check_rising_scores, check_splits, hide
 
 from mmedge.native.capi import library, why_absent
-from mmedge.testing import CASES, FROBENIUS, Case, frobenius, make_inputs
+from mmedge.testing import CASES, FROBENIUS, AttentionCase, frobenius, make_inputs
 
 
 def _missing() -> str:
@@ -131,7 +131,7 @@ def test_what_hidden_keys_hold_has_no_effect(case, fill):
 @pytest.mark.parametrize("rows", [3, 40])
 @pytest.mark.parametrize("fill", [np.nan, np.inf, -np.inf])
 def test_values_reach_only_rows_that_see_them(fill, rows):
-    inputs = make_inputs(Case("", (40, 70), rows=rows, kv_heads=4, bias="q"))
+    inputs = make_inputs(AttentionCase("", (40, 70), rows=rows, kv_heads=4, bias="q"))
     odd = replace(inputs, v=tuple(v.copy() for v in inputs.v))
     odd.v[0][:, 7, :, 5] = fill
     inputs.options["bias"][0][..., 1::2, 7] = -np.inf
@@ -155,7 +155,9 @@ def test_repeatable_to_the_last_bit(case):
 
 @pytest.mark.parametrize("num_splits", [1, 4])
 def test_lengths_may_change_between_replays_of_a_graph(num_splits):
-    inputs = make_inputs(Case("", (700, 400), rows=4, heads=4, batch=2, counted=(0.5, 0.5)))
+    inputs = make_inputs(
+        AttentionCase("", (700, 400), rows=4, heads=4, batch=2, counted=(0.5, 0.5))
+    )
     call = prepare(inputs, DeviceMemory(), num_splits=num_splits)
     size = enqueuer().workspace_bytes(call.desc)
     workspace = new_workspace(size) if size else None

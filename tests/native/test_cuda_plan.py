@@ -9,8 +9,8 @@ from emulated_cuda import emulated
 from segattn_call import HostMemory, prepare
 
 from mmedge.errors import InputError
-from mmedge.native.capi import I8, Library, SegAttn
-from mmedge.testing import CASES, Case, make_inputs
+from mmedge.native.capi import I8, NativeLibrary, SegAttn
+from mmedge.testing import CASES, AttentionCase, make_inputs
 
 pytestmark = pytest.mark.native_build
 
@@ -26,14 +26,14 @@ DEVICES = {
 }
 
 
-def call_of(case: Case, **options):
+def call_of(case: AttentionCase, **options):
     memory = HostMemory()
     call = prepare(make_inputs(case), memory, **options)
     call.memory = memory
     return call
 
 
-def plan(device: str, case: Case, **options):
+def plan(device: str, case: AttentionCase, **options):
     emu = emulated()
     emu.set_device(*DEVICES[device])
     call = call_of(case, **options)
@@ -79,15 +79,15 @@ def test_a_detector_s_queries(device, splits):
 
 
 def test_parts_are_of_two_tiles_at_least_and_32_at_most():
-    assert plan("H100 sm_90", Case("", (150,), heads=1)).splits == 1
-    assert plan("H100 sm_90", Case("", (64 * 4,), heads=1)).splits == 2
-    assert plan("H100 sm_90", Case("", (64 * 500,), heads=1, rows=1)).splits == 32
-    assert plan("H100 sm_90", Case("", (150,), heads=1), num_splits=40).splits == 32
-    assert plan("H100 sm_90", Case("", (150,), heads=1), num_splits=3).splits == 3
+    assert plan("H100 sm_90", AttentionCase("", (150,), heads=1)).splits == 1
+    assert plan("H100 sm_90", AttentionCase("", (64 * 4,), heads=1)).splits == 2
+    assert plan("H100 sm_90", AttentionCase("", (64 * 500,), heads=1, rows=1)).splits == 32
+    assert plan("H100 sm_90", AttentionCase("", (150,), heads=1), num_splits=40).splits == 32
+    assert plan("H100 sm_90", AttentionCase("", (150,), heads=1), num_splits=3).splits == 3
 
 
 def test_parts_of_independent_segments_are_whole_segments():
-    case = Case("", (640, 640, 0), heads=1, mode="independent")
+    case = AttentionCase("", (640, 640, 0), heads=1, mode="independent")
     assert plan("H100 sm_90", case).splits == 2
     assert plan("H100 sm_90", case, num_splits=5).splits == 2
 
@@ -97,7 +97,7 @@ def test_parts_of_independent_segments_are_whole_segments():
     [(1, 8, 0, 1), (16, 8, 0, 1), (17, 8, 0, 2), (32, 8, 0, 2), (33, 8, 1, 1), (16, 2, 1, 1)],
 )
 def test_heads_that_share_keys_are_rows_of_one_tile(rows, kv_heads, many, row_tiles):
-    found = plan("H100 sm_90", Case("", (100,), rows=rows, kv_heads=kv_heads))
+    found = plan("H100 sm_90", AttentionCase("", (100,), rows=rows, kv_heads=kv_heads))
     assert (found.many, found.row_tiles, found.units) == (many, row_tiles, kv_heads)
 
 
@@ -107,13 +107,13 @@ def test_only_what_needs_it_takes_the_full_kernel():
 
     assert not full(NAMED["counted"])
     assert not full(NAMED["gated by batch"])
-    assert not full(Case("", (60, 40), gates="bh"))
+    assert not full(AttentionCase("", (60, 40), gates="bh"))
     assert full(NAMED["gated by head"])
     assert full(NAMED["half valid"])
     assert full(NAMED["bias by key"])
     assert full(NAMED["independent"])
-    assert full(Case("", (60, 40), scale=-1.0))
-    assert full(Case("", (60, 40)), int8=(1,))
+    assert full(AttentionCase("", (60, 40), scale=-1.0))
+    assert full(AttentionCase("", (60, 40)), int8=(1,))
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -122,7 +122,7 @@ def test_only_what_needs_it_takes_the_full_kernel():
 @pytest.mark.parametrize("mode", ["joint", "independent"])
 @pytest.mark.parametrize("valid", [(), (0.5,)])
 def test_shared_memory_fits(device, rows, dim, mode, valid):
-    case = Case("", (100,), rows=rows, dim=dim, mode=mode, valid=valid, heads=2)
+    case = AttentionCase("", (100,), rows=rows, dim=dim, mode=mode, valid=valid, heads=2)
     for int8 in ((), (0,)) if dim % 16 == 0 else ((),):
         found = plan(device, case, int8=int8)
         assert found.width == min(w for w in (32, 64, 96, 128) if w >= dim)
@@ -132,12 +132,12 @@ def test_shared_memory_fits(device, rows, dim, mode, valid):
 
 
 def test_what_no_kernel_takes_is_told_from_what_is_wrong():
-    library = Library.__new__(Library)
+    library = NativeLibrary.__new__(NativeLibrary)
     library.c = emulated().c
     emulated().set_device(*DEVICES["H100 sm_90"])
-    assert library.workspace_bytes(call_of(Case("", (100,))).desc) == 0
-    assert library.workspace_bytes(call_of(Case("", (100,), dim=136)).desc) is None
-    wrong = call_of(Case("", (100,)))
+    assert library.workspace_bytes(call_of(AttentionCase("", (100,))).desc) == 0
+    assert library.workspace_bytes(call_of(AttentionCase("", (100,), dim=136)).desc) is None
+    wrong = call_of(AttentionCase("", (100,)))
     wrong.desc.heads = -1
     with pytest.raises(InputError):
         library.workspace_bytes(wrong.desc)
@@ -146,7 +146,7 @@ def test_what_no_kernel_takes_is_told_from_what_is_wrong():
 def test_a_gpu_that_is_too_small_is_refused():
     emu = emulated()
     emu.set_device(40, 64 * KIB, 64 * KIB)
-    call = call_of(Case("", (100,), dim=128))
+    call = call_of(AttentionCase("", (100,), dim=128))
     size = ctypes.c_size_t()
     assert emu.c.mmedge_segattn_workspace(call.desc, size) == 2
     assert "expected sm_80 or later" in emu.error()
@@ -155,7 +155,7 @@ def test_a_gpu_that_is_too_small_is_refused():
 def test_no_gpu_is_said_so():
     emu = emulated()
     emu.set_device(0, 0, 0)
-    call = call_of(Case("", (100,)))
+    call = call_of(AttentionCase("", (100,)))
     assert emu.c.mmedge_segattn_enqueue(call.desc, None, None) == 3
     assert "mmedge_segattn_cpu() needs no GPU" in emu.error()
 
@@ -167,7 +167,7 @@ def _set_dims(desc, dim):
 def _refused(change):
     emu = emulated()
     emu.set_device()
-    call = call_of(Case("", (100, 61), batch=2))
+    call = call_of(AttentionCase("", (100, 61), batch=2))
     change(call.desc)
     status = emu.c.mmedge_segattn_enqueue(call.desc, None, None)
     return status, emu.error()
@@ -208,7 +208,7 @@ def test_what_is_refused(change, status, message):
 def test_8_bit_rows_start_at_multiples_of_16():
     emu = emulated()
     emu.set_device()
-    call = call_of(Case("", (100,), dim=72), int8=(0,))
+    call = call_of(AttentionCase("", (100,), dim=72), int8=(0,))
     assert call.desc.segment[0].dtype == I8
     assert emu.c.mmedge_segattn_enqueue(call.desc, None, None) == 2
     assert "multiples of 16 elements" in emu.error()
@@ -217,7 +217,7 @@ def test_8_bit_rows_start_at_multiples_of_16():
 def test_more_tiles_than_counters_cannot_be_cut():
     emu = emulated()
     emu.set_device()
-    desc = call_of(Case("", (100,), heads=8)).desc
+    desc = call_of(AttentionCase("", (100,), heads=8)).desc
     desc.batch, desc.num_splits = 600, 2
     desc.q_stride[0] = desc.segment[0].k_stride[0] = desc.segment[0].v_stride[0] = 0
     assert emu.c.mmedge_segattn_workspace(desc, ctypes.c_size_t()) == 2
@@ -229,7 +229,7 @@ def test_more_tiles_than_counters_cannot_be_cut():
 def test_strides_of_axes_of_one_do_not_matter():
     emu = emulated()
     emu.set_device()
-    call = call_of(Case("", (100,)))
+    call = call_of(AttentionCase("", (100,)))
     call.desc.q_stride[0] = call.desc.segment[0].k_stride[0] = 3
     emu.run(call)
     assert np.isfinite(call.output()).all()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mmedge.native import dispatch
-from mmedge.native.dispatch import Measured, choose, measured
+from mmedge.native.dispatch import Measurement, choose, measurements
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -19,8 +19,8 @@ def test_the_table_is_what_the_results_say():
 
 
 def test_the_shipped_table_holds_positive_ratios_of_known_frameworks():
-    assert measured()
-    for row in measured():
+    assert measurements()
+    for row in measurements():
         assert row.framework in ("onnxruntime", "torch")
         assert min(row.rows, row.keys, row.dim, row.speedup) > 0
 
@@ -28,13 +28,13 @@ def test_the_shipped_table_holds_positive_ratios_of_known_frameworks():
 @pytest.fixture
 def _table(monkeypatch):
     rows = (
-        Measured("torch", "cpu-avx2", "float32", 64, 1, 64, 2.0),
-        Measured("torch", "cpu-avx2", "float32", 64, 1, 4096, 0.9),
-        Measured("torch", "cpu-avx2", "float32", 64, 256, 64, 1.0),
-        Measured("torch", "cpu-avx2", "float32", 64, 256, 4096, 0.8),
-        Measured("torch", "cpu-avx2", "float32", 128, 16, 256, 0.5),
+        Measurement("torch", "cpu-avx2", "float32", 64, 1, 64, 2.0),
+        Measurement("torch", "cpu-avx2", "float32", 64, 1, 4096, 0.9),
+        Measurement("torch", "cpu-avx2", "float32", 64, 256, 64, 1.0),
+        Measurement("torch", "cpu-avx2", "float32", 64, 256, 4096, 0.8),
+        Measurement("torch", "cpu-avx2", "float32", 128, 16, 256, 0.5),
     )
-    monkeypatch.setattr(dispatch, "measured", lambda: rows)
+    monkeypatch.setattr(dispatch, "measurements", lambda: rows)
     choose.cache_clear()
     yield
     choose.cache_clear()

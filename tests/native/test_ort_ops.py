@@ -18,7 +18,7 @@ from mmedge.backends.registry import open_stage
 from mmedge.errors import BackendError
 from mmedge.execution.verify import verify
 from mmedge.native import capi, dispatch
-from mmedge.native.dispatch import Measured
+from mmedge.native.dispatch import Measurement
 from mmedge_export import export
 from mmedge_export.partition.attention_function import KINDS, attention_function
 
@@ -200,8 +200,8 @@ def _choice_anew():
 @pytest.mark.usefixtures("_choice_anew")
 @pytest.mark.parametrize("pays", [True, False])
 def test_by_default_the_measurements_decide(bundle, monkeypatch, pays):
-    row = Measured("onnxruntime", f"cpu-{native.cpu_isa()}", "float32", 64, 1, 64, 0.5 + pays)
-    monkeypatch.setattr(dispatch, "measured", lambda: (row,))
+    row = Measurement("onnxruntime", f"cpu-{native.cpu_isa()}", "float32", 64, 1, 64, 0.5 + pays)
+    monkeypatch.setattr(dispatch, "measurements", lambda: (row,))
     with mmedge.load(bundle) as pipe:
         found = pipe.attention[fusion(pipe.bundle).name]
     if pays:
@@ -212,7 +212,7 @@ def test_by_default_the_measurements_decide(bundle, monkeypatch, pays):
 
 
 def test_without_the_library_the_body_runs(bundle, monkeypatch):
-    monkeypatch.setattr(capi, "_find", lambda: capi._Found(None, "it was left out"))
+    monkeypatch.setattr(capi, "_find", lambda: capi._Lookup(None, "it was left out"))
     with mmedge.load(bundle) as pipe:
         assert verify(pipe).ok
         found = pipe.attention[fusion(pipe.bundle).name]

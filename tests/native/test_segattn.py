@@ -17,7 +17,7 @@ from mmedge.native import capi
 from mmedge.testing import (
     CASES,
     FROBENIUS,
-    Case,
+    AttentionCase,
     Inputs,
     allowed_error,
     frobenius,
@@ -171,7 +171,7 @@ def problems(**fixed):
         }
         if values["mode"] == "independent":
             values["gamma"] = draw(st.sampled_from([None, "", "b", "bh"]))
-        return Case(**values), draw(st.integers(0, 9))
+        return AttentionCase(**values), draw(st.integers(0, 9))
 
     return build()
 
@@ -249,7 +249,7 @@ def test_a_segment_cut_in_two_is_the_same_to_the_bit(problem, data):
 
 @pytest.mark.parametrize("how", ["length", "lens", "key_valid", "bias", "seg_bias", "left out"])
 def test_ways_to_be_absent_are_the_same_to_the_bit(how):
-    case = Case("absent", (40, 30, 20), rows=5, batch=2)
+    case = AttentionCase("absent", (40, 30, 20), rows=5, batch=2)
     inputs = make_inputs(case)
     k, v, found = list(inputs.k), list(inputs.v), dict(inputs.options)
     if how == "length":
@@ -277,7 +277,9 @@ def test_ways_to_be_absent_are_the_same_to_the_bit(how):
 @pytest.mark.parametrize("rows", [1, 4, 20])
 def test_what_hidden_keys_hold_does_not_leak(poison, rows, isa):
     inputs = make_inputs(
-        Case("poison", (70, 40), rows=rows, batch=2, counted=(0.5, None), valid=(None, 0.5))
+        AttentionCase(
+            "poison", (70, 40), rows=rows, batch=2, counted=(0.5, None), valid=(None, 0.5)
+        )
     )
     clean, _ = attend(inputs)
     k, v = ([x.copy() for x in parts] for parts in (inputs.k, inputs.v))
@@ -293,7 +295,7 @@ def test_what_hidden_keys_hold_does_not_leak(poison, rows, isa):
 @pytest.mark.parametrize("rows", [2, 20])
 def test_a_key_hidden_from_some_rows_does_not_leak_into_them(rows, isa):
     """A bias of minus infinity hides it from the first row alone; the others see NaN."""
-    inputs = make_inputs(Case("poison", (70,), rows=rows))
+    inputs = make_inputs(AttentionCase("poison", (70,), rows=rows))
     bias = np.zeros((1, 1, rows, 70), np.float32)
     bias[0, 0, 0, 10] = -np.inf
     v = inputs.v[0].copy()
@@ -306,7 +308,7 @@ def test_a_key_hidden_from_some_rows_does_not_leak_into_them(rows, isa):
 
 def test_nan_that_is_seen_is_not_swallowed(isa):
     for rows in (1, 20):
-        inputs = make_inputs(Case("nan", (70,), rows=rows))
+        inputs = make_inputs(AttentionCase("nan", (70,), rows=rows))
         k = inputs.k[0].copy()
         k[0, 3] = np.nan
         assert np.isnan(native.segmented_attention(inputs.q, [k], inputs.v)[0]).all()
@@ -314,7 +316,7 @@ def test_nan_that_is_seen_is_not_swallowed(isa):
 
 
 def test_scores_too_large_for_exp_are_no_trouble(isa):
-    inputs = make_inputs(Case("large", (100,), rows=20))
+    inputs = make_inputs(AttentionCase("large", (100,), rows=20))
     out, lse = native.segmented_attention(
         inputs.q, inputs.k, inputs.v, scale=1000.0, return_lse=True
     )
@@ -360,7 +362,7 @@ def test_bad_arguments_are_named():
 
 
 def test_without_the_library_the_reason_is_told(monkeypatch):
-    monkeypatch.setattr(capi, "_find", lambda: capi._Found(None, "there is none"))
+    monkeypatch.setattr(capi, "_find", lambda: capi._Lookup(None, "there is none"))
     assert native.why_absent() == "there is none"
     assert native.ort_kernels() == (None, "there is none")
     with pytest.raises(BackendError, match="there is none"):
@@ -371,7 +373,7 @@ def test_a_library_of_another_version_is_refused(monkeypatch):
     path = native.library().path
     monkeypatch.setattr(capi, "ABI_VERSION", 99)
     with pytest.raises(BackendError, match=r"expected version 99 of the C API, found 1; install"):
-        native.Library(path)
+        native.NativeLibrary(path)
 
 
 def test_no_queries_give_no_output():

@@ -15,7 +15,7 @@ from fake_gpu import FakeEngine, FakeMemory, OnGpu, fake_log
 
 import mmedge
 from mmedge.backends import SessionOptions
-from mmedge.backends.module_scopes import FUSED, NETWORK, Node
+from mmedge.backends.module_scopes import FUSED, NETWORK, ScopedNode
 from mmedge.backends.registry import open_stage
 from mmedge.backends.tensorrt import profiler, session
 from mmedge.backends.tensorrt.memory import CudaMemory
@@ -263,11 +263,11 @@ LAYERS = [
     ("conv_of_another", 0.0),
 ]
 NODES = [
-    Node("conv", "Conv", ("x",), ("c",), "seen.conv"),
-    Node("relu", "Relu", ("c",), ("r",), "seen.act"),
-    Node("norm", "LayerNormalization", ("r",), ("n",), "seen.norm"),
-    Node("project", "MatMul", ("n",), ("p",), "head.fc"),
-    Node("bias", "Add", ("p",), ("y",), None),
+    ScopedNode("conv", "Conv", ("x",), ("c",), "seen.conv"),
+    ScopedNode("relu", "Relu", ("c",), ("r",), "seen.act"),
+    ScopedNode("norm", "LayerNormalization", ("r",), ("n",), "seen.norm"),
+    ScopedNode("project", "MatMul", ("n",), ("p",), "head.fc"),
+    ScopedNode("bias", "Add", ("p",), ("y",), None),
 ]
 
 

@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as hnp
 
 from mmedge.errors import AccuracyError
 from mmedge.spec import Tolerance
-from mmedge.tolerance import Comparison, difference
+from mmedge.tolerance import OutputComparison, difference
 
 LIMIT = Tolerance(rtol=1e-4, atol=1e-6)
 
@@ -68,7 +68,7 @@ def test_what_can_never_pass(got, golden):
     assert found.limit_used > 1
     assert not found.passes
     with pytest.raises(AccuracyError):
-        compared = Comparison(LIMIT)
+        compared = OutputComparison(LIMIT)
         compared.add(got, golden)
         compared.least()
 
@@ -149,7 +149,7 @@ def test_boxes_excuse_no_classes(layout, boxes):
 
 def test_one_small_channel_is_known_by_several_samples():
     """A position in millimeters beside a gripper: one row does not tell that it is no accident."""
-    compared = Comparison(LIMIT)
+    compared = OutputComparison(LIMIT)
     for seed in range(6):
         golden = floats(1, 4, scale=800, seed=seed)
         golden[0, 3] = np.random.default_rng(seed).random() - 0.5
@@ -224,12 +224,12 @@ def test_the_least_tolerance_holds_what_it_was_made_of():
     for array in golden:
         array[..., 8] *= 1e-4
     got = [array + 0.3 * floats(1, 30, 9, seed=seed + 50) for seed, array in enumerate(golden)]
-    compared = Comparison(Tolerance(0.0, 0.0))
+    compared = OutputComparison(Tolerance(0.0, 0.0))
     samples = [compared.add(ours, theirs) for ours, theirs in zip(got, golden, strict=True)]
     least = compared.least()
     assert least.rtol < 0.02
     assert least.atol < 2
-    again = Comparison(Tolerance(least.rtol * 1.001, least.atol * 1.001))
+    again = OutputComparison(Tolerance(least.rtol * 1.001, least.atol * 1.001))
     for ours, theirs in zip(got, golden, strict=True):
         again.add(ours, theirs)
     assert again.result().passes
@@ -240,13 +240,13 @@ def test_the_least_tolerance_holds_what_it_was_made_of():
 def test_the_least_tolerance_of_zeros_is_absolute():
     zeros = np.zeros(2, np.float32)
     for golden, want in ((zeros, Tolerance(0.0, 0.25)), (zeros + 1, Tolerance(0.25, 0.0))):
-        compared = Comparison(Tolerance(0.0, 0.0))
+        compared = OutputComparison(Tolerance(0.0, 0.0))
         compared.add(golden + np.float32(0.25), golden.astype(np.float32))
         assert compared.least() == want
 
 
 def test_axes_of_changing_size_are_no_channels():
-    compared = Comparison(LIMIT)
+    compared = OutputComparison(LIMIT)
     for size in (8, 5, 30):
         golden = floats(1, size, scale=10)
         compared.add(rounded(golden), golden)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mmedge import native
 from mmedge.errors import InputError
-from mmedge.native.describe import View, describe, lse_shape, out_shape, write_to
+from mmedge.native.describe import ArrayView, describe, lse_shape, out_shape, write_to
 from mmedge.native.dispatch import choose
 from mmedge_export.capture.attention_standard import decompose
 
@@ -191,14 +191,14 @@ def _describe(
         raise InputError(f"expected all tensors on one device, got {sorted(map(str, devices))}")
     kept: list[Tensor] = []
 
-    def view(tensor: Tensor) -> View:
+    def view(tensor: Tensor) -> ArrayView:
         if tensor.shape[-1] > 1 and tensor.stride(-1) != 1:
             tensor = tensor.contiguous()
             kept.append(tensor)
         dtype = str(tensor.dtype).removeprefix("torch.")
-        return View(tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), dtype)
+        return ArrayView(tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), dtype)
 
-    def views(tensors: Sequence[Optional]) -> list[View | None]:
+    def views(tensors: Sequence[Optional]) -> list[ArrayView | None]:
         return [None if tensor is None else view(tensor) for tensor in tensors]
 
     call = describe(

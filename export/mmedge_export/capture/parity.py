@@ -8,7 +8,7 @@ import numpy as np
 
 from mmedge.errors import ExportError
 from mmedge.spec import Tolerance
-from mmedge.tolerance import Comparison
+from mmedge.tolerance import OutputComparison
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -43,12 +43,12 @@ def check(
         ExportError: an output differs by more than ``tolerance`` in some case. The message names
             the first tensor inside the graph that does, where the graph came from torch.
     """
-    compared: dict[str, Comparison] = {}
+    compared: dict[str, OutputComparison] = {}
     worst: dict[str, tuple[float, Case]] = {}
     for case in cases:
         got = run(case.inputs)
         for name, reference in case.outputs.items():
-            held = compared.setdefault(name, Comparison(tolerance))
+            held = compared.setdefault(name, OutputComparison(tolerance))
             share = held.relative(held.add(got[name], reference))
             if name not in worst or share > worst[name][0]:
                 worst[name] = share, case

@@ -13,7 +13,7 @@ from mmedge.backends.onnxruntime.session import kernel_library, session_options
 from mmedge.execution.inputs import Feeds
 from mmedge.execution.plan import StagePlan
 from mmedge.spec import Tolerance
-from mmedge.tolerance import Compared, Comparison
+from mmedge.tolerance import OutputComparison, SampleErrors
 from mmedge_export.onnx_graph.graph import Runner
 
 if TYPE_CHECKING:
@@ -153,20 +153,20 @@ def error(got: Sequence[Mapping[str, Array]], wanted: Sequence[Mapping[str, Arra
     samples together. Integers and booleans count the share of elements that differ; what is not
     finite in one alone is an infinite error.
     """
-    scales: dict[str, Comparison] = {}
-    compared: list[dict[str, float | Compared]] = []
+    scales: dict[str, OutputComparison] = {}
+    compared: list[dict[str, float | SampleErrors]] = []
     for ours, theirs in zip(got, wanted, strict=True):
-        found: dict[str, float | Compared] = {}
+        found: dict[str, float | SampleErrors] = {}
         for name, value in theirs.items():
             if ours[name].shape == value.shape and not np.issubdtype(value.dtype, np.floating):
                 found[name] = float(np.mean(ours[name] != value)) if value.size else 0.0
             else:
-                held = scales.setdefault(name, Comparison(_EXACT))
+                held = scales.setdefault(name, OutputComparison(_EXACT))
                 found[name] = held.add(ours[name], value)
         compared.append(found)
     return [
         max(
-            scales[name].relative(one) if isinstance(one, Compared) else one
+            scales[name].relative(one) if isinstance(one, SampleErrors) else one
             for name, one in found.items()
         )
         for found in compared

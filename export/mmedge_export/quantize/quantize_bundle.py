@@ -21,7 +21,7 @@ from mmedge.bench.tune import tune
 from mmedge.bundle import Bundle
 from mmedge.errors import AccuracyError, ExportError
 from mmedge.spec import Tolerance, Variant
-from mmedge.tolerance import Comparison
+from mmedge.tolerance import OutputComparison
 from mmedge_export.calibration.calibrate import calibrate
 from mmedge_export.calibration.checkpoint import Journal, digest
 from mmedge_export.onnx_graph.graph import save
@@ -317,16 +317,18 @@ def _slack(found: Tolerance, base: Tolerance) -> Tolerance:
 
 
 def _differences(bundle: Bundle, network: Network) -> tuple[Tolerance, dict[str, Tolerance]]:
-    """What the golden samples need (:meth:`mmedge.tolerance.Comparison.least`).
+    """What the golden samples need (:meth:`mmedge.tolerance.OutputComparison.least`).
 
     Of the whole network's outputs, and of every stage's on the golden tensors that enter it.
     """
-    stages: dict[str, Comparison] = {}
-    whole: dict[str, Comparison] = {}
+    stages: dict[str, OutputComparison] = {}
+    whole: dict[str, OutputComparison] = {}
 
-    def hold(compared: dict[str, Comparison], got: Mapping[str, Array], sample: Sample) -> None:
+    def hold(
+        compared: dict[str, OutputComparison], got: Mapping[str, Array], sample: Sample
+    ) -> None:
         for name, value in got.items():
-            held = compared.setdefault(name, Comparison(Tolerance(0.0, 0.0)))
+            held = compared.setdefault(name, OutputComparison(Tolerance(0.0, 0.0)))
             held.add(value, sample.outputs[name])
 
     for sample in bundle.samples():
@@ -341,7 +343,7 @@ def _differences(bundle: Bundle, network: Network) -> tuple[Tolerance, dict[str,
     )
 
 
-def _least(name: str, held: Comparison) -> Tolerance:
+def _least(name: str, held: OutputComparison) -> Tolerance:
     try:
         return held.least()
     except AccuracyError as fault:

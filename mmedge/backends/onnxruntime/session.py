@@ -124,14 +124,14 @@ class OrtSession:
         # Most often one, and then without the microsecond of the general way.
         return {names[0]: values[0]} if len(names) == 1 else dict(zip(names, values, strict=True))
 
-    def _run_publicly(self, feeds: Mapping[str, Any], refused: TypeError) -> list[Array]:
+    def _run_publicly(self, feeds: Mapping[str, Any], refusal: TypeError) -> list[Array]:
         """Run by ONNX Runtime's public method, and stay with it where it succeeds.
 
         Either the feeds are wrong, or :func:`_binding` is not what this ONNX Runtime has.
         """
         session = None if self._on_gpu or self._limited else self._session
         if session is None:
-            raise BackendError(f"{self._where}: ONNX Runtime failed: {refused}") from refused
+            raise BackendError(f"{self._where}: ONNX Runtime failed: {refusal}") from refusal
         try:
             values: list[Array] = session.run(self._output_names, feeds, None)
         except Exception as error:  # the binding raises several unrelated types
@@ -200,8 +200,8 @@ def _run_on_gpu(
     for name in names:
         binding.bind_output(name)
     session.run_with_iobinding(binding, options)
-    copied: list[Array] = binding.copy_outputs_to_cpu()
-    return copied
+    outputs: list[Array] = binding.copy_outputs_to_cpu()
+    return outputs
 
 
 def open_stage(
@@ -302,13 +302,13 @@ def kernel_library(target: str, options: SessionOptions) -> tuple[Path | None, s
 
 def _read_attention(session: Any, nodes: int, reason: str) -> Attention:  # noqa: ANN401
     """What runs attention over segments: a node that is still there is run by its kernel."""
-    found = sum(
+    kernel_nodes = sum(
         node.domain == native.DOMAIN
         for subgraph in session.get_provider_graph_assignment_info()
         for node in subgraph.get_nodes()
     )
-    if found:
-        return Attention(found, native.cpu_isa())
+    if kernel_nodes:
+        return Attention(kernel_nodes, native.cpu_isa())
     return Attention(nodes, None, reason or "ONNX Runtime took the body in place of the kernel")
 
 
@@ -348,29 +348,29 @@ def _check_placement(session: Any, provider: str, where: str) -> None:  # noqa: 
         if not (subgraph.ep_name == PROVIDERS["cpu"] and node.op_type in SHAPE_OPS)
     ]
     if elsewhere:
-        shown = "; ".join(elsewhere[:NODES_SHOWN])
+        listing = "; ".join(elsewhere[:NODES_SHOWN])
         rest = f" and {len(elsewhere) - NODES_SHOWN} more" if len(elsewhere) > NODES_SHOWN else ""
         raise BackendError(
-            f"{where}: expected every node on {provider}, found {shown}{rest}. "
+            f"{where}: expected every node on {provider}, found {listing}{rest}. "
             "Choose a variant made for the processor that runs them, or change those layers"
         )
 
 
 def _specs(
-    found: Any,  # noqa: ANN401
-    declared: tuple[TensorSpec, ...],
+    values: Any,  # noqa: ANN401
+    manifest_specs: tuple[TensorSpec, ...],
     kind: str,
     stage: Stage,
 ) -> tuple[TensorSpec, ...]:
     """The graph's own inputs or outputs, checked against what the manifest declares of them."""
-    by_name = {spec.name: spec for spec in declared}
-    names = [value.name for value in found]
+    by_name = {spec.name: spec for spec in manifest_specs}
+    names = [value.name for value in values]
     if sorted(names) != sorted(by_name):
         raise BackendError(
             f"stage {stage.name!r}: the graph's {kind}s are {sorted(names)}, "
             f"the manifest declares {sorted(by_name)}; export the bundle again"
         )
-    for value in found:
+    for value in values:
         spec = by_name[value.name]
         dtype = DTYPE_NAMES.get(value.type, value.type)
         if dtype != spec.dtype or len(value.shape) != len(spec.shape):

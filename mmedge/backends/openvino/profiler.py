@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mmedge.backends.module_scopes import FUSED, NETWORK, Node, read_nodes, working
+from mmedge.backends.module_scopes import FUSED, NETWORK, ScopedNode, read_nodes, working
 from mmedge.backends.openvino.session import compile_settings, core, fixed, read_onnx
 from mmedge.backends.profile import BETWEEN, Span
 
@@ -44,8 +44,8 @@ def profile_stage(
     values = [
         feeds[next(name for name in port.get_names() if name in feeds)] for port in model.inputs
     ]
-    shaped = fixed(model, tuple(value.shape for value in values))
-    compiled = core().compile_model(shaped, "CPU", {**settings, "PERF_COUNT": True})
+    static_model = fixed(model, tuple(value.shape for value in values))
+    compiled = core().compile_model(static_model, "CPU", {**settings, "PERF_COUNT": True})
     modules = _modules(compiled, bundle.read(file))
     other = FUSED if set(modules.values()) - {NETWORK} else NETWORK
     request = compiled.create_infer_request()
@@ -70,18 +70,18 @@ def _spans(counters: Any, modules: Mapping[str, str], other: str) -> list[Span]:
     return spans
 
 
-def _modules(compiled: Any, exported: memoryview) -> dict[str, str]:  # noqa: ANN401
+def _modules(compiled: Any, exported_graph: memoryview) -> dict[str, str]:  # noqa: ANN401
     """Module of each node that runs, by its name: that of the nodes it was made of."""
-    known: dict[str, Node] = {}
-    for node in read_nodes(exported):
-        known.update((name, node) for name in (node.name, *node.outputs) if name)
-    found = {}
+    nodes: dict[str, ScopedNode] = {}
+    for node in read_nodes(exported_graph):
+        nodes.update((name, node) for name in (node.name, *node.outputs) if name)
+    modules = {}
     for running in compiled.get_runtime_model().get_ordered_ops():
         info = running.get_rt_info()
         names = str(info[ORIGINAL].astype(str)).split(",") if ORIGINAL in info else []
         # What OpenVINO adds to a node it names after it, as in "linear/DequantizationMultiply".
         parts = [part for name in names for part in (name, name.split("/")[0])]
-        worker = working([known[part] for part in parts if part in known])
+        worker = working([nodes[part] for part in parts if part in nodes])
         if worker is not None and worker.module is not None:
-            found[running.get_friendly_name()] = worker.module
-    return found
+            modules[running.get_friendly_name()] = worker.module
+    return modules

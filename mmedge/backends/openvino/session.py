@@ -349,29 +349,29 @@ def _import_silently() -> ModuleType:
 
 
 def ports(
-    found: Sequence[Any], declared: tuple[TensorSpec, ...], kind: str, stage: Stage
+    model_ports: Sequence[Any], manifest_specs: tuple[TensorSpec, ...], kind: str, stage: Stage
 ) -> tuple[TensorSpec, ...]:
     """The specs of a model's own inputs or outputs, in the model's order.
 
     Raises:
         BackendError: they are not what the manifest declares of them.
     """
-    by_name = {spec.name: spec for spec in declared}
+    by_name = {spec.name: spec for spec in manifest_specs}
     specs = []
-    for port in found:
+    for port in model_ports:
         # A port has further names where the graph passes the tensor on under another one.
         names = sorted(port.get_names())
         name = next((name for name in names if name in by_name), names[0] if names else "")
         spec, shape = by_name.pop(name, None), port.partial_shape
-        kept = DTYPE_NAMES.get(port.element_type.get_type_name(), str(port.element_type))
+        dtype = DTYPE_NAMES.get(port.element_type.get_type_name(), str(port.element_type))
         if spec is not None and spec.dtype not in DTYPE_NAMES.values():
             raise BackendError(
                 f"stage {stage.name!r}: {kind} {spec}: variants for OpenVINO take "
                 f"{', '.join(DTYPE_NAMES.values())}; use backend='ort'"
             )
-        if spec is None or kept != spec.dtype or len(shape) != len(spec.shape):
+        if spec is None or dtype != spec.dtype or len(shape) != len(spec.shape):
             raise BackendError(
-                f"stage {stage.name!r}: OpenVINO has the {kind} {name!r} as {kept} {shape}, the "
+                f"stage {stage.name!r}: OpenVINO has the {kind} {name!r} as {dtype} {shape}, the "
                 f"manifest declares {spec or 'no such one'}; use backend='ort'"
             )
         specs.append(spec)

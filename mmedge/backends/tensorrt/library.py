@@ -84,7 +84,7 @@ def make_log(trt: Any) -> Any:  # noqa: ANN401
 def make_profiler(trt: Any) -> Any:  # noqa: ANN401
     """A profiler for ``trt``; its ``layers`` lists the name and milliseconds of each, as told."""
 
-    class Profiler(trt.IProfiler):  # type: ignore[misc]
+    class LayerProfiler(trt.IProfiler):  # type: ignore[misc]
         """Collects the times of an execution context's layers."""
 
         def __init__(self) -> None:
@@ -95,4 +95,4 @@ def make_profiler(trt: Any) -> Any:  # noqa: ANN401
             """Called by the library once a layer and run."""
             self.layers.append((layer_name, ms))
 
-    return Profiler()
+    return LayerProfiler()

@@ -14,7 +14,7 @@ from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from mmedge.backends import SessionOptions
-from mmedge.backends.module_scopes import FUSED, NETWORK, Node, read_nodes, working
+from mmedge.backends.module_scopes import FUSED, NETWORK, ScopedNode, read_nodes, working
 from mmedge.backends.profile import Span
 from mmedge.backends.tensorrt.session import open_stage
 
@@ -65,7 +65,7 @@ def profile_stage(
     Raises:
         BackendError: the engine cannot be loaded, profiled or run.
     """
-    known = list(read_nodes(bundle.read(stage.graph)))
+    nodes = list(read_nodes(bundle.read(stage.graph)))
     del threads
     session = open_stage(bundle, stage, variant, options=SessionOptions())
     bundle.release()
@@ -76,32 +76,34 @@ def profile_stage(
             layers.clear()
             session.run(feeds)
             if number >= untimed:
-                runs.append(spans(layers, known))
+                runs.append(spans(layers, nodes))
     finally:
         session.close()
     return runs
 
 
-def spans(layers: Iterable[tuple[str, float]], nodes: Iterable[Node]) -> list[Span]:
+def spans(layers: Iterable[tuple[str, float]], nodes: Iterable[ScopedNode]) -> list[Span]:
     """Layers by the operator and the module of what they were made of, in microseconds.
 
     Args:
         layers: name and milliseconds of each, in order.
         nodes: of the graph.
     """
-    known: dict[str, Node] = {}
+    by_name: dict[str, ScopedNode] = {}
     for node in nodes:
-        known.update((name, node) for name in (node.name, *node.outputs) if name)
-    other = FUSED if any(node.module is not None for node in known.values()) else NETWORK
-    found, at = [], 0.0
+        by_name.update((name, node) for name in (node.name, *node.outputs) if name)
+    other = FUSED if any(node.module is not None for node in by_name.values()) else NETWORK
+    layer_spans, at = [], 0.0
     for name, ms in layers:
-        op, module = _placed(name, [known[part] for part in _BETWEEN.split(name) if part in known])
-        found.append(Span(name, op, module or other, at, ms * 1e3))
+        op, module = _placed(
+            name, [by_name[part] for part in _BETWEEN.split(name) if part in by_name]
+        )
+        layer_spans.append(Span(name, op, module or other, at, ms * 1e3))
         at += ms * 1e3
-    return found
+    return layer_spans
 
 
-def _placed(name: str, made_of: list[Node]) -> tuple[str, str | None]:
+def _placed(name: str, made_of: list[ScopedNode]) -> tuple[str, str | None]:
     """Operator and module of a layer; no module where its name tells none."""
     worker = working(made_of) or next(iter(made_of), None)
     module = worker.module if worker is not None else None

@@ -191,9 +191,9 @@ class TensorRTSession:
 
     def _reserve(self, memory: Memory, name: str, size: int) -> int:
         """Address of a buffer of at least ``size`` bytes, kept for the next run."""
-        address, held = self._buffers.get(name, (0, 0))
-        if held < max(size, 1):
-            if held:
+        address, capacity = self._buffers.get(name, (0, 0))
+        if capacity < max(size, 1):
+            if capacity:
                 del self._buffers[name]
                 memory.free(address)
             address = memory.allocate(max(size, 1))
@@ -274,7 +274,7 @@ def _why(runtime: Any, data: memoryview) -> str:  # noqa: ANN401
 
 def _check_tensors(trt: Any, engine: Any, stage: Stage, where: str) -> None:  # noqa: ANN401
     """The engine's inputs and outputs are those that the manifest declares, and lie on the GPU."""
-    declared: dict[str, tuple[Any, TensorSpec]] = {
+    tensors: dict[str, tuple[Any, TensorSpec]] = {
         spec.name: (mode, spec)
         for mode, specs in (
             (trt.TensorIOMode.INPUT, stage.inputs),
@@ -283,24 +283,24 @@ def _check_tensors(trt: Any, engine: Any, stage: Stage, where: str) -> None:  # 
         for spec in specs
     }
     names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
-    if sorted(names) != sorted(declared):
+    if sorted(names) != sorted(tensors):
         raise BackendError(
             f"{where}: the engine has tensors {sorted(names)}, the manifest declares "
-            f"{sorted(declared)}; build it again"
+            f"{sorted(tensors)}; build it again"
         )
     for name in names:
-        mode, spec = declared[name]
+        mode, spec = tensors[name]
         if engine.get_tensor_mode(name) != mode:
             raise BackendError(
                 f"{where}: tensor {name!r} is an {engine.get_tensor_mode(name).name.lower()} of "
                 f"the engine, the manifest declares an {mode.name.lower()}; build it again"
             )
-        found = engine.get_tensor_dtype(name).name
-        dtype = DTYPE_NAMES.get(found, found)
+        dtype_name = engine.get_tensor_dtype(name).name
+        dtype = DTYPE_NAMES.get(dtype_name, dtype_name)
         shape = tuple(engine.get_tensor_shape(name))
         fits = len(shape) == len(spec.shape) and all(
-            isinstance(wanted, str) or size in (-1, wanted)
-            for size, wanted in zip(shape, spec.shape, strict=True)
+            isinstance(dimension, str) or size in (-1, dimension)
+            for size, dimension in zip(shape, spec.shape, strict=True)
         )
         if dtype != spec.dtype or not fits:
             raise BackendError(
