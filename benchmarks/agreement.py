@@ -154,7 +154,8 @@ def _others(report: Report) -> float | None:
     loads = [sample["load"] for sample in report.device["during"] if sample.get("load")]
     loads += [mean] if mean else []
     return max(
-        ((load.get("others") or 0.0) + (load.get("steal") or 0.0) for load in loads), default=None
+        ((load.get("others") or 0.0) + (load.get("steal") or 0.0) for load in loads if load),
+        default=None,
     )
 
 

@@ -1,4 +1,4 @@
-"""Fills the marked blocks of the docs from what is in the tree: results and module docstrings.
+"""Fills the marked blocks of the docs from results and docstrings, and makes the report's schema.
 
 ``python docs/generate.py`` rewrites them; ``--check`` changes nothing and fails when one is stale.
 """
@@ -15,6 +15,8 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from json_schema import report_schema
 
 from mmedge.testing import CASES
 
@@ -551,6 +553,11 @@ BLOCKS: dict[tuple[str, str], Callable[[], str]] = {
     ("docs/reference/zoo.md", "zoo accuracy"): zoo,
 }
 
+#: Generated files -> what they hold.
+FILES: dict[str, Callable[[], str]] = {
+    "mmedge/bench/report/report.schema.json": report_schema,
+}
+
 
 def fill(page: str, name: str, body: str) -> str:
     """``page`` with the block ``name`` replaced."""
@@ -563,7 +570,7 @@ def fill(page: str, name: str, body: str) -> str:
 
 
 def main() -> None:
-    """Rewrite the blocks, or with ``--check`` only compare them."""
+    """Rewrite the blocks and files, or with ``--check`` only compare them."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--check", action="store_true")
     check = parser.parse_args().check
@@ -574,6 +581,12 @@ def main() -> None:
         new = fill(old, name, make())
         if new != old:
             stale.append(f"{page}: {name}")
+            if not check:
+                path.write_text(new, encoding="utf-8")
+    for name, make in FILES.items():
+        path, new = ROOT / name, make()
+        if path.read_text(encoding="utf-8") != new:
+            stale.append(name)
             if not check:
                 path.write_text(new, encoding="utf-8")
     if check and stale:

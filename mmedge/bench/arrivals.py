@@ -15,16 +15,17 @@ import time
 from array import array
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["BACKLOG", "KINDS", "Load", "Series", "in_turn", "run"]
+__all__ = ["BACKLOG", "KINDS", "Kind", "Load", "Series", "in_turn", "run"]
 
 T = TypeVar("T")
 
-KINDS = ("closed", "rate", "gap")
+Kind = Literal["closed", "rate", "gap"]
+KINDS: tuple[Kind, ...] = ("closed", "rate", "gap")
 #: Arrivals that may wait. With more the run ends: latency would only tell how long it ran.
 BACKLOG = 10_000
 #: The last part of a wait is spun through, since the system wakes a sleeper late; in ns.
@@ -53,7 +54,7 @@ class Load:
             kind.
     """
 
-    kind: str = "closed"
+    kind: Kind = "closed"
     calls: int | None = None
     seconds: float | None = None
     rate_hz: float | None = None

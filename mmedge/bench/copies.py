@@ -5,7 +5,6 @@ What an engine does inside itself is not seen: a GPU's cache, or a change of lay
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -18,28 +17,14 @@ from mmedge.execution.plan import StagePlan
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from mmedge.bench.report.sections import CopiedTensor
     from mmedge.pipeline import Pipeline
     from mmedge.spec import Array, Stage
 
-__all__ = ["Copy", "copies"]
+__all__ = ["copies"]
 
 
-@dataclass(frozen=True, slots=True)
-class Copy:
-    """One kind of tensor and how it passes.
-
-    Attributes:
-        what: the tensors, in words.
-        bytes: copied in one call; 0 where they pass by reference.
-        why: the reason, or what makes a copy needless.
-    """
-
-    what: str
-    bytes: int
-    why: str
-
-
-def copies(pipe: Pipeline, inputs: Mapping[str, Any]) -> tuple[Copy, ...]:
+def copies(pipe: Pipeline, inputs: Mapping[str, Any]) -> list[CopiedTensor]:
     """Run every stage once and tell what is copied on the way from ``inputs`` to the outputs.
 
     The feature cache is left alone: each stage runs, and what the cache would spare is counted.
@@ -57,48 +42,50 @@ def copies(pipe: Pipeline, inputs: Mapping[str, Any]) -> tuple[Copy, ...]:
     manifest = pipe.bundle.manifest
     on_gpu = pipe.variant.target != "cpu"
     values = Feeds(pipe.bundle, on_gpu=on_gpu).prepare(inputs)
-    rows = [_given(name, inputs, value) for name, value in values.items()]
-    made: dict[str, Array] = {}
+    rows = [_input(name, inputs, value) for name, value in values.items()]
+    tensors: dict[str, Array] = {}
 
     def look(stage: Stage, feeds: Mapping[str, Any], outputs: Mapping[str, Array]) -> None:
-        rows.extend(_into(stage, pipe, feeds, made))
+        rows.extend(_into(stage, pipe, feeds, tensors))
         rows.append(_out_of(stage, outputs, on_gpu=on_gpu))
-        made.update(outputs)
+        tensors.update(outputs)
 
     runs = {stage.name: partial(pipe.run_stage, stage.name) for stage in manifest.stages}
     StagePlan(manifest.in_order(), runs).advance(values, after=look)
-    return (*rows, *_cached(pipe, made))
+    return [*rows, *_cached(pipe, tensors)]
 
 
-def _given(name: str, inputs: Mapping[str, Any], prepared: Any) -> Copy:  # noqa: ANN401
+def _input(name: str, inputs: Mapping[str, Any], prepared: Any) -> CopiedTensor:  # noqa: ANN401
     """From what the caller passes to what the stages take."""
     what = f"input {name}"
     if name not in inputs or isinstance(inputs[name], str):
         size = _bytes(prepared)
         # What stands in is remembered with inputs of which no more than dtype and shape is checked.
         if all(isinstance(x, np.ndarray) and x.flags.c_contiguous for x in inputs.values()):
-            return Copy(
+            return _copied(
                 what, 0, f"a stand-in of {size} bytes, made once for inputs of these shapes"
             )
-        return Copy(what, size, "made in each call: tokens of a text, or what stands in beside one")
-    given = inputs[name]
-    if given is prepared:
-        return Copy(what, 0, "taken where it lies")
-    if not isinstance(given, np.ndarray):
-        given = np.from_dlpack(given)
-    if np.shares_memory(given, prepared):
-        return Copy(what, 0, "another library's array, taken where it lies")
-    return Copy(what, _bytes(prepared), "not C-contiguous; pass one that is")
+        return _copied(
+            what, size, "made in each call: tokens of a text, or what stands in beside one"
+        )
+    value = inputs[name]
+    if value is prepared:
+        return _copied(what, 0, "taken where it lies")
+    if not isinstance(value, np.ndarray):
+        value = np.from_dlpack(value)
+    if np.shares_memory(value, prepared):
+        return _copied(what, 0, "another library's array, taken where it lies")
+    return _copied(what, _bytes(prepared), "not C-contiguous; pass one that is")
 
 
 def _into(
-    stage: Stage, pipe: Pipeline, feeds: Mapping[str, Any], made: Mapping[str, Array]
-) -> list[Copy]:
+    stage: Stage, pipe: Pipeline, feeds: Mapping[str, Any], tensors: Mapping[str, Array]
+) -> list[CopiedTensor]:
     """What a stage takes, from the caller and from other stages."""
     rows = []
     for origin, names in (
-        ("inputs", [name for name in feeds if name not in made]),
-        ("tensors of other stages", [name for name in feeds if name in made]),
+        ("inputs", [name for name in feeds if name not in tensors]),
+        ("tensors of other stages", [name for name in feeds if name in tensors]),
     ):
         if not names:
             continue
@@ -109,23 +96,23 @@ def _into(
             why = "host to device" if host else "they lie on the device"
         else:
             size, why = backend(pipe.variant.backend).copied(host)
-        rows.append(Copy(what, size, why))
+        rows.append(_copied(what, size, why))
     return rows
 
 
-def _out_of(stage: Stage, outputs: Mapping[str, Array], *, on_gpu: bool) -> Copy:
+def _out_of(stage: Stage, outputs: Mapping[str, Array], *, on_gpu: bool) -> CopiedTensor:
     """What a stage yields: an array over the engine's own buffer, or a copy of that."""
     what = f"outputs of {stage.name} ({len(outputs)})"
     size = sum(map(_bytes, outputs.values()))
     if on_gpu:
-        return Copy(what, size, "device to host")
+        return _copied(what, size, "device to host")
     copied = sum(_bytes(value) for value in outputs.values() if value.flags.owndata)
     if copied:
-        return Copy(what, copied, "copied out of buffers that the engine uses again")
-    return Copy(what, 0, f"{size} bytes by reference: arrays over the engine's own buffers")
+        return _copied(what, copied, "copied out of buffers that the engine uses again")
+    return _copied(what, 0, f"{size} bytes by reference: arrays over the engine's own buffers")
 
 
-def _cached(pipe: Pipeline, made: Mapping[str, Array]) -> list[Copy]:
+def _cached(pipe: Pipeline, tensors: Mapping[str, Array]) -> list[CopiedTensor]:
     """Outputs of the network that the feature cache may hold as well."""
     manifest = pipe.bundle.manifest
     features = {s.name for stage in manifest.stages if stage.modality for s in stage.outputs}
@@ -133,13 +120,17 @@ def _cached(pipe: Pipeline, made: Mapping[str, Array]) -> list[Copy]:
     if not names or not pipe.cache_info():
         return []
     return [
-        Copy(
+        _copied(
             f"outputs {', '.join(names)}",
-            sum(_bytes(made[name]) for name in names),
+            sum(_bytes(tensors[name]) for name in names),
             "the feature cache holds them, and the caller may write to its own; not copied in a "
             "call with cached=False",
         )
     ]
+
+
+def _copied(what: str, size: int, why: str) -> CopiedTensor:
+    return {"what": what, "bytes": size, "why": why}
 
 
 def _bytes(value: Any) -> int:  # noqa: ANN401

@@ -13,12 +13,11 @@ import secrets
 from typing import TYPE_CHECKING
 
 from mmedge.bench.arrivals import Load
-from mmedge.bench.measure import Run
+from mmedge.bench.measure import Measurement
 from mmedge.bench.sessions import timed_in_turn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
+    from mmedge.bench.progress import Progress
     from mmedge.bench.report.report import Report
 
 __all__ = ["CALLS", "SESSIONS", "bench_pair"]
@@ -42,7 +41,7 @@ def bench_pair(
     calls: int = CALLS,
     sessions: int = SESSIONS,
     warmup: int = WARMUP,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> tuple[Report, Report]:
     """Measure two bundles with calls in turn.
 
@@ -73,7 +72,7 @@ def bench_pair(
         MMEdgeError: whatever loading raises.
     """
     first, second = (
-        Run(
+        Measurement(
             path, backend, precision, device,
             threads=threads, load=Load(calls=calls), sessions=sessions, warmup=warmup, spin=False,
         )

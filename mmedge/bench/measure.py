@@ -2,27 +2,21 @@
 
 Everything that is not timed (the profile by operator, the count of copies, the cold start) runs
 after the timed calls, and on sessions of its own where it would change them.
-
-It is long, since what is measured, and in which order, stands in one place.
 """
 
 from __future__ import annotations
 
 import os
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from time import perf_counter_ns
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
-from mmedge.backends.profile import NOT_PROFILED, Profile
-from mmedge.bench import coldstart
 from mmedge.bench.arrivals import Load
 from mmedge.bench.copies import copies
 from mmedge.bench.machine import host
 from mmedge.bench.machine.background_load import Interference
 from mmedge.bench.machine.energy import no_energy
-from mmedge.bench.operators import try_profile
+from mmedge.bench.progress import silent
 from mmedge.bench.report.report import Report
 from mmedge.bench.report.trace import write as write_trace
 from mmedge.bench.sessions import (
@@ -34,19 +28,20 @@ from mmedge.bench.sessions import (
     summed,
     timed_session,
 )
-from mmedge.errors import BundleError, InputError
-from mmedge.execution.verify import verify
+from mmedge.bench.untimed import FirstCall, run_fresh
+from mmedge.errors import InputError
 from mmedge.pipeline import load as open_pipeline
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from mmedge.bench.copies import Copy
-    from mmedge.execution.verify import Verification
+    from mmedge.backends.profile import Profile
+    from mmedge.bench.progress import Progress
+    from mmedge.bench.report.sections import CopiedTensor
     from mmedge.pipeline import Pipeline
-    from mmedge.spec import Array, Variant
+    from mmedge.spec import Array
 
-__all__ = ["CALLS", "SESSIONS", "Run", "bench", "facts"]
+__all__ = ["CALLS", "SESSIONS", "Measurement", "bench"]
 
 #: Default number of timed calls: the fewest that carry a p99.9.
 CALLS = 1000
@@ -77,7 +72,7 @@ def bench(
     profiled: bool = True,
     trace: str | os.PathLike[str] | None = None,
     measured: Callable[[Report], None] | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Report:
     """Measure one variant of the bundle at ``path`` on this machine.
 
@@ -119,18 +114,18 @@ def bench(
         MMEdgeError: whatever loading raises.
     """
     # Before anything is measured, so that what cannot be done fails first.
-    second = Interference(interference) if interference is not None else None
-    run = Run(
+    second_load = Interference(interference) if interference is not None else None
+    run = Measurement(
         path, backend, precision, device,
         threads=threads, load=load or Load(calls=calls), sessions=sessions, warmup=warmup,
         deadline_ms=deadline_ms, progress=progress,
     )  # fmt: skip
     if trace is not None:
         _claim(trace)
-    with second or nullcontext():
+    with second_load or nullcontext():
         for _ in range(sessions):
             run.session()
-    words = second.words if second is not None else None
+    words = second_load.words if second_load is not None else None
     report, operators = run.finish(profiled=profiled, interference=words)
     if measured is not None:
         measured(report)
@@ -139,7 +134,7 @@ def bench(
     return report
 
 
-class Run:
+class Measurement:
     """A measurement of one variant that is made a session at a time.
 
     Calls of two runs may take turns (:mod:`mmedge.bench.interleaved`). ``path`` is the bundle's,
@@ -174,7 +169,7 @@ class Run:
         sessions: int,
         warmup: int | None = None,
         deadline_ms: float | None = None,
-        progress: Callable[[str, int, int], None] | None = None,
+        progress: Progress | None = None,
         spin: bool | None = None,
     ) -> None:
         self._shares = iter(shares(load, sessions))
@@ -183,17 +178,17 @@ class Run:
         if deadline_ms is not None and not deadline_ms > 0.0:
             raise ValueError(f"deadline_ms must be > 0, got {deadline_ms}")
         self.path = path
-        self._wanted: dict[str, Any] = {
+        self._choice: dict[str, Any] = {
             "backend": backend,
             "precision": precision,
             "device": device,
         }
         self._threads, self._load, self._spin = threads, load, spin
         self._warmup, self._deadline_ms = warmup, deadline_ms
-        self._tell = progress or _silent
+        self._tell = progress or silent
         self._machine = host.state()
-        self._first: _First | None = None
-        self._copies: Sequence[Copy] = ()
+        self._first: FirstCall | None = None
+        self._copies: Sequence[CopiedTensor] = []
         self.timed: list[TimedSession] = []
 
     def session(self) -> None:
@@ -234,11 +229,11 @@ class Run:
         """
         # The first call is timed; that outputs are right is checked after it.
         with open_pipeline(
-            self.path, threads=self._threads, spin=self._spin, allow_unverified=True, **self._wanted
+            self.path, threads=self._threads, spin=self._spin, allow_unverified=True, **self._choice
         ) as pipe:
             if self._first is None:
-                self._first = _First.of(pipe, self.path, self._tell)
-                self._wanted = {"variant": pipe.variant.id}  # the same one each time
+                self._first = FirstCall.of(pipe, self.path, self._tell)
+                self._choice = {"variant": pipe.variant.id}  # the same one each time
             yield pipe, self._first.inputs
 
     def finish(
@@ -255,27 +250,21 @@ class Run:
             ValueError: there was no session.
             MMEdgeError: whatever loading raises.
         """
-        first, timed, load, tell = self._first, self.timed, self._load, self._tell
+        first, timed, load = self._first, self.timed, self._load
         if first is None:
             raise ValueError("a run needs a session")
         count = sum(len(session.series.latency_ns) for session in timed)
-        tell("cold start", 0, 1)
-        cold = coldstart.measure(
+        cold, profile = run_fresh(
             self.path,
-            variant=first.variant.id,
+            first,
             threads=self._threads,
             calls=min(count, max(len(first.inputs), MEMORY_CALLS)),
+            profiled=profiled,
+            tell=self._tell,
         )
-        tell("cold start", 1, 1)
-        operators = NOT_PROFILED
-        if profiled:
-            tell("profile", 0, 1)
-            operators = try_profile(
-                self.path, first.variant, first.inputs[0], threads=self._threads
-            )
-            tell("profile", 1, 1)
         report = Report(
-            **first.facts,
+            **first.keys,
+            **cold,
             **summed(timed, self._deadline_ms),
             load={
                 "kind": load.kind,
@@ -290,56 +279,12 @@ class Run:
                 "interference": interference,
                 "beside": beside,
             },
-            cold_start_ms=cold.total,
-            cold_start_parts_ms=cold.parts,
-            first_call_ms=first.call_ns / 1e6,
-            peak_memory_bytes=cold.peak_memory_bytes,
-            **operators.report_keys(),
-            copies=[asdict(copy) for copy in self._copies],
-            accuracy=first.accuracy.to_dict(),
-            device=self._machine | record(timed),
+            **profile.report_keys(),
+            copies=self._copies,
+            device=host.describe(self._machine, record(timed)),
             energy=energy(timed) if beside is None else no_energy(NOT_APART),
         )
-        return report, operators
-
-
-@dataclass(frozen=True, slots=True)
-class _First:
-    """What is found out once, on the first pipeline that a run loads."""
-
-    variant: Variant
-    threads: int | None
-    inputs: list[Mapping[str, Array]]
-    call_ns: int
-    accuracy: Verification
-    facts: dict[str, Any]
-
-    @classmethod
-    def of(cls, pipe: Pipeline, path: str, tell: Callable[[str, int, int], None]) -> Self:
-        """Call it once and verify it."""
-        samples = pipe.bundle.samples()
-        if not samples:
-            raise BundleError(f"{path}: no golden samples to call it with; export it again")
-        inputs = [sample.inputs for sample in samples]
-        start = perf_counter_ns()
-        pipe.run(inputs[0], cached=False)
-        took = perf_counter_ns() - start
-        found = verify(pipe, progress=lambda done: tell("verify", done, len(samples)))
-        found.check()
-        return cls(pipe.variant, pipe.threads, inputs, took, found, facts(pipe))
-
-
-def facts(pipe: Pipeline) -> dict[str, Any]:
-    """What a report says of a loaded bundle: the keys ``bundle`` to ``size_bytes``, by name."""
-    bundle, variant = pipe.bundle, pipe.variant
-    return {
-        "bundle": {"name": bundle.manifest.name, "manifest_sha256": bundle.digest},
-        "variant": variant.id,
-        "attention": {stage: str(found) for stage, found in pipe.attention.items()},
-        "metric": _metric(variant),
-        "not_checked": list(bundle.manifest.open_questions(variant)),
-        "size_bytes": bundle.size(variant),
-    }
+        return report, profile
 
 
 def _claim(path: str | os.PathLike[str]) -> None:
@@ -354,53 +299,36 @@ def _claim(path: str | os.PathLike[str]) -> None:
 
 
 def _write_trace(
-    path: str | os.PathLike[str], found: Report, timed: TimedSession, operators: Profile
+    path: str | os.PathLike[str], report: Report, timed: TimedSession, operators: Profile
 ) -> None:
     """Draw the first session's timed calls, the operators, and what was sampled of the machine."""
     series, names = timed.series, list(timed.parts)
-    drawn = min(len(series.start_ns), TRACE_CALLS)
+    count = min(len(series.start_ns), TRACE_CALLS)
     calls = [
         (start, start + latency, {name: timed.parts[name][index] for name in names})
         for index, (start, latency) in enumerate(
-            zip(series.start_ns[:drawn], series.latency_ns[:drawn], strict=True)
+            zip(series.start_ns[:count], series.latency_ns[:count], strict=True)
         )
     ]
     until = calls[-1][1]
     counters: dict[str, list[tuple[int, float | None]]] = {}
-    for sample in found.device["during"]:
+    for sample in report.device["during"]:
         at = round(sample["at_s"] * 1e9)
         if at > until:
             break
-        frequency = sample["frequency_mhz"]
-        shown = {f"temperature {zone} C": value for zone, value in sample["temperature_c"].items()}
-        shown["fastest core MHz"] = frequency["max"] if frequency else None
-        for name, value in shown.items():
+        frequency, temperature = sample.get("frequency_mhz"), sample.get("temperature_c")
+        values = {f"temperature {zone} C": value for zone, value in (temperature or {}).items()}
+        values["fastest core MHz"] = frequency["max"] if frequency else None
+        for name, value in values.items():
             counters.setdefault(name, []).append((at, value))
     try:
         write_trace(
             path,
             calls,
-            name=f"{found.bundle['name']} {found.variant}",
+            name=f"{report.bundle['name']} {report.variant}",
             operators=operators.spans,
             counters=counters,
-            about={"calls drawn": drawn, "calls timed": len(series.start_ns)},
+            about={"calls drawn": count, "calls timed": len(series.start_ns)},
         )
     except OSError as error:
         raise InputError(f"trace {os.fspath(path)}: cannot be written: {error}") from error
-
-
-def _metric(variant: Variant) -> dict[str, Any] | None:
-    """The task metric that was measured when the variant was made."""
-    found = variant.metrics
-    if "metric" not in found:
-        return None
-    return {
-        "value": found["metric"],
-        "name": "task metric, when the variant was made",
-        "drop": found.get("metric_drop"),
-        "drop_bound": found.get("metric_drop_bound"),
-    }
-
-
-def _silent(phase: str, done: int, total: int) -> None:
-    """No progress wanted."""

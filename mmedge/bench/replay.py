@@ -3,30 +3,24 @@
 A closed loop asks for the next call when the last one is done, and so never sees a queue. Here each
 sample is pushed at its recorded arrival whether the pipeline is ready or not, and latency counts
 from that arrival: what a sample waited for is part of it.
-
-It is long, since the clock, the pushes and their account are one loop.
 """
 
 from __future__ import annotations
 
 import threading
-from dataclasses import asdict
-from time import monotonic, perf_counter
+from time import monotonic
 from typing import TYPE_CHECKING
 
-from mmedge.backends.profile import NOT_PROFILED
-from mmedge.bench import coldstart
 from mmedge.bench.copies import copies
 from mmedge.bench.machine import host
 from mmedge.bench.machine.monitor import Monitor
-from mmedge.bench.measure import facts
-from mmedge.bench.operators import try_profile
+from mmedge.bench.progress import silent
 from mmedge.bench.report.report import Report
 from mmedge.bench.stats.summary import confidence, jitter, summary, thin
 from mmedge.bench.stream_run import ResultCollector, StreamRun, Timed
+from mmedge.bench.untimed import FirstCall, run_fresh
 from mmedge.bench.warmup import warm_up
-from mmedge.errors import BundleError, InputError
-from mmedge.execution.verify import verify
+from mmedge.errors import InputError
 from mmedge.pipeline import load
 from mmedge.recording import Golden, open_recording
 from mmedge.recording.pace import Pace, pace
@@ -38,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
+    from mmedge.bench.progress import Progress
     from mmedge.pipeline import Pipeline
     from mmedge.recording import Recording
     from mmedge.stream.clock import SimulatedClock
@@ -138,7 +133,7 @@ def bench_stream(
     warmup: int | None = None,
     profiled: bool = True,
     skip_gaps: bool | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Report:
     """Measure a stream over one variant of the bundle at ``path`` on this machine.
@@ -173,7 +168,7 @@ def bench_stream(
         InputError: as :func:`replay`, or no trigger came to a fresh result.
         MMEdgeError: whatever loading raises.
     """
-    tell = progress or _silent
+    tell = progress or silent
     opened = None if recording is None else open_recording(recording)
     state = host.state()
     # The first call is timed; that outputs are right is checked after it.
@@ -181,22 +176,14 @@ def bench_stream(
         path, backend=backend, precision=precision, device=device, threads=threads,
         allow_unverified=True,
     ) as pipe:  # fmt: skip
-        variant, bundle, used = pipe.variant, pipe.bundle, pipe.threads
         last = trigger if isinstance(trigger, str) else None
-        source: Recording = opened or Golden(bundle, seconds=seconds, last=last)
-        inputs = [sample.inputs for sample in bundle.samples()]
-        if not inputs:
-            raise BundleError(f"{path}: no golden samples to check it with; export it again")
+        source: Recording = opened or Golden(pipe.bundle, seconds=seconds, last=last)
         _check_fits(pipe, source, trigger)
         # Before anything takes time: a recording that cannot be replayed is refused at once.
         source = plan_replay(source, skip_gaps=skip_gaps, say=say)
-        begun = perf_counter()
-        pipe.run(inputs[0], cached=False)
-        first = perf_counter() - begun
-        checked = verify(pipe, progress=lambda done: tell("verify", done, len(inputs)))
-        checked.check()
+        first = FirstCall.of(pipe, path, tell)
         warmed = warm_up(
-            lambda call: pipe.run(inputs[call % len(inputs)], cached=False),
+            lambda call: pipe.run(first.inputs[call % len(first.inputs)], cached=False),
             warmup,
             tell=lambda done, most: tell("warm up", done, most),
         )
@@ -209,31 +196,22 @@ def bench_stream(
                 f"{source.name}: no trigger came to a fresh result, of {run.results}; dropped: "
                 f"{run.drops}. Look for a required modality that is missing or too old"
             )
-        known, copied = facts(pipe), copies(pipe, inputs[0])
-    tell("cold start", 0, 1)
-    cold = coldstart.measure(
-        path,
-        variant=variant.id,
-        threads=threads,
-        calls=len(inputs),
+        tensors = copies(pipe, first.inputs[0])
+    cold, profile = run_fresh(
+        path, first, threads=threads, calls=len(first.inputs), profiled=profiled, tell=tell
     )
-    tell("cold start", 1, 1)
-    operators = NOT_PROFILED
-    if profiled:
-        tell("profile", 0, 1)
-        operators = try_profile(path, variant, inputs[0], threads=threads)
-        tell("profile", 1, 1)
     deadline = None if deadline_ms is None else run.deadline(deadline_ms)
     # One count of misses: the stream itself counts fresh results alone.
-    missed = 0 if deadline is None else int(deadline["missed"])
+    missed = 0 if deadline is None else deadline["missed"]
     return Report(
-        **known,
+        **first.keys,
+        **cold,
         load={
             "kind": "rate" if opened is None else "replay",
             "mode": "stream",
             "calls": len(run.latency_ms),
             "seconds": seconds if opened is None else None,
-            "threads": used,
+            "threads": first.threads,
             "inputs": _words(source, trigger, run),
             "rate_hz": _rate(source, trigger),
             "gap_ms": None,
@@ -248,18 +226,13 @@ def bench_stream(
         deadline=deadline,
         throughput_hz=len(run.latency_ms) / run.seconds,
         series=thin(run.start_s, run.latency_ms),
-        cold_start_ms=cold.total,
-        cold_start_parts_ms=cold.parts,
-        first_call_ms=first * 1e3,
-        peak_memory_bytes=cold.peak_memory_bytes,
         stages={stage: summary(ms) for stage, ms in run.stages_ms.items()},
-        **operators.report_keys(),
-        copies=[asdict(copy) for copy in copied],
-        accuracy=checked.to_dict(),
+        **profile.report_keys(),
+        copies=tensors,
         ages_ms={modality: summary(ages) for modality, ages in run.ages_ms.items()},
         drops=run.drops,
         results={**run.results, "deadline_misses": missed},
-        device={**state, **monitor.record()},
+        device=host.describe(state, monitor.record()),
         energy=monitor.energy(len(run.latency_ms)),
     )
 
@@ -352,7 +325,3 @@ def _rate(source: Recording, trigger: str | float) -> float | None:
     if not isinstance(trigger, str):
         return float(trigger)
     return source.rates.get(trigger) if isinstance(source, Golden) else None
-
-
-def _silent(phase: str, done: int, total: int) -> None:
-    """No progress wanted."""

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mmedge.bench.arrivals import Load, Series
+    from mmedge.bench.report.sections import EnergySection
     from mmedge.pipeline import Pipeline
 
 __all__ = [
@@ -65,10 +66,9 @@ def figures(
     Raises:
         ValueError: there are no calls, or not as many starts as latencies.
     """
-    intervals = summary.confidence(latency_ms)
     return {
         "latency_ms": summary.summary(latency_ms),
-        "confidence_ms": {key: list(own) if own else None for key, own in intervals.items()},
+        "confidence_ms": summary.confidence(latency_ms),
         "jitter_ms": summary.jitter(latency_ms),
         "deadline": None if deadline_ms is None else summary.deadline(latency_ms, deadline_ms),
         "series": summary.thin(start_s, latency_ms),
@@ -303,21 +303,23 @@ def _mean(
     return {key: sum(part[key] * weight for part, weight in known) / total for key in known[0][0]}
 
 
-def energy(timed: Sequence[TimedSession]) -> dict[str, Any]:
+def energy(timed: Sequence[TimedSession]) -> EnergySection:
     """Energy of the timed calls of all sessions."""
-    found = [session.monitor.energy(len(session.series.latency_ns)) for session in timed]
-    unknown = [one for one in found if one["joules_per_result"] is None]
-    if unknown or len(found) == 1:
-        return dict((unknown or found)[0])
-    sources = list(dict.fromkeys(str(one["source"]) for one in found))
+    sections = [session.monitor.energy(len(session.series.latency_ns)) for session in timed]
+    unknown = [section for section in sections if section["joules_per_result"] is None]
+    if unknown or len(sections) == 1:
+        return (unknown or sections)[0]
+    sources = list(dict.fromkeys(str(section["source"]) for section in sections))
     if len(sources) > 1:
         why = f"sessions had different counters: {' | '.join(sources)}"
         return no_energy(why)
     counts = [len(session.series.latency_ns) for session in timed]
-    joules = [one["joules_per_result"] * n for one, n in zip(found, counts, strict=True)]
-    seconds = sum(j / one["watts"] for j, one in zip(joules, found, strict=True) if one["watts"])
+    each = [section["joules_per_result"] or 0.0 for section in sections]
+    joules = [value * count for value, count in zip(each, counts, strict=True)]
+    watts = [section["watts"] for section in sections]
+    seconds = sum(j / power for j, power in zip(joules, watts, strict=True) if power)
     return {
-        **found[0],
+        **sections[0],
         "joules_per_result": sum(joules) / sum(counts),
         "watts": sum(joules) / seconds if seconds else 0.0,
     }

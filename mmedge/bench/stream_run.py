@@ -12,6 +12,7 @@ from mmedge.bench.stats import summary
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from mmedge.bench.report.sections import DeadlineSection, ResultsSection
     from mmedge.pipeline import Pipeline
     from mmedge.recording.pace import Pace
     from mmedge.recording.sample import Recorded
@@ -59,13 +60,13 @@ class StreamRun:
     drops: Mapping[str, Mapping[str, int]]
     pending: Mapping[str, int]
     used: Mapping[str, int]
-    results: Mapping[str, int]
+    results: ResultsSection
     pace: Pace
     seconds: float
     stages_ms: Mapping[str, tuple[float, ...]]
     health: Health
 
-    def deadline(self, ms: float) -> dict[str, float]:
+    def deadline(self, ms: float) -> DeadlineSection:
         """The verdict of :func:`mmedge.bench.stats.summary.deadline` on all triggers.
 
         A trigger that came to no result, superseded or still under way at the end (of a timer
@@ -78,10 +79,10 @@ class StreamRun:
         """
         superseded = self.results["superseded"]
         answers = (*self.answers_ms, *[float("inf")] * self.health.triggers_pending)
-        found = summary.deadline(answers, ms)
-        triggers, missed = len(answers) + superseded, int(found["missed"]) + superseded
+        verdict = summary.deadline(answers, ms)
+        triggers, missed = len(answers) + superseded, verdict["missed"] + superseded
         # If none was answered in time, their order does not matter.
-        longest = triggers if missed == triggers else found["longest_run"]
+        longest = triggers if missed == triggers else verdict["longest_run"]
         return {"ms": ms, "missed": missed, "rate": missed / triggers, "longest_run": longest}
 
 

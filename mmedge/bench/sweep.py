@@ -13,10 +13,12 @@ import math
 import random
 from dataclasses import dataclass, field
 from time import perf_counter_ns
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NotRequired
 
 from mmedge.backends.registry import probe
 from mmedge.bench import coldstart
+from mmedge.bench.progress import silent
+from mmedge.bench.report.sections import VariantFigures
 from mmedge.bench.stats.resample import LEAST_PARTS, half_width, spreads
 from mmedge.bench.stats.summary import LEAST_BLOCKS, percentile
 from mmedge.bench.tune import thread_counts
@@ -26,8 +28,10 @@ from mmedge.execution.verify import verify
 from mmedge.pipeline import load
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
+    from mmedge.bench.progress import Progress
+    from mmedge.bench.report.sections import Recommendation, SeriesSection
     from mmedge.spec import Manifest, Variant
 
 __all__ = ["ROUNDS", "pareto", "recommend", "sweep"]
@@ -36,6 +40,12 @@ __all__ = ["ROUNDS", "pareto", "recommend", "sweep"]
 ROUNDS = LEAST_PARTS + 1
 #: Untimed calls at the start of a block: the first calls of a session allocate.
 WARMUP = 10
+
+
+class _Ranked(VariantFigures):
+    """A row of the report, and the upper end of its p99's 95 % interval, which ``why`` states."""
+
+    p99_high_ms: NotRequired[float | None]
 
 
 @dataclass(slots=True)
@@ -49,7 +59,7 @@ class _Combination:
     part: list[int] = field(default_factory=list)
     seconds: float = 0.0
 
-    def series(self) -> dict[str, Any]:
+    def series(self) -> SeriesSection:
         """As in a report."""
         count = len(self.latency_ms)
         return {
@@ -68,8 +78,8 @@ def sweep(
     calls: int = 1000,
     deadline_ms: float | None = None,
     backend: str = "auto",
-    progress: Callable[[str, int, int], None] | None = None,
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    progress: Progress | None = None,
+) -> tuple[Sequence[VariantFigures], Recommendation]:
     """Measure every variant of the bundle at ``path`` that can run on this machine.
 
     Every variant first reproduces the golden samples. One that does not, or fails to load, is left
@@ -96,15 +106,15 @@ def sweep(
     """
     if calls < ROUNDS or any(count < 1 for count in threads or ()):
         raise ValueError(f"calls must be >= {ROUNDS} and threads >= 1, got {calls} and {threads}")
-    tell = progress or _silent
+    tell = progress or silent
     manifest, variants, cores = _choose(path, backend)
     with Bundle.open(path) as bundle:
         sizes = {variant.id: bundle.size(variant) for variant in variants}
     combinations: list[_Combination] = []
     left_out: list[str] = []
     first_error: MMEdgeError | None = None
-    for done, variant in enumerate(variants):
-        tell("verify", done, len(variants))
+    for index, variant in enumerate(variants):
+        tell("verify", index, len(variants))
         try:
             _check(path, variant)
         except MMEdgeError as error:
@@ -120,21 +130,21 @@ def sweep(
     order = random.Random(0)  # noqa: S311 - an order of measurement, no secret
     total = ROUNDS * len(combinations)
     for part in range(ROUNDS):
-        for place, chosen in enumerate(order.sample(combinations, len(combinations))):
+        for place, combination in enumerate(order.sample(combinations, len(combinations))):
             tell("measure", part * len(combinations) + place, total)
-            _block(path, chosen, part, calls // ROUNDS + (part < calls % ROUNDS))
+            _block(path, combination, part, calls // ROUNDS + (part < calls % ROUNDS))
     tell("measure", total, total)
 
     rows = []
-    for done, chosen in enumerate(combinations):
-        tell("cold start", done, len(combinations))
-        rows.append(_row(path, chosen, sizes[chosen.variant.id], _metric(chosen.variant, manifest)))
+    for index, combination in enumerate(combinations):
+        tell("cold start", index, len(combinations))
+        variant = combination.variant
+        rows.append(_row(path, combination, sizes[variant.id], _metric(variant, manifest)))
     tell("cold start", len(combinations), len(combinations))
-    front = pareto(rows)
     advice = recommend(rows, deadline_ms)
-    rows = [{**row, "pareto": on} for row, on in zip(rows, front, strict=True)]
-    for row in rows:
-        del row["p99_high_ms"]  # no key of the report; ``why`` states it
+    for row, on_front in zip(rows, pareto(rows), strict=True):
+        row["pareto"] = on_front
+        del row["p99_high_ms"]
     if left_out:
         advice["why"] += f"; left out: {'; '.join(left_out)}"
     return rows, advice
@@ -148,17 +158,17 @@ def pareto(rows: Sequence[Mapping[str, Any]]) -> list[bool]:
     is better when larger, and one that is not stated counts as the worst.
     """
     key = _latency_key(rows)
-    points = [(row[key], -_known(row["metric"]), row["size_bytes"]) for row in rows]
+    points = [(row[key], -_metric_or_worst(row["metric"]), row["size_bytes"]) for row in rows]
     return [
         not any(
-            other != own and all(x <= y for x, y in zip(other, own, strict=True))
+            other != point and all(x <= y for x, y in zip(other, point, strict=True))
             for other in points
         )
-        for own in points
+        for point in points
     ]
 
 
-def recommend(rows: Sequence[Mapping[str, Any]], deadline_ms: float | None) -> dict[str, Any]:
+def recommend(rows: Sequence[Mapping[str, Any]], deadline_ms: float | None) -> Recommendation:
     """The most accurate combination that meets the deadline, and why.
 
     It meets the deadline when the upper end of the 95 % interval of its p99 (``p99_high_ms``) is no
@@ -188,13 +198,14 @@ def recommend(rows: Sequence[Mapping[str, Any]], deadline_ms: float | None) -> d
             why = f"none meets {deadline_ms:g} ms at p99 with 95 % confidence: {what}"
             return {"variant": None, "threads": None, "why": why}
     best = min(
-        meeting, key=lambda row: (-_known(row["metric"]), row[key], row["peak_memory_bytes"])
+        meeting,
+        key=lambda row: (-_metric_or_worst(row["metric"]), row[key], row["peak_memory_bytes"]),
     )
-    stated = [row["metric"] is not None for row in meeting]
+    with_metric = [row["metric"] is not None for row in meeting]
     why, meets = "no variant states a metric: the fastest", " that meets"
-    if any(stated):
+    if any(with_metric):
         why = "the most accurate"
-        if not all(stated):
+        if not all(with_metric):
             why, meets = f"{why} of those that state a metric", ", and meets"
     elif any(row["metric"] is not None for row in rows):
         why = "none that states a metric meets the deadline: the fastest"
@@ -235,18 +246,18 @@ def _metric(variant: Variant, manifest: Manifest) -> float | None:
     """
     if "metric" in variant.metrics:
         return float(variant.metrics["metric"])
-    own = {stage.name: stage.graph for stage in manifest.stages}
-    if variant.files == own and variant.target == "cpu":
+    graphs = {stage.name: stage.graph for stage in manifest.stages}
+    if variant.files == graphs and variant.target == "cpu":
         for other in manifest.variants:
             if {"metric", "metric_drop"} <= set(other.metrics):
                 return float(other.metrics["metric"] + other.metrics["metric_drop"])
     return None
 
 
-def _block(path: str, chosen: _Combination, part: int, calls: int) -> None:
+def _block(path: str, combination: _Combination, part: int, calls: int) -> None:
     """Time ``calls`` calls of a fresh session."""
-    variant = chosen.variant
-    with load(path, variant.id, threads=chosen.threads, allow_unverified=True) as pipe:
+    variant = combination.variant
+    with load(path, variant.id, threads=combination.threads, allow_unverified=True) as pipe:
         inputs = [sample.inputs for sample in pipe.bundle.samples()]
         for call in range(max(WARMUP, len(inputs))):
             pipe.timed(inputs[call % len(inputs)], cached=False)
@@ -258,46 +269,47 @@ def _block(path: str, chosen: _Combination, part: int, calls: int) -> None:
             for call in range(calls):
                 start = perf_counter_ns()
                 pipe.timed(inputs[call % len(inputs)], cached=False)
-                chosen.latency_ms.append((perf_counter_ns() - start) / 1e6)
-                chosen.start_s.append(start / 1e9)
-                chosen.part.append(part)
+                combination.latency_ms.append((perf_counter_ns() - start) / 1e6)
+                combination.start_s.append(start / 1e9)
+                combination.part.append(part)
         finally:
             if collecting:
                 gc.enable()
-        chosen.seconds += (perf_counter_ns() - begun) / 1e9
+        combination.seconds += (perf_counter_ns() - begun) / 1e9
 
 
-def _row(path: str, chosen: _Combination, size: int, metric: float | None) -> dict[str, Any]:
-    variant = chosen.variant
+def _row(path: str, combination: _Combination, size: int, metric: float | None) -> _Ranked:
+    variant = combination.variant
     cold = coldstart.measure(
         path,
         variant=variant.id,
-        threads=chosen.threads,
+        threads=combination.threads,
         calls=WARMUP,
     )
-    found = spreads(chosen.series())
-    p50, p99 = (percentile(chosen.latency_ms, q) for q in (50.0, 99.0))
+    errors = spreads(combination.series())
+    p50, p99 = (percentile(combination.latency_ms, q) for q in (50.0, 99.0))
     low = high = p99_high = None
-    if p50 is not None and "p50" in found:
-        half = half_width(found["p50"])
+    if p50 is not None and "p50" in errors:
+        half = half_width(errors["p50"])
         low, high = p50 * math.exp(-half), p50 * math.exp(half)
     # As in a report: a handful of calls beyond a percentile carries its interval, fewer do not.
-    beyond = round(len(chosen.latency_ms) / 100.0, 9)
-    if p99 is not None and "p99" in found and beyond >= LEAST_BLOCKS:
-        p99_high = p99 * math.exp(half_width(found["p99"]))
+    beyond = round(len(combination.latency_ms) / 100.0, 9)
+    if p99 is not None and "p99" in errors and beyond >= LEAST_BLOCKS:
+        p99_high = p99 * math.exp(half_width(errors["p99"]))
     return {
         "variant": variant.id,
-        "threads": chosen.threads,
+        "threads": combination.threads,
         "p50_ms": p50,
         "p50_low_ms": low,
         "p50_high_ms": high,
         "p99_ms": p99,
-        "p99_high_ms": p99_high,
-        "throughput_hz": len(chosen.latency_ms) / chosen.seconds,
+        "throughput_hz": len(combination.latency_ms) / combination.seconds,
         "peak_memory_bytes": cold.peak_memory_bytes,
         "size_bytes": size,
         "metric": metric,
         "cold_start_ms": cold.total,
+        "pareto": False,
+        "p99_high_ms": p99_high,
     }
 
 
@@ -311,14 +323,10 @@ def _worst(row: Mapping[str, Any]) -> float:
     return math.inf if row["p99_ms"] is None or high is None else float(high)
 
 
-def _known(metric: float | None) -> float:
+def _metric_or_worst(metric: float | None) -> float:
     return -math.inf if metric is None else metric
 
 
 def _name(row: Mapping[str, Any]) -> str:
     threads = "" if row["threads"] is None else f" with {row['threads']} threads"
     return f"{row['variant']}{threads}"
-
-
-def _silent(phase: str, done: int, total: int) -> None:
-    """No progress wanted."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from mmedge.bench.arrivals import Load
+from mmedge.bench.arrivals import Kind, Load
 from mmedge.bench.machine.background_load import Interference
 from mmedge.bench.measure import CALLS, SESSIONS
 from mmedge.bench.measure import bench as measure
@@ -98,7 +98,7 @@ def _load(calls: int | None, seconds: float | None, rate: float | None, gap: flo
         raise typer.BadParameter("--calls and --seconds both say when to end: give one of them")
     if rate is not None and gap is not None:
         raise typer.BadParameter("--rate and --gap both say when calls are made: give one of them")
-    kind = "rate" if rate is not None else "gap" if gap is not None else "closed"
+    kind: Kind = "rate" if rate is not None else "gap" if gap is not None else "closed"
     if seconds is None:
         return Load(kind, calls or CALLS, rate_hz=rate, gap_ms=gap)
     return Load(kind, seconds=seconds, rate_hz=rate, gap_ms=gap)

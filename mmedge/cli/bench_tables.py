@@ -12,10 +12,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from mmedge.bench.report.report import Report
+    from mmedge.bench.report.sections import DeviceSection, EnergySection, Figure, LoadSection
 
 __all__ = ["busy_remarks", "show"]
 
-FIGURES = ("mean", "p50", "p90", "p99", "p99_9", "max")
+FIGURES: tuple[Figure, ...] = ("mean", "p50", "p90", "p99", "p99_9", "max")
 #: Operators that the table shows; the report has all.
 TOP = 10
 
@@ -27,7 +28,8 @@ def show(report: Report) -> None:
         f"{report.load['calls']} calls, {_arrivals(report.load)}, latency in ms"
     )
     rows = [("end to end", *(number(report.latency_ms[key]) for key in FIGURES))]
-    intervals = [_interval(report.confidence_ms.get(key)) for key in FIGURES]
+    confidence: Mapping[str, Any] = report.confidence_ms
+    intervals = [_interval(confidence.get(key)) for key in FIGURES]
     rows.append(("  95 % interval", *intervals))
     rows += [
         (name, *(number(part[key]) for key in FIGURES)) for name, part in report.stages.items()
@@ -43,12 +45,12 @@ def show(report: Report) -> None:
                 for row in report.operators[:TOP]
             ],
         )  # fmt: skip
-    copied = [row for row in report.copies if row["bytes"]]
-    if copied:
+    tensors = [row for row in report.copies if row["bytes"]]
+    if tensors:
         table(
             "copied in a call",
             ("what", "bytes", "why"),
-            [(row["what"], row["bytes"], row["why"]) for row in copied],
+            [(row["what"], row["bytes"], row["why"]) for row in tensors],
         )
     _show_stream(report)
     _show_variants(report)
@@ -93,42 +95,42 @@ def _machine(report: Report) -> Iterator[tuple[str, str]]:
     if metric is not None:
         drop, bound = number(metric["drop"]), number(metric["drop_bound"])
         yield "metric", f"{number(metric['value'])} ({metric['name']}; drop {drop}, below {bound})"
-    for stage, found in report.attention.items():
-        yield f"attention in {stage}", found
+    for stage, kernel in report.attention.items():
+        yield f"attention in {stage}", kernel
     for stage, sums in report.operators_unexplained["stages"].items():
         profiled, plain = number(sums["profiled_ms"], "ms"), number(sums["stage_ms"], "ms")
         yield f"operators of {stage}", f"{profiled} with the profiler; the stage without: {plain}"
-    if not report.operators and report.operators_unexplained["words"]:
-        yield "operators", report.operators_unexplained["words"]
+    if not report.operators and (words := report.operators_unexplained["words"]):
+        yield "operators", words
     if not any(row["bytes"] for row in report.copies) and report.copies:
         yield "copied in a call", "nothing"
-    if report.load.get("interference"):
-        yield "meanwhile", report.load["interference"]
+    if interference := report.load["interference"]:
+        yield "meanwhile", interference
     yield from _state(report.device, report.load)
     yield "energy", _energy(report.energy)
 
 
-def _state(device: Mapping[str, Any], load: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _state(device: DeviceSection, load: LoadSection) -> Iterator[tuple[str, str]]:
     """What the machine was while it was measured."""
     yield "cores, threads", f"{device['cores']}, {load['threads'] or 'default'}"
     share = (device.get("after") or {}).get("cpu_share")
     if share:
         parts = ("own", "others", "steal")
-        yield "processor time", ", ".join(f"{key} {100 * share[key]:.0f} %" for key in parts)
+        yield "processor time", ", ".join(f"{key} {_percent(share[key])}" for key in parts)
     governor, boost = device.get("governor"), device.get("boost")
-    known = {None: "boost not told", True: "boost on", False: "boost off"}
-    yield "clock", f"governor {governor or 'not told'}, {known.get(boost, 'boost not told')}"
+    boost_words = {None: "boost not told", True: "boost on", False: "boost off"}
+    yield "clock", f"governor {governor or 'not told'}, {boost_words.get(boost, 'boost not told')}"
     yield "throttled", device.get("throttled") or "no"
 
 
-def _energy(energy: Mapping[str, Any]) -> str:
+def _energy(energy: EnergySection) -> str:
     if energy["joules_per_result"] is None:
         return f"not known: {energy['missing']}"
-    found = (
+    words = (
         f"{number(energy['joules_per_result'], 'J')} a result, {number(energy['watts'], 'W')} "
         f"({energy['source']})"
     )
-    return f"{found}; missing: {energy['missing']}" if energy["missing"] else found
+    return f"{words}; missing: {energy['missing']}" if energy["missing"] else words
 
 
 def _show_stream(report: Report) -> None:
@@ -140,11 +142,11 @@ def _show_stream(report: Report) -> None:
             [
                 (
                     name,
-                    *(number(found[key]) for key in FIGURES),
+                    *(number(ages[key]) for key in FIGURES),
                     ", ".join(f"{key} {n}" for key, n in report.drops.get(name, {}).items() if n)
                     or "none",
                 )
-                for name, found in report.ages_ms.items()
+                for name, ages in report.ages_ms.items()
             ],
         )
     if report.results is not None:
@@ -214,7 +216,7 @@ def busy_remarks(report: Report) -> Iterator[str]:
         yield f"{words}: the figures are of the machine as it was, not of the bundle alone"
 
 
-def _arrivals(load: Mapping[str, Any]) -> str:
+def _arrivals(load: LoadSection) -> str:
     words = {
         "closed": "closed loop",
         "rate": "golden samples at their nominal rates"
@@ -226,8 +228,12 @@ def _arrivals(load: Mapping[str, Any]) -> str:
     return words[load["kind"]]
 
 
-def _interval(found: Any) -> str:  # noqa: ANN401
-    return "-" if found is None or None in found else f"{found[0]:.4g} - {found[1]:.4g}"
+def _interval(ends: Any) -> str:  # noqa: ANN401
+    return "-" if ends is None or None in ends else f"{ends[0]:.4g} - {ends[1]:.4g}"
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.0f} %"
 
 
 def _mebibytes(size: float | None) -> float | None:

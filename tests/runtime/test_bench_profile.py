@@ -337,31 +337,31 @@ def test_stages_pass_tensors_by_reference_and_shared_outputs_are_copied(pair, mo
     with mmedge.load(pair, threads=1) as pipe:
         inputs = pipe.bundle.samples()[0].inputs
         monkeypatch.setattr(OrtSession, "run", watch)
-        rows = {row.what: row for row in copies(pipe, inputs)}
+        rows = {row["what"]: row for row in copies(pipe, inputs)}
         assert set(inputs) < set(seen)
-        assert rows["input image"].bytes == 0
-        assert rows["tensors of other stages into fusion (2)"].bytes == 0
-        assert "8 bytes by reference" in rows["tensors of other stages into fusion (2)"].why
-        assert rows["outputs of camera (1)"].bytes == 0
-        assert rows["outputs seen"].bytes == 4
-        assert sum(row.bytes for row in rows.values()) == 4
+        assert rows["input image"]["bytes"] == 0
+        assert rows["tensors of other stages into fusion (2)"]["bytes"] == 0
+        assert "8 bytes by reference" in rows["tensors of other stages into fusion (2)"]["why"]
+        assert rows["outputs of camera (1)"]["bytes"] == 0
+        assert rows["outputs seen"]["bytes"] == 4
+        assert sum(row["bytes"] for row in rows.values()) == 4
         assert all(info.entries == 0 for info in pipe.cache_info().values())
     with mmedge.load(pair, threads=1, cache_bytes=0) as pipe:
         monkeypatch.setattr(OrtSession, "run", run)
-        assert sum(row.bytes for row in copies(pipe, inputs)) == 0
+        assert sum(row["bytes"] for row in copies(pipe, inputs)) == 0
 
 
 def test_inputs_that_must_be_made_are_counted(sums):
     with mmedge.load(sums, threads=1) as pipe:
         strided = np.ones((1, 2, 2, 6), np.uint8)[..., ::2]
-        rows = {row.what: row for row in copies(pipe, {"image": strided, "text": "red ball"})}
-        assert rows["input image"].bytes == 12
-        assert "not C-contiguous" in rows["input image"].why
-        assert rows["input ids"].bytes == 48
-        assert rows["input mask"].bytes == 6
-        plain = {row.what: row for row in copies(pipe, {"image": strided.copy()})}
-        assert plain["input ids"].bytes == 0
-        assert "a stand-in of 48 bytes" in plain["input ids"].why
+        rows = {row["what"]: row for row in copies(pipe, {"image": strided, "text": "red ball"})}
+        assert rows["input image"]["bytes"] == 12
+        assert "not C-contiguous" in rows["input image"]["why"]
+        assert rows["input ids"]["bytes"] == 48
+        assert rows["input mask"]["bytes"] == 6
+        plain = {row["what"]: row for row in copies(pipe, {"image": strided.copy()})}
+        assert plain["input ids"]["bytes"] == 0
+        assert "a stand-in of 48 bytes" in plain["input ids"]["why"]
 
 
 def test_a_gpu_takes_and_gives_what_lies_on_the_host(pair):
@@ -373,11 +373,11 @@ def test_a_gpu_takes_and_gives_what_lies_on_the_host(pair):
             run_stage=pipe.run_stage,
             cache_info=dict,
         )
-        rows = {row.what: row for row in copies(on_gpu, inputs)}
-    assert rows["inputs into camera (1)"].bytes == inputs["image"].nbytes
-    assert rows["tensors of other stages into fusion (2)"].bytes == 8
-    assert rows["outputs of fusion (1)"].bytes == 4
-    assert rows["outputs of fusion (1)"].why == "device to host"
+        rows = {row["what"]: row for row in copies(on_gpu, inputs)}
+    assert rows["inputs into camera (1)"]["bytes"] == inputs["image"].nbytes
+    assert rows["tensors of other stages into fusion (2)"]["bytes"] == 8
+    assert rows["outputs of fusion (1)"]["bytes"] == 4
+    assert rows["outputs of fusion (1)"]["why"] == "device to host"
 
 
 # --- trace

@@ -13,7 +13,7 @@ The power that the machine takes when idle is in every figure; nothing is subtra
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mmedge.bench.machine.host import number, read, refusal
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from mmedge.bench.machine.gpu_state import Gpus
     from mmedge.bench.machine.jetson import Jetson
+    from mmedge.bench.report.sections import EnergySection
 
 __all__ = ["Domain", "Energy", "consumed", "no_energy", "rapl_packages"]
 
@@ -119,7 +120,7 @@ class Energy:
         self.update(at_s)
         self._gpu_last = self._gpus.joules()
 
-    def report(self, results: int, gpu_names: Sequence[str | None]) -> dict[str, Any]:
+    def report(self, results: int, gpu_names: Sequence[str | None]) -> EnergySection:
         """Energy of the run for each of its ``results``.
 
         Args:
@@ -230,6 +231,6 @@ class Energy:
         return parts, missing
 
 
-def no_energy(missing: str) -> dict[str, Any]:
+def no_energy(missing: str) -> EnergySection:
     """What a report says of energy that is not known, and why it is ``missing``."""
     return {"joules_per_result": None, "watts": None, "source": None, "missing": missing}

@@ -13,16 +13,19 @@ from __future__ import annotations
 import platform
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from mmedge.backends.registry import probe
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
+
+    from mmedge.bench.report.sections import DeviceSection
 
 __all__ = [
     "Sensors",
     "changing",
+    "describe",
     "number",
     "peak_memory_bytes",
     "read",
@@ -68,6 +71,17 @@ def refusal(path: Path) -> str | None:
     except OSError as error:
         return f"{path} cannot be read: {error.strerror}"
     return None
+
+
+def describe(state: Mapping[str, Any], record: Mapping[str, Any]) -> DeviceSection:
+    """What a report says of the machine.
+
+    Args:
+        state: from :func:`state`, before the run.
+        record: what the monitor of the run saw.
+    """
+    # Which keys a machine tells is known when it runs; the schema holds the report against them.
+    return cast("DeviceSection", {**state, **record})
 
 
 def state(root: Path = ROOT) -> dict[str, Any]:

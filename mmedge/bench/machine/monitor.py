@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
+    from mmedge.bench.report.sections import EnergySection
+
 __all__ = [
     "BUDGET",
     "CpuTimes",
@@ -182,7 +184,7 @@ class Monitor:
             },
         }
 
-    def energy(self, results: int) -> dict[str, Any]:
+    def energy(self, results: int) -> EnergySection:
         """Energy of the block for each of its ``results`` (see :meth:`Energy.report`).
 
         Raises:

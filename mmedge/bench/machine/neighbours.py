@@ -54,9 +54,10 @@ class Neighbours:
         self.share = max(0.0, shares["others"] - ticks / total) + shares["steal"]
 
 
-def busy_share(share: Mapping[str, float] | None) -> float | None:
+def busy_share(share: Mapping[str, float | None] | None) -> float | None:
     """What others took, of the shares that a report has under ``cpu_share``; None: not known."""
-    return None if share is None else share["others"] + share["steal"]
+    others, steal = (None, None) if share is None else (share["others"], share["steal"])
+    return None if others is None or steal is None else others + steal
 
 
 def busy_words(share: float | None) -> str | None:

@@ -29,11 +29,14 @@ if TYPE_CHECKING:
 
     from mmedge.bench.report.gates import Gate
     from mmedge.bench.report.report import Report
+    from mmedge.bench.report.sections import Figure
 
 __all__ = ["Comparison", "compare", "took_turns"]
 
 #: Figures of latency: name in a table and a gate -> key of a summary.
-LATENCY = {"p50": "p50", "p90": "p90", "p99": "p99", "p99.9": "p99_9", "mean": "mean"}
+LATENCY: dict[str, Figure] = {
+    "p50": "p50", "p90": "p90", "p99": "p99", "p99.9": "p99_9", "mean": "mean",
+}  # fmt: skip
 
 #: How a run was made; a difference makes the comparison one of two different things.
 LOAD = (
@@ -110,16 +113,17 @@ def compare(a: Report, b: Report, gates: Sequence[Gate] = ()) -> Comparison:
 
 
 def _rows(a: Report, b: Report) -> Iterator[Row]:
-    known, why = _changes(a, b)
+    changes, why = _changes(a, b)
     for name, key in LATENCY.items():
-        figures = a.latency_ms.get(key), b.latency_ms.get(key)
-        yield _ratio_row(name, "ms", *figures, known.get(key), why)
+        yield _ratio_row(
+            name, "ms", a.latency_ms.get(key), b.latency_ms.get(key), changes.get(key), why
+        )
     yield _ratio_row(
         "throughput",
         "Hz",
         a.throughput_hz,
         b.throughput_hz,
-        known.get("throughput"),
+        changes.get("throughput"),
         why,
         higher_is_better=True,
     )
@@ -137,7 +141,8 @@ def _rows(a: Report, b: Report) -> Iterator[Row]:
         joules = [report.energy.get("joules_per_result") for report in (a, b)]
         yield _row("energy", "J", *joules, note=once)
     for stage in dict.fromkeys((*a.stages, *b.stages)):
-        medians = [report.stages.get(stage, {}).get("p50") for report in (a, b)]
+        summaries = [report.stages.get(stage) for report in (a, b)]
+        medians = [None if summary is None else summary.get("p50") for summary in summaries]
         yield _row(f"stage {stage} p50", "ms", *medians, note=once)
 
 

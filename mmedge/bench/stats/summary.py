@@ -12,6 +12,14 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from mmedge.bench.report.sections import (
+        ConfidenceSection,
+        DeadlineSection,
+        JitterSection,
+        SeriesSection,
+        Summary,
+    )
+
     Values = Sequence[float] | NDArray[Any]
 
 __all__ = [
@@ -52,7 +60,7 @@ def percentile(values: Values, q: float) -> float | None:
     return float(np.partition(np.asarray(values, np.float64), _rank(count, q))[_rank(count, q)])
 
 
-def summary(values: Values) -> dict[str, float | None]:
+def summary(values: Values) -> Summary:
     """Count, mean, standard deviation, minimum, percentiles and maximum, in ``values``'s unit.
 
     Raises:
@@ -66,12 +74,15 @@ def summary(values: Values) -> dict[str, float | None]:
         "mean": float(array.mean()),
         "std": float(array.std()),
         "min": float(array.min()),
-        **{key: percentile(array, q) for key, q in PERCENTILES.items()},
+        "p50": percentile(array, 50.0),
+        "p90": percentile(array, 90.0),
+        "p99": percentile(array, 99.0),
+        "p99_9": percentile(array, 99.9),
         "max": float(array.max()),
     }
 
 
-def confidence(values: Values, seed: int = 0) -> dict[str, tuple[float, float] | None]:
+def confidence(values: Values, seed: int = 0) -> ConfidenceSection:
     """95 % intervals of the percentiles and the mean, from values in the order of their calls.
 
     Calls in a row are not independent (clock frequency, caches, other programs), so blocks of
@@ -92,9 +103,8 @@ def confidence(values: Values, seed: int = 0) -> dict[str, tuple[float, float] |
     """
     array = np.asarray(values, np.float64)
     count = len(array)
-    names = (*PERCENTILES, "mean")
     if count < LEAST_BLOCKS:
-        return dict.fromkeys(names)
+        return {"p50": None, "p90": None, "p99": None, "p99_9": None, "mean": None}
     length = block_length(array)
     order = np.argsort(array, kind="stable")
     ordered = array[order]
@@ -102,22 +112,29 @@ def confidence(values: Values, seed: int = 0) -> dict[str, tuple[float, float] |
     ranks: NDArray[np.integer] = np.empty(count, np.uint16 if count <= 2**16 else np.uint32)
     ranks[order] = np.arange(count)
     blocks = np.arange(count) // length
-    kept = [_rank(count, q) for q in PERCENTILES.values()]
-    support = [len(np.unique(blocks[ranks > rank])) for rank in kept] + [int(blocks[-1]) + 1]
-    drawn: list[NDArray[Any]] = []
+    percentile_ranks = [_rank(count, q) for q in PERCENTILES.values()]
+    support = [len(np.unique(blocks[ranks > rank])) for rank in percentile_ranks]
+    support.append(int(blocks[-1]) + 1)  # of the mean: all blocks
+    figures: list[NDArray[Any]] = []
     for index in resamples(array, seed=seed):
         places = ranks[index]
         places.sort(axis=1)
         mean = array[index].mean(axis=1, keepdims=True)
-        drawn.append(np.hstack((ordered[places[:, kept]], mean)))
-    found: dict[str, tuple[float, float] | None] = {}
-    for name, figures, own in zip(names, np.concatenate(drawn).T, support, strict=True):
-        found[name] = None
-        if own >= LEAST_BLOCKS:
-            tail = _tail(own - 1)
-            low, high = np.quantile(figures, (tail, 1.0 - tail), method="nearest")
-            found[name] = (float(low), float(high))
-    return found
+        figures.append(np.hstack((ordered[places[:, percentile_ranks]], mean)))
+    p50, p90, p99, p99_9, mean_interval = (
+        _interval(figure, blocks_beyond)
+        for figure, blocks_beyond in zip(np.concatenate(figures).T, support, strict=True)
+    )
+    return {"p50": p50, "p90": p90, "p99": p99, "p99_9": p99_9, "mean": mean_interval}
+
+
+def _interval(figures: NDArray[Any], blocks: int) -> list[float] | None:
+    """95 % of the figures of resamples; None where too few blocks carry them."""
+    if blocks < LEAST_BLOCKS:
+        return None
+    tail = _tail(blocks - 1)
+    low, high = np.quantile(figures, (tail, 1.0 - tail), method="nearest")
+    return [float(low), float(high)]
 
 
 def resamples(values: Values, seed: int = 0) -> Iterator[NDArray[np.int64]]:
@@ -125,10 +142,10 @@ def resamples(values: Values, seed: int = 0) -> Iterator[NDArray[np.int64]]:
     count, length = len(values), block_length(values)
     rng = np.random.default_rng(seed)
     blocks = math.ceil(count / length)
-    wanted = min(RESAMPLES, max(LEAST_RESAMPLES, RESAMPLES * FULL_RESAMPLES // count))
+    draws = min(RESAMPLES, max(LEAST_RESAMPLES, RESAMPLES * FULL_RESAMPLES // count))
     rows = max(1, 500_000 // count)
-    for first in range(0, wanted, rows):
-        shape = (min(rows, wanted - first), blocks, 1)
+    for first in range(0, draws, rows):
+        shape = (min(rows, draws - first), blocks, 1)
         starts = rng.integers(0, count - length + 1, size=shape)
         yield (starts + np.arange(length)).reshape(shape[0], -1)[:, :count]
 
@@ -170,7 +187,7 @@ def block_length(values: Values) -> int:
     return min(max(least, math.ceil(best)), most)
 
 
-def jitter(values: Values) -> dict[str, float | None]:
+def jitter(values: Values) -> JitterSection:
     """How unsteady latency is: standard deviation, mean step between calls, and p99 less p50.
 
     ``mean_step`` is the mean of ``|x[i+1] - x[i]|``, 0 for a single value.
@@ -189,7 +206,7 @@ def jitter(values: Values) -> dict[str, float | None]:
     }
 
 
-def deadline(values: Values, ms: float) -> dict[str, float]:
+def deadline(values: Values, ms: float) -> DeadlineSection:
     """Calls of ``values`` (ms) over a deadline of ``ms``: how many, their share, and in a row.
 
     A call that takes exactly the deadline has met it. ``longest_run`` is the most misses in a row,
@@ -212,7 +229,7 @@ def deadline(values: Values, ms: float) -> dict[str, float]:
     }
 
 
-def thin(start_s: Values, latency_ms: Values, most: int = MOST_POINTS) -> dict[str, Any]:
+def thin(start_s: Values, latency_ms: Values, most: int = MOST_POINTS) -> SeriesSection:
     """The series of a report: each call's start (s) and latency (ms), evenly thinned to ``most``.
 
     Raises:
@@ -224,11 +241,11 @@ def thin(start_s: Values, latency_ms: Values, most: int = MOST_POINTS) -> dict[s
             f"expected as many starts as latencies and most >= 1, got {count}, "
             f"{len(latency_ms)} and {most}"
         )
-    kept = np.arange(count) if count <= most else np.arange(most) * count // most
+    points = np.arange(count) if count <= most else np.arange(most) * count // most
     return {
-        "start_s": np.asarray(start_s, np.float64)[kept].tolist(),
-        "latency_ms": np.asarray(latency_ms, np.float64)[kept].tolist(),
-        "kept": len(kept),
+        "start_s": np.asarray(start_s, np.float64)[points].tolist(),
+        "latency_ms": np.asarray(latency_ms, np.float64)[points].tolist(),
+        "kept": len(points),
         "of": count,
     }
 
