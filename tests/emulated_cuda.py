@@ -30,7 +30,7 @@ class PlanFigures(ctypes.Structure):
                 "width",
                 "full",
                 "row_tiles",
-                "units",
+                "groups",
                 "splits",
                 "blocks_per_sm",
                 "shared_bytes",

@@ -122,7 +122,7 @@ mmedge_status mmedge_segattn_enqueue(const mmedge_segattn* desc, void* workspace
   params.call = *desc;
   params.shared = plan.shared;
   params.group = desc->heads / desc->kv_heads;
-  params.unit_rows = plan.unit_rows;
+  params.group_rows = plan.group_rows;
   params.per_row = 1.0f / static_cast<float>(desc->rows);
   params.splits = plan.splits;
   params.scale = desc->scale * mmedge::kLog2e;

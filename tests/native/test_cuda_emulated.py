@@ -104,13 +104,13 @@ def test_8_bit_keys(case, int8, dtype):
 @pytest.mark.parametrize("dim", [8, 72, 104, 120])
 def test_8_bit_rows_that_end_inside_16_bytes(dim, rows):
     inputs = make_inputs(AttentionCase("", (70, 33), rows=rows, heads=4, kv_heads=2, dim=128))
-    narrow = replace(
+    cropped = replace(
         inputs,
         q=inputs.q[..., :dim],
         k=tuple(k[..., :dim] for k in inputs.k),
         v=tuple(v[..., :dim] for v in inputs.v),
     )
-    check = gpu().compute(narrow, int8=(0, 1))
+    check = gpu().compute(cropped, int8=(0, 1))
     assert frobenius(check.output(), check.expected()[0]) <= FROBENIUS["float16"]
 
 
@@ -142,12 +142,12 @@ def test_what_hidden_keys_hold_has_no_effect(name, fill):
 @pytest.mark.parametrize("fill", [np.nan, np.inf, -np.inf])
 def test_values_reach_only_rows_that_see_them(fill, bias, rows, kv_heads, dtype):
     inputs = make_inputs(AttentionCase("", (40, 70), rows=rows, kv_heads=kv_heads, bias=bias))
-    odd = replace(inputs, v=tuple(v.copy() for v in inputs.v))
-    odd.v[0][:, 7, :, 5] = fill
-    odd.v[1][:, 66, :, 40] = fill
+    poisoned = replace(inputs, v=tuple(v.copy() for v in inputs.v))
+    poisoned.v[0][:, 7, :, 5] = fill
+    poisoned.v[1][:, 66, :, 40] = fill
     inputs.options["bias"][0][..., 1::2, 7] = -np.inf  # hidden from every second row
     inputs.options["bias"][0][:, 1::2, :, 7] = -np.inf
-    call = gpu().compute(odd, dtype)
+    call = gpu().compute(poisoned, dtype)
     with np.errstate(invalid="ignore"):
         wanted, _ = call.expected()
     got = call.output()

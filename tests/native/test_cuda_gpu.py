@@ -132,10 +132,10 @@ def test_what_hidden_keys_hold_has_no_effect(case, fill):
 @pytest.mark.parametrize("fill", [np.nan, np.inf, -np.inf])
 def test_values_reach_only_rows_that_see_them(fill, rows):
     inputs = make_inputs(AttentionCase("", (40, 70), rows=rows, kv_heads=4, bias="q"))
-    odd = replace(inputs, v=tuple(v.copy() for v in inputs.v))
-    odd.v[0][:, 7, :, 5] = fill
+    poisoned = replace(inputs, v=tuple(v.copy() for v in inputs.v))
+    poisoned.v[0][:, 7, :, 5] = fill
     inputs.options["bias"][0][..., 1::2, 7] = -np.inf
-    call = compute(odd)
+    call = compute(poisoned)
     with np.errstate(invalid="ignore"):
         wanted, _ = call.expected()
     got = call.output()

@@ -57,7 +57,7 @@ NAMED = {case.name: case for case in CASES}
 )
 def test_an_action_expert_is_cut_to_fill_the_gpu(device, splits):
     found = plan(device, NAMED["A action"])
-    assert (found.many, found.full, found.row_tiles, found.units) == (0, 0, 1, 16)
+    assert (found.many, found.full, found.row_tiles, found.groups) == (0, 0, 1, 16)
     assert found.splits == splits
     assert found.workspace == 4096 * 4 + 16 * splits * 16 * (64 + 2) * 4
 
@@ -65,7 +65,7 @@ def test_an_action_expert_is_cut_to_fill_the_gpu(device, splits):
 @pytest.mark.parametrize("device", DEVICES)
 def test_enough_tiles_are_not_cut(device):
     found = plan(device, NAMED["D joint"])
-    assert (found.many, found.row_tiles, found.units, found.splits) == (1, 8, 48, 1)
+    assert (found.many, found.row_tiles, found.groups, found.splits) == (1, 8, 48, 1)
     assert found.workspace == 0
 
 
@@ -75,7 +75,7 @@ def test_enough_tiles_are_not_cut(device):
 )
 def test_a_detector_s_queries(device, splits):
     found = plan(device, NAMED["B detection"])
-    assert (found.many, found.row_tiles, found.units, found.splits) == (1, 15, 8, splits)
+    assert (found.many, found.row_tiles, found.groups, found.splits) == (1, 15, 8, splits)
 
 
 def test_parts_are_of_two_tiles_at_least_and_32_at_most():
@@ -98,7 +98,7 @@ def test_parts_of_independent_segments_are_whole_segments():
 )
 def test_heads_that_share_keys_are_rows_of_one_tile(rows, kv_heads, many, row_tiles):
     found = plan("H100 sm_90", AttentionCase("", (100,), rows=rows, kv_heads=kv_heads))
-    assert (found.many, found.row_tiles, found.units) == (many, row_tiles, kv_heads)
+    assert (found.many, found.row_tiles, found.groups) == (many, row_tiles, kv_heads)
 
 
 def test_only_what_needs_it_takes_the_full_kernel():

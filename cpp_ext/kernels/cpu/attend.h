@@ -176,9 +176,9 @@ class Attend {
     } else {
       soften_dots(block.count);
     }
-    const int odd = block.by_row ? set_aside_odd_values(block) : 0;
+    const int count = block.by_row ? set_aside_nonfinite_values(block) : 0;
     multiply_values(block);
-    for (int i = 0; i < odd; ++i) add_odd_value(i);
+    for (int i = 0; i < count; ++i) add_nonfinite_value(i);
   }
 
   // Ask for the rows of a block whose rows the processor cannot guess.
@@ -355,8 +355,8 @@ class Attend {
 
   // Values that are not finite belong to a row only where its weight is not 0: 0 * NaN is NaN.
   // They are looked for only where a bias can hide a key from some rows and not from others.
-  int set_aside_odd_values(Block& block) {
-    int odd = 0;
+  int set_aside_nonfinite_values(Block& block) {
+    int count = 0;
     for (int j = 0; j < block.count; ++j) {
       if (block.bias[j] == nullptr) continue;
       const float* v = block.v[j];
@@ -364,21 +364,21 @@ class Attend {
       int c = 0;
       for (; c + W <= call_.dim_v; c += W) sum = V::fma(V::load(v + c), V::zero(), sum);
       if (c < call_.dim_v) sum = V::fma(V::load_part(v + c, call_.dim_v - c), V::zero(), sum);
-      if (V::total(sum) != 0.0f) odd_[odd++] = j;
+      if (V::total(sum) != 0.0f) nonfinite_[count++] = j;
     }
-    for (int i = 0; i < odd; ++i) {
-      odd_values_[i] = block.v[odd_[i]];
-      block.v[odd_[i]] = kZeros;
+    for (int i = 0; i < count; ++i) {
+      nonfinite_values_[i] = block.v[nonfinite_[i]];
+      block.v[nonfinite_[i]] = kZeros;
     }
-    return odd;
+    return count;
   }
 
-  void add_odd_value(int i) {
+  void add_nonfinite_value(int i) {
     for (int r = 0; r < count_; ++r) {
-      const float weight = s_[odd_[i] * key_step_ + r * row_step_];
+      const float weight = s_[nonfinite_[i] * key_step_ + r * row_step_];
       if (weight == 0.0f) continue;
       for (int c = 0; c < call_.dim_v; ++c) {
-        o_[r * kMostDim + c] += weight * odd_values_[i][c];
+        o_[r * kMostDim + c] += weight * nonfinite_values_[i][c];
       }
     }
   }
@@ -517,8 +517,8 @@ class Attend {
   int vectors_;
   int key_step_, row_step_;
   int wide_;
-  int odd_[kBlock];
-  const float* odd_values_[kBlock];
+  int nonfinite_[kBlock];
+  const float* nonfinite_values_[kBlock];
   Block blocks_[2];
   alignas(64) float q_[T * kMostDim];
   alignas(64) float s_[(kBlock + kMostKeys) * T];

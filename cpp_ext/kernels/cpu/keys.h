@@ -1,4 +1,4 @@
-// Walks over the keys that take part, of all segments, in blocks of pointers.
+// Goes over the keys that take part, of all segments, in blocks of pointers.
 //
 // A key that is hidden costs a look at its mask and no more: what is not in a block is neither
 // loaded nor multiplied. So a block may hold keys of several segments, and cutting a segment in two

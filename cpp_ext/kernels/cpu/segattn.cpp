@@ -1,4 +1,4 @@
-// The plan of a call on the CPU: units, tiles of rows and parts of the keys, and putting those together.
+// The plan of a call on the CPU: groups, tiles of rows, parts of the keys, and their merging.
 #include "segattn.h"
 
 #include <algorithm>
@@ -18,16 +18,16 @@ namespace {
 constexpr int64_t kParts = 16;
 constexpr int64_t kLeastKeys = 512;
 
-// How a call is cut: units (heads, or packed groups of them, of a batch) x tiles of rows x parts of
-// the keys. It depends on the shape alone.
+// How a call is cut: groups (a head of a batch, or the packed heads of one key-value head) x tiles
+// of rows x parts of the keys. It depends on the shape alone.
 struct Plan {
-  bool packed;  // heads of one key-value head form one unit
-  int64_t units_per_batch;
-  int64_t rows;  // of a unit
+  bool packed;  // heads of one key-value head form one group
+  int64_t groups_per_batch;
+  int64_t rows;  // of a group
   int64_t tiles;
   int tile_rows;
   int64_t splits;
-  int64_t unit_count;
+  int64_t group_count;
 
   int64_t part_floats(const mmedge_segattn& call) const {
     return tile_rows * (2 + static_cast<int64_t>(call.dim_v));
@@ -40,31 +40,31 @@ Plan make_plan(const mmedge_segattn& call, const Isa& isa) {
   int64_t keys = 0;
   for (int s = 0; s < call.segments; ++s) {
     keys += call.segment[s].length;
-    // Rows of a unit share what is added to a key; what differs by head keeps heads apart.
+    // Rows of a group share what is added to a key; what differs by head keeps heads apart.
     if (call.segment[s].bias != nullptr && call.segment[s].bias_stride[1] != 0) {
       plan.packed = false;
     }
   }
   if (call.seg_bias != nullptr && call.seg_bias_stride[1] != 0) plan.packed = false;
-  const int64_t group = call.heads / call.kv_heads;
-  plan.units_per_batch = plan.packed ? call.kv_heads : call.heads;
-  plan.rows = plan.packed ? group * call.rows : call.rows;
+  const int64_t group_heads = call.heads / call.kv_heads;
+  plan.groups_per_batch = plan.packed ? call.kv_heads : call.heads;
+  plan.rows = plan.packed ? group_heads * call.rows : call.rows;
   plan.tile_rows = isa.tile_rows;
   plan.tiles = (plan.rows + plan.tile_rows - 1) / plan.tile_rows;
-  plan.unit_count = plan.units_per_batch * call.batch;
+  plan.group_count = plan.groups_per_batch * call.batch;
   plan.splits = 1;
   if (call.mode == MMEDGE_JOINT) {
     if (call.num_splits > 0) {
       plan.splits = call.num_splits;
     } else {
-      const int64_t wanted = kParts / std::max<int64_t>(1, plan.unit_count * plan.tiles);
+      const int64_t wanted = kParts / std::max<int64_t>(1, plan.group_count * plan.tiles);
       plan.splits = std::max<int64_t>(1, std::min(wanted, keys / kLeastKeys));
     }
   }
   return plan;
 }
 
-// Keys of a unit that take part: as mmedge::cpu::Keys finds them.
+// Keys of a group that take part: as mmedge::cpu::Keys finds them.
 int64_t count_keys(const mmedge_segattn& call, int64_t batch, int64_t head) {
   constexpr float kLost = -std::numeric_limits<float>::infinity();
   int64_t count = 0;
@@ -111,14 +111,14 @@ struct Job {
   }
 
   Tile tile(int64_t index) const {
-    const int64_t unit = index / plan.tiles;
+    const int64_t group = index / plan.tiles;
     Tile tile{};
     tile.call = call;
-    tile.batch = unit / plan.units_per_batch;
-    const int64_t at = unit % plan.units_per_batch;
-    const int64_t group = call->heads / call->kv_heads;
-    tile.kv_head = plan.packed ? at : at / group;
-    tile.head = plan.packed ? at * group : at;
+    tile.batch = group / plan.groups_per_batch;
+    const int64_t at = group % plan.groups_per_batch;
+    const int64_t group_heads = call->heads / call->kv_heads;
+    tile.kv_head = plan.packed ? at : at / group_heads;
+    tile.head = plan.packed ? at * group_heads : at;
     tile.row = index % plan.tiles * plan.tile_rows;
     tile.count = static_cast<int>(std::min<int64_t>(plan.tile_rows, plan.rows - tile.row));
     tile.first = 0;
@@ -148,7 +148,7 @@ void run_tile(void* arg, size_t index) {
 }
 
 // Put the parts of one tile together, in the order of their keys.
-void join_parts(void* arg, size_t index) {
+void merge_states(void* arg, size_t index) {
   const Job& job = *static_cast<const Job*>(arg);
   const mmedge_segattn& call = *job.call;
   const Tile tile = job.tile(static_cast<int64_t>(index));
@@ -218,7 +218,7 @@ bool workspace_bytes(const mmedge_segattn& call, const Isa& isa, size_t* bytes) 
   const Plan plan = make_plan(call, isa);
   *bytes = 0;
   if (plan.splits == 1) return true;
-  int64_t floats = plan.unit_count;
+  int64_t floats = plan.group_count;
   if (__builtin_mul_overflow(floats, plan.tiles, &floats) ||
       __builtin_mul_overflow(floats, plan.splits, &floats) ||
       __builtin_mul_overflow(floats, plan.part_floats(call), &floats) ||
@@ -233,9 +233,9 @@ void run(const mmedge_segattn& call, const Isa& isa, void* workspace,
          mmedge_parallel_for parallel_for, void* pool) {
   Job job{&call, &isa, make_plan(call, isa), static_cast<float*>(workspace)};
   if (parallel_for == nullptr) parallel_for = in_turn;
-  const size_t tiles = static_cast<size_t>(job.plan.unit_count * job.plan.tiles);
+  const size_t tiles = static_cast<size_t>(job.plan.group_count * job.plan.tiles);
   parallel_for(pool, tiles * static_cast<size_t>(job.plan.splits), run_tile, &job);
-  if (job.plan.splits > 1) parallel_for(pool, tiles, join_parts, &job);
+  if (job.plan.splits > 1) parallel_for(pool, tiles, merge_states, &job);
 }
 
 }  // namespace mmedge::cpu

@@ -31,14 +31,14 @@ struct Partial {
   float* o;
 };
 
-// Query rows that share their keys. Rows of a unit are numbered head by head where the heads of one
-// key-value head are packed into it: row r is query r % rows of head `head + r / rows`.
+// Query rows that share their keys. Rows of a group are numbered head by head where the heads of
+// one key-value head are packed into it: row r is query r % rows of head `head + r / rows`.
 struct Tile {
   const mmedge_segattn* call;
   int64_t batch;
-  int64_t head;     // first head of the unit
+  int64_t head;     // first head of the group
   int64_t kv_head;
-  int64_t row;      // first row of the tile in its unit
+  int64_t row;      // first row of the tile in its group
   int count;        // rows
   int64_t first;    // keys of the tile: ordinals [first, last) among those that take part
   int64_t last;

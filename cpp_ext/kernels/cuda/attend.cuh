@@ -3,7 +3,7 @@
 //   grid x: part of the keys    y: tile of rows    z: batch and head of keys
 //
 // Both roles of a block (tiling.h) are one source. Where there are few rows the warps share out the
-// keys of each tile, go through their parts without waiting for each other, and put them together
+// keys of each tile, go through their parts without waiting for each other, and merge their states
 // at the end; where there are many, each warp has rows of its own.
 //
 // `Full` kernels have what is seldom needed and costs registers: masks, biases, 8-bit keys and
@@ -11,13 +11,13 @@
 #ifndef MMEDGE_KERNELS_CUDA_ATTEND_CUH_
 #define MMEDGE_KERNELS_CUDA_ATTEND_CUH_
 
-#include "join.cuh"
+#include "dequantize.cuh"
+#include "epilogue.cuh"
 #include "loader.cuh"
 #include "masks.cuh"
-#include "outcome.cuh"
+#include "merge_states.cuh"
 #include "softmax.cuh"
-#include "walk.cuh"
-#include "widen.cuh"
+#include "tile_iterator.cuh"
 
 namespace mmedge::cuda {
 
@@ -35,22 +35,23 @@ class Attention {
   static constexpr int kGroup = kFew ? 32 : kThreads;  // threads that share tiles
   using Scores = float[kWarpKeys / 8][4];
   // At the end, 8 threads have a row where there are few, and 4 lanes where there are many.
-  using Result = Outcome<T, Width, kRows, kFew ? 16 : 8>;
+  using RowEpilogue = Epilogue<T, Width, kRows, kFew ? 16 : 8>;
 
   static_assert(kWarps * 16 * (kScratchRow + 2) * 4 <= kStages * 2 * kTileBytes || !kFew);
 
  public:
   __device__ __forceinline__ explicit Attention(const Params& p)
       : p_(p), memory_(shared_memory()), warp_(thread_index() / 32), lane_(thread_index() % 32) {
-    unit_.batch = block_z() / p.call.kv_heads;
-    unit_.kv_head = block_z() - unit_.batch * p.call.kv_heads;
-    unit_.first = block_y() * kRows;
-    unit_.count = p.unit_rows - unit_.first < kRows ? p.unit_rows - unit_.first : kRows;
+    work_tile_.batch = block_z() / p.call.kv_heads;
+    work_tile_.kv_head = block_z() - work_tile_.batch * p.call.kv_heads;
+    work_tile_.first = block_y() * kRows;
+    const int rest = p.group_rows - work_tile_.first;
+    work_tile_.count = rest < kRows ? rest : kRows;
   }
 
   __device__ __forceinline__ void run() {
     // Queries are on their way while lengths and gates are read.
-    load_queries<Width>(q_, p_, unit_, first_row(), lane_);
+    load_queries<Width>(q_, p_, work_tile_, first_row(), lane_);
     prepare();
     // One pass over all keys of the part; or, where segments are INDEPENDENT, one over each of the
     // part's segments. A loop, so that the body is compiled once.
@@ -66,7 +67,7 @@ class Attention {
     if (p_.splits > 1) {
       const int tile = this->tile();
       if (arrive_last(p_, tile, lengths_memory() + MMEDGE_MAX_SEGMENTS)) {
-        join_parts<T, Width, R>(p_, unit_, tile);
+        merge_states<T, Width, R>(p_, work_tile_, tile);
       }
     }
   }
@@ -149,11 +150,11 @@ class Attention {
   // Lengths and gates are read once, by threads side by side: their latency is paid once.
   __device__ __forceinline__ void prepare() {
     const int thread = thread_index();
-    if (thread < p_.call.segments) lengths_memory()[thread] = count_keys(p_, unit_, thread);
+    if (thread < p_.call.segments) lengths_memory()[thread] = count_keys(p_, work_tile_, thread);
     if (p_.call.seg_bias != nullptr) {
       for (int i = thread; i < p_.call.segments * kRows; i += kThreads) {
-        const Row row = row_of(p_, unit_, i % kRows);
-        gates()[i] = kLog2e * p_.call.seg_bias[unit_.batch * p_.call.seg_bias_stride[0] +
+        const Row row = row_of(p_, work_tile_, i % kRows);
+        gates()[i] = kLog2e * p_.call.seg_bias[work_tile_.batch * p_.call.seg_bias_stride[0] +
                                                row.head * p_.call.seg_bias_stride[1] + i / kRows];
       }
     }
@@ -166,8 +167,9 @@ class Attention {
   // Maxima, sums and outputs over some tiles.
   __device__ __forceinline__ void attend(const Tiles& tiles) {
     state_.reset();
-    Loader<Width, R, Full> loader(p_, unit_, lengths(), first_key(), group_thread(), tiles.first);
-    Walk<kKeys> walk(lengths(), p_.call.segments, tiles.first);
+    Loader<Width, R, Full> loader(p_, work_tile_, lengths(), first_key(), group_thread(),
+                                  tiles.first);
+    TileIterator<kKeys> iterator(lengths(), p_.call.segments, tiles.first);
     const int count = tiles.last - tiles.first;
     int load_stage = 0, stage = 0;
     // Passes before the first only load. One loop for all, so that loading is compiled once.
@@ -187,39 +189,40 @@ class Attention {
       // An empty group keeps the count of groups that may be on their way.
       commit_copies();
       if (i >= 0) {
-        attend_tile(walk, stage);
+        attend_tile(iterator, stage);
         stage = stage + 1 == kStages ? 0 : stage + 1;
-        walk.next();
+        iterator.next();
       }
     }
     wait_copies<0>();
     state_.total();
   }
 
-  __device__ __forceinline__ void attend_tile(const Walk<kKeys>& walk, int stage) {
-    const mmedge_segment& segment = p_.call.segment[walk.segment()];
-    const bool narrow = Full && segment.dtype == MMEDGE_I8;
+  __device__ __forceinline__ void attend_tile(const TileIterator<kKeys>& iterator, int stage) {
+    const mmedge_segment& segment = p_.call.segment[iterator.segment()];
+    const bool is_int8 = Full && segment.dtype == MMEDGE_I8;
     const int at = p_.shared.tiles + stage * 2 * kTileBytes;
-    const int keys = narrow ? p_.shared.widened : at;
-    const int values = narrow ? p_.shared.widened : at + kTileBytes;
-    const int key = walk.key() + first_key();
-    const bool active = key < walk.length() && first_row() < unit_.count;
+    const int keys = is_int8 ? p_.shared.dequantized : at;
+    const int values = is_int8 ? p_.shared.dequantized : at + kTileBytes;
+    const int key = iterator.key() + first_key();
+    const bool active = key < iterator.length() && first_row() < work_tile_.count;
     // Addresses of fragments are kept in registers where there are enough.
     const int lane = Full ? anew(lane_) : lane_;
     Scores s;
-    if (narrow) widen_tile(at, 1.0f);
+    if (is_int8) dequantize_tile(at, 1.0f);
     if (Full) {
-      load_added<T, kRows, kKeys, kWarpKeys, kGroup>(added(), p_, unit_, segment, walk.key(),
-                                                     walk.length(), first_key(), group_thread());
+      load_added<T, kRows, kKeys, kWarpKeys, kGroup>(added(), p_, work_tile_, segment,
+                                                     iterator.key(), iterator.length(), first_key(),
+                                                     group_thread());
       sync_group();
     }
     if (active) {
       state_.multiply_keys(s, q_, shared_address(memory_ + keys), first_key(), lane);
-      weigh(s, walk.segment(), key, walk.length(), narrow);
+      weigh(s, iterator.segment(), key, iterator.length(), is_int8);
     }
-    if (narrow) {
+    if (is_int8) {
       sync_group();
-      widen_tile(at + kTileBytes, segment.v_scale);
+      dequantize_tile(at + kTileBytes, segment.v_scale);
       sync_group();
     }
     if (active) {
@@ -227,12 +230,12 @@ class Attention {
     }
   }
 
-  __device__ __forceinline__ void widen_tile(int from, float factor) const {
-    widen<T, Width, kFew ? 16 : kKeys, kGroup>(memory_ + from, memory_ + p_.shared.widened,
-                                               first_key(), group_thread(), factor);
+  __device__ __forceinline__ void dequantize_tile(int from, float factor) const {
+    dequantize<T, Width, kFew ? 16 : kKeys, kGroup>(
+        memory_ + from, memory_ + p_.shared.dequantized, first_key(), group_thread(), factor);
   }
 
-  __device__ __forceinline__ void weigh(Scores& s, int number, int key, int length, bool narrow) {
+  __device__ __forceinline__ void weigh(Scores& s, int number, int key, int length, bool is_int8) {
     float gate[2] = {0.0f, 0.0f};
     const int row = first_row() + lane_ / 4;
     if (p_.call.seg_bias != nullptr) {
@@ -241,7 +244,7 @@ class Attention {
     }
     if constexpr (Full) {
       const mmedge_segment& segment = p_.call.segment[number];
-      const float scale = narrow ? p_.scale * segment.k_scale : p_.scale;
+      const float scale = is_int8 ? p_.scale * segment.k_scale : p_.scale;
       const int step = differs_by_row(p_, segment) ? kAddedRow<kKeys> : 0;
       mask(s, added() + first_row() * step + first_key(), step, scale, gate, lane_);
       const float none[2] = {0.0f, 0.0f};
@@ -269,7 +272,7 @@ class Attention {
     } else {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        float x[Result::kPairs][2];
+        float x[RowEpilogue::kPairs][2];
 #pragma unroll
         for (int j = 0; j < Width / 8; ++j) {
           x[j][0] = state_.o[j][2 * half];
@@ -281,7 +284,7 @@ class Attention {
     }
   }
 
-  // The warps' parts of the keys, put together in their order.
+  // The states of the warps' parts of the keys, merged in their order.
   __device__ __forceinline__ void settle_few(int segment) {
     float* outputs = scratch();
     float* maxima = outputs + kWarps * 16 * kScratchRow;
@@ -307,7 +310,7 @@ class Attention {
     for (int w = 0; w < kWarps; ++w) m = fmaxf(m, maxima[w * 16 + row]);
     const float base = base_of(m);
     float l = 0.0f;
-    float x[Result::kPairs][2] = {};
+    float x[RowEpilogue::kPairs][2] = {};
 #pragma unroll
     for (int w = 0; w < kWarps; ++w) {
       const float weight = exp2_fast(maxima[w * 16 + row] - base);
@@ -325,21 +328,22 @@ class Attention {
 
   // `piece` is which of the row's threads this one is.
   __device__ __forceinline__ void settle_row(int segment, int row, int piece, float m, float l,
-                                             const float (&x)[Result::kPairs][2]) {
+                                             const float (&x)[RowEpilogue::kPairs][2]) {
     const bool empty = l == 0.0f;
     if (independent()) {
       float factor = reciprocal(l);
       if (p_.call.gamma != nullptr) {
-        factor *= p_.call.gamma[unit_.batch * p_.call.gamma_stride[0] +
-                                row_of(p_, unit_, row).head * p_.call.gamma_stride[1] + segment];
+        const int head = row_of(p_, work_tile_, row).head;
+        factor *= p_.call.gamma[work_tile_.batch * p_.call.gamma_stride[0] +
+                                head * p_.call.gamma_stride[1] + segment];
       }
-      Result::add(totals(), row, piece * 2, piece == 0, factor, empty, x);
+      RowEpilogue::add(totals(), row, piece * 2, piece == 0, factor, empty, x);
     } else if (p_.splits > 1) {
-      Result::leave(partial(), row, piece * 2, piece == 0, m, l, x);
+      RowEpilogue::leave(partial(), row, piece * 2, piece == 0, m, l, x);
     } else {
-      Result::write(p_, unit_, row, piece * 2, reciprocal(l), empty, x);
-      if (piece == 0 && row < unit_.count) {
-        write_lse(p_, unit_, row_of(p_, unit_, row), m, l);
+      RowEpilogue::write(p_, work_tile_, row, piece * 2, reciprocal(l), empty, x);
+      if (piece == 0 && row < work_tile_.count) {
+        write_lse(p_, work_tile_, row_of(p_, work_tile_, row), m, l);
       }
     }
   }
@@ -351,14 +355,14 @@ class Attention {
     const int piece = thread_index() % pieces;
 #pragma unroll
     for (int half = 0; half < (kFew ? 1 : 2); ++half) {
-      float x[Result::kPairs][2];
-      Result::take(totals(), row + 8 * half, piece * 2, x);
+      float x[RowEpilogue::kPairs][2];
+      RowEpilogue::take(totals(), row + 8 * half, piece * 2, x);
       const float any = totals()[kRows * Width + row + 8 * half];
       if (p_.splits > 1) {
-        Result::leave(partial(), row + 8 * half, piece * 2, piece == 0,
+        RowEpilogue::leave(partial(), row + 8 * half, piece * 2, piece == 0,
                       any == 0.0f ? -kInfinity : 0.0f, any, x);
       } else {
-        Result::write(p_, unit_, row + 8 * half, piece * 2, 1.0f, any == 0.0f, x);
+        RowEpilogue::write(p_, work_tile_, row + 8 * half, piece * 2, 1.0f, any == 0.0f, x);
       }
     }
   }
@@ -371,7 +375,7 @@ class Attention {
   unsigned char* const memory_;
   const int warp_;
   const int lane_;
-  Unit unit_;
+  WorkTile work_tile_;
   uint32_t q_[Width / 16][4];
   Softmax<T, Width, kWarpKeys> state_;
 };

@@ -51,7 +51,7 @@ cudaError_t launch(const Plan& plan, const Params& params, cudaStream_t stream) 
   const cudaError_t error = allow_shared(entry);
   if (error != cudaSuccess) return error;
   const dim3 grid(static_cast<unsigned>(plan.splits), static_cast<unsigned>(plan.row_tiles),
-                  static_cast<unsigned>(plan.units));
+                  static_cast<unsigned>(plan.groups));
   Params copy = params;
   void* arguments[] = {&copy};
   return cudaLaunchKernel(entry.kernel, grid, dim3(kThreads), arguments,

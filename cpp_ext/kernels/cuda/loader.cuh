@@ -7,7 +7,7 @@
 #define MMEDGE_KERNELS_CUDA_LOADER_CUH_
 
 #include "layout.cuh"
-#include "walk.cuh"
+#include "tile_iterator.cuh"
 
 namespace mmedge::cuda {
 
@@ -25,9 +25,13 @@ class Loader {
  public:
   // `first` is the first row of a tile that these threads load, `thread` this one's number among
   // them, `tile` the tile to start with.
-  __device__ __forceinline__ Loader(const Params& p, const Unit& unit, const int* lengths,
+  __device__ __forceinline__ Loader(const Params& p, const WorkTile& work_tile, const int* lengths,
                                     int first, int thread, int tile)
-      : p_(p), unit_(unit), walk_(lengths, p.call.segments, tile), first_(first), thread_(thread) {
+      : p_(p),
+        work_tile_(work_tile),
+        iterator_(lengths, p.call.segments, tile),
+        first_(first),
+        thread_(thread) {
     if (!Full) enter();
   }
 
@@ -35,7 +39,7 @@ class Loader {
   __device__ __forceinline__ void load(uint32_t keys, uint32_t values) {
     // Full kernels have no registers left to keep addresses in from one tile to the next.
     if (Full) enter();
-    const int rows = walk_.length() - walk_.key() - first_;
+    const int rows = iterator_.length() - iterator_.key() - first_;
     if (Full && bytes_ == 1) {
       load_8_bit(k_, k_step_, keys, rows);
       load_8_bit(v_, v_step_, values, rows);
@@ -43,7 +47,7 @@ class Loader {
       load_16_bit(k_, k_step_, keys, rows);
       load_16_bit(v_, v_step_, values, rows);
     }
-    if (walk_.next()) {
+    if (iterator_.next()) {
       if (!Full) enter();
     } else {
       k_ += kKeys * k_step_;
@@ -54,16 +58,18 @@ class Loader {
  private:
   // Addresses of this thread's group's first row of the tile.
   __device__ __forceinline__ void enter() {
-    if (walk_.done()) return;
-    const mmedge_segment& s = p_.call.segment[walk_.segment()];
+    if (iterator_.done()) return;
+    const mmedge_segment& s = p_.call.segment[iterator_.segment()];
     bytes_ = Full && s.dtype == MMEDGE_I8 ? 1 : 2;
-    const int key = walk_.key() + first_;
+    const int key = iterator_.key() + first_;
     k_step_ = s.k_stride[1] * bytes_;
     v_step_ = s.v_stride[1] * bytes_;
     k_ = static_cast<const unsigned char*>(s.k) +
-         (unit_.batch * s.k_stride[0] + unit_.kv_head * s.k_stride[2]) * bytes_ + key * k_step_;
+         (work_tile_.batch * s.k_stride[0] + work_tile_.kv_head * s.k_stride[2]) * bytes_ +
+         key * k_step_;
     v_ = static_cast<const unsigned char*>(s.v) +
-         (unit_.batch * s.v_stride[0] + unit_.kv_head * s.v_stride[2]) * bytes_ + key * v_step_;
+         (work_tile_.batch * s.v_stride[0] + work_tile_.kv_head * s.v_stride[2]) * bytes_ +
+         key * v_step_;
   }
 
   __device__ __forceinline__ void load_16_bit(const unsigned char* from, int64_t step, uint32_t to,
@@ -84,7 +90,7 @@ class Loader {
     }
   }
 
-  // 8-bit elements lie as in global memory, Width bytes a row: Widen makes a tile of them.
+  // 8-bit elements lie as in global memory, Width bytes a row: dequantize() makes a tile of them.
   __device__ __forceinline__ void load_8_bit(const unsigned char* from, int64_t step, uint32_t to,
                                              int rows) const {
     constexpr int kChunks = Width / 16;
@@ -102,8 +108,8 @@ class Loader {
   }
 
   const Params& p_;
-  const Unit& unit_;
-  Walk<kKeys> walk_;
+  const WorkTile& work_tile_;
+  TileIterator<kKeys> iterator_;
   const int first_;
   const int thread_;
   int bytes_ = 2;  // of an element

@@ -6,7 +6,7 @@
 #ifndef MMEDGE_KERNELS_CUDA_MASKS_CUH_
 #define MMEDGE_KERNELS_CUDA_MASKS_CUH_
 
-#include "unit.cuh"
+#include "work_tile.cuh"
 
 namespace mmedge::cuda {
 
@@ -31,11 +31,11 @@ __device__ __forceinline__ bool differs_by_row(const Params& p, const mmedge_seg
 // Puts what is added to scores of keys [first, first + Count) of a tile, which starts at `key` of
 // the segment, to added[row][first...]. `thread` is this one's number among `Threads`.
 template <class T, int Rows, int Keys, int Count, int Threads>
-__device__ __forceinline__ void load_added(float* added, const Params& p, const Unit& unit,
+__device__ __forceinline__ void load_added(float* added, const Params& p, const WorkTile& work_tile,
                                            const mmedge_segment& s, int key, int length, int first,
                                            int thread) {
   const uint8_t* valid = s.key_valid;
-  if (valid != nullptr) valid += unit.batch * s.key_valid_stride;
+  if (valid != nullptr) valid += work_tile.batch * s.key_valid_stride;
   const int rows = differs_by_row(p, s) ? Rows : 1;
 #pragma unroll 1
   for (int i = anew(thread); i < rows * Count; i += Threads) {
@@ -46,8 +46,8 @@ __device__ __forceinline__ void load_added(float* added, const Params& p, const 
     if (at < length && (valid == nullptr || valid[at] != 0)) {
       add = 0.0f;
       if (s.bias != nullptr) {
-        const Row row = row_of(p, unit, in_tile);
-        add = kLog2e * load_bias<T>(s, unit.batch * s.bias_stride[0] +
+        const Row row = row_of(p, work_tile, in_tile);
+        add = kLog2e * load_bias<T>(s, work_tile.batch * s.bias_stride[0] +
                                            row.head * s.bias_stride[1] +
                                            row.query * s.bias_stride[2] + at);
       }

@@ -10,13 +10,13 @@ namespace mmedge::cuda {
 struct Params {
   mmedge_segattn call;
   SharedLayout shared;
-  int group;      // heads that share keys
-  int unit_rows;  // group * call.rows: row r of a unit is query r % call.rows of head r / call.rows
-  float per_row;  // 1 / call.rows
+  int group;       // heads that share keys
+  int group_rows;  // group * call.rows: row r is query r % call.rows of head r / call.rows
+  float per_row;   // 1 / call.rows
   int splits;
   float scale;        // of scores, times log2 e
-  unsigned* counters; // [units][row tiles], zero between calls
-  float* partials;    // [units][row tiles][splits] of partial_floats()
+  unsigned* counters; // [groups][row tiles], zero between calls
+  float* partials;    // [groups][row tiles][splits] of partial_floats()
 };
 
 // The limit of every architecture and of CUDA before 12.1.

@@ -37,15 +37,15 @@ bool needs_full(const mmedge_segattn& call) {
 Plan make_plan(const mmedge_segattn& call, const Device& device) {
   Plan plan{};
   const bool independent = call.mode == MMEDGE_INDEPENDENT;
-  plan.unit_rows = call.heads / call.kv_heads * call.rows;
-  plan.units = call.batch * call.kv_heads;
-  plan.role = role_of(plan.unit_rows);
+  plan.group_rows = call.heads / call.kv_heads * call.rows;
+  plan.groups = call.batch * call.kv_heads;
+  plan.role = role_of(plan.group_rows);
   plan.width = width_of(call.dim);
   plan.full = needs_full(call);
   plan.shared = shared_layout(plan.role, plan.width, plan.full, any_8_bit(call), independent);
 
   const int rows = rows_per_tile(plan.role);
-  plan.row_tiles = (plan.unit_rows + rows - 1) / rows;
+  plan.row_tiles = (plan.group_rows + rows - 1) / rows;
   plan.blocks_per_sm = std::max(
       1, std::min(blocks_per_sm(plan.role, plan.width, plan.full),
                   device.shared_per_sm / (plan.shared.bytes + kReserved)));
@@ -57,14 +57,14 @@ Plan make_plan(const mmedge_segattn& call, const Device& device) {
     key_tiles += (call.segment[s].length + keys - 1) / keys;
     segments += call.segment[s].length > 0;
   }
-  const int64_t tiles = static_cast<int64_t>(plan.units) * plan.row_tiles;
+  const int64_t tiles = static_cast<int64_t>(plan.groups) * plan.row_tiles;
   const int64_t places = static_cast<int64_t>(device.multiprocessors) * plan.blocks_per_sm;
   int64_t splits = 1;
   if (call.num_splits > 0) {
     splits = call.num_splits;
   } else if (static_cast<double>(tiles) < kEnough * static_cast<double>(places)) {
     splits = std::clamp<int64_t>(std::min(places / tiles, key_tiles / 2), 1, kMostSplits);
-    // No more than it takes for the longest part: what is joined costs time.
+    // No more than it takes for the longest part: what is merged costs time.
     const int64_t longest = (key_tiles + splits - 1) / splits;
     splits = longest > 0 ? (key_tiles + longest - 1) / longest : 1;
   }

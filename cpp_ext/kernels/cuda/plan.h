@@ -21,9 +21,9 @@ struct Plan {
   Role role;
   int width;      // elements of a head, filled up
   bool full;      // masks, biases, 8-bit keys, INDEPENDENT, or gates that differ inside a tile
-  int unit_rows;  // queries of all heads that share keys
+  int group_rows;  // queries of all heads that share keys
   int row_tiles;
-  int units;      // batches x heads of keys
+  int groups;      // batches x heads of keys
   int splits;
   int blocks_per_sm;
   SharedLayout shared;

@@ -6,8 +6,8 @@
 #define MMEDGE_KERNELS_CUDA_SOFTMAX_CUH_
 
 #include "layout.cuh"
-#include "odd.cuh"
-#include "unit.cuh"
+#include "nonfinite.cuh"
+#include "work_tile.cuh"
 
 namespace mmedge::cuda {
 
@@ -106,7 +106,7 @@ struct Softmax {
   __device__ __forceinline__ void multiply_values(const float (&s)[kTiles][4], uint32_t values,
                                                   int first, int lane) {
     const ValueFragments<Width> fragments(values, first, lane);
-    uint32_t odd = 0;
+    uint32_t nonfinite = 0;
 #pragma unroll
     for (int j = 0; j < kTiles; j += 2) {
       const uint32_t p[4] = {pack<T>(s[j][0], s[j][1]), pack<T>(s[j][2], s[j][3]),
@@ -118,16 +118,16 @@ struct Softmax {
         if (Guarded) {
 #pragma unroll
           for (int i = 0; i < 4; ++i) {
-            const uint32_t signs = odd_signs<T>(v[i]);
-            odd |= signs;
-            v[i] = without_odd(v[i], signs);
+            const uint32_t signs = nonfinite_signs<T>(v[i]);
+            nonfinite |= signs;
+            v[i] = without_nonfinite(v[i], signs);
           }
         }
         multiply_add<T>(o[2 * step], p, v[0], v[1]);
         multiply_add<T>(o[2 * step + 1], p, v[2], v[3]);
       }
     }
-    if (Guarded && any_lane(odd != 0)) add_odd(s, fragments);
+    if (Guarded && any_lane(nonfinite != 0)) add_nonfinite(s, fragments);
   }
 
   // Sums of rows over their four lanes.
@@ -145,7 +145,7 @@ struct Softmax {
   }
 
   // Rolled: this is rare, and would be a large part of the kernel's code.
-  __device__ __forceinline__ void add_odd(const float (&s)[kTiles][4],
+  __device__ __forceinline__ void add_nonfinite(const float (&s)[kTiles][4],
                                           const ValueFragments<Width>& fragments) {
 #pragma unroll 1
     for (int step = 0; step < Width / 16; ++step) {
@@ -160,14 +160,14 @@ struct Softmax {
         uint32_t v[4];
         fragments.load(v, 8 * j, step);
 #pragma unroll
-        for (int i = 0; i < 4; ++i) v[i] = odd_codes<T>(v[i]);
+        for (int i = 0; i < 4; ++i) v[i] = nonfinite_codes<T>(v[i]);
         multiply_add<T>(low, p, v[0], v[1]);
         multiply_add<T>(high, p, v[2], v[3]);
       }
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        low[i] = odd_sum(low[i]);
-        high[i] = odd_sum(high[i]);
+        low[i] = nonfinite_sum(low[i]);
+        high[i] = nonfinite_sum(high[i]);
       }
       // Registers cannot be chosen by a number that is not known at compile time.
 #pragma unroll

@@ -12,7 +12,7 @@ namespace {
 // Bytes that a tensor's address and steps must be multiples of: rows are read 16 bytes at a time.
 constexpr int kAlignment = 16;
 
-constexpr int kMostUnits = 65535;  // blocks of a grid along y and z
+constexpr int kMostBlocks = 65535;  // blocks of a grid along y and z
 constexpr int64_t kMostKeys = std::numeric_limits<int32_t>::max() / 2;
 
 int size_of(int32_t dtype) { return dtype == MMEDGE_I8 ? 1 : 2; }
@@ -92,18 +92,18 @@ mmedge_status unsupported(const mmedge_segattn& call) {
                 "the CUDA kernels take heads of up to %d elements in multiples of 8, got dim %d",
                 MMEDGE_MAX_DIM, call.dim);
   }
-  const int64_t units = static_cast<int64_t>(call.batch) * call.kv_heads;
-  if (units > kMostUnits) {
+  const int64_t groups = static_cast<int64_t>(call.batch) * call.kv_heads;
+  if (groups > kMostBlocks) {
     return fail(MMEDGE_UNSUPPORTED, "batch * kv_heads: at most %d, got %lld; call it in parts",
-                kMostUnits, static_cast<long long>(units));
+                kMostBlocks, static_cast<long long>(groups));
   }
   const int64_t rows = static_cast<int64_t>(call.heads) / call.kv_heads * call.rows;
   const int per_tile = rows_per_tile(role_of(rows));
   const int64_t tiles = (rows + per_tile - 1) / per_tile;
-  if (tiles > kMostUnits) {
+  if (tiles > kMostBlocks) {
     return fail(MMEDGE_UNSUPPORTED,
                 "rows * heads / kv_heads: at most %d, got %lld; call it in parts",
-                kMostUnits * per_tile, static_cast<long long>(rows));
+                kMostBlocks * per_tile, static_cast<long long>(rows));
   }
   const int64_t sizes[3] = {call.batch, call.rows, call.heads};
   mmedge_status status = check_alignment("q", -1, call.q, call.q_stride, sizes, call.dtype);
@@ -115,10 +115,10 @@ mmedge_status unsupported(const mmedge_segattn& call) {
     if (status != MMEDGE_OK) return status;
   }
   // Only a number of parts that is asked for can cut so many tiles.
-  if (call.num_splits > 1 && units * tiles > kCounters) {
+  if (call.num_splits > 1 && groups * tiles > kCounters) {
     return fail(MMEDGE_UNSUPPORTED,
                 "num_splits: %lld tiles of queries cannot be cut, at most %d; pass 0",
-                static_cast<long long>(units * tiles), kCounters);
+                static_cast<long long>(groups * tiles), kCounters);
   }
   return MMEDGE_OK;
 }

@@ -28,7 +28,7 @@ constexpr int kMostSplits = 32;
 constexpr int kCounters = 4096;
 
 // Up to 32 rows share keys: a tile of 64 would be at most half full.
-constexpr Role role_of(int64_t unit_rows) { return unit_rows <= 32 ? Role::kFew : Role::kMany; }
+constexpr Role role_of(int64_t group_rows) { return group_rows <= 32 ? Role::kFew : Role::kMany; }
 
 constexpr int rows_per_tile(Role role) { return role == Role::kFew ? 16 : 64; }
 
@@ -57,13 +57,13 @@ constexpr int blocks_per_sm(Role role, int width, bool full) {
 //   gates     float[MMEDGE_MAX_SEGMENTS][rows]
 //   tiles     stages x (keys, values); scratch of the end of a part or call
 //   added     float[rows][keys of a tile + 8]: full kernels alone
-//   widened   one tile, where some keys and values have 8 bits
+//   dequantized  one tile, where some keys and values have 8 bits
 //   totals    float[rows][width], float[rows]: INDEPENDENT alone
 struct SharedLayout {
   int gates;
   int tiles;
   int added;
-  int widened;
+  int dequantized;
   int totals;
   int bytes;
 };
@@ -76,8 +76,8 @@ constexpr SharedLayout shared_layout(Role role, int width, bool full, bool has_8
   at.gates = 64;
   at.tiles = (at.gates + MMEDGE_MAX_SEGMENTS * rows * 4 + 127) / 128 * 128;
   at.added = at.tiles + stages(role, width) * 2 * tile;
-  at.widened = at.added + (full ? rows * (keys_per_tile(role, width) + 8) * 4 : 0);
-  at.totals = at.widened + (has_8_bit ? tile : 0);
+  at.dequantized = at.added + (full ? rows * (keys_per_tile(role, width) + 8) * 4 : 0);
+  at.totals = at.dequantized + (has_8_bit ? tile : 0);
   at.bytes = at.totals + (independent ? rows * (width + 1) * 4 : 0);
   return at;
 }

@@ -116,12 +116,12 @@ inline void load_matrices_transposed(uint32_t (&m)[4], uint32_t address,
 
 template <class T>
 inline float unpack(uint16_t bits) {
-  return emulator::widen<T>(bits);
+  return emulator::to_float<T>(bits);
 }
 
 template <class T>
 inline uint32_t pack(float low, float high) {
-  return emulator::narrow<T>(low) | static_cast<uint32_t>(emulator::narrow<T>(high)) << 16;
+  return emulator::from_float<T>(low) | static_cast<uint32_t>(emulator::from_float<T>(high)) << 16;
 }
 
 template <class T>

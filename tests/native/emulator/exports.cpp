@@ -25,7 +25,7 @@ EXPORT void emulator_take_counts(uint64_t* blocks, uint64_t* copied_bytes) {
 }
 
 struct PlanFigures {
-  int32_t many, width, full, row_tiles, units, splits, blocks_per_sm, shared_bytes;
+  int32_t many, width, full, row_tiles, groups, splits, blocks_per_sm, shared_bytes;
   uint64_t workspace;
 };
 
@@ -38,7 +38,7 @@ EXPORT void emulator_plan(const mmedge_segattn* call, PlanFigures* to) {
          plan.width,
          plan.full,
          plan.row_tiles,
-         plan.units,
+         plan.groups,
          plan.splits,
          plan.blocks_per_sm,
          plan.shared.bytes,

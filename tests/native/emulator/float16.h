@@ -25,7 +25,7 @@ inline float float_of(uint32_t bits) {
   return value;
 }
 
-inline float widen_half(uint16_t bits) {
+inline float half_to_float(uint16_t bits) {
   const uint32_t sign = static_cast<uint32_t>(bits & 0x8000u) << 16;
   const uint32_t exponent = bits >> 10 & 31u, fraction = bits & 0x3FFu;
   if (exponent == 31) return float_of(sign | 0x7F800000u | fraction << 13);
@@ -34,7 +34,7 @@ inline float widen_half(uint16_t bits) {
   return sign ? -small : small;
 }
 
-inline uint16_t narrow_half(float value) {
+inline uint16_t float_to_half(float value) {
   const uint32_t bits = bits_of(value);
   const uint16_t sign = static_cast<uint16_t>(bits >> 16 & 0x8000u);
   if (std::isnan(value)) return 0x7FFF;
@@ -49,13 +49,13 @@ inline uint16_t narrow_half(float value) {
 }
 
 template <class T>
-float widen(uint16_t bits);
+float to_float(uint16_t bits);
 
 template <>
-inline float widen<mmedge::cuda::Float16>(uint16_t bits) {
+inline float to_float<mmedge::cuda::Float16>(uint16_t bits) {
   static const std::vector<float> table = [] {
     std::vector<float> all(65536);
-    for (uint32_t i = 0; i < 65536; ++i) all[i] = widen_half(static_cast<uint16_t>(i));
+    for (uint32_t i = 0; i < 65536; ++i) all[i] = half_to_float(static_cast<uint16_t>(i));
     return all;
   }();
   static const float* const data = table.data();
@@ -63,20 +63,20 @@ inline float widen<mmedge::cuda::Float16>(uint16_t bits) {
 }
 
 template <>
-inline float widen<mmedge::cuda::BFloat16>(uint16_t bits) {
+inline float to_float<mmedge::cuda::BFloat16>(uint16_t bits) {
   return float_of(static_cast<uint32_t>(bits) << 16);
 }
 
 template <class T>
-uint16_t narrow(float value);
+uint16_t from_float(float value);
 
 template <>
-inline uint16_t narrow<mmedge::cuda::Float16>(float value) {
-  return narrow_half(value);
+inline uint16_t from_float<mmedge::cuda::Float16>(float value) {
+  return float_to_half(value);
 }
 
 template <>
-inline uint16_t narrow<mmedge::cuda::BFloat16>(float value) {
+inline uint16_t from_float<mmedge::cuda::BFloat16>(float value) {
   if (std::isnan(value)) return 0x7FFF;
   const uint32_t bits = bits_of(value);
   return static_cast<uint16_t>((bits + 0x7FFFu + (bits >> 16 & 1u)) >> 16);

@@ -1,9 +1,9 @@
-// Where the result of a row goes: to the output, to the workspace as one part of several, or to the
-// totals of INDEPENDENT segments.
-#ifndef MMEDGE_KERNELS_CUDA_OUTCOME_CUH_
-#define MMEDGE_KERNELS_CUDA_OUTCOME_CUH_
+// The epilogue of a row: its result goes to the output, to the workspace as one part of several, or
+// to the totals of INDEPENDENT segments.
+#ifndef MMEDGE_KERNELS_CUDA_EPILOGUE_CUH_
+#define MMEDGE_KERNELS_CUDA_EPILOGUE_CUH_
 
-#include "unit.cuh"
+#include "work_tile.cuh"
 
 namespace mmedge::cuda {
 
@@ -16,26 +16,26 @@ __device__ __forceinline__ float nothing(const Params& p) {
   return p.call.empty_is_nan ? __builtin_nanf("") : 0.0f;
 }
 
-__device__ __forceinline__ void write_lse(const Params& p, const Unit& unit, const Row& row,
-                                          float m, float l) {
+__device__ __forceinline__ void write_lse(const Params& p, const WorkTile& work_tile,
+                                          const Row& row, float m, float l) {
   if (p.call.lse == nullptr) return;
   const int64_t at =
-      (static_cast<int64_t>(unit.batch) * p.call.heads + row.head) * p.call.rows + row.query;
+      (static_cast<int64_t>(work_tile.batch) * p.call.heads + row.head) * p.call.rows + row.query;
   p.call.lse[at] = l == 0.0f ? -kInfinity : (m + log2_fast(l)) * (1.0f / kLog2e);
 }
 
 // Pairs of neighbouring elements of a row that a thread has: pair j starts at element
 // `column` + `Step` * j. One thread of a row is its `speaker`, which writes what the row has once.
 template <class T, int Width, int Rows, int Step>
-struct Outcome {
+struct Epilogue {
   static constexpr int kPairs = Width / Step;
 
   // x / l, or what stands for nothing where l is 0.
-  __device__ __forceinline__ static void write(const Params& p, const Unit& unit, int in_tile,
-                                               int column, float factor, bool empty,
+  __device__ __forceinline__ static void write(const Params& p, const WorkTile& work_tile,
+                                               int in_tile, int column, float factor, bool empty,
                                                const float (&x)[kPairs][2]) {
-    if (in_tile >= unit.count) return;
-    uint16_t* out = output_of(p, unit, row_of(p, unit, in_tile)) + column;
+    if (in_tile >= work_tile.count) return;
+    uint16_t* out = output_of(p, work_tile, row_of(p, work_tile, in_tile)) + column;
     const float filler = nothing(p);
 #pragma unroll
     for (int j = 0; j < kPairs; ++j) {
@@ -90,4 +90,4 @@ struct Outcome {
 
 }  // namespace mmedge::cuda
 
-#endif  // MMEDGE_KERNELS_CUDA_OUTCOME_CUH_
+#endif  // MMEDGE_KERNELS_CUDA_EPILOGUE_CUH_

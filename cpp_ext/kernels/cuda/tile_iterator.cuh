@@ -1,25 +1,25 @@
-// Walks over the tiles of keys of all segments.
+// Goes over the tiles of keys of all segments.
 //
 // A tile belongs to one segment: the last one of a segment may be partly empty. Lengths are read on
 // the device; segments that are absent, or that gates drop, have no tiles and cost nothing.
-#ifndef MMEDGE_KERNELS_CUDA_WALK_CUH_
-#define MMEDGE_KERNELS_CUDA_WALK_CUH_
+#ifndef MMEDGE_KERNELS_CUDA_TILE_ITERATOR_CUH_
+#define MMEDGE_KERNELS_CUDA_TILE_ITERATOR_CUH_
 
-#include "unit.cuh"
+#include "work_tile.cuh"
 
 namespace mmedge::cuda {
 
-// Keys of a segment that count for some row of the unit.
-__device__ __forceinline__ int count_keys(const Params& p, const Unit& unit, int segment) {
+// Keys of a segment that count for some row of the group.
+__device__ __forceinline__ int count_keys(const Params& p, const WorkTile& work_tile, int segment) {
   const mmedge_segment& s = p.call.segment[segment];
   int length = static_cast<int>(s.length);
   if (s.lens != nullptr) {
-    const int given = s.lens[unit.batch];
+    const int given = s.lens[work_tile.batch];
     length = given < 0 ? 0 : given < length ? given : length;
   }
   if (p.call.seg_bias != nullptr) {
-    const float* gate = p.call.seg_bias + unit.batch * p.call.seg_bias_stride[0] +
-                        unit.kv_head * p.group * p.call.seg_bias_stride[1] + segment;
+    const float* gate = p.call.seg_bias + work_tile.batch * p.call.seg_bias_stride[0] +
+                        work_tile.kv_head * p.group * p.call.seg_bias_stride[1] + segment;
     const int heads = p.call.seg_bias_stride[1] == 0 ? 1 : p.group;
     bool dropped = true;
     for (int h = 0; h < heads && dropped; ++h) {
@@ -37,10 +37,10 @@ __device__ __forceinline__ int tiles_of(int length) {
 
 // One tile after the other. `lengths` is what count_keys() gave of each segment.
 template <int Keys>
-class Walk {
+class TileIterator {
  public:
   // Starts at a tile, numbered over all segments.
-  __device__ __forceinline__ Walk(const int* lengths, int segments, int tile)
+  __device__ __forceinline__ TileIterator(const int* lengths, int segments, int tile)
       : lengths_(lengths), segments_(segments), segment_(0), length_(lengths[0]) {
     int tiles = tiles_of<Keys>(length_);
     while (tile >= tiles && segment_ + 1 < segments_) {
@@ -77,4 +77,4 @@ class Walk {
 
 }  // namespace mmedge::cuda
 
-#endif  // MMEDGE_KERNELS_CUDA_WALK_CUH_
+#endif  // MMEDGE_KERNELS_CUDA_TILE_ITERATOR_CUH_

@@ -1,6 +1,6 @@
 // 8-bit keys and values made into a tile of the queries' dtype, inside shared memory.
-#ifndef MMEDGE_KERNELS_CUDA_WIDEN_CUH_
-#define MMEDGE_KERNELS_CUDA_WIDEN_CUH_
+#ifndef MMEDGE_KERNELS_CUDA_DEQUANTIZE_CUH_
+#define MMEDGE_KERNELS_CUDA_DEQUANTIZE_CUH_
 
 #include "layout.cuh"
 #include "params.h"
@@ -9,7 +9,7 @@ namespace mmedge::cuda {
 
 // A signed byte as a float, without a conversion instruction, which are few: 2^23 + n has n in its
 // lowest bits, and 128 makes the byte unsigned.
-__device__ __forceinline__ float widen_byte(uint32_t word, int byte) {
+__device__ __forceinline__ float dequantize_byte(uint32_t word, int byte) {
   const uint32_t bits = ((word ^ 0x80808080u) >> (8 * byte)) & 0xFFu;
   return bits_as_float(bits | 0x4B000000u) - 8388736.0f;
 }
@@ -17,8 +17,8 @@ __device__ __forceinline__ float widen_byte(uint32_t word, int byte) {
 // Rows [first, first + rows) from `from`, Width bytes a row, to the tile `to`, times `factor`.
 // `thread` is this one's number among `Threads`.
 template <class T, int Width, int Rows, int Threads>
-__device__ __forceinline__ void widen(const unsigned char* from, unsigned char* to, int first,
-                                      int thread, float factor) {
+__device__ __forceinline__ void dequantize(const unsigned char* from, unsigned char* to, int first,
+                                           int thread, float factor) {
   using Layout = TileLayout<Width>;
   thread = anew(thread);
 #pragma unroll
@@ -27,14 +27,14 @@ __device__ __forceinline__ void widen(const unsigned char* from, unsigned char* 
     const int chunk = (i + thread) % Layout::kChunks;
     const uint2 bytes = *reinterpret_cast<const uint2*>(from + row * Width + chunk * 8);
     uint4 wide;
-    wide.x = pack<T>(factor * widen_byte(bytes.x, 0), factor * widen_byte(bytes.x, 1));
-    wide.y = pack<T>(factor * widen_byte(bytes.x, 2), factor * widen_byte(bytes.x, 3));
-    wide.z = pack<T>(factor * widen_byte(bytes.y, 0), factor * widen_byte(bytes.y, 1));
-    wide.w = pack<T>(factor * widen_byte(bytes.y, 2), factor * widen_byte(bytes.y, 3));
+    wide.x = pack<T>(factor * dequantize_byte(bytes.x, 0), factor * dequantize_byte(bytes.x, 1));
+    wide.y = pack<T>(factor * dequantize_byte(bytes.x, 2), factor * dequantize_byte(bytes.x, 3));
+    wide.z = pack<T>(factor * dequantize_byte(bytes.y, 0), factor * dequantize_byte(bytes.y, 1));
+    wide.w = pack<T>(factor * dequantize_byte(bytes.y, 2), factor * dequantize_byte(bytes.y, 3));
     *reinterpret_cast<uint4*>(to + Layout::offset(row, chunk)) = wide;
   }
 }
 
 }  // namespace mmedge::cuda
 
-#endif  // MMEDGE_KERNELS_CUDA_WIDEN_CUH_
+#endif  // MMEDGE_KERNELS_CUDA_DEQUANTIZE_CUH_

@@ -1,12 +1,12 @@
-// Puts the parts of a tile together in the launch that made them.
+// Merges the states (maximum, sum, output) of a tile's parts in the launch that made them.
 //
 // Each block counts its arrival when its part is in the workspace. The last one, whichever it is,
-// joins all parts in the order of their keys, so that results do not depend on which was last. The
+// merges all parts in the order of their keys, so that results do not depend on which was last. The
 // counter starts again by itself.
-#ifndef MMEDGE_KERNELS_CUDA_JOIN_CUH_
-#define MMEDGE_KERNELS_CUDA_JOIN_CUH_
+#ifndef MMEDGE_KERNELS_CUDA_MERGE_STATES_CUH_
+#define MMEDGE_KERNELS_CUDA_MERGE_STATES_CUH_
 
-#include "outcome.cuh"
+#include "epilogue.cuh"
 
 namespace mmedge::cuda {
 
@@ -28,7 +28,7 @@ __device__ __forceinline__ bool arrive_last(const Params& p, int tile, int* flag
 constexpr int kPartsAtOnce = 8;
 
 template <class T, int Width, Role R>
-__device__ void join_parts(const Params& p, const Unit& unit, int tile) {
+__device__ void merge_states(const Params& p, const WorkTile& work_tile, int tile) {
   constexpr int kRows = Tiling<Width, R>::kRows;
   constexpr size_t kFloats = Tiling<Width, R>::kPartialFloats;
   const float* parts = partial_of(p, tile, 0, kFloats);
@@ -36,7 +36,7 @@ __device__ void join_parts(const Params& p, const Unit& unit, int tile) {
   for (int i = thread_index(); i < kRows * Width / 4; i += kThreads) {
     const int in_tile = i / (Width / 4);
     const int column = i % (Width / 4) * 4;
-    if (in_tile >= unit.count || column >= p.call.dim) continue;
+    if (in_tile >= work_tile.count || column >= p.call.dim) continue;
     float top = -kInfinity;
     float sum = 0.0f;
     float4 o = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
@@ -84,15 +84,15 @@ __device__ void join_parts(const Params& p, const Unit& unit, int tile) {
     // Parts of INDEPENDENT segments are divided already: their sums tell only that there are any.
     const float factor = p.call.mode == MMEDGE_INDEPENDENT ? 1.0f : reciprocal(sum);
     const float filler = nothing(p);
-    const Row row = row_of(p, unit, in_tile);
+    const Row row = row_of(p, work_tile, in_tile);
     uint2 packed;
     packed.x = empty ? pack<T>(filler, filler) : pack<T>(o.x * factor, o.y * factor);
     packed.y = empty ? pack<T>(filler, filler) : pack<T>(o.z * factor, o.w * factor);
-    *reinterpret_cast<uint2*>(output_of(p, unit, row) + column) = packed;
-    if (column == 0) write_lse(p, unit, row, top, sum);
+    *reinterpret_cast<uint2*>(output_of(p, work_tile, row) + column) = packed;
+    if (column == 0) write_lse(p, work_tile, row, top, sum);
   }
 }
 
 }  // namespace mmedge::cuda
 
-#endif  // MMEDGE_KERNELS_CUDA_JOIN_CUH_
+#endif  // MMEDGE_KERNELS_CUDA_MERGE_STATES_CUH_

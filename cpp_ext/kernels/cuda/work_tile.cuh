@@ -1,6 +1,6 @@
-// Which rows a block has: a tile of the queries that share a head of keys.
-#ifndef MMEDGE_KERNELS_CUDA_UNIT_CUH_
-#define MMEDGE_KERNELS_CUDA_UNIT_CUH_
+// The rows that a block works on: a tile of the queries that share a head of keys.
+#ifndef MMEDGE_KERNELS_CUDA_WORK_TILE_CUH_
+#define MMEDGE_KERNELS_CUDA_WORK_TILE_CUH_
 
 #include "params.h"
 #include "ptx.cuh"
@@ -14,11 +14,12 @@ constexpr float kInfinity = __builtin_inff();
 // nothing may be subtracted.
 __device__ __forceinline__ float base_of(float top) { return top == -kInfinity ? 0.0f : top; }
 
-// Rows of a unit are numbered head by head: row r is query r % rows of head r / rows of its group.
-struct Unit {
+// Rows of a group (the heads of queries that share a head of keys) are numbered head by head: row r
+// is query r % rows of head r / rows of the group.
+struct WorkTile {
   int batch;
   int kv_head;
-  int first;  // row of the unit that is the tile's first
+  int first;  // row of the group that is the tile's first
   int count;  // rows of the tile that exist
 };
 
@@ -28,8 +29,8 @@ struct Row {
 };
 
 // Of a row of the tile; rows that do not exist are the last one again, so that they can be read.
-__device__ __forceinline__ Row row_of(const Params& p, const Unit& unit, int row) {
-  const int r = unit.first + (row < unit.count ? row : unit.count - 1);
+__device__ __forceinline__ Row row_of(const Params& p, const WorkTile& work_tile, int row) {
+  const int r = work_tile.first + (row < work_tile.count ? row : work_tile.count - 1);
   // r / rows, without the many instructions of a division: r and the quotient are below 2^23, so
   // that the product is at most one off.
   int in_group = static_cast<int>(static_cast<float>(r) * p.per_row);
@@ -37,11 +38,12 @@ __device__ __forceinline__ Row row_of(const Params& p, const Unit& unit, int row
   const int off = query < 0 ? -1 : query >= p.call.rows ? 1 : 0;
   in_group += off;
   query -= off * p.call.rows;
-  return {unit.kv_head * p.group + in_group, query};
+  return {work_tile.kv_head * p.group + in_group, query};
 }
 
-__device__ __forceinline__ uint16_t* output_of(const Params& p, const Unit& unit, const Row& row) {
-  return static_cast<uint16_t*>(p.call.out) + unit.batch * p.call.out_stride[0] +
+__device__ __forceinline__ uint16_t* output_of(const Params& p, const WorkTile& work_tile,
+                                               const Row& row) {
+  return static_cast<uint16_t*>(p.call.out) + work_tile.batch * p.call.out_stride[0] +
          row.query * p.call.out_stride[1] + row.head * p.call.out_stride[2];
 }
 
@@ -49,15 +51,15 @@ __device__ __forceinline__ uint16_t* output_of(const Params& p, const Unit& unit
 // lane reads what it needs, 4 bytes at a time, and once. `first` is the warp's first row.
 template <int Width>
 __device__ __forceinline__ void load_queries(uint32_t (&q)[Width / 16][4], const Params& p,
-                                             const Unit& unit, int first, int lane) {
+                                             const WorkTile& work_tile, int first, int lane) {
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const int in_tile = first + lane / 4 + 8 * half;
-    const Row row = row_of(p, unit, in_tile);
+    const Row row = row_of(p, work_tile, in_tile);
     const uint16_t* from = static_cast<const uint16_t*>(p.call.q) +
-                           unit.batch * p.call.q_stride[0] + row.query * p.call.q_stride[1] +
+                           work_tile.batch * p.call.q_stride[0] + row.query * p.call.q_stride[1] +
                            row.head * p.call.q_stride[2];
-    const int dim = in_tile < unit.count ? p.call.dim : 0;
+    const int dim = in_tile < work_tile.count ? p.call.dim : 0;
 #pragma unroll
     for (int step = 0; step < Width / 16; ++step) {
       const int column = 16 * step + lane % 4 * 2;
@@ -71,4 +73,4 @@ __device__ __forceinline__ void load_queries(uint32_t (&q)[Width / 16][4], const
 
 }  // namespace mmedge::cuda
 
-#endif  // MMEDGE_KERNELS_CUDA_UNIT_CUH_
+#endif  // MMEDGE_KERNELS_CUDA_WORK_TILE_CUH_
