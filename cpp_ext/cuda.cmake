@@ -1,5 +1,5 @@
 # CUDA kernels of the native library: included by CMakeLists.txt where MMEDGE_CUDA is on, after the
-# target `mmedge` was made.
+# target `mmedge_kernels` was made.
 #
 # MMEDGE_CUDA_ARCHITECTURES says for which GPUs: numbers as in sm_NN. By default all that this
 # toolkit can build for; one is enough on the device itself, and builds eight times as fast:
@@ -92,11 +92,11 @@ target_compile_options(mmedge_cuda_kernels PRIVATE -Xfatbin=-compress-all)
 target_include_directories(mmedge_cuda_kernels PRIVATE . include kernels/cuda)
 
 # The target is older than the language, and so has none of its defaults.
-set_target_properties(mmedge PROPERTIES CUDA_ARCHITECTURES "${architectures}")
+set_target_properties(mmedge_kernels PROPERTIES CUDA_ARCHITECTURES "${architectures}")
 target_sources(
-  mmedge PRIVATE $<TARGET_OBJECTS:mmedge_cuda_kernels> api/segattn_cuda.cpp kernels/cuda/plan.cpp
-                 kernels/cuda/support.cpp)
+  mmedge_kernels PRIVATE $<TARGET_OBJECTS:mmedge_cuda_kernels> api/segattn_cuda.cpp
+                         kernels/cuda/plan.cpp kernels/cuda/support.cpp)
 set_source_files_properties(
   api/segattn_cuda.cpp PROPERTIES COMPILE_DEFINITIONS MMEDGE_CUDA_ARCHITECTURES="${text}")
 # The runtime is part of the library: nothing but the driver must be installed to load it.
-target_link_libraries(mmedge PRIVATE CUDA::cudart_static)
+target_link_libraries(mmedge_kernels PRIVATE CUDA::cudart_static)

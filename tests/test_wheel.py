@@ -64,7 +64,7 @@ def test_every_source_and_data_file_is_in_a_wheel(wheel, zoo):
 
 def test_the_wheel_has_data_licence_and_commands(wheel):
     for name in (
-        "mmedge/libmmedge.so",
+        "mmedge/libmmedge_kernels.so",
         "mmedge/py.typed",
         "mmedge_export/py.typed",
         "mmedge_export/zoo/tokenizer.json",

@@ -47,7 +47,7 @@ OK, INVALID, UNSUPPORTED = range(3)
 F32, F16, BF16, I8 = range(4)
 JOINT, INDEPENDENT = range(2)
 
-NAME = "libmmedge.so"
+NAME = "libmmedge_kernels.so"
 
 
 class Segment(ctypes.Structure):

@@ -60,7 +60,7 @@ def mmedge_wheel(wheels, arch):
 
 def library(wheels, arch, folder):
     with zipfile.ZipFile(mmedge_wheel(wheels, arch)) as archive:
-        return Path(archive.extract("mmedge/libmmedge.so", folder))
+        return Path(archive.extract("mmedge/libmmedge_kernels.so", folder))
 
 
 def test_there_is_a_wheel_for_each_architecture_and_the_zoo(wheels):
