@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import random
 import subprocess
 import sys
 from time import perf_counter_ns, sleep
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from mmedge.bench.stats.block_timer import turns
 from mmedge.errors import BackendError
 from mmedge.pipeline import load
 
@@ -48,20 +48,16 @@ def time_apart(path: str, cells: Sequence[tuple[Variant, int | None]]) -> list[f
     Raises:
         BackendError: a process failed; its own words are on standard error.
     """
-    order = random.Random(0)  # noqa: S311 - an order of measurement, no secret
-    found: list[list[float]] = [[] for _ in cells]
-    for _ in range(PROCESSES):
+    medians: list[list[float]] = [[] for _ in cells]
+    for process in range(PROCESSES):
         with contextlib.ExitStack() as stack:
             timers = [stack.enter_context(_Timer(path, *cell)) for cell in cells]
             blocks: list[list[float]] = [[] for _ in cells]
-            numbers = list(range(len(cells)))
-            for _ in range(BLOCKS):
-                order.shuffle(numbers)
-                for number in numbers:
-                    blocks[number].append(timers[number].block())
-            for times, seen in zip(found, blocks, strict=True):
-                times.append(float(np.median(seen)))
-    return [float(np.median(times)) for times in found]
+            for _, number in turns(range(len(cells)), BLOCKS, seed=process):
+                blocks[number].append(timers[number].block())
+            for times, block_times in zip(medians, blocks, strict=True):
+                times.append(float(np.median(block_times)))
+    return [float(np.median(times)) for times in medians]
 
 
 class _Timer:
@@ -138,16 +134,16 @@ def child() -> None:
             line = sys.stdin.readline()
             if not line:
                 return
-            wanted = json.loads(line)["ms"] * 1e6
+            block_ns = json.loads(line)["ms"] * 1e6
             sleep(PAUSE_S)
             # A slow network gets a call or two a block; every cell's go through the same samples.
             start = perf_counter_ns()
             for _ in range(UNTIMED):
                 pipe.run(samples[at % len(samples)], cached=False)
-                if perf_counter_ns() - start > wanted:
+                if perf_counter_ns() - start > block_ns:
                     break
             times: list[int] = []
-            while sum(times) < wanted:
+            while sum(times) < block_ns:
                 start = perf_counter_ns()
                 pipe.run(samples[(at + len(times)) % len(samples)], cached=False)
                 times.append(perf_counter_ns() - start)

@@ -8,17 +8,16 @@ Every block has a fresh session: what differs between sessions is in the interva
 
 from __future__ import annotations
 
-import gc
 import math
-import random
 from dataclasses import dataclass, field
-from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, NotRequired
 
 from mmedge.backends.registry import probe
-from mmedge.bench import coldstart
+from mmedge.bench import arrivals, coldstart
+from mmedge.bench.arrivals import Load
 from mmedge.bench.progress import silent
 from mmedge.bench.report.sections import VariantFigures
+from mmedge.bench.stats.block_timer import turns
 from mmedge.bench.stats.resample import LEAST_PARTS, half_width, spreads
 from mmedge.bench.stats.summary import LEAST_BLOCKS, percentile
 from mmedge.bench.tune import thread_counts
@@ -127,12 +126,10 @@ def sweep(
         raise first_error
     tell("verify", len(variants), len(variants))
 
-    order = random.Random(0)  # noqa: S311 - an order of measurement, no secret
     total = ROUNDS * len(combinations)
-    for part in range(ROUNDS):
-        for place, combination in enumerate(order.sample(combinations, len(combinations))):
-            tell("measure", part * len(combinations) + place, total)
-            _block(path, combination, part, calls // ROUNDS + (part < calls % ROUNDS))
+    for place, (part, combination) in enumerate(turns(combinations, ROUNDS)):
+        tell("measure", place, total)
+        _block(path, combination, part, calls // ROUNDS + (part < calls % ROUNDS))
     tell("measure", total, total)
 
     rows = []
@@ -259,23 +256,17 @@ def _block(path: str, combination: _Combination, part: int, calls: int) -> None:
     variant = combination.variant
     with load(path, variant.id, threads=combination.threads, allow_unverified=True) as pipe:
         inputs = [sample.inputs for sample in pipe.bundle.samples()]
-        for call in range(max(WARMUP, len(inputs))):
-            pipe.timed(inputs[call % len(inputs)], cached=False)
-        gc.collect()
-        collecting = gc.isenabled()
-        gc.disable()  # as in mmedge.bench.measure
-        begun = perf_counter_ns()
-        try:
-            for call in range(calls):
-                start = perf_counter_ns()
-                pipe.timed(inputs[call % len(inputs)], cached=False)
-                combination.latency_ms.append((perf_counter_ns() - start) / 1e6)
-                combination.start_s.append(start / 1e9)
-                combination.part.append(part)
-        finally:
-            if collecting:
-                gc.enable()
-        combination.seconds += (perf_counter_ns() - begun) / 1e9
+
+        def call(index: int) -> object:
+            return pipe.timed(inputs[index % len(inputs)], cached=False)
+
+        for index in range(max(WARMUP, len(inputs))):
+            call(index)
+        series = arrivals.run(call, Load(calls=calls))
+    combination.start_s += [combination.seconds + ns / 1e9 for ns in series.start_ns]
+    combination.latency_ms += [ns / 1e6 for ns in series.latency_ns]
+    combination.part += [part] * len(series.latency_ns)
+    combination.seconds += series.elapsed_ns / 1e9
 
 
 def _row(path: str, combination: _Combination, size: int, metric: float | None) -> _Ranked:

@@ -9,8 +9,8 @@ import pytest
 from shared import once
 
 from mmedge.bench import subprocesses
+from mmedge.bench.stats import block_timer
 from mmedge_export import export
-from mmedge_export.quantize import timing
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -23,8 +23,8 @@ def brief_timing() -> Iterator[None]:
         patch.setattr(subprocesses, "PROCESSES", 1)
         patch.setattr(subprocesses, "BLOCKS", 1)
         patch.setattr(subprocesses, "BLOCK_MS", 1.0)
-        patch.setattr(timing, "PAUSE_S", 0.0)
-        patch.setattr(timing, "BLOCK_S", 0.002)
+        patch.setattr(block_timer, "PAUSE_S", 0.0)
+        patch.setattr(block_timer, "BLOCK_S", 0.002)
         yield
 
 

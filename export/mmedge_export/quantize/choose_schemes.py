@@ -14,12 +14,12 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from mmedge.bench.stats.block_timer import compare_times, interleave
 from mmedge.errors import ExportError
 from mmedge_export.onnx_graph.graph import Runner
 from mmedge_export.quantize.evaluate import open_graph
 from mmedge_export.quantize.schemes import DYNAMIC, EXACT_FIRST, RANGED, write_form
 from mmedge_export.quantize.stage_work import quantised
-from mmedge_export.quantize.timing import compare, interleave
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -249,7 +249,7 @@ def choose_plan(
         if sizes[name] >= graph_bytes(work.prepared):
             return floats, "no form makes it smaller"
         return plans[name], f"smallest: {name}"
-    _, ratios = compare({n: partial(run, taken) for n, run in runs.items()}, "float")
+    _, ratios = compare_times({n: partial(run, taken) for n, run in runs.items()}, "float")
     faster = {name: ratio for name, ratio in ratios.items() if ratio[1] > 1.0}
     if faster:
         best = max(ratio[0] for ratio in faster.values())

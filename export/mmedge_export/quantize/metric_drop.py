@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mmedge.bench.stats.student import student_t
 from mmedge.errors import ExportError
 
 if TYPE_CHECKING:
@@ -165,7 +166,7 @@ def drop_of(
     each = samples / len(drops)
 
     def upper(values: Floats, centre: float, chance: float) -> float:
-        half = spread * _student(1 - chance, freedom)
+        half = spread * student_t(1 - chance, freedom)
         return max(_gaffke(values, each, worst, chance), centre + half)
 
     tail = (1 - CONFIDENCE) / 2
@@ -371,14 +372,3 @@ def _gaffke(drops: Floats, each: float, worst: float, alpha: float) -> float:
 
 def _tail(root: float, curve: float) -> float:
     return 1 - _NORMAL.cdf(root) + _NORMAL.pdf(root) * (1 / curve - 1 / root)
-
-
-def _student(level: float, freedom: int) -> float:
-    """Quantile of Student's t distribution (Abramowitz and Stegun, 26.7.5)."""
-    z = _NORMAL.inv_cdf(level)
-    terms = (
-        (z**3 + z) / 4,
-        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-    )
-    return z + math.fsum(term / freedom**power for power, term in enumerate(terms, start=1))

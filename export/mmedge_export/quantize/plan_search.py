@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmedge.bench.machine.neighbours import busy_words
+from mmedge.bench.stats.block_timer import Disturbance, interleave, note_disturbance
 from mmedge.errors import AccuracyError
 from mmedge_export.calibration.checkpoint import digest
 from mmedge_export.quantize.back_off import BudgetError, back_off, offenders
@@ -29,7 +30,6 @@ from mmedge_export.quantize.saturate import narrow_nodes
 from mmedge_export.quantize.schemes import DYNAMIC, EXACT_FIRST, RANGED
 from mmedge_export.quantize.sensitivity import switches, write_switched
 from mmedge_export.quantize.stage_work import quantised, quantised_forms
-from mmedge_export.quantize.timing import Watch, interleave, watching
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -139,9 +139,9 @@ class PlanSearch:
         samples: Sequence[Mapping[str, Array]],
     ) -> dict[str, Any]:
         names = list(dict.fromkeys(site.activation for site in work.sites))
-        with watching(patient=self._goal == "speed") as watch:
+        with note_disturbance(patient=self._goal == "speed") as disturbance:
             found = self._timed_stage(work, forms, samples, names)
-        return {**found, **self._doubted(found["words"], watch)}
+        return {**found, **self._doubted(found["words"], disturbance)}
 
     def _timed_stage(
         self,
@@ -362,18 +362,18 @@ class PlanSearch:
 
     def _paying(self, work: StageWork, values: Mapping[str, Array]) -> dict[str, Any]:
         """Whether the stage is faster with what the metric bears, as plain values."""
-        with watching() as watch:
+        with note_disturbance() as disturbance:
             plan, words = self._fastest(work, {"what the metric bears": work.plan}, values)
-        return {"plan": plan, **self._doubted(words, watch)}
+        return {"plan": plan, **self._doubted(words, disturbance)}
 
-    def _doubted(self, words: str, watch: Watch) -> dict[str, Any]:
+    def _doubted(self, words: str, disturbance: Disturbance) -> dict[str, Any]:
         """How fast something is, in words, with what makes that doubtful."""
-        busy = busy_words(watch.share) if self._goal == "speed" else None
+        busy = busy_words(disturbance.share) if self._goal == "speed" else None
         if busy is None:
             return {"words": words, "others": None}
         if words.startswith(NO_FASTER):
-            return {"words": f"could not be judged: {busy}; {words}", "others": watch.share}
-        return {"words": f"{words} ({busy})", "others": watch.share}
+            return {"words": f"could not be judged: {busy}; {words}", "others": disturbance.share}
+        return {"words": f"{words} ({busy})", "others": disturbance.share}
 
     def _keep(self, found: Mapping[str, Any]) -> bool:
         """Whether a finding is worth keeping for a run that goes on later: it was not disturbed."""
@@ -422,9 +422,9 @@ class PlanSearch:
         floats, kept = self.final()
         inputs = self._task.samples[0][0]
         ways = {"float": partial(floats, inputs), "kept": partial(kept, inputs)}
-        with watching() as watch:
+        with note_disturbance() as disturbance:
             times = interleave(ways, rounds=ROUNDS)
-        self._note(watch.share if watch.busy else None)
+        self._note(disturbance.share if disturbance.busy else None)
         ratio = times["kept"].times_faster(times["float"])
         return (times["float"].median, times["kept"].median), ratio
 

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mmedge.bench.stats.student import student_t
 from mmedge.bench.stats.summary import PERCENTILES, percentile
 
 if TYPE_CHECKING:
@@ -84,16 +85,16 @@ def spreads(series: Mapping[str, Any], *, seed: int = 0) -> dict[str, Spread]:
     if len(latency) < LEAST_CALLS:
         return {}
     interval = _intervals(series, latency)
-    named = {key: q for key, q in PERCENTILES.items() if percentile(latency, q) is not None}
+    percentiles = {key: q for key, q in PERCENTILES.items() if percentile(latency, q) is not None}
 
     def figures(rows: NDArray[np.intp]) -> list[float]:
         ordered = np.sort(latency[rows])
-        ranks = (max(math.ceil(round(len(rows) * q / 100.0, 9)), 1) for q in named.values())
+        ranks = (max(math.ceil(round(len(rows) * q / 100.0, 9)), 1) for q in percentiles.values())
         logs = [math.log(ordered[rank - 1]) for rank in ranks]
         return [*logs, math.log(ordered.mean()), math.log(interval[rows].mean())]
 
     errors, degrees = _bootstrap(figures, series, len(latency), seed)
-    keys = (*named, "mean", "throughput")
+    keys = (*percentiles, "mean", "throughput")
     return {key: Spread(error, degrees) for key, error in zip(keys, errors, strict=True)}
 
 
@@ -133,28 +134,31 @@ def pairs(
     ours, theirs = _by_session(a), _by_session(b)
     if len(ours) != len(theirs) or len(ours) < LEAST_PARTS:
         return {}, f"{len(ours)} and {len(theirs)} sessions, {LEAST_PARTS} pairs are needed"
-    found = {}
+    changes = {}
     for key in dict.fromkeys(key for session in (*ours, *theirs) for key in session):
         if all(key in session for session in (*ours, *theirs)):
             logs = [math.log(y[key] / x[key]) for x, y in zip(ours, theirs, strict=True)]
             error = float(np.std(logs, ddof=1)) / math.sqrt(len(logs))
-            found[key] = float(np.mean(logs)), Spread(error, len(logs) - 1.0)
-    return found, "sessions of too few calls"
+            changes[key] = float(np.mean(logs)), Spread(error, len(logs) - 1.0)
+    return changes, "sessions of too few calls"
 
 
 def _by_session(series: Mapping[str, Any]) -> list[dict[str, float]]:
     """The figures of each session by itself."""
     latency = np.maximum(np.asarray(series["latency_ms"], np.float64), LEAST_MS)
     interval, part = _intervals(series, latency), _parts(series, len(latency))
-    found = []
+    sessions = []
     for name in np.unique(part):
-        own = latency[part == name]
-        carried = {key: percentile(own, q) for key, q in PERCENTILES.items()}
-        found.append(
-            {key: float(value) for key, value in carried.items() if value is not None}
-            | {"mean": float(own.mean()), "throughput": float(1.0 / interval[part == name].mean())}
+        times = latency[part == name]
+        percentiles = {key: percentile(times, q) for key, q in PERCENTILES.items()}
+        sessions.append(
+            {key: float(value) for key, value in percentiles.items() if value is not None}
+            | {
+                "mean": float(times.mean()),
+                "throughput": float(1.0 / interval[part == name].mean()),
+            }
         )
-    return found
+    return sessions
 
 
 def half_width(*errors: Spread) -> float:
@@ -166,7 +170,7 @@ def half_width(*errors: Spread) -> float:
     if total == 0.0:
         return 0.0
     degrees = total**2 / sum(spread.error**4 / spread.degrees for spread in errors)
-    return _student(degrees) * math.sqrt(total)
+    return student_t(0.975, degrees) * math.sqrt(total)
 
 
 def _bootstrap(
@@ -182,7 +186,7 @@ def _bootstrap(
     if len(names) >= LEAST_PARTS:
         sessions = [np.flatnonzero(part == name) for name in names]
         blocks = len(sessions)
-        drawn = [
+        samples = [
             figures(np.concatenate([sessions[pick] for pick in rng.integers(0, blocks, blocks)]))
             for _ in range(RESAMPLES)
         ]
@@ -190,12 +194,12 @@ def _bootstrap(
         blocks = BLOCKS
         length = count // blocks
         within = np.arange(length)
-        drawn = [
+        samples = [
             figures((rng.integers(0, count - length + 1, blocks)[:, None] + within).ravel())
             for _ in range(RESAMPLES)
         ]
     scale = math.sqrt(blocks / (blocks - 1.0))
-    return [scale * float(error) for error in np.std(drawn, axis=0, ddof=1)], blocks - 1.0
+    return [scale * float(error) for error in np.std(samples, axis=0, ddof=1)], blocks - 1.0
 
 
 def _parts(series: Mapping[str, Any], count: int) -> NDArray[np.intp]:
@@ -216,19 +220,3 @@ def _intervals(series: Mapping[str, Any], latency: Values) -> Values:
     same = part[1:] == part[:-1]
     interval[:-1][same] = np.diff(start)[same]
     return np.maximum(interval, LEAST_MS / 1e3)
-
-
-def _student(degrees: float) -> float:
-    """The 97.5 % quantile of Student's t (Abramowitz and Stegun 26.7.5).
-
-    Within 0.1 % of the true one from 4 degrees of freedom, which is the fewest there are here.
-    """
-    z = 1.959963985
-    terms = (
-        z,
-        (z**3 + z) / 4.0,
-        (5 * z**5 + 16 * z**3 + 3 * z) / 96.0,
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384.0,
-        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160.0,
-    )
-    return sum(term / degrees**power for power, term in enumerate(terms))

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mmedge.bench.stats.student import student_t
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -255,17 +257,6 @@ def _rank(count: int, q: float) -> int:
     return max(math.ceil(round(count * q / 100.0, 9)), 1) - 1
 
 
-def _tail(freedom: int) -> float:
-    """Normal probability beyond Student's t at 97.5 %, for ``freedom`` >= 4 degrees of freedom.
-
-    t by the expansion of Abramowitz and Stegun, Handbook of Mathematical Functions, 26.7.5; within
-    0.3 % of the exact quantile.
-    """
-    z = 1.959964
-    t = (
-        z
-        + (z**3 + z) / (4 * freedom)
-        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
-        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * freedom**3)
-    )
-    return math.erfc(t / math.sqrt(2.0)) / 2.0
+def _tail(degrees: int) -> float:
+    """Normal probability beyond Student's t at 97.5 %, for ``degrees`` >= 4 of freedom."""
+    return math.erfc(student_t(0.975, degrees) / math.sqrt(2.0)) / 2.0

@@ -16,6 +16,7 @@ from fusions import FUSIONS
 
 import mmedge
 from mmedge.bench.machine.neighbours import Neighbours
+from mmedge.bench.stats import block_timer
 from mmedge.bundle import Bundle
 from mmedge.errors import AccuracyError, ExportError, InputError
 from mmedge.execution.verify import verify
@@ -27,7 +28,6 @@ from mmedge_export.quantize import (
     plan_search,
     quantize,
     quantize_bundle,
-    timing,
 )
 from mmedge_export.quantize.options import QuantizeOptions
 
@@ -167,7 +167,7 @@ def test_what_is_no_faster_is_not_kept(plain, tmp_path, monkeypatch):
     def slower(ways, baseline, **_):
         return {}, dict.fromkeys(ways.keys() - {baseline}, (0.9, 0.8, 0.99))
 
-    monkeypatch.setattr(choose_schemes, "compare", slower)
+    monkeypatch.setattr(choose_schemes, "compare_times", slower)
     bundle, report = quantize(path, options=QuantizeOptions(**OPTIONS | {"goal": "speed"}))
     bundle.close()
     assert report.variant is None
@@ -181,7 +181,7 @@ def test_what_is_no_faster_is_not_kept(plain, tmp_path, monkeypatch):
 def test_the_whole_must_be_faster_as_well(plain, tmp_path, monkeypatch):
     path = copy(plain, tmp_path)
     before = digests(path)
-    monkeypatch.setattr(choose_schemes, "compare", lambda ways, baseline: (
+    monkeypatch.setattr(choose_schemes, "compare_times", lambda ways, baseline: (
         {}, dict.fromkeys(ways.keys() - {baseline}, (1.5, 1.4, 1.6))))  # fmt: skip
     monkeypatch.setattr(
         plan_search.PlanSearch, "latency", lambda self: ((1.0, 1.0), (1.0, 0.9, 1.1))
@@ -232,7 +232,7 @@ def test_a_stopped_run_goes_on_where_it_was(plain, made, tmp_path, monkeypatch):
 def test_times_on_a_busy_machine_are_told_and_not_kept(plain, tmp_path, monkeypatch):
     """Others take the cores: figures carry that, and a run that goes on measures again."""
     path, folder = copy(plain, tmp_path), tmp_path / "work"
-    monkeypatch.setattr(timing, "PAUSE_S", 0.0)
+    monkeypatch.setattr(block_timer, "PAUSE_S", 0.0)
     asked = QuantizeOptions(**OPTIONS | {"goal": "speed"})
     share = {"now": 0.6}
 
@@ -240,7 +240,7 @@ def test_times_on_a_busy_machine_are_told_and_not_kept(plain, tmp_path, monkeypa
         def __exit__(self, *_):
             self.share = share["now"]
 
-    monkeypatch.setattr(timing, "Neighbours", Busy)
+    monkeypatch.setattr(block_timer, "Neighbours", Busy)
     timed, old = [], plan_search.time_sites
     monkeypatch.setattr(plan_search, "time_sites", lambda *a, **k: timed.append(1) or old(*a, **k))
     lines = []
@@ -266,7 +266,7 @@ def test_times_on_a_busy_machine_are_told_and_not_kept(plain, tmp_path, monkeypa
 
 
 def test_a_disturbed_measurement_is_made_again_and_the_least_disturbed_is_taken(monkeypatch):
-    monkeypatch.setattr(timing, "PAUSE_S", 0.0)
+    monkeypatch.setattr(block_timer, "PAUSE_S", 0.0)
     shares = iter([0.5, 0.2, 0.4, 0.5, 0.05, 0.3, 0.3, 0.3, 0.3, 0.3])
     made = []
 
@@ -276,18 +276,18 @@ def test_a_disturbed_measurement_is_made_again_and_the_least_disturbed_is_taken(
 
     def rounds(ways, *, rounds, seed):
         made.append(len(made))
-        return {name: timing.Timing((float(made[-1]),)) for name in ways}
+        return {name: block_timer.Timing((float(made[-1]),)) for name in ways}
 
-    monkeypatch.setattr(timing, "Neighbours", Busy)
-    monkeypatch.setattr(timing, "_rounds", rounds)
-    with timing.watching() as watch:
-        assert timing.interleave({"a": int})["a"].blocks == (1.0,)  # 0.2 of three
-        assert (watch.share, watch.again, watch.busy) == (0.2, 2, True)
-        assert timing.interleave({"a": int})["a"].blocks == (4.0,)  # 0.05 is quiet enough
-        assert (watch.share, watch.again) == (0.2, 3)
-        timing.interleave({"a": int})
-        timing.interleave({"a": int})
-        assert watch.again == timing.AGAIN  # a machine that stays busy is not waited for
+    monkeypatch.setattr(block_timer, "Neighbours", Busy)
+    monkeypatch.setattr(block_timer, "_rounds", rounds)
+    with block_timer.note_disturbance() as disturbance:
+        assert block_timer.interleave({"a": int})["a"].blocks == (1.0,)  # 0.2 of three
+        assert (disturbance.share, disturbance.again, disturbance.busy) == (0.2, 2, True)
+        assert block_timer.interleave({"a": int})["a"].blocks == (4.0,)  # 0.05 is quiet enough
+        assert (disturbance.share, disturbance.again) == (0.2, 3)
+        block_timer.interleave({"a": int})
+        block_timer.interleave({"a": int})
+        assert disturbance.again == block_timer.AGAIN  # a machine that stays busy is not waited for
     assert len(made) == 10
 
 

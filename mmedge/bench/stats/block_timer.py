@@ -1,35 +1,50 @@
-"""Which of several graphs is faster on this device, measured in turn.
+"""Times several ways of one thing in turn, by blocks of calls, and tells which is faster.
 
-Other processes that use the cores meanwhile make any of them look fast or slow. What was measured
-beside them is measured again, a few times, and the least disturbed is taken; a :class:`Watch` knows
-how disturbed that was.
+Whatever slows the machine meanwhile hits neighbors in time alike, so ways are compared by the
+ratios of blocks of the same round. A round is short, and its ratios have outliers: their median has
+an interval by order statistics. Sessions that are minutes long are compared by
+:func:`mmedge.bench.stats.resample.pairs`.
+
+Other processes that use the cores make any way look fast or slow. What was measured beside them is
+measured again, a few times, and the least disturbed is taken; a :class:`Disturbance` says how
+disturbed that was.
 """
 
 from __future__ import annotations
 
 import math
+import random
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from mmedge.bench.machine.neighbours import BUSY, Neighbours
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
-__all__ = ["Timing", "Watch", "compare", "interleave", "watching"]
+__all__ = [
+    "Disturbance",
+    "Timing",
+    "compare_times",
+    "interleave",
+    "note_disturbance",
+    "turns",
+]
 
-#: Times that one measurement is made at most, those of one watch that are made again at most, and
+Item = TypeVar("Item")
+
+#: Times that one measurement is made at most, those of one body that are made again at most, and
 #: seconds before the next: a longer disturbance is not waited for.
 TRIES, AGAIN, PAUSE_S = 3, 6, 0.5
 
 #: Seconds of one block of calls, and most calls in one.
 BLOCK_S, MOST_CALLS = 0.02, 200
 
-#: How often :func:`compare` measures where it is not clear which is faster.
+#: How often :func:`compare_times` measures where it is not clear which is faster.
 REPEATS = 4
 
 
@@ -69,8 +84,8 @@ class Timing:
 
 
 @dataclass
-class Watch:
-    """What others did while times were taken.
+class Disturbance:
+    """What other processes did while times were taken.
 
     Attributes:
         share: largest share of the cores' time that others took during a measurement that was kept;
@@ -92,22 +107,22 @@ class Watch:
             self.share = max(share, self.share or 0.0)
 
 
-#: The innermost watch is the one that counts.
-_watches: list[Watch] = [Watch()]
+#: The innermost is the one that counts.
+_disturbances: list[Disturbance] = [Disturbance()]
 
 
 @contextmanager
-def watching(*, patient: bool = True) -> Iterator[Watch]:
+def note_disturbance(*, patient: bool = True) -> Iterator[Disturbance]:
     """See how disturbed the body's times are; without ``patient`` none is taken again."""
-    watch = Watch(again=0 if patient else AGAIN)
-    _watches.append(watch)
+    disturbance = Disturbance(again=0 if patient else AGAIN)
+    _disturbances.append(disturbance)
     try:
-        yield watch
+        yield disturbance
     finally:
-        _watches.pop()
+        _disturbances.pop()
 
 
-def compare(
+def compare_times(
     ways: Mapping[str, Callable[[], object]], baseline: str, *, rounds: int = 11
 ) -> tuple[dict[str, Timing], dict[str, tuple[float, float, float]]]:
     """Time all ``ways`` until each is known to be faster or slower than ``baseline``, or long.
@@ -138,7 +153,7 @@ def interleave(
         rounds: blocks of each.
         seed: of the order.
     """
-    watch = _watches[-1]
+    disturbance = _disturbances[-1]
     tries: list[tuple[float, dict[str, Timing]]] = []
     while True:
         with Neighbours() as others:
@@ -146,19 +161,26 @@ def interleave(
         if others.share is None:
             return times
         tries.append((others.share, times))
-        if others.share < BUSY or len(tries) == TRIES or watch.again == AGAIN:
+        if others.share < BUSY or len(tries) == TRIES or disturbance.again == AGAIN:
             break
-        watch.again += 1
+        disturbance.again += 1
         time.sleep(PAUSE_S)
     share, times = min(tries, key=lambda one: one[0])
-    watch.note(share)
+    disturbance.note(share)
     return times
+
+
+def turns(items: Sequence[Item], rounds: int, seed: int = 0) -> Iterator[tuple[int, Item]]:
+    """The number of the round and an item: in each round every item once, in random order."""
+    order = random.Random(seed)  # noqa: S311 - an order of measurement, no secret
+    for number in range(rounds):
+        for item in order.sample(items, len(items)):
+            yield number, item
 
 
 def _rounds(
     ways: Mapping[str, Callable[[], object]], *, rounds: int, seed: int
 ) -> dict[str, Timing]:
-    rng = np.random.default_rng(seed)
     calls = {}
     for name, way in ways.items():
         way()  # allocations of a first call
@@ -167,12 +189,10 @@ def _rounds(
         took = time.perf_counter() - start
         calls[name] = int(np.clip(BLOCK_S / max(took, 1e-7), 1, MOST_CALLS))
     blocks: dict[str, list[float]] = {name: [] for name in ways}
-    names = list(ways)
-    for _ in range(rounds):
-        for name in rng.permutation(names):
-            way, count = ways[name], calls[name]
-            start = time.perf_counter()
-            for _ in range(count):
-                way()
-            blocks[name].append((time.perf_counter() - start) / count * 1e3)
+    for _, name in turns(list(ways), rounds, seed):
+        way, count = ways[name], calls[name]
+        start = time.perf_counter()
+        for _ in range(count):
+            way()
+        blocks[name].append((time.perf_counter() - start) / count * 1e3)
     return {name: Timing(tuple(values)) for name, values in blocks.items()}
