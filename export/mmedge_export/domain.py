@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from mmedge.spec import Constraint, Dimension
 
-__all__ = ["Domain", "Question"]
+__all__ = ["Question", "SizeDomain"]
 
 #: Combinations that are looked at for one relation; all of them, where there are no more.
 COMBINATIONS = 4096
@@ -38,7 +38,7 @@ class Question(Protocol):
         """Whether it holds at ``sizes``."""
 
 
-class Domain:
+class SizeDomain:
     """Sizes that calls may have.
 
     Args:
@@ -53,9 +53,9 @@ class Domain:
         self.constraints = tuple(constraints)
         self.relations = Relations(self.dimensions, self.constraints)
 
-    def unconstrained(self) -> Domain:
+    def unconstrained(self) -> SizeDomain:
         """This domain without its constraints."""
-        return Domain(self.dimensions)
+        return SizeDomain(self.dimensions)
 
     def allows(self, sizes: Mapping[str, int]) -> bool:
         """Whether a call may have ``sizes``."""
@@ -65,20 +65,20 @@ class Domain:
 
     def near(self, sizes: Mapping[str, int]) -> dict[str, int] | None:
         """The next allowed sizes from ``sizes`` on, few steps away; None where none are."""
-        rounded = {name: round_up(self.dimensions[name], size) for name, size in sizes.items()}
-        if self.allows(rounded):
-            return rounded
-        related = {name for c in self.constraints for name in parse(c.expression).names}
-        named = [name for name in sizes if name in related]
-        steps = (0, 1, 2, 3, 4, 8, 16, -1, -2) if len(named) < 4 else (0, 1, 2)
-        ways = product(*[steps] * len(named))
+        start = {name: round_up(self.dimensions[name], size) for name, size in sizes.items()}
+        if self.allows(start):
+            return start
+        related_names = {name for c in self.constraints for name in parse(c.expression).names}
+        movable_names = [name for name in sizes if name in related_names]
+        steps = (0, 1, 2, 3, 4, 8, 16, -1, -2) if len(movable_names) < 4 else (0, 1, 2)
+        ways = product(*[steps] * len(movable_names))
         for way in sorted(ways, key=lambda way: sum(map(abs, way)))[:COMBINATIONS]:
-            moved = rounded | {
-                name: rounded[name] + step * self.dimensions[name].multiple
-                for name, step in zip(named, way, strict=True)
+            neighbor = start | {
+                name: start[name] + step * self.dimensions[name].multiple
+                for name, step in zip(movable_names, way, strict=True)
             }
-            if self.allows(moved):
-                return moved
+            if self.allows(neighbor):
+                return neighbor
         return None
 
     def breaks(self, relation: Question) -> list[dict[str, int]]:
@@ -88,9 +88,9 @@ class Domain:
         sizes, sizes around the example's, the limits, powers of two, and what lies around the
         numbers in the relation.
         """
-        return [sizes for sizes in self.tried(relation) if not relation.holds(sizes)]
+        return [sizes for sizes in self.trials(relation) if not relation.holds(sizes)]
 
-    def tried(self, relation: Question) -> list[dict[str, int]]:
+    def trials(self, relation: Question) -> list[dict[str, int]]:
         """The allowed sizes that :meth:`breaks` looks at."""
         names = sorted(relation.names)
         counts = [self._count(name) for name in names]
@@ -99,8 +99,8 @@ class Domain:
         else:
             numbers = {int(number) for number in re.findall(r"\d+", relation.text)}
             axes = [self._chosen(self.dimensions[name], numbers, len(names)) for name in names]
-        found = (dict(zip(names, sizes, strict=True)) for sizes in _some(axes))
-        return [sizes for sizes in found if self.relations.holds(sizes)]
+        combinations = (dict(zip(names, sizes, strict=True)) for sizes in _some(axes))
+        return [sizes for sizes in combinations if self.relations.holds(sizes)]
 
     def _count(self, name: str) -> int | None:
         limits = self.dimensions[name]

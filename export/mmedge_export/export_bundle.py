@@ -33,7 +33,7 @@ from mmedge.spec import (
     Variant,
 )
 from mmedge_export.capture import parity, probe_inputs
-from mmedge_export.capture.case import Case
+from mmedge_export.capture.case import ParityCase
 from mmedge_export.capture.coverage import (
     Coverage,
     beyond,
@@ -162,7 +162,7 @@ def export(
         given = _ranged(model, checked(model), seen)
         least = least_integer(network.graph)
         samples = golden(model, run, given, samples_limit, allow_nan=allow_nan, least=least)
-        base = Case("the example", values, outputs)
+        base = ParityCase("the example", values, outputs)
         tell("tracing")
         graph = network.trace(opset)
         limits = Limits(graph.relations, model.domain())
@@ -177,7 +177,7 @@ def export(
         first = [base, *absent, *tried]
         coverage, unproven = Coverage(model), list[str]()
 
-        def varied() -> Iterator[Case]:
+        def varied() -> Iterator[ParityCase]:
             """What the samples, all of them checked by now, kept constant."""
             unproven.extend(to_vary(model, coverage.constant()))
             yield from variations(model, run, base, unproven, leave, least=least)

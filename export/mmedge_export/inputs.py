@@ -75,10 +75,10 @@ def as_array(value: Any) -> Array:  # noqa: ANN401
     """
     if hasattr(value, "detach") and hasattr(value, "cpu"):
         try:
-            converted: Array = value.detach().cpu().numpy()
+            array: Array = value.detach().cpu().numpy()
         except TypeError:
             return value  # type: ignore[no-any-return]
-        return converted
+        return array
     return value  # type: ignore[no-any-return]
 
 
@@ -146,14 +146,14 @@ def check_input(name: str, value: Any, *, empty: bool) -> None:  # noqa: ANN401
 
 def _check_token(name: str, value: Input, token: Array) -> None:
     fits = tuple(1 if axis in value.dynamic else n for axis, n in enumerate(value.example.shape))
-    given = getattr(token, "shape", None)
+    token_shape = getattr(token, "shape", None)
     try:
-        broadcasts = given is not None and np.broadcast_shapes(given, fits) == fits
+        broadcasts = token_shape is not None and np.broadcast_shapes(token_shape, fits) == fits
     except ValueError:
         broadcasts = False
     if not broadcasts or token.dtype != value.example.dtype:
         raise ExportError(
             f"input {name!r}: absent_token must be {value.example.dtype} and broadcast to "
             f"{list(fits)}, got {getattr(token, 'dtype', type(token).__name__)} "
-            f"{list(given or ())}"
+            f"{list(token_shape or ())}"
         )

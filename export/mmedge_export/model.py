@@ -16,7 +16,7 @@ from mmedge.constraints import parse
 from mmedge.errors import ExportError
 from mmedge.schema.names import NAME, TENSOR_NAME
 from mmedge.spec import Array, Constraint, Dimension
-from mmedge_export.domain import Domain
+from mmedge_export.domain import SizeDomain
 from mmedge_export.inputs import Input, Limits, check_input
 from mmedge_export.text import check_text, read_tokenizer
 
@@ -74,7 +74,7 @@ class Model:
         if isinstance(self.module, str):
             object.__setattr__(self, "module", Path(self.module))
         _check_module(self.module)
-        _check_names(self.inputs, self.outputs, mapped=not isinstance(self.module, Path))
+        _check_names(self.inputs, self.outputs, is_torch=not isinstance(self.module, Path))
         for name, value in self.inputs.items():
             check_input(name, value, empty=isinstance(self.module, Path))
             if value.tokenizer is not None:
@@ -96,9 +96,9 @@ class Model:
         Raises:
             ExportError: an input is unknown or named twice, or the grouping does not hold.
         """
-        named = [name for names in modality.values() for name in names]
-        for name in named:
-            if name not in self.inputs or named.count(name) > 1:
+        input_names = [name for names in modality.values() for name in names]
+        for name in input_names:
+            if name not in self.inputs or input_names.count(name) > 1:
                 raise ExportError(
                     f"modality: {name!r} is "
                     + ("named twice" if name in self.inputs else "no input")
@@ -118,34 +118,36 @@ class Model:
         ``gpu_0/data:0`` gives ``gpu_0_data_0``.
         """
         groups: dict[str, tuple[str, ...]] = {}
-        taken = {value.modality or name for name, value in self.inputs.items()}
+        group_names = {value.modality or name for name, value in self.inputs.items()}
         for name, value in self.inputs.items():
             group = value.modality or name
             if value.modality is None and not NAME.fullmatch(name):
                 plain, count = modality_name(name), 0
                 group = plain
-                while group in taken:
+                while group in group_names:
                     count += 1
                     group = f"{plain}_{count}"
-                taken.add(group)
+                group_names.add(group)
             groups[group] = (*groups.get(group, ()), name)
         return groups
 
     def dimensions(self) -> dict[str, Dimension]:
         """Limits and example size of each dynamic dimension."""
-        found: dict[str, Dimension] = {}
+        dimensions: dict[str, Dimension] = {}
         for value in self.inputs.values():
             for axis, symbol in value.dynamic.items():
                 least, most, *step = self.dims.get(symbol, (1, None))
                 multiple = step[0] if step else 1
                 size = value.example.shape[axis]
-                found[symbol] = Dimension(min(least, size), max(size, multiple), most, multiple)
-        return found
+                dimensions[symbol] = Dimension(
+                    min(least, size), max(size, multiple), most, multiple
+                )
+        return dimensions
 
-    def domain(self) -> Domain:
+    def domain(self) -> SizeDomain:
         """The sizes that calls may have."""
         limits = tuple(Constraint(text, "Model.constraints") for text in self.constraints)
-        return Domain(self.dimensions(), limits)
+        return SizeDomain(self.dimensions(), limits)
 
 
 def modality_name(name: str) -> str:
@@ -167,7 +169,7 @@ def _check_module(module: Any) -> None:  # noqa: ANN401
 
 
 def _check_names(
-    inputs: Mapping[str, Input], outputs: Sequence[str] | Mapping[str, str], *, mapped: bool
+    inputs: Mapping[str, Input], outputs: Sequence[str] | Mapping[str, str], *, is_torch: bool
 ) -> None:
     if not isinstance(inputs, Mapping) or not inputs:
         raise ExportError("inputs: expected a mapping of at least one name to an Input")
@@ -190,7 +192,7 @@ def _check_names(
                 )
             )
     if isinstance(outputs, Mapping):
-        if not mapped:
+        if not is_torch:
             raise ExportError("outputs: an ONNX file's outputs keep their names; give a list")
         for name, key in outputs.items():
             if not isinstance(key, str) or not key:
@@ -241,23 +243,23 @@ def _check_modality(modality: str, inputs: Mapping[str, Input], dims: Mapping[st
 
 
 def _check_dims(model: Model) -> None:
-    seen: dict[str, tuple[str, int]] = {}
+    first_uses: dict[str, tuple[str, int]] = {}
     for name, value in model.inputs.items():
         for axis, symbol in value.dynamic.items():
             size = value.example.shape[axis]
-            other, expected = seen.setdefault(symbol, (name, size))
-            if size != expected:
+            other, other_size = first_uses.setdefault(symbol, (name, size))
+            if size != other_size:
                 raise ExportError(
-                    f"dynamic dimension {symbol!r} is {expected} in the example of {other!r} but "
+                    f"dynamic dimension {symbol!r} is {other_size} in the example of {other!r} but "
                     f"{size} in that of {name!r}; one name means one size"
                 )
     for symbol, limits in model.dims.items():
-        if symbol not in seen:
+        if symbol not in first_uses:
             raise ExportError(
                 f"dims names {symbol!r}, but no input has a dynamic dimension of that name "
-                f"(there are: {', '.join(seen) or 'none'})"
+                f"(there are: {', '.join(first_uses) or 'none'})"
             )
-        _check_limits(symbol, limits, seen[symbol][1])
+        _check_limits(symbol, limits, first_uses[symbol][1])
 
 
 def _check_constraints(model: Model) -> None:
@@ -276,8 +278,8 @@ def _check_constraints(model: Model) -> None:
             )
         example = {name: limits.opt for name, limits in dimensions.items()}
         if not relation.holds(example):
-            got = ", ".join(f"{name}={example[name]}" for name in sorted(relation.names))
-            raise ExportError(f"constraints: the example has {got}, which breaks {text!r}")
+            sizes_text = ", ".join(f"{name}={example[name]}" for name in sorted(relation.names))
+            raise ExportError(f"constraints: the example has {sizes_text}, which breaks {text!r}")
 
 
 def _check_limits(symbol: str, limits: Any, example: int) -> None:  # noqa: ANN401

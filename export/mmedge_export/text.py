@@ -61,24 +61,26 @@ def check_text(
     """
     value = inputs[name]
     file = Path(value.tokenizer or "")
-    loaded = read_tokenizer(name, file)
+    tokenizer = read_tokenizer(name, file)
     length = value.shape()[-1]
     least, most = dims.get(length, (1, None))[:2] if isinstance(length, str) else (length, length)
-    if least > 1 and not loaded.padding and mask is None:
+    if least > 1 and not tokenizer.padding and mask is None:
         raise ExportError(
             f"input {name!r}: text is padded to {least} tokens, but the tokenizer {file} does not "
             "say with which id: id 0 would be taken, which may be a word. Call "
             "enable_padding(pad_id=..., pad_token=...) on it and save it again, give the modality "
             "a mask input, or make the axis dynamic"
         )
-    to = (loaded.padding or {}).get("length") or 0
+    to = (tokenizer.padding or {}).get("length") or 0
     if isinstance(length, str) and most is not None and to > most:
         raise ExportError(
             f"input {name!r}: the tokenizer {file} pads each text to {to} tokens, but {length!r} "
             f"is at most {most}; raise Model.dims, or save the tokenizer with a shorter padding"
         )
-    _check_config(name, file, loaded)
-    _check_side(name, loaded, value.example, None if mask is None else inputs[mask].example, file)
+    _check_config(name, file, tokenizer)
+    _check_side(
+        name, tokenizer, value.example, None if mask is None else inputs[mask].example, file
+    )
 
 
 def side_check(
@@ -98,13 +100,13 @@ def side_check(
             fillers.append((name, mask, read_tokenizer(name, file), file))
 
     def check(sample: Mapping[str, Array]) -> None:
-        for name, mask, loaded, file in fillers:
-            _check_side(name, loaded, sample[name], None if mask is None else sample[mask], file)
+        for name, mask, tokenizer, file in fillers:
+            _check_side(name, tokenizer, sample[name], None if mask is None else sample[mask], file)
 
     return check
 
 
-def _check_config(name: str, file: Path, loaded: Loaded) -> None:
+def _check_config(name: str, file: Path, tokenizer: Loaded) -> None:
     """Hold the sides against those that transformers keeps beside the file."""
     try:
         config = json.loads((file.parent / CONFIG).read_text(encoding="utf-8"))
@@ -112,24 +114,25 @@ def _check_config(name: str, file: Path, loaded: Loaded) -> None:
         return  # not from transformers
     if not isinstance(config, dict):
         return
-    cut = loaded.tokens.truncation
-    for what, stated, call in (
-        ("padding", loaded.padding, "enable_padding"),
-        ("truncation", cut, "enable_truncation"),
+    truncation = tokenizer.tokens.truncation
+    for what, setting, call in (
+        ("padding", tokenizer.padding, "enable_padding"),
+        ("truncation", truncation, "enable_truncation"),
     ):
         side = config.get(f"{what}_side")
-        used = (stated or {}).get("direction", "right")
+        tokenizer_side = (setting or {}).get("direction", "right")
         # Without truncation nothing is cut; without padding short texts are still padded.
-        if side in ("left", "right") and side != used and (stated or what == "padding"):
+        if side in ("left", "right") and side != tokenizer_side and (setting or what == "padding"):
             raise ExportError(
                 f"input {name!r}: {file.parent / CONFIG} says {what}_side {side!r}, but the "
-                f"tokenizer {file} {f'says {used}' if stated else 'is silent, which means right'};"
-                f" call {call}(direction={side!r}, ...) on it and save it again"
+                f"tokenizer {file} "
+                f"{f'says {tokenizer_side}' if setting else 'is silent, which means right'}; "
+                f"call {call}(direction={side!r}, ...) on it and save it again"
             )
 
 
-def _check_side(name: str, loaded: Loaded, ids: Array, mask: Array | None, file: Path) -> None:
-    padding = loaded.padding or {}
+def _check_side(name: str, tokenizer: Loaded, ids: Array, mask: Array | None, file: Path) -> None:
+    padding = tokenizer.padding or {}
     side = padding.get("direction", "right")
     if ids.ndim != 2:
         return  # refused elsewhere, with its reason
@@ -148,7 +151,7 @@ def _check_side(name: str, loaded: Loaded, ids: Array, mask: Array | None, file:
                 raise ExportError(
                     f"input {name!r}: the example or a sample is padded on the {other}, but texts "
                     f"would be padded on the {side}, as the tokenizer {file} says"
-                    f"{'' if loaded.padding else ' by its silence'}; call "
+                    f"{'' if tokenizer.padding else ' by its silence'}; call "
                     f"enable_padding(direction={other!r}, pad_id=..., pad_token=...) on it and "
                     "save it again, or pad the samples as it does"
                 )

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from mmedge.errors import ExportError
 from mmedge_export import Input, Model, export
 from mmedge_export.capture import probe_inputs
-from mmedge_export.capture.case import Case
+from mmedge_export.capture.case import ParityCase
 from mmedge_export.capture.coverage import Coverage, least_integer
 from mmedge_export.open_questions import line
 from mmedge_export.sources.onnx import load_file
@@ -248,14 +248,16 @@ def test_the_same_at_another_size_has_not_varied():
     coverage = Coverage(model)
     for rows in (2, 1, 6):
         at = np.arange(rows) % 2
-        coverage.add(Case("", {"ids": ids[at], "valid": valid[at]}, {"y": np.zeros((rows, 4))}))
+        coverage.add(
+            ParityCase("", {"ids": ids[at], "valid": valid[at]}, {"y": np.zeros((rows, 4))})
+        )
     assert coverage.constant() == ["ids", "valid"]
     assert coverage.findings() == [
         "input 'ids' never varied: it was the same in all samples",
         "input 'valid' never varied: it was true in all samples",
         "output 'y' was constant (0.0) in all samples",
     ]
-    coverage.add(Case("", {"ids": ids + 1, "valid": ~valid}, {"y": np.full((2, 4), 1.0)}))
+    coverage.add(ParityCase("", {"ids": ids + 1, "valid": ~valid}, {"y": np.full((2, 4), 1.0)}))
     assert coverage.findings() == []
 
 

@@ -20,7 +20,7 @@ from mmedge.errors import BundleError, ExportError
 from mmedge.spec import Dimension, TensorSpec
 from mmedge_export import Input, Model, export
 from mmedge_export.capture import probe_inputs
-from mmedge_export.capture.network import Network, evaluation
+from mmedge_export.capture.network import TorchNetwork, evaluation
 from mmedge_export.passes.strip_metadata import SCOPES
 
 MACHINE = (str(Path.cwd()), str(Path(torch.__file__).parent), str(Path.home()))
@@ -28,7 +28,7 @@ MACHINE = (str(Path.cwd()), str(Path(torch.__file__).parent), str(Path.home()))
 
 def outputs_of(model: Model, values: dict) -> dict:
     with evaluation(model.module):
-        return Network(model)(values)
+        return TorchNetwork(model)(values)
 
 
 def run(bundle: Path, values: dict) -> dict:

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper
 
 from mmedge.errors import AccuracyError, BackendError, BundleError, ExportError
 from mmedge.spec import Dimension, Stage
-from mmedge_export.onnx_graph.measure_ranges import Range, measure_ranges, range_of
+from mmedge_export.onnx_graph.measure_ranges import Magnitudes, magnitudes_of, measure_ranges
 from mmedge_export.passes.cast_float16 import CastFloat16Pass
 from mmedge_export.passes.clamp_masks import MASK
 from mmedge_export.passes.keep_float32 import keep_float32
@@ -152,10 +152,10 @@ def test_moves_between_kept_nodes_are_kept():
 @given(hnp.arrays(np.float32, st.integers(0, 20), elements=st.floats(width=32)))
 def test_ranges_join_as_their_values_do(values):
     half = len(values) // 2
-    assert range_of(values) == range_of(values[:half]) | range_of(values[half:])
-    found = range_of(values)
+    assert magnitudes_of(values) == magnitudes_of(values[:half]) | magnitudes_of(values[half:])
+    found = magnitudes_of(values)
     assert found.smallest <= found.largest < np.inf
-    assert (found == Range()) == (not np.any(values[np.isfinite(values)]))
+    assert (found == Magnitudes()) == (not np.any(values[np.isfinite(values)]))
 
 
 # Masks

@@ -20,9 +20,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from mmedge.errors import ExportError
 from mmedge_export import Input, Model
 from mmedge_export.capture import probe_inputs
-from mmedge_export.capture.network import Network, evaluation
+from mmedge_export.capture.network import TorchNetwork, evaluation
 from mmedge_export.capture.trace import trace
-from mmedge_export.partition.flops import Measured, measure_shapes, model_flops, node_flops
+from mmedge_export.partition.flops import MeasuredTensor, measure_shapes, model_flops, node_flops
 
 HEAVY = {"MatMul", "Gemm", "Conv", "ConvTranspose", "GRU", "LSTM"}
 F = onnx.TensorProto.FLOAT
@@ -270,7 +270,7 @@ def heavy(model: Model) -> int:
 
 def by_torch(model: Model) -> int:
     with evaluation(model.module), FlopCounterMode(display=False) as counter:
-        Network(model).call(probe_inputs.example(model))
+        TorchNetwork(model).call(probe_inputs.example(model))
     return counter.get_total_flops()
 
 
@@ -402,19 +402,19 @@ def test_attention_over_segments_counts_as_over_all_of_them(case):
     (batch, heads, rows, depth, width), lengths, biased = case
     kinds = ir.DataType.FLOAT
     count, names = len(lengths), []
-    shapes = {"q": Measured((batch, heads, rows, depth), kinds)}
+    shapes = {"q": MeasuredTensor((batch, heads, rows, depth), kinds)}
     for kind, last in (("k", depth), ("v", width)):
         for index, length in enumerate(lengths):
             names.append(f"{kind}{index}")
-            shapes[names[-1]] = Measured((batch, heads, length, last), kinds)
+            shapes[names[-1]] = MeasuredTensor((batch, heads, length, last), kinds)
     values = [ir.Value(name=name) for name in ["q", *names, *(["bias"] if biased else [])]]
     kind = f"SegmentedAttention{count}" + ("Biased" if biased else "")
     node = ir.Node("mmedge", kind, values)
     whole = ir.Node("", "Attention", [ir.Value(name=name) for name in "qkv"])
     joint = {
         "q": shapes["q"],
-        "k": Measured((batch, heads, sum(lengths), depth), kinds),
-        "v": Measured((batch, heads, sum(lengths), width), kinds),
+        "k": MeasuredTensor((batch, heads, sum(lengths), depth), kinds),
+        "v": MeasuredTensor((batch, heads, sum(lengths), width), kinds),
     }
     scores = batch * heads * rows * sum(lengths)
     assert node_flops(whole, joint) == scores * (2 * (depth + width) + 5)

@@ -13,7 +13,7 @@ from mmedge.errors import ExportError
 from mmedge_export.capture import probe_inputs
 from mmedge_export.capture.network import evaluation
 from mmedge_export.capture.trace import trace
-from mmedge_export.onnx_graph.measure_shapes import Measured, measure_shapes
+from mmedge_export.onnx_graph.measure_shapes import MeasuredTensor, measure_shapes
 
 EXAMPLE = {name: np.ones(shape, np.float32) for name, shape in (("x", (3, 4)), ("w", (4, 5)))}
 
@@ -61,18 +61,18 @@ def test_values_that_are_no_tensors_of_numbers_have_no_size():
     )
     shapes = measure_shapes(model, EXAMPLE)
     assert shapes.keys() == {"x", "z", "y", "shape0"}
-    assert shapes["shape0"] == Measured((), ir.DataType.BOOL)
+    assert shapes["shape0"] == MeasuredTensor((), ir.DataType.BOOL)
 
 
 def test_sizes_that_depend_on_values_are_measured():
     model = parsed("float[N] x", "n = NonZero(x) y = Cast<to = 1>(n)")
     shapes = measure_shapes(model, {"x": np.array([0, 2, 0, 3], np.float32)})
-    assert shapes["n"] == Measured((1, 2), ir.DataType.INT64)
+    assert shapes["n"] == MeasuredTensor((1, 2), ir.DataType.INT64)
 
 
 @pytest.mark.parametrize(("dtype", "wanted"), [("INT4", 2), ("BOOL", 3), ("FLOAT16", 6)])
 def test_bytes_are_packed(dtype, wanted):
-    assert Measured((3, 1), ir.DataType[dtype]).nbytes == wanted
+    assert MeasuredTensor((3, 1), ir.DataType[dtype]).nbytes == wanted
 
 
 def test_no_sizes_without_the_right_inputs():

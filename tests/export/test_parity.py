@@ -13,8 +13,8 @@ from mmedge.spec import Tolerance
 from mmedge_export import Input, Model
 from mmedge_export.capture import probe_inputs
 from mmedge_export.capture.captured_graph import CapturedGraph
-from mmedge_export.capture.case import Case
-from mmedge_export.capture.network import Network, evaluation
+from mmedge_export.capture.case import ParityCase
+from mmedge_export.capture.network import TorchNetwork, evaluation
 from mmedge_export.capture.parity import check, check_operators
 from mmedge_export.capture.trace import trace
 from mmedge_export.onnx_graph.graph import Graph, Runner, save
@@ -23,13 +23,13 @@ from mmedge_export.zoo.recurrent import GRU
 LIMIT = Tolerance(1e-4, 1e-6)
 
 
-def traced(model: Model) -> tuple[Graph, Case]:
+def traced(model: Model) -> tuple[Graph, ParityCase]:
     with evaluation(model.module):
         example = probe_inputs.example(model)
-        return trace(model), Case("the example", example, Network(model)(example))
+        return trace(model), ParityCase("the example", example, TorchNetwork(model)(example))
 
 
-def verdict(graph: Graph, case: Case, folder) -> float:
+def verdict(graph: Graph, case: ParityCase, folder) -> float:
     save({"m": graph.model}, folder)
     return check(graph, Runner(folder / "onnx/m.onnx"), [case], LIMIT)
 
@@ -43,7 +43,7 @@ def spoil(graph: Graph, name: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def text_image() -> tuple[Graph, Case]:
+def text_image() -> tuple[Graph, ParityCase]:
     return traced(networks.text_image())
 
 
@@ -194,7 +194,7 @@ def test_the_order_of_equal_elements_is_open(sort):
 def test_operators_that_cannot_run_apart_are_named():
     graph, _ = traced(networks.text_image())
     told: list[str] = []
-    check_operators(graph, [Case("no inputs", {}, {})], LIMIT, told.append)
+    check_operators(graph, [ParityCase("no inputs", {}, {})], LIMIT, told.append)
     (text,) = told
     assert text.startswith("the operators inside the graph, each on its own: ")
 
@@ -216,6 +216,6 @@ def test_a_program_that_is_not_the_network_is_told_apart_from_a_bad_graph(tmp_pa
 
 def test_a_graph_without_a_program_says_so(tmp_path, text_image):
     graph, case = text_image
-    wrong = Case(case.what, case.inputs, {**case.outputs, "best": case.outputs["best"] + 1})
+    wrong = ParityCase(case.what, case.inputs, {**case.outputs, "best": case.outputs["best"] + 1})
     with pytest.raises(ExportError, match="did not come from torch"):
         verdict(CapturedGraph(graph.model), wrong, tmp_path)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mmedge_export import Input, Model, export
 from mmedge_export.capture import probe_inputs
-from mmedge_export.capture.network import Network, evaluation
+from mmedge_export.capture.network import TorchNetwork, evaluation
 
 ACTIVATIONS = (nn.ReLU, nn.GELU, nn.Tanh, nn.SiLU, nn.Sigmoid)
 
@@ -80,5 +80,5 @@ def test_a_random_network_is_exported_as_it_is(kinds, width, depth, activation, 
         session = ort.InferenceSession(path / "onnx/model.onnx", providers=["CPUExecutionProvider"])
         (got,) = session.run(None, values)
     with evaluation(model.module):
-        wanted = Network(model)(values)["y"]
+        wanted = TorchNetwork(model)(values)["y"]
     assert np.abs(got - wanted).max() <= 1e-4 * np.abs(wanted).max() + 1e-6

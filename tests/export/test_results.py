@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import mmedge
 from mmedge.errors import ExportError
 from mmedge_export import Input, Model, export
-from mmedge_export.capture.network import Network
+from mmedge_export.capture.network import TorchNetwork
 
 X = np.random.default_rng(0).normal(size=(2, 3)).astype(np.float32)
 
@@ -102,7 +102,7 @@ def test_outputs_are_found_by_name(kind, outputs, expected, tmp_path):
 )
 def test_outputs_that_are_not_there_are_told_with_those_that_are(kind, outputs, words):
     with pytest.raises(ExportError, match=words):
-        Network(model(kind, outputs))({"x": X})
+        TorchNetwork(model(kind, outputs))({"x": X})
 
 
 def test_an_output_of_an_inputs_name_is_to_be_renamed():
@@ -127,4 +127,4 @@ def two_devices() -> nn.Module:
 )
 def test_modules_that_cannot_be_traced_are_told_at_once(module, words):
     with pytest.raises(ExportError, match=words):
-        Network(Model(module, {"input": Input(X)}, ["y"]))
+        TorchNetwork(Model(module, {"input": Input(X)}, ["y"]))

@@ -20,7 +20,7 @@ from mmedge.spec import Tolerance
 from mmedge.tolerance import difference
 from mmedge_export import export
 from mmedge_export.capture import probe_inputs
-from mmedge_export.capture.network import Network, evaluation
+from mmedge_export.capture.network import TorchNetwork, evaluation
 from mmedge_export.onnx_graph.graph import Runner, save
 from mmedge_export.partition.flops import measure_shapes, node_flops
 from mmedge_export.partition.split import split
@@ -91,7 +91,7 @@ def test_the_cut_network_is_the_uncut_one_at_every_size(name, tmp_path):
     save({"model": graph.model}, tmp_path)
     whole, parts = Runner(tmp_path / "onnx/model.onnx"), chain(made, tmp_path)
     with evaluation(model.module):
-        network = Network(model)
+        network = TorchNetwork(model)
         example = probe_inputs.example(model)
         cases = [
             example,

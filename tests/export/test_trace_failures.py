@@ -15,7 +15,7 @@ from torch import nn
 from mmedge.errors import ExportError
 from mmedge_export import Input, Model, export
 from mmedge_export.capture.locate import local
-from mmedge_export.capture.network import Network
+from mmedge_export.capture.network import TorchNetwork
 from mmedge_export.capture.trace import trace
 
 X, FOUR = np.zeros((2, 3), np.float32), np.ones((4, 3), np.float32)
@@ -137,7 +137,7 @@ class Mode(nn.Module):
 )
 def test_results_that_are_not_the_named_tensors_are_refused(kind, outputs, pattern):
     with pytest.raises(ExportError, match=pattern):
-        Network(Model(Mode(kind), {"x": Input(X)}, outputs))({"x": X})
+        TorchNetwork(Model(Mode(kind), {"x": Input(X)}, outputs))({"x": X})
 
 
 class Needs(nn.Module):
@@ -147,9 +147,9 @@ class Needs(nn.Module):
 
 def test_forward_must_take_the_inputs_by_name():
     with pytest.raises(ExportError, match="takes no 'image'; its parameters are x, mask"):
-        Network(Model(Needs(), {"image": Input(X), "x": Input(X), "mask": Input(X)}, ["y"]))
+        TorchNetwork(Model(Needs(), {"image": Input(X), "x": Input(X), "mask": Input(X)}, ["y"]))
     with pytest.raises(ExportError, match="needs 'mask', which inputs does not name"):
-        Network(Model(Needs(), {"x": Input(X)}, ["y"]))
+        TorchNetwork(Model(Needs(), {"x": Input(X)}, ["y"]))
 
 
 def test_a_dimension_of_one_size_is_not_dynamic():

@@ -120,7 +120,7 @@ def _on_cpu(
     fits = all(tensor.dtype == torch.float32 for tensor in (q, *k, *v))
     if not fits or native.why_absent() or not _pays(f"cpu-{native.cpu_isa()}", q, k):
         return _standard(q, k, v, *rest)
-    call, out, lse, _kept = _describe(q, k, v, *rest)
+    call, out, lse, _copies = _describe(q, k, v, *rest)
     if out.numel():
         native.library().run(call, torch.get_num_threads())
     return out, lse
@@ -134,19 +134,21 @@ def _on_gpu(
 ) -> tuple[Tensor, Tensor]:
     fits = all(tensor.dtype == q.dtype for tensor in (*k, *v))
     capability = "".join(map(str, torch.cuda.get_device_capability(q.device)))
-    built = fits and q.dtype in (torch.float16, torch.bfloat16) and native.cuda_archs()
-    if not built or not _pays(f"sm_{capability}", q, k):
+    has_kernel = fits and q.dtype in (torch.float16, torch.bfloat16) and native.cuda_archs()
+    if not has_kernel or not _pays(f"sm_{capability}", q, k):
         return _standard(q, k, v, *rest)
-    call, out, lse, _kept = _describe(q, k, v, *rest)
+    call, out, lse, _copies = _describe(q, k, v, *rest)
     if out.numel():
-        loaded, stream = native.library(), torch.cuda.current_stream(q.device)
+        library, stream = native.library(), torch.cuda.current_stream(q.device)
         with torch.cuda.device(q.device):
-            size = loaded.workspace_bytes(call)
+            size = library.workspace_bytes(call)
             if size is None:
                 return _standard(q, k, v, *rest)
             # Kernels leave it zeroed, but the allocator may give it to somebody else in between.
             memory = torch.zeros(size, dtype=torch.uint8, device=q.device) if size else None
-            loaded.enqueue(call, memory.data_ptr() if memory is not None else 0, stream.cuda_stream)
+            library.enqueue(
+                call, memory.data_ptr() if memory is not None else 0, stream.cuda_stream
+            )
     return out, lse
 
 
@@ -184,17 +186,17 @@ def _describe(
     return_lse: bool,  # noqa: FBT001
 ) -> tuple[native.SegAttn, Tensor, Tensor, list[Tensor]]:
     """The call, where its results go, and what has to live until it has run."""
-    wanted = (q, *k, *v, *lens, *key_valid, *bias, seg_bias, gamma)
+    operands = (q, *k, *v, *lens, *key_valid, *bias, seg_bias, gamma)
     by_segment = dict(zip(biased, bias, strict=True))
-    devices = {tensor.device for tensor in wanted if tensor is not None}
+    devices = {tensor.device for tensor in operands if tensor is not None}
     if len(devices) > 1:
         raise InputError(f"expected all tensors on one device, got {sorted(map(str, devices))}")
-    kept: list[Tensor] = []
+    copies: list[Tensor] = []
 
     def view(tensor: Tensor) -> ArrayView:
         if tensor.shape[-1] > 1 and tensor.stride(-1) != 1:
             tensor = tensor.contiguous()
-            kept.append(tensor)
+            copies.append(tensor)
         dtype = str(tensor.dtype).removeprefix("torch.")
         return ArrayView(tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), dtype)
 
@@ -217,7 +219,7 @@ def _describe(
     out = q.new_empty(out_shape(call))
     lse = q.new_empty(lse_shape(call) if return_lse else (0,), dtype=torch.float32)
     write_to(call, view(out), view(lse) if return_lse else None)
-    return call, out, lse, kept
+    return call, out, lse, copies
 
 
 # Gradients: the standard operators are run again and torch goes back through them.
@@ -245,13 +247,13 @@ def _backward(ctx: Any, out_grad: Tensor, lse_grad: Tensor) -> tuple[Any, ...]: 
     if lse.numel() and lse_grad is not None:
         outputs.append(lse)
         grads.append(lse_grad)
-    found = iter(torch.autograd.grad(outputs, tensors, grads, allow_unused=True))
+    gradients = iter(torch.autograd.grad(outputs, tensors, grads, allow_unused=True))
 
     def attached(value: Any) -> Any:  # noqa: ANN401
         # torch counts a list as a list where all of it are tensors, and else as one input.
         if isinstance(value, list | tuple) and all(isinstance(one, Tensor) for one in value):
             return [attached(one) for one in value]
-        return next(found) if isinstance(value, Tensor) and value.is_floating_point() else None
+        return next(gradients) if isinstance(value, Tensor) and value.is_floating_point() else None
 
     return tuple(attached(value) for value in ctx.inputs)
 

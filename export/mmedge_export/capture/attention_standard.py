@@ -61,7 +61,7 @@ def decompose(
     values: list[Tensor] = []
     masks: list[Optional] = []
     by_segment = dict(zip(biased, bias, strict=True))
-    added: list[Optional] = []
+    addends: list[Optional] = []
     for s in range(len(k)):
         group = heads // k[s].shape[2]
         valid = _valid(batch, k[s], lens[s], key_valid[s])
@@ -72,10 +72,10 @@ def decompose(
             whole = tensor.expand(batch, -1, -1, -1)
             heads_first.append(whole.repeat_interleave(group, 2).transpose(1, 2))
         masks.append(valid)
-        added.append(_added(q, k[s].shape[1], by_segment.get(s), seg_bias, s))
+        addends.append(_added(q, k[s].shape[1], by_segment.get(s), seg_bias, s))
     queries = q.transpose(1, 2)
     if not independent:
-        mask, extra = _join(masks, added, q, keys)
+        mask, extra = _join(masks, addends, q, keys)
         out, lse = _attend(
             queries,
             torch.cat(keys, 2),
@@ -89,7 +89,7 @@ def decompose(
         return out.transpose(1, 2), lse
     total = queries.new_zeros(1)
     for s in range(len(k)):
-        mask, extra = _join(masks[s : s + 1], added[s : s + 1], q, keys[s : s + 1])
+        mask, extra = _join(masks[s : s + 1], addends[s : s + 1], q, keys[s : s + 1])
         part, _ = _attend(
             queries, keys[s], values[s], mask, extra, scale=scale, exact=exact, with_lse=False
         )
@@ -103,17 +103,17 @@ def _valid(batch: int, key: Tensor, count: Optional, valid: Optional) -> Optiona
         valid = valid.to(torch.bool)
     if count is None:
         return valid
-    counted = torch.arange(key.shape[1], device=key.device) < count.reshape(batch, 1)
-    return counted if valid is None else counted & valid
+    within_length = torch.arange(key.shape[1], device=key.device) < count.reshape(batch, 1)
+    return within_length if valid is None else within_length & valid
 
 
 def _added(q: Tensor, length: int, bias: Optional, seg_bias: Optional, s: int) -> Optional:
     """What is added to a segment's scores, four axes; None: nothing."""
-    found = None if bias is None else bias.to(q.dtype)
+    addend = None if bias is None else bias.to(q.dtype)
     if seg_bias is None:
-        return found
+        return addend
     gate = _of_segment(seg_bias, s).to(q.dtype).expand(-1, -1, 1, length)
-    return gate if found is None else found + gate
+    return gate if addend is None else addend + gate
 
 
 def _of_segment(weights: Tensor, s: int) -> Tensor:
@@ -123,24 +123,24 @@ def _of_segment(weights: Tensor, s: int) -> Tensor:
 
 
 def _join(
-    masks: Sequence[Optional], added: Sequence[Optional], q: Tensor, keys: Sequence[Tensor]
+    masks: Sequence[Optional], addends: Sequence[Optional], q: Tensor, keys: Sequence[Tensor]
 ) -> tuple[Optional, Optional]:
     """Over the keys of all segments a mask (bool), or an addend that hides too; else None."""
     batch = q.shape[0]
-    wide = [None if mask is None else mask[:, None, None] for mask in masks]
-    if all(found is None for found in added):
-        if all(mask is None for mask in wide):
+    broadcast_masks = [None if mask is None else mask[:, None, None] for mask in masks]
+    if all(addend is None for addend in addends):
+        if all(mask is None for mask in broadcast_masks):
             return None, None
         parts = [
             q.new_ones(batch, 1, 1, key.shape[2], dtype=torch.bool)
             if mask is None
             else mask.expand(batch, 1, 1, key.shape[2])
-            for mask, key in zip(wide, keys, strict=True)
+            for mask, key in zip(broadcast_masks, keys, strict=True)
         ]
         return torch.cat(parts, -1), None
     parts = []
-    for mask, found, key in zip(wide, added, keys, strict=True):
-        part = q.new_zeros(1, 1, 1, key.shape[2]) if found is None else found
+    for mask, addend, key in zip(broadcast_masks, addends, keys, strict=True):
+        part = q.new_zeros(1, 1, 1, key.shape[2]) if addend is None else addend
         if mask is not None:
             part = torch.where(mask, part, -torch.inf)
         parts.append(part)

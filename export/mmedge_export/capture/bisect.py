@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from mmedge.spec import Tolerance
     from mmedge_export.capture.captured_graph import CapturedGraph
-    from mmedge_export.capture.case import Case
+    from mmedge_export.capture.case import ParityCase
 
 __all__ = ["first_divergence", "wrong_operator"]
 
@@ -91,7 +91,9 @@ class _Apart(_Tape):
     So no difference is carried on: what differs is an operation that gets the same inputs in both.
     """
 
-    def __init__(self, module: torch.fx.GraphModule, inner: _Values, tolerance: Tolerance) -> None:
+    def __init__(
+        self, module: torch.fx.GraphModule, inner: _GraphValues, tolerance: Tolerance
+    ) -> None:
         super().__init__(module)
         self.inner, self.tolerance = inner, tolerance
         self.wrong: tuple[str, Difference] | None = None
@@ -104,16 +106,16 @@ class _Apart(_Tape):
             return result
         if str(n.target).startswith(_UNSPECIFIED) or is_guarded(n):
             return result
-        got = torch.from_numpy(np.array(self.inner[n.name]))
+        graph_value = torch.from_numpy(np.array(self.inner[n.name]))
         self.unknown.discard(n)
         if reference is None:  # no reference in torch
-            return got
-        found = difference(got.numpy(), reference, self.tolerance)
-        if not found.passes and not self._ties(n, got, result):
-            self.wrong = n.name, found
-        return got
+            return graph_value
+        deviation = difference(graph_value.numpy(), reference, self.tolerance)
+        if not deviation.passes and not self._ties(n, graph_value, result):
+            self.wrong = n.name, deviation
+        return graph_value
 
-    def _ties(self, n: torch.fx.Node, got: torch.Tensor, wanted: torch.Tensor) -> bool:
+    def _ties(self, n: torch.fx.Node, graph_value: torch.Tensor, torch_value: torch.Tensor) -> bool:
         """Whether both are places of equal elements, whose order a sort leaves open."""
         source = n.args[0] if n.target is operator.getitem else None
         if not isinstance(source, torch.fx.Node) or source.target not in _DIM_OF:
@@ -121,13 +123,17 @@ class _Apart(_Tape):
         args, _ = self.fetch_args_kwargs_from_env(source)
         place = _DIM_OF[source.target]
         dim = args[place] if len(args) > place else -1
-        if got.dtype != torch.int64 or got.shape != wanted.shape or not got.ndim:
+        if (
+            graph_value.dtype != torch.int64
+            or graph_value.shape != torch_value.shape
+            or not graph_value.ndim
+        ):
             return False
-        elements = (args[0].take_along_dim(indices, dim) for indices in (got, wanted))
+        elements = (args[0].take_along_dim(indices, dim) for indices in (graph_value, torch_value))
         return torch.equal(*elements)
 
 
-class _Values:
+class _GraphValues:
     """What ONNX Runtime makes of the values inside a graph that have a name in its program.
 
     Args:
@@ -137,7 +143,7 @@ class _Values:
     """
 
     def __init__(
-        self, graph: CapturedGraph, case: Case, nodes: Iterable[str], folder: Path
+        self, graph: CapturedGraph, case: ParityCase, nodes: Iterable[str], folder: Path
     ) -> None:
         values = {
             str(value.name): value
@@ -152,15 +158,17 @@ class _Values:
         self._order = list(self.names)
         self._place = {node: place for place, node in enumerate(self._order)}
         self._known: dict[str, Array] = {}
-        kept = list(graph.model.graph.outputs)
+        graph_outputs = list(graph.model.graph.outputs)
         try:
             # All outputs stay: a graph whose consumers changed could be optimised in another way.
-            wanted = [values[name] for name in dict.fromkeys(self.names.values())]
-            graph.model.graph.outputs.extend(value for value in wanted if value not in kept)
+            inner_values = [values[name] for name in dict.fromkeys(self.names.values())]
+            graph.model.graph.outputs.extend(
+                value for value in inner_values if value not in graph_outputs
+            )
             path = next(iter(onnx_graph.save({"bisect": graph.model}, folder).values()))
         finally:
             graph.model.graph.outputs.clear()
-            graph.model.graph.outputs.extend(kept)
+            graph.model.graph.outputs.extend(graph_outputs)
         self._runner = onnx_graph.Runner(path)
 
     def __getitem__(self, node: str) -> Array:
@@ -168,12 +176,12 @@ class _Values:
         if node not in self._known:
             place = self._place[node]
             chunk = self._order[place : place + AT_ONCE]
-            got = self._runner(self._case.inputs, [self.names[name] for name in chunk])
-            self._known = {name: got[self.names[name]] for name in chunk}
+            results = self._runner(self._case.inputs, [self.names[name] for name in chunk])
+            self._known = {name: results[self.names[name]] for name in chunk}
         return self._known.pop(node)
 
 
-def first_divergence(graph: CapturedGraph, case: Case, tolerance: Tolerance) -> str:
+def first_divergence(graph: CapturedGraph, case: ParityCase, tolerance: Tolerance) -> str:
     """One sentence on the first tensor, in the program's order, that differs in ``case``.
 
     Args:
@@ -188,16 +196,16 @@ def first_divergence(graph: CapturedGraph, case: Case, tolerance: Tolerance) -> 
     tape = _Tape(module)
     _run(tape, case)
     with tempfile.TemporaryDirectory() as folder:
-        values = _Values(graph, case, tape.values, Path(folder))
+        values = _GraphValues(graph, case, tape.values, Path(folder))
         for node in values.names:
-            found = difference(values[node], tape.values[node], tolerance)
-            if not found.passes:
-                text = _describe(module, node, values, found)
+            deviation = difference(values[node], tape.values[node], tolerance)
+            if not deviation.passes:
+                text = _describe(module, node, values, deviation)
                 return f"The first tensor that differs is {text}."
     return _nothing(graph, tape, case, tolerance)
 
 
-def wrong_operator(graph: CapturedGraph, case: Case, tolerance: Tolerance) -> str:
+def wrong_operator(graph: CapturedGraph, case: ParityCase, tolerance: Tolerance) -> str:
     """Which operation is the first to differ in ``case`` though it is given the same inputs.
 
     Every operation whose value both have is tried on what the graph made of those before it, so
@@ -218,18 +226,20 @@ def wrong_operator(graph: CapturedGraph, case: Case, tolerance: Tolerance) -> st
     module = program.module(check_guards=False)
     nodes = [node.name for node in module.graph.nodes if _is_tensor(node)]
     with tempfile.TemporaryDirectory() as folder:
-        values = _Values(graph, case, nodes, Path(folder))
+        values = _GraphValues(graph, case, nodes, Path(folder))
         tape = _Apart(module, values, tolerance)
         _run(tape, case)
     return _describe(module, tape.wrong[0], values, tape.wrong[1]) if tape.wrong else ""
 
 
-def _run(tape: _Tape, case: Case) -> None:
+def _run(tape: _Tape, case: ParityCase) -> None:
     with quiet(), torch.no_grad():
         tape.run(*(torch.from_numpy(np.array(value)) for value in case.inputs.values()))
 
 
-def _describe(module: torch.nn.Module, name: str, values: _Values, found: Difference) -> str:
+def _describe(
+    module: torch.nn.Module, name: str, values: _GraphValues, deviation: Difference
+) -> str:
     node = next(n for n in module.graph.nodes if n.name == name)  # type: ignore[union-attr]
     value = values.values[values.names[name]]
     producer = value.producer()
@@ -238,7 +248,7 @@ def _describe(module: torch.nn.Module, name: str, values: _Values, found: Differ
     line = source_line(node)
     return (
         f"{value.name!r}, made by {kind} for {node.target}"
-        f"{f' in module {scope!r}' if scope else ''}{f', {line}' if line else ''}: it {found}"
+        f"{f' in module {scope!r}' if scope else ''}{f', {line}' if line else ''}: it {deviation}"
     )
 
 
@@ -247,7 +257,7 @@ def _scope(producer: ir.Node | None) -> str:
     return str(scopes[-2]).removeprefix(f"{NAME}.") if len(scopes) > 1 else ""
 
 
-def _nothing(graph: CapturedGraph, tape: _Tape, case: Case, tolerance: Tolerance) -> str:
+def _nothing(graph: CapturedGraph, tape: _Tape, case: ParityCase, tolerance: Tolerance) -> str:
     """Why no inner tensor stood out."""
     if tape.unknown:
         first = next(iter(sorted(node.name for node in tape.unknown)))
@@ -257,11 +267,11 @@ def _nothing(graph: CapturedGraph, tape: _Tape, case: Case, tolerance: Tolerance
         )
     for program_name, name in graph.renamed.items():
         if program_name in tape.values and name in case.outputs:
-            found = difference(tape.values[program_name], case.outputs[name], tolerance)
-            if not found.passes:
+            deviation = difference(tape.values[program_name], case.outputs[name], tolerance)
+            if not deviation.passes:
                 return (
                     f"The graph is what torch.export traced, but that is not the network: traced "
-                    f"{name!r} {found}. The network's code takes another path for these "
+                    f"{name!r} {deviation}. The network's code takes another path for these "
                     "sizes, or keeps state between calls."
                 )
     return (

@@ -10,11 +10,11 @@ if TYPE_CHECKING:
 
     from mmedge.spec import Array
 
-__all__ = ["Case"]
+__all__ = ["ParityCase"]
 
 
 @dataclass(frozen=True)
-class Case:
+class ParityCase:
     """Inputs, the network's own outputs for them, and what to call them in a message."""
 
     what: str

@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from mmedge.errors import ExportError
 from mmedge_export.capture import probe_inputs
-from mmedge_export.capture.case import Case
+from mmedge_export.capture.case import ParityCase
 from mmedge_export.capture.finite import has_nan
 from mmedge_export.open_questions import line
 
@@ -48,16 +48,16 @@ class Coverage:
     """
 
     def __init__(self, model: Model) -> None:
-        self._inputs = {name: _Seen() for name in model.inputs}
-        self._outputs = {name: _Seen() for name in model.outputs}
+        self._inputs = {name: _TensorSummary() for name in model.inputs}
+        self._outputs = {name: _TensorSummary() for name in model.outputs}
 
-    def add(self, case: Case) -> None:
+    def add(self, case: ParityCase) -> None:
         """Note a case."""
-        for seen, values in ((self._inputs, case.inputs), (self._outputs, case.outputs)):
+        for summaries, values in ((self._inputs, case.inputs), (self._outputs, case.outputs)):
             for name, value in values.items():
-                seen[name].add(value)
+                summaries[name].add(value)
 
-    def watch(self, cases: Iterable[Case]) -> Iterator[Case]:
+    def watch(self, cases: Iterable[ParityCase]) -> Iterator[ParityCase]:
         """``cases``, each noted as it passes."""
         for case in cases:
             self.add(case)
@@ -65,32 +65,37 @@ class Coverage:
 
     def constant(self) -> list[str]:
         """Inputs that were the same in every case."""
-        return [name for name, seen in self._inputs.items() if not seen.varied]
+        return [name for name, summary in self._inputs.items() if not summary.varied]
 
     def silent(self) -> bool:
         """Whether some output was empty, or the same, in every case so far."""
-        return any(seen.cases == seen.empty or not seen.varied for seen in self._outputs.values())
+        return any(
+            summary.cases == summary.empty or not summary.varied
+            for summary in self._outputs.values()
+        )
 
     def findings(self) -> list[str]:
         """What was not checked, a line each."""
-        found = [
+        findings = [
             f"input {name!r} never varied: it was {self._inputs[name].words()} in all samples"
             for name in self.constant()
         ]
-        for name, seen in self._outputs.items():
-            if seen.cases == seen.empty:
-                found.append(f"output {name!r} was empty in all samples")
-            elif seen.cases == seen.nan:
-                found.append(f"output {name!r} was NaN in all samples")
-            elif seen.nan:
-                found.append(f"output {name!r} had NaN in {seen.nan} of {seen.cases} samples")
-            if seen.cases > seen.empty and seen.cases > seen.nan and not seen.varied:
-                words = f"constant ({seen.words()})" if seen.single else "the same"
-                found.append(f"output {name!r} was {words} in all samples")
-        return [line(text) for text in found]
+        for name, summary in self._outputs.items():
+            if summary.cases == summary.empty:
+                findings.append(f"output {name!r} was empty in all samples")
+            elif summary.cases == summary.nan:
+                findings.append(f"output {name!r} was NaN in all samples")
+            elif summary.nan:
+                findings.append(
+                    f"output {name!r} had NaN in {summary.nan} of {summary.cases} samples"
+                )
+            if summary.cases > summary.empty and summary.cases > summary.nan and not summary.varied:
+                words = f"constant ({summary.words()})" if summary.single else "the same"
+                findings.append(f"output {name!r} was {words} in all samples")
+        return [line(text) for text in findings]
 
 
-class _Seen:
+class _TensorSummary:
     """One tensor over all cases."""
 
     def __init__(self) -> None:
@@ -139,8 +144,8 @@ def _floats(value: Array) -> bool:
 
 def _other(value: Array, first: Mapping[tuple[int, ...], Array]) -> bool:
     """Whether ``value`` holds what none of other sizes holds."""
-    known = [array.ravel() for array in first.values() if array is not value]
-    return bool(known) and not np.isin(value, np.concatenate(known)).all()
+    others = [array.ravel() for array in first.values() if array is not value]
+    return bool(others) and not np.isin(value, np.concatenate(others)).all()
 
 
 def least_integer(file: Graph | None) -> int:
@@ -183,8 +188,8 @@ def to_vary(model: Model, constant: Iterable[str]) -> list[str]:
 
 
 def wider(
-    model: Model, run: Callable[[Mapping[str, Array]], dict[str, Array]], base: Case
-) -> Iterator[Case]:
+    model: Model, run: Callable[[Mapping[str, Array]], dict[str, Array]], base: ParityCase
+) -> Iterator[ParityCase]:
     """``base`` with floats drawn from wider and wider ranges, as far as the network answers.
 
     For outputs that showed nothing: nothing is detected in small numbers, and what is dead or
@@ -200,14 +205,14 @@ def wider(
         except ExportError:
             continue
         if not any(map(has_nan, outputs.values())):
-            yield Case(f"the example with floats {factor} times as wide", inputs, outputs)
+            yield ParityCase(f"the example with floats {factor} times as wide", inputs, outputs)
 
 
 def beyond(
     model: Model,
     run: Callable[[Mapping[str, Array]], dict[str, Array]],
-    base: Case,
-) -> Iterator[Case]:
+    base: ParityCase,
+) -> Iterator[ParityCase]:
     """``base`` with integers far from those of the samples, where the network takes them.
 
     What the network does with them is no part of what it was made for, so a refusal says nothing.
@@ -225,18 +230,18 @@ def beyond(
             except ExportError:
                 continue
             if all(v.shape == base.outputs[n].shape and not has_nan(v) for n, v in outputs.items()):
-                yield Case(f"the example with input {name!r} {words}", inputs, outputs)
+                yield ParityCase(f"the example with input {name!r} {words}", inputs, outputs)
 
 
 def variations(
     model: Model,
     run: Callable[[Mapping[str, Array]], dict[str, Array]],
-    base: Case,
+    base: ParityCase,
     names: Iterable[str],
     leave: Callable[[str], None],
     *,
     least: int = 0,
-) -> Iterator[Case]:
+) -> Iterator[ParityCase]:
     """``base`` with each of the named inputs varied by itself, as far as the network takes it.
 
     Booleans are all true, all false, and true at random, at least one in each row; integers are 0,
@@ -252,26 +257,28 @@ def variations(
         least: smallest integer that may be tried, below the smallest of the example.
     """
     for name in names:
-        refused = []
-        taken = 0
+        refusals = []
+        count = 0
         for words, value in probe_inputs.others(base.inputs[name], least=least):
             what = f"input {name!r} {words}"
             inputs = {**base.inputs, name: value}
             try:
                 outputs = run(inputs)
             except ExportError:
-                refused.append(f"{words}: the network refuses it")
+                refusals.append(f"{words}: the network refuses it")
                 continue
-            broken = [n for n, v in outputs.items() if has_nan(v) and not has_nan(base.outputs[n])]
-            if broken:
-                refused.append(f"{words}: the network answers {broken[0]!r} with NaN")
+            nan_outputs = [
+                n for n, v in outputs.items() if has_nan(v) and not has_nan(base.outputs[n])
+            ]
+            if nan_outputs:
+                refusals.append(f"{words}: the network answers {nan_outputs[0]!r} with NaN")
                 continue
             if isinstance(model.module, Path) and any(
                 v.shape != base.outputs[n].shape for n, v in outputs.items()
             ):
-                refused.append(f"{words}: outputs have another size")
+                refusals.append(f"{words}: outputs have another size")
                 continue
-            taken += 1
-            yield Case(f"the example with {what}", inputs, outputs)
-        if refused and (not taken or base.inputs[name].dtype == np.bool_):
-            leave(f"input {name!r} {'; '.join(refused)}")
+            count += 1
+            yield ParityCase(f"the example with {what}", inputs, outputs)
+        if refusals and (not count or base.inputs[name].dtype == np.bool_):
+            leave(f"input {name!r} {'; '.join(refusals)}")

@@ -40,25 +40,25 @@ def broken_weights(model: Model) -> list[str]:
 
 def check_outputs(model: Model, outputs: Mapping[str, Array], what: str) -> None:
     """Raise ExportError where the network's own answers to ``what`` have NaN."""
-    broken = [name for name, value in outputs.items() if has_nan(value)]
-    if broken:
-        share = float(np.isnan(outputs[broken[0]]).mean())
+    nan_outputs = [name for name, value in outputs.items() if has_nan(value)]
+    if nan_outputs:
+        share = float(np.isnan(outputs[nan_outputs[0]]).mean())
         fault = (
-            f"output {broken[0]!r} of the network is NaN for {what} ({share:.0%} of its elements): "
-            "nothing could be compared there. Give an example and samples that the network answers "
-            "(a mask with nothing valid gives NaN), mend the network, or say that it is meant: "
-            "--allow-nan, allow_nan=True"
+            f"output {nan_outputs[0]!r} of the network is NaN for {what} ({share:.0%} of its "
+            "elements): nothing could be compared there. Give an example and samples that the "
+            "network answers (a mask with nothing valid gives NaN), mend the network, or say that "
+            "it is meant: --allow-nan, allow_nan=True"
         )
         raise _error(model, fault)
 
 
 def check_weights(model: Model) -> None:
     """Raise ExportError where :func:`broken_weights` names any."""
-    listed = broken_weights(model)
-    if listed:
-        more = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
+    names = broken_weights(model)
+    if names:
+        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
         fault = (
-            f"weights have NaN or infinity: {', '.join(map(repr, listed[:_SHOWN]))}{more}. "
+            f"weights have NaN or infinity: {', '.join(map(repr, names[:_SHOWN]))}{more}. "
             "A training that diverged leaves them; load another checkpoint, or say that they are "
             "meant: --allow-nan, allow_nan=True"
         )

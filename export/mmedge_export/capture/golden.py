@@ -14,7 +14,7 @@ from mmedge.errors import ExportError
 from mmedge.spec import Array, Sample, Tolerance
 from mmedge.tolerance import difference
 from mmedge_export.capture import probe_inputs
-from mmedge_export.capture.case import Case
+from mmedge_export.capture.case import ParityCase
 from mmedge_export.capture.finite import check_outputs, has_nan
 from mmedge_export.sources.user_code import each
 from mmedge_export.text import side_check
@@ -56,7 +56,7 @@ Run = Callable[[Mapping[str, Array]], dict[str, Array]]
 def golden(
     model: Model,
     run: Run,
-    given: Iterator[dict[str, Array]] | None,
+    sample_inputs: Iterator[dict[str, Array]] | None,
     limit: int,
     *,
     allow_nan: bool = False,
@@ -72,7 +72,7 @@ def golden(
     Args:
         model: has the example.
         run: the network itself.
-        given: what :func:`checked` made of the model's samples; the rest stays in it.
+        sample_inputs: what :func:`checked` made of the model's samples; the rest stays in it.
         limit: at least 1.
         allow_nan: whether the network's answers may be NaN.
         least: smallest integer that may be made up, below those of the example.
@@ -80,17 +80,17 @@ def golden(
     Raises:
         ExportError: a sample does not fit the inputs, or the network fails on it or answers NaN.
     """
-    if given is None:
+    if sample_inputs is None:
         return _generated(model, run, min(limit, GENERATED), least)
-    found = []
-    for number, inputs in enumerate(islice(given, limit)):
+    samples = []
+    for number, inputs in enumerate(islice(sample_inputs, limit)):
         outputs = run(inputs)
         if not allow_nan:
             check_outputs(model, outputs, f"sample {number}")
-        found.append(Sample(inputs, outputs))
-    if not found:
+        samples.append(Sample(inputs, outputs))
+    if not samples:
         raise ExportError("samples are empty; give at least one, or None to have them generated")
-    return found
+    return samples
 
 
 def checked(model: Model) -> Iterator[dict[str, Array]] | None:
@@ -126,7 +126,7 @@ def every(
     rest: Iterator[dict[str, Array]] | None,
     tell: Callable[[str], None],
     leave: Callable[[str], None],
-) -> Iterator[Case]:
+) -> Iterator[ParityCase]:
     """Every sample as it is, and at another batch size where the batch is dynamic.
 
     Samples are taken one at a time and let go, so that any number of them fits in memory.
@@ -143,11 +143,11 @@ def every(
     Raises:
         ExportError: a sample does not fit the inputs, or the network fails on it as it is.
     """
-    kept = (Case("", sample.inputs, sample.outputs) for sample in samples)
-    fresh = (Case("", inputs, run(inputs)) for inputs in rest or ())
+    golden_cases = (ParityCase("", sample.inputs, sample.outputs) for sample in samples)
+    further_cases = (ParityCase("", inputs, run(inputs)) for inputs in rest or ())
     before: Mapping[str, Array] | None = None
-    refused = False
-    for index, case in enumerate(chain(kept, fresh)):
+    has_refused = False
+    for index, case in enumerate(chain(golden_cases, further_cases)):
         yield replace(case, what=f"sample {index}")
         other = probe_inputs.rebatch(model, case.inputs, before)
         before = case.inputs
@@ -157,18 +157,18 @@ def every(
             try:
                 outputs = run(inputs)
             except ExportError as refusal:
-                if not refused:
+                if not has_refused:
                     leave(f"{what}, which the network refuses ({refusal})")
-                refused = True
+                has_refused = True
             else:
-                yield Case(what, inputs, outputs)
+                yield ParityCase(what, inputs, outputs)
         if (index + 1) % EVERY == 0:
             tell(f"checked {index + 1} samples")
 
 
 def absences(
     model: Model, run: Run, outputs: Mapping[str, Array], leave: Callable[[str], None]
-) -> list[Case]:
+) -> list[ParityCase]:
     """The example without each optional modality, and without all of them.
 
     What the runtime puts in their place (:func:`mmedge_export.capture.probe_inputs.without`) is
@@ -195,25 +195,27 @@ def absences(
         inputs = probe_inputs.without(model, probe_inputs.example(model), absent)
         fault, cause = "", None
         try:
-            case = Case(what, inputs, run(inputs))
+            case = ParityCase(what, inputs, run(inputs))
         except ExportError as refusal:
             fault, cause = f"the network refuses it ({refusal})", refusal
         else:
-            broken = [n for n, v in case.outputs.items() if has_nan(v) and not has_nan(outputs[n])]
-            if not broken:
+            nan_outputs = [
+                n for n, v in case.outputs.items() if has_nan(v) and not has_nan(outputs[n])
+            ]
+            if not nan_outputs:
                 cases.append(case)
                 continue
-            fault = f"output {broken[0]!r} of the network has NaN"
+            fault = f"output {nan_outputs[0]!r} of the network has NaN"
         if len(absent) > 1:
             leave(f"{what}: {fault}; one of them must be given")
             continue
-        taken = ", ".join(f"{name!r} {list(inputs[name].shape)}" for name in groups[absent[0]])
+        stand_ins = ", ".join(f"{name!r} {list(inputs[name].shape)}" for name in groups[absent[0]])
         kind = "token" if model.inputs[groups[absent[0]][0]].absent == "token" else "zeros"
         raise ExportError(
             f"modality {absent[0]!r} is optional, but with {what} (the {kind} standing in for "
-            f'{taken}) {fault}. Say required=True, give absent="token" with an absent_token that '
-            "the network takes, or make the network handle what stands in (an attention mask of "
-            "zeros leaves nothing to attend to)"
+            f'{stand_ins}) {fault}. Say required=True, give absent="token" with an absent_token '
+            "that the network takes, or make the network handle what stands in (an attention mask "
+            "of zeros leaves nothing to attend to)"
         ) from cause
     return cases
 
@@ -237,11 +239,11 @@ def repeatable(run: Run, inputs: Mapping[str, Array], tolerance: Tolerance) -> d
     """
     first, second = run(inputs), run(inputs)
     for name, value in first.items():
-        found = difference(second[name], value, tolerance)
-        if not found.passes:
+        deviation = difference(second[name], value, tolerance)
+        if not deviation.passes:
             raise RepeatabilityError(
                 f"the network is not deterministic: on the same input, output {name!r} "
-                f"{found} between two runs; take random operations and state that is kept "
+                f"{deviation} between two runs; take random operations and state that is kept "
                 "between calls out of its forward"
             )
     return first
@@ -249,23 +251,27 @@ def repeatable(run: Run, inputs: Mapping[str, Array], tolerance: Tolerance) -> d
 
 def _generated(model: Model, run: Run, count: int, least: int) -> list[Sample]:
     example = probe_inputs.example(model)
-    found = [Sample(example, run(example))]
+    samples = [Sample(example, run(example))]
     opt = {name: limits.opt for name, limits in model.dimensions().items()}
     variety = [opt, *probe_inputs.probes(model)]
     for index in range(count - 1):
         sizes = variety[index % len(variety)]
-        kept = _answered(model, run, sizes, index, vary=False, least=least)
-        varied = _answered(model, run, sizes, index, vary=True, least=least)
+        plain_sample = _answered(model, run, sizes, index, vary=False, least=least)
+        varied_sample = _answered(model, run, sizes, index, vary=True, least=least)
         # The sizes of an ONNX file's outputs are what it says, whatever its inputs hold.
-        if varied is not None and isinstance(model.module, Path) and kept is not None:
-            for name, value in kept.outputs.items():
-                if value.shape != varied.outputs[name].shape:
-                    varied = None
+        if (
+            varied_sample is not None
+            and isinstance(model.module, Path)
+            and plain_sample is not None
+        ):
+            for name, value in plain_sample.outputs.items():
+                if value.shape != varied_sample.outputs[name].shape:
+                    varied_sample = None
                     break
-        sample = varied or kept
+        sample = varied_sample or plain_sample
         if sample is not None:
-            found.append(sample)
-    return found
+            samples.append(sample)
+    return samples
 
 
 def _answered(

@@ -88,23 +88,26 @@ def _guard(node: torch.fx.Node, mask: torch.fx.Node, *, spread: bool) -> None:
 
     with graph.inserting_before(node):
         boolean = _value(mask).dtype == torch.bool
-        seen = mask if boolean else add(aten.ne.Scalar, mask, -math.inf)
+        visible_keys = mask if boolean else add(aten.ne.Scalar, mask, -math.inf)
         # A sum, for ONNX Runtime takes no maximum over no keys.
         count = add(
-            aten.sum.dim_IntList, add(aten.to.dtype, seen, torch.float32), [-1], keepdim=True
+            aten.sum.dim_IntList,
+            add(aten.to.dtype, visible_keys, torch.float32),
+            [-1],
+            keepdim=True,
         )
-        hidden = add(aten.eq.Scalar, count, 0)
+        hidden_rows = add(aten.eq.Scalar, count, 0)
         bias = mask
         if boolean:
-            chosen = add(aten.where.Scalar, mask, 0.0, -math.inf)
-            bias = add(aten.to.dtype, chosen, out.dtype)
+            addend = add(aten.where.Scalar, mask, 0.0, -math.inf)
+            bias = add(aten.to.dtype, addend, out.dtype)
         if spread:
             bias = _spread(bias, node, add)
         args = list(node.args[:_MASK]), list(node.args[_MASK + 1 :])
         kwargs = {key: value for key, value in node.kwargs.items() if key != "attn_mask"}
         attention = add(_OPERATOR, *args[0], bias, *args[1], **kwargs)
     node.target = aten.masked_fill.Scalar
-    node.args = (attention, hidden, 0.0)
+    node.args = (attention, hidden_rows, 0.0)
     node.kwargs = {}
 
 
@@ -114,11 +117,15 @@ def _spread(
     """``bias [..., 1 or Lq, 1 or Lk]`` with all its rows and keys."""
     shape = _value(bias).shape
     query, key, *_ = node.args
-    wanted: list[Any] = [-1] * (len(shape) - 2)
+    target_shape: list[Any] = [-1] * (len(shape) - 2)
     for size, other in zip(shape[-2:], (query, key), strict=True):
-        narrow = _is_one(size) and not _is_one(_value(other).shape[-2])
-        wanted.append(add(torch.ops.aten.sym_size.int, other, -2) if narrow else -1)
-    return bias if set(wanted) == {-1} else add(torch.ops.aten.expand.default, bias, wanted)
+        has_one = _is_one(size) and not _is_one(_value(other).shape[-2])
+        target_shape.append(add(torch.ops.aten.sym_size.int, other, -2) if has_one else -1)
+    return (
+        bias
+        if set(target_shape) == {-1}
+        else add(torch.ops.aten.expand.default, bias, target_shape)
+    )
 
 
 def _is_one(size: int | torch.SymInt) -> bool:

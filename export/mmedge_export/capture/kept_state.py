@@ -46,9 +46,9 @@ class KeptState:
 
     def __init__(self, network: torch.nn.Module) -> None:
         self._network = network
-        known: dict[int, _Copy] = {}
+        copies: dict[int, _ValueCopy] = {}
         self._before = {
-            (name, key): (holder, _copied(value, known))
+            (name, key): (holder, _copied(value, copies))
             for name, key, holder, value in _values(network)
         }
 
@@ -62,9 +62,9 @@ class KeptState:
             if (name, key) in self._before:
                 holder, copy = self._before[name, key]
                 holder[key] = copy.restored()
-        known = self._before.keys()
+        initial_keys = self._before.keys()
         for name, key, holder, _ in list(_values(self._network)):
-            if (name, key) not in known:
+            if (name, key) not in initial_keys:
                 del holder[key]
 
     def _differing(self) -> list[tuple[str, str]]:
@@ -78,10 +78,10 @@ class KeptState:
         ]
 
 
-class _Copy:
+class _ValueCopy:
     """A value, and what it held: of containers and plain objects, each member."""
 
-    def __init__(self, value: Any, known: dict[int, _Copy], depth: int) -> None:  # noqa: ANN401
+    def __init__(self, value: Any, copies: dict[int, _ValueCopy], depth: int) -> None:  # noqa: ANN401
         self.value = value
         self.members: Any = None
         if isinstance(value, torch.Tensor):
@@ -90,7 +90,7 @@ class _Copy:
             self.members = value.copy()
         elif depth < _DEPTH and (members := _members(value)) is not None:
             self.members = {
-                key: _copied(member, known, depth + 1) for key, member in members.items()
+                key: _copied(member, copies, depth + 1) for key, member in members.items()
             }
 
     def equals(self, now: Any) -> bool:  # noqa: ANN401
@@ -138,13 +138,13 @@ class _Copy:
         return value
 
 
-def _copied(value: Any, known: dict[int, _Copy], depth: int = 0) -> _Copy:  # noqa: ANN401
+def _copied(value: Any, copies: dict[int, _ValueCopy], depth: int = 0) -> _ValueCopy:  # noqa: ANN401
     """A copy of ``value``; of what many modules share, such as settings, the one there is."""
     if isinstance(value, _PLAIN):
-        return _Copy(value, known, depth)
-    if id(value) not in known:
-        known[id(value)] = _Copy(value, known, depth)
-    return known[id(value)]
+        return _ValueCopy(value, copies, depth)
+    if id(value) not in copies:
+        copies[id(value)] = _ValueCopy(value, copies, depth)
+    return copies[id(value)]
 
 
 def _members(value: Any) -> dict[Any, Any] | None:  # noqa: ANN401
@@ -219,7 +219,7 @@ def _title(network: torch.nn.Module, name: str, key: str) -> str:
     return f"{kind} {key!r} of {where}"
 
 
-def check_history(model: Model, run: Run, state: KeptState, changed: Sequence[str]) -> str:
+def check_history(model: Model, run: Run, state: KeptState, changes: Sequence[str]) -> str:
     """Whether answers depend on what was asked before, where a call changed something.
 
     The example, others of its kind, and the example at other sizes are each given to the network as
@@ -230,7 +230,7 @@ def check_history(model: Model, run: Run, state: KeptState, changed: Sequence[st
         model: has the example.
         run: the network itself.
         state: as it was at first.
-        changed: what a call changed.
+        changes: what a call changed.
 
     Returns:
         What is left unchecked, in words: more calls than were tried.
@@ -238,38 +238,38 @@ def check_history(model: Model, run: Run, state: KeptState, changed: Sequence[st
     Raises:
         ExportError: an answer is another than at first.
     """
-    asked: list[tuple[Mapping[str, Array], dict[str, Array], list[torch.Tensor]]] = []
+    calls: list[tuple[Mapping[str, Array], dict[str, Array], list[torch.Tensor]]] = []
     with _parts(model.module) as parts:
         for inputs in _varied(model):
             state.restore()
             parts.clear()
             try:
-                asked.append((inputs, run(inputs), list(parts)))
+                calls.append((inputs, run(inputs), list(parts)))
             except ExportError:
                 continue
         state.restore()
         for _ in range(_ROUNDS):
-            for inputs, expected, before in asked:
+            for inputs, first_outputs, before in calls:
                 parts.clear()
                 try:
                     answer = run(inputs)
                 except ExportError as error:
                     raise depends(
-                        changed, f"the same input fails after others ({error})"
+                        changes, f"the same input fails after others ({error})"
                     ) from error
-                for name, value in expected.items():
+                for name, value in first_outputs.items():
                     other = answer[name]
                     if value.shape != other.shape or value.tobytes() != other.tobytes():
                         raise depends(
-                            changed, f"the same input has another output {name!r} after others"
+                            changes, f"the same input has another output {name!r} after others"
                         )
-                if any(map(_says_little, expected.values())) and _differ(before, parts):
+                if any(map(_says_little, first_outputs.values())) and _differ(before, parts):
                     raise depends(
-                        changed, "the same input gives other values inside the network after others"
+                        changes, "the same input gives other values inside the network after others"
                     )
     state.restore()
     return (
-        f"state: a call changes {', '.join(changed)}; {_ROUNDS * len(asked)} calls in a row "
+        f"state: a call changes {', '.join(changes)}; {_ROUNDS * len(calls)} calls in a row "
         "answered as the first did, more were not tried"
     )
 
@@ -277,15 +277,15 @@ def check_history(model: Model, run: Run, state: KeptState, changed: Sequence[st
 @contextlib.contextmanager
 def _parts(network: Any) -> Iterator[list[torch.Tensor]]:  # noqa: ANN401 - a module, or a file
     """What the network's parts give out while this is open, in order; floats alone."""
-    given: list[torch.Tensor] = []
+    outputs: list[torch.Tensor] = []
 
     def note(_module: torch.nn.Module, _inputs: object, output: object) -> None:
         if isinstance(output, torch.Tensor) and output.is_floating_point():
-            given.append(output.detach().clone())
+            outputs.append(output.detach().clone())
 
     hooks = [part.register_forward_hook(note) for part in network.modules() if part is not network]
     try:
-        yield given
+        yield outputs
     finally:
         for hook in hooks:
             hook.remove()
@@ -306,8 +306,10 @@ def _differ(before: Sequence[torch.Tensor], now: Sequence[torch.Tensor]) -> bool
 def _varied(model: Model) -> Iterator[Mapping[str, Array]]:
     example = probe_inputs.example(model)
     yield example
-    own = probe_inputs.sizes(model, example)
-    for seed, sizes in enumerate((own, own, *list(probe_inputs.probes(model))[:3])):
+    example_sizes = probe_inputs.sizes(model, example)
+    for seed, sizes in enumerate(
+        (example_sizes, example_sizes, *list(probe_inputs.probes(model))[:3])
+    ):
         yield probe_inputs.random(model, sizes, np.random.default_rng(seed))
         yield probe_inputs.resize(model, example, sizes)
 
@@ -319,10 +321,10 @@ def fill_caches(model: Model, run: Run) -> None:
             run(probe_inputs.resize(model, probe_inputs.example(model), sizes))
 
 
-def depends(changed: Sequence[str], what: str) -> ExportError:
+def depends(changes: Sequence[str], what: str) -> ExportError:
     """The error of a network whose answers follow what it was asked before."""
     return ExportError(
         f"the network keeps state between calls: {what}. A call changes "
-        f"{', '.join(changed)}\n  What to do: a bundle cannot keep state yet; give it to the "
+        f"{', '.join(changes)}\n  What to do: a bundle cannot keep state yet; give it to the "
         "network as an input and return it as an output, or do without it in evaluation mode"
     )

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from mmedge.spec import Constraint, Dimension
     from mmedge_export.capture.relations import Relation
-    from mmedge_export.domain import Domain, Question
+    from mmedge_export.domain import Question, SizeDomain
 
 __all__ = ["Limits"]
 
@@ -59,7 +59,7 @@ class Limits:
     """A traced program's assumptions, held against the sizes that calls may have.
 
     A relation that the limits of each dimension prove is dropped, and so is one that holds at all
-    sizes that :class:`mmedge_export.domain.Domain` tries: every one, or a choice of thousands.
+    sizes that :class:`mmedge_export.domain.SizeDomain` tries: every one, or a choice of thousands.
 
     Args:
         relations: what the traced program assumes.
@@ -69,7 +69,7 @@ class Limits:
         ExportError: what the network's own code asks of sizes has another answer at some of them.
     """
 
-    def __init__(self, relations: Sequence[Relation], domain: Domain) -> None:
+    def __init__(self, relations: Sequence[Relation], domain: SizeDomain) -> None:
         self.domain = domain
         self._relations: list[tuple[Relation, Question]] = []
         self._open: list[tuple[Relation, Question]] = []
@@ -79,10 +79,14 @@ class Limits:
                 continue
             pair = relation, _question(relation)
             self._relations.append(pair)
-            broken = domain.breaks(pair[1])
-            if broken and relation.direct and not all(_is_tiny(sizes) for sizes in broken):
+            breaking_sizes = domain.breaks(pair[1])
+            if (
+                breaking_sizes
+                and relation.direct
+                and not all(_is_tiny(sizes) for sizes in breaking_sizes)
+            ):
                 branches.append(pair)
-            elif broken:
+            elif breaking_sizes:
                 self._open.append(pair)
         if branches:
             raise ExportError(
@@ -105,19 +109,21 @@ class Limits:
             for each in self.domain.constraints
         )
 
-    def witnesses(self, tried: Iterable[Mapping[str, int]]) -> list[dict[str, int]]:
-        """Sizes at which open relations do not hold, where ``tried`` has too few such."""
-        sizes = [dict(each) for each in tried]
+    def witnesses(self, tried_sizes: Iterable[Mapping[str, int]]) -> list[dict[str, int]]:
+        """Sizes at which open relations do not hold, where ``tried_sizes`` has too few such."""
+        sizes = [dict(each) for each in tried_sizes]
         middle = {name: limits.opt for name, limits in self.domain.dimensions.items()}
         more: list[dict[str, int]] = []
         for _, question in self._open:
             lacking = _WITNESSES - sum(not question.holds(each) for each in (*sizes, *more))
             if lacking <= 0:
                 continue
-            broken = self.domain.breaks(question)
-            broken.sort(key=lambda each: sum(abs(n - middle[name]) for name, n in each.items()))
+            breaking_sizes = self.domain.breaks(question)
+            breaking_sizes.sort(
+                key=lambda each: sum(abs(n - middle[name]) for name, n in each.items())
+            )
             # The nearest to the example, and one as far as half of those that were looked at.
-            for part in (broken[0], broken[len(broken) // 2])[:lacking]:
+            for part in (breaking_sizes[0], breaking_sizes[len(breaking_sizes) // 2])[:lacking]:
                 whole = {**middle, **part}
                 if self.domain.allows(whole) and whole not in (*sizes, *more):
                     more.append(whole)
@@ -125,28 +131,28 @@ class Limits:
 
     def reason(
         self,
-        failed: Sequence[Mapping[str, int]],
-        refused: Sequence[Mapping[str, int]],
-        passed: Sequence[Mapping[str, int]],
+        failing_sizes: Sequence[Mapping[str, int]],
+        refused_sizes: Sequence[Mapping[str, int]],
+        passing_sizes: Sequence[Mapping[str, int]],
     ) -> str:
-        """Why the graph is not the network at sizes ``failed``, and what to do; or empty.
+        """Why the graph is not the network at sizes ``failing_sizes``, and what to do; or empty.
 
-        The network itself refuses ``refused``, for which that a size is 0 or 1 is no reason unless
-        its own code asks. It is the relation that fails at fewest of those that passed, and of
-        those the one that explains most of what failed; among equals one that the network's code
+        The network itself refuses ``refused_sizes``, for which that a size is 0 or 1 is no reason
+        unless its own code asks. It is the relation that fails at fewest of ``passing_sizes``, and
+        of those the one that explains most of what failed; among equals one that the network's code
         asks for, then the shortest.
         """
-        if any(all(question.holds(sizes) for _, question in self._open) for sizes in failed):
+        if any(all(question.holds(sizes) for _, question in self._open) for sizes in failing_sizes):
             return ""  # there must be another reason
         guilty = []
         for index, (relation, question) in enumerate(self._open):
-            counted = list(failed)
+            relevant_sizes = list(failing_sizes)
             if relation.direct or not all(_is_tiny(s) for s in self.domain.breaks(question)):
-                counted += refused
-            explained = sum(not question.holds(sizes) for sizes in counted)
-            if explained:
-                lost = sum(not question.holds(sizes) for sizes in passed)
-                rank = lost, -explained, not relation.direct, len(question.text)
+                relevant_sizes += refused_sizes
+            explained_count = sum(not question.holds(sizes) for sizes in relevant_sizes)
+            if explained_count:
+                lost_count = sum(not question.holds(sizes) for sizes in passing_sizes)
+                rank = lost_count, -explained_count, not relation.direct, len(question.text)
                 guilty.append((*rank, index))
         return self._describe(*self._open[min(guilty)[-1]]) if guilty else ""
 
@@ -155,16 +161,18 @@ class Limits:
         where = f"because of {relation.place}" if relation.place else "because of an operator"
         if not question.holds(example):
             # Traced at size 2 where the example has 1, which torch would take for a constant.
-            got = ", ".join(f"{name}={example[name]}" for name in sorted(question.names))
+            sizes_text = ", ".join(f"{name}={example[name]}" for name in sorted(question.names))
             return (
-                f"at {got}, as in the example, it is another than at larger sizes, {where}\n"
+                f"at {sizes_text}, as in the example, it is another than at larger sizes, {where}\n"
                 "  What to do: give an example that is larger than 1 in each dynamic dimension, or "
                 "take the axis out of Input.dynamic"
             )
-        broken = self.domain.breaks(question)
+        breaking_sizes = self.domain.breaks(question)
         # An example of what it would get wrong, near the one that it gets right.
-        nearest = min(broken, key=lambda each: sum(abs(n - example[d]) for d, n in each.items()))
-        at = ", ".join(f"{name}={size}" for name, size in nearest.items())
+        nearest_sizes = min(
+            breaking_sizes, key=lambda each: sum(abs(n - example[d]) for d, n in each.items())
+        )
+        at = ", ".join(f"{name}={size}" for name, size in nearest_sizes.items())
         return (
             f"this one needs {question.text} (not so at {at}), {where}\n"
             f"  What to do: {'; or '.join(self._fixes(question))}"
@@ -174,12 +182,12 @@ class Limits:
         """Ways to keep ``question``."""
         fixes = []
         for name in sorted(question.names):
-            narrowed = self._narrowed(name, question)
-            if narrowed == "":
+            limits = self._narrowed(name, question)
+            if limits == "":
                 fix = f"take {name!r} out of Input.dynamic (this line fixes it to one size)"
                 return [f"{fix}, or write the line for any size"]
-            if narrowed is not None:
-                fixes.append(f'state dims={{"{name}": {narrowed}}}')
+            if limits is not None:
+                fixes.append(f'state dims={{"{name}": {limits}}}')
         if len(question.names) == 2 and question.text.split() == [
             (first := min(question.names)),
             "==",
@@ -196,36 +204,36 @@ class Limits:
     def _narrowed(self, name: str, question: Question) -> str | None:
         """Limits of ``name`` that imply ``question``; empty where they leave one size."""
         limits = self.domain.dimensions[name]
-        tried = self.domain.tried(question)
-        sizes = sorted({each[name] for each in tried})
-        good = set(sizes) - {each[name] for each in tried if not question.holds(each)}
-        if limits.opt not in good:
+        trials = self.domain.trials(question)
+        sizes = sorted({each[name] for each in trials})
+        good_sizes = set(sizes) - {each[name] for each in trials if not question.holds(each)}
+        if limits.opt not in good_sizes:
             return None
-        if good == {limits.opt}:
+        if good_sizes == {limits.opt}:
             return "" if len(question.names) == 1 else None
-        low, high = _run(sizes, good, limits.opt)
-        if good == {size for size in sizes if low <= size <= high}:
+        low, high = _run(sizes, good_sizes, limits.opt)
+        if good_sizes == {size for size in sizes if low <= size <= high}:
             most = limits.max if high == sizes[-1] else high
             step = "" if limits.multiple == 1 else f", {limits.multiple}"
             return f"({low}, {most}{step})"
-        return _multiples(limits, sizes, good)
+        return _multiples(limits, sizes, good_sizes)
 
 
-def _run(sizes: Sequence[int], good: set[int], middle: int) -> tuple[int, int]:
+def _run(sizes: Sequence[int], good_sizes: set[int], middle: int) -> tuple[int, int]:
     """First and last of the sizes around ``middle`` that are all good."""
     at = sizes.index(middle)
     low = high = at
-    while low > 0 and sizes[low - 1] in good:
+    while low > 0 and sizes[low - 1] in good_sizes:
         low -= 1
-    while high + 1 < len(sizes) and sizes[high + 1] in good:
+    while high + 1 < len(sizes) and sizes[high + 1] in good_sizes:
         high += 1
     return sizes[low], sizes[high]
 
 
-def _multiples(limits: Dimension, sizes: Sequence[int], good: set[int]) -> str | None:
+def _multiples(limits: Dimension, sizes: Sequence[int], good_sizes: set[int]) -> str | None:
     for step in range(2, min(limits.opt, _MULTIPLE) + 1):
-        if limits.opt % step == 0 and all(size in good for size in sizes if size % step == 0):
-            low = max(-(-limits.min // step), 0 if 0 in good else 1) * step
+        if limits.opt % step == 0 and all(size in good_sizes for size in sizes if size % step == 0):
+            low = max(-(-limits.min // step), 0 if 0 in good_sizes else 1) * step
             most = None if limits.max is None else limits.max // step * step
             return f"({low}, {most}, {step})"
     return None
@@ -244,7 +252,7 @@ def _is_tiny(sizes: Mapping[str, int]) -> bool:
     return any(size <= 1 for size in sizes.values())
 
 
-def _is_proven(expression: sympy.Basic, domain: Domain) -> bool:
+def _is_proven(expression: sympy.Basic, domain: SizeDomain) -> bool:
     """Whether the limits of each dimension alone make ``expression`` true."""
     from torch.utils._sympy.numbers import int_oo
     from torch.utils._sympy.value_ranges import ValueRanges, bound_sympy

@@ -70,10 +70,10 @@ class Place:
 
 def of_exception(network: torch.nn.Module, error: BaseException) -> Place | None:
     """Where ``error`` (or its cause) left the code of ``network``; None if it never was in it."""
-    seen: set[int] = set()
+    visited_ids: set[int] = set()
     chain: BaseException | None = error
-    while chain is not None and id(chain) not in seen:
-        seen.add(id(chain))
+    while chain is not None and id(chain) not in visited_ids:
+        visited_ids.add(id(chain))
         frames = []
         trace = chain.__traceback__
         while trace is not None:
@@ -115,19 +115,19 @@ def of_node(network: torch.nn.Module, node: torch.fx.Node) -> Place:
     if name not in modules:
         # A module that the tracer knows under another path, such as one in a list slice.
         name = ""
-    found = _last_frame(node)
-    return Place(name, kind, *found) if found else Place(name, kind)
+    frame = _last_frame(node)
+    return Place(name, kind, *frame) if frame else Place(name, kind)
 
 
 def source_line(node: torch.fx.Node) -> str:
     """``file line n: code`` of the user's line that made ``node``; empty where it is not known."""
-    found = _last_frame(node)
-    return "{} line {}: {}".format(*found) if found else ""
+    frame = _last_frame(node)
+    return "{} line {}: {}".format(*frame) if frame else ""
 
 
 def _last_frame(node: torch.fx.Node) -> tuple[str, int, str] | None:
     frames = _FRAME.finditer(node.meta.get("stack_trace") or "")
-    users = [found for found in frames if is_users(found["file"])]
+    users = [frame for frame in frames if is_users(frame["file"])]
     if not users:
         return None
     return users[-1]["file"], int(users[-1]["line"]), users[-1]["code"].strip()
@@ -138,17 +138,17 @@ def failing_node(error: BaseException) -> torch.fx.Node | None:
     import torch
 
     chain: BaseException | None = error
-    found: torch.fx.Node | None = None
+    latest_node: torch.fx.Node | None = None
     while chain is not None:
         trace = chain.__traceback__
         while trace is not None:
             node = trace.tb_frame.f_locals.get("node")
             # Not "output": the tracer walks over it last, whatever went wrong.
             if isinstance(node, torch.fx.Node) and node.op == "call_function":
-                found = node
+                latest_node = node
             trace = trace.tb_next
         chain = chain.__cause__
-    return found
+    return latest_node
 
 
 def current_frames() -> Iterator[tuple[FrameType, int]]:
@@ -168,12 +168,12 @@ def _owner(frame: FrameType) -> Any:  # noqa: ANN401
 def local(frame: FrameType, name: str) -> Any:  # noqa: ANN401
     """A local variable of a function that is running; None where there is none."""
     values = frame.f_locals
-    found = values.get(name)
+    value = values.get(name)
     if sys.version_info < (3, 13) and frame.f_code.co_flags & inspect.CO_OPTIMIZED:
         # A copy that the frame keeps: it would hold tensors of a trace that the function itself
         # has let go, which torch takes for constants of the network.
         values.clear()
-    return found
+    return value
 
 
 def is_users(file: str) -> bool:

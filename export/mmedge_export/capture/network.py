@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from mmedge.spec import Array
     from mmedge_export.model import Model
 
-__all__ = ["Network", "evaluation"]
+__all__ = ["TorchNetwork", "evaluation"]
 
 
-class Network:
+class TorchNetwork:
     """A torch module that takes and gives NumPy arrays by name.
 
     Args:
@@ -122,8 +122,8 @@ def _check_weights(network: torch.nn.Module) -> torch.device:
             )
         devices.setdefault(value.device, name)
     if len(devices) > 1:
-        found = ", ".join(f"{name!r} on {device}" for device, name in devices.items())
-        raise ExportError(f"module: weights lie on several devices ({found}); move it to one")
+        places = ", ".join(f"{name!r} on {device}" for device, name in devices.items())
+        raise ExportError(f"module: weights lie on several devices ({places}); move it to one")
     return next(iter(devices), torch.device("cpu"))
 
 

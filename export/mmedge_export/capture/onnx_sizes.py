@@ -55,14 +55,16 @@ class _Search:
     def find(self) -> None:
         """Every dimension in turn."""
         sizes = probe_inputs.sizes(self.model, probe_inputs.example(self.model))
-        refused = {
+        refused_sizes = {
             symbol: size
             for symbol, size in sizes.items()
             if symbol not in self.model.dims and not self._limit(symbol, size)
         }
-        while refused:
-            symbol, size = refused.popitem()
-            twin = next((s for s, n in refused.items() if n == size and self._fit(s, symbol)), None)
+        while refused_sizes:
+            symbol, size = refused_sizes.popitem()
+            twin = next(
+                (s for s, n in refused_sizes.items() if n == size and self._fit(s, symbol)), None
+            )
             if twin is None:
                 self._fix(symbol, size)
                 continue
@@ -72,7 +74,7 @@ class _Search:
             )
             self._rename(symbol, twin)
             if self._limit(twin, size):
-                del refused[twin]
+                del refused_sizes[twin]
 
     def _limit(self, symbol: str, size: int) -> bool:
         """Find the limits of a dimension; whether it takes a larger size at all."""
@@ -121,8 +123,8 @@ class _Search:
         names: dict[str, str | None] = {**{s: s for s in self.model.dimensions()}, symbol: name}
         inputs = {}
         for key, value in self.model.inputs.items():
-            renamed = {axis: names[known] for axis, known in value.dynamic.items()}
-            dynamic = {axis: known for axis, known in renamed.items() if known is not None}
+            labels = {axis: names[label] for axis, label in value.dynamic.items()}
+            dynamic = {axis: label for axis, label in labels.items() if label is not None}
             inputs[key] = replace(value, dynamic=dynamic)
         self.model = replace(self.model, inputs=inputs)
 

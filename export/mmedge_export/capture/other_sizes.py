@@ -18,7 +18,7 @@ import numpy as np
 from mmedge.errors import AccuracyError, ExportError
 from mmedge.execution.plan import StagePlan
 from mmedge.tolerance import difference
-from mmedge_export.domain import Domain
+from mmedge_export.domain import SizeDomain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -41,7 +41,7 @@ def check_sizes(
     bundle: Bundle,
     base: Variant,
     exact: Mapping[str, Run],
-    tested: Sequence[Mapping[str, Run]],
+    forms: Sequence[Mapping[str, Run]],
     *,
     backend: str,
 ) -> list[str]:
@@ -54,7 +54,7 @@ def check_sizes(
         bundle: open.
         base: its variant in ONNX Runtime, whose tolerances hold.
         exact: each stage in ONNX Runtime.
-        tested: each stage in the backend, in one or several forms.
+        forms: each stage in the backend, in one or several forms.
         backend: its name and version, for messages.
 
     Returns:
@@ -66,34 +66,36 @@ def check_sizes(
     manifest = bundle.manifest
     sample = bundle.samples()[0].inputs
     specs, stages = manifest.inputs(), manifest.in_order()
-    used = {size for spec in specs.values() for size in spec.shape if isinstance(size, str)}
-    if not used:
+    dynamic_names = {
+        size for spec in specs.values() for size in spec.shape if isinstance(size, str)
+    }
+    if not dynamic_names:
         return []
-    domain = Domain(manifest.dimensions, manifest.constraints)
+    domain = SizeDomain(manifest.dimensions, manifest.constraints)
     lines: list[str] = []
-    for sizes in _sizes(domain, sorted(used), specs):
-        shown = ", ".join(f"{name}={size}" for name, size in sizes.items())
+    for sizes in _sizes(domain, sorted(dynamic_names), specs):
+        sizes_text = ", ".join(f"{name}={size}" for name, size in sizes.items())
         try:
-            tensors = _made(specs, sample, sizes)
+            tensors = _make_tensors(specs, sample, sizes)
             StagePlan(stages, exact).advance(tensors)
         except ExportError:
-            lines.append(f"{backend} at {shown}: ONNX Runtime refuses what is made up there")
+            lines.append(f"{backend} at {sizes_text}: ONNX Runtime refuses what is made up there")
             continue
-        for form in tested:
+        for form in forms:
             refusing = {
-                name: partial(_run, run, f"{backend}, stage {name!r} at {shown}")
+                name: partial(_run, run, f"{backend}, stage {name!r} at {sizes_text}")
                 for name, run in form.items()
             }
             for stage, outputs in StagePlan(stages, refusing).alone(tensors):
                 for name, value in outputs.items():
                     limit = base.tolerances.get(name, base.tolerance)
-                    found = difference(value, tensors[name], limit)
-                    if not found.passes:
+                    deviation = difference(value, tensors[name], limit)
+                    if not deviation.passes:
                         raise AccuracyError(
-                            f"{backend}, stage {stage.name!r} at {shown}, on made-up inputs: "
-                            f"output {name!r} {found}, {found.limit_used:.3g} times what its "
-                            f"tolerance allows ({limit}); ONNX Runtime computes another value at "
-                            "these sizes: use it, or limit the sizes with dims at export"
+                            f"{backend}, stage {stage.name!r} at {sizes_text}, on made-up inputs: "
+                            f"output {name!r} {deviation}, {deviation.limit_used:.3g} times what "
+                            f"its tolerance allows ({limit}); ONNX Runtime computes another "
+                            "value at these sizes: use it, or limit the sizes with dims at export"
                         )
     return lines
 
@@ -106,19 +108,19 @@ def _run(run: Run, where: str, feeds: Mapping[str, Array]) -> dict[str, Array]:
 
 
 def _sizes(
-    domain: Domain, names: Sequence[str], specs: Mapping[str, TensorSpec]
+    domain: SizeDomain, names: Sequence[str], specs: Mapping[str, TensorSpec]
 ) -> Iterator[dict[str, int]]:
     """Sizes to try: all smallest, all far, and each far with the others at the example's."""
     limits = {name: domain.dimensions[name] for name in names}
     opt = {name: limit.opt for name, limit in limits.items()}
     least = {name: limit.min for name, limit in limits.items()}
     far = {name: _far(limit) for name, limit in limits.items()}
-    tried = [opt]
-    for wanted in chain([least, far], ({**opt, name: size} for name, size in far.items())):
-        sizes = domain.near(wanted)
-        if sizes is None or sizes in tried or _elements(specs, sizes) > _ELEMENTS:
+    earlier_sizes = [opt]
+    for target in chain([least, far], ({**opt, name: size} for name, size in far.items())):
+        sizes = domain.near(target)
+        if sizes is None or sizes in earlier_sizes or _elements(specs, sizes) > _ELEMENTS:
             continue
-        tried.append(sizes)
+        earlier_sizes.append(sizes)
         yield sizes
 
 
@@ -134,11 +136,11 @@ def _elements(specs: Mapping[str, TensorSpec], sizes: Mapping[str, int]) -> int:
     )
 
 
-def _made(
+def _make_tensors(
     specs: Mapping[str, TensorSpec], sample: Mapping[str, Array], sizes: Mapping[str, int]
 ) -> dict[str, Array]:
     rng = np.random.default_rng(0)
-    made: dict[str, Array] = {}
+    tensors: dict[str, Array] = {}
     for name, spec in specs.items():
         value = sample[name]
         for axis, size in enumerate(spec.shape):
@@ -147,5 +149,5 @@ def _made(
         if value.dtype.kind == "f" and np.isfinite(value).all() and value.size:
             low, high = float(value.min()), float(value.max())
             value = np.asarray(rng.uniform(low, high, value.shape), value.dtype)
-        made[name] = value
-    return made
+        tensors[name] = value
+    return tensors

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from mmedge.spec import Array
     from mmedge_export.capture.captured_graph import CapturedGraph
-    from mmedge_export.capture.case import Case
+    from mmedge_export.capture.case import ParityCase
 
 __all__ = ["ATOL", "RTOL", "check", "check_operators"]
 
@@ -31,7 +31,7 @@ INSIDE = 10
 def check(
     graph: CapturedGraph,
     run: Callable[[Mapping[str, Array]], dict[str, Array]],
-    cases: Iterable[Case],
+    cases: Iterable[ParityCase],
     tolerance: Tolerance,
 ) -> float:
     """Hold ``run``, the graph in ONNX Runtime, against the network in every case.
@@ -43,31 +43,34 @@ def check(
         ExportError: an output differs by more than ``tolerance`` in some case. The message names
             the first tensor inside the graph that does, where the graph came from torch.
     """
-    compared: dict[str, OutputComparison] = {}
-    worst: dict[str, tuple[float, Case]] = {}
+    comparisons: dict[str, OutputComparison] = {}
+    worst_cases: dict[str, tuple[float, ParityCase]] = {}
     for case in cases:
-        got = run(case.inputs)
+        results = run(case.inputs)
         for name, reference in case.outputs.items():
-            held = compared.setdefault(name, OutputComparison(tolerance))
-            share = held.relative(held.add(got[name], reference))
-            if name not in worst or share > worst[name][0]:
-                worst[name] = share, case
-            found = held.result()
-            if not found.passes:
+            comparison = comparisons.setdefault(name, OutputComparison(tolerance))
+            share = comparison.relative(comparison.add(results[name], reference))
+            if name not in worst_cases or share > worst_cases[name][0]:
+                worst_cases[name] = share, case
+            deviation = comparison.result()
+            if not deviation.passes:
                 # That a channel is small may be known only now: the case that differs came before.
-                culprit = worst[name][1]
+                culprit = worst_cases[name][1]
                 raise ExportError(
-                    f"the exported graph is not the network: output {name!r} {found} for "
+                    f"the exported graph is not the network: output {name!r} {deviation} for "
                     f"{culprit.what} (limit: {tolerance.rtol:g} of the scale + "
                     f"{tolerance.atol:g}).\n  {_first(graph, culprit, tolerance)}"
                 )
     # Of a reference of zeros there is no share; what passes there is within atol.
-    shares = (held.result().max_rel for held in compared.values())
+    shares = (comparison.result().max_rel for comparison in comparisons.values())
     return max((share for share in shares if np.isfinite(share)), default=0.0)
 
 
 def check_operators(
-    graph: CapturedGraph, cases: Iterable[Case], tolerance: Tolerance, leave: Callable[[str], None]
+    graph: CapturedGraph,
+    cases: Iterable[ParityCase],
+    tolerance: Tolerance,
+    leave: Callable[[str], None],
 ) -> None:
     """Hold every operator of a graph that came from torch against torch's, given the same inputs.
 
@@ -97,7 +100,7 @@ def check_operators(
             )
 
 
-def _first(graph: CapturedGraph, case: Case, tolerance: Tolerance) -> str:
+def _first(graph: CapturedGraph, case: ParityCase, tolerance: Tolerance) -> str:
     if graph.program is None:
         return "The graph did not come from torch, so its inner tensors have no reference."
     from mmedge_export.capture.bisect import first_divergence

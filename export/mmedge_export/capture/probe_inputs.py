@@ -73,9 +73,13 @@ def check(model: Model, values: Mapping[str, Array], what: str) -> dict[str, Arr
     sizes: dict[str, int] = {}
     for name, spec in model.inputs.items():
         value = as_array(values[name])
-        got = f"{getattr(value, 'dtype', type(value).__name__)} {list(getattr(value, 'shape', ()))}"
+        value_text = (
+            f"{getattr(value, 'dtype', type(value).__name__)} {list(getattr(value, 'shape', ()))}"
+        )
         if not isinstance(value, np.ndarray) or value.dtype != spec.example.dtype:
-            raise ExportError(f"{what}, input {name!r}: expected {spec.example.dtype}, got {got}")
+            raise ExportError(
+                f"{what}, input {name!r}: expected {spec.example.dtype}, got {value_text}"
+            )
         if isinstance(value, np.ma.MaskedArray):
             raise ExportError(
                 f"{what}, input {name!r}: a masked array, whose mask would be lost; give "
@@ -84,14 +88,16 @@ def check(model: Model, values: Mapping[str, Array], what: str) -> dict[str, Arr
         if value.ndim != spec.example.ndim:
             raise ExportError(
                 f"{what}, input {name!r}: expected rank {spec.example.ndim} {spec.shape()}, got "
-                f"{got}"
+                f"{value_text}"
             )
-        for axis, (size, declared) in enumerate(zip(value.shape, spec.shape(), strict=True)):
-            expected = sizes.setdefault(declared, size) if isinstance(declared, str) else declared
-            if size != expected:
+        for axis, (size, dimension) in enumerate(zip(value.shape, spec.shape(), strict=True)):
+            expected_size = (
+                sizes.setdefault(dimension, size) if isinstance(dimension, str) else dimension
+            )
+            if size != expected_size:
                 raise ExportError(
-                    f"{what}, input {name!r}: axis {axis} is {declared!r} and must be {expected}, "
-                    f"got {got}"
+                    f"{what}, input {name!r}: axis {axis} is {dimension!r} and must be "
+                    f"{expected_size}, got {value_text}"
                 )
         feeds[name] = _contiguous(value)
     for symbol, limits in model.dimensions().items():
@@ -150,7 +156,7 @@ def rebatch(
     for value in model.inputs.values():
         for axis, name in value.dynamic.items():
             axes.setdefault(name, []).append(axis)
-    leading = [name for name, found in axes.items() if not any(found)]
+    leading = [name for name, positions in axes.items() if not any(positions)]
     if not leading:
         return None
     symbol = max(leading, key=lambda name: len(axes[name]))
@@ -166,10 +172,10 @@ def rebatch(
     )
     if target is None:
         return None
-    batched = [name for name, value in model.inputs.items() if value.dynamic.get(0) == symbol]
+    batch_inputs = [name for name, value in model.inputs.items() if value.dynamic.get(0) == symbol]
     joint = dict(values)
-    if other is not None and all(values[n].shape[1:] == other[n].shape[1:] for n in batched):
-        joint |= {name: np.concatenate([values[name], other[name]]) for name in batched}
+    if other is not None and all(values[n].shape[1:] == other[n].shape[1:] for n in batch_inputs):
+        joint |= {name: np.concatenate([values[name], other[name]]) for name in batch_inputs}
     return f"{symbol}={target}", resize(model, joint, {symbol: target})
 
 
@@ -190,18 +196,18 @@ def without(
         if name not in absent
         for axis, symbol in value.dynamic.items()
     }
-    known = model.domain().relations.complete(present)
-    filled = dict(values)
+    size_of = model.domain().relations.complete(present)
+    feeds = dict(values)
     for name in absent:
         value = model.inputs[name]
-        shape = tuple(known[size] if isinstance(size, str) else size for size in value.shape())
+        shape = tuple(size_of[size] if isinstance(size, str) else size for size in value.shape())
         token = value.absent_token
-        filled[name] = (
+        feeds[name] = (
             np.zeros(shape, value.example.dtype)
             if token is None
             else _contiguous(np.broadcast_to(token, shape))
         )
-    return filled
+    return feeds
 
 
 def probes(model: Model) -> Iterator[dict[str, int]]:
@@ -227,7 +233,7 @@ def probes(model: Model) -> Iterator[dict[str, int]]:
         for counts in (steps, back)
     )
     by_size = sorted(more, key=lambda symbol: more[symbol])
-    turned = dict(zip(by_size, (more[symbol] for symbol in reversed(by_size)), strict=True))
+    reversed_sizes = dict(zip(by_size, (more[symbol] for symbol in reversed(by_size)), strict=True))
     small = [
         {**opt, symbol: size}
         for symbol, limits in dimensions.items()
@@ -239,20 +245,24 @@ def probes(model: Model) -> Iterator[dict[str, int]]:
         for symbol, limits in dimensions.items()
         if limits.max is not None
     ]
-    tried = [opt]
+    earlier_sizes = [opt]
     for sizes in (
         more,
         most,
-        turned,
+        reversed_sizes,
         *small,
         least,
         *({**least, s: 1} for s in least if not least[s]),
         *ends,
     ):
-        near = domain.near({symbol: sizes[symbol] for symbol in dimensions})
-        if near is not None and near not in tried and elements(model, near) <= LARGEST:
-            tried.append(near)
-            yield near
+        candidate = domain.near({symbol: sizes[symbol] for symbol in dimensions})
+        if (
+            candidate is not None
+            and candidate not in earlier_sizes
+            and elements(model, candidate) <= LARGEST
+        ):
+            earlier_sizes.append(candidate)
+            yield candidate
 
 
 def _stepped(limits: Dimension, count: int) -> int:
@@ -287,42 +297,42 @@ def random(
     anything from ``least`` to the example's largest, and booleans of a constant example are a half
     of each, but the first of every row as they are.
     """
-    shaped = resize(model, example(model), sizes)
+    templates = resize(model, example(model), sizes)
     return {
-        name: _like(model.inputs[name].example, shaped[name].shape, rng, vary=vary, least=least)
+        name: _like(model.inputs[name].example, templates[name].shape, rng, vary=vary, least=least)
         for name in model.inputs
     }
 
 
 def _like(
-    known: Array, shape: tuple[int, ...], rng: np.random.Generator, *, vary: bool, least: int
+    sample: Array, shape: tuple[int, ...], rng: np.random.Generator, *, vary: bool, least: int
 ) -> Array:
-    if not known.size:  # a tensor that never holds anything
-        return np.zeros(shape, known.dtype)
-    if known.dtype == np.bool_:
-        share = float(known.mean())
+    if not sample.size:  # a tensor that never holds anything
+        return np.zeros(shape, sample.dtype)
+    if sample.dtype == np.bool_:
+        share = float(sample.mean())
         if not vary or share not in (0.0, 1.0):
             return np.asarray(rng.random(shape) < share)
         return _mixed(shape, rng, first=bool(share))
-    low, high = known.min(), known.max()
-    if np.issubdtype(known.dtype, np.integer):
+    low, high = sample.min(), sample.max()
+    if np.issubdtype(sample.dtype, np.integer):
         if vary:
-            low = min(low, known.dtype.type(least))
-        return rng.integers(low, high, shape, known.dtype, endpoint=True)
-    if not np.isfinite(known).all():
-        finite = known[np.isfinite(known)]
+            low = min(low, sample.dtype.type(least))
+        return rng.integers(low, high, shape, sample.dtype, endpoint=True)
+    if not np.isfinite(sample).all():
+        finite = sample[np.isfinite(sample)]
         low, high = (finite.min(), finite.max()) if finite.size else (-1.0, 1.0)
     if low == high:
         low, high = low - 1, high + 1
-    return rng.uniform(float(low), float(high), shape).astype(known.dtype)
+    return rng.uniform(float(low), float(high), shape).astype(sample.dtype)
 
 
 def _mixed(shape: tuple[int, ...], rng: np.random.Generator, *, first: bool) -> Array:
     """Booleans, a half of each; the first of every row is ``first``, so that no row lacks it."""
-    mixed = np.asarray(rng.random(shape) < 0.5)
-    if mixed.ndim and mixed.shape[-1] > 1:
-        mixed[..., 0] = first
-    return mixed
+    values = np.asarray(rng.random(shape) < 0.5)
+    if values.ndim and values.shape[-1] > 1:
+        values[..., 0] = first
+    return values
 
 
 def others(value: Array, *, least: int = 0) -> Iterator[tuple[str, Array]]:
@@ -336,12 +346,12 @@ def others(value: Array, *, least: int = 0) -> Iterator[tuple[str, Array]]:
         return
     rng = np.random.default_rng(0)
     kind = value.dtype
-    tried: list[tuple[str, Array]]
+    candidates: list[tuple[str, Array]]
     if kind == np.bool_:
         row = value.copy()
         if row.ndim and row.shape[0] > 1:
             row[0] = ~row[0]
-        tried = [
+        candidates = [
             ("all true", np.ones_like(value)),
             ("all false", np.zeros_like(value)),
             ("true here and there", _mixed(value.shape, rng, first=True)),
@@ -354,14 +364,14 @@ def others(value: Array, *, least: int = 0) -> Iterator[tuple[str, Array]]:
             limits = np.iinfo(kind.name)
             low, high = limits.min, limits.max
         high = max(high, low + 1)
-        tried = [
+        candidates = [
             (f"{low} throughout", np.full_like(value, low)),
             (f"{high} throughout", np.full_like(value, high)),
             (f"from {low} to {high}", rng.integers(low, high, value.shape, kind, endpoint=True)),
         ]
     else:
-        tried = [("at random", _like(value, value.shape, rng, vary=True, least=least))]
-    for words, other in tried:
+        candidates = [("at random", _like(value, value.shape, rng, vary=True, least=least))]
+    for words, other in candidates:
         if not np.array_equal(other, value):
             yield words, np.array(other, order="C").reshape(value.shape)
 
@@ -372,8 +382,8 @@ def widened(value: Array, factor: float) -> Array:
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (-1.0, 1.0)
     half = factor * (high - low) / 2 or factor
     middle = (low + high) / 2
-    drawn = np.random.default_rng(0).uniform(middle - half, middle + half, value.shape)
-    return np.asarray(drawn, value.dtype)
+    values = np.random.default_rng(0).uniform(middle - half, middle + half, value.shape)
+    return np.asarray(values, value.dtype)
 
 
 def extremes(value: Array) -> Iterator[tuple[str, Array]]:

@@ -66,19 +66,19 @@ class Reference:
                 for _ in range(_MORE_RUNS):
                     repeatable(self.run, values, tolerance)
         except RepeatabilityError as error:
-            if self.state is not None and (changed := self.state.changed()):
+            if self.state is not None and (changes := self.state.changed()):
                 from mmedge_export.capture.kept_state import depends
 
-                raise depends(changed, str(error)) from error
+                raise depends(changes, str(error)) from error
             if self.graph is None:
                 raise
             from mmedge_export.sources.onnx_rules import refusal
 
             raise refusal(f"{self.model.module}: {error}", "random") from error
-        if self.state is not None and (changed := self.state.changed()):
+        if self.state is not None and (changes := self.state.changed()):
             from mmedge_export.capture.kept_state import check_history
 
-            leave(check_history(self.model, self.run, self.state, changed))
+            leave(check_history(self.model, self.run, self.state, changes))
         return outputs
 
     def trace(self, opset: int | None) -> CapturedGraph:
@@ -128,10 +128,10 @@ def open_reference(model: Model) -> Iterator[Reference]:
         file = load_file(model.module)
         match(model, file)
         run = reference(file, model)
-        model, said = settle(model, file, run)
-        tried = (f"made-up example: {said}",) if said else ()
-        model, found = find_sizes(model, run)
-        remarks = (*file.normalized.remarks, *tried, *found)
+        model, remark = settle(model, file, run)
+        example_remarks = (f"made-up example: {remark}",) if remark else ()
+        model, size_remarks = find_sizes(model, run)
+        remarks = (*file.normalized.remarks, *example_remarks, *size_remarks)
         shapes = {name: value.shape() for name, value in model.inputs.items()}
         infer_outputs(file.graph.model, shapes, file.normalized.stated)
         yield Reference(model, run, CapturedGraph(file.graph.model), remarks)
@@ -139,11 +139,11 @@ def open_reference(model: Model) -> Iterator[Reference]:
     # torch is not needed for an ONNX file.
     with installed("running the network"):
         from mmedge_export.capture.kept_state import KeptState
-        from mmedge_export.capture.network import Network, evaluation
+        from mmedge_export.capture.network import TorchNetwork, evaluation
 
     with evaluation(model.module):
         state = KeptState(model.module)
         try:
-            yield Reference(model, Network(model), state=state)
+            yield Reference(model, TorchNetwork(model), state=state)
         finally:
             state.restore()

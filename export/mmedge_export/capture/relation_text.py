@@ -60,7 +60,10 @@ def _relation(relation: sympy.Basic) -> _Text:
         raise _NoFormError(kind)
     left, right = (_fraction(side) for side in relation.args)
     ends = lcm(left[1], right[1])
-    sides = [_within(_times(_number(ends // own), text), _SUM) for text, own in (left, right)]
+    sides = [
+        _within(_times(_number(ends // denominator), text), _SUM)
+        for text, denominator in (left, right)
+    ]
     return f"{sides[0]} {_COMPARE[kind]} {sides[1]}", _COMPARISON
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from mmedge_export.model import Model
 
-__all__ = ["VIOLATED", "Recorder", "Relation", "recording"]
+__all__ = ["VIOLATED", "Relation", "RelationRecorder", "recording"]
 
 #: What torch.export says when the code does not keep a dimension dynamic.
 VIOLATED = re.compile(
@@ -58,7 +58,7 @@ class Relation:
         return "an operator of the network" if self.place is None else self.place.line_text()
 
 
-class Recorder:
+class RelationRecorder:
     """Collects what one trace assumes.
 
     Args:
@@ -93,8 +93,8 @@ class Recorder:
         What the network's own code asks goes before what an operator asks by itself: that holds
         for most sizes, and is not what the user can change.
         """
-        violated = VIOLATED.search(error)
-        names = {name.strip() for name in violated["names"].split(",")} if violated else set()
+        match = VIOLATED.search(error)
+        names = {name.strip() for name in match["names"].split(",")} if match else set()
         symbols = {symbol for symbol, name in self.dimensions().items() if name in names}
         about = [
             relation
@@ -120,12 +120,12 @@ class Recorder:
 
     def dimensions(self) -> dict[str, str]:
         """Dimension by name of torch's symbol."""
-        found: dict[str, str] = {}
+        names: dict[str, str] = {}
         for source, symbol in getattr(self._env, "source_to_var", {}).items():
             match = _SOURCE.search(source)
             if match and (name := self._axes[int(match[1])].get(int(match[2]))):
-                found[str(symbol)] = name
-        return found
+                names[str(symbol)] = name
+        return names
 
     def relations(self) -> list[Relation]:
         """What was assumed, over names of dimensions, in the order in which it came up."""
@@ -135,7 +135,7 @@ class Recorder:
             symbol: sympy.Symbol(name, integer=True, nonnegative=True)
             for symbol, name in self.dimensions().items()
         }
-        found: dict[sympy.Basic, Relation] = {}
+        assumptions: dict[sympy.Basic, Relation] = {}
         for relation in self._seen.values():
             unknown = [s for s in relation.expression.free_symbols if str(s) not in names]
             if unknown:  # a size that depends on values, which no caller can choose
@@ -143,14 +143,14 @@ class Recorder:
             expression = relation.expression.xreplace(
                 {s: names[str(s)] for s in relation.expression.free_symbols}
             )
-            old = found.get(expression)
+            old = assumptions.get(expression)
             if expression != sympy.true and (old is None or (relation.direct and not old.direct)):
-                found[expression] = Relation(expression, relation.place, relation.direct)
-        return list(found.values())
+                assumptions[expression] = Relation(expression, relation.place, relation.direct)
+        return list(assumptions.values())
 
 
 @contextlib.contextmanager
-def recording(recorder: Recorder) -> Iterator[None]:
+def recording(recorder: RelationRecorder) -> Iterator[None]:
     """Note in ``recorder`` what torch assumes of sizes inside the block."""
     evaluate, check = ShapeEnv.evaluate_expr, ShapeEnv.guard_or_defer_runtime_assert
 

@@ -116,12 +116,12 @@ def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:  # noqa: A
 
 
 def _describe(result: Any, at: str = "") -> str:  # noqa: ANN401
-    found = [
+    leaves = [
         f"{path} ({type(value).__name__}{getattr(value, 'shape', '') and list(value.shape)})"
         for path, value in _leaves(result, at)
     ]
-    more = f" and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
-    return ", ".join(found[:_LISTED]) + more if found else "nothing but None"
+    more = f" and {len(leaves) - _LISTED} more" if len(leaves) > _LISTED else ""
+    return ", ".join(leaves[:_LISTED]) + more if leaves else "nothing but None"
 
 
 def _check_tensor(name: str, key: str, value: Any) -> None:  # noqa: ANN401

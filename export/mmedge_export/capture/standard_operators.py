@@ -56,29 +56,29 @@ def in_standard_operators(
 def _drop_checks(network: torch.nn.Module, program: Program) -> list[str]:
     """Take checks out of ``program``; say which of them look at values."""
     graph = program.graph
-    found: dict[str, None] = {}
+    lines: dict[str, None] = {}
     for node in list(graph.nodes):
         if getattr(node.target, "name", str)() not in _CHECKS:
             continue
         if _reads_values(node):
-            found[str(locate.of_node(network, node).line_text())] = None
+            lines[str(locate.of_node(network, node).line_text())] = None
         graph.erase_node(node)
     graph.eliminate_dead_code()
     program.graph_module.recompile()
-    return list(found)
+    return list(lines)
 
 
 def _reads_values(node: torch.fx.Node) -> bool:
     """Whether a check depends on what tensors hold, not on their sizes and dtypes alone."""
     if "metadata" in str(node.target):
         return False
-    waiting, seen = [node], set()
+    waiting, visited_nodes = [node], set()
     while waiting:
         at = waiting.pop()
         for before in at.all_input_nodes:
-            if before in seen or "sym_size" in str(before.target):
+            if before in visited_nodes or "sym_size" in str(before.target):
                 continue
-            seen.add(before)
+            visited_nodes.add(before)
             if isinstance(before.meta.get("val"), torch.Tensor):
                 return True
             waiting.append(before)
@@ -96,13 +96,13 @@ def _rsub(x: torch.Tensor, other: float, alpha: float = 1) -> torch.Tensor:
 
 def _clamp(x: torch.Tensor, low: float | None = None, high: float | None = None) -> torch.Tensor:
     """With limits of two types, or whole numbers between limits that are none."""
-    stated = [limit for limit in (low, high) if limit is not None]
-    if not all(isinstance(limit, (int, float)) for limit in stated):
+    bounds = [limit for limit in (low, high) if limit is not None]
+    if not all(isinstance(limit, (int, float)) for limit in bounds):
         return NotImplemented  # type: ignore[no-any-return] # a size
     dtype = x.dtype
-    for limit in stated:
+    for limit in bounds:
         dtype = torch.promote_types(dtype, torch.result_type(x, limit))
-    if dtype == x.dtype and len({type(limit) for limit in stated}) == 1:
+    if dtype == x.dtype and len({type(limit) for limit in bounds}) == 1:
         return NotImplemented  # type: ignore[no-any-return] # as it is
     kind = float if dtype.is_floating_point else int
     limits = (None if limit is None else kind(limit) for limit in (low, high))
@@ -128,8 +128,8 @@ def _divide(x: torch.Tensor, y: Any, *, rounding_mode: str | None = None) -> tor
     if not whole or x.dtype == torch.bool or rounding_mode != "trunc":
         return NotImplemented  # type: ignore[no-any-return] # as it is
     floor = torch.floor_divide(x, y)
-    left = x - floor * y
-    differ = torch.logical_and(left != 0, torch.lt(x, 0) != (y < 0))
+    remainder = x - floor * y
+    differ = torch.logical_and(remainder != 0, torch.lt(x, 0) != (y < 0))
     return floor + differ.to(floor.dtype)
 
 

@@ -19,8 +19,8 @@ from mmedge_export.capture.adapter import NAME, Adapter
 from mmedge_export.capture.advice import explain
 from mmedge_export.capture.captured_graph import CapturedGraph
 from mmedge_export.capture.locate import failing_node
-from mmedge_export.capture.network import Network
-from mmedge_export.capture.relations import Recorder, recording
+from mmedge_export.capture.network import TorchNetwork
+from mmedge_export.capture.relations import RelationRecorder, recording
 from mmedge_export.capture.standard_operators import in_standard_operators
 from mmedge_export.noise import quiet
 from mmedge_export.passes.name_boundary import NameBoundaryPass
@@ -60,22 +60,22 @@ def trace(model: Model, *, opset: int | None = None) -> CapturedGraph:
             f"opset {opset} was asked for; the newest that the installed onnx "
             f"{onnx.__version__} and this mmedge know is {newest}: ask for {OPSET} to {newest}"
         )
-    network = Network(model)
+    network = TorchNetwork(model)
     adapter = Adapter(network.module, list(model.inputs), model.outputs)
     dimensions = model.dimensions()
     sizes = {symbol: 2 for symbol, limits in dimensions.items() if limits.opt == 1}
-    fixed = [symbol for symbol in sizes if dimensions[symbol].max == 1]
-    if fixed:
+    fixed_symbols = [symbol for symbol in sizes if dimensions[symbol].max == 1]
+    if fixed_symbols:
         raise ExportError(
-            f"dims allows only size 1 for {', '.join(fixed)}; a dimension of one size is not "
-            "dynamic: leave it out of Input.dynamic"
+            f"dims allows only size 1 for {', '.join(fixed_symbols)}; a dimension of one size is "
+            "not dynamic: leave it out of Input.dynamic"
         )
     values = tuple(
         network.tensors(probe_inputs.resize(model, probe_inputs.example(model), sizes)).values()
     )
     shapes = _dynamic_shapes(model)
 
-    recorder = Recorder(network.module, model)
+    recorder = RelationRecorder(network.module, model)
 
     def capture() -> Program:
         # What torch cannot prove of sizes it would refuse, sound networks too. Deferred, it is
@@ -95,11 +95,11 @@ def trace(model: Model, *, opset: int | None = None) -> CapturedGraph:
     # Only now operators that write in place are told apart from what they write to.
     _refuse_state(network.module, onnx_program.exported_program)
     graph = onnx_program.model
-    reached = graph.opset_imports[""]
-    if reached != opset:
+    reached_opset = graph.opset_imports[""]
+    if reached_opset != opset:
         raise ExportError(
-            f"opset {opset} was asked for, but torch's exporter could only reach opset {reached} "
-            f"with this network; ask for {reached}, or {OPSET}, the default"
+            f"opset {opset} was asked for, but torch's exporter could only reach opset "
+            f"{reached_opset} with this network; ask for {reached_opset}, or {OPSET}, the default"
         )
     naming = NameBoundaryPass(tuple(model.inputs), tuple(model.outputs))
     naming(graph)
@@ -127,7 +127,7 @@ def _dynamic_shapes(model: Model) -> dict[str, Any]:
 
 
 def _capture(
-    module: torch.nn.Module, recorder: Recorder, capture: Callable[[], Program]
+    module: torch.nn.Module, recorder: RelationRecorder, capture: Callable[[], Program]
 ) -> Program:
     try:
         return set_onnx_exporting_flag(capture)()
@@ -148,17 +148,17 @@ def _refuse_state(module: torch.nn.Module, program: Program | None) -> None:
         return
     signature = program.graph_signature
     outputs = set(signature.user_outputs)
-    held = {buffer: name for name, buffer in signature.inputs_to_buffers.items()}
+    buffer_nodes = {buffer: name for name, buffer in signature.inputs_to_buffers.items()}
     nodes = {node.name: node for node in program.graph.nodes}
     for buffer in signature.buffers_to_mutate.values():
-        reached, waiting = set(), [nodes[held[buffer]]]
+        reached_nodes, waiting = set(), [nodes[buffer_nodes[buffer]]]
         while waiting:
             node = waiting.pop()
             for user in node.users:
-                if user not in reached and user.op != "output":
-                    reached.add(user)
+                if user not in reached_nodes and user.op != "output":
+                    reached_nodes.add(user)
                     waiting.append(user)
-        if outputs & {node.name for node in reached}:
+        if outputs & {node.name for node in reached_nodes}:
             path, _, name = buffer.removeprefix(f"{NAME}.").rpartition(".")
             owner = module.get_submodule(path)
             where = f"module {path!r} ({type(owner).__name__})" if path else type(owner).__name__
@@ -174,14 +174,14 @@ def _convert(
     module: torch.nn.Module, program: Program, shapes: dict[str, Any], opset: int
 ) -> torch.onnx.ONNXProgram:
     try:
-        converted = torch.onnx.export(
+        onnx_program = torch.onnx.export(
             program, (), opset_version=opset, dynamic_shapes=shapes, dynamo=True, verbose=False
         )
     except Exception as error:  # the exporter's errors have no public base
         node = failing_node(error)
         raise explain(module, error, "the traced network has no ONNX form", node=node) from error
-    if converted is None:
+    if onnx_program is None:
         raise ExportError(
             "torch's exporter returned nothing; it does so only for files: report this"
         )
-    return converted
+    return onnx_program

@@ -12,7 +12,7 @@ import numpy as np
 from mmedge.errors import ExportError
 from mmedge.tolerance import difference
 from mmedge_export.capture import probe_inputs
-from mmedge_export.capture.case import Case
+from mmedge_export.capture.case import ParityCase
 from mmedge_export.sources import onnx_rules
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class _Trial:
     sizes: dict[str, int]
     what: str
     passes: bool
-    cases: tuple[Case, ...] = ()
+    cases: tuple[ParityCase, ...] = ()
     refusal: ExportError | None = None
 
 
@@ -46,7 +46,7 @@ def try_sizes(
     leave: Callable[[str], None],
     *,
     varied: bool,
-) -> list[Case]:
+) -> list[ParityCase]:
     """Try ``graph`` at the sizes of :func:`.probe_inputs.probes` and at witnesses.
 
     A case in which it is not the network for no reason that is known is left for the parity check,
@@ -74,29 +74,29 @@ def try_sizes(
     example = probe_inputs.sizes(model, probe_inputs.example(model))
     if 1 in example.values():  # at which it was not traced
         waiting.appendleft(example)
-    seen: list[dict[str, int]] = []
+    tried_sizes: list[dict[str, int]] = []
     trials: list[_Trial] = []
     while waiting:
         sizes = limits.domain.near(waiting.popleft())
         if (
             sizes is not None
-            and sizes not in seen
+            and sizes not in tried_sizes
             and probe_inputs.elements(model, sizes) <= probe_inputs.LARGEST
         ):
-            seen.append(sizes)
+            tried_sizes.append(sizes)
             trials.append(_try(model, sizes, run, graph, tolerance))
         if not waiting:
-            waiting.extend(limits.witnesses(seen))
+            waiting.extend(limits.witnesses(tried_sizes))
     differing = [trial for trial in trials if trial.refusal is None and not trial.passes]
-    refused = [trial for trial in trials if trial.refusal is not None]
+    refusals = [trial for trial in trials if trial.refusal is not None]
     reason = limits.reason(
         [trial.sizes for trial in differing],
-        [trial.sizes for trial in refused],
+        [trial.sizes for trial in refusals],
         [trial.sizes for trial in trials if trial.passes],
     )
     if differing and reason:
         raise ExportError(f"the graph is not the network at {differing[0].what}: {reason}")
-    for trial in refused:
+    for trial in refusals:
         refusal = (
             f"the network refuses {trial.what}, though its dynamic dimensions allow these sizes"
         )
@@ -118,14 +118,14 @@ def _try(model: Model, sizes: dict[str, int], run: Run, graph: Run, tolerance: T
     what = "the example at " + ", ".join(f"{name}={size}" for name, size in sizes.items())
     inputs = probe_inputs.resize(model, probe_inputs.example(model), sizes)
     try:
-        cases = [Case(what, inputs, run(inputs)), *_random(model, sizes, run)]
+        cases = [ParityCase(what, inputs, run(inputs)), *_random(model, sizes, run)]
     except ExportError as refusal:
         return _Trial(sizes, what, passes=False, refusal=refusal)
     passes = all(_agrees(graph, case, tolerance) for case in cases)
     return _Trial(sizes, what, passes=passes, cases=tuple(cases))
 
 
-def _random(model: Model, sizes: Mapping[str, int], run: Run) -> list[Case]:
+def _random(model: Model, sizes: Mapping[str, int], run: Run) -> list[ParityCase]:
     """Random inputs of ``sizes``, where the network takes them and answers with numbers."""
     inputs = probe_inputs.random(model, sizes, np.random.default_rng(0))
     try:
@@ -135,14 +135,14 @@ def _random(model: Model, sizes: Mapping[str, int], run: Run) -> list[Case]:
     if not all(np.isfinite(value).all() for value in outputs.values()):
         return []
     what = "random inputs at " + ", ".join(f"{name}={size}" for name, size in sizes.items())
-    return [Case(what, inputs, outputs)]
+    return [ParityCase(what, inputs, outputs)]
 
 
-def _agrees(graph: Run, case: Case, tolerance: Tolerance) -> bool:
+def _agrees(graph: Run, case: ParityCase, tolerance: Tolerance) -> bool:
     try:
-        got = graph(case.inputs)
+        results = graph(case.inputs)
     except ExportError:
         return False
     return all(
-        difference(got[name], value, tolerance).passes for name, value in case.outputs.items()
+        difference(results[name], value, tolerance).passes for name, value in case.outputs.items()
     )

@@ -93,7 +93,7 @@ def build(
             _build_openvino(place, as_json=as_json)
         return
     with rewriting(bundle, output, overwrite=overwrite) as place, _stdout_on_stderr():
-        built, made = build_all(
+        new_bundle, variants = build_all(
             place.path,
             backend=backend,
             targets=target or [CURRENT],
@@ -102,13 +102,13 @@ def build(
             workspace=None if workspace is None else workspace << 20,
             progress=say,
         )
-        open_questions = built.manifest.open_questions(*made)
-        built.close()
+        open_questions = new_bundle.manifest.open_questions(*variants)
+        new_bundle.close()
     if as_json:
         emit_json(
             {
                 "bundle": place.shown,
-                "variants": [{"id": variant.id, **asdict(variant)} for variant in made],
+                "variants": [{"id": variant.id, **asdict(variant)} for variant in variants],
                 "not_checked": open_questions,
             }
         )
@@ -125,7 +125,7 @@ def build(
                 number(variant.metrics.get(f"{variant.precision}_max_rel")),
                 ", ".join(f"{name} {version}" for name, version in variant.requires.items()),
             )
-            for variant in made
+            for variant in variants
         ],
     )
     list_not_checked(open_questions)
@@ -135,27 +135,27 @@ def _build_openvino(place: Target, *, as_json: bool) -> None:
     """Add the variant, and time it beside the others."""
     from mmedge_export.targets.openvino import add_openvino
 
-    made, variant = add_openvino(Bundle.open(place.path))
-    open_questions = made.manifest.open_questions(variant)
-    found: dict[str, tuple[float, int]] = {}
-    if made.manifest.samples:
-        made, found = tune(made, tell=say, warn=warn)
-    made.close()
+    new_bundle, variant = add_openvino(Bundle.open(place.path))
+    open_questions = new_bundle.manifest.open_questions(variant)
+    times: dict[str, tuple[float, int]] = {}
+    if new_bundle.manifest.samples:
+        new_bundle, times = tune(new_bundle, tell=say, warn=warn)
+    new_bundle.close()
     if as_json:
-        measured = {
-            "latency_ms": {name: ms for name, (ms, _) in found.items()},
-            "threads": {name: count for name, (_, count) in found.items()},
+        figures = {
+            "latency_ms": {name: ms for name, (ms, _) in times.items()},
+            "threads": {name: count for name, (_, count) in times.items()},
         }
         emit_json(
             {
                 "bundle": place.shown,
                 "variant": variant.id,
-                **measured,
+                **figures,
                 "not_checked": open_questions,
             }
         )
         return
-    rows = [(name, number(ms), str(count)) for name, (ms, count) in found.items()]
+    rows = [(name, number(ms), str(count)) for name, (ms, count) in times.items()]
     table(f"{place.shown}: {variant.id} added", ("variant", "ms a call here", "threads"), rows)
     list_not_checked(open_questions)
 
@@ -167,10 +167,10 @@ def _stdout_on_stderr() -> Iterator[None]:
     TensorRT-RTX writes some warnings past its logger, to file descriptor 1.
     """
     sys.stdout.flush()
-    saved = os.dup(1)
+    stdout_copy = os.dup(1)
     os.dup2(2, 1)
     try:
         yield
     finally:
-        os.dup2(saved, 1)
-        os.close(saved)
+        os.dup2(stdout_copy, 1)
+        os.close(stdout_copy)

@@ -241,9 +241,9 @@ def export(
     _check_kept(report)
 
 
-def _refuse_alone(**given: object) -> None:
+def _refuse_alone(**options: object) -> None:
     """Options of a lower precision say nothing where none is asked for."""
-    names = [f"--{name.replace('_', '-')}" for name, value in given.items() if value is not None]
+    names = [f"--{name.replace('_', '-')}" for name, value in options.items() if value is not None]
     if names:
         raise typer.BadParameter(
             f"{', '.join(names)}: for a lower precision, and none is asked for; add --precision "
@@ -272,7 +272,7 @@ def _pairs(option: str, words: Sequence[str]) -> list[tuple[str, str]]:
         key, equals, value = word.partition("=")
         if not key or not equals or not value:
             raise typer.BadParameter(f"{option} {word!r}: expected NAME=VALUE")
-        if key in (known for known, _ in pairs):
+        if key in (earlier for earlier, _ in pairs):
             raise typer.BadParameter(f"{option} {key!r} is given twice")
         pairs.append((key, value))
     return pairs

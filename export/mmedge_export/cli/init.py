@@ -60,10 +60,10 @@ def init(
             {
                 "path": str(output),
                 "inputs": {
-                    own.name: None
-                    if own.example is None
-                    else f"{own.example.dtype}{list(own.example.shape)}"
-                    for own in draft.inputs
+                    entry.name: None
+                    if entry.example is None
+                    else f"{entry.example.dtype}{list(entry.example.shape)}"
+                    for entry in draft.inputs
                 },
                 "outputs": list(draft.outputs),
                 "fill_in": missing,

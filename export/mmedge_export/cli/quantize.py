@@ -140,12 +140,12 @@ def quantize(
         refuse_metric_limits(options, "without --task there is none")
     with rewriting(bundle, output, overwrite=overwrite) as place:
         with contextlib.redirect_stdout(sys.stderr), waiting(f"loading {task}"):
-            judged = None if task is None else _task(task)
-        if judged is not None and judged.metric is None:
+            task_object = None if task is None else _task(task)
+        if task_object is not None and task_object.metric is None:
             refuse_metric_limits(options, f"{task} has none")
         report = quantize_bundle(
             Bundle.open(place.path),
-            judged,
+            task_object,
             options,
             resume,
         )
@@ -159,10 +159,12 @@ def quantize(
         raise typer.Exit(1)
 
 
-def check_choice(option: str, value: str, known: Sequence[str]) -> None:
+def check_choice(option: str, value: str, choices: Sequence[str]) -> None:
     """Refuse a word that is none of those that an option takes."""
-    if value not in known:
-        raise typer.BadParameter(f"expected {' or '.join(known)}; got {value!r}", param_hint=option)
+    if value not in choices:
+        raise typer.BadParameter(
+            f"expected {' or '.join(choices)}; got {value!r}", param_hint=option
+        )
 
 
 def check_resume(folder: Path | None) -> None:
@@ -191,14 +193,14 @@ def quantize_options(
         raise typer.BadParameter("--max-drop and --min-metric both limit the metric: give one")
     if goal is not None:
         check_choice("--for", goal, GOALS)
-    given = {"max_error": max_error, "goal": goal, "budget": budget}
+    optional = {"max_error": max_error, "goal": goal, "budget": budget}
     return QuantizeOptions(
         precision=precision,
         max_drop=max_drop,
         min_metric=min_metric,
         threads=threads,
         backend=backend,
-        **{name: value for name, value in given.items() if value is not None},  # type: ignore[arg-type]
+        **{name: value for name, value in optional.items() if value is not None},  # type: ignore[arg-type]
     )
 
 
@@ -216,15 +218,16 @@ def refuse_metric_limits(options: QuantizeOptions, why: str) -> None:
 def _task(spec: str) -> Task:
     from mmedge_export.quantize.task import Task
 
-    made = load_object(spec)
-    if isinstance(made, Model):
-        return Task.of(made)
-    if not isinstance(made, Task):
+    instance = load_object(spec)
+    if isinstance(instance, Model):
+        return Task.of(instance)
+    if not isinstance(instance, Task):
         raise InputError(
-            f"--task {spec} gave {type(made).__name__}; expected a mmedge_export.quantize.Task, or "
-            "a mmedge_export.Model with evaluation samples and a metric"
+            f"--task {spec} gave {type(instance).__name__}; expected a "
+            "mmedge_export.quantize.Task, or a mmedge_export.Model with evaluation samples and a "
+            "metric"
         )
-    return made
+    return instance
 
 
 def quantize_bundle(
@@ -247,7 +250,7 @@ def quantize_bundle(
 
     console = stderr()
     with contextlib.redirect_stdout(sys.stderr), phases(console) as tell:
-        made, report = add_variant(
+        new_bundle, report = add_variant(
             bundle,
             task,
             options,
@@ -255,7 +258,7 @@ def quantize_bundle(
             progress=lambda line: say(line, console),
             phase=tell,
         )
-    made.close()
+    new_bundle.close()
     if report.warning is not None:
         warn(report.warning)
     return report

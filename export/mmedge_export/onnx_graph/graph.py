@@ -70,31 +70,33 @@ class Graph:
             name = str(value.name)
             if name not in model.inputs:
                 continue
-            for size, own in zip(value.shape or (), model.inputs[name].shape(), strict=False):
+            for size, model_size in zip(
+                value.shape or (), model.inputs[name].shape(), strict=False
+            ):
                 if isinstance(size, ir.SymbolicDim) and size.value:
-                    names[size.value] = own
+                    names[size.value] = model_size
         specs = []
         for value in self.model.graph.outputs:
-            got = outputs[str(value.name)]
+            output = outputs[str(value.name)]
             guess: list[object] = list((inferred or {}).get(str(value.name), ()))
-            guess = guess if len(guess) == got.ndim else [None] * got.ndim
-            declared: list[object] = guess if value.shape is None else list(value.shape)
-            if len(declared) != got.ndim:
+            guess = guess if len(guess) == output.ndim else [None] * output.ndim
+            declared_shape: list[object] = guess if value.shape is None else list(value.shape)
+            if len(declared_shape) != output.ndim:
                 raise ExportError(
                     f"output {value.name!r}: the graph says {value.shape}, the network gives "
-                    f"{list(got.shape)}"
+                    f"{list(output.shape)}"
                 )
             shape: list[int | str] = []
-            for axis, stated in enumerate(declared):
-                known = _known_size(stated, guess[axis], names)
-                if isinstance(known, str):
-                    fresh = _free(dimension_name(f"{value.name}_{axis}"), dimensions)
-                    known = names.setdefault(known, fresh) if known else fresh
-                if isinstance(known, str):
+            for axis, declared_size in enumerate(declared_shape):
+                dimension = _known_size(declared_size, guess[axis], names)
+                if isinstance(dimension, str):
+                    new_name = _free(dimension_name(f"{value.name}_{axis}"), dimensions)
+                    dimension = names.setdefault(dimension, new_name) if dimension else new_name
+                if isinstance(dimension, str):
                     # There may be none of what only comes out, such as detections.
-                    dimensions.setdefault(known, Dimension(0, max(got.shape[axis], 1)))
-                shape.append(known)
-            specs.append(TensorSpec(str(value.name), got.dtype.name, tuple(shape)))
+                    dimensions.setdefault(dimension, Dimension(0, max(output.shape[axis], 1)))
+                shape.append(dimension)
+            specs.append(TensorSpec(str(value.name), output.dtype.name, tuple(shape)))
         return inputs, tuple(specs), dimensions
 
 
@@ -175,12 +177,12 @@ def save(models: Mapping[str, ir.Model], folder: Path, *, place: str = "onnx") -
                     tensors[id(tensor)] = tensor
                     holders.setdefault(id(tensor), []).append(value)
     files = {f"{place}/{stage}.onnx": base / f"{stage}.onnx" for stage in models}
-    placed: list[ir.ExternalTensor] = []
+    external: list[ir.ExternalTensor] = []
     if tensors:
         files[f"{place}/{data}"] = base / data
-        placed = ir.external_data.convert_tensors_to_external(list(tensors.values()), base, data)
+        external = ir.external_data.convert_tensors_to_external(list(tensors.values()), base, data)
     try:
-        for key, tensor in zip(tensors, placed, strict=True):
+        for key, tensor in zip(tensors, external, strict=True):
             for value in holders[key]:
                 value.const_value = tensor
         for stage, model in models.items():
@@ -211,25 +213,27 @@ def precision(model: ir.Model) -> str:
 
 def dimension_name(text: str) -> str:
     """``text`` as a dimension's name: exporters write expressions and scopes into it."""
-    kept = "".join(c if c.isalnum() and c.isascii() else "_" for c in text)
-    return (kept if kept[:1].isalpha() else f"d{kept}")[:60]
+    identifier = "".join(c if c.isalnum() and c.isascii() else "_" for c in text)
+    return (identifier if identifier[:1].isalpha() else f"d{identifier}")[:60]
 
 
-def _known_size(declared: object, guess: object, names: Mapping[str, int | str]) -> int | str:
+def _known_size(declared_size: object, guess: object, names: Mapping[str, int | str]) -> int | str:
     """A size, or the graph's text for a dimension; empty where neither is known.
 
     ``guess`` is ONNX Runtime's, for a size that the graph leaves open. Its names of dimensions
     count only where they are those of inputs.
     """
-    if isinstance(declared, int):
-        return declared
-    text = declared if isinstance(declared, str) else getattr(declared, "value", None)
-    if text and not (declared is guess and text not in names):
+    if isinstance(declared_size, int):
+        return declared_size
+    text = (
+        declared_size if isinstance(declared_size, str) else getattr(declared_size, "value", None)
+    )
+    if text and not (declared_size is guess and text not in names):
         return str(text)
     return guess if isinstance(guess, int) or (isinstance(guess, str) and guess in names) else ""
 
 
-def _free(name: str, taken: Mapping[str, Any]) -> str:
-    while name in taken:
+def _free(name: str, names: Mapping[str, Any]) -> str:
+    while name in names:
         name += "_"
     return name

@@ -29,7 +29,7 @@ from mmedge_export.onnx_graph.size import ONE, Size, product, total
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["BROADCAST", "SAME", "Shape", "Sizes", "infer_sizes"]
+__all__ = ["BROADCAST", "SAME", "Shape", "SymbolicSizes", "infer_sizes"]
 
 Shape = tuple[Size, ...]
 
@@ -58,7 +58,7 @@ BROADCAST = frozenset(
 )
 
 
-class Sizes:
+class SymbolicSizes:
     """Shapes of values, and contents of integer tensors of at most one axis."""
 
     def __init__(self) -> None:
@@ -78,9 +78,9 @@ class Sizes:
         return self.contents.get(value)
 
 
-def infer_sizes(graph: ir.Graph) -> Sizes:
+def infer_sizes(graph: ir.Graph) -> SymbolicSizes:
     """Shapes of all values of ``graph`` proper, its subgraphs left out."""
-    sizes = Sizes()
+    sizes = SymbolicSizes()
     for value in (*graph.inputs, *graph.initializers.values()):
         _enter(sizes, value, None)
     for node in graph:
@@ -94,30 +94,32 @@ def infer_sizes(graph: ir.Graph) -> Sizes:
     return sizes
 
 
-def _enter(sizes: Sizes, value: ir.Value, found: Shape | None) -> None:
+def _enter(sizes: SymbolicSizes, value: ir.Value, shape: Shape | None) -> None:
     """Take what was found, what the file states where that says more, and fresh dimensions."""
-    stated = value.shape
-    if stated is None and value.const_value is not None:
-        stated = ir.Shape(value.const_value.shape.numpy())
-    if found is None:
-        if stated is None:
+    declared_shape = value.shape
+    if declared_shape is None and value.const_value is not None:
+        declared_shape = ir.Shape(value.const_value.shape.numpy())
+    if shape is None:
+        if declared_shape is None:
             return
-        found = tuple(
+        shape = tuple(
             Size.of(size if isinstance(size, int) else size.value or f"{value.name}:{axis}")
-            for axis, size in enumerate(stated)
+            for axis, size in enumerate(declared_shape)
         )
-    elif stated is not None and len(stated) == len(found):
-        pairs = zip(found, stated, strict=True)
-        found = tuple(_better(size, said) for size, said in pairs)
-    sizes.shapes[value] = found
+    elif declared_shape is not None and len(declared_shape) == len(shape):
+        pairs = zip(shape, declared_shape, strict=True)
+        shape = tuple(_better(size, declared_size) for size, declared_size in pairs)
+    sizes.shapes[value] = shape
 
 
-def _better(found: Size, stated: int | ir.SymbolicDim) -> Size:
+def _better(size: Size, declared_size: int | ir.SymbolicDim) -> Size:
     """A stated number, or a stated name for what has none but that of the value it was met in."""
-    if isinstance(stated, int):
-        return Size.of(stated)
-    fresh = any(":" in name for names, _ in found.terms for name in names)
-    return Size.of(stated.value) if fresh and stated.value is not None else found
+    if isinstance(declared_size, int):
+        return Size.of(declared_size)
+    is_placeholder = any(":" in name for names, _ in size.terms for name in names)
+    return (
+        Size.of(declared_size.value) if is_placeholder and declared_size.value is not None else size
+    )
 
 
 def _broadcast(shapes: Sequence[Shape]) -> Shape | None:
@@ -125,21 +127,21 @@ def _broadcast(shapes: Sequence[Shape]) -> Shape | None:
     result = []
     for axis in range(-rank, 0):
         here = [shape[axis] for shape in shapes if len(shape) >= -axis]
-        wide = [size for size in here if size != ONE] or [ONE]
-        fixed = [size for size in wide if size.number is not None]
-        if len(set(wide)) > 1 and not fixed:
+        not_one = [size for size in here if size != ONE] or [ONE]
+        static_sizes = [size for size in not_one if size.number is not None]
+        if len(set(not_one)) > 1 and not static_sizes:
             return None  # either of them may be 1
-        result.append(fixed[0] if fixed else wide[0])
+        result.append(static_sizes[0] if static_sizes else not_one[0])
     return tuple(result)
 
 
-def _shape(node: ir.Node, sizes: Sizes) -> Shape | list[Shape | None] | None:
-    known = [sizes.shape(value) for value in node.inputs if value is not None]
-    shapes = [shape for shape in known if shape is not None]
+def _shape(node: ir.Node, sizes: SymbolicSizes) -> Shape | list[Shape | None] | None:
+    input_shapes = [sizes.shape(value) for value in node.inputs if value is not None]
+    shapes = [shape for shape in input_shapes if shape is not None]
     if node.op_type == "Constant":
         tensor = constant_of(node)
         return None if tensor is None else tuple(Size.of(size) for size in tensor.shape.numpy())
-    if not shapes or len(shapes) < len(known):
+    if not shapes or len(shapes) < len(input_shapes):
         return None
     if node.op_type in SAME:
         return shapes[0]
@@ -160,7 +162,7 @@ def _reduced(node: ir.Node, shape: Shape) -> Shape | None:
     return tuple(size for axis, size in enumerate(shape) if axis not in axes)
 
 
-def _matmul(_node: ir.Node, shapes: list[Shape], _: Sizes) -> Shape | None:
+def _matmul(_node: ir.Node, shapes: list[Shape], _: SymbolicSizes) -> Shape | None:
     left, right = shapes
     if len(right) < 2:
         return left[:-1]
@@ -170,44 +172,44 @@ def _matmul(_node: ir.Node, shapes: list[Shape], _: Sizes) -> Shape | None:
     return None if batch is None else (*batch, left[-2], right[-1])
 
 
-def _gemm(node: ir.Node, shapes: list[Shape], _: Sizes) -> Shape:
+def _gemm(node: ir.Node, shapes: list[Shape], _: SymbolicSizes) -> Shape:
     row = shapes[0][1 if node.attributes.get_int("transA", 0) else 0]
     return row, shapes[1][0 if node.attributes.get_int("transB", 0) else 1]
 
 
-def _transpose(node: ir.Node, shapes: list[Shape], _: Sizes) -> Shape:
+def _transpose(node: ir.Node, shapes: list[Shape], _: SymbolicSizes) -> Shape:
     return tuple(shapes[0][axis] for axis in permutation(node, len(shapes[0])))
 
 
-def _concat(node: ir.Node, shapes: list[Shape], _: Sizes) -> Shape:
+def _concat(node: ir.Node, shapes: list[Shape], _: SymbolicSizes) -> Shape:
     axis = axis_of(node, 0, len(shapes[0]))
     along = total(shape[axis] for shape in shapes)
     return (*shapes[0][:axis], along, *shapes[0][axis + 1 :])
 
 
-def _reshape(node: ir.Node, shapes: list[Shape], sizes: Sizes) -> Shape | None:
+def _reshape(node: ir.Node, shapes: list[Shape], sizes: SymbolicSizes) -> Shape | None:
     target = sizes.content(node.inputs[1])
     if target is None:
         return None
     copies = not node.attributes.get_int("allowzero", 0)
-    taken = [
+    result = [
         shapes[0][axis] if copies and size.number == 0 and axis < len(shapes[0]) else size
         for axis, size in enumerate(target)
     ]
-    for axis, size in enumerate(taken):
+    for axis, size in enumerate(result):
         if size.number == -1:
-            rest = product(other for other in taken if other.number != -1)
-            found = product(shapes[0]).over(rest)
-            taken[axis] = found or Size.of(f"{node.outputs[0].name}:{axis}")
-    return tuple(taken)
+            rest = product(other for other in result if other.number != -1)
+            quotient = product(shapes[0]).over(rest)
+            result[axis] = quotient or Size.of(f"{node.outputs[0].name}:{axis}")
+    return tuple(result)
 
 
-def _expand(node: ir.Node, shapes: list[Shape], sizes: Sizes) -> Shape | None:
+def _expand(node: ir.Node, shapes: list[Shape], sizes: SymbolicSizes) -> Shape | None:
     target = sizes.content(node.inputs[1])
     return None if target is None else _broadcast([shapes[0], target])
 
 
-def _unsqueeze(node: ir.Node, shapes: list[Shape], _: Sizes) -> Shape | None:
+def _unsqueeze(node: ir.Node, shapes: list[Shape], _: SymbolicSizes) -> Shape | None:
     axes = new_axes(node, len(shapes[0]))
     if axes is None:
         return None
@@ -215,7 +217,7 @@ def _unsqueeze(node: ir.Node, shapes: list[Shape], _: Sizes) -> Shape | None:
     return tuple(ONE if axis in axes else next(rest) for axis in range(len(shapes[0]) + len(axes)))
 
 
-def _squeeze(node: ir.Node, shapes: list[Shape], _: Sizes) -> Shape | None:
+def _squeeze(node: ir.Node, shapes: list[Shape], _: SymbolicSizes) -> Shape | None:
     axes = given_axes(node)
     if axes is None:
         return None
@@ -223,26 +225,26 @@ def _squeeze(node: ir.Node, shapes: list[Shape], _: Sizes) -> Shape | None:
     return tuple(size for axis, size in enumerate(shapes[0]) if axis not in gone)
 
 
-def _gather(node: ir.Node, shapes: list[Shape], _: Sizes) -> Shape:
+def _gather(node: ir.Node, shapes: list[Shape], _: SymbolicSizes) -> Shape:
     axis = axis_of(node, 0, len(shapes[0]))
     return shapes[0][:axis] + shapes[1] + shapes[0][axis + 1 :]
 
 
-def _slice(node: ir.Node, shapes: list[Shape], _: Sizes) -> Shape | None:
+def _slice(node: ir.Node, shapes: list[Shape], _: SymbolicSizes) -> Shape | None:
     bounds = slice_bounds(node, len(shapes[0]))
     if bounds is None:
         return None
     result = list(shapes[0])
-    for axis, cut in bounds.items():
+    for axis, window in bounds.items():
         number = result[axis].number
         if number is not None:
-            result[axis] = Size.of(len(range(number)[cut]))
+            result[axis] = Size.of(len(range(number)[window]))
         else:
             result[axis] = Size.of(f"{node.outputs[0].name}:{axis}")
     return tuple(result)
 
 
-def _split(node: ir.Node, shapes: list[Shape], sizes: Sizes) -> list[Shape | None]:
+def _split(node: ir.Node, shapes: list[Shape], sizes: SymbolicSizes) -> list[Shape | None]:
     axis = axis_of(node, 0, len(shapes[0]))
     content = sizes.content(node.inputs[1]) if len(node.inputs) > 1 else None
     along, count = shapes[0][axis].number, len(node.outputs)
@@ -254,11 +256,13 @@ def _split(node: ir.Node, shapes: list[Shape], sizes: Sizes) -> list[Shape | Non
     return [(*shapes[0][:axis], size, *shapes[0][axis + 1 :]) for size in content]
 
 
-def _shape_of(node: ir.Node, shapes: list[Shape], _: Sizes) -> Shape:
+def _shape_of(node: ir.Node, shapes: list[Shape], _: SymbolicSizes) -> Shape:
     return (Size.of(len(shapes[0][shape_window(node)])),)
 
 
-RULES: dict[str, Callable[[ir.Node, list[Shape], Sizes], Shape | list[Shape | None] | None]] = {
+RULES: dict[
+    str, Callable[[ir.Node, list[Shape], SymbolicSizes], Shape | list[Shape | None] | None]
+] = {
     "Concat": _concat,
     "Expand": _expand,
     "Gather": _gather,
@@ -274,7 +278,7 @@ RULES: dict[str, Callable[[ir.Node, list[Shape], Sizes], Shape | list[Shape | No
 }
 
 
-def _content(node: ir.Node, sizes: Sizes) -> Shape | None:
+def _content(node: ir.Node, sizes: SymbolicSizes) -> Shape | None:
     """What an integer output of at most one axis holds."""
     value = node.outputs[0] if node.outputs else None
     shape = sizes.shape(value)
@@ -285,8 +289,8 @@ def _content(node: ir.Node, sizes: Sizes) -> Shape | None:
         return None if source is None else source[shape_window(node)]
     if node.op_type == "Constant":
         return None  # read where it is asked for
-    given = [sizes.content(taken) for taken in node.inputs if taken is not None]
-    first = given[0] if given else None
+    input_contents = [sizes.content(operand) for operand in node.inputs if operand is not None]
+    first = input_contents[0] if input_contents else None
     if first is None:
         return None
     if node.op_type in ("Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze"):
@@ -297,14 +301,14 @@ def _content(node: ir.Node, sizes: Sizes) -> Shape | None:
     if node.op_type == "ReduceSum":
         return (total(first),)
     if node.op_type == "Gather":
-        picked = integers(node.inputs[1])
-        fits = picked is not None and all(-len(first) <= at < len(first) for at in picked)
-        return tuple(first[at] for at in picked) if fits and picked is not None else None
+        indices = integers(node.inputs[1])
+        fits = indices is not None and all(-len(first) <= at < len(first) for at in indices)
+        return tuple(first[at] for at in indices) if fits and indices is not None else None
     if node.op_type == "Slice":
         bounds = slice_bounds(node, 1)
         return None if bounds is None else first[bounds[0]]
-    contents = [content for content in given if content is not None]
-    if len(contents) < len(given):
+    contents = [content for content in input_contents if content is not None]
+    if len(contents) < len(input_contents):
         return None
     if node.op_type == "Concat":
         return tuple(size for content in contents for size in content)
@@ -317,12 +321,12 @@ def _arithmetic(op: str, left: Shape, right: Shape) -> Shape | None:
     count = max(len(left), len(right))
     if not {len(left), len(right)} <= {1, count}:
         return None
-    found = []
+    sizes = []
     for a, b in zip(left * (count // len(left)), right * (count // len(right)), strict=True):
         result = {"Add": a + b, "Sub": a - b, "Mul": a * b, "Div": None}[op]
         if op == "Div":
             result = a.floor(b)
         if result is None:
             return None
-        found.append(result)
-    return tuple(found)
+        sizes.append(result)
+    return tuple(sizes)

@@ -17,34 +17,34 @@ if TYPE_CHECKING:
 
     from mmedge.spec import Array
 
-__all__ = ["Range", "measure_ranges", "range_of"]
+__all__ = ["Magnitudes", "magnitudes_of", "measure_ranges"]
 
 #: Tensors read back in one run: all activations of a large graph at once would not fit in memory.
 CHUNK = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Range:
+class Magnitudes:
     """Largest and smallest nonzero finite magnitude seen; both 0 where every value is 0."""
 
     largest: float = 0.0
     smallest: float = 0.0
 
-    def __or__(self, other: Range) -> Range:
+    def __or__(self, other: Magnitudes) -> Magnitudes:
         small = [value for value in (self.smallest, other.smallest) if value > 0.0]
-        return Range(max(self.largest, other.largest), min(small, default=0.0))
+        return Magnitudes(max(self.largest, other.largest), min(small, default=0.0))
 
 
-def range_of(values: Array) -> Range:
-    """Range of one array. Inf and NaN are left out: float16 has them too."""
+def magnitudes_of(values: Array) -> Magnitudes:
+    """Magnitudes of one array. Inf and NaN are left out: float16 has them too."""
     magnitude = np.abs(values[np.isfinite(values)])
     magnitude = magnitude[magnitude > 0]
     if magnitude.size == 0:
-        return Range()
-    return Range(float(magnitude.max()), float(magnitude.min()))
+        return Magnitudes()
+    return Magnitudes(float(magnitude.max()), float(magnitude.min()))
 
 
-def measure_ranges(model: ir.Model, feeds: Iterable[Mapping[str, Array]]) -> dict[str, Range]:
+def measure_ranges(model: ir.Model, feeds: Iterable[Mapping[str, Array]]) -> dict[str, Magnitudes]:
     """Run a graph in ONNX Runtime and measure every float32 tensor of its main graph.
 
     Args:
@@ -52,7 +52,7 @@ def measure_ranges(model: ir.Model, feeds: Iterable[Mapping[str, Array]]) -> dic
         feeds: one mapping of input name to array for each sample.
 
     Returns:
-        Range by value name: inputs, initializers and what every node yields.
+        Magnitudes by value name: inputs, initializers and what every node yields.
 
     Raises:
         BackendError: ONNX Runtime cannot be imported.
@@ -65,14 +65,14 @@ def measure_ranges(model: ir.Model, feeds: Iterable[Mapping[str, Array]]) -> dic
         ) from error
     samples = [dict(feed) for feed in feeds]
     ranges = {
-        name: range_of(value.const_value.numpy())
+        name: magnitudes_of(value.const_value.numpy())
         for name, value in model.graph.initializers.items()
         if value.const_value is not None and value.dtype == ir.DataType.FLOAT
     }
     for sample in samples:
         for name, array in sample.items():
             if np.issubdtype(array.dtype, np.floating):
-                ranges[name] = ranges.get(name, Range()) | range_of(array)
+                ranges[name] = ranges.get(name, Magnitudes()) | magnitudes_of(array)
 
     inner = [
         value.name
@@ -96,5 +96,5 @@ def measure_ranges(model: ir.Model, feeds: Iterable[Mapping[str, Array]]) -> dic
             for start in range(0, len(inner), CHUNK):
                 names = inner[start : start + CHUNK]
                 for name, array in zip(names, session.run(names, sample), strict=True):
-                    ranges[name] = ranges.get(name, Range()) | range_of(array)
+                    ranges[name] = ranges.get(name, Magnitudes()) | magnitudes_of(array)
     return ranges

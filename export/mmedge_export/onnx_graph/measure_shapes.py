@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
     from mmedge.spec import Array
 
-__all__ = ["Measured", "measure_shapes"]
+__all__ = ["MeasuredTensor", "measure_shapes"]
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class MeasuredTensor:
     """Shape and dtype of one tensor."""
 
     shape: tuple[int, ...]
@@ -39,7 +39,7 @@ class Measured:
         return -(-self.size * self.dtype.bitwidth // 8)
 
 
-def measure_shapes(model: ir.Model, inputs: Mapping[str, Array]) -> dict[str, Measured]:
+def measure_shapes(model: ir.Model, inputs: Mapping[str, Array]) -> dict[str, MeasuredTensor]:
     """Run a graph once in ONNX Runtime on the CPU and measure every tensor of its main graph.
 
     Only shapes are read back, so that activations are freed as in any other run. Values inside
@@ -57,7 +57,7 @@ def measure_shapes(model: ir.Model, inputs: Mapping[str, Array]) -> dict[str, Me
         ExportError: an input is missing, or ONNX Runtime refuses the graph or these inputs.
     """
     measured = {
-        name: Measured(tuple(value.const_value.shape.numpy()), value.const_value.dtype)
+        name: MeasuredTensor(tuple(value.const_value.shape.numpy()), value.const_value.dtype)
         for name, value in model.graph.initializers.items()
         if value.const_value is not None and value.const_value.dtype != ir.DataType.STRING
     }
@@ -65,7 +65,7 @@ def measure_shapes(model: ir.Model, inputs: Mapping[str, Array]) -> dict[str, Me
         name = str(value.name)
         if name in inputs:
             given = inputs[name]
-            measured[name] = Measured(tuple(given.shape), ir.DataType.from_numpy(given.dtype))
+            measured[name] = MeasuredTensor(tuple(given.shape), ir.DataType.from_numpy(given.dtype))
         elif name not in measured:
             raise ExportError(
                 f"shapes cannot be measured: input {name!r} is missing; there are "
@@ -109,7 +109,7 @@ def measure_shapes(model: ir.Model, inputs: Mapping[str, Array]) -> dict[str, Me
             said = ", ".join(f"{n}: {v.dtype} {list(v.shape)}" for n, v in fed.items())
             raise ExportError(f"shapes cannot be measured on {said}: {error}") from error
     for (name, dtype), shape in zip(dtypes.items(), shapes, strict=True):
-        measured[name] = Measured(tuple(int(n) for n in shape), dtype)
+        measured[name] = MeasuredTensor(tuple(int(n) for n in shape), dtype)
     return measured
 
 

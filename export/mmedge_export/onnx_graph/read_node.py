@@ -89,12 +89,14 @@ def permutation(node: ir.Node, rank: int) -> tuple[int, ...]:
 
 def slice_bounds(node: ir.Node, rank: int) -> dict[int, slice] | None:
     """What a Slice with constant bounds takes of each axis; None where they are not constant."""
-    given = [integers(value) for value in node.inputs[1:] if value is not None]
-    if len(given) < 2 or any(numbers is None for numbers in given):
+    operands = [integers(value) for value in node.inputs[1:] if value is not None]
+    if len(operands) < 2 or any(numbers is None for numbers in operands):
         return None
-    starts, ends = given[0] or (), given[1] or ()
-    axes = given[2] if len(given) > 2 and given[2] is not None else tuple(range(len(starts)))
-    steps = given[3] if len(given) > 3 and given[3] is not None else (1,) * len(starts)
+    starts, ends = operands[0] or (), operands[1] or ()
+    axes = (
+        operands[2] if len(operands) > 2 and operands[2] is not None else tuple(range(len(starts)))
+    )
+    steps = operands[3] if len(operands) > 3 and operands[3] is not None else (1,) * len(starts)
     # Python's own slices clamp as ONNX does.
     return {
         axis % rank: slice(start, end, step)

@@ -72,14 +72,14 @@ class Size:
         for _ in range(64):  # of terms; a quotient with more is none that we could use
             if not rest.terms:
                 return quotient
-            left = list(rest.terms[-1][0])
+            factors = list(rest.terms[-1][0])
             for name in names:
-                if name not in left:
+                if name not in factors:
                     return None
-                left.remove(name)
+                factors.remove(name)
             if rest.terms[-1][1] % factor:
                 return None
-            term = Size(((tuple(left), rest.terms[-1][1] // factor),))
+            term = Size(((tuple(factors), rest.terms[-1][1] // factor),))
             rest, quotient = rest - term * other, quotient + term
         return None
 
@@ -105,8 +105,8 @@ class Size:
 
 def _from(sums: dict[Monomial, int]) -> Size:
     # By degree first: a monomial order, so that the last term leads.
-    kept = [(names, factor) for names, factor in sums.items() if factor]
-    return Size(tuple(sorted(kept, key=lambda term: (len(term[0]), term[0]))))
+    terms = [(names, factor) for names, factor in sums.items() if factor]
+    return Size(tuple(sorted(terms, key=lambda term: (len(term[0]), term[0]))))
 
 
 def _read(tree: ast.expr) -> Size:

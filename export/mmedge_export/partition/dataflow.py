@@ -29,14 +29,14 @@ SIZES = frozenset({"Shape", "Size"})
 
 def used(node: ir.Node) -> list[ir.Value]:
     """Every value that a node reads: its inputs, and what its subgraphs take from around them."""
-    found = [value for value in node.inputs if value is not None]
+    values = [value for value in node.inputs if value is not None]
     for inner in _subgraphs(node):
-        own = {id(value) for value in inner.inputs}
-        own.update(id(value) for value in inner.initializers.values())
-        own.update(id(value) for child in inner for value in child.outputs)
+        inner_ids = {id(value) for value in inner.inputs}
+        inner_ids.update(id(value) for value in inner.initializers.values())
+        inner_ids.update(id(value) for child in inner for value in child.outputs)
         reads = [value for child in inner for value in used(child)]
-        found += [value for value in (*reads, *inner.outputs) if id(value) not in own]
-    return list({id(value): value for value in found}.values())
+        values += [value for value in (*reads, *inner.outputs) if id(value) not in inner_ids]
+    return list({id(value): value for value in values}.values())
 
 
 def owners(
@@ -52,23 +52,23 @@ def owners(
         groups: input names by modality.
     """
     of_input = {name: frozenset({key}) for key, names in groups.items() for name in names}
-    forced: dict[ir.Node, Owner] = {}
+    extra_owners: dict[ir.Node, Owner] = {}
     while True:
         nodes: dict[ir.Node, Owner] = {}
         values: dict[ir.Value, Owner] = {
             value: of_input.get(str(value.name), NOBODY) for value in graph.inputs
         }
         for node in graph:
-            content = forced.get(node, NOBODY)
+            content = extra_owners.get(node, NOBODY)
             if node.op_type not in SIZES:
                 content = content.union(*(values.get(value, NOBODY) for value in used(node)))
             nodes[node] = content
             values.update(dict.fromkeys(node.outputs, content))
-        found = _foreign(graph, groups, nodes, values)
-        if not found:
+        foreign_owners = _foreign(graph, groups, nodes, values)
+        if not foreign_owners:
             return nodes, values
-        for node, more in found.items():
-            forced[node] = forced.get(node, NOBODY) | more
+        for node, more in foreign_owners.items():
+            extra_owners[node] = extra_owners.get(node, NOBODY) | more
 
 
 def _foreign(
@@ -78,64 +78,64 @@ def _foreign(
     values: Mapping[ir.Value, Owner],
 ) -> dict[ir.Node, Owner]:
     """Nodes of one modality that read sizes which their modality's inputs cannot tell."""
-    found: dict[ir.Node, Owner] = {}
-    known = {
+    foreign_owners: dict[ir.Node, Owner] = {}
+    symbols_of = {
         key: _symbols([v for v in graph.inputs if v.name in names]) for key, names in groups.items()
     }
     for node, content in nodes.items():
         if len(content) != 1:
             continue
         (modality,) = content
-        for source in _size_sources(node, values, known[modality]):
+        for source in _size_sources(node, values, symbols_of[modality]):
             owner = values.get(source, NOBODY)
             if not owner <= content:
-                found[node] = found.get(node, NOBODY) | owner
-    return found
+                foreign_owners[node] = foreign_owners.get(node, NOBODY) | owner
+    return foreign_owners
 
 
 def _size_sources(
-    node: ir.Node, owner: Mapping[ir.Value, Owner], known: Mapping[str, object]
+    node: ir.Node, owner: Mapping[ir.Value, Owner], symbols: Mapping[str, object]
 ) -> list[ir.Value]:
     """Values with an owner whose sizes reach ``node`` through free values alone.
 
-    Those whose sizes are all ``known`` by name are left out. A size may be that of a value which
+    Those whose sizes are all ``symbols`` by name are left out. A size may be that of a value which
     was itself made from sizes (zeros of the batch's size): then what that one was made from counts.
     """
-    found: list[ir.Value] = []
-    seen: set[ir.Value] = set()
+    sources: list[ir.Value] = []
+    visited_values: set[ir.Value] = set()
     waiting = [value for value in used(node) if not owner.get(value)]
     if node.op_type in SIZES:
         return []
     while waiting:
         value = waiting.pop()
         step = value.producer()
-        if value in seen or step is None:
+        if value in visited_values or step is None:
             continue
-        seen.add(value)
+        visited_values.add(value)
         if step.op_type not in SIZES:
             waiting += used(step)
             continue
         source = step.inputs[0]
-        if source is None or _tells(step, source, known):
+        if source is None or _tells(step, source, symbols):
             continue
         if owner.get(source):
-            found.append(source)
+            sources.append(source)
         else:
             waiting.append(source)
-    return found
+    return sources
 
 
 def _symbols(values: Iterable[ir.Value]) -> dict[str, tuple[ir.Value, int]]:
     """Where each dynamic dimension can be read."""
-    found: dict[str, tuple[ir.Value, int]] = {}
+    places: dict[str, tuple[ir.Value, int]] = {}
     for value in values:
         for axis, size in enumerate(value.shape or ()):
             if isinstance(size, ir.SymbolicDim) and size.value is not None:
-                found.setdefault(size.value, (value, axis))
-    return found
+                places.setdefault(size.value, (value, axis))
+    return places
 
 
-def _wanted(step: ir.Node, source: ir.Value) -> list[int | str] | None:
+def _sizes_read(step: ir.Node, source: ir.Value) -> list[int | str] | None:
     """The sizes that a Shape node reads; None where they are not known by value or by name."""
     if step.op_type != "Shape" or source.shape is None:
         return None
@@ -153,9 +153,9 @@ def _wanted(step: ir.Node, source: ir.Value) -> list[int | str] | None:
     return sizes
 
 
-def _tells(step: ir.Node, source: ir.Value, known: Mapping[str, object]) -> bool:
-    sizes = _wanted(step, source)
-    return sizes is not None and all(isinstance(s, int) or s in known for s in sizes)
+def _tells(step: ir.Node, source: ir.Value, symbols: Mapping[str, object]) -> bool:
+    sizes = _sizes_read(step, source)
+    return sizes is not None and all(isinstance(s, int) or s in symbols for s in sizes)
 
 
 def rebind(
@@ -181,53 +181,55 @@ def rebind(
         Shape and Size nodes that still read from outside, since no available value tells the size;
         and each copied value's original.
     """
-    reader = _Reader(graph, _symbols(available), inside, owner)
+    reader = _SizeReader(graph, _symbols(available), inside, owner)
     for node in nodes:
         for index, value in enumerate(node.inputs):
             if value is not None and not owner.get(value):
-                node.replace_input_with(index, reader.own(value))
+                node.replace_input_with(index, reader.replacement(value))
         # What a subgraph captures is left as it is: its sizes count as read from outside.
         captured = [value for value in used(node) if value not in node.inputs]
         for value in captured:
             reader.note(value)
     graph.sort()
-    return list(reader.left), reader.originals
+    return list(reader.outside_reads), reader.originals
 
 
-class _Reader:
+class _SizeReader:
     """Copies size arithmetic for one stage, reading sizes from what the stage has."""
 
     def __init__(
         self,
         graph: ir.Graph,
-        known: Mapping[str, tuple[ir.Value, int]],
+        symbols: Mapping[str, tuple[ir.Value, int]],
         inside: Callable[[ir.Value], bool],
         owner: Mapping[ir.Value, Owner],
     ) -> None:
         self.graph = graph
-        self.known = known
+        self.symbols = symbols
         self.inside = inside
         self.owner = owner
-        self.left: dict[ir.Node, None] = {}
+        self.outside_reads: dict[ir.Node, None] = {}
         self.originals: dict[ir.Value, ir.Value] = {}
-        self._own: dict[ir.Value, ir.Value] = {}
+        self._replacements: dict[ir.Value, ir.Value] = {}
         self._outside: dict[ir.Value, bool] = {}
         self._count = 0
         self._prefix = "size_"
-        taken = _names(graph)
-        while any(name.startswith(self._prefix) for name in taken):
+        names = _names(graph)
+        while any(name.startswith(self._prefix) for name in names):
             self._prefix += "_"
 
-    def own(self, value: ir.Value) -> ir.Value:
+    def replacement(self, value: ir.Value) -> ir.Value:
         """What stands for ``value`` in this stage; itself where nothing foreign leads to it."""
-        if value in self._own:
-            return self._own[value]
+        if value in self._replacements:
+            return self._replacements[value]
         step = value.producer()
-        made = value
+        replacement = value
         if step is not None and not self.owner.get(value):
-            made = self._shape(step, value) if step.op_type in SIZES else self._copy(step, value)
-        self._own[value] = made
-        return made
+            replacement = (
+                self._shape(step, value) if step.op_type in SIZES else self._copy(step, value)
+            )
+        self._replacements[value] = replacement
+        return replacement
 
     def note(self, value: ir.Value) -> None:
         """Remember the foreign sizes that lead to a value which is not replaced."""
@@ -239,7 +241,7 @@ class _Reader:
             if source is not None and self._is_free(source):
                 self.note(source)
             elif source is not None and not self.inside(source):
-                self.left[step] = None
+                self.outside_reads[step] = None
             return
         for source in used(step):
             self.note(source)
@@ -263,11 +265,11 @@ class _Reader:
         source = step.inputs[0]
         if source is None or not self._reads_outside(source):
             return value
-        sizes = _wanted(step, source)
-        if sizes is None or not all(isinstance(s, int) or s in self.known for s in sizes):
+        sizes = _sizes_read(step, source)
+        if sizes is None or not all(isinstance(s, int) or s in self.symbols for s in sizes):
             if self._is_free(source):
                 return self._copy(step, value)
-            self.left[step] = None
+            self.outside_reads[step] = None
             return value
         pieces = [self._size(size) for size in sizes]
         if len(pieces) == 1:
@@ -278,7 +280,7 @@ class _Reader:
         """One size as int64 [1]."""
         if isinstance(size, int):
             return self._constant([size])
-        value, axis = self.known[size]
+        value, axis = self.symbols[size]
         whole = self._node("Shape", [value])
         # Shape's start and end came with opset 15; Gather is in all.
         return self._node("Gather", [whole, self._constant([axis])], axis=0)
@@ -287,7 +289,7 @@ class _Reader:
         if any(True for _ in _subgraphs(step)):
             self.note(value)
             return value
-        inputs = [None if v is None else self.own(v) for v in step.inputs]
+        inputs = [None if v is None else self.replacement(v) for v in step.inputs]
         if all(new is old for new, old in zip(inputs, step.inputs, strict=True)):
             return value
         copy = ir.Node(
@@ -300,9 +302,9 @@ class _Reader:
         self._insert(copy)
         for new, old in zip(copy.outputs, step.outputs, strict=True):
             new.shape, new.type = old.shape, old.type
-            self._own[old] = new
+            self._replacements[old] = new
             self.originals[new] = old
-        return self._own[value]
+        return self._replacements[value]
 
     def _constant(self, numbers: list[int]) -> ir.Value:
         value = ir.Value(
@@ -315,8 +317,8 @@ class _Reader:
         return value
 
     def _node(self, op: str, inputs: Sequence[ir.Value], **attributes: int) -> ir.Value:
-        made = [ir.AttrInt64(name, number) for name, number in attributes.items()]
-        node = ir.Node("", op, list(inputs), made)
+        attrs = [ir.AttrInt64(name, number) for name, number in attributes.items()]
+        node = ir.Node("", op, list(inputs), attrs)
         self._insert(node)
         return node.outputs[0]
 

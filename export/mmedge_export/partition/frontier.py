@@ -49,11 +49,11 @@ def frontier(
     """
     total = sum(flops_of.get(node, 0) for node in nodes)
     most = int(MOVED_SHARE * total)
-    moved = _cut(nodes, bytes_of, flops_of, leaving, most)
-    if sum(flops_of.get(node, 0) for node in moved) > most:
+    moved_nodes = _cut(nodes, bytes_of, flops_of, leaving, most)
+    if sum(flops_of.get(node, 0) for node in moved_nodes) > most:
         # Each was small, all together are not: then only what costs nothing.
-        moved = _cut(nodes, bytes_of, flops_of, leaving, 0)
-    return moved
+        moved_nodes = _cut(nodes, bytes_of, flops_of, leaving, 0)
+    return moved_nodes
 
 
 def _cut(
@@ -84,14 +84,14 @@ def _cut(
                 start = encoder
             else:
                 continue  # sizes and constants are copied where they are needed
-            crossing = ("value", value)
-            graph.add_edge(start, crossing, capacity=bytes_of.get(str(value.name), 0))
-            graph.add_edge(crossing, ("node", node))
+            vertex = ("value", value)
+            graph.add_edge(start, vertex, capacity=bytes_of.get(str(value.name), 0))
+            graph.add_edge(vertex, ("node", node))
         for value in node.outputs:
             if value in gone:
-                crossing = ("value", value)
-                graph.add_edge(("node", node), crossing, capacity=bytes_of.get(str(value.name), 0))
-                graph.add_edge(crossing, fusion)
+                vertex = ("value", value)
+                graph.add_edge(("node", node), vertex, capacity=bytes_of.get(str(value.name), 0))
+                graph.add_edge(vertex, fusion)
     if not graph.in_degree(fusion):
         return set()
     _, (_, rest) = nx.minimum_cut(graph, encoder, fusion)

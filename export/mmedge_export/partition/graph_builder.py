@@ -12,14 +12,14 @@ import onnx_ir as ir
 
 from mmedge_export.onnx_graph.read_node import axis_of, constant_of
 from mmedge_export.onnx_graph.size import ONE, Size, product, total
-from mmedge_export.partition.parts import Parts
+from mmedge_export.partition.parts import ConcatParts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from mmedge_export.onnx_graph.infer_sizes import Shape, Sizes
+    from mmedge_export.onnx_graph.infer_sizes import Shape, SymbolicSizes
     from mmedge_export.partition.owners import Owners
     from mmedge_export.partition.parts import Owner
 
@@ -31,9 +31,9 @@ INT64 = ir.DataType.INT64
 class Workbench:
     """The graph under work: known parts, and new nodes, which go before ``point``."""
 
-    def __init__(self, graph: ir.Graph, sizes: Sizes, owners: Owners) -> None:
+    def __init__(self, graph: ir.Graph, sizes: SymbolicSizes, owners: Owners) -> None:
         self.graph, self.sizes, self.owners = graph, sizes, owners
-        self.parts: dict[ir.Value, Parts] = {}
+        self.parts: dict[ir.Value, ConcatParts] = {}
         self.made: list[ir.Node] = []
         self.point: ir.Node = graph[0]
         self.given = set(graph.initializers.values())
@@ -51,12 +51,12 @@ class Workbench:
         """Symbolic shape, of new values too."""
         return self.sizes.shape(value)
 
-    def free_name(self, wanted: str) -> str:
-        """``wanted``, or with a number where it is taken."""
-        name, number = wanted, 0
+    def free_name(self, stem: str) -> str:
+        """``stem``, or with a number where it is taken."""
+        name, number = stem, 0
         while name in self._names:
             number += 1
-            name = f"{wanted}_{number}"
+            name = f"{stem}_{number}"
         self._names.add(name)
         return name
 
@@ -82,9 +82,9 @@ class Workbench:
             domain: ONNX's own by default.
         """
         values = []
-        for wanted, dtype, shape in outputs:
+        for stem, dtype, shape in outputs:
             value = ir.Value(
-                name=self.free_name(wanted),
+                name=self.free_name(stem),
                 type=None if dtype is None else ir.TensorType(dtype),
                 shape=None if shape is None else ir.Shape([_dimension(size) for size in shape]),
             )
@@ -137,9 +137,9 @@ class Workbench:
             live = any(value.uses() or value.is_graph_output() for value in node.outputs)
             if live or node.graph is not self.graph:
                 continue
-            taken = [value for value in node.inputs if value is not None]
+            operands = [value for value in node.inputs if value is not None]
             self.graph.remove(node, safe=True)
-            for value in taken:
+            for value in operands:
                 if (producer := value.producer()) is not None:
                     waiting.append(producer)
                 elif value.is_initializer() and not (
@@ -168,7 +168,7 @@ class Workbench:
             return constant_of(node)
         return value.const_value
 
-    def parts_of(self, concat: ir.Node, *, merge: bool = False) -> Parts | None:
+    def parts_of(self, concat: ir.Node, *, merge: bool = False) -> ConcatParts | None:
         """What a Concat is made of; None where a size is unknown.
 
         Args:
@@ -190,15 +190,15 @@ class Workbench:
                 parts.append(((value,), here[axis], self.owners.of(value)))
         if any(size.number == 0 for _, size, _ in parts):
             return None
-        kept = parts[:1]
+        groups = parts[:1]
         for values, size, owner in parts[1:]:
-            before = kept[-1]
+            before = groups[-1]
             if merge and owner == before[2] and len(owner) == 1:
-                kept[-1] = before[0] + values, before[1] + size, owner
+                groups[-1] = before[0] + values, before[1] + size, owner
             else:
-                kept.append((values, size, owner))
-        values_, sizes, owners = zip(*kept, strict=True)
-        return Parts(concat, axis, values_, sizes, owners)
+                groups.append((values, size, owner))
+        values_, sizes, owners = zip(*groups, strict=True)
+        return ConcatParts(concat, axis, values_, sizes, owners)
 
     def join(self, values: tuple[ir.Value, ...], axis: int) -> ir.Value:
         """The values as one."""
@@ -222,15 +222,15 @@ class Workbench:
     ) -> tuple[ir.Value, ...] | None:
         """A constant cut up along an axis; None where it is no constant, or a size no number."""
         tensor = self.constant(value)
-        fixed = tuple(size.number for size in sizes if size.number is not None)
-        if tensor is None or len(fixed) < len(sizes):
+        lengths = tuple(size.number for size in sizes if size.number is not None)
+        if tensor is None or len(lengths) < len(sizes):
             return None
-        key = (value, axis, fixed)
+        key = (value, axis, lengths)
         if key not in self._cuts:
             array = tensor.numpy()
-            if array.shape[axis] != sum(fixed):
+            if array.shape[axis] != sum(lengths):
                 return None
-            pieces = np.split(array, np.cumsum(fixed)[:-1], axis)
+            pieces = np.split(array, np.cumsum(lengths)[:-1], axis)
             self._cuts[key] = tuple(
                 self._constant(self.free_name(f"{value.name}_part{i}"), np.ascontiguousarray(piece))
                 for i, piece in enumerate(pieces)
@@ -249,12 +249,12 @@ class Workbench:
         for first in range(len(shape)):
             for end in range(first + 1, len(shape) + 1):
                 axes = tuple(range(first, end))
-                found = product(shape[axis] for axis in axes)
-                if without in axes or found.number is not None:
+                extent = product(shape[axis] for axis in axes)
+                if without in axes or extent.number is not None:
                     continue
-                for ratio in (size.over(found), found.over(size)):
+                for ratio in (size.over(extent), extent.over(size)):
                     if ratio is not None and ratio.number is not None:
-                        return axes, found
+                        return axes, extent
         return None
 
     def length(self, part: ir.Value, size: Size, without: int) -> ir.Value | None:
@@ -264,15 +264,15 @@ class Workbench:
         key = (self.owners.of(part), size)
         if key in self._lengths:
             return self._lengths[key]
-        reached = self.reach(part, size, without)
-        if reached is None:
+        span = self.reach(part, size, without)
+        if span is None:
             return None
-        axes, found = reached
+        axes, extent = span
         length = self.axis_length(part, axes[0])
         for axis in axes[1:]:
             length = self._one("Mul", [length, self.axis_length(part, axis)])
-        for op_type, ratio in (("Mul", size.over(found)), ("Div", found.over(size))):
-            if size != found and ratio is not None and ratio.number is not None:
+        for op_type, ratio in (("Mul", size.over(extent)), ("Div", extent.over(size))):
+            if size != extent and ratio is not None and ratio.number is not None:
                 length = self._one(op_type, [length, self.integers([ratio.number])])
         self._lengths[key] = length
         return length
@@ -290,18 +290,20 @@ class Workbench:
         return self._lengths[key]
 
     def _one(self, op_type: str, inputs: list[ir.Value]) -> ir.Value:
-        made = (f"{inputs[0].name}_{op_type.lower()}", INT64, (ONE,))
-        return self.add(op_type, inputs, [made]).outputs[0]
+        output = (f"{inputs[0].name}_{op_type.lower()}", INT64, (ONE,))
+        return self.add(op_type, inputs, [output]).outputs[0]
 
     def forget(self) -> None:
         """Share no node made so far: ``point`` has moved up."""
-        for shared in (self._joined, self._lengths, self._targets):
-            shared.clear()
+        for cache in (self._joined, self._lengths, self._targets):
+            cache.clear()
 
-    def reachable(self, parts: Parts, wanted: Sequence[Size | None], given: ir.Value) -> bool:
+    def reachable(
+        self, parts: ConcatParts, target_sizes: Sequence[Size | None], shape_value: ir.Value
+    ) -> bool:
         """Whether :meth:`target` makes it."""
-        content = self.sizes.content(given)
-        if content is None or len(content) != len(wanted):
+        content = self.sizes.content(shape_value)
+        if content is None or len(content) != len(target_sizes):
             return False
         first = parts.values[0][0]
         return all(
@@ -309,11 +311,11 @@ class Workbench:
             or size.number is not None
             or content[at].number != -1
             or self.reach(first, size, parts.axis) is not None
-            for at, size in enumerate(wanted)
+            for at, size in enumerate(target_sizes)
         )
 
     def target(
-        self, part: ir.Value, axis: int, wanted: Sequence[Size | None], given: ir.Value
+        self, part: ir.Value, axis: int, target_sizes: Sequence[Size | None], shape_value: ir.Value
     ) -> ir.Value:
         """The shape that a part is to get.
 
@@ -323,19 +325,19 @@ class Workbench:
         Args:
             part: has this shape before.
             axis: along which it is a part.
-            wanted: sizes; None is -1, what is left.
-            given: the shape for the whole.
+            target_sizes: sizes; None is -1, what is left.
+            shape_value: the shape for the whole.
         """
-        key = (self.owners.of(part), tuple(wanted))
+        key = (self.owners.of(part), tuple(target_sizes))
         if key in self._targets:
             return self._targets[key]
         pieces: list[int | ir.Value] = []
-        for at, size in enumerate(wanted):
+        for at, size in enumerate(target_sizes):
             if size is None or size.number is not None:
                 pieces.append(-1 if size is None else size.number or 0)
                 continue
             length = self.length(part, size, axis)
-            pieces.append(length or self._one("Gather", [given, self.integers([at])]))
+            pieces.append(length or self._one("Gather", [shape_value, self.integers([at])]))
         numbers = [piece for piece in pieces if isinstance(piece, int)]
         if len(numbers) == len(pieces):
             return self.integers(numbers)

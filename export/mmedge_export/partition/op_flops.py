@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     import onnx_ir as ir
 
-    from mmedge_export.onnx_graph.measure_shapes import Measured
+    from mmedge_export.onnx_graph.measure_shapes import MeasuredTensor
 
 __all__ = ["PER_ELEMENT", "is_segmented_attention", "op_flops"]
 
@@ -79,7 +79,7 @@ class _Operands:
         ExportError: when a tensor is asked for that has no entry.
     """
 
-    def __init__(self, node: ir.Node, shapes: Mapping[str, Measured]) -> None:
+    def __init__(self, node: ir.Node, shapes: Mapping[str, MeasuredTensor]) -> None:
         self.node, self._shapes = node, shapes
 
     def has(self, index: int) -> bool:
@@ -118,7 +118,7 @@ class _Operands:
         return self._shapes[name].shape
 
 
-def op_flops(node: ir.Node, shapes: Mapping[str, Measured]) -> int:
+def op_flops(node: ir.Node, shapes: Mapping[str, MeasuredTensor]) -> int:
     """Operations of one run of a node that holds no other nodes.
 
     ``SegmentedAttention<M>`` of the domain ``mmedge`` counts as the attention that it stands for:
@@ -170,15 +170,15 @@ def _einsum(op: _Operands) -> int:
     for index, term in enumerate(terms.split(",")):
         shape = op.taken(index)
         before, dots, after = term.partition("...")
-        hidden = len(shape) - len(before) - len(after) if dots else 0
+        broadcast_axes = len(shape) - len(before) - len(after) if dots else 0
         # Broadcast axes align at their end.
-        names = [*before, *(f"...{axis}" for axis in range(hidden, 0, -1)), *after]
+        names = [*before, *(f"...{axis}" for axis in range(broadcast_axes, 0, -1)), *after]
         for name, size in zip(names, shape, strict=True):
             sizes[name] = max(sizes.get(name, 1), size)
     letters = terms.replace(",", "").replace(".", "")
-    kept = set(result) if arrow else {c for c in letters if letters.count(c) == 1}
-    summed = any(name not in kept for name in sizes if not name.startswith("..."))
-    return math.prod(sizes.values()) * (terms.count(",") + int(summed))
+    result_indices = set(result) if arrow else {c for c in letters if letters.count(c) == 1}
+    has_sum = any(name not in result_indices for name in sizes if not name.startswith("..."))
+    return math.prod(sizes.values()) * (terms.count(",") + int(has_sum))
 
 
 def _attention(op: _Operands) -> int:
@@ -201,9 +201,9 @@ def is_segmented_attention(node: ir.Node) -> bool:
 
 
 def _segmented_attention(op: _Operands) -> int:
-    named = re.fullmatch(r"SegmentedAttention([1-9]\d*)(Biased|Guarded)?", op.node.op_type)
-    segments = int(named[1]) if named else 0
-    if named is None or len(op.node.inputs) < 1 + 2 * segments:
+    match = re.fullmatch(r"SegmentedAttention([1-9]\d*)(Biased|Guarded)?", op.node.op_type)
+    segments = int(match[1]) if match else 0
+    if match is None or len(op.node.inputs) < 1 + 2 * segments:
         raise ExportError(
             f"{op.node.op_type} {op.node.name!r} has {len(op.node.inputs)} inputs; expected "
             "SegmentedAttention<M>, followed by Biased, Guarded or nothing, on q, M keys and M "
@@ -212,8 +212,8 @@ def _segmented_attention(op: _Operands) -> int:
     batch, heads, rows, depth = op.taken()
     columns = sum(op.taken(1 + index)[2] for index in range(segments))
     scores = batch * heads * rows * columns
-    biased = scores if named[2] else 0
-    return _scores(scores, depth, op.taken(1 + segments)[3]) + biased
+    bias_flops = scores if match[2] else 0
+    return _scores(scores, depth, op.taken(1 + segments)[3]) + bias_flops
 
 
 def _scores(count: int, depth: int, width: int) -> int:
@@ -256,8 +256,12 @@ def _dft(op: _Operands) -> int:
     # The axis is an input since opset 20; one that is no constant is taken to be its default.
     axis = op.number("axis", 1)
     if op.has(2):
-        held = op.node.inputs[2]
-        axis = -2 if held is None or held.const_value is None else int(held.const_value.numpy())
+        axis_value = op.node.inputs[2]
+        axis = (
+            -2
+            if axis_value is None or axis_value.const_value is None
+            else int(axis_value.const_value.numpy())
+        )
     length = op.taken()[axis]
     return _transforms(math.prod(op.taken()[:-1]) // max(length, 1), length)
 

@@ -56,11 +56,11 @@ def find_owners(graph: ir.Graph, groups: Mapping[str, Sequence[str]]) -> Owners:
     for value in graph.inputs:
         owners.set(value, of_input.get(str(value.name), everything))
     for node in graph:
-        taken = used(node)
-        behind = frozenset[str]().union(*(owners.of(value) for value in taken))
+        operands = used(node)
+        behind = frozenset[str]().union(*(owners.of(value) for value in operands))
         if standard(node) and node.op_type in ("Shape", "Size"):
             behind = frozenset()
-        fixed = all(owners.fixed(value) for value in taken)
+        fixed = all(owners.fixed(value) for value in operands)
         for value in node.outputs:
             owners.set(value, behind, fixed=fixed)
     return owners

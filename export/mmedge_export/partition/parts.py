@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
     import onnx_ir as ir
 
-__all__ = ["Owner", "Parts"]
+__all__ = ["ConcatParts", "Owner"]
 
 Owner = frozenset[str]
 """Names of modalities."""
 
 
 @dataclass(frozen=True)
-class Parts:
+class ConcatParts:
     """What a value is the concatenation of.
 
     Each part is one value, or several that still have to be concatenated: neighbours of one
@@ -42,7 +42,7 @@ class Parts:
         """Whether a part is one modality's own and another is not its."""
         return len(set(self.owners) - {frozenset()}) > 1 and any(len(o) == 1 for o in self.owners)
 
-    def merged(self, ends: Sequence[Size]) -> Parts:
+    def merged(self, ends: Sequence[Size]) -> ConcatParts:
         """The same with fewer parts, that end at ``ends``, each of which is an end now."""
         values: list[tuple[ir.Value, ...]] = [()]
         owners: list[Owner] = [frozenset()]
@@ -54,4 +54,4 @@ class Parts:
                 owners.append(frozenset())
         starts = (Size(), *ends[:-1])
         sizes = tuple(end - start for start, end in zip(starts, ends, strict=True))
-        return Parts(self.origin, self.axis, tuple(values), sizes, tuple(owners))
+        return ConcatParts(self.origin, self.axis, tuple(values), sizes, tuple(owners))

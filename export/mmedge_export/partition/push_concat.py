@@ -35,7 +35,7 @@ from mmedge_export.onnx_graph.read_node import shape_window, standard
 from mmedge_export.onnx_graph.size import Size
 from mmedge_export.partition.graph_builder import Workbench
 from mmedge_export.partition.owners import find_owners
-from mmedge_export.partition.parts import Parts
+from mmedge_export.partition.parts import ConcatParts
 from mmedge_export.partition.rowwise import plan
 
 if TYPE_CHECKING:
@@ -80,44 +80,49 @@ def push_concat(model: ir.Model, groups: Mapping[str, Sequence[str]]) -> tuple[M
         InferShapesPass()(model)
     bench = Workbench(graph, infer_sizes(graph), find_owners(graph, groups))
     nodes = list(graph)
-    used = {v for node in nodes for v in node.outputs if v.uses() or v.is_graph_output()}
-    used |= {value for value in graph.initializers.values() if value.uses()}
-    pushed: set[ir.Node] = set()
-    made: list[tuple[ir.Node, frozenset[str], ir.Node]] = []
+    live_values = {v for node in nodes for v in node.outputs if v.uses() or v.is_graph_output()}
+    live_values |= {value for value in graph.initializers.values() if value.uses()}
+    pushed_nodes: set[ir.Node] = set()
+    moves: list[tuple[ir.Node, frozenset[str], ir.Node]] = []
     for node in nodes:
         bench.point = node
-        done = _push(node, bench) if any(value in bench.parts for value in node.inputs) else []
-        if done:
-            pushed.add(node)
-            made += done
+        node_moves = (
+            _push(node, bench) if any(value in bench.parts for value in node.inputs) else []
+        )
+        if node_moves:
+            pushed_nodes.add(node)
+            moves += node_moves
         elif node.op_type == "Concat" and standard(node):
             parts = bench.parts_of(node, merge=True)
             if parts is not None and parts.worth():
                 bench.parts[node.outputs[0]] = parts
-    if made:
-        _gather(nodes, pushed, used, bench)
+    if moves:
+        _gather(nodes, pushed_nodes, live_values, bench)
     for name, value in list(graph.initializers.items()):
-        ours = value in used or value not in bench.given
+        ours = value in live_values or value not in bench.given
         if ours and not (value.uses() or value.is_graph_output() or value.is_graph_input()):
             del graph.initializers[name]
-    return _report(made)
+    return _report(moves)
 
 
 def _gather(
-    nodes: Sequence[ir.Node], pushed: set[ir.Node], used: set[ir.Value], bench: Workbench
+    nodes: Sequence[ir.Node],
+    pushed_nodes: set[ir.Node],
+    live_values: set[ir.Value],
+    bench: Workbench,
 ) -> None:
     """Take out what was pushed; make a Concat where something still takes the whole."""
     for node in reversed(nodes):
         bench.point = node
         whole = node.op_type == "Concat" and node.outputs[0] in bench.parts
-        if node in pushed or whole:
+        if node in pushed_nodes or whole:
             # A Concat of what is itself in parts now takes those parts.
-            stays = node not in pushed and not any(
-                v and v.producer() in pushed for v in node.inputs
+            stays = node not in pushed_nodes and not any(
+                v and v.producer() in pushed_nodes for v in node.inputs
             )
             for value in node.outputs:
                 _settle(value, bench, stays=stays)
-        if not _live(node) and any(value in used for value in node.outputs):
+        if not _live(node) and any(value in live_values for value in node.outputs):
             bench.graph.remove(node, safe=True)
     for node in reversed(bench.made):
         if not _live(node):
@@ -134,39 +139,45 @@ def _push(node: ir.Node, bench: Workbench) -> list[tuple[ir.Node, frozenset[str]
     outputs = [value for value in node.outputs if value.uses() or value.is_graph_output()]
     count = node.outputs.index(outputs[-1]) + 1
     values: list[list[tuple[ir.Value, ...]]] = [[] for _ in range(count)]
-    made = []
+    moves = []
     for at, owner in enumerate(how.parts.owners):
         inputs = [
-            bench.join(taken.values[at], taken.axis) if isinstance(taken, Parts) else taken
-            for taken in how.inputs
+            bench.join(operand.values[at], operand.axis)
+            if isinstance(operand, ConcatParts)
+            else operand
+            for operand in how.inputs
         ]
-        if how.targets is not None and inputs[0] is not None and isinstance(how.inputs[0], Parts):
-            given = node.inputs[1]
-            if given is not None:
-                inputs[1] = bench.target(inputs[0], how.inputs[0].axis, how.targets, given)
-        wanted = []
+        if (
+            how.targets is not None
+            and inputs[0] is not None
+            and isinstance(how.inputs[0], ConcatParts)
+        ):
+            shape_value = node.inputs[1]
+            if shape_value is not None:
+                inputs[1] = bench.target(inputs[0], how.inputs[0].axis, how.targets, shape_value)
+        output_specs = []
         for value in node.outputs[:count]:
             shape = bench.shape(value)
             if shape is not None:
                 shape = (*shape[: how.axis], how.parts.sizes[at], *shape[how.axis + 1 :])
-            wanted.append((f"{value.name}_part{at}", value.dtype, shape))
+            output_specs.append((f"{value.name}_part{at}", value.dtype, shape))
         new = bench.add(
             node.op_type,
             inputs,
-            wanted,
+            output_specs,
             list(node.attributes.values()),
             f"{node.name or node.outputs[0].name}_part{at}",
             like=node,
         )
-        made.append((how.parts.origin, owner, new))
+        moves.append((how.parts.origin, owner, new))
         for value, parts in zip(new.outputs, values, strict=True):
             bench.owners.set(value, owner)
             parts.append((value,))
     for value, parts in zip(node.outputs, values, strict=False):
-        bench.parts[value] = Parts(
+        bench.parts[value] = ConcatParts(
             how.parts.origin, how.axis, tuple(parts), how.parts.sizes, how.parts.owners
         )
-    return made
+    return moves
 
 
 def _live(node: ir.Node) -> bool:
@@ -198,7 +209,7 @@ def _settle(value: ir.Value, bench: Workbench, *, stays: bool) -> None:
         bench.stand_in(value, whole)
 
 
-def _sizes(shape: ir.Node, parts: Parts, bench: Workbench) -> None:
+def _sizes(shape: ir.Node, parts: ConcatParts, bench: Workbench) -> None:
     """Replace a Shape of a whole by arithmetic on the sizes of its parts."""
     leaves = [leaf for part in parts.values for leaf in part]
     rank = len(bench.sizes.shapes[leaves[0]])
@@ -209,15 +220,15 @@ def _sizes(shape: ir.Node, parts: Parts, bench: Workbench) -> None:
             one = [(f"{leaf.name}_sum", ir.DataType.INT64, (Size.of(1),))]
             length = bench.add("Add", [length, bench.axis_length(leaf, axis)], one).outputs[0]
         pieces.append(length)
-    wanted = [(f"{shape.outputs[0].name}_parts", ir.DataType.INT64, (Size.of(len(pieces)),))]
-    made = bench.add("Concat", pieces, wanted, [ir.AttrInt64("axis", 0)])
-    bench.stand_in(shape.outputs[0], made.outputs[0])
+    output_specs = [(f"{shape.outputs[0].name}_parts", ir.DataType.INT64, (Size.of(len(pieces)),))]
+    concat = bench.add("Concat", pieces, output_specs, [ir.AttrInt64("axis", 0)])
+    bench.stand_in(shape.outputs[0], concat.outputs[0])
     bench.graph.remove(shape, safe=True)
 
 
-def _report(made: Sequence[tuple[ir.Node, frozenset[str], ir.Node]]) -> tuple[Moved, ...]:
+def _report(moves: Sequence[tuple[ir.Node, frozenset[str], ir.Node]]) -> tuple[Moved, ...]:
     groups: dict[tuple[ir.Node, str], list[ir.Node]] = {}
-    for origin, owner, node in made:
+    for origin, owner, node in moves:
         if len(owner) == 1 and node.graph is not None:
             (modality,) = owner
             groups.setdefault((origin, modality), []).append(node)

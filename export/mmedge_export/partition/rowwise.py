@@ -1,9 +1,9 @@
 """Work that treats the rows of a concatenation alike: what each part of it needs.
 
 A rule takes a node one of whose inputs is kept as parts
-(:class:`mmedge_export.partition.parts.Parts`) and says how to compute the node for each part by
-itself, or None where rows are mixed, or where that is not known for sure. No rule adds work: what
-is computed is cut along the rows.
+(:class:`mmedge_export.partition.parts.ConcatParts`) and says how to compute the node for each part
+by itself, or None where rows are mixed, or where that is not known for sure. No rule adds work:
+what is computed is cut along the rows.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from mmedge_export.onnx_graph.read_node import (
     standard,
 )
 from mmedge_export.onnx_graph.size import ONE, Size, product
-from mmedge_export.partition.parts import Parts
+from mmedge_export.partition.parts import ConcatParts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -66,9 +66,9 @@ class Plan:
         targets: where the second input is a shape, sizes for that of each part; None is -1.
     """
 
-    parts: Parts
+    parts: ConcatParts
     axis: int
-    inputs: tuple[ir.Value | Parts | None, ...]
+    inputs: tuple[ir.Value | ConcatParts | None, ...]
     targets: tuple[Size | None, ...] | None = None
 
 
@@ -78,29 +78,31 @@ def plan(node: ir.Node, bench: Workbench) -> Plan | None:
         return None
     if node.op_type in BROADCAST or node.op_type == "Concat":
         return _elementwise(node, bench)
-    cut = [at for at, value in enumerate(node.inputs) if value in bench.parts]
-    value = node.inputs[cut[0]]
+    positions = [at for at, value in enumerate(node.inputs) if value in bench.parts]
+    value = node.inputs[positions[0]]
     shape = bench.shape(value)
-    if value is None or shape is None or len(cut) > 1:
+    if value is None or shape is None or len(positions) > 1:
         return None
     parts = bench.parts[value]
-    others = [other for at, other in enumerate(node.inputs) if at != cut[0]]
+    others = [other for at, other in enumerate(node.inputs) if at != positions[0]]
     if node.op_type in ("Reshape", "Expand"):
         reshape = _reshape if node.op_type == "Reshape" else _expand
-        return reshape(node, parts, bench) if cut[0] == 0 else None
+        return reshape(node, parts, bench) if positions[0] == 0 else None
     spare = () if node.op_type == "Split" else node.outputs[1:]
     if any(output.uses() or output.is_graph_output() for output in spare):
         return None  # such as the mean of a LayerNormalization
-    axis = _axis(node, cut[0], parts.axis, len(shape), bench)
+    axis = _axis(node, positions[0], parts.axis, len(shape), bench)
     if axis is None:
         return None
-    inputs = [parts if at == cut[0] else other for at, other in enumerate(node.inputs)]
+    inputs = [parts if at == positions[0] else other for at, other in enumerate(node.inputs)]
     return Plan(_owned(parts, others, bench), axis, tuple(inputs))
 
 
-def _owned(parts: Parts, shared: Iterable[ir.Value | None], bench: Workbench) -> Parts:
+def _owned(
+    parts: ConcatParts, whole_values: Iterable[ir.Value | None], bench: Workbench
+) -> ConcatParts:
     """The parts of what is made of ``parts`` and of values that all of them share."""
-    behind = frozenset[str]().union(*(bench.owners.of(value) for value in shared))
+    behind = frozenset[str]().union(*(bench.owners.of(value) for value in whole_values))
     return replace(parts, owners=tuple(owner | behind for owner in parts.owners))
 
 
@@ -108,14 +110,14 @@ def _axis(node: ir.Node, at: int, axis: int, rank: int, bench: Workbench) -> int
     """Where the rows of input ``at`` are in the output; None where they are mixed."""
     kind = node.op_type
     others = [value for i, value in enumerate(node.inputs) if i != at and value is not None]
-    fixed = all(bench.owners.fixed(value) for value in others)
+    others_fixed = all(bench.owners.fixed(value) for value in others)
     ranks = [None if (shape := bench.shape(value)) is None else len(shape) for value in others]
     if None in ranks:
         return None
     widest = max((r for r in ranks if r is not None), default=0)
     if kind in ("MatMul", "Gather"):
         rule = _matmul if kind == "MatMul" else _gather
-        return rule(node, at, axis, rank, widest) if fixed else None
+        return rule(node, at, axis, rank, widest) if others_fixed else None
     if at != 0:
         return None
     if kind in UNARY:
@@ -126,12 +128,14 @@ def _axis(node: ir.Node, at: int, axis: int, rank: int, bench: Workbench) -> int
         return axis if axis < axis_of(node, -1, rank) and widest < rank - axis else None
     if kind == "Gemm":
         rows = axis == 0 and node.attributes.get_int("transA", 0) == 0
-        return 0 if rows and fixed and _flat(others[1:], bench) else None
+        return 0 if rows and others_fixed and _flat(others[1:], bench) else None
     if kind in SAMPLES:
         return (
-            0 if axis == 0 and fixed and node.attributes.get_int("training_mode", 0) == 0 else None
+            0
+            if axis == 0 and others_fixed and node.attributes.get_int("training_mode", 0) == 0
+            else None
         )
-    return _moved(node, axis, rank) if fixed else None
+    return _moved(node, axis, rank) if others_fixed else None
 
 
 def _flat(values: list[ir.Value], bench: Workbench) -> bool:
@@ -151,10 +155,10 @@ def _gather(node: ir.Node, at: int, axis: int, rank: int, other: int) -> int | N
     if at == 1:  # rows of indices into a table
         table = axis_of(node, 0, other)
         return table + axis
-    taken = axis_of(node, 0, rank)
-    if taken == axis:
+    gather_axis = axis_of(node, 0, rank)
+    if gather_axis == axis:
         return None
-    return axis + other - 1 if taken < axis else axis
+    return axis + other - 1 if gather_axis < axis else axis
 
 
 def _moved(node: ir.Node, axis: int, rank: int) -> int | None:
@@ -164,22 +168,26 @@ def _moved(node: ir.Node, axis: int, rank: int) -> int | None:
         axes = reduced_axes(node, rank)
         if axes is None or axis in axes:
             return None
-        kept = node.attributes.get_int("keepdims", 1)
-        return axis if kept else axis - sum(gone < axis for gone in axes)
+        keepdims = node.attributes.get_int("keepdims", 1)
+        return axis if keepdims else axis - sum(removed_axes < axis for removed_axes in axes)
     if kind == "Transpose":
         return permutation(node, rank).index(axis)
     if kind == "Unsqueeze":
-        fresh = new_axes(node, rank)
-        if fresh is None:
+        inserted_axes = new_axes(node, rank)
+        if inserted_axes is None:
             return None
-        return [at for at in range(rank + len(fresh)) if at not in fresh][axis]
+        return [at for at in range(rank + len(inserted_axes)) if at not in inserted_axes][axis]
     if kind == "Squeeze":
         axes = given_axes(node)
-        gone = None if axes is None else {at % rank for at in axes}
-        return None if gone is None or axis in gone else axis - sum(at < axis for at in gone)
+        removed_axes = None if axes is None else {at % rank for at in axes}
+        return (
+            None
+            if removed_axes is None or axis in removed_axes
+            else axis - sum(at < axis for at in removed_axes)
+        )
     if kind == "Flatten":
-        cut = axis_of(node, 1, rank)
-        return {(0, 1): 0, (rank - 1, rank - 1): 1}.get((axis, cut))
+        flatten_axis = axis_of(node, 1, rank)
+        return {(0, 1): 0, (rank - 1, rank - 1): 1}.get((axis, flatten_axis))
     if kind == "Split":
         return axis if axis_of(node, 0, rank) != axis else None
     if kind == "Slice":
@@ -188,7 +196,7 @@ def _moved(node: ir.Node, axis: int, rank: int) -> int | None:
     return None
 
 
-def _reshape(node: ir.Node, parts: Parts, bench: Workbench) -> Plan | None:
+def _reshape(node: ir.Node, parts: ConcatParts, bench: Workbench) -> Plan | None:
     """The axis stays one where as much lies before it, and as much after it, as did before."""
     before, after = bench.shape(node.inputs[0]), bench.shape(node.outputs[0])
     target = node.inputs[1]
@@ -206,30 +214,32 @@ def _reshape(node: ir.Node, parts: Parts, bench: Workbench) -> Plan | None:
     numbers = integers(target)
     if numbers is not None and numbers[stay[0]] == -1:
         return Plan(parts, stay[0], (parts, target))
-    wanted = tuple(None if at == stay[0] else size for at, size in enumerate(after))
-    if not bench.reachable(parts, wanted, target):
+    target_sizes = tuple(None if at == stay[0] else size for at, size in enumerate(after))
+    if not bench.reachable(parts, target_sizes, target):
         return None
-    return Plan(parts, stay[0], (parts, target), wanted)
+    return Plan(parts, stay[0], (parts, target), target_sizes)
 
 
-def _expand(node: ir.Node, parts: Parts, bench: Workbench) -> Plan | None:
+def _expand(node: ir.Node, parts: ConcatParts, bench: Workbench) -> Plan | None:
     before, after, target = (
         bench.shape(node.inputs[0]),
         bench.shape(node.outputs[0]),
         node.inputs[1],
     )
-    wanted = bench.sizes.content(target)
-    if before is None or after is None or target is None or wanted is None:
+    target_sizes = bench.sizes.content(target)
+    if before is None or after is None or target is None or target_sizes is None:
         return None
     end = len(before) - parts.axis  # the axis counted from the end
     axis = len(after) - end
-    if len(wanted) >= end and wanted[-end] not in (ONE, before[parts.axis]):
+    if len(target_sizes) >= end and target_sizes[-end] not in (ONE, before[parts.axis]):
         return None
-    if len(wanted) >= end:
-        wanted = tuple(ONE if at == len(wanted) - end else s for at, s in enumerate(wanted))
-    if not bench.reachable(parts, wanted, target):
+    if len(target_sizes) >= end:
+        target_sizes = tuple(
+            ONE if at == len(target_sizes) - end else s for at, s in enumerate(target_sizes)
+        )
+    if not bench.reachable(parts, target_sizes, target):
         return None
-    return Plan(parts, axis, (parts, target), wanted)
+    return Plan(parts, axis, (parts, target), target_sizes)
 
 
 def _elementwise(node: ir.Node, bench: Workbench) -> Plan | None:
@@ -247,7 +257,7 @@ def _elementwise(node: ir.Node, bench: Workbench) -> Plan | None:
         return None
     width = after[axis]
     full = any(shape == after for _, _, shape in whole)
-    operands: list[ir.Value | Parts] = []
+    operands: list[ir.Value | ConcatParts] = []
     for value, shape in zip(node.inputs, shapes, strict=True):
         if value is None or shape is None:
             return None
@@ -267,7 +277,7 @@ def _operand(
     bench: Workbench,
     *,
     full: bool,
-) -> ir.Value | Parts | None:
+) -> ir.Value | ConcatParts | None:
     """What one input of an elementwise node is to each part; a constant is cut up later."""
     broadcast = node.op_type != "Concat"
     if value not in bench.parts and broadcast and (len(shape) < end or shape[-end] == ONE):
@@ -291,36 +301,47 @@ def _operand(
 
 
 def _aligned(
-    operands: list[ir.Value | Parts],
+    operands: list[ir.Value | ConcatParts],
     inputs: Sequence[ir.Value | None],
     axis: int,
     end: int,
     bench: Workbench,
 ) -> Plan | None:
     """The operands cut where all of them can be."""
-    cut = [operand for operand in operands if isinstance(operand, Parts)]
-    known = [operand for value, operand in zip(inputs, operands, strict=True)
-             if isinstance(operand, Parts) and value in bench.parts]  # fmt: skip
-    ends = [e for e in known[0].ends if all(e in parts.ends for parts in cut)]
-    if len(ends) < 2 or any(parts.ends[-1] != ends[-1] for parts in cut):
+    part_operands = [operand for operand in operands if isinstance(operand, ConcatParts)]
+    input_parts = [operand for value, operand in zip(inputs, operands, strict=True)
+             if isinstance(operand, ConcatParts) and value in bench.parts]  # fmt: skip
+    ends = [e for e in input_parts[0].ends if all(e in parts.ends for parts in part_operands)]
+    if len(ends) < 2 or any(parts.ends[-1] != ends[-1] for parts in part_operands):
         return None
-    merged = [o.merged(ends) if isinstance(o, Parts) else o for o in operands]
-    sizes = known[0].merged(ends).sizes
-    done: list[ir.Value | Parts | None] = []
-    for operand in merged:
-        shape = None if isinstance(operand, Parts) else bench.shape(operand)
-        if isinstance(operand, Parts) or shape is None or len(shape) < end or shape[-end] == ONE:
-            done.append(operand)
+    merged_operands = [o.merged(ends) if isinstance(o, ConcatParts) else o for o in operands]
+    sizes = input_parts[0].merged(ends).sizes
+    results: list[ir.Value | ConcatParts | None] = []
+    for operand in merged_operands:
+        shape = None if isinstance(operand, ConcatParts) else bench.shape(operand)
+        if (
+            isinstance(operand, ConcatParts)
+            or shape is None
+            or len(shape) < end
+            or shape[-end] == ONE
+        ):
+            results.append(operand)
             continue
         pieces = bench.cut(operand, len(shape) - end, sizes)
         if pieces is None:
             return None
-        empty = tuple(frozenset[str]() for _ in pieces)
-        done.append(
-            Parts(known[0].origin, len(shape) - end, tuple((p,) for p in pieces), sizes, empty)
+        no_owners = tuple(frozenset[str]() for _ in pieces)
+        results.append(
+            ConcatParts(
+                input_parts[0].origin,
+                len(shape) - end,
+                tuple((p,) for p in pieces),
+                sizes,
+                no_owners,
+            )
         )
-    behind = [o.owners for o in done if isinstance(o, Parts)]
+    behind = [o.owners for o in results if isinstance(o, ConcatParts)]
     owners = tuple(frozenset[str]().union(*part) for part in zip(*behind, strict=True))
-    shared = [o for o in done if not isinstance(o, Parts)]
-    parts = replace(known[0].merged(ends), owners=owners)
-    return Plan(_owned(parts, shared, bench), axis, tuple(done))
+    whole_values = [o for o in results if not isinstance(o, ConcatParts)]
+    parts = replace(input_parts[0].merged(ends), owners=owners)
+    return Plan(_owned(parts, whole_values, bench), axis, tuple(results))

@@ -51,7 +51,7 @@ LOST = -1e30
 
 
 @dataclass(frozen=True)
-class Found:
+class AttentionPattern:
     """An attention over segments.
 
     Attributes:
@@ -61,8 +61,8 @@ class Found:
         lengths: of the segments.
         scale: a further factor of the scores.
         mask: of all keys, if there is one.
-        masked: which elements of a boolean mask hide a key; None for an additive mask.
-        lost: what stands for the score of a hidden key.
+        true_hides: whether true elements of a mask hide keys, or false ones; None: it is additive.
+        fill: what stands for the score of a hidden key.
         guarded: whether a row with nothing to attend to is 0.
     """
 
@@ -72,8 +72,8 @@ class Found:
     lengths: tuple[Size, ...]
     scale: float
     mask: ir.Value | None = None
-    masked: bool | None = None
-    lost: float = -math.inf
+    true_hides: bool | None = None
+    fill: float = -math.inf
     guarded: bool = False
 
 
@@ -95,17 +95,19 @@ def segment_attention(model: ir.Model) -> int:
     for node in list(graph):
         if node.graph is not graph or not standard(node):
             continue
-        found = _attention(node, bench) if node.op_type == "Attention" else _decomposed(node, bench)
-        if found is None:
+        pattern = (
+            _attention(node, bench) if node.op_type == "Attention" else _decomposed(node, bench)
+        )
+        if pattern is None:
             continue
         bench.point = node
-        segments = _bias(found, bench)
+        segments = _bias(pattern, bench)
         if segments is None:
             continue
-        kind = "" if not segments else "Guarded" if found.guarded else "Biased"
-        function = attention_function(len(found.k), kind, opset)
+        kind = "" if not segments else "Guarded" if pattern.guarded else "Biased"
+        function = attention_function(len(pattern.k), kind, opset)
         model.functions.setdefault(function.identifier(), function)
-        _replace(node, found, segments, function.name, bench)
+        _replace(node, pattern, segments, function.name, bench)
         count += 1
     if count:
         graph.opset_imports[DOMAIN] = 1
@@ -113,19 +115,19 @@ def segment_attention(model: ir.Model) -> int:
     return count
 
 
-def _decomposed(node: ir.Node, bench: Workbench) -> Found | None:
+def _decomposed(node: ir.Node, bench: Workbench) -> AttentionPattern | None:
     """The attention whose last MatMul is ``node``."""
     if node.op_type != "MatMul":
         return None
     weights, v = node.inputs
-    softmax, guarded = _softmax(weights, bench)
+    softmax, is_guarded = _softmax(weights, bench)
     shape = None if softmax is None else bench.shape(softmax.outputs[0])
     if softmax is None or shape is None or v is None or len(shape) not in (3, 4):
         return None
     rank = len(shape)
     if axis_of(softmax, -1, rank) != rank - 1 or len(bench.shape(v) or ()) != rank:
         return None
-    for scores, mask, masked, lost in _masks(softmax.inputs[0], bench):
+    for scores, mask, true_hides, fill in _masks(softmax.inputs[0], bench):
         product, scale = _product(scores, bench)
         if product is None:
             continue
@@ -135,13 +137,13 @@ def _decomposed(node: ir.Node, bench: Workbench) -> Found | None:
         if any(len(bench.shape(value) or ()) != rank for value in (q, columns)):
             continue
         k = View(columns, swapped(rank)).parts(rank - 2, bench, factors=True)
-        cut = _cut(q, k, View(v, tuple(range(rank))), bench)
-        if cut is not None:
-            return Found(*cut, scale, mask, masked, lost, guarded)
+        views = _cut(q, k, View(v, tuple(range(rank))), bench)
+        if views is not None:
+            return AttentionPattern(*views, scale, mask, true_hides, fill, is_guarded)
     return None
 
 
-def _attention(node: ir.Node, bench: Workbench) -> Found | None:
+def _attention(node: ir.Node, bench: Workbench) -> AttentionPattern | None:
     """An ``Attention`` of ONNX itself."""
     q, k, v, mask, *others = (*node.inputs, None)[: max(4, len(node.inputs))]
     attributes = node.attributes
@@ -161,12 +163,14 @@ def _attention(node: ir.Node, bench: Workbench) -> Found | None:
     )
     if not plain or len(heads) > 1 or math.isnan(scale):
         return None
-    same = tuple(range(4))
-    cut = _cut(q, View(k, same).parts(2, bench, factors=True), View(v, same), bench)
-    if cut is None:
+    identity = tuple(range(4))
+    views = _cut(q, View(k, identity).parts(2, bench, factors=True), View(v, identity), bench)
+    if views is None:
         return None
     boolean = mask is not None and mask.dtype == ir.DataType.BOOL
-    return Found(*cut, scale, mask, False if boolean else None, guarded=mask is not None)
+    return AttentionPattern(
+        *views, scale, mask, False if boolean else None, guarded=mask is not None
+    )
 
 
 def _softmax(weights: ir.Value | None, bench: Workbench) -> tuple[ir.Node | None, bool]:
@@ -174,14 +178,14 @@ def _softmax(weights: ir.Value | None, bench: Workbench) -> tuple[ir.Node | None
     node = _only(weights)
     if node is None or node.op_type != "Where":
         return (node, False) if node is not None and node.op_type == "Softmax" else (None, False)
-    test, made = _only(node.inputs[0]), node.inputs[2]
-    softmax = None if made is None else made.producer()
-    if softmax is None or made is None or softmax.op_type != "Softmax" or test is None:
+    test, probabilities = _only(node.inputs[0]), node.inputs[2]
+    softmax = None if probabilities is None else probabilities.producer()
+    if softmax is None or probabilities is None or softmax.op_type != "Softmax" or test is None:
         return None, False
-    guard = test.op_type == "IsNaN" and test.inputs[0] is made
-    apart = len(made.uses()) == 2 and not made.is_graph_output()
+    guard = test.op_type == "IsNaN" and test.inputs[0] is probabilities
+    used_here_only = len(probabilities.uses()) == 2 and not probabilities.is_graph_output()
     zero = scalar(node.inputs[1], bench) == 0
-    return (softmax, True) if guard and apart and zero else (None, False)
+    return (softmax, True) if guard and used_here_only and zero else (None, False)
 
 
 def _only(value: ir.Value | None) -> ir.Node | None:
@@ -202,10 +206,10 @@ def _masks(
         yield left, right, None, -math.inf
         yield right, left, None, -math.inf
     elif node is not None and node.op_type == "Where":
-        for at, other, masked in ((1, 2, False), (2, 1, True)):
-            lost = scalar(node.inputs[other], bench)
-            if lost is not None and lost <= LOST:
-                yield node.inputs[at], node.inputs[0], masked, lost
+        for at, other, true_hides in ((1, 2, False), (2, 1, True)):
+            fill = scalar(node.inputs[other], bench)
+            if fill is not None and fill <= LOST:
+                yield node.inputs[at], node.inputs[0], true_hides, fill
     else:
         yield scores, None, None, -math.inf
 
@@ -242,32 +246,33 @@ def _length(view: View, bench: Workbench) -> Size | None:
     return None if shape is None else shape[view.perm[-2]]
 
 
-def _bias(found: Found, bench: Workbench) -> tuple[ir.Value, ...] | None:
+def _bias(pattern: AttentionPattern, bench: Workbench) -> tuple[ir.Value, ...] | None:
     """The mask of each segment, additive and with four axes; None where it cannot be cut."""
-    mask, rank = found.mask, len(found.q.perm)
+    mask, rank = pattern.mask, len(pattern.q.perm)
     if mask is None:
         return ()
     shape = bench.shape(mask)
-    ends = tuple(accumulate(found.lengths))
+    ends = tuple(accumulate(pattern.lengths))
     if shape is None or not 1 <= len(shape) <= rank or shape[-1] != ends[-1]:
         return None
-    pieces = _pieces(found, mask, len(shape) - 1, ends, bench)
-    like = found.q.value.dtype
-    if found.masked is not None:
+    pieces = _pieces(pattern, mask, len(shape) - 1, ends, bench)
+    like = pattern.q.value.dtype
+    if pattern.true_hides is not None:
         if like is None:
             return None
-        zero, lost = bench.scalar(0.0, like), bench.scalar(found.lost, like)
-        chosen = (lost, zero) if found.masked else (zero, lost)
-        pieces = tuple(
-            bench.add("Where", [piece, *chosen], [(f"{piece.name}_bias", like, bench.shape(piece))])
-            .outputs[0] for piece in pieces
-        )  # fmt: skip
+        zero, fill = bench.scalar(0.0, like), bench.scalar(pattern.fill, like)
+        branches = (fill, zero) if pattern.true_hides else (zero, fill)
+        biases = []
+        for piece in pieces:
+            output = (f"{piece.name}_bias", like, bench.shape(piece))
+            biases.append(bench.add("Where", [piece, *branches], [output]).outputs[0])
+        pieces = tuple(biases)
     missing = [1] if (rank, len(shape)) == (3, 3) else list(range(4 - len(shape)))
     return tuple(_unsqueezed(piece, missing, bench) for piece in pieces)
 
 
 def _pieces(
-    found: Found, mask: ir.Value, axis: int, ends: tuple[Size, ...], bench: Workbench
+    pattern: AttentionPattern, mask: ir.Value, axis: int, ends: tuple[Size, ...], bench: Workbench
 ) -> tuple[ir.Value, ...]:
     """The mask cut where the keys are."""
     node = mask.producer()
@@ -275,19 +280,21 @@ def _pieces(
         parts = bench.parts_of(node)
         if parts is not None and parts.axis == axis and set(ends) <= set(parts.ends):
             return tuple(bench.join(values, axis) for values in parts.merged(ends).values)
-    lengths = [bench.axis_length(view.value, view.perm[-2]) for view in found.k]
-    numbers = [size.number for size in found.lengths if size.number is not None]
+    lengths = [bench.axis_length(view.value, view.perm[-2]) for view in pattern.k]
+    numbers = [size.number for size in pattern.lengths if size.number is not None]
     if len(numbers) == len(lengths):
-        cut = bench.integers(numbers)
+        split_sizes = bench.integers(numbers)
     else:
         count = [(f"{mask.name}_lengths", ir.DataType.INT64, (Size.of(len(lengths)),))]
-        cut = bench.add("Concat", lengths, count, [ir.AttrInt64("axis", 0)]).outputs[0]
+        split_sizes = bench.add("Concat", lengths, count, [ir.AttrInt64("axis", 0)]).outputs[0]
     shape = bench.sizes.shapes[mask]
-    wanted = [
+    output_specs = [
         (f"{mask.name}_segment{at}", mask.dtype, (*shape[:-1], size))
-        for at, size in enumerate(found.lengths)
+        for at, size in enumerate(pattern.lengths)
     ]
-    return tuple(bench.add("Split", [mask, cut], wanted, [ir.AttrInt64("axis", axis)]).outputs)
+    return tuple(
+        bench.add("Split", [mask, split_sizes], output_specs, [ir.AttrInt64("axis", axis)]).outputs
+    )
 
 
 def _unsqueezed(value: ir.Value, axes: list[int], bench: Workbench) -> ir.Value:
@@ -296,40 +303,44 @@ def _unsqueezed(value: ir.Value, axes: list[int], bench: Workbench) -> ir.Value:
         return value
     rest = iter(shape)
     wider = tuple(ONE if at in axes else next(rest) for at in range(len(shape) + len(axes)))
-    made = (f"{value.name}_{len(wider)}d", value.dtype, wider)
-    return bench.add("Unsqueeze", [value, bench.integers(axes)], [made]).outputs[0]
+    output = (f"{value.name}_{len(wider)}d", value.dtype, wider)
+    return bench.add("Unsqueeze", [value, bench.integers(axes)], [output]).outputs[0]
 
 
-def _laid(view: View, bench: Workbench) -> ir.Value:
+def _heads_first(view: View, bench: Workbench) -> ir.Value:
     """The value of a view with four axes: a view of three has one head."""
     value, shape = view.value, bench.shape(view.value)
     if not view.plain and shape is not None:
-        moved = (f"{value.name}_rows", value.dtype, tuple(shape[at] for at in view.perm))
+        output = (f"{value.name}_rows", value.dtype, tuple(shape[at] for at in view.perm))
         perm = ir.AttrInt64s("perm", view.perm)
-        value = bench.add("Transpose", [value], [moved], [perm]).outputs[0]
+        value = bench.add("Transpose", [value], [output], [perm]).outputs[0]
     return _unsqueezed(value, [1] if len(view.perm) == 3 else [], bench)
 
 
 def _replace(
-    node: ir.Node, found: Found, bias: tuple[ir.Value, ...], name: str, bench: Workbench
+    node: ir.Node,
+    pattern: AttentionPattern,
+    bias: tuple[ir.Value, ...],
+    name: str,
+    bench: Workbench,
 ) -> None:
     """Put the function's node where ``node`` is, and take away what only that one needed."""
     old = node.outputs[0]
     shape = bench.shape(old)
-    flat = len(found.q.perm) == 3
-    inputs = [_laid(view, bench) for view in (found.q, *found.k, *found.v)]
-    scale = found.scale * found.q.scale * found.k[0].scale
-    wide = (shape[0], ONE, *shape[1:]) if flat and shape is not None else shape
+    flat = len(pattern.q.perm) == 3
+    inputs = [_heads_first(view, bench) for view in (pattern.q, *pattern.k, *pattern.v)]
+    scale = pattern.scale * pattern.q.scale * pattern.k[0].scale
+    wide_shape = (shape[0], ONE, *shape[1:]) if flat and shape is not None else shape
     new = bench.add(
         name,
         [*inputs, *bias],
-        [(f"{old.name}_segmented", old.dtype, wide)],
+        [(f"{old.name}_segmented", old.dtype, wide_shape)],
         [ir.AttrFloat32("scale", scale)],
         like=node,
         domain=DOMAIN,
     ).outputs[0]
     if flat:
-        made = (f"{old.name}_flat", old.dtype, shape)
-        new = bench.add("Squeeze", [new, bench.integers([1])], [made]).outputs[0]
+        output = (f"{old.name}_flat", old.dtype, shape)
+        new = bench.add("Squeeze", [new, bench.integers([1])], [output]).outputs[0]
     bench.stand_in(old, new)
     bench.remove_unused([node])

@@ -53,9 +53,9 @@ class CastFloat16Pass(ir.passes.InPlacePass):
                 for index, value in enumerate(node.inputs):
                     if value is None or value.dtype not in (FLOAT, HALF) or value in outside:
                         continue
-                    fixed = _formal_type(node, index, output=False) == "tensor(float)"
-                    wanted = HALF if node in half and not fixed else FLOAT
-                    node.replace_input_with(index, _as(graph, value, wanted, copies))
+                    float32_only = _formal_type(node, index, output=False) == "tensor(float)"
+                    dtype = HALF if node in half and not float32_only else FLOAT
+                    node.replace_input_with(index, _as(graph, value, dtype, copies))
             if node in half:
                 _retype_outputs(node)
         for value, uses in outside.items():
@@ -90,11 +90,11 @@ def takes_float16(node: ir.Node) -> bool:
     schema = _schema(node)
     if schema is None:
         return False
-    allowed = {
+    dtypes_of = {
         constraint.type_param_str: constraint.allowed_type_strs
         for constraint in schema.type_constraints
     }
-    found = False
+    has_float32 = False
     for values, output in ((node.inputs, False), (node.outputs, True)):
         for index, value in enumerate(values):
             if value is None or not value.name:
@@ -109,10 +109,10 @@ def takes_float16(node: ir.Node) -> bool:
             formal = _formal_type(node, index, output=output)
             if formal == "tensor(float)":
                 continue
-            if "tensor(float16)" not in allowed.get(formal, (formal,)):
+            if "tensor(float16)" not in dtypes_of.get(formal, (formal,)):
                 return False
-            found = True
-    return found
+            has_float32 = True
+    return has_float32
 
 
 def _schema(node: ir.Node) -> onnx.defs.OpSchema | None:
@@ -137,16 +137,16 @@ def _formal_type(node: ir.Node, index: int, *, output: bool) -> str:
 
 def _floats_from_outside(graph: ir.Graph) -> dict[ir.Value, list[tuple[ir.Node, int]]]:
     """Float32 values that nodes of subgraphs take from the main graph, with those uses."""
-    found: dict[ir.Value, list[tuple[ir.Node, int]]] = {}
-    own = [*graph.inputs, *graph.initializers.values()]
-    own += [value for node in graph for value in node.outputs]
-    for value in own:
+    outside_uses: dict[ir.Value, list[tuple[ir.Node, int]]] = {}
+    values = [*graph.inputs, *graph.initializers.values()]
+    values += [value for node in graph for value in node.outputs]
+    for value in values:
         if value.dtype != FLOAT:
             continue
         uses = [(use.node, use.idx) for use in value.uses() if use.node.graph is not graph]
         if uses:
-            found[value] = uses
-    return found
+            outside_uses[value] = uses
+    return outside_uses
 
 
 def _retype_outputs(node: ir.Node) -> None:
@@ -164,38 +164,38 @@ def _retype_outputs(node: ir.Node) -> None:
 def _as(
     graph: ir.Graph,
     value: ir.Value,
-    wanted: ir.DataType,
+    dtype: ir.DataType,
     copies: dict[tuple[ir.Value, ir.DataType], ir.Value],
 ) -> ir.Value:
-    """``value`` as ``wanted``: itself, a converted weight, or a cast, made once."""
-    if value.dtype == wanted:
+    """``value`` as ``dtype``: itself, a converted weight, or a cast, made once."""
+    if value.dtype == dtype:
         return value
-    made = copies.get((value, wanted))
-    if made is not None:
-        return made
-    name = f"{value.name}_{'float16' if wanted == HALF else 'float32'}"
+    replacement = copies.get((value, dtype))
+    if replacement is not None:
+        return replacement
+    name = f"{value.name}_{'float16' if dtype == HALF else 'float32'}"
     if value.const_value is not None and value.is_initializer():
         array = value.const_value.numpy()
-        tensor = ir.tensor(array.astype(np.float16 if wanted == HALF else np.float32), name=name)
-        made = ir.Value(
-            name=name, type=ir.TensorType(wanted), shape=value.shape, const_value=tensor
+        tensor = ir.tensor(array.astype(np.float16 if dtype == HALF else np.float32), name=name)
+        replacement = ir.Value(
+            name=name, type=ir.TensorType(dtype), shape=value.shape, const_value=tensor
         )
-        graph.register_initializer(made)
+        graph.register_initializer(replacement)
     else:
-        made = _cast(graph, value, name, wanted)
-    copies[value, wanted] = made
-    return made
+        replacement = _cast(graph, value, name, dtype)
+    copies[value, dtype] = replacement
+    return replacement
 
 
 def _cast(graph: ir.Graph, value: ir.Value, name: str, to: ir.DataType) -> ir.Value:
-    made = ir.Value(name=name, type=ir.TensorType(to), shape=value.shape)
-    node = ir.node("Cast", [value], {"to": int(to)}, outputs=[made], name=f"cast_{name}")
+    result = ir.Value(name=name, type=ir.TensorType(to), shape=value.shape)
+    node = ir.node("Cast", [value], {"to": int(to)}, outputs=[result], name=f"cast_{name}")
     producer = value.producer()
     if producer is not None:
         graph.insert_after(producer, node)
     else:
         graph.insert_before(graph[0], node)
-    return made
+    return result
 
 
 def _output_as_float(graph: ir.Graph, value: ir.Value) -> ir.Value:

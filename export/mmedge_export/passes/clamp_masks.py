@@ -46,8 +46,8 @@ class ClampMasksPass(ir.passes.InPlacePass):
                 continue
             if not _only_masks(value):
                 continue
-            clamped = np.where(np.isfinite(array), np.maximum(array, np.float32(MASK)), array)
-            value.const_value = ir.tensor(clamped.astype(np.float32), name=value.name)
+            values = np.where(np.isfinite(array), np.maximum(array, np.float32(MASK)), array)
+            value.const_value = ir.tensor(values.astype(np.float32), name=value.name)
             modified = True
         return ir.passes.PassResult(model, modified=modified)
 
@@ -57,20 +57,20 @@ def _meets_infinity(node: ir.Node, index: int) -> bool:
     if node.op_type != "Equal" or node.domain not in ("", "ai.onnx"):
         return False
     other = node.inputs[1 - index]
-    known = None if other is None else ir.convenience.get_const_tensor(other)
-    return known is not None and bool(np.all(known.numpy() == -np.inf))
+    constant = None if other is None else ir.convenience.get_const_tensor(other)
+    return constant is not None and bool(np.all(constant.numpy() == -np.inf))
 
 
 def _only_masks(value: ir.Value) -> bool:
     """Whether every path from ``value`` ends in a softmax."""
-    seen: set[ir.Value] = set()
+    visited_values: set[ir.Value] = set()
     waiting = [value]
     ends = 0
     while waiting:
         current = waiting.pop()
-        if current in seen:
+        if current in visited_values:
             continue
-        seen.add(current)
+        visited_values.add(current)
         if current.is_graph_output():
             return False
         for node, index in current.uses():

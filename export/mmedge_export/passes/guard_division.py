@@ -77,9 +77,9 @@ def _guard(node: ir.Node, kind: ir.DataType, name: str) -> None:
         **attributes: ir.TensorProtocol,
     ) -> ir.Value:
         value = ir.Value(name=f"{name}_{len(nodes)}", type=ir.TensorType(dtype), shape=shape)
-        made = ir.node(op, list(inputs), attributes, outputs=[value], name=f"make_{value.name}")
-        made.metadata_props.update(node.metadata_props)
-        nodes.append(made)
+        step = ir.node(op, list(inputs), attributes, outputs=[value], name=f"make_{value.name}")
+        step.metadata_props.update(node.metadata_props)
+        nodes.append(step)
         return value
 
     def constant(number: int) -> ir.Value:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from mmedge_export.onnx_graph.measure_ranges import Range
+from mmedge_export.onnx_graph.measure_ranges import Magnitudes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -72,7 +72,7 @@ MOVE = frozenset(
 )
 
 
-def keep_float32(model: ir.Model, ranges: Mapping[str, Range]) -> dict[str, str]:
+def keep_float32(model: ir.Model, ranges: Mapping[str, Magnitudes]) -> dict[str, str]:
     """Nodes that must stay float32, each with the first rule that says so.
 
     The rules, in order: an op in :data:`FRAGILE`, or in :data:`RECURRENT` with what makes
@@ -107,17 +107,20 @@ def keep_float32(model: ir.Model, ranges: Mapping[str, Range]) -> dict[str, str]
                 keep(above, f"makes what enters the recurrence {node.name}")
     for node in graph:
         for value in _floats([*node.inputs, *node.outputs]):
-            seen = ranges.get(str(value.name), Range())
-            if seen.largest > LARGEST:
-                keep(node, f"{value.name} reaches {seen.largest:.3g}, above {LARGEST:g}")
-            elif 0.0 < seen.largest < SMALLEST:
-                keep(node, f"{value.name} stays below {SMALLEST:.2g} (at most {seen.largest:.3g})")
+            magnitudes = ranges.get(str(value.name), Magnitudes())
+            if magnitudes.largest > LARGEST:
+                keep(node, f"{value.name} reaches {magnitudes.largest:.3g}, above {LARGEST:g}")
+            elif 0.0 < magnitudes.largest < SMALLEST:
+                keep(
+                    node,
+                    f"{value.name} stays below {SMALLEST:.2g} (at most {magnitudes.largest:.3g})",
+                )
     for node in graph:
         index = DIVISORS.get(node.op_type)
         for value in () if index is None else _floats([node.inputs[index]]):
-            seen = ranges.get(str(value.name), Range())
-            if 0.0 < seen.smallest < SMALLEST:
-                reason = f"{value.name} under {node.op_type} falls to {seen.smallest:.3g}"
+            magnitudes = ranges.get(str(value.name), Magnitudes())
+            if 0.0 < magnitudes.smallest < SMALLEST:
+                reason = f"{value.name} under {node.op_type} falls to {magnitudes.smallest:.3g}"
                 keep(node, reason)
                 keep(value.producer(), reason)
     for node in graph:
@@ -150,19 +153,19 @@ def _upstream(
 
     Those where it holds are left out unless ``last``.
     """
-    found: dict[ir.Node, None] = {}
+    nodes: dict[ir.Node, None] = {}
     waiting = [node]
     while waiting:
         for value in _floats(waiting.pop().inputs):
             producer = value.producer()
-            if producer is None or producer in found:
+            if producer is None or producer in nodes:
                 continue
             if not stop(producer):
-                found[producer] = None
+                nodes[producer] = None
                 waiting.append(producer)
             elif last:
-                found[producer] = None
-    return list(found)
+                nodes[producer] = None
+    return list(nodes)
 
 
 def _keep_moves_between(graph: ir.Graph, why: dict[ir.Node, str]) -> None:
@@ -170,9 +173,9 @@ def _keep_moves_between(graph: ir.Graph, why: dict[ir.Node, str]) -> None:
 
     They would cost two casts and the digits that the second one cannot bring back.
     """
-    changed = True
-    while changed:
-        changed = False
+    progress = True
+    while progress:
+        progress = False
         for node in graph:
             if node.op_type not in MOVE or node in why:
                 continue
@@ -186,4 +189,4 @@ def _keep_moves_between(graph: ir.Graph, why: dict[ir.Node, str]) -> None:
                 and all(user in why for user in users)
             ):
                 why[node] = "moves values between nodes that are kept"
-                changed = True
+                progress = True

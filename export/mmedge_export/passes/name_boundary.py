@@ -35,12 +35,12 @@ class NameBoundaryPass(ir.passes.InPlacePass):
         graph = model.graph
         _part_outputs(graph)
         self.renamed.clear()
-        wanted = {*self._inputs, *self._outputs}
+        boundary_names = {*self._inputs, *self._outputs}
         boundary = {id(value) for value in (*graph.inputs, *graph.outputs)}
-        taken = {value.name for value in _values(graph)} | wanted
+        names = {value.name for value in _values(graph)} | boundary_names
         for value in list(_values(graph)):
-            if id(value) not in boundary and value.name in wanted:
-                old, value.name = str(value.name), _free(f"{value.name}.inner", taken)
+            if id(value) not in boundary and value.name in boundary_names:
+                old, value.name = str(value.name), _free(f"{value.name}.inner", names)
                 self.renamed[old] = value.name
         # In two steps: an input may have the name that another input is to get.
         pairs = [
@@ -49,17 +49,17 @@ class NameBoundaryPass(ir.passes.InPlacePass):
         ]
         self.renamed.update((str(value.name), name) for value, name in pairs)
         for index, (value, _) in enumerate(pairs):
-            value.name = _free(f"boundary.{index}", taken)
+            value.name = _free(f"boundary.{index}", names)
         for value, name in pairs:
             value.name = name
         return ir.passes.PassResult(model, modified=True)
 
 
 def _part_outputs(graph: ir.Graph) -> None:
-    seen: set[int] = set()
+    output_ids: set[int] = set()
     for index, value in enumerate(list(graph.outputs)):
-        if value.producer() is not None and id(value) not in seen:
-            seen.add(id(value))
+        if value.producer() is not None and id(value) not in output_ids:
+            output_ids.add(id(value))
             continue
         copy = ir.node("Identity", [value], name=f"node_output_{index}")
         copy.outputs[0].name = f"output_{index}_of_{value.name}"
@@ -79,8 +79,8 @@ def _values(graph: ir.Graph) -> Iterator[ir.Value]:
                 yield from attribute.value.initializers.values()
 
 
-def _free(name: str, taken: set[str | None]) -> str:
-    while name in taken:
+def _free(name: str, names: set[str | None]) -> str:
+    while name in names:
         name += "_"
-    taken.add(name)
+    names.add(name)
     return name

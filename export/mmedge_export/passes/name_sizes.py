@@ -34,16 +34,16 @@ class NameSizesPass(ir.passes.InPlacePass):
                 value.shape = ir.Shape([_canonical(size) for size in value.shape])
         sizes = infer_sizes(model.graph)
         for value in _values(model.graph):
-            found = sizes.shape(value)
-            if found is None or value.is_graph_input():
+            inferred_shape = sizes.shape(value)
+            if inferred_shape is None or value.is_graph_input():
                 continue
-            if value.shape is None or len(value.shape) != len(found):
-                value.shape = ir.Shape([_plain(size) for size in found])
+            if value.shape is None or len(value.shape) != len(inferred_shape):
+                value.shape = ir.Shape([_plain(size) for size in inferred_shape])
                 continue
             value.shape = ir.Shape(
                 [
                     _plain(size) if not isinstance(old, int) and old.value is None else old
-                    for old, size in zip(value.shape, found, strict=True)
+                    for old, size in zip(value.shape, inferred_shape, strict=True)
                 ]
             )
         return ir.passes.PassResult(model, modified=True)

@@ -29,9 +29,9 @@ def raise_opset(model: ir.Model, opset: int) -> ir.Model:
         return model
     proto = ir.to_proto(ir.external_data.load_to_model(model.clone()))
     try:
-        converted = onnx.version_converter.convert_version(proto, opset)
+        new_proto = onnx.version_converter.convert_version(proto, opset)
     except Exception:  # noqa: BLE001 - C++ errors without a common base; the old graph serves too
         return model
-    made = ir.from_proto(converted)
-    made.ir_version = max(made.ir_version or 0, IR_VERSION)
-    return made
+    new_model = ir.from_proto(new_proto)
+    new_model.ir_version = max(new_model.ir_version or 0, IR_VERSION)
+    return new_model

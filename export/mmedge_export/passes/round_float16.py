@@ -47,9 +47,17 @@ class RoundFloat16Pass(ir.passes.InPlacePass):
 
 def _round(graph: ir.Graph, node: ir.Node, value: ir.Value) -> None:
     """Replace ``value`` by itself rounded to float16, everywhere."""
-    narrow = ir.Value(name=f"{value.name}_narrow", type=ir.TensorType(HALF), shape=value.shape)
-    wide = ir.Value(name=f"{value.name}_rounded", type=ir.TensorType(FLOAT), shape=value.shape)
-    ir.convenience.replace_all_uses_with(value, wide)
-    down = ir.node("Cast", [value], {"to": int(HALF)}, outputs=[narrow], name=f"{narrow.name}_cast")
-    up = ir.node("Cast", [narrow], {"to": int(FLOAT)}, outputs=[wide], name=f"{wide.name}_cast")
+    half = ir.Value(name=f"{value.name}_narrow", type=ir.TensorType(HALF), shape=value.shape)
+    rounded_value = ir.Value(
+        name=f"{value.name}_rounded", type=ir.TensorType(FLOAT), shape=value.shape
+    )
+    ir.convenience.replace_all_uses_with(value, rounded_value)
+    down = ir.node("Cast", [value], {"to": int(HALF)}, outputs=[half], name=f"{half.name}_cast")
+    up = ir.node(
+        "Cast",
+        [half],
+        {"to": int(FLOAT)},
+        outputs=[rounded_value],
+        name=f"{rounded_value.name}_cast",
+    )
     graph.insert_after(node, [down, up])

@@ -21,7 +21,7 @@ class SimplifyReshapesPass(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Run on ``model``."""
-        changed = False
+        modified = False
         constants: dict[tuple[int, ...], ir.Value] = {}
         for node in model.graph:
             if node.op_type != "Reshape" or node.domain:
@@ -33,8 +33,8 @@ class SimplifyReshapesPass(ir.passes.InPlacePass):
             if sizes not in constants:
                 constants[sizes] = _constant(model.graph, sizes)
             node.replace_input_with(1, constants[sizes])
-            changed = True
-        return ir.passes.PassResult(model, modified=changed)
+            modified = True
+        return ir.passes.PassResult(model, modified=modified)
 
 
 def _target(node: ir.Node) -> tuple[int, ...] | None:
@@ -60,9 +60,9 @@ def _target(node: ir.Node) -> tuple[int, ...] | None:
 def _constant(graph: ir.Graph, sizes: tuple[int, ...]) -> ir.Value:
     text = "_".join("n" if size == -1 else str(size) for size in sizes)
     name = f"target_{text}"
-    taken = {str(value.name) for node in graph for value in node.outputs}
-    taken |= {str(value.name) for value in graph.inputs} | set(graph.initializers)
-    while name in taken:
+    names = {str(value.name) for node in graph for value in node.outputs}
+    names |= {str(value.name) for value in graph.inputs} | set(graph.initializers)
+    while name in names:
         name += "_"
     value = ir.Value(
         name=name,

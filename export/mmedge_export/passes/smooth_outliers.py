@@ -115,12 +115,12 @@ class SmoothOutliersPass(ir.passes.InPlacePass):
         values = [value for node in model.graph for value in node.outputs]
         # From the end: smoothing an activation changes the weights in front of it, and these count
         # for the activation that they take.
-        found = [
+        records = [
             self._smooth(value, model.graph)
             for value in reversed(values)
             if value.name in self._channel_max
         ]
-        self.smoothed = tuple(done for done in reversed(found) if done is not None)
+        self.smoothed = tuple(record for record in reversed(records) if record is not None)
         return ir.passes.PassResult(model, modified=bool(self.smoothed))
 
     def _smooth(self, value: ir.Value, graph: ir.Graph) -> Smoothed | None:
@@ -161,8 +161,8 @@ def _scale(
         # A channel whose weights are all 0 becomes as small as can be.
         weight = np.maximum(weight[live], np.finfo(np.float32).tiny)
         exponent = alpha * np.log2(largest[live]) - (1 - alpha) * np.log2(weight)
-        bound = np.log2(LIMIT)
-        exponent = np.clip(np.round(exponent - np.median(exponent)), -bound, bound)
+        limit = np.log2(LIMIT)
+        exponent = np.clip(np.round(exponent - np.median(exponent)), -limit, limit)
         scale[live] = np.exp2(exponent)
     return scale
 
@@ -226,12 +226,12 @@ def _divide(value: ir.Value, graph: ir.Graph, scale: NDArray[np.float32]) -> lis
         return _divide_alone(node.inputs[0], graph, scale)
     if node.op_type in ("Add", "Mul"):
         for index in (0, 1):
-            found = _divide_constants(node, (index,), scale)
+            edits = _divide_constants(node, (index,), scale)
             other = _divide_alone(node.inputs[1 - index], graph, scale)
-            if node.op_type == "Mul" and (found or other):
-                return found or other
-            if found and other:
-                return [*found, *other]
+            if node.op_type == "Mul" and (edits or other):
+                return edits or other
+            if edits and other:
+                return [*edits, *other]
     return None
 
 
@@ -283,8 +283,8 @@ def _apply(edits: Sequence[_Edit], graph: ir.Graph) -> None:
 
 
 def _free(name: str, graph: ir.Graph) -> str:
-    taken = {value.name for node in graph for value in node.outputs}
-    taken.update(graph.initializers, (value.name for value in graph.inputs))
-    while name in taken:
+    names = {value.name for node in graph for value in node.outputs}
+    names.update(graph.initializers, (value.name for value in graph.inputs))
+    while name in names:
         name += "_"
     return name

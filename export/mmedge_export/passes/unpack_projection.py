@@ -39,26 +39,26 @@ def unpack_projection(graph: ir.Graph, node: ir.Node) -> list[ir.Node]:
     sizes = [value.shape[-1] if value.shape else None for value in split.outputs]
     ends = [0, *np.cumsum([size for size in sizes if isinstance(size, int)]).tolist()]
     columns = weights.const_value.numpy()  # type: ignore[union-attr]
-    added = None if bias is None else bias.const_value.numpy()  # type: ignore[union-attr]
-    known = len(ends) == len(sizes) + 1 and ends[-1] == columns.shape[1]
-    if not known or (added is not None and added.shape[0] != columns.shape[1]):
+    bias_array = None if bias is None else bias.const_value.numpy()  # type: ignore[union-attr]
+    sizes_fit = len(ends) == len(sizes) + 1 and ends[-1] == columns.shape[1]
+    if not sizes_fit or (bias_array is not None and bias_array.shape[0] != columns.shape[1]):
         return [node]
-    made = []
+    products = []
     for index, ((start, end), old) in enumerate(zip(pairwise(ends), split.outputs, strict=True)):
         part = f"{node.name}_part{index}"
         factor = _register(graph, f"{weights.name}_{part}", columns[:, start:end])
         product = ir.node("MatMul", [node.inputs[0], factor], name=part)
         _type(product.outputs[0], old, f"{part}_product")
-        made.append(product)
+        products.append(product)
         new = [product]
-        if added is not None:
-            term = _register(graph, f"{part}_bias", added[start:end])
+        if bias_array is not None:
+            term = _register(graph, f"{part}_bias", bias_array[start:end])
             new.append(ir.node("Add", [product.outputs[0], term], name=f"{part}_add"))
             _type(new[-1].outputs[0], old, f"{part}_sum")
         graph.insert_before(split, new)
         ir.convenience.replace_all_uses_with(old, new[-1].outputs[0])
     graph.remove([n for n in (node, add, split) if n is not None], safe=True)
-    return made
+    return products
 
 
 def _is_constant(value: ir.Value, *, rank: int) -> bool:

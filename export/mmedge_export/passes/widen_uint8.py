@@ -52,14 +52,14 @@ class WidenUint8Pass(ir.passes.InPlacePass):
 
 def _moved(graph: ir.Graph, starts: list[ir.Value]) -> list[ir.Value]:
     """Values that movers make of ``starts``; empty when something else reads a uint8."""
-    moved = set(starts)
+    uint8_values = set(starts)
     for node in graph:
-        taken = [value for value in node.inputs if value is not None and value.dtype == UINT8]
-        if not taken or node.op_type == "Cast":
+        operands = [value for value in node.inputs if value is not None and value.dtype == UINT8]
+        if not operands or node.op_type == "Cast":
             continue
-        if node.op_type not in MOVERS or any(value not in moved for value in taken):
+        if node.op_type not in MOVERS or any(value not in uint8_values for value in operands):
             return []
         if any(value.is_graph_output() for value in node.outputs):
             return []
-        moved.update(node.outputs)
-    return [value for value in moved if value not in starts]
+        uint8_values.update(node.outputs)
+    return [value for value in uint8_values if value not in starts]

@@ -24,15 +24,15 @@ def draft_onnx(source: str, place: Path) -> Draft:
     path = Path(source)
     file = load_file(path)
     model = read_onnx(path)
-    model, said = settle(model, file, reference(file, model))
+    model, remark = settle(model, file, reference(file, model))
     there = os.path.relpath(path.resolve(), place.resolve().parent)
     inputs = [
         DraftInput(name, value.example, value.dynamic, "CHECK: made up; a real one is better")
         for name, value in model.inputs.items()
     ]
     notes = ["The shapes, dtypes and dynamic dimensions are the file's."]
-    if said:
-        notes.append(f"Made-up values: {said}.")
+    if remark:
+        notes.append(f"Made-up values: {remark}.")
     return Draft(
         source,
         ["from pathlib import Path"],

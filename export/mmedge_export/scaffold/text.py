@@ -65,14 +65,14 @@ class Draft:
         """What has to be filled in before mmedge export takes it."""
         return [
             *(f"the arguments in: {line}" for line in self.network if "fill_in(" in line),
-            *(f"an example of {own.name}" for own in self.inputs if own.example is None),
+            *(f"an example of {entry.name}" for entry in self.inputs if entry.example is None),
             *([] if self.outputs else ["the names of the outputs"]),
         ]
 
 
 def write_draft(draft: Draft, path: Path) -> str:
     """The text of the factory that is to lie at ``path``."""
-    shown = os.path.relpath(path) if path.is_absolute() else str(path)
+    path_text = os.path.relpath(path) if path.is_absolute() else str(path)
     todo = draft.missing()
     head = [
         f'"""What mmedge has to know of {draft.source} (written by mmedge init).',
@@ -84,7 +84,7 @@ def write_draft(draft: Draft, path: Path) -> str:
         ),
         *(f"{note}" for note in draft.notes),
         *([""] if draft.notes else []),
-        f"    mmedge export {shown}:factory -o {_stem(draft.source)}.mmedge",
+        f"    mmedge export {path_text}:factory -o {_stem(draft.source)}.mmedge",
         '"""',
     ]
     body = [
@@ -112,10 +112,16 @@ def write_draft(draft: Draft, path: Path) -> str:
 def _imports(draft: Draft) -> list[str]:
     lines = {"import numpy as np", "from mmedge_export import Input, Model", *draft.imports}
     standard = [one for one in lines if re.match(r"(import|from) (sys|pathlib|typing)\b", one)]
-    own = [one for one in lines if re.match(r"from (?!pathlib|typing|mmedge_export)", one)]
+    network_lines = [
+        one for one in lines if re.match(r"from (?!pathlib|typing|mmedge_export)", one)
+    ]
     first = [one for one in draft.imports if one.startswith("sys.path")]
-    rest = sorted(lines - set(standard) - set(own) - set(first))
-    groups = [sorted(standard, key=_order), sorted(rest, key=_order), [*first, *sorted(own)]]
+    rest = sorted(lines - set(standard) - set(network_lines) - set(first))
+    groups = [
+        sorted(standard, key=_order),
+        sorted(rest, key=_order),
+        [*first, *sorted(network_lines)],
+    ]
     return "\n\n".join("\n".join(group) for group in groups if group).split("\n")
 
 
@@ -134,17 +140,17 @@ _OPTIONS = [
 
 def _inputs(draft: Draft) -> list[str]:
     lines: list[str] = []
-    for own in draft.inputs:
-        lines += [f'            "{own.name}": Input(']
-        if own.note:
-            lines += [f"                # {own.note}"]
-        lines += [f"                {_example(own)},{_mark(own.example is None)}"]
-        if own.dynamic:
-            axes = ", ".join(f'{axis}: "{name}"' for axis, name in own.dynamic.items())
+    for entry in draft.inputs:
+        lines += [f'            "{entry.name}": Input(']
+        if entry.note:
+            lines += [f"                # {entry.note}"]
+        lines += [f"                {_example(entry)},{_mark(entry.example is None)}"]
+        if entry.dynamic:
+            axes = ", ".join(f'{axis}: "{name}"' for axis, name in entry.dynamic.items())
             lines += [f"                dynamic={{{axes}}},"]
         else:
             lines += ['                # dynamic={0: "batch"},  # axes whose size may differ']
-        modality = modality_name(own.name)
+        modality = modality_name(entry.name)
         lines += [
             "                # FILL IN where it holds:",
             f'                # modality="{modality}",  # inputs that come together share one',
@@ -155,11 +161,11 @@ def _inputs(draft: Draft) -> list[str]:
     return lines
 
 
-def _example(own: DraftInput) -> str:
+def _example(entry: DraftInput) -> str:
     """An expression that gives the example."""
-    value = own.example
+    value = entry.example
     if value is None:
-        what = f"the shape of {own.name}, such as (1, 3, 224, 224)"
+        what = f"the shape of {entry.name}, such as (1, 3, 224, 224)"
         return f"np.zeros(fill_in({what!r}), np.float32)"
     dtype = "np.bool_" if value.dtype == np.bool_ else f"np.{value.dtype.name}"
     shape = f"({', '.join(map(str, value.shape))}{',' if value.ndim == 1 else ''})"

@@ -54,16 +54,16 @@ def draft_torch(source: str, place: Path) -> Draft:
     notes: list[str] = []
     inputs = _inputs(kind, module, notes)
     outputs = _outputs(module, inputs) if module is not None else []
-    if inputs and all(own.example is not None for own in inputs) and not outputs:
+    if inputs and all(entry.example is not None for entry in inputs) and not outputs:
         # The guesses do not go through the network: they are none.
-        inputs = [DraftInput(own.name, None, {}, own.note) for own in inputs]
+        inputs = [DraftInput(entry.name, None, {}, entry.note) for entry in inputs]
     network = [
         f"network = {call}",
         "# FILL IN: the trained weights, such as",
         '# network.load_state_dict(torch.load("weights.pt", weights_only=True))',
         "network.eval()",
     ]
-    if any(own.example is None for own in inputs) or not outputs or module is None:
+    if any(entry.example is None for entry in inputs) or not outputs or module is None:
         imports.append("from mmedge_export.scaffold import fill_in")
     return Draft(source, imports, network, inputs, outputs, notes)
 
@@ -94,13 +94,14 @@ def _make(thing: Any, name: str, source: str) -> tuple[str, nn.Module | None]:  
             f"{source} is {type(thing).__name__}; expected a class of a torch.nn.Module, a module, "
             "or a function that gives one"
         )
-    needed = [
-        f"{own.name}=fill_in({own.name!r})"
-        for own in inspect.signature(thing).parameters.values()
-        if own.default is own.empty and own.kind not in (own.VAR_POSITIONAL, own.VAR_KEYWORD)
+    arguments = [
+        f"{parameter.name}=fill_in({parameter.name!r})"
+        for parameter in inspect.signature(thing).parameters.values()
+        if parameter.default is parameter.empty
+        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
     ]
-    if needed:
-        return f"{name}({', '.join(needed)})  # FILL IN", None
+    if arguments:
+        return f"{name}({', '.join(arguments)})  # FILL IN", None
     with running(source):
         module = thing()
     if not isinstance(module, nn.Module):
@@ -112,15 +113,15 @@ def _inputs(kind: type, module: nn.Module | None, notes: list[str]) -> list[Draf
     signature = inspect.signature(kind.forward)  # type: ignore[attr-defined]
     inputs: list[DraftInput] = []
     guesses = {} if module is None else _guesses(module)
-    for own in list(signature.parameters.values())[1:]:
-        if own.kind in (own.VAR_POSITIONAL, own.VAR_KEYWORD):
-            notes.append(f"forward also takes {own}: name its tensors as inputs by hand.")
-        elif own.default is not own.empty:
-            notes.append(f"forward also takes {own}, which is left at its default here.")
+    for parameter in list(signature.parameters.values())[1:]:
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            notes.append(f"forward also takes {parameter}: name its tensors as inputs by hand.")
+        elif parameter.default is not parameter.empty:
+            notes.append(f"forward also takes {parameter}, which is left at its default here.")
         else:
-            example, note = guesses.get(own.name, (None, ""))
+            example, note = guesses.get(parameter.name, (None, ""))
             dynamic = {} if example is None else {0: "batch"}
-            inputs.append(DraftInput(own.name, example, dynamic, note))
+            inputs.append(DraftInput(parameter.name, example, dynamic, note))
     if not inputs:
         notes.append("No input could be told from forward: name them by hand.")
     return inputs
@@ -132,14 +133,14 @@ def _guesses(module: nn.Module) -> dict[str, tuple[Array, str]]:
         graph = fx.symbolic_trace(module).graph
     except Exception:  # noqa: BLE001 - tracing a network that it cannot is no fault here
         return {}
-    found: dict[str, tuple[Array, str]] = {}
+    examples: dict[str, tuple[Array, str]] = {}
     for node in graph.nodes:
         if node.op == "placeholder":
             layer = _first_layer(node, module)
             example = None if layer is None else _example(module.get_submodule(layer))
             if example is not None:
-                found[str(node.target)] = example, f"CHECK: as the layer {layer!r} takes it"
-    return found
+                examples[str(node.target)] = example, f"CHECK: as the layer {layer!r} takes it"
+    return examples
 
 
 def _first_layer(node: fx.Node, module: nn.Module) -> str | None:
@@ -176,20 +177,20 @@ def _example(layer: nn.Module) -> Array | None:
 
 def _outputs(module: nn.Module, inputs: list[DraftInput]) -> list[str]:
     """Names for what the module returns on the examples; none where it does not run on them."""
-    values = {own.name: own.example for own in inputs}
+    values = {entry.name: entry.example for entry in inputs}
     if not values or any(value is None for value in values.values()):
         return []
     training = module.training
     module.eval()
     try:
         with torch.no_grad():
-            found = module(**{name: torch.from_numpy(value) for name, value in values.items()})
+            result = module(**{name: torch.from_numpy(value) for name, value in values.items()})
     except Exception:  # noqa: BLE001 - guesses that do not fit are no fault of the network
         return []
     finally:
         module.train(training)
-    if isinstance(found, Mapping):
-        return [str(key) for key, value in found.items() if isinstance(value, torch.Tensor)]
-    if isinstance(found, tuple | list):
-        return [f"output_{index}" for index in range(len(found))]
-    return ["output"] if isinstance(found, torch.Tensor) else []
+    if isinstance(result, Mapping):
+        return [str(key) for key, value in result.items() if isinstance(value, torch.Tensor)]
+    if isinstance(result, tuple | list):
+        return [f"output_{index}" for index in range(len(result))]
+    return ["output"] if isinstance(result, torch.Tensor) else []

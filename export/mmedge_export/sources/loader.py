@@ -56,13 +56,13 @@ def load_source(
         raise ExportError(
             f"sizes and examples are for .onnx files; {spec!r} brings examples of its own"
         )
-    made = load_object(spec)
-    if not isinstance(made, Model):
+    instance = load_object(spec)
+    if not isinstance(instance, Model):
         raise ExportError(
-            f"{spec} gave {type(made).__name__}; expected a mmedge_export.Model: wrap the network "
-            "as Model(module, inputs={name: Input(example)}, outputs=[name])"
+            f"{spec} gave {type(instance).__name__}; expected a mmedge_export.Model: wrap the "
+            "network as Model(module, inputs={name: Input(example)}, outputs=[name])"
         )
-    return made
+    return instance
 
 
 def load_object(spec: str) -> Any:  # noqa: ANN401
@@ -106,7 +106,7 @@ def load_attribute(spec: str, forms: str = _FORMS, example: str = "factory") -> 
         raise ExportError(f"no such file: {place}; expected {forms}")
     module = _import_file(Path(place)) if place.endswith(".py") else _import_module(place)
     if not hasattr(module, name):
-        offered = [
+        names = [
             key
             for key, value in vars(module).items()
             if callable(value)
@@ -114,15 +114,15 @@ def load_attribute(spec: str, forms: str = _FORMS, example: str = "factory") -> 
             and getattr(value, "__module__", "") == module.__name__
         ]
         raise ExportError(
-            f"{place} has no {name!r}; it defines {', '.join(offered) or 'no function'}"
+            f"{place} has no {name!r}; it defines {', '.join(names) or 'no function'}"
         )
     return getattr(module, name)
 
 
-def _call(made: Any, spec: str) -> Any:  # noqa: ANN401
-    if callable(made):
+def _call(result: Any, spec: str) -> Any:  # noqa: ANN401
+    if callable(result):
         try:
-            made = made()
+            result = result()
         except ExportError:
             raise
         except ImportError as error:
@@ -131,20 +131,20 @@ def _call(made: Any, spec: str) -> Any:  # noqa: ANN401
             raise ExportError(
                 f"{spec} raised {described(error)}; --debug shows the traceback"
             ) from error
-    return made
+    return result
 
 
 def _import_file(path: Path) -> ModuleType:
-    found = importlib.util.spec_from_file_location(path.stem, path)
-    if found is None or found.loader is None:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
         raise ExportError(f"{path} is not a Python file")
-    module = importlib.util.module_from_spec(found)
+    module = importlib.util.module_from_spec(spec)
     before = sys.modules.get(path.stem)
     # torch and dataclasses look classes up by their module's name.
     sys.modules[path.stem] = module
     sys.path.insert(0, str(path.resolve().parent))
     try:
-        found.loader.exec_module(module)
+        spec.loader.exec_module(module)
     except BaseException as error:  # whatever the user's code raises, Ctrl-C too
         todo = remedy(error) if isinstance(error, ImportError) else "--debug shows the traceback"
         if before is None:

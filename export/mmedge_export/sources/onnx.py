@@ -63,11 +63,11 @@ def read_onnx(
         inputs = _with_example(file, example)
     else:
         inputs = _made_up(file, next(candidates(file, sizes or {})))
-        used = {symbol for value in inputs.values() for symbol in value.dynamic.values()}
-        if unknown := set(sizes or {}) - used:
+        symbols = {symbol for value in inputs.values() for symbol in value.dynamic.values()}
+        if unknown := set(sizes or {}) - symbols:
             raise ExportError(
                 f"{path}: sizes name {', '.join(sorted(unknown))}, but the dynamic dimensions are "
-                f"{', '.join(sorted(used)) or 'none'}"
+                f"{', '.join(sorted(symbols)) or 'none'}"
             )
     outputs = list(file.normalized.outputs)
     return Model(
@@ -87,7 +87,7 @@ def load_file(path: Path) -> OnnxFile:
         for value in model.graph.initializers.values():
             if isinstance(value.const_value, ir.ExternalTensor):
                 value.const_value.numpy()
-        normalized = normalize(model, outputs)
+        interface = normalize(model, outputs)
     except ExportError:
         raise
     except Exception as error:  # protobuf's and onnx-ir's errors have no common base
@@ -98,25 +98,25 @@ def load_file(path: Path) -> OnnxFile:
             f"{path} cannot be read as ONNX: {type(cause).__name__}: {cause}; give a valid .onnx "
             "file with its external data beside it"
         ) from error
-    file = OnnxFile(path, Graph(model), normalized)
+    file = OnnxFile(path, Graph(model), interface)
     _check(file)
     return file
 
 
 def match(model: Model, file: OnnxFile) -> None:
     """Raise ExportError unless ``model`` names the inputs and outputs of ``file`` as they are."""
-    declared = {str(value.name): value for value in file.inputs}
-    for what, names, known in (
-        ("input", model.inputs, declared),
+    graph_inputs = {str(value.name): value for value in file.inputs}
+    for what, names, graph_names in (
+        ("input", model.inputs, graph_inputs),
         ("output", model.outputs, file.normalized.outputs),
     ):
-        if set(names) != set(known):
+        if set(names) != set(graph_names):
             raise ExportError(
-                f"{file.path}: the graph's {what}s are {', '.join(known)}, the model names "
+                f"{file.path}: the graph's {what}s are {', '.join(graph_names)}, the model names "
                 f"{', '.join(names)}; name each of them"
             )
     for name, value in model.inputs.items():
-        _check_input(file, declared[name], value.example, value.shape())
+        _check_input(file, graph_inputs[name], value.example, value.shape())
 
 
 def reference(file: OnnxFile, model: Model) -> Callable[[Mapping[str, Array]], dict[str, Array]]:
@@ -134,8 +134,8 @@ def reference(file: OnnxFile, model: Model) -> Callable[[Mapping[str, Array]], d
     ranks: dict[str, int] = {}
 
     def run(values: Mapping[str, Array]) -> dict[str, Array]:
-        got = runner({old: values[new] for new, old in inputs.items()})
-        results = {name: got[outputs[name]] for name in model.outputs}
+        outputs_by_file_name = runner({old: values[new] for new, old in inputs.items()})
+        results = {name: outputs_by_file_name[outputs[name]] for name in model.outputs}
         for name, value in results.items():
             where = f"{file.path}: output {name!r}"
             if not isinstance(value, np.ndarray) or value.dtype.name not in DTYPES:
@@ -180,9 +180,9 @@ def settle(
         except ExportError as error:
             first = first or error
             continue
-        broken = [n for n, v in outputs.items() if v.dtype.kind == "f" and np.isnan(v).any()]
-        if broken:
-            fallback = fallback or (candidate, f"output {broken[0]!r} has NaN")
+        nan_outputs = [n for n, v in outputs.items() if v.dtype.kind == "f" and np.isnan(v).any()]
+        if nan_outputs:
+            fallback = fallback or (candidate, f"output {nan_outputs[0]!r} has NaN")
             continue
         return _with_values(model, candidate), candidate.what
     if fallback is not None:
@@ -223,9 +223,9 @@ def _symbols(value: ir.Value) -> dict[int, str]:
 def _with_example(file: OnnxFile, example: Mapping[str, Array]) -> dict[str, Input]:
     """Inputs with the values of ``example``, whose keys are names of the file or of the bundle."""
     old = file.normalized.inputs
-    known = {**{name: name for name in old}, **{was: name for name, was in old.items()}}
-    values = {known[name]: value for name, value in example.items() if name in known}
-    unknown = [name for name in example if name not in known]
+    bundle_names = {**{name: name for name in old}, **{was: name for name, was in old.items()}}
+    values = {bundle_names[name]: value for name, value in example.items() if name in bundle_names}
+    unknown = [name for name in example if name not in bundle_names]
     missing = [name for name in old if name not in values]
     if unknown or missing:
         raise ExportError(
@@ -257,20 +257,22 @@ def _with_example(file: OnnxFile, example: Mapping[str, Array]) -> dict[str, Inp
 
 
 def _check_input(
-    file: OnnxFile, declared: ir.Value, example: Array, shape: tuple[int | str, ...]
+    file: OnnxFile, graph_input: ir.Value, example: Array, shape: tuple[int | str, ...]
 ) -> None:
-    dtype = None if declared.dtype is None else declared.dtype.numpy()
-    sizes = None if declared.shape is None else list(declared.shape)
+    dtype = None if graph_input.dtype is None else graph_input.dtype.numpy()
+    sizes = None if graph_input.shape is None else list(graph_input.shape)
     fits = sizes is None or (
         len(sizes) == example.ndim
         and all(
-            size == given for size, given in zip(sizes, shape, strict=True) if isinstance(size, int)
+            size == model_size
+            for size, model_size in zip(sizes, shape, strict=True)
+            if isinstance(size, int)
         )
     )
     if dtype != example.dtype or not fits:
         raise ExportError(
-            f"{file.path}: input {declared.name!r} is {dtype} {sizes} in the graph, the model says "
-            f"{example.dtype} {shape}"
+            f"{file.path}: input {graph_input.name!r} is {dtype} {sizes} in the graph, the model "
+            f"says {example.dtype} {shape}"
         )
 
 

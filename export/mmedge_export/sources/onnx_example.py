@@ -76,15 +76,15 @@ def candidates(file: OnnxFile, sizes: Mapping[str, int]) -> Iterator[Candidate]:
 
 
 def _shapes(file: OnnxFile, sizes: Mapping[str, int], size: int) -> dict[str, tuple[int, ...]]:
-    known = dict(sizes)
+    size_of = dict(sizes)
     shapes = {}
     for value in file.inputs:
         shape = []
-        for axis, declared in enumerate(value.shape or ()):
-            if isinstance(declared, int):
-                shape.append(declared)
+        for axis, dimension in enumerate(value.shape or ()):
+            if isinstance(dimension, int):
+                shape.append(dimension)
             else:
-                shape.append(known.setdefault(str(declared.value), size if axis else 1))
+                shape.append(size_of.setdefault(str(dimension.value), size if axis else 1))
         shapes[str(value.name)] = tuple(shape)
     return shapes
 
@@ -97,18 +97,18 @@ def _values(
     rng: np.random.Generator,
 ) -> Array:
     dtype = np.dtype(ir.DataType(value.dtype or 0).numpy())
-    wanted = uses.of(value, shape)
-    if isinstance(wanted, np.ndarray):
-        return wanted.astype(dtype).reshape(shape)
+    bounds = uses.of(value, shape)
+    if isinstance(bounds, np.ndarray):
+        return bounds.astype(dtype).reshape(shape)
     if dtype == np.bool_:
         return np.ones(shape, np.bool_)
     if np.issubdtype(dtype, np.integer):
         limits = np.iinfo(dtype)
         low, high = (limits.min, limits.max) if dtype.itemsize == 1 else (0, 1)
-        if wanted is not None:
-            low, high = max(int(wanted[0]), limits.min), min(int(wanted[1]), limits.max)
+        if bounds is not None:
+            low, high = max(int(bounds[0]), limits.min), min(int(bounds[1]), limits.max)
         return np.asarray(rng.integers(low, max(low, high), shape, np.int64, endpoint=True), dtype)
-    drawn = rng.standard_normal(shape)
-    if wanted is not None or floats is not None:
-        drawn = rng.uniform(*(wanted or floats or (0.0, 1.0)), shape)
-    return np.asarray(drawn).astype(dtype)
+    values = rng.standard_normal(shape)
+    if bounds is not None or floats is not None:
+        values = rng.uniform(*(bounds or floats or (0.0, 1.0)), shape)
+    return np.asarray(values).astype(dtype)

@@ -71,9 +71,9 @@ def read_model(path: Path) -> tuple[ir.Model, list[str]]:
     graph = proto.graph
     for kind, values in (("input", graph.input), ("output", graph.output)):
         for value in values:
-            held = value.type.WhichOneof("value")
-            if held not in (None, "tensor_type"):
-                what = str(held).removesuffix("_type").replace("_", " ")
+            kind_of = value.type.WhichOneof("value")
+            if kind_of not in (None, "tensor_type"):
+                what = str(kind_of).removesuffix("_type").replace("_", " ")
                 raise refusal(
                     f"{path}: {kind} {value.name!r} is a {what}, expected a tensor", "container"
                 )
@@ -82,13 +82,13 @@ def read_model(path: Path) -> tuple[ir.Model, list[str]]:
     for value in [v for v in graph.value_info if v.name in outer]:
         graph.value_info.remove(value)
     outputs = [value.name for value in graph.output]
-    taken = outer | {name for node in graph.node for name in (*node.input, *node.output)}
+    names = outer | {name for node in graph.node for name in (*node.input, *node.output)}
     for index, value in enumerate(graph.output):
         if value.name in outer or value.name in outputs[:index]:
             free = f"{value.name}_output"
-            while free in taken:
+            while free in names:
                 free += "_"
-            taken.add(free)
+            names.add(free)
             graph.node.append(onnx.helper.make_node("Identity", [value.name], [free]))
             value.name = free
     model = ir.from_proto(proto)
@@ -149,7 +149,7 @@ def normalize(model: ir.Model, outputs: list[str]) -> Normalized:
     model.graph.sort()
     inputs = [str(value.name) for value in model.graph.inputs]
     _name_interface(model.graph, inputs, outputs, remarks)
-    declared = [value.shape for value in model.graph.outputs]
+    output_shapes = [value.shape for value in model.graph.outputs]
     _name_dimensions(model.graph)
     for node in _nodes(model.graph):
         for value in node.outputs:
@@ -157,7 +157,7 @@ def normalize(model: ir.Model, outputs: list[str]) -> Normalized:
     return Normalized(
         {str(value.name): name for value, name in zip(model.graph.inputs, inputs, strict=True)},
         {str(value.name): name for value, name in zip(model.graph.outputs, outputs, strict=True)},
-        tuple(declared),
+        tuple(output_shapes),
         tuple(remarks),
     )
 
@@ -210,34 +210,34 @@ def _name_interface(
 ) -> None:
     """Give inputs and outputs names that a manifest takes; no two of the graph are alike."""
     faces = [*graph.inputs, *graph.outputs]
-    wanted = [*inputs, *outputs]
-    keep = {n for n in wanted if TENSOR_NAME.fullmatch(n)}
-    taken: set[str] = set()
+    file_names = [*inputs, *outputs]
+    keep = {n for n in file_names if TENSOR_NAME.fullmatch(n)}
+    interface_names: set[str] = set()
     names = []
-    for name in wanted:
+    for name in file_names:
         plain = re.sub(r"[^A-Za-z0-9_./:-]", "_", name)[:180] or "tensor"
-        if TENSOR_NAME.fullmatch(name) and name not in taken:
+        if TENSOR_NAME.fullmatch(name) and name not in interface_names:
             plain = name
-        elif name in taken or plain in taken or plain in keep:
+        elif name in interface_names or plain in interface_names or plain in keep:
             count = 1
-            while f"{plain}_{count}" in taken | keep:
+            while f"{plain}_{count}" in interface_names | keep:
                 count += 1
             plain = f"{plain}_{count}"
-        taken.add(plain)
+        interface_names.add(plain)
         names.append(plain)
     # Inner values make way first: one may have a name that a face gets.
     others = [v for v in _values(graph) if v not in faces]
-    used = taken | {str(v.name) for v in others}
+    graph_names = interface_names | {str(v.name) for v in others}
     for value in others:
-        if value.name in taken:
+        if value.name in interface_names:
             count = 1
-            while f"{value.name}_{count}" in used:
+            while f"{value.name}_{count}" in graph_names:
                 count += 1
             value.name = f"{value.name}_{count}"
-            used.add(value.name)
+            graph_names.add(value.name)
     for index, value in enumerate(faces):
         value.name = f"\0{index}"
-    for value, name, old in zip(faces, names, wanted, strict=True):
+    for value, name, old in zip(faces, names, file_names, strict=True):
         value.name = name
         if name != old:
             kind = "input" if value.is_graph_input() else "output"
@@ -252,9 +252,9 @@ def _name_dimensions(graph: ir.Graph) -> None:
     """
     names: dict[str, str] = {}
 
-    def name(text: str, wanted: str) -> str:
+    def name(text: str, proposal: str) -> str:
         if text not in names:
-            plain, count = dimension_name(wanted), 0
+            plain, count = dimension_name(proposal), 0
             free = plain
             while free in names.values():
                 count += 1
@@ -279,7 +279,7 @@ def _name_dimensions(graph: ir.Graph) -> None:
 def infer_outputs(
     model: ir.Model,
     shapes: Mapping[str, Sequence[int | str]],
-    stated: Sequence[ir.Shape | None],
+    file_shapes: Sequence[ir.Shape | None],
 ) -> None:
     """Give the inputs of ``model`` their shapes, and the outputs what follows from them.
 
@@ -289,7 +289,7 @@ def infer_outputs(
     Args:
         model: normalized; is changed.
         shapes: of each input.
-        stated: shape of each output as the file states it.
+        file_shapes: shape of each output as the file states it.
     """
     for value in model.graph.inputs:
         value.shape = ir.Shape(shapes[str(value.name)])
@@ -302,15 +302,15 @@ def infer_outputs(
         for size in value.shape or ()
         if not isinstance(size, int) and size.value
     }
-    taken = set(symbols)
-    for value, inferred, written in zip(
-        model.graph.outputs, copy.graph.outputs, stated, strict=True
+    output_symbols = set(symbols)
+    for value, inferred_value, file_shape in zip(
+        model.graph.outputs, copy.graph.outputs, file_shapes, strict=True
     ):
-        if inferred.shape is None:
+        if inferred_value.shape is None:
             continue
-        names = list(written or ()) if len(written or ()) == len(inferred.shape) else []
+        names = list(file_shape or ()) if len(file_shape or ()) == len(inferred_value.shape) else []
         sizes: list[int | str | None] = []
-        for axis, size in enumerate(inferred.shape):
+        for axis, size in enumerate(inferred_value.shape):
             if isinstance(size, int):
                 sizes.append(size)
                 continue
@@ -320,8 +320,8 @@ def infer_outputs(
             # The file's own name of a size that only comes out, unless it says more than that.
             text = getattr(names[axis], "value", None) or "" if names else ""
             name = "" if _NAMELESS.fullmatch(text) else dimension_name(text)
-            sizes.append(name if name and name not in taken else None)
-            taken.add(name)
+            sizes.append(name if name and name not in output_symbols else None)
+            output_symbols.add(name)
         value.shape = ir.Shape(sizes)
 
 
@@ -333,6 +333,6 @@ def _nodes(graph: ir.Graph) -> Iterator[ir.Node]:
 def _values(graph: ir.Graph) -> Iterable[ir.Value]:
     """Every value, those of subgraphs too."""
     graphs = {graph, *graph.subgraphs()}
-    found = [v for g in graphs for v in (*g.inputs, *g.initializers.values())]
-    found += [v for node in _nodes(graph) for v in node.outputs]
-    return [v for v in found if v.name]
+    values = [v for g in graphs for v in (*g.inputs, *g.initializers.values())]
+    values += [v for node in _nodes(graph) for v in node.outputs]
+    return [v for v in values if v.name]

@@ -31,13 +31,13 @@ class Uses:
         self,
         model: ir.Model,
         shapes: Mapping[str, tuple[int, ...]],
-        stated: Sequence[ir.Shape | None],
+        output_shapes: Sequence[ir.Shape | None],
     ) -> None:
-        """``shapes`` are those of the inputs, ``stated`` what the file says of the outputs."""
+        """``shapes`` are those of the inputs, ``output_shapes`` what the file says of outputs."""
         model = model.clone()
         for value in model.graph.inputs:
             value.shape = ir.Shape(shapes[str(value.name)])
-        for value, shape in zip(model.graph.outputs, stated, strict=True):
+        for value, shape in zip(model.graph.outputs, output_shapes, strict=True):
             if value.shape is None or not value.shape.is_static():
                 value.shape = shape
         InferShapesPass()(model)
@@ -47,22 +47,22 @@ class Uses:
         """What is asked of an input of the graph."""
         return self._of(self._inputs[str(value.name)], math.prod(shape), set())
 
-    def _of(self, value: ir.Value, count: int, seen: set[int]) -> Wanted:
-        if id(value) in seen:
+    def _of(self, value: ir.Value, count: int, visited_ids: set[int]) -> Wanted:
+        if id(value) in visited_ids:
             return None
-        seen.add(id(value))
+        visited_ids.add(id(value))
         low, high = -math.inf, math.inf
         for node, position in value.uses():
             rule = _RULES.get((node.op_type, position)) or _RULES.get((node.op_type, -1))
-            wanted = rule(_Use(node, position, count)) if rule is not None else None
+            bounds = rule(_Use(node, position, count)) if rule is not None else None
             passes = node.op_type in _PASSES and (position == 0 or node.op_type == "Concat")
-            if wanted is None and passes and node.outputs:
-                wanted = self._of(node.outputs[0], count, seen)
-            if isinstance(wanted, np.ndarray):
-                if wanted.size == count:
-                    return wanted
-            elif wanted is not None:
-                low, high = max(low, wanted[0]), min(high, wanted[1])
+            if bounds is None and passes and node.outputs:
+                bounds = self._of(node.outputs[0], count, visited_ids)
+            if isinstance(bounds, np.ndarray):
+                if bounds.size == count:
+                    return bounds
+            elif bounds is not None:
+                low, high = max(low, bounds[0]), min(high, bounds[1])
         return None if low == -math.inf else (low, high)
 
 
@@ -90,8 +90,8 @@ class _Use:
     def constant(self, index: int) -> list[int] | None:
         """An input's integers where it is a constant."""
         value = self.node.inputs[index] if index < len(self.node.inputs) else None
-        held = None if value is None else ir.convenience.get_const_tensor(value)
-        return None if held is None else [int(n) for n in np.ravel(held.numpy())]
+        tensor = None if value is None else ir.convenience.get_const_tensor(value)
+        return None if tensor is None else [int(n) for n in np.ravel(tensor.numpy())]
 
 
 def _static(value: ir.Value | None) -> list[int] | None:

@@ -108,12 +108,12 @@ def described(error: BaseException) -> str:
 
 def _is_installed(filename: str) -> bool:
     """Whether a file is of Python, of an installed package, or of mmedge itself."""
-    own = str(Path(__file__).parents[1])
+    toolchain = str(Path(__file__).parents[1])
     runtime = str(Path(mmedge.__file__).parent)
     library = sysconfig.get_paths()["stdlib"]
     parts = Path(filename).parts
     return (
         "site-packages" in parts
         or "dist-packages" in parts
-        or filename.startswith((own, runtime, library, "<frozen", "<string>"))
+        or filename.startswith((toolchain, runtime, library, "<frozen", "<string>"))
     )

@@ -51,6 +51,6 @@ def factory(name: str, weights: Path | None = None) -> Model:
         )
     net = weight_file.load(path)
     if net.parts["fusion"] != fusion:
-        held = net.parts["fusion"]
-        raise ExportError(f"{path} holds a {held} fusion, not the {fusion} of {name}")
+        file_fusion = net.parts["fusion"]
+        raise ExportError(f"{path} holds a {file_fusion} fusion, not the {fusion} of {name}")
     return model.describe(net, name)

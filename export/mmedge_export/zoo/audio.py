@@ -63,8 +63,8 @@ class ConvBlock(nn.Module):
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:
         """``x [B, T, d]``, ``valid`` float ``[B, 1, T]`` to ``[B, T, d]``, zero where not valid."""
         y = self.dropout(F.gelu(self.norm(self.conv(x.transpose(1, 2)).transpose(1, 2))))
-        kept: Tensor = (x + y) * valid.transpose(1, 2)
-        return kept
+        masked_sum: Tensor = (x + y) * valid.transpose(1, 2)
+        return masked_sum
 
 
 class CnnAudio(nn.Module):

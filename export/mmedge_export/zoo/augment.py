@@ -28,10 +28,10 @@ def image(frame: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint
     height, width = frame.shape[:2]
     down, right = rng.integers(0, 2 * _SHIFT + 1, size=2)
     padded = np.pad(frame, ((_SHIFT, _SHIFT), (_SHIFT, _SHIFT), (0, 0)), mode="edge")
-    moved = padded[down : down + height, right : right + width].astype(np.float32)
-    moved *= rng.uniform(0.94, 1.06)
-    moved += rng.standard_normal(moved.shape, dtype=np.float32) * rng.uniform(0, 4)
-    return np.clip(moved, 0, 255).astype(np.uint8)
+    crop = padded[down : down + height, right : right + width].astype(np.float32)
+    crop *= rng.uniform(0.94, 1.06)
+    crop += rng.standard_normal(crop.shape, dtype=np.float32) * rng.uniform(0, 4)
+    return np.clip(crop, 0, 255).astype(np.uint8)
 
 
 def _noise(samples: int, rng: np.random.Generator) -> NDArray[np.float32]:

@@ -80,14 +80,14 @@ def batches(
     rng = np.random.default_rng([seed, epoch])
     readings = corpus.by_question()
     order = rng.permutation(len(data.images))
-    asked = [np.flatnonzero(data.image == n) for n in range(len(data.images))]
+    pairs_of_image = [np.flatnonzero(data.image == n) for n in range(len(data.images))]
     for start in range(0, max(1, len(order) - images + 1), images):
         rows = order[start : start + images]
-        pairs = np.concatenate([asked[row] for row in rows])
+        pairs = np.concatenate([pairs_of_image[row] for row in rows])
         texts, text_of = np.unique(data.text[pairs], return_inverse=True)
         if 0 < spoken < len(texts):
-            shuffled = rng.permutation(len(texts))
-            texts, text_of = texts[shuffled], np.argsort(shuffled)[text_of]
+            permutation = rng.permutation(len(texts))
+            texts, text_of = texts[permutation], np.argsort(permutation)[text_of]
         aloud = texts[: spoken or None]
         clips = [corpus.clip(int(rng.choice(readings[data.texts[t]]))) for t in aloud]
         kind = np.where(text_of < len(aloud), rng.random(len(pairs)), 0.0)
@@ -96,7 +96,7 @@ def batches(
             text=torch.from_numpy(ids[texts]),
             audio=torch.from_numpy(pad([augment.clip(c, rng) for c in clips])),
             image_of=torch.from_numpy(
-                np.repeat(np.arange(len(rows)), [len(asked[r]) for r in rows])
+                np.repeat(np.arange(len(rows)), [len(pairs_of_image[r]) for r in rows])
             ),
             text_of=torch.from_numpy(text_of),
             voice_of=torch.from_numpy(np.minimum(text_of, len(aloud) - 1)),

@@ -47,11 +47,11 @@ def draw(data: Questions, clips: Corpus, seed: int = 0) -> NDArray[np.int64]:
 def _encode_all(
     net: VqaNet, modality: str, chunks: Iterable[NDArray[np.generic]]
 ) -> list[tuple[Tensor, Tensor]]:
-    found = []
+    memories = []
     for chunk in chunks:
         memory, valid = net.encode(modality, torch.from_numpy(chunk))
-        found += list(zip(memory, valid, strict=True))
-    return found
+        memories += list(zip(memory, valid, strict=True))
+    return memories
 
 
 def _stack(rows: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
@@ -73,25 +73,25 @@ def accuracy(net: VqaNet, data: Questions, clips: Corpus, *, batch: int = 256) -
         batch: questions answered at a time.
     """
     net.eval()
-    drawn = draw(data, clips)
+    clip_numbers = draw(data, clips)
     step = 64
     images = _encode_all(
         net, "image", (data.images[n : n + step] for n in range(0, len(data.images), step))
     )
     texts = _encode_all(net, "text", [encode(data.texts)])
     # Clips of like length together, so that little of a batch is padding.
-    order = sorted(set(drawn.tolist()), key=lambda i: len(clips.clip(i)))
+    order = sorted(set(clip_numbers.tolist()), key=lambda i: len(clips.clip(i)))
     audio = (
         pad([to_float(clips.clip(i)) for i in order[n : n + step]])
         for n in range(0, len(order), step)
     )
     voices = dict(zip(order, _encode_all(net, "audio", audio), strict=True))
-    right = dict.fromkeys(SUBSETS, 0)
+    right_counts = dict.fromkeys(SUBSETS, 0)
     for start in range(0, len(data), batch):
         pick = slice(start, start + batch)
         image = _stack([images[i] for i in data.image[pick]])
         text = _stack([texts[i] for i in data.text[pick]])
-        voice = _stack([voices[i] for i in drawn[pick].tolist()])
+        voice = _stack([voices[i] for i in clip_numbers[pick].tolist()])
         answer = torch.from_numpy(data.answer[pick])
         for name, (has_text, has_voice) in SUBSETS.items():
             memories = {
@@ -99,5 +99,5 @@ def accuracy(net: VqaNet, data: Questions, clips: Corpus, *, batch: int = 256) -
                 "text": (text[0], text[1] & has_text),
                 "audio": (voice[0], voice[1] & has_voice),
             }
-            right[name] += int((net.fuse(memories).argmax(dim=1) == answer).sum())
-    return {name: count / len(data) for name, count in right.items()}
+            right_counts[name] += int((net.fuse(memories).argmax(dim=1) == answer).sum())
+    return {name: count / len(data) for name, count in right_counts.items()}

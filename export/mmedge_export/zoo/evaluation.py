@@ -36,18 +36,18 @@ class Evaluation:
         from mmedge_export.zoo import questions, speech, voices
 
         data = questions.load("test")
-        said: dict[str, list[voices.Utterance]] = {}
+        utterances: dict[str, list[voices.Utterance]] = {}
         for utterance in voices.plan("test", data.texts, 1, self._seed):
-            said.setdefault(utterance.text, []).append(utterance)
+            utterances.setdefault(utterance.text, []).append(utterance)
         rng = np.random.default_rng(self._seed)
-        chosen = rng.permutation(len(data))[: self._count]
-        for number, question in enumerate(chosen):
+        rows = rng.permutation(len(data))[: self._count]
+        for number, question in enumerate(rows):
             text = data.texts[data.text[question]]
             ids = encode([text])
             audio = np.zeros((1, SILENCE), np.float32)
             if number % 2:
                 ids = np.zeros_like(ids)
-                voice = said[text][rng.integers(len(said[text]))]
+                voice = utterances[text][rng.integers(len(utterances[text]))]
                 audio = to_float(speech.synthesise(voice))[None]
             image = data.images[data.image[question]][None]
             yield {"image": image, "text": ids, "audio": audio}, int(data.answer[question])

@@ -109,8 +109,8 @@ class Conv(_Pooled):
 
     def forward(self, memories: Memories) -> Tensor:
         """Fused vector ``[B, d]``; the number of image tokens must be a square."""
-        cells, seen = memories["image"]
-        cells = torch.where(seen[..., None], cells, self.nothing)
+        cells, valid = memories["image"]
+        cells = torch.where(valid[..., None], cells, self.nothing)
         question = self.question(torch.cat(self.vectors(memories), dim=1))
         spread = question[:, None].expand(-1, cells.shape[1], -1)
         side = math.isqrt(cells.shape[1])
@@ -122,7 +122,7 @@ class Conv(_Pooled):
         return fused
 
 
-class Attention(Fusion):
+class AttentionFusion(Fusion):
     """Learned queries attend over themselves and over every valid token of every modality.
 
     Keys and values of all layers are projected from each modality by itself, so a modality that did

@@ -67,9 +67,9 @@ def load(split: Split) -> Questions:
     except ImportError as error:
         raise ExportError(f"this needs easy-vqa: pip install easy-vqa=={VERSION}") from error
     if split == "train":
-        asked, paths = easy_vqa.get_train_questions(), easy_vqa.get_train_image_paths()
+        columns, paths = easy_vqa.get_train_questions(), easy_vqa.get_train_image_paths()
     else:
-        asked, paths = easy_vqa.get_test_questions(), easy_vqa.get_test_image_paths()
+        columns, paths = easy_vqa.get_test_questions(), easy_vqa.get_test_image_paths()
     texts = sorted({*easy_vqa.get_train_questions()[0], *easy_vqa.get_test_questions()[0]})
     ids = sorted(paths)
     images = np.stack([np.asarray(Image.open(paths[i]).convert("RGB")) for i in ids])
@@ -79,7 +79,7 @@ def load(split: Split) -> Questions:
         images,
         np.array(ids, dtype=np.int64),
         texts,
-        np.array([row[i] for i in asked[2]], dtype=np.int64),
-        np.array([column[t] for t in asked[0]], dtype=np.int64),
-        np.array([ANSWERS.index(a) for a in asked[1]], dtype=np.int64),
+        np.array([row[i] for i in columns[2]], dtype=np.int64),
+        np.array([column[t] for t in columns[0]], dtype=np.int64),
+        np.array([ANSWERS.index(a) for a in columns[1]], dtype=np.int64),
     )

@@ -27,8 +27,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--results", type=Path, default=Path("benchmarks/results/zoo_accuracy.json")
     )
     options = parser.parse_args(argv)
-    found = {"networks": collect(options.out)}
-    options.results.write_text(json.dumps(found, indent=2) + "\n")
+    results = {"networks": collect(options.out)}
+    options.results.write_text(json.dumps(results, indent=2) + "\n")
 
 
 if __name__ == "__main__":

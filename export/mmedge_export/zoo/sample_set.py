@@ -26,7 +26,7 @@ SILENCE = 16_000
 
 
 @dataclass(frozen=True)
-class Sample:
+class ShippedSample:
     """One question about one image.
 
     Attributes:
@@ -66,10 +66,10 @@ class Sample:
         }
 
 
-def load() -> list[Sample]:
+def load() -> list[ShippedSample]:
     """The shipped samples."""
-    listed = json.loads((data_files.samples() / "samples.json").read_text())
-    return [Sample(**entry) for entry in listed["samples"]]
+    index = json.loads((data_files.samples() / "samples.json").read_text())
+    return [ShippedSample(**entry) for entry in index["samples"]]
 
 
 def golden() -> list[tuple[dict[str, NDArray[Any]], int]]:
@@ -102,22 +102,25 @@ def write(directory: Path, cache: Path, seed: int = 0) -> None:
     rng = np.random.default_rng(seed)
     shapes = ["circle", "rectangle", "triangle"]
     colours = sorted(set(ANSWERS) - {*shapes, "yes", "no"})
-    wanted = [*shapes, *rng.permutation(colours)[:5].tolist(), "yes", "no", "yes", "no"]
+    answers = [*shapes, *rng.permutation(colours)[:5].tolist(), "yes", "no", "yes", "no"]
     directory.mkdir(parents=True, exist_ok=True)
-    used: set[int] = set()
-    found: list[Sample] = []
-    for number, answer in enumerate(wanted):
+    used_images: set[int] = set()
+    samples: list[ShippedSample] = []
+    for number, answer in enumerate(answers):
         fits = [
             n
             for n in np.flatnonzero(data.answer == ANSWERS.index(answer))
-            if data.image[n] not in used
+            if data.image[n] not in used_images
         ]
-        chosen = int(rng.choice(fits))
-        row, question = int(data.image[chosen]), data.texts[data.text[chosen]]
-        used.add(row)
+        pair = int(rng.choice(fits))
+        row, question = int(data.image[pair]), data.texts[data.text[pair]]
+        used_images.add(row)
         clip = int(rng.choice(readings[question]))
-        said = clips.utterances[clip]
-        speaker = f"{said.accent}+{said.variant}, {said.speed} words/min, pitch {said.pitch}"
+        utterance = clips.utterances[clip]
+        speaker = (
+            f"{utterance.accent}+{utterance.variant}, {utterance.speed} words/min, "
+            f"pitch {utterance.pitch}"
+        )
         name = f"{number:02d}"
         Image.fromarray(data.images[row]).save(directory / f"{name}.png", optimize=True)
         with wave.open(str(directory / f"{name}.wav"), "wb") as writer:
@@ -126,10 +129,12 @@ def write(directory: Path, cache: Path, seed: int = 0) -> None:
             writer.setframerate(RATE)
             writer.writeframes(clips.clip(clip).astype("<i2").tobytes())
         image_id = int(data.ids[row])
-        found.append(Sample(f"{name}.png", f"{name}.wav", question, answer, image_id, speaker))
-    listed = {
+        samples.append(
+            ShippedSample(f"{name}.png", f"{name}.wav", question, answer, image_id, speaker)
+        )
+    index = {
         "data": f"easy-vqa {questions.VERSION}, test split (MIT); espeak-ng, held-out voices",
         "seed": seed,
-        "samples": [asdict(sample) for sample in found],
+        "samples": [asdict(sample) for sample in samples],
     }
-    (directory / "samples.json").write_text(json.dumps(listed, indent=2) + "\n")
+    (directory / "samples.json").write_text(json.dumps(index, indent=2) + "\n")

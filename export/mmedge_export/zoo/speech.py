@@ -55,10 +55,10 @@ class Corpus:
 
     def by_question(self) -> dict[str, list[int]]:
         """Clip numbers of each question."""
-        found: dict[str, list[int]] = {}
+        clips: dict[str, list[int]] = {}
         for index, utterance in enumerate(self.utterances):
-            found.setdefault(utterance.text, []).append(index)
-        return found
+            clips.setdefault(utterance.text, []).append(index)
+        return clips
 
 
 def synthesise(utterance: Utterance) -> NDArray[np.int16]:
@@ -74,16 +74,16 @@ def synthesise(utterance: Utterance) -> NDArray[np.int16]:
         raise ExportError("speech synthesis needs the program espeak-ng: apt-get install espeak-ng")
     command = ["espeak-ng", "--stdout", "-v", f"{utterance.accent}+{utterance.variant}"]
     command += ["-s", str(utterance.speed), "-p", str(utterance.pitch), utterance.text]
-    done = subprocess.run(  # noqa: S603 - arguments are a list, no shell
+    process = subprocess.run(  # noqa: S603 - arguments are a list, no shell
         command, capture_output=True, check=False
     )
-    if done.returncode or not done.stdout:
+    if process.returncode or not process.stdout:
         raise ExportError(
-            f"{' '.join(command)} failed: {done.stderr.decode(errors='replace').strip()}"
+            f"{' '.join(command)} failed: {process.stderr.decode(errors='replace').strip()}"
         )
     # A stream has no known length: its header claims 2 GB, so read to the end of the data.
-    with wave.open(io.BytesIO(done.stdout)) as reader:
-        rate, raw = reader.getframerate(), reader.readframes(len(done.stdout))
+    with wave.open(io.BytesIO(process.stdout)) as reader:
+        rate, raw = reader.getframerate(), reader.readframes(len(process.stdout))
     pcm = resample(to_float(np.frombuffer(raw, "<i2")), rate, RATE)
     loud = np.flatnonzero(np.abs(pcm) > _THRESHOLD)
     if loud.size == 0:
@@ -130,5 +130,5 @@ def corpus(
         partial = path.with_suffix(".partial.npz")
         np.savez(partial, pcm=np.concatenate(clips), starts=starts)
         partial.rename(path)
-    with np.load(path) as stored:
-        return Corpus(stored["pcm"], stored["starts"], utterances)
+    with np.load(path) as arrays:
+        return Corpus(arrays["pcm"], arrays["starts"], utterances)

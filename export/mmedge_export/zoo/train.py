@@ -62,9 +62,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     data, test = questions.load("train"), questions.load("test")
     if options.limit is not None:
         data = data.first(options.limit)
-    spoken = corpus("train", data.texts, options.cache, takes=recipe.takes)
+    readings = corpus("train", data.texts, options.cache, takes=recipe.takes)
     unheard = held_out(test.texts, options.cache)
-    trainer = Trainer(recipe, data, spoken)
+    trainer = Trainer(recipe, data, readings)
     options.out.mkdir(parents=True, exist_ok=True)
     base = options.out / f"vqa-{recipe.fusion}"
     checkpoint = base.with_suffix(".checkpoint")
@@ -72,10 +72,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         trainer.restore(checkpoint)
     while trainer.epoch < recipe.epochs:
         state = trainer.run_epoch()
-        shown = "  ".join(f"{name} {value:.4f}" for name, value in state.items())
-        tqdm.write(f"epoch {trainer.epoch}: {shown}")
+        state_text = "  ".join(f"{name} {value:.4f}" for name, value in state.items())
+        tqdm.write(f"epoch {trainer.epoch}: {state_text}")
         trainer.save(checkpoint)
-    found = accuracy(trainer.average, test, unheard)
+    accuracies = accuracy(trainer.average, test, unheard)
     weight_file.save(
         trainer.average,
         asdict(recipe),
@@ -86,12 +86,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         "recipe": asdict(recipe),
         "parameters": sum(p.numel() for p in trainer.average.parameters()),
         "train_questions": len(data),
-        "train_clips": len(spoken),
+        "train_clips": len(readings),
         "train_seconds": round(trainer.seconds, 1),
         "threads": options.threads,
         "test_questions": len(test),
         "test_clips": len(unheard),
-        "accuracy": found,
+        "accuracy": accuracies,
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,
@@ -100,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         },
     }
     base.with_suffix(".json").write_text(json.dumps(report, indent=2) + "\n")
-    tqdm.write(json.dumps(found, indent=2))
+    tqdm.write(json.dumps(accuracies, indent=2))
 
 
 if __name__ == "__main__":

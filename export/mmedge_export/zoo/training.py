@@ -66,10 +66,12 @@ class Recipe:
         """
         net = VqaNet(image=self.image, text=self.text, audio=self.audio, fusion=self.fusion)
         if self.start:
-            held = weight_file.load(Path(self.start))
-            if {**held.parts, "fusion": self.fusion} != net.parts:
-                raise ExportError(f"{self.start} holds {held.parts}, not encoders of {net.parts}")
-            net.encoders.load_state_dict(held.encoders.state_dict())
+            start_net = weight_file.load(Path(self.start))
+            if {**start_net.parts, "fusion": self.fusion} != net.parts:
+                raise ExportError(
+                    f"{self.start} holds {start_net.parts}, not encoders of {net.parts}"
+                )
+            net.encoders.load_state_dict(start_net.encoders.state_dict())
         return net
 
 
@@ -128,20 +130,23 @@ class Trainer:
     def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The loss of a batch, a scalar, and which answers were right, bool ``[pairs]``."""
         net = self.net
-        image, seen = net.encode("image", batch.image)
-        text, read = net.encode("text", batch.text)
-        tokens, heard = net.encoders["audio"](batch.audio)
-        audio = net.fusion.memory("audio", tokens, heard)
+        image, image_valid = net.encode("image", batch.image)
+        text, text_valid = net.encode("text", batch.text)
+        tokens, audio_valid = net.encoders["audio"](batch.audio)
+        audio = net.fusion.memory("audio", tokens, audio_valid)
         logits = net.fuse(
             {
-                "image": (image[batch.image_of], seen[batch.image_of]),
-                "text": (text[batch.text_of], read[batch.text_of] & batch.has_text[:, None]),
-                "audio": (audio[batch.voice_of], heard[batch.voice_of] & batch.has_voice[:, None]),
+                "image": (image[batch.image_of], image_valid[batch.image_of]),
+                "text": (text[batch.text_of], text_valid[batch.text_of] & batch.has_text[:, None]),
+                "audio": (
+                    audio[batch.voice_of],
+                    audio_valid[batch.voice_of] & batch.has_voice[:, None],
+                ),
             }
         )
         loss = F.cross_entropy(logits, batch.answer, label_smoothing=self.recipe.smoothing)
-        spotted = self.spotter(tokens, heard, batch.text[: len(tokens)])
-        return loss + self.recipe.spotting * spotted, logits.argmax(dim=1) == batch.answer
+        spotting_loss = self.spotter(tokens, audio_valid, batch.text[: len(tokens)])
+        return loss + self.recipe.spotting * spotting_loss, logits.argmax(dim=1) == batch.answer
 
     def run_epoch(self) -> dict[str, float]:
         """Train one epoch.
@@ -192,13 +197,13 @@ class Trainer:
     def _average(self) -> None:
         # The average follows quickly at first, when the weights are still far from useful.
         decay = min(self.recipe.average, (1 + self.step) / (10 + self.step))
-        for kept, new in zip(
+        for average, new in zip(
             self.average.state_dict().values(), self.net.state_dict().values(), strict=True
         ):
-            if kept.is_floating_point():
-                kept.lerp_(new, 1 - decay)
+            if average.is_floating_point():
+                average.lerp_(new, 1 - decay)
             else:
-                kept.copy_(new)
+                average.copy_(new)
 
     def save(self, path: Path) -> None:
         """Write the whole state; a broken write leaves the last one in place."""

@@ -8,7 +8,15 @@ from torch import Tensor, nn
 
 from mmedge.errors import ExportError
 from mmedge_export.zoo.audio import CnnAudio, CrnnAudio
-from mmedge_export.zoo.fusion import MODALITIES, Attention, Concat, Conv, Fusion, Memories, Weighted
+from mmedge_export.zoo.fusion import (
+    MODALITIES,
+    AttentionFusion,
+    Concat,
+    Conv,
+    Fusion,
+    Memories,
+    Weighted,
+)
 from mmedge_export.zoo.image import ResNet, ViT
 from mmedge_export.zoo.text import GruText, TransformerText
 
@@ -30,7 +38,7 @@ IMAGE: Mapping[str, type[nn.Module]] = {"resnet": ResNet, "vit": ViT}
 TEXT: Mapping[str, type[nn.Module]] = {"transformer": TransformerText, "gru": GruText}
 AUDIO: Mapping[str, type[nn.Module]] = {"cnn": CnnAudio, "crnn": CrnnAudio}
 FUSION: Mapping[str, type[Fusion]] = {
-    "attention": Attention,
+    "attention": AttentionFusion,
     "concat": Concat,
     "weighted": Weighted,
     "conv": Conv,

@@ -32,9 +32,9 @@ def load(path: Path) -> VqaNet:
     if not path.is_file():
         raise ExportError(f"no weights at {path}")
     try:
-        with safe_open(path, framework="pt") as stored:
-            parts = json.loads((stored.metadata() or {})["parts"])
-            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+        with safe_open(path, framework="pt") as file:
+            parts = json.loads((file.metadata() or {})["parts"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         net = VqaNet(**parts)
         net.load_state_dict(tensors)
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:

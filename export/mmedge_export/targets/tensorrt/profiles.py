@@ -12,7 +12,7 @@ from mmedge.constraints import Relations
 from mmedge.errors import BackendError, InputError
 from mmedge.execution.plan import StagePlan
 from mmedge.spec import DTYPES, Array, TensorSpec
-from mmedge_export.domain import Domain
+from mmedge_export.domain import SizeDomain
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -156,7 +156,7 @@ def _measure(bundle: Bundle, inputs: Mapping[str, Sizes]) -> dict[str, Sizes]:
     manifest = bundle.manifest
     stages = manifest.in_order()
     last = max((i for i, s in enumerate(stages) if _new_dimensions(s, inputs)), default=-1)
-    domain = Domain({n: manifest.dimensions[n] for n in inputs}, manifest.constraints)
+    domain = SizeDomain({n: manifest.dimensions[n] for n in inputs}, manifest.constraints)
     runs = []
     for at in ("min", "opt", "max"):
         sizes = {name: getattr(limits, at) for name, limits in inputs.items()}
