@@ -79,11 +79,13 @@ def test_no_sizes_without_the_right_inputs():
     model = parsed("float[3,4] x, float[4,5] w", "y = MatMul(x, w)")
     with pytest.raises(ExportError, match="input 'w' is missing; there are x"):
         measure_shapes(model, {"x": EXAMPLE["x"]})
-    with pytest.raises(ExportError, match=r"cannot be measured on x: float32 \[3, 3\]"):
+    with pytest.raises(
+        ExportError, match=r"cannot be measured: the graph fails on x: float32 \[3, 3\]"
+    ):
         measure_shapes(model, EXAMPLE | {"x": EXAMPLE["x"][:, :3]})
 
 
 def test_a_graph_that_does_not_load_is_refused():
     model = parsed("float[3,4] x", "y = mmedge.Unknown(x)")
-    with pytest.raises(ExportError, match="does not load the graph"):
+    with pytest.raises(ExportError, match="cannot be measured: ONNX Runtime .* does not load"):
         measure_shapes(model, EXAMPLE)

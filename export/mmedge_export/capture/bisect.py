@@ -158,18 +158,8 @@ class _GraphValues:
         self._order = list(self.names)
         self._place = {node: place for place, node in enumerate(self._order)}
         self._known: dict[str, Array] = {}
-        graph_outputs = list(graph.model.graph.outputs)
-        try:
-            # All outputs stay: a graph whose consumers changed could be optimised in another way.
-            inner_values = [values[name] for name in dict.fromkeys(self.names.values())]
-            graph.model.graph.outputs.extend(
-                value for value in inner_values if value not in graph_outputs
-            )
-            path = next(iter(onnx_graph.save({"bisect": graph.model}, folder).values()))
-        finally:
-            graph.model.graph.outputs.clear()
-            graph.model.graph.outputs.extend(graph_outputs)
-        self._runner = onnx_graph.Runner(path)
+        path = next(iter(onnx_graph.save({"bisect": graph.model}, folder).values()))
+        self._runner = onnx_graph.Runner(path, list(self.names.values()))
 
     def __getitem__(self, node: str) -> Array:
         """The value of a node of the program, which is asked for once, in the program's order."""

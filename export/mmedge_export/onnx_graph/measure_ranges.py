@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
 
-from mmedge.errors import BackendError
+from mmedge_export.onnx_graph.graph import Runner, temporary_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -56,13 +54,8 @@ def measure_ranges(model: ir.Model, feeds: Iterable[Mapping[str, Array]]) -> dic
 
     Raises:
         BackendError: ONNX Runtime cannot be imported.
+        ExportError: ONNX Runtime refuses the graph or a sample.
     """
-    try:
-        import onnxruntime as ort
-    except ImportError as error:
-        raise BackendError(
-            "measuring ranges needs ONNX Runtime: pip install 'mmedge[cpu]'"
-        ) from error
     samples = [dict(feed) for feed in feeds]
     ranges = {
         name: magnitudes_of(value.const_value.numpy())
@@ -80,21 +73,11 @@ def measure_ranges(model: ir.Model, feeds: Iterable[Mapping[str, Array]]) -> dic
         for value in node.outputs
         if value.dtype == ir.DataType.FLOAT and value.name
     ]
-    exposed = model.clone()
-    produced = {value.name: value for node in exposed.graph for value in node.outputs}
-    already = {value.name for value in exposed.graph.outputs}
-    exposed.graph.outputs.extend(produced[name] for name in inner if name not in already)
-    options = ort.SessionOptions()
     # Fusions would keep some tensors from ever existing.
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 4  # fatal: errors are raised, and one voice is enough
-    with tempfile.TemporaryDirectory(prefix="mmedge-ranges-") as folder:
-        path = Path(folder) / "graph.onnx"
-        ir.save(exposed, path, external_data="graph.data")
-        session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    with temporary_file(model) as path:
+        runner = Runner(path, inner, optimise="none")
         for sample in samples:
             for start in range(0, len(inner), CHUNK):
-                names = inner[start : start + CHUNK]
-                for name, array in zip(names, session.run(names, sample), strict=True):
+                for name, array in runner(sample, inner[start : start + CHUNK]).items():
                     ranges[name] = ranges.get(name, Magnitudes()) | magnitudes_of(array)
     return ranges

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import onnx
 import onnx_ir as ir
 
-from mmedge.errors import BackendError, ExportError
+from mmedge.errors import ExportError
+from mmedge_export.onnx_graph.graph import Runner, temporary_file
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from mmedge.spec import Array
 
@@ -56,7 +56,7 @@ def measure_shapes(model: ir.Model, inputs: Mapping[str, Array]) -> dict[str, Me
         BackendError: ONNX Runtime cannot be imported.
         ExportError: an input is missing, or ONNX Runtime refuses the graph or these inputs.
     """
-    measured = {
+    tensors = {
         name: MeasuredTensor(tuple(value.const_value.shape.numpy()), value.const_value.dtype)
         for name, value in model.graph.initializers.items()
         if value.const_value is not None and value.const_value.dtype != ir.DataType.STRING
@@ -64,78 +64,43 @@ def measure_shapes(model: ir.Model, inputs: Mapping[str, Array]) -> dict[str, Me
     for value in model.graph.inputs:
         name = str(value.name)
         if name in inputs:
-            given = inputs[name]
-            measured[name] = MeasuredTensor(tuple(given.shape), ir.DataType.from_numpy(given.dtype))
-        elif name not in measured:
+            array = inputs[name]
+            tensors[name] = MeasuredTensor(tuple(array.shape), ir.DataType.from_numpy(array.dtype))
+        elif name not in tensors:
             raise ExportError(
                 f"shapes cannot be measured: input {name!r} is missing; there are "
                 f"{', '.join(inputs) or 'none'}"
             )
-    exposed = model.clone()
-    already = {v.name for v in exposed.graph.outputs}
-    exposed.graph.outputs.extend(
-        v for node in exposed.graph for v in node.outputs if v.name and v.name not in already
-    )
-    with tempfile.TemporaryDirectory(prefix="mmedge-shapes-") as folder:
-        path = Path(folder) / "graph.onnx"
-        ir.save(exposed, path, external_data="graph.data")
-        del exposed
-        dtypes = {
-            value.name: dtype
-            for value in _session(path).get_outputs()
-            if (dtype := _dtype(value.type)) is not None and value.name not in measured
-        }
-        if not dtypes:
-            return measured
-        # The weights stay where they lie; only the graph is written again.
-        proto = onnx.load(path, load_external_data=False)
-        del proto.graph.output[:]
-        taken = {name for node in proto.graph.node for name in (*node.input, *node.output)}
-        prefix = "shape"
-        while any(name.startswith(prefix) for name in taken | measured.keys()):
-            prefix += "_"
-        for index, name in enumerate(dtypes):
-            result = f"{prefix}{index}"
-            proto.graph.node.append(onnx.helper.make_node("Shape", [name], [result]))
-            kind = onnx.helper.make_tensor_value_info(result, onnx.TensorProto.INT64, [None])
-            proto.graph.output.append(kind)
-        path = path.with_name("shapes.onnx")
-        onnx.save(proto, path)
-        session = _session(path)
-        fed = {value.name: inputs[value.name] for value in session.get_inputs()}
-        try:
-            shapes = session.run(None, fed)
-        except Exception as error:  # ONNX Runtime's errors have no common base
-            said = ", ".join(f"{n}: {v.dtype} {list(v.shape)}" for n, v in fed.items())
-            raise ExportError(f"shapes cannot be measured on {said}: {error}") from error
-    for (name, dtype), shape in zip(dtypes.items(), shapes, strict=True):
-        measured[name] = MeasuredTensor(tuple(int(n) for n in shape), dtype)
-    return measured
-
-
-def _session(path: Path) -> Any:  # noqa: ANN401
+    names = [str(value.name) for node in model.graph for value in node.outputs if value.name]
     try:
-        import onnxruntime as ort
-    except ImportError as error:
-        raise BackendError(
-            "measuring shapes needs ONNX Runtime: pip install 'mmedge[cpu]'"
-        ) from error
-    options = ort.SessionOptions()
-    # Optimised, some values would never exist.
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 4  # fatal: errors are raised, and one voice is enough
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    try:
-        return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime's errors have no common base
-        raise ExportError(
-            f"shapes cannot be measured: ONNX Runtime {ort.__version__} does not load the graph: "
-            f"{error}"
-        ) from error
+        with temporary_file(model) as path:
+            # Optimised, some values would never exist.
+            dtypes = Runner(path, names, optimise="none").dtypes
+            shapes = _shapes(path, [name for name in dtypes if name not in tensors], inputs)
+    except ExportError as error:
+        raise ExportError(f"shapes cannot be measured: {error}") from error
+    tensors.update((name, MeasuredTensor(shape, dtypes[name])) for name, shape in shapes.items())
+    return tensors
 
 
-def _dtype(kind: str) -> ir.DataType | None:
-    """Of ONNX Runtime's ``tensor(int64)``; None for a string or what is no tensor."""
-    if not kind.startswith("tensor(") or kind == "tensor(string)":
-        return None
-    return ir.DataType[kind.removeprefix("tensor(").removesuffix(")").upper()]
+def _shapes(
+    path: Path, names: Sequence[str], inputs: Mapping[str, Array]
+) -> dict[str, tuple[int, ...]]:
+    """Shapes of tensors, from a graph that yields nothing else."""
+    if not names:
+        return {}
+    # The weights stay where they lie; only the graph is written again.
+    proto = onnx.load(path, load_external_data=False)
+    del proto.graph.output[:]
+    used_names = {name for node in proto.graph.node for name in (*node.input, *node.output)}
+    used_names |= {value.name for value in (*proto.graph.input, *proto.graph.initializer)}
+    prefix = "shape"
+    while any(name.startswith(prefix) for name in used_names):
+        prefix += "_"
+    results = {f"{prefix}{index}": name for index, name in enumerate(names)}
+    for result, name in results.items():
+        proto.graph.node.append(onnx.helper.make_node("Shape", [name], [result]))
+    path = path.with_name("shapes.onnx")
+    onnx.save(proto, path)
+    shapes = Runner(path, list(results), optimise="none")(inputs)
+    return {name: tuple(shapes[result].tolist()) for result, name in results.items()}
