@@ -158,6 +158,20 @@ def test_a_dimension_of_one_size_is_not_dynamic():
         trace(Model(nn.Identity(), {"input": value}, ["y"], dims={"batch": (1, 1)}))
 
 
+class Asks(nn.Module):
+    """Takes a form of its own for ONNX."""
+
+    def forward(self, x):
+        return torch.relu(x) if torch.onnx.is_in_onnx_export() else torch.where(x > 0, x, 0 * x)
+
+
+def test_a_network_can_tell_that_it_is_exported_to_onnx():
+    assert not torch.onnx.is_in_onnx_export()
+    graph = trace(Model(Asks().eval(), {"x": Input(X)}, ["y"]))
+    assert [node.op_type for node in graph.model.graph] == ["Relu"]
+    assert not torch.onnx.is_in_onnx_export()
+
+
 def test_an_opset_out_of_reach_is_refused():
     with pytest.raises(ExportError, match="opset 5"):
         trace(Model(nn.GELU(), {"input": Input(X)}, ["y"]), opset=5)

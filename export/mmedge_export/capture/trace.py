@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 import onnx
 import torch
 
-# Networks ask torch.onnx.is_in_onnx_export() which form to take; torch.export alone answers no, and
-# torch.onnx.export of a module answers yes but silently fixes a dynamic dimension that it cannot
-# keep. So the program is captured here, with the answer that torch.onnx.export would give.
+# A private door, for which torch has no public one. Networks ask torch.onnx.is_in_onnx_export()
+# which form to take, and torch.export alone answers no. torch.onnx.export of a module answers yes,
+# but does not refuse what torch.export refuses: of an nn.GRU with dynamic time it makes a graph
+# whose output states the example's time (measured with torch 2.13.0 and 2.14.1). So the program is
+# captured here, with the answer that torch.onnx.export would give.
 from torch.onnx._internal.exporter._flags import set_onnx_exporting_flag
 
 from mmedge.bundle.operators import NEWEST
