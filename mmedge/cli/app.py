@@ -7,6 +7,7 @@ import logging
 import shlex
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import fields, is_dataclass
 from functools import wraps
 from importlib import metadata
 from pathlib import Path
@@ -149,28 +150,44 @@ def _show_warning(
 
 
 def _with_every(verb: Callable[..., None]) -> Callable[..., None]:
-    """``verb`` with the options that every verb has: people type them behind it."""
+    """``verb`` with the options that every verb has: people type them behind it.
+
+    A parameter whose type is a dataclass stands for its fields, options that several verbs share.
+    """
     hints = get_type_hints(verb, include_extras=True)
+    groups: dict[str, Any] = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
     extra = {"verbose": VerboseOption, "quiet": QuietOption, "debug": DebugOption}
 
     @wraps(verb)
     def called(**values: Any) -> None:  # noqa: ANN401
         settings.take(**{name: values.pop(name) for name in extra})
         settings.json = bool(values.get("as_json"))
+        for name, group in groups.items():
+            values[name] = group(**{field.name: values.pop(field.name) for field in fields(group)})
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
             verb(**values)
 
-    own = signatures.signature(verb)
-    parameters = [
-        *(one.replace(annotation=hints[name]) for name, one in own.parameters.items()),
-        *(
-            signatures.Parameter(
-                name, signatures.Parameter.KEYWORD_ONLY, default=False, annotation=annotation
+    signature = signatures.signature(verb)
+    parameters: list[signatures.Parameter] = []
+    for name, parameter in signature.parameters.items():
+        if name in groups:
+            types = get_type_hints(groups[name], include_extras=True)
+            parameters += (
+                _option(field.name, default=field.default, annotation=types[field.name])
+                for field in fields(groups[name])
             )
-            for name, annotation in extra.items()
-        ),
-    ]
-    called.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
-    called.__annotations__ = {**hints, **extra}
+        else:
+            parameters.append(parameter.replace(annotation=hints[name]))
+    parameters += (
+        _option(name, default=False, annotation=annotation) for name, annotation in extra.items()
+    )
+    called.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    called.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return called
+
+
+def _option(name: str, *, default: object, annotation: Any) -> signatures.Parameter:  # noqa: ANN401
+    return signatures.Parameter(
+        name, signatures.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
+    )

@@ -5,38 +5,18 @@ from __future__ import annotations
 import typer
 
 from mmedge.bench.arrivals import Kind, Load
-from mmedge.bench.machine.background_load import Interference
 from mmedge.bench.measure import CALLS, SESSIONS
 from mmedge.bench.measure import bench as measure
-from mmedge.bench.report.report import Report
-from mmedge.cli.console import (
-    BackendOption,
-    BundleArgument,
-    DeviceOption,
-    JsonOption,
-    PrecisionOption,
-    ThreadsOption,
-    phases,
-)
+from mmedge.cli.console import BundleArgument, phases
 from mmedge.cli.measure_options import (
     CallsOption,
-    DeadlineOption,
     GapOption,
-    HtmlOption,
-    InterferenceOption,
-    OutputOption,
-    ProfileOption,
     RateOption,
     SecondsOption,
     SessionsOption,
     TraceOption,
-    WarmupOption,
-    check_files,
-    tell_report,
-    warmup_calls,
+    VariantOptions,
 )
-from mmedge.cli.output import misuse
-from mmedge.errors import MMEdgeError
 
 __all__ = ["bench"]
 
@@ -44,53 +24,32 @@ __all__ = ["bench"]
 def bench(
     bundle: BundleArgument,
     *,
-    output: OutputOption = None,
-    html: HtmlOption = None,
-    trace: TraceOption = None,
     calls: CallsOption = None,
     seconds: SecondsOption = None,
     rate: RateOption = None,
     gap: GapOption = None,
-    warmup: WarmupOption = "auto",
-    deadline: DeadlineOption = None,
-    interference: InterferenceOption = None,
     sessions: SessionsOption = None,
-    profile: ProfileOption = True,
-    backend: BackendOption = "auto",
-    precision: PrecisionOption = None,
-    device: DeviceOption = None,
-    threads: ThreadsOption = None,
-    as_json: JsonOption = False,
+    trace: TraceOption = None,
+    options: VariantOptions,
 ) -> None:
     """Time calls after checking that they compute the right thing, and say where time goes.
 
     Calls follow one another unless --rate or --gap says otherwise.
     """
-    before = warmup_calls(warmup)
-    check_files(output, html, trace)
-    if interference is not None:
-        with misuse("--interference"):
-            Interference(interference)
+    warmup = options.warmup_calls()
+    options.check_files(trace)
+    options.background_load()
     load = _load(calls, seconds, rate, gap)
     if load.calls is not None and load.calls < (sessions or 1):
         raise typer.BadParameter(f"--calls: expected {sessions} or more, got {load.calls}")
-    kept: list[Report] = []
-    failed: MMEdgeError | None = None
-    with phases() as tell:
-        try:
-            measure(
-                bundle, backend, precision, device, load=load, threads=threads, warmup=before,
-                sessions=sessions or (1 if load.calls is None else min(SESSIONS, load.calls)),
-                deadline_ms=deadline, interference=interference, profiled=profile, trace=trace,
-                measured=kept.append, progress=tell,
-            )  # fmt: skip
-        except MMEdgeError as error:
-            if not kept:
-                raise
-            failed = error
-    tell_report(kept[-1], output, html, as_json=as_json)
-    if failed is not None:
-        raise failed
+    with options.reporting() as keep, phases() as tell:
+        measure(
+            bundle, options.backend, options.precision, options.device,
+            load=load, threads=options.threads, warmup=warmup,
+            sessions=sessions or (1 if load.calls is None else min(SESSIONS, load.calls)),
+            deadline_ms=options.deadline, interference=options.interference,
+            profiled=options.profile, trace=trace, measured=keep, progress=tell,
+        )  # fmt: skip
 
 
 def _load(calls: int | None, seconds: float | None, rate: float | None, gap: float | None) -> Load:

@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mmedge.bench.machine.background_load import Interference
 from mmedge.bench.measure import CALLS, SESSIONS
 from mmedge.bench.report.page import render
 from mmedge.cli.bench_tables import show
-from mmedge.cli.console import emit, settings, write_file
-from mmedge.cli.output import check_file, finite
+from mmedge.cli.console import (
+    BackendOption,
+    DeviceOption,
+    JsonOption,
+    PrecisionOption,
+    ThreadsOption,
+    emit,
+    settings,
+    write_file,
+)
+from mmedge.cli.output import check_file, finite, misuse
+from mmedge.errors import MMEdgeError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from mmedge.bench.report.report import Report
 
 CallsOption = Annotated[
@@ -86,30 +100,81 @@ TraceOption = Annotated[
 ]
 
 
-def check_files(output: Path | None, html: Path | None, trace: Path | None = None) -> None:
-    """Refuse what cannot be written before anything is measured."""
-    for option, path in (("--output", output), ("--html", html), ("--trace", trace)):
-        check_file(path, option)
+@dataclass(frozen=True, kw_only=True)
+class MeasureOptions:
+    """Options of every verb that measures."""
+
+    output: OutputOption = None
+    html: HtmlOption = None
+    warmup: WarmupOption = "auto"
+    deadline: DeadlineOption = None
+    profile: ProfileOption = True
+    backend: BackendOption = "auto"
+    threads: ThreadsOption = None
+    as_json: JsonOption = False
+
+    def check_files(self, trace: Path | None = None) -> None:
+        """Refuse what cannot be written before anything is measured."""
+        files = {"--output": self.output, "--html": self.html, "--trace": trace}
+        for option, path in files.items():
+            check_file(path, option)
+
+    def warmup_calls(self) -> int | None:
+        """What --warmup says: a number of calls, or None for auto."""
+        if self.warmup == "auto":
+            return None
+        if not self.warmup.isdecimal():
+            raise typer.BadParameter(
+                f"--warmup: expected a number of calls or auto, got {self.warmup!r}"
+            )
+        return int(self.warmup)
+
+    @contextmanager
+    def reporting(self) -> Iterator[Callable[[Report], None]]:
+        """Take reports, and print and write the last one at the end.
+
+        A measurement is not lost where what follows it fails: the report comes first, then the
+        error.
+        """
+        reports: list[Report] = []
+        failure: MMEdgeError | None = None
+        try:
+            yield reports.append
+        except MMEdgeError as error:
+            if not reports:
+                raise
+            failure = error
+        self._emit(replace(reports[-1], command=settings.command))
+        if failure is not None:
+            raise failure
+
+    def _emit(self, report: Report) -> None:
+        if self.as_json:
+            emit(report.to_json())
+        else:
+            show(report)
+        # Printed first: a measurement is not lost when the disk refuses.
+        if self.output is not None:
+            write_file(self.output, report.to_json().encode())
+        if self.html is not None:
+            write_file(self.html, render(report).encode(), "--html")
 
 
-def warmup_calls(text: str) -> int | None:
-    """What --warmup says: a number of calls, or None for auto."""
-    if text == "auto":
-        return None
-    if not text.isdecimal():
-        raise typer.BadParameter(f"--warmup: expected a number of calls or auto, got {text!r}")
-    return int(text)
+@dataclass(frozen=True, kw_only=True)
+class VariantOptions(MeasureOptions):
+    """Options of the verbs that measure one variant."""
 
+    interference: InterferenceOption = None
+    precision: PrecisionOption = None
+    device: DeviceOption = None
 
-def tell_report(report: Report, output: Path | None, html: Path | None, *, as_json: bool) -> None:
-    """Print a report and write it where asked."""
-    report = replace(report, command=settings.command)
-    if as_json:
-        emit(report.to_json())
-    else:
-        show(report)
-    # Printed first: a measurement is not lost when the disk refuses.
-    if output is not None:
-        write_file(output, report.to_json().encode())
-    if html is not None:
-        write_file(html, render(report).encode(), "--html")
+    def background_load(self) -> Interference | None:
+        """What --interference says.
+
+        Raises:
+            BadParameter: it cannot be started.
+        """
+        if self.interference is None:
+            return None
+        with misuse("--interference"):
+            return Interference(self.interference)

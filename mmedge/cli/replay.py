@@ -9,32 +9,10 @@ from typing import Annotated
 
 import typer
 
-from mmedge.bench.machine.background_load import Interference
 from mmedge.bench.replay import SECONDS, bench_stream
-from mmedge.cli.console import (
-    BackendOption,
-    BundleArgument,
-    DeviceOption,
-    JsonOption,
-    PrecisionOption,
-    ThreadsOption,
-    phases,
-    say,
-)
-from mmedge.cli.measure_options import (
-    DeadlineOption,
-    HtmlOption,
-    InterferenceOption,
-    OutputOption,
-    ProfileOption,
-    SkipGapsOption,
-    TriggerOption,
-    WarmupOption,
-    check_files,
-    tell_report,
-    warmup_calls,
-)
-from mmedge.cli.output import finite, misuse
+from mmedge.cli.console import BundleArgument, phases, say
+from mmedge.cli.measure_options import SkipGapsOption, TriggerOption, VariantOptions
+from mmedge.cli.output import finite
 
 __all__ = ["replay"]
 
@@ -55,25 +33,14 @@ def replay(
     recording: RecordingArgument = None,
     *,
     trigger: TriggerOption,
-    output: OutputOption = None,
-    html: HtmlOption = None,
     seconds: SecondsOption = None,
-    warmup: WarmupOption = "auto",
-    deadline: DeadlineOption = None,
-    interference: InterferenceOption = None,
     skip_gaps: SkipGapsOption = None,
-    profile: ProfileOption = True,
-    backend: BackendOption = "auto",
-    precision: PrecisionOption = None,
-    device: DeviceOption = None,
-    threads: ThreadsOption = None,
-    as_json: JsonOption = False,
+    options: VariantOptions,
 ) -> None:
     """Push a recording to a stream as it came, and measure the results: ages, drops, deadlines."""
-    before = warmup_calls(warmup)
-    check_files(output, html)
-    with misuse("--interference"):
-        second = Interference(interference) if interference is not None else None
+    warmup = options.warmup_calls()
+    options.check_files()
+    background = options.background_load()
     if recording is not None and seconds is not None:
         raise typer.BadParameter(
             "--seconds cannot be given with a recording, which takes as long as it took"
@@ -82,17 +49,19 @@ def replay(
         raise typer.BadParameter(
             "--skip-gaps cannot be given without a recording: golden samples have no gaps"
         )
-    with phases() as tell, second or nullcontext():
-        report = bench_stream(
-            bundle, backend, precision, device, trigger=_trigger(trigger), recording=recording,
-            seconds=seconds or SECONDS, deadline_ms=deadline, threads=threads, warmup=before,
-            profiled=profile, progress=tell, skip_gaps=skip_gaps, say=say,
-        )  # fmt: skip
-    if second is not None:
-        # There is no end between the stream and what follows it.
-        words = f"{second.words}, and during the cold start and the profile"
-        report = replace(report, load={**report.load, "interference": words})
-    tell_report(report, output, html, as_json=as_json)
+    with options.reporting() as keep:
+        with phases() as tell, background or nullcontext():
+            report = bench_stream(
+                bundle, options.backend, options.precision, options.device,
+                trigger=_trigger(trigger), recording=recording, seconds=seconds or SECONDS,
+                deadline_ms=options.deadline, threads=options.threads, warmup=warmup,
+                profiled=options.profile, progress=tell, skip_gaps=skip_gaps, say=say,
+            )  # fmt: skip
+        if background is not None:
+            # There is no end between the stream and what follows it.
+            words = f"{background.words}, and during the cold start and the profile"
+            report = replace(report, load={**report.load, "interference": words})
+        keep(report)
 
 
 def _trigger(text: str) -> str | float:
