@@ -26,8 +26,9 @@ import onnx_ir as ir
 
 from mmedge.errors import AccuracyError
 from mmedge_export import export
-from mmedge_export.quantize import QuantizeOptions, Task, plan_search, quantize, stage_work
-from mmedge_export.quantize.schemes import find_sites
+from mmedge_export.quantize import QuantizeOptions, Task, quantize, stage_work
+from mmedge_export.targets import onnxruntime
+from mmedge_export.targets.onnxruntime.schemes import find_sites
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "tests"))
@@ -47,10 +48,12 @@ def judge(
     task = Task(list(hostile.model.samples or ()), hostile.calibration, hostile.model.metric)
     bundle = export(hostile.model, folder / "bundle", split=True)
     work = folder / "work"
-    forms = plan_search.FORMS["ort"]["int8"] if everything else ("static", "dynamic")
+    schemes = onnxruntime.SCHEMES["int8"]
+    if not everything:
+        schemes = tuple(scheme for scheme in schemes if scheme.name in ("static", "dynamic"))
     outlying = stage_work.OUTLYING if everything else float("inf")
     with (
-        mock.patch.dict(plan_search.FORMS, {"ort": {"int8": forms}}),
+        mock.patch.dict(onnxruntime.SCHEMES, {"int8": schemes}),
         mock.patch.object(stage_work, "OUTLYING", outlying),
     ):
         try:

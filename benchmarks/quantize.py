@@ -33,9 +33,8 @@ import mmedge
 from mmedge.bench.machine import host
 from mmedge.errors import AccuracyError
 from mmedge_export import export
-from mmedge_export.quantize import QuantizeOptions, Report, quantize
+from mmedge_export.quantize import QuantizationReport, QuantizeOptions, quantize
 from mmedge_export.quantize import Task as Judged
-from mmedge_export.targets.variants import BACKENDS
 
 HERE = Path(__file__).parent
 GOLDEN = 16
@@ -58,7 +57,7 @@ def quantised(task: Task, folder: Path, threads: int, drop: float) -> tuple[Path
     export(replace(task.model, samples=samples[:GOLDEN]), path, split=False).close()
     judged = Judged(samples, task.calibration, task.model.metric)
     made: dict[str, Any] = {}
-    for backend in BACKENDS:
+    for backend in ("ort", "openvino"):
         try:
             bundle, report = quantize(
                 path,
@@ -78,7 +77,7 @@ def quantised(task: Task, folder: Path, threads: int, drop: float) -> tuple[Path
     return path, {"variant": picked, "backends": made}
 
 
-def described(report: Report) -> dict[str, Any]:
+def described(report: QuantizationReport) -> dict[str, Any]:
     """What matters of a report."""
     return {
         "variant": report.variant,

@@ -17,8 +17,8 @@ from mmedge.backends.tensorrt.library import DTYPE_NAMES
 from mmedge.bundle import Bundle
 from mmedge.device import Gpu
 from mmedge.errors import BackendError, InputError
-from mmedge.spec import DTYPES, Device, Dimension, Tolerance
-from mmedge_export.cli import build as cli_build
+from mmedge.spec import DTYPES, Device, Dimension
+from mmedge_export.cli import streams
 from mmedge_export.targets.tensorrt import engine_builder
 from mmedge_export.targets.tensorrt.engine import FP32_TOLERANCE, build, build_all
 from mmedge_export.targets.tensorrt.engine_builder import EngineBuilder
@@ -277,8 +277,10 @@ def test_wrong_arguments_say_what_is_right(tmp_path, monkeypatch):
             build(bundle, target="sm_90")
         with pytest.raises(BackendError, match="driver offers none.*--target sm_89"):
             build(bundle, target="current")
-        with pytest.raises(InputError, match="'int3'.*fp32, fp16, int8, fp8"):
+        with pytest.raises(InputError, match="'int3'.*fp32, fp16"):
             build(bundle, target="sm_89", precision="int3")
+        with pytest.raises(InputError, match="'fp8' is judged by a task: use mmedge quantize"):
+            build(bundle, target="sm_89", precision="fp8")
         with pytest.raises(InputError, match="'ort' builds no engines.*tensorrt, tensorrt_rtx"):
             build(bundle, backend="ort", target="sm_89")
 
@@ -341,71 +343,8 @@ def test_the_command_prints_data_alone_on_stdout(tmp_path):
     assert json.loads(wrong.stdout)["error"]["exit_code"] == 2
 
 
-@pytest.fixture(scope="module")
-def quantized(tmp_path_factory):
-    """Engines in int8 and fp8 for two architectures that have both."""
-    bundle = write_trio(tmp_path_factory.mktemp("quantized") / "trio.mmedge")
-    bundle, made = build_all(
-        bundle, backend="tensorrt-rtx", targets=TARGETS[1:], precisions=("int8", "fp8")
-    )
-    yield bundle, made
-    bundle.close()
-
-
-def test_engines_in_8_bits_say_what_they_cost(quantized):
-    bundle, made = quantized
-    assert [v.id for v in made] == [
-        f"tensorrt_rtx-{precision}-{target}"
-        for precision in ("int8", "fp8")
-        for target in TARGETS[1:]
-    ]
-    bundle.verify()
-    for variant in made:
-        worst = variant.metrics[f"{variant.precision}_max_rel"]
-        assert 1e-3 < worst < 0.2
-        assert variant.tolerance == Tolerance(1.5 * worst, 1e-6)
-        stages = [float(variant.build[f"{s.name} max_rel"]) for s in bundle.manifest.stages]
-        assert max(stages) == pytest.approx(worst, rel=1e-2)
-        assert variant.build["fusion kept float32"] == "0 of 3 products"
-    assert made[0].build["camera kept float32"] == "0 of 1 products"
-    assert made[2].build["camera kept float32"].startswith("1 of 1 products: conv (")
-
-
-def test_fp8_for_an_architecture_without_it_is_refused_before_calibration(tmp_path):
-    told: list[str] = []
-    with (
-        write_trio(tmp_path / "b") as bundle,
-        pytest.raises(InputError, match=r"fp8 for sm_86.*need sm_89.*int8 or fp16"),
-    ):
-        build_all(
-            bundle,
-            backend="tensorrt-rtx",
-            targets=TARGETS,
-            precisions=("int8", "fp8"),
-            progress=told.append,
-        )
-    assert not told
-
-
-def test_the_command_takes_int8_and_shows_its_error(tmp_path):
-    path = tmp_path / "trio.mmedge"
-    write_trio(path).close()
-    command = [sys.executable, "-m", "mmedge", "build", str(path), "--target", "sm_89"]
-    command += ["--precision", "int8"]
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=240, env=os.environ | {"COLUMNS": "200"}
-    )
-    assert done.returncode == 0, done.stderr
-    with Bundle.open(path) as built:
-        (variant,) = built.manifest.variants[1:]
-    assert variant.id == "tensorrt_rtx-int8-sm_89"
-    assert variant.id in done.stdout
-    assert f"{variant.metrics['int8_max_rel']:.2g}"[:4] in done.stdout
-    assert "max rel" in done.stdout
-
-
 def test_what_libraries_print_goes_to_stderr(capfd):
-    with cli_build._stdout_on_stderr():
+    with streams.stdout_on_stderr():
         os.write(1, b"WARNING: from C++")
     os.write(1, b"data")
     assert capfd.readouterr() == ("data", "WARNING: from C++")

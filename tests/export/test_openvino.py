@@ -27,8 +27,8 @@ from mmedge_export import Input, Model, export
 from mmedge_export.capture import probe_inputs
 from mmedge_export.quantize import quantize
 from mmedge_export.quantize.options import QuantizeOptions
-from mmedge_export.targets import openvino as openvino_export
-from mmedge_export.targets.openvino import add_openvino
+from mmedge_export.targets.openvino import variant as openvino_export
+from mmedge_export.targets.openvino.variant import add_openvino
 
 pytest.importorskip("openvino", reason="OpenVINO is not installed: pip install 'mmedge[openvino]'")
 

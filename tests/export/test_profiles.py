@@ -12,7 +12,7 @@ from mmedge.errors import BackendError, InputError
 from mmedge.spec import Constraint, Dimension
 from mmedge_export.targets.tensorrt.profiles import (
     NO_LIMIT_FACTOR,
-    Sizes,
+    ProfileSizes,
     parse_profiles,
     resolve_profiles,
 )
@@ -26,16 +26,16 @@ def trio(tmp_path_factory):
 
 def test_limits_come_from_the_manifest_and_frames_from_running(trio):
     assert resolve_profiles(trio) == {
-        "batch": Sizes(1, 1, 4),
-        "samples": Sizes(40, 400, 400 * NO_LIMIT_FACTOR),
-        "frames": Sizes(3, 21, 161),
+        "batch": ProfileSizes(1, 1, 4),
+        "samples": ProfileSizes(40, 400, 400 * NO_LIMIT_FACTOR),
+        "frames": ProfileSizes(3, 21, 161),
     }
 
 
 def test_an_override_moves_what_follows_from_it(trio):
     sizes = resolve_profiles(trio, {"samples": (200, 400, 800)})
-    assert sizes["samples"] == Sizes(200, 400, 800)
-    assert sizes["frames"] == Sizes(11, 21, 41)
+    assert sizes["samples"] == ProfileSizes(200, 400, 800)
+    assert sizes["frames"] == ProfileSizes(11, 21, 41)
 
 
 @pytest.mark.parametrize(
@@ -66,14 +66,14 @@ def test_sizes_at_which_a_stage_cannot_run_are_named(tmp_path):
     with write_bundle(tmp_path / "b", models, feeds, sizes) as bundle:
         with pytest.raises(BackendError, match="stage 'ear' does not run at n=10: .*Narrow"):
             resolve_profiles(bundle)
-        assert resolve_profiles(bundle, {"n": (40, 80, 90)})["m"] == Sizes(1, 41, 51)
+        assert resolve_profiles(bundle, {"n": (40, 80, 90)})["m"] == ProfileSizes(1, 41, 51)
 
 
 def test_the_largest_golden_sample_counts_where_there_is_no_limit(tmp_path):
     net = graph("net (float[n] x) => (float[n] y) { y = Relu(x) }")
     feeds = [{"x": np.ones(n, np.float32)} for n in (2, 40)]
     with write_bundle(tmp_path / "b", {"net": net}, feeds, {"n": Dimension(1, 2)}) as bundle:
-        assert resolve_profiles(bundle) == {"n": Sizes(1, 2, 40)}
+        assert resolve_profiles(bundle) == {"n": ProfileSizes(1, 2, 40)}
 
 
 def test_constraints_and_multiples_are_kept(tmp_path):
@@ -82,7 +82,7 @@ def test_constraints_and_multiples_are_kept(tmp_path):
     limits = [Constraint("n != 0", "net.py:1: if"), Constraint("n % 3 != 1", "net.py:2: if")]
     sizes = {"n": Dimension(0, 8, 16, 4)}
     with write_bundle(tmp_path / "b", {"net": net}, feeds, sizes, limits) as bundle:
-        assert resolve_profiles(bundle) == {"n": Sizes(8, 8, 12)}
+        assert resolve_profiles(bundle) == {"n": ProfileSizes(8, 8, 12)}
 
 
 @given(
@@ -92,7 +92,7 @@ def test_constraints_and_multiples_are_kept(tmp_path):
     )
 )
 def test_what_is_written_is_read(profiles):
-    texts = [f"{name}={Sizes(*sizes)}" for name, sizes in profiles.items()]
+    texts = [f"{name}={ProfileSizes(*sizes)}" for name, sizes in profiles.items()]
     assert parse_profiles(texts) == profiles
 
 

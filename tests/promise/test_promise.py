@@ -15,7 +15,7 @@ from mmedge_export import export
 from mmedge_export.quantize import quantize
 from mmedge_export.quantize.limits import MAX_ERROR
 from mmedge_export.quantize.options import QuantizeOptions
-from mmedge_export.targets.openvino import add_openvino
+from mmedge_export.targets.openvino.variant import add_openvino
 from promise.judge import Collector, judge
 from promise.networks import Random, networks
 

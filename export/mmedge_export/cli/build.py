@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Annotated
 
@@ -25,14 +22,41 @@ from mmedge.cli.console import (
     warn,
 )
 from mmedge.cli.output import BundleOutputOption, OverwriteOption, Target, misuse, rewriting
+from mmedge_export.cli.streams import stdout_on_stderr
+from mmedge_export.targets.tensorrt import CURRENT, SCHEMES
 from mmedge_export.targets.tensorrt.engine import PRECISIONS, build_all
-from mmedge_export.targets.tensorrt.engine_builder import CURRENT
 from mmedge_export.targets.tensorrt.profiles import parse_profiles
 
-__all__ = ["build"]
+__all__ = ["ProfileOption", "TargetOption", "WorkspaceOption", "build", "check_targets"]
 
 #: Backends that engines are built for.
 ENGINES = ("tensorrt", "tensorrt_rtx")
+
+TargetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        help=f"Of engines: sm_NN, or {CURRENT} for this machine's GPU (default). May be repeated."
+    ),
+]
+ProfileOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Of engines: sizes of a dynamic dimension, as NAME=MIN:OPT:MAX. May be repeated."
+    ),
+]
+WorkspaceOption = Annotated[
+    int | None,
+    typer.Option(help="Of engines: MiB of GPU memory a layer may use as scratch.", min=1),
+]
+
+
+def check_targets(words: Sequence[str]) -> None:
+    """Refuse a word that names no GPU."""
+    for word in words:
+        if word != CURRENT and not re.fullmatch(r"sm_[0-9]{2,3}", word):
+            raise typer.BadParameter(
+                f"expected sm_NN, such as sm_87, or {CURRENT}; got {word!r}", param_hint="--target"
+            )
 
 
 def build(
@@ -42,24 +66,16 @@ def build(
         str,
         typer.Option(help="tensorrt-rtx (needs no GPU to build), tensorrt, or openvino (the CPU)."),
     ] = "tensorrt-rtx",
-    target: Annotated[
-        list[str] | None,
-        typer.Option(help="sm_NN, or current for this machine's GPU. May be repeated."),
-    ] = None,
+    target: TargetOption = None,
     precision: Annotated[
         list[str] | None,
         typer.Option(
-            help=f"{', '.join(PRECISIONS)}. int8 and fp8 are calibrated on the golden samples; fp8 "
-            "needs sm_89 or later. May be repeated."
+            help=f"{' or '.join(PRECISIONS)}; mmedge quantize adds {' and '.join(SCHEMES)}. May be "
+            "repeated."
         ),
     ] = None,
-    profile: Annotated[
-        list[str] | None,
-        typer.Option(help="Sizes of a dynamic dimension, as NAME=MIN:OPT:MAX. May be repeated."),
-    ] = None,
-    workspace: Annotated[
-        int | None, typer.Option(help="MiB of GPU memory a layer may use as scratch.", min=1)
-    ] = None,
+    profile: ProfileOption = None,
+    workspace: WorkspaceOption = None,
     output: BundleOutputOption = None,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
@@ -69,12 +85,14 @@ def build(
         raise typer.BadParameter(
             f"expected tensorrt-rtx, tensorrt or openvino; got {backend!r}", param_hint="--backend"
         )
-    for word in target or ():
-        if word != CURRENT and not re.fullmatch(r"sm_[0-9]{2,3}", word):
-            raise typer.BadParameter(
-                f"expected sm_NN, such as sm_87, or {CURRENT}; got {word!r}", param_hint="--target"
-            )
+    check_targets(target or ())
     for word in precision or ():
+        if word in SCHEMES:
+            raise typer.BadParameter(
+                f"{word} is judged by a task: mmedge quantize BUNDLE --backend {backend} "
+                f"--precision {word} --target {(target or [CURRENT])[0]} --task FILE.py:FACTORY",
+                param_hint="--precision",
+            )
         if word not in PRECISIONS:
             raise typer.BadParameter(
                 f"expected {', '.join(PRECISIONS)}; got {word!r}", param_hint="--precision"
@@ -92,7 +110,7 @@ def build(
         with rewriting(bundle, output, overwrite=overwrite) as place:
             _build_openvino(place, as_json=as_json)
         return
-    with rewriting(bundle, output, overwrite=overwrite) as place, _stdout_on_stderr():
+    with rewriting(bundle, output, overwrite=overwrite) as place, stdout_on_stderr():
         new_bundle, variants = build_all(
             place.path,
             backend=backend,
@@ -133,7 +151,7 @@ def build(
 
 def _build_openvino(place: Target, *, as_json: bool) -> None:
     """Add the variant, and time it beside the others."""
-    from mmedge_export.targets.openvino import add_openvino
+    from mmedge_export.targets.openvino.variant import add_openvino
 
     new_bundle, variant = add_openvino(Bundle.open(place.path))
     open_questions = new_bundle.manifest.open_questions(variant)
@@ -158,19 +176,3 @@ def _build_openvino(place: Target, *, as_json: bool) -> None:
     rows = [(name, number(ms), str(count)) for name, (ms, count) in times.items()]
     table(f"{place.shown}: {variant.id} added", ("variant", "ms a call here", "threads"), rows)
     list_not_checked(open_questions)
-
-
-@contextmanager
-def _stdout_on_stderr() -> Iterator[None]:
-    """Send what the libraries' own code prints to stderr: stdout carries data alone.
-
-    TensorRT-RTX writes some warnings past its logger, to file descriptor 1.
-    """
-    sys.stdout.flush()
-    stdout_copy = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        yield
-    finally:
-        os.dup2(stdout_copy, 1)
-        os.close(stdout_copy)

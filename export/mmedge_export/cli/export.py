@@ -40,16 +40,19 @@ from mmedge_export.cli.quantize import (
 )
 from mmedge_export.install import installed
 from mmedge_export.open_questions import INVENTED, NOT_RUN
-from mmedge_export.quantize.limits import PRECISIONS
 from mmedge_export.sources.example_file import read_example
 from mmedge_export.sources.loader import load_source
 from mmedge_export.sources.user_code import each
+from mmedge_export.targets.registry import precisions
 
 if TYPE_CHECKING:
     from mmedge.spec import Manifest, Variant
-    from mmedge_export.quantize.report import Report
+    from mmedge_export.quantize.report import QuantizationReport
 
 __all__ = ["export"]
+
+#: What a bundle can have beside float32 where it was exported.
+_PRECISIONS = precisions("ort")
 
 SourceArgument = Annotated[
     str, typer.Argument(help="file.py:factory, package.module:factory, zoo:NAME or model.onnx.")
@@ -93,7 +96,8 @@ NameOption = Annotated[str | None, typer.Option(help="Name of the bundle.")]
 PrecisionOption = Annotated[
     str,
     typer.Option(
-        help=f"fp32 alone, or {' or '.join(PRECISIONS)} as well where it pays and the metric holds."
+        help=f"fp32 alone, or {' or '.join(_PRECISIONS)} as well where it pays and the metric "
+        "holds."
     ),
 ]
 AllowNanOption = Annotated[
@@ -128,8 +132,8 @@ def export(
     """Trace a network, check the graph against it, and write a bundle."""
     groups = {key: value.split(",") for key, value in _pairs("--modality", modality or ())}
     sizes = {key: _whole("--size", value) for key, value in _pairs("--size", size or ())}
-    if precision != "fp32" and precision not in PRECISIONS:
-        raise typer.BadParameter(f"--precision {precision!r}: fp32, {' or '.join(PRECISIONS)}")
+    if precision != "fp32" and precision not in _PRECISIONS:
+        raise typer.BadParameter(f"--precision {precision!r}: fp32, {' or '.join(_PRECISIONS)}")
     check_resume(resume)
     options = quantize_options(
         precision="int8" if precision == "fp32" else precision,
@@ -247,7 +251,7 @@ def _refuse_alone(**options: object) -> None:
     if names:
         raise typer.BadParameter(
             f"{', '.join(names)}: for a lower precision, and none is asked for; add --precision "
-            f"{' or '.join(PRECISIONS)}"
+            f"{' or '.join(_PRECISIONS)}"
         )
 
 
@@ -260,7 +264,7 @@ def _invented(manifest: Manifest) -> str:
     return ": the example and made-up inputs" if made_up else ""
 
 
-def _check_kept(report: Report | None) -> None:
+def _check_kept(report: QuantizationReport | None) -> None:
     """Exit 1 where a lower precision was asked for and none was worth keeping."""
     if report is not None and report.variant is None:
         raise typer.Exit(1)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -24,17 +22,27 @@ from mmedge.cli.console import (
     waiting,
     warn,
 )
-from mmedge.cli.output import BundleOutputOption, OverwriteOption, rewriting
+from mmedge.cli.output import BundleOutputOption, OverwriteOption, misuse, rewriting
 from mmedge.errors import InputError
+from mmedge_export.cli.build import (
+    ENGINES,
+    ProfileOption,
+    TargetOption,
+    WorkspaceOption,
+    check_targets,
+)
+from mmedge_export.cli.streams import stdout_on_stderr
 from mmedge_export.install import installed
 from mmedge_export.model import Model
-from mmedge_export.quantize.limits import BUDGET, GOALS, MAX_DROP, MAX_ERROR, PRECISIONS
+from mmedge_export.quantize.limits import BUDGET, GOALS, MAX_DROP, MAX_ERROR
 from mmedge_export.quantize.options import QuantizeOptions
 from mmedge_export.sources.loader import load_object
-from mmedge_export.targets.variants import BACKENDS
+from mmedge_export.targets.registry import precisions, quantizes
+from mmedge_export.targets.tensorrt import CURRENT, EngineOptions
+from mmedge_export.targets.tensorrt.profiles import parse_profiles
 
 if TYPE_CHECKING:
-    from mmedge_export.quantize.report import Report
+    from mmedge_export.quantize.report import QuantizationReport
     from mmedge_export.quantize.task import Task
 
 __all__ = [
@@ -107,7 +115,7 @@ def quantize(
             "and a metric. Without it the golden samples are the judge."
         ),
     ] = None,
-    precision: Annotated[str, typer.Option(help=f"{' or '.join(PRECISIONS)}.")] = "int8",
+    precision: Annotated[str, typer.Option(help=f"{', '.join(precisions())}.")] = "int8",
     max_drop: MaxDropOption = None,
     min_metric: MinMetricOption = None,
     max_error: MaxErrorOption = None,
@@ -115,16 +123,25 @@ def quantize(
     budget: BudgetOption = None,
     threads: ThreadsOption = None,
     backend: Annotated[
-        str, typer.Option(help="That is to run it on the CPU: ort or openvino.")
+        str,
+        typer.Option(
+            help="That is to run it: ort or openvino (the CPU), tensorrt-rtx (needs no GPU to "
+            "build) or tensorrt."
+        ),
     ] = "ort",
+    target: TargetOption = None,
+    profile: ProfileOption = None,
+    workspace: WorkspaceOption = None,
     resume: ResumeOption = None,
     output: BundleOutputOption = None,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Add a variant of lower precision that keeps the task and pays; needs no torch."""
-    check_choice("--precision", precision, PRECISIONS)
-    check_choice("--backend", backend, BACKENDS)
+    backend = backend.replace("-", "_")
+    check_choice("--backend", backend, quantizes())
+    check_choice("--precision", precision, precisions(backend))
+    engines = _engines(backend, target, profile, workspace)
     check_resume(resume)
     options = quantize_options(
         precision=precision,
@@ -135,11 +152,12 @@ def quantize(
         budget=budget,
         threads=threads,
         backend=backend,
+        engines=engines,
     )
     if task is None:
         refuse_metric_limits(options, "without --task there is none")
     with rewriting(bundle, output, overwrite=overwrite) as place:
-        with contextlib.redirect_stdout(sys.stderr), waiting(f"loading {task}"):
+        with stdout_on_stderr(), waiting(f"loading {task}"):
             task_object = None if task is None else _task(task)
         if task_object is not None and task_object.metric is None:
             refuse_metric_limits(options, f"{task} has none")
@@ -157,6 +175,23 @@ def quantize(
         list_not_checked(report.not_checked)
     if report.variant is None:
         raise typer.Exit(1)
+
+
+def _engines(
+    backend: str, targets: list[str] | None, profile: list[str] | None, workspace: int | None
+) -> EngineOptions | None:
+    """What engines are built for; None for a backend that has none."""
+    if backend not in ENGINES:
+        for option, value in (("--target", targets), ("--profile", profile),
+                              ("--workspace", workspace)):  # fmt: skip
+            if value:
+                raise typer.BadParameter(f"{option} is for engines; {backend} runs on this CPU")
+        return None
+    check_targets(targets or ())
+    with misuse("--profile"):
+        sizes = parse_profiles(profile or ())
+    mebibytes = None if workspace is None else workspace << 20
+    return EngineOptions(tuple(targets or (CURRENT,)), sizes, mebibytes)
 
 
 def check_choice(option: str, value: str, choices: Sequence[str]) -> None:
@@ -183,6 +218,7 @@ def quantize_options(
     budget: int | None,
     threads: int | None = None,
     backend: str = "ort",
+    engines: EngineOptions | None = None,
 ) -> QuantizeOptions:
     """The options that ``quantize`` and ``export --precision`` share; None: the default.
 
@@ -200,6 +236,7 @@ def quantize_options(
         min_metric=min_metric,
         threads=threads,
         backend=backend,
+        engines=engines,
         **{name: value for name, value in optional.items() if value is not None},  # type: ignore[arg-type]
     )
 
@@ -235,7 +272,7 @@ def quantize_bundle(
     task: Task | None,
     options: QuantizeOptions,
     resume: Path | None,
-) -> Report:
+) -> QuantizationReport:
     """Quantise with progress on stderr; what the user's own metric prints goes there too.
 
     Args:
@@ -249,7 +286,7 @@ def quantize_bundle(
         from mmedge_export.quantize.quantize_bundle import quantize as add_variant
 
     console = stderr()
-    with contextlib.redirect_stdout(sys.stderr), phases(console) as tell:
+    with stdout_on_stderr(), phases(console) as tell:
         new_bundle, report = add_variant(
             bundle,
             task,
@@ -264,7 +301,7 @@ def quantize_bundle(
     return report
 
 
-def print_report(report: Report) -> None:
+def print_report(report: QuantizationReport) -> None:
     """The tables of stages and of the whole network."""
     table(
         "stages",

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from mmedge_export.quantize.options import QuantizeOptions
     from mmedge_export.quantize.quantize_bundle import quantize
-    from mmedge_export.quantize.report import Report, StageReport
+    from mmedge_export.quantize.report import QuantizationReport, StageReport
     from mmedge_export.quantize.task import Task
 
-__all__ = ["QuantizeOptions", "Report", "StageReport", "Task", "quantize"]
+__all__ = ["QuantizationReport", "QuantizeOptions", "StageReport", "Task", "quantize"]
 
 _HOMES = {
+    "QuantizationReport": "report",
     "QuantizeOptions": "options",
-    "Report": "report",
     "StageReport": "report",
     "Task": "task",
     "quantize": "quantize_bundle",

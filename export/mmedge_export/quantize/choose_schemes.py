@@ -17,17 +17,16 @@ from onnx import helper, numpy_helper
 from mmedge.bench.stats.block_timer import compare_times, interleave
 from mmedge.errors import ExportError
 from mmedge_export.onnx_graph.graph import Runner
-from mmedge_export.quantize.evaluate import open_graph
-from mmedge_export.quantize.schemes import DYNAMIC, EXACT_FIRST, RANGED, write_form
 from mmedge_export.quantize.stage_work import quantised
+from mmedge_export.targets.onnxruntime.schemes import DYNAMIC, EXACT_FIRST, RANGED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from mmedge.spec import Array
-    from mmedge_export.quantize.schemes import QuantizableNode, QuantizationScheme
     from mmedge_export.quantize.stage_work import Plan, StageWork
+    from mmedge_export.targets.quantizable import QuantizableNode, QuantizationScheme
 
 __all__ = ["NO_FASTER", "TIE", "candidates", "choose_plan", "time_sites"]
 
@@ -121,7 +120,7 @@ def _time_site(
     for form in forms:
         if form in site.forms:
             other = work.folder / f"{work.stage.name}.site{number}.{form}.onnx"
-            write_form(path, other, {"site": form}, ranges)
+            work.target.write(path, other, {"site": form}, ranges)
             with contextlib.suppress(ExportError):  # a form that the backend cannot run
                 way = _way(work, other, x, threads)
                 way()
@@ -131,7 +130,7 @@ def _time_site(
 
 
 def _way(work: StageWork, path: Path, x: Array, threads: int | None) -> Callable[[], object]:
-    run = open_graph(path, work.stage, alone=False, threads=threads, backend=work.backend)
+    run = work.target.open_graph(path, work.stage, alone=False, threads=threads)
     return lambda: run({"x": x})
 
 
@@ -233,7 +232,7 @@ def choose_plan(
     runs, refused = {}, ""
     for name, path in {"float": work.prepared, **graphs}.items():
         try:
-            run = open_graph(path, work.stage, alone=alone, threads=threads, backend=work.backend)
+            run = work.target.open_graph(path, work.stage, alone=alone, threads=threads)
             run(taken)
         except ExportError as error:
             if name == "float":

@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mmedge import native
-from mmedge.backends import SessionOptions
-from mmedge.backends.onnxruntime.session import kernel_library, session_options
 from mmedge.execution.inputs import Feeds
 from mmedge.execution.plan import StagePlan
 from mmedge.spec import Tolerance
 from mmedge.tolerance import OutputComparison, SampleErrors
 from mmedge_export.onnx_graph.graph import Runner
+from mmedge_export.targets.registry import quantizer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -22,53 +20,22 @@ if TYPE_CHECKING:
 
     from mmedge.bundle import Bundle
     from mmedge.execution.plan import Run
-    from mmedge.spec import Array, Stage
+    from mmedge.spec import Array
 
-__all__ = ["Network", "changed_choices", "error", "inner_tensors", "open_graph"]
+__all__ = ["BundleNetwork", "changed_choices", "error", "inner_tensors"]
 
 _EXACT = Tolerance(rtol=0.0, atol=0.0)
 
 
-def open_graph(
-    path: Path, stage: Stage, *, alone: bool, threads: int | None = None, backend: str = "ort"
-) -> Run:
-    """A graph of a stage as the runtime would run it on the CPU.
-
-    Args:
-        path: of the graph.
-        stage: what it stands for.
-        alone: whether it is the network's only stage.
-        threads: most threads; None: the default.
-        backend: ``ort`` or ``openvino``.
-
-    Raises:
-        ExportError: the backend does not load it.
-    """
-    import onnx
-
-    if backend == "openvino":
-        from mmedge_export.targets.openvino import OpenVinoRunner
-
-        return OpenVinoRunner(path, stage, alone=alone, threads=threads)
-
-    settings = session_options(stage, alone=alone, threads=threads)
-    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    functions = onnx.load(path, load_external_data=False).functions
-    if any(function.domain == native.DOMAIN for function in functions):
-        library, _ = kernel_library("cpu", SessionOptions())
-        if library is not None:
-            settings.register_custom_ops_library(str(library))
-    return Runner(path, None, settings)
-
-
-class Network:
+class BundleNetwork:
     """All stages of a bundle on the CPU.
 
     Args:
         bundle: open.
         graphs: by stage, graphs to run in place of the bundle's own.
         threads: most threads of a stage; None: the default.
-        backend: ``ort`` or ``openvino``.
+        backend: that is to run it, as it is judged here
+            (:meth:`mmedge_export.targets.registry.Quantizer.open_graph`).
     """
 
     def __init__(
@@ -82,13 +49,13 @@ class Network:
         self._stages = stages = bundle.manifest.in_order()
         self._feeds = Feeds(bundle)
         self._outputs = bundle.manifest.outputs
+        target = quantizer(backend)
         self.runners: dict[str, Run] = {
-            stage.name: open_graph(
+            stage.name: target.open_graph(
                 (graphs or {}).get(stage.name) or bundle.file(stage.graph),
                 stage,
                 alone=len(stages) == 1,
                 threads=threads,
-                backend=backend,
             )
             for stage in stages
         }

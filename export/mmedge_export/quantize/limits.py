@@ -1,10 +1,8 @@
-"""Precisions, goals and limits by name, for those who must not load the rest."""
+"""Goals and limits by name, for those who must not load the rest."""
 
 from __future__ import annotations
 
-__all__ = ["ALPHA", "BUDGET", "GOALS", "MAX_DROP", "MAX_ERROR", "PRECISIONS"]
-
-PRECISIONS = ("int8", "int4")
+__all__ = ["ALPHA", "BUDGET", "GOALS", "MAX_DROP", "MAX_ERROR"]
 
 #: ``speed`` keeps what is measurably faster on this device, ``size`` what is smaller.
 GOALS = ("speed", "size")

@@ -24,12 +24,13 @@ from mmedge_export.quantize.choose_schemes import (
     graph_bytes,
     time_sites,
 )
-from mmedge_export.quantize.evaluate import Network, error, inner_tensors
+from mmedge_export.quantize.evaluate import BundleNetwork, error, inner_tensors
 from mmedge_export.quantize.report import StageReport
 from mmedge_export.quantize.saturate import narrow_nodes
-from mmedge_export.quantize.schemes import DYNAMIC, EXACT_FIRST, RANGED
-from mmedge_export.quantize.sensitivity import switches, write_switched
 from mmedge_export.quantize.stage_work import quantised, quantised_forms
+from mmedge_export.targets.onnxruntime.schemes import DYNAMIC, EXACT_FIRST, RANGED
+from mmedge_export.targets.quantizable import switches
+from mmedge_export.targets.registry import find_target, quantizer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -40,20 +41,11 @@ if TYPE_CHECKING:
     from mmedge_export.calibration.checkpoint import Journal
     from mmedge_export.quantize.accuracy_gate import AccuracyGate, Verdict
     from mmedge_export.quantize.options import QuantizeOptions
-    from mmedge_export.quantize.schemes import QuantizableNode, QuantizationScheme
     from mmedge_export.quantize.stage_work import Plan, StageWork
     from mmedge_export.quantize.task import Task
+    from mmedge_export.targets.quantizable import QuantizableNode, QuantizationScheme
 
-__all__ = ["FORMS", "PlanSearch"]
-
-#: Forms that a precision may take, by backend: those that it has fast kernels for.
-FORMS: Mapping[str, Mapping[str, tuple[QuantizationScheme, ...]]] = {
-    "ort": {
-        "int8": ("static", "dynamic", "dynamic_tensor", "block8", "rows8"),
-        "int4": ("block4", "rows8"),
-    },
-    "openvino": {"int8": ("entering", "block8", "rows8"), "int4": ("block4", "rows8")},
-}
+__all__ = ["PlanSearch"]
 
 #: Samples that sensitivity is measured on, and that products are looked at for saturation on.
 SENSITIVE, SATURATING = 24, 4
@@ -98,7 +90,9 @@ class PlanSearch:
     ) -> None:
         self._journal, self._backend, self._precision = journal, options.backend, options.precision
         self._bundle, self._works, self._task, self._judge = bundle, works, task, judge
-        self._goal, self._budget = options.goal, options.budget
+        self._budget, self._target = options.budget, quantizer(options.backend)
+        # Where nothing can be timed, nothing is put back for its speed.
+        self._goal = "size" if self._target.NOT_TIMED else options.goal
         self._threads, self._tell = options.threads, tell
         self._alone = len(works) == 1
         self._speed: dict[str, str] = {}
@@ -107,8 +101,23 @@ class PlanSearch:
         self._changed: set[str] = set()  # stages with other forms than those that were timed
 
     def choose(self) -> None:
-        """Give every stage the plan that is fastest on this device."""
-        forms = FORMS[self._backend][self._precision]
+        """Give every stage the plan that is fastest on this device, or all that can be quantised.
+
+        The latter for a target whose variants cannot be timed here.
+        """
+        schemes = find_target(self._backend).SCHEMES[self._precision]
+        forms = [scheme.name for scheme in schemes]
+        if self._target.NOT_TIMED:
+            for work in self._works:
+                work.plan = {
+                    site.node: next(form for form in forms if form in site.forms)
+                    for site in work.sites
+                }
+                work.speed = {site.node: {} for site in work.sites}
+                words = f"not timed: {self._target.NOT_TIMED}" if work.sites else "-"
+                self._speed[work.stage.name] = words
+                self._tell(f"{work.stage.name}: {len(work.sites)} nodes can be quantised")
+            return
         floats = self._network({})
         samples = [floats.tensors(inputs) for inputs in self._task.calibration[:SATURATING]]
         for work in self._works:
@@ -294,8 +303,12 @@ class PlanSearch:
             mine = sites[work.stage.name]
             if mine:
                 graphs[work.stage.name] = path = work.folder / f"{work.stage.name}.switched.onnx"
-                write_switched(work.prepared, path, mine, work.plan, work.ranges, work.narrow)
-        network = Network(self._bundle, graphs, threads=self._threads)
+                self._target.write_switched(
+                    work.prepared, path, mine, work.plan, work.ranges, work.narrow
+                )
+        network = BundleNetwork(
+            self._bundle, graphs, threads=self._threads, backend=self._target.SWITCHED
+        )
 
         def answers(on: Mapping[str, set[str]]) -> list[dict[str, Array]]:
             more = {name: switches(mine, on.get(name, set())) for name, mine in sites.items()}
@@ -391,13 +404,13 @@ class PlanSearch:
             work, plans, values, alone=self._alone, goal=self._goal, threads=self._threads
         )
 
-    def _network(self, plans: Mapping[str, Plan]) -> Network:
+    def _network(self, plans: Mapping[str, Plan]) -> BundleNetwork:
         graphs = {
             work.stage.name: work.graph(plans[work.stage.name])
             for work in self._works
             if quantised(plans.get(work.stage.name, {}))
         }
-        return Network(self._bundle, graphs, threads=self._threads, backend=self._backend)
+        return BundleNetwork(self._bundle, graphs, threads=self._threads, backend=self._backend)
 
     def _judged(self, plans: Mapping[str, Plan]) -> Verdict:
         if self._judge.attempts >= self._budget:
@@ -413,7 +426,7 @@ class PlanSearch:
         key = digest({stage: quantised_forms(plan) for stage, plan in plans.items()})
         return self._judge.restore(self._journal.recall(f"verdict on {key}", judged))
 
-    def final(self) -> tuple[Network, Network]:
+    def final(self) -> tuple[BundleNetwork, BundleNetwork]:
         """The float network, and the one that was kept."""
         return self._network({}), self._network({w.stage.name: w.plan for w in self._works})
 
@@ -434,7 +447,8 @@ class PlanSearch:
             StageReport(
                 work.stage.name,
                 dict(Counter(work.plan.values())),
-                {node: work.why.get(node, "-") for node, f in work.plan.items() if f == "float"},
+                {node: work.why.get(node, "-") for node, f in work.plan.items() if f == "float"}
+                | work.excluded,
                 tuple(n for n in sorted(work.narrow) if work.plan[n] in (*RANGED, *DYNAMIC)),
                 self._speed.get(work.stage.name, "-"),
                 graph_bytes(work.prepared),

@@ -14,28 +14,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import onnx_ir as ir
 
 from mmedge.bench.machine.neighbours import busy_words
 from mmedge.bench.tune import tune
 from mmedge.bundle import Bundle
-from mmedge.errors import AccuracyError, ExportError
+from mmedge.errors import AccuracyError
 from mmedge.spec import Tolerance, Variant
 from mmedge.tolerance import OutputComparison
 from mmedge_export.calibration.calibrate import calibrate
 from mmedge_export.calibration.checkpoint import Journal, digest
-from mmedge_export.onnx_graph.graph import save
 from mmedge_export.open_questions import line
 from mmedge_export.quantize.accuracy_gate import AccuracyGate
-from mmedge_export.quantize.evaluate import Network
-from mmedge_export.quantize.graph_edits import untype
+from mmedge_export.quantize.evaluate import BundleNetwork
 from mmedge_export.quantize.options import QuantizeOptions
 from mmedge_export.quantize.plan_search import PlanSearch
-from mmedge_export.quantize.report import Report
-from mmedge_export.quantize.schemes import SCALES_BY_AXIS
+from mmedge_export.quantize.report import QuantizationReport
 from mmedge_export.quantize.stage_work import StageWork, quantised
 from mmedge_export.quantize.task import Task
-from mmedge_export.targets.variants import base_variant
+from mmedge_export.targets.onnxruntime.schemes import SCALES_BY_AXIS
+from mmedge_export.targets.registry import quantizer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -43,6 +40,7 @@ if TYPE_CHECKING:
     from mmedge.spec import Array, Sample
     from mmedge_export.calibration.observed import Observed
     from mmedge_export.quantize.accuracy_gate import Verdict
+    from mmedge_export.targets.registry import Store
 
 __all__ = ["SLACK", "quantize"]
 
@@ -62,14 +60,16 @@ def quantize(
     resume: str | Path | None = None,
     progress: Callable[[str], None] | None = None,
     phase: Callable[[str, int, int], None] | None = None,
-) -> tuple[Bundle, Report]:
-    """Add a variant of lower precision for the CPU, if one is worth keeping.
+) -> tuple[Bundle, QuantizationReport]:
+    """Add a variant of lower precision, if one is worth keeping.
 
-    Every node that multiplies by constant weights is timed in each form that the precision offers
-    (:mod:`mmedge_export.quantize.schemes`), then the stages; the fastest plan is judged by the
-    task. Where too much is lost, nodes are put back to float32: the stages that do harm are found
-    first, then the nodes in them, each turned on alone; the shortest prefix of that ranking that
-    passes is put back (:func:`mmedge_export.quantize.back_off.back_off`).
+    On the CPU every node that multiplies by constant weights is timed in each form that the
+    precision offers (:mod:`mmedge_export.targets.onnxruntime.schemes`), then the stages; the
+    fastest plan is judged by the task. For TensorRT all products are taken in 8 bits, and the
+    graph that an engine is built from is judged, in ONNX Runtime on the CPU. Where too much is
+    lost, nodes are put back to float32: the stages that do harm are found first, then the nodes in
+    them, each turned on alone; the shortest prefix of that ranking that passes is put back
+    (:func:`mmedge_export.quantize.back_off.back_off`).
 
     Args:
         bundle: an open bundle, which is closed when a variant is added, or where one lies. It is
@@ -85,6 +85,8 @@ def quantize(
 
     Raises:
         ExportError: the bundle's graphs are not float32, or the task does not fit it.
+        InputError: the GPUs or sizes that engines are to be built for do not fit.
+        BackendError: the library that builds engines is not installed, or needs a GPU.
         AccuracyError: nothing that was tried keeps the limit.
         BundleError: the bundle cannot be read or written.
     """
@@ -92,7 +94,9 @@ def quantize(
     tell = progress or (lambda _: None)
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     try:
-        opened, base = _float_variant(opened, asked.backend)
+        target = quantizer(asked.backend)
+        store = target.open_store(opened, asked.backend, asked.precision, asked.engines)
+        opened, base = target.float_variant(opened)
         with _folder(resume) as folder:
             return _quantize(
                 opened,
@@ -100,6 +104,7 @@ def quantize(
                 task or Task.golden(opened),
                 folder,
                 asked,
+                store,
                 tell=tell,
                 phase=phase or (lambda *_: None),
             )
@@ -115,10 +120,11 @@ def _quantize(
     task: Task,
     folder: Path,
     options: QuantizeOptions,
+    store: Store,
     *,
     tell: Callable[[str], None],
     phase: Callable[[str, int, int], None],
-) -> tuple[Bundle, Report]:
+) -> tuple[Bundle, QuantizationReport]:
     stages = bundle.manifest.in_order()
     threads, backend = options.threads, options.backend
     if task.invented:
@@ -127,16 +133,21 @@ def _quantize(
             "give --task, or export with samples, to judge on real ones"
         )
     tell(f"running the float network on {len(task.samples)} samples")
-    network = Network(bundle, threads=threads, backend=backend)
+    target = quantizer(backend)
+    network = BundleNetwork(bundle, threads=threads, backend=backend)
     answers = network.answers(inputs for inputs, _ in task.samples)
     judge = AccuracyGate(task, answers, options)
-    works = [StageWork.start(stage, bundle.file(stage.graph), folder, backend) for stage in stages]
+    works = [
+        StageWork.start(stage, bundle.file(stage.graph), folder, backend, options.precision)
+        for stage in stages
+    ]
     smoothed = _calibrate(bundle, works, task, folder, phase)
-    # A larger budget goes on from what a smaller one found.
-    asked = {key: value for key, value in asdict(options).items() if key != "budget"}
-    made_by = [metadata.version(name) for name in ("mmedge", *_libraries(backend))]
-    given = [_digest(answers), _digest(task.calibration), judge.metric]
-    job = digest([sorted(bundle.manifest.files.items()), asked, made_by, given])
+    # A larger budget goes on from what a smaller one found, and so do engines for another GPU.
+    later = ("budget", "engines")
+    settings = {key: value for key, value in asdict(options).items() if key not in later}
+    versions = [metadata.version(name) for name in ("mmedge", *target.PACKAGES)]
+    data = [_digest(answers), _digest(task.calibration), judge.metric]
+    job = digest([sorted(bundle.manifest.files.items()), settings, versions, data])
     gate = PlanSearch(
         bundle,
         works,
@@ -148,15 +159,15 @@ def _quantize(
     )
     gate.choose()
     verdict = gate.hold()
-    latency = gate.latency() if verdict is not None else None
+    latency = gate.latency() if verdict is not None and not target.NOT_TIMED else None
     if latency is not None and options.goal == "speed" and latency[1][1] <= 1.0:
         doubt = busy_words(gate.others)
         why = f"is not measurably faster{'' if doubt is None else f', but {doubt}'}"
         tell(f"the whole network {why}")
         verdict = None
     reports = gate.stages()
-    report = Report(
-        variant=None,
+    report = QuantizationReport(
+        variants=(),
         stages=reports,
         verdict=verdict,
         metric=judge.metric,
@@ -168,56 +179,43 @@ def _quantize(
         bytes_before=bundle.size(base),
         bytes_after=bundle.size(base),
         remarks=(*_remarks(task), *_old_stages(works), *smoothed),
-        not_checked=_not_checked(task, verdict),
+        not_checked=(*target.NOT_CHECKED, *_not_checked(task, verdict)),
         others_share=gate.others,
     )
     if verdict is None:
         return bundle, report
-    variant = _variant(bundle, works, report, options.precision, gate.final()[1], base)
-    graphs = {work.stage.name: ir.load(work.graph()) for work in works if quantised(work.plan)}
-    for model in graphs.values():
-        untype(model.graph)
+    variant = _variant(bundle, report, options.precision, gate.final()[1], base, backend)
+    graphs = {work.stage.name: work.graph() for work in works if quantised(work.plan)}
     tell("adding the variant")
-    files = save(_shared(graphs), folder, place=f"onnx/{variant.id}")
-    made = bundle.with_variant(variant, files)
-    report = replace(report, variant=variant.id, bytes_after=made.size(variant))
+    quantized = bundle
+    stored = store(bundle, variant, graphs, folder, tell)
+    for variant, files in stored:
+        quantized = quantized.with_variant(variant, files)
+    report = replace(
+        report,
+        variants=tuple(variant.id for variant, _ in stored),
+        bytes_after=quantized.size(stored[0][0]),
+    )
     if latency is not None:
         # It was not taken with the threads that were found before.
         now = {"latency_ms": latency[0][0], "threads": None, "cores": None}
-        made = made.with_metrics({base.id: now})
-    backends = {other.backend for other in made.manifest.variants if other.target == "cpu"}
-    if len(backends) > 1 and made.manifest.samples:
-        made, _ = tune(made, threads=threads, tell=tell)
-    return made, report
+        quantized = quantized.with_metrics({base.id: now})
+    if not target.NOT_TIMED:
+        manifest = quantized.manifest
+        backends = {other.backend for other in manifest.variants if other.target == "cpu"}
+        if len(backends) > 1 and manifest.samples:
+            quantized, _ = tune(quantized, threads=threads, tell=tell)
+    return quantized, report
 
 
 def _digest(samples: Sequence[Mapping[str, Array]]) -> str:
     """SHA-256 of arrays: what a run that was stopped must have in common to go on."""
-    found = hashlib.sha256()
+    sha = hashlib.sha256()
     for sample in samples:
         for name, value in sorted(sample.items()):
-            found.update(f"{name} {value.dtype} {value.shape}".encode())
-            found.update(np.ascontiguousarray(value).tobytes())
-    return found.hexdigest()
-
-
-def _float_variant(bundle: Bundle, backend: str) -> tuple[Bundle, Variant]:
-    """The float32 variant of a backend, with the bundle, to which it may have been added."""
-    base = base_variant(bundle, backend)
-    if base is not None:
-        return bundle, base
-    if backend == "openvino":
-        from mmedge_export.targets.openvino import add_openvino
-
-        return add_openvino(bundle)
-    raise ExportError(
-        f"{bundle.path}: no variant of ONNX Runtime on the CPU; export the network again"
-    )
-
-
-def _libraries(backend: str) -> tuple[str, ...]:
-    """Packages whose versions say what a variant was made with."""
-    return ("onnxruntime", "openvino") if backend == "openvino" else ("onnxruntime",)
+            sha.update(f"{name} {value.dtype} {value.shape}".encode())
+            sha.update(np.ascontiguousarray(value).tobytes())
+    return sha.hexdigest()
 
 
 def _calibrate(
@@ -233,9 +231,9 @@ def _calibrate(
     for work in works:
         smoothed = work.smooth(
             {
-                name: seen.channel_max
-                for name, seen in observed.get(work.stage.name, {}).items()
-                if seen.channel_max is not None
+                name: tensor.channel_max
+                for name, tensor in observed.get(work.stage.name, {}).items()
+                if tensor.channel_max is not None
             }
         )
         if smoothed:
@@ -246,9 +244,7 @@ def _calibrate(
     if remarks:
         observed = _observe(bundle, works, task, folder / "calibration-smoothed", phase)
     for work in works:
-        for name, seen in observed.get(work.stage.name, {}).items():
-            chosen = seen.range(levels=256)
-            work.ranges[name] = chosen.low, chosen.high
+        work.take_ranges(observed.get(work.stage.name, {}))
     return tuple(remarks)
 
 
@@ -273,21 +269,18 @@ def _observe(
 
 def _variant(
     bundle: Bundle,
-    works: Sequence[StageWork],
-    report: Report,
+    report: QuantizationReport,
     precision: str,
-    network: Network,
+    network: BundleNetwork,
     base: Variant,
+    backend: str,
 ) -> Variant:
-    files = {
-        work.stage.name: f"onnx/{base.backend}-{precision}-cpu/{work.stage.name}.onnx"
-        if quantised(work.plan)
-        else base.files[work.stage.name]
-        for work in works
-    }
+    """What is known of the variant before its files are made: as yet it has the float32 ones."""
+    target = quantizer(backend)
     whole, stages = _differences(bundle, network)
-    largest = max(found.rtol for found in (whole, *stages.values()))
-    record = {name: metadata.version(name) for name in _libraries(base.backend)} | report.record()
+    largest = max(tolerance.rtol for tolerance in (whole, *stages.values()))
+    least = target.least_tolerance(base)
+    versions = {name: metadata.version(name) for name in target.PACKAGES}
     metrics = {"max_rel": largest}
     if report.latency_ms is not None:
         metrics["latency_ms"] = report.latency_ms[1]
@@ -299,24 +292,25 @@ def _variant(
             "metric_drop_bound": verdict.drop.bound,
         }
     return Variant(
-        base.backend,
+        backend,
         precision,
         "cpu",
-        files,
-        _slack(whole, base.tolerance),
-        {name: _slack(found, base.tolerance) for name, found in stages.items()},
-        build=record,
+        base.files,
+        _slack(whole, least),
+        {name: _slack(tolerance, least) for name, tolerance in stages.items()},
+        build=versions | report.record(),
         metrics=metrics,
         not_checked=report.not_checked,
     )
 
 
-def _slack(found: Tolerance, base: Tolerance) -> Tolerance:
-    """Some more than what was found, and no less than what the float32 variant is held to."""
-    return Tolerance(max(SLACK * found.rtol, base.rtol), max(SLACK * found.atol, base.atol))
+def _slack(difference: Tolerance, least: Tolerance) -> Tolerance:
+    """Some more than what was measured, and no less than ``least``."""
+    rtol, atol = SLACK * difference.rtol, SLACK * difference.atol
+    return Tolerance(max(rtol, least.rtol), max(atol, least.atol))
 
 
-def _differences(bundle: Bundle, network: Network) -> tuple[Tolerance, dict[str, Tolerance]]:
+def _differences(bundle: Bundle, network: BundleNetwork) -> tuple[Tolerance, dict[str, Tolerance]]:
     """What the golden samples need (:meth:`mmedge.tolerance.OutputComparison.least`).
 
     Of the whole network's outputs, and of every stage's on the golden tensors that enter it.
@@ -324,47 +318,34 @@ def _differences(bundle: Bundle, network: Network) -> tuple[Tolerance, dict[str,
     stages: dict[str, OutputComparison] = {}
     whole: dict[str, OutputComparison] = {}
 
-    def hold(
-        compared: dict[str, OutputComparison], got: Mapping[str, Array], sample: Sample
+    def compare(
+        comparisons: dict[str, OutputComparison], outputs: Mapping[str, Array], sample: Sample
     ) -> None:
-        for name, value in got.items():
-            held = compared.setdefault(name, OutputComparison(Tolerance(0.0, 0.0)))
-            held.add(value, sample.outputs[name])
+        for name, value in outputs.items():
+            comparison = comparisons.setdefault(name, OutputComparison(Tolerance(0.0, 0.0)))
+            comparison.add(value, sample.outputs[name])
 
     for sample in bundle.samples():
         tensors = {**sample.inputs, **sample.outputs}
         for run in network.runners.values():
-            hold(stages, run(tensors), sample)
-        hold(whole, network(sample.inputs), sample)
-    ends = [_least(name, held) for name, held in whole.items()]
+            compare(stages, run(tensors), sample)
+        compare(whole, network(sample.inputs), sample)
+    ends = [_least(name, comparison) for name, comparison in whole.items()]
     return (
         Tolerance(max(end.rtol for end in ends), max(end.atol for end in ends)),
-        {name: _least(name, held) for name, held in stages.items()},
+        {name: _least(name, comparison) for name, comparison in stages.items()},
     )
 
 
-def _least(name: str, held: OutputComparison) -> Tolerance:
+def _least(name: str, comparison: OutputComparison) -> Tolerance:
     try:
-        return held.least()
+        return comparison.least()
     except AccuracyError as fault:
         raise AccuracyError(
             f"output {name!r} of the quantised network is not what the golden samples hold: it "
             f"{fault}. No device would take it: give the network's scores as outputs and not what "
             "is decided by them, or keep fp32"
         ) from fault
-
-
-def _shared(graphs: Mapping[str, ir.Model]) -> dict[str, ir.Model]:
-    """The graphs with equal tensors held once, so that they are written once."""
-    known: dict[tuple[str, tuple[int, ...], bytes], ir.TensorProtocol] = {}
-    for model in graphs.values():
-        for value in model.graph.initializers.values():
-            tensor = value.const_value
-            if tensor is not None:
-                array = tensor.numpy()
-                key = (tensor.dtype.name, array.shape, array.tobytes())
-                value.const_value = known.setdefault(key, tensor)
-    return dict(graphs)
 
 
 def _old_stages(works: Sequence[StageWork]) -> tuple[str, ...]:
@@ -379,9 +360,9 @@ def _old_stages(works: Sequence[StageWork]) -> tuple[str, ...]:
 
 def _not_checked(task: Task, verdict: Verdict | None) -> tuple[str, ...]:
     """What the judgement leaves open; empty for a metric on real samples."""
-    found = []
+    lines = []
     if task.invented:
-        found.append(
+        lines.append(
             f"real inputs: judged on {len(task.samples)} made-up samples, the example and inputs "
             "at random"
         )
@@ -391,10 +372,10 @@ def _not_checked(task: Task, verdict: Verdict | None) -> tuple[str, ...]:
             for name, (changed, rows) in ({} if verdict is None else verdict.changed).items()
             if changed
         ]
-        found.append(
+        lines.append(
             "; ".join(["the task: no metric, judged by how far outputs lie apart", *choices])
         )
-    return tuple(line(text) for text in found)
+    return tuple(line(text) for text in lines)
 
 
 def _remarks(task: Task) -> tuple[str, ...]:

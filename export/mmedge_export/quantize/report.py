@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from mmedge_export.quantize.accuracy_gate import Verdict
 
-__all__ = ["Report", "StageReport"]
+__all__ = ["QuantizationReport", "StageReport"]
 
 #: Nodes named of each reason in a table; the manifest has all.
 SHOWN = 4
@@ -71,11 +71,12 @@ class StageReport:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class QuantizationReport:
     """What :func:`mmedge_export.quantize.quantize` did.
 
     Attributes:
-        variant: id of the variant that was made; None where nothing was worth keeping.
+        variants: ids of those that were made, several for several GPUs; empty where nothing was
+            worth keeping.
         stages: one each.
         verdict: of the network as it was kept; None where nothing was.
         metric: of the float network; None without a metric.
@@ -92,7 +93,7 @@ class Report:
             timed, 0 to 1; None: they left the cores alone, or it cannot be told.
     """
 
-    variant: str | None
+    variants: tuple[str, ...]
     stages: tuple[StageReport, ...]
     verdict: Verdict | None
     metric: float | None
@@ -106,6 +107,11 @@ class Report:
     remarks: tuple[str, ...] = ()
     not_checked: tuple[str, ...] = ()
     others_share: float | None = None
+
+    @property
+    def variant(self) -> str | None:
+        """The first of the variants; None where there is none."""
+        return self.variants[0] if self.variants else None
 
     @property
     def warning(self) -> str | None:
@@ -122,7 +128,7 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, which has no infinity: None stands for it."""
         plain: dict[str, Any] = _finite(asdict(self))
-        return plain
+        return {"variant": self.variant, **plain}
 
     def record(self) -> dict[str, str]:
         """For the variant's ``build``."""
@@ -151,34 +157,34 @@ class Report:
 
     def summary(self) -> list[tuple[str, str]]:
         """What holds of the whole network, as pairs of words."""
-        found = [("variant", self.variant or "none: nothing was worth keeping")]
+        rows = [("variant", ", ".join(self.variants) or "none: nothing was worth keeping")]
         verdict = self.verdict
         if verdict is not None and verdict.metric is not None and verdict.drop is not None:
-            found.append(("metric", f"{self.metric:.4f} -> {verdict.metric:.4f}"))
+            rows.append(("metric", f"{self.metric:.4f} -> {verdict.metric:.4f}"))
             drop = verdict.drop
             most = f"at most {drop.bound:.4f} with confidence {drop.level:.4g}"
             likely = f"{drop.drop:.4f} [{drop.low:.4f}, {drop.high:.4f}]"
-            found.append(("drop", f"{likely}, {most} (limit {self.limit:g})"))
+            rows.append(("drop", f"{likely}, {most} (limit {self.limit:g})"))
         elif verdict is not None:
             worst, mean = f"{verdict.worst:.3g} at most", f"{verdict.error:.3g} on average"
-            found.append(("error", f"{worst}, {mean} of the scale (limit {self.limit:g})"))
-            for name, (rows, of) in verdict.changed.items():
-                words = f"the largest element is another in {rows} of {of} rows"
-                found.append((f"choices of {name}", f"{words}, of no weight in the decision"))
+            rows.append(("error", f"{worst}, {mean} of the scale (limit {self.limit:g})"))
+            for name, (changed, count) in verdict.changed.items():
+                words = f"the largest element is another in {changed} of {count} rows"
+                rows.append((f"choices of {name}", f"{words}, of no weight in the decision"))
         if self.latency_ms is not None and self.speedup is not None:
             before, after = self.latency_ms
             middle, low, high = self.speedup
             times = f"{middle:.2f} [{low:.2f}, {high:.2f}] times as fast"
-            found.append(("latency", f"{before:.3g} -> {after:.3g} ms, {times}"))
+            rows.append(("latency", f"{before:.3g} -> {after:.3g} ms, {times}"))
         before, after = self.bytes_before, self.bytes_after
         share = after / max(before, 1)
         size = f"{before:,} -> {after:,} bytes, {share:.3f} of it"
-        found += [
+        rows += [
             ("size", size),
             ("judged", f"{self.samples} samples, {self.attempts} candidates"),
             *(("remark", remark) for remark in self.remarks),
         ]
-        return found
+        return rows
 
 
 def _short(text: str) -> str:

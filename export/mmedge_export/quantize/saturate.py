@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
-from mmedge_export.quantize.schemes import RANGED
+from mmedge_export.targets.onnxruntime.schemes import RANGED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mmedge.spec import Array
-    from mmedge_export.quantize.schemes import QuantizableNode
+    from mmedge_export.targets.quantizable import QuantizableNode
 
 __all__ = ["narrow_nodes", "patches", "saturated"]
 

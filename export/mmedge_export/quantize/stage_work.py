@@ -11,8 +11,8 @@ import numpy as np
 import onnx_ir as ir
 
 from mmedge_export.passes.smooth_outliers import SmoothOutliersPass
-from mmedge_export.quantize.graph_edits import save_graph
-from mmedge_export.quantize.schemes import RANGED, find_sites, prepare, write_form
+from mmedge_export.targets.graph_edits import save_graph
+from mmedge_export.targets.registry import quantizer
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mmedge.spec import Stage
-    from mmedge_export.quantize.schemes import QuantizableNode, QuantizationScheme
+    from mmedge_export.calibration.observed import Observed
+    from mmedge_export.targets.quantizable import QuantizableNode, QuantizationScheme
+    from mmedge_export.targets.registry import Quantizer
 
 __all__ = ["StageWork", "quantised", "quantised_forms"]
 
@@ -38,7 +40,7 @@ class StageWork:
 
     Attributes:
         stage: as the manifest has it.
-        prepared: its float graph, from :func:`mmedge_export.quantize.schemes.prepare`.
+        prepared: its float graph, as the target prepares it.
         sites: the nodes that may be quantised.
         folder: where graphs are written.
         ranges: of activations, by tensor.
@@ -46,7 +48,9 @@ class StageWork:
         plan: the form of every site.
         speed: of every site and form how many times as fast as in float32 it is by itself.
         why: of sites that stay float, the reason.
+        excluded: other products that stay float, and why.
         backend: that runs it.
+        precision: that is asked for.
     """
 
     stage: Stage
@@ -58,17 +62,44 @@ class StageWork:
     plan: Plan = field(default_factory=dict)
     speed: dict[str, dict[QuantizationScheme, float]] = field(default_factory=dict)
     why: dict[str, str] = field(default_factory=dict)
+    excluded: dict[str, str] = field(default_factory=dict)
     backend: str = "ort"
+    precision: str = "int8"
 
     @classmethod
-    def start(cls, stage: Stage, graph: Path, folder: Path, backend: str = "ort") -> StageWork:
+    def start(
+        cls,
+        stage: Stage,
+        graph: Path,
+        folder: Path,
+        backend: str = "ort",
+        precision: str = "int8",
+    ) -> StageWork:
         """Prepare the graph of ``stage`` in ``folder``; nothing is quantised yet."""
         folder.mkdir(parents=True, exist_ok=True)
         prepared = folder / f"{stage.name}.onnx"
-        # OpenVINO knows no functions.
-        sites = find_sites(prepare(graph, prepared, inline=backend == "openvino"))
-        plan: Plan = {site.node: "float" for site in sites}
-        return cls(stage, prepared, sites, folder, plan=plan, backend=backend)
+        work = cls(stage, prepared, (), folder, backend=backend, precision=precision)
+        work._find_sites(work.target.prepare(graph, prepared), None)
+        return work
+
+    @property
+    def target(self) -> Quantizer:
+        """What quantises for the backend."""
+        return quantizer(self.backend)
+
+    def take_ranges(self, observed: Mapping[str, Observed]) -> None:
+        """Keep the ranges of what was observed, and leave out nodes that cannot do without one."""
+        for name, tensor in observed.items():
+            limits = self.target.choose_range(tensor, self.precision)
+            if limits is not None:
+                self.ranges[name] = limits
+        self._find_sites(ir.load(self.prepared), self.ranges)
+
+    def _find_sites(
+        self, model: ir.Model, ranges: Mapping[str, tuple[float, float]] | None
+    ) -> None:
+        self.sites, self.excluded = self.target.find_nodes(model, self.precision, ranges)
+        self.plan = {site.node: "float" for site in self.sites}
 
     def smooth(self, channel_max: Mapping[str, NDArray[np.float32]]) -> list[str]:
         """Move outlying channels into weights, where that is free; names of the activations.
@@ -76,11 +107,11 @@ class StageWork:
         Args:
             channel_max: of activations, the largest magnitude by index of the last axis.
         """
-        taken = {site.activation for site in self.sites if site.op == "MatMul"}
+        factors = {s.activation for s in self.sites if s.weight and s.op in ("MatMul", "Gemm")}
         outlying = {
             name: largest
             for name, largest in channel_max.items()
-            if name in taken and np.isfinite(largest).all() and _spread(largest) >= OUTLYING
+            if name in factors and np.isfinite(largest).all() and _spread(largest) >= OUTLYING
         }
         if not outlying:
             return []
@@ -91,13 +122,12 @@ class StageWork:
         target = self.folder / f"{self.stage.name}.smoothed.onnx"
         save_graph(model, target)
         self.prepared = target
-        self.sites = find_sites(ir.load(target))
-        return [done.tensor for done in smoother.smoothed]
+        self._find_sites(ir.load(target), None)
+        return [activation.tensor for activation in smoother.smoothed]
 
     def tensors(self) -> list[str]:
-        """Tensors whose ranges the static form needs."""
-        ranged = (site for site in self.sites if set(site.forms).intersection(RANGED))
-        return list(dict.fromkeys(n for site in ranged for n in (site.activation, site.output)))
+        """Tensors whose ranges some form needs."""
+        return list(dict.fromkeys(name for site in self.sites for name in site.ranged))
 
     def graph(self, plan: Mapping[str, QuantizationScheme] | None = None) -> Path:
         """The stage's graph with ``plan``, or with its own, written where it does not exist yet."""
@@ -108,7 +138,7 @@ class StageWork:
         digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
         path = self.folder / f"{self.stage.name}.{digest}.onnx"
         if not path.exists():
-            write_form(self.prepared, path, forms, self.ranges, narrow=self.narrow)
+            self.target.write(self.prepared, path, forms, self.ranges, narrow=self.narrow)
         return path
 
     def without(self, nodes: Collection[str]) -> Plan:

@@ -10,10 +10,7 @@ if TYPE_CHECKING:
     from mmedge.bundle import Bundle
     from mmedge.spec import Variant
 
-__all__ = ["BACKENDS", "base_variant"]
-
-#: Backends that run ONNX graphs on the CPU.
-BACKENDS = ("ort", "openvino")
+__all__ = ["base_variant"]
 
 
 def base_variant(bundle: Bundle, backend: str) -> Variant | None:

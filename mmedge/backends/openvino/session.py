@@ -2,8 +2,9 @@
 
 On a processor that multiplies integers fast, OpenVINO runs many int8 graphs faster than ONNX
 Runtime does, and some of float32 too. It reads the same ONNX graphs, without mmedge's own functions
-of operators, which :mod:`mmedge_export.targets.openvino` writes out as their bodies. It computes
-int64 in 32 bits: inputs beyond that are refused, and what a graph makes inside must stay within.
+of operators, which :mod:`mmedge_export.targets.openvino.variant` writes out as their bodies. It
+computes int64 in 32 bits: inputs beyond that are refused, and what a graph makes inside must stay
+within.
 
 A graph that is compiled for fixed shapes runs 1.2 to 1.8 times as fast as one for any shapes
 (OpenVINO 2026.4, four networks, one thread). So a session compiles one form for the shapes of the

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from mmedge_export.onnx_graph.graph import Runner
 from mmedge_export.quantize.choose_schemes import graph_bytes
 from mmedge_export.quantize.evaluate import error, inner_tensors
-from mmedge_export.quantize.schemes import find_sites, prepare, write_form
-from mmedge_export.quantize.sensitivity import rounded_weights, switches, write_switched
+from mmedge_export.targets.onnxruntime.schemes import find_sites, prepare, write_form
+from mmedge_export.targets.onnxruntime.sensitivity import rounded_weights, write_switched
+from mmedge_export.targets.quantizable import switches
 
 RNG = np.random.default_rng(1)
 X = RNG.standard_normal((4, 3, 12, 12)).astype(np.float32)

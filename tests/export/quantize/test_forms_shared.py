@@ -14,8 +14,9 @@ from onnx import TensorProto, helper, numpy_helper
 from mmedge_export.onnx_graph.graph import Runner
 from mmedge_export.quantize.evaluate import error
 from mmedge_export.quantize.saturate import narrow_nodes
-from mmedge_export.quantize.schemes import DYNAMIC, find_sites, prepare, write_form
-from mmedge_export.quantize.sensitivity import switches, write_switched
+from mmedge_export.targets.onnxruntime.schemes import DYNAMIC, find_sites, prepare, write_form
+from mmedge_export.targets.onnxruntime.sensitivity import write_switched
+from mmedge_export.targets.quantizable import switches
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((6, 32)).astype(np.float32)

@@ -14,9 +14,10 @@ from hostile_networks import HOSTILE, planted_nodes
 import mmedge
 from mmedge.execution.verify import verify
 from mmedge_export import export
-from mmedge_export.quantize import Task, plan_search, quantize, stage_work
+from mmedge_export.quantize import Task, quantize, stage_work
 from mmedge_export.quantize.options import QuantizeOptions
-from mmedge_export.quantize.schemes import find_sites
+from mmedge_export.targets import onnxruntime
+from mmedge_export.targets.onnxruntime.schemes import find_sites
 
 LIMIT = 0.02
 
@@ -25,7 +26,8 @@ LIMIT = 0.02
     "name", ["outliers_0", "gate_1", "saturation_1", "temperature_1", "gain_0"]
 )
 def test_the_planted_layer_is_found(name, tmp_path, monkeypatch):
-    monkeypatch.setitem(plan_search.FORMS, "ort", {"int8": ("static", "dynamic")})
+    schemes = [s for s in onnxruntime.SCHEMES["int8"] if s.name in ("static", "dynamic")]
+    monkeypatch.setitem(onnxruntime.SCHEMES, "int8", schemes)
     monkeypatch.setattr(stage_work, "OUTLYING", np.inf)
     hostile = HOSTILE[name]()
     task = Task(list(hostile.model.samples), hostile.calibration, hostile.model.metric)

@@ -18,8 +18,8 @@ from mmedge_export.onnx_graph.graph import Runner
 from mmedge_export.quantize import Task, quantize
 from mmedge_export.quantize.evaluate import error, inner_tensors
 from mmedge_export.quantize.options import QuantizeOptions
-from mmedge_export.quantize.schemes import find_sites, prepare, write_form
-from mmedge_export.targets.openvino import OpenVinoRunner
+from mmedge_export.targets.onnxruntime.schemes import find_sites, prepare, write_form
+from mmedge_export.targets.openvino.variant import OpenVinoRunner
 
 openvino = pytest.importorskip("openvino", reason="pip install 'mmedge[openvino]'")
 

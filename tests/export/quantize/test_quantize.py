@@ -217,9 +217,9 @@ def test_a_stopped_run_goes_on_where_it_was(plain, made, tmp_path, monkeypatch):
     timed = len(lines)
     assert timed > 1
     answers = []
-    old = plan_search.Network.answers
+    old = plan_search.BundleNetwork.answers
     monkeypatch.setattr(
-        plan_search.Network, "answers", lambda self, s: answers.append(1) or old(self, s)
+        plan_search.BundleNetwork, "answers", lambda self, s: answers.append(1) or old(self, s)
     )
     bundle, report = quantize(path, options=QuantizeOptions(**OPTIONS | limit), resume=folder)
     bundle.close()

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmedge_export.quantize.saturate import ROWS, narrow_nodes, patches, saturated
-from mmedge_export.quantize.schemes import find_sites
+from mmedge_export.targets.onnxruntime.schemes import find_sites
 
 
 def pairs_past_16_bits(x, w):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from engine_net import _stage, graph
 from hypothesis import given, settings
@@ -15,8 +17,8 @@ from hypothesis import strategies as st
 
 from mmedge.errors import BackendError, ExportError
 from mmedge_export.onnx_graph.graph import Runner
-from mmedge_export.targets.tensorrt.quantize import LARGEST, activations, prepare, write_qdq
-from mmedge_export.targets.tensorrt.stages import emulate
+from mmedge_export.targets.tensorrt.qdq import LARGEST, find_nodes, prepare_model, write_qdq
+from mmedge_export.targets.tensorrt.quantizer import open_graph
 
 NET = """net (float[batch,3,8,8] x) => (float[batch,4] y) {
   [conv] c = Conv<kernel_shape=[3,3],pads=[1,1,1,1]>(x, w_conv, b_conv)
@@ -32,6 +34,33 @@ NET = """net (float[batch,3,8,8] x) => (float[batch,4] y) {
   [pool] o = ReduceMean<keepdims=0>(v, one)
   [head] y = Gemm<transB=1>(o, w_head, b_head)
 }"""
+
+
+@dataclass
+class Written:
+    """A Q/DQ graph, the products that are in 8 bits, and why others are not."""
+
+    file: Path
+    quantized: tuple[str, ...]
+    excluded: dict[str, str]
+
+
+def quantize(source, path, ranges, *, precision, keep=()):
+    """Every product that can be in 8 bits, but those of ``keep``."""
+    nodes, excluded = find_nodes(prepare_model(ir.load(source)), precision, ranges)
+    names = tuple(node.node for node in nodes if node.node not in keep)
+    write_qdq(source, path, names, ranges, precision=precision)
+    return Written(path, names, excluded)
+
+
+def activations(file):
+    """Tensors whose ranges int8 asks for."""
+    nodes, _ = find_nodes(prepare_model(ir.load(file)), "int8")
+    return tuple(dict.fromkeys(name for node in nodes for name in node.ranged))
+
+
+def emulate(file):
+    return open_graph(file, None, alone=True)
 
 
 def normal(*shape, seed=0):
@@ -87,28 +116,27 @@ def net(tmp_path_factory):
     """The network's file, feeds, and ranges of all that int8 asks for."""
     file = save(tmp_path_factory.mktemp("net") / "net.onnx", graph(NET, **weights()))
     feeds = {"x": normal(2, 3, 8, 8) * 10}
-    names = activations(prepare(file), precision="int8")
-    return file, feeds, observe(file, names, feeds)
+    return file, feeds, observe(file, activations(file), feeds)
 
 
 def test_every_product_is_quantised_and_near(net, tmp_path):
     file, feeds, ranges = net
     assert list(ranges) == ["x", "t", "q", "kt", "p", "o"]
     wanted = Runner(file)(feeds)["y"]
-    made = write_qdq(file, tmp_path / "int8.onnx", ranges, precision="int8")
+    made = quantize(file, tmp_path / "int8.onnx", ranges, precision="int8")
     assert made.quantized == ("conv", "query", "key", "scores", "mix", "head")
-    assert not made.kept
+    assert not made.excluded
     assert 35 < snr(emulate(made.file)(feeds)["y"], wanted) < 60
-    made = write_qdq(file, tmp_path / "fp8.onnx", ranges, precision="fp8")
+    made = quantize(file, tmp_path / "fp8.onnx", ranges, precision="fp8")
     assert made.quantized == ("query", "key", "scores", "mix", "head")
-    assert made.kept == {"conv": "TensorRT documents fp8 for matrix products only"}
+    assert made.excluded == {"conv": "TensorRT documents fp8 for matrix products only"}
     assert 25 < snr(emulate(made.file)(feeds)["y"], wanted) < 60
 
 
 @pytest.mark.parametrize("precision", ["int8", "fp8"])
 def test_the_graph_is_typed_and_biases_stay_float32(net, tmp_path, precision):
     file, _, ranges = net
-    made = write_qdq(file, tmp_path / "q.onnx", ranges, precision=precision)
+    made = quantize(file, tmp_path / "q.onnx", ranges, precision=precision)
     model = onnx.shape_inference.infer_shapes(onnx.load(made.file), strict_mode=True)
     types = {v.name: v.type.tensor_type.elem_type for v in model.graph.value_info}
     narrow = onnx.TensorProto.INT8 if precision == "int8" else onnx.TensorProto.FLOAT8E4M3FN
@@ -142,7 +170,7 @@ def test_a_linear_is_the_integer_product(sizes, spread, clip, seed):
     with tempfile.TemporaryDirectory() as folder:
         file = save(Path(folder) / "net.onnx", graph(text, w=w))
         target = Path(folder) / "int8.onnx"
-        made = write_qdq(file, target, {"x": (low, high)}, precision="int8")
+        made = quantize(file, target, {"x": (low, high)}, precision="int8")
         assert made.quantized == ("mul",)
         got = emulate(made.file)({"x": x})["y"]
     x_scale = np.float32(max(abs(low), abs(high)) / 127)
@@ -165,7 +193,7 @@ def test_stored_in_a_quarter_of_the_bytes(tmp_path, precision):
     }"""
     model = graph(text, w1=normal(512, 512), w2=normal(512, 512, seed=1), bias=normal(512))
     file = save(tmp_path / "net.onnx", model)
-    made = write_qdq(file, tmp_path / "q.onnx", {"x": (-3, 3), "b": (0, 2)}, precision=precision)
+    made = quantize(file, tmp_path / "q.onnx", {"x": (-3, 3), "b": (0, 2)}, precision=precision)
     size = sum(part.stat().st_size for part in tmp_path.glob("q.onnx*"))
     assert made.quantized == ("one", "two")
     assert size <= 0.27 * file.stat().st_size
@@ -202,16 +230,15 @@ def test_what_stays_float32_has_a_reason(tmp_path):
         w_up=normal(8, 4, 6),
         first=np.array([0]),
     )
-    made = write_qdq(
+    made = quantize(
         save(tmp_path / "net.onnx", model),
         tmp_path / "q.onnx",
         {"x": (-1, 2), "a": (0, 0)},
         precision="int8",
-        keep={"kept": "the task needs it"},
+        keep=["kept"],
     )
-    assert made.kept == {
+    assert made.excluded == {
         "zero": "range of 'a' is 0 to 0: there is no scale for it",
-        "kept": "the task needs it",
         "wild": "weights 'w_nan' are not finite",
         "vector": "input 1 is a constant vector",
         "both": "both factors are constant",
@@ -221,8 +248,6 @@ def test_what_stays_float32_has_a_reason(tmp_path):
         "inner": "it is inside a subgraph",
     }
     assert made.quantized == ("unseen",)
-    assert write_qdq(tmp_path / "net.onnx", tmp_path / "k.onnx", {}, precision="int8",
-                     keep=["kept"]).kept["kept"] == "it is to stay float32"  # fmt: skip
 
 
 def test_a_tensor_is_quantised_once_and_its_other_readers_keep_it(tmp_path):
@@ -235,7 +260,7 @@ def test_a_tensor_is_quantised_once_and_its_other_readers_keep_it(tmp_path):
     }"""
     table, w = normal(8, 8), normal(8, 8, seed=1)
     file = save(tmp_path / "net.onnx", graph(text, table=table, w=w))
-    made = write_qdq(file, tmp_path / "q.onnx", {"x": (-1, 1)}, precision="int8")
+    made = quantize(file, tmp_path / "q.onnx", {"x": (-1, 1)}, precision="int8")
     model = onnx.load(made.file)
     readers = [(node.name, node.op_type) for node in model.graph.node if "x" in node.input]
     assert readers == [("QuantizeLinear_x_int8", "QuantizeLinear"), ("add2", "Sum")]
@@ -281,10 +306,10 @@ def packed(tmp_path_factory):
 
 
 def test_a_packed_projection_is_written_as_one_product_for_each_part(packed, tmp_path):
-    assert activations(prepare(packed), precision="int8") == ("x", "q2", "k2", "p", "v2", "o2")
+    assert activations(packed) == ("x", "q2", "k2", "p", "v2", "o2")
     feeds = {"x": normal(3, 6, 16) * 5}
     ranges = observe(packed, ["x", "o2"], feeds)
-    made = write_qdq(packed, tmp_path / "q.onnx", ranges, precision="int8")
+    made = quantize(packed, tmp_path / "q.onnx", ranges, precision="int8")
     assert made.quantized == ("pack", "out")  # named as in the source
     names = [node.name for node in onnx.load(made.file).graph.node]
     assert {"pack_part0", "pack_part1", "pack_part2", "out"} <= set(names)
@@ -296,17 +321,17 @@ def test_a_packed_projection_is_written_as_one_product_for_each_part(packed, tmp
     np.testing.assert_array_equal(
         np.concatenate(scales), (np.abs(normal(16, 48)).max(axis=0) / 127).astype(np.float32)
     )
-    whole = write_qdq(packed, tmp_path / "k.onnx", ranges, precision="int8", keep=["pack"])
+    whole = quantize(packed, tmp_path / "k.onnx", ranges, precision="int8", keep=["pack"])
     assert "split" in [node.name for node in onnx.load(whole.file).graph.node]
 
 
 def test_tensorrt_rtx_multiplies_a_packed_projection_in_8_bits(packed, tmp_path, builder_of):
     """As one product again, which it computes in float32 when it is given as one."""
-    from mmedge_export.targets.tensorrt.profiles import Sizes
+    from mmedge_export.targets.tensorrt.profiles import ProfileSizes
 
-    made = write_qdq(packed, tmp_path / "q.onnx", {"x": (-5, 5), "o2": (-5, 5)}, precision="int8")
+    made = quantize(packed, tmp_path / "q.onnx", {"x": (-5, 5), "o2": (-5, 5)}, precision="int8")
     stage = _stage("net", onnx.load(packed))
-    found = program(builder_of("sm_89").build(made.file, stage, {"batch": Sizes(1, 2, 4)}))
+    found = program(builder_of("sm_89").build(made.file, stage, {"batch": ProfileSizes(1, 2, 4)}))
     assert len(found) == 4
     assert sorted(types[0] for types in found.values()) == ["float", "float", "int8", "int8"]
     assert found["out"] == ["int8", "int8"]
@@ -327,8 +352,8 @@ def test_functions_are_inlined_and_uint8_is_cast_before_it_is_moved(tmp_path):
     model.functions.append(body)
     model.opset_import.append(onnx.helper.make_opsetid("mmedge", 1))
     file = save(tmp_path / "net.onnx", model)
-    assert activations(prepare(file), precision="int8") == ("f",)
-    made = write_qdq(file, tmp_path / "q.onnx", {"f": (0, 255)}, precision="int8")
+    assert activations(file) == ("f",)
+    made = quantize(file, tmp_path / "q.onnx", {"f": (0, 255)}, precision="int8")
     assert len(made.quantized) == 1
     written = onnx.load(made.file)
     assert not written.functions
@@ -340,17 +365,19 @@ def test_functions_are_inlined_and_uint8_is_cast_before_it_is_moved(tmp_path):
 def test_what_cannot_be_written_is_refused(net, tmp_path):
     file, _, ranges = net
 
-    def write(source=file, ranges=ranges, precision="int8", **options):
-        return write_qdq(source, tmp_path / "q.onnx", ranges, precision=precision, **options)
+    def write(source=file, ranges=ranges, precision="int8", names=("query",)):
+        write_qdq(source, tmp_path / "q.onnx", names, ranges, precision=precision)
 
-    with pytest.raises(ExportError, match=r"not in the graph: \['no such'\]"):
-        write(keep=["conv", "no such"])
+    with pytest.raises(ExportError, match=r"there is no node 'no such'"):
+        write(names=["conv", "no such"])
+    with pytest.raises(ExportError, match=r"node 'conv' cannot be in fp8: TensorRT documents fp8"):
+        write(names=["conv"], precision="fp8")
     for low, high in ((np.nan, 1), (0, np.inf), (1, 0)):
         with pytest.raises(ExportError, match=r"range of 't'.*two finite numbers"):
             write(ranges=ranges | {"t": (low, high)})
-    with pytest.raises(ExportError, match="name another target"):
-        write_qdq(file, file, ranges, precision="int8")
-    quantised = write_qdq(file, tmp_path / "first.onnx", ranges, precision="int8").file
+    with pytest.raises(ExportError, match="name another file"):
+        write_qdq(file, file, ["query"], ranges, precision="int8")
+    quantised = quantize(file, tmp_path / "first.onnx", ranges, precision="int8").file
     with pytest.raises(ExportError, match="quantised already; take the float32 graph"):
         write(source=quantised)
     old = onnx.load(file)
@@ -383,7 +410,7 @@ def test_opset_18_may_be_called_19(tmp_path):
     model.opset_import[0].version, model.ir_version = 18, 8
     file = save(tmp_path / "net.onnx", model)
     for precision, wanted in (("int8", (18, 8)), ("fp8", (19, 9))):
-        made = write_qdq(file, tmp_path / f"{precision}.onnx", {"x": (-1, 1)}, precision=precision)
+        made = quantize(file, tmp_path / f"{precision}.onnx", {"x": (-1, 1)}, precision=precision)
         written = onnx.load(made.file)
         assert (written.opset_import[0].version, written.ir_version) >= wanted
         assert written.opset_import[0].version == wanted[0]
@@ -396,7 +423,7 @@ def test_fp8_steps_and_saturates_as_its_definition_says(tmp_path):
         tmp_path / "net.onnx",
         graph("net (float[1,5] x) => (float[1,5] y) { y = MatMul(x, w) }", w=eye),
     )
-    made = write_qdq(file, tmp_path / "q.onnx", {"x": (-448, 100)}, precision="fp8")
+    made = quantize(file, tmp_path / "q.onnx", {"x": (-448, 100)}, precision="fp8")
     x = np.array([[17, 19, 500, -1e6, 2.0**-9]], np.float32)  # 4 significant bits; 2**-9 the least
     got = emulate(made.file)({"x": x})["y"] / np.float32(448)
     np.testing.assert_array_equal(got, [[16, 20, 448, -448, 2.0**-9]])
@@ -414,15 +441,15 @@ def builder_of():
 @pytest.mark.parametrize(("precision", "dtype"), [("int8", "int8"), ("fp8", "fp8_e4m3")])
 def test_tensorrt_rtx_multiplies_in_8_bits(net, tmp_path, builder_of, target, precision, dtype):
     """As far as it can be seen without a GPU: in the program that the engine holds as text."""
-    from mmedge_export.targets.tensorrt.profiles import Sizes
+    from mmedge_export.targets.tensorrt.profiles import ProfileSizes
 
     file, _, ranges = net
     stage = _stage("net", onnx.load(file))
-    sizes = {"batch": Sizes(1, 2, 4)}
+    sizes = {"batch": ProfileSizes(1, 2, 4)}
     plain = program(builder_of(target).build(file, stage, sizes))
     assert {"conv", "head"} <= plain.keys()
     assert all(types == ["float", "float"] for types in plain.values())
-    made = write_qdq(file, tmp_path / "q.onnx", ranges, precision=precision)
+    made = quantize(file, tmp_path / "q.onnx", ranges, precision=precision)
     found = program(builder_of(target).build(made.file, stage, sizes))
     assert {"conv", "scores", "mix", "head"} <= found.keys()
     for name, types in found.items():
@@ -431,13 +458,13 @@ def test_tensorrt_rtx_multiplies_in_8_bits(net, tmp_path, builder_of, target, pr
 
 
 def test_an_architecture_without_fp8_is_named(net, tmp_path, builder_of):
-    from mmedge_export.targets.tensorrt.profiles import Sizes
+    from mmedge_export.targets.tensorrt.profiles import ProfileSizes
 
     file, _, ranges = net
-    made = write_qdq(file, tmp_path / "q.onnx", ranges, precision="fp8")
+    made = quantize(file, tmp_path / "q.onnx", ranges, precision="fp8")
     stage = _stage("net", onnx.load(file))
     with pytest.raises(BackendError, match=r"stage 'net'.*for sm_86: .*fp8_e4m3"):
-        builder_of("sm_86").build(made.file, stage, {"batch": Sizes(1, 2, 4)})
+        builder_of("sm_86").build(made.file, stage, {"batch": ProfileSizes(1, 2, 4)})
 
 
 def test_largest_is_what_the_formats_hold():

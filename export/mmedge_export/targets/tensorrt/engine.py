@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -22,20 +22,27 @@ from mmedge.errors import BackendError, InputError
 from mmedge.schema.names import MAX_TEXT
 from mmedge.spec import Stage, Tolerance, Variant
 from mmedge_export.open_questions import NOT_RUN
+from mmedge_export.targets.tensorrt import SCHEMES
 from mmedge_export.targets.tensorrt.engine_builder import EngineBuilder
 from mmedge_export.targets.tensorrt.float16 import TOLERANCE, to_float16
-from mmedge_export.targets.tensorrt.profiles import Sizes, resolve_profiles
+from mmedge_export.targets.tensorrt.profiles import resolve_profiles
 
 if TYPE_CHECKING:
-    from mmedge_export.targets.tensorrt.quantize import Precision
+    from mmedge_export.targets.tensorrt.profiles import ProfileSizes
 
-__all__ = ["FP32_TOLERANCE", "PRECISIONS", "build", "build_all"]
+__all__ = [
+    "FP32_TOLERANCE",
+    "PRECISIONS",
+    "EngineSource",
+    "build",
+    "build_all",
+    "build_variant",
+    "float_source",
+]
 
-#: What an engine may compute in; ``fp32`` is IEEE float32 (TF32 is off).
-PRECISIONS = ("fp32", "fp16", "int8", "fp8")
-
-#: The first architecture with fp8 (E4M3) products, Ada.
-FP8_SM = 89
+#: What an engine may compute in without a task to judge it; ``fp32`` is IEEE float32 (TF32 is off).
+#: Lower ones go through the gate (:func:`mmedge_export.quantize.quantize`).
+PRECISIONS = ("fp32", "fp16")
 
 #: How far a float32 engine's outputs may lie from the golden ones: the sums run in another order,
 #: over thousands of terms with a rounding of 6e-8 each.
@@ -62,9 +69,7 @@ def build(
         backend: ``tensorrt_rtx`` (also ``tensorrt-rtx``) or ``tensorrt``.
         target: an architecture such as ``sm_89``, or ``current`` for this machine's GPU.
         precision: ``fp32``, or ``fp16`` with what needs float32 kept so (see
-            :func:`mmedge_export.targets.tensorrt.float16.to_float16`), or ``int8`` or ``fp8``:
-            products in 8 bits, calibrated on the golden samples, and all else in float32 (see
-            :func:`mmedge_export.targets.tensorrt.stages.to_qdq`).
+            :func:`mmedge_export.targets.tensorrt.float16.to_float16`).
         profile: smallest, best and largest size of dynamic dimensions of the inputs, by name;
             others as :func:`mmedge_export.targets.tensorrt.profiles.resolve_profiles` says.
         workspace: bytes of GPU memory that a layer may use as scratch; None: the library's default.
@@ -74,11 +79,9 @@ def build(
         The new bundle, open. A variant of the same backend, precision and target is replaced.
 
     Raises:
-        InputError: an unknown backend, target or precision, a profile that does not fit, or fp8 for
-            an architecture before sm_89.
+        InputError: an unknown backend, target or precision, or a profile that does not fit.
         BackendError: the library is not installed, needs a GPU, or refuses a graph.
-        AccuracyError: a lower precision cannot hold the golden samples.
-        ExportError: a graph cannot be quantised.
+        AccuracyError: float16 cannot hold the golden samples.
         BundleError: the bundle cannot be read or written.
     """
     built, _ = build_all(
@@ -111,6 +114,11 @@ def build_all(
     backend = backend.replace("-", "_")
     tell = progress or (lambda _: None)
     for precision in precisions:
+        if precision in SCHEMES:
+            raise InputError(
+                f"precision {precision!r} is judged by a task: use mmedge quantize with backend "
+                f"{backend}"
+            )
         if precision not in PRECISIONS:
             raise InputError(
                 f"precision {precision!r}: engines are built in {', '.join(PRECISIONS)}"
@@ -124,122 +132,108 @@ def build_all(
             "pip install 'mmedge[build]'"
         ) from error
     builders = [EngineBuilder(backend, target, workspace=workspace) for target in targets]
-    if "fp8" in precisions:
-        _refuse_fp8(builders)
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-    made: list[tuple[Variant, dict[str, Path]]] = []
+    built: list[tuple[Variant, dict[str, Path]]] = []
     try:
         sizes = resolve_profiles(opened, profile)
         with tempfile.TemporaryDirectory(prefix="mmedge-build-") as temporary:
             for precision in dict.fromkeys(precisions):
                 folder = Path(temporary) / precision
                 folder.mkdir()
-                graphs = _graphs(opened, precision, folder, tell)
-                made += [
-                    _build_variant(opened, builder, precision, graphs, sizes, folder, tell)
+                sources = _sources(opened, precision, folder, tell)
+                errors = [source.error for source in sources.values() if source.error is not None]
+                variant = Variant(
+                    backend=backend,
+                    precision=precision,
+                    target="",
+                    files={},
+                    tolerance=FP32_TOLERANCE if precision == "fp32" else TOLERANCE,
+                    metrics={f"{precision}_max_rel": max(errors)} if errors else {},
+                    not_checked=(NOT_RUN,),
+                )
+                built += [
+                    build_variant(opened, builder, variant, sources, sizes, folder, tell)
                     for builder in builders
                 ]
-            for variant, files in made:
+            for variant, files in built:
                 opened = opened.with_variant(variant, files)
     except BaseException:
         if opened is not bundle:
             opened.close()
         raise
-    return opened, tuple(variant for variant, _ in made)
+    return opened, tuple(variant for variant, _ in built)
 
 
 @dataclass(frozen=True, slots=True)
-class _Graph:
+class EngineSource:
     """What an engine is built from: a file, the variant's record of it, and its relative error."""
 
     file: Path
-    record: Mapping[str, str]
+    record: Mapping[str, str] = field(default_factory=dict)
     error: float | None = None
 
 
-def _graphs(bundle: Bundle, precision: str, folder: Path, tell: Progress) -> dict[str, _Graph]:
+def _sources(
+    bundle: Bundle, precision: str, folder: Path, tell: Progress
+) -> dict[str, EngineSource]:
     """A graph of every stage in ``precision``; those that had to be changed lie in ``folder``.
 
     Raises:
         InputError: the bundle's own graphs are of a lower precision already.
     """
     stages = bundle.manifest.stages
-    own = {stage.name: stage.graph for stage in stages}
-    native = next((v.precision for v in bundle.manifest.variants if v.files == own), "fp32")
+    paths = {stage.name: stage.graph for stage in stages}
+    native = next((v.precision for v in bundle.manifest.variants if v.files == paths), "fp32")
     if native not in {"fp32", precision}:
         raise InputError(
             f"precision {precision!r}: the bundle's graphs are {native}, and engines are typed as "
             f"the graph is; build it with precision {native}"
         )
     if native == precision:
-        return {stage.name: _Graph(_as_exported(bundle, stage, folder), {}) for stage in stages}
-    graphs = {}
-    if precision == "fp16":
-        for name, half in to_float16(bundle, folder, progress=tell).items():
-            kept = _kept(f"{len(half.kept)} of {half.nodes} nodes", half.kept)
-            graphs[name] = _Graph(half.file, {f"{name} kept float32": kept}, half.error)
-    else:
-        from mmedge_export.targets.tensorrt.stages import to_qdq
-
-        kind: Precision = "int8" if precision == "int8" else "fp8"
-        for name, made in to_qdq(bundle, folder, precision=kind, progress=tell).items():
-            count = len(made.kept) + len(made.quantized)
-            reasons = [f"{node} ({reason})" for node, reason in made.kept.items()]
-            kept = _kept(f"{len(made.kept)} of {count} products", reasons)
-            graphs[name] = _Graph(made.file, {f"{name} kept float32": kept}, made.error)
-    return graphs
+        return {stage.name: float_source(bundle, stage, folder) for stage in stages}
+    sources = {}
+    for name, half in to_float16(bundle, folder, progress=tell).items():
+        text = _shortened(f"{len(half.kept)} of {half.nodes} nodes", half.kept)
+        sources[name] = EngineSource(half.file, {f"{name} kept float32": text}, half.error)
+    return sources
 
 
-def _refuse_fp8(builders: Sequence[EngineBuilder]) -> None:
-    """Refuse targets without fp8 before anything is calibrated."""
-    for builder in builders:
-        if int(builder.target.removeprefix("sm_")) < FP8_SM:
-            raise InputError(
-                f"precision fp8 for {builder.target}: products in fp8 (E4M3) need sm_{FP8_SM} or "
-                "later; build it with precision int8 or fp16"
-            )
+def float_source(bundle: Bundle, stage: Stage, folder: Path) -> EngineSource:
+    """The stage's graph as it was exported."""
+    return EngineSource(_as_exported(bundle, stage, folder))
 
 
-def _tolerance(precision: str, errors: Sequence[float]) -> Tolerance:
-    """What a variant may differ by; ``errors`` are those of its stages, none where unchanged."""
-    if precision in ("fp32", "fp16"):
-        return FP32_TOLERANCE if precision == "fp32" else TOLERANCE
-    from mmedge_export.targets.tensorrt.stages import tolerance_of
-
-    return tolerance_of(max(errors, default=0.0))
-
-
-def _build_variant(
+def build_variant(
     bundle: Bundle,
     builder: EngineBuilder,
-    precision: str,
-    graphs: Mapping[str, _Graph],
-    sizes: Mapping[str, Sizes],
+    variant: Variant,
+    sources: Mapping[str, EngineSource],
+    sizes: Mapping[str, ProfileSizes],
     folder: Path,
     tell: Progress,
 ) -> tuple[Variant, dict[str, Path]]:
-    """One variant and its files, which lie in ``folder``, by path in the bundle."""
-    errors = [graph.error for graph in graphs.values() if graph.error is not None]
-    variant = Variant(
+    """``variant`` for one GPU and its files, which lie in ``folder``, by path in the bundle.
+
+    Raises:
+        BackendError: the library refuses a graph.
+    """
+    variant = replace(
+        variant,
         backend=builder.backend,
-        precision=precision,
         target=builder.target,
-        files={},
-        tolerance=_tolerance(precision, errors),
-        not_checked=(NOT_RUN,),
         requires={SOURCES[builder.backend].distribution: library_version(builder.backend)},
     )
-    record = builder.options()
+    record = {**variant.build, **builder.options()}
     record.update((f"profile {name}", str(size)) for name, size in sorted(sizes.items()))
     files: dict[str, Path] = {}
     paths: dict[str, str] = {}
     seconds, size = 0.0, 0
     for stage in bundle.manifest.in_order():
         tell(f"{variant.id}: {stage.name}")
-        graph = graphs[stage.name]
+        source = sources[stage.name]
         start = perf_counter()
         try:
-            engine = builder.build(graph.file, stage, sizes)
+            engine = builder.build(source.file, stage, sizes)
         except BackendError as error:
             raise BackendError(f"variant {variant.id}: {error}") from error
         took = perf_counter() - start
@@ -251,13 +245,11 @@ def _build_variant(
         record[f"{stage.name} seconds"] = f"{took:.2f}"
         record[f"{stage.name} bytes"] = str(len(engine))
         record[f"{stage.name} source"] = _source_digest(bundle, stage)
-        record.update(graph.record)
-        if graph.error is not None:
-            record[f"{stage.name} max_rel"] = f"{graph.error:.3g}"
-    metrics = {"build_s": round(seconds, 3), "engine_bytes": float(size)}
-    if errors:
-        metrics[f"{precision}_max_rel"] = max(errors)
-    return replace(variant, files=paths, build=record, metrics=metrics), files
+        record.update(source.record)
+        if source.error is not None:
+            record[f"{stage.name} max_rel"] = f"{source.error:.3g}"
+    measures = {**variant.metrics, "build_s": round(seconds, 3), "engine_bytes": float(size)}
+    return replace(variant, files=paths, build=record, metrics=measures), files
 
 
 def _as_exported(bundle: Bundle, stage: Stage, folder: Path) -> Path:
@@ -292,7 +284,7 @@ def _source_digest(bundle: Bundle, stage: Stage) -> str:
     return hashlib.sha256(listed.encode()).hexdigest()
 
 
-def _kept(text: str, kept: Iterable[str]) -> str:
+def _shortened(text: str, nodes: Iterable[str]) -> str:
     """``text``, and which nodes stayed float32: as many as a record holds."""
-    text = ": ".join(filter(None, (text, ", ".join(kept))))
+    text = ": ".join(filter(None, (text, ", ".join(nodes))))
     return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 4].rpartition(",")[0] + ", ..."

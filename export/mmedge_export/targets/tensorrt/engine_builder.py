@@ -8,18 +8,16 @@ from mmedge.backends.tensorrt import SOURCES
 from mmedge.backends.tensorrt.library import DTYPE_NAMES, load_library, make_log
 from mmedge.device import find_gpus
 from mmedge.errors import BackendError, InputError
+from mmedge_export.targets.tensorrt import CURRENT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
     from mmedge.spec import Stage, TensorSpec
-    from mmedge_export.targets.tensorrt.profiles import Sizes
+    from mmedge_export.targets.tensorrt.profiles import ProfileSizes
 
-__all__ = ["CURRENT", "EngineBuilder"]
-
-#: Target that stands for this machine's GPU.
-CURRENT = "current"
+__all__ = ["EngineBuilder"]
 
 #: What a machine without a GPU adds to unrelated messages of the library.
 NOISE = "driver version is insufficient"
@@ -38,7 +36,7 @@ class EngineBuilder:
     Args:
         backend: ``tensorrt_rtx``, which builds for other GPUs and needs none, or ``tensorrt``,
             which times kernels on the GPU that it builds for.
-        target: an architecture such as ``sm_89``, or :data:`CURRENT`.
+        target: an architecture such as ``sm_89``, or ``current``.
         workspace: bytes of GPU memory that a layer may use as scratch; None: the library's default.
 
     Raises:
@@ -107,7 +105,7 @@ class EngineBuilder:
             "workspace bytes": "default" if self._workspace is None else str(self._workspace),
         }
 
-    def build(self, file: Path, stage: Stage, sizes: Mapping[str, Sizes]) -> bytes:
+    def build(self, file: Path, stage: Stage, sizes: Mapping[str, ProfileSizes]) -> bytes:
         """Build the graph in ``file``, with its weight files beside it, as ``stage``.
 
         Args:
@@ -257,7 +255,7 @@ def _allow_decomposed_attention(trt: Any, network: Any) -> None:  # noqa: ANN401
             layer.attention.decomposable = True
 
 
-def _profile(builder: Any, specs: list[TensorSpec], sizes: Mapping[str, Sizes]) -> Any:  # noqa: ANN401
+def _profile(builder: Any, specs: list[TensorSpec], sizes: Mapping[str, ProfileSizes]) -> Any:  # noqa: ANN401
     profile = builder.create_optimization_profile()
     for spec in specs:
         shapes = [

@@ -1,4 +1,4 @@
-"""Sizes that an engine is built for: each dynamic dimension's smallest, best and largest."""
+"""ProfileSizes that an engine is built for: each dynamic dimension's smallest, best and largest."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mmedge.bundle import Bundle
     from mmedge.spec import Manifest, Stage
 
-__all__ = ["NO_LIMIT_FACTOR", "Sizes", "parse_profiles", "resolve_profiles"]
+__all__ = ["NO_LIMIT_FACTOR", "ProfileSizes", "parse_profiles", "resolve_profiles"]
 
 #: A dimension without a limit is built for up to this many times its ``opt``, or for the largest
 #: golden sample where that is more. An engine needs some limit; a larger one costs memory.
@@ -28,8 +28,8 @@ NO_LIMIT_FACTOR = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Sizes:
-    """Sizes of one dimension: ``min <= opt <= max``."""
+class ProfileSizes:
+    """ProfileSizes of one dimension: ``min <= opt <= max``."""
 
     min: int
     opt: int
@@ -62,8 +62,8 @@ def parse_profiles(texts: Iterable[str]) -> dict[str, tuple[int, int, int]]:
 
 def resolve_profiles(
     bundle: Bundle, overrides: Mapping[str, tuple[int, int, int]] | None = None
-) -> dict[str, Sizes]:
-    """Sizes of every dynamic dimension that some stage's inputs have.
+) -> dict[str, ProfileSizes]:
+    """ProfileSizes of every dynamic dimension that some stage's inputs have.
 
     A dimension of the network's inputs has the limits of the manifest (see :data:`NO_LIMIT_FACTOR`)
     as far as constraints of it alone allow them, or those of ``overrides``. A dimension that only
@@ -91,7 +91,7 @@ def resolve_profiles(
                 f"profile of {name!r}: the inputs have no such dynamic dimension; "
                 + (f"they have {', '.join(sorted(given))}" if given else "none is dynamic")
             )
-    resolved: dict[str, Sizes] = {}
+    resolved: dict[str, ProfileSizes] = {}
     relations = Relations(manifest.dimensions, manifest.constraints)
     for name in given:
         limits = manifest.dimensions[name]
@@ -99,14 +99,14 @@ def resolve_profiles(
         if most is None:
             most = max(NO_LIMIT_FACTOR * limits.opt, *golden.get(name, (0,)))
         if name in overrides:
-            sizes = Sizes(*overrides[name])
+            sizes = ProfileSizes(*overrides[name])
             if not 1 <= sizes.min <= sizes.opt <= sizes.max:
                 raise InputError(
                     f"profile of {name!r}: expected 1 <= MIN <= OPT <= MAX, got {sizes}"
                 )
         else:
             step, opt = limits.multiple, limits.opt
-            sizes = Sizes(
+            sizes = ProfileSizes(
                 next(n for n in range(limits.min, opt + 1, step) if relations.holds({name: n})),
                 opt,
                 next(
@@ -132,7 +132,7 @@ def resolve_profiles(
     if not overrides and all(manifest.dimensions[name].max is not None for name in derived):
         for name in derived:
             limits = manifest.dimensions[name]
-            resolved[name] = Sizes(limits.min, limits.opt, limits.max or limits.opt)
+            resolved[name] = ProfileSizes(limits.min, limits.opt, limits.max or limits.opt)
     elif derived:
         measured = _measure(bundle, resolved)
         resolved.update((name, measured[name]) for name in derived)
@@ -140,7 +140,7 @@ def resolve_profiles(
 
 
 def _golden_sizes(bundle: Bundle) -> dict[str, set[int]]:
-    """Sizes that the golden samples give to each dimension of the network's inputs."""
+    """ProfileSizes that the golden samples give to each dimension of the network's inputs."""
     found: dict[str, set[int]] = {}
     specs = bundle.manifest.inputs()
     for sample in bundle.samples():
@@ -151,8 +151,8 @@ def _golden_sizes(bundle: Bundle) -> dict[str, set[int]]:
     return found
 
 
-def _measure(bundle: Bundle, inputs: Mapping[str, Sizes]) -> dict[str, Sizes]:
-    """Sizes of the dimensions between stages, from runs on zeros."""
+def _measure(bundle: Bundle, inputs: Mapping[str, ProfileSizes]) -> dict[str, ProfileSizes]:
+    """ProfileSizes of the dimensions between stages, from runs on zeros."""
     manifest = bundle.manifest
     stages = manifest.in_order()
     last = max((i for i, s in enumerate(stages) if _new_dimensions(s, inputs)), default=-1)
@@ -161,10 +161,12 @@ def _measure(bundle: Bundle, inputs: Mapping[str, Sizes]) -> dict[str, Sizes]:
     for at in ("min", "opt", "max"):
         sizes = {name: getattr(limits, at) for name, limits in inputs.items()}
         runs.append(_run(bundle, manifest, stages[: last + 1], domain.near(sizes) or sizes))
-    return {name: Sizes(*(run[name] for run in runs)) for name in runs[0] if name not in inputs}
+    return {
+        name: ProfileSizes(*(run[name] for run in runs)) for name in runs[0] if name not in inputs
+    }
 
 
-def _new_dimensions(stage: Stage, known: Mapping[str, Sizes]) -> bool:
+def _new_dimensions(stage: Stage, known: Mapping[str, ProfileSizes]) -> bool:
     return any(isinstance(n, str) and n not in known for spec in stage.outputs for n in spec.shape)
 
 

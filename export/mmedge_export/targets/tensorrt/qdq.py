@@ -17,14 +17,16 @@ together again and computes in 8 bits. Convolutions in fp8 are left alone too:
 the library compiles them, yet documents fp8 for matrix products only, and picks its kernels on the
 device.
 
-It is long, since int8 and fp8 differ in scales alone.
+The same code writes the graph in which every product can be turned on and off, so that both round
+alike.
+
+It is long, since int8 and fp8, and the graphs with switches and without, share their rules.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -35,23 +37,31 @@ from mmedge.errors import ExportError
 from mmedge_export.passes.fold_transpose import FoldTransposePass
 from mmedge_export.passes.unpack_projection import unpack_projection
 from mmedge_export.passes.widen_uint8 import WidenUint8Pass
+from mmedge_export.targets.graph_edits import save_graph
+from mmedge_export.targets.quantizable import SWITCH, QuantizableNode
+from mmedge_export.targets.tensorrt import SCHEMES
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
+    from mmedge_export.targets.quantizable import QuantizationScheme
+
 __all__ = [
     "LARGEST",
-    "Precision",
-    "QdqStage",
-    "activations",
+    "SCHEME_PRECISIONS",
+    "find_nodes",
     "prepare",
     "write_qdq",
+    "write_switched",
 ]
 
-Precision = Literal["int8", "fp8"]
+#: Scheme of a node -> the precision that has it.
+SCHEME_PRECISIONS = {
+    scheme.name: precision for precision, schemes in SCHEMES.items() for scheme in schemes
+}
 
 #: Largest quantised magnitude: int8 without -128, so that weights are symmetric; for fp8 the
 #: largest finite value of float8e4m3fn (ONNX, "Float stored in 8 bits").
@@ -77,21 +87,6 @@ OTHERS = frozenset(("Attention", "ConvTranspose", "Einsum", "GRU", "LSTM", "RNN"
 
 
 @dataclass(frozen=True, slots=True)
-class QdqStage:
-    """One stage as a Q/DQ graph.
-
-    ``quantized`` names the nodes whose products are in 8 bits, ``kept`` the other nodes that have
-    products inside, each with why. ``error`` is the largest ``max |got - golden| / max |golden|``
-    of the stage's outputs on the golden samples, by emulation; None where it was not measured.
-    """
-
-    file: Path
-    quantized: tuple[str, ...]
-    kept: Mapping[str, str]
-    error: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class _Factor:
     """An input of a node: weights with output channels on ``axis``, or an activation (None)."""
 
@@ -104,84 +99,153 @@ class _Factor:
         return str(self.value.name)
 
 
-def activations(
-    model: ir.Model, *, precision: Precision, keep: Collection[str] = ()
-) -> tuple[str, ...]:
-    """Activations whose ranges :func:`write_qdq` looks up, in the order of the graph.
+def find_nodes(
+    model: ir.Model, precision: str, ranges: Mapping[str, tuple[float, float]] | None = None
+) -> tuple[tuple[QuantizableNode, ...], dict[str, str]]:
+    """The products of a graph that can be in 8 bits, and why the others cannot.
 
     Args:
-        model: from :func:`prepare`, whose names they are: a graph with functions has no name for a
-            tensor inside one.
-        precision: as there.
-        keep: as there.
+        model: from :func:`prepare`: a graph with functions has no name for a tensor inside one.
+        precision: ``int8`` or ``fp8``.
+        ranges: lowest and highest value of activations, by name; None: not known yet, and none is
+            missed.
     """
-    names: dict[str, None] = {}
-    for node in model.graph:
-        factors = "" if node.name in keep else _factors(node, precision)
-        if not isinstance(factors, str):
-            names.update((factor.name, None) for factor in factors if factor.axis is None)
-    return tuple(names)
+    (scheme,) = SCHEMES[precision]
+    nodes: list[QuantizableNode] = []
+    excluded: dict[str, str] = {}
+    for node in model.graph.all_nodes():
+        if node.op_type not in PRODUCTS | OTHERS or node.domain not in ("", "ai.onnx"):
+            continue
+        name = str(node.name)
+        if node.graph is not model.graph:
+            excluded[name] = "it is inside a subgraph"
+            continue
+        factors = _factors(node, precision)
+        if isinstance(factors, str):
+            excluded[name] = factors
+            continue
+        if ranges is not None:
+            scales = _scales(node, precision, ranges)
+            if isinstance(scales, str):
+                excluded[name] = scales
+                continue
+        activations = tuple(factor.name for factor in factors if factor.axis is None)
+        constants = [factor for factor in factors if factor.axis is not None]
+        nodes.append(
+            QuantizableNode(
+                name,
+                node.op_type,
+                activations[0],
+                constants[0].name if constants else "",
+                str(node.outputs[0].name),
+                sum(_array(factor.value).size for factor in constants),
+                (scheme.name,),
+                activations,
+            )
+        )
+    return tuple(nodes), excluded
 
 
 def write_qdq(
     source: Path,
-    target: Path,
+    path: Path,
+    names: Collection[str],
     ranges: Mapping[str, tuple[float, float]],
     *,
-    precision: Precision,
-    keep: Collection[str] = (),
-) -> QdqStage:
-    """Write a float32 graph with its products in 8 bits, strongly typed.
+    precision: str,
+) -> None:
+    """Write a float32 graph with some products in 8 bits, strongly typed.
 
-    A product of two activations, as in attention, is quantised where both have ranges. Inputs and
-    outputs keep their dtypes. Functions are inlined, and uint8 inputs cast before they are moved,
-    as TensorRT needs it.
+    Inputs and outputs keep their dtypes. Functions are inlined, and uint8 inputs cast before they
+    are moved, as TensorRT needs it.
 
     Args:
         source: an ONNX graph of opset 13 (fp8: 18) or later, its external data beside it.
-        target: where to write; large tensors go to ``<target>.data`` beside it.
+        path: where to write; large tensors go to ``<path>.data`` beside it.
+        names: of the nodes, from :func:`find_nodes`.
         ranges: lowest and highest value of activations, by name. The scale is the larger
             magnitude over :data:`LARGEST`; values beyond saturate.
         precision: ``int8`` or ``fp8``.
-        keep: names of nodes that stay float32; a mapping says why each does.
 
     Raises:
-        ExportError: a node in ``keep`` is not in the graph, a range is not finite or ends before
-            it starts, the opset is too old, or the graph is quantised already.
+        ExportError: a node cannot be in 8 bits, a range is not finite or ends before it starts, the
+            opset is too old, or the graph is quantised already.
     """
-    if target.resolve() == source.resolve():
-        raise ExportError(f"{source}: is read while {target} is written; name another target")
-    model = prepare(source)
+    if path.resolve() == source.resolve():
+        raise ExportError(f"{source}: is read while {path} is written; name another file")
+    model = prepare_model(ir.load(source))
+    _check(model, source, precision, ranges)
+    _write_products(model, source, names, ranges, precision)
     graph = model.graph
-    _check(model, source, precision, ranges, keep)
-    writer = _Writer(graph, precision)
-    quantized: list[str] = []
-    kept: dict[str, str] = {}
-    for node in list(graph.all_nodes()):
-        if node.op_type not in PRODUCTS | OTHERS or node.domain not in ("", "ai.onnx"):
-            continue
-        name = str(node.name)
-        if name in keep:
-            kept[name] = keep[name] if isinstance(keep, Mapping) else "it is to stay float32"
-        elif node.graph is not graph:
-            kept[name] = "it is inside a subgraph"
-        else:
-            scales = _scales(node, precision, ranges)
-            if isinstance(scales, str):
-                kept[name] = scales
-                continue
-            quantized.append(name)
-            for product in unpack_projection(graph, node):
-                _quantize(product, writer, precision, scales)
     for name, value in list(graph.initializers.items()):
         if not value.uses() and not value.is_graph_output() and not value.is_graph_input():
             del graph.initializers[name]
-    ir.save(model, target, external_data=f"{target.name}.data")
-    _check_types(target)
-    return QdqStage(target, tuple(quantized), kept)
+    ir.save(model, path, external_data=f"{path.name}.data")
+    _check_types(path)
 
 
-def prepare(source: Path) -> ir.Model:
+def write_switched(
+    source: Path,
+    path: Path,
+    nodes: Sequence[QuantizableNode],
+    plan: Mapping[str, QuantizationScheme],
+    ranges: Mapping[str, tuple[float, float]],
+    narrow: Collection[str] = (),
+) -> None:
+    """The same with a boolean input for each product that turns it on.
+
+    Args:
+        source: as for :func:`write_qdq`, like the others.
+        path: where to write.
+        nodes: the products, in the order of
+            :func:`mmedge_export.targets.quantizable.switches`.
+        plan: the scheme of each; they are of one precision.
+        ranges: of activations.
+        narrow: of no use here.
+    """
+    del narrow
+    model = prepare_model(ir.load(source))
+    precision = SCHEME_PRECISIONS[plan[nodes[0].node]]
+    _check(model, source, precision, ranges)
+    switches = {
+        node.node: ir.val(f"{SWITCH}{number}", ir.DataType.BOOL, [])
+        for number, node in enumerate(nodes)
+    }
+    _write_products(model, source, switches, ranges, precision, switches)
+    model.graph.inputs.extend(switches.values())
+    model.graph.sort()
+    save_graph(model, path)
+
+
+def _write_products(
+    model: ir.Model,
+    source: Path,
+    names: Collection[str],
+    ranges: Mapping[str, tuple[float, float]],
+    precision: str,
+    switches: Mapping[str, ir.Value] | None = None,
+) -> None:
+    """Put products into 8 bits, in place: at all times, or where their switch is on."""
+    graph = model.graph
+    writer = _QdqWriter(graph, precision)
+    products = {str(node.name): node for node in graph}
+    for name in names:
+        if name not in products:
+            raise ExportError(f"{source}: there is no node {name!r} outside of subgraphs")
+        scales = _scales(products[name], precision, ranges)
+        if isinstance(scales, str):
+            raise ExportError(f"{source}: node {name!r} cannot be in {precision}: {scales}")
+        for product in unpack_projection(graph, products[name]):
+            _quantize(product, writer, precision, scales, (switches or {}).get(name))
+
+
+def prepare(source: Path, path: Path) -> ir.Model:
+    """Write the graph as TensorRT can take it to ``path``; returns what was written."""
+    ir.save(prepare_model(ir.load(source)), path, external_data=f"{path.name}.data")
+    return ir.load(path)
+
+
+def prepare_model(model: ir.Model) -> ir.Model:
     """A graph without functions and Constant nodes, named and typed, that TensorRT can take.
 
     Uint8 inputs are cast before they are moved. Preparing what is prepared changes nothing.
@@ -194,15 +258,14 @@ def prepare(source: Path) -> ir.Model:
         FoldTransposePass(),
         WidenUint8Pass(),
     )
-    return passes(ir.load(source)).model
+    return passes(model).model
 
 
 def _check(
     model: ir.Model,
     source: Path,
-    precision: Precision,
+    precision: str,
     ranges: Mapping[str, tuple[float, float]],
-    keep: Collection[str],
 ) -> None:
     """Refuse what cannot be written; declare the opset and IR version of what can."""
     nodes = {node.name: node.op_type for node in model.graph.all_nodes()}
@@ -212,9 +275,6 @@ def _check(
                 f"{source}: node {name!r} is a {op}: the graph is quantised already; take the "
                 "float32 graph"
             )
-    unknown = sorted(set(keep) - nodes.keys())
-    if unknown:
-        raise ExportError(f"{source}: nodes to keep that are not in the graph: {unknown}")
     for name, (low, high) in ranges.items():
         if not -np.inf < low <= high < np.inf:
             raise ExportError(
@@ -240,12 +300,12 @@ def _check_types(file: Path) -> None:
         raise ExportError(f"{file.name}: the Q/DQ graph is not valid: {error}") from error
 
 
-def _factors(node: ir.Node, precision: Precision) -> tuple[_Factor, ...] | str:
+def _factors(node: ir.Node, precision: str) -> tuple[_Factor, ...] | str:
     """What a node multiplies, or why that cannot be quantised."""
     if node.op_type not in PRODUCTS or node.domain not in ("", "ai.onnx"):
         return f"{node.op_type} is not quantised"
-    if node.op_type == "Conv" and precision == "fp8":
-        return "TensorRT documents fp8 for matrix products only"
+    if not any(node.op_type in scheme.operators for scheme in SCHEMES[precision]):
+        return f"TensorRT documents {precision} for matrix products only"
     factors = []
     for index, value in enumerate(node.inputs[:2]):
         if value is None or value.dtype != ir.DataType.FLOAT:
@@ -274,7 +334,7 @@ def _output_axis(node: ir.Node, index: int, rank: int) -> int:
 
 
 def _scales(
-    node: ir.Node, precision: Precision, ranges: Mapping[str, tuple[float, float]]
+    node: ir.Node, precision: str, ranges: Mapping[str, tuple[float, float]]
 ) -> dict[int, np.float32] | str:
     """Scales of a node's activations by input, or why it cannot be quantised."""
     factors = _factors(node, precision)
@@ -297,31 +357,37 @@ def _scales(
 
 
 def _quantize(
-    node: ir.Node, writer: _Writer, precision: Precision, scales: Mapping[int, np.float32]
+    node: ir.Node,
+    writer: _QdqWriter,
+    precision: str,
+    scales: Mapping[int, np.float32],
+    switch: ir.Value | None,
 ) -> None:
-    """Put the factors of a node for which there are ``scales`` into 8 bits."""
+    """Put the factors of a node for which there are ``scales`` into 8 bits, if ``switch`` is on."""
     for factor in _factors(node, precision):
         assert isinstance(factor, _Factor)  # noqa: S101 - _scales has looked
         if factor.axis is None:
-            made = writer.activation(factor.value, scales[factor.index])
+            rounded = writer.activation(factor.value, scales[factor.index])
         else:
-            made = writer.weights(factor.value, factor.axis, node)
-        node.replace_input_with(factor.index, made)
+            rounded = writer.weights(factor.value, factor.axis, node)
+        if switch is not None:
+            rounded = writer.choose(switch, rounded, factor, node)
+        node.replace_input_with(factor.index, rounded)
 
 
-class _Writer:
+class _QdqWriter:
     """Inserts Q/DQ nodes into a graph, once for each tensor, whatever reads it."""
 
-    def __init__(self, graph: ir.Graph, precision: Precision) -> None:
+    def __init__(self, graph: ir.Graph, precision: str) -> None:
         self._graph = graph
         self._precision = precision
-        self._made: dict[tuple[ir.Value, int | None], ir.Value] = {}
+        self._rounded: dict[tuple[ir.Value, int | None], ir.Value] = {}
         self._zero: ir.Value | None = None
 
     def activation(self, value: ir.Value, scale: np.float32) -> ir.Value:
         """``value`` after quantisation and back."""
-        if (value, None) in self._made:
-            return self._made[value, None]
+        if (value, None) in self._rounded:
+            return self._rounded[value, None]
         if self._zero is None:  # also what tells QuantizeLinear the dtype, before opset 21
             zero = np.zeros((), DTYPES[self._precision].numpy())
             self._zero = self._constant(f"{self._precision}_zero_point", zero)
@@ -335,21 +401,30 @@ class _Writer:
             self._graph.insert_before(self._graph[0], [down, up])
         else:
             self._graph.insert_after(producer, [down, up])
-        self._made[value, None] = wide
+        self._rounded[value, None] = wide
         return wide
 
     def weights(self, value: ir.Value, axis: int, reader: ir.Node) -> ir.Value:
         """Stored weights after dequantisation, with one scale for each index of ``axis``."""
-        if (value, axis) in self._made:
-            return self._made[value, axis]
+        if (value, axis) in self._rounded:
+            return self._rounded[value, axis]
         stored, scale = _quantize_weights(_array(value), axis, self._precision)
         name = f"{value.name}_{self._precision}_{axis}"
         scales = self._constant(f"{name}_scale", scale)
         wide = _value(f"{name}_float32", ir.DataType.FLOAT, value)
         up = _node("DequantizeLinear", [self._constant(name, stored), scales], wide, axis=axis)
         self._graph.insert_before(reader, up)
-        self._made[value, axis] = wide
+        self._rounded[value, axis] = wide
         return wide
+
+    def choose(
+        self, switch: ir.Value, rounded: ir.Value, factor: _Factor, reader: ir.Node
+    ) -> ir.Value:
+        """``rounded`` where ``switch`` is on, else the factor as it is."""
+        name = f"{rounded.name}_switched_{reader.name}_{factor.index}"
+        choice = _value(name, ir.DataType.FLOAT, factor.value)
+        self._graph.insert_before(reader, _node("Where", [switch, rounded, factor.value], choice))
+        return choice
 
     def _constant(self, name: str, array: NDArray[Any]) -> ir.Value:
         tensor = ir.tensor(array, name=name)
@@ -374,7 +449,7 @@ def _node(op: str, inputs: list[ir.Value], output: ir.Value, **axis: int) -> ir.
 
 
 def _quantize_weights(
-    array: NDArray[np.float32], axis: int, precision: Precision
+    array: NDArray[np.float32], axis: int, precision: str
 ) -> tuple[NDArray[Any], NDArray[np.float32]]:
     """Weights in 8 bits, and a scale for each index of ``axis``.
 

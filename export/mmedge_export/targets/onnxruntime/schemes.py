@@ -28,8 +28,7 @@ import io
 import itertools
 import logging
 import warnings
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
@@ -39,7 +38,7 @@ from mmedge_export.onnx_graph.read_node import standard
 from mmedge_export.passes.fold_transpose import FoldTransposePass
 from mmedge_export.passes.raise_opset import raise_opset
 from mmedge_export.passes.strip_metadata import SCOPES
-from mmedge_export.quantize.graph_edits import (
+from mmedge_export.targets.graph_edits import (
     add_constant,
     array_of,
     name_nodes,
@@ -47,6 +46,7 @@ from mmedge_export.quantize.graph_edits import (
     split_gemm,
     untype,
 )
+from mmedge_export.targets.quantizable import QuantizableNode
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     import onnx
 
     from mmedge.spec import Array
+    from mmedge_export.targets.quantizable import QuantizationScheme
 
 __all__ = [
     "BLOCK",
@@ -62,16 +63,10 @@ __all__ = [
     "EXACT_FIRST",
     "RANGED",
     "SCALES_BY_AXIS",
-    "QuantizableNode",
-    "QuantizationScheme",
     "find_sites",
     "prepare",
     "write_form",
 ]  # fmt: skip
-
-QuantizationScheme = Literal[
-    "float", "static", "entering", "dynamic", "dynamic_tensor", "rows8", "block8", "block4"
-]
 
 #: Forms that round activations by ranges from calibration.
 RANGED: tuple[QuantizationScheme, ...] = ("static", "entering")
@@ -108,23 +103,6 @@ SCALES_BY_AXIS = 13
 LEAST_TABLE = 16_384
 
 
-@dataclass(frozen=True, slots=True)
-class QuantizableNode:
-    """A node whose weights can be quantised.
-
-    ``activation`` and ``output`` name its tensors (a Gather's indices and rows), ``weight`` its
-    constant, of ``size`` numbers. ``forms`` are those that it can take beside ``float``.
-    """
-
-    node: str
-    op: str
-    activation: str
-    weight: str
-    output: str
-    size: int
-    forms: tuple[QuantizationScheme, ...]
-
-
 def prepare(source: Path, target: Path, *, inline: bool = False) -> ir.Model:
     """Write the graph that forms are made from: the same function, in fewer kinds of nodes.
 
@@ -147,9 +125,16 @@ def prepare(source: Path, target: Path, *, inline: bool = False) -> ir.Model:
     return ir.load(target)
 
 
-def find_sites(model: ir.Model) -> tuple[QuantizableNode, ...]:
-    """The nodes of a prepared graph whose weights can be quantised, in the graph's order."""
-    found = []
+def find_sites(
+    model: ir.Model, schemes: Collection[QuantizationScheme] | None = None
+) -> tuple[QuantizableNode, ...]:
+    """The nodes of a prepared graph whose weights can be quantised, in the graph's order.
+
+    Args:
+        model: from :func:`prepare`.
+        schemes: that a backend has kernels for; None: all of them.
+    """
+    sites = []
     scales_by_axis = model.opset_imports.get("", 0) >= SCALES_BY_AXIS
     for node in model.graph:
         if not standard(node) or node.op_type not in _OPS:
@@ -166,19 +151,25 @@ def find_sites(model: ir.Model) -> tuple[QuantizableNode, ...]:
             continue
         if node.op_type == "Gather" and not _is_table(node, tensor.numpy()):
             continue
-        forms = tuple(form for form in _OPS[node.op_type] if form not in RANGED or scales_by_axis)
-        found.append(
+        forms = tuple(
+            form
+            for form in _OPS[node.op_type]
+            if (schemes is None or form in schemes) and (form not in RANGED or scales_by_axis)
+        )
+        tensors = (str(activation.name), str(node.outputs[0].name))
+        sites.append(
             QuantizableNode(
                 str(node.name),
                 node.op_type,
-                str(activation.name),
+                tensors[0],
                 str(weight.name),
-                str(node.outputs[0].name),
+                tensors[1],
                 tensor.size,
                 forms,
+                tensors if set(forms).intersection(RANGED) else (),
             )
         )
-    return tuple(found)
+    return tuple(sites)
 
 
 def _is_table(node: ir.Node, values: Array) -> bool:

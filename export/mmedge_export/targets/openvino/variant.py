@@ -25,7 +25,7 @@ from mmedge.tolerance import difference
 from mmedge_export.capture.other_sizes import check_sizes
 from mmedge_export.onnx_graph.graph import Runner
 from mmedge_export.open_questions import line
-from mmedge_export.targets.openvino_integers import check_integers
+from mmedge_export.targets.openvino.integers import check_integers
 from mmedge_export.targets.variants import base_variant
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def add_openvino(bundle: Bundle) -> tuple[Bundle, Variant]:
         AccuracyError: it does not compute what the golden samples hold, or something else than ONNX
             Runtime does at other sizes (:func:`mmedge_export.capture.other_sizes.check_sizes`) or
             in integers on extreme inputs
-            (:func:`mmedge_export.targets.openvino_integers.check_integers`).
+            (:func:`mmedge_export.targets.openvino.integers.check_integers`).
         ExportError: OpenVINO is not installed or does not take a graph.
     """
     try:

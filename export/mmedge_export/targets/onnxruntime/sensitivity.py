@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
-from mmedge_export.quantize.graph_edits import add_constant, array_of, save_graph
-from mmedge_export.quantize.schemes import BLOCK, DYNAMIC, RANGED
+from mmedge_export.targets.graph_edits import add_constant, array_of, save_graph
+from mmedge_export.targets.onnxruntime.schemes import BLOCK, DYNAMIC, RANGED
+from mmedge_export.targets.quantizable import SWITCH
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -21,16 +22,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mmedge.spec import Array
-    from mmedge_export.quantize.schemes import QuantizableNode, QuantizationScheme
+    from mmedge_export.targets.quantizable import QuantizableNode, QuantizationScheme
 
-__all__ = ["rounded_weights", "switches", "write_switched"]
-
-PREFIX = "mmedge_switch_"
-
-
-def switches(sites: Sequence[QuantizableNode], on: Collection[str]) -> dict[str, Array]:
-    """The inputs that turn the nodes of ``on`` on, and all others off."""
-    return {f"{PREFIX}{number}": np.array(site.node in on) for number, site in enumerate(sites)}
+__all__ = ["rounded_weights", "write_switched"]
 
 
 def write_switched(
@@ -44,11 +38,12 @@ def write_switched(
     """Write the prepared graph of ``source`` with a boolean input for each of ``sites``.
 
     Args:
-        source: from :func:`mmedge_export.quantize.schemes.prepare`.
+        source: from :func:`mmedge_export.targets.onnxruntime.schemes.prepare`.
         target: where to.
-        sites: the nodes that get a switch, in the order of :func:`switches`.
+        sites: the nodes that get a switch, in the order of
+            :func:`mmedge_export.targets.quantizable.switches`.
         plan: the form of each.
-        ranges: as :func:`mmedge_export.quantize.schemes.write_form` takes them.
+        ranges: as :func:`mmedge_export.targets.onnxruntime.schemes.write_form` takes them.
         narrow: the same.
     """
     model = ir.load(source)
@@ -57,7 +52,7 @@ def write_switched(
     for number, site in enumerate(sites):
         form = plan[site.node]
         node = nodes[site.node]
-        switch = ir.val(f"{PREFIX}{number}", ir.DataType.BOOL, [])
+        switch = ir.val(f"{SWITCH}{number}", ir.DataType.BOOL, [])
         graph.inputs.append(switch)
         activation, weight = node.inputs[0], graph.initializers[site.weight]
         place = next(i for i, value in enumerate(node.inputs) if value is weight)
@@ -120,8 +115,8 @@ def _round(graph: ir.Graph, value: ir.Value | None, span: tuple[float, float] | 
         return _add(graph, "DequantizeLinear", _add_all(graph, "DynamicQuantizeLinear", [value], 3))
     low, high = min(span[0], 0.0), max(span[1], 0.0)
     step = (high - low) / 255 or 1.0
-    scale = add_constant(graph, f"{PREFIX}scale", np.array(step, np.float32))
-    zero = add_constant(graph, f"{PREFIX}zero", np.array(round(-low / step), np.uint8))
+    scale = add_constant(graph, f"{SWITCH}scale", np.array(step, np.float32))
+    zero = add_constant(graph, f"{SWITCH}zero", np.array(round(-low / step), np.uint8))
     integers = _add(graph, "QuantizeLinear", [value, scale, zero])
     return _add(graph, "DequantizeLinear", [integers, scale, zero])
 
