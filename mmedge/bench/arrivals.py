@@ -163,22 +163,23 @@ def in_turn(
     Returns:
         The series of each, on a clock of its own that runs during its own calls alone.
     """
-    made = (Series(), Series())
-    own = [0, 0]
+    both = (Series(), Series())
+    elapsed_ns = [0, 0]
     with _no_collection():
         for index in range(count):
-            for which, (call, series) in enumerate(zip(calls, made, strict=True)):
+            for which, (call, series) in enumerate(zip(calls, both, strict=True)):
                 begun = clock()
                 result = call(index)
                 latency = clock() - begun
-                series.start_ns.append(own[which])
+                series.start_ns.append(elapsed_ns[which])
                 series.latency_ns.append(latency)
                 series.wait_ns.append(0)
-                own[which] += latency
+                elapsed_ns[which] += latency
                 if keep is not None:
                     keep(which, result)
     first, second = (
-        replace(series, elapsed_ns=elapsed) for series, elapsed in zip(made, own, strict=True)
+        replace(series, elapsed_ns=elapsed)
+        for series, elapsed in zip(both, elapsed_ns, strict=True)
     )
     return first, second
 
@@ -253,7 +254,7 @@ def _make(
 
 def _wait(until: int, clock: Callable[[], int], sleep: Callable[[float], None]) -> int:
     """Sleep and then spin until the clock says ``until`` (ns); return what it says then."""
-    while (left := until - clock()) > 0:
-        if left > SPIN_NS:
-            sleep((left - SPIN_NS) / 1e9)
+    while (remaining := until - clock()) > 0:
+        if remaining > SPIN_NS:
+            sleep((remaining - SPIN_NS) / 1e9)
     return clock()

@@ -60,15 +60,15 @@ def measure(path: str, *, variant: str, threads: int | None, calls: int) -> Cold
     request = json.dumps({"path": path, "variant": variant, "threads": threads, "calls": calls})
     start = time.monotonic_ns()
     # Fixed program, our own module, no shell.
-    done = subprocess.run(  # noqa: S603
+    process = subprocess.run(  # noqa: S603
         command, input=request, capture_output=True, text=True, check=False
     )
-    if done.returncode != 0:
+    if process.returncode != 0:
         raise BackendError(
-            f"the cold-start process failed with exit code {done.returncode}: "
-            f"{(done.stderr.strip().splitlines() or ['it said nothing'])[-1][-2000:]}"
+            f"the cold-start process failed with exit code {process.returncode}: "
+            f"{(process.stderr.strip().splitlines() or ['it said nothing'])[-1][-2000:]}"
         )
-    marks = json.loads(done.stdout.splitlines()[-1])
+    marks = json.loads(process.stdout.splitlines()[-1])
     names = ("interpreter", "import", "load", "samples", "first_call")
     times = [start, *marks["times"]]
     parts = {

@@ -13,7 +13,7 @@ import secrets
 from typing import TYPE_CHECKING
 
 from mmedge.bench.arrivals import Load
-from mmedge.bench.measure import Measurement
+from mmedge.bench.measure import BenchRun
 from mmedge.bench.sessions import timed_in_turn
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def bench_pair(
         MMEdgeError: whatever loading raises.
     """
     first, second = (
-        Measurement(
+        BenchRun(
             path, backend, precision, device,
             threads=threads, load=Load(calls=calls), sessions=sessions, warmup=warmup, spin=False,
         )
@@ -89,15 +89,15 @@ def bench_pair(
             order.shuffle(turns)
         one, other = turns
         with one.opened() as (pipe, inputs), other.opened() as (second_pipe, second_inputs):
-            timed = timed_in_turn(
+            pair = timed_in_turn(
                 (pipe, second_pipe),
                 (inputs, second_inputs),
                 one.share().calls or 0,
                 warmup,
             )
             other.share()
-            one.add(timed[0], pipe, inputs)
-            other.add(timed[1], second_pipe, second_inputs)
+            one.add(pair[0], pipe, inputs)
+            other.add(pair[1], second_pipe, second_inputs)
         if progress is not None:
             progress("pairs of sessions", number + 1, sessions)
     a, b = (run.finish(profiled=False, beside=name)[0] for run in (first, second))

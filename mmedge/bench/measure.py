@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from mmedge.pipeline import Pipeline
     from mmedge.spec import Array
 
-__all__ = ["CALLS", "SESSIONS", "Measurement", "bench"]
+__all__ = ["CALLS", "SESSIONS", "BenchRun", "bench"]
 
 #: Default number of timed calls: the fewest that carry a p99.9.
 CALLS = 1000
@@ -71,7 +71,7 @@ def bench(
     interference: str | None = None,
     profiled: bool = True,
     trace: str | os.PathLike[str] | None = None,
-    measured: Callable[[Report], None] | None = None,
+    on_report: Callable[[Report], None] | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Measure one variant of the bundle at ``path`` on this machine.
@@ -101,8 +101,8 @@ def bench(
             :class:`mmedge.bench.machine.background_load.Interference`).
         profiled: whether to run the stages once more for their operators.
         trace: file to write the timed calls to, in the Trace Event Format.
-        measured: given the report before the trace is written: a caller that keeps it does not
-            lose it where the disk refuses the trace.
+        on_report: called with the report before the trace is written: a caller that keeps it
+            does not lose it where the disk refuses the trace.
         progress: called with the phase's name, what is done and what there is in all.
 
     Raises:
@@ -115,7 +115,7 @@ def bench(
     """
     # Before anything is measured, so that what cannot be done fails first.
     second_load = Interference(interference) if interference is not None else None
-    run = Measurement(
+    run = BenchRun(
         path, backend, precision, device,
         threads=threads, load=load or Load(calls=calls), sessions=sessions, warmup=warmup,
         deadline_ms=deadline_ms, progress=progress,
@@ -127,14 +127,14 @@ def bench(
             run.session()
     words = second_load.words if second_load is not None else None
     report, operators = run.finish(profiled=profiled, interference=words)
-    if measured is not None:
-        measured(report)
+    if on_report is not None:
+        on_report(report)
     if trace is not None:
         _write_trace(trace, report, run.timed[0], operators)
     return report
 
 
-class Measurement:
+class BenchRun:
     """A measurement of one variant that is made a session at a time.
 
     Calls of two runs may take turns (:mod:`mmedge.bench.interleaved`). ``path`` is the bundle's,
@@ -203,18 +203,18 @@ class Measurement:
         """
         share = self.share()
         with self.opened() as (pipe, inputs):
-            timed = timed_session(pipe, inputs, share, self._warmup, self._tell)
-            self.add(timed, pipe, inputs)
+            session = timed_session(pipe, inputs, share, self._warmup, self._tell)
+            self.add(session, pipe, inputs)
 
     def share(self) -> Load:
         """What the next session does of the load; each is given out once."""
         return next(self._shares)
 
     def add(
-        self, timed: TimedSession, pipe: Pipeline, inputs: Sequence[Mapping[str, Array]]
+        self, session: TimedSession, pipe: Pipeline, inputs: Sequence[Mapping[str, Array]]
     ) -> None:
         """Count a session that was timed on what :meth:`opened` gave; it is still open."""
-        self.timed.append(timed)
+        self.timed.append(session)
         if len(self.timed) == 1:
             self._copies = copies(pipe, inputs[0])
 
@@ -250,10 +250,10 @@ class Measurement:
             ValueError: there was no session.
             MMEdgeError: whatever loading raises.
         """
-        first, timed, load = self._first, self.timed, self._load
+        first, sessions, load = self._first, self.timed, self._load
         if first is None:
             raise ValueError("a run needs a session")
-        count = sum(len(session.series.latency_ns) for session in timed)
+        count = sum(len(session.series.latency_ns) for session in sessions)
         cold, profile = run_fresh(
             self.path,
             first,
@@ -265,14 +265,14 @@ class Measurement:
         report = Report(
             **first.keys,
             **cold,
-            **summed(timed, self._deadline_ms),
+            **summed(sessions, self._deadline_ms),
             load={
                 "kind": load.kind,
                 "mode": "one-shot",
                 "calls": count,
                 "seconds": load.seconds,
                 "threads": first.threads,
-                "inputs": f"{len(first.inputs)} golden samples in turn{overload(timed)}",
+                "inputs": f"{len(first.inputs)} golden samples in turn{overload(sessions)}",
                 "rate_hz": load.rate_hz,
                 "gap_ms": load.gap_ms,
                 "recording": None,
@@ -281,8 +281,8 @@ class Measurement:
             },
             **profile.report_keys(),
             copies=self._copies,
-            device=host.describe(self._machine, record(timed)),
-            energy=energy(timed) if beside is None else no_energy(NOT_APART),
+            device=host.describe(self._machine, record(sessions)),
+            energy=energy(sessions) if beside is None else no_energy(NOT_APART),
         )
         return report, profile
 
@@ -299,13 +299,13 @@ def _claim(path: str | os.PathLike[str]) -> None:
 
 
 def _write_trace(
-    path: str | os.PathLike[str], report: Report, timed: TimedSession, operators: Profile
+    path: str | os.PathLike[str], report: Report, session: TimedSession, operators: Profile
 ) -> None:
     """Draw the first session's timed calls, the operators, and what was sampled of the machine."""
-    series, names = timed.series, list(timed.parts)
+    series, names = session.series, list(session.parts)
     count = min(len(series.start_ns), TRACE_CALLS)
     calls = [
-        (start, start + latency, {name: timed.parts[name][index] for name in names})
+        (start, start + latency, {name: session.parts[name][index] for name in names})
         for index, (start, latency) in enumerate(
             zip(series.start_ns[:count], series.latency_ns[:count], strict=True)
         )

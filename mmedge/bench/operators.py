@@ -87,13 +87,13 @@ def profile(
     profiler = registry.profiler(variant.backend)
     if profiler is None:
         return Profile((), {}, f"no profile by operator: mmedge reads none of {variant.backend}")
-    found: dict[str, list[list[Span]]] = {}
+    stage_runs: dict[str, list[list[Span]]] = {}
     plain_ms: dict[str, float] = {}
     with load(Path(path), variant.id, threads=threads, allow_unverified=True) as pipe:
 
         def measure(stage: Stage, feeds: Mapping[str, Any]) -> dict[str, Array]:
             before, outputs = _plain(pipe, stage.name, feeds, calls)
-            found[stage.name] = profiler.profile_stage(
+            stage_runs[stage.name] = profiler.profile_stage(
                 pipe.bundle, pipe.variant, stage, feeds,
                 threads=pipe.threads, untimed=WARMUP, calls=calls,
             )  # fmt: skip
@@ -105,7 +105,7 @@ def profile(
         stages = pipe.bundle.manifest.in_order()
         runs = {stage.name: partial(measure, stage) for stage in stages}
         StagePlan(stages, runs).run(Feeds(pipe.bundle).prepare(inputs))
-    return _digest(found, plain_ms, profiler.UNSEEN)
+    return _digest(stage_runs, plain_ms, profiler.UNSEEN)
 
 
 def _plain(
@@ -121,14 +121,14 @@ def _plain(
 
 
 def _digest(
-    found: Mapping[str, list[list[Span]]], plain_ms: Mapping[str, float], unseen: str
+    stage_runs: Mapping[str, list[list[Span]]], plain_ms: Mapping[str, float], unseen: str
 ) -> Profile:
     """Rows and totals of all stages' runs."""
-    root = _common_root({s.module for runs in found.values() for run in runs for s in run})
+    root = _common_root({s.module for runs in stage_runs.values() for run in runs for s in run})
     rows: list[Operator] = []
     stages: dict[str, dict[str, float]] = {}
     spans: dict[str, tuple[Span, ...]] = {}
-    for stage, profiled in found.items():
+    for stage, profiled in stage_runs.items():
         runs = sorted(profiled, key=lambda run: sum(span.us for span in run))
         keys = {(span.module.removeprefix(root), span.op) for run in runs for span in run}
         times = {key: [0.0] * len(runs) for key in keys}

@@ -10,5 +10,5 @@ __all__ = ["Progress", "silent"]
 Progress = Callable[[str, int, int], None]
 
 
-def silent(phase: str, done: int, total: int) -> None:
+def silent(phase: str, step: int, total: int) -> None:
     """Tell nobody."""

@@ -102,21 +102,21 @@ def _run(
     speed: float,
     clock: SimulatedClock | None,
 ) -> StreamRun:
-    timed = Timed(pipe)
+    timer = Timed(pipe)
     with Stream(
-        pipe if clock is not None else timed,
+        pipe if clock is not None else timer,
         trigger=trigger,
         deadline_ms=deadline_ms,
         align=align,
         clock=clock,
         keep=KEEP,
     ) as stream:
-        run = ResultCollector(stream, trigger)
+        collector = ResultCollector(stream, trigger)
         if clock is None:
-            done = _in_threads(run, recording, speed)
+            pace_report = _in_threads(collector, recording, speed)
         else:
-            done = _simulated(run, recording, speed, clock)
-        return run.summary(done, timed.stages_ms if clock is None else {})
+            pace_report = _simulated(collector, recording, speed, clock)
+        return collector.summary(pace_report, timer.stages_ms if clock is None else {})
 
 
 def bench_stream(
@@ -185,7 +185,7 @@ def bench_stream(
         warmed = warm_up(
             lambda call: pipe.run(first.inputs[call % len(first.inputs)], cached=False),
             warmup,
-            tell=lambda done, most: tell("warm up", done, most),
+            tell=lambda step, most: tell("warm up", step, most),
         )
         tell("stream", 0, 1)
         with Monitor() as monitor:
@@ -239,15 +239,15 @@ def bench_stream(
 
 def _check_fits(pipe: Pipeline, recording: Recording, trigger: str | float) -> None:
     read_trigger(trigger, pipe.bundle.manifest)
-    known = [modality.name for modality in pipe.bundle.manifest.modalities]
+    names = [modality.name for modality in pipe.bundle.manifest.modalities]
     for name in recording.modalities:
-        if name not in known:
+        if name not in names:
             raise InputError(
                 f"{recording.name}: modality {name!r} is none of bundle "
-                f"{pipe.bundle.manifest.name!r}, which has {', '.join(known)}; the recording was "
+                f"{pipe.bundle.manifest.name!r}, which has {', '.join(names)}; the recording was "
                 f"made for {recording.bundle!r}"
             )
-    if isinstance(trigger, str) and trigger in known and trigger not in recording.modalities:
+    if isinstance(trigger, str) and trigger in names and trigger not in recording.modalities:
         raise InputError(
             f"{recording.name}: no samples of {trigger!r}, which is to trigger; the recording has "
             f"{', '.join(recording.modalities)}"
@@ -255,7 +255,7 @@ def _check_fits(pipe: Pipeline, recording: Recording, trigger: str | float) -> N
 
 
 def _simulated(
-    run: ResultCollector, recording: Recording, speed: float, clock: SimulatedClock
+    collector: ResultCollector, recording: Recording, speed: float, clock: SimulatedClock
 ) -> Pace:
     start, origin, due, count = clock(), 0.0, clock(), 0
     for sample in recording:
@@ -263,24 +263,28 @@ def _simulated(
             origin = sample.arrival
         due = start + (sample.arrival - origin) / speed
         clock.advance_to(due)
-        run.push(sample, due, start + (sample.t - origin) / speed)
+        collector.push(sample, due, start + (sample.t - origin) / speed)
         count += 1
-        while run.collect(0.0):
+        while collector.collect(0.0):
             pass
     # A timer never ends; what its last tick began is left under way, as in real time.
-    while not run.ticks and run.stream.health().triggers_pending and clock.step(float("inf")):
+    while (
+        not collector.ticks
+        and collector.stream.health().triggers_pending
+        and clock.step(float("inf"))
+    ):
         pass
     return Pace(count, 0, 0.0, due - start)
 
 
-def _in_threads(run: ResultCollector, recording: Recording, speed: float) -> Pace:
+def _in_threads(collector: ResultCollector, recording: Recording, speed: float) -> Pace:
     stop = threading.Event()
     ended: list[Pace] = []
     failed: list[BaseException] = []
 
     def feed() -> None:
         try:
-            ended.append(pace(recording, run.push, stop=stop, speed=speed))
+            ended.append(pace(recording, collector.push, stop=stop, speed=speed))
         except BaseException as error:  # noqa: BLE001  # raised again in the caller's thread
             failed.append(error)
 
@@ -289,13 +293,13 @@ def _in_threads(run: ResultCollector, recording: Recording, speed: float) -> Pac
     try:
         until: float | None = None
         while not failed:
-            fetched = run.collect(LOOK)
+            fetched = collector.collect(LOOK)
             if feeder.is_alive():
                 continue
             until = monotonic() + DRAIN if until is None else until
             # A timer goes on for ever; of modalities' triggers each comes to a result.
-            under_way = not run.ticks and run.stream.health().triggers_pending
-            if (not fetched and not under_way) or run.ticks or monotonic() > until:
+            under_way = not collector.ticks and collector.stream.health().triggers_pending
+            if (not fetched and not under_way) or collector.ticks or monotonic() > until:
                 break
     finally:
         stop.set()
@@ -315,10 +319,10 @@ def _words(source: Recording, trigger: str | float, run: StreamRun) -> str:
         )
         what = f"golden samples at constant rates, least step changed in every second: {rates}"
     by = f"{trigger:g} Hz" if not isinstance(trigger, str) else trigger
-    kept = f"{run.pace.late} of {run.pace.pushed} pushes over 1 ms late"
+    timeliness = f"{run.pace.late} of {run.pace.pushed} pushes over 1 ms late"
     latest = f", the latest by {run.pace.latest_ms:.3g} ms" if run.pace.late else ""
     missing = f"; {source.missing}" if source.missing else ""
-    return f"{what}; trigger {by}; {kept}{latest}{missing}"
+    return f"{what}; trigger {by}; {timeliness}{latest}{missing}"
 
 
 def _rate(source: Recording, trigger: str | float) -> float | None:

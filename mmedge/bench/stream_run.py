@@ -132,8 +132,8 @@ class ResultCollector:
         # Before the push: its result may be there before the push returns.
         if self._trigger in ("any", sample.modality):
             key = sample.modality, stamp
-            known = self._due.get(key)
-            if known is None or due - known > JUMP:
+            last_due = self._due.get(key)
+            if last_due is None or due - last_due > JUMP:
                 self._due[key] = due
                 self._keys.append(key)
                 if len(self._keys) > MOST_DUE:
@@ -171,7 +171,7 @@ class ResultCollector:
             if age is not None:
                 self._ages.setdefault(name, []).append(age * 1e3)
 
-    def summary(self, done: Pace, stages_ms: Mapping[str, tuple[float, ...]]) -> StreamRun:
+    def summary(self, pace: Pace, stages_ms: Mapping[str, tuple[float, ...]]) -> StreamRun:
         """All of it; the stream is still open."""
         health = self.stream.health()
         while self.collected < health.results - health.results_dropped:
@@ -194,7 +194,7 @@ class ResultCollector:
                 "deadline_misses": health.deadline_misses,
                 "superseded": health.triggers_superseded,
             },
-            pace=done,
+            pace=pace,
             seconds=self._made - (self._first or 0.0),
             stages_ms=stages_ms,
             health=health,

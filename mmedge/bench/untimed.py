@@ -72,7 +72,7 @@ class FirstCall:
         start = perf_counter_ns()
         pipe.run(inputs[0], cached=False)
         took_ns = perf_counter_ns() - start
-        verification = verify(pipe, progress=lambda done: tell("verify", done, len(inputs)))
+        verification = verify(pipe, progress=lambda step: tell("verify", step, len(inputs)))
         verification.check()
         bundle, variant = pipe.bundle, pipe.variant
         keys: BundleKeys = {

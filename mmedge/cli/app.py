@@ -69,8 +69,8 @@ def build_app() -> typer.Typer:
         context_settings={"help_option_names": ["--help", "-h"]},
     )
     app.callback()(_every)
-    own = (bench, compare, env, inspect, record, remove, replay, sweep, tune, verify)
-    verbs: dict[str, Callable[..., None]] = {verb.__name__: verb for verb in own}
+    runtime_verbs = (bench, compare, env, inspect, record, remove, replay, sweep, tune, verify)
+    verbs: dict[str, Callable[..., None]] = {verb.__name__: verb for verb in runtime_verbs}
     verbs["run"] = run_once
     for entry in metadata.entry_points(group=GROUP):
         verbs[entry.name] = entry.load()

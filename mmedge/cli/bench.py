@@ -48,7 +48,7 @@ def bench(
             load=load, threads=options.threads, warmup=warmup,
             sessions=sessions or (1 if load.calls is None else min(SESSIONS, load.calls)),
             deadline_ms=options.deadline, interference=options.interference,
-            profiled=options.profile, trace=trace, measured=keep, progress=tell,
+            profiled=options.profile, trace=trace, on_report=keep, progress=tell,
         )  # fmt: skip
 
 

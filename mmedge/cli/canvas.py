@@ -83,10 +83,10 @@ class Canvas:
     def text(self, x: float, y: float, words: str, *, kind: str = "", width: float = 0) -> None:
         """One line of at most ``width`` px (0: up to the page's margin) on the base line ``y``."""
         room = width or self.width - x - 2 * PAD
-        shown = _fit(words, int(room / (_SIZES.get(kind, _TEXT_SIZE) * _CHARACTER)))
-        tip = f"<title>{escape(words)}</title>" if shown != words else ""
+        line = _fit(words, int(room / (_SIZES.get(kind, _TEXT_SIZE) * _CHARACTER)))
+        tip = f"<title>{escape(words)}</title>" if line != words else ""
         style = f' class="{kind}"' if kind else ""
-        self.elements.append(f'<text x="{x:g}" y="{y:g}"{style}>{tip}{escape(shown)}</text>')
+        self.elements.append(f'<text x="{x:g}" y="{y:g}"{style}>{tip}{escape(line)}</text>')
 
     def rect(self, x: float, y: float, width: float, height: float, paint: str) -> None:
         """A rectangle with slightly round corners; ``paint`` is a class, or a colour with #."""
@@ -150,10 +150,10 @@ def _fit(words: str, columns: int) -> str:
 
 def _first(words: str, columns: int) -> str:
     """As many of the first characters as fit."""
-    taken = 0
+    width = 0
     for index, character in enumerate(words):
-        taken += _columns(character)
-        if taken > columns:
+        width += _columns(character)
+        if width > columns:
             return words[:index]
     return words
 

@@ -12,9 +12,9 @@ import typer
 from mmedge.bench.interleaved import CALLS, SESSIONS, bench_pair
 from mmedge.bench.report.compare import Comparison
 from mmedge.bench.report.compare import compare as set_against
+from mmedge.bench.report.compared_figure import ComparedFigure
 from mmedge.bench.report.gates import parse_gate
 from mmedge.bench.report.report import Report
-from mmedge.bench.report.row import Row
 from mmedge.bench.stats.resample import LEAST_PARTS
 from mmedge.bundle.write import SUFFIX
 from mmedge.cli.bench_tables import busy_remarks
@@ -105,26 +105,27 @@ def compare(
         for remark in busy_remarks(reports[0]):  # they took turns: it holds of both
             warn(remark)
     else:
-        given: dict[str, object] = {
+        bundle_options: dict[str, object] = {
             "output": output,
             "calls": calls,
             "sessions": sessions,
             "threads": threads,
         }
-        given |= {"precision": precision, "device": device}
-        given["backend"] = None if backend == "auto" else backend
-        if names := ", ".join(f"--{name}" for name, value in given.items() if value is not None):
+        bundle_options |= {"precision": precision, "device": device}
+        bundle_options["backend"] = None if backend == "auto" else backend
+        if options := [name for name, value in bundle_options.items() if value is not None]:
+            names = ", ".join(f"--{name}" for name in options)
             raise typer.BadParameter(f"{names}: of two bundles, and these are reports")
         reports = Report.from_json(a), Report.from_json(b)
     refused: InputError | None = None
     try:
-        found = set_against(*reports, gates)
+        comparison = set_against(*reports, gates)
     except InputError as error:  # of a gate: the measurement is not lost for it
-        found, refused = set_against(*reports), error
+        comparison, refused = set_against(*reports), error
     if as_json:
-        emit_json(found.to_dict())
+        emit_json(comparison.to_dict())
     else:
-        _show(a, b, found)
+        _show(a, b, comparison)
     # Printed first: nor when the disk refuses.
     if output is not None:
         _make_folder(output)
@@ -132,7 +133,7 @@ def compare(
             write_file(output / f"{name}.json", report.to_json().encode())
     if refused is not None:
         raise refused
-    if not found.ok:
+    if not comparison.ok:
         raise typer.Exit(1)
 
 
@@ -153,26 +154,28 @@ def _make_folder(path: Path) -> None:
         raise InputError(f"--output {path}: cannot be made: {error}") from error
 
 
-def _show(a: Path, b: Path, found: Comparison) -> None:
-    rows = [_cells(row) for row in found.rows if row.a is not None or row.b is not None]
+def _show(a: Path, b: Path, comparison: Comparison) -> None:
+    rows = [_cells(row) for row in comparison.rows if row.a is not None or row.b is not None]
     columns = ("figure", "A", "B", "difference", "B / A", "95 % interval", "verdict")
     table(f"A: {a}, B: {b}", columns, rows)
-    if found.explanations:
-        table("what may explain it", ("of the device",), [(line,) for line in found.explanations])
-    if found.gates:
+    if comparison.explanations:
+        table(
+            "what may explain it", ("of the device",), [(line,) for line in comparison.explanations]
+        )
+    if comparison.gates:
         table(
             "gates",
             ("gate", "verdict", "why"),
             [
                 (outcome.gate.text, "BROKEN" if outcome.broken else "kept", outcome.why)
-                for outcome in found.gates
+                for outcome in comparison.gates
             ],
         )
-    for remark in found.remarks:
+    for remark in comparison.remarks:
         warn(remark)
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def _cells(row: ComparedFigure) -> tuple[str, ...]:
     interval = ""
     if row.ratio_95 is not None:
         interval = f"{row.ratio_95[0]:.4f} to {row.ratio_95[1]:.4f}"

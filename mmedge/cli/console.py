@@ -48,9 +48,9 @@ BundleArgument = Annotated[str, typer.Argument(help="A bundle: a directory or a 
 
 
 def _backend(name: str) -> str:
-    known = ("auto", *BACKENDS)
-    if name.replace("-", "_") not in known:
-        raise typer.BadParameter(f"expected {', '.join(known)}; got {name!r}")
+    names = ("auto", *BACKENDS)
+    if name.replace("-", "_") not in names:
+        raise typer.BadParameter(f"expected {', '.join(names)}; got {name!r}")
     return name
 
 
@@ -127,7 +127,7 @@ def visible(text: str) -> str:
 
     Names, paths and messages come from bundles, graphs, recordings and reports of others.
     """
-    return _ACTING.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    return _ACTING.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 class SafeConsole(Console):
@@ -237,26 +237,26 @@ def phases(console: Console | None = None) -> Iterator[Callable[[str, int, int],
     with Progress(*columns, console=console, auto_refresh=False) as progress:
         tasks: dict[str, Any] = {}
 
-        def tell(phase: str, done: int, total: int) -> None:
+        def tell(phase: str, step: int, total: int) -> None:
             if phase not in tasks:
                 tasks[phase] = progress.add_task(visible(phase), total=total)
-            progress.update(tasks[phase], completed=done, refresh=True)
+            progress.update(tasks[phase], completed=step, refresh=True)
 
         yield tell
 
 
 def _lines(console: Console) -> Callable[[str, int, int], None]:
-    said: dict[str, float] = {}
+    last_line: dict[str, float] = {}
 
-    def tell(phase: str, done: int, total: int) -> None:
+    def tell(phase: str, step: int, total: int) -> None:
         now = monotonic()
-        if phase not in said:
+        if phase not in last_line:
             say(phase, console)
-        elif now - said[phase] < LINE_S:
+        elif now - last_line[phase] < LINE_S:
             return
         else:
-            say(f"{phase}: {done} of {total}", console)
-        said[phase] = now
+            say(f"{phase}: {step} of {total}", console)
+        last_line[phase] = now
 
     return tell
 

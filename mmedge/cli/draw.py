@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from mmedge.cli.flow import Crossing, Flow, Node
+from mmedge.cli.flow import Crossing, Flow, FlowNode
 
 __all__ = ["amount", "draw_text", "facts", "moved", "moved_title", "size", "summary"]
 
@@ -54,18 +54,18 @@ def summary(flow: Flow) -> str:
         return f"one stage, {flow.stages[0].stage.name}: the network is not cut by modality"
     encoders = len(flow.stages) - len(flow.fusion)
     parts = [_count(encoders, "encoder"), _count(len(flow.fusion), "fusion stage")]
-    cut = " and ".join(part for part in parts if not part.startswith("0 "))
-    return f"cut into {cut}, {operations(flow.flops) if flow.flops else _NOT_COUNTED}"
+    sizes = " and ".join(part for part in parts if not part.startswith("0 "))
+    return f"cut into {sizes}, {operations(flow.flops) if flow.flops else _NOT_COUNTED}"
 
 
-def _cost(node: Node) -> str:
+def _cost(node: FlowNode) -> str:
     """FLOPs of a stage and their share of all."""
     if node.share is None:
         return _NOT_COUNTED
     return f"{operations(node.stage.flops)} ({node.share:.1%})"
 
 
-def _weights(node: Node) -> str:
+def _weights(node: FlowNode) -> str:
     """Size of a stage's files, or an empty text where it is not known."""
     if node.weights is None:
         return ""
@@ -73,7 +73,7 @@ def _weights(node: Node) -> str:
     return ", shared ".join((f"files {size(node.weights)}", *names))
 
 
-def facts(node: Node) -> list[str]:
+def facts(node: FlowNode) -> list[str]:
     """What is to be said of a stage: its cost, files, what it waits for."""
     parts = [
         _cost(node),
@@ -111,7 +111,7 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def _node_lines(node: Node) -> list[str]:
+def _node_lines(node: FlowNode) -> list[str]:
     """A stage's line, then what leaves it."""
     ends = _ends(node)
     if node.crossing:
@@ -119,7 +119,7 @@ def _node_lines(node: Node) -> list[str]:
     return [f"{node.stage.name}: {', '.join(facts(node))}", *_branches(ends)]
 
 
-def _ends(node: Node) -> list[list[str]]:
+def _ends(node: FlowNode) -> list[list[str]]:
     return [[f"output {spec}"] for spec in node.outputs]
 
 

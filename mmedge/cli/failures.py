@@ -62,8 +62,8 @@ def _emit(kind: str, message: str, code: int, **more: object) -> None:
 def _described(error: Exception) -> tuple[str, str, int]:
     """Kind, message and exit code."""
     if isinstance(error, UsageError):
-        shown: Any = error
-        return "UsageError", shown.format_message(), MISUSED
+        cause: Any = error
+        return "UsageError", cause.format_message(), MISUSED
     if isinstance(error, MMEdgeError):
         return type(error).__name__, str(error), FAILED
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:

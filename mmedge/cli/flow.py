@@ -9,7 +9,7 @@ from math import prod
 
 from mmedge.spec import DTYPES, Cut, Manifest, Modality, Stage, TensorSpec
 
-__all__ = ["Crossing", "Flow", "Lane", "Node", "flow_of", "tensor_bytes"]
+__all__ = ["Crossing", "Flow", "FlowNode", "Lane", "flow_of", "tensor_bytes"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class Crossing:
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
+class FlowNode:
     """One stage.
 
     Attributes:
@@ -51,7 +51,7 @@ class Lane:
 
     modality: Modality
     inputs: tuple[TensorSpec, ...]
-    encoders: tuple[Node, ...]
+    encoders: tuple[FlowNode, ...]
     straight: tuple[Crossing, ...]
 
     @property
@@ -66,13 +66,13 @@ class Flow:
 
     name: str
     lanes: tuple[Lane, ...]
-    fusion: tuple[Node, ...]
+    fusion: tuple[FlowNode, ...]
     outputs: tuple[TensorSpec, ...]
     flops: int
     cut: Cut
 
     @property
-    def stages(self) -> tuple[Node, ...]:
+    def stages(self) -> tuple[FlowNode, ...]:
         """Encoders, then fusion stages."""
         return (*(node for lane in self.lanes for node in lane.encoders), *self.fusion)
 
@@ -164,14 +164,14 @@ def flow_of(
             if spec.name in takers
         )
 
-    def node(stage: Stage) -> Node:
+    def node(stage: Stage) -> FlowNode:
         names = dict.fromkeys(files[stage.name])
-        own = [name for name in names if users[name] == 1]
+        private_files = [name for name in names if users[name] == 1]
         before = [makers[spec.name] for spec in stage.inputs if spec.name in makers]
-        return Node(
+        return FlowNode(
             stage,
             stage.flops / total if total else None,
-            sum(sizes[name] for name in own) if sizes else None,
+            sum(sizes[name] for name in private_files) if sizes else None,
             tuple(name for name in names if users[name] > 1),
             crossings(stage.outputs) if stage.modality is not None else (),
             tuple(spec for spec in stage.outputs if spec.name in outputs),
@@ -184,12 +184,12 @@ def flow_of(
         specs = tuple(inputs[name] for name in modality.inputs)
         encoders = by_modality.get(modality.name, [])
         lanes.append(Lane(modality, specs, tuple(map(node, encoders)), crossings(specs)))
-    made = {spec.name: spec for stage in manifest.stages for spec in stage.outputs}
+    tensors = {spec.name: spec for stage in manifest.stages for spec in stage.outputs}
     return Flow(
         manifest.name,
         tuple(lanes),
         tuple(map(node, by_modality[None])),
-        tuple(made[name] for name in manifest.outputs),
+        tuple(tensors[name] for name in manifest.outputs),
         total,
         manifest.cut,
     )

@@ -45,7 +45,7 @@ def inspect(bundle: BundleArgument, *, as_json: JsonOption = False, svg: SvgOpti
         manifest = opened.manifest
         sizes = {name: len(opened.read(name)) for name in manifest.files}
         weights = {name: opened.weights(name) for name in manifest.files}
-        used = {variant.id: opened.size(variant) for variant in manifest.variants}
+        variant_sizes = {variant.id: opened.size(variant) for variant in manifest.variants}
         decisions = {decision.variant: decision for decision in opened.decisions(probe())}
         attention = {
             stage.name: functions
@@ -59,13 +59,13 @@ def inspect(bundle: BundleArgument, *, as_json: JsonOption = False, svg: SvgOpti
                 "manifest": asdict(manifest),
                 "flow": flow.as_json(),
                 "sizes_bytes": sizes,
-                "variant_sizes_bytes": used,
+                "variant_sizes_bytes": variant_sizes,
                 "decisions": [asdict(decision) for decision in decisions.values()],
                 "attention": {"functions": attention, "on_cpu": _kernel()},
             }
         )
     else:
-        _print(manifest, draw_text(flow), sizes, used, decisions)
+        _print(manifest, draw_text(flow), sizes, variant_sizes, decisions)
         if attention:
             _print_attention(attention)
     # Last: what was found is shown even where the file cannot be written.
@@ -77,7 +77,7 @@ def _print(
     manifest: Manifest,
     drawing: str,
     sizes: Mapping[str, int],
-    used: Mapping[str, int],
+    variant_sizes: Mapping[str, int],
     decisions: Mapping[str, Decision],
 ) -> None:
     specs = manifest.inputs()
@@ -134,7 +134,7 @@ def _print(
         [
             (
                 variant.id,
-                size(used[variant.id]),
+                size(variant_sizes[variant.id]),
                 "runs" if decisions[variant.id].accepted else "no",
                 decisions[variant.id].reason,
             )

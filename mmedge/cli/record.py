@@ -110,13 +110,13 @@ def _drive(golden: Golden, stream: RecordingStream, total: int) -> Pace:
             if pushed % TELL_EVERY == 0:
                 tell("record", min(pushed, total), total)
 
-        kept = pace(golden, push, stop=threading.Event())
-    if kept.late:
+        pace_report = pace(golden, push, stop=threading.Event())
+    if pace_report.late:
         warn(
-            f"{kept.late} of {kept.pushed} pushes came over 1 ms late, the latest by "
-            f"{kept.latest_ms:.3g} ms; arrivals are recorded as they were"
+            f"{pace_report.late} of {pace_report.pushed} pushes came over 1 ms late, the latest by "
+            f"{pace_report.latest_ms:.3g} ms; arrivals are recorded as they were"
         )
-    return kept
+    return pace_report
 
 
 def _rate(word: str) -> tuple[str, float]:

@@ -29,20 +29,20 @@ def remove(
         opened = Bundle.open(target.path)
         before = _sizes(opened)
         try:
-            made = opened.without_variant(variant)
+            smaller = opened.without_variant(variant)
         except BaseException:
             opened.close()
             raise
-        with made:
-            after = _sizes(made)
-            left = [kept.id for kept in made.manifest.variants]
+        with smaller:
+            after = _sizes(smaller)
+            others = [other.id for other in smaller.manifest.variants]
     dropped = {name: size for name, size in before.items() if name not in after}
     if as_json:
         emit_json(
             {
                 "bundle": target.shown,
                 "removed": variant,
-                "variants": left,
+                "variants": others,
                 "dropped_files_bytes": dropped,
                 "bytes": sum(after.values()),
             }
@@ -52,7 +52,7 @@ def remove(
         f"{target.shown}: {variant} removed",
         ("what", "value"),
         [
-            ("variants left", ", ".join(left)),
+            ("variants left", ", ".join(others)),
             ("files dropped", ", ".join(dropped) or "none: others use them"),
             (
                 "size",

@@ -88,12 +88,12 @@ def run(
             outputs = pipe.run(values)
         for remark in remarks:
             warn(str(remark.message))
-        found = {name: _describe(pipe, name, value) for name, value in outputs.items()}
+        descriptions = {name: _describe(pipe, name, value) for name, value in outputs.items()}
         variant = pipe.variant.id
     if as_json:
-        emit_json({"variant": variant, "outputs": found})
+        emit_json({"variant": variant, "outputs": descriptions})
     else:
-        _show(variant, found)
+        _show(variant, descriptions)
     if output is not None:
         from safetensors.numpy import save
 
@@ -124,15 +124,15 @@ def _is_same(path: Path, value: str) -> bool:
         return False
 
 
-def _show(variant: str, found: dict[str, Any]) -> None:
+def _show(variant: str, outputs: dict[str, Any]) -> None:
     rows: list[tuple[object, ...]] = []
-    for name, data in found.items():
+    for name, data in outputs.items():
         for index, row in enumerate(data["rows"]):
             if "labels" in row:
-                shown = ", ".join(f"{e['label']} ({_shown(e['score'])})" for e in row["labels"])
+                values = ", ".join(f"{e['label']} ({_shown(e['score'])})" for e in row["labels"])
             else:
-                shown = ", ".join(map(_shown, row["values"])) + (" ..." if row["more"] else "")
-            rows.append((name, index, shown))
+                values = ", ".join(map(_shown, row["values"])) + (" ..." if row["more"] else "")
+            rows.append((name, index, values))
     table(variant, ("output", "row", "values"), rows)
 
 

@@ -84,11 +84,11 @@ class Stop:
 
 def _is_interruption(error: BaseException | None) -> bool:
     """Whether an error that is being handled is an interruption, or was made of one."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
+    visited: set[int] = set()
+    while error is not None and id(error) not in visited:
         if isinstance(error, KeyboardInterrupt):
             return True
-        seen.add(id(error))
+        visited.add(id(error))
         error = error.__cause__ or error.__context__
     return False
 

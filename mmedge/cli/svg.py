@@ -30,7 +30,7 @@ _HUES = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e
 
 
 @dataclass(frozen=True, slots=True)
-class _Row:
+class _EncoderRow:
     """An encoder and what leaves it, or what passes by with no encoder.
 
     ``fed``: the modality's inputs come in; ``taken``: a fusion stage takes something.
@@ -101,7 +101,7 @@ def _headings(canvas: Canvas, flow: Flow) -> None:
         canvas.text(x, _TOP - 12, words, kind="quiet", width=width)
 
 
-def _draw_row(canvas: Canvas, y: float, row: _Row) -> None:
+def _draw_row(canvas: Canvas, y: float, row: _EncoderRow) -> None:
     middle = y + row.height / 2
     if row.encoder:
         if row.fed:
@@ -114,21 +114,23 @@ def _draw_row(canvas: Canvas, y: float, row: _Row) -> None:
         canvas.arrow(sum(_CROSSING), _FUSION[0] - PAD, middle)
 
 
-def _rows(lane: Lane, *, fusion: bool) -> list[_Row]:
-    own = {spec.name for spec in lane.inputs}
+def _rows(lane: Lane, *, fusion: bool) -> list[_EncoderRow]:
+    input_names = {spec.name for spec in lane.inputs}
     rows = []
     for node in lane.encoders:
         lines = _listed(node.crossing)
         lines += _some((f"output {spec.name}" for spec in node.outputs), _MOST_CROSSING)
         title = amount(node.crossing) if node.crossing else "nothing into fusion"
         crossing = Box(title, lines) if lines else None
-        fed = any(spec.name in own for spec in node.stage.inputs)
+        fed = any(spec.name in input_names for spec in node.stage.inputs)
         taken = bool(node.crossing) or (not fusion and bool(node.outputs))
         encoder = Box(node.stage.name, facts(node), share=node.share)
-        rows.append(_Row(encoder, crossing, fed, taken))
+        rows.append(_EncoderRow(encoder, crossing, fed, taken))
     if lane.straight:
         title = f"straight in: {amount(lane.straight)}"
-        rows.append(_Row(None, Box(title, _listed(lane.straight), "frame"), fed=True, taken=True))
+        rows.append(
+            _EncoderRow(None, Box(title, _listed(lane.straight), "frame"), fed=True, taken=True)
+        )
     return rows
 
 

@@ -41,7 +41,7 @@ def sweep(
             bundle, options.backend, load=Load(calls=count), threads=options.threads,
             warmup=warmup, sessions=sessions or min(SESSIONS, count),
             deadline_ms=options.deadline, profiled=options.profile,
-            trace=trace, measured=keep, progress=tell,
+            trace=trace, on_report=keep, progress=tell,
         )  # fmt: skip
         rows, best = measure_all(
             bundle,
@@ -49,6 +49,6 @@ def sweep(
             calls=count,
             deadline_ms=options.deadline,
             backend=options.backend,
-            progress=lambda phase, done, total: tell(f"all: {phase}", done, total),
+            progress=lambda phase, step, total: tell(f"all: {phase}", step, total),
         )
         keep(replace(report, variants=rows, recommended=best))

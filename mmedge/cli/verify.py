@@ -53,7 +53,7 @@ def verify(
         )
     with pipe:
         manifest, variant = pipe.bundle.manifest, pipe.variant
-        found = _replay(pipe)
+        verification = _replay(pipe)
     skipped = [
         f"variant {other.id}: " + (other.reject_reason(probe()) or "not asked for; --all checks it")
         for other in manifest.variants
@@ -61,11 +61,11 @@ def verify(
     ]
     open_questions = [*manifest.open_questions(variant), *skipped]
     if as_json:
-        emit_json(found.to_dict() | {"not_checked": open_questions})
+        emit_json(verification.to_dict() | {"not_checked": open_questions})
     else:
-        _print(found)
+        _print(verification)
         list_not_checked(open_questions)
-    if not found.ok:
+    if not verification.ok:
         raise Exit(1)
 
 
@@ -103,13 +103,13 @@ def _verify_all(
             f"{path}: no variant of it runs here as asked; " + "; ".join(open_questions)
         )
     open_questions = [*manifest.open_questions(*ran), *open_questions]
-    ok = not failures and all(found.ok for found in verified)
+    ok = not failures and all(verification.ok for verification in verified)
     if as_json:
-        rows: list[dict[str, Any]] = [found.to_dict() for found in verified]
+        rows: list[dict[str, Any]] = [verification.to_dict() for verification in verified]
         emit_json({"ok": ok, "variants": rows, "failed": failures, "not_checked": open_questions})
     else:
-        for found in verified:
-            _print(found)
+        for verification in verified:
+            _print(verification)
         if failures:
             table("failed", ("variant", "why"), list(failures.items()))
         list_not_checked(open_questions)
@@ -121,13 +121,13 @@ def _replay(pipe: Pipeline) -> Verification:
     with phases() as tell:
         total = pipe.bundle.manifest.samples
         what = f"{pipe.variant.id}: golden samples"
-        return replay(pipe, progress=lambda done: tell(what, done, total))
+        return replay(pipe, progress=lambda step: tell(what, step, total))
 
 
-def _print(found: Verification) -> None:
+def _print(verification: Verification) -> None:
     table(
-        f"{found.variant}: {found.samples} golden samples, "
-        f"rtol {found.tolerance.rtol:g}, atol {found.tolerance.atol:g}",
+        f"{verification.variant}: {verification.samples} golden samples, "
+        f"rtol {verification.tolerance.rtol:g}, atol {verification.tolerance.atol:g}",
         ("stage", "output", "max abs error", "relative", "scale", "of the limit", "verdict"),
         [
             (
@@ -139,6 +139,6 @@ def _print(found: Verification) -> None:
                 f"{100 * row.limit_used:.3g} %",
                 "ok" if row.ok else "OFF",
             )
-            for row in found.rows
+            for row in verification.rows
         ],
     )

@@ -311,7 +311,7 @@ def test_a_trace_keeps_what_a_file_holds_until_there_is_a_measurement(sums, tmp_
     kept = []
     with pytest.raises(InputError, match="No space left"):
         bench(str(sums), threads=1, calls=5, warmup=0, profiled=False, trace=path,
-              measured=kept.append)  # fmt: skip
+              on_report=kept.append)  # fmt: skip
     assert kept[0].latency_ms["count"] == 5
     # The verb shows and writes what was measured, and fails after it.
     out = tmp_path / "r.json"

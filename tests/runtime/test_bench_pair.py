@@ -152,7 +152,7 @@ def test_calls_take_turns_in_sessions_side_by_side(two, monkeypatch):
     order, calls = [], []
     timed = Pipeline.timed
 
-    class Noted(pairing.Measurement):
+    class Noted(pairing.BenchRun):
         def opened(self):
             order.append(self.path)
             return super().opened()
@@ -161,7 +161,7 @@ def test_calls_take_turns_in_sessions_side_by_side(two, monkeypatch):
         calls.append(str(self.bundle.path))
         return timed(self, inputs, **options)
 
-    monkeypatch.setattr(pairing, "Measurement", Noted)
+    monkeypatch.setattr(pairing, "BenchRun", Noted)
     monkeypatch.setattr(Pipeline, "timed", called)
     told = []
     a, b = bench_pair(

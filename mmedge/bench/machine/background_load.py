@@ -124,9 +124,9 @@ class Interference:
                 )
                 self._running.append(process)
                 if process.stdout is None or process.stdout.readline() != "started\n":
-                    said = process.stderr.read().strip() if process.stderr is not None else ""
+                    stderr = process.stderr.read().strip() if process.stderr is not None else ""
                     raise InputError(
-                        f"interference {shlex.join(command)}: cannot be started: {said}"
+                        f"interference {shlex.join(command)}: cannot be started: {stderr}"
                     )
         except BaseException:
             self._end()

@@ -55,10 +55,10 @@ class Domain:
 def rapl_packages(root: Path) -> list[Domain]:
     """The CPU packages that powercap has below ``root``, readable or not."""
     zones = sorted((root / "sys/class/powercap").glob("intel-rapl:*"))
-    named = [(zone, read(zone / "name") or "") for zone in zones]
+    names = [(zone, read(zone / "name") or "") for zone in zones]
     return [
         Domain(name, zone / "energy_uj", number(zone / "max_energy_range_uj"))
-        for zone, name in named
+        for zone, name in names
         if name.startswith("package")
     ]
 
@@ -176,8 +176,8 @@ class Energy:
             return {}
         watts = self._jetson.rails_w()
         total = [watts[rail.name] for rail in self._jetson.total]
-        known = [value for value in total if value is not None]
-        now = sum(known) if len(known) == len(total) else None
+        readings = [value for value in total if value is not None]
+        now = sum(readings) if len(readings) == len(total) else None
         if now is None:
             self._rail_joules = None
         elif self._rail_joules is not None and self._rail_watts is not None:
@@ -207,14 +207,14 @@ class Energy:
         if not self._packages:
             where = self._root / "sys/class/powercap/intel-rapl:*"
             return [], [f"CPU energy: {where} does not exist; {RAPL_ABSENT}"]
-        known = [value for value in self._package_uj if value is not None]
-        if len(known) < len(self._packages):
+        microjoules = [value for value in self._package_uj if value is not None]
+        if len(microjoules) < len(self._packages):
             why = [words for words in (refusal(p.counter) for p in self._packages) if words]
             return [], [f"CPU energy: {'; '.join(why) or 'a reading failed'}; {RAPL_HELP}"]
-        if not all(known):
+        if not all(microjoules):
             return [], ["CPU energy: a RAPL counter did not move; this machine does not count"]
         names = ", ".join(package.name for package in self._packages)
-        return [(f"CPU package (RAPL {names}, memory not in it)", sum(known) / 1e6)], []
+        return [(f"CPU package (RAPL {names}, memory not in it)", sum(microjoules) / 1e6)], []
 
     def _gpu_parts(self, names: Sequence[str | None]) -> tuple[list[tuple[str, float]], list[str]]:
         parts, missing = [], [self._gpus.missing] if self._gpus.missing else []

@@ -136,9 +136,9 @@ class Gpus:
 
 def _decode(bits: int) -> list[str]:
     """Words for the bits; a bit that nvml.h did not have is named by its value."""
-    known = [words for bit, words in REASONS.items() if bits & bit]
+    reasons = [words for bit, words in REASONS.items() if bits & bit]
     rest = bits & ~sum(REASONS)
-    return [*known, f"unknown reason 0x{rest:x}"] if rest else known
+    return [*reasons, f"unknown reason 0x{rest:x}"] if rest else reasons
 
 
 def _thousandth(value: int | None) -> float | None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mmedge.bench.report.sections import DeviceSection
 
 __all__ = [
-    "Sensors",
+    "SensorFiles",
     "changing",
     "describe",
     "number",
@@ -142,7 +142,7 @@ def changing(root: Path = ROOT) -> dict[str, Any]:
     time; ``thermal_throttle`` the events since boot of x86 cores and packages (Linux's
     arch/x86/kernel/cpu/mce/therm_throt.c). Both only rise: a run is judged by the difference.
     """
-    sensors = Sensors.find(root)
+    sensors = SensorFiles.find(root)
     memory = _fields(root / "proc/meminfo")
     average = read(root / "proc/loadavg")
     total, free = _kilobytes(memory, "SwapTotal"), _kilobytes(memory, "SwapFree")
@@ -165,7 +165,7 @@ def changing(root: Path = ROOT) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, slots=True)
-class Sensors:
+class SensorFiles:
     """Files of frequency, temperature and cooling, found once and then only read.
 
     ``frequency_source`` is ``scaling_cur_freq``; ``cpuinfo``, where the kernel has no cpufreq;
@@ -179,7 +179,7 @@ class Sensors:
     cooling: tuple[tuple[str, Path], ...]
 
     @classmethod
-    def find(cls, root: Path = ROOT) -> Sensors:
+    def find(cls, root: Path = ROOT) -> SensorFiles:
         """Look for them below ``root``."""
         files = tuple(p for p in _cores(root, "cpufreq/scaling_cur_freq") if number(p) is not None)
         info = read(root / "proc/cpuinfo") or ""
@@ -205,8 +205,8 @@ class Sensors:
     def frequencies(self) -> list[float] | None:
         """Frequency of every core now, in MHz."""
         if self.frequency:
-            found = [number(path) for path in self.frequency]
-            return [value / 1e3 for value in found if value is not None] or None
+            values = [number(path) for path in self.frequency]
+            return [value / 1e3 for value in values if value is not None] or None
         if self.frequency_source is None:
             return None
         lines = (read(self.cpuinfo) or "").splitlines()
@@ -214,13 +214,13 @@ class Sensors:
 
     def temperatures(self) -> dict[str, float]:
         """Temperature by zone, in degrees Celsius; zones that give none now are left out."""
-        found = ((name, number(path)) for name, path in self.temperature)
-        return {name: value / 1e3 for name, value in found if value is not None}
+        readings = ((name, number(path)) for name, path in self.temperature)
+        return {name: value / 1e3 for name, value in readings if value is not None}
 
     def cooling_states(self) -> dict[str, int]:
         """How far each cooling device that slows something down is on; 0 is not at all."""
-        found = ((name, number(path)) for name, path in self.cooling)
-        return {name: value for name, value in found if value is not None}
+        readings = ((name, number(path)) for name, path in self.cooling)
+        return {name: value for name, value in readings if value is not None}
 
 
 def peak_memory_bytes() -> int:
@@ -260,12 +260,12 @@ def _cores(root: Path, name: str) -> list[Path]:
     return [core / name for core in cores if (core / name).exists()]
 
 
-def _distinct(named: list[tuple[str, Path]]) -> tuple[tuple[str, Path], ...]:
+def _distinct(sensors: list[tuple[str, Path]]) -> tuple[tuple[str, Path], ...]:
     """The same with a number behind names that come again."""
-    names = [name for name, _ in named]
+    names = [name for name, _ in sensors]
     return tuple(
         (f"{name} {names[:index].count(name) + 1}" if name in names[:index] else name, path)
-        for index, (name, path) in enumerate(named)
+        for index, (name, path) in enumerate(sensors)
     )
 
 
@@ -364,18 +364,19 @@ def _limits(root: Path) -> dict[str, Any]:
 
 def _cgroup_throttled(root: Path) -> dict[str, float] | None:
     """Periods throttled and seconds, of all the groups above this process together."""
-    found = [
+    counters = [
         dict(line.split() for line in text.splitlines())
         for text in (read(group / "cpu.stat") for group in _groups(root, "cpu"))
         if text and "nr_throttled" in text
     ]
-    if not found:
+    if not counters:
         return None
     # cgroup v2 counts microseconds, v1 nanoseconds.
     seconds = sum(
-        int(f.get("throttled_usec", 0)) / 1e6 + int(f.get("throttled_time", 0)) / 1e9 for f in found
+        int(f.get("throttled_usec", 0)) / 1e6 + int(f.get("throttled_time", 0)) / 1e9
+        for f in counters
     )
-    return {"periods": sum(int(f["nr_throttled"]) for f in found), "seconds": seconds}
+    return {"periods": sum(int(f["nr_throttled"]) for f in counters), "seconds": seconds}
 
 
 def _thermal_throttle(root: Path) -> dict[str, int] | None:
@@ -400,9 +401,9 @@ def _commit(git: Path) -> str | None:
         return head
     name = head.removeprefix("ref:").strip()
     common = git / (read(git / "commondir") or "")
-    found = read(git / name) or read(common / name)
-    if found is not None:
-        return found
+    commit = read(git / name) or read(common / name)
+    if commit is not None:
+        return commit
     for line in (read(common / "packed-refs") or "").splitlines():
         if line.endswith(f" {name}"):
             return line.split()[0]

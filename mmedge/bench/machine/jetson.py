@@ -101,8 +101,8 @@ class Jetson:
         names = [rail.name for rail in self.total]
         if names[0] in TOTAL_RAILS:
             return f"Jetson rail {names[0]}, which feeds the whole module"
-        left = [rail.name for rail in self.rails if rail.name not in names]
-        without = f" ({', '.join(left)} is fed by one of them and not added)" if left else ""
+        others = [rail.name for rail in self.rails if rail.name not in names]
+        without = f" ({', '.join(others)} is fed by one of them and not added)" if others else ""
         return f"sum of the Jetson rails {' + '.join(names)}{without}; none feeds the whole module"
 
     def state(self) -> dict[str, Any]:
@@ -147,14 +147,14 @@ def _rails(root: Path) -> list[Rail]:
     drivers = root / "sys/bus/i2c/drivers"
     hwmon = sorted(drivers.glob("ina3221*/*/hwmon/hwmon*/in[1-3]_label"))
     iio = sorted(drivers.glob("ina3221*/*/iio[:_]device*/rail_name_[0-2]"))
-    found = [
+    rails = [
         *(
             _rail(label, f"in{label.name[2]}_input", f"curr{label.name[2]}_input")
             for label in hwmon
         ),
         *(_rail(label, f"in_power{label.name[-1]}_input") for label in iio),
     ]
-    return [rail for rail in found if rail.name not in NO_RAIL]
+    return [rail for rail in rails if rail.name not in NO_RAIL]
 
 
 def _rail(label: Path, *names: str) -> Rail:
@@ -175,10 +175,10 @@ def _power_mode(root: Path) -> dict[str, Any] | None:
     set_ = re.search(r"pmode:(\d+)", read(root / "var/lib/nvpmodel/status") or "")
     default = re.search(r"<\s*PM_CONFIG\s+DEFAULT=(\d+)", config)
     # nvpmodel writes no status before a mode was set by hand; the default is in force until then.
-    chosen, source = (set_, "/var/lib/nvpmodel/status") if set_ else (default, "/etc/nvpmodel.conf")
-    if chosen is None:
+    match, source = (set_, "/var/lib/nvpmodel/status") if set_ else (default, "/etc/nvpmodel.conf")
+    if match is None:
         return None
-    mode = int(chosen[1])
+    mode = int(match[1])
     return {"id": mode, "name": names.get(mode), "source": source}
 
 

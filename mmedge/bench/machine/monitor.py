@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Self
 from mmedge.bench.machine import gpu_state, host
 from mmedge.bench.machine.energy import Energy
 from mmedge.bench.machine.gpu_state import Gpus
-from mmedge.bench.machine.host import ROOT, Sensors, read
+from mmedge.bench.machine.host import ROOT, SensorFiles, read
 from mmedge.bench.machine.jetson import Jetson
 
 if TYPE_CHECKING:
@@ -65,11 +65,11 @@ class CpuTimes:
         total = self.total - earlier.total
         if total <= 0:
             return None
-        busy, own = self.busy - earlier.busy, self.own - earlier.own
+        busy_ticks, own_ticks = self.busy - earlier.busy, self.own - earlier.own
         return {
-            "busy": busy / total,
-            "own": own / total,
-            "others": max(0, busy - own) / total,
+            "busy": busy_ticks / total,
+            "own": own_ticks / total,
+            "others": max(0, busy_ticks - own_ticks) / total,
             "steal": (self.steal - earlier.steal) / total,
         }
 
@@ -79,13 +79,13 @@ def cpu_times(root: Path = ROOT) -> CpuTimes | None:
 
     Children of this process count as others.
     """
-    whole, own = read(root / "proc/stat"), read(root / "proc/self/stat")
-    if not whole or not own:
+    machine, process = read(root / "proc/stat"), read(root / "proc/self/stat")
+    if not machine or not process:
         return None
     # user nice system idle iowait irq softirq steal; guest time is already part of user.
-    ticks = [int(word) for word in whole.split("\n", 1)[0].split()[1:9]]
+    ticks = [int(word) for word in machine.split("\n", 1)[0].split()[1:9]]
     # The name in parentheses may hold blanks; utime and stime are fields 14 and 15 of the line.
-    after_name = own.rsplit(")", 1)[1].split()
+    after_name = process.rsplit(")", 1)[1].split()
     idle, steal = ticks[3] + ticks[4], ticks[7]
     return CpuTimes(
         sum(ticks), sum(ticks) - idle - steal, steal, int(after_name[11]) + int(after_name[12])
@@ -123,7 +123,7 @@ class Monitor:
     def __enter__(self) -> Self:
         self._gpus = Gpus.open(self._root)
         self._jetson = Jetson.find(self._root)
-        self._sensors = Sensors.find(self._root)
+        self._sensors = SensorFiles.find(self._root)
         self._before = self._state()
         self._energy = Energy(self._root, self._gpus, self._jetson)
         self._times = self._start_times = cpu_times(self._root)
@@ -224,11 +224,11 @@ class Monitor:
         power = self._energy.update(now)  # first: its time is the one just read
         frequencies = self._sensors.frequencies()
         cooling = {name: value for name, value in self._sensors.cooling_states().items() if value}
-        gpu: dict[str, Any] = {f"gpu{i}": found for i, found in enumerate(self._gpus.sample())}
-        for name, found in gpu.items():
-            if found["power_w"] is not None:
-                power[name] = found["power_w"]
-            slowing = gpu_state.SLOWING.intersection(found["reasons"] or ())
+        gpu: dict[str, Any] = {f"gpu{i}": state for i, state in enumerate(self._gpus.sample())}
+        for name, state in gpu.items():
+            if state["power_w"] is not None:
+                power[name] = state["power_w"]
+            slowing = gpu_state.SLOWING.intersection(state["reasons"] or ())
             self._slowed.update(f"{name}: {reason}" for reason in slowing)
         self._slowed.update(
             f"cooling device {name}" for name, value in cooling.items() if value > 0
@@ -254,22 +254,22 @@ class Monitor:
     def _watched(self) -> list[str]:
         """What can show throttling here and could be read."""
         before = self._before
-        found = []
+        sources = []
         if before["cgroup_throttled"] is not None:
-            found.append("cgroup quota")
+            sources.append("cgroup quota")
         if before["thermal_throttle"] is not None:
-            found.append("x86 thermal events")
+            sources.append("x86 thermal events")
         if frequency_moves({"frequency_source": self._sensors.frequency_source}, self._samples):
-            found.append("CPU frequency")
+            sources.append("CPU frequency")
         if self._sensors.cooling and self._taken:
-            found.append("cooling devices")
+            sources.append("cooling devices")
         if self._taken and any(gpu["reasons"] is not None for gpu in before["gpus"]):
-            found.append("GPU clock reasons")
+            sources.append("GPU clock reasons")
         if before["jetson"] and any(
             value is not None for value in before["jetson"]["overcurrent_events"].values()
         ):
-            found.append("Jetson over-current events")
-        return found
+            sources.append("Jetson over-current events")
+        return sources
 
     def _throttled(self, after: dict[str, Any], watched: list[str]) -> str | None:
         before = self._before

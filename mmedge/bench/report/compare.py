@@ -19,9 +19,9 @@ import re
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from mmedge.bench.report.compared_figure import ComparedFigure, Verdict
 from mmedge.bench.report.device_diff import explanations, mean
 from mmedge.bench.report.gates import Outcome, check
-from mmedge.bench.report.row import Row, Verdict
 from mmedge.bench.stats.resample import LEAST_PARTS, half_width, misses, pairs, spreads
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class Comparison:
         gates: what became of each gate.
     """
 
-    rows: tuple[Row, ...]
+    rows: tuple[ComparedFigure, ...]
     remarks: tuple[str, ...]
     explanations: tuple[str, ...]
     gates: tuple[Outcome, ...] = ()
@@ -112,7 +112,7 @@ def compare(a: Report, b: Report, gates: Sequence[Gate] = ()) -> Comparison:
     )
 
 
-def _rows(a: Report, b: Report) -> Iterator[Row]:
+def _rows(a: Report, b: Report) -> Iterator[ComparedFigure]:
     changes, why = _changes(a, b)
     for name, key in LATENCY.items():
         yield _ratio_row(
@@ -136,7 +136,9 @@ def _rows(a: Report, b: Report) -> Iterator[Row]:
     yield _exact_row("metric", "", *values, higher_is_better=True)
     sources = [report.energy.get("source") for report in (a, b)]
     if None not in sources and sources[0] != sources[1]:
-        yield Row("energy", "J", None, None, note=f"of {sources[0]} in A, of {sources[1]} in B")
+        yield ComparedFigure(
+            "energy", "J", None, None, note=f"of {sources[0]} in A, of {sources[1]} in B"
+        )
     else:
         joules = [report.energy.get("joules_per_result") for report in (a, b)]
         yield _row("energy", "J", *joules, note=once)
@@ -156,8 +158,10 @@ class _Change(NamedTuple):
 def _changes(a: Report, b: Report) -> tuple[dict[str, _Change], str]:
     """How far each figure of the calls can be told to differ, and why one is missing."""
     if took_turns(a, b):
-        found, why = pairs(a.series, b.series)
-        return {key: _Change(half_width(own), mean) for key, (mean, own) in found.items()}, why
+        ratios, why = pairs(a.series, b.series)
+        return {
+            key: _Change(half_width(spread), mean) for key, (mean, spread) in ratios.items()
+        }, why
     # Two seeds: with one, two runs of equal length would be resampled at the same places.
     ours, theirs = spreads(a.series, seed=1), spreads(b.series, seed=2)
     both = {key: _Change(half_width(ours[key], theirs[key])) for key in ours if key in theirs}
@@ -179,19 +183,19 @@ def _row(
     higher_is_better: bool = False,
     ratio: float | None = None,
     **rest: Any,  # noqa: ANN401
-) -> Row:
+) -> ComparedFigure:
     """A row with its ratio, and with a note on which report lacks the figure."""
     lacking = [who for who, value in (("A", a), ("B", b)) if value is None]
     if lacking:
         note = f"{' and '.join(lacking)} cannot give it"
     if ratio is None and a and b is not None and math.isfinite(b / a):
         ratio = b / a
-    return Row(name, unit, a, b, higher_is_better, ratio, note=note, **rest)
+    return ComparedFigure(name, unit, a, b, higher_is_better, ratio, note=note, **rest)
 
 
 def _exact_row(
     name: str, unit: str, a: float | None, b: float | None, *, higher_is_better: bool = False
-) -> Row:
+) -> ComparedFigure:
     verdict: Verdict = "not shown"
     if a is not None and b is not None:
         verdict = "same" if a == b else "better" if (b > a) == higher_is_better else "worse"
@@ -207,7 +211,7 @@ def _ratio_row(
     why: str,
     *,
     higher_is_better: bool = False,
-) -> Row:
+) -> ComparedFigure:
     if not a or not b or change is None or not 0.0 < b / a < math.inf:
         return _row(name, unit, a, b, note=why, higher_is_better=higher_is_better)
     middle = math.log(b / a) if change.middle is None else change.middle
@@ -228,12 +232,12 @@ def _ratio_row(
     )
 
 
-def _deadline_row(a: Report, b: Report) -> Row:
+def _deadline_row(a: Report, b: Report) -> ComparedFigure:
     """Share of calls that missed the deadline, where both had the same one."""
     if a.deadline is None or b.deadline is None or a.deadline["ms"] != b.deadline["ms"]:
         limits = [None if report.deadline is None else report.deadline["ms"] for report in (a, b)]
         words = " and ".join("none" if limit is None else f"{limit:g} ms" for limit in limits)
-        return Row("deadline", "share", None, None, note=f"the deadlines are {words}")
+        return ComparedFigure("deadline", "share", None, None, note=f"the deadlines are {words}")
     limit, rates = a.deadline["ms"], (a.deadline["rate"], b.deadline["rate"])
     if "stream" in (a.load.get("mode"), b.load.get("mode")):
         why = "a stream's series has fresh results alone, its deadline counts all triggers"
@@ -256,7 +260,7 @@ def _remarks(a: Report, b: Report) -> Iterator[str]:
             yield f"DIFFERENT LOAD: {key} is {ours} in A and {theirs} in B"
     beside = [report.load.get("beside") is not None for report in (a, b)]
     if any(beside) and not took_turns(a, b):
-        turned = [who for who, own in zip("AB", beside, strict=True) if own]
+        turned = [who for who, paired in zip("AB", beside, strict=True) if paired]
         yield (
             f"DIFFERENT LOAD: calls of {' and '.join(turned)} took turns with those of another "
             "bundle, whose data the caches held"

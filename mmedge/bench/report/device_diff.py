@@ -33,8 +33,8 @@ def explanations(a: Report, b: Report) -> Iterator[str]:
 def _state(device: Mapping[str, Any]) -> dict[str, Any]:
     """What the device was, by dotted name: lasting facts, its state before, and means during."""
     before = device.get("before", {})
-    own = {"before", "during", "after", "sampling", "throttled"}
-    lasting = {key: value for key, value in device.items() if key not in own | before.keys()}
+    moments = {"before", "during", "after", "sampling", "throttled"}
+    lasting = {key: value for key, value in device.items() if key not in moments | before.keys()}
     samples = [_leaves(sample, "during.") for sample in device.get("during", ())]
     names = dict.fromkeys(name for sample in samples for name in sample if _bears(name))
     return {

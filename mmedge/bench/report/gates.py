@@ -40,7 +40,7 @@ from mmedge.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mmedge.bench.report.row import Row
+    from mmedge.bench.report.compared_figure import ComparedFigure
 
 __all__ = ["Gate", "Outcome", "check", "parse_gate"]
 
@@ -134,11 +134,11 @@ def parse_gate(text: str) -> Gate:
         return Gate(text, name, number * UNITS[unit][1], relative=False)
     fits = ["%"] if name != "deadline" else []
     fits += ["a number alone"] if name in PLAIN else []
-    fits += [own for own, (other, _) in UNITS.items() if other == kind]
+    fits += [unit_name for unit_name, (other, _) in UNITS.items() if other == kind]
     raise _misuse(text, f"the limit of {name} is in {' or '.join(fits)}, got {unit or 'no unit'}")
 
 
-def check(gate: Gate, rows: Sequence[Row]) -> Outcome:
+def check(gate: Gate, rows: Sequence[ComparedFigure]) -> Outcome:
     """Hold a gate against the rows of a comparison.
 
     Raises:
@@ -146,8 +146,8 @@ def check(gate: Gate, rows: Sequence[Row]) -> Outcome:
     """
     row = next((row for row in rows if row.name == gate.name), None)
     if row is None:
-        known = ", ".join(row.name for row in rows)
-        raise InputError(f"gate {gate.text!r}: the reports have no {gate.name!r}, only {known}")
+        names = ", ".join(row.name for row in rows)
+        raise InputError(f"gate {gate.text!r}: the reports have no {gate.name!r}, only {names}")
     worse = row.worsening
     if worse is None or row.a is None or (row.name in RESAMPLED and row.verdict == "not shown"):
         raise InputError(
@@ -161,21 +161,21 @@ def check(gate: Gate, rows: Sequence[Row]) -> Outcome:
         )
     amount = worse / abs(row.a) if gate.relative else worse
     past = amount > gate.limit and not math.isclose(amount, gate.limit, rel_tol=1e-9)
-    shown = row.verdict in {"slower", "worse"}
-    told = f"{_amount(amount, gate, row)} worse" if amount > 0.0 else "no worse"
+    worsening_shown = row.verdict in {"slower", "worse"}
+    change = f"{_amount(amount, gate, row)} worse" if amount > 0.0 else "no worse"
     worst = _worst(gate, row)
     if row.verdict == "not shown":
-        return Outcome(gate, past, f"{told}; {row.note}: no confidence behind it")
+        return Outcome(gate, past, f"{change}; {row.note}: no confidence behind it")
     if worst is None:
-        return Outcome(gate, past, f"{told}, an exact figure")
-    why = f"{told}, {'shown' if shown else 'no worsening shown'}"
-    broken = past and shown
+        return Outcome(gate, past, f"{change}, an exact figure")
+    why = f"{change}, {'shown' if worsening_shown else 'no worsening shown'}"
+    broken = past and worsening_shown
     if worst > gate.limit and not broken:
         why += f"; up to {_amount(worst, gate, row)} worse cannot be excluded: measure longer"
     return Outcome(gate, broken, why)
 
 
-def _worst(gate: Gate, row: Row) -> float | None:
+def _worst(gate: Gate, row: ComparedFigure) -> float | None:
     """The worse end of the row's interval, as the gate counts; None where there is no interval."""
     if row.difference_95 is not None:
         return row.difference_95[1]
@@ -186,7 +186,7 @@ def _worst(gate: Gate, row: Row) -> float | None:
     return share if gate.relative else share * row.a
 
 
-def _amount(amount: float, gate: Gate, row: Row) -> str:
+def _amount(amount: float, gate: Gate, row: ComparedFigure) -> str:
     return f"{100.0 * amount:.3g} %" if gate.relative else f"{amount:.4g} {row.unit}".rstrip()
 
 

@@ -86,10 +86,10 @@ def _check(value: object, rule: Mapping[str, Any], where: str) -> None:
     elif isinstance(value, dict):
         if missing := [key for key in _NEEDED.get(where, ()) if key not in value]:
             raise Misfit(f"{where}.{missing[0]}", "a value", "a missing field")
-        known, others = rule.get("properties", {}), rule.get("additionalProperties", {})
+        properties, others = rule.get("properties", {}), rule.get("additionalProperties", {})
         for key, item in value.items():
-            inner = known.get(key, others if isinstance(others, dict) else {})
-            _check(item, inner, f"{where}.{key}" if key in known else f"{where}[{show(key)}]")
+            inner = properties.get(key, others if isinstance(others, dict) else {})
+            _check(item, inner, f"{where}.{key}" if key in properties else f"{where}[{show(key)}]")
 
 
 def _check_number(value: float, rule: Mapping[str, Any], where: str) -> None:

@@ -172,12 +172,12 @@ def block_length(values: Values) -> int:
     spectrum = np.fft.rfft(ranks, 2 ** math.ceil(math.log2(2 * count)))
     covariance = np.fft.irfft(np.abs(spectrum) ** 2)[:count] / count
     correlation = np.abs(covariance / covariance[0])
-    run = max(5, math.ceil(math.sqrt(math.log10(count))))
-    most_lag = min(math.ceil(math.sqrt(count)) + run, count - 1)
+    window = max(5, math.ceil(math.sqrt(math.log10(count))))
+    most_lag = min(math.ceil(math.sqrt(count)) + window, count - 1)
     small = correlation < 2.0 * math.sqrt(math.log10(count) / count)
     # The last lag that counts: after it, `run` of them in a row are indistinguishable from 0.
     last = next(
-        (lag for lag in range(most_lag) if small[lag + 1 : lag + 1 + run].all()),
+        (lag for lag in range(most_lag) if small[lag + 1 : lag + 1 + window].all()),
         most_lag,
     )
     lags = np.arange(1, min(2 * max(last, 1), most_lag) + 1)

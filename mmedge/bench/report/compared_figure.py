@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Row", "Verdict"]
+__all__ = ["ComparedFigure", "Verdict"]
 
 Verdict = Literal["faster", "slower", "better", "worse", "same", "no difference shown", "not shown"]
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ComparedFigure:
     """One figure of both reports.
 
     Attributes:
