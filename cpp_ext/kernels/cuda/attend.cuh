@@ -333,9 +333,9 @@ class Attention {
     if (independent()) {
       float factor = reciprocal(l);
       if (p_.call.gamma != nullptr) {
-        const int head = row_of(p_, work_tile_, row).head;
         factor *= p_.call.gamma[work_tile_.batch * p_.call.gamma_stride[0] +
-                                head * p_.call.gamma_stride[1] + segment];
+                                row_of(p_, work_tile_, row).head * p_.call.gamma_stride[1] +
+                                segment];
       }
       RowEpilogue::add(totals(), row, piece * 2, piece == 0, factor, empty, x);
     } else if (p_.splits > 1) {
