@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 __all__ = [
-    "Gpu", "cpu_model", "find_gpus", "installed", "memory_bytes", "usable_cores",
+    "Gpu", "cpu_model", "find_gpus", "installed_versions", "memory_bytes", "usable_cores",
     "wait_for_stream",
 ]  # fmt: skip
 
@@ -74,7 +74,7 @@ def wait_for_stream(stream: int | None) -> None:
         )
 
 
-def installed(names: Iterable[str]) -> dict[str, str]:
+def installed_versions(names: Iterable[str]) -> dict[str, str]:
     """Versions of those distributions that are installed."""
     from importlib import metadata  # as slow to import as all of mmedge's own modules
 

@@ -12,7 +12,7 @@ import importlib.util
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from mmedge.device import cpu_model, find_gpus, installed, memory_bytes, usable_cores
+from mmedge.device import cpu_model, find_gpus, installed_versions, memory_bytes, usable_cores
 from mmedge.errors import BackendError
 from mmedge.spec import Device
 
@@ -151,7 +151,7 @@ def profiler(name: str) -> Profiler | None:
 
 @lru_cache(maxsize=1)
 def _libraries(names: tuple[str, ...]) -> dict[str, str]:
-    return installed(names)
+    return installed_versions(names)
 
 
 def probe() -> Device:

@@ -235,8 +235,8 @@ def _read_safetensors(path: Path, spec: TensorSpec, _modality: Modality) -> Arra
 def _check_fits(path: Path, array: Array, spec: TensorSpec) -> None:
     """Refuse an array before it is copied that no call would take."""
     rank = len(spec.shape)
-    batched = array.ndim == rank - 1 and isinstance(spec.shape[0], str)
-    sizes = spec.shape[1:] if batched else spec.shape
+    lacks_batch = array.ndim == rank - 1 and isinstance(spec.shape[0], str)
+    sizes = spec.shape[1:] if lacks_batch else spec.shape
     if (
         array.dtype != DTYPES[spec.dtype]
         or len(sizes) != array.ndim

@@ -271,8 +271,10 @@ def use_isa(name: str | None) -> None:
     Raises:
         InputError: the library or the processor does not have it.
     """
-    loaded = library()
-    loaded.check(loaded.c.mmedge_cpu_use_isa(None if name is None else name.encode()))
+    native_library = library()
+    native_library.check(
+        native_library.c.mmedge_cpu_use_isa(None if name is None else name.encode())
+    )
 
 
 def cpu_calls() -> int:

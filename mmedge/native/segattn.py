@@ -84,7 +84,7 @@ def segmented_attention(
         InputError: dtypes, shapes or strides that do not fit.
         BackendError: there is no native library.
     """
-    prepared = prepare(
+    call = prepare(
         q,
         k,
         v,
@@ -98,8 +98,8 @@ def segmented_attention(
         num_splits=num_splits,
         return_lse=return_lse,
     )
-    prepared.run(threads)
-    return prepared.out, prepared.lse
+    call.run(threads)
+    return call.out, call.lse
 
 
 def prepare(

@@ -211,8 +211,8 @@ class DirectoryWriter:
         part.replace(self._path / name)
 
     def _json(self, index: _Index) -> bytes:
-        sealed = replace(index, sha256=_index_digest(index))
-        return (json.dumps(asdict(sealed), indent=2) + "\n").encode()
+        index = replace(index, sha256=_index_digest(index))
+        return (json.dumps(asdict(index), indent=2) + "\n").encode()
 
 
 class DirectoryRecording:

@@ -125,7 +125,7 @@ def _of_one_size(manifest: Manifest, samples: tuple[Sample, ...]) -> list[Sample
                 if isinstance(size, str):
                     users.setdefault(size, set()).add(modality.name)
 
-    def shared(sample: Sample) -> dict[str, int]:
+    def shared_sizes(sample: Sample) -> dict[str, int]:
         return {
             symbol: size
             for name, spec in specs.items()
@@ -133,7 +133,7 @@ def _of_one_size(manifest: Manifest, samples: tuple[Sample, ...]) -> list[Sample
             if isinstance(symbol, str) and len(users[symbol]) > 1
         }
 
-    return [sample for sample in samples if shared(sample) == shared(samples[0])]
+    return [sample for sample in samples if shared_sizes(sample) == shared_sizes(samples[0])]
 
 
 def _value(

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 from mmedge.errors import BackendError, InputError
 from mmedge.forks import ADVICE, watch
 from mmedge.recording.directory import DirectoryWriter
-from mmedge.recording.sample import Recorded, Value, check_times, copied, size_of
+from mmedge.recording.sample import Recorded, Value, check_times, size_of, to_value
 from mmedge.spec import Manifest
 from mmedge.stream.clock import StreamClock, read_seconds
 
@@ -246,7 +246,7 @@ class Recorder:
                 f"unknown modality {modality!r}; this bundle has {', '.join(self._inputs)}"
             )
         try:
-            content = copied(value, copy=copy)
+            content = to_value(value, copy=copy)
         except InputError as error:
             raise InputError(f"modality {modality!r}: {error}") from error
         if isinstance(content, str):
@@ -289,13 +289,13 @@ class Recorder:
                     self._turn.wait(SETTLE)
                 batch = list(self._waiting)
                 self._waiting.clear()
-                lost, end = dict(self.lost), self._closed and not batch
+                counts, end = dict(self.lost), self._closed and not batch
             try:
                 if self._error is None:
                     for sample in batch:
                         self._writer.write(sample)
                     if end:
-                        self._writer.close(lost)
+                        self._writer.close(counts)
                     else:
                         self._writer.settle()
                 elif end:

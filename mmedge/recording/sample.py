@@ -33,13 +33,13 @@ __all__ = [
     "Writer",
     "check_modalities",
     "check_times",
-    "copied",
     "exists",
     "hole_fault",
     "pack",
     "range_fault",
     "size_of",
     "tensors_of",
+    "to_value",
     "unpack",
     "value_of",
     "words",
@@ -110,7 +110,7 @@ class Writer(Protocol):
         """Let go of what is open after an error."""
 
 
-def copied(value: Any, *, copy: bool = True) -> Value:  # noqa: ANN401
+def to_value(value: Any, *, copy: bool = True) -> Value:  # noqa: ANN401
     """``value`` as the recording's own, in C order; not copied where ``copy`` is False.
 
     Raises:
@@ -124,9 +124,9 @@ def copied(value: Any, *, copy: bool = True) -> Value:  # noqa: ANN401
             raise InputError(f"text that UTF-8 does not have: {error}") from error
         content: Value = value
     elif isinstance(value, Mapping):
-        content = {str(name): _own(array, copy=copy) for name, array in value.items()}
+        content = {str(name): _to_array(array, copy=copy) for name, array in value.items()}
     else:
-        content = _own(value, copy=copy)
+        content = _to_array(value, copy=copy)
     _check_size(size_of(content))
     return content
 
@@ -282,7 +282,7 @@ def exists(path: Path) -> InputError:
     return InputError(f"{path}: already exists; remove it, or record under another name")
 
 
-def _own(value: Any, *, copy: bool) -> Array:  # noqa: ANN401
+def _to_array(value: Any, *, copy: bool) -> Array:  # noqa: ANN401
     if gpu_interface(value) is not None:
         raise InputError("an array on a GPU is not recorded; copy it to the host first")
     array = host_array(value)

@@ -119,18 +119,18 @@ class Threads:
 
     def wake(self) -> None:
         """Hand out all work that there is now, and wake who has some."""
-        closed = self._core.closed
+        is_closed = self._core.closed
         for worker in self._workers:
-            if worker.item is None and not closed:
+            if worker.item is None and not is_closed:
                 worker.item = worker.track.next_job(self._now.last)
-            if worker.item is not None or closed:
+            if worker.item is not None or is_closed:
                 worker.turn.notify()
-        if self._active is None and not closed:
+        if self._active is None and not is_closed:
             self._active = self._core.fusion()
         alarm = self._core.alarm
-        if self._active is not None or closed or alarm not in (None, self._alarm):
+        if self._active is not None or is_closed or alarm not in (None, self._alarm):
             self._fusion_turn.notify()
-        if self._core.results or closed:
+        if self._core.results or is_closed:
             self._result_there.notify_all()
 
     def wait(self, timeout: float | None) -> bool:

@@ -10,7 +10,7 @@ from mmedge.stream.sample import SLACK
 
 if TYPE_CHECKING:
     from mmedge.stream.policies import Interpolate
-    from mmedge.stream.sample import Sample
+    from mmedge.stream.sample import StreamSample
 
 __all__ = ["History", "Pick"]
 
@@ -24,7 +24,7 @@ class Pick(NamedTuple):
     ``absent`` says why there is none, ``note`` what a reader should know about what there is.
     """
 
-    samples: tuple[Sample, ...]
+    samples: tuple[StreamSample, ...]
     absent: str | None = None
     note: str = ""
 
@@ -46,7 +46,7 @@ class History:
         depth: int,
         rate_hz: float | None = None,
     ) -> None:
-        self.samples: list[Sample] = []
+        self.samples: list[StreamSample] = []
         self._policy, self._depth = policy, depth
         self._limit = float("inf") if limit is None else limit
         if isinstance(policy, Exact):
@@ -60,7 +60,7 @@ class History:
         """Whether a sample of this stamp is kept."""
         return any(sample.t == t for sample in self.samples)
 
-    def insert(self, sample: Sample) -> Sample | None:
+    def insert(self, sample: StreamSample) -> StreamSample | None:
         """Put a sample in its place; return the oldest if it has to make room."""
         self.samples.insert(bisect_left(self.samples, sample.t, key=_stamp), sample)
         if len(self.samples) <= self._depth:
@@ -69,7 +69,7 @@ class History:
         self._evicted = oldest.t
         return oldest
 
-    def is_useful(self, sample: Sample) -> bool:
+    def is_useful(self, sample: StreamSample) -> bool:
         """Whether a trigger after the last one can still choose ``sample``, which came late."""
         if len(self.samples) >= self._depth and sample.t < self.samples[0].t:
             return False
@@ -127,11 +127,11 @@ class History:
             return t - gone < pick.samples[0].t - t
         return True
 
-    def _pick_exact(self, t: float, near: list[Sample]) -> Pick:
+    def _pick_exact(self, t: float, near: list[StreamSample]) -> Pick:
         best = min(reversed(near), key=lambda sample: abs(t - sample.t), default=None)
         return Pick(() if best is None else (best,))
 
-    def _mix(self, t: float, near: list[Sample]) -> Pick:
+    def _mix(self, t: float, near: list[StreamSample]) -> Pick:
         """The two samples around ``t``, or what is left to hold."""
         at = bisect_right(near, t, key=_stamp)
         before = near[at - 1] if at else None
@@ -154,14 +154,14 @@ class History:
         note = f"interpolated over {apart:.6g} s without a usable sample"
         return Pick((before, after), note=note if apart > self._usual else "")
 
-    def discard(self, sample: Sample) -> bool:
+    def discard(self, sample: StreamSample) -> bool:
         """Take a sample out; say whether it was kept."""
         if sample not in self.samples:
             return False
         self.samples.remove(sample)
         return True
 
-    def clear(self, keep: frozenset[tuple[float, float]] = frozenset()) -> list[Sample]:
+    def clear(self, keep: frozenset[tuple[float, float]] = frozenset()) -> list[StreamSample]:
         """Begin anew with samples of these stamps and arrivals; return the others."""
         gone = [sample for sample in self.samples if (sample.t, sample.arrival) not in keep]
         self.samples = [sample for sample in self.samples if (sample.t, sample.arrival) in keep]
@@ -169,5 +169,5 @@ class History:
         return gone
 
 
-def _stamp(sample: Sample) -> float:
+def _stamp(sample: StreamSample) -> float:
     return sample.t

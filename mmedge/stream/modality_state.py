@@ -14,7 +14,7 @@ from mmedge.stream.jumps import NO_JUMPS, Jumps
 from mmedge.stream.latency_predictor import LatencyPredictor
 from mmedge.stream.policies import Exact, Hold, Interpolate, Policy, Window
 from mmedge.stream.ring import Ring
-from mmedge.stream.sample import SLACK, Item, Sample, SampleAccounting, State
+from mmedge.stream.sample import SLACK, Item, SampleAccounting, State, StreamSample
 from mmedge.stream.source_clock import SourceClock
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ class ModalityState:
             return None if self._clock.is_set_back(t, now) else "duplicate"
         return fault
 
-    def receive(self, sample: Sample, fault: str | None, *, lying: bool) -> list[Item]:
+    def receive(self, sample: StreamSample, fault: str | None, *, lying: bool) -> list[Item]:
         """Take in a sample, or drop it; return what may trigger, oldest first.
 
         ``fault`` says why it is bad, and ``lying`` that this is about its content.
@@ -157,7 +157,7 @@ class ModalityState:
             self._refuse(sample, "late")
         return []
 
-    def _refuse(self, sample: Sample, reason: str) -> None:
+    def _refuse(self, sample: StreamSample, reason: str) -> None:
         if self._ring is not None and not self._ring.repeats(sample):
             # A window over the gap would join what was not one after the other.
             self._begin_window_anew(f"a chunk was dropped as {reason}")
@@ -170,12 +170,12 @@ class ModalityState:
         self._lying = self._lying or lying
         self._good = 0
 
-    def _accept(self, sample: Sample) -> list[Item]:
+    def _accept(self, sample: StreamSample) -> list[Item]:
         if self._history is not None:
             self._insert(self._history, sample)
             return [self._item(sample)]
         self._note_good()
-        items, gone = [self._item(sample)], list[Sample]()
+        items, gone = [self._item(sample)], list[StreamSample]()
         if self._ring is not None:
             items, gone = self._cut_windows(self._ring, sample)
         if items and self.lazy:
@@ -194,11 +194,13 @@ class ModalityState:
         self._lying = False
         self._good += 1
 
-    def _item(self, sample: Sample) -> Item:
+    def _item(self, sample: StreamSample) -> Item:
         values, key = sample.values, (sample.seq,)
         return Item((sample,), sample.t, sample.t, sample.sizes, lambda: values, key, self._epoch)
 
-    def _cut_windows(self, ring: Ring, sample: Sample) -> tuple[list[Item], list[Sample]]:
+    def _cut_windows(
+        self, ring: Ring, sample: StreamSample
+    ) -> tuple[list[Item], list[StreamSample]]:
         """The windows that end in a chunk, oldest first, and the chunks that no later one needs."""
         gap = ring.gap(sample)
         if gap is not None:
@@ -221,14 +223,14 @@ class ModalityState:
         if self._ring is not None:
             self.ledger.release(self._ring.clear(why), "gap")
 
-    def _insert(self, history: History, sample: Sample) -> None:
+    def _insert(self, history: History, sample: StreamSample) -> None:
         self._note_good()
         self.ledger.hold((sample,))
         oldest = history.insert(sample)
         if oldest is not None:
             self.ledger.release((oldest,), "queue_full")
 
-    def _restart(self, sample: Sample) -> list[Item]:
+    def _restart(self, sample: StreamSample) -> list[Item]:
         """Begin a new history: the source's clock was set back."""
         self.jumps += 1
         self._clear("clock_jump", "its source's clock was set back", keep=self._clock.suspects)
@@ -418,7 +420,7 @@ class ModalityState:
         absent = self.why_absent(item, t)
         return item, why or absent, note
 
-    def _mix(self, before: Sample, after: Sample | None = None, *, t: float) -> Item:
+    def _mix(self, before: StreamSample, after: StreamSample | None = None, *, t: float) -> Item:
         """An item of one sample, or of two, interpolated for time ``t``."""
         if after is None:
             return self._item(before)

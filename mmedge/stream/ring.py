@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from mmedge.spec import Array, TensorSpec
     from mmedge.stream.policies import Window
-    from mmedge.stream.sample import Sample
+    from mmedge.stream.sample import StreamSample
 
 __all__ = ["Ring", "Rows"]
 
@@ -34,7 +34,7 @@ MOST_WINDOWS = 1024
 class Rows(NamedTuple):
     """One window: the chunks it has rows of, the times of its oldest and newest row, its inputs."""
 
-    samples: tuple[Sample, ...]
+    samples: tuple[StreamSample, ...]
     first_t: float
     last_t: float
     build: Callable[[], Mapping[str, Any]]
@@ -73,13 +73,13 @@ class Ring:
         self._first_interval = max(FIRST_INTERVAL, 1.5 / chunks_hz if chunks_hz else 0.0)
         #: Seconds a row took in the intervals between chunks, where that is not stated.
         self._intervals: deque[float] = deque(maxlen=INTERVALS)
-        self._chunks: deque[tuple[int, int, Sample]] = deque()
-        self._newest: Sample | None = None
+        self._chunks: deque[tuple[int, int, StreamSample]] = deque()
+        self._newest: StreamSample | None = None
         self._rows = 0
         self._end = 0
         self._why = ""
 
-    def gap(self, sample: Sample) -> str | None:
+    def gap(self, sample: StreamSample) -> str | None:
         """Why rows are missing between the newest chunk and ``sample``; None: none are.
 
         Ask once for each chunk, before it is added: without a stated rate, the time between chunks
@@ -112,7 +112,7 @@ class Ring:
             f"{max_gap:.6g} s may be missing"
         )
 
-    def add(self, sample: Sample) -> tuple[list[Rows], list[Sample], int]:
+    def add(self, sample: StreamSample) -> tuple[list[Rows], list[StreamSample], int]:
         """Append a chunk.
 
         Returns:
@@ -135,7 +135,7 @@ class Ring:
             gone.append(self._chunks.popleft()[2])
         return windows, gone, left_out
 
-    def _count(self, sample: Sample) -> int:
+    def _count(self, sample: StreamSample) -> int:
         name, axis = next(iter(self.axes.items()))
         rows: int = sample.values[name].shape[axis]
         return rows
@@ -155,13 +155,13 @@ class Ring:
             partial(self._join, parts),
         )
 
-    def _time(self, sample: Sample, row: int) -> float:
+    def _time(self, sample: StreamSample, row: int) -> float:
         """When a row of a chunk was measured; without a stated rate, the chunk's stamp."""
         if self._row is None:
             return sample.t
         return sample.t - (self._count(sample) - 1 - row) * self._row
 
-    def _join(self, parts: list[tuple[Sample, slice]]) -> dict[str, Array]:
+    def _join(self, parts: list[tuple[StreamSample, slice]]) -> dict[str, Array]:
         arrays: dict[str, Array] = {}
         for name, axis in self.axes.items():
             before = (slice(None),) * axis
@@ -170,7 +170,7 @@ class Ring:
             )
         return arrays
 
-    def repeats(self, sample: Sample) -> bool:
+    def repeats(self, sample: StreamSample) -> bool:
         """Whether a chunk of this stamp and content is held already, so that no row is missing."""
         chunks = [chunk for _, _, chunk in self._chunks]
         if self._newest is not None:
@@ -179,7 +179,7 @@ class Ring:
             chunk.t == sample.t and same_content(chunk.values, sample.values) for chunk in chunks
         )
 
-    def clear(self, why: str) -> list[Sample]:
+    def clear(self, why: str) -> list[StreamSample]:
         """Begin anew, for a reason; return the chunks that were kept."""
         chunks = [sample for _, _, sample in self._chunks]
         self._chunks.clear()

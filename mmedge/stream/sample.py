@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-__all__ = ["SLACK", "Counted", "Item", "Sample", "SampleAccounting", "State"]
+__all__ = ["SLACK", "Counted", "Item", "SampleAccounting", "State", "StreamSample"]
 
 #: Seconds by which an age may exceed its limit: float64 seconds since 1970 resolve 0.24 us, so that
 #: the difference of two stamps may come out above a limit that it equals.
@@ -21,12 +21,12 @@ class Counted(Protocol):
     """What a :class:`SampleAccounting` counts."""
 
     holders: int
-    done: bool
+    is_settled: bool
     fate: str | None
 
 
 @dataclass(eq=False, slots=True)
-class Sample:
+class StreamSample:
     """One pushed value. ``holders`` counts the places it is kept in; at none, it is done with.
 
     ``arrival`` is when it was pushed, in seconds of the stream's clock.
@@ -38,7 +38,7 @@ class Sample:
     sizes: Mapping[str, int]
     arrival: float = 0.0
     holders: int = 0
-    done: bool = False
+    is_settled: bool = False
     fate: str | None = None
 
 
@@ -62,7 +62,7 @@ class Item:
     encoded.
     """
 
-    samples: tuple[Sample, ...]
+    samples: tuple[StreamSample, ...]
     t: float
     end: float
     sizes: Mapping[str, int]
@@ -74,7 +74,7 @@ class Item:
     pinned: bool = False
     error: str = ""
     holders: int = 0
-    done: bool = False
+    is_settled: bool = False
     fate: str | None = None
 
 
@@ -102,8 +102,8 @@ class SampleAccounting:
 
     def drop(self, sample: Counted, reason: str) -> None:
         """End a sample that nobody holds."""
-        if not sample.done:
-            sample.done = True
+        if not sample.is_settled:
+            sample.is_settled = True
             self.pending -= 1
             self.dropped[sample.fate or reason] += 1
             self._since[sample.fate or reason] += 1
@@ -128,8 +128,8 @@ class SampleAccounting:
     def use(self, samples: Iterable[Counted]) -> None:
         """Note samples that went into a delivered computation."""
         for sample in samples:
-            if not sample.done:
-                sample.done = True
+            if not sample.is_settled:
+                sample.is_settled = True
                 self.pending -= 1
                 self.used += 1
 

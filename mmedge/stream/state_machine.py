@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mmedge.stream.compute import Encoded
     from mmedge.stream.jumps import Jumps
     from mmedge.stream.modality_state import ModalityState
-    from mmedge.stream.sample import Item, Sample
+    from mmedge.stream.sample import Item, StreamSample
     from mmedge.stream.ticker import Ticker
 
 __all__ = ["StreamStateMachine"]
@@ -87,7 +87,7 @@ class StreamStateMachine:
         self._stale = self._empty = 0
 
     def push(
-        self, name: str, sample: Sample, fault: str | None, now: float, *, lying: bool
+        self, name: str, sample: StreamSample, fault: str | None, now: float, *, lying: bool
     ) -> None:
         """Take in a sample (:meth:`ModalityState.receive`), and start what it triggers."""
         track = self.tracks[name]

@@ -28,7 +28,7 @@ from mmedge.stream.options import (
     read_trigger,
 )
 from mmedge.stream.policies import Exact, Interpolate, Latest, Policy, Window, check_policy
-from mmedge.stream.sample import Sample
+from mmedge.stream.sample import StreamSample
 from mmedge.stream.sanity import Checker, Sanity
 from mmedge.stream.state_machine import StreamStateMachine
 from mmedge.stream.ticker import Ticker
@@ -264,7 +264,7 @@ class Stream:
                 if self._clock.ahead != ahead:
                     # The clock was set meanwhile: it is a sample of now, and not of before.
                     stamp, now = stamp + self._clock.ahead - ahead, later
-                sample = Sample(track.ledger.take(), stamp, values, sizes, now)
+                sample = StreamSample(track.ledger.take(), stamp, values, sizes, now)
                 self._core.push(modality, sample, fault, later, lying=lying)
                 self._driver.wake()
         return sample.seq

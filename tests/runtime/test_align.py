@@ -14,7 +14,7 @@ from mmedge.spec import TensorSpec
 from mmedge.stream.interpolation import blend
 from mmedge.stream.policies import Exact, Hold, Interpolate, Window
 from mmedge.stream.ring import Ring
-from mmedge.stream.sample import Sample
+from mmedge.stream.sample import StreamSample
 
 PCM = TensorSpec("pcm", "float32", ("batch", "samples"))
 
@@ -97,7 +97,7 @@ def test_windows_are_slices_of_the_signal(chunks, length, hop):
     held = set()
     for seq, (start, stop) in enumerate(pairwise(stops)):
         held.add(seq)
-        chunk = Sample(seq, float(seq), {"pcm": signal[:, start:stop]}, {})
+        chunk = StreamSample(seq, float(seq), {"pcm": signal[:, start:stop]}, {})
         windows, gone, left_out = ring.add(chunk)
         ends = [end for end in range(least, stop + 1, hop) if end > start]
         assert len(windows) == len(ends)
@@ -119,8 +119,8 @@ def test_windows_are_slices_of_the_signal(chunks, length, hop):
 def test_rows_of_a_stated_rate_have_times_of_their_own():
     ring = Ring(Window(6, 2), {"pcm": PCM}, rows_hz=100.0)
     pcm = np.zeros((1, 4), np.float32)
-    ring.add(Sample(0, 1.00, {"pcm": pcm}, {}))
-    windows, _, _ = ring.add(Sample(1, 1.04, {"pcm": pcm}, {}))
+    ring.add(StreamSample(0, 1.00, {"pcm": pcm}, {}))
+    windows, _, _ = ring.add(StreamSample(1, 1.04, {"pcm": pcm}, {}))
     # Rows 0 to 7 are of 0.97, 0.98, ... 1.04 s.
     times = [(w.first_t, w.last_t) for w in windows]
     assert np.allclose(times, [(0.97, 1.02), (0.99, 1.04)])
@@ -129,7 +129,7 @@ def test_rows_of_a_stated_rate_have_times_of_their_own():
 def test_a_chunk_of_very_many_windows_leaves_out_the_oldest():
     ring = Ring(Window(2), {"pcm": PCM})
     pcm = np.arange(2000, dtype=np.float32)[None]
-    windows, _, left_out = ring.add(Sample(0, 1.0, {"pcm": pcm}, {}))
+    windows, _, left_out = ring.add(StreamSample(0, 1.0, {"pcm": pcm}, {}))
     assert (len(windows), left_out) == (1024, 1999 - 1024)
     assert windows[-1].build()["pcm"].tolist() == [[1998.0, 1999.0]]
 
@@ -141,7 +141,7 @@ def gaps(intervals, rows=4, **options):
     t, anew = 1e9, []
     for seq, interval in enumerate([0.0, *intervals]):
         t += interval
-        chunk = Sample(seq, t, {"pcm": np.zeros((1, rows), np.float32)}, {})
+        chunk = StreamSample(seq, t, {"pcm": np.zeros((1, rows), np.float32)}, {})
         anew.append(ring.gap(chunk) is not None)
         if anew[-1]:
             ring.clear("gap")

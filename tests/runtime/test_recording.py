@@ -22,7 +22,7 @@ import mmedge
 from mmedge.bundle import Bundle
 from mmedge.errors import BackendError, InputError
 from mmedge.recording import Golden, Recorder, directory, open_recording, recorder
-from mmedge.recording.sample import MAX_VALUE_BYTES, copied
+from mmedge.recording.sample import MAX_VALUE_BYTES, to_value
 from mmedge.spec import DTYPES
 
 pytest.importorskip("mcap.writer")
@@ -133,10 +133,10 @@ def test_a_gpu_array_and_a_huge_one_are_refused():
         __cuda_array_interface__ = {"shape": (1,), "typestr": "<f4"}
 
     with pytest.raises(InputError, match="on a GPU"):
-        copied(OnGpu())
+        to_value(OnGpu())
     huge = np.broadcast_to(np.uint8(0), (MAX_VALUE_BYTES + 1,))
     with pytest.raises(InputError, match="at most"):
-        copied({"a": huge})
+        to_value({"a": huge})
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -34,5 +34,5 @@ def copied(arrays: Sequence[Array]) -> tuple[int, str]:
     """Bytes of ``arrays`` that a session copies, and why."""
     size = sum(value.nbytes for value in arrays)
     # A session lays a tensor over an array only where that may be written.
-    locked = sum(value.nbytes for value in arrays if not value.flags.writeable)
-    return locked, f"{size} bytes by reference, but what is read-only is copied"
+    read_only_bytes = sum(value.nbytes for value in arrays if not value.flags.writeable)
+    return read_only_bytes, f"{size} bytes by reference, but what is read-only is copied"

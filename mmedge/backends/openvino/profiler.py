@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mmedge.backends.module_scopes import FUSED, NETWORK, ScopedNode, read_nodes, working
-from mmedge.backends.openvino.session import compile_settings, core, fixed, read_onnx
+from mmedge.backends.openvino.session import compile_settings, core, fix_shapes, read_onnx
 from mmedge.backends.profile import BETWEEN, Span
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def profile_stage(
     values = [
         feeds[next(name for name in port.get_names() if name in feeds)] for port in model.inputs
     ]
-    static_model = fixed(model, tuple(value.shape for value in values))
+    static_model = fix_shapes(model, tuple(value.shape for value in values))
     compiled = core().compile_model(static_model, "CPU", {**settings, "PERF_COUNT": True})
     modules = _modules(compiled, bundle.read(file))
     other = FUSED if set(modules.values()) - {NETWORK} else NETWORK

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SPECIALISED", "Compiled", "OpenVinoSession", "check_range", "compile_settings", "core",
-    "fixed", "golden_shapes", "open_stage", "ports", "read_onnx",
+    "fix_shapes", "golden_shapes", "open_stage", "ports", "read_onnx",
 ]  # fmt: skip
 
 #: Most sets of input shapes that a session is compiled for by themselves.
@@ -99,7 +99,7 @@ class Compiled:
         self._compiled = compiled
         index = {name: i for i, port in enumerate(compiled.outputs) for name in port.get_names()}
         self._outputs = [(name, index[name]) for name in outputs]
-        self._copied = [
+        self._by_copy = [
             not port.partial_shape.is_dynamic
             and prod(port.shape) * port.element_type.size <= COPIED_BYTES
             for port in compiled.inputs
@@ -118,8 +118,8 @@ class Compiled:
         except IndexError:
             request = self._compiled.create_infer_request()
             places = [
-                request.get_input_tensor(index).data if copied else None
-                for index, copied in enumerate(self._copied)
+                request.get_input_tensor(index).data if by_copy else None
+                for index, by_copy in enumerate(self._by_copy)
             ]
         for index, (value, place) in enumerate(zip(values, places, strict=True)):
             if place is not None:
@@ -178,7 +178,9 @@ class OpenVinoSession:
         self._general: Compiled | None = None
         dynamic = any(port.partial_shape.is_dynamic for port in model.inputs)
         for shapes in golden_shapes(samples, self._names) if dynamic else ():
-            self._by_shapes[shapes] = Compiled(fixed(model, shapes), settings, self._output_names)
+            self._by_shapes[shapes] = Compiled(
+                fix_shapes(model, shapes), settings, self._output_names
+            )
         if not self._by_shapes:
             self._general = Compiled(model, settings, self._output_names)
 
@@ -243,7 +245,7 @@ def open_stage(
         raise BackendError(f"{where}: OpenVINO refused the graph: {error}") from error
 
 
-def fixed(model: Any, shapes: Shapes) -> Any:  # noqa: ANN401
+def fix_shapes(model: Any, shapes: Shapes) -> Any:  # noqa: ANN401
     """A copy of an OpenVINO model whose inputs have just these shapes, in their order."""
     copy = model.clone()
     copy.reshape({port: list(shape) for port, shape in zip(copy.inputs, shapes, strict=True)})

@@ -95,7 +95,7 @@ def spans(layers: Iterable[tuple[str, float]], nodes: Iterable[ScopedNode]) -> l
     other = FUSED if any(node.module is not None for node in by_name.values()) else NETWORK
     layer_spans, at = [], 0.0
     for name, ms in layers:
-        op, module = _placed(
+        op, module = _locate(
             name, [by_name[part] for part in _BETWEEN.split(name) if part in by_name]
         )
         layer_spans.append(Span(name, op, module or other, at, ms * 1e3))
@@ -103,22 +103,24 @@ def spans(layers: Iterable[tuple[str, float]], nodes: Iterable[ScopedNode]) -> l
     return layer_spans
 
 
-def _placed(name: str, made_of: list[ScopedNode]) -> tuple[str, str | None]:
+def _locate(name: str, made_of: list[ScopedNode]) -> tuple[str, str | None]:
     """Operator and module of a layer; no module where its name tells none."""
     worker = working(made_of) or next(iter(made_of), None)
     module = worker.module if worker is not None else None
     if "..." in name:
         # All that lies between the ends may be in it; of one end alone nothing is known.
-        return "ForeignNode", _shared([n.module for n in made_of]) if len(made_of) > 1 else None
+        return "ForeignNode", _common_module([n.module for n in made_of]) if len(
+            made_of
+        ) > 1 else None
     if _REFORMATS.match(name):
         return "Reformat", module
-    compiled = _COMPILED.search(name)
+    match = _COMPILED.search(name)
     if worker is None:
-        return (compiled[1] if compiled else UNKNOWN), None
+        return (match[1] if match else UNKNOWN), None
     return worker.op, module
 
 
-def _shared(modules: list[str | None]) -> str | None:
+def _common_module(modules: list[str | None]) -> str | None:
     """The innermost module around all of ``modules``; None where there is none."""
     paths = [module.split(".") for module in modules if module is not None]
     if len(paths) < len(modules) or not paths:

@@ -87,7 +87,7 @@ class TensorRTSession:
             if self._context is None:
                 raise BackendError(
                     f"{self._where}: no memory for the engine on this GPU, or it failed to start: "
-                    f"{self._said()}"
+                    f"{self._reason()}"
                 )
         except BackendError:
             self.close()
@@ -110,7 +110,7 @@ class TensorRTSession:
                 self._feed(memory, spec.name, feeds[spec.name])
             results = {spec.name: self._prepare(memory, spec.name) for spec in self.outputs}
             if not self._context.execute_async_v3(memory.stream):
-                raise BackendError(f"{self._where}: the engine failed: {self._said()}")
+                raise BackendError(f"{self._where}: the engine failed: {self._reason()}")
             for name, array in results.items():
                 if array.nbytes:
                     memory.to_host(array, self._buffers[name][0])
@@ -180,13 +180,14 @@ class TensorRTSession:
                 )
         if not self._context.set_input_shape(name, shape):
             raise BackendError(
-                f"{self._where}: the engine refused shape {shape} of input {name!r}: {self._said()}"
+                f"{self._where}: the engine refused shape {shape} of input {name!r}: "
+                f"{self._reason()}"
             )
 
     def _set_address(self, name: str, address: int) -> None:
         if not self._context.set_tensor_address(name, address):
             raise BackendError(
-                f"{self._where}: the engine refused the buffer of {name!r}: {self._said()}"
+                f"{self._where}: the engine refused the buffer of {name!r}: {self._reason()}"
             )
 
     def _reserve(self, memory: Memory, name: str, size: int) -> int:
@@ -200,7 +201,7 @@ class TensorRTSession:
             self._buffers[name] = address, max(size, 1)
         return address
 
-    def _said(self) -> str:
+    def _reason(self) -> str:
         return "; ".join(self._log.errors) or "the library gave no reason"
 
     def close(self) -> None:

@@ -16,7 +16,7 @@ from mmedge.backends.openvino.session import (
     check_range,
     compile_settings,
     core,
-    fixed,
+    fix_shapes,
     ports,
 )
 from mmedge.errors import AccuracyError, BackendError, ExportError
@@ -109,7 +109,7 @@ class OpenVinoRunner:
         if shapes in self._compiled:
             return self._compiled[shapes]
         if len(self._compiled) < self._specialised:
-            model = fixed(self._model, shapes)
+            model = fix_shapes(self._model, shapes)
             made = self._compiled[shapes] = Compiled(model, self._settings, self._outputs)
             return made
         if self._general is None:
