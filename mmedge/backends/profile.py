@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["BETWEEN", "NOT_PROFILED", "Operator", "Profile", "Span"]
+    from mmedge.bundle import Bundle
+    from mmedge.spec import Stage, Variant
+
+__all__ = ["BETWEEN", "NOT_PROFILED", "Operator", "Profile", "ProfileRequest", "Span"]
 
 #: What no profile of single operators sees.
 BETWEEN = (
@@ -37,6 +40,29 @@ class Operator:
     calls: int
     ms: float
     share: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProfileRequest:
+    """What a backend's profiler is to run.
+
+    Attributes:
+        bundle: has the stage.
+        variant: of it.
+        stage: what to run.
+        feeds: what enters the stage, by name.
+        threads: as for :func:`mmedge.load`.
+        untimed: runs before those that are profiled.
+        calls: profiled runs.
+    """
+
+    bundle: Bundle
+    variant: Variant
+    stage: Stage
+    feeds: Mapping[str, Any]
+    threads: int | None
+    untimed: int
+    calls: int
 
 
 @dataclass(frozen=True, slots=True)

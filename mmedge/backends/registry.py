@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from mmedge.device import cpu_model, find_gpus, installed_versions, memory_bytes, usable_cores
 from mmedge.errors import BackendError
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from mmedge.backends import Session, SessionOptions
-    from mmedge.backends.profile import Span
+    from mmedge.backends.profile import ProfileRequest, Span
     from mmedge.bundle import Bundle
     from mmedge.device import Gpu
     from mmedge.spec import Array, Stage, Variant
@@ -80,28 +80,8 @@ class Profiler(Protocol):
 
     UNSEEN: str
 
-    def profile_stage(
-        self,
-        bundle: Bundle,
-        variant: Variant,
-        stage: Stage,
-        feeds: Mapping[str, Any],
-        *,
-        threads: int | None,
-        untimed: int,
-        calls: int,
-    ) -> list[list[Span]]:
-        """The nodes of each profiled run, in a session of its own.
-
-        Args:
-            bundle: has the stage.
-            variant: of it.
-            stage: what to run.
-            feeds: what enters the stage, by name.
-            threads: as for :func:`mmedge.load`.
-            untimed: runs before.
-            calls: profiled runs.
-        """
+    def profile_stage(self, request: ProfileRequest) -> list[list[Span]]:
+        """The nodes of each profiled run, in a session of its own."""
 
 
 def backend(name: str) -> Backend:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmedge.backends import registry
 from mmedge.backends.module_scopes import FUSED, NETWORK
-from mmedge.backends.profile import Operator, Profile, Span
+from mmedge.backends.profile import Operator, Profile, ProfileRequest, Span
 from mmedge.errors import MMEdgeError
 from mmedge.execution.inputs import Feeds
 from mmedge.execution.plan import StagePlan
@@ -93,10 +93,11 @@ def profile(
 
         def measure(stage: Stage, feeds: Mapping[str, Any]) -> dict[str, Array]:
             before, outputs = _plain(pipe, stage.name, feeds, calls)
-            stage_runs[stage.name] = profiler.profile_stage(
-                pipe.bundle, pipe.variant, stage, feeds,
+            request = ProfileRequest(
+                bundle=pipe.bundle, variant=pipe.variant, stage=stage, feeds=feeds,
                 threads=pipe.threads, untimed=WARMUP, calls=calls,
             )  # fmt: skip
+            stage_runs[stage.name] = profiler.profile_stage(request)
             # On both sides: what slows the machine meanwhile would make a part exceed its whole.
             after, _ = _plain(pipe, stage.name, feeds, calls)
             plain_ms[stage.name] = median(before + after)

@@ -16,6 +16,7 @@ from fake_gpu import FakeEngine, FakeMemory, OnGpu, fake_log
 import mmedge
 from mmedge.backends import SessionOptions
 from mmedge.backends.module_scopes import FUSED, NETWORK, ScopedNode
+from mmedge.backends.profile import ProfileRequest
 from mmedge.backends.registry import open_stage
 from mmedge.backends.tensorrt import profiler, session
 from mmedge.backends.tensorrt.memory import CudaMemory
@@ -339,8 +340,11 @@ def test_an_engines_stages_are_profiled_by_layer(engines, monkeypatch):
     monkeypatch.setattr(profiler, "open_stage", fake)
     stage = engines.manifest.stages[0]
     runs = profiler.profile_stage(
-        engines, engines.manifest.variants[1], stage, feeds(1), threads=None, untimed=2, calls=3
-    )
+        ProfileRequest(
+            bundle=engines, variant=engines.manifest.variants[1], stage=stage, feeds=feeds(1),
+            threads=None, untimed=2, calls=3,
+        )
+    )  # fmt: skip
     assert [[(span.op, span.us) for span in run] for run in runs] == [
         [("Conv", 2000.0), ("Relu", 1000.0)]
     ] * 3

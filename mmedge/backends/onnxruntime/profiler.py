@@ -20,8 +20,7 @@ from mmedge.backends.profile import BETWEEN, Span
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from mmedge.bundle import Bundle
-    from mmedge.spec import Stage, Variant
+    from mmedge.backends.profile import ProfileRequest
 
 __all__ = ["UNSEEN", "profile_stage"]
 
@@ -35,29 +34,17 @@ BLOCKED = "_nchwc"
 FUSED_DEPTH = 5
 
 
-def profile_stage(
-    bundle: Bundle,
-    variant: Variant,
-    stage: Stage,
-    feeds: Mapping[str, Any],
-    *,
-    threads: int | None,
-    untimed: int,
-    calls: int,
-) -> list[list[Span]]:
-    """The nodes of each profiled run, in a session of its own.
-
-    The arguments are those of :class:`mmedge.backends.registry.Profiler`.
-    """
+def profile_stage(request: ProfileRequest) -> list[list[Span]]:
+    """The nodes of each profiled run, in a session of its own."""
+    bundle, variant, stage = request.bundle, request.variant, request.stage
+    options = SessionOptions(threads=request.threads)
     with tempfile.TemporaryDirectory(prefix="mmedge-profile-") as name:
         folder = Path(name)
-        session = open_stage(
-            bundle, stage, variant, options=SessionOptions(threads=threads), profile=folder
-        )
+        session = open_stage(bundle, stage, variant, options=options, profile=folder)
         bundle.release()
         try:
-            for _ in range(untimed + calls):
-                session.run(feeds)
+            for _ in range(request.untimed + request.calls):
+                session.run(request.feeds)
             events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
         finally:
             session.close()
@@ -65,7 +52,7 @@ def profile_stage(
         modules = _modules(bundle.read(variant.files[stage.name]), optimized_graph)
     # A graph that did not come from torch tells no modules at all.
     other = FUSED if set(modules.values()) - {NETWORK} else NETWORK
-    return [_spans(run, modules, other) for run in _by_run(events)[untimed:]]
+    return [_spans(run, modules, other) for run in _by_run(events)[request.untimed :]]
 
 
 def _by_run(events: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:

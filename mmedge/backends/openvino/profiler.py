@@ -11,8 +11,7 @@ from mmedge.backends.profile import BETWEEN, Span
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from mmedge.bundle import Bundle
-    from mmedge.spec import Stage, Variant
+    from mmedge.backends.profile import ProfileRequest
 
 __all__ = ["UNSEEN", "profile_stage"]
 
@@ -26,34 +25,27 @@ UNSEEN = (
 ORIGINAL = "originalLayersNames"
 
 
-def profile_stage(
-    bundle: Bundle,
-    variant: Variant,
-    stage: Stage,
-    feeds: Mapping[str, Any],
-    *,
-    threads: int | None,
-    untimed: int,
-    calls: int,
-) -> list[list[Span]]:
+def profile_stage(request: ProfileRequest) -> list[list[Span]]:
     """The nodes of each profiled run; see :class:`mmedge.backends.registry.Profiler`."""
-    file = variant.files[stage.name]
-    settings = compile_settings(stage, alone=len(variant.files) == 1, threads=threads)
+    bundle, stage, files = request.bundle, request.stage, request.variant.files
+    file = files[stage.name]
+    settings = compile_settings(stage, alone=len(files) == 1, threads=request.threads)
     model = read_onnx(bundle.file(file))
     bundle.release()
     values = [
-        feeds[next(name for name in port.get_names() if name in feeds)] for port in model.inputs
+        next(request.feeds[name] for name in port.get_names() if name in request.feeds)
+        for port in model.inputs
     ]
     static_model = fix_shapes(model, tuple(value.shape for value in values))
     compiled = core().compile_model(static_model, "CPU", {**settings, "PERF_COUNT": True})
     modules = _modules(compiled, bundle.read(file))
     other = FUSED if set(modules.values()) - {NETWORK} else NETWORK
-    request = compiled.create_infer_request()
+    inference = compiled.create_infer_request()
     runs = []
-    for number in range(untimed + calls):
-        request.infer(dict(enumerate(values)))
-        if number >= untimed:
-            runs.append(_spans(request.get_profiling_info(), modules, other))
+    for number in range(request.untimed + request.calls):
+        inference.infer(dict(enumerate(values)))
+        if number >= request.untimed:
+            runs.append(_spans(inference.get_profiling_info(), modules, other))
     return runs
 
 

@@ -19,10 +19,9 @@ from mmedge.backends.profile import Span
 from mmedge.backends.tensorrt.session import open_stage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
-    from mmedge.bundle import Bundle
-    from mmedge.spec import Stage, Variant
+    from mmedge.backends.profile import ProfileRequest
 
 __all__ = ["UNSEEN", "profile_stage", "spans"]
 
@@ -47,35 +46,25 @@ UNKNOWN = "layer"
 _COMPILED = re.compile(r"__my[a-z]+_(\w+?)_my[a-z]+\d")
 
 
-def profile_stage(
-    bundle: Bundle,
-    variant: Variant,
-    stage: Stage,
-    feeds: Mapping[str, object],
-    *,
-    threads: int | None,
-    untimed: int,
-    calls: int,
-) -> list[list[Span]]:
+def profile_stage(request: ProfileRequest) -> list[list[Span]]:
     """The layers of each profiled run, in an engine of its own.
 
-    The arguments are those of :class:`mmedge.backends.registry.Profiler`.
-    ``threads`` is not used: an engine runs on a GPU.
+    ``threads`` of the request is not used: an engine runs on a GPU.
 
     Raises:
         BackendError: the engine cannot be loaded, profiled or run.
     """
+    bundle, stage = request.bundle, request.stage
     nodes = list(read_nodes(bundle.read(stage.graph)))
-    del threads
-    session = open_stage(bundle, stage, variant, options=SessionOptions())
+    session = open_stage(bundle, stage, request.variant, options=SessionOptions())
     bundle.release()
     runs = []
     try:
         layers = session.record_layers()
-        for number in range(untimed + calls):
+        for number in range(request.untimed + request.calls):
             layers.clear()
-            session.run(feeds)
-            if number >= untimed:
+            session.run(request.feeds)
+            if number >= request.untimed:
                 runs.append(spans(layers, nodes))
     finally:
         session.close()
