@@ -98,7 +98,7 @@ class SizeDomain:
             axes = [list(self._all(name)) for name in names]
         else:
             numbers = {int(number) for number in re.findall(r"\d+", relation.text)}
-            axes = [self._chosen(self.dimensions[name], numbers, len(names)) for name in names]
+            axes = [self._choose(self.dimensions[name], numbers, len(names)) for name in names]
         combinations = (dict(zip(names, sizes, strict=True)) for sizes in _some(axes))
         return [sizes for sizes in combinations if self.relations.holds(sizes)]
 
@@ -110,7 +110,7 @@ class SizeDomain:
         limits = self.dimensions[name]
         yield from range(limits.min, (limits.max or 0) + 1, limits.multiple)
 
-    def _chosen(self, limits: Dimension, numbers: set[int], rank: int) -> list[int]:
+    def _choose(self, limits: Dimension, numbers: set[int], rank: int) -> list[int]:
         step = limits.multiple
         run = COMBINATIONS if rank == 1 else _RUN
         sizes = {limits.min + step * i for i in range(run)}

@@ -124,7 +124,7 @@ def test_state_is_refused_by_name(kind, what, tmp_path):
     with pytest.raises(ExportError, match="keeps state between calls") as refused:
         export(model, tmp_path / "b")
     assert f"{what} of module 'inner.1' ({kind.__name__})" in str(refused.value)
-    assert KeptState(wrapped).changed() == []
+    assert KeptState(wrapped).changes() == []
     assert not OfClass.kept  # put back
 
 
@@ -215,17 +215,17 @@ def test_state_is_put_back_whatever_it_is():
     module.items = {"a": [1, np.arange(3)], "b": {2}, "c": Settings()}
     module.register_buffer("nan", torch.tensor([np.nan, 1.0]))
     state = KeptState(module)
-    assert state.changed() == []
+    assert state.changes() == []
     module.items["a"][1][0] = 9
     module.items["b"].add(3)
     module.items["c"].scale.append(1.0)
     module.nan[1] = 2
     module.later = 5
-    assert len(state.changed()) == 3
+    assert len(state.changes()) == 3
     state.restore()
     assert module.items["a"][1][0] == 0
     assert module.items["b"] == {2}
     assert module.items["c"].scale == []
     assert module.nan[1] == 1
     assert not hasattr(module, "later")
-    assert state.changed() == []
+    assert state.changes() == []

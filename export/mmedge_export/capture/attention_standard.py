@@ -72,7 +72,7 @@ def decompose(
             whole = tensor.expand(batch, -1, -1, -1)
             heads_first.append(whole.repeat_interleave(group, 2).transpose(1, 2))
         masks.append(valid)
-        addends.append(_added(q, k[s].shape[1], by_segment.get(s), seg_bias, s))
+        addends.append(_addend(q, k[s].shape[1], by_segment.get(s), seg_bias, s))
     queries = q.transpose(1, 2)
     if not independent:
         mask, extra = _join(masks, addends, q, keys)
@@ -107,7 +107,7 @@ def _valid(batch: int, key: Tensor, count: Optional, valid: Optional) -> Optiona
     return within_length if valid is None else within_length & valid
 
 
-def _added(q: Tensor, length: int, bias: Optional, seg_bias: Optional, s: int) -> Optional:
+def _addend(q: Tensor, length: int, bias: Optional, seg_bias: Optional, s: int) -> Optional:
     """What is added to a segment's scores, four axes; None: nothing."""
     addend = None if bias is None else bias.to(q.dtype)
     if seg_bias is None:

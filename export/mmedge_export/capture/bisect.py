@@ -157,18 +157,18 @@ class _GraphValues:
         self._case = case
         self._order = list(self.names)
         self._place = {node: place for place, node in enumerate(self._order)}
-        self._known: dict[str, Array] = {}
+        self._results: dict[str, Array] = {}
         path = next(iter(onnx_graph.save({"bisect": graph.model}, folder).values()))
         self._runner = onnx_graph.Runner(path, list(self.names.values()))
 
     def __getitem__(self, node: str) -> Array:
         """The value of a node of the program, which is asked for once, in the program's order."""
-        if node not in self._known:
+        if node not in self._results:
             place = self._place[node]
             chunk = self._order[place : place + AT_ONCE]
             results = self._runner(self._case.inputs, [self.names[name] for name in chunk])
-            self._known = {name: results[self.names[name]] for name in chunk}
-        return self._known.pop(node)
+            self._results = {name: results[self.names[name]] for name in chunk}
+        return self._results.pop(node)
 
 
 def first_divergence(graph: CapturedGraph, case: ParityCase, tolerance: Tolerance) -> str:

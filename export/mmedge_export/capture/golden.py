@@ -81,7 +81,7 @@ def golden(
         ExportError: a sample does not fit the inputs, or the network fails on it or answers NaN.
     """
     if sample_inputs is None:
-        return _generated(model, run, min(limit, GENERATED), least)
+        return _generate(model, run, min(limit, GENERATED), least)
     samples = []
     for number, inputs in enumerate(islice(sample_inputs, limit)):
         outputs = run(inputs)
@@ -101,10 +101,10 @@ def checked(model: Model) -> Iterator[dict[str, Array]] | None:
     """
     if model.samples is None:
         return None
-    return _checked(model, model.samples)
+    return _check_each(model, model.samples)
 
 
-def _checked(
+def _check_each(
     model: Model, samples: Iterable[tuple[Mapping[str, Array], Any]]
 ) -> Iterator[dict[str, Array]]:
     check_side = side_check(model.inputs, model.modalities().values())
@@ -249,15 +249,15 @@ def repeatable(run: Run, inputs: Mapping[str, Array], tolerance: Tolerance) -> d
     return first
 
 
-def _generated(model: Model, run: Run, count: int, least: int) -> list[Sample]:
+def _generate(model: Model, run: Run, count: int, least: int) -> list[Sample]:
     example = probe_inputs.example(model)
     samples = [Sample(example, run(example))]
     opt = {name: limits.opt for name, limits in model.dimensions().items()}
     variety = [opt, *probe_inputs.probes(model)]
     for index in range(count - 1):
         sizes = variety[index % len(variety)]
-        plain_sample = _answered(model, run, sizes, index, vary=False, least=least)
-        varied_sample = _answered(model, run, sizes, index, vary=True, least=least)
+        plain_sample = _answer(model, run, sizes, index, vary=False, least=least)
+        varied_sample = _answer(model, run, sizes, index, vary=True, least=least)
         # The sizes of an ONNX file's outputs are what it says, whatever its inputs hold.
         if (
             varied_sample is not None
@@ -274,7 +274,7 @@ def _generated(model: Model, run: Run, count: int, least: int) -> list[Sample]:
     return samples
 
 
-def _answered(
+def _answer(
     model: Model, run: Run, sizes: Mapping[str, int], seed: int, *, vary: bool, least: int
 ) -> Sample | None:
     """A generated sample; None where the network refuses it or answers NaN."""

@@ -48,11 +48,11 @@ class KeptState:
         self._network = network
         copies: dict[int, _ValueCopy] = {}
         self._before = {
-            (name, key): (holder, _copied(value, copies))
+            (name, key): (holder, _copy(value, copies))
             for name, key, holder, value in _values(network)
         }
 
-    def changed(self) -> list[str]:
+    def changes(self) -> list[str]:
         """``module 'x' attribute 'y'`` of each that is not as it was."""
         return [_title(self._network, name, key) for name, key in self._differing()]
 
@@ -61,7 +61,7 @@ class KeptState:
         for name, key in self._differing():
             if (name, key) in self._before:
                 holder, copy = self._before[name, key]
-                holder[key] = copy.restored()
+                holder[key] = copy.restore()
         initial_keys = self._before.keys()
         for name, key, holder, _ in list(_values(self._network)):
             if (name, key) not in initial_keys:
@@ -90,7 +90,7 @@ class _ValueCopy:
             self.members = value.copy()
         elif depth < _DEPTH and (members := _members(value)) is not None:
             self.members = {
-                key: _copied(member, copies, depth + 1) for key, member in members.items()
+                key: _copy(member, copies, depth + 1) for key, member in members.items()
             }
 
     def equals(self, now: Any) -> bool:  # noqa: ANN401
@@ -112,7 +112,7 @@ class _ValueCopy:
             return type(now) is type(self.value) and (now == self.value or now != now)
         return now is self.value
 
-    def restored(self) -> Any:  # noqa: ANN401
+    def restore(self) -> Any:  # noqa: ANN401
         """The value, holding again what it held."""
         value = self.value
         if isinstance(value, torch.Tensor):
@@ -122,7 +122,7 @@ class _ValueCopy:
         elif isinstance(value, np.ndarray):
             value[...] = self.members
         elif isinstance(self.members, dict):
-            members = {key: copy.restored() for key, copy in self.members.items()}
+            members = {key: copy.restore() for key, copy in self.members.items()}
             if isinstance(value, MutableMapping):
                 value.clear()
                 value.update(members)
@@ -138,7 +138,7 @@ class _ValueCopy:
         return value
 
 
-def _copied(value: Any, copies: dict[int, _ValueCopy], depth: int = 0) -> _ValueCopy:  # noqa: ANN401
+def _copy(value: Any, copies: dict[int, _ValueCopy], depth: int = 0) -> _ValueCopy:  # noqa: ANN401
     """A copy of ``value``; of what many modules share, such as settings, the one there is."""
     if isinstance(value, _PLAIN):
         return _ValueCopy(value, copies, depth)
@@ -240,7 +240,7 @@ def check_history(model: Model, run: Run, state: KeptState, changes: Sequence[st
     """
     calls: list[tuple[Mapping[str, Array], dict[str, Array], list[torch.Tensor]]] = []
     with _parts(model.module) as parts:
-        for inputs in _varied(model):
+        for inputs in _variants(model):
             state.restore()
             parts.clear()
             try:
@@ -303,7 +303,7 @@ def _differ(before: Sequence[torch.Tensor], now: Sequence[torch.Tensor]) -> bool
     )
 
 
-def _varied(model: Model) -> Iterator[Mapping[str, Array]]:
+def _variants(model: Model) -> Iterator[Mapping[str, Array]]:
     example = probe_inputs.example(model)
     yield example
     example_sizes = probe_inputs.sizes(model, example)

@@ -182,7 +182,7 @@ class Limits:
         """Ways to keep ``question``."""
         fixes = []
         for name in sorted(question.names):
-            limits = self._narrowed(name, question)
+            limits = self._narrow(name, question)
             if limits == "":
                 fix = f"take {name!r} out of Input.dynamic (this line fixes it to one size)"
                 return [f"{fix}, or write the line for any size"]
@@ -201,7 +201,7 @@ class Limits:
             )
         return [*fixes, "compute both sides and choose with torch.where"]
 
-    def _narrowed(self, name: str, question: Question) -> str | None:
+    def _narrow(self, name: str, question: Question) -> str | None:
         """Limits of ``name`` that imply ``question``; empty where they leave one size."""
         limits = self.domain.dimensions[name]
         trials = self.domain.trials(question)

@@ -50,7 +50,7 @@ class _Search:
     def __init__(self, model: Model, run: Run) -> None:
         self.model, self._run = model, run
         self.remarks: list[str] = []
-        self._said = ""
+        self._refusal = ""
 
     def find(self) -> None:
         """Every dimension in turn."""
@@ -70,7 +70,7 @@ class _Search:
                 continue
             self.remarks.append(
                 f"dimensions {twin!r} and {symbol!r} are one, {twin!r}: the network takes no other "
-                f"size of one of them alone ({self._said})"
+                f"size of one of them alone ({self._refusal})"
             )
             self._rename(symbol, twin)
             if self._limit(twin, size):
@@ -89,7 +89,7 @@ class _Search:
             spans = f"{least} and more" + (f", in steps of {step}" if step > 1 else "")
             self.remarks.append(
                 f"dimension {symbol!r} may be {spans}, as far as was tried: the network refuses "
-                f"others ({self._said})"
+                f"others ({self._refusal})"
             )
         return True
 
@@ -114,7 +114,7 @@ class _Search:
         try:
             self._run(probe_inputs.resize(self.model, probe_inputs.example(self.model), sizes))
         except ExportError as error:
-            self._said = str(error).rpartition("Status Message: ")[2][:200]
+            self._refusal = str(error).rpartition("Status Message: ")[2][:200]
             return False
         return True
 
@@ -132,6 +132,6 @@ class _Search:
         self._takes({symbol: size + 1})  # for what it says
         self.remarks.append(
             f"dimension {symbol!r} is fixed at {size}: the network refuses larger sizes "
-            f"({self._said})"
+            f"({self._refusal})"
         )
         self._rename(symbol, None)

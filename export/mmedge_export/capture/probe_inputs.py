@@ -229,7 +229,7 @@ def probes(model: Model) -> Iterator[dict[str, int]]:
         n: k + (k - steps[n] + 1) % 2 for n, k in zip(steps, reversed(steps.values()), strict=True)
     }
     more, most = (
-        {symbol: _stepped(dimensions[symbol], count) for symbol, count in counts.items()}
+        {symbol: _step(dimensions[symbol], count) for symbol, count in counts.items()}
         for counts in (steps, back)
     )
     by_size = sorted(more, key=lambda symbol: more[symbol])
@@ -265,7 +265,7 @@ def probes(model: Model) -> Iterator[dict[str, int]]:
             yield candidate
 
 
-def _stepped(limits: Dimension, count: int) -> int:
+def _step(limits: Dimension, count: int) -> int:
     """The size ``count`` steps past the example's, or before it where there is none."""
     size = limits.opt + count * limits.multiple
     if limits.max is not None and size > limits.max:
@@ -313,7 +313,7 @@ def _like(
         share = float(sample.mean())
         if not vary or share not in (0.0, 1.0):
             return np.asarray(rng.random(shape) < share)
-        return _mixed(shape, rng, first=bool(share))
+        return _mix(shape, rng, first=bool(share))
     low, high = sample.min(), sample.max()
     if np.issubdtype(sample.dtype, np.integer):
         if vary:
@@ -327,7 +327,7 @@ def _like(
     return rng.uniform(float(low), float(high), shape).astype(sample.dtype)
 
 
-def _mixed(shape: tuple[int, ...], rng: np.random.Generator, *, first: bool) -> Array:
+def _mix(shape: tuple[int, ...], rng: np.random.Generator, *, first: bool) -> Array:
     """Booleans, a half of each; the first of every row is ``first``, so that no row lacks it."""
     values = np.asarray(rng.random(shape) < 0.5)
     if values.ndim and values.shape[-1] > 1:
@@ -354,8 +354,8 @@ def others(value: Array, *, least: int = 0) -> Iterator[tuple[str, Array]]:
         candidates = [
             ("all true", np.ones_like(value)),
             ("all false", np.zeros_like(value)),
-            ("true here and there", _mixed(value.shape, rng, first=True)),
-            ("false here and there", _mixed(value.shape, rng, first=False)),
+            ("true here and there", _mix(value.shape, rng, first=True)),
+            ("false here and there", _mix(value.shape, rng, first=False)),
             ("with its first row inverted", row),
         ]
     elif np.issubdtype(kind, np.integer):

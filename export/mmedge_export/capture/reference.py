@@ -66,7 +66,7 @@ class Reference:
                 for _ in range(_MORE_RUNS):
                     repeatable(self.run, values, tolerance)
         except RepeatabilityError as error:
-            if self.state is not None and (changes := self.state.changed()):
+            if self.state is not None and (changes := self.state.changes()):
                 from mmedge_export.capture.kept_state import depends
 
                 raise depends(changes, str(error)) from error
@@ -75,7 +75,7 @@ class Reference:
             from mmedge_export.sources.onnx_rules import refusal
 
             raise refusal(f"{self.model.module}: {error}", "random") from error
-        if self.state is not None and (changes := self.state.changed()):
+        if self.state is not None and (changes := self.state.changes()):
             from mmedge_export.capture.kept_state import check_history
 
             leave(check_history(self.model, self.run, self.state, changes))
@@ -97,7 +97,7 @@ class Reference:
 
             if self.state is None:
                 return trace(self.model, opset=opset)
-            if self.state.changed():
+            if self.state.changes():
                 # It caches: what it needs at any size should be there already.
                 fill_caches(self.model, self.run)
             try:
@@ -133,7 +133,7 @@ def open_reference(model: Model) -> Iterator[Reference]:
         model, size_remarks = find_sizes(model, run)
         remarks = (*file.normalized.remarks, *example_remarks, *size_remarks)
         shapes = {name: value.shape() for name, value in model.inputs.items()}
-        infer_outputs(file.graph.model, shapes, file.normalized.stated)
+        infer_outputs(file.graph.model, shapes, file.normalized.output_shapes)
         yield Reference(model, run, CapturedGraph(file.graph.model), remarks)
         return
     # torch is not needed for an ONNX file.

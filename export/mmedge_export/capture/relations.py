@@ -69,7 +69,7 @@ class RelationRecorder:
     def __init__(self, network: torch.nn.Module, model: Model) -> None:
         self._network = network
         self._axes = [value.dynamic for value in model.inputs.values()]
-        self._seen: dict[sympy.Basic, Relation] = {}
+        self._relations: dict[sympy.Basic, Relation] = {}
         self._env: ShapeEnv | None = None
 
     def note(self, env: ShapeEnv, expression: Any, answer: Any) -> None:  # noqa: ANN401
@@ -77,7 +77,7 @@ class RelationRecorder:
         expression = _fact(expression, answer)
         if expression is None:
             return
-        old = self._seen.get(expression)
+        old = self._relations.get(expression)
         direct = (old is None or not old.direct) and _is_direct()
         if old is not None and not direct:
             return
@@ -85,7 +85,7 @@ class RelationRecorder:
         place = locate.of_frames(self._network, locate.current_frames())
         if place is None and (node := _current_node()) is not None:
             place = locate.of_node(self._network, node)
-        self._seen[expression] = Relation(expression, place, direct and place is not None)
+        self._relations[expression] = Relation(expression, place, direct and place is not None)
 
     def culprit(self, error: str) -> locate.Place | None:
         """Where the first dimension that torch's ``error`` names was fixed, or else asked about.
@@ -98,7 +98,7 @@ class RelationRecorder:
         symbols = {symbol for symbol, name in self.dimensions().items() if name in names}
         about = [
             relation
-            for relation in self._seen.values()
+            for relation in self._relations.values()
             if relation.place and symbols & {str(s) for s in relation.expression.free_symbols}
         ]
         # What fixes it outright before what only says something about it.
@@ -116,7 +116,7 @@ class RelationRecorder:
 
     def last_branch(self) -> locate.Place | None:
         """Where the network's own code last asked of a size that may vary."""
-        return next((r.place for r in reversed(self._seen.values()) if r.direct), None)
+        return next((r.place for r in reversed(self._relations.values()) if r.direct), None)
 
     def dimensions(self) -> dict[str, str]:
         """Dimension by name of torch's symbol."""
@@ -136,7 +136,7 @@ class RelationRecorder:
             for symbol, name in self.dimensions().items()
         }
         assumptions: dict[sympy.Basic, Relation] = {}
-        for relation in self._seen.values():
+        for relation in self._relations.values():
             unknown = [s for s in relation.expression.free_symbols if str(s) not in names]
             if unknown:  # a size that depends on values, which no caller can choose
                 continue

@@ -232,7 +232,7 @@ def export(
             ),
             ("stages", ", ".join(stage.name for stage in manifest.stages)),
             ("variants", ", ".join(map(_variant, manifest.variants))),
-            ("golden samples", f"{manifest.samples}{_invented(manifest)}"),
+            ("golden samples", f"{manifest.samples}{_made_up_note(manifest)}"),
             (
                 "largest difference from the network",
                 "the file itself is the reference" if parity is None else number(parity),
@@ -259,7 +259,7 @@ def _variant(variant: Variant) -> str:
     return f"{variant.id} ({NOT_RUN})" if NOT_RUN in variant.not_checked else variant.id
 
 
-def _invented(manifest: Manifest) -> str:
+def _made_up_note(manifest: Manifest) -> str:
     made_up = manifest.provenance.get("samples") == INVENTED
     return ": the example and made-up inputs" if made_up else ""
 

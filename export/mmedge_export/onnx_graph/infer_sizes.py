@@ -148,12 +148,12 @@ def _shape(node: ir.Node, sizes: SymbolicSizes) -> Shape | list[Shape | None] | 
     if node.op_type in BROADCAST:
         return _broadcast(shapes)
     if node.op_type.startswith("Reduce") or node.op_type in ("ArgMax", "ArgMin"):
-        return _reduced(node, shapes[0])
+        return _reduce(node, shapes[0])
     rule = RULES.get(node.op_type)
     return rule(node, shapes, sizes) if rule else None
 
 
-def _reduced(node: ir.Node, shape: Shape) -> Shape | None:
+def _reduce(node: ir.Node, shape: Shape) -> Shape | None:
     axes = reduced_axes(node, len(shape))
     if axes is None:
         return None

@@ -64,7 +64,7 @@ def _call(
     bindings = {attribute.name: attribute for attribute in proto.attribute_proto} | bindings
     _bind(proto.node, bindings)
     names = [value.name for value in function.inputs]
-    inputs = _BodyInputs(shapes).passed(names, node.inputs)
+    inputs = _BodyInputs(shapes).bind(names, node.inputs)
     return _body(proto.node, inputs, proto.opset_import, functions)
 
 
@@ -84,7 +84,7 @@ def _loop(
 ) -> int:
     body = node.attributes["body"].as_graph()
     step, proceed, *state = [str(value.name) for value in body.inputs]
-    inputs = _BodyInputs(shapes).passed(state, node.inputs[2:])
+    inputs = _BodyInputs(shapes).bind(state, node.inputs[2:])
     inputs.sizes[step] = MeasuredTensor((), ir.DataType.INT64)
     inputs.sizes[proceed] = MeasuredTensor((), ir.DataType.BOOL)
     names = [str(value.name) for value in node.outputs[len(state) :]]
@@ -100,7 +100,7 @@ def _scan(
     body = node.attributes["body"].as_graph()
     count = node.attributes.get_int("num_scan_inputs", 1)
     names = [str(value.name) for value in body.inputs]
-    inputs = _BodyInputs(shapes).passed(names[:-count], node.inputs[:-count])
+    inputs = _BodyInputs(shapes).bind(names[:-count], node.inputs[:-count])
     axes = node.attributes.get_ints("scan_input_axes", [0] * count)
     steps = 1
     for name, value, axis in zip(names[-count:], node.inputs[-count:], axes, strict=True):
@@ -123,7 +123,7 @@ class _BodyInputs:
         self.sizes: dict[str, MeasuredTensor] = {}
         self.constants: dict[str, onnx.TensorProto] = {}
 
-    def passed(self, names: Sequence[str | None], values: Sequence[ir.Value | None]) -> _BodyInputs:
+    def bind(self, names: Sequence[str | None], values: Sequence[ir.Value | None]) -> _BodyInputs:
         """Let ``values`` from outside be called ``names`` inside."""
         for name, value in zip(names, values, strict=False):
             if value is None or not name or not value.name or value.name not in self._outer:
@@ -152,7 +152,7 @@ def _subgraph(
     inner = {value.name for value in graph.inputs} | set(graph.initializers)
     for each in ir.traversal.RecursiveGraphIterator(graph):
         captures = [v for v in each.inputs if v is not None and v.name and v.name not in inner]
-        inputs.passed([v.name for v in captures], captures)
+        inputs.bind([v.name for v in captures], captures)
         inner.update(v.name for v in each.outputs)
     for name, value in graph.initializers.items():
         inputs.hold(name, value)

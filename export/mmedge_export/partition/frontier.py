@@ -49,14 +49,14 @@ def frontier(
     """
     total = sum(flops_of.get(node, 0) for node in nodes)
     most = int(MOVED_SHARE * total)
-    moved_nodes = _cut(nodes, bytes_of, flops_of, leaving, most)
+    moved_nodes = _min_cut(nodes, bytes_of, flops_of, leaving, most)
     if sum(flops_of.get(node, 0) for node in moved_nodes) > most:
         # Each was small, all together are not: then only what costs nothing.
-        moved_nodes = _cut(nodes, bytes_of, flops_of, leaving, 0)
+        moved_nodes = _min_cut(nodes, bytes_of, flops_of, leaving, 0)
     return moved_nodes
 
 
-def _cut(
+def _min_cut(
     nodes: Collection[ir.Node],
     bytes_of: Mapping[str, int],
     flops_of: Mapping[ir.Node, int],

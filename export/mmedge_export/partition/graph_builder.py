@@ -34,9 +34,9 @@ class Workbench:
     def __init__(self, graph: ir.Graph, sizes: SymbolicSizes, owners: Owners) -> None:
         self.graph, self.sizes, self.owners = graph, sizes, owners
         self.parts: dict[ir.Value, ConcatParts] = {}
-        self.made: list[ir.Node] = []
+        self.new_nodes: list[ir.Node] = []
         self.point: ir.Node = graph[0]
-        self.given = set(graph.initializers.values())
+        self.initializers_before = set(graph.initializers.values())
         self._names = {value.name for node in graph for value in node.outputs}
         self._names |= {value.name for value in graph.inputs} | set(graph.initializers)
         self._names |= {node.name for node in graph}
@@ -104,7 +104,7 @@ class Workbench:
         for value in values:
             self.owners.set(value, frozenset() if op_type == "Shape" else behind)
         self.graph.insert_before(self.point, node)
-        self.made.append(node)
+        self.new_nodes.append(node)
         return node
 
     def integers(self, numbers: Sequence[int]) -> ir.Value:
@@ -217,7 +217,7 @@ class Workbench:
             self._joined[values, axis] = node.outputs[0]
         return self._joined[values, axis]
 
-    def cut(
+    def split_constant(
         self, value: ir.Value, axis: int, sizes: tuple[Size, ...]
     ) -> tuple[ir.Value, ...] | None:
         """A constant cut up along an axis; None where it is no constant, or a size no number."""

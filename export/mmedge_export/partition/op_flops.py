@@ -87,18 +87,18 @@ class _Operands:
         value = self.node.inputs[index] if index < len(self.node.inputs) else None
         return value is not None and bool(value.name)
 
-    def taken(self, index: int = 0) -> tuple[int, ...]:
+    def input_shape(self, index: int = 0) -> tuple[int, ...]:
         """Shape of an input."""
         return self._shape(self.node.inputs[index])
 
-    def given(self) -> tuple[int, ...]:
+    def output_shape(self) -> tuple[int, ...]:
         """Shape of the first output that is there."""
         return self._shape(next((v for v in self.node.outputs if v.name), None))
 
     @property
     def size(self) -> int:
         """Number of elements of that output."""
-        return math.prod(self.given())
+        return math.prod(self.output_shape())
 
     def number(self, name: str, default: int) -> int:
         """An attribute."""
@@ -136,7 +136,7 @@ def op_flops(node: ir.Node, shapes: Mapping[str, MeasuredTensor]) -> int:
     if kind in _MOVES or kind.startswith("Sequence"):
         return 0
     if kind in _REDUCTIONS:
-        return math.prod(op.taken())
+        return math.prod(op.input_shape())
     if kind in _RULES:
         return _RULES[kind](op)
     return PER_ELEMENT.get(kind, 1) * op.size
@@ -146,21 +146,21 @@ def op_flops(node: ir.Node, shapes: Mapping[str, MeasuredTensor]) -> int:
 
 
 def _matmul(op: _Operands) -> int:
-    return 2 * op.size * op.taken()[-1]
+    return 2 * op.size * op.input_shape()[-1]
 
 
 def _gemm(op: _Operands) -> int:
-    return 2 * op.size * op.taken()[0 if op.number("transA", 0) else 1]
+    return 2 * op.size * op.input_shape()[0 if op.number("transA", 0) else 1]
 
 
 def _conv(weight: int) -> Callable[[_Operands], int]:
     # Weights are [channels out, channels in of one group, kernel ...].
-    return lambda op: 2 * op.size * math.prod(op.taken(weight)[1:])
+    return lambda op: 2 * op.size * math.prod(op.input_shape(weight)[1:])
 
 
 def _conv_transpose(op: _Operands) -> int:
     # Weights are [channels in, channels out of one group, kernel ...]: each input goes to all.
-    return 2 * math.prod(op.taken()) * math.prod(op.taken(1)[1:])
+    return 2 * math.prod(op.input_shape()) * math.prod(op.input_shape(1)[1:])
 
 
 def _einsum(op: _Operands) -> int:
@@ -168,7 +168,7 @@ def _einsum(op: _Operands) -> int:
     terms, arrow, result = op.text("equation", "").replace(" ", "").partition("->")
     sizes: dict[str, int] = {}
     for index, term in enumerate(terms.split(",")):
-        shape = op.taken(index)
+        shape = op.input_shape(index)
         before, dots, after = term.partition("...")
         broadcast_axes = len(shape) - len(before) - len(after) if dots else 0
         # Broadcast axes align at their end.
@@ -182,7 +182,7 @@ def _einsum(op: _Operands) -> int:
 
 
 def _attention(op: _Operands) -> int:
-    query, key, value = op.taken(0), op.taken(1), op.taken(2)
+    query, key, value = op.input_shape(0), op.input_shape(1), op.input_shape(2)
     if len(query) == 4:
         batch, heads, rows, depth = query
         columns, width = key[2], value[3]
@@ -191,7 +191,7 @@ def _attention(op: _Operands) -> int:
         columns, depth = key[1], query[2] // heads
         width = value[2] // op.number("kv_num_heads", 1)
     if op.has(4):  # past keys
-        columns += op.taken(4)[2]
+        columns += op.input_shape(4)[2]
     return _scores(batch * heads * rows * columns, depth, width)
 
 
@@ -209,11 +209,11 @@ def _segmented_attention(op: _Operands) -> int:
             "SegmentedAttention<M>, followed by Biased, Guarded or nothing, on q, M keys and M "
             "values"
         )
-    batch, heads, rows, depth = op.taken()
-    columns = sum(op.taken(1 + index)[2] for index in range(segments))
+    batch, heads, rows, depth = op.input_shape()
+    columns = sum(op.input_shape(1 + index)[2] for index in range(segments))
     scores = batch * heads * rows * columns
     bias_flops = scores if match[2] else 0
-    return _scores(scores, depth, op.taken(1 + segments)[3]) + bias_flops
+    return _scores(scores, depth, op.input_shape(1 + segments)[3]) + bias_flops
 
 
 def _scores(count: int, depth: int, width: int) -> int:
@@ -223,9 +223,9 @@ def _scores(count: int, depth: int, width: int) -> int:
 
 def _recurrent(op: _Operands) -> int:
     """Every step of the longest sequence."""
-    steps = math.prod(op.taken()[:2])  # length and batch, in either layout
-    directions, _, hidden = op.taken(2)
-    products = 2 * (math.prod(op.taken(1)) + math.prod(op.taken(2)))
+    steps = math.prod(op.input_shape()[:2])  # length and batch, in either layout
+    directions, _, hidden = op.input_shape(2)
+    products = 2 * (math.prod(op.input_shape(1)) + math.prod(op.input_shape(2)))
     return steps * (products + _RECURRENT[op.node.op_type] * directions * hidden)
 
 
@@ -238,11 +238,11 @@ def _pool(op: _Operands) -> int:
 
 
 def _resize(op: _Operands) -> int:
-    resized = sum(a != b for a, b in zip(op.taken(), op.given(), strict=True))
-    return _interpolated(op, resized, "nearest")
+    resized = sum(a != b for a, b in zip(op.input_shape(), op.output_shape(), strict=True))
+    return _interpolate(op, resized, "nearest")
 
 
-def _interpolated(op: _Operands, axes: int, default: str) -> int:
+def _interpolate(op: _Operands, axes: int, default: str) -> int:
     taps = _TAPS.get(op.text("mode", default))
     return 0 if taps is None or not axes else 2 * op.size * taps**axes
 
@@ -262,15 +262,15 @@ def _dft(op: _Operands) -> int:
             if axis_value is None or axis_value.const_value is None
             else int(axis_value.const_value.numpy())
         )
-    length = op.taken()[axis]
-    return _transforms(math.prod(op.taken()[:-1]) // max(length, 1), length)
+    length = op.input_shape()[axis]
+    return _transforms(math.prod(op.input_shape()[:-1]) // max(length, 1), length)
 
 
 def _stft(op: _Operands) -> int:
     """Of each frame: the window and a transform."""
-    out = op.given()
+    out = op.output_shape()
     if op.has(2):
-        length = op.taken(2)[0]
+        length = op.input_shape(2)[0]
     else:
         length = 2 * (out[2] - 1) if op.number("onesided", 1) else out[2]
     frames = out[0] * out[1]
@@ -300,7 +300,7 @@ _RULES: dict[str, Callable[[_Operands], int]] = {
     "LpPool": _pool,
     "MaxPool": _pool,
     "Resize": _resize,
-    "GridSample": lambda op: _interpolated(op, len(op.taken()) - 2, "linear"),
+    "GridSample": lambda op: _interpolate(op, len(op.input_shape()) - 2, "linear"),
     "DFT": _dft,
     "STFT": _stft,
 }

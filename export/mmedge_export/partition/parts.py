@@ -42,7 +42,7 @@ class ConcatParts:
         """Whether a part is one modality's own and another is not its."""
         return len(set(self.owners) - {frozenset()}) > 1 and any(len(o) == 1 for o in self.owners)
 
-    def merged(self, ends: Sequence[Size]) -> ConcatParts:
+    def merge(self, ends: Sequence[Size]) -> ConcatParts:
         """The same with fewer parts, that end at ``ends``, each of which is an end now."""
         values: list[tuple[ir.Value, ...]] = [()]
         owners: list[Owner] = [frozenset()]

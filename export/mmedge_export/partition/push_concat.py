@@ -99,7 +99,7 @@ def push_concat(model: ir.Model, groups: Mapping[str, Sequence[str]]) -> tuple[M
     if moves:
         _gather(nodes, pushed_nodes, live_values, bench)
     for name, value in list(graph.initializers.items()):
-        ours = value in live_values or value not in bench.given
+        ours = value in live_values or value not in bench.initializers_before
         if ours and not (value.uses() or value.is_graph_output() or value.is_graph_input()):
             del graph.initializers[name]
     return _report(moves)
@@ -124,7 +124,7 @@ def _gather(
                 _settle(value, bench, stays=stays)
         if not _live(node) and any(value in live_values for value in node.outputs):
             bench.graph.remove(node, safe=True)
-    for node in reversed(bench.made):
+    for node in reversed(bench.new_nodes):
         if not _live(node):
             bench.graph.remove(node, safe=True)
 

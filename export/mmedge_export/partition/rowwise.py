@@ -95,10 +95,10 @@ def plan(node: ir.Node, bench: Workbench) -> Plan | None:
     if axis is None:
         return None
     inputs = [parts if at == positions[0] else other for at, other in enumerate(node.inputs)]
-    return Plan(_owned(parts, others, bench), axis, tuple(inputs))
+    return Plan(_with_owners(parts, others, bench), axis, tuple(inputs))
 
 
-def _owned(
+def _with_owners(
     parts: ConcatParts, whole_values: Iterable[ir.Value | None], bench: Workbench
 ) -> ConcatParts:
     """The parts of what is made of ``parts`` and of values that all of them share."""
@@ -135,7 +135,7 @@ def _axis(node: ir.Node, at: int, axis: int, rank: int, bench: Workbench) -> int
             if axis == 0 and others_fixed and node.attributes.get_int("training_mode", 0) == 0
             else None
         )
-    return _moved(node, axis, rank) if others_fixed else None
+    return _move_axis(node, axis, rank) if others_fixed else None
 
 
 def _flat(values: list[ir.Value], bench: Workbench) -> bool:
@@ -161,7 +161,7 @@ def _gather(node: ir.Node, at: int, axis: int, rank: int, other: int) -> int | N
     return axis + other - 1 if gather_axis < axis else axis
 
 
-def _moved(node: ir.Node, axis: int, rank: int) -> int | None:
+def _move_axis(node: ir.Node, axis: int, rank: int) -> int | None:
     """Of ops that work on other axes than the rows, or only move them."""
     kind = node.op_type
     if kind.startswith("Reduce") or kind in ("ArgMax", "ArgMin"):
@@ -265,7 +265,7 @@ def _elementwise(node: ir.Node, bench: Workbench) -> Plan | None:
         if operand is None:
             return None
         operands.append(operand)
-    return _aligned(operands, node.inputs, axis, end, bench)
+    return _align(operands, node.inputs, axis, end, bench)
 
 
 def _operand(
@@ -300,7 +300,7 @@ def _operand(
     return None
 
 
-def _aligned(
+def _align(
     operands: list[ir.Value | ConcatParts],
     inputs: Sequence[ir.Value | None],
     axis: int,
@@ -314,8 +314,8 @@ def _aligned(
     ends = [e for e in input_parts[0].ends if all(e in parts.ends for parts in part_operands)]
     if len(ends) < 2 or any(parts.ends[-1] != ends[-1] for parts in part_operands):
         return None
-    merged_operands = [o.merged(ends) if isinstance(o, ConcatParts) else o for o in operands]
-    sizes = input_parts[0].merged(ends).sizes
+    merged_operands = [o.merge(ends) if isinstance(o, ConcatParts) else o for o in operands]
+    sizes = input_parts[0].merge(ends).sizes
     results: list[ir.Value | ConcatParts | None] = []
     for operand in merged_operands:
         shape = None if isinstance(operand, ConcatParts) else bench.shape(operand)
@@ -327,7 +327,7 @@ def _aligned(
         ):
             results.append(operand)
             continue
-        pieces = bench.cut(operand, len(shape) - end, sizes)
+        pieces = bench.split_constant(operand, len(shape) - end, sizes)
         if pieces is None:
             return None
         no_owners = tuple(frozenset[str]() for _ in pieces)
@@ -343,5 +343,5 @@ def _aligned(
     behind = [o.owners for o in results if isinstance(o, ConcatParts)]
     owners = tuple(frozenset[str]().union(*part) for part in zip(*behind, strict=True))
     whole_values = [o for o in results if not isinstance(o, ConcatParts)]
-    parts = replace(input_parts[0].merged(ends), owners=owners)
-    return Plan(_owned(parts, whole_values, bench), axis, tuple(results))
+    parts = replace(input_parts[0].merge(ends), owners=owners)
+    return Plan(_with_owners(parts, whole_values, bench), axis, tuple(results))

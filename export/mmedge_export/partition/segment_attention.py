@@ -39,7 +39,7 @@ from mmedge_export.onnx_graph.size import ONE, Size
 from mmedge_export.partition.attention_function import DOMAIN, MOST, OLDEST, attention_function
 from mmedge_export.partition.graph_builder import Workbench
 from mmedge_export.partition.owners import find_owners
-from mmedge_export.partition.view import View, scalar, scaling, swapped
+from mmedge_export.partition.view import View, scalar, scaling, swap_last
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -96,7 +96,9 @@ def segment_attention(model: ir.Model) -> int:
         if node.graph is not graph or not standard(node):
             continue
         pattern = (
-            _attention(node, bench) if node.op_type == "Attention" else _decomposed(node, bench)
+            _match_attention(node, bench)
+            if node.op_type == "Attention"
+            else _match_decomposed(node, bench)
         )
         if pattern is None:
             continue
@@ -115,7 +117,7 @@ def segment_attention(model: ir.Model) -> int:
     return count
 
 
-def _decomposed(node: ir.Node, bench: Workbench) -> AttentionPattern | None:
+def _match_decomposed(node: ir.Node, bench: Workbench) -> AttentionPattern | None:
     """The attention whose last MatMul is ``node``."""
     if node.op_type != "MatMul":
         return None
@@ -136,14 +138,14 @@ def _decomposed(node: ir.Node, bench: Workbench) -> AttentionPattern | None:
             continue
         if any(len(bench.shape(value) or ()) != rank for value in (q, columns)):
             continue
-        k = View(columns, swapped(rank)).parts(rank - 2, bench, factors=True)
-        views = _cut(q, k, View(v, tuple(range(rank))), bench)
+        k = View(columns, swap_last(rank)).parts(rank - 2, bench, factors=True)
+        views = _split_keys(q, k, View(v, tuple(range(rank))), bench)
         if views is not None:
             return AttentionPattern(*views, scale, mask, true_hides, fill, is_guarded)
     return None
 
 
-def _attention(node: ir.Node, bench: Workbench) -> AttentionPattern | None:
+def _match_attention(node: ir.Node, bench: Workbench) -> AttentionPattern | None:
     """An ``Attention`` of ONNX itself."""
     q, k, v, mask, *others = (*node.inputs, None)[: max(4, len(node.inputs))]
     attributes = node.attributes
@@ -164,7 +166,9 @@ def _attention(node: ir.Node, bench: Workbench) -> AttentionPattern | None:
     if not plain or len(heads) > 1 or math.isnan(scale):
         return None
     identity = tuple(range(4))
-    views = _cut(q, View(k, identity).parts(2, bench, factors=True), View(v, identity), bench)
+    views = _split_keys(
+        q, View(k, identity).parts(2, bench, factors=True), View(v, identity), bench
+    )
     if views is None:
         return None
     boolean = mask is not None and mask.dtype == ir.DataType.BOOL
@@ -222,7 +226,7 @@ def _product(scores: ir.Value | None, bench: Workbench) -> tuple[ir.Node | None,
     return (node, scale) if node is not None and node.op_type == "MatMul" else (None, scale)
 
 
-def _cut(
+def _split_keys(
     q: ir.Value, k: tuple[View, ...] | None, v: View, bench: Workbench
 ) -> tuple[View, tuple[View, ...], tuple[View, ...], tuple[Size, ...]] | None:
     """Query, keys and values in segments that match, and their lengths."""
@@ -268,7 +272,7 @@ def _bias(pattern: AttentionPattern, bench: Workbench) -> tuple[ir.Value, ...] |
             biases.append(bench.add("Where", [piece, *branches], [output]).outputs[0])
         pieces = tuple(biases)
     missing = [1] if (rank, len(shape)) == (3, 3) else list(range(4 - len(shape)))
-    return tuple(_unsqueezed(piece, missing, bench) for piece in pieces)
+    return tuple(_unsqueeze(piece, missing, bench) for piece in pieces)
 
 
 def _pieces(
@@ -279,7 +283,7 @@ def _pieces(
     if node is not None and node.op_type == "Concat" and standard(node):
         parts = bench.parts_of(node)
         if parts is not None and parts.axis == axis and set(ends) <= set(parts.ends):
-            return tuple(bench.join(values, axis) for values in parts.merged(ends).values)
+            return tuple(bench.join(values, axis) for values in parts.merge(ends).values)
     lengths = [bench.axis_length(view.value, view.perm[-2]) for view in pattern.k]
     numbers = [size.number for size in pattern.lengths if size.number is not None]
     if len(numbers) == len(lengths):
@@ -297,7 +301,7 @@ def _pieces(
     )
 
 
-def _unsqueezed(value: ir.Value, axes: list[int], bench: Workbench) -> ir.Value:
+def _unsqueeze(value: ir.Value, axes: list[int], bench: Workbench) -> ir.Value:
     shape = bench.shape(value)
     if not axes or shape is None:
         return value
@@ -314,7 +318,7 @@ def _heads_first(view: View, bench: Workbench) -> ir.Value:
         output = (f"{value.name}_rows", value.dtype, tuple(shape[at] for at in view.perm))
         perm = ir.AttrInt64s("perm", view.perm)
         value = bench.add("Transpose", [value], [output], [perm]).outputs[0]
-    return _unsqueezed(value, [1] if len(view.perm) == 3 else [], bench)
+    return _unsqueeze(value, [1] if len(view.perm) == 3 else [], bench)
 
 
 def _replace(

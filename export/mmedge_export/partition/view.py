@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from mmedge_export.partition.graph_builder import Workbench
 
-__all__ = ["View", "scalar", "scaling", "swapped"]
+__all__ = ["View", "scalar", "scaling", "swap_last"]
 
 
 @dataclass(frozen=True)
@@ -79,14 +79,14 @@ def _behind(view: View, bench: Workbench) -> View | None:
         return replace(view, value=node.inputs[0], perm=tuple(perm[at] for at in view.perm))
     if node.op_type == "Reshape":
         value = _folded_transpose(node, bench)
-        swap = swapped(len(view.perm))
+        swap = swap_last(len(view.perm))
         perm = tuple(swap[at] for at in view.perm)
         return None if value is None else replace(view, value=value, perm=perm)
     factor = scaling(node, bench)
     return None if factor is None else View(factor[0], view.perm, view.scale * factor[1])
 
 
-def swapped(rank: int) -> tuple[int, ...]:
+def swap_last(rank: int) -> tuple[int, ...]:
     """The permutation that swaps the last two axes."""
     return (*range(rank - 2), rank - 1, rank - 2)
 

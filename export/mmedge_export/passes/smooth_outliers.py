@@ -143,7 +143,7 @@ class SmoothOutliersPass(ir.passes.InPlacePass):
         if edits is None:
             return None
         for node in users:
-            edits += _scaled(node, 1, scale[None, :] if _transposed(node) else scale[:, None])
+            edits += _scale_by(node, 1, scale[None, :] if _is_transposed(node) else scale[:, None])
         if not all(np.isfinite(edit.new).all() for edit in edits):
             return None
         _apply(edits, graph)
@@ -181,7 +181,7 @@ def _constant(value: ir.Value | None) -> NDArray[Any] | None:
     return tensor.numpy() if tensor is not None and tensor.dtype in FLOATS else None
 
 
-def _transposed(node: ir.Node) -> bool:
+def _is_transposed(node: ir.Node) -> bool:
     return node.op_type == "Gemm" and node.attributes.get_int("transB", 0) != 0
 
 
@@ -194,10 +194,10 @@ def _matrix(node: ir.Node) -> NDArray[Any] | None:
     weight = _constant(node.inputs[1])
     if weight is None or weight.ndim != 2:
         return None
-    return weight.T if _transposed(node) else weight
+    return weight.T if _is_transposed(node) else weight
 
 
-def _scaled(node: ir.Node, index: int, factor: NDArray[np.float32]) -> list[_Edit]:
+def _scale_by(node: ir.Node, index: int, factor: NDArray[np.float32]) -> list[_Edit]:
     """Multiply a constant input, in float32; no edit for an input that is not constant."""
     old = node.inputs[index] if index < len(node.inputs) else None
     array = _constant(old)
@@ -219,9 +219,9 @@ def _divide(value: ir.Value, graph: ir.Graph, scale: NDArray[np.float32]) -> lis
         matrix = _matrix(node)
         if matrix is None or matrix.shape[1] != scale.size:
             return None
-        column = scale[:, None] if _transposed(node) else scale[None, :]
+        column = scale[:, None] if _is_transposed(node) else scale[None, :]
         bias = _divide_constants(node, (2,), scale)
-        return None if bias is None else [*_scaled(node, 1, np.reciprocal(column)), *bias]
+        return None if bias is None else [*_scale_by(node, 1, np.reciprocal(column)), *bias]
     if node.op_type in HOMOGENEOUS:
         return _divide_alone(node.inputs[0], graph, scale)
     if node.op_type in ("Add", "Mul"):
@@ -260,7 +260,7 @@ def _divide_constants(
             return None
         if array.ndim and array.shape[-1] not in (1, scale.size):
             return None
-        edits += _scaled(node, index, np.reciprocal(scale))
+        edits += _scale_by(node, index, np.reciprocal(scale))
     return edits
 
 

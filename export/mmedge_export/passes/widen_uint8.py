@@ -29,7 +29,7 @@ class WidenUint8Pass(ir.passes.InPlacePass):
         """Rewrite in place."""
         graph = model.graph
         starts = [value for value in graph.inputs if value.dtype == UINT8]
-        wide = _moved(graph, starts)
+        wide = _reachable(graph, starts)
         if not wide:
             return ir.passes.PassResult(model, modified=False)
         for start in starts:
@@ -50,7 +50,7 @@ class WidenUint8Pass(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, modified=True)
 
 
-def _moved(graph: ir.Graph, starts: list[ir.Value]) -> list[ir.Value]:
+def _reachable(graph: ir.Graph, starts: list[ir.Value]) -> list[ir.Value]:
     """Values that movers make of ``starts``; empty when something else reads a uint8."""
     uint8_values = set(starts)
     for node in graph:

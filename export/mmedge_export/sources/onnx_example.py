@@ -61,7 +61,7 @@ def candidates(file: OnnxFile, sizes: Mapping[str, int]) -> Iterator[Candidate]:
     )
     for size in SIZES if open_sizes else SIZES[:1]:
         shapes = _shapes(file, sizes, size)
-        uses = Uses(file.graph.model, shapes, file.normalized.stated)
+        uses = Uses(file.graph.model, shapes, file.normalized.output_shapes)
         for floats in FLOATS:
             rng = np.random.default_rng(0)
             what = [f"dynamic sizes of {size}"] if size != SIZES[0] else []

@@ -44,13 +44,13 @@ class Normalized:
     Attributes:
         inputs: name of each input that a caller gives -> its name in the file, in the file's order.
         outputs: the same of outputs.
-        stated: shape of each output as the file states it, which need not be so.
+        output_shapes: shape of each output as the file states it, which need not be so.
         remarks: what a user may notice, in words.
     """
 
     inputs: Mapping[str, str]
     outputs: Mapping[str, str]
-    stated: tuple[ir.Shape | None, ...]
+    output_shapes: tuple[ir.Shape | None, ...]
     remarks: tuple[str, ...]
 
 
