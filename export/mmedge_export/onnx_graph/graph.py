@@ -150,16 +150,16 @@ class Runner:
                 levels.ORT_ENABLE_BASIC if optimise == "basic" else levels.ORT_DISABLE_ALL
             )
         options.log_severity_level = 4  # fatal: errors are raised, and one voice is enough
-        source = path if outputs is None else _with_outputs(path, outputs)
-        if isinstance(source, bytes):
-            options.add_session_config_entry(
-                "session.model_external_initializers_file_folder_path", str(path.parent)
-            )
         try:
+            source = path if outputs is None else _with_outputs(path, outputs)
+            if isinstance(source, bytes):
+                options.add_session_config_entry(
+                    "session.model_external_initializers_file_folder_path", str(path.parent)
+                )
             self._session = ort.InferenceSession(
                 source, options, providers=["CPUExecutionProvider"]
             )
-        except Exception as error:  # ONNX Runtime's errors have no common base
+        except Exception as error:  # ONNX Runtime's and protobuf's errors have no common base
             raise ExportError(
                 f"ONNX Runtime {ort.__version__} does not load {path.name}: {error}"
             ) from error

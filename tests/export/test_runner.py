@@ -1,0 +1,82 @@
+"""The one runner of graphs in the toolchain."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from mmedge.errors import BackendError, ExportError
+from mmedge_export.onnx_graph.graph import Runner, save, temporary_file
+
+SIZE = 32  # squared, floats of more bytes than stay in a graph's own file
+X = np.linspace(-1.0, 1.0, SIZE, dtype=np.float32)[None]
+WEIGHTS = np.random.default_rng(0).standard_normal((SIZE, SIZE)).astype(np.float32)
+
+
+@pytest.fixture
+def model() -> ir.Model:
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["product"]),
+        helper.make_node("Add", ["product", "b"], ["sum"]),
+        helper.make_node("Relu", ["sum"], ["y"]),
+    ]
+    weights = [numpy_helper.from_array(WEIGHTS, "w"), numpy_helper.from_array(X[0], "b")]
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        nodes,
+        "graph",
+        [value("x", TensorProto.FLOAT, ["rows", SIZE])],
+        [value("y", TensorProto.FLOAT, ["rows", SIZE])],
+        weights,
+    )
+    opsets = [helper.make_opsetid("", 20)]
+    return ir.from_proto(helper.make_model(graph, opset_imports=opsets, ir_version=10))
+
+
+@pytest.mark.parametrize("optimise", ["all", "basic", "none"])
+def test_inner_tensors_are_read_beside_weights_in_another_file(model, tmp_path, optimise):
+    path = save({"net": model}, tmp_path)["onnx/net.onnx"]
+    assert path.with_name("net.onnx.data").exists()
+    before = path.read_bytes()
+    runner = Runner(path, ["y", "product"], optimise=optimise)
+    results = runner({"x": X})
+    assert list(results) == ["y", "product"]
+    np.testing.assert_allclose(results["product"], X @ WEIGHTS, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(results["y"], np.maximum(X @ WEIGHTS + X, 0), rtol=1e-5, atol=1e-5)
+    assert list(runner({"x": X}, ["product"])) == ["product"]
+    assert runner.shapes == {"y": ["rows", SIZE], "product": ["rows", SIZE]}
+    assert runner.dtypes == dict.fromkeys(("y", "product"), ir.DataType.FLOAT)
+    assert path.read_bytes() == before
+    assert Runner(path)({"x": X, "more": X}).keys() == {"y"}
+
+
+def test_a_temporary_file_is_gone_afterwards(model):
+    with temporary_file(model) as path:
+        assert Runner(path)({"x": X})["y"].shape == (1, SIZE)
+    assert not path.parent.exists()
+
+
+def test_what_does_not_run_says_why(model, tmp_path):
+    with temporary_file(model) as path:
+        with pytest.raises(ExportError, match=r"does not load graph.onnx: .*none"):
+            Runner(path, ["none"])
+        with pytest.raises(ExportError, match=r"the graph fails on x: float32 \[1, 1\]: "):
+            Runner(path)({"x": X[:, :1]})
+    file = tmp_path / "broken.onnx"
+    file.write_bytes(b"no graph")
+    for outputs in (None, ["y"]):
+        with pytest.raises(ExportError, match="ONNX Runtime .* does not load broken.onnx"):
+            Runner(file, outputs)
+
+
+def test_without_onnx_runtime_it_says_what_to_install(model, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with (
+        temporary_file(model) as path,
+        pytest.raises(BackendError, match=r"graph.onnx, is not installed: pip install 'mmedge"),
+    ):
+        Runner(path)
