@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from mmedge_export.partition.owners import Owners
     from mmedge_export.partition.parts import Owner
 
-__all__ = ["Workbench"]
+__all__ = ["GraphBuilder"]
 
 INT64 = ir.DataType.INT64
 
 
-class Workbench:
+class GraphBuilder:
     """The graph under work: known parts, and new nodes, which go before ``point``."""
 
     def __init__(self, graph: ir.Graph, sizes: SymbolicSizes, owners: Owners) -> None:

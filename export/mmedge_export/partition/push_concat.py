@@ -33,7 +33,7 @@ from mmedge_export.onnx_graph.infer_shapes import InferShapesPass
 from mmedge_export.onnx_graph.infer_sizes import infer_sizes
 from mmedge_export.onnx_graph.read_node import shape_window, standard
 from mmedge_export.onnx_graph.size import Size
-from mmedge_export.partition.graph_builder import Workbench
+from mmedge_export.partition.graph_builder import GraphBuilder
 from mmedge_export.partition.owners import find_owners
 from mmedge_export.partition.parts import ConcatParts
 from mmedge_export.partition.rowwise import plan
@@ -78,28 +78,28 @@ def push_concat(model: ir.Model, groups: Mapping[str, Sequence[str]]) -> tuple[M
         return ()
     if any(value.shape is None for node in graph for value in node.outputs):
         InferShapesPass()(model)
-    bench = Workbench(graph, infer_sizes(graph), find_owners(graph, groups))
+    builder = GraphBuilder(graph, infer_sizes(graph), find_owners(graph, groups))
     nodes = list(graph)
     live_values = {v for node in nodes for v in node.outputs if v.uses() or v.is_graph_output()}
     live_values |= {value for value in graph.initializers.values() if value.uses()}
     pushed_nodes: set[ir.Node] = set()
     moves: list[tuple[ir.Node, frozenset[str], ir.Node]] = []
     for node in nodes:
-        bench.point = node
+        builder.point = node
         node_moves = (
-            _push(node, bench) if any(value in bench.parts for value in node.inputs) else []
+            _push(node, builder) if any(value in builder.parts for value in node.inputs) else []
         )
         if node_moves:
             pushed_nodes.add(node)
             moves += node_moves
         elif node.op_type == "Concat" and standard(node):
-            parts = bench.parts_of(node, merge=True)
+            parts = builder.parts_of(node, merge=True)
             if parts is not None and parts.worth():
-                bench.parts[node.outputs[0]] = parts
+                builder.parts[node.outputs[0]] = parts
     if moves:
-        _gather(nodes, pushed_nodes, live_values, bench)
+        _gather(nodes, pushed_nodes, live_values, builder)
     for name, value in list(graph.initializers.items()):
-        ours = value in live_values or value not in bench.initializers_before
+        ours = value in live_values or value not in builder.initializers_before
         if ours and not (value.uses() or value.is_graph_output() or value.is_graph_input()):
             del graph.initializers[name]
     return _report(moves)
@@ -109,31 +109,31 @@ def _gather(
     nodes: Sequence[ir.Node],
     pushed_nodes: set[ir.Node],
     live_values: set[ir.Value],
-    bench: Workbench,
+    builder: GraphBuilder,
 ) -> None:
     """Take out what was pushed; make a Concat where something still takes the whole."""
     for node in reversed(nodes):
-        bench.point = node
-        whole = node.op_type == "Concat" and node.outputs[0] in bench.parts
+        builder.point = node
+        whole = node.op_type == "Concat" and node.outputs[0] in builder.parts
         if node in pushed_nodes or whole:
             # A Concat of what is itself in parts now takes those parts.
             stays = node not in pushed_nodes and not any(
                 v and v.producer() in pushed_nodes for v in node.inputs
             )
             for value in node.outputs:
-                _settle(value, bench, stays=stays)
+                _settle(value, builder, stays=stays)
         if not _live(node) and any(value in live_values for value in node.outputs):
-            bench.graph.remove(node, safe=True)
-    for node in reversed(bench.new_nodes):
+            builder.graph.remove(node, safe=True)
+    for node in reversed(builder.new_nodes):
         if not _live(node):
-            bench.graph.remove(node, safe=True)
+            builder.graph.remove(node, safe=True)
 
 
-def _push(node: ir.Node, bench: Workbench) -> list[tuple[ir.Node, frozenset[str], ir.Node]]:
+def _push(node: ir.Node, builder: GraphBuilder) -> list[tuple[ir.Node, frozenset[str], ir.Node]]:
     """Compute ``node`` part by part; of each new node the Concat it came after and its owners."""
     if not _live(node):
         return []
-    how = plan(node, bench)
+    how = plan(node, builder)
     if how is None or not how.parts.worth():
         return []
     outputs = [value for value in node.outputs if value.uses() or value.is_graph_output()]
@@ -142,7 +142,7 @@ def _push(node: ir.Node, bench: Workbench) -> list[tuple[ir.Node, frozenset[str]
     moves = []
     for at, owner in enumerate(how.parts.owners):
         inputs = [
-            bench.join(operand.values[at], operand.axis)
+            builder.join(operand.values[at], operand.axis)
             if isinstance(operand, ConcatParts)
             else operand
             for operand in how.inputs
@@ -154,14 +154,14 @@ def _push(node: ir.Node, bench: Workbench) -> list[tuple[ir.Node, frozenset[str]
         ):
             shape_value = node.inputs[1]
             if shape_value is not None:
-                inputs[1] = bench.target(inputs[0], how.inputs[0].axis, how.targets, shape_value)
+                inputs[1] = builder.target(inputs[0], how.inputs[0].axis, how.targets, shape_value)
         output_specs = []
         for value in node.outputs[:count]:
-            shape = bench.shape(value)
+            shape = builder.shape(value)
             if shape is not None:
                 shape = (*shape[: how.axis], how.parts.sizes[at], *shape[how.axis + 1 :])
             output_specs.append((f"{value.name}_part{at}", value.dtype, shape))
-        new = bench.add(
+        new = builder.add(
             node.op_type,
             inputs,
             output_specs,
@@ -171,10 +171,10 @@ def _push(node: ir.Node, bench: Workbench) -> list[tuple[ir.Node, frozenset[str]
         )
         moves.append((how.parts.origin, owner, new))
         for value, parts in zip(new.outputs, values, strict=True):
-            bench.owners.set(value, owner)
+            builder.owners.set(value, owner)
             parts.append((value,))
     for value, parts in zip(node.outputs, values, strict=False):
-        bench.parts[value] = ConcatParts(
+        builder.parts[value] = ConcatParts(
             how.parts.origin, how.axis, tuple(parts), how.parts.sizes, how.parts.owners
         )
     return moves
@@ -184,46 +184,46 @@ def _live(node: ir.Node) -> bool:
     return any(value.uses() or value.is_graph_output() for value in node.outputs)
 
 
-def _settle(value: ir.Value, bench: Workbench, *, stays: bool) -> None:
+def _settle(value: ir.Value, builder: GraphBuilder, *, stays: bool) -> None:
     """Give what still takes ``value`` whole a Concat of its parts, or only their sizes.
 
     Args:
         value: kept as parts.
-        bench: its point is the producer of ``value``.
+        builder: its point is the producer of ``value``.
         stays: ``value`` is a Concat of its parts as it is: only its sizes are replaced.
     """
-    bench.forget()
+    builder.forget()
     users = [use.node for use in value.uses()]
-    parts = bench.parts.get(value)
+    parts = builder.parts.get(value)
     if parts is None or not (users or value.is_graph_output()):
         return
     if not value.is_graph_output() and all(
-        user.op_type == "Shape" and standard(user) and user.graph is bench.graph for user in users
+        user.op_type == "Shape" and standard(user) and user.graph is builder.graph for user in users
     ):
         for user in users:
-            _sizes(user, parts, bench)
+            _sizes(user, parts, builder)
     elif not stays:
         leaves = tuple(leaf for part in parts.values for leaf in part)
-        whole = bench.join(leaves, parts.axis)
+        whole = builder.join(leaves, parts.axis)
         whole.shape, whole.type = value.shape, value.type
-        bench.stand_in(value, whole)
+        builder.stand_in(value, whole)
 
 
-def _sizes(shape: ir.Node, parts: ConcatParts, bench: Workbench) -> None:
+def _sizes(shape: ir.Node, parts: ConcatParts, builder: GraphBuilder) -> None:
     """Replace a Shape of a whole by arithmetic on the sizes of its parts."""
     leaves = [leaf for part in parts.values for leaf in part]
-    rank = len(bench.sizes.shapes[leaves[0]])
+    rank = len(builder.sizes.shapes[leaves[0]])
     pieces = []
     for axis in range(rank)[shape_window(shape)]:
-        length = bench.axis_length(leaves[0], axis)
+        length = builder.axis_length(leaves[0], axis)
         for leaf in leaves[1:] if axis == parts.axis else ():
             one = [(f"{leaf.name}_sum", ir.DataType.INT64, (Size.of(1),))]
-            length = bench.add("Add", [length, bench.axis_length(leaf, axis)], one).outputs[0]
+            length = builder.add("Add", [length, builder.axis_length(leaf, axis)], one).outputs[0]
         pieces.append(length)
     output_specs = [(f"{shape.outputs[0].name}_parts", ir.DataType.INT64, (Size.of(len(pieces)),))]
-    concat = bench.add("Concat", pieces, output_specs, [ir.AttrInt64("axis", 0)])
-    bench.stand_in(shape.outputs[0], concat.outputs[0])
-    bench.graph.remove(shape, safe=True)
+    concat = builder.add("Concat", pieces, output_specs, [ir.AttrInt64("axis", 0)])
+    builder.stand_in(shape.outputs[0], concat.outputs[0])
+    builder.graph.remove(shape, safe=True)
 
 
 def _report(moves: Sequence[tuple[ir.Node, frozenset[str], ir.Node]]) -> tuple[Moved, ...]:

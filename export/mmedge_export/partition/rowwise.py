@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from mmedge_export.onnx_graph.infer_sizes import Shape
-    from mmedge_export.partition.graph_builder import Workbench
+    from mmedge_export.partition.graph_builder import GraphBuilder
 
 __all__ = ["Plan", "plan"]
 
@@ -72,46 +72,46 @@ class Plan:
     targets: tuple[Size | None, ...] | None = None
 
 
-def plan(node: ir.Node, bench: Workbench) -> Plan | None:
+def plan(node: ir.Node, builder: GraphBuilder) -> Plan | None:
     """How to compute ``node`` part by part; None where it is not row-wise, or not known to be."""
     if not standard(node):
         return None
     if node.op_type in BROADCAST or node.op_type == "Concat":
-        return _elementwise(node, bench)
-    positions = [at for at, value in enumerate(node.inputs) if value in bench.parts]
+        return _elementwise(node, builder)
+    positions = [at for at, value in enumerate(node.inputs) if value in builder.parts]
     value = node.inputs[positions[0]]
-    shape = bench.shape(value)
+    shape = builder.shape(value)
     if value is None or shape is None or len(positions) > 1:
         return None
-    parts = bench.parts[value]
+    parts = builder.parts[value]
     others = [other for at, other in enumerate(node.inputs) if at != positions[0]]
     if node.op_type in ("Reshape", "Expand"):
         reshape = _reshape if node.op_type == "Reshape" else _expand
-        return reshape(node, parts, bench) if positions[0] == 0 else None
+        return reshape(node, parts, builder) if positions[0] == 0 else None
     spare = () if node.op_type == "Split" else node.outputs[1:]
     if any(output.uses() or output.is_graph_output() for output in spare):
         return None  # such as the mean of a LayerNormalization
-    axis = _axis(node, positions[0], parts.axis, len(shape), bench)
+    axis = _axis(node, positions[0], parts.axis, len(shape), builder)
     if axis is None:
         return None
     inputs = [parts if at == positions[0] else other for at, other in enumerate(node.inputs)]
-    return Plan(_with_owners(parts, others, bench), axis, tuple(inputs))
+    return Plan(_with_owners(parts, others, builder), axis, tuple(inputs))
 
 
 def _with_owners(
-    parts: ConcatParts, whole_values: Iterable[ir.Value | None], bench: Workbench
+    parts: ConcatParts, whole_values: Iterable[ir.Value | None], builder: GraphBuilder
 ) -> ConcatParts:
     """The parts of what is made of ``parts`` and of values that all of them share."""
-    behind = frozenset[str]().union(*(bench.owners.of(value) for value in whole_values))
+    behind = frozenset[str]().union(*(builder.owners.of(value) for value in whole_values))
     return replace(parts, owners=tuple(owner | behind for owner in parts.owners))
 
 
-def _axis(node: ir.Node, at: int, axis: int, rank: int, bench: Workbench) -> int | None:
+def _axis(node: ir.Node, at: int, axis: int, rank: int, builder: GraphBuilder) -> int | None:
     """Where the rows of input ``at`` are in the output; None where they are mixed."""
     kind = node.op_type
     others = [value for i, value in enumerate(node.inputs) if i != at and value is not None]
-    others_fixed = all(bench.owners.fixed(value) for value in others)
-    ranks = [None if (shape := bench.shape(value)) is None else len(shape) for value in others]
+    others_fixed = all(builder.owners.fixed(value) for value in others)
+    ranks = [None if (shape := builder.shape(value)) is None else len(shape) for value in others]
     if None in ranks:
         return None
     widest = max((r for r in ranks if r is not None), default=0)
@@ -128,7 +128,7 @@ def _axis(node: ir.Node, at: int, axis: int, rank: int, bench: Workbench) -> int
         return axis if axis < axis_of(node, -1, rank) and widest < rank - axis else None
     if kind == "Gemm":
         rows = axis == 0 and node.attributes.get_int("transA", 0) == 0
-        return 0 if rows and others_fixed and _flat(others[1:], bench) else None
+        return 0 if rows and others_fixed and _flat(others[1:], builder) else None
     if kind in SAMPLES:
         return (
             0
@@ -138,9 +138,9 @@ def _axis(node: ir.Node, at: int, axis: int, rank: int, bench: Workbench) -> int
     return _move_axis(node, axis, rank) if others_fixed else None
 
 
-def _flat(values: list[ir.Value], bench: Workbench) -> bool:
+def _flat(values: list[ir.Value], builder: GraphBuilder) -> bool:
     """Whether none of them has rows of its own."""
-    shapes = [bench.shape(value) for value in values]
+    shapes = [builder.shape(value) for value in values]
     return all(shape is not None and (len(shape) < 2 or shape[0] == ONE) for shape in shapes)
 
 
@@ -196,11 +196,11 @@ def _move_axis(node: ir.Node, axis: int, rank: int) -> int | None:
     return None
 
 
-def _reshape(node: ir.Node, parts: ConcatParts, bench: Workbench) -> Plan | None:
+def _reshape(node: ir.Node, parts: ConcatParts, builder: GraphBuilder) -> Plan | None:
     """The axis stays one where as much lies before it, and as much after it, as did before."""
-    before, after = bench.shape(node.inputs[0]), bench.shape(node.outputs[0])
+    before, after = builder.shape(node.inputs[0]), builder.shape(node.outputs[0])
     target = node.inputs[1]
-    if before is None or after is None or target is None or target in bench.parts:
+    if before is None or after is None or target is None or target in builder.parts:
         return None
     stay = [
         at
@@ -215,18 +215,18 @@ def _reshape(node: ir.Node, parts: ConcatParts, bench: Workbench) -> Plan | None
     if numbers is not None and numbers[stay[0]] == -1:
         return Plan(parts, stay[0], (parts, target))
     target_sizes = tuple(None if at == stay[0] else size for at, size in enumerate(after))
-    if not bench.reachable(parts, target_sizes, target):
+    if not builder.reachable(parts, target_sizes, target):
         return None
     return Plan(parts, stay[0], (parts, target), target_sizes)
 
 
-def _expand(node: ir.Node, parts: ConcatParts, bench: Workbench) -> Plan | None:
+def _expand(node: ir.Node, parts: ConcatParts, builder: GraphBuilder) -> Plan | None:
     before, after, target = (
-        bench.shape(node.inputs[0]),
-        bench.shape(node.outputs[0]),
+        builder.shape(node.inputs[0]),
+        builder.shape(node.outputs[0]),
         node.inputs[1],
     )
-    target_sizes = bench.sizes.content(target)
+    target_sizes = builder.sizes.content(target)
     if before is None or after is None or target is None or target_sizes is None:
         return None
     end = len(before) - parts.axis  # the axis counted from the end
@@ -237,19 +237,19 @@ def _expand(node: ir.Node, parts: ConcatParts, bench: Workbench) -> Plan | None:
         target_sizes = tuple(
             ONE if at == len(target_sizes) - end else s for at, s in enumerate(target_sizes)
         )
-    if not bench.reachable(parts, target_sizes, target):
+    if not builder.reachable(parts, target_sizes, target):
         return None
     return Plan(parts, axis, (parts, target), target_sizes)
 
 
-def _elementwise(node: ir.Node, bench: Workbench) -> Plan | None:
+def _elementwise(node: ir.Node, builder: GraphBuilder) -> Plan | None:
     """Of operands that broadcast, and of a Concat along another axis, which do not."""
-    after = bench.shape(node.outputs[0])
-    shapes = [bench.shape(value) for value in node.inputs]
+    after = builder.shape(node.outputs[0])
+    shapes = [builder.shape(value) for value in node.inputs]
     if after is None or None in shapes:
         return None
-    whole = [(v, bench.parts[v], s) for v, s in zip(node.inputs, shapes, strict=True)
-             if v is not None and s is not None and v in bench.parts]  # fmt: skip
+    whole = [(v, builder.parts[v], s) for v, s in zip(node.inputs, shapes, strict=True)
+             if v is not None and s is not None and v in builder.parts]  # fmt: skip
     ends = {len(shape) - parts.axis for _, parts, shape in whole}
     end = ends.pop()
     axis = len(after) - end
@@ -261,11 +261,11 @@ def _elementwise(node: ir.Node, bench: Workbench) -> Plan | None:
     for value, shape in zip(node.inputs, shapes, strict=True):
         if value is None or shape is None:
             return None
-        operand = _operand(node, value, shape, end, width, bench, full=full)
+        operand = _operand(node, value, shape, end, width, builder, full=full)
         if operand is None:
             return None
         operands.append(operand)
-    return _align(operands, node.inputs, axis, end, bench)
+    return _align(operands, node.inputs, axis, end, builder)
 
 
 def _operand(
@@ -274,26 +274,26 @@ def _operand(
     shape: Shape,
     end: int,
     width: Size,
-    bench: Workbench,
+    builder: GraphBuilder,
     *,
     full: bool,
 ) -> ir.Value | ConcatParts | None:
     """What one input of an elementwise node is to each part; a constant is cut up later."""
     broadcast = node.op_type != "Concat"
-    if value not in bench.parts and broadcast and (len(shape) < end or shape[-end] == ONE):
+    if value not in builder.parts and broadcast and (len(shape) < end or shape[-end] == ONE):
         return value
     if len(shape) < end or shape[-end] != width:
         return None
-    if value in bench.parts:
-        return bench.parts[value]
+    if value in builder.parts:
+        return builder.parts[value]
     maker = value.producer()
-    if bench.constant(value) is not None:
+    if builder.constant(value) is not None:
         return value
     if maker is None or not standard(maker):
         return None
     if maker.op_type == "Concat" and axis_of(maker, 0, len(shape)) == len(shape) - end:
-        return bench.parts_of(maker)
-    source = bench.shape(maker.inputs[0]) if maker.inputs else None
+        return builder.parts_of(maker)
+    source = builder.shape(maker.inputs[0]) if maker.inputs else None
     if maker.op_type == "Expand" and broadcast and full and source is not None:
         # Broadcasting does what the Expand did, since another operand has the full shape.
         return maker.inputs[0] if len(source) < end or source[-end] == ONE else None
@@ -305,12 +305,12 @@ def _align(
     inputs: Sequence[ir.Value | None],
     axis: int,
     end: int,
-    bench: Workbench,
+    builder: GraphBuilder,
 ) -> Plan | None:
     """The operands cut where all of them can be."""
     part_operands = [operand for operand in operands if isinstance(operand, ConcatParts)]
     input_parts = [operand for value, operand in zip(inputs, operands, strict=True)
-             if isinstance(operand, ConcatParts) and value in bench.parts]  # fmt: skip
+             if isinstance(operand, ConcatParts) and value in builder.parts]  # fmt: skip
     ends = [e for e in input_parts[0].ends if all(e in parts.ends for parts in part_operands)]
     if len(ends) < 2 or any(parts.ends[-1] != ends[-1] for parts in part_operands):
         return None
@@ -318,7 +318,7 @@ def _align(
     sizes = input_parts[0].merge(ends).sizes
     results: list[ir.Value | ConcatParts | None] = []
     for operand in merged_operands:
-        shape = None if isinstance(operand, ConcatParts) else bench.shape(operand)
+        shape = None if isinstance(operand, ConcatParts) else builder.shape(operand)
         if (
             isinstance(operand, ConcatParts)
             or shape is None
@@ -327,7 +327,7 @@ def _align(
         ):
             results.append(operand)
             continue
-        pieces = bench.split_constant(operand, len(shape) - end, sizes)
+        pieces = builder.split_constant(operand, len(shape) - end, sizes)
         if pieces is None:
             return None
         no_owners = tuple(frozenset[str]() for _ in pieces)
@@ -344,4 +344,4 @@ def _align(
     owners = tuple(frozenset[str]().union(*part) for part in zip(*behind, strict=True))
     whole_values = [o for o in results if not isinstance(o, ConcatParts)]
     parts = replace(input_parts[0].merge(ends), owners=owners)
-    return Plan(_with_owners(parts, whole_values, bench), axis, tuple(results))
+    return Plan(_with_owners(parts, whole_values, builder), axis, tuple(results))

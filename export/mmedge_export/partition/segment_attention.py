@@ -37,7 +37,7 @@ from mmedge_export.onnx_graph.infer_sizes import infer_sizes
 from mmedge_export.onnx_graph.read_node import axis_of, standard
 from mmedge_export.onnx_graph.size import ONE, Size
 from mmedge_export.partition.attention_function import DOMAIN, MOST, OLDEST, attention_function
-from mmedge_export.partition.graph_builder import Workbench
+from mmedge_export.partition.graph_builder import GraphBuilder
 from mmedge_export.partition.owners import find_owners
 from mmedge_export.partition.view import View, scalar, scaling, swap_last
 
@@ -90,26 +90,23 @@ def segment_attention(model: ir.Model) -> int:
     opset = graph.opset_imports.get("", 0)
     if not len(graph) or opset < OLDEST:
         return 0
-    bench = Workbench(graph, infer_sizes(graph), find_owners(graph, {}))
+    builder = GraphBuilder(graph, infer_sizes(graph), find_owners(graph, {}))
     count = 0
     for node in list(graph):
         if node.graph is not graph or not standard(node):
             continue
-        pattern = (
-            _match_attention(node, bench)
-            if node.op_type == "Attention"
-            else _match_decomposed(node, bench)
-        )
+        match = _match_attention if node.op_type == "Attention" else _match_decomposed
+        pattern = match(node, builder)
         if pattern is None:
             continue
-        bench.point = node
-        segments = _bias(pattern, bench)
+        builder.point = node
+        segments = _bias(pattern, builder)
         if segments is None:
             continue
         kind = "" if not segments else "Guarded" if pattern.guarded else "Biased"
         function = attention_function(len(pattern.k), kind, opset)
         model.functions.setdefault(function.identifier(), function)
-        _replace(node, pattern, segments, function.name, bench)
+        _replace(node, pattern, segments, function.name, builder)
         count += 1
     if count:
         graph.opset_imports[DOMAIN] = 1
@@ -117,39 +114,39 @@ def segment_attention(model: ir.Model) -> int:
     return count
 
 
-def _match_decomposed(node: ir.Node, bench: Workbench) -> AttentionPattern | None:
+def _match_decomposed(node: ir.Node, builder: GraphBuilder) -> AttentionPattern | None:
     """The attention whose last MatMul is ``node``."""
     if node.op_type != "MatMul":
         return None
     weights, v = node.inputs
-    softmax, is_guarded = _softmax(weights, bench)
-    shape = None if softmax is None else bench.shape(softmax.outputs[0])
+    softmax, is_guarded = _softmax(weights, builder)
+    shape = None if softmax is None else builder.shape(softmax.outputs[0])
     if softmax is None or shape is None or v is None or len(shape) not in (3, 4):
         return None
     rank = len(shape)
-    if axis_of(softmax, -1, rank) != rank - 1 or len(bench.shape(v) or ()) != rank:
+    if axis_of(softmax, -1, rank) != rank - 1 or len(builder.shape(v) or ()) != rank:
         return None
-    for scores, mask, true_hides, fill in _masks(softmax.inputs[0], bench):
-        product, scale = _product(scores, bench)
+    for scores, mask, true_hides, fill in _masks(softmax.inputs[0], builder):
+        product, scale = _product(scores, builder)
         if product is None:
             continue
         q, columns = product.inputs
         if q is None or columns is None:
             continue
-        if any(len(bench.shape(value) or ()) != rank for value in (q, columns)):
+        if any(len(builder.shape(value) or ()) != rank for value in (q, columns)):
             continue
-        k = View(columns, swap_last(rank)).parts(rank - 2, bench, factors=True)
-        views = _split_keys(q, k, View(v, tuple(range(rank))), bench)
+        k = View(columns, swap_last(rank)).parts(rank - 2, builder, factors=True)
+        views = _split_keys(q, k, View(v, tuple(range(rank))), builder)
         if views is not None:
             return AttentionPattern(*views, scale, mask, true_hides, fill, is_guarded)
     return None
 
 
-def _match_attention(node: ir.Node, bench: Workbench) -> AttentionPattern | None:
+def _match_attention(node: ir.Node, builder: GraphBuilder) -> AttentionPattern | None:
     """An ``Attention`` of ONNX itself."""
     q, k, v, mask, *others = (*node.inputs, None)[: max(4, len(node.inputs))]
     attributes = node.attributes
-    shapes = [bench.shape(value) for value in (q, k, v)]
+    shapes = [builder.shape(value) for value in (q, k, v)]
     if q is None or k is None or v is None or any(other is not None for other in others):
         return None
     if any(shape is None or len(shape) != 4 for shape in shapes):
@@ -166,9 +163,8 @@ def _match_attention(node: ir.Node, bench: Workbench) -> AttentionPattern | None
     if not plain or len(heads) > 1 or math.isnan(scale):
         return None
     identity = tuple(range(4))
-    views = _split_keys(
-        q, View(k, identity).parts(2, bench, factors=True), View(v, identity), bench
-    )
+    keys = View(k, identity).parts(2, builder, factors=True)
+    views = _split_keys(q, keys, View(v, identity), builder)
     if views is None:
         return None
     boolean = mask is not None and mask.dtype == ir.DataType.BOOL
@@ -177,7 +173,7 @@ def _match_attention(node: ir.Node, bench: Workbench) -> AttentionPattern | None
     )
 
 
-def _softmax(weights: ir.Value | None, bench: Workbench) -> tuple[ir.Node | None, bool]:
+def _softmax(weights: ir.Value | None, builder: GraphBuilder) -> tuple[ir.Node | None, bool]:
     """The Softmax that makes ``weights`` for one use alone, and whether NaN are set to 0."""
     node = _only(weights)
     if node is None or node.op_type != "Where":
@@ -188,7 +184,7 @@ def _softmax(weights: ir.Value | None, bench: Workbench) -> tuple[ir.Node | None
         return None, False
     guard = test.op_type == "IsNaN" and test.inputs[0] is probabilities
     used_here_only = len(probabilities.uses()) == 2 and not probabilities.is_graph_output()
-    zero = scalar(node.inputs[1], bench) == 0
+    zero = scalar(node.inputs[1], builder) == 0
     return (softmax, True) if guard and used_here_only and zero else (None, False)
 
 
@@ -201,7 +197,7 @@ def _only(value: ir.Value | None) -> ir.Node | None:
 
 
 def _masks(
-    scores: ir.Value | None, bench: Workbench
+    scores: ir.Value | None, builder: GraphBuilder
 ) -> Iterator[tuple[ir.Value | None, ir.Value | None, bool | None, float]]:
     """Ways to read masked scores: scores, mask, what its true elements mask, and with what."""
     node = _only(scores)
@@ -211,114 +207,118 @@ def _masks(
         yield right, left, None, -math.inf
     elif node is not None and node.op_type == "Where":
         for at, other, true_hides in ((1, 2, False), (2, 1, True)):
-            fill = scalar(node.inputs[other], bench)
+            fill = scalar(node.inputs[other], builder)
             if fill is not None and fill <= LOST:
                 yield node.inputs[at], node.inputs[0], true_hides, fill
     else:
         yield scores, None, None, -math.inf
 
 
-def _product(scores: ir.Value | None, bench: Workbench) -> tuple[ir.Node | None, float]:
+def _product(scores: ir.Value | None, builder: GraphBuilder) -> tuple[ir.Node | None, float]:
     """The MatMul behind scalar factors, and these."""
     node, scale = _only(scores), 1.0
-    while node is not None and (factor := scaling(node, bench)) is not None:
+    while node is not None and (factor := scaling(node, builder)) is not None:
         node, scale = _only(factor[0]), scale * factor[1]
     return (node, scale) if node is not None and node.op_type == "MatMul" else (None, scale)
 
 
 def _split_keys(
-    q: ir.Value, k: tuple[View, ...] | None, v: View, bench: Workbench
+    q: ir.Value, k: tuple[View, ...] | None, v: View, builder: GraphBuilder
 ) -> tuple[View, tuple[View, ...], tuple[View, ...], tuple[Size, ...]] | None:
     """Query, keys and values in segments that match, and their lengths."""
-    values = v.parts(len(v.perm) - 2, bench, factors=False)
+    values = v.parts(len(v.perm) - 2, builder, factors=False)
     if k is None or values is None or len(k) != len(values) or not 2 <= len(k) <= MOST:
         return None
     lengths = []
     for key, value in zip(k, values, strict=True):
-        length = _length(key, bench)
-        if length is None or length != _length(value, bench):
+        length = _length(key, builder)
+        if length is None or length != _length(value, builder):
             return None
         lengths.append(length)
     if len({view.scale for view in k}) > 1:
         return None
-    *_, query = takewhile(lambda view: view.plain, View(q, v.perm).inward(bench, factors=True))
+    *_, query = takewhile(lambda view: view.plain, View(q, v.perm).inward(builder, factors=True))
     return query, k, values, tuple(lengths)
 
 
-def _length(view: View, bench: Workbench) -> Size | None:
-    shape = bench.shape(view.value)
+def _length(view: View, builder: GraphBuilder) -> Size | None:
+    shape = builder.shape(view.value)
     return None if shape is None else shape[view.perm[-2]]
 
 
-def _bias(pattern: AttentionPattern, bench: Workbench) -> tuple[ir.Value, ...] | None:
+def _bias(pattern: AttentionPattern, builder: GraphBuilder) -> tuple[ir.Value, ...] | None:
     """The mask of each segment, additive and with four axes; None where it cannot be cut."""
     mask, rank = pattern.mask, len(pattern.q.perm)
     if mask is None:
         return ()
-    shape = bench.shape(mask)
+    shape = builder.shape(mask)
     ends = tuple(accumulate(pattern.lengths))
     if shape is None or not 1 <= len(shape) <= rank or shape[-1] != ends[-1]:
         return None
-    pieces = _pieces(pattern, mask, len(shape) - 1, ends, bench)
+    pieces = _pieces(pattern, mask, len(shape) - 1, ends, builder)
     like = pattern.q.value.dtype
     if pattern.true_hides is not None:
         if like is None:
             return None
-        zero, fill = bench.scalar(0.0, like), bench.scalar(pattern.fill, like)
+        zero, fill = builder.scalar(0.0, like), builder.scalar(pattern.fill, like)
         branches = (fill, zero) if pattern.true_hides else (zero, fill)
         biases = []
         for piece in pieces:
-            output = (f"{piece.name}_bias", like, bench.shape(piece))
-            biases.append(bench.add("Where", [piece, *branches], [output]).outputs[0])
+            output = (f"{piece.name}_bias", like, builder.shape(piece))
+            biases.append(builder.add("Where", [piece, *branches], [output]).outputs[0])
         pieces = tuple(biases)
     missing = [1] if (rank, len(shape)) == (3, 3) else list(range(4 - len(shape)))
-    return tuple(_unsqueeze(piece, missing, bench) for piece in pieces)
+    return tuple(_unsqueeze(piece, missing, builder) for piece in pieces)
 
 
 def _pieces(
-    pattern: AttentionPattern, mask: ir.Value, axis: int, ends: tuple[Size, ...], bench: Workbench
+    pattern: AttentionPattern,
+    mask: ir.Value,
+    axis: int,
+    ends: tuple[Size, ...],
+    builder: GraphBuilder,
 ) -> tuple[ir.Value, ...]:
     """The mask cut where the keys are."""
     node = mask.producer()
     if node is not None and node.op_type == "Concat" and standard(node):
-        parts = bench.parts_of(node)
+        parts = builder.parts_of(node)
         if parts is not None and parts.axis == axis and set(ends) <= set(parts.ends):
-            return tuple(bench.join(values, axis) for values in parts.merge(ends).values)
-    lengths = [bench.axis_length(view.value, view.perm[-2]) for view in pattern.k]
+            return tuple(builder.join(values, axis) for values in parts.merge(ends).values)
+    lengths = [builder.axis_length(view.value, view.perm[-2]) for view in pattern.k]
     numbers = [size.number for size in pattern.lengths if size.number is not None]
     if len(numbers) == len(lengths):
-        split_sizes = bench.integers(numbers)
+        split_sizes = builder.integers(numbers)
     else:
         count = [(f"{mask.name}_lengths", ir.DataType.INT64, (Size.of(len(lengths)),))]
-        split_sizes = bench.add("Concat", lengths, count, [ir.AttrInt64("axis", 0)]).outputs[0]
-    shape = bench.sizes.shapes[mask]
+        split_sizes = builder.add("Concat", lengths, count, [ir.AttrInt64("axis", 0)]).outputs[0]
+    shape = builder.sizes.shapes[mask]
     output_specs = [
         (f"{mask.name}_segment{at}", mask.dtype, (*shape[:-1], size))
         for at, size in enumerate(pattern.lengths)
     ]
-    return tuple(
-        bench.add("Split", [mask, split_sizes], output_specs, [ir.AttrInt64("axis", axis)]).outputs
-    )
+    axis_attribute = ir.AttrInt64("axis", axis)
+    split = builder.add("Split", [mask, split_sizes], output_specs, [axis_attribute])
+    return tuple(split.outputs)
 
 
-def _unsqueeze(value: ir.Value, axes: list[int], bench: Workbench) -> ir.Value:
-    shape = bench.shape(value)
+def _unsqueeze(value: ir.Value, axes: list[int], builder: GraphBuilder) -> ir.Value:
+    shape = builder.shape(value)
     if not axes or shape is None:
         return value
     rest = iter(shape)
     wider = tuple(ONE if at in axes else next(rest) for at in range(len(shape) + len(axes)))
     output = (f"{value.name}_{len(wider)}d", value.dtype, wider)
-    return bench.add("Unsqueeze", [value, bench.integers(axes)], [output]).outputs[0]
+    return builder.add("Unsqueeze", [value, builder.integers(axes)], [output]).outputs[0]
 
 
-def _heads_first(view: View, bench: Workbench) -> ir.Value:
+def _heads_first(view: View, builder: GraphBuilder) -> ir.Value:
     """The value of a view with four axes: a view of three has one head."""
-    value, shape = view.value, bench.shape(view.value)
+    value, shape = view.value, builder.shape(view.value)
     if not view.plain and shape is not None:
         output = (f"{value.name}_rows", value.dtype, tuple(shape[at] for at in view.perm))
         perm = ir.AttrInt64s("perm", view.perm)
-        value = bench.add("Transpose", [value], [output], [perm]).outputs[0]
-    return _unsqueeze(value, [1] if len(view.perm) == 3 else [], bench)
+        value = builder.add("Transpose", [value], [output], [perm]).outputs[0]
+    return _unsqueeze(value, [1] if len(view.perm) == 3 else [], builder)
 
 
 def _replace(
@@ -326,16 +326,16 @@ def _replace(
     pattern: AttentionPattern,
     bias: tuple[ir.Value, ...],
     name: str,
-    bench: Workbench,
+    builder: GraphBuilder,
 ) -> None:
     """Put the function's node where ``node`` is, and take away what only that one needed."""
     old = node.outputs[0]
-    shape = bench.shape(old)
+    shape = builder.shape(old)
     flat = len(pattern.q.perm) == 3
-    inputs = [_heads_first(view, bench) for view in (pattern.q, *pattern.k, *pattern.v)]
+    inputs = [_heads_first(view, builder) for view in (pattern.q, *pattern.k, *pattern.v)]
     scale = pattern.scale * pattern.q.scale * pattern.k[0].scale
     wide_shape = (shape[0], ONE, *shape[1:]) if flat and shape is not None else shape
-    new = bench.add(
+    new = builder.add(
         name,
         [*inputs, *bias],
         [(f"{old.name}_segmented", old.dtype, wide_shape)],
@@ -345,6 +345,6 @@ def _replace(
     ).outputs[0]
     if flat:
         output = (f"{old.name}_flat", old.dtype, shape)
-        new = bench.add("Squeeze", [new, bench.integers([1])], [output]).outputs[0]
-    bench.stand_in(old, new)
-    bench.remove_unused([node])
+        new = builder.add("Squeeze", [new, builder.integers([1])], [output]).outputs[0]
+    builder.stand_in(old, new)
+    builder.remove_unused([node])

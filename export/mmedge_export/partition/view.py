@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     import onnx_ir as ir
 
-    from mmedge_export.partition.graph_builder import Workbench
+    from mmedge_export.partition.graph_builder import GraphBuilder
 
 __all__ = ["View", "scalar", "scaling", "swap_last"]
 
@@ -33,41 +33,41 @@ class View:
         """Whether no axis is moved."""
         return self.perm == tuple(range(len(self.perm)))
 
-    def inward(self, bench: Workbench, *, factors: bool) -> Iterator[View]:
+    def inward(self, builder: GraphBuilder, *, factors: bool) -> Iterator[View]:
         """This view and the same through ever less of what made it.
 
         Args:
-            bench: knows shapes and constants.
+            builder: knows shapes and constants.
             factors: look through scalar factors too.
         """
         view: View | None = self
         while view is not None and (factors or view.scale == self.scale):
             yield view
-            view = _behind(view, bench)
+            view = _behind(view, builder)
 
-    def parts(self, axis: int, bench: Workbench, *, factors: bool) -> tuple[View, ...] | None:
+    def parts(self, axis: int, builder: GraphBuilder, *, factors: bool) -> tuple[View, ...] | None:
         """Of each part of a Concat along ``axis`` the view; None where there is no such Concat.
 
         The view of a part is the outermost that moves no axis, without its factors, or the
         innermost where all views move one.
         """
-        for view in self.inward(bench, factors=factors):
+        for view in self.inward(builder, factors=factors):
             node = view.value.producer()
             if node is None or not standard(node) or node.op_type != "Concat":
                 continue
             if view.perm[axis] == axis_of(node, 0, len(view.perm)):
                 parts = [replace(view, value=value) for value in node.inputs if value is not None]
-                return tuple(_simplest(part, bench, factors=factors) for part in parts)
+                return tuple(_simplest(part, builder, factors=factors) for part in parts)
         return None
 
 
-def _simplest(view: View, bench: Workbench, *, factors: bool) -> View:
-    views = list(view.inward(bench, factors=factors))
+def _simplest(view: View, builder: GraphBuilder, *, factors: bool) -> View:
+    views = list(view.inward(builder, factors=factors))
     plain = list(takewhile(lambda v: v.plain, dropwhile(lambda v: not v.plain, views)))
     return plain[-1] if plain else views[-1]
 
 
-def _behind(view: View, bench: Workbench) -> View | None:
+def _behind(view: View, builder: GraphBuilder) -> View | None:
     """The same through the node that makes its value; None where that does more."""
     node = view.value.producer()
     if node is None or not standard(node) or not node.inputs or node.inputs[0] is None:
@@ -78,11 +78,11 @@ def _behind(view: View, bench: Workbench) -> View | None:
         perm = permutation(node, len(view.perm))
         return replace(view, value=node.inputs[0], perm=tuple(perm[at] for at in view.perm))
     if node.op_type == "Reshape":
-        value = _folded_transpose(node, bench)
+        value = _folded_transpose(node, builder)
         swap = swap_last(len(view.perm))
         perm = tuple(swap[at] for at in view.perm)
         return None if value is None else replace(view, value=value, perm=perm)
-    factor = scaling(node, bench)
+    factor = scaling(node, builder)
     return None if factor is None else View(factor[0], view.perm, view.scale * factor[1])
 
 
@@ -91,21 +91,21 @@ def swap_last(rank: int) -> tuple[int, ...]:
     return (*range(rank - 2), rank - 1, rank - 2)
 
 
-def scalar(value: ir.Value | None, bench: Workbench) -> float | None:
+def scalar(value: ir.Value | None, builder: GraphBuilder) -> float | None:
     """The one number of a constant float tensor; None for anything else."""
-    tensor = None if value is None else bench.constant(value)
+    tensor = None if value is None else builder.constant(value)
     if tensor is None or tensor.size != 1 or not tensor.dtype.is_floating_point():
         return None
     return float(np.ravel(tensor.numpy())[0])
 
 
-def scaling(node: ir.Node, bench: Workbench) -> tuple[ir.Value, float] | None:
+def scaling(node: ir.Node, builder: GraphBuilder) -> tuple[ir.Value, float] | None:
     """What a Mul or Div by a scalar scales, and the factor."""
     if node.op_type not in ("Mul", "Div") or not standard(node):
         return None
-    shapes = [bench.shape(value) for value in node.inputs]
+    shapes = [builder.shape(value) for value in node.inputs]
     for at in (1, 0) if node.op_type == "Mul" else (1,):
-        factor, value = scalar(node.inputs[at], bench), node.inputs[1 - at]
+        factor, value = scalar(node.inputs[at], builder), node.inputs[1 - at]
         here, other = shapes[at], shapes[1 - at]
         # A factor with more axes than what it scales adds axes.
         if factor is None or value is None or here is None or other is None:
@@ -115,7 +115,7 @@ def scaling(node: ir.Node, bench: Workbench) -> tuple[ir.Value, float] | None:
     return None
 
 
-def _folded_transpose(node: ir.Node, bench: Workbench) -> ir.Value | None:
+def _folded_transpose(node: ir.Node, builder: GraphBuilder) -> ir.Value | None:
     """``x`` where the node is the last of Reshape, Transpose, Reshape that swap its last two axes.
 
     Exporters swap the last two axes of keys like this: to three axes, swap, and back.
@@ -126,8 +126,8 @@ def _folded_transpose(node: ir.Node, bench: Workbench) -> ir.Value | None:
     first = middle.inputs[0].producer() if middle.inputs[0] is not None else None
     if first is None or first.op_type != "Reshape" or not standard(first):
         return None
-    before, after = bench.shape(first.inputs[0]), bench.shape(node.outputs[0])
-    flat = bench.shape(first.outputs[0])
+    before, after = builder.shape(first.inputs[0]), builder.shape(node.outputs[0])
+    flat = builder.shape(first.outputs[0])
     if before is None or after is None or flat is None or len(before) < 3 or len(flat) != 3:
         return None
     swaps = permutation(middle, 3) == (0, 2, 1) and flat[1:] == before[-2:]
