@@ -119,8 +119,8 @@ def _spread(
     query, key, *_ = node.args
     target_shape: list[Any] = [-1] * (len(shape) - 2)
     for size, other in zip(shape[-2:], (query, key), strict=True):
-        has_one = _is_one(size) and not _is_one(_value(other).shape[-2])
-        target_shape.append(add(torch.ops.aten.sym_size.int, other, -2) if has_one else -1)
+        is_broadcast = _is_one(size) and not _is_one(_value(other).shape[-2])
+        target_shape.append(add(torch.ops.aten.sym_size.int, other, -2) if is_broadcast else -1)
     return (
         bias
         if set(target_shape) == {-1}
