@@ -42,14 +42,15 @@ def test_inner_tensors_are_read_beside_weights_in_another_file(model, tmp_path, 
     path = save({"net": model}, tmp_path)["onnx/net.onnx"]
     assert path.with_name("net.onnx.data").exists()
     before = path.read_bytes()
-    runner = Runner(path, ["y", "product"], optimise=optimise)
+    runner = Runner(path, ["y", "product", "x"], optimise=optimise)
     results = runner({"x": X})
-    assert list(results) == ["y", "product"]
+    assert list(results) == ["y", "product", "x"]
+    np.testing.assert_array_equal(results["x"], X)
     np.testing.assert_allclose(results["product"], X @ WEIGHTS, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(results["y"], np.maximum(X @ WEIGHTS + X, 0), rtol=1e-5, atol=1e-5)
     assert list(runner({"x": X}, ["product"])) == ["product"]
-    assert runner.shapes == {"y": ["rows", SIZE], "product": ["rows", SIZE]}
-    assert runner.dtypes == dict.fromkeys(("y", "product"), ir.DataType.FLOAT)
+    assert runner.shapes == {name: ["rows", SIZE] for name in ("y", "product", "x")}
+    assert runner.dtypes == dict.fromkeys(("y", "product", "x"), ir.DataType.FLOAT)
     assert path.read_bytes() == before
     assert Runner(path)({"x": X, "more": X}).keys() == {"y"}
 

@@ -11,7 +11,6 @@ from mmedge.execution.inputs import Feeds
 from mmedge.execution.plan import StagePlan
 from mmedge.spec import Tolerance
 from mmedge.tolerance import OutputComparison, SampleErrors
-from mmedge_export.onnx_graph.graph import Runner
 from mmedge_export.targets.registry import quantizer
 
 if TYPE_CHECKING:
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from mmedge.execution.plan import Run
     from mmedge.spec import Array
 
-__all__ = ["BundleNetwork", "changed_choices", "error", "inner_tensors"]
+__all__ = ["BundleNetwork", "changed_choices", "error"]
 
 _EXACT = Tolerance(rtol=0.0, atol=0.0)
 
@@ -86,31 +85,6 @@ class BundleNetwork:
 
 def _with(run: Run, more: Mapping[str, Array], feeds: Mapping[str, Array]) -> dict[str, Array]:
     return run({**feeds, **more})
-
-
-def inner_tensors(
-    path: Path, names: Sequence[str], values: Mapping[str, Array]
-) -> dict[str, Array]:
-    """What tensors inside a graph hold.
-
-    Args:
-        path: of the graph; another one is written beside it.
-        names: of its inputs, or of what its nodes yield.
-        values: the graph's inputs.
-    """
-    import onnx
-
-    model = onnx.load(path, load_external_data=False)
-    given = {value.name for value in model.graph.input}
-    known = {value.name for value in model.graph.output}
-    wanted = [name for name in names if name not in given]
-    model.graph.output.extend(
-        onnx.ValueInfoProto(name=name) for name in wanted if name not in known
-    )
-    beside = path.with_name(f"{path.stem}.inner.onnx")
-    onnx.save(model, beside)
-    found = Runner(beside, wanted)(values) if wanted else {}
-    return found | {name: values[name] for name in names if name in given}
 
 
 def error(got: Sequence[Mapping[str, Array]], wanted: Sequence[Mapping[str, Array]]) -> list[float]:

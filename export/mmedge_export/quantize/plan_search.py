@@ -16,6 +16,7 @@ from mmedge.bench.machine.neighbours import busy_words
 from mmedge.bench.stats.block_timer import Disturbance, interleave, note_disturbance
 from mmedge.errors import AccuracyError
 from mmedge_export.calibration.checkpoint import digest
+from mmedge_export.onnx_graph.graph import Runner
 from mmedge_export.quantize.back_off import BudgetError, back_off, offenders
 from mmedge_export.quantize.choose_schemes import (
     NO_FASTER,
@@ -24,7 +25,7 @@ from mmedge_export.quantize.choose_schemes import (
     graph_bytes,
     time_sites,
 )
-from mmedge_export.quantize.evaluate import BundleNetwork, error, inner_tensors
+from mmedge_export.quantize.evaluate import BundleNetwork, error
 from mmedge_export.quantize.report import StageReport
 from mmedge_export.quantize.saturate import narrow_nodes
 from mmedge_export.quantize.stage_work import quantised, quantised_forms
@@ -159,7 +160,8 @@ class PlanSearch:
         samples: Sequence[Mapping[str, Array]],
         names: Sequence[str],
     ) -> dict[str, Any]:
-        inner = [inner_tensors(work.prepared, names, values) for values in samples]
+        activations = Runner(work.prepared, names)
+        inner = [activations(values) for values in samples]
         work.narrow = narrow_nodes(work.prepared, work.sites, inner, work.ranges)
         work.speed = time_sites(work, inner[0], forms, threads=self._threads)
         plan, words = self._fastest(work, candidates(work, forms), samples[0])

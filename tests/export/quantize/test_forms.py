@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mmedge_export.onnx_graph.graph import Runner
 from mmedge_export.quantize.choose_schemes import graph_bytes
-from mmedge_export.quantize.evaluate import error, inner_tensors
+from mmedge_export.quantize.evaluate import error
 from mmedge_export.targets.onnxruntime.schemes import find_sites, prepare, write_form
 from mmedge_export.targets.onnxruntime.sensitivity import rounded_weights, write_switched
 from mmedge_export.targets.quantizable import switches
@@ -29,7 +29,7 @@ def net(tmp_path_factory):
     prepared = folder / "net.onnx"
     sites = find_sites(prepare(source, prepared))
     names = sorted({name for site in sites for name in (site.activation, site.output)})
-    inner = inner_tensors(prepared, names, {"x": X}) | Runner(prepared)({"x": X})
+    inner = Runner(prepared, names)({"x": X})
     ranges = {name: (float(inner[name].min()), float(inner[name].max())) for name in names}
     return source, prepared, sites, ranges
 

@@ -16,7 +16,7 @@ from mmedge.spec import Stage
 from mmedge_export import Input, Model, export
 from mmedge_export.onnx_graph.graph import Runner
 from mmedge_export.quantize import Task, quantize
-from mmedge_export.quantize.evaluate import error, inner_tensors
+from mmedge_export.quantize.evaluate import error
 from mmedge_export.quantize.options import QuantizeOptions
 from mmedge_export.targets.onnxruntime.schemes import find_sites, prepare, write_form
 from mmedge_export.targets.openvino.variant import OpenVinoRunner
@@ -31,7 +31,7 @@ def ready(model, folder, x):
     prepared = folder / "net.onnx"
     sites = find_sites(prepare(saved(model, folder / "source.onnx"), prepared))
     names = sorted({name for site in sites for name in (site.activation, site.output)})
-    inner = inner_tensors(prepared, names, {"x": x}) | Runner(prepared)({"x": x})
+    inner = Runner(prepared, names)({"x": x})
     return prepared, sites, {n: (float(inner[n].min()), float(inner[n].max())) for n in names}
 
 

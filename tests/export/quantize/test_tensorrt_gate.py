@@ -239,7 +239,7 @@ def net(tmp_path_factory):
     prepared = folder / "net.onnx"
     model = prepare(folder / "source.onnx", prepared)
     names = ("x", "q", "kt", "p", "v")
-    inner = plan_search.inner_tensors(prepared, names, {"x": X})
+    inner = Runner(prepared, names)({"x": X})
     ranges = {name: (float(inner[name].min()), float(inner[name].max())) for name in names}
     return prepared, {p: find_nodes(model, p, ranges)[0] for p in ("int8", "fp8")}, ranges
 

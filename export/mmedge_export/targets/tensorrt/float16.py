@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from mmedge.errors import AccuracyError, BackendError, BundleError
+from mmedge.errors import AccuracyError, BackendError, BundleError, ExportError
 from mmedge.execution.plan import StagePlan
 from mmedge.spec import Array, Tolerance
 from mmedge.tolerance import difference
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     import onnx_ir as ir
@@ -119,7 +118,7 @@ def _convert(
     rounded = folder / f"{stage.name}.rounded.onnx"
     # Loaded again: the pass rewrites in place.
     ir.save(RoundFloat16Pass()(ir.load(file)).model, rounded, external_data=f"{rounded.name}.data")
-    run = partial(_run, _session(rounded, stage), [spec.name for spec in stage.outputs])
+    run = _runner(rounded, stage)
     worst = 0.0
     for feed, golden in zip(feeds, tensors, strict=True):
         for name, value in run(feed).items():
@@ -145,28 +144,17 @@ def _check_types(file: Path, stage: Stage) -> None:
         ) from error
 
 
-def _session(file: Path, stage: Stage) -> Any:  # noqa: ANN401
+def _runner(file: Path, stage: Stage) -> Run:
+    from mmedge_export.onnx_graph.graph import Runner
+
     try:
-        import onnxruntime as ort
-    except ImportError as error:
-        raise BackendError(
-            "float16 is checked in ONNX Runtime, which is not installed: pip install 'mmedge[cpu]'"
-        ) from error
-    options = ort.SessionOptions()
-    options.log_severity_level = 4  # fatal: errors are raised, and one voice is enough
-    # The higher levels fuse across the roundings that are to be seen.
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    try:
-        return ort.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # the binding raises several unrelated types
+        # The higher levels fuse across the roundings that are to be seen.
+        return Runner(file, [spec.name for spec in stage.outputs], optimise="basic")
+    except ExportError as error:
         raise BackendError(
             f"stage {stage.name!r}: ONNX Runtime refuses its float16 graph: {error}. "
             "Build it with precision fp32"
         ) from error
-
-
-def _run(session: Any, names: Sequence[str], feeds: Mapping[str, Array]) -> dict[str, Array]:  # noqa: ANN401
-    return dict(zip(names, session.run(names, feeds), strict=True))
 
 
 def _check(where: str, output: str, got: Array, golden: Array, kept: int) -> float:

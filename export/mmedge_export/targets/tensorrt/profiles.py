@@ -1,4 +1,4 @@
-"""ProfileSizes that an engine is built for: each dynamic dimension's smallest, best and largest."""
+"""Sizes that an engine is built for: each dynamic dimension's smallest, best and largest."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mmedge.constraints import Relations
-from mmedge.errors import BackendError, InputError
+from mmedge.errors import BackendError, ExportError, InputError
 from mmedge.execution.plan import StagePlan
 from mmedge.spec import DTYPES, Array, TensorSpec
 from mmedge_export.domain import SizeDomain
@@ -29,7 +29,7 @@ NO_LIMIT_FACTOR = 8
 
 @dataclass(frozen=True, slots=True)
 class ProfileSizes:
-    """ProfileSizes of one dimension: ``min <= opt <= max``."""
+    """Sizes of one dimension: ``min <= opt <= max``."""
 
     min: int
     opt: int
@@ -63,7 +63,7 @@ def parse_profiles(texts: Iterable[str]) -> dict[str, tuple[int, int, int]]:
 def resolve_profiles(
     bundle: Bundle, overrides: Mapping[str, tuple[int, int, int]] | None = None
 ) -> dict[str, ProfileSizes]:
-    """ProfileSizes of every dynamic dimension that some stage's inputs have.
+    """Sizes of every dynamic dimension that some stage's inputs have.
 
     A dimension of the network's inputs has the limits of the manifest (see :data:`NO_LIMIT_FACTOR`)
     as far as constraints of it alone allow them, or those of ``overrides``. A dimension that only
@@ -140,7 +140,7 @@ def resolve_profiles(
 
 
 def _golden_sizes(bundle: Bundle) -> dict[str, set[int]]:
-    """ProfileSizes that the golden samples give to each dimension of the network's inputs."""
+    """Sizes that the golden samples give to each dimension of the network's inputs."""
     found: dict[str, set[int]] = {}
     specs = bundle.manifest.inputs()
     for sample in bundle.samples():
@@ -152,7 +152,7 @@ def _golden_sizes(bundle: Bundle) -> dict[str, set[int]]:
 
 
 def _measure(bundle: Bundle, inputs: Mapping[str, ProfileSizes]) -> dict[str, ProfileSizes]:
-    """ProfileSizes of the dimensions between stages, from runs on zeros."""
+    """Sizes of the dimensions between stages, from runs on zeros."""
     manifest = bundle.manifest
     stages = manifest.in_order()
     last = max((i for i, s in enumerate(stages) if _new_dimensions(s, inputs)), default=-1)
@@ -174,13 +174,9 @@ def _run(
     bundle: Bundle, manifest: Manifest, stages: tuple[Stage, ...], sizes: Mapping[str, int]
 ) -> dict[str, int]:
     """Run ``stages`` on zeros; return the size of every dimension of their outputs."""
-    try:
-        import onnxruntime as ort
-    except ImportError as error:
-        raise BackendError(
-            "the sizes of tensors between stages are measured in ONNX Runtime, which is not "
-            "installed: pip install 'mmedge[cpu]'"
-        ) from error
+    # Imports onnx, which the command line does without until it builds.
+    from mmedge_export.onnx_graph.graph import Runner
+
     tensors: dict[str, Array] = {
         name: np.zeros(_shape(spec, sizes), DTYPES[spec.dtype])
         for name, spec in manifest.inputs().items()
@@ -190,20 +186,17 @@ def _run(
     def run(stage: Stage, feeds: Mapping[str, Array]) -> dict[str, Array]:
         names = [spec.name for spec in stage.outputs]
         try:
-            session = ort.InferenceSession(
-                bundle.file(stage.graph), providers=["CPUExecutionProvider"]
-            )
-            values = session.run(names, feeds)
-        except Exception as error:  # the binding raises several unrelated types
+            values = Runner(bundle.file(stage.graph), names)(feeds)
+        except ExportError as error:
             shapes = ", ".join(f"{name}={size}" for name, size in sizes.items())
             raise BackendError(
                 f"stage {stage.name!r} does not run at {shapes}: {error}. "
                 "Narrow the profile to sizes that the network takes"
             ) from error
-        for spec, value in zip(stage.outputs, values, strict=True):
-            named = zip(spec.shape, value.shape, strict=True)
-            found.update((name, size) for name, size in named if isinstance(name, str))
-        return dict(zip(names, values, strict=True))
+        for spec in stage.outputs:
+            pairs = zip(spec.shape, values[spec.name].shape, strict=True)
+            found.update((name, size) for name, size in pairs if isinstance(name, str))
+        return values
 
     StagePlan(stages, {stage.name: partial(run, stage) for stage in stages}).advance(tensors)
     return found

@@ -122,8 +122,7 @@ def open_graph(path: Path, stage: Stage, *, alone: bool, threads: int | None = N
     options.intra_op_num_threads = threads or 0
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.disable_quant_qdq", "1")
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    return Runner(path, options=options)
+    return Runner(path, options=options, optimise="basic")
 
 
 def least_tolerance(base: Variant) -> Tolerance:
