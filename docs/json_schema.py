@@ -48,7 +48,7 @@ def report_schema() -> str:
         "$id": f"urn:mmedge:report:{REPORT_VERSION}",
         "title": f"Report of mmedge bench, version {REPORT_VERSION}",
         **record(Report, shared),
-        "$defs": {name_of(section): described(section, shared) for section in shared},
+        "$defs": {section.__name__: described(section, shared) for section in shared},
     }
     return json.dumps(schema, indent=2) + "\n"
 
@@ -69,11 +69,6 @@ def inside(hint: Any) -> Iterator[type]:  # noqa: ANN401
         yield from inside(inner)
 
 
-def name_of(section: type) -> str:
-    """Its name under ``$defs``."""
-    return section.__name__
-
-
 def described(section: type, shared: list[type]) -> dict[str, Any]:
     """A section that no key describes: an item of a list or of a table."""
     words, _ = descriptions(section)
@@ -84,8 +79,9 @@ def record(section: type, shared: list[type]) -> dict[str, Any]:
     """An object with the keys of a section."""
     summary, words = descriptions(section)
     hints = types_of(section)
-    if missing := hints.keys() ^ words.keys():
-        raise SystemExit(f"{section.__name__} does not describe {', '.join(sorted(missing))}")
+    if different := hints.keys() ^ words.keys():
+        names = ", ".join(sorted(different))
+        raise SystemExit(f"{section.__name__}: its keys and its docstring differ in {names}")
     properties = {
         name: {"description": words[name], **rule(hint, shared)} for name, hint in hints.items()
     }
@@ -114,7 +110,7 @@ def rule(hint: Any, shared: list[type]) -> dict[str, Any]:  # noqa: ANN401
         further = {"additionalProperties": item(args[1], shared)} if args[1] is not Any else {}
         return {"type": "object"} | further
     if hint in shared:
-        return {"$ref": f"#/$defs/{name_of(hint)}"}
+        return {"$ref": f"#/$defs/{hint.__name__}"}
     return record(hint, shared) if is_typeddict(hint) else {"type": PLAIN[hint]}
 
 

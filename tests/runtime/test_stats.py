@@ -10,6 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mmedge.bench.stats.block_timer import turns
+from mmedge.bench.stats.student import student_t
 from mmedge.bench.stats.summary import (
     PERCENTILES,
     block_length,
@@ -187,3 +189,26 @@ def test_a_thinned_series_is_even_and_in_order(count, most):
 def test_a_series_is_one_latency_a_start():
     with pytest.raises(ValueError, match="as many starts"):
         thin([1.0], [])
+
+
+# Ways in turn
+
+
+def test_each_round_has_every_item_once_in_another_order():
+    rounds = [[], [], [], []]
+    for number, item in turns("abcdef", 4, seed=3):
+        rounds[number].append(item)
+    assert all(sorted(items) == list("abcdef") for items in rounds)
+    assert len({tuple(items) for items in rounds}) > 1
+    assert list(turns("abcdef", 4, seed=3)) == [
+        (number, item) for number, items in enumerate(rounds) for item in items
+    ]
+    assert list(turns("abcdef", 4, seed=4)) != list(turns("abcdef", 4, seed=3))
+
+
+@pytest.mark.parametrize(
+    ("level", "degrees", "t"),
+    [(0.975, 4, 2.7764), (0.975, 30, 2.0423), (0.95, 9, 1.8331), (0.995, 19, 2.8609)],
+)
+def test_students_t_is_that_of_the_tables(level, degrees, t):
+    assert student_t(level, degrees) == pytest.approx(t, rel=1e-3)
