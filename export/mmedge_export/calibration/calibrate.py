@@ -94,14 +94,14 @@ def calibrate(
     }
     feeds = Feeds(bundle)
     copies: dict[Path, Path] = {}
-    done = skipped = 0
+    count = skipped = 0
 
     def observe(stage: str, name: str, array: Array) -> None:
-        observed[stage][name].update(array, first=done == 1)
+        observed[stage][name].update(array, first=count == 1)
 
     with tempfile.TemporaryDirectory(prefix="mmedge-calibrate-") as folder:
         runs = [
-            _Run(
+            _ObservedStage(
                 stage,
                 graphs.get(stage.name) or bundle.file(stage.graph),
                 list(observed.get(stage.name, {})),
@@ -118,28 +118,28 @@ def calibrate(
             saved = CalibrationState(state, job, observed)
             skipped = saved.load()
         for index, sample in enumerate(inputs):
-            done = index + 1
-            if done <= skipped:
+            count = index + 1
+            if count <= skipped:
                 continue
             values = _prepare(feeds, manifest, sample, absent_share, seed, index)
             plan.advance(values)
             if saved is not None:
-                saved.save(done)
+                saved.save(count)
             if progress is not None:
-                progress(done)
-    if done < skipped:
+                progress(count)
+    if count < skipped:
         raise ExportError(
-            f"{state}: {skipped} samples of this calibration are done, inputs has {done}; "
+            f"{state}: {skipped} samples of this calibration are done, inputs has {count}; "
             "pass the same samples, or remove the file to start again"
         )
-    if not done:
+    if not count:
         raise ExportError("calibration needs samples, but inputs has none; pass at least one")
-    if saved is not None and done > skipped:
-        saved.save(done, now=True)
+    if saved is not None and count > skipped:
+        saved.save(count, now=True)
     return observed
 
 
-class _Run:
+class _ObservedStage:
     """A stage's graph, written to ``folder`` with observed tensors as further outputs."""
 
     def __init__(
@@ -166,16 +166,16 @@ class _Run:
                 f"stage {stage.name!r}: {path} cannot be read as ONNX: {error}; give a valid file "
                 "with its weights beside it"
             ) from error
-        taken = {spec.name for spec in stage.inputs}
-        made = {name for node in self._graph.graph.node for name in node.output}
+        input_names = {spec.name for spec in stage.inputs}
+        inner_names = {name for node in self._graph.graph.node for name in node.output}
         for name in names:
-            if name not in taken and name not in made:
+            if name not in input_names and name not in inner_names:
                 raise ExportError(
                     f"stage {stage.name!r}: no node of {path.name} yields a tensor {name!r}, nor "
-                    f"is it an input ({', '.join(sorted(taken))}); name tensors of this graph"
+                    f"is it an input ({', '.join(sorted(input_names))}); name tensors of this graph"
                 )
-        self._taken = [name for name in names if name in taken]
-        self._inner = [name for name in names if name not in taken]
+        self._taken = [name for name in names if name in input_names]
+        self._inner = [name for name in names if name not in input_names]
         #: Largest sizes so far in bytes: of all inputs together, and of each tensor.
         self._largest = -1
         self._sizes: dict[str, int] = {}
@@ -184,11 +184,11 @@ class _Run:
 
     def digests(self) -> list[str]:
         """SHA-256 in hex of the graph and its weights."""
-        found = []
+        digests = []
         for path in (self._path, *(self._folder / location for location in self._weights)):
             with path.open("rb") as file:
-                found.append(hashlib.file_digest(file, "sha256").hexdigest())
-        return found
+                digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+        return digests
 
     def __call__(self, values: Mapping[str, Array]) -> dict[str, Array]:
         """The stage's outputs for ``values``; observed tensors are told one at a time."""
@@ -197,19 +197,19 @@ class _Run:
         size = sum(values[spec.name].nbytes for spec in self.stage.inputs)
         if size > self._largest:
             self._largest = size
-            for name, found in self._measure(values).items():
-                self._sizes[name] = max(self._sizes.get(name, 0), found)
+            for name, size_now in self._measure(values).items():
+                self._sizes[name] = max(self._sizes.get(name, 0), size_now)
         if not self._groups or any(
             len(group) > 1 and self._bytes(group) > LIMIT_BYTES for _, group in self._groups
         ):
             self._plan()
         outputs: dict[str, Array] = {}
         for index, (run, group) in enumerate(self._groups):
-            got = run(values)
+            results = run(values)
             if index == 0:
-                outputs = {spec.name: got[spec.name] for spec in self.stage.outputs}
+                outputs = {spec.name: results[spec.name] for spec in self.stage.outputs}
             for name in group:
-                array = got.pop(name)
+                array = results.pop(name)
                 self._sizes[name] = max(self._sizes[name], array.nbytes)
                 self._tell(name, array)
         return outputs
@@ -235,8 +235,8 @@ class _Run:
         self._groups = []  # before the new sessions take memory
         outputs = [spec.name for spec in self.stage.outputs]
         for group in groups:
-            wanted = list(dict.fromkeys([*outputs, *group]))
-            self._groups.append((self._session(self._graph, wanted), group))
+            names = list(dict.fromkeys([*outputs, *group]))
+            self._groups.append((self._session(self._graph, names), group))
             outputs = []
 
     def _measure(self, values: Mapping[str, Array]) -> dict[str, int]:
@@ -245,15 +245,15 @@ class _Run:
             return {}
         counting = onnx.ModelProto()
         counting.CopyFrom(self._graph)
-        taken = {name for node in counting.graph.node for name in (*node.input, *node.output)}
+        names = {name for node in counting.graph.node for name in (*node.input, *node.output)}
         prefix = "size"
-        while any(name.startswith(prefix) for name in taken):
+        while any(name.startswith(prefix) for name in names):
             prefix += "_"
         counts = {f"{prefix}{index}": name for index, name in enumerate(self._inner)}
         for count, name in counts.items():
             counting.graph.node.append(onnx.helper.make_node("Size", [name], [count]))
-        found = self._session(counting, list(counts))(values)
-        return {name: int(found[count]) * 4 for count, name in counts.items()}
+        sizes = self._session(counting, list(counts))(values)
+        return {name: int(sizes[count]) * 4 for count, name in counts.items()}
 
     def _session(self, graph: onnx.ModelProto, outputs: Sequence[str]) -> Runner:
         exposed = onnx.ModelProto()
@@ -274,11 +274,13 @@ def _check_arguments(
     absent_share: float,
     seed: int,
 ) -> None:
-    known = [stage.name for stage in manifest.stages]
+    stage_names = [stage.name for stage in manifest.stages]
     for what, names in (("graphs", graphs), ("tensors", tensors)):
         for name in names:
-            if name not in known:
-                raise ExportError(f"{what}: no stage {name!r}; this bundle has {', '.join(known)}")
+            if name not in stage_names:
+                raise ExportError(
+                    f"{what}: no stage {name!r}; this bundle has {', '.join(stage_names)}"
+                )
     if not 0.0 <= absent_share <= 1.0 or seed < 0:
         raise ExportError(
             f"absent_share must be from 0 to 1 and seed 0 or more, got {absent_share} and {seed}"
@@ -287,14 +289,14 @@ def _check_arguments(
 
 def _needed(manifest: Manifest, stages: Collection[str]) -> list[Stage]:
     """The stages named and those that they take features from, in order."""
-    wanted: set[str] = set()
-    found: list[Stage] = []
+    features: set[str] = set()
+    stages_in_order: list[Stage] = []
     for stage in reversed(manifest.in_order()):
-        if stage.name not in stages and wanted.isdisjoint(spec.name for spec in stage.outputs):
+        if stage.name not in stages and features.isdisjoint(spec.name for spec in stage.outputs):
             continue
-        wanted.update(spec.name for spec in stage.inputs)
-        found.insert(0, stage)
-    return found
+        features.update(spec.name for spec in stage.inputs)
+        stages_in_order.insert(0, stage)
+    return stages_in_order
 
 
 def _prepare(
@@ -308,7 +310,7 @@ def _prepare(
     """Inputs of the network, after leaving out what the draw for this sample says."""
     names = {m.name: {m.name, *m.inputs} for m in manifest.modalities}
     draws = np.random.default_rng([seed, index]).random(len(names))
-    drawn = {
+    draw_of = {
         modality.name: float(draw)
         for modality, draw in zip(manifest.modalities, draws, strict=True)
         if not names[modality.name].isdisjoint(sample)
@@ -316,10 +318,10 @@ def _prepare(
     left_out = [
         m.name
         for m in manifest.modalities
-        if not m.required and drawn.get(m.name, 1.0) < absent_share
+        if not m.required and draw_of.get(m.name, 1.0) < absent_share
     ]
-    if len(left_out) == len(drawn) and left_out:
-        left_out.remove(max(left_out, key=drawn.__getitem__))
+    if len(left_out) == len(draw_of) and left_out:
+        left_out.remove(max(left_out, key=draw_of.__getitem__))
     unwanted = {name for modality in left_out for name in names[modality]}
     if unwanted:
         try:
@@ -351,16 +353,16 @@ def _options() -> Any:  # noqa: ANN401
 
 def _job(
     manifest: Manifest,
-    runs: Sequence[_Run],
+    runs: Sequence[_ObservedStage],
     observed: Mapping[str, Collection[str]],
     *draw: float,
 ) -> bytes:
     """SHA-256 of everything but the samples that the result depends on."""
-    asked = [(stage, list(names)) for stage, names in observed.items()]
+    tensors = [(stage, list(names)) for stage, names in observed.items()]
     network = (manifest.modalities, manifest.stages, manifest.dimensions)
     graphs = [run.digests() for run in runs]
-    said = (_STATE, graphs, asked, draw, network, manifest.files.get(SAMPLES))
-    return hashlib.sha256(repr(said).encode()).digest()
+    content = (_STATE, graphs, tensors, draw, network, manifest.files.get(SAMPLES))
+    return hashlib.sha256(repr(content).encode()).digest()
 
 
 def _weights(model: onnx.ModelProto) -> list[str]:
@@ -374,11 +376,11 @@ def _weights(model: onnx.ModelProto) -> list[str]:
                 tensors += graph.initializer
                 nodes += graph.node
     entries = (entry for tensor in tensors for entry in tensor.external_data)
-    found = sorted({entry.value for entry in entries if entry.key == "location"})
-    for location in found:
+    locations = sorted({entry.value for entry in entries if entry.key == "location"})
+    for location in locations:
         if Path(location).is_absolute() or ".." in Path(location).parts:
             raise ValueError(f"weights outside of its folder: {location}")
-    return found
+    return locations
 
 
 def _place(source: Path, target: Path, copies: dict[Path, Path]) -> None:

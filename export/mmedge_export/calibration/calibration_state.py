@@ -48,8 +48,8 @@ class CalibrationState:
         seal, payload = data[:32], data[32:]
         if seal != hashlib.sha256(self._job + payload).digest():
             return 0
-        with np.load(io.BytesIO(payload), allow_pickle=False) as held:
-            arrays = dict(held)
+        with np.load(io.BytesIO(payload), allow_pickle=False) as file_arrays:
+            arrays = dict(file_arrays)
         self._saved = int(arrays.pop("done"))
         lengths, channels = arrays.pop("lengths"), arrays.pop("channels")
         ends = np.cumsum(np.maximum(lengths, 0))
@@ -59,9 +59,9 @@ class CalibrationState:
                 one.channel_max = channels[ends[index] - lengths[index] : ends[index]].copy()
         return self._saved
 
-    def save(self, done: int, *, now: bool = False) -> None:
-        """Write what was observed of ``done`` samples if that is due, or ``now``."""
-        waited = done - self._saved >= SAVE_SAMPLES or time.monotonic() - self._time > SAVE_SECONDS
+    def save(self, count: int, *, now: bool = False) -> None:
+        """Write what was observed of ``count`` samples if that is due, or ``now``."""
+        waited = count - self._saved >= SAVE_SAMPLES or time.monotonic() - self._time > SAVE_SECONDS
         if not (waited or now):
             return
         histograms = [one.histogram.to_arrays() for one in self._observed]
@@ -69,7 +69,7 @@ class CalibrationState:
         arrays: dict[str, Any] = {
             key: np.array([h[key] for h in histograms]) for key in Histogram().to_arrays()
         }
-        arrays["done"] = np.array(done)
+        arrays["done"] = np.array(count)
         arrays["lengths"] = np.array([-1 if c is None else c.size for c in channels], np.int64)
         arrays["channels"] = np.concatenate(
             [np.zeros(0, np.float32), *(c for c in channels if c is not None)]
@@ -78,4 +78,4 @@ class CalibrationState:
         np.savez(buffer, **arrays)
         payload = buffer.getvalue()
         write_whole(self._path, hashlib.sha256(self._job + payload).digest(), payload)
-        self._saved, self._time = done, time.monotonic()
+        self._saved, self._time = count, time.monotonic()

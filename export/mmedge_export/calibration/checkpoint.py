@@ -51,9 +51,9 @@ class Journal:
         self._path, self._job = path, job
         self._found: dict[str, Any] = {}
         try:
-            held = json.loads(path.read_text(encoding="utf-8"))
-            if held["job"] == job:
-                self._found = dict(held["found"])
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if content["job"] == job:
+                self._found = dict(content["found"])
         except FileNotFoundError:
             pass
         except (ValueError, KeyError, TypeError):
@@ -73,10 +73,10 @@ class Journal:
             ExportError: the file cannot be written.
         """
         if key not in self._found:
-            found = find()
-            if not keep(found):
-                return found
-            self._found[key] = found
+            finding = find()
+            if not keep(finding):
+                return finding
+            self._found[key] = finding
             text = json.dumps({"job": self._job, "found": self._found})
             write_whole(self._path, text.encode())
         return self._found[key]

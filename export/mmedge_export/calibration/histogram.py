@@ -121,9 +121,9 @@ class Histogram:
         if not self.counts.any():
             return
         for _ in range(min(doublings, HALF.bit_length())):  # by then all lie next to 0
-            merged = np.zeros(BINS, np.int64)
-            merged[HALF // 2 : HALF // 2 + HALF] = self.counts.reshape(-1, 2).sum(axis=1)
-            self.counts = merged
+            counts = np.zeros(BINS, np.int64)
+            counts[HALF // 2 : HALF // 2 + HALF] = self.counts.reshape(-1, 2).sum(axis=1)
+            self.counts = counts
 
     def to_arrays(self) -> dict[str, Array]:
         """The whole state, as arrays whose shapes and dtypes are always the same."""
@@ -141,20 +141,20 @@ class Histogram:
         Raises:
             ExportError: an array is missing, or has another shape or dtype.
         """
-        made = cls()
-        for name, expected in made.to_arrays().items():
-            got = arrays.get(name)
-            if got is None or got.shape != expected.shape or got.dtype != expected.dtype:
-                found = "none" if got is None else f"{got.dtype} {list(got.shape)}"
+        histogram = cls()
+        for name, expected in histogram.to_arrays().items():
+            array = arrays.get(name)
+            if array is None or array.shape != expected.shape or array.dtype != expected.dtype:
+                actual = "none" if array is None else f"{array.dtype} {list(array.shape)}"
                 raise ExportError(
                     f"histogram: array {name!r} must be {expected.dtype} {list(expected.shape)}, "
-                    f"got {found}; pass what Histogram.to_arrays gave"
+                    f"got {actual}; pass what Histogram.to_arrays gave"
                 )
-        made.counts = arrays["counts"].astype(np.int64)
-        made.width = float(arrays["width"])
-        made.zeros, made.nonfinite = (int(count) for count in arrays["apart"])
-        made.min, made.max = (float(limit) for limit in arrays["limits"])
-        return made
+        histogram.counts = arrays["counts"].astype(np.int64)
+        histogram.width = float(arrays["width"])
+        histogram.zeros, histogram.nonfinite = (int(count) for count in arrays["apart"])
+        histogram.min, histogram.max = (float(limit) for limit in arrays["limits"])
+        return histogram
 
 
 def least_error_range(histogram: Histogram, *, levels: int, symmetric: bool) -> Chosen:
@@ -221,9 +221,9 @@ def mean_squared_error(
     step = high / most if symmetric else (high - low) / most
     least = -most if symmetric else round(low / step)
     most = most if symmetric else least + most
-    used = np.flatnonzero(histogram.counts)
+    occupied = np.flatnonzero(histogram.counts)
     lower, upper = _edges(histogram)
-    start, end = lower[used] / step, upper[used] / step
+    start, end = lower[occupied] / step, upper[occupied] / step
 
     def level(steps: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.clip(np.rint(steps), least, most)
@@ -237,7 +237,7 @@ def mean_squared_error(
     # The difference of two integrals has no digits left for a bin cut very short.
     wide = span > np.maximum(np.abs(middle), 1.0) * 1e-6
     mean = np.divide(integral(end) - integral(start), span, out=point, where=wide)
-    return float(histogram.counts[used] @ mean) * step * step / total
+    return float(histogram.counts[occupied] @ mean) * step * step / total
 
 
 def _candidates(histogram: Histogram, *, symmetric: bool) -> Iterator[tuple[str, float, float]]:
@@ -262,8 +262,8 @@ def _candidates(histogram: Histogram, *, symmetric: bool) -> Iterator[tuple[str,
 def _edges(histogram: Histogram) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Lower and upper edge of each bin, cut to the values seen."""
     edges = np.arange(-HALF, HALF + 1) * histogram.width
-    cut = np.clip(edges, histogram.min, histogram.max)
-    return cut[:-1], cut[1:]
+    inner_edges = np.clip(edges, histogram.min, histogram.max)
+    return inner_edges[:-1], inner_edges[1:]
 
 
 #: Lower edges, upper edges and counts of cells in ascending order.
@@ -300,9 +300,9 @@ def _quantile(cells: _Cells, share: float) -> float:
     """The value below which ``share`` of the values lie, if spread evenly over their cell."""
     lower, upper, counts = cells
     below = np.cumsum(counts)
-    wanted = share * float(below[-1])
+    rank = share * float(below[-1])
     if not below[-1]:
         return 0.0
-    cell = int(np.searchsorted(below, wanted))
-    inside = (wanted - float(below[cell] - counts[cell])) / float(counts[cell])
+    cell = int(np.searchsorted(below, rank))
+    inside = (rank - float(below[cell] - counts[cell])) / float(counts[cell])
     return float(lower[cell] + inside * (upper[cell] - lower[cell]))

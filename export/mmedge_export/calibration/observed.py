@@ -41,11 +41,11 @@ class Observed:
         self.histogram.update(values)
         if values.ndim == 0 or (not first and self.channel_max is None):
             return
-        found = _channel_max(values)
+        largest = _channel_max(values)
         if first:
-            self.channel_max = found
-        elif self.channel_max is not None and self.channel_max.shape == found.shape:
-            np.maximum(self.channel_max, found, out=self.channel_max)
+            self.channel_max = largest
+        elif self.channel_max is not None and self.channel_max.shape == largest.shape:
+            np.maximum(self.channel_max, largest, out=self.channel_max)
         else:
             self.channel_max = None
 

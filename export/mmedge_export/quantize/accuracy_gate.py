@@ -67,8 +67,8 @@ class AccuracyGate:
         reference: Sequence[dict[str, Array]],
         options: QuantizeOptions | None = None,
     ) -> None:
-        asked = options or QuantizeOptions()
-        max_drop, min_metric, max_error = asked.max_drop, asked.min_metric, asked.max_error
+        settings = options or QuantizeOptions()
+        max_drop, min_metric, max_error = settings.max_drop, settings.min_metric, settings.max_error
         self._task, self._reference = task, list(reference)
         self._max_error = max_error
         self._spending = Spending(ALPHA)
@@ -109,18 +109,18 @@ class AccuracyGate:
         errors = error(answers, self._reference)
         mean, worst = float(np.mean(errors)), float(np.max(errors))
         if self._task.metric is None:
-            changed = changed_choices(answers, self._reference)
-            return Verdict(worst <= self._max_error, mean, worst, changed=changed)
+            changes = changed_choices(answers, self._reference)
+            return Verdict(worst <= self._max_error, mean, worst, changed=changes)
         drop = self._drop(answers, self._spending.alpha(self.attempts + 1))
         metric = float(self._task.metric(list(answers), self._task.targets))
         return Verdict(drop.bound <= self.limit, mean, worst, metric, drop)
 
-    def restore(self, found: Mapping[str, Any]) -> Verdict:
+    def restore(self, values: Mapping[str, Any]) -> Verdict:
         """The verdict of :meth:`evaluate`, now or in a run that was stopped, as plain values."""
         self.attempts += 1
-        drop = None if found["drop"] is None else Drop(**found["drop"])
-        changed = {name: (int(rows), int(of)) for name, (rows, of) in found["changed"].items()}
-        return Verdict(**{**found, "drop": drop, "changed": changed})
+        drop = None if values["drop"] is None else Drop(**values["drop"])
+        changes = {name: (int(rows), int(of)) for name, (rows, of) in values["changed"].items()}
+        return Verdict(**{**values, "drop": drop, "changed": changes})
 
     def _drop(self, answers: Sequence[dict[str, Array]], alpha: float) -> Drop:
         if self._task.metric is None:

@@ -25,14 +25,14 @@ def offenders(errors: dict[str, float]) -> list[str]:
     """
     order = sorted(errors, key=lambda name: -errors[name])
     total = sum(value**2 for value in errors.values())
-    found: list[str] = []
-    left = total
+    names: list[str] = []
+    rest = total
     for name in order:
-        if found and left <= NEGLIGIBLE * total:
+        if names and rest <= NEGLIGIBLE * total:
             break
-        found.append(name)
-        left -= errors[name] ** 2
-    return found
+        names.append(name)
+        rest -= errors[name] ** 2
+    return names
 
 
 def back_off(
@@ -56,33 +56,33 @@ def back_off(
     Raises:
         BudgetError: ``budget`` was used up before anything passed.
     """
-    left = budget
+    evaluations = budget
 
-    def tried(nodes: Sequence[str]) -> bool:
-        nonlocal left
-        if left <= 0:
+    def try_without(nodes: Sequence[str]) -> bool:
+        nonlocal evaluations
+        if evaluations <= 0:
             raise BudgetError
-        left -= 1
+        evaluations -= 1
         return passes(frozenset(nodes))
 
     if not ranked:
         return None
     fails, size = 0, 1
-    while not tried(ranked[:size]):
+    while not try_without(ranked[:size]):
         if size == len(ranked):
             return None
         fails, size = size, min(2 * size, len(ranked))
-    while size - fails > 1 and left:
+    while size - fails > 1 and evaluations:
         middle = (fails + size) // 2
-        if tried(ranked[:middle]):
+        if try_without(ranked[:middle]):
             size = middle
         else:
             fails = middle
     back = list(ranked[:size])
     for node in reversed(ranked[: size - 1]):
-        if not left:
+        if not evaluations:
             break
         fewer = [other for other in back if other != node]
-        if tried(fewer):
+        if try_without(fewer):
             back = fewer
     return frozenset(back)

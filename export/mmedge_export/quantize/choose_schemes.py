@@ -61,22 +61,22 @@ def time_sites(
     model = onnx.load(work.prepared)
     nodes = {node.name: node for node in model.graph.node}
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
-    known: dict[object, dict[QuantizationScheme, float]] = {}
-    found = {}
+    speeds_by_kind: dict[object, dict[QuantizationScheme, float]] = {}
+    speeds = {}
     for site in work.sites:
         if site.op == "Gather":  # looking rows up takes next to no time
-            found[site.node] = {form: 1.0 for form in forms if form in site.forms}
+            speeds[site.node] = {form: 1.0 for form in forms if form in site.forms}
             continue
         activation = values[site.activation]
         node = nodes[site.node]
         attributes = tuple(sorted(a.SerializeToString() for a in node.attribute))
         key = (site.op, activation.shape, tuple(constants[site.weight].dims), attributes)
-        if key not in known:
-            known[key] = _time_site(
-                work, site, node, constants, activation, len(known), forms, threads=threads
+        if key not in speeds_by_kind:
+            speeds_by_kind[key] = _time_site(
+                work, site, node, constants, activation, len(speeds_by_kind), forms, threads=threads
             )
-        found[site.node] = known[key]
-    return found
+        speeds[site.node] = speeds_by_kind[key]
+    return speeds
 
 
 def _time_site(
@@ -94,15 +94,16 @@ def _time_site(
         return {}  # such as features of no detections
     # Random weights and inputs of the same sizes: how long it takes does not depend on them.
     rng = np.random.default_rng(number)
-    given = [name for name in node.input[1:] if name in constants]
+    constant_inputs = [name for name in node.input[1:] if name in constants]
     weights = {
-        name: rng.standard_normal(tuple(constants[name].dims)).astype(np.float32) for name in given
+        name: rng.standard_normal(tuple(constants[name].dims)).astype(np.float32)
+        for name in constant_inputs
     }
     x = rng.standard_normal(activation.shape).astype(np.float32)
-    kept = [name if name in weights else "" for name in node.input[1:]]
-    while kept and not kept[-1]:
-        kept.pop()
-    inner = helper.make_node(node.op_type, ["x", *kept], ["y"], name="site")
+    inputs = [name if name in weights else "" for name in node.input[1:]]
+    while inputs and not inputs[-1]:
+        inputs.pop()
+    inner = helper.make_node(node.op_type, ["x", *inputs], ["y"], name="site")
     inner.attribute.extend(node.attribute)
     graph = helper.make_graph(
         [inner],
@@ -143,13 +144,13 @@ def candidates(work: StageWork, forms: Sequence[QuantizationScheme]) -> dict[str
     """Plans of the stage that may be the fastest, by a word for each, without equal ones."""
 
     def best(site: QuantizableNode) -> QuantizationScheme:
-        known = work.speed[site.node]
-        if not known:
+        speeds = work.speed[site.node]
+        if not speeds:
             return "float"
-        fastest = max(known.values())
+        fastest = max(speeds.values())
         # None that is slower than float32 stands in for one that is faster.
         least = max(fastest * (1 - NEAR), min(fastest, 1.0))
-        return min((form for form in known if known[form] >= least), key=_coarseness)
+        return min((form for form in speeds if speeds[form] >= least), key=_coarseness)
 
     def faster(site: QuantizableNode) -> QuantizationScheme:
         form = best(site)
@@ -158,32 +159,32 @@ def candidates(work: StageWork, forms: Sequence[QuantizationScheme]) -> dict[str
     def other(site: QuantizableNode) -> QuantizationScheme:
         return "rows8" if "rows8" in forms and "rows8" in site.forms else "float"
 
-    every: dict[str, Plan] = {
+    plans: dict[str, Plan] = {
         "every node in its fastest form": {site.node: best(site) for site in work.sites},
         "nodes that are faster by themselves": {site.node: faster(site) for site in work.sites},
     }
     for ranged in (form for form in forms if form in RANGED):
-        every[f"all {ranged}"] = {
+        plans[f"all {ranged}"] = {
             site.node: ranged if ranged in site.forms else other(site) for site in work.sites
         }
-        every[f"convolutions {ranged}, others in their fastest form"] = {
+        plans[f"convolutions {ranged}, others in their fastest form"] = {
             site.node: ranged if site.op == "Conv" and ranged in site.forms else best(site)
             for site in work.sites
         }
-        every["convolutions alone"] = {
+        plans["convolutions alone"] = {
             site.node: ranged if site.op == "Conv" and ranged in site.forms else other(site)
             for site in work.sites
         }
     # By itself a node is timed with nothing before it: what is equal there may not be in the stage.
     for form in (form for form in forms if form in DYNAMIC):
-        every[f"all {form} that can be, others in their fastest form"] = {
+        plans[f"all {form} that can be, others in their fastest form"] = {
             site.node: form if form in site.forms else best(site) for site in work.sites
         }
-    kept: dict[str, Plan] = {}
-    for name, plan in every.items():
-        if quantised(plan) and plan not in kept.values():
-            kept[name] = plan
-    return kept
+    distinct: dict[str, Plan] = {}
+    for name, plan in plans.items():
+        if quantised(plan) and plan not in distinct.values():
+            distinct[name] = plan
+    return distinct
 
 
 def _coarseness(form: QuantizationScheme) -> int:
@@ -228,12 +229,12 @@ def choose_plan(
     if not plans:
         return floats, "no node that could take another form"
     graphs = {name: work.graph(plan) for name, plan in plans.items()}
-    taken = {spec.name: values[spec.name] for spec in work.stage.inputs}
+    feeds = {spec.name: values[spec.name] for spec in work.stage.inputs}
     runs, refused = {}, ""
     for name, path in {"float": work.prepared, **graphs}.items():
         try:
             run = work.target.open_graph(path, work.stage, alone=alone, threads=threads)
-            run(taken)
+            run(feeds)
         except ExportError as error:
             if name == "float":
                 raise
@@ -248,7 +249,7 @@ def choose_plan(
         if sizes[name] >= graph_bytes(work.prepared):
             return floats, "no form makes it smaller"
         return plans[name], f"smallest: {name}"
-    _, ratios = compare_times({n: partial(run, taken) for n, run in runs.items()}, "float")
+    _, ratios = compare_times({n: partial(run, feeds) for n, run in runs.items()}, "float")
     faster = {name: ratio for name, ratio in ratios.items() if ratio[1] > 1.0}
     if faster:
         best = max(ratio[0] for ratio in faster.values())
@@ -256,7 +257,7 @@ def choose_plan(
         near = [name for name, ratio in faster.items() if ratio[0] >= best * (1 - NEAR)]
         name = more_exact(min(equal, key=lambda name: sizes[name]), near, plans)
         # The winner of several, and of as many rounds as it took, is timed once more.
-        ways = {"float": partial(runs["float"], taken), name: partial(runs[name], taken)}
+        ways = {"float": partial(runs["float"], feeds), name: partial(runs[name], feeds)}
         again = interleave(ways, rounds=CONFIRM, seed=CONFIRM)
         middle, low, high = again[name].times_faster(again["float"])
         if low > 1.0:

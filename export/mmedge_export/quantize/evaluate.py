@@ -87,7 +87,9 @@ def _with(run: Run, more: Mapping[str, Array], feeds: Mapping[str, Array]) -> di
     return run({**feeds, **more})
 
 
-def error(got: Sequence[Mapping[str, Array]], wanted: Sequence[Mapping[str, Array]]) -> list[float]:
+def error(
+    answers: Sequence[Mapping[str, Array]], reference: Sequence[Mapping[str, Array]]
+) -> list[float]:
     """Of each sample the largest difference of an output as a share of its scale.
 
     By the rule that variants are verified by (:mod:`mmedge.tolerance`), with the scales of all
@@ -96,26 +98,26 @@ def error(got: Sequence[Mapping[str, Array]], wanted: Sequence[Mapping[str, Arra
     """
     scales: dict[str, OutputComparison] = {}
     compared: list[dict[str, float | SampleErrors]] = []
-    for ours, theirs in zip(got, wanted, strict=True):
-        found: dict[str, float | SampleErrors] = {}
+    for ours, theirs in zip(answers, reference, strict=True):
+        differences: dict[str, float | SampleErrors] = {}
         for name, value in theirs.items():
             if ours[name].shape == value.shape and not np.issubdtype(value.dtype, np.floating):
-                found[name] = float(np.mean(ours[name] != value)) if value.size else 0.0
+                differences[name] = float(np.mean(ours[name] != value)) if value.size else 0.0
             else:
-                held = scales.setdefault(name, OutputComparison(_EXACT))
-                found[name] = held.add(ours[name], value)
-        compared.append(found)
+                comparison = scales.setdefault(name, OutputComparison(_EXACT))
+                differences[name] = comparison.add(ours[name], value)
+        compared.append(differences)
     return [
         max(
             scales[name].relative(one) if isinstance(one, SampleErrors) else one
-            for name, one in found.items()
+            for name, one in differences.items()
         )
-        for found in compared
+        for differences in compared
     ]
 
 
 def changed_choices(
-    got: Sequence[Mapping[str, Array]], wanted: Sequence[Mapping[str, Array]]
+    answers: Sequence[Mapping[str, Array]], reference: Sequence[Mapping[str, Array]]
 ) -> dict[str, tuple[int, int]]:
     """By output, in how many rows the largest element is another one, and of how many rows.
 
@@ -123,7 +125,7 @@ def changed_choices(
     row may be scores of classes or actions: an error that is small may still choose otherwise.
     """
     counts: dict[str, tuple[int, int]] = {}
-    for ours, theirs in zip(got, wanted, strict=True):
+    for ours, theirs in zip(answers, reference, strict=True):
         for name, value in theirs.items():
             scores = np.issubdtype(value.dtype, np.floating) and 1 <= value.ndim <= 3
             if (
@@ -134,6 +136,6 @@ def changed_choices(
             ):
                 continue
             other = np.argmax(ours[name], axis=-1) != np.argmax(value, axis=-1)
-            changed, rows = counts.get(name, (0, 0))
-            counts[name] = changed + int(np.count_nonzero(other)), rows + int(other.size)
+            changed_rows, rows = counts.get(name, (0, 0))
+            counts[name] = changed_rows + int(np.count_nonzero(other)), rows + int(other.size)
     return counts

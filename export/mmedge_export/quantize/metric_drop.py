@@ -142,7 +142,7 @@ def drop_of(
     scores = _scores(pair, whole, rng)
     spread, freedom = 0.0, 1
     if scores is not None:
-        changed = int(np.count_nonzero(scores[0] != scores[1]))
+        changed_samples = int(np.count_nonzero(scores[0] != scores[1]))
         worst = _range(scores)
     else:
         if samples < _LEAST_SAMPLES:
@@ -150,7 +150,7 @@ def drop_of(
                 f"the metric is no mean of scores of single samples, so {_LEAST_SAMPLES} samples "
                 f"or more are needed to say anything about it, got {samples}"
             )
-        changed = sum(map(_differ, pair.answers[0], pair.answers[1]))
+        changed_samples = sum(map(_differ, pair.answers[0], pair.answers[1]))
         scores = _pseudo_scores(pair, whole, rng, seconds / 2)
         worst = _range(scores)
         if np.ptp(scores) <= _SAME * worst:
@@ -177,7 +177,7 @@ def drop_of(
         bound=upper(drops, drop, alpha),
         level=1 - alpha,
         samples=samples,
-        changed=changed,
+        changed=changed_samples,
     )
 
 
@@ -223,11 +223,14 @@ class _Pair:
         return values[0]
 
     def part(
-        self, network: int, chosen: NDArray[np.int64], asked: NDArray[np.int64] | None = None
+        self,
+        network: int,
+        indices: NDArray[np.int64],
+        target_indices: NDArray[np.int64] | None = None,
     ) -> float:
         """The metric on chosen samples, or with their answers to others; NaN where undefined."""
-        answers = [self.answers[network][i] for i in chosen]
-        targets = [self.targets[i] for i in (chosen if asked is None else asked)]
+        answers = [self.answers[network][i] for i in indices]
+        targets = [self.targets[i] for i in (indices if target_indices is None else target_indices)]
         try:
             with warnings.catch_warnings(), np.errstate(all="ignore"):
                 warnings.simplefilter("ignore")
@@ -241,12 +244,12 @@ def _scores(pair: _Pair, whole: Floats, rng: np.random.Generator) -> Floats | No
     samples = len(pair.targets)
     # A few samples tell most other metrics from a mean before all are scored one by one.
     few = rng.permutation(samples)[: min(16, (samples + 1) // 2)]
-    for chosen, values in (
+    for indices, values in (
         (few, [pair.part(network, few) for network in range(2)]),
         (np.arange(samples), whole),
     ):
         scores = np.array(
-            [[pair.part(network, i) for i in chosen[:, None]] for network in range(2)]
+            [[pair.part(network, i) for i in indices[:, None]] for network in range(2)]
         )
         if not np.all(np.isfinite(scores)) or not np.all(np.isfinite(values)):
             return None
@@ -288,10 +291,10 @@ def _swapped(pair: _Pair, whole: Floats, rng: np.random.Generator) -> float:
     """
     samples = len(pair.targets)
     worst = 0.0
-    for chosen in rng.permutation(samples)[:_LEAST]:
-        other = (chosen + rng.integers(1, samples)) % samples
+    for indices in rng.permutation(samples)[:_LEAST]:
+        other = (indices + rng.integers(1, samples)) % samples
         order = np.arange(samples)
-        order[chosen] = other
+        order[indices] = other
         value = pair.part(0, order, np.arange(samples))
         if math.isfinite(value):
             worst = max(worst, samples * abs(float(whole[0]) - value))
@@ -321,13 +324,14 @@ def _defined(rows: Floats, what: str) -> Floats:
     Raises:
         ExportError: more than a tenth are not.
     """
-    kept = rows[np.isfinite(rows).all(axis=1)]
-    if len(kept) < 0.9 * len(rows):
+    finite_scores = rows[np.isfinite(rows).all(axis=1)]
+    if len(finite_scores) < 0.9 * len(rows):
         raise ExportError(
-            f"the metric is undefined on {what} in {len(rows) - len(kept)} of {len(rows)} random "
-            "choices (it raises or is not finite), so its spread cannot be known; give more samples"
+            f"the metric is undefined on {what} in {len(rows) - len(finite_scores)} of {len(rows)} "
+            "random choices (it raises or is not finite), so its spread cannot be known; give more "
+            "samples"
         )
-    return kept
+    return finite_scores
 
 
 def _differ(before: dict[str, Array], after: dict[str, Array]) -> bool:

@@ -127,18 +127,18 @@ class PlanSearch:
                 self._speed[name] = "-"
                 continue
             self._tell(f"{name}: timing {len(work.sites)} nodes")
-            found = self._journal.recall(
+            finding = self._journal.recall(
                 f"forms of {name}", partial(self._choose_stage, work, forms, samples), self._keep
             )
-            self._note(found["others"])
-            work.narrow = frozenset(found["narrow"])
-            work.speed, work.plan = found["speed"], found["plan"]
-            self._speed[name] = found["words"]
+            self._note(finding["others"])
+            work.narrow = frozenset(finding["narrow"])
+            work.speed, work.plan = finding["speed"], finding["plan"]
+            self._speed[name] = finding["words"]
             for node, form in work.plan.items():
                 if form == "float":
                     work.why[node] = "no smaller"
                     if self._goal == "speed":
-                        doubtful = found["others"] is not None
+                        doubtful = finding["others"] is not None
                         work.why[node] = "could not be judged" if doubtful else "no faster"
             self._tell(f"{name}: {self._speed[name]}")
 
@@ -150,8 +150,8 @@ class PlanSearch:
     ) -> dict[str, Any]:
         names = list(dict.fromkeys(site.activation for site in work.sites))
         with note_disturbance(patient=self._goal == "speed") as disturbance:
-            found = self._timed_stage(work, forms, samples, names)
-        return {**found, **self._doubted(found["words"], disturbance)}
+            finding = self._timed_stage(work, forms, samples, names)
+        return {**finding, **self._doubted(finding["words"], disturbance)}
 
     def _timed_stage(
         self,
@@ -200,12 +200,12 @@ class PlanSearch:
                 for node, form in work.plan.items()
             }
 
-        changed = {work.stage.name for work in self._works if finer(work) != work.plan}
-        if not changed or self._judge.attempts >= self._budget:
+        refined_stages = {work.stage.name for work in self._works if finer(work) != work.plan}
+        if not refined_stages or self._judge.attempts >= self._budget:
             return verdict
         for work in self._works:
             work.plan = finer(work)
-        self._changed |= changed
+        self._changed |= refined_stages
         verdict = self._judged({work.stage.name: work.plan for work in self._works})
         self._tell(f"with a scale for each channel: {_words(verdict)}")
         return verdict
@@ -228,9 +228,9 @@ class PlanSearch:
             self._tell(f"{len(back)} of {len(ranked)} nodes put back: {_words(verdict)}")
             return verdict.ok
 
-        left = self._budget - self._judge.attempts
+        budget = self._budget - self._judge.attempts
         try:
-            back = back_off(ranked, passes, budget=left)
+            back = back_off(ranked, passes, budget=budget)
         except BudgetError as stop:
             raise AccuracyError(
                 f"nothing passed within {self._budget} evaluations; give a larger budget or limit."
@@ -261,25 +261,25 @@ class PlanSearch:
         for name in back:
             stage, node = name.split(_BETWEEN)
             work = works[stage]
-            known = work.speed[node]
+            speeds = work.speed[node]
             for form in EXACT_FIRST:
-                pays = self._goal != "speed" or known.get(form, 0.0) > 1.0
-                if form not in known or form == before[stage][node] or not pays:
+                pays = self._goal != "speed" or speeds.get(form, 0.0) > 1.0
+                if form not in speeds or form == before[stage][node] or not pays:
                     continue
                 if self._judge.attempts >= self._budget:
                     return verdict
                 plans = {other.stage.name: other.plan for other in self._works}
-                tried = self._judged({**plans, stage: {**work.plan, node: form}})
-                self._tell(f"{stage} {node} as {form}: {_words(tried)}")
-                if tried.ok:
-                    work.plan, verdict = {**work.plan, node: form}, tried
+                verdict_with_node = self._judged({**plans, stage: {**work.plan, node: form}})
+                self._tell(f"{stage} {node} as {form}: {_words(verdict_with_node)}")
+                if verdict_with_node.ok:
+                    work.plan, verdict = {**work.plan, node: form}, verdict_with_node
                     del work.why[node]
                     break
         return verdict
 
     def _table(self, verdicts: Mapping[frozenset[str], Verdict]) -> str:
         """What was tried, and the error that single nodes bring, for a message."""
-        tried = [
+        attempts = [
             f"  {len(back)} nodes put back: {_words(verdict)}" for back, verdict in verdicts.items()
         ]
         worst = sorted(self._harms, key=lambda name: -self._harms[name])[:WORST]
@@ -287,7 +287,7 @@ class PlanSearch:
             f"  {' '.join(name.split(_BETWEEN))} alone: error {self._harms[name]:.3g}"
             for name in worst
         ]
-        return "\n".join([*tried, *alone])
+        return "\n".join([*attempts, *alone])
 
     def _ranked(self) -> list[str]:
         """Quantised nodes of the stages that do harm, the most harmful first, then all others."""
@@ -354,11 +354,11 @@ class PlanSearch:
             if not slower or not quantised(work.plan):
                 continue
             key = f"speed of {name} as {digest(work.plan)}"
-            found = self._journal.recall(key, partial(self._paying, work, first), self._keep)
-            plan, self._speed[name] = found["plan"], found["words"]
-            self._note(found["others"])
+            finding = self._journal.recall(key, partial(self._paying, work, first), self._keep)
+            plan, self._speed[name] = finding["plan"], finding["words"]
+            self._note(finding["others"])
             if plan != work.plan:
-                judged = found["others"] is None
+                judged = finding["others"] is None
                 reason = "the rest is no faster" if judged else "could not be judged"
                 work.why |= dict.fromkeys(quantised(work.plan), reason)
                 work.plan = plan
@@ -390,9 +390,9 @@ class PlanSearch:
             return {"words": f"could not be judged: {busy}; {words}", "others": disturbance.share}
         return {"words": f"{words} ({busy})", "others": disturbance.share}
 
-    def _keep(self, found: Mapping[str, Any]) -> bool:
+    def _keep(self, finding: Mapping[str, Any]) -> bool:
         """Whether a finding is worth keeping for a run that goes on later: it was not disturbed."""
-        return found["others"] is None
+        return finding["others"] is None
 
     def _note(self, others: float | None) -> None:
         """Keep how disturbed a time was, to be told at the end."""
@@ -434,9 +434,9 @@ class PlanSearch:
 
     def latency(self) -> tuple[tuple[float, float], tuple[float, float, float]]:
         """Milliseconds of a call in float32 and as kept, and how many times as fast that is."""
-        floats, kept = self.final()
+        floats, quantized = self.final()
         inputs = self._task.samples[0][0]
-        ways = {"float": partial(floats, inputs), "kept": partial(kept, inputs)}
+        ways = {"float": partial(floats, inputs), "kept": partial(quantized, inputs)}
         with note_disturbance() as disturbance:
             times = interleave(ways, rounds=ROUNDS)
         self._note(disturbance.share if disturbance.busy else None)

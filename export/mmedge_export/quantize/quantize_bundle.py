@@ -90,12 +90,12 @@ def quantize(
         AccuracyError: nothing that was tried keeps the limit.
         BundleError: the bundle cannot be read or written.
     """
-    asked = options or QuantizeOptions()
+    settings = options or QuantizeOptions()
     tell = progress or (lambda _: None)
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     try:
-        target = quantizer(asked.backend)
-        store = target.open_store(opened, asked.backend, asked.precision, asked.engines)
+        target = quantizer(settings.backend)
+        store = target.open_store(opened, settings.backend, settings.precision, settings.engines)
         opened, base = target.float_variant(opened)
         with _folder(resume) as folder:
             return _quantize(
@@ -103,7 +103,7 @@ def quantize(
                 base,
                 task or Task.golden(opened),
                 folder,
-                asked,
+                settings,
                 store,
                 tell=tell,
                 phase=phase or (lambda *_: None),
@@ -188,13 +188,13 @@ def _quantize(
     graphs = {work.stage.name: work.graph() for work in works if quantised(work.plan)}
     tell("adding the variant")
     quantized = bundle
-    stored = store(bundle, variant, graphs, folder, tell)
-    for variant, files in stored:
+    variants = store(bundle, variant, graphs, folder, tell)
+    for variant, files in variants:
         quantized = quantized.with_variant(variant, files)
     report = replace(
         report,
-        variants=tuple(variant.id for variant, _ in stored),
-        bytes_after=quantized.size(stored[0][0]),
+        variants=tuple(variant.id for variant, _ in variants),
+        bytes_after=quantized.size(variants[0][0]),
     )
     if latency is not None:
         # It was not taken with the threads that were found before.
@@ -263,7 +263,7 @@ def _observe(
         {work.stage.name: work.tensors() for work in works if work.sites},
         absent_share=ABSENT_SHARE,
         state=state,
-        progress=lambda done: phase(state.name, done, count),
+        progress=lambda sample_number: phase(state.name, sample_number, count),
     )
 
 
@@ -368,9 +368,9 @@ def _not_checked(task: Task, verdict: Verdict | None) -> tuple[str, ...]:
         )
     if task.metric is None:
         choices = [
-            f"the largest element of {name!r} is another in {changed} of {rows} rows"
-            for name, (changed, rows) in ({} if verdict is None else verdict.changed).items()
-            if changed
+            f"the largest element of {name!r} is another in {changed_rows} of {rows} rows"
+            for name, (changed_rows, rows) in ({} if verdict is None else verdict.changed).items()
+            if changed_rows
         ]
         lines.append(
             "; ".join(["the task: no metric, judged by how far outputs lie apart", *choices])

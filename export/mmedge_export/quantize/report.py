@@ -64,10 +64,12 @@ class StageReport:
 
     def record(self) -> dict[str, str]:
         """For the variant's ``build``."""
-        made = {self.name: f"{self.form}; {self.speed}"}
+        entries = {self.name: f"{self.form}; {self.speed}"}
         if self.kept:
-            made[f"{self.name} kept float32"] = "; ".join(f"{n}: {w}" for n, w in self.kept.items())
-        return {key: _short(text) for key, text in made.items()}
+            entries[f"{self.name} kept float32"] = "; ".join(
+                f"{n}: {w}" for n, w in self.kept.items()
+            )
+        return {key: _short(text) for key, text in entries.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,10 +121,10 @@ class QuantizationReport:
         words = busy_words(self.others_share)
         if words is None:
             return None
-        lost = "" if self.variant else ": a variant that would pay may have been given up"
+        consequence = "" if self.variant else ": a variant that would pay may have been given up"
         return (
-            f"{words}, at times, and measuring again did not help{lost}. Run it again on a quiet "
-            "machine; --resume keeps what was not disturbed, and measures the rest again"
+            f"{words}, at times, and measuring again did not help{consequence}. Run it again on a "
+            "quiet machine; --resume keeps what was not disturbed, and measures the rest again"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -132,15 +134,15 @@ class QuantizationReport:
 
     def record(self) -> dict[str, str]:
         """For the variant's ``build``."""
-        made: dict[str, str] = {}
+        entries: dict[str, str] = {}
         for key, words in self.summary()[1:]:
             if key == "size":  # the files say so themselves
                 continue
-            count = sum(other.split(" ")[0] == key for other in made)
-            made[f"{key} {count + 1}" if count else key] = _short(words)
+            count = sum(other.split(" ")[0] == key for other in entries)
+            entries[f"{key} {count + 1}" if count else key] = _short(words)
         for stage in self.stages:
-            made |= stage.record()
-        return made
+            entries |= stage.record()
+        return entries
 
     def rows(self) -> list[tuple[str, str, str, str, str]]:
         """Stage, forms, what stays float32 and why, speed, and bytes after over before."""
@@ -168,8 +170,8 @@ class QuantizationReport:
         elif verdict is not None:
             worst, mean = f"{verdict.worst:.3g} at most", f"{verdict.error:.3g} on average"
             rows.append(("error", f"{worst}, {mean} of the scale (limit {self.limit:g})"))
-            for name, (changed, count) in verdict.changed.items():
-                words = f"the largest element is another in {changed} of {count} rows"
+            for name, (changed_rows, count) in verdict.changed.items():
+                words = f"the largest element is another in {changed_rows} of {count} rows"
                 rows.append((f"choices of {name}", f"{words}, of no weight in the decision"))
         if self.latency_ms is not None and self.speedup is not None:
             before, after = self.latency_ms

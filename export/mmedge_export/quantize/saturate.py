@@ -49,7 +49,7 @@ def narrow_nodes(
     """
     rng = np.random.default_rng(0)
     nodes = {str(node.name): node for node in ir.load(graph).graph}
-    found = set()
+    narrow = set()
     for site in sites:
         if not set(site.forms).intersection(RANGED):
             continue
@@ -75,9 +75,9 @@ def narrow_nodes(
             else:
                 continue
             if len(rows) and saturated(rows, matrix, low, high) > 0:
-                found.add(site.node)
+                narrow.add(site.node)
                 break
-    return frozenset(found)
+    return frozenset(narrow)
 
 
 def saturated(
@@ -127,5 +127,5 @@ def patches(
     # To [batch, *places, *kernel, channels]: channels vary fastest, as ONNX Runtime lays them out.
     windows = np.moveaxis(windows, 1, -1)
     places = windows.shape[: 1 + len(axes)]
-    chosen = [np.unravel_index(i, places) for i in rng.integers(0, np.prod(places), ROWS)]
-    return np.stack([windows[place].ravel() for place in chosen]).astype(np.float32)
+    positions = [np.unravel_index(i, places) for i in rng.integers(0, np.prod(places), ROWS)]
+    return np.stack([windows[place].ravel() for place in positions]).astype(np.float32)

@@ -56,10 +56,10 @@ class Task:
         Raises:
             ExportError: the model has no samples, or they do not fit it.
         """
-        given = model.evaluation if model.evaluation is not None else model.samples or ()
+        source = model.evaluation if model.evaluation is not None else model.samples or ()
         samples = [
             (probe_inputs.check(model, inputs, f"sample {number}"), target)
-            for number, (inputs, target) in enumerate(each(given, "evaluation sample"))
+            for number, (inputs, target) in enumerate(each(source, "evaluation sample"))
         ]
         if not samples:
             raise ExportError(

@@ -48,15 +48,16 @@ def split_gemm(graph: ir.Graph) -> None:
         bias = node.inputs[2] if len(node.inputs) > 2 else None
         product = ir.node("MatMul", [node.inputs[0], weight], name=node.name)
         product.metadata_props.update(node.metadata_props)
-        made = [product]
+        new_nodes = [product]
         product.outputs[0].name = f"{output.name}_product" if bias else output.name
         product.outputs[0].type, product.outputs[0].shape = output.type, output.shape
         if bias is not None:
-            made.append(ir.node("Add", [product.outputs[0], bias], name=f"{node.name}_bias"))
-            made[-1].outputs[0].name = output.name
-            made[-1].outputs[0].type, made[-1].outputs[0].shape = output.type, output.shape
+            new_nodes.append(ir.node("Add", [product.outputs[0], bias], name=f"{node.name}_bias"))
+            new_nodes[-1].outputs[0].name = output.name
+            new_nodes[-1].outputs[0].type = output.type
+            new_nodes[-1].outputs[0].shape = output.shape
         ir.convenience.replace_nodes_and_values(
-            graph, node, [node], made, [output], [made[-1].outputs[0]]
+            graph, node, [node], new_nodes, [output], [new_nodes[-1].outputs[0]]
         )
 
 
@@ -73,31 +74,31 @@ def array_of(value: ir.Value) -> Array:
 
 def add_constant(graph: ir.Graph, name: str, value: Array) -> ir.Value:
     """A new initializer, under ``name`` or one like it."""
-    taken = {value.name for node in graph for value in node.outputs}
-    taken |= {value.name for value in graph.inputs} | set(graph.initializers)
-    while name in taken:
+    names = {value.name for node in graph for value in node.outputs}
+    names |= {value.name for value in graph.inputs} | set(graph.initializers)
+    while name in names:
         name += "_"
     tensor = ir.tensor(np.ascontiguousarray(value), name=name)
-    made = ir.Value(
+    constant = ir.Value(
         name=name,
         shape=ir.Shape(value.shape),
         type=ir.TensorType(tensor.dtype),
         const_value=tensor,
     )
-    graph.register_initializer(made)
-    return made
+    graph.register_initializer(constant)
+    return constant
 
 
 def name_nodes(graph: ir.Graph) -> None:
     """Give every node a name that no other has."""
     inner = (node for node in ir.traversal.RecursiveGraphIterator(graph) if node.graph is not graph)
-    taken = {str(node.name) for node in inner}
+    names = {str(node.name) for node in inner}
     for number, node in enumerate(graph):
         name = node.name or f"{node.op_type}_{number}"
-        while name in taken:
+        while name in names:
             name += "_"
         node.name = name
-        taken.add(name)
+        names.add(name)
 
 
 def save_graph(model: ir.Model, target: Path) -> None:

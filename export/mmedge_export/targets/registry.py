@@ -1,7 +1,7 @@
 """The targets that this version makes variants for, and what each can quantise.
 
-A target is a package and one line in :data:`TARGETS`. The package itself (:class:`Target`) is cheap
-to import and says which schemes its backend has kernels for; its module ``quantizer``
+A target is a package and one line in :data:`TARGETS`. The package itself (:class:`TargetPackage`)
+is cheap to import and says which schemes its backend has kernels for; its module ``quantizer``
 (:class:`Quantizer`) writes, runs and stores them. A target that quantises nothing says why and
 needs no such module.
 """
@@ -30,7 +30,7 @@ __all__ = [
     "TARGETS",
     "Quantizer",
     "Store",
-    "Target",
+    "TargetPackage",
     "find_target",
     "precisions",
     "quantizer",
@@ -46,7 +46,7 @@ TARGETS: dict[str, str] = {
 }
 
 
-class Target(Protocol):
+class TargetPackage(Protocol):
     """What a target's package offers.
 
     Attributes:
@@ -180,7 +180,7 @@ class Quantizer(Protocol):
         """
 
 
-def find_target(backend: str) -> Target:
+def find_target(backend: str) -> TargetPackage:
     """The package that makes variants for a backend.
 
     Raises:
@@ -188,7 +188,7 @@ def find_target(backend: str) -> Target:
     """
     if backend not in TARGETS:
         raise InputError(f"backend {backend!r}: expected {' or '.join(quantizes())}")
-    return cast("Target", importlib.import_module(TARGETS[backend]))
+    return cast("TargetPackage", importlib.import_module(TARGETS[backend]))
 
 
 def quantizer(backend: str) -> Quantizer:

@@ -75,8 +75,8 @@ def find_nodes(
 def choose_range(observed: Observed, precision: str) -> tuple[float, float]:
     """The range of uint8 with the least error, whatever the precision of the weights."""
     del precision
-    chosen = observed.range(levels=256)
-    return chosen.low, chosen.high
+    limits = observed.range(levels=256)
+    return limits.low, limits.high
 
 
 def open_graph(path: Path, stage: Stage, *, alone: bool, threads: int | None = None) -> Run:

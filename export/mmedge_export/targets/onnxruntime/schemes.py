@@ -202,12 +202,12 @@ def write_form(
         return [name for name, value in plan.items() if value == form]
 
     ranges = dict(ranges)
-    given = ir.external_data.load_to_model(ir.load(source))
-    own = {str(value.name) for value in given.graph.initializers.values()}
-    for node in given.graph:
-        own.update((str(node.name), *(str(value.name) for value in node.outputs)))
+    source_model = ir.external_data.load_to_model(ir.load(source))
+    source_names = {str(value.name) for value in source_model.graph.initializers.values()}
+    for node in source_model.graph:
+        source_names.update((str(node.name), *(str(value.name) for value in node.outputs)))
     ranged = chosen("static") + chosen("entering")
-    model = ir.to_proto(_separate_activations(given, ranged, ranges))
+    model = ir.to_proto(_separate_activations(source_model, ranged, ranges))
     with _quiet():
         if ranged:
             joined = _joined(model, chosen("entering"))
@@ -226,13 +226,13 @@ def write_form(
         for form in ("block8", "block4"):
             if chosen(form):
                 model = _blocks(model, chosen(form), form)
-    made = ir.from_proto(model)
-    _rows(made.graph, chosen("rows8"))
+    result = ir.from_proto(model)
+    _rows(result.graph, chosen("rows8"))
     # A quantiser that runs twice may use what the first run put further down.
-    made.graph.sort()
+    result.graph.sort()
     # Equal constants stay apart: OpenVINO 2026.4 does not fuse through one that nodes share.
-    _shorten(made.graph, own)
-    save_graph(made, target)
+    _shorten(result.graph, source_names)
+    save_graph(result, target)
 
 
 def _static(
@@ -272,8 +272,8 @@ def _static(
         extra_options={"TensorQuantOverrides": overrides} if overrides else {},
     )
     quantizer.quantize_model()
-    made: onnx.ModelProto = quantizer.model.model
-    return made
+    quantized: onnx.ModelProto = quantizer.model.model
+    return quantized
 
 
 def _joined(model: onnx.ModelProto, nodes: Collection[str]) -> set[str]:
@@ -283,15 +283,15 @@ def _joined(model: onnx.ModelProto, nodes: Collection[str]) -> set[str]:
     differ: these activations get signed integers, with none.
     """
     made_by = {name: node for node in model.graph.node for name in node.output}
-    found = set()
+    activations = set()
     for node in model.graph.node:
         if node.name in nodes:
             before = made_by.get(node.input[0])
             while before is not None and before.op_type in ("Identity", "Reshape", "Transpose"):
                 before = made_by.get(before.input[0])
             if before is not None and before.op_type == "Concat":
-                found.add(node.input[0])
-    return found
+                activations.add(node.input[0])
+    return activations
 
 
 def _leave_exactly(model: ir.Model, nodes: Collection[str], ranged: Collection[str]) -> ir.Model:
@@ -353,8 +353,8 @@ def _dynamic(
         extra_options={"MatMulConstBOnly": True},
     )
     quantizer.quantize_model()
-    made: onnx.ModelProto = quantizer.model.model
-    return made
+    quantized: onnx.ModelProto = quantizer.model.model
+    return quantized
 
 
 def _blocks(model: onnx.ModelProto, nodes: list[str], form: QuantizationScheme) -> onnx.ModelProto:
@@ -371,8 +371,8 @@ def _blocks(model: onnx.ModelProto, nodes: list[str], form: QuantizationScheme) 
         nodes_to_exclude=[name for name in _all_names(model.graph) if name not in nodes],
     )
     quantizer.process()
-    made: onnx.ModelProto = quantizer.model.model
-    return made
+    quantized: onnx.ModelProto = quantizer.model.model
+    return quantized
 
 
 def _all_names(graph: onnx.GraphProto) -> list[str]:
@@ -446,17 +446,17 @@ def _rows(graph: ir.Graph, nodes: Collection[str]) -> None:
         integers = np.rint(floats / scale).astype(np.int8)
         node.replace_input_with(0, add_constant(graph, f"{table.name}_integers", integers))
         scales = add_constant(graph, f"{table.name}_scales", scale)
-        made = [
+        new_nodes = [
             ir.node("Cast", [output], attributes={"to": ir.DataType.FLOAT}),
             ir.node("Gather", [scales, indices], attributes={"axis": 0}),
         ]
-        made.append(ir.node("Mul", [made[0].outputs[0], made[1].outputs[0]]))
-        for number, new in enumerate(made):
+        new_nodes.append(ir.node("Mul", [new_nodes[0].outputs[0], new_nodes[1].outputs[0]]))
+        for number, new in enumerate(new_nodes):
             new.name = f"{node.name}_{number}"
             new.outputs[0].name = f"{output.name}_{number}"
-        result = made[-1].outputs[0]
+        result = new_nodes[-1].outputs[0]
         for user, index in list(output.uses()):
-            if user is not made[0]:
+            if user is not new_nodes[0]:
                 user.replace_input_with(index, result)
         for index, value in enumerate(graph.outputs):
             if value is output:
@@ -464,39 +464,39 @@ def _rows(graph: ir.Graph, nodes: Collection[str]) -> None:
                 result.type, result.shape = output.type, output.shape
                 graph.outputs[index] = result
         output.type = ir.TensorType(ir.DataType.INT8)
-        graph.insert_after(node, made)
+        graph.insert_after(node, new_nodes)
 
 
-def _shorten(graph: ir.Graph, own: Collection[str]) -> None:
+def _shorten(graph: ir.Graph, source_names: Collection[str]) -> None:
     """Take out what is long and serves nobody: of a small network it is as large as the weights.
 
     Shapes of inner tensors, types of constants beside the constants' own, all metadata but the
     scopes of modules, and names of what came with quantisation; ``own`` are the names of nodes and
     tensors that were there before.
     """
-    kept = {*graph.inputs, *graph.outputs}
-    taken = {*own, *(str(value.name) for value in kept)}
+    boundary = {*graph.inputs, *graph.outputs}
+    names = {*source_names, *(str(value.name) for value in boundary)}
     for inner in ir.traversal.RecursiveGraphIterator(graph):
-        taken.update((str(inner.name), *(str(value.name) for value in inner.outputs)))
+        names.update((str(inner.name), *(str(value.name) for value in inner.outputs)))
         if isinstance(inner.graph, ir.Graph):
-            taken.update(str(value.name) for value in inner.graph.inputs)
-            taken.update(inner.graph.initializers)
-    fresh = (name for number in itertools.count() if (name := f"q.{number}") not in taken)
-    written = [value for value in graph.initializers.values() if value.name not in own]
+            names.update(str(value.name) for value in inner.graph.inputs)
+            names.update(inner.graph.initializers)
+    fresh = (name for number in itertools.count() if (name := f"q.{number}") not in names)
+    new_values = [value for value in graph.initializers.values() if value.name not in source_names]
     for node in graph:
         scope = node.metadata_props.get(SCOPES)
         node.metadata_props.clear()
         if scope is not None:
             node.metadata_props[SCOPES] = scope
-        if node.op_type in ("QuantizeLinear", "DequantizeLinear") and node.name not in own:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear") and node.name not in source_names:
             node.name = next(fresh)
         for value in node.outputs:
-            if value not in kept:
+            if value not in boundary:
                 value.shape = value.type = None
-                if value.name and value.name not in own:
-                    written.append(value)
-    for value in written:
-        if value not in kept:
+                if value.name and value.name not in source_names:
+                    new_values.append(value)
+    for value in new_values:
+        if value not in boundary:
             value.name = next(fresh)
     untype(graph)
 

@@ -91,8 +91,8 @@ def rounded_weights(
         axes = tuple(range(weights.ndim))
     scale = np.abs(weights).max(axis=axes, keepdims=True) / most
     scale = np.where(scale > 0, scale, 1)
-    made: NDArray[np.float32] = (np.rint(weights / scale) * scale).astype(np.float32)
-    return made
+    rounded: NDArray[np.float32] = (np.rint(weights / scale) * scale).astype(np.float32)
+    return rounded
 
 
 def _by_blocks(weights: Array, block: int, bits: int) -> NDArray[np.float32]:
@@ -104,9 +104,9 @@ def _by_blocks(weights: Array, block: int, bits: int) -> NDArray[np.float32]:
     half = 2 ** (bits - 1)
     scale = extreme / -half
     scale = np.where(scale != 0, scale, 1)
-    made = np.clip(np.rint(padded / scale), -half, half - 1) * scale
-    cut: NDArray[np.float32] = made.reshape(-1, columns)[:count].astype(np.float32)
-    return cut
+    rounded = np.clip(np.rint(padded / scale), -half, half - 1) * scale
+    unpadded: NDArray[np.float32] = rounded.reshape(-1, columns)[:count].astype(np.float32)
+    return unpadded
 
 
 def _round(graph: ir.Graph, value: ir.Value | None, span: tuple[float, float] | None) -> ir.Value:
@@ -126,14 +126,14 @@ def _switch_output(
 ) -> None:
     """Round ``output`` where ``switch`` is on, for all that use it."""
     uses = list(output.uses())
-    chosen = _add(graph, "Where", [switch, _round(graph, output, span), output])
+    choice = _add(graph, "Where", [switch, _round(graph, output, span), output])
     for user, index in uses:
-        user.replace_input_with(index, chosen)
+        user.replace_input_with(index, choice)
     for index, value in enumerate(graph.outputs):
         if value is output:
-            chosen.name, output.name = output.name, f"{output.name}_exact"
-            chosen.type, chosen.shape = output.type, output.shape
-            graph.outputs[index] = chosen
+            choice.name, output.name = output.name, f"{output.name}_exact"
+            choice.type, choice.shape = output.type, output.shape
+            graph.outputs[index] = choice
 
 
 def _add(graph: ir.Graph, op: str, inputs: Sequence[ir.Value | None]) -> ir.Value:

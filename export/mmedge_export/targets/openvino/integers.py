@@ -79,15 +79,17 @@ def check_integers(
     nodes, hidden = _integer_nodes(model)
     if not nodes:
         return []
-    found = [TensorSpec(name, kind, ()) for name, (_, kind) in nodes.items() if kind in DTYPES]
-    known = {value.name for value in model.graph.output}
-    for spec in found:
-        if spec.name not in known:
+    node_specs = [TensorSpec(name, kind, ()) for name, (_, kind) in nodes.items() if kind in DTYPES]
+    output_names = {value.name for value in model.graph.output}
+    for spec in node_specs:
+        if spec.name not in output_names:
             kind = onnx.helper.np_dtype_to_tensor_dtype(DTYPES[spec.dtype])
             model.graph.output.append(onnx.helper.make_tensor_value_info(spec.name, kind, None))
     copy = folder / path.name
     _write(model, path, copy)
-    wide = replace(stage, outputs=tuple({s.name: s for s in (*stage.outputs, *found)}.values()))
+    wide = replace(
+        stage, outputs=tuple({s.name: s for s in (*stage.outputs, *node_specs)}.values())
+    )
     runs = exact(copy, wide), tested(copy, wide)
     tensors = {**samples[0].inputs, **samples[0].outputs}
     base = {spec.name: tensors[spec.name] for spec in stage.inputs}
@@ -99,7 +101,7 @@ def check_integers(
         except ExportError:
             continue  # an index out of range, most likely: a smaller magnitude is
         try:
-            got = runs[1](values)
+            result = runs[1](values)
         except ExportError as error:
             raise AccuracyError(
                 f"stage {stage.name!r}: OpenVINO fails on integers up to {magnitude} that ONNX "
@@ -107,7 +109,7 @@ def check_integers(
             ) from error
         reached = max(reached, magnitude)
         for name, (words, _) in nodes.items():
-            if name in right and _compare(stage, words, magnitude, got[name], right[name]):
+            if name in right and _compare(stage, words, magnitude, result[name], right[name]):
                 beyond[words] = None
     lines = [
         f"stage {stage.name!r}: what {words} gives beyond 32 bits is cut off" for words in beyond
@@ -120,20 +122,20 @@ def check_integers(
     return lines
 
 
-def _compare(stage: Stage, words: str, magnitude: int, got: Array, right: Array) -> bool:
+def _compare(stage: Stage, words: str, magnitude: int, result: Array, right: Array) -> bool:
     """Whether there is more than 32 bits hold; raises AccuracyError where other values differ."""
-    if got.shape == right.shape:
+    if result.shape == right.shape:
         exact = right.astype(np.int64)
         beyond = np.abs(right.astype(np.float64)) > np.iinfo(np.int32).max
-        wrong = (got.astype(np.int64) != exact) & ~beyond
+        wrong = (result.astype(np.int64) != exact) & ~beyond
         if not wrong.any():
             return bool(beyond.any())
         at = int(np.flatnonzero(wrong)[0])
-        said = f"{got.flat[at]} where it is {right.flat[at]}"
+        difference = f"{result.flat[at]} where it is {right.flat[at]}"
     else:
-        said = f"sizes {list(got.shape)} where they are {list(right.shape)}"
+        difference = f"sizes {list(result.shape)} where they are {list(right.shape)}"
     raise AccuracyError(
-        f"stage {stage.name!r}: OpenVINO computes other integers: {words} gives {said}, with "
+        f"stage {stage.name!r}: OpenVINO computes other integers: {words} gives {difference}, with "
         f"inputs of a magnitude up to {magnitude}. It computes them in float32, and saturates 8 "
         "bits; use ONNX Runtime, or compute in the network with floats"
     )
@@ -158,7 +160,7 @@ def _integer_nodes(model: Any) -> tuple[dict[str, tuple[str, str]], list[str]]: 
     nodes: dict[str, tuple[str, str]] = {}
     hidden: list[str] = []
     for node in model.graph.node:
-        taken = [name for name in node.input if name in content]
+        content_inputs = [name for name in node.input if name in content]
         inner = [a.g for a in node.attribute if a.type == onnx.AttributeProto.GRAPH]
         if inner:
             hidden += [
@@ -167,13 +169,13 @@ def _integer_nodes(model: Any) -> tuple[dict[str, tuple[str, str]], list[str]]: 
                 for other in graph.node
                 if other.op_type in ("Div", "Mod", "BitShift", "ReduceMax", "ReduceMin")
             ]
-        if node.op_type in ("Shape", "Size") or not (taken or inner):
+        if node.op_type in ("Shape", "Size") or not (content_inputs or inner):
             continue
         content.update(node.output)
-        if not inner and set(taken) <= whole:
+        if not inner and set(content_inputs) <= whole:
             whole.update(node.output)
-        rounds = node.op_type in _ROUNDS and set(taken) <= whole
-        computes = any(_integer(kinds.get(name)) for name in taken)
+        rounds = node.op_type in _ROUNDS and set(content_inputs) <= whole
+        computes = any(_integer(kinds.get(name)) for name in content_inputs)
         if inner or node.op_type in _MOVES or not (computes or rounds):
             continue
         for name in node.output:
@@ -205,10 +207,10 @@ def _extremes(base: Mapping[str, Array]) -> Iterator[tuple[int, dict[str, Array]
                 limits = np.iinfo(kind.name)
                 least, most = max(low, limits.min + 1), min(magnitude, limits.max)
                 # Half of them near the end, where float32 rounds.
-                drawn = rng.integers(least, most, base[name].shape, np.int64, endpoint=True)
+                values_near = rng.integers(least, most, base[name].shape, np.int64, endpoint=True)
                 near = most - rng.integers(0, min(most, 64), base[name].shape, np.int64)
-                drawn = np.where(rng.random(base[name].shape) < 0.5, drawn, near)
-                values[name] = np.where(drawn == 0, 1, drawn).astype(kind)
+                values_near = np.where(rng.random(base[name].shape) < 0.5, values_near, near)
+                values[name] = np.where(values_near == 0, 1, values_near).astype(kind)
             yield magnitude, values
 
 

@@ -82,15 +82,17 @@ class OpenVinoRunner:
             ExportError: OpenVINO does not compile the graph for these shapes, or the run failed.
         """
         try:
-            given = [values[name] for name in self._inputs]
-            for name, value in zip(self._inputs, given, strict=True):
+            arrays = [values[name] for name in self._inputs]
+            for name, value in zip(self._inputs, arrays, strict=True):
                 if value.dtype == np.int64:
                     check_range(value, f"{self._name}: input {name!r}")
-            shapes = tuple(value.shape for value in given)
-            return self._for(shapes).run(given)
+            shapes = tuple(value.shape for value in arrays)
+            return self._for(shapes).run(arrays)
         except (KeyError, RuntimeError, BackendError) as error:
-            shown = {name: list(value.shape) for name, value in values.items()}
-            raise ExportError(f"OpenVINO fails on {self._name} with {shown}: {error}") from error
+            input_shapes = {name: list(value.shape) for name, value in values.items()}
+            raise ExportError(
+                f"OpenVINO fails on {self._name} with {input_shapes}: {error}"
+            ) from error
 
     def check(self, stage: Stage) -> None:
         """See that the graph's inputs and outputs are those of ``stage``, in types that are kept.
@@ -110,8 +112,8 @@ class OpenVinoRunner:
             return self._compiled[shapes]
         if len(self._compiled) < self._specialised:
             model = fix_shapes(self._model, shapes)
-            made = self._compiled[shapes] = Compiled(model, self._settings, self._outputs)
-            return made
+            compiled = self._compiled[shapes] = Compiled(model, self._settings, self._outputs)
+            return compiled
         if self._general is None:
             self._general = Compiled(self._model, self._settings, self._outputs)
         return self._general
@@ -120,8 +122,8 @@ class OpenVinoRunner:
 def _name(port: Any, specs: tuple[TensorSpec, ...]) -> str:  # noqa: ANN401
     """What a stage calls one of its model's ports, which may have several names."""
     names = sorted(port.get_names())
-    wanted = {spec.name for spec in specs}
-    return str(next((name for name in names if name in wanted), names[0]))
+    spec_names = {spec.name for spec in specs}
+    return str(next((name for name in names if name in spec_names), names[0]))
 
 
 def _without_functions(path: Path) -> Path | bytes:
@@ -132,10 +134,10 @@ def _without_functions(path: Path) -> Path | bytes:
     if not onnx.load(path, load_external_data=False).functions:
         return path
     try:
-        written: bytes = inliner.inline_local_functions(onnx.load(path)).SerializeToString()
+        content: bytes = inliner.inline_local_functions(onnx.load(path)).SerializeToString()
     except ValueError as error:  # over 2 GB
         raise ExportError(f"{path.name} has functions and is too large: {error}") from error
-    return written
+    return content
 
 
 def add_openvino(bundle: Bundle) -> tuple[Bundle, Variant]:
@@ -183,12 +185,12 @@ def add_openvino(bundle: Bundle) -> tuple[Bundle, Variant]:
         for stage, outputs in plan.alone({**sample.inputs, **sample.outputs}):
             for name, value in outputs.items():
                 limit = base.tolerances.get(name, base.tolerance)
-                found = difference(value, sample.outputs[name], limit)
-                if not found.passes:
+                result = difference(value, sample.outputs[name], limit)
+                if not result.passes:
                     raise AccuracyError(
                         f"OpenVINO {version}, stage {stage.name!r}, golden sample {number}: "
-                        f"output {name!r} {found}, {found.limit_used:.3g} times what its tolerance "
-                        f"allows ({limit}); use ONNX Runtime, and report this"
+                        f"output {name!r} {result}, {result.limit_used:.3g} times what its "
+                        f"tolerance allows ({limit}); use ONNX Runtime, and report this"
                     )
     # Shapes that come often get a form of their own, all others share one: both are tried.
     open_questions = check_sizes(
@@ -209,21 +211,21 @@ def add_openvino(bundle: Bundle) -> tuple[Bundle, Variant]:
                 tested=lambda path, wide: OpenVinoRunner(path, wide, alone=True, threads=None),
             )
     files: dict[str, bytes | Path] = {}
-    own = {}
+    paths = {}
     for stage in stages:
-        own[stage.name] = stage.graph
+        paths[stage.name] = stage.graph
         if bundle.functions(stage.graph):
-            own[stage.name] = name = f"{stage.graph.removesuffix('.onnx')}.inlined.onnx"
+            paths[stage.name] = name = f"{stage.graph.removesuffix('.onnx')}.inlined.onnx"
             files[name] = _inlined(bundle.file(stage.graph))
-    made = replace(
+    variant = replace(
         base,
         backend="openvino",
-        files=own,
+        files=paths,
         build={"openvino": version},
         metrics={},
         not_checked=tuple(map(line, open_questions)),
     )
-    return bundle.with_variant(made, files), made
+    return bundle.with_variant(variant, files), variant
 
 
 def _inlined(path: Path) -> bytes:
@@ -232,5 +234,5 @@ def _inlined(path: Path) -> bytes:
     from onnx import inliner
 
     model = onnx.load(path, load_external_data=False)
-    written: bytes = inliner.inline_local_functions(model).SerializeToString()
-    return written
+    content: bytes = inliner.inline_local_functions(model).SerializeToString()
+    return content

@@ -84,7 +84,7 @@ def build(
         AccuracyError: float16 cannot hold the golden samples.
         BundleError: the bundle cannot be read or written.
     """
-    built, _ = build_all(
+    new_bundle, _ = build_all(
         bundle,
         backend=backend,
         targets=[target],
@@ -93,7 +93,7 @@ def build(
         workspace=workspace,
         progress=progress,
     )
-    return built
+    return new_bundle
 
 
 def build_all(
@@ -133,7 +133,7 @@ def build_all(
         ) from error
     builders = [EngineBuilder(backend, target, workspace=workspace) for target in targets]
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-    built: list[tuple[Variant, dict[str, Path]]] = []
+    variants: list[tuple[Variant, dict[str, Path]]] = []
     try:
         sizes = resolve_profiles(opened, profile)
         with tempfile.TemporaryDirectory(prefix="mmedge-build-") as temporary:
@@ -151,17 +151,17 @@ def build_all(
                     metrics={f"{precision}_max_rel": max(errors)} if errors else {},
                     not_checked=(NOT_RUN,),
                 )
-                built += [
+                variants += [
                     build_variant(opened, builder, variant, sources, sizes, folder, tell)
                     for builder in builders
                 ]
-            for variant, files in built:
+            for variant, files in variants:
                 opened = opened.with_variant(variant, files)
     except BaseException:
         if opened is not bundle:
             opened.close()
         raise
-    return opened, tuple(variant for variant, _ in built)
+    return opened, tuple(variant for variant, _ in variants)
 
 
 @dataclass(frozen=True, slots=True)

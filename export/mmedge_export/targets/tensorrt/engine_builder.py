@@ -74,11 +74,11 @@ class EngineBuilder:
                     "--backend tensorrt-rtx, which builds without a GPU"
                 )
             return target
-        known = sorted(self._capabilities(), key=lambda name: int(name.removeprefix("sm_")))
-        if target not in known:
+        architectures = sorted(self._capabilities(), key=lambda name: int(name.removeprefix("sm_")))
+        if target not in architectures:
             raise InputError(
                 f"target {target!r}: tensorrt-rtx {self._trt.__version__} builds for "
-                f"{', '.join(known)}, and for {CURRENT!r} on a machine with such a GPU"
+                f"{', '.join(architectures)}, and for {CURRENT!r} on a machine with such a GPU"
             )
         return target
 
@@ -137,10 +137,10 @@ class EngineBuilder:
             config.add_optimization_profile(_profile(builder, dynamic, sizes))
         plan = builder.build_serialized_network(network, config)
         if plan is None:
-            said = [line for line in log.errors if NOISE not in line] or log.errors
+            messages = [line for line in log.errors if NOISE not in line] or log.errors
             raise BackendError(
                 f"{where}: {self.backend} {trt.__version__} could not build an engine for "
-                f"{self.target}: {'; '.join(said) or 'it gave no reason'}"
+                f"{self.target}: {'; '.join(messages) or 'it gave no reason'}"
             )
         return bytes(plan)
 
@@ -175,19 +175,19 @@ class EngineBuilder:
 
 def _describe(error: Any) -> str:  # noqa: ANN401
     """One parser error: node, operator, and the parser's own words."""
-    said = " ".join(
+    message = " ".join(
         line for line in str(error.desc()).splitlines() if line.strip() and NOISE not in line
     )
-    if said == "false":  # a bare assertion of its list of operators
-        said = "the operator is not supported"
+    if message == "false":  # a bare assertion of its list of operators
+        message = "the operator is not supported"
     if error.node() < 0:  # a tensor at the border of the graph; its name stands where files stand
-        return f"tensor {error.file()!r}: {said}"
+        return f"tensor {error.file()!r}: {message}"
     name = error.node_name() or f"number {error.node()}"
     scopes = "".join(f" in {scope}" for scope in error.local_function_stack())
     hint = ""
-    if "uint8" in said.lower():
+    if "uint8" in message.lower():
         hint = " (TensorRT can only move and cast uint8: convert it to float before computing)"
-    return f"node {name!r} ({error.node_operator()}){scopes}: {said}{hint}"
+    return f"node {name!r} ({error.node_operator()}){scopes}: {message}{hint}"
 
 
 def _refuse_float64(file: Path, where: str) -> None:
@@ -196,15 +196,15 @@ def _refuse_float64(file: Path, where: str) -> None:
 
     double = onnx.TensorProto.DOUBLE
     graph = onnx.load(file, load_external_data=False).graph
-    found = [tensor.name for tensor in graph.initializer if tensor.data_type == double]
-    found += [v.name for v in graph.value_info if v.type.tensor_type.elem_type == double]
+    tensors = [tensor.name for tensor in graph.initializer if tensor.data_type == double]
+    tensors += [v.name for v in graph.value_info if v.type.tensor_type.elem_type == double]
     for node in graph.node:
         for attribute in node.attribute:
             casts = node.op_type == "Cast" and attribute.name == "to" and attribute.i == double
             if casts or attribute.t.data_type == double:
-                found.append(node.output[0])
-    if found:
-        names = list(dict.fromkeys(found))
+                tensors.append(node.output[0])
+    if tensors:
+        names = list(dict.fromkeys(tensors))
         rest = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
         raise BackendError(
             f"{where}: TensorRT has no float64 and would compute in float32: tensors "
@@ -218,14 +218,14 @@ def _check_tensors(network: Any, stage: Stage, where: str) -> None:  # noqa: ANN
         ("input", stage.inputs, network.num_inputs, network.get_input),
         ("output", stage.outputs, network.num_outputs, network.get_output),
     ):
-        found = {tensor.name: tensor for tensor in map(get, range(count))}
-        if found.keys() != {spec.name for spec in specs}:
+        tensors = {tensor.name: tensor for tensor in map(get, range(count))}
+        if tensors.keys() != {spec.name for spec in specs}:
             raise BackendError(
-                f"{where}: the graph's {kind}s are {sorted(found)}, the manifest declares "
+                f"{where}: the graph's {kind}s are {sorted(tensors)}, the manifest declares "
                 f"{sorted(spec.name for spec in specs)}; export the bundle again"
             )
         for spec in specs:
-            tensor = found[spec.name]
+            tensor = tensors[spec.name]
             dtype = DTYPE_NAMES.get(tensor.dtype.name, tensor.dtype.name)
             if dtype != spec.dtype or len(tensor.shape) != len(spec.shape):
                 raise BackendError(

@@ -82,18 +82,18 @@ def to_float16(
     if not samples:
         raise BundleError(f"{bundle.path}: float16 needs golden samples; export the bundle again")
     tensors = [{**sample.inputs, **sample.outputs} for sample in samples]
-    made: dict[str, Float16Stage] = {}
+    stages: dict[str, Float16Stage] = {}
     runs: dict[str, Run] = {}
     for stage in bundle.manifest.in_order():
         if progress is not None:
             progress(f"{stage.name}: float16")
-        made[stage.name], runs[stage.name] = _convert(bundle, stage, tensors, folder)
-    kept = sum(len(stage.kept) for stage in made.values())
+        stages[stage.name], runs[stage.name] = _convert(bundle, stage, tensors, folder)
+    float32_nodes = sum(len(stage.kept) for stage in stages.values())
     plan = StagePlan(bundle.manifest.in_order(), runs, bundle.manifest.outputs)
     for sample, golden in zip(samples, tensors, strict=True):
         for name, value in plan.run(sample.inputs).items():
-            _check("all stages in a chain", name, value, golden[name], kept)
-    return made
+            _check("all stages in a chain", name, value, golden[name], float32_nodes)
+    return stages
 
 
 def _convert(
@@ -109,9 +109,9 @@ def _convert(
 
     model = prepare(ir.load(bundle.file(stage.graph)))
     feeds = [{spec.name: values[spec.name] for spec in stage.inputs} for values in tensors]
-    kept = keep_float32(model, measure_ranges(model, feeds))
+    float32_nodes = keep_float32(model, measure_ranges(model, feeds))
     nodes = model.graph.num_nodes()
-    typed = CastFloat16Pass(kept)(model).model
+    typed = CastFloat16Pass(float32_nodes)(model).model
     file = folder / f"{stage.name}.onnx"
     ir.save(typed, file, external_data=f"{file.name}.data")
     _check_types(file, stage)
@@ -123,9 +123,10 @@ def _convert(
     for feed, golden in zip(feeds, tensors, strict=True):
         for name, value in run(feed).items():
             worst = max(
-                worst, _check(f"stage {stage.name!r}", name, value, golden[name], len(kept))
+                worst,
+                _check(f"stage {stage.name!r}", name, value, golden[name], len(float32_nodes)),
             )
-    return Float16Stage(file, nodes, kept, worst), run
+    return Float16Stage(file, nodes, float32_nodes, worst), run
 
 
 def _check_types(file: Path, stage: Stage) -> None:
@@ -157,13 +158,13 @@ def _runner(file: Path, stage: Stage) -> Run:
         ) from error
 
 
-def _check(where: str, output: str, got: Array, golden: Array, kept: int) -> float:
+def _check(where: str, output: str, value: Array, golden: Array, float32_nodes: int) -> float:
     """Relative error of one output; raise AccuracyError past the tolerance."""
-    found = difference(got, golden, TOLERANCE)
-    if not found.passes:
+    result = difference(value, golden, TOLERANCE)
+    if not result.passes:
         raise AccuracyError(
-            f"float16: output {output!r} of {where} {found}, against the golden samples, where "
+            f"float16: output {output!r} of {where} {result}, against the golden samples, where "
             f"rtol={TOLERANCE.rtol:g} is allowed; "
-            f"{kept} nodes kept as float32 were not enough. Build with precision fp32"
+            f"{float32_nodes} nodes kept as float32 were not enough. Build with precision fp32"
         )
-    return found.max_rel
+    return result.max_rel

@@ -45,7 +45,7 @@ def parse_profiles(texts: Iterable[str]) -> dict[str, tuple[int, int, int]]:
     Raises:
         InputError: a text is not of this form, or names a dimension twice.
     """
-    found: dict[str, tuple[int, int, int]] = {}
+    profiles: dict[str, tuple[int, int, int]] = {}
     for text in texts:
         name, separator, sizes = text.partition("=")
         parts = sizes.split(":")
@@ -54,10 +54,10 @@ def parse_profiles(texts: Iterable[str]) -> dict[str, tuple[int, int, int]]:
                 f"profile {text!r}: expected DIMENSION=MIN:OPT:MAX in whole numbers, such as "
                 "samples=1600:32000:80000"
             )
-        if name in found:
+        if name in profiles:
             raise InputError(f"profile {text!r}: dimension {name!r} is given twice")
-        found[name] = (int(parts[0]), int(parts[1]), int(parts[2]))
-    return found
+        profiles[name] = (int(parts[0]), int(parts[1]), int(parts[2]))
+    return profiles
 
 
 def resolve_profiles(
@@ -79,21 +79,25 @@ def resolve_profiles(
     manifest = bundle.manifest
     overrides = overrides or {}
     golden = _golden_sizes(bundle)
-    given = {
+    profile_sizes = {
         size: spec
         for spec in manifest.inputs().values()
         for size in spec.shape
         if isinstance(size, str)
     }
     for name in overrides:
-        if name not in given:
+        if name not in profile_sizes:
             raise InputError(
                 f"profile of {name!r}: the inputs have no such dynamic dimension; "
-                + (f"they have {', '.join(sorted(given))}" if given else "none is dynamic")
+                + (
+                    f"they have {', '.join(sorted(profile_sizes))}"
+                    if profile_sizes
+                    else "none is dynamic"
+                )
             )
     resolved: dict[str, ProfileSizes] = {}
     relations = Relations(manifest.dimensions, manifest.constraints)
-    for name in given:
+    for name in profile_sizes:
         limits = manifest.dimensions[name]
         most = limits.max
         if most is None:
@@ -134,21 +138,21 @@ def resolve_profiles(
             limits = manifest.dimensions[name]
             resolved[name] = ProfileSizes(limits.min, limits.opt, limits.max or limits.opt)
     elif derived:
-        measured = _measure(bundle, resolved)
-        resolved.update((name, measured[name]) for name in derived)
+        measured_sizes = _measure(bundle, resolved)
+        resolved.update((name, measured_sizes[name]) for name in derived)
     return resolved
 
 
 def _golden_sizes(bundle: Bundle) -> dict[str, set[int]]:
     """Sizes that the golden samples give to each dimension of the network's inputs."""
-    found: dict[str, set[int]] = {}
+    sizes: dict[str, set[int]] = {}
     specs = bundle.manifest.inputs()
     for sample in bundle.samples():
         for name, spec in specs.items():
             for size, declared in zip(sample.inputs[name].shape, spec.shape, strict=True):
                 if isinstance(declared, str):
-                    found.setdefault(declared, set()).add(size)
-    return found
+                    sizes.setdefault(declared, set()).add(size)
+    return sizes
 
 
 def _measure(bundle: Bundle, inputs: Mapping[str, ProfileSizes]) -> dict[str, ProfileSizes]:
@@ -166,8 +170,10 @@ def _measure(bundle: Bundle, inputs: Mapping[str, ProfileSizes]) -> dict[str, Pr
     }
 
 
-def _new_dimensions(stage: Stage, known: Mapping[str, ProfileSizes]) -> bool:
-    return any(isinstance(n, str) and n not in known for spec in stage.outputs for n in spec.shape)
+def _new_dimensions(stage: Stage, dimensions: Mapping[str, ProfileSizes]) -> bool:
+    return any(
+        isinstance(n, str) and n not in dimensions for spec in stage.outputs for n in spec.shape
+    )
 
 
 def _run(
@@ -181,7 +187,7 @@ def _run(
         name: np.zeros(_shape(spec, sizes), DTYPES[spec.dtype])
         for name, spec in manifest.inputs().items()
     }
-    found: dict[str, int] = {}
+    output_sizes: dict[str, int] = {}
 
     def run(stage: Stage, feeds: Mapping[str, Array]) -> dict[str, Array]:
         names = [spec.name for spec in stage.outputs]
@@ -195,11 +201,11 @@ def _run(
             ) from error
         for spec in stage.outputs:
             pairs = zip(spec.shape, values[spec.name].shape, strict=True)
-            found.update((name, size) for name, size in pairs if isinstance(name, str))
+            output_sizes.update((name, size) for name, size in pairs if isinstance(name, str))
         return values
 
     StagePlan(stages, {stage.name: partial(run, stage) for stage in stages}).advance(tensors)
-    return found
+    return output_sizes
 
 
 def _shape(spec: TensorSpec, sizes: Mapping[str, int]) -> tuple[int, ...]:

@@ -408,11 +408,11 @@ class _QdqWriter:
         """Stored weights after dequantisation, with one scale for each index of ``axis``."""
         if (value, axis) in self._rounded:
             return self._rounded[value, axis]
-        stored, scale = _quantize_weights(_array(value), axis, self._precision)
+        integers, scale = _quantize_weights(_array(value), axis, self._precision)
         name = f"{value.name}_{self._precision}_{axis}"
         scales = self._constant(f"{name}_scale", scale)
         wide = _value(f"{name}_float32", ir.DataType.FLOAT, value)
-        up = _node("DequantizeLinear", [self._constant(name, stored), scales], wide, axis=axis)
+        up = _node("DequantizeLinear", [self._constant(name, integers), scales], wide, axis=axis)
         self._graph.insert_before(reader, up)
         self._rounded[value, axis] = wide
         return wide

@@ -88,8 +88,8 @@ def choose_range(observed: Observed, precision: str) -> tuple[float, float] | No
         return None
     if precision == "fp8":
         return observed.histogram.min, observed.histogram.max
-    chosen = observed.range(levels=256, symmetric=True)
-    return chosen.low, chosen.high
+    limits = observed.range(levels=256, symmetric=True)
+    return limits.low, limits.high
 
 
 def write(
