@@ -1,31 +1,27 @@
 """One-shot runs of a bundle: named inputs in, named outputs out.
 
-Of a bundle with several stages, the encoders of a modality whose content has been seen lately are
-not run again (see :mod:`mmedge.execution.feature_cache`), and those that must run may run at once
-(see :mod:`mmedge.execution.scheduler`). Neither changes a bit of any output.
-
 It is long, since it is one class whose methods are documented for users.
 """
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
-from functools import partial
 from math import inf
-from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, Self
 
-from mmedge.backends import Session, SessionOptions
-from mmedge.backends.registry import open_stage, probe
+from mmedge.backends import SessionOptions
+from mmedge.backends.registry import probe
 from mmedge.bundle import Bundle
+from mmedge.bundle.choose import choose_plan
 from mmedge.errors import BackendError, BundleError, InputError, MMEdgeError
-from mmedge.execution.feature_cache import CACHE_BYTES, FeatureCache
+from mmedge.execution.feature_cache import CACHE_BYTES
 from mmedge.execution.finite import FiniteInputs
 from mmedge.execution.inputs import Feeds
-from mmedge.execution.plan import StagePlan
-from mmedge.execution.scheduler import Scheduler, serially
+from mmedge.execution.loaded_plan import Laps, LoadedPlan
+from mmedge.execution.scheduler import serially
 from mmedge.execution.verify import verify
-from mmedge.forks import ADVICE, keep_for_ever, watch
+from mmedge.forks import ADVICE, watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -33,10 +29,9 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from mmedge.backends import Attention
-    from mmedge.execution.feature_cache import CacheInfo, Key
-    from mmedge.execution.plan import Run
+    from mmedge.execution.feature_cache import CacheInfo
     from mmedge.execution.scheduler import Schedule
-    from mmedge.spec import Array, Decision, Device, Manifest, Stage, Variant
+    from mmedge.spec import Array, Decision, Device, Manifest, PlanName, Variant
     from mmedge.stream import Stream
     from mmedge.stream.policies import Policy
     from mmedge.stream.sanity import Sanity
@@ -44,44 +39,16 @@ if TYPE_CHECKING:
 __all__ = ["Pipeline", "check_threads", "load"]
 
 
-class _Laps:
-    """Splits a call into parts without gaps: each ends now and began where the last one ended.
-
-    In nanoseconds, by part in ``parts``. Of no use where parts run at once.
-    """
-
-    __slots__ = ("_last", "parts")
-
-    def __init__(self, names: tuple[str, ...]) -> None:
-        self._last = perf_counter_ns()
-        self.parts = dict.fromkeys(names, 0)
-
-    def end(self, name: str) -> None:
-        """The part ``name`` ends."""
-        now = perf_counter_ns()
-        self.parts[name] += now - self._last
-        self._last = now
-
-    def after(self, stage: Stage, *_tensors: object) -> None:
-        """The part of a stage ends."""
-        self.end(stage.name)
-
-
-def _runner(session: Session) -> Run:
-    def run(feeds: Mapping[str, Any]) -> dict[str, Array]:
-        # Looked up at each call, so that a tracer may exchange it in between.
-        return session.run(feeds)
-
-    return run
-
-
 class Pipeline:
-    """A bundle's stages, loaded on one device. Made by :func:`load`; safe to call from threads.
+    """A bundle on one device, with one of its plans loaded. Made by :func:`load`.
+
+    Safe to call from threads.
 
     Attributes:
         bundle: the bundle it came from; closed with the pipeline unless the caller opened it.
         variant: the variant that runs.
         decisions: for every variant of the bundle, whether it was taken and why.
+        why_plan: why :attr:`plan` is the one that is loaded, in words.
         threads: most intra-op threads of each stage on the CPU; None: the backend's default.
     """
 
@@ -91,72 +58,70 @@ class Pipeline:
         variant: Variant,
         decisions: tuple[Decision, ...],
         *,
+        plan: PlanName,
+        why_plan: str = "",
         options: SessionOptions,
         cache_bytes: int = CACHE_BYTES,
         concurrent: bool | None = None,
         allow_non_finite: bool = False,
+        allow_unverified: bool = False,
         owns_bundle: bool = True,
     ) -> None:
         self.bundle = bundle
         self._owns_bundle = owns_bundle
         self.variant = variant
         self.decisions = decisions
+        self.why_plan = why_plan
         self.threads = options.threads
-        manifest = bundle.manifest
         self._feeds = Feeds(bundle, on_gpu=variant.target != "cpu")
         finite = FiniteInputs(bundle)
         self._finite = None if allow_non_finite or not finite.names else finite
-        self._outputs = manifest.outputs
-        self._sessions: dict[str, Session] = {}
-        self._whole: Callable[[Mapping[str, Any]], dict[str, Array]] | None = None
         self._disowned = False
+        self._lock = threading.Lock()
+
+        def open_plan(name: PlanName) -> LoadedPlan:
+            return LoadedPlan(
+                bundle,
+                variant,
+                name,
+                options=options,
+                cache_bytes=cache_bytes,
+                concurrent=concurrent,
+            )
+
+        self._open_plan = open_plan
+        self._verified = allow_unverified or _proven(bundle.manifest, variant)
+        self._loaded = open_plan(plan)
         watch(self)
-        # A single stage is the whole network, and not an encoder in front of anything.
-        several = len(manifest.stages) > 1
-        taken = _encoder_inputs(manifest) if several else {}
-        self._cache = FeatureCache(taken, limit=cache_bytes) if taken and cache_bytes else None
-        self._scheduler = Scheduler(most=len(taken), concurrent=concurrent)
-        # Of the network's outputs those that encoders make: the cache may hold the same arrays.
-        features = {s.name for stage in manifest.stages if stage.modality for s in stage.outputs}
-        self._shared = features.intersection(manifest.outputs)
-        try:
-            for stage in manifest.in_order():
-                self._sessions[stage.name] = open_stage(bundle, stage, variant, options=options)
-            # Backends opened files by their paths: were they those that were checked?
-            bundle.check_unchanged()
-            # A process that is killed cleans nothing up: what was unpacked goes as soon as it can.
-            bundle.release()
-        except MMEdgeError:
-            self.close()
-            raise
-        runs = {name: _runner(session) for name, session in self._sessions.items()}
-        self._plan = StagePlan(manifest.in_order(), runs, self._outputs)
-        self._encoders = self._plan.encoders if several else {}
-        self._others = self._plan.fusion if several else self._plan.stages
-        self._parts = ("inputs", *runs, "outputs")
-        # One stage that yields just the network's outputs needs nothing around its session.
-        only = None if several else next(iter(self._sessions.values()))
-        direct = only is not None and tuple(spec.name for spec in only.outputs) == self._outputs
-        self._whole = only.run if only is not None and direct else None
+        if not self._verified:
+            try:
+                verify(self).check()
+            except BaseException:
+                self.close()
+                raise
+
+    @property
+    def plan(self) -> PlanName:
+        """The plan that is loaded: ``whole``, or ``cut`` by modality."""
+        return self._loaded.name
 
     @property
     def schedule(self) -> Schedule:
         """Whether encoders that must run in the same call run at once, and what decided it."""
-        return self._scheduler.schedule
+        return self._loaded.scheduler.schedule
 
     @property
     def attention(self) -> dict[str, Attention]:
         """What runs attention over segments, by stage; stages without any are not in it."""
-        found = {name: session.attention for name, session in self._sessions.items()}
-        return {name: attention for name, attention in found.items() if attention is not None}
+        sessions = self._loaded.sessions.items()
+        return {stage: a for stage, session in sessions if (a := session.attention) is not None}
 
     def cache_info(self) -> dict[str, CacheInfo]:
         """Counters of the feature cache by modality; empty where there is none.
 
-        Modalities without an encoder of their own are not in it, and a bundle of one stage has
-        none.
+        Modalities without an encoder of their own are not in it, and the plan ``whole`` has none.
         """
-        return self._cache.info() if self._cache is not None else {}
+        return self._loaded.cache_info()
 
     def __call__(self, **inputs: Any) -> dict[str, Array]:  # noqa: ANN401
         """Run once; each keyword is an input's name. See :meth:`run`."""
@@ -182,14 +147,15 @@ class Pipeline:
             BackendError: the engine failed, or the pipeline is closed (another thread may close it
                 during the call).
         """
-        # Read once: another thread may close the pipeline.
-        whole = self._whole
-        if whole is not None:
+        # Read once: another thread may close the pipeline, or load another plan.
+        loaded = self._loaded
+        direct = loaded.direct
+        if direct is not None:
             values = self._feeds.prepare(inputs)
             if self._finite is not None:
                 self._finite.check(values)
-            return whole(values)
-        return self._answer(inputs, cached=cached, run_encoders=self._scheduler.run)[0]
+            return direct(values)
+        return self._answer(loaded, inputs, cached=cached, run_encoders=loaded.scheduler.run)[0]
 
     def timed(
         self, inputs: Mapping[str, Any], *, cached: bool = True
@@ -203,39 +169,23 @@ class Pipeline:
         attribute time: encoders run one after another, even where :meth:`run` runs them at once, so
         that parts add up.
         """
-        return self._answer(inputs, cached=cached, run_encoders=serially)
+        return self._answer(self._loaded, inputs, cached=cached, run_encoders=serially)
 
     def _answer(
         self,
+        loaded: LoadedPlan,
         inputs: Mapping[str, Any],
         *,
         cached: bool,
         run_encoders: Callable[[Mapping[str, Callable[[], dict[str, Array]]]], Any],
     ) -> tuple[dict[str, Array], dict[str, int]]:
         """Outputs and the time of each part."""
-        laps = _Laps(self._parts)
-        self._check_open()
-        cache = self._cache if cached else None
+        laps = Laps(loaded.parts)
+        self._check_open(loaded)
         values = self._feeds.prepare(inputs)
         if self._finite is not None:
             self._finite.check(values)
-        features, keys = self._recall(values, cache)
-        tasks = {
-            modality: partial(self._encode, modality, values, key, laps)
-            for modality, key in keys.items()
-        }
-        laps.end("inputs")
-        features.extend(run_encoders(tasks).values())
-        while features:
-            values.update(features.pop())
-        self._plan.advance(values, self._others, laps.after)
-        outputs = {name: values[name] for name in self._outputs}
-        if cache is not None:
-            outputs.update({name: outputs[name].copy() for name in self._shared})
-        # Freed before the clock is read, so that it is not left unexplained; nothing else holds
-        # them but the cache.
-        values.clear()
-        laps.end("outputs")
+        outputs = loaded.answer(values, laps, cached=cached, run_encoders=run_encoders)
         return outputs, laps.parts
 
     def stream(
@@ -250,18 +200,21 @@ class Pipeline:
     ) -> Stream:
         """Run each encoder when its sensor delivers; see :class:`mmedge.stream.Stream`.
 
-        Several streams may share a pipeline; close them before it. ``limits`` are the stream's
-        other arguments: ``depth``, ``keep``, ``future``, ``recover_after``.
+        Several streams may share a pipeline; close them before it. A stream needs the plan ``cut``:
+        where another one is loaded, it is replaced, and single calls run ``cut`` from then on.
+        ``load(..., plan="cut")`` spares loading two. ``limits`` are the stream's other arguments:
+        ``depth``, ``keep``, ``future``, ``recover_after``.
 
         Raises:
             InputError: an unknown modality, a policy that does not fit it, or a number that cannot
                 be.
-            BackendError: the pipeline is closed.
+            BackendError: the pipeline is closed, or the plan ``cut`` does not load.
+            AccuracyError: it does not compute here what it should.
         """
         # A program that makes single calls does without the stream's modules.
         from mmedge.stream import Stream
 
-        self._check_open()
+        self._use(self.bundle.manifest.stream_plan(self.variant))
         return Stream(
             self,
             trigger=trigger,
@@ -279,57 +232,43 @@ class Pipeline:
             InputError: the bundle has no such stage.
             BackendError: the engine failed.
         """
-        self._check_open()
-        if stage not in self._parts[1:-1]:
-            known = ", ".join(self._parts[1:-1])
-            raise InputError(f"no stage {stage!r}; this bundle has {known}")
-        return self._plan.run_stage(stage, feeds)
+        loaded = self._loaded
+        self._check_open(loaded)
+        if stage not in loaded.sessions:
+            others = [s.name for s in self.bundle.manifest.stages if s.name not in loaded.sessions]
+            if stage in others:
+                raise InputError(
+                    f"stage {stage!r} is not of the plan that is loaded, {self.plan!r}; load the "
+                    "bundle with another plan"
+                )
+            raise InputError(f"no stage {stage!r}; this bundle has {', '.join(loaded.sessions)}")
+        return loaded.run_stage(stage, feeds)
 
-    def _recall(
-        self, values: dict[str, Any], cache: FeatureCache | None
-    ) -> tuple[list[Mapping[str, Array]], dict[str, Key | None]]:
-        """Features that are held, and a key (None: not to be held) of each other modality.
-
-        The inputs of the others are replaced by copies in ``values``.
-        """
-        if cache is None:
-            return [], dict.fromkeys(self._encoders)
-        features: list[Mapping[str, Array]] = []
-        keys: dict[str, Key | None] = {}
-        for modality in self._encoders:
-            held, key = cache.recall(modality, values)
-            if held is None:
-                keys[modality] = key
-            else:
-                features.append(held)
-        return features, keys
-
-    def _encode(
-        self, modality: str, values: Mapping[str, Any], key: Key | None, laps: _Laps
-    ) -> dict[str, Array]:
-        """Run the encoders of one modality, most often one, and hold what they make."""
-        tensors = dict(values)
-        features: dict[str, Array] = {}
-
-        def collect(stage: Stage, _feeds: Mapping[str, Any], outputs: Mapping[str, Array]) -> None:
-            features.update(outputs)
-            laps.end(stage.name)
-
-        self._plan.advance(tensors, self._encoders[modality], collect)
-        if key is not None and self._cache is not None:
-            self._cache.put(modality, key, features)
-        return features
+    def _use(self, plan: PlanName) -> None:
+        """Have a plan loaded, in place of another one."""
+        with self._lock:
+            self._check_open(self._loaded)
+            if plan == self.plan:
+                return
+            before = self._loaded
+            self._loaded = self._open_plan(plan)
+            try:
+                if not self._verified:
+                    verify(self).check()
+            except BaseException:
+                self._loaded.close()
+                self._loaded = before
+                raise
+            self.why_plan = "a stream runs it"
+            # Not closed: a call in another thread may be under way. Its sessions go with it.
 
     def disown(self) -> None:
         """See :class:`mmedge.forks.Inherited`: the sessions' threads are the parent's."""
-        for session in self._sessions.values():
-            keep_for_ever(session)
+        self._loaded.disown()
         self._disowned = True
-        self._sessions = {}
-        self._whole = self._cache = None
 
-    def _check_open(self) -> None:
-        if not self._sessions:
+    def _check_open(self, loaded: LoadedPlan) -> None:
+        if not loaded.sessions:
             if self._disowned:
                 raise BackendError(f"{self!r}: {ADVICE}")
             raise BackendError(f"{self!r} is closed; load the bundle again")
@@ -342,13 +281,7 @@ class Pipeline:
         """
         if self._disowned:
             return
-        sessions, self._sessions = self._sessions, {}
-        self._whole = None
-        for session in sessions.values():
-            session.close()
-        self._scheduler.close()
-        if self._cache is not None:
-            self._cache.close()
+        self._loaded.close()
         if self._owns_bundle:
             self.bundle.close()
 
@@ -371,6 +304,7 @@ def load(
     bundle: str | Path | Bundle,
     variant: str | None = None,
     *,
+    plan: PlanName | None = None,
     backend: str = "auto",
     precision: str | None = None,
     device: str | None = None,
@@ -396,6 +330,10 @@ def load(
             again: it stays the caller's, to be closed after the pipeline.
         variant: id of the variant to take, as ``mmedge inspect`` lists them. None: the best that
             runs here, of those that the next three allow.
+        plan: ``"whole"``: single calls run the network as one graph, which is the fastest where
+            nothing comes again. ``"cut"``: by modality, which streams need, and which spares the
+            encoders of inputs that come again. None: as :func:`mmedge.bench.tune.tune` measured on
+            a machine of as many cores as this one, else ``whole``. One plan is loaded.
         backend: ``"ort"``, ``"openvino"``, ``"tensorrt"``, ``"tensorrt_rtx"`` (or
             ``"tensorrt-rtx"``), or ``"auto"`` for the best that runs here (see
             :meth:`mmedge.Bundle.select`).
@@ -432,7 +370,8 @@ def load(
         ValueError: ``cache_bytes`` is negative, ``threads`` is not a whole number from 1, or
             ``run_timeout_s`` is not above 0.
         BundleError: the bundle cannot be trusted or read.
-        InputError: ``device`` is none that this machine offers, or there is no such variant.
+        InputError: ``device`` is none that this machine offers, or the bundle has no such variant,
+            or that one no such plan.
         NoVariantError: none of its variants can run here as asked.
         BackendError: the chosen variant failed to load, or would run elsewhere than it says.
         AccuracyError: it does not compute here what it should; the message names the first stage.
@@ -449,7 +388,7 @@ def load(
         from mmedge.execution.isolation import load_in_child  # only some loads need it
 
         isolated = load_in_child({
-            "bundle": str(path), "variant": variant, "backend": backend,
+            "bundle": str(path), "variant": variant, "plan": plan, "backend": backend,
             "precision": precision, "device": device,
             "threads": threads, "concurrent": concurrent, "kernels": kernels, "spin": spin,
             "allow_unverified": allow_unverified, "allow_non_finite": allow_non_finite,
@@ -466,10 +405,13 @@ def load(
             backend=backend.replace("-", "_"),
             precision=precision,
         )
+        name, why = choose_plan(held.manifest, chosen, here, plan=plan)
         pipe = Pipeline(
             held,
             chosen,
             decisions,
+            plan=name,
+            why_plan=why,
             options=SessionOptions(
                 threads=threads or _tuned_threads(chosen, here),
                 kernels=kernels,
@@ -479,18 +421,13 @@ def load(
             cache_bytes=cache_bytes,
             concurrent=concurrent,
             allow_non_finite=allow_non_finite,
+            allow_unverified=allow_unverified,
             owns_bundle=opened is None,
         )
     except MMEdgeError:
         if opened is None:
             held.close()
         raise
-    if not allow_unverified and not _proven(held.manifest, chosen):
-        try:
-            verify(pipe).check()
-        except BaseException:
-            pipe.close()
-            raise
     return pipe
 
 
@@ -510,21 +447,8 @@ def _tuned_threads(variant: Variant, device: Device) -> int | None:
 
 def _proven(manifest: Manifest, variant: Variant) -> bool:
     """Whether export has held this very computation against the network."""
-    own = {stage.name: stage.graph for stage in manifest.stages}
-    return (variant.backend, variant.target) == ("ort", "cpu") and variant.files == own
-
-
-def _encoder_inputs(manifest: Manifest) -> dict[str, tuple[str, ...]]:
-    """Network inputs that the encoders of each modality take; other inputs go to fusion alone."""
-    taken: dict[str, set[str]] = {}
-    for stage in manifest.stages:
-        if stage.modality is not None:
-            taken.setdefault(stage.modality, set()).update(spec.name for spec in stage.inputs)
-    return {
-        modality.name: tuple(name for name in modality.inputs if name in taken[modality.name])
-        for modality in manifest.modalities
-        if modality.name in taken
-    }
+    own = manifest.runs_own_graphs(variant)
+    return own and (variant.backend, variant.target) == ("ort", "cpu")
 
 
 def restrict(device: Device, target: str | None) -> Device:

@@ -28,6 +28,8 @@ __all__ = [
     "Manifest",
     "Modality",
     "Move",
+    "Plan",
+    "PlanName",
     "Range",
     "Sample",
     "Stage",
@@ -42,6 +44,7 @@ SCHEMA_VERSION = 4
 
 Array = NDArray[np.generic]
 Absent = Literal["zeros", "token", "last"]
+PlanName = Literal["cut", "whole"]
 
 #: dtype names a manifest may use -> NumPy dtype. All are ONNX tensor types that ONNX Runtime takes
 #: as network inputs. TensorRT takes no float64, int16, uint16, uint32 or uint64 there; OpenVINO's
@@ -162,6 +165,18 @@ class Stage:
 
 
 @dataclass(frozen=True, slots=True)
+class Plan:
+    """One way to run the network: the names of the stages that compute it, all of it.
+
+    ``whole`` is one stage. ``cut`` is several: an encoder for each modality with work of its own,
+    and what fuses them. A bundle may hold both; their graphs share weight files.
+    """
+
+    name: PlanName
+    stages: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Move:
     """Work that export moved out of the fusion stage into a modality's encoder.
 
@@ -199,14 +214,15 @@ class Variant:
     """One way to run all stages: which backend, which precision, for which device.
 
     ``target`` is ``cpu``, ``cuda``, or an architecture such as ``sm_89`` for built engines.
-    ``files`` maps each stage's name to its file in the bundle. ``tolerance`` is for the outputs of
-    the whole network, and for those of stages that ``tolerances`` does not name: a stage alone, on
-    golden tensors, is nearer to them than the whole is. ``requires`` maps a library to the
-    one version that can load the files (built engines need it, graphs leave it empty). ``build``
-    records what made the files (library versions, options) and ``metrics`` what was measured on
-    them; the first decides nothing. Of the second ``latency_ms`` orders :meth:`Bundle.select`, and
-    ``threads`` is what loading takes on a machine of as many ``cores``. ``not_checked`` says in
-    words what the evidence for this variant leaves open.
+    ``files`` maps the name of each stage of the plans that it can run to a file in the bundle.
+    ``tolerance`` is for the outputs of the whole network, and for those of stages that
+    ``tolerances`` does not name: a stage alone, on golden tensors, is nearer to them than the whole
+    is. ``requires`` maps a library to the one version that can load the files (built engines need
+    it, graphs leave it empty). ``build`` records what made the files (library versions, options)
+    and ``metrics`` what was measured on them; the first decides nothing. Of the second
+    ``latency_ms`` orders :meth:`Bundle.select`, and ``threads`` is what loading takes on a machine
+    of as many ``cores``; so is ``plan``, the plan that single calls were measured to be faster
+    with. ``not_checked`` says in words what the evidence for this variant leaves open.
     """
 
     backend: str
@@ -219,6 +235,7 @@ class Variant:
     build: Mapping[str, str] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
     not_checked: tuple[str, ...] = ()
+    plan: PlanName | None = None
 
     @property
     def id(self) -> str:
@@ -282,13 +299,14 @@ class Sample:
 class Manifest:
     """Everything a runtime needs to know of a bundle.
 
-    ``files`` maps every other file of the bundle to its SHA-256 in lower-case hex. ``labels`` maps
-    an output's name to the file that holds its class names, a JSON list of strings. ``ranges``
-    maps inputs to what they held at export, where real samples were given; a runtime may distrust
-    values outside. ``constraints`` are relations between sizes that every call must keep.
-    ``not_checked`` says in words what the proof of the bundle leaves open, such as an input that
-    never varied; it is empty when the samples are good. ``provenance`` records what made the
-    bundle.
+    ``stages`` are those of all ``plans``; where none is stated, they are one. ``files`` maps
+    every other file of the bundle to its SHA-256 in lower-case hex. ``labels`` maps an output's
+    name to the file that holds its class names, a JSON list of strings. ``ranges`` maps inputs
+    to what they held at export, where real samples were given; a runtime may distrust values
+    outside. ``constraints`` are relations between sizes that every call must keep.
+    ``not_checked`` says in words what the proof of the bundle leaves open, such as an input
+    that never varied; it is empty when the samples are good. ``provenance`` records what made
+    the bundle.
     """
 
     name: str
@@ -305,7 +323,13 @@ class Manifest:
     labels: Mapping[str, str] = field(default_factory=dict)
     provenance: Mapping[str, str] = field(default_factory=dict)
     samples: int = 0
+    plans: tuple[Plan, ...] = ()
     schema_version: int = SCHEMA_VERSION
+
+    def all_plans(self) -> tuple[Plan, ...]:
+        """The plans; where none is stated, the one of all stages."""
+        names = tuple(stage.name for stage in self.stages)
+        return self.plans or (Plan("whole" if len(names) == 1 else "cut", names),)
 
     def open_questions(self, *variants: Variant) -> tuple[str, ...]:
         """What was not checked of the bundle, and of ``variants``, a line each."""
@@ -317,13 +341,43 @@ class Manifest:
         specs = {spec.name: spec for stage in self.stages for spec in stage.inputs}
         return {name: specs[name] for modality in self.modalities for name in modality.inputs}
 
-    def in_order(self) -> tuple[Stage, ...]:
-        """The stages so that each comes after those whose tensors it takes.
+    def plan_names(self, variant: Variant | None = None) -> tuple[PlanName, ...]:
+        """Plans of the bundle, or those of them that ``variant`` has all files for."""
+        return tuple(
+            plan.name
+            for plan in self.all_plans()
+            if variant is None or all(stage in variant.files for stage in plan.stages)
+        )
+
+    def runs_own_graphs(self, variant: Variant) -> bool:
+        """Whether a variant's files are the graphs that were exported."""
+        graphs = {stage.name: stage.graph for stage in self.stages}
+        return all(graphs[stage] == file for stage, file in variant.files.items())
+
+    def has_both_plans(self) -> bool:
+        """Whether the network is in the bundle cut and whole."""
+        return len(self.all_plans()) > 1
+
+    def stream_plan(self, variant: Variant) -> PlanName:
+        """The plan that a stream runs: ``cut`` where the variant has it."""
+        return "cut" if "cut" in self.plan_names(variant) else "whole"
+
+    def is_whole(self, stage: Stage) -> bool:
+        """Whether a stage is the network by itself."""
+        return any(plan.stages == (stage.name,) for plan in self.all_plans())
+
+    def in_order(self, plan: PlanName | None = None) -> tuple[Stage, ...]:
+        """The stages of a plan so that each comes after those whose tensors it takes.
 
         The manifest's reader has refused cycles, so every round below finds a stage.
+
+        Args:
+            plan: one of :meth:`plan_names`; None: ``cut`` where there is one.
         """
+        by_name = {each.name: each.stages for each in self.all_plans()}
+        names = by_name[plan or ("cut" if "cut" in by_name else "whole")]
         ready = set(self.inputs())
-        waiting = list(self.stages)
+        waiting = [stage for stage in self.stages if stage.name in names]
         ordered: list[Stage] = []
         while waiting:
             stage = next(s for s in waiting if all(spec.name in ready for spec in s.inputs))

@@ -89,10 +89,10 @@ def export(
     of them, where the network takes that), and on every sample, as it is and at another batch size
     where the batch is dynamic. The golden outputs are those of the network itself; tensors that
     pass between stages are those of the uncut graph. The bundle has an encoder stage for each
-    modality with work of its own and a fusion stage, or one stage, ``model``, where there is
-    nothing to cut. It has a variant each for ONNX Runtime on the CPU, whose largest relative
-    difference is its metric ``parity`` (an ONNX file, being its own reference, has none), and on
-    CUDA, which is not run here.
+    modality with work of its own and a fusion stage, the plan ``cut``, and one stage, ``model``,
+    the plan ``whole``, which is alone where there is nothing to cut. It has a variant each for ONNX
+    Runtime on the CPU, whose largest relative difference is its metric ``parity`` (an ONNX file,
+    being its own reference, has none), and on CUDA, which is not run here.
 
     Args:
         model: the network, or what :func:`mmedge_export.sources.loader.load_source` takes.
@@ -108,9 +108,8 @@ def export(
         modality: inputs of each modality, in place of what the model says.
         sizes: size of dynamic dimensions of an ONNX file in a made-up example.
         example: an array for each input of an ONNX file, in place of a made-up one.
-        split: True cuts the network by modality wherever there is something to cut, False never;
-            None cuts unless single calls on this machine become slower by it
-            (:data:`mmedge_export.partition.stages.SLOWER`).
+        split: None keeps the network cut by modality, where there is something to cut, and whole,
+            with weights that both share; True keeps it cut alone, and False whole alone.
         name: of the bundle; None: the model's, or its class's.
         source: what a :class:`Model` that is given was loaded from, for the bundle's provenance.
         allow_nan: take weights that are NaN or infinite, and golden outputs that are NaN.
@@ -224,13 +223,14 @@ def export(
             labels=labels,
             provenance=_provenance(model, graph, source, allow_nan=allow_nan),
             not_checked=tuple(not_checked),
+            plans=made.plans,
         )
         return Bundle.write(
             path,
             manifest,
             {**made.files, **files},
             samples=[
-                Sample(proof.inputs, {**proof.outputs, **made.crossing(proof.inputs)})
+                Sample(proof.inputs, {**proof.outputs, **made.boundary_tensors(proof.inputs)})
                 for proof in proofs
             ],
             absent=_tokens(model),
@@ -253,7 +253,7 @@ def _stages(
         remarks = ("not cut: asked not to", *uncounted)
         return whole_stage(graph, model, outputs, folder, remarks, flops)
     tell("cutting by modality")
-    made = make_stages(graph, model, example, outputs, folder, cut=split)
+    made = make_stages(graph, model, example, outputs, folder, whole=split is None)
     for remark in made.cut.remarks:
         tell(f"  {remark}")
     return made

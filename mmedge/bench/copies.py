@@ -39,7 +39,6 @@ def copies(pipe: Pipeline, inputs: Mapping[str, Any]) -> list[CopiedTensor]:
     Raises:
         InputError, BackendError: as :meth:`mmedge.Pipeline.run`.
     """
-    manifest = pipe.bundle.manifest
     on_gpu = pipe.variant.target != "cpu"
     values = Feeds(pipe.bundle, on_gpu=on_gpu).prepare(inputs)
     rows = [_input(name, inputs, value) for name, value in values.items()]
@@ -50,8 +49,9 @@ def copies(pipe: Pipeline, inputs: Mapping[str, Any]) -> list[CopiedTensor]:
         rows.append(_out_of(stage, outputs, on_gpu=on_gpu))
         tensors.update(outputs)
 
-    runs = {stage.name: partial(pipe.run_stage, stage.name) for stage in manifest.stages}
-    StagePlan(manifest.in_order(), runs).advance(values, after=look)
+    stages = pipe.bundle.manifest.in_order(pipe.plan)
+    runs = {stage.name: partial(pipe.run_stage, stage.name) for stage in stages}
+    StagePlan(stages, runs).advance(values, after=look)
     return [*rows, *_cached(pipe, tensors)]
 
 
@@ -115,7 +115,8 @@ def _out_of(stage: Stage, outputs: Mapping[str, Array], *, on_gpu: bool) -> Copi
 def _cached(pipe: Pipeline, tensors: Mapping[str, Array]) -> list[CopiedTensor]:
     """Outputs of the network that the feature cache may hold as well."""
     manifest = pipe.bundle.manifest
-    features = {s.name for stage in manifest.stages if stage.modality for s in stage.outputs}
+    stages = manifest.in_order(pipe.plan)
+    features = {s.name for stage in stages if stage.modality for s in stage.outputs}
     names = [name for name in manifest.outputs if name in features]
     if not names or not pipe.cache_info():
         return []

@@ -103,7 +103,7 @@ def profile(
             plain_ms[stage.name] = median(before + after)
             return outputs
 
-        stages = pipe.bundle.manifest.in_order()
+        stages = pipe.bundle.manifest.in_order(pipe.plan)
         runs = {stage.name: partial(measure, stage) for stage in stages}
         StagePlan(stages, runs).run(Feeds(pipe.bundle).prepare(inputs))
     return _digest(stage_runs, plain_ms, profiler.UNSEEN)

@@ -92,7 +92,9 @@ class Timed:
     def __init__(self, pipe: Pipeline) -> None:
         self.bundle, self.variant = pipe.bundle, pipe.variant
         self._run_stage = pipe.run_stage
-        self._ms: dict[str, list[float]] = {s.name: [] for s in pipe.bundle.manifest.in_order()}
+        self._ms: dict[str, list[float]] = {
+            stage.name: [] for stage in pipe.bundle.manifest.in_order(pipe.plan)
+        }
 
     def run_stage(self, stage: str, feeds: Mapping[str, Any]) -> dict[str, Array]:
         """See :meth:`mmedge.Pipeline.run_stage`."""

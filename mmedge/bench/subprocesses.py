@@ -12,7 +12,7 @@ import json
 import subprocess
 import sys
 from time import perf_counter_ns, sleep
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 
@@ -23,9 +23,9 @@ from mmedge.pipeline import load
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mmedge.spec import Variant
+    from mmedge.spec import PlanName, Variant
 
-__all__ = ["child", "time_apart"]
+__all__ = ["Cell", "child", "time_apart"]
 
 #: Fresh processes of each variant, blocks of calls of each process, and milliseconds of a block.
 PROCESSES, BLOCKS, BLOCK_MS = 3, 7, 40.0
@@ -35,15 +35,27 @@ UNTIMED, PAUSE_S = 3, 0.02
 _PROGRAM = "from mmedge.bench.subprocesses import child; child()"
 
 
-def time_apart(path: str, cells: Sequence[tuple[Variant, int | None]]) -> list[float]:
+class Cell(NamedTuple):
+    """What is timed: a plan of a variant, with so many threads as :func:`mmedge.load` takes."""
+
+    variant: Variant
+    plan: PlanName | None = None
+    threads: int | None = None
+
+    def __str__(self) -> str:
+        count = "" if self.threads is None else f" with {self.threads} threads"
+        count = " with 1 thread" if self.threads == 1 else count
+        return f"{self.variant.id}{'' if self.plan is None else f', {self.plan}'}{count}"
+
+
+def time_apart(path: str, cells: Sequence[Cell]) -> list[float]:
     """Milliseconds of a call of each cell: the median over processes of blocks' medians.
 
     Golden samples are called in turn, one at a time, with nothing from the feature cache.
 
     Args:
         path: the bundle.
-        cells: variants of it, such as this machine can run, each with the threads that it gets, as
-            for :func:`mmedge.load`.
+        cells: of variants that this machine can run.
 
     Raises:
         BackendError: a process failed; its own words are on standard error.
@@ -51,7 +63,7 @@ def time_apart(path: str, cells: Sequence[tuple[Variant, int | None]]) -> list[f
     medians: list[list[float]] = [[] for _ in cells]
     for process in range(PROCESSES):
         with contextlib.ExitStack() as stack:
-            timers = [stack.enter_context(_Timer(path, *cell)) for cell in cells]
+            timers = [stack.enter_context(_Timer(path, cell)) for cell in cells]
             blocks: list[list[float]] = [[] for _ in cells]
             for _, number in turns(range(len(cells)), BLOCKS, seed=process):
                 blocks[number].append(timers[number].block())
@@ -61,10 +73,10 @@ def time_apart(path: str, cells: Sequence[tuple[Variant, int | None]]) -> list[f
 
 
 class _Timer:
-    """A process that has one variant loaded and times blocks of calls on demand."""
+    """A process that has one plan of a variant loaded and times blocks of calls on demand."""
 
-    def __init__(self, path: str, variant: Variant, threads: int | None) -> None:
-        self.id = variant.id
+    def __init__(self, path: str, cell: Cell) -> None:
+        self.id = cell.variant.id
         # -P: a module of the same name in the working directory must not be imported for the
         # library's. Fixed program, our own module, no shell.
         self._process = subprocess.Popen(  # noqa: S603
@@ -76,7 +88,9 @@ class _Timer:
             process_group=0,
         )
         try:
-            self._ask({"path": path, "variant": variant.id, "threads": threads})
+            self._ask(
+                {"path": path, "variant": self.id, "plan": cell.plan, "threads": cell.threads}
+            )
         except BaseException:
             self._process.kill()
             self.__exit__()
@@ -122,7 +136,7 @@ def child() -> None:
     request = json.loads(line)
     with load(
         request["path"], request["variant"],
-        threads=request["threads"], allow_unverified=True,
+        plan=request["plan"], threads=request["threads"], allow_unverified=True,
     ) as pipe:  # fmt: skip
         samples = [sample.inputs for sample in pipe.bundle.samples()]
         for inputs in samples:

@@ -243,8 +243,7 @@ def _metric(variant: Variant, manifest: Manifest) -> float | None:
     """
     if "metric" in variant.metrics:
         return float(variant.metrics["metric"])
-    graphs = {stage.name: stage.graph for stage in manifest.stages}
-    if variant.files == graphs and variant.target == "cpu":
+    if manifest.runs_own_graphs(variant) and variant.target == "cpu":
         for other in manifest.variants:
             if {"metric", "metric_drop"} <= set(other.metrics):
                 return float(other.metrics["metric"] + other.metrics["metric_drop"])

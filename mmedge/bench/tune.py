@@ -1,17 +1,20 @@
-"""Which variant of a bundle, with how many threads, is fastest on this machine's processor.
+"""Which variant of a bundle, with which plan and how many threads, is fastest on this processor.
 
 More threads are not always faster: a network of a few hundred microseconds may lose more by handing
-work over than it gains. What was found goes into the manifest, and :func:`mmedge.load` goes by it.
+work over than it gains. The network cut by modality may gain by its smaller graphs what it loses
+between them. What was measured is kept beside the bundle, and :func:`mmedge.load` goes by it.
 """
 
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mmedge.backends.registry import probe
 from mmedge.bench.machine.neighbours import Neighbours, busy_words
-from mmedge.bench.subprocesses import time_apart
+from mmedge.bench.subprocesses import Cell, time_apart
+from mmedge.bundle.device_cache import Measurement
 from mmedge.errors import BundleError, MMEdgeError
 from mmedge.execution.verify import verify
 from mmedge.pipeline import check_threads, load
@@ -20,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mmedge.bundle import Bundle
-    from mmedge.spec import Variant
+    from mmedge.spec import Device
 
 __all__ = ["TIE", "thread_counts", "tune"]
 
@@ -36,29 +39,31 @@ def tune(
     tell: Callable[[str], None] | None = None,
     leave: Callable[[str], None] | None = None,
     warn: Callable[[str], None] | None = None,
-) -> tuple[Bundle, dict[str, tuple[float, int]]]:
-    """Time every variant that this CPU runs, and write that into the manifest.
+    in_place: bool = False,
+) -> tuple[Bundle, dict[str, Measurement]]:
+    """Time every variant that this CPU runs, and keep that for loading.
 
-    For each variant the number of threads is found first, then all variants are timed in one go,
-    each in processes of its own (:mod:`mmedge.bench.subprocesses`), on the golden samples. The
-    metrics ``latency_ms``, ``threads`` and ``cores`` of a variant are what was found: the first
-    orders :meth:`mmedge.bundle.Bundle.select`, the second is what :func:`mmedge.load` takes on a
-    machine of as many cores.
+    For each plan of each variant the number of threads is measured first. Then all of them are
+    timed in one go, each in processes of its own (:mod:`mmedge.bench.subprocesses`), on the golden
+    samples. The time orders :meth:`mmedge.bundle.Bundle.select`; plan and threads are what
+    :func:`mmedge.load` takes.
 
-    Every variant is verified with each number of threads before it is timed with it: what does not
-    load or verify so is left out, however fast. A variant is in memory once for each number of
-    threads while these are timed, and all variants at once after that.
+    Every plan is verified with each number of threads before it is timed with it: what does not
+    load or verify so is left out, however fast. A plan is in memory once for each number of threads
+    while these are timed, and all plans of all variants at once after that.
 
     Args:
-        bundle: with golden samples, open; it is closed.
+        bundle: with golden samples, open.
         threads: most intra-op threads of a stage to try; None: one for each core. With fewer than
-            there are cores only ``latency_ms`` is kept.
+            there are cores only the time is kept.
         tell: told what is being done, a line at a time.
         leave: told what is left out and why, a line at a time; None: ``tell`` is.
         warn: told what makes the times doubtful; None: ``tell``.
+        in_place: write it into the manifest, where it counts on every machine of as many cores, and
+            not into the cache folder of this device. ``bundle`` is closed then.
 
     Returns:
-        The new bundle, open, and by the variant's id the milliseconds of a call, and the threads.
+        The bundle, open, and what was measured, by the variant's id.
 
     Raises:
         ValueError: ``threads`` is not a whole number from 1.
@@ -67,72 +72,84 @@ def tune(
     """
     check_threads(threads)
     say = tell or (lambda _line: None)
-    cores, most = probe().cores, threads
-    if most is None:
-        most = cores
+    device = probe()
+    most = device.cores if threads is None else threads
     try:
         with Neighbours() as others:
-            found = _measure(bundle, thread_counts(most), say, leave or say)
+            measured = _measure(bundle, device, thread_counts(most), say, leave or say)
+        if words := busy_words(others.share):
+            (warn or say)(
+                f"{words}: another choice may be faster on a quiet machine; tune it there"
+            )
+        if most < device.cores:
+            # Of some of the cores alone nothing is known of the others.
+            measured = {
+                name: replace(one, threads=None, plan=None) for name, one in measured.items()
+            }
+        if measured and in_place:
+            bundle = bundle.with_measurements(measured, device)
+        elif measured:
+            bundle.keep_measurements(measured, device)
     except BaseException:
         bundle.close()
         raise
-    if words := busy_words(others.share):
-        (warn or say)(f"{words}: another choice may be faster on a quiet machine; tune it there")
-    metrics: dict[str, dict[str, float | None]] = {
-        # Of some of the cores alone nothing is known of the others.
-        name: {
-            "latency_ms": ms,
-            "threads": float(count) if most >= cores else None,
-            "cores": float(cores) if most >= cores else None,
-        }
-        for name, (ms, count) in found.items()
-    }
-    return (bundle.with_metrics(metrics) if found else bundle), found
+    return bundle, measured
 
 
 def _measure(
     bundle: Bundle,
+    device: Device,
     counts: list[int],
     say: Callable[[str], None],
     leave: Callable[[str], None],
-) -> dict[str, tuple[float, int]]:
-    """Milliseconds and threads by the id of each variant that runs here and is right."""
-    path, device = str(bundle.path), probe()
+) -> dict[str, Measurement]:
+    """What is fastest of each variant that runs here and is right, by its id."""
+    path = str(bundle.path)
     if not os.access(bundle.path.parent, os.W_OK):
         raise BundleError(
-            f"{path}: what is found cannot be kept: its folder cannot be written to; copy the "
+            f"{path}: what is measured cannot be kept: its folder cannot be written to; copy the "
             "bundle to one that can"
         )
-    cells: list[tuple[Variant, int]] = []
+    cells: list[Cell] = []
     for variant in bundle.manifest.variants:
         if variant.target != "cpu" or variant.reject_reason(device) is not None:
             continue
-        right = []
-        for count in counts:
-            try:
-                _check(path, variant, count)
-            except MMEdgeError as error:
-                threads = "1 thread" if count == 1 else f"{count} threads"
-                leave(f"{variant.id} with {threads}: left out: {error}")
-            else:
-                right.append(count)
-        if not right:
-            continue
-        if len(right) > 1:
-            say(f"{variant.id}: timing it with {', '.join(map(str, right))} threads")
-        cells.append((variant, _best(path, variant, right)))
+        for plan in bundle.manifest.plan_names(variant):
+            right = []
+            for count in counts:
+                cell = Cell(variant, plan, count)
+                try:
+                    _check(path, cell)
+                except MMEdgeError as error:
+                    leave(f"{cell}: left out: {error}")
+                else:
+                    right.append(cell)
+            if len(right) > 1:
+                numbers = ", ".join(str(cell.threads) for cell in right)
+                say(f"{variant.id}, {plan}: timing it with {numbers} threads")
+            if right:
+                cells.append(_best(path, right))
     if len(cells) > 1:
         say("timing the variants in processes of their own")
     times = time_apart(path, cells) if cells else []
-    return {variant.id: (ms, count) for (variant, count), ms in zip(cells, times, strict=True)}
+    fastest: dict[str, Measurement] = {}
+    for cell, ms in sorted(zip(cells, times, strict=True), key=lambda timed: timed[1]):
+        measurement = Measurement(ms, cell.threads, cell.plan)
+        before = fastest.setdefault(cell.variant.id, measurement)
+        # One graph takes less memory, and leaves the cores to others, where it is as fast.
+        if before.plan == "cut" and ms <= before.latency_ms * (1 + TIE):
+            fastest[cell.variant.id] = measurement
+    return fastest
 
 
-def _check(path: str, variant: Variant, threads: int) -> None:
+def _check(path: str, cell: Cell) -> None:
     """See that it loads, and computes what it should: no speed makes up for that.
 
     With so many threads: kernels cut their work by them, and some are wrong with some numbers only.
     """
-    with load(path, variant.id, threads=threads, allow_unverified=True) as pipe:
+    with load(
+        path, cell.variant.id, plan=cell.plan, threads=cell.threads, allow_unverified=True
+    ) as pipe:
         verify(pipe).check()
 
 
@@ -141,9 +158,10 @@ def thread_counts(most: int) -> list[int]:
     return sorted({2**power for power in range(most.bit_length()) if 2**power <= most} | {most})
 
 
-def _best(path: str, variant: Variant, counts: list[int]) -> int:
-    if len(counts) == 1:
-        return counts[0]
-    times = time_apart(path, [(variant, count) for count in counts])
+def _best(path: str, cells: list[Cell]) -> Cell:
+    """Of one plan with several numbers of threads, the smallest number that is as fast as any."""
+    if len(cells) == 1:
+        return cells[0]
+    times = time_apart(path, cells)
     near = min(times) * (1 + TIE)
-    return next(count for count, ms in zip(counts, times, strict=True) if ms <= near)
+    return next(cell for cell, ms in zip(cells, times, strict=True) if ms <= near)

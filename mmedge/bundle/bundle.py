@@ -11,6 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from mmedge.bundle.choose import choose
+from mmedge.bundle.device_cache import (
+    Measurement,
+    cache_folder,
+    measured_variant,
+    read_measurements,
+    write_measurements,
+)
 from mmedge.bundle.load import Checked, check_digests, load
 from mmedge.bundle.onnxfile import GraphFile
 from mmedge.bundle.samples import Samples, samples_from_bytes, samples_to_bytes
@@ -45,6 +52,7 @@ class Bundle:
         self._archive = checked.archive
         self._graphs = checked.graphs
         self._samples: Samples | None = None
+        self._measured: dict[str, Mapping[str, Measurement]] = {}
 
     @classmethod
     def open(cls, path: str | Path) -> Bundle:
@@ -177,6 +185,54 @@ class Bundle:
             + [m.tokenizer.file for m in manifest.modalities if m.tokenizer]
         )
 
+    def with_measurements(self, measurements: Mapping[str, Measurement], device: Device) -> Bundle:
+        """Rewrite this bundle in its place and form with what was measured on a device.
+
+        Args:
+            measurements: by the variant's id.
+            device: where.
+
+        Returns:
+            The new bundle, open. This object is closed.
+
+        Raises:
+            BundleError: as :meth:`with_variant`.
+        """
+        variants = tuple(
+            measured_variant(variant, measurements.get(variant.id), device.cores)
+            for variant in self.manifest.variants
+        )
+        return self._rewrite(replace(self.manifest, variants=variants), {}, ())
+
+    def keep_measurements(self, measurements: Mapping[str, Measurement], device: Device) -> Path:
+        """Keep what was measured on a device in its cache folder beside this bundle.
+
+        :meth:`select` goes by it on that device, before what the manifest says.
+
+        Returns:
+            The folder (:func:`mmedge.bundle.device_cache.cache_folder`).
+
+        Raises:
+            BundleError: the disk refused.
+        """
+        folder = write_measurements(self.path, self.digest, device, measurements)
+        self._measured.clear()
+        return folder
+
+    def on(self, device: Device) -> Manifest:
+        """The manifest with what was measured on a device in place of what it says of variants."""
+        key = cache_folder(self.path, "", device).name
+        if key not in self._measured:
+            self._measured[key] = read_measurements(self.path, self.digest, device)
+        measured = self._measured[key]
+        if not measured:
+            return self.manifest
+        variants = tuple(
+            measured_variant(variant, measured.get(variant.id), device.cores)
+            for variant in self.manifest.variants
+        )
+        return replace(self.manifest, variants=variants)
+
     def with_metrics(self, metrics: Mapping[str, Mapping[str, float | None]]) -> Bundle:
         """Rewrite this bundle in its place and form with metrics of its variants set.
 
@@ -229,7 +285,8 @@ class Bundle:
 
         Among the variants that can run there, an engine built for the device's GPU comes before
         a graph on that GPU, and both before the CPU; then the lower ``metrics["latency_ms"]``,
-        measured before not measured; then fp32; then the manifest's order.
+        measured before not measured; then fp32; then the manifest's order. What was measured on
+        the device itself (:meth:`keep_measurements`) counts before what the manifest says.
 
         Args:
             device: from :func:`mmedge.backends.registry.probe`.
@@ -247,7 +304,7 @@ class Bundle:
                 f"{self.path}: no variant {variant!r}; this bundle has {', '.join(known)}"
             )
         best, decisions = choose(
-            self.manifest, device, variant=variant, backend=backend, precision=precision
+            self.on(device), device, variant=variant, backend=backend, precision=precision
         )
         if best is None:
             reasons = "; ".join(f"{d.variant}: {d.reason}" for d in decisions)
@@ -260,7 +317,7 @@ class Bundle:
         self, device: Device, *, backend: str = "auto", precision: str | None = None
     ) -> tuple[Decision, ...]:
         """The decisions of :meth:`select`, also where no variant can run."""
-        return choose(self.manifest, device, backend=backend, precision=precision)[1]
+        return choose(self.on(device), device, backend=backend, precision=precision)[1]
 
     def samples(self) -> tuple[Sample, ...]:
         """The golden samples: all inputs and every stage's outputs.

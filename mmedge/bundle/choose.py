@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from mmedge.errors import InputError
 from mmedge.spec import Decision
 
 if TYPE_CHECKING:
-    from mmedge.spec import Device, Manifest, Variant
+    from mmedge.spec import Device, Manifest, PlanName, Variant
 
-__all__ = ["choose"]
+__all__ = ["choose", "choose_plan"]
 
 
 def choose(
@@ -38,6 +39,37 @@ def choose(
         for id_, reason in reasons.items()
     )
     return best, decisions
+
+
+def choose_plan(
+    manifest: Manifest, variant: Variant, device: Device, *, plan: PlanName | None = None
+) -> tuple[PlanName, str]:
+    """The plan that single calls of a variant run on a device, and why.
+
+    Without a measurement it is ``whole``, the graph as it was exported: each further stage costs
+    some 10 us a call, and no backend fuses operators across the cut.
+
+    Args:
+        manifest: of the bundle.
+        variant: of it.
+        device: where it runs.
+        plan: the one that was asked for.
+
+    Raises:
+        InputError: the variant has no files for the plan.
+    """
+    names = manifest.plan_names(variant)
+    if plan is not None:
+        if plan not in names:
+            raise InputError(
+                f"variant {variant.id} has no plan {plan!r}; it has {' and '.join(names)}"
+            )
+        return plan, "it was asked for"
+    if len(names) == 1:
+        return names[0], "the variant has no other"
+    if variant.plan is not None and variant.metrics.get("cores") == device.cores:
+        return variant.plan, "measured to be faster by mmedge tune"
+    return "whole", "the rule for single calls; mmedge tune measures both"
 
 
 def _reject_reason(

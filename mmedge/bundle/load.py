@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from mmedge.spec import Manifest
 
-__all__ = ["Checked", "check_digests", "load", "read_manifest"]
+__all__ = ["ENGINE_BACKENDS", "Checked", "check_digests", "load", "read_manifest"]
 
 #: Backends whose files are engines, opaque to mmedge. Files of all others are ONNX graphs.
 ENGINE_BACKENDS = frozenset({"tensorrt", "tensorrt_rtx"})

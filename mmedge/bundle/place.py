@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["exclusive", "left_behind", "put", "staging"]
+__all__ = ["caches", "exclusive", "left_behind", "put", "staging"]
 
 # renameat2(2): relative to the working directory; both names change places.
 _AT_FDCWD: Final = -100
@@ -104,6 +104,12 @@ def put(staged: Path, path: Path) -> None:
         os.close(folder)
 
 
+def caches(path: Path) -> Path:
+    """The folder beside the bundle at ``path`` that holds what devices found out of it."""
+    path = path.absolute()
+    return path.parent / f"{path.name}.cache"
+
+
 def left_behind(path: Path) -> Path | None:
     """What a killed process moved away from ``path`` and did not replace; None: nothing."""
     found = sorted(path.parent.glob(f".{_escaped(path.name)}.*/{_escaped(path.name)}.old"))
@@ -128,7 +134,7 @@ def _sweep(path: Path) -> None:
         with contextlib.suppress(OSError):
             aside, lock = _aside(folder, path), folder / _LOCK
             if not all(
-                inner in {folder / path.name, aside, lock}
+                inner in {folder / path.name, caches(folder / path.name), aside, lock}
                 or inner.name.startswith(f".{path.name}.")  # staged twice
                 for inner in folder.iterdir()
             ):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import stat
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from mmedge.bundle.load import Checked, load, manifest_digest
-from mmedge.bundle.place import exclusive, put, staging
+from mmedge.bundle.place import caches, exclusive, put, staging
 from mmedge.errors import BundleError
 from mmedge.schema import DIGEST, MANIFEST, manifest_to_json
 
@@ -78,7 +79,7 @@ def write_bundle(
 
 
 def move_bundle(staged: Path, path: Path, *, overwrite: bool) -> None:
-    """Move a bundle that was written in a staging folder of ``path`` to it.
+    """Move a bundle that was written in a staging folder of ``path`` to it, and its cache.
 
     Raises:
         BundleError: something is there already, or the disk refused.
@@ -88,6 +89,9 @@ def move_bundle(staged: Path, path: Path, *, overwrite: bool) -> None:
             _check_free(path, overwrite=overwrite)
             keep_modes(path, staged)
             put(staged, path)
+            if caches(staged).is_dir():
+                shutil.rmtree(caches(path), ignore_errors=True)
+                shutil.move(caches(staged), caches(path))
     except OSError as error:
         raise BundleError(f"{path}: the bundle cannot be written: {error}") from error
 

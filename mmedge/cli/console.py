@@ -26,6 +26,7 @@ __all__ = [
     "BundleArgument",
     "DeviceOption",
     "JsonOption",
+    "PlanOption",
     "PrecisionOption",
     "ThreadsOption",
     "emit",
@@ -67,6 +68,23 @@ BackendOption = Annotated[
 PrecisionOption = Annotated[str | None, typer.Option(help="Only variants of this precision.")]
 DeviceOption = Annotated[
     str | None, typer.Option(help="Only variants for cpu, cuda or sm_NN.", callback=_device)
+]
+
+
+def _check_plan(value: str | None) -> str | None:
+    if value not in (None, "cut", "whole"):
+        raise typer.BadParameter(f"expected cut or whole, got {value!r}")
+    return value
+
+
+PlanOption = Annotated[
+    str | None,
+    typer.Option(
+        help="whole (one graph), or cut (by modality). Without it: what mmedge tune measured on "
+        "this device, else whole.",
+        metavar="cut|whole",
+        callback=_check_plan,
+    ),
 ]
 ThreadsOption = Annotated[int | None, typer.Option(help="CPU threads per stage.", min=1)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]

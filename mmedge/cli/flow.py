@@ -155,7 +155,7 @@ def flow_of(
     }
     users = Counter(name for names in files.values() for name in dict.fromkeys(names))
     outputs = frozenset(manifest.outputs)
-    total = sum(stage.flops for stage in manifest.stages)
+    total = sum(stage.flops for stage in manifest.in_order())
 
     def crossings(specs: Sequence[TensorSpec]) -> tuple[Crossing, ...]:
         return tuple(
@@ -184,7 +184,7 @@ def flow_of(
         specs = tuple(inputs[name] for name in modality.inputs)
         encoders = by_modality.get(modality.name, [])
         lanes.append(Lane(modality, specs, tuple(map(node, encoders)), crossings(specs)))
-    tensors = {spec.name: spec for stage in manifest.stages for spec in stage.outputs}
+    tensors = {spec.name: spec for stage in manifest.in_order() for spec in stage.outputs}
     return Flow(
         manifest.name,
         tuple(lanes),

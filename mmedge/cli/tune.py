@@ -1,9 +1,17 @@
-"""``mmedge tune``: find the variant and the threads that are fastest on this device."""
+"""``mmedge tune``: find the variant, plan and threads that are fastest on this device."""
 
 from __future__ import annotations
 
-from mmedge.bench.tune import tune as find
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from mmedge.backends.registry import probe
+from mmedge.bench.tune import tune as measure
 from mmedge.bundle import Bundle
+from mmedge.bundle.device_cache import Measurement, cache_folder
 from mmedge.cli.console import (
     BundleArgument,
     JsonOption,
@@ -17,7 +25,16 @@ from mmedge.cli.console import (
 from mmedge.cli.output import BundleOutputOption, OverwriteOption, rewriting
 from mmedge.errors import BundleError, NoVariantError
 
-__all__ = ["tune"]
+__all__ = ["print_measurements", "tune"]
+
+InPlaceOption = Annotated[
+    bool,
+    typer.Option(
+        "--in-place",
+        help="Write it into BUNDLE, where it counts on every machine of as many cores, and not "
+        "into the cache folder of this device beside it.",
+    ),
+]
 
 
 def tune(
@@ -25,43 +42,65 @@ def tune(
     *,
     output: BundleOutputOption = None,
     overwrite: OverwriteOption = False,
+    in_place: InPlaceOption = False,
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Time every variant that this CPU runs, with few and many threads; loading goes by it."""
-    with rewriting(bundle, output, overwrite=overwrite) as target:
-        opened = Bundle.open(target.path)
-        if not opened.manifest.samples:
-            opened.close()
-            raise BundleError(f"{bundle}: no golden samples to call it with; export it again")
-        left_out: list[str] = []
-        made, found = find(opened, threads=threads, tell=say, leave=left_out.append, warn=warn)
-        made.close()
-        if not found:
-            why = "; ".join(left_out)
-            raise NoVariantError(
-                f"{bundle}: no variant of it runs and verifies on this CPU" + (why and f": {why}")
-            )
+    """Time each variant that this CPU runs, cut and whole, with few and many threads.
+
+    Loading goes by it on this device. BUNDLE itself stays as it is without --in-place or --output.
+    """
+    if overwrite and output is None:
+        raise typer.BadParameter("--overwrite says nothing without --output")
+    left_out: list[str] = []
+    if output is None and not in_place:
+        measured = _measure(bundle, bundle, threads, left_out, in_place=False)
+        with Bundle.open(bundle) as opened:
+            place = str(cache_folder(opened.path, opened.digest, probe()))
+    else:
+        with rewriting(bundle, output, overwrite=overwrite) as target:
+            measured = _measure(bundle, str(target.path), threads, left_out, in_place=True)
+        place = target.shown
     if as_json:
-        emit_json(
-            {
-                "bundle": target.shown,
-                "variants": {
-                    name: {"latency_ms": ms, "threads": count}
-                    for name, (ms, count) in found.items()
-                },
-                "left_out": left_out,
-            }
-        )
+        variants = {name: asdict(one) for name, one in measured.items()}
+        emit_json({"bundle": bundle, "kept": place, "variants": variants, "left_out": left_out})
         return
-    rows = [
-        (name, number(ms), str(count))
-        for name, (ms, count) in sorted(found.items(), key=lambda item: item[1])
-    ]
-    table(f"{target.shown}: fastest first", ("variant", "ms a call here", "threads"), rows)
+    print_measurements(f"{bundle}: fastest first", measured)
     if left_out:
         table(
             "left out: computes something else here, or does not load",
             ("what",),
             [(line,) for line in left_out],
         )
+    say(f"kept in {place}")
+
+
+def _measure(
+    shown: str, path: str, threads: int | None, left_out: list[str], *, in_place: bool
+) -> Mapping[str, Measurement]:
+    opened = Bundle.open(path)
+    if not opened.manifest.samples:
+        opened.close()
+        raise BundleError(f"{shown}: no golden samples to call it with; export it again")
+    bundle, measured = measure(
+        opened, threads=threads, tell=say, leave=left_out.append, warn=warn, in_place=in_place
+    )
+    bundle.close()
+    if not measured:
+        why = "; ".join(left_out)
+        raise NoVariantError(
+            f"{shown}: no variant of it runs and verifies on this CPU" + (why and f": {why}")
+        )
+    return measured
+
+
+def print_measurements(title: str, measured: Mapping[str, Measurement]) -> None:
+    """A table of what was measured, the fastest first."""
+    table(
+        title,
+        ("variant", "plan", "ms a call here", "threads"),
+        [
+            (name, one.plan or "-", number(one.latency_ms), one.threads or "-")
+            for name, one in sorted(measured.items(), key=lambda item: item[1].latency_ms)
+        ],
+    )

@@ -21,7 +21,7 @@ from mmedge.cli.console import (
     table,
     waiting,
 )
-from mmedge.errors import MMEdgeError, NoVariantError
+from mmedge.errors import MMEdgeError
 from mmedge.execution.verify import Verification
 from mmedge.execution.verify import verify as replay
 from mmedge.pipeline import Pipeline, load, restrict
@@ -43,75 +43,45 @@ def verify(
     every: AllOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Replay the golden samples and compare every output of every stage."""
-    if every:
-        _verify_all(bundle, backend, precision, device, as_json=as_json)
-        return
-    with waiting(f"loading {bundle}"):
-        pipe = load(
-            bundle, backend=backend, precision=precision, device=device, allow_unverified=True
-        )
-    with pipe:
-        manifest, variant = pipe.bundle.manifest, pipe.variant
-        verification = _replay(pipe)
-    skipped = [
-        f"variant {other.id}: " + (other.reject_reason(probe()) or "not asked for; --all checks it")
-        for other in manifest.variants
-        if other.id != variant.id
-    ]
-    open_questions = [*manifest.open_questions(variant), *skipped]
-    if as_json:
-        emit_json(verification.to_dict() | {"not_checked": open_questions})
-    else:
-        _print(verification)
-        list_not_checked(open_questions)
-    if not verification.ok:
-        raise Exit(1)
-
-
-def _verify_all(
-    path: str, backend: str, precision: str | None, device: str | None, *, as_json: bool
-) -> None:
-    """Every variant that runs here, one after another; a failure stops none of the others."""
-    with Bundle.open(path) as opened:
-        manifest = opened.manifest
+    """Replay the golden samples and compare every output of every stage, of each plan."""
     here = restrict(probe(), device)
+    with Bundle.open(bundle) as opened:
+        manifest = opened.manifest
+        backend = backend.replace("-", "_")
+        # Raises where none runs here as asked.
+        best, decisions = opened.select(here, backend=backend, precision=precision)
+    chosen = {d.variant for d in decisions if d.accepted} if every else {best.id}
+    skipped = [
+        f"variant {d.variant}: " + ("not asked for; --all checks it" if d.accepted else d.reason)
+        for d in decisions
+        if d.variant not in chosen
+    ]
     verified: list[Verification] = []
     failures: dict[str, str] = {}
-    open_questions: list[str] = []
     ran: list[Variant] = []
     for variant in manifest.variants:
-        name = backend.replace("-", "_")
-        if (name not in ("auto", variant.backend)) or precision not in (None, variant.precision):
-            open_questions.append(f"variant {variant.id}: not asked for")
-            continue
-        reason = variant.reject_reason(here)
-        if reason is not None:
-            open_questions.append(f"variant {variant.id}: {reason}")
-            continue
-        try:
-            with waiting(f"loading {variant.id}"):
-                pipe = load(path, variant.id, allow_unverified=True)
-            with pipe:
-                verified.append(_replay(pipe))
-        except MMEdgeError as error:
-            failures[variant.id] = str(error)
-            continue
-        ran.append(variant)
-    if not verified and not failures:
-        raise NoVariantError(
-            f"{path}: no variant of it runs here as asked; " + "; ".join(open_questions)
-        )
-    open_questions = [*manifest.open_questions(*ran), *open_questions]
-    ok = not failures and all(verification.ok for verification in verified)
+        for plan in manifest.plan_names(variant) if variant.id in chosen else ():
+            try:
+                with waiting(f"loading {variant.id}, {plan}"):
+                    pipe = load(bundle, variant.id, plan=plan, allow_unverified=True)
+                with pipe:
+                    verified.append(_replay(pipe))
+            except MMEdgeError as error:
+                if not every:
+                    raise
+                failures[f"{variant.id}, {plan}"] = str(error)
+            else:
+                ran.append(variant)
+    open_questions = [*manifest.open_questions(*dict.fromkeys(ran)), *skipped]
+    ok = not failures and all(found.ok for found in verified)
     if as_json:
-        rows: list[dict[str, Any]] = [verification.to_dict() for verification in verified]
-        emit_json({"ok": ok, "variants": rows, "failed": failures, "not_checked": open_questions})
+        rows: list[dict[str, Any]] = [found.to_dict() for found in verified]
+        emit_json({"ok": ok, "verified": rows, "failed": failures, "not_checked": open_questions})
     else:
-        for verification in verified:
-            _print(verification)
+        for found in verified:
+            _print(found)
         if failures:
-            table("failed", ("variant", "why"), list(failures.items()))
+            table("failed", ("variant and plan", "why"), list(failures.items()))
         list_not_checked(open_questions)
     if not ok:
         raise Exit(1)
@@ -120,14 +90,14 @@ def _verify_all(
 def _replay(pipe: Pipeline) -> Verification:
     with phases() as tell:
         total = pipe.bundle.manifest.samples
-        what = f"{pipe.variant.id}: golden samples"
-        return replay(pipe, progress=lambda step: tell(what, step, total))
+        what = f"{pipe.variant.id}, {pipe.plan}: golden samples"
+        return replay(pipe, progress=lambda done: tell(what, done, total))
 
 
-def _print(verification: Verification) -> None:
+def _print(found: Verification) -> None:
     table(
-        f"{verification.variant}: {verification.samples} golden samples, "
-        f"rtol {verification.tolerance.rtol:g}, atol {verification.tolerance.atol:g}",
+        f"{found.variant}, {found.plan}: {found.samples} golden samples, "
+        f"rtol {found.tolerance.rtol:g}, atol {found.tolerance.atol:g}",
         ("stage", "output", "max abs error", "relative", "scale", "of the limit", "verdict"),
         [
             (
@@ -139,6 +109,6 @@ def _print(verification: Verification) -> None:
                 f"{100 * row.limit_used:.3g} %",
                 "ok" if row.ok else "OFF",
             )
-            for row in verification.rows
+            for row in found.rows
         ],
     )

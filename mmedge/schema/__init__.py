@@ -59,6 +59,7 @@ from mmedge.spec import (
     Manifest,
     Modality,
     Move,
+    Plan,
     Range,
     Stage,
     TensorSpec,
@@ -80,6 +81,9 @@ __all__ = [
     "path_fault",
     "stated_version",
 ]
+
+#: Names of plans.
+PLANS = ("cut", "whole")
 
 #: Fields for state and loops (docs/reference/bundle.md): always there, and empty so far.
 RESERVED = ("states", "loops")
@@ -123,6 +127,7 @@ _stage = record(
     modality=nullable(_name),
     flops=integer(0, MAX_FLOPS),
 )
+_plan = record(Plan, name=one_of(PLANS), stages=array(_name, least=1, most=MAX_STAGES))
 _move = record(Move, modality=_name, what=text(), flops=integer(0, MAX_FLOPS))
 _tolerance = record(
     Tolerance, rtol=number(least=0, most=MAX_RTOL), atol=number(least=0, most=MAX_ATOL)
@@ -139,6 +144,7 @@ _variant = record(
     build=_note,
     metrics=table(_name, number()),
     not_checked=array(text()),
+    plan=nullable(one_of(PLANS)),
 )
 _manifest = record(
     Manifest,
@@ -157,6 +163,7 @@ _manifest = record(
     labels=table(_tensor_name, path),
     provenance=_note,
     samples=integer(0, MAX_FILES),
+    plans=array(_plan, most=len(PLANS)),
 )
 
 

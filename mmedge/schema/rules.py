@@ -20,7 +20,7 @@ from mmedge.schema.read import Misfit, show
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from mmedge.spec import Manifest, TensorSpec
+    from mmedge.spec import Manifest, Plan, TensorSpec
 
 __all__ = ["check"]
 
@@ -28,10 +28,12 @@ __all__ = ["check"]
 def check(manifest: Manifest) -> None:
     """Raise Misfit at the first rule between fields that ``manifest`` breaks."""
     _check_unique(manifest)
+    _check_plans(manifest)
     _check_shapes(manifest)
     _check_constraints(manifest)
-    _check_flow(manifest)
-    _check_encoders(manifest)
+    for plan in manifest.all_plans():
+        _check_flow(manifest, plan)
+        _check_encoders(manifest, plan)
     _check_modalities(manifest)
     _check_ranges(manifest)
     _check_moves(manifest)
@@ -42,10 +44,12 @@ def check(manifest: Manifest) -> None:
 
 
 def _tensors(
-    manifest: Manifest, field: Literal["inputs", "outputs"]
+    manifest: Manifest, field: Literal["inputs", "outputs"], plan: Plan | None = None
 ) -> Iterator[tuple[str, TensorSpec]]:
-    """Every stage's inputs or outputs with their JSON paths."""
+    """Inputs or outputs of every stage, or of those of a plan, with their JSON paths."""
     for i, stage in enumerate(manifest.stages):
+        if plan is not None and stage.name not in plan.stages:
+            continue
         for j, spec in enumerate(getattr(stage, field)):
             yield f"$.stages[{i}].{field}[{j}]", spec
 
@@ -62,9 +66,32 @@ def _check_unique(manifest: Manifest) -> None:
     _unique((f"$.variants[{i}]", v.id) for i, v in enumerate(manifest.variants))
     _unique((f"$.outputs[{i}]", name) for i, name in enumerate(manifest.outputs))
     _unique(_network_inputs(manifest))
-    _unique((f"{where}.name", spec.name) for where, spec in _tensors(manifest, "outputs"))
+    _unique((f"$.plans[{i}].name", plan.name) for i, plan in enumerate(manifest.plans))
     for i, stage in enumerate(manifest.stages):
         _unique((f"$.stages[{i}].inputs[{j}].name", s.name) for j, s in enumerate(stage.inputs))
+
+
+def _check_plans(manifest: Manifest) -> None:
+    """Every stage belongs to one plan, and a plan is called after what it is."""
+    known = {stage.name for stage in manifest.stages}
+    for i, plan in enumerate(manifest.plans):
+        for j, name in enumerate(plan.stages):
+            if name not in known:
+                raise Misfit(
+                    f"$.plans[{i}].stages[{j}]", "the name of a stage", f"unknown {name!r}"
+                )
+        if (plan.name == "whole") != (len(plan.stages) == 1):
+            expected = "one stage in 'whole', several in 'cut'"
+            raise Misfit(f"$.plans[{i}].stages", expected, f"{len(plan.stages)} in {plan.name!r}")
+    _unique(
+        (f"$.plans[{i}].stages[{j}]", name)
+        for i, plan in enumerate(manifest.plans)
+        for j, name in enumerate(plan.stages)
+    )
+    if manifest.plans and (
+        missing := known - {name for plan in manifest.plans for name in plan.stages}
+    ):
+        raise Misfit("$.plans", "every stage in one plan", f"stage {min(missing)!r} in none")
 
 
 def _unique(names: Iterable[tuple[str, str]]) -> None:
@@ -122,28 +149,43 @@ def _check_constraints(manifest: Manifest) -> None:
         raise Misfit("$.constraints", expected, str(tokens))
 
 
-def _check_flow(manifest: Manifest) -> None:
+def _check_flow(manifest: Manifest, plan: Plan) -> None:
     """Every tensor has one source, one dtype and one shape, and no stage waits for itself."""
+    stages = [stage for stage in manifest.stages if stage.name in plan.stages]
+    _unique((f"{where}.name", spec.name) for where, spec in _tensors(manifest, "outputs", plan))
     given = {name for _, name in _network_inputs(manifest)}
-    made = {spec.name: stage for stage in manifest.stages for spec in stage.outputs}
-    first = {spec.name: (where, spec) for where, spec in _tensors(manifest, "outputs")}
-    for where, spec in first.values():
+    made = {spec.name: stage for stage in stages for spec in stage.outputs}
+    first: dict[str, tuple[str, TensorSpec]] = {}
+    for where, spec in _tensors(manifest, "outputs"):
+        at, same = first.setdefault(spec.name, (where, spec))  # of any plan
+        if same != spec:
+            raise Misfit(where, f"{same} as at {at}", str(spec))
         if spec.name in given:
             got = f"{spec.name!r}, an input of a modality"
             raise Misfit(f"{where}.name", "a name that only this stage yields", got)
-    for where, spec in _tensors(manifest, "inputs"):
+    taken = set()
+    for where, spec in _tensors(manifest, "inputs", plan):
+        taken.add(spec.name)
         if spec.name not in given and spec.name not in made:
             expected = "an input of a modality or an output of a stage"
             raise Misfit(f"{where}.name", expected, f"unknown tensor {spec.name!r}")
         at, same = first.setdefault(spec.name, (where, spec))
         if same != spec:
             raise Misfit(where, f"{same} as at {at}", str(spec))
+    for where, name in _network_inputs(manifest):
+        if name not in taken:
+            raise Misfit(
+                where,
+                f"an input that some stage takes{_of(manifest, plan)}",
+                f"unknown tensor {name!r}",
+            )
     for i, name in enumerate(manifest.outputs):
         if name not in made:
-            raise Misfit(f"$.outputs[{i}]", "an output of a stage", f"unknown tensor {name!r}")
+            expected = f"an output of a stage{_of(manifest, plan)}"
+            raise Misfit(f"$.outputs[{i}]", expected, f"unknown tensor {name!r}")
     waits = {
         stage.name: {made[spec.name].name for spec in stage.inputs if spec.name in made}
-        for stage in manifest.stages
+        for stage in stages
     }
     try:
         TopologicalSorter(waits).prepare()
@@ -152,15 +194,21 @@ def _check_flow(manifest: Manifest) -> None:
         raise Misfit("$.stages", "stages of which none waits for itself", got) from error
 
 
-def _check_encoders(manifest: Manifest) -> None:
+def _of(manifest: Manifest, plan: Plan) -> str:
+    """The plan that a rule is about, in words, where there are several."""
+    return f" of plan {plan.name!r}" if len(manifest.plans) > 1 else ""
+
+
+def _check_encoders(manifest: Manifest, plan: Plan) -> None:
     """An encoder may be cached per modality because nothing of another modality reaches it."""
     owner: dict[str, str | None] = {}
     for modality in manifest.modalities:
         owner.update(dict.fromkeys(modality.inputs, modality.name))
-    for stage in manifest.stages:
+    stages = [(i, s) for i, s in enumerate(manifest.stages) if s.name in plan.stages]
+    for _, stage in stages:
         owner.update((spec.name, stage.modality) for spec in stage.outputs)
     known = {modality.name for modality in manifest.modalities}
-    for i, stage in enumerate(manifest.stages):
+    for i, stage in stages:
         if stage.modality is None:
             continue
         if stage.modality not in known:
@@ -174,10 +222,6 @@ def _check_encoders(manifest: Manifest) -> None:
 
 
 def _check_modalities(manifest: Manifest) -> None:
-    taken = {spec.name for _, spec in _tensors(manifest, "inputs")}
-    for where, name in _network_inputs(manifest):
-        if name not in taken:
-            raise Misfit(where, "an input that some stage takes", f"unknown tensor {name!r}")
     for i, modality in enumerate(manifest.modalities):
         if (tokenizer := modality.tokenizer) is None:
             continue
@@ -207,14 +251,21 @@ def _check_moves(manifest: Manifest) -> None:
 def _check_variants(manifest: Manifest) -> None:
     names = [stage.name for stage in manifest.stages]
     for i, variant in enumerate(manifest.variants):
-        for name in names:
-            if name not in variant.files:
-                at = f"$.variants[{i}].files"
-                raise Misfit(at, "a file for each stage", f"none for stage {name!r}")
+        at = f"$.variants[{i}].files"
         for name in variant.files:
             if name not in names:
-                at = f"$.variants[{i}].files"
                 raise Misfit(at, "names of stages as keys", f"unknown stage {name!r}")
+        runs = manifest.plan_names(variant)
+        for plan in manifest.all_plans():
+            # All files of a plan or none, and of one plan at least all.
+            partly = any(name in variant.files for name in plan.stages)
+            if plan.name not in runs and (partly or not runs):
+                missing = next(name for name in plan.stages if name not in variant.files)
+                expected = f"a file for each stage{_of(manifest, plan)}"
+                raise Misfit(at, expected, f"none for stage {missing!r}")
+        if variant.plan is not None and variant.plan not in runs:
+            expected = f"null or a plan that it has files for: {', '.join(runs)}"
+            raise Misfit(f"$.variants[{i}].plan", expected, repr(variant.plan))
         known = {spec.name for stage in manifest.stages for spec in stage.outputs}
         for name in variant.tolerances:
             if name not in known:

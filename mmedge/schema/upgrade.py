@@ -13,7 +13,7 @@ __all__ = ["OLDEST", "upgraded"]
 OLDEST = 3
 
 # Lists of the manifest that version 3 had not.
-_ADDED = ("constraints", "not_checked", "states", "loops")
+_ADDED = ("constraints", "not_checked", "plans", "states", "loops")
 
 
 def upgraded(tree: dict[str, Any]) -> dict[str, Any]:
@@ -42,6 +42,7 @@ def upgraded(tree: dict[str, Any]) -> dict[str, Any]:
             )
     for variant in _items(tree, "variants"):
         variant.setdefault("not_checked", [])
+        variant.setdefault("plan", None)
     dimensions = tree.get("dimensions")
     if isinstance(dimensions, dict):
         for dimension in dimensions.values():

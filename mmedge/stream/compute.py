@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from mmedge.execution.inputs import Feeds
-    from mmedge.spec import Array, Manifest, Stage
+    from mmedge.spec import Array, Manifest, PlanName, Stage
     from mmedge.stream.modality_state import ModalityState
     from mmedge.stream.sample import Item
 
@@ -47,11 +47,12 @@ class Encoded:
 class Compute:
     """The work itself, without time, lock or state but the features of stand-ins."""
 
-    def __init__(self, stages: Stages, manifest: Manifest, feeds: Feeds) -> None:
+    def __init__(self, stages: Stages, manifest: Manifest, plan: PlanName, feeds: Feeds) -> None:
         self._feeds = feeds
         self._outputs = manifest.outputs
-        runs = {stage.name: partial(stages.run_stage, stage.name) for stage in manifest.stages}
-        self._plan = StagePlan(manifest.in_order(), runs, self._outputs)
+        ordered = manifest.in_order(plan)
+        runs = {stage.name: partial(stages.run_stage, stage.name) for stage in ordered}
+        self._plan = StagePlan(ordered, runs, self._outputs)
         #: Tensors that are kept of a modality once its encoder has run.
         self._wanted = {spec.name for stage in self._plan.fusion for spec in stage.inputs}
         self._wanted |= set(self._outputs)

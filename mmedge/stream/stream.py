@@ -148,6 +148,7 @@ class Stream:
         recover_after: int = 3,
     ) -> None:
         manifest = pipe.bundle.manifest
+        plan = manifest.stream_plan(pipe.variant)
         align, sanity = align or {}, sanity or {}
         names = [modality.name for modality in manifest.modalities]
         check_names("align", align, names)
@@ -163,7 +164,7 @@ class Stream:
         for modality in manifest.modalities:
             policy = align.get(modality.name, Latest())
             check_policy(policy, modality, specs, self._feeds.relations)
-            stages = tuple(s for s in manifest.in_order() if s.modality == modality.name)
+            stages = tuple(s for s in manifest.in_order(plan) if s.modality == modality.name)
             faster = rate is not None and modality.rate_hz is not None and modality.rate_hz > rate
             tracks[modality.name] = ModalityState(
                 modality,
@@ -196,7 +197,7 @@ class Stream:
         # Reentrant, because the finalizer below may run in any thread at any moment.
         self._lock = threading.RLock()
         self._clock = StreamClock(monotonic if clock is None else clock, self._core.follow_clock)
-        compute = Compute(pipe, manifest, self._feeds)
+        compute = Compute(pipe, manifest, plan, self._feeds)
         if rate is not None and not triggers:
             self._core.ticker = Ticker(self._clock.last, rate)
         self._driver: Driver

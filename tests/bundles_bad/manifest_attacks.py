@@ -45,6 +45,49 @@ def _cycle(manifest):
     manifest["variants"][0]["files"]["other"] = GRAPH
 
 
+def _parts(manifest, *plans):
+    """Another way to run the network, in two stages, beside the one that it has."""
+    net = manifest["stages"][0]
+    hidden = {"name": "hidden", "dtype": "float32", "shape": ["batch", 2]}
+    manifest["stages"] += [
+        {
+            **net,
+            "name": "eyes",
+            "outputs": [hidden],
+            "inputs": net["inputs"][:1],
+            "modality": "image",
+        },
+        {**net, "name": "join", "inputs": [hidden, net["inputs"][1]]},
+    ]
+    manifest["variants"][0]["files"] |= {"eyes": GRAPH, "join": GRAPH}
+    manifest["plans"] = [{"name": name, "stages": list(stages)} for name, stages in plans]
+
+
+BOTH = ("cut", ("eyes", "join")), ("whole", ("net",))
+
+
+def _planned(change, *plans):
+    def planned(manifest):
+        _parts(manifest, *(plans or BOTH))
+        change(manifest)
+
+    return on_manifest(planned)
+
+
+def _yields(**changes):
+    """The last stage yields something else."""
+
+    def change(manifest):
+        outputs = manifest["stages"][2]["outputs"]
+        manifest["stages"][2]["outputs"] = [{**outputs[0], **changes}]
+
+    return _planned(change)
+
+
+def _nothing(_manifest):
+    """Only the plans."""
+
+
 def _limits(least, opt, most):
     return {"min": least, "opt": opt, "max": most, "multiple": 1}
 
@@ -86,9 +129,9 @@ def _downgrade(manifest):
 
 def _looping(manifest):
     """A manifest of version 3 with a stage that is run repeatedly."""
-    for field in ("constraints", "not_checked", "states", "loops"):
+    for field in ("constraints", "not_checked", "plans", "states", "loops"):
         del manifest[field]
-    del manifest["variants"][0]["not_checked"]
+    del manifest["variants"][0]["not_checked"], manifest["variants"][0]["plan"]
     manifest["stages"][0]["loop"] = "denoise"
     manifest["schema_version"] = 3
 
@@ -301,6 +344,72 @@ ATTACKS = [
         "duplicate variant",
         r"\$\.variants\[1\]: .*duplicate 'ort-fp32-cpu'",
         on_manifest(lambda m: m["variants"].append(m["variants"][0])),
+    ),
+    Attack(
+        "plan of an unknown name",
+        r"\$\.plans\[0\]\.name: expected one of cut, whole, got 'fast'",
+        _put("plans", value=[{"name": "fast", "stages": ["net"]}]),
+    ),
+    Attack("plans as an object", r"\$\.plans: expected a list", _put("plans", value={})),
+    Attack(
+        "plan of an unknown stage",
+        r"\$\.plans\[0\]\.stages\[0\]: expected the name of a stage, got unknown 'ghost'",
+        _put("plans", value=[{"name": "whole", "stages": ["ghost"]}]),
+    ),
+    Attack(
+        "plan of no stage",
+        r"\$\.plans\[0\]\.stages: expected a list of 1 to 256",
+        _put("plans", value=[{"name": "whole", "stages": []}]),
+    ),
+    Attack(
+        "a cut of one stage",
+        r"\$\.plans\[0\]\.stages: expected one stage in 'whole', several in 'cut', got 1 in 'cut'",
+        _put("plans", value=[{"name": "cut", "stages": ["net"]}]),
+    ),
+    Attack(
+        "two plans of one name",
+        r"\$\.plans\[1\]\.name: .*duplicate 'cut'",
+        _planned(_nothing, BOTH[0], BOTH[0]),
+    ),
+    Attack(
+        "a stage in two plans",
+        r"\$\.plans\[1\]\.stages\[0\]: .*duplicate 'net'",
+        _planned(_nothing, ("cut", ("eyes", "join", "net")), ("whole", ("net",))),
+    ),
+    Attack(
+        "a stage in no plan",
+        r"\$\.plans: expected every stage in one plan, got stage 'eyes' in none",
+        _planned(_nothing, BOTH[1]),
+    ),
+    Attack(
+        "a plan without an input",
+        r"\$\.modalities\[1\]\.inputs\[0\]: expected an input that some stage takes of plan 'cut'",
+        _planned(lambda m: m["stages"][2]["inputs"].pop()),
+    ),
+    Attack(
+        "a plan without an output",
+        r"\$\.outputs\[0\]: expected an output of a stage of plan 'cut', got .*'score'",
+        _yields(name="other"),
+    ),
+    Attack(
+        "plans that yield one tensor in two shapes",
+        r"\$\.stages\[2\]\.outputs\[0\]: expected score: .* as at \$\.stages\[0\]",
+        _yields(shape=[2]),
+    ),
+    Attack(
+        "a plan that takes from another",
+        r"\$\.stages\[0\]\.inputs\[2\]\.name: .*unknown tensor 'hidden'",
+        _planned(lambda m: m["stages"][0]["inputs"].append(m["stages"][1]["outputs"][0])),
+    ),
+    Attack(
+        "a plan with some of its files",
+        r"\$\.variants\[0\]\.files: expected a file for each stage of plan 'cut', .*'eyes'",
+        _planned(lambda m: m["variants"][0]["files"].pop("eyes")),
+    ),
+    Attack(
+        "a measured plan without files",
+        r"\$\.variants\[0\]\.plan: expected null or a plan that it has files for: whole, got 'cut'",
+        _put("variants", 0, "plan", value="cut"),
     ),
     Attack("cycle of stages", r"\$\.stages: .*a cycle: ", on_manifest(_cycle)),
     Attack("terminal codes in a name", r"\\x1b", _put("name", value="\x1b[2J")),

@@ -509,12 +509,12 @@ def test_damaged_files_of_a_directory_are_refused(tiny_bundle, tmp_path, data):
 def test_a_bundle_of_version_3_opens_without_a_digest_of_its_manifest(tiny_bundle, tmp_path, form):
     path = shutil.copytree(tiny_bundle, tmp_path / "b")
     tree = json.loads((path / "manifest.json").read_text())
-    for field in ("constraints", "not_checked", "states", "loops"):
+    for field in ("constraints", "not_checked", "plans", "states", "loops"):
         tree.pop(field, None)
     for stage in tree["stages"]:
         stage["loop"] = None
     for variant in tree["variants"]:
-        del variant["not_checked"]
+        del variant["not_checked"], variant["plan"]
     for dimension in tree["dimensions"].values():
         del dimension["multiple"]
     tree["schema_version"] = 3

@@ -381,12 +381,12 @@ def test_limits_are_multiples(sizes):
 def older(manifest: Manifest) -> dict[str, Any]:
     """What version 3 of the schema wrote of a manifest."""
     tree = json.loads(manifest_to_json(manifest))
-    for field in ("constraints", "not_checked", "states", "loops"):
+    for field in ("constraints", "not_checked", "plans", "states", "loops"):
         del tree[field]
     for stage in tree["stages"]:
         stage["loop"] = None
     for variant in tree["variants"]:
-        del variant["not_checked"]
+        del variant["not_checked"], variant["plan"]
     for dimension in tree["dimensions"].values():
         del dimension["multiple"]
     return tree | {"schema_version": 3}
@@ -397,7 +397,7 @@ def test_version_3_is_read():
     assert manifest_from_json(json.dumps(older(good()))) == expected
 
 
-@pytest.mark.parametrize("field", ["constraints", "not_checked", "states", "loops"])
+@pytest.mark.parametrize("field", ["constraints", "not_checked", "plans", "states", "loops"])
 def test_version_3_with_a_field_of_a_later_version_is_refused(field):
     """It would be left out unseen, and a constraint with it."""
     tree = older(good()) | {field: [{"expression": "T == 2", "source": "a line"}]}

@@ -274,7 +274,7 @@ def _check_arguments(
     absent_share: float,
     seed: int,
 ) -> None:
-    stage_names = [stage.name for stage in manifest.stages]
+    stage_names = [stage.name for stage in manifest.in_order()]
     for what, names in (("graphs", graphs), ("tensors", tensors)):
         for name in names:
             if name not in stage_names:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Annotated
 
@@ -11,6 +11,7 @@ import typer
 
 from mmedge.bench.tune import tune
 from mmedge.bundle import Bundle
+from mmedge.bundle.device_cache import Measurement
 from mmedge.cli.console import (
     BundleArgument,
     JsonOption,
@@ -22,6 +23,7 @@ from mmedge.cli.console import (
     warn,
 )
 from mmedge.cli.output import BundleOutputOption, OverwriteOption, Target, misuse, rewriting
+from mmedge.cli.tune import print_measurements
 from mmedge_export.cli.streams import stdout_on_stderr
 from mmedge_export.targets.tensorrt import CURRENT, SCHEMES
 from mmedge_export.targets.tensorrt.engine import PRECISIONS, build_all
@@ -155,24 +157,19 @@ def _build_openvino(place: Target, *, as_json: bool) -> None:
 
     new_bundle, variant = add_openvino(Bundle.open(place.path))
     open_questions = new_bundle.manifest.open_questions(variant)
-    times: dict[str, tuple[float, int]] = {}
+    measured: Mapping[str, Measurement] = {}
     if new_bundle.manifest.samples:
-        new_bundle, times = tune(new_bundle, tell=say, warn=warn)
+        new_bundle, measured = tune(new_bundle, tell=say, warn=warn)
     new_bundle.close()
     if as_json:
-        figures = {
-            "latency_ms": {name: ms for name, (ms, _) in times.items()},
-            "threads": {name: count for name, (_, count) in times.items()},
-        }
         emit_json(
             {
                 "bundle": place.shown,
                 "variant": variant.id,
-                **figures,
+                "measured": {name: asdict(one) for name, one in measured.items()},
                 "not_checked": open_questions,
             }
         )
         return
-    rows = [(name, number(ms), str(count)) for name, (ms, count) in times.items()]
-    table(f"{place.shown}: {variant.id} added", ("variant", "ms a call here", "threads"), rows)
+    print_measurements(f"{place.shown}: {variant.id} added", measured)
     list_not_checked(open_questions)

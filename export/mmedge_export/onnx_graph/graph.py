@@ -242,12 +242,17 @@ def save(models: Mapping[str, ir.Model], folder: Path, *, place: str = "onnx") -
                     tensors[id(tensor)] = tensor
                     holders.setdefault(id(tensor), []).append(value)
     files = {f"{place}/{stage}.onnx": base / f"{stage}.onnx" for stage in models}
-    external: list[ir.ExternalTensor] = []
+    placed: dict[int, ir.ExternalTensor] = {}
     if tensors:
         files[f"{place}/{data}"] = base / data
-        external = ir.external_data.convert_tensors_to_external(list(tensors.values()), base, data)
+        pieces = _pieces(tensors) if len(models) > 1 else {}
+        written = {key: tensor for key, tensor in tensors.items() if key not in pieces}
+        external = ir.external_data.convert_tensors_to_external([*written.values()], base, data)
+        placed = dict(zip(written, external, strict=True))
+        for key, (whole, offset) in pieces.items():
+            placed[key] = _piece(tensors[key], placed[whole], offset)
     try:
-        for key, tensor in zip(tensors, external, strict=True):
+        for key, tensor in placed.items():
             for value in holders[key]:
                 value.const_value = tensor
         for stage, model in models.items():
@@ -258,6 +263,46 @@ def save(models: Mapping[str, ir.Model], folder: Path, *, place: str = "onnx") -
             for value in values:
                 value.const_value = tensors[key]
     return files
+
+
+def _pieces(tensors: Mapping[int, ir.TensorProtocol]) -> dict[int, tuple[int, int]]:
+    """Tensors that are rows of another one: its key, and where in its bytes they begin.
+
+    The cut takes constants of a concatenation apart by rows, such as embeddings of positions.
+    """
+    pieces: dict[int, tuple[int, int]] = {}
+    for key, tensor in tensors.items():
+        for other, whole in tensors.items():
+            if other not in pieces and _may_be_rows(tensor, whole):
+                offset = whole.tobytes().find(tensor.tobytes())
+                if offset >= 0 and offset % tensor.dtype.itemsize == 0:
+                    pieces[key] = other, offset
+                    break
+    return pieces
+
+
+def _may_be_rows(tensor: ir.TensorProtocol, whole: ir.TensorProtocol) -> bool:
+    """Whether the shapes of two tensors allow that one is a block of the other's rows."""
+    if tensor.dtype != whole.dtype or tensor.dtype.itemsize < 1:
+        return False
+    ours, theirs = tuple(tensor.shape.numpy()), tuple(whole.shape.numpy())
+    if len(ours) != len(theirs) or tensor.nbytes >= whole.nbytes:
+        return False
+    other = [axis for axis, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b]
+    return len(other) == 1 and all(size == 1 for size in ours[: other[0]])
+
+
+def _piece(tensor: ir.TensorProtocol, whole: ir.ExternalTensor, offset: int) -> ir.ExternalTensor:
+    """A tensor that lies in the data of another one."""
+    return ir.ExternalTensor(
+        whole.location,
+        (whole.offset or 0) + offset,
+        tensor.nbytes,
+        tensor.dtype,
+        shape=ir.Shape(tensor.shape.numpy()),
+        name=tensor.name or "",
+        base_dir=whole.base_dir,
+    )
 
 
 def is_external(tensor: ir.TensorProtocol) -> bool:

@@ -31,6 +31,7 @@ from mmedge_export.quantize.plan_search import PlanSearch
 from mmedge_export.quantize.report import QuantizationReport
 from mmedge_export.quantize.stage_work import StageWork, quantised
 from mmedge_export.quantize.task import Task
+from mmedge_export.quantize.whole_graph import add_variant
 from mmedge_export.targets.onnxruntime.schemes import SCALES_BY_AXIS
 from mmedge_export.targets.registry import quantizer
 
@@ -188,13 +189,18 @@ def _quantize(
     graphs = {work.stage.name: work.graph() for work in works if quantised(work.plan)}
     tell("adding the variant")
     quantized = bundle
-    variants = store(bundle, variant, graphs, folder, tell)
-    for variant, files in variants:
-        quantized = quantized.with_variant(variant, files)
+    added: list[Variant] = []
+    remarks = list(report.remarks)
+    for stored, files in store(bundle, variant, graphs, folder, tell):
+        quantized, complete, remark = add_variant(quantized, stored, files, folder)
+        added.append(complete)
+        remarks += [remark] if remark else []
     report = replace(
         report,
-        variants=tuple(variant.id for variant, _ in variants),
-        bytes_after=quantized.size(variants[0][0]),
+        variants=tuple(one.id for one in added),
+        bytes_after=quantized.size(added[0]),
+        remarks=tuple(remarks),
+        not_checked=added[0].not_checked,
     )
     if latency is not None:
         # It was not taken with the threads that were found before.

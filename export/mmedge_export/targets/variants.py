@@ -19,13 +19,12 @@ def base_variant(bundle: Bundle, backend: str) -> Variant | None:
     Raises:
         ExportError: it is not float32.
     """
-    own = {stage.name: stage.graph for stage in bundle.manifest.stages}
     for variant in bundle.manifest.variants:
         if (variant.backend, variant.target) != (backend, "cpu"):
             continue
         if variant.precision == "fp32":
             return variant
-        if variant.files == own:
+        if bundle.manifest.runs_own_graphs(variant):
             raise ExportError(
                 f"the bundle's graphs are {variant.precision}; float32 is needed: export it again"
             )

@@ -249,7 +249,7 @@ def open_stage(
 
     def make(library: Path | None) -> Any:  # noqa: ANN401
         settings = session_options(
-            stage, alone=len(variant.files) == 1, threads=options.threads, spin=options.spin
+            stage, alone=bundle.manifest.is_whole(stage), threads=options.threads, spin=options.spin
         )
         settings.log_severity_level = 4  # fatal: errors are raised, and one voice is enough
         settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")

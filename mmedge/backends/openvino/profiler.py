@@ -27,9 +27,10 @@ ORIGINAL = "originalLayersNames"
 
 def profile_stage(request: ProfileRequest) -> list[list[Span]]:
     """The nodes of each profiled run; see :class:`mmedge.backends.registry.Profiler`."""
-    bundle, stage, files = request.bundle, request.stage, request.variant.files
-    file = files[stage.name]
-    settings = compile_settings(stage, alone=len(files) == 1, threads=request.threads)
+    bundle, stage = request.bundle, request.stage
+    file = request.variant.files[stage.name]
+    alone = bundle.manifest.is_whole(stage)
+    settings = compile_settings(stage, alone=alone, threads=request.threads)
     model = read_onnx(bundle.file(file))
     bundle.release()
     values = [

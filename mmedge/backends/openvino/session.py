@@ -233,7 +233,9 @@ def open_stage(
             f"{where}: mmedge's kernels do not run in OpenVINO; load with backend='ort'"
         )
     attention = Attention(nodes, None, "OpenVINO has no such operator") if nodes else None
-    settings = compile_settings(stage, alone=len(variant.files) == 1, threads=options.threads)
+    settings = compile_settings(
+        stage, alone=bundle.manifest.is_whole(stage), threads=options.threads
+    )
     # A bundle's own errors are not OpenVINO's.
     path, samples = bundle.file(variant.files[stage.name]), bundle.samples()
     try:

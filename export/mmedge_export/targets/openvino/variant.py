@@ -163,14 +163,15 @@ def add_openvino(bundle: Bundle) -> tuple[Bundle, Variant]:
     base = base_variant(bundle, "ort")
     if base is None:
         raise ExportError(f"{bundle.path}: it has no float32 graphs; export the network again")
-    stages = bundle.manifest.in_order()
+    manifest = bundle.manifest
+    stages = manifest.stages
 
     def opened(specialised: int) -> dict[str, OpenVinoRunner]:
         return {
             stage.name: OpenVinoRunner(
                 bundle.file(stage.graph),
                 stage,
-                alone=len(stages) == 1,
+                alone=manifest.is_whole(stage),
                 threads=None,
                 specialised=specialised,
             )
@@ -180,9 +181,9 @@ def add_openvino(bundle: Bundle) -> tuple[Bundle, Variant]:
     runners = opened(SPECIALISED)
     for stage in stages:
         runners[stage.name].check(stage)
-    plan = StagePlan(stages, runners)
+    every = StagePlan(stages, runners)  # stages of all plans: each is run alone
     for number, sample in enumerate(bundle.samples()):
-        for stage, outputs in plan.alone({**sample.inputs, **sample.outputs}):
+        for stage, outputs in every.alone({**sample.inputs, **sample.outputs}):
             for name, value in outputs.items():
                 limit = base.tolerances.get(name, base.tolerance)
                 result = difference(value, sample.outputs[name], limit)

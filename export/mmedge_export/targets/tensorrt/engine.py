@@ -181,9 +181,9 @@ def _sources(
     Raises:
         InputError: the bundle's own graphs are of a lower precision already.
     """
-    stages = bundle.manifest.stages
-    paths = {stage.name: stage.graph for stage in stages}
-    native = next((v.precision for v in bundle.manifest.variants if v.files == paths), "fp32")
+    manifest = bundle.manifest
+    stages = manifest.in_order()
+    native = next((v.precision for v in manifest.variants if manifest.runs_own_graphs(v)), "fp32")
     if native not in {"fp32", precision}:
         raise InputError(
             f"precision {precision!r}: the bundle's graphs are {native}, and engines are typed as "

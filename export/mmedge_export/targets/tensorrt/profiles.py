@@ -128,7 +128,7 @@ def resolve_profiles(
         resolved[name] = sizes
     derived = {
         size
-        for stage in manifest.stages
+        for stage in manifest.in_order()
         for spec in stage.inputs
         for size in spec.shape
         if isinstance(size, str) and size not in resolved
