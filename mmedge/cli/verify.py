@@ -58,7 +58,7 @@ def verify(
     ]
     verified: list[Verification] = []
     failures: dict[str, str] = {}
-    ran: list[Variant] = []
+    ran: dict[str, Variant] = {}
     for variant in manifest.variants:
         for plan in manifest.plan_names(variant) if variant.id in chosen else ():
             try:
@@ -71,8 +71,8 @@ def verify(
                     raise
                 failures[f"{variant.id}, {plan}"] = str(error)
             else:
-                ran.append(variant)
-    open_questions = [*manifest.open_questions(*dict.fromkeys(ran)), *skipped]
+                ran[variant.id] = variant
+    open_questions = [*manifest.open_questions(*ran.values()), *skipped]
     ok = not failures and all(found.ok for found in verified)
     if as_json:
         rows: list[dict[str, Any]] = [found.to_dict() for found in verified]

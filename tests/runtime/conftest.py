@@ -1,9 +1,13 @@
-"""Small bundles (``sums`` has everything in it, ``pair`` two modalities), and recorded machines."""
+"""Small bundles (``sums`` has everything in it, ``pair`` two modalities), and recorded machines.
+
+``both`` is ``pair`` with both plans.
+"""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -24,6 +28,7 @@ from mmedge.spec import (
     Dimension,
     Manifest,
     Modality,
+    Plan,
     Sample,
     Stage,
     TensorSpec,
@@ -204,6 +209,35 @@ def pair(tmp_path_factory):
         stage.graph: save(stage.name, [LAST, *nodes], stage.inputs, stage.outputs)
         for stage, nodes in stages.items()
     }
+    Bundle.write(path, manifest, files, samples=samples).close()
+    return path
+
+
+@pytest.fixture(scope="session")
+def both(pair, tmp_path_factory):
+    """``pair`` cut and whole, with a variant of a lower precision that is only cut."""
+    with Bundle.open(pair) as bundle:
+        cut = bundle.manifest
+        samples = bundle.samples()
+        files = {stage.graph: bytes(bundle.read(stage.graph)) for stage in cut.stages}
+    nodes = [LAST, *total("image", "seen"), *total("pcm", "level"), *total("state", "state_sum")]
+    nodes.append(helper.make_node("Constant", [], ["two"], value_float=2.0))
+    nodes.append(helper.make_node("Mul", ["level", "two"], ["heard"]))
+    nodes.append(helper.make_node("Sum", ["seen", "heard", "state_sum"], ["out"]))
+    whole = Stage("model", "onnx/model.onnx", (IMAGE, PCM, STATE), (OUT, SEEN))
+    (base,) = cut.variants
+    manifest = replace(
+        cut,
+        name="both",
+        stages=(*cut.stages, whole),
+        plans=(Plan("cut", tuple(s.name for s in cut.stages)), Plan("whole", ("model",))),
+        variants=(
+            replace(base, files={**base.files, "model": whole.graph}),
+            replace(base, precision="int8"),
+        ),
+    )
+    files[whole.graph] = save("model", nodes, whole.inputs, whole.outputs)
+    path = tmp_path_factory.mktemp("bundles") / "both.mmedge"
     Bundle.write(path, manifest, files, samples=samples).close()
     return path
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mmedge.bench import subprocesses
-from mmedge.bench.subprocesses import time_apart
+from mmedge.bench.subprocesses import Cell, time_apart
 from mmedge.bundle import Bundle
 from mmedge.errors import BackendError
 
@@ -31,7 +31,9 @@ def test_every_variant_gets_a_time(sums, quick):
     before = children()
     with Bundle.open(sums) as bundle:
         variants = [v for v in bundle.manifest.variants if v.target == "cpu"]
-    found = time_apart(str(sums), [(variant, count) for variant in variants for count in (1, 2)])
+    found = time_apart(
+        str(sums), [Cell(variant, None, count) for variant in variants for count in (1, 2)]
+    )
     assert len(found) == 2 * len(variants)
     assert all(0 < ms < 1000 for ms in found)
     assert children() <= before
@@ -42,6 +44,6 @@ def test_a_variant_that_does_not_load_is_named_and_nothing_is_left(sums, quick, 
     with Bundle.open(sums) as bundle:
         good = next(v for v in bundle.manifest.variants if v.target == "cpu")
     with pytest.raises(BackendError, match="tvm-.*the process that times it ended"):
-        time_apart(str(sums), [(good, 1), (replace(good, backend="tvm"), 1)])
+        time_apart(str(sums), [Cell(good), Cell(replace(good, backend="tvm"))])
     assert "tvm" in capfd.readouterr().err
     assert children() <= before

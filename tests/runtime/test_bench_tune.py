@@ -15,6 +15,7 @@ from mmedge.bench import subprocesses
 from mmedge.bench import tune as tuning
 from mmedge.bench.tune import thread_counts, tune
 from mmedge.bundle import Bundle
+from mmedge.bundle.device_cache import Measurement
 from mmedge.cli.app import build_app
 from mmedge.errors import AccuracyError, BundleError, NoVariantError
 from mmedge.pipeline import Pipeline
@@ -25,7 +26,7 @@ CORES = 4
 @pytest.fixture(autouse=True)
 def four_cores(monkeypatch):
     """As on a machine of four cores."""
-    for module in ("mmedge.bench.tune", "mmedge.pipeline"):
+    for module in ("mmedge.bench.tune", "mmedge.cli.tune", "mmedge.pipeline"):
         monkeypatch.setattr(f"{module}.probe", lambda: replace(probe(), cores=CORES))
 
 
@@ -50,7 +51,7 @@ def clock(monkeypatch):
     times = {}
 
     def told(path, cells):
-        return [times[threads] for _, threads in cells]
+        return [times.get((cell.plan, cell.threads), times[cell.threads]) for cell in cells]
 
     monkeypatch.setattr(tuning, "time_apart", told)
     return times
@@ -67,15 +68,16 @@ def test_thread_counts(cores, counts):
 )
 def test_the_fastest_count_is_kept_and_the_smaller_one_of_equals(bundle, clock, times, best):
     clock.update(times)
-    made, found = tune(Bundle.open(bundle), threads=4)
+    made, found = tune(Bundle.open(bundle), threads=4, in_place=True)
     with made:
         assert found
         for variant in made.manifest.variants:
             if variant.id in found:
-                assert found[variant.id] == (times[best], best)
+                assert found[variant.id] == Measurement(times[best], best, "cut")
                 assert variant.metrics["threads"] == best
                 assert variant.metrics["latency_ms"] == times[best]
                 assert variant.metrics["cores"] == CORES
+                assert variant.plan == "cut"
 
 
 def test_loading_goes_by_it_unless_told_otherwise(bundle, clock):
@@ -92,7 +94,7 @@ def test_loading_goes_by_it_unless_told_otherwise(bundle, clock):
 )
 def test_what_says_nothing_of_this_machine_is_not_gone_by(bundle, clock, metrics):
     clock.update({1: 1.0, 2: 0.5, 4: 0.9})
-    made, found = tune(Bundle.open(bundle))
+    made, found = tune(Bundle.open(bundle), in_place=True)
     made.with_metrics(dict.fromkeys(found, metrics)).close()
     with mmedge.load(bundle) as pipe:
         assert pipe.threads is None
@@ -110,7 +112,7 @@ def test_some_of_the_cores_tell_nothing_of_the_others(bundle, clock):
 def test_a_variant_that_is_wrong_here_is_left_out(bundle, clock, monkeypatch):
     clock.update({1: 1.0, 2: 0.5, 4: 0.9})
 
-    def wrong(path, variant, threads):
+    def wrong(path, cell):
         raise AccuracyError("it computes something else")
 
     monkeypatch.setattr(tuning, "_check", wrong)
@@ -139,7 +141,7 @@ def test_a_number_of_threads_that_computes_something_else_is_not_recorded(
     made, found = tune(Bundle.open(bundle), leave=left_out.append)
     with made:
         assert found
-        assert {count for _, count in found.values()} == {4}
+        assert {one.threads for one in found.values()} == {4}
         assert all(v.metrics.get("threads", 4) == 4 for v in made.manifest.variants)
     assert len(left_out) == len(found)
     assert all("with 2 threads: left out: variant" in line for line in left_out)
@@ -161,9 +163,10 @@ def test_the_command_times_every_variant_for_real(bundle, quick):
     done = CliRunner().invoke(build_app(), ["tune", str(bundle), "--json"])
     assert done.exit_code == 0, done.stderr
     found = json.loads(done.stdout)["variants"]
+    here = replace(probe(), cores=CORES)
     with Bundle.open(bundle) as opened:
         for name, row in found.items():
-            (variant,) = (v for v in opened.manifest.variants if v.id == name)
+            (variant,) = (v for v in opened.on(here).variants if v.id == name)
             assert row["threads"] in (1, 2, 4)
             assert variant.metrics["threads"] == row["threads"]
             assert 0 < variant.metrics["latency_ms"] == row["latency_ms"] < 1000

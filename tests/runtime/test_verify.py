@@ -97,6 +97,9 @@ def test_every_variant_that_runs_here_is_verified_and_the_others_are_named(sums,
     code, out = command(path, "--precision", "fp32", "--json")
     said = json.loads(out)
     assert (code, said["ok"]) == (0, True)
+    asked = f"variant {wrong.id}: precision fp32 was asked for, this one is int8"
+    assert asked in said["not_checked"]
+    said = json.loads(command(path, "--json")[1])
     assert f"variant {wrong.id}: not asked for; --all checks it" in said["not_checked"]
     assert any(
         line.startswith(f"variant {away.id}: made for sm_999") for line in said["not_checked"]
@@ -104,7 +107,7 @@ def test_every_variant_that_runs_here_is_verified_and_the_others_are_named(sums,
     code, out = command(path, "--all", "--json")
     said = json.loads(out)
     assert (code, said["ok"]) == (1, False)
-    assert {row["variant"]: row["ok"] for row in said["variants"]} == {
+    assert {row["variant"]: row["ok"] for row in said["verified"]} == {
         base.id: True,
         wrong.id: False,
     }
