@@ -214,7 +214,7 @@ class Pipeline:
         # A program that makes single calls does without the stream's modules.
         from mmedge.stream import Stream
 
-        self._use(self.bundle.manifest.stream_plan(self.variant))
+        self.use_plan(self.bundle.manifest.stream_plan(self.variant))
         return Stream(
             self,
             trigger=trigger,
@@ -244,8 +244,17 @@ class Pipeline:
             raise InputError(f"no stage {stage!r}; this bundle has {', '.join(loaded.sessions)}")
         return loaded.run_stage(stage, feeds)
 
-    def _use(self, plan: PlanName) -> None:
-        """Have a plan loaded, in place of another one."""
+    def use_plan(self, plan: PlanName) -> None:
+        """Have a plan loaded, in place of the one that is; nothing is done where it is that one.
+
+        Calls that are under way in other threads end on the plan that they began with.
+
+        Raises:
+            InputError: the variant has no such plan.
+            BackendError: the pipeline is closed, or the plan does not load.
+            AccuracyError: it does not compute here what it should.
+        """
+        choose_plan(self.bundle.manifest, self.variant, probe(), plan=plan)
         with self._lock:
             self._check_open(self._loaded)
             if plan == self.plan:
@@ -259,7 +268,7 @@ class Pipeline:
                 self._loaded.close()
                 self._loaded = before
                 raise
-            self.why_plan = "a stream runs it"
+            self.why_plan = "it was asked for"
             # Not closed: a call in another thread may be under way. Its sessions go with it.
 
     def disown(self) -> None:

@@ -14,10 +14,14 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from mmedge.bench.machine.host import peak_memory_bytes
 from mmedge.errors import BackendError
 from mmedge.pipeline import load
+
+if TYPE_CHECKING:
+    from mmedge.spec import PlanName
 
 __all__ = ["ColdStart", "child", "measure"]
 
@@ -43,12 +47,15 @@ class ColdStart:
     peak_memory_bytes: int
 
 
-def measure(path: str, *, variant: str, threads: int | None, calls: int) -> ColdStart:
+def measure(
+    path: str, *, variant: str, plan: PlanName, threads: int | None, calls: int
+) -> ColdStart:
     """Start a process that loads ``path`` and runs ``calls`` golden samples.
 
     Args:
         path: the bundle.
         variant: id of the variant to load.
+        plan: of it, to load.
         threads: as for :func:`mmedge.load`.
         calls: calls to make before peak memory is read.
 
@@ -57,7 +64,8 @@ def measure(path: str, *, variant: str, threads: int | None, calls: int) -> Cold
     """
     # -P: a module of the same name in the working directory must not be imported for the library's.
     command = [sys.executable, "-P", "-c", PROGRAM]
-    request = json.dumps({"path": path, "variant": variant, "threads": threads, "calls": calls})
+    settings = {"path": path, "variant": variant, "plan": plan, "threads": threads}
+    request = json.dumps({**settings, "calls": calls})
     start = time.monotonic_ns()
     # Fixed program, our own module, no shell.
     process = subprocess.run(  # noqa: S603
@@ -87,6 +95,7 @@ def child(started: int) -> None:
     pipe = load(
         request["path"],
         request["variant"],
+        plan=request["plan"],
         threads=request["threads"],
         allow_unverified=True,
     )

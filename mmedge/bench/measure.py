@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from mmedge.bench.progress import Progress
     from mmedge.bench.report.sections import CopiedTensor
     from mmedge.pipeline import Pipeline
-    from mmedge.spec import Array
+    from mmedge.spec import Array, PlanName
 
 __all__ = ["CALLS", "SESSIONS", "BenchRun", "bench"]
 
@@ -62,6 +62,7 @@ def bench(
     precision: str | None = None,
     device: str | None = None,
     *,
+    plan: PlanName | None = None,
     threads: int | None = None,
     calls: int = CALLS,
     load: Load | None = None,
@@ -83,10 +84,11 @@ def bench(
     another.
 
     Args:
-        path: as for :func:`mmedge.load`, like the next three and ``threads``.
+        path: as for :func:`mmedge.load`, like the next four and ``threads``.
         backend: which one may run.
         precision: which variants may run.
         device: for what they were made.
+        plan: of the variant.
         threads: intra-op threads of each stage on the CPU.
         calls: timed calls of a closed loop, where ``load`` is None. Percentiles that need more
             calls are None.
@@ -116,7 +118,7 @@ def bench(
     # Before anything is measured, so that what cannot be done fails first.
     second_load = Interference(interference) if interference is not None else None
     run = BenchRun(
-        path, backend, precision, device,
+        path, backend, precision, device, plan=plan,
         threads=threads, load=load or Load(calls=calls), sessions=sessions, warmup=warmup,
         deadline_ms=deadline_ms, progress=progress,
     )  # fmt: skip
@@ -145,6 +147,7 @@ class BenchRun:
         backend: the same.
         precision: the same.
         device: the same.
+        plan: the same.
         threads: the same.
         load: of all sessions together.
         sessions: how many there will be.
@@ -164,6 +167,7 @@ class BenchRun:
         precision: str | None = None,
         device: str | None = None,
         *,
+        plan: PlanName | None = None,
         threads: int | None,
         load: Load,
         sessions: int,
@@ -182,6 +186,7 @@ class BenchRun:
             "backend": backend,
             "precision": precision,
             "device": device,
+            "plan": plan,
         }
         self._threads, self._load, self._spin = threads, load, spin
         self._warmup, self._deadline_ms = warmup, deadline_ms
@@ -233,7 +238,8 @@ class BenchRun:
         ) as pipe:
             if self._first is None:
                 self._first = FirstCall.of(pipe, self.path, self._tell)
-                self._choice = {"variant": pipe.variant.id}  # the same one each time
+                # The same each time.
+                self._choice = {"variant": pipe.variant.id, "plan": pipe.plan}
             yield pipe, self._first.inputs
 
     def finish(
@@ -271,6 +277,7 @@ class BenchRun:
                 "mode": "one-shot",
                 "calls": count,
                 "seconds": load.seconds,
+                "plan": first.plan,
                 "threads": first.threads,
                 "inputs": f"{len(first.inputs)} golden samples in turn{overload(sessions)}",
                 "rate_hz": load.rate_hz,

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from os import PathLike
 
     from mmedge.pipeline import Pipeline
-    from mmedge.spec import Array, Stage, Variant
+    from mmedge.spec import Array, PlanName, Stage, Variant
 
 __all__ = ["profile", "try_profile"]
 
@@ -42,6 +42,7 @@ def try_profile(
     variant: Variant,
     inputs: Mapping[str, Any],
     *,
+    plan: PlanName | None = None,
     threads: int | None = None,
 ) -> Profile:
     """As :func:`profile`, or one that says why there is none: what was timed is not lost for it.
@@ -50,10 +51,11 @@ def try_profile(
         path: the bundle.
         variant: which of its variants.
         inputs: as for :meth:`mmedge.Pipeline.run`, on the host.
-        threads: as for :func:`mmedge.load`.
+        plan: as for :func:`mmedge.load`, like ``threads``.
+        threads: the same.
     """
     try:
-        return profile(path, variant, inputs, threads=threads)
+        return profile(path, variant, inputs, plan=plan, threads=threads)
     except MMEdgeError as error:
         return Profile((), {}, f"no profile by operator: {error}")
 
@@ -63,6 +65,7 @@ def profile(
     variant: Variant,
     inputs: Mapping[str, Any],
     *,
+    plan: PlanName | None = None,
     threads: int | None = None,
     calls: int = 20,
 ) -> Profile:
@@ -73,7 +76,8 @@ def profile(
         variant: which of its variants; ONNX Runtime's and OpenVINO's on the CPU have a profile,
             and engines.
         inputs: as for :meth:`mmedge.Pipeline.run`, on the host.
-        threads: as for :func:`mmedge.load`.
+        plan: as for :func:`mmedge.load`, like ``threads``.
+        threads: the same.
         calls: profiled calls, at least 1.
 
     Raises:
@@ -89,7 +93,7 @@ def profile(
         return Profile((), {}, f"no profile by operator: mmedge reads none of {variant.backend}")
     stage_runs: dict[str, list[list[Span]]] = {}
     plain_ms: dict[str, float] = {}
-    with load(Path(path), variant.id, threads=threads, allow_unverified=True) as pipe:
+    with load(Path(path), variant.id, plan=plan, threads=threads, allow_unverified=True) as pipe:
 
         def measure(stage: Stage, feeds: Mapping[str, Any]) -> dict[str, Array]:
             before, outputs = _plain(pipe, stage.name, feeds, calls)

@@ -87,6 +87,7 @@ def replay(
     if not 0.0 < speed < float("inf"):
         raise InputError(f"speed must be above 0, got {speed}")
     _check_fits(pipe, recording, trigger)
+    pipe.use_plan(pipe.bundle.manifest.stream_plan(pipe.variant))
     recording = plan_replay(
         recording, speed=speed, skip_gaps=skip_gaps, say=say, waits=clock is None
     )
@@ -176,6 +177,7 @@ def bench_stream(
         path, backend=backend, precision=precision, device=device, threads=threads,
         allow_unverified=True,
     ) as pipe:  # fmt: skip
+        pipe.use_plan(pipe.bundle.manifest.stream_plan(pipe.variant))
         last = trigger if isinstance(trigger, str) else None
         source: Recording = opened or Golden(pipe.bundle, seconds=seconds, last=last)
         _check_fits(pipe, source, trigger)
@@ -211,6 +213,7 @@ def bench_stream(
             "mode": "stream",
             "calls": len(run.latency_ms),
             "seconds": seconds if opened is None else None,
+            "plan": first.plan,
             "threads": first.threads,
             "inputs": _words(source, trigger, run),
             "rate_hz": _rate(source, trigger),

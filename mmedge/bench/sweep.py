@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from mmedge.bench.progress import Progress
     from mmedge.bench.report.sections import Recommendation, SeriesSection
-    from mmedge.spec import Manifest, Variant
+    from mmedge.spec import Manifest, PlanName, Variant
 
 __all__ = ["ROUNDS", "pareto", "recommend", "sweep"]
 
@@ -49,9 +49,10 @@ class _Ranked(VariantFigures):
 
 @dataclass(slots=True)
 class _Combination:
-    """A variant with a thread count, and the blocks measured so far."""
+    """A plan of a variant with a thread count, and the blocks measured so far."""
 
     variant: Variant
+    plan: PlanName
     threads: int | None
     start_s: list[float] = field(default_factory=list)
     latency_ms: list[float] = field(default_factory=list)
@@ -79,7 +80,7 @@ def sweep(
     backend: str = "auto",
     progress: Progress | None = None,
 ) -> tuple[Sequence[VariantFigures], Recommendation]:
-    """Measure every variant of the bundle at ``path`` that can run on this machine.
+    """Measure every variant of the bundle at ``path`` that can run here, cut and whole.
 
     Every variant first reproduces the golden samples. One that does not, or fails to load, is left
     out, and ``recommended`` says so. Calls are made as :func:`mmedge.bench.measure.bench` makes
@@ -115,13 +116,18 @@ def sweep(
     for index, variant in enumerate(variants):
         tell("verify", index, len(variants))
         try:
-            _check(path, variant)
+            for plan in manifest.plan_names(variant):
+                _check(path, variant, plan)
         except MMEdgeError as error:
             first_error = first_error or error
             left_out.append(f"{variant.id} ({error})")
             continue
         counts = (threads or thread_counts(cores)) if variant.target == "cpu" else (None,)
-        combinations += [_Combination(variant, count) for count in counts]
+        combinations += [
+            _Combination(variant, plan, count)
+            for plan in manifest.plan_names(variant)
+            for count in counts
+        ]
     if not combinations and first_error is not None:
         raise first_error
     tell("verify", len(variants), len(variants))
@@ -174,7 +180,7 @@ def recommend(rows: Sequence[Mapping[str, Any]], deadline_ms: float | None) -> R
     and where none does all count as equally accurate.
 
     Returns:
-        ``variant``, ``threads`` and ``why``; the first two are None where none meets the deadline.
+        All but ``why`` is None where none meets the deadline.
 
     Raises:
         ValueError: there are no rows.
@@ -193,7 +199,7 @@ def recommend(rows: Sequence[Mapping[str, Any]], deadline_ms: float | None) -> R
                 else f"too few calls for the interval of a p99; make {LEAST_BLOCKS * 100} or more"
             )
             why = f"none meets {deadline_ms:g} ms at p99 with 95 % confidence: {what}"
-            return {"variant": None, "threads": None, "why": why}
+            return {"variant": None, "plan": None, "threads": None, "why": why}
     best = min(
         meeting,
         key=lambda row: (-_metric_or_worst(row["metric"]), row[key], row["peak_memory_bytes"]),
@@ -212,7 +218,12 @@ def recommend(rows: Sequence[Mapping[str, Any]], deadline_ms: float | None) -> R
         alike = sum(row["metric"] == best["metric"] for row in meeting)
         why += f", metric {best['metric']:.4g}"
         why += f", the fastest of {alike} as accurate" if alike > 1 else ""
-    return {"variant": best["variant"], "threads": best["threads"], "why": why}
+    return {
+        "variant": best["variant"],
+        "plan": best["plan"],
+        "threads": best["threads"],
+        "why": why,
+    }
 
 
 def _choose(path: str, backend: str) -> tuple[Manifest, list[Variant], int]:
@@ -230,8 +241,8 @@ def _choose(path: str, backend: str) -> tuple[Manifest, list[Variant], int]:
     return manifest, [v for v in manifest.variants if v.id in accepted], device.cores
 
 
-def _check(path: str, variant: Variant) -> None:
-    with load(path, variant.id, allow_unverified=True) as pipe:
+def _check(path: str, variant: Variant, plan: PlanName) -> None:
+    with load(path, variant.id, plan=plan, allow_unverified=True) as pipe:
         verify(pipe).check()
 
 
@@ -253,7 +264,8 @@ def _metric(variant: Variant, manifest: Manifest) -> float | None:
 def _block(path: str, combination: _Combination, part: int, calls: int) -> None:
     """Time ``calls`` calls of a fresh session."""
     variant = combination.variant
-    with load(path, variant.id, threads=combination.threads, allow_unverified=True) as pipe:
+    plan, threads = combination.plan, combination.threads
+    with load(path, variant.id, plan=plan, threads=threads, allow_unverified=True) as pipe:
         inputs = [sample.inputs for sample in pipe.bundle.samples()]
 
         def call(index: int) -> object:
@@ -273,6 +285,7 @@ def _row(path: str, combination: _Combination, size: int, metric: float | None) 
     cold = coldstart.measure(
         path,
         variant=variant.id,
+        plan=combination.plan,
         threads=combination.threads,
         calls=WARMUP,
     )
@@ -288,6 +301,7 @@ def _row(path: str, combination: _Combination, size: int, metric: float | None) 
         p99_high = p99 * math.exp(half_width(errors["p99"]))
     return {
         "variant": variant.id,
+        "plan": combination.plan,
         "threads": combination.threads,
         "p50_ms": p50,
         "p50_low_ms": low,
@@ -319,4 +333,4 @@ def _metric_or_worst(metric: float | None) -> float:
 
 def _name(row: Mapping[str, Any]) -> str:
     threads = "" if row["threads"] is None else f" with {row['threads']} threads"
-    return f"{row['variant']}{threads}"
+    return f"{row['variant']}, {row['plan']}{threads}"

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mmedge.bench.progress import Progress
     from mmedge.bench.report.sections import AccuracySection, BundleSection, MetricSection
     from mmedge.pipeline import Pipeline
-    from mmedge.spec import Array, Variant
+    from mmedge.spec import Array, PlanName, Variant
 
 __all__ = ["BundleKeys", "ColdKeys", "FirstCall", "golden_inputs", "run_fresh"]
 
@@ -50,12 +50,14 @@ class FirstCall:
 
     Attributes:
         variant: which one ran.
+        plan: of it, which ran.
         threads: of each stage.
         inputs: the golden samples'.
         keys: what the report says of it.
     """
 
     variant: Variant
+    plan: PlanName
     threads: int | None
     inputs: list[Mapping[str, Array]]
     keys: BundleKeys
@@ -85,7 +87,7 @@ class FirstCall:
             "accuracy": cast("AccuracySection", verification.to_dict()),
             "first_call_ms": took_ns / 1e6,
         }
-        return cls(variant, pipe.threads, inputs, keys)
+        return cls(variant, pipe.plan, pipe.threads, inputs, keys)
 
 
 def golden_inputs(pipe: Pipeline, path: str) -> list[Mapping[str, Array]]:
@@ -123,12 +125,16 @@ def run_fresh(
         MMEdgeError: whatever loading raises.
     """
     tell("cold start", 0, 1)
-    cold = coldstart.measure(path, variant=first.variant.id, threads=threads, calls=calls)
+    cold = coldstart.measure(
+        path, variant=first.variant.id, plan=first.plan, threads=threads, calls=calls
+    )
     tell("cold start", 1, 1)
     profile = NOT_PROFILED
     if profiled:
         tell("profile", 0, 1)
-        profile = try_profile(path, first.variant, first.inputs[0], threads=threads)
+        profile = try_profile(
+            path, first.variant, first.inputs[0], plan=first.plan, threads=threads
+        )
         tell("profile", 1, 1)
     keys: ColdKeys = {
         "cold_start_ms": cold.total,

@@ -7,7 +7,7 @@ import typer
 from mmedge.bench.arrivals import Kind, Load
 from mmedge.bench.measure import CALLS, SESSIONS
 from mmedge.bench.measure import bench as measure
-from mmedge.cli.console import BundleArgument, phases
+from mmedge.cli.console import BundleArgument, PlanOption, phases
 from mmedge.cli.measure_options import (
     CallsOption,
     GapOption,
@@ -30,6 +30,7 @@ def bench(
     gap: GapOption = None,
     sessions: SessionsOption = None,
     trace: TraceOption = None,
+    plan: PlanOption = None,
     options: VariantOptions,
 ) -> None:
     """Time calls after checking that they compute the right thing, and say where time goes.
@@ -45,7 +46,7 @@ def bench(
     with options.reporting() as keep, phases() as tell:
         measure(
             bundle, options.backend, options.precision, options.device,
-            load=load, threads=options.threads, warmup=warmup,
+            plan=plan, load=load, threads=options.threads, warmup=warmup,
             sessions=sessions or (1 if load.calls is None else min(SESSIONS, load.calls)),
             deadline_ms=options.deadline, interference=options.interference,
             profiled=options.profile, trace=trace, on_report=keep, progress=tell,

@@ -112,6 +112,7 @@ def _machine(report: Report) -> Iterator[tuple[str, str]]:
 
 def _state(device: DeviceSection, load: LoadSection) -> Iterator[tuple[str, str]]:
     """What the machine was while it was measured."""
+    yield "plan", load.get("plan") or "not stated"
     yield "cores, threads", f"{device['cores']}, {load['threads'] or 'default'}"
     share = (device.get("after") or {}).get("cpu_share")
     if share:
@@ -158,12 +159,13 @@ def _show_variants(report: Report) -> None:
         return
     table(
         "all variants, closed loop, ms; * : no other is better in everything",
-        ("", "variant", "threads", "p50", "95 % interval", "p99", "Hz", "memory MiB", "size MiB",
-         "metric", "cold start ms"),
+        ("", "variant", "plan", "threads", "p50", "95 % interval", "p99", "Hz", "memory MiB",
+         "size MiB", "metric", "cold start ms"),
         [
             (
                 "*" if row["pareto"] else "",
                 row["variant"],
+                row.get("plan") or "-",
                 row["threads"] or "default",
                 number(row["p50_ms"]),
                 _interval((row["p50_low_ms"], row["p50_high_ms"])),
@@ -181,8 +183,15 @@ def _show_variants(report: Report) -> None:
     if best is not None:
         table(
             "recommended",
-            ("variant", "threads", "why"),
-            [(best["variant"] or "none", best["threads"] or "default", best["why"])],
+            ("variant", "plan", "threads", "why"),
+            [
+                (
+                    best["variant"] or "none",
+                    best.get("plan") or "-",
+                    best["threads"] or "default",
+                    best["why"],
+                )
+            ],
         )
 
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
-from typing import Annotated, Any
+from typing import Annotated, Any, cast, get_args
 
 import typer
 from rich.console import Console
@@ -20,6 +20,7 @@ from rich.table import Table
 
 from mmedge.backends.registry import BACKENDS
 from mmedge.errors import InputError
+from mmedge.spec import PlanName
 
 __all__ = [
     "BackendOption",
@@ -71,19 +72,20 @@ DeviceOption = Annotated[
 ]
 
 
-def _check_plan(value: str | None) -> str | None:
-    if value not in (None, "cut", "whole"):
-        raise typer.BadParameter(f"expected cut or whole, got {value!r}")
-    return value
+def _read_plan(value: str) -> PlanName:
+    for plan in get_args(PlanName):
+        if value == plan:
+            return cast("PlanName", plan)
+    raise typer.BadParameter(f"expected cut or whole, got {value!r}")
 
 
 PlanOption = Annotated[
-    str | None,
+    PlanName | None,
     typer.Option(
         help="whole (one graph), or cut (by modality). Without it: what mmedge tune measured on "
         "this device, else whole.",
         metavar="cut|whole",
-        callback=_check_plan,
+        parser=_read_plan,
     ),
 ]
 ThreadsOption = Annotated[int | None, typer.Option(help="CPU threads per stage.", min=1)]

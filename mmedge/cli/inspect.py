@@ -116,10 +116,11 @@ def _print(
     _print_text(drawing)
     table(
         "stages",
-        ("stage", "modality", "inputs", "outputs", "graph"),
+        ("stage", "plan", "modality", "inputs", "outputs", "graph"),
         [
             (
                 stage.name,
+                "whole" if manifest.is_whole(stage) else "cut",
                 stage.modality or "-",
                 ", ".join(spec.name for spec in stage.inputs),
                 "; ".join(map(str, stage.outputs)),
@@ -130,11 +131,12 @@ def _print(
     )
     table(
         "variants on this machine",
-        ("variant", "size", "here", "why"),
+        ("variant", "size", "plans", "here", "why"),
         [
             (
                 variant.id,
                 size(variant_sizes[variant.id]),
+                ", ".join(manifest.plan_names(variant)),
                 "runs" if decisions[variant.id].accepted else "no",
                 decisions[variant.id].reason,
             )

@@ -17,6 +17,7 @@ from mmedge.cli.console import (
     BundleArgument,
     DeviceOption,
     JsonOption,
+    PlanOption,
     PrecisionOption,
     ThreadsOption,
     emit_json,
@@ -54,6 +55,7 @@ def run(
     backend: BackendOption = "auto",
     precision: PrecisionOption = None,
     device: DeviceOption = None,
+    plan: PlanOption = None,
     threads: ThreadsOption = None,
     allow_unverified: Annotated[
         bool, typer.Option("--allow-unverified", help="Do not replay golden samples first.")
@@ -78,6 +80,7 @@ def run(
             backend=backend,
             precision=precision,
             device=device,
+            plan=plan,
             threads=threads,
             allow_unverified=allow_unverified,
             allow_non_finite=allow_non_finite,

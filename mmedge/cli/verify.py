@@ -73,13 +73,13 @@ def verify(
             else:
                 ran[variant.id] = variant
     open_questions = [*manifest.open_questions(*ran.values()), *skipped]
-    ok = not failures and all(found.ok for found in verified)
+    ok = not failures and all(one.ok for one in verified)
     if as_json:
-        rows: list[dict[str, Any]] = [found.to_dict() for found in verified]
+        rows: list[dict[str, Any]] = [one.to_dict() for one in verified]
         emit_json({"ok": ok, "verified": rows, "failed": failures, "not_checked": open_questions})
     else:
-        for found in verified:
-            _print(found)
+        for one in verified:
+            _print(one)
         if failures:
             table("failed", ("variant and plan", "why"), list(failures.items()))
         list_not_checked(open_questions)
@@ -91,13 +91,13 @@ def _replay(pipe: Pipeline) -> Verification:
     with phases() as tell:
         total = pipe.bundle.manifest.samples
         what = f"{pipe.variant.id}, {pipe.plan}: golden samples"
-        return replay(pipe, progress=lambda done: tell(what, done, total))
+        return replay(pipe, progress=lambda step: tell(what, step, total))
 
 
-def _print(found: Verification) -> None:
+def _print(verification: Verification) -> None:
     table(
-        f"{found.variant}, {found.plan}: {found.samples} golden samples, "
-        f"rtol {found.tolerance.rtol:g}, atol {found.tolerance.atol:g}",
+        f"{verification.variant}, {verification.plan}: {verification.samples} golden samples, "
+        f"rtol {verification.tolerance.rtol:g}, atol {verification.tolerance.atol:g}",
         ("stage", "output", "max abs error", "relative", "scale", "of the limit", "verdict"),
         [
             (
@@ -109,6 +109,6 @@ def _print(found: Verification) -> None:
                 f"{100 * row.limit_used:.3g} %",
                 "ok" if row.ok else "OFF",
             )
-            for row in found.rows
+            for row in verification.rows
         ],
     )

@@ -149,6 +149,12 @@ class Stream:
     ) -> None:
         manifest = pipe.bundle.manifest
         plan = manifest.stream_plan(pipe.variant)
+        loaded = getattr(pipe, "plan", plan)  # what stands in for a pipeline runs any stage
+        if loaded != plan:
+            raise InputError(
+                f"a stream runs the plan {plan!r}, and {loaded!r} is loaded; load the bundle with "
+                f"plan={plan!r}, or make the stream by the pipeline's method stream"
+            )
         align, sanity = align or {}, sanity or {}
         names = [modality.name for modality in manifest.modalities]
         check_names("align", align, names)

@@ -74,7 +74,7 @@ def test_a_stream_runs_cut_in_place_of_whole(both, opened, runs):
     clock = SimulatedClock()
     with mmedge.load(both, threads=1) as pipe:
         with pipe.stream(trigger="camera", clock=clock) as stream:
-            assert (pipe.plan, pipe.why_plan) == ("cut", "a stream runs it")
+            assert (pipe.plan, pipe.why_plan) == ("cut", "it was asked for")
             sample = pipe.bundle.samples()[0]
             stream.push("voice", sample.inputs["pcm"], t=0.0)
             stream.push("state", sample.inputs["state"], t=0.0)

@@ -42,6 +42,7 @@ LATENCY: dict[str, Figure] = {
 LOAD = (
     "kind",
     "mode",
+    "plan",
     "threads",
     "inputs",
     "rate_hz",

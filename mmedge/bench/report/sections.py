@@ -160,6 +160,7 @@ class LoadSection(TypedDict):
             results.
         calls: timed calls; in stream runs fresh results.
         seconds: length asked for, s; None where a number of calls was.
+        plan: the plan that ran: ``whole`` (one graph) or ``cut`` (by modality).
         threads: intra-operator threads on the CPU; None for the backend's default.
         inputs: what went in, in words.
         rate_hz: rate of arrivals, Hz; None for other kinds.
@@ -174,6 +175,7 @@ class LoadSection(TypedDict):
     mode: Literal["one-shot", "stream"]
     calls: PositiveCount
     seconds: Amount | None
+    plan: NotRequired[Literal["cut", "whole"] | None]
     threads: PositiveCount | None
     inputs: str
     rate_hz: Amount | None
@@ -469,10 +471,11 @@ class EnergySection(TypedDict):
 
 
 class VariantFigures(TypedDict):
-    """One variant with one number of threads.
+    """One plan of a variant with one number of threads.
 
     Attributes:
         variant: its id.
+        plan: of it.
         threads: intra-operator threads; None for the default.
         p50_ms: median latency, ms.
         p50_low_ms: lower end of its 95 % interval, ms.
@@ -488,6 +491,7 @@ class VariantFigures(TypedDict):
     """
 
     variant: str
+    plan: NotRequired[Literal["cut", "whole"] | None]
     threads: PositiveCount | None
     p50_ms: Amount | None
     p50_low_ms: Amount | None
@@ -506,11 +510,13 @@ class Recommendation(TypedDict):
 
     Attributes:
         variant: its id; None where none can be recommended, and why says so.
+        plan: of it.
         threads: intra-operator threads; None for the default.
         why: the reason, in words.
     """
 
     variant: str | None
+    plan: NotRequired[Literal["cut", "whole"] | None]
     threads: PositiveCount | None
     why: str
 
