@@ -115,19 +115,15 @@ def sweep(
     first_error: MMEdgeError | None = None
     for index, variant in enumerate(variants):
         tell("verify", index, len(variants))
-        try:
-            for plan in manifest.plan_names(variant):
-                _check(path, variant, plan)
-        except MMEdgeError as error:
-            first_error = first_error or error
-            left_out.append(f"{variant.id} ({error})")
-            continue
         counts = (threads or thread_counts(cores)) if variant.target == "cpu" else (None,)
-        combinations += [
-            _Combination(variant, plan, count)
-            for plan in manifest.plan_names(variant)
-            for count in counts
-        ]
+        for plan in manifest.plan_names(variant):
+            try:
+                _check(path, variant, plan)
+            except MMEdgeError as error:
+                first_error = first_error or error
+                left_out.append(f"{variant.id}, {plan} ({error})")
+            else:
+                combinations += [_Combination(variant, plan, count) for count in counts]
     if not combinations and first_error is not None:
         raise first_error
     tell("verify", len(variants), len(variants))

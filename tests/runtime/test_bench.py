@@ -46,6 +46,7 @@ def test_the_keys_that_others_rely_on(report):
         "mode": "one-shot",
         "calls": 200,
         "seconds": None,
+        "plan": "cut",
         "threads": 1,
         "inputs": "1 golden samples in turn",
         "rate_hz": None,
@@ -180,7 +181,9 @@ def test_counts_are_checked(sums, calls, warmup):
 
 def test_a_failing_child_tells_its_last_words(tmp_path):
     with pytest.raises(BackendError, match="cold-start process failed.*: no such file"):
-        coldstart.measure(str(tmp_path / "none"), variant="ort-fp32-cpu", threads=None, calls=1)
+        coldstart.measure(
+            str(tmp_path / "none"), variant="ort-fp32-cpu", plan="cut", threads=None, calls=1
+        )
 
 
 def test_the_machine_state_is_plain_data():
@@ -344,11 +347,12 @@ def test_a_cold_start_does_not_verify_the_variant(sums, monkeypatch, capsys):
         return mmedge.load(*args, **options)
 
     monkeypatch.setattr(coldstart, "load", opened)
-    request = {"path": str(sums), "variant": "ort-fp32-cpu", "threads": 1, "calls": 1}
+    request = {"path": str(sums), "variant": "ort-fp32-cpu", "plan": "cut"}
+    request |= {"threads": 1, "calls": 1}
     monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(request)))
     coldstart.child(time.monotonic_ns())
     assert len(json.loads(capsys.readouterr().out)["times"]) == 5
-    assert asked == [{"threads": 1, "allow_unverified": True}]
+    assert asked == [{"plan": "cut", "threads": 1, "allow_unverified": True}]
 
 
 class Watched:

@@ -399,6 +399,7 @@ ROWS = st.lists(
     st.fixed_dictionaries(
         {
             "variant": st.sampled_from(["a", "b", "c"]),
+            "plan": st.sampled_from(["cut", "whole"]),
             "threads": st.sampled_from([1, 2, None]),
             "p50_ms": st.sampled_from([1.0, 2.0, 3.0]),
             "p99_ms": st.sampled_from([3.0, 4.0, 5.0]) | st.none(),
@@ -447,7 +448,7 @@ def test_what_is_recommended_meets_the_deadline_and_none_is_more_accurate(rows, 
         return
     best = max(-1 if row["metric"] is None else row["metric"] for row in meeting)
     assert any(
-        (row["variant"], row["threads"]) == (found["variant"], found["threads"])
+        all(row[key] == found[key] for key in ("variant", "plan", "threads"))
         and (-1 if row["metric"] is None else row["metric"]) == best
         for row in meeting
     )
@@ -455,7 +456,8 @@ def test_what_is_recommended_meets_the_deadline_and_none_is_more_accurate(rows, 
 
 def test_reasons_are_told():
     rows = [
-        {"variant": name, "threads": 1, "p50_ms": p99 / 2, "p99_ms": p99, "p99_high_ms": p99 + 1,
+        {"variant": name, "plan": "cut", "threads": 1, "p50_ms": p99 / 2, "p99_ms": p99,
+         "p99_high_ms": p99 + 1,
          "metric": metric, "size_bytes": 1, "peak_memory_bytes": 1}
         for name, p99, metric in (("exact", 20.0, 0.9), ("good", 9.0, 0.89), ("quick", 4.0, 0.8))
     ]  # fmt: skip
@@ -464,7 +466,10 @@ def test_reasons_are_told():
     assert found["variant"] == "good"
     assert found["why"] == ("the most accurate that meets 10 ms at p99 (up to 10 ms), metric 0.89")
     assert recommend(rows, 9.5)["variant"] == "quick"
-    assert "the nearest, quick with 1 threads, has a p99 of up to 5 ms" in recommend(rows, 2)["why"]
+    assert (
+        "the nearest, quick, cut with 1 threads, has a p99 of up to 5 ms"
+        in recommend(rows, 2)["why"]
+    )
     with pytest.raises(ValueError, match="nothing was measured"):
         recommend([], None)
     # Without an interval of its p99 nothing can be said to meet a deadline.
@@ -487,7 +492,7 @@ def test_a_p99_that_rests_on_few_calls_has_no_interval(calls, known, two_variant
     cold = sweep.coldstart.ColdStart(1.0, {}, 1)
     monkeypatch.setattr(sweep.coldstart, "measure", lambda *_, **__: cold)
     with Bundle.open(two_variants) as bundle:
-        chosen = sweep._Combination(bundle.manifest.variants[0], 1, seconds=1.0)
+        chosen = sweep._Combination(bundle.manifest.variants[0], "whole", 1, seconds=1.0)
     series = simulated(np.random.default_rng(0), calls=calls // 10)
     chosen.start_s, chosen.latency_ms = series["start_s"], series["latency_ms"]
     chosen.part = series["part"]
@@ -516,9 +521,9 @@ def test_all_combinations_of_a_bundle(two_variants):
         deadline_ms=1e5,
         progress=lambda *words: told.append(words),
     )
-    assert [(row["variant"], row["threads"]) for row in rows] == [
-        ("ort-fp32-cpu", 1),
-        ("ort-int8-cpu", 1),
+    assert [(row["variant"], row["plan"], row["threads"]) for row in rows] == [
+        ("ort-fp32-cpu", "whole", 1),
+        ("ort-int8-cpu", "whole", 1),
     ]
     assert [row["metric"] for row in rows] == [pytest.approx(0.9), 0.89]
     schema = json.loads(
@@ -543,16 +548,16 @@ def test_all_combinations_of_a_bundle(two_variants):
 def test_a_variant_that_fails_is_left_out_and_named(two_variants, monkeypatch):
     check = sweep._check
 
-    def wrong(path, variant):
+    def wrong(path, variant, plan):
         if variant.precision in failing:
             raise AccuracyError("it computes something else")
-        check(path, variant)
+        check(path, variant, plan)
 
     monkeypatch.setattr(sweep, "_check", wrong)
     failing = {"int8"}
     rows, advice = sweep.sweep(two_variants, threads=[1], calls=6)
     assert [row["variant"] for row in rows] == ["ort-fp32-cpu"]
-    assert "left out: ort-int8-cpu (it computes something else)" in advice["why"]
+    assert "left out: ort-int8-cpu, whole (it computes something else)" in advice["why"]
     failing = {"int8", "fp32"}
     with pytest.raises(AccuracyError, match="something else"):
         sweep.sweep(two_variants, threads=[1], calls=6)

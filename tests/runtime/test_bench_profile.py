@@ -370,6 +370,7 @@ def test_a_gpu_takes_and_gives_what_lies_on_the_host(pair):
         on_gpu = SimpleNamespace(
             bundle=pipe.bundle,
             variant=Variant("tensorrt", "fp16", "sm_87", {}, Tolerance(1, 1)),
+            plan=pipe.plan,
             run_stage=pipe.run_stage,
             cache_info=dict,
         )

@@ -175,7 +175,7 @@ class LoadSection(TypedDict):
     mode: Literal["one-shot", "stream"]
     calls: PositiveCount
     seconds: Amount | None
-    plan: NotRequired[Literal["cut", "whole"] | None]
+    plan: NotRequired[Literal["cut", "whole"]]
     threads: PositiveCount | None
     inputs: str
     rate_hz: Amount | None
@@ -491,7 +491,7 @@ class VariantFigures(TypedDict):
     """
 
     variant: str
-    plan: NotRequired[Literal["cut", "whole"] | None]
+    plan: NotRequired[Literal["cut", "whole"]]
     threads: PositiveCount | None
     p50_ms: Amount | None
     p50_low_ms: Amount | None
@@ -510,13 +510,13 @@ class Recommendation(TypedDict):
 
     Attributes:
         variant: its id; None where none can be recommended, and why says so.
-        plan: of it.
+        plan: of it; None like it.
         threads: intra-operator threads; None for the default.
         why: the reason, in words.
     """
 
     variant: str | None
-    plan: NotRequired[Literal["cut", "whole"] | None]
+    plan: NotRequired[str | None]
     threads: PositiveCount | None
     why: str
 
