@@ -27,9 +27,9 @@ def main() -> None:
     PICTURES.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         bundle, page = Path(folder) / "vqa.mmedge", Path(folder) / "report.html"
-        mmedge("export", "zoo:vqa-attention", "--split", "-o", bundle)
+        mmedge("export", "zoo:vqa-attention", "-o", bundle)
         mmedge("inspect", bundle, "--svg", PICTURES / "cut.svg")
-        mmedge("bench", bundle, "--deadline", "10", "--html", page)
+        mmedge("bench", bundle, "--plan", "cut", "--deadline", "10", "--html", page)
         run(
             browser,
             "--headless",

@@ -220,11 +220,9 @@ def main(arguments: list[str] | None = None) -> int:
         if chosen.bundle is None:
             from mmedge_export import export
 
-            # Cut, so that each encoder runs at its sensor's rate. Left to itself, export cuts only
-            # where single calls, which run every encoder, do not get slower.
-            export("robot.network:factory", bundle, split=True).close()
+            export("robot.network:factory", bundle).close()
         drive = Recording().replay()
-        with mmedge.load(bundle) as pipe:
+        with mmedge.load(bundle, plan="cut") as pipe:
             results, health = replay(pipe, drive, real_time=chosen.real_time)
             undisturbed = None
             if not chosen.real_time:

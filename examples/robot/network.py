@@ -1,7 +1,7 @@
 """The robot's fusion network, and what mmedge has to know of it.
 
 In the folder ``examples``:
-``python -m mmedge export robot.network:factory --split -o robot.mmedge``.
+``python -m mmedge export robot.network:factory -o robot.mmedge``.
 
 Each branch makes its tokens from its own raw input; the instruction then looks among the camera's
 tokens for what it names, and a small network decides with that, the scan and the state.
