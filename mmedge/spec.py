@@ -2,6 +2,8 @@
 
 A :class:`Manifest` is the whole contract between export and runtime. Reading and checking one from
 JSON is :mod:`mmedge.schema`'s work; docs/reference/bundle.md documents every field.
+
+It is long, since these types name each other, and are read as one.
 """
 
 from __future__ import annotations

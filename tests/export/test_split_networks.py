@@ -192,7 +192,7 @@ def test_projections_of_an_unchanged_modality_are_not_executed(tmp_path, monkeyp
             nodes = ir.load(folder / stage.graph).graph
             products[stage.name] = sum(node.op_type in ("MatMul", "Gemm") for node in nodes)
         ran = {}
-        for name, session in pipe._sessions.items():
+        for name, session in pipe._loaded.sessions.items():
             events = json.loads(Path(session._session.end_profiling()).read_text())
             ops = [e["args"]["op_name"] for e in events if e.get("cat") == "Node"]
             ran[name] = sum(op in ("MatMul", "Gemm", "FusedMatMul") for op in ops)
