@@ -70,7 +70,8 @@ def merge(
             value.const_value = _moved(value.const_value, posixpath.dirname(place), folder)
             initializers.append(value)
         for node in graph.all_nodes():
-            node.name = f"{prefix}{node.name or ''}"
+            # A name is unique, or there is none.
+            node.name = f"{prefix}{node.name}" if node.name else None
             for value in node.outputs:
                 if value.name and value.name not in outer:
                     value.name = f"{prefix}{value.name}"
