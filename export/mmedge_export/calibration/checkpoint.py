@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-__all__ = ["Journal", "digest", "write_whole"]
+__all__ = ["Checkpoint", "digest", "write_whole"]
 
 
 def digest(value: object) -> str:
@@ -39,7 +39,7 @@ def write_whole(path: Path, *parts: bytes) -> None:
         raise ExportError(f"{path}: progress cannot be saved: {error}") from error
 
 
-class Journal:
+class Checkpoint:
     """Findings by key, in a JSON file that is rewritten with each.
 
     Args:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from mmedge.bundle import Bundle
     from mmedge.spec import Array
-    from mmedge_export.calibration.checkpoint import Journal
+    from mmedge_export.calibration.checkpoint import Checkpoint
     from mmedge_export.quantize.accuracy_gate import AccuracyGate, Verdict
     from mmedge_export.quantize.options import QuantizeOptions
     from mmedge_export.quantize.stage_work import Plan, StageWork
@@ -68,10 +68,10 @@ class PlanSearch:
         bundle: open.
         works: its stages, prepared and calibrated.
         task: what it is judged by.
-        judge: of the task.
+        gate: of the task.
         options: what was asked for.
         tell: told what is being done, a line at a time.
-        journal: of what is known so far.
+        checkpoint: of what is known so far.
 
     Attributes:
         others: largest share of the cores' time that other processes took while something was
@@ -83,14 +83,15 @@ class PlanSearch:
         bundle: Bundle,
         works: Sequence[StageWork],
         task: Task,
-        judge: AccuracyGate,
+        gate: AccuracyGate,
         options: QuantizeOptions,
         *,
         tell: Callable[[str], None],
-        journal: Journal,
+        checkpoint: Checkpoint,
     ) -> None:
-        self._journal, self._backend, self._precision = journal, options.backend, options.precision
-        self._bundle, self._works, self._task, self._judge = bundle, works, task, judge
+        self._checkpoint = checkpoint
+        self._backend, self._precision = options.backend, options.precision
+        self._bundle, self._works, self._task, self._gate = bundle, works, task, gate
         self._budget, self._target = options.budget, quantizer(options.backend)
         # Where nothing can be timed, nothing is put back for its speed.
         self._goal = "size" if self._target.NOT_TIMED else options.goal
@@ -127,7 +128,7 @@ class PlanSearch:
                 self._speed[name] = "-"
                 continue
             self._tell(f"{name}: timing {len(work.sites)} nodes")
-            finding = self._journal.recall(
+            finding = self._checkpoint.recall(
                 f"forms of {name}", partial(self._choose_stage, work, forms, samples), self._keep
             )
             self._note(finding["others"])
@@ -167,7 +168,7 @@ class PlanSearch:
         plan, words = self._fastest(work, candidates(work, forms), samples[0])
         return {"narrow": sorted(work.narrow), "speed": work.speed, "plan": plan, "words": words}
 
-    def hold(self) -> Verdict | None:
+    def meet_limit(self) -> Verdict | None:
         """Put back what the task does not bear; None where nothing is left in lower precision.
 
         Raises:
@@ -175,13 +176,13 @@ class PlanSearch:
         """
         if not any(quantised(work.plan) for work in self._works):
             return None
-        verdict = self._judged({work.stage.name: work.plan for work in self._works})
+        verdict = self._evaluate({work.stage.name: work.plan for work in self._works})
         if not verdict.ok:
             verdict = self._refined(verdict)
         if not verdict.ok:
             self._tell(f"too much is lost: {_words(verdict)}; looking for the cause")
             verdict = self._back_off()
-        return self._pay(verdict)
+        return self._check_speed(verdict)
 
     def _refined(self, verdict: Verdict) -> Verdict:
         """Give weights a scale for each channel where they shared one: far less than float32 costs.
@@ -201,12 +202,12 @@ class PlanSearch:
             }
 
         refined_stages = {work.stage.name for work in self._works if finer(work) != work.plan}
-        if not refined_stages or self._judge.attempts >= self._budget:
+        if not refined_stages or self._gate.attempts >= self._budget:
             return verdict
         for work in self._works:
             work.plan = finer(work)
         self._changed |= refined_stages
-        verdict = self._judged({work.stage.name: work.plan for work in self._works})
+        verdict = self._evaluate({work.stage.name: work.plan for work in self._works})
         self._tell(f"with a scale for each channel: {_words(verdict)}")
         return verdict
 
@@ -223,12 +224,12 @@ class PlanSearch:
             }
 
         def passes(back: frozenset[str]) -> bool:
-            verdict = self._judged(plans(back))
+            verdict = self._evaluate(plans(back))
             verdicts[back] = verdict
             self._tell(f"{len(back)} of {len(ranked)} nodes put back: {_words(verdict)}")
             return verdict.ok
 
-        budget = self._budget - self._judge.attempts
+        budget = self._budget - self._gate.attempts
         try:
             back = back_off(ranked, passes, budget=budget)
         except BudgetError as stop:
@@ -266,10 +267,10 @@ class PlanSearch:
                 pays = self._goal != "speed" or speeds.get(form, 0.0) > 1.0
                 if form not in speeds or form == before[stage][node] or not pays:
                     continue
-                if self._judge.attempts >= self._budget:
+                if self._gate.attempts >= self._budget:
                     return verdict
                 plans = {other.stage.name: other.plan for other in self._works}
-                verdict_with_node = self._judged({**plans, stage: {**work.plan, node: form}})
+                verdict_with_node = self._evaluate({**plans, stage: {**work.plan, node: form}})
                 self._tell(f"{stage} {node} as {form}: {_words(verdict_with_node)}")
                 if verdict_with_node.ok:
                     work.plan, verdict = {**work.plan, node: form}, verdict_with_node
@@ -294,7 +295,7 @@ class PlanSearch:
         ranked: list[str]
         plans = " ".join(digest(work.plan) for work in self._works)
         key = f"harm of single nodes as {plans}"
-        ranked, self._harms = self._journal.recall(key, self._measure_harm)
+        ranked, self._harms = self._checkpoint.recall(key, self._measure_harm)
         return ranked
 
     def _measure_harm(self) -> tuple[list[str], dict[str, float]]:
@@ -341,7 +342,7 @@ class PlanSearch:
             alone |= harms
         return ranked, alone
 
-    def _pay(self, verdict: Verdict) -> Verdict | None:
+    def _check_speed(self, verdict: Verdict) -> Verdict | None:
         """Put back stages that are no faster after all, and everything where the whole is not."""
         if self._goal != "speed":
             return verdict
@@ -354,7 +355,9 @@ class PlanSearch:
             if not slower or not quantised(work.plan):
                 continue
             key = f"speed of {name} as {digest(work.plan)}"
-            finding = self._journal.recall(key, partial(self._paying, work, first), self._keep)
+            finding = self._checkpoint.recall(
+                key, partial(self._time_again, work, first), self._keep
+            )
             plan, self._speed[name] = finding["plan"], finding["words"]
             self._note(finding["others"])
             if plan != work.plan:
@@ -366,8 +369,8 @@ class PlanSearch:
             return None
         if all(work.plan == plan for work, (plan, _) in zip(self._works, before, strict=True)):
             return verdict
-        if self._judge.attempts < self._budget:
-            again = self._judged({work.stage.name: work.plan for work in self._works})
+        if self._gate.attempts < self._budget:
+            again = self._evaluate({work.stage.name: work.plan for work in self._works})
             if again.ok:
                 return again
         # What was accepted stays, with a stage that is no faster.
@@ -375,7 +378,7 @@ class PlanSearch:
             work.plan, work.why = plan, why
         return verdict
 
-    def _paying(self, work: StageWork, values: Mapping[str, Array]) -> dict[str, Any]:
+    def _time_again(self, work: StageWork, values: Mapping[str, Array]) -> dict[str, Any]:
         """Whether the stage is faster with what the metric bears, as plain values."""
         with note_disturbance() as disturbance:
             plan, words = self._fastest(work, {"what the metric bears": work.plan}, values)
@@ -414,19 +417,19 @@ class PlanSearch:
         }
         return BundleNetwork(self._bundle, graphs, threads=self._threads, backend=self._backend)
 
-    def _judged(self, plans: Mapping[str, Plan]) -> Verdict:
-        if self._judge.attempts >= self._budget:
+    def _evaluate(self, plans: Mapping[str, Plan]) -> Verdict:
+        if self._gate.attempts >= self._budget:
             raise AccuracyError(
                 f"the budget of {self._budget} evaluations is used up; give a larger one"
             )
 
-        def judged() -> dict[str, Any]:
+        def evaluate() -> dict[str, Any]:
             network = self._network(plans)
             inputs = (inputs for inputs, _ in self._task.samples)
-            return asdict(self._judge.evaluate(network.answers(inputs)))
+            return asdict(self._gate.evaluate(network.answers(inputs)))
 
         key = digest({stage: quantised_forms(plan) for stage, plan in plans.items()})
-        return self._judge.restore(self._journal.recall(f"verdict on {key}", judged))
+        return self._gate.restore(self._checkpoint.recall(f"verdict on {key}", evaluate))
 
     def final(self) -> tuple[BundleNetwork, BundleNetwork]:
         """The float network, and the one that was kept."""

@@ -22,7 +22,7 @@ from mmedge.errors import AccuracyError
 from mmedge.spec import Tolerance, Variant
 from mmedge.tolerance import OutputComparison
 from mmedge_export.calibration.calibrate import calibrate
-from mmedge_export.calibration.checkpoint import Journal, digest
+from mmedge_export.calibration.checkpoint import Checkpoint, digest
 from mmedge_export.open_questions import line
 from mmedge_export.quantize.accuracy_gate import AccuracyGate
 from mmedge_export.quantize.evaluate import BundleNetwork
@@ -137,7 +137,7 @@ def _quantize(
     target = quantizer(backend)
     network = BundleNetwork(bundle, threads=threads, backend=backend)
     answers = network.answers(inputs for inputs, _ in task.samples)
-    judge = AccuracyGate(task, answers, options)
+    gate = AccuracyGate(task, answers, options)
     works = [
         StageWork.start(stage, bundle.file(stage.graph), folder, backend, options.precision)
         for stage in stages
@@ -147,45 +147,45 @@ def _quantize(
     later = ("budget", "engines")
     settings = {key: value for key, value in asdict(options).items() if key not in later}
     versions = [metadata.version(name) for name in ("mmedge", *target.PACKAGES)]
-    data = [_digest(answers), _digest(task.calibration), judge.metric]
+    data = [_digest(answers), _digest(task.calibration), gate.metric]
     job = digest([sorted(bundle.manifest.files.items()), settings, versions, data])
-    gate = PlanSearch(
+    search = PlanSearch(
         bundle,
         works,
         task,
-        judge,
+        gate,
         options,
         tell=tell,
-        journal=Journal(folder / "journal.json", job),
+        checkpoint=Checkpoint(folder / "checkpoint.json", job),
     )
-    gate.choose()
-    verdict = gate.hold()
-    latency = gate.latency() if verdict is not None and not target.NOT_TIMED else None
+    search.choose()
+    verdict = search.meet_limit()
+    latency = search.latency() if verdict is not None and not target.NOT_TIMED else None
     if latency is not None and options.goal == "speed" and latency[1][1] <= 1.0:
-        doubt = busy_words(gate.others)
+        doubt = busy_words(search.others)
         why = f"is not measurably faster{'' if doubt is None else f', but {doubt}'}"
         tell(f"the whole network {why}")
         verdict = None
-    reports = gate.stages()
+    reports = search.stages()
     report = QuantizationReport(
         variants=(),
         stages=reports,
         verdict=verdict,
-        metric=judge.metric,
-        limit=judge.limit,
+        metric=gate.metric,
+        limit=gate.limit,
         samples=len(task.samples),
-        attempts=judge.attempts,
+        attempts=gate.attempts,
         latency_ms=None if latency is None else latency[0],
         speedup=None if latency is None else latency[1],
         bytes_before=bundle.size(base),
         bytes_after=bundle.size(base),
         remarks=(*_remarks(task), *_old_stages(works), *smoothed),
         not_checked=(*target.NOT_CHECKED, *_not_checked(task, verdict)),
-        others_share=gate.others,
+        others_share=search.others,
     )
     if verdict is None:
         return bundle, report
-    variant = _variant(bundle, report, options.precision, gate.final()[1], base, backend)
+    variant = _variant(bundle, report, options.precision, search.final()[1], base, backend)
     graphs = {work.stage.name: work.graph() for work in works if quantised(work.plan)}
     tell("adding the variant")
     quantized = bundle

@@ -12,13 +12,17 @@ if TYPE_CHECKING:
 
     from mmedge.spec import Array
 
-__all__ = ["SWITCH", "QuantizableNode", "QuantizationScheme", "Ranges", "Scheme", "switches"]
+__all__ = [
+    "SWITCH",
+    "QuantizableNode",
+    "QuantizationScheme",
+    "Scheme",
+    "every_scheme",
+    "switches",
+]
 
 #: Name of a scheme, which the target that has it explains; ``float`` is float32.
 QuantizationScheme = str
-
-#: Smallest and largest value of tensors, by name.
-Ranges = dict[str, tuple[float, float]]
 
 #: What a graph with switches calls their inputs: this and a number.
 SWITCH = "mmedge_switch_"
@@ -54,6 +58,11 @@ class QuantizableNode:
     size: int
     forms: tuple[QuantizationScheme, ...]
     ranged: tuple[str, ...] = ()
+
+
+def every_scheme(schemes: Mapping[str, Sequence[Scheme]]) -> tuple[Scheme, ...]:
+    """The schemes of all precisions of a target, each once."""
+    return tuple(dict.fromkeys(scheme for some in schemes.values() for scheme in some))
 
 
 def switches(nodes: Sequence[QuantizableNode], on: Collection[str]) -> Mapping[str, Array]:

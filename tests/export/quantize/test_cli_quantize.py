@@ -104,7 +104,7 @@ def test_a_table_of_stages_and_of_the_whole(exported, folder, tmp_path):
     for words in ("kept float32, and why", "with confidence 0.975 (limit 0.1)", "1.0000 -> "):
         assert words in done.stdout
     assert "judging" not in done.stdout
-    assert (tmp_path / "work" / "journal.json").exists()
+    assert (tmp_path / "work" / "checkpoint.json").exists()
 
 
 @pytest.mark.parametrize(

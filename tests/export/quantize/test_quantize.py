@@ -21,7 +21,7 @@ from mmedge.bundle import Bundle
 from mmedge.errors import AccuracyError, ExportError, InputError
 from mmedge.execution.verify import verify
 from mmedge_export import export
-from mmedge_export.calibration.checkpoint import Journal
+from mmedge_export.calibration.checkpoint import Checkpoint
 from mmedge_export.quantize import (
     Task,
     choose_schemes,
@@ -292,11 +292,11 @@ def test_a_disturbed_measurement_is_made_again_and_the_least_disturbed_is_taken(
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[]", '{"job": "another", "found": {"key": 0}}'])
-def test_a_journal_of_another_job_or_damaged_is_begun_anew(tmp_path, damage):
-    path = tmp_path / "journal.json"
+def test_a_checkpoint_of_another_job_or_damaged_is_begun_anew(tmp_path, damage):
+    path = tmp_path / "checkpoint.json"
     path.write_text(damage)
-    assert Journal(path, "job").recall("key", lambda: [1]) == [1]
-    assert Journal(path, "job").recall("key", lambda: [2]) == [1]
+    assert Checkpoint(path, "job").recall("key", lambda: [1]) == [1]
+    assert Checkpoint(path, "job").recall("key", lambda: [2]) == [1]
 
 
 def test_wrong_words_are_refused(plain):

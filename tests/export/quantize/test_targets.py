@@ -22,6 +22,7 @@ WHY_NONE = ""
 QUANTIZER = """
 from dataclasses import replace
 
+import toy_target
 from mmedge_export.targets.onnxruntime import schemes
 from mmedge_export.targets.onnxruntime.quantizer import *
 from mmedge_export.targets.variants import base_variant
@@ -33,7 +34,7 @@ def float_variant(bundle):
 
 
 def find_nodes(model, precision, ranges):
-    return schemes.find_sites(model, {"dynamic"}), {}
+    return schemes.find_sites(model, toy_target.SCHEMES["int8"]), {}
 """
 
 LINE = """

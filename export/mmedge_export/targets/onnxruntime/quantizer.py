@@ -16,6 +16,7 @@ from mmedge_export.targets.graph_edits import untype
 from mmedge_export.targets.onnxruntime import SCHEMES
 from mmedge_export.targets.onnxruntime.schemes import find_sites, prepare, write_form
 from mmedge_export.targets.onnxruntime.sensitivity import write_switched
+from mmedge_export.targets.quantizable import every_scheme
 from mmedge_export.targets.variants import base_variant
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def find_nodes(
 ) -> tuple[tuple[QuantizableNode, ...], dict[str, str]]:
     """The nodes with constant weights; ranges rule none of them out."""
     del precision, ranges  # what stays float is told of nodes that another precision could take too
-    return find_sites(model, {scheme.name for every in SCHEMES.values() for scheme in every}), {}
+    return find_sites(model, every_scheme(SCHEMES)), {}
 
 
 def choose_range(observed: Observed, precision: str) -> tuple[float, float]:

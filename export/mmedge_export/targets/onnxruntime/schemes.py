@@ -46,16 +46,17 @@ from mmedge_export.targets.graph_edits import (
     split_gemm,
     untype,
 )
+from mmedge_export.targets.onnxruntime import ALL_SCHEMES
 from mmedge_export.targets.quantizable import QuantizableNode
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping, Sequence
     from pathlib import Path
 
     import onnx
 
     from mmedge.spec import Array
-    from mmedge_export.targets.quantizable import QuantizationScheme
+    from mmedge_export.targets.quantizable import QuantizationScheme, Scheme
 
 __all__ = [
     "BLOCK",
@@ -87,11 +88,7 @@ EXACT_FIRST: tuple[QuantizationScheme, ...] = (
 #: VNNI): 8-bit blocks of 128 ran 1.1 to 1.4 times as fast as blocks of 32 at the same error.
 BLOCK = {"block8": 128, "block4": 32}
 
-_OPS: Mapping[str, tuple[QuantizationScheme, ...]] = {
-    "MatMul": ("static", "entering", *DYNAMIC, "block8", "block4"),
-    "Conv": ("static", "entering"),
-    "Gather": ("rows8",),
-}
+_OPERATORS = frozenset(operator for scheme in ALL_SCHEMES for operator in scheme.operators)
 
 #: Which input of a node its weights are, where it is not the second.
 _WEIGHT = {"Gather": 0}
@@ -126,18 +123,18 @@ def prepare(source: Path, target: Path, *, inline: bool = False) -> ir.Model:
 
 
 def find_sites(
-    model: ir.Model, schemes: Collection[QuantizationScheme] | None = None
+    model: ir.Model, schemes: Sequence[Scheme] = ALL_SCHEMES
 ) -> tuple[QuantizableNode, ...]:
     """The nodes of a prepared graph whose weights can be quantised, in the graph's order.
 
     Args:
         model: from :func:`prepare`.
-        schemes: that a backend has kernels for; None: all of them.
+        schemes: that a backend has kernels for.
     """
     sites = []
     scales_by_axis = model.opset_imports.get("", 0) >= SCALES_BY_AXIS
     for node in model.graph:
-        if not standard(node) or node.op_type not in _OPS:
+        if not standard(node) or node.op_type not in _OPERATORS:
             continue
         activation, weight, *_ = node.inputs
         if _WEIGHT.get(node.op_type) == 0:
@@ -152,9 +149,9 @@ def find_sites(
         if node.op_type == "Gather" and not _is_table(node, tensor.numpy()):
             continue
         forms = tuple(
-            form
-            for form in _OPS[node.op_type]
-            if (schemes is None or form in schemes) and (form not in RANGED or scales_by_axis)
+            scheme.name
+            for scheme in schemes
+            if node.op_type in scheme.operators and (scheme.name not in RANGED or scales_by_axis)
         )
         tensors = (str(activation.name), str(node.outputs[0].name))
         sites.append(
@@ -324,7 +321,7 @@ def _axes(model: onnx.ModelProto, weights: Collection[str]) -> dict[str, int]:
     return {
         node.input[1]: 0 if node.op_type == "Conv" else ranks[node.input[1]] - 1
         for node in model.graph.node
-        if node.op_type in _OPS and node.input[1] in weights
+        if node.op_type in _OPERATORS and node.input[1] in weights
     }
 
 
@@ -425,7 +422,7 @@ def _separate_weights(graph: ir.Graph) -> None:
         uses = [
             use
             for use in value.uses()
-            if use.node.op_type in _OPS and use.idx == _WEIGHT.get(use.node.op_type, 1)
+            if use.node.op_type in _OPERATORS and use.idx == _WEIGHT.get(use.node.op_type, 1)
         ]
         if len(value.uses()) < 2 or value.const_value is None or value.is_graph_input():
             continue

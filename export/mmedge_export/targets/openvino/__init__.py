@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from mmedge_export.targets.quantizable import Scheme
+from typing import TYPE_CHECKING
+
+from mmedge_export.targets.onnxruntime import BLOCK4, BLOCK8, ENTERING, ROWS8
+
+if TYPE_CHECKING:
+    from mmedge_export.targets.quantizable import Scheme
 
 __all__ = ["SCHEMES", "WHY_NONE"]
 
-_ROWS8 = Scheme("rows8", ("Gather",))
-
 SCHEMES: dict[str, tuple[Scheme, ...]] = {
-    "int8": (Scheme("entering", ("MatMul", "Conv")), Scheme("block8", ("MatMul",)), _ROWS8),
-    "int4": (Scheme("block4", ("MatMul",)), _ROWS8),
+    "int8": (ENTERING, BLOCK8, ROWS8),
+    "int4": (BLOCK4, ROWS8),
 }
 
 WHY_NONE = ""

@@ -17,6 +17,7 @@ from mmedge_export.targets.onnxruntime.quantizer import (
 )
 from mmedge_export.targets.openvino import SCHEMES
 from mmedge_export.targets.openvino.variant import OpenVinoRunner, add_openvino
+from mmedge_export.targets.quantizable import every_scheme
 from mmedge_export.targets.variants import base_variant
 
 if TYPE_CHECKING:
@@ -68,8 +69,7 @@ def find_nodes(
 ) -> tuple[tuple[QuantizableNode, ...], dict[str, str]]:
     """The nodes with constant weights; ranges rule none of them out."""
     del precision, ranges
-    names = {scheme.name for every in SCHEMES.values() for scheme in every}
-    return schemes.find_sites(model, names), {}
+    return schemes.find_sites(model, every_scheme(SCHEMES)), {}
 
 
 def open_graph(path: Path, stage: Stage, *, alone: bool, threads: int | None = None) -> Run:
