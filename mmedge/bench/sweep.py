@@ -107,9 +107,8 @@ def sweep(
     if calls < ROUNDS or any(count < 1 for count in threads or ()):
         raise ValueError(f"calls must be >= {ROUNDS} and threads >= 1, got {calls} and {threads}")
     tell = progress or silent
-    manifest, variants, cores = _choose(path, backend)
-    with Bundle.open(path) as bundle:
-        sizes = {variant.id: bundle.size(variant) for variant in variants}
+    manifest, sizes, cores = _choose(path, backend)
+    variants = [variant for variant in manifest.variants if variant.id in sizes]
     combinations: list[_Combination] = []
     left_out: list[str] = []
     first_error: MMEdgeError | None = None
@@ -222,19 +221,20 @@ def recommend(rows: Sequence[Mapping[str, Any]], deadline_ms: float | None) -> R
     }
 
 
-def _choose(path: str, backend: str) -> tuple[Manifest, list[Variant], int]:
-    """The manifest, the variants that can run here, and the number of cores."""
+def _choose(path: str, backend: str) -> tuple[Manifest, dict[str, int], int]:
+    """The manifest, bytes of each variant that can run here by its id, and the number of cores."""
     device = probe()
     with Bundle.open(path) as bundle:
-        manifest = bundle.manifest
+        manifest = bundle.on(device)
         decisions = bundle.decisions(device, backend=backend.replace("-", "_"))
         if not manifest.samples:
             raise BundleError(f"{path}: no golden samples to call it with; export it again")
-    accepted = {decision.variant for decision in decisions if decision.accepted}
+        accepted = {decision.variant for decision in decisions if decision.accepted}
+        sizes = {v.id: bundle.size(v) for v in manifest.variants if v.id in accepted}
     if not accepted:
         reasons = "; ".join(f"{decision.variant}: {decision.reason}" for decision in decisions)
         raise NoVariantError(f"{path}: no variant can run on {device.name}: {reasons}", decisions)
-    return manifest, [v for v in manifest.variants if v.id in accepted], device.cores
+    return manifest, sizes, device.cores
 
 
 def _check(path: str, variant: Variant, plan: PlanName) -> None:

@@ -14,6 +14,7 @@
 :mod:`~mmedge.bundle.samples`    golden samples and absent tokens in safetensors
 :mod:`~mmedge.bundle.choose`     which variant suits a device, and why
 :mod:`~mmedge.bundle.device_cache`  what a device measured of a bundle, kept beside it
+:mod:`~mmedge.bundle.device_engines`  engines that a device built of a bundle, kept there too
 :mod:`~mmedge.bundle.write`      writing a bundle in one step that either happens or does not
 :mod:`~mmedge.bundle.place`      staging, locks, and exchanging the new for the old
 ========================  ======================================================================

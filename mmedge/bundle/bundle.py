@@ -18,6 +18,7 @@ from mmedge.bundle.device_cache import (
     read_measurements,
     write_measurements,
 )
+from mmedge.bundle.device_engines import DeviceEngines, read_engines, write_engines
 from mmedge.bundle.load import Checked, check_digests, load
 from mmedge.bundle.onnxfile import GraphFile
 from mmedge.bundle.samples import Samples, samples_from_bytes, samples_to_bytes
@@ -26,9 +27,10 @@ from mmedge.errors import BundleError, InputError, NoVariantError
 from mmedge.schema import DIGEST, MANIFEST, SAMPLES, labels_from_json
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
     from types import TracebackType
 
+    from mmedge.bundle.archive import Archive
     from mmedge.spec import Array, Decision, Device, Manifest, Sample, Variant
 
 __all__ = ["Bundle"]
@@ -52,7 +54,9 @@ class Bundle:
         self._archive = checked.archive
         self._graphs = checked.graphs
         self._samples: Samples | None = None
+        # By device, what it keeps of this bundle.
         self._measured: dict[str, Mapping[str, Measurement]] = {}
+        self._engines: dict[str, DeviceEngines | None] = {}
 
     @classmethod
     def open(cls, path: str | Path) -> Bundle:
@@ -219,19 +223,59 @@ class Bundle:
         self._measured.clear()
         return folder
 
+    def keep_engines(
+        self, built: Sequence[tuple[Variant, Mapping[str, bytes | Path]]], device: Device
+    ) -> Path:
+        """Keep engines that were built on a device in its cache folder beside this bundle.
+
+        :meth:`select` counts them in on that device.
+
+        Args:
+            built: variants, and their files by path in the bundle.
+            device: where.
+
+        Returns:
+            The folder.
+
+        Raises:
+            BundleError: the disk refused.
+        """
+        before = self._read_engines(device)
+        folder = write_engines(self.path, self.digest, device, built, before)
+        self._engines.clear()
+        return folder
+
     def on(self, device: Device) -> Manifest:
-        """The manifest with what was measured on a device in place of what it says of variants."""
+        """The manifest with what a device found out: engines it built, and what it measured."""
         key = cache_folder(self.path, "", device).name
         if key not in self._measured:
             self._measured[key] = read_measurements(self.path, self.digest, device)
-        measured = self._measured[key]
+        engines, measured = self._read_engines(device), self._measured[key]
+        manifest = self.manifest if engines is None else engines.manifest
         if not measured:
-            return self.manifest
+            return manifest
         variants = tuple(
             measured_variant(variant, measured.get(variant.id), device.cores)
-            for variant in self.manifest.variants
+            for variant in manifest.variants
         )
-        return replace(self.manifest, variants=variants)
+        return replace(manifest, variants=variants)
+
+    def _read_engines(self, device: Device) -> DeviceEngines | None:
+        key = cache_folder(self.path, "", device).name
+        if key not in self._engines:
+            self._engines[key] = read_engines(self.path, self.digest, self.manifest, device)
+        return self._engines[key]
+
+    def _archives(self) -> Iterator[Archive]:
+        """Where files lie: in the bundle, and in the folders of devices that were asked for."""
+        yield self._archive
+        yield from (engines.archive for engines in self._engines.values() if engines is not None)
+
+    def _holder(self, name: str) -> Archive:
+        for archive in self._archives():
+            if name in archive.sizes:
+                return archive
+        raise BundleError(f"{self.path}: no file {name!r} in this bundle")
 
     def with_metrics(self, metrics: Mapping[str, Mapping[str, float | None]]) -> Bundle:
         """Rewrite this bundle in its place and form with metrics of its variants set.
@@ -365,7 +409,7 @@ class Bundle:
         Raises:
             BundleError: no such file, or it changed since the bundle was opened.
         """
-        return self._archive.read(self._known(name))
+        return self._holder(name).read(name)
 
     def file(self, name: str) -> Path:
         """A path for libraries that open files by themselves; a graph's weights lie beside it.
@@ -379,8 +423,9 @@ class Bundle:
         Raises:
             BundleError: as :meth:`read`, or the copy does not fit on the disk.
         """
-        self._archive.place(sorted(self._with_weights([self._known(name)])))
-        return self._archive.folder() / name
+        archive = self._holder(name)
+        archive.place(sorted(self._with_weights([name])))
+        return archive.folder() / name
 
     @property
     def digest(self) -> str:
@@ -395,7 +440,8 @@ class Bundle:
         Raises:
             BundleError: it was changed, replaced or removed since.
         """
-        self._archive.check_unchanged()
+        for archive in self._archives():
+            archive.check_unchanged()
 
     def release(self) -> None:
         """Forget the files that :meth:`file` placed: a backend that loaded them needs them no more.
@@ -404,7 +450,8 @@ class Bundle:
         behind; on Linux what is mapped of them stays readable. :meth:`file` places them again. From
         a directory nothing is removed. May be called twice.
         """
-        self._archive.release()
+        for archive in self._archives():
+            archive.release()
 
     def weights(self, graph: str) -> tuple[str, ...]:
         """Paths in the bundle of the weight files that one of its graphs uses.
@@ -412,7 +459,8 @@ class Bundle:
         Raises:
             BundleError: no such file.
         """
-        return self._graphs.get(self._known(graph), GraphFile()).weights
+        self._holder(graph)
+        return self._graphs.get(graph, GraphFile()).weights
 
     def size(self, variant: Variant) -> int:
         """Bytes that a variant needs of this bundle: its files, and what its graphs use of weights.
@@ -423,7 +471,7 @@ class Bundle:
         Raises:
             BundleError: a file of it is not in this bundle.
         """
-        names = {self._known(name) for name in variant.files.values()}
+        names = set(variant.files.values())
         spans = {span for name in names for span in self._graphs.get(name, GraphFile()).spans}
         total, reached = 0, ("", 0)
         for file, begin, end in sorted(spans):
@@ -431,7 +479,7 @@ class Bundle:
             if end > first:
                 total += end - first
                 reached = file, end
-        return total + sum(self._archive.sizes[name] for name in names)
+        return total + sum(self._holder(name).sizes[name] for name in names)
 
     def functions(self, graph: str) -> Mapping[str, int]:
         """How often one of its graphs calls each function of mmedge's own domain.
@@ -439,15 +487,11 @@ class Bundle:
         Raises:
             BundleError: no such file.
         """
-        return self._graphs.get(self._known(graph), GraphFile()).functions
+        self._holder(graph)
+        return self._graphs.get(graph, GraphFile()).functions
 
     def _with_weights(self, names: Collection[str]) -> set[str]:
         return {*names, *(w for name in names for w in self._graphs.get(name, GraphFile()).weights)}
-
-    def _known(self, name: str) -> str:
-        if name not in self._archive.sizes:
-            raise BundleError(f"{self.path}: no file {name!r} in this bundle")
-        return name
 
     def verify(self) -> None:
         """Check all that can be checked without running a network.
@@ -465,7 +509,8 @@ class Bundle:
 
     def close(self) -> None:
         """Remove temporary files. May be called twice; views that were handed out stay valid."""
-        self._archive.close()
+        for archive in self._archives():
+            archive.close()
 
     def __enter__(self) -> Self:
         return self

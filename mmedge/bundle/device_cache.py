@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Measurement",
     "cache_folder",
+    "describe",
     "measured_variant",
     "read_measurements",
     "write_measurements",
@@ -102,12 +103,12 @@ _read_file = record(
 
 def cache_folder(path: Path, digest: str, device: Device) -> Path:
     """Where a device keeps what it found out of the bundle at ``path`` with that manifest."""
-    words = json.dumps(_describe(device), sort_keys=True)
+    words = json.dumps(describe(device), sort_keys=True)
     key = hashlib.sha256(words.encode()).hexdigest()
     return caches(path) / f"{digest[:DIGITS]}-{key[:DIGITS]}"
 
 
-def _describe(device: Device) -> dict[str, str]:
+def describe(device: Device) -> dict[str, str]:
     """What measurements on a device depend on."""
     libraries = {
         name: version for name, version in device.libraries.items() if name not in _INDIFFERENT
@@ -134,7 +135,7 @@ def read_measurements(path: Path, digest: str, device: Device) -> Mapping[str, M
         return {}
     try:
         read = _read_file(decode(data, most=MAX_BYTES), "$")
-        if read.manifest != digest or dict(read.device) != _describe(device):
+        if read.manifest != digest or dict(read.device) != describe(device):
             raise Misfit("$", "the manifest and the device of its folder's name", "others")
     except Misfit as fault:
         warnings.warn(
@@ -158,7 +159,7 @@ def write_measurements(
         BundleError: the disk refused.
     """
     folder = cache_folder(path, digest, device)
-    content = asdict(_File(VERSION, digest, _describe(device), dict(variants)))
+    content = asdict(_File(VERSION, digest, describe(device), dict(variants)))
     try:
         with exclusive(folder.parent.parent):
             folder.mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,7 @@ import os
 import shutil
 import stat
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from mmedge.spec import Manifest
 
-__all__ = ["SUFFIX", "Source", "keep_modes", "move_bundle", "write_bundle"]
+__all__ = ["SUFFIX", "Source", "add_file", "keep_modes", "move_bundle", "write_bundle"]
 
 #: Suffix of a bundle that is one zip.
 SUFFIX = ".mmedge"
@@ -132,17 +133,19 @@ def _check_free(path: Path, *, overwrite: bool) -> None:
         ) from error
 
 
-def _write_directory(staged: Path, manifest: Manifest, sources: Mapping[str, Source]) -> None:
-    def add(name: str, source: Source) -> str:
-        target = staged / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with target.open("xb") as file:
-            digest = _copy(source, file.write)
-            file.flush()
-            os.fsync(file.fileno())
-        return digest
+def add_file(folder: Path, name: str, source: Source) -> str:
+    """Write a file under ``folder``, through to the disk; its SHA-256."""
+    target = folder / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with target.open("xb") as file:
+        digest = _copy(source, file.write)
+        file.flush()
+        os.fsync(file.fileno())
+    return digest
 
-    _add_all(add, manifest, sources)
+
+def _write_directory(staged: Path, manifest: Manifest, sources: Mapping[str, Source]) -> None:
+    _add_all(partial(add_file, staged), manifest, sources)
 
 
 def _write_zip(staged: Path, manifest: Manifest, sources: Mapping[str, Source]) -> None:

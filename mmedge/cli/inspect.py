@@ -42,7 +42,7 @@ def inspect(bundle: BundleArgument, *, as_json: JsonOption = False, svg: SvgOpti
     """Show modalities, how the network is cut, sizes, and which variants can run here and why."""
     check_file(svg, "--svg")
     with Bundle.open(bundle) as opened:
-        manifest = opened.manifest
+        manifest = opened.on(probe())
         sizes = {name: len(opened.read(name)) for name in manifest.files}
         weights = {name: opened.weights(name) for name in manifest.files}
         variant_sizes = {variant.id: opened.size(variant) for variant in manifest.variants}

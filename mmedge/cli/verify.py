@@ -46,7 +46,7 @@ def verify(
     """Replay the golden samples and compare every output of every stage, of each plan."""
     here = restrict(probe(), device)
     with Bundle.open(bundle) as opened:
-        manifest = opened.manifest
+        manifest = opened.on(here)
         backend = backend.replace("-", "_")
         # Raises where none runs here as asked.
         best, decisions = opened.select(here, backend=backend, precision=precision)

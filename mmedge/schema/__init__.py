@@ -79,6 +79,8 @@ __all__ = [
     "manifest_from_json",
     "manifest_to_json",
     "path_fault",
+    "plain",
+    "read_variant",
     "stated_version",
 ]
 
@@ -132,7 +134,7 @@ _move = record(Move, modality=_name, what=text(), flops=integer(0, MAX_FLOPS))
 _tolerance = record(
     Tolerance, rtol=number(least=0, most=MAX_RTOL), atol=number(least=0, most=MAX_ATOL)
 )
-_variant = record(
+read_variant = record(
     Variant,
     backend=_name,
     precision=_name,
@@ -153,7 +155,7 @@ _manifest = record(
     modalities=array(_modality, least=1),
     stages=array(_stage, least=1, most=MAX_STAGES),
     outputs=array(_tensor_name, least=1),
-    variants=array(_variant, least=1, most=MAX_VARIANTS),
+    variants=array(read_variant, least=1, most=MAX_VARIANTS),
     files=table(path, text(SHA256), most=MAX_FILES),
     dimensions=table(_name, _dimension),
     ranges=table(_tensor_name, record(Range, min=number(), max=number())),
@@ -250,7 +252,7 @@ def manifest_to_json(manifest: Manifest) -> str:
     Raises:
         BundleError: :func:`manifest_from_json` would refuse the result.
     """
-    tree = _plain(manifest)
+    tree = plain(manifest)
     if isinstance(tree, dict):
         tree |= {field: [] for field in RESERVED}
     written = json.dumps(tree, indent=2, ensure_ascii=False) + "\n"
@@ -258,11 +260,12 @@ def manifest_to_json(manifest: Manifest) -> str:
     return written
 
 
-def _plain(value: object) -> object:
+def plain(value: object) -> object:
+    """Dataclasses, mappings and tuples as JSON has them; keys of mappings are sorted."""
     if is_dataclass(value):
-        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Mapping):
-        return {key: _plain(value[key]) for key in sorted(value)}
+        return {key: plain(value[key]) for key in sorted(value)}
     if isinstance(value, tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return value

@@ -11,10 +11,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from engine_net import graph, write_bundle, write_trio
+from typer.testing import CliRunner
 
 from mmedge.backends.registry import probe
 from mmedge.backends.tensorrt.library import DTYPE_NAMES
 from mmedge.bundle import Bundle
+from mmedge.cli.app import build_app
 from mmedge.device import Gpu
 from mmedge.errors import BackendError, InputError
 from mmedge.spec import DTYPES, Device, Dimension
@@ -288,6 +290,30 @@ def test_wrong_arguments_say_what_is_right(tmp_path, monkeypatch):
 def test_current_is_this_machines_gpu(monkeypatch):
     monkeypatch.setattr(engine_builder, "find_gpus", lambda: (Gpu("RTX 3060", "sm_86"),))
     assert EngineBuilder("tensorrt_rtx", "current").target == "sm_86"
+
+
+def test_engines_for_this_machine_are_kept_beside_unless_told_otherwise(tmp_path, monkeypatch):
+    monkeypatch.setattr(engine_builder, "find_gpus", lambda: (Gpu("RTX 3060", "sm_86"),))
+    text = "net (float[2,2] x) => (float[2,2] y) { y = Relu(x) }"
+    path = tmp_path / "b.mmedge"
+    one_stage(path, text, [{"x": X}]).close()
+    before = path.read_bytes()
+    done = CliRunner().invoke(build_app(), ["build", str(path), "--json"])
+    assert done.exit_code == 0, done.output
+    assert path.read_bytes() == before
+    with Bundle.open(path) as bundle:
+        here = bundle.on(probe())
+        (built,) = (v for v in here.variants if v.backend == "tensorrt_rtx")
+        assert built.target == "sm_86"
+        assert len(bundle.read(built.files["net"])) > 10_000
+        assert bundle.manifest.variants != here.variants
+    # With a target that is named, or in place, they go into the bundle.
+    for words in (["--target", "sm_89"], ["--in-place"]):
+        done = CliRunner().invoke(build_app(), ["build", str(path), "--json", *words])
+        assert done.exit_code == 0, done.output
+    with Bundle.open(path) as bundle:
+        targets = {v.target for v in bundle.manifest.variants if v.backend == "tensorrt_rtx"}
+        assert targets == {"sm_86", "sm_89"}
 
 
 def test_tensorrt_that_is_not_installed_gives_the_install_line(monkeypatch):

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from mmedge.backends.registry import probe
 from mmedge.bench.tune import tune
 from mmedge.bundle import Bundle
-from mmedge.bundle.device_cache import Measurement
+from mmedge.bundle.device_cache import Measurement, cache_folder
 from mmedge.cli.console import (
     BundleArgument,
     JsonOption,
@@ -80,9 +83,20 @@ def build(
     workspace: WorkspaceOption = None,
     output: BundleOutputOption = None,
     overwrite: OverwriteOption = False,
+    in_place: Annotated[
+        bool,
+        typer.Option(
+            "--in-place",
+            help="Write engines for this machine's GPU into BUNDLE, and not into the cache folder "
+            "of this device beside it. Those for --target sm_NN always go into BUNDLE.",
+        ),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Build engines of every stage and add them to the bundle; for openvino, its variant."""
+    """Build engines of every stage; for openvino, add its variant.
+
+    Engines for this machine's GPU are kept beside BUNDLE, for this device; others go into it.
+    """
     if backend.replace("-", "_") not in (*ENGINES, "openvino"):
         raise typer.BadParameter(
             f"expected tensorrt-rtx, tensorrt or openvino; got {backend!r}", param_hint="--backend"
@@ -112,14 +126,22 @@ def build(
         with rewriting(bundle, output, overwrite=overwrite) as place:
             _build_openvino(place, as_json=as_json)
         return
-    with rewriting(bundle, output, overwrite=overwrite) as place, stdout_on_stderr():
+    targets = target or [CURRENT]
+    beside = output is None and not in_place and set(targets) == {CURRENT}
+    with (
+        _beside(bundle, overwrite=overwrite)
+        if beside
+        else rewriting(bundle, output, overwrite=overwrite) as place,
+        stdout_on_stderr(),
+    ):
         new_bundle, variants = build_all(
             place.path,
             backend=backend,
-            targets=target or [CURRENT],
+            targets=targets,
             precisions=precision or ["fp32"],
             profile=sizes,
             workspace=None if workspace is None else workspace << 20,
+            in_place=not beside,
             progress=say,
         )
         open_questions = new_bundle.manifest.open_questions(*variants)
@@ -149,6 +171,16 @@ def build(
         ],
     )
     list_not_checked(open_questions)
+
+
+@contextmanager
+def _beside(bundle: str, *, overwrite: bool) -> Iterator[Target]:
+    """As :func:`mmedge.cli.output.rewriting` where the bundle itself stays as it is."""
+    if overwrite:
+        raise typer.BadParameter("--overwrite says nothing without --output")
+    yield Target(Path(bundle), bundle)
+    with Bundle.open(bundle) as opened:
+        say(f"kept in {cache_folder(opened.path, opened.digest, probe())}")
 
 
 def _build_openvino(place: Target, *, as_json: bool) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 
+from mmedge.backends.registry import probe
 from mmedge.backends.tensorrt import SOURCES
 from mmedge.backends.tensorrt.library import library_version
 from mmedge.bundle import Bundle
@@ -104,12 +105,15 @@ def build_all(
     precisions: Sequence[str],
     profile: Mapping[str, tuple[int, int, int]] | None = None,
     workspace: int | None = None,
+    in_place: bool = True,
     progress: Progress | None = None,
 ) -> tuple[Bundle, tuple[Variant, ...]]:
     """:func:`build` for every target in every precision; also returns the variants that it made.
 
     Graphs are converted once for all targets. All engines are built before the first is stored, so
-    an error while building leaves the bundle as it was.
+    an error while building leaves the bundle as it was. Without ``in_place`` it stays as it is: the
+    engines are kept in the cache folder of this device
+    (:meth:`mmedge.bundle.Bundle.keep_engines`).
     """
     backend = backend.replace("-", "_")
     tell = progress or (lambda _: None)
@@ -155,8 +159,10 @@ def build_all(
                     build_variant(opened, builder, variant, sources, sizes, folder, tell)
                     for builder in builders
                 ]
-            for variant, files in variants:
+            for variant, files in variants if in_place else ():
                 opened = opened.with_variant(variant, files)
+            if not in_place:
+                opened.keep_engines(variants, probe())
     except BaseException:
         if opened is not bundle:
             opened.close()
