@@ -283,8 +283,8 @@ def _check_constraints(model: Model) -> None:
 
 
 def _check_limits(symbol: str, limits: Any, example: int) -> None:  # noqa: ANN401
-    whole = isinstance(limits, (tuple, list)) and len(limits) in (2, 3)
-    if not whole or not all(
+    has_form = isinstance(limits, (tuple, list)) and len(limits) in (2, 3)
+    if not has_form or not all(
         (type(n) is int and n >= 0) or (n is None and at == 1) for at, n in enumerate(limits)
     ):
         raise ExportError(

@@ -69,8 +69,8 @@ def decompose(
         if valid is not None and exact:
             value = value.masked_fill(~valid[:, :, None, None], 0.0)
         for tensor, heads_first in ((k[s], keys), (value, values)):
-            whole = tensor.expand(batch, -1, -1, -1)
-            heads_first.append(whole.repeat_interleave(group, 2).transpose(1, 2))
+            full_batch = tensor.expand(batch, -1, -1, -1)
+            heads_first.append(full_batch.repeat_interleave(group, 2).transpose(1, 2))
         masks.append(valid)
         addends.append(_addend(q, k[s].shape[1], by_segment.get(s), seg_bias, s))
     queries = q.transpose(1, 2)
@@ -173,8 +173,8 @@ def _attend(
     lse = torch.logsumexp(scores.float(), -1) if with_lse else q.new_empty(0, dtype=torch.float32)
     if exact:
         weights = torch.softmax(scores.float(), -1).to(q.dtype)
-        empty = (scores == -torch.inf).all(-1, keepdim=True)
-        weights = weights.masked_fill(empty, 0.0)
+        empty_rows = (scores == -torch.inf).all(-1, keepdim=True)
+        weights = weights.masked_fill(empty_rows, 0.0)
     else:
         weights = torch.softmax(scores, -1)
         weights = torch.where(torch.isnan(weights), 0.0, weights)

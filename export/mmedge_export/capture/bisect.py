@@ -92,10 +92,10 @@ class _Apart(_Tape):
     """
 
     def __init__(
-        self, module: torch.fx.GraphModule, inner: _GraphValues, tolerance: Tolerance
+        self, module: torch.fx.GraphModule, graph_values: _GraphValues, tolerance: Tolerance
     ) -> None:
         super().__init__(module)
-        self.inner, self.tolerance = inner, tolerance
+        self.inner, self.tolerance = graph_values, tolerance
         self.wrong: tuple[str, Difference] | None = None
 
     def run_node(self, n: torch.fx.Node) -> Any:  # noqa: ANN401

@@ -100,5 +100,5 @@ def _onnx_weights(path: Path) -> Iterator[tuple[str, bool]]:
         if array.dtype.kind != "f":
             array = array.astype(np.float32)  # bfloat16 and the like
         product = any(use.node.op_type in _PRODUCTS for use in value.uses())
-        wrong = not np.isfinite(array).all() if product else np.isnan(array).any()
-        yield str(value.name), bool(wrong)
+        is_broken = not np.isfinite(array).all() if product else np.isnan(array).any()
+        yield str(value.name), bool(is_broken)

@@ -123,7 +123,7 @@ def every(
     model: Model,
     run: Run,
     samples: Sequence[Sample],
-    rest: Iterator[dict[str, Array]] | None,
+    further_inputs: Iterator[dict[str, Array]] | None,
     tell: Callable[[str], None],
     leave: Callable[[str], None],
 ) -> Iterator[ParityCase]:
@@ -135,7 +135,7 @@ def every(
         model: says which dimension is the batch (:func:`.probe_inputs.rebatch`).
         run: the network itself.
         samples: golden samples.
-        rest: inputs of the samples after them.
+        further_inputs: inputs of the samples after them.
         tell: called with a line of text every :data:`EVERY` samples.
         leave: called with a line on what is not checked: a sample at another batch size that the
             network refuses.
@@ -144,13 +144,13 @@ def every(
         ExportError: a sample does not fit the inputs, or the network fails on it as it is.
     """
     golden_cases = (ParityCase("", sample.inputs, sample.outputs) for sample in samples)
-    further_cases = (ParityCase("", inputs, run(inputs)) for inputs in rest or ())
-    before: Mapping[str, Array] | None = None
+    further_cases = (ParityCase("", inputs, run(inputs)) for inputs in further_inputs or ())
+    previous_inputs: Mapping[str, Array] | None = None
     has_refused = False
     for index, case in enumerate(chain(golden_cases, further_cases)):
         yield replace(case, what=f"sample {index}")
-        other = probe_inputs.rebatch(model, case.inputs, before)
-        before = case.inputs
+        other = probe_inputs.rebatch(model, case.inputs, previous_inputs)
+        previous_inputs = case.inputs
         if other is not None:
             size, inputs = other
             what = f"sample {index} at {size}"

@@ -249,7 +249,7 @@ def check_history(model: Model, run: Run, state: KeptState, changes: Sequence[st
                 continue
         state.restore()
         for _ in range(_ROUNDS):
-            for inputs, first_outputs, before in calls:
+            for inputs, first_outputs, first_parts in calls:
                 parts.clear()
                 try:
                     answer = run(inputs)
@@ -263,7 +263,7 @@ def check_history(model: Model, run: Run, state: KeptState, changes: Sequence[st
                         raise depends(
                             changes, f"the same input has another output {name!r} after others"
                         )
-                if any(map(_says_little, first_outputs.values())) and _differ(before, parts):
+                if any(map(_says_little, first_outputs.values())) and _differ(first_parts, parts):
                     raise depends(
                         changes, "the same input gives other values inside the network after others"
                     )
@@ -296,10 +296,10 @@ def _says_little(value: Array) -> bool:
     return value.dtype.kind != "f" or value.size == 0 or bool((value == value.flat[0]).all())
 
 
-def _differ(before: Sequence[torch.Tensor], now: Sequence[torch.Tensor]) -> bool:
+def _differ(first_parts: Sequence[torch.Tensor], parts: Sequence[torch.Tensor]) -> bool:
     """Whether parts gave something else; a table that has grown meanwhile is no answer."""
-    return len(before) == len(now) and any(
-        a.shape == b.shape and not _same(a, b) for a, b in zip(before, now, strict=True)
+    return len(first_parts) == len(parts) and any(
+        a.shape == b.shape and not _same(a, b) for a, b in zip(first_parts, parts, strict=True)
     )
 
 

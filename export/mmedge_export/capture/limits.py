@@ -96,10 +96,10 @@ class Limits:
 
     def constraints(self) -> tuple[Constraint, ...]:
         """The domain's, each with the line of the network that it is for, where that is known."""
-        alone = self.domain.unconstrained()
+        free_domain = self.domain.unconstrained()
         sources: dict[str, str] = {}
         for relation, question in sorted(self._relations, key=lambda pair: not pair[0].direct):
-            if not alone.breaks(question) or self.domain.breaks(question):
+            if not free_domain.breaks(question) or self.domain.breaks(question):
                 continue
             for constraint in self.domain.constraints:
                 if parse(constraint.expression).names & question.names:
@@ -113,9 +113,9 @@ class Limits:
         """Sizes at which open relations do not hold, where ``tried_sizes`` has too few such."""
         sizes = [dict(each) for each in tried_sizes]
         middle = {name: limits.opt for name, limits in self.domain.dimensions.items()}
-        more: list[dict[str, int]] = []
+        witnesses: list[dict[str, int]] = []
         for _, question in self._open:
-            lacking = _WITNESSES - sum(not question.holds(each) for each in (*sizes, *more))
+            lacking = _WITNESSES - sum(not question.holds(each) for each in (*sizes, *witnesses))
             if lacking <= 0:
                 continue
             breaking_sizes = self.domain.breaks(question)
@@ -124,10 +124,10 @@ class Limits:
             )
             # The nearest to the example, and one as far as half of those that were looked at.
             for part in (breaking_sizes[0], breaking_sizes[len(breaking_sizes) // 2])[:lacking]:
-                whole = {**middle, **part}
-                if self.domain.allows(whole) and whole not in (*sizes, *more):
-                    more.append(whole)
-        return more
+                candidate = {**middle, **part}
+                if self.domain.allows(candidate) and candidate not in (*sizes, *witnesses):
+                    witnesses.append(candidate)
+        return witnesses
 
     def reason(
         self,

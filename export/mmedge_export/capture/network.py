@@ -80,12 +80,12 @@ def _as_traced() -> Iterator[None]:
     The other, kernels for evaluation alone, puts 0 at hidden positions of an encoder and cuts
     those off that all rows hide.
     """
-    before = torch.backends.mha.get_fastpath_enabled()
+    was_enabled = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         yield
     finally:
-        torch.backends.mha.set_fastpath_enabled(before)
+        torch.backends.mha.set_fastpath_enabled(was_enabled)
 
 
 @contextlib.contextmanager

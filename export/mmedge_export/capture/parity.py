@@ -85,10 +85,10 @@ def check_operators(
         return
     from mmedge_export.capture.bisect import wrong_operator
 
-    wide = Tolerance(tolerance.rtol * INSIDE, tolerance.atol * INSIDE)
+    inner_tolerance = Tolerance(tolerance.rtol * INSIDE, tolerance.atol * INSIDE)
     for case in cases:
         try:
-            text = wrong_operator(graph, case, wide)
+            text = wrong_operator(graph, case, inner_tolerance)
         except (ExportError, IndexError, RuntimeError, TypeError, ValueError) as error:
             leave(f"the operators inside the graph, each on its own: {error}")
             return
@@ -96,7 +96,8 @@ def check_operators(
             raise ExportError(
                 f"the exported graph is not the network, though its outputs agree for {case.what}: "
                 f"an operator computes something else than torch from the same inputs (limit: "
-                f"{wide.rtol:g} of the scale + {wide.atol:g}).\n  It is {text}."
+                f"{inner_tolerance.rtol:g} of the scale + {inner_tolerance.atol:g}).\n"
+                f"  It is {text}."
             )
 
 

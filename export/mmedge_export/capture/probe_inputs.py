@@ -234,7 +234,7 @@ def probes(model: Model) -> Iterator[dict[str, int]]:
     )
     by_size = sorted(more, key=lambda symbol: more[symbol])
     reversed_sizes = dict(zip(by_size, (more[symbol] for symbol in reversed(by_size)), strict=True))
-    small = [
+    small_sizes = [
         {**opt, symbol: size}
         for symbol, limits in dimensions.items()
         for size in (0, 1)
@@ -250,7 +250,7 @@ def probes(model: Model) -> Iterator[dict[str, int]]:
         more,
         most,
         reversed_sizes,
-        *small,
+        *small_sizes,
         least,
         *({**least, s: 1} for s in least if not least[s]),
         *ends,
@@ -391,5 +391,5 @@ def extremes(value: Array) -> Iterator[tuple[str, Array]]:
     if value.dtype.name in ("int32", "int64"):
         yield "-1 throughout", np.full_like(value, -1)
         rng = np.random.default_rng(0)
-        large = rng.integers(2**24, 2**25, value.shape, value.dtype)
-        yield "from 2**24 to 2**25", np.array(large, value.dtype)
+        values = rng.integers(2**24, 2**25, value.shape, value.dtype)
+        yield "from 2**24 to 2**25", np.array(values, value.dtype)

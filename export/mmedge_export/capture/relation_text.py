@@ -119,13 +119,13 @@ def _whole(expression: sympy.Basic) -> _Text:
         parts = sorted(_integer(part)[0] for part in args)
         return f"{kind.lower()}({', '.join(parts)})", _ATOM
     if kind in ("FloorToInt", "CeilToInt", "TruncToInt"):
-        inner = args[0]
-        if kind == "TruncToInt" and not _is_never_negative(inner):
+        argument = args[0]
+        if kind == "TruncToInt" and not _is_never_negative(argument):
             raise _NoFormError(str(expression))
-        if type(inner).__name__ == "IntTrueDiv":
-            top, end = _integer(inner.args[0]), _integer(inner.args[1])
+        if type(argument).__name__ == "IntTrueDiv":
+            top, end = _integer(argument.args[0]), _integer(argument.args[1])
         else:
-            top, denominator = _fraction(inner)
+            top, denominator = _fraction(argument)
             end = _number(denominator)
         if kind == "CeilToInt":
             return _negate(_divide(_negate(top), end))
@@ -176,9 +176,9 @@ def _divide(first: _Text, second: _Text) -> _Text:
 
 def _negate(text: _Text) -> _Text:
     if text[0].startswith("-") and text[0].count("-") == 1 and text[1] == _SUM:
-        inner = text[0][1:]
-        if inner.isidentifier() or inner.isdigit():
-            return inner, _ATOM
+        operand = text[0][1:]
+        if operand.isidentifier() or operand.isdigit():
+            return operand, _ATOM
     return f"-{_within(text, _ATOM)}", _SUM
 
 

@@ -76,14 +76,14 @@ def _first(key: str, fields: Mapping[str, Any]) -> bool:
 
 def _at(value: Any, path: str) -> Any:  # noqa: ANN401
     """The member of ``value`` at ``path``."""
-    whole, at = value, path
+    result, at = value, path
     while at:
         fields = _fields(value)
         if fields is None and isinstance(value, (tuple, list)):
             fields = {str(index): member for index, member in enumerate(value)}
         key = next((k for k in sorted(fields or (), key=len, reverse=True) if _leads(k, at)), None)
         if fields is None or key is None:
-            raise ExportError(f"the network returns no {path!r}; it returns {_describe(whole)}")
+            raise ExportError(f"the network returns no {path!r}; it returns {_describe(result)}")
         value, at = fields[key], at[len(key) + 1 :]
     return value
 

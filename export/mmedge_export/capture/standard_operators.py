@@ -75,13 +75,13 @@ def _reads_values(node: torch.fx.Node) -> bool:
     waiting, visited_nodes = [node], set()
     while waiting:
         at = waiting.pop()
-        for before in at.all_input_nodes:
-            if before in visited_nodes or "sym_size" in str(before.target):
+        for source in at.all_input_nodes:
+            if source in visited_nodes or "sym_size" in str(source.target):
                 continue
-            visited_nodes.add(before)
-            if isinstance(before.meta.get("val"), torch.Tensor):
+            visited_nodes.add(source)
+            if isinstance(source.meta.get("val"), torch.Tensor):
                 return True
-            waiting.append(before)
+            waiting.append(source)
     return False
 
 
@@ -122,10 +122,10 @@ def _divide(x: torch.Tensor, y: Any, *, rounding_mode: str | None = None) -> tor
 
     The quotient is the floor, and one more where the signs differ and something is left.
     """
-    whole = not x.is_floating_point() and (
+    is_integer = not x.is_floating_point() and (
         isinstance(y, int) if not isinstance(y, torch.Tensor) else not y.is_floating_point()
     )
-    if not whole or x.dtype == torch.bool or rounding_mode != "trunc":
+    if not is_integer or x.dtype == torch.bool or rounding_mode != "trunc":
         return NotImplemented  # type: ignore[no-any-return] # as it is
     floor = torch.floor_divide(x, y)
     remainder = x - floor * y

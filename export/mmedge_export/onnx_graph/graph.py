@@ -204,11 +204,11 @@ def _with_outputs(path: Path, names: Sequence[str]) -> Path | bytes:
     """The graph with ``names`` among its outputs; the file itself where they are."""
     proto = onnx.load(path, load_external_data=False)
     outputs = {value.name for value in proto.graph.output}
-    inner = [name for name in dict.fromkeys(names) if name not in outputs]
-    if not inner:
+    inner_names = [name for name in dict.fromkeys(names) if name not in outputs]
+    if not inner_names:
         return path
     # ONNX Runtime infers the types.
-    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in inner)
+    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in inner_names)
     serialized: bytes = proto.SerializeToString()
     return serialized
 

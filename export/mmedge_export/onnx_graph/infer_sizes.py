@@ -294,8 +294,8 @@ def _content(node: ir.Node, sizes: SymbolicSizes) -> Shape | None:
     if first is None:
         return None
     if node.op_type in ("Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze"):
-        whole = value.dtype is None or value.dtype.is_integer()
-        return first if whole else None
+        is_integer = value.dtype is None or value.dtype.is_integer()
+        return first if is_integer else None
     if node.op_type == "ReduceProd":
         return (product(first),)
     if node.op_type == "ReduceSum":

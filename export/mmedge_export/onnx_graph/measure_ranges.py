@@ -29,8 +29,8 @@ class Magnitudes:
     smallest: float = 0.0
 
     def __or__(self, other: Magnitudes) -> Magnitudes:
-        small = [value for value in (self.smallest, other.smallest) if value > 0.0]
-        return Magnitudes(max(self.largest, other.largest), min(small, default=0.0))
+        minima = [value for value in (self.smallest, other.smallest) if value > 0.0]
+        return Magnitudes(max(self.largest, other.largest), min(minima, default=0.0))
 
 
 def magnitudes_of(values: Array) -> Magnitudes:
@@ -67,7 +67,7 @@ def measure_ranges(model: ir.Model, feeds: Iterable[Mapping[str, Array]]) -> dic
             if np.issubdtype(array.dtype, np.floating):
                 ranges[name] = ranges.get(name, Magnitudes()) | magnitudes_of(array)
 
-    inner = [
+    inner_names = [
         value.name
         for node in model.graph
         for value in node.outputs
@@ -75,9 +75,9 @@ def measure_ranges(model: ir.Model, feeds: Iterable[Mapping[str, Array]]) -> dic
     ]
     # Fusions would keep some tensors from ever existing.
     with temporary_file(model) as path:
-        runner = Runner(path, inner, optimise="none")
+        runner = Runner(path, inner_names, optimise="none")
         for sample in samples:
-            for start in range(0, len(inner), CHUNK):
-                for name, array in runner(sample, inner[start : start + CHUNK]).items():
+            for start in range(0, len(inner_names), CHUNK):
+                for name, array in runner(sample, inner_names[start : start + CHUNK]).items():
                     ranges[name] = ranges.get(name, Magnitudes()) | magnitudes_of(array)
     return ranges

@@ -30,12 +30,12 @@ SIZES = frozenset({"Shape", "Size"})
 def used(node: ir.Node) -> list[ir.Value]:
     """Every value that a node reads: its inputs, and what its subgraphs take from around them."""
     values = [value for value in node.inputs if value is not None]
-    for inner in _subgraphs(node):
-        inner_ids = {id(value) for value in inner.inputs}
-        inner_ids.update(id(value) for value in inner.initializers.values())
-        inner_ids.update(id(value) for child in inner for value in child.outputs)
-        reads = [value for child in inner for value in used(child)]
-        values += [value for value in (*reads, *inner.outputs) if id(value) not in inner_ids]
+    for subgraph in _subgraphs(node):
+        inner_ids = {id(value) for value in subgraph.inputs}
+        inner_ids.update(id(value) for value in subgraph.initializers.values())
+        inner_ids.update(id(value) for child in subgraph for value in child.outputs)
+        reads = [value for child in subgraph for value in used(child)]
+        values += [value for value in (*reads, *subgraph.outputs) if id(value) not in inner_ids]
     return list({id(value): value for value in values}.values())
 
 
@@ -187,8 +187,8 @@ def rebind(
             if value is not None and not owner.get(value):
                 node.replace_input_with(index, reader.replacement(value))
         # What a subgraph captures is left as it is: its sizes count as read from outside.
-        captured = [value for value in used(node) if value not in node.inputs]
-        for value in captured:
+        captures = [value for value in used(node) if value not in node.inputs]
+        for value in captures:
             reader.note(value)
     graph.sort()
     return list(reader.outside_reads), reader.originals
@@ -281,9 +281,9 @@ class _SizeReader:
         if isinstance(size, int):
             return self._constant([size])
         value, axis = self.symbols[size]
-        whole = self._node("Shape", [value])
+        shape_value = self._node("Shape", [value])
         # Shape's start and end came with opset 15; Gather is in all.
-        return self._node("Gather", [whole, self._constant([axis])], axis=0)
+        return self._node("Gather", [shape_value, self._constant([axis])], axis=0)
 
     def _copy(self, step: ir.Node, value: ir.Value) -> ir.Value:
         if any(True for _ in _subgraphs(step)):

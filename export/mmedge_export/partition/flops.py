@@ -118,8 +118,8 @@ _CONTROL = {"If": _if, "Loop": _loop, "Scan": _scan}
 class _BodyInputs:
     """What is known inside a body: sizes of the values that enter it, and small constants."""
 
-    def __init__(self, outer: Mapping[str, MeasuredTensor]) -> None:
-        self._outer = outer
+    def __init__(self, outer_sizes: Mapping[str, MeasuredTensor]) -> None:
+        self._outer = outer_sizes
         self.sizes: dict[str, MeasuredTensor] = {}
         self.constants: dict[str, onnx.TensorProto] = {}
 
@@ -149,11 +149,13 @@ def _subgraph(
     functions: Mapping[ir.OperatorIdentifier, ir.Function],
 ) -> int:
     """What a body sees of the graph around it enters by its own name."""
-    inner = {value.name for value in graph.inputs} | set(graph.initializers)
+    inner_names = {value.name for value in graph.inputs} | set(graph.initializers)
     for each in ir.traversal.RecursiveGraphIterator(graph):
-        captures = [v for v in each.inputs if v is not None and v.name and v.name not in inner]
+        captures = [
+            v for v in each.inputs if v is not None and v.name and v.name not in inner_names
+        ]
         inputs.bind([v.name for v in captures], captures)
-        inner.update(v.name for v in each.outputs)
+        inner_names.update(v.name for v in each.outputs)
     for name, value in graph.initializers.items():
         inputs.hold(name, value)
     opsets = {} if node.graph is None else dict(node.graph.opset_imports)

@@ -94,5 +94,5 @@ def _min_cut(
                 graph.add_edge(vertex, fusion)
     if not graph.in_degree(fusion):
         return set()
-    _, (_, rest) = nx.minimum_cut(graph, encoder, fusion)
-    return {item[1] for item in rest if isinstance(item, tuple) and item[0] == "node"}
+    _, (_, fusion_side) = nx.minimum_cut(graph, encoder, fusion)
+    return {item[1] for item in fusion_side if isinstance(item, tuple) and item[0] == "node"}

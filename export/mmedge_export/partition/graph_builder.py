@@ -181,20 +181,20 @@ class GraphBuilder:
         axis = axis_of(concat, 0, len(shape))
         parts: list[tuple[tuple[ir.Value, ...], Size, Owner]] = []
         for value in concat.inputs:
-            inner, here = self.parts.get(value) if value else None, self.shape(value)
+            inner_parts, here = self.parts.get(value) if value else None, self.shape(value)
             if value is None or here is None:
                 return None
-            if inner is not None and inner.axis == axis:
-                parts += zip(inner.values, inner.sizes, inner.owners, strict=True)
+            if inner_parts is not None and inner_parts.axis == axis:
+                parts += zip(inner_parts.values, inner_parts.sizes, inner_parts.owners, strict=True)
             else:
                 parts.append(((value,), here[axis], self.owners.of(value)))
         if any(size.number == 0 for _, size, _ in parts):
             return None
         groups = parts[:1]
         for values, size, owner in parts[1:]:
-            before = groups[-1]
-            if merge and owner == before[2] and len(owner) == 1:
-                groups[-1] = before[0] + values, before[1] + size, owner
+            previous = groups[-1]
+            if merge and owner == previous[2] and len(owner) == 1:
+                groups[-1] = previous[0] + values, previous[1] + size, owner
             else:
                 groups.append((values, size, owner))
         values_, sizes, owners = zip(*groups, strict=True)
@@ -285,8 +285,8 @@ class GraphBuilder:
         key = (self.owners.of(value), shape[axis])
         if key not in self._lengths:
             rank = [(f"{value.name}_shape", INT64, (Size.of(len(shape)),))]
-            whole = self.add("Shape", [value], rank).outputs[0]
-            self._lengths[key] = self._one("Gather", [whole, self.integers([axis])])
+            shape_value = self.add("Shape", [value], rank).outputs[0]
+            self._lengths[key] = self._one("Gather", [shape_value, self.integers([axis])])
         return self._lengths[key]
 
     def _one(self, op_type: str, inputs: list[ir.Value]) -> ir.Value:

@@ -114,8 +114,8 @@ def _gather(
     """Take out what was pushed; make a Concat where something still takes the whole."""
     for node in reversed(nodes):
         builder.point = node
-        whole = node.op_type == "Concat" and node.outputs[0] in builder.parts
-        if node in pushed_nodes or whole:
+        is_whole = node.op_type == "Concat" and node.outputs[0] in builder.parts
+        if node in pushed_nodes or is_whole:
             # A Concat of what is itself in parts now takes those parts.
             stays = node not in pushed_nodes and not any(
                 v and v.producer() in pushed_nodes for v in node.inputs
@@ -204,9 +204,9 @@ def _settle(value: ir.Value, builder: GraphBuilder, *, stays: bool) -> None:
             _sizes(user, parts, builder)
     elif not stays:
         leaves = tuple(leaf for part in parts.values for leaf in part)
-        whole = builder.join(leaves, parts.axis)
-        whole.shape, whole.type = value.shape, value.type
-        builder.stand_in(value, whole)
+        concat_value = builder.join(leaves, parts.axis)
+        concat_value.shape, concat_value.type = value.shape, value.type
+        builder.stand_in(value, concat_value)
 
 
 def _sizes(shape: ir.Node, parts: ConcatParts, builder: GraphBuilder) -> None:

@@ -198,40 +198,40 @@ def _move_axis(node: ir.Node, axis: int, rank: int) -> int | None:
 
 def _reshape(node: ir.Node, parts: ConcatParts, builder: GraphBuilder) -> Plan | None:
     """The axis stays one where as much lies before it, and as much after it, as did before."""
-    before, after = builder.shape(node.inputs[0]), builder.shape(node.outputs[0])
+    input_shape, output_shape = builder.shape(node.inputs[0]), builder.shape(node.outputs[0])
     target = node.inputs[1]
-    if before is None or after is None or target is None or target in builder.parts:
+    if input_shape is None or output_shape is None or target is None or target in builder.parts:
         return None
     stay = [
         at
-        for at, size in enumerate(after)
-        if size == before[parts.axis]
-        and product(after[:at]) == product(before[: parts.axis])
-        and product(after[at + 1 :]) == product(before[parts.axis + 1 :])
+        for at, size in enumerate(output_shape)
+        if size == input_shape[parts.axis]
+        and product(output_shape[:at]) == product(input_shape[: parts.axis])
+        and product(output_shape[at + 1 :]) == product(input_shape[parts.axis + 1 :])
     ]
-    if not stay or any(size.number == 0 for size in after):
+    if not stay or any(size.number == 0 for size in output_shape):
         return None
     numbers = integers(target)
     if numbers is not None and numbers[stay[0]] == -1:
         return Plan(parts, stay[0], (parts, target))
-    target_sizes = tuple(None if at == stay[0] else size for at, size in enumerate(after))
+    target_sizes = tuple(None if at == stay[0] else size for at, size in enumerate(output_shape))
     if not builder.reachable(parts, target_sizes, target):
         return None
     return Plan(parts, stay[0], (parts, target), target_sizes)
 
 
 def _expand(node: ir.Node, parts: ConcatParts, builder: GraphBuilder) -> Plan | None:
-    before, after, target = (
+    input_shape, output_shape, target = (
         builder.shape(node.inputs[0]),
         builder.shape(node.outputs[0]),
         node.inputs[1],
     )
     target_sizes = builder.sizes.content(target)
-    if before is None or after is None or target is None or target_sizes is None:
+    if input_shape is None or output_shape is None or target is None or target_sizes is None:
         return None
-    end = len(before) - parts.axis  # the axis counted from the end
-    axis = len(after) - end
-    if len(target_sizes) >= end and target_sizes[-end] not in (ONE, before[parts.axis]):
+    end = len(input_shape) - parts.axis  # the axis counted from the end
+    axis = len(output_shape) - end
+    if len(target_sizes) >= end and target_sizes[-end] not in (ONE, input_shape[parts.axis]):
         return None
     if len(target_sizes) >= end:
         target_sizes = tuple(
@@ -244,19 +244,19 @@ def _expand(node: ir.Node, parts: ConcatParts, builder: GraphBuilder) -> Plan | 
 
 def _elementwise(node: ir.Node, builder: GraphBuilder) -> Plan | None:
     """Of operands that broadcast, and of a Concat along another axis, which do not."""
-    after = builder.shape(node.outputs[0])
+    output_shape = builder.shape(node.outputs[0])
     shapes = [builder.shape(value) for value in node.inputs]
-    if after is None or None in shapes:
+    if output_shape is None or None in shapes:
         return None
-    whole = [(v, builder.parts[v], s) for v, s in zip(node.inputs, shapes, strict=True)
+    part_operands = [(v, builder.parts[v], s) for v, s in zip(node.inputs, shapes, strict=True)
              if v is not None and s is not None and v in builder.parts]  # fmt: skip
-    ends = {len(shape) - parts.axis for _, parts, shape in whole}
+    ends = {len(shape) - parts.axis for _, parts, shape in part_operands}
     end = ends.pop()
-    axis = len(after) - end
-    if ends or (node.op_type == "Concat" and axis_of(node, 0, len(after)) == axis):
+    axis = len(output_shape) - end
+    if ends or (node.op_type == "Concat" and axis_of(node, 0, len(output_shape)) == axis):
         return None
-    width = after[axis]
-    full = any(shape == after for _, _, shape in whole)
+    width = output_shape[axis]
+    full = any(shape == output_shape for _, _, shape in part_operands)
     operands: list[ir.Value | ConcatParts] = []
     for value, shape in zip(node.inputs, shapes, strict=True):
         if value is None or shape is None:

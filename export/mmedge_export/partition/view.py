@@ -126,10 +126,16 @@ def _folded_transpose(node: ir.Node, builder: GraphBuilder) -> ir.Value | None:
     first = middle.inputs[0].producer() if middle.inputs[0] is not None else None
     if first is None or first.op_type != "Reshape" or not standard(first):
         return None
-    before, after = builder.shape(first.inputs[0]), builder.shape(node.outputs[0])
+    input_shape, output_shape = builder.shape(first.inputs[0]), builder.shape(node.outputs[0])
     flat = builder.shape(first.outputs[0])
-    if before is None or after is None or flat is None or len(before) < 3 or len(flat) != 3:
+    if (
+        input_shape is None
+        or output_shape is None
+        or flat is None
+        or len(input_shape) < 3
+        or len(flat) != 3
+    ):
         return None
-    swaps = permutation(middle, 3) == (0, 2, 1) and flat[1:] == before[-2:]
-    same = after == (*before[:-2], before[-1], before[-2])
-    return first.inputs[0] if swaps and same else None
+    swaps = permutation(middle, 3) == (0, 2, 1) and flat[1:] == input_shape[-2:]
+    keeps_sizes = output_shape == (*input_shape[:-2], input_shape[-1], input_shape[-2])
+    return first.inputs[0] if swaps and keeps_sizes else None

@@ -103,8 +103,8 @@ def keep_float32(model: ir.Model, ranges: Mapping[str, Magnitudes]) -> dict[str,
             keep(node, f"the state of {node.op_type} carries rounding on")
             # TensorRT-RTX 1.7 fails to build a recurrence between whose input and the cast to
             # float32 values are only moved: so what computes them is kept as well.
-            for above in _upstream(node, lambda n: n.op_type not in MOVE, last=True):
-                keep(above, f"makes what enters the recurrence {node.name}")
+            for source in _upstream(node, lambda n: n.op_type not in MOVE, last=True):
+                keep(source, f"makes what enters the recurrence {node.name}")
     for node in graph:
         for value in _floats([*node.inputs, *node.outputs]):
             magnitudes = ranges.get(str(value.name), Magnitudes())
@@ -125,11 +125,11 @@ def keep_float32(model: ir.Model, ranges: Mapping[str, Magnitudes]) -> dict[str,
                 keep(value.producer(), reason)
     for node in graph:
         if node.op_type == "Log":
-            for above in _upstream(node, lambda n: n.op_type in UNDO_LOG):
-                keep(above, f"feeds the logarithm {node.name}")
+            for source in _upstream(node, lambda n: n.op_type in UNDO_LOG):
+                keep(source, f"feeds the logarithm {node.name}")
         elif node.op_type in DECIDE or _casts_to_integer(node):
-            for above in _upstream(node, lambda n: n.op_type in WEIGHTED):
-                keep(above, f"feeds the decision {node.name} ({node.op_type})")
+            for source in _upstream(node, lambda n: n.op_type in WEIGHTED):
+                keep(source, f"feeds the decision {node.name} ({node.op_type})")
             if node.op_type in DECIDE:
                 keep(node, f"{node.op_type} decides")
     _keep_moves_between(graph, why)

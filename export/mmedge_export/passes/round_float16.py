@@ -35,8 +35,8 @@ class RoundFloat16Pass(ir.passes.InPlacePass):
             if node.op_type == "ConstantOfShape" and "value" in node.attributes:
                 filler = node.attributes["value"].as_tensor().numpy()
                 if filler.dtype == np.float16:
-                    wide = ir.tensor(filler.astype(np.float32))
-                    node.attributes["value"] = ir.AttrTensor("value", wide)
+                    tensor = ir.tensor(filler.astype(np.float32))
+                    node.attributes["value"] = ir.AttrTensor("value", tensor)
             for value in node.outputs:
                 if value.dtype == HALF:
                     value.dtype = FLOAT

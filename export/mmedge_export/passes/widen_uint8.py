@@ -29,8 +29,8 @@ class WidenUint8Pass(ir.passes.InPlacePass):
         """Rewrite in place."""
         graph = model.graph
         starts = [value for value in graph.inputs if value.dtype == UINT8]
-        wide = _reachable(graph, starts)
-        if not wide:
+        uint8_values = _reachable(graph, starts)
+        if not uint8_values:
             return ir.passes.PassResult(model, modified=False)
         for start in starts:
             users = [(user, at) for user, at in start.uses() if user.op_type != "Cast"]
@@ -45,7 +45,7 @@ class WidenUint8Pass(ir.passes.InPlacePass):
             )
             for user, at in users:
                 user.replace_input_with(at, cast)
-        for value in wide:
+        for value in uint8_values:
             value.dtype = WIDE
         return ir.passes.PassResult(model, modified=True)
 

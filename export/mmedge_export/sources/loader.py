@@ -139,7 +139,7 @@ def _import_file(path: Path) -> ModuleType:
     if spec is None or spec.loader is None:
         raise ExportError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
-    before = sys.modules.get(path.stem)
+    earlier_module = sys.modules.get(path.stem)
     # torch and dataclasses look classes up by their module's name.
     sys.modules[path.stem] = module
     sys.path.insert(0, str(path.resolve().parent))
@@ -147,10 +147,10 @@ def _import_file(path: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except BaseException as error:  # whatever the user's code raises, Ctrl-C too
         todo = remedy(error) if isinstance(error, ImportError) else "--debug shows the traceback"
-        if before is None:
+        if earlier_module is None:
             del sys.modules[path.stem]
         else:
-            sys.modules[path.stem] = before
+            sys.modules[path.stem] = earlier_module
         if not isinstance(error, Exception | SystemExit):
             raise
         raise ExportError(f"{path} cannot be imported: {described(error)}; {todo}") from error

@@ -78,19 +78,19 @@ def read_model(path: Path) -> tuple[ir.Model, list[str]]:
                     f"{path}: {kind} {value.name!r} is a {what}, expected a tensor", "container"
                 )
     _make_dense(graph)
-    outer = {value.name for value in (*graph.input, *graph.initializer)}
-    for value in [v for v in graph.value_info if v.name in outer]:
+    outer_names = {value.name for value in (*graph.input, *graph.initializer)}
+    for value in [v for v in graph.value_info if v.name in outer_names]:
         graph.value_info.remove(value)
     outputs = [value.name for value in graph.output]
-    names = outer | {name for node in graph.node for name in (*node.input, *node.output)}
+    names = outer_names | {name for node in graph.node for name in (*node.input, *node.output)}
     for index, value in enumerate(graph.output):
-        if value.name in outer or value.name in outputs[:index]:
-            free = f"{value.name}_output"
-            while free in names:
-                free += "_"
-            names.add(free)
-            graph.node.append(onnx.helper.make_node("Identity", [value.name], [free]))
-            value.name = free
+        if value.name in outer_names or value.name in outputs[:index]:
+            free_name = f"{value.name}_output"
+            while free_name in names:
+                free_name += "_"
+            names.add(free_name)
+            graph.node.append(onnx.helper.make_node("Identity", [value.name], [free_name]))
+            value.name = free_name
     model = ir.from_proto(proto)
     ir.external_data.set_base_dir(model.graph, str(path.parent))
     return model, outputs
@@ -102,8 +102,8 @@ def _make_dense(graph: onnx.GraphProto) -> None:
     del graph.sparse_initializer[:]
     for node in graph.node:
         for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs):
-                _make_dense(inner)
+            for subgraph in (attribute.g, *attribute.graphs):
+                _make_dense(subgraph)
             if node.op_type == "Constant" and attribute.name == "sparse_value":
                 value = _dense(attribute.sparse_tensor)
                 attribute.CopyFrom(onnx.helper.make_attribute("value", value))
@@ -191,13 +191,13 @@ def _in_memory(tensor: ir.ExternalTensor) -> ir.Tensor[Any]:
 
 def _take_weights_from_inputs(model: ir.Model, remarks: list[str]) -> None:
     """Graphs of IR version 3 list weights as inputs too; later ones mean a default by it."""
-    both = [value for value in model.graph.inputs if value.is_initializer()]
-    if not both:
+    weight_inputs = [value for value in model.graph.inputs if value.is_initializer()]
+    if not weight_inputs:
         return
-    for value in both:
+    for value in weight_inputs:
         model.graph.inputs.remove(value)
     if model.ir_version > 3:
-        names = ", ".join(repr(str(value.name)) for value in both)
+        names = ", ".join(repr(str(value.name)) for value in weight_inputs)
         remarks.append(
             f"{names}: inputs with a default in the file are fixed at it and are no inputs of the "
             "bundle"
@@ -255,11 +255,11 @@ def _name_dimensions(graph: ir.Graph) -> None:
     def name(text: str, proposal: str) -> str:
         if text not in names:
             plain, count = dimension_name(proposal), 0
-            free = plain
-            while free in names.values():
+            candidate = plain
+            while candidate in names.values():
                 count += 1
-                free = f"{plain}_{count}"
-            names[text] = free
+                candidate = f"{plain}_{count}"
+            names[text] = candidate
         return names[text]
 
     for value in graph.inputs:

@@ -112,9 +112,9 @@ class Conv(_Pooled):
         cells, valid = memories["image"]
         cells = torch.where(valid[..., None], cells, self.nothing)
         question = self.question(torch.cat(self.vectors(memories), dim=1))
-        spread = question[:, None].expand(-1, cells.shape[1], -1)
+        question_map = question[:, None].expand(-1, cells.shape[1], -1)
         side = math.isqrt(cells.shape[1])
-        grid = torch.cat([cells, spread], dim=2).transpose(1, 2)
+        grid = torch.cat([cells, question_map], dim=2).transpose(1, 2)
         grid = torch.relu(self.norm1(self.conv1(grid.reshape(-1, 2 * self.d, side, side))))
         grid = torch.relu(grid + self.norm2(self.conv2(grid)))
         # The question again: what the answer must be like is not a property of any cell.

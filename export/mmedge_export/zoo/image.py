@@ -21,13 +21,13 @@ def normalise(frame: Tensor) -> Tensor:
 class Block(nn.Module):
     """Residual block of two 3 x 3 convolutions that halves height and width (He et al. 2016)."""
 
-    def __init__(self, before: int, after: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False)
-        self.norm1 = nn.BatchNorm2d(after)
-        self.conv2 = nn.Conv2d(after, after, 3, padding=1, bias=False)
-        self.norm2 = nn.BatchNorm2d(after)
-        self.skip = nn.Conv2d(before, after, 1, stride=2)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride=2, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(out_channels)
+        self.skip = nn.Conv2d(in_channels, out_channels, 1, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, before, H, W]`` to ``[B, after, H / 2, W / 2]``."""

@@ -131,7 +131,7 @@ class Present(nn.Module):
 def mlp(sizes: Sequence[int], dropout: float = 0.0) -> nn.Sequential:
     """Linear layers of the given sizes with GELU between them."""
     steps: list[nn.Module] = []
-    for before, after in pairwise(sizes):
+    for width_in, width_out in pairwise(sizes):
         steps += [nn.GELU(), nn.Dropout(dropout)] if steps else []
-        steps.append(nn.Linear(before, after))
+        steps.append(nn.Linear(width_in, width_out))
     return nn.Sequential(*steps)
