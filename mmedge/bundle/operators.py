@@ -3,8 +3,8 @@
 ONNX Runtime ends the process (SIGFPE, SIGSEGV, an exception across threads) for some attributes and
 constants that its checks let through. The tables are of ONNX up to :data:`NEWEST` and of what was
 tried on ONNX Runtime 1.32 with mutated attributes, constants and shapes; an operator or version
-that is not in them is refused. ``tests/runtime/test_operators.py`` holds them against the schemas
-of the ``onnx`` package, and tries the rules in child processes.
+that is not in them is refused. ``tests/runtime/bundle/test_operators.py`` holds them against the
+schemas of the ``onnx`` package, and tries the rules in child processes.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ def test_every_tree_is_plain_data(name, tmp_path, at_once):
 
 
 def test_a_report_from_a_checkout_names_its_commit():
-    here = Path(__file__).resolve().parents[2]
+    here = Path(__file__).resolve().parents[3]
     if not (here / ".git").exists():
         pytest.skip("no checkout: the tests run from a copy of the files")
     assert re.fullmatch(r"[0-9a-f]{40}", host.state()["commit"])

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 # By its path: modules of the benchmarks have names that tests' own have too.
-_FILE = Path(__file__).parents[2] / "benchmarks" / "onnx_backend.py"
+_FILE = Path(__file__).parents[3] / "benchmarks" / "onnx_backend.py"
 _SPEC = importlib.util.spec_from_file_location("onnx_backend", _FILE)
 onnx_backend = importlib.util.module_from_spec(_SPEC)
 _SPEC.loader.exec_module(onnx_backend)

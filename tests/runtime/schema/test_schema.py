@@ -459,7 +459,7 @@ def test_an_error_names_its_source_and_where():
 
 
 def test_the_example_in_the_documentation_is_a_manifest():
-    text = (Path(__file__).parents[2] / "docs/reference/bundle.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[3] / "docs/reference/bundle.md").read_text(encoding="utf-8")
     (example,) = re.findall(r"```json\n(.*?)```", text, flags=re.DOTALL)
     manifest = manifest_from_json(example)
     assert json.loads(manifest_to_json(manifest)) == json.loads(example)
