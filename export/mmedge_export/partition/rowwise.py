@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from mmedge_export.onnx_graph.infer_sizes import Shape
     from mmedge_export.partition.graph_builder import GraphBuilder
 
-__all__ = ["Plan", "plan"]
+__all__ = ["RowwisePlan", "plan"]
 
 #: Ops of one tensor, element by element. Any further inputs are scalars.
 UNARY = frozenset(
@@ -56,7 +56,7 @@ SAMPLES = frozenset(
 
 
 @dataclass(frozen=True)
-class Plan:
+class RowwisePlan:
     """How to compute a node part by part.
 
     Attributes:
@@ -72,7 +72,7 @@ class Plan:
     targets: tuple[Size | None, ...] | None = None
 
 
-def plan(node: ir.Node, builder: GraphBuilder) -> Plan | None:
+def plan(node: ir.Node, builder: GraphBuilder) -> RowwisePlan | None:
     """How to compute ``node`` part by part; None where it is not row-wise, or not known to be."""
     if not standard(node):
         return None
@@ -95,7 +95,7 @@ def plan(node: ir.Node, builder: GraphBuilder) -> Plan | None:
     if axis is None:
         return None
     inputs = [parts if at == positions[0] else other for at, other in enumerate(node.inputs)]
-    return Plan(_with_owners(parts, others, builder), axis, tuple(inputs))
+    return RowwisePlan(_with_owners(parts, others, builder), axis, tuple(inputs))
 
 
 def _with_owners(
@@ -196,7 +196,7 @@ def _move_axis(node: ir.Node, axis: int, rank: int) -> int | None:
     return None
 
 
-def _reshape(node: ir.Node, parts: ConcatParts, builder: GraphBuilder) -> Plan | None:
+def _reshape(node: ir.Node, parts: ConcatParts, builder: GraphBuilder) -> RowwisePlan | None:
     """The axis stays one where as much lies before it, and as much after it, as did before."""
     input_shape, output_shape = builder.shape(node.inputs[0]), builder.shape(node.outputs[0])
     target = node.inputs[1]
@@ -213,14 +213,14 @@ def _reshape(node: ir.Node, parts: ConcatParts, builder: GraphBuilder) -> Plan |
         return None
     numbers = integers(target)
     if numbers is not None and numbers[stay[0]] == -1:
-        return Plan(parts, stay[0], (parts, target))
+        return RowwisePlan(parts, stay[0], (parts, target))
     target_sizes = tuple(None if at == stay[0] else size for at, size in enumerate(output_shape))
     if not builder.reachable(parts, target_sizes, target):
         return None
-    return Plan(parts, stay[0], (parts, target), target_sizes)
+    return RowwisePlan(parts, stay[0], (parts, target), target_sizes)
 
 
-def _expand(node: ir.Node, parts: ConcatParts, builder: GraphBuilder) -> Plan | None:
+def _expand(node: ir.Node, parts: ConcatParts, builder: GraphBuilder) -> RowwisePlan | None:
     input_shape, output_shape, target = (
         builder.shape(node.inputs[0]),
         builder.shape(node.outputs[0]),
@@ -239,10 +239,10 @@ def _expand(node: ir.Node, parts: ConcatParts, builder: GraphBuilder) -> Plan | 
         )
     if not builder.reachable(parts, target_sizes, target):
         return None
-    return Plan(parts, axis, (parts, target), target_sizes)
+    return RowwisePlan(parts, axis, (parts, target), target_sizes)
 
 
-def _elementwise(node: ir.Node, builder: GraphBuilder) -> Plan | None:
+def _elementwise(node: ir.Node, builder: GraphBuilder) -> RowwisePlan | None:
     """Of operands that broadcast, and of a Concat along another axis, which do not."""
     output_shape = builder.shape(node.outputs[0])
     shapes = [builder.shape(value) for value in node.inputs]
@@ -306,7 +306,7 @@ def _align(
     axis: int,
     end: int,
     builder: GraphBuilder,
-) -> Plan | None:
+) -> RowwisePlan | None:
     """The operands cut where all of them can be."""
     part_operands = [operand for operand in operands if isinstance(operand, ConcatParts)]
     input_parts = [operand for value, operand in zip(inputs, operands, strict=True)
@@ -344,4 +344,4 @@ def _align(
     owners = tuple(frozenset[str]().union(*part) for part in zip(*behind, strict=True))
     whole_values = [o for o in results if not isinstance(o, ConcatParts)]
     parts = replace(input_parts[0].merge(ends), owners=owners)
-    return Plan(_with_owners(parts, whole_values, builder), axis, tuple(results))
+    return RowwisePlan(_with_owners(parts, whole_values, builder), axis, tuple(results))
