@@ -74,7 +74,7 @@ def judge(
     bundle.close()
     planted &= sizes.keys()
     kept = {node for stage in report.stages for node in stage.kept}
-    narrow = {node for stage in report.stages for node in stage.narrow}
+    narrow = {node for stage in report.stages for node in stage.reduce_range}
     others = sum(size for node, size in sizes.items() if node not in planted)
     drop = report.verdict.drop if report.verdict is not None else None
     return {

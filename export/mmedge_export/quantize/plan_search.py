@@ -27,7 +27,7 @@ from mmedge_export.quantize.choose_schemes import (
 )
 from mmedge_export.quantize.evaluate import BundleNetwork, error
 from mmedge_export.quantize.report import StageReport
-from mmedge_export.quantize.saturate import narrow_nodes
+from mmedge_export.quantize.saturate import saturating_nodes
 from mmedge_export.quantize.stage_work import quantised, quantised_forms
 from mmedge_export.targets.onnxruntime.schemes import DYNAMIC, EXACT_FIRST, RANGED
 from mmedge_export.targets.quantizable import switches
@@ -132,7 +132,7 @@ class PlanSearch:
                 f"forms of {name}", partial(self._choose_stage, work, forms, samples), self._keep
             )
             self._note(finding["others"])
-            work.narrow = frozenset(finding["narrow"])
+            work.reduce_range = frozenset(finding["reduce_range"])
             work.speed, work.plan = finding["speed"], finding["plan"]
             self._speed[name] = finding["words"]
             for node, form in work.plan.items():
@@ -163,10 +163,15 @@ class PlanSearch:
     ) -> dict[str, Any]:
         activations = Runner(work.prepared, names)
         inner = [activations(values) for values in samples]
-        work.narrow = narrow_nodes(work.prepared, work.sites, inner, work.ranges)
+        work.reduce_range = saturating_nodes(work.prepared, work.sites, inner, work.ranges)
         work.speed = time_sites(work, inner[0], forms, threads=self._threads)
         plan, words = self._fastest(work, candidates(work, forms), samples[0])
-        return {"narrow": sorted(work.narrow), "speed": work.speed, "plan": plan, "words": words}
+        return {
+            "reduce_range": sorted(work.reduce_range),
+            "speed": work.speed,
+            "plan": plan,
+            "words": words,
+        }
 
     def meet_limit(self) -> Verdict | None:
         """Put back what the task does not bear; None where nothing is left in lower precision.
@@ -307,7 +312,7 @@ class PlanSearch:
             if mine:
                 graphs[work.stage.name] = path = work.folder / f"{work.stage.name}.switched.onnx"
                 self._target.write_switched(
-                    work.prepared, path, mine, work.plan, work.ranges, work.narrow
+                    work.prepared, path, mine, work.plan, work.ranges, work.reduce_range
                 )
         network = BundleNetwork(
             self._bundle, graphs, threads=self._threads, backend=self._target.SWITCHED
@@ -454,7 +459,7 @@ class PlanSearch:
                 dict(Counter(work.plan.values())),
                 {node: work.why.get(node, "-") for node, f in work.plan.items() if f == "float"}
                 | work.excluded,
-                tuple(n for n in sorted(work.narrow) if work.plan[n] in (*RANGED, *DYNAMIC)),
+                tuple(n for n in sorted(work.reduce_range) if work.plan[n] in (*RANGED, *DYNAMIC)),
                 self._speed.get(work.stage.name, "-"),
                 graph_bytes(work.prepared),
                 graph_bytes(work.graph()),

@@ -29,7 +29,7 @@ class StageReport:
         name: of the stage.
         forms: how many nodes are in each form.
         kept: nodes that stay float, by name, and why.
-        narrow: nodes with weights of 7 bits, since products with 8 would exceed 16 bits.
+        reduce_range: nodes with weights of 7 bits, since products with 8 would exceed 16 bits.
         speed: how it was timed, in words.
         bytes_before: of the stage by itself: graph and weights in float32.
         bytes_after: the same now.
@@ -38,7 +38,7 @@ class StageReport:
     name: str
     forms: Mapping[str, int]
     kept: Mapping[str, str]
-    narrow: tuple[str, ...]
+    reduce_range: tuple[str, ...]
     speed: str
     bytes_before: int
     bytes_after: int
@@ -48,7 +48,7 @@ class StageReport:
         """The forms in words."""
         counts = Counter(self.forms)
         words = [f"{count} {form}" for form, count in counts.most_common() if count]
-        seven = f" ({len(self.narrow)} with 7-bit weights)" if self.narrow else ""
+        seven = f" ({len(self.reduce_range)} with 7-bit weights)" if self.reduce_range else ""
         return ", ".join(words) + seven if words else "no node to quantise"
 
     def reasons(self) -> list[str]:

@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from mmedge.spec import Array
     from mmedge_export.targets.quantizable import QuantizableNode
 
-__all__ = ["narrow_nodes", "patches", "saturated"]
+__all__ = ["patches", "saturated", "saturating_nodes"]
 
 #: Rows of activations that are looked at, and columns of weights at a time.
 ROWS, COLUMNS = 64, 256
 
 
-def narrow_nodes(
+def saturating_nodes(
     graph: Path,
     sites: Sequence[QuantizableNode],
     samples: Sequence[Mapping[str, Array]],
@@ -49,7 +49,7 @@ def narrow_nodes(
     """
     rng = np.random.default_rng(0)
     nodes = {str(node.name): node for node in ir.load(graph).graph}
-    narrow = set()
+    saturating = set()
     for site in sites:
         if not set(site.forms).intersection(RANGED):
             continue
@@ -75,9 +75,9 @@ def narrow_nodes(
             else:
                 continue
             if len(rows) and saturated(rows, matrix, low, high) > 0:
-                narrow.add(site.node)
+                saturating.add(site.node)
                 break
-    return frozenset(narrow)
+    return frozenset(saturating)
 
 
 def saturated(

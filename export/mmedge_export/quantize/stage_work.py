@@ -44,7 +44,7 @@ class StageWork:
         sites: the nodes that may be quantised.
         folder: where graphs are written.
         ranges: of activations, by tensor.
-        narrow: nodes with weights of 7 bits.
+        reduce_range: nodes with weights of 7 bits.
         plan: the form of every site.
         speed: of every site and form how many times as fast as in float32 it is by itself.
         why: of sites that stay float, the reason.
@@ -58,7 +58,7 @@ class StageWork:
     sites: tuple[QuantizableNode, ...]
     folder: Path
     ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
-    narrow: frozenset[str] = frozenset()
+    reduce_range: frozenset[str] = frozenset()
     plan: Plan = field(default_factory=dict)
     speed: dict[str, dict[QuantizationScheme, float]] = field(default_factory=dict)
     why: dict[str, str] = field(default_factory=dict)
@@ -134,11 +134,13 @@ class StageWork:
         forms = quantised_forms(self.plan if plan is None else plan)
         if not forms:
             return self.prepared
-        content = [sorted(forms.items()), sorted(self.narrow), sorted(self.ranges.items())]
+        content = [sorted(forms.items()), sorted(self.reduce_range), sorted(self.ranges.items())]
         digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
         path = self.folder / f"{self.stage.name}.{digest}.onnx"
         if not path.exists():
-            self.target.write(self.prepared, path, forms, self.ranges, narrow=self.narrow)
+            self.target.write(
+                self.prepared, path, forms, self.ranges, reduce_range=self.reduce_range
+            )
         return path
 
     def without(self, nodes: Collection[str]) -> Plan:

@@ -127,7 +127,7 @@ class Quantizer(Protocol):
         plan: Mapping[str, QuantizationScheme],
         ranges: Mapping[str, tuple[float, float]],
         *,
-        narrow: Collection[str] = (),
+        reduce_range: Collection[str] = (),
     ) -> None:
         """Write a prepared graph with the nodes of ``plan`` in their schemes."""
 
@@ -138,7 +138,7 @@ class Quantizer(Protocol):
         nodes: Sequence[QuantizableNode],
         plan: Mapping[str, QuantizationScheme],
         ranges: Mapping[str, tuple[float, float]],
-        narrow: Collection[str],
+        reduce_range: Collection[str],
     ) -> None:
         """Write a prepared graph with a boolean input for each of ``nodes``.
 

@@ -89,7 +89,7 @@ def test_seven_bits_where_products_would_saturate(net, tmp_path):
     shapes = {t.name: tuple(t.dims) for t in onnx.load(prepared).graph.initializer}
     for plan in (dict.fromkeys([s.node for s in sites], "static"), {"matmul": "dynamic"}):
         narrow = {"matmul", "conv1"} & plan.keys()
-        write_form(prepared, tmp_path / "narrow.onnx", plan, ranges, narrow=narrow)
+        write_form(prepared, tmp_path / "narrow.onnx", plan, ranges, reduce_range=narrow)
         weights = {
             tuple(t.dims): onnx.numpy_helper.to_array(t, str(tmp_path))
             for t in onnx.load(tmp_path / "narrow.onnx").graph.initializer

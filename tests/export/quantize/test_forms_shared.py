@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from mmedge_export.onnx_graph.graph import Runner
 from mmedge_export.quantize.evaluate import error
-from mmedge_export.quantize.saturate import narrow_nodes
+from mmedge_export.quantize.saturate import saturating_nodes
 from mmedge_export.targets.onnxruntime.schemes import DYNAMIC, find_sites, prepare, write_form
 from mmedge_export.targets.onnxruntime.sensitivity import write_switched
 from mmedge_export.targets.quantizable import switches
@@ -104,7 +104,7 @@ def test_constants_of_other_ranks_are_left_alone(tmp_path):
     prepared = tmp_path / "p.onnx"
     sites = find_sites(prepare(saved(graph(nodes, weights, ["y"]), tmp_path / "s.onnx"), prepared))
     assert [site.node for site in sites] == ["ok"]
-    narrow_nodes(prepared, sites, [{"x": X}], {"x": (-5.0, 5.0)})
+    saturating_nodes(prepared, sites, [{"x": X}], {"x": (-5.0, 5.0)})
 
 
 def test_old_opsets_have_no_static_form(tmp_path):

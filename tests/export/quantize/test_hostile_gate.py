@@ -42,7 +42,7 @@ def test_the_planted_layer_is_found(name, tmp_path, monkeypatch):
         sizes |= {site.node: site.size for site in find_sites(ir.load(graph))}
         planted |= set(planted_nodes(onnx.load(graph, load_external_data=False), hostile))
     kept = {node for stage in report.stages for node in stage.kept}
-    narrow = {node for stage in report.stages for node in stage.narrow}
+    narrow = {node for stage in report.stages for node in stage.reduce_range}
     assert report.verdict.drop.bound <= LIMIT
     if hostile.kind == "saturation":
         assert planted & sizes.keys() <= narrow  # 7 bits mend it: nothing need go back

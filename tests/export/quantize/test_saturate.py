@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmedge_export.quantize.saturate import ROWS, narrow_nodes, patches, saturated
+from mmedge_export.quantize.saturate import ROWS, patches, saturated, saturating_nodes
 from mmedge_export.targets.onnxruntime.schemes import find_sites
 
 
@@ -78,5 +78,5 @@ def test_nodes_are_told_apart(tmp_path):
     ir.save(ir.Model(graph, ir_version=10), path)
     sites = find_sites(ir.load(path))
     sample = {"x": np.full((3, 4), 1.0, np.float32)}
-    assert narrow_nodes(path, sites, [sample], {"x": (0.0, 1.0)}) == {"by_wild"}
-    assert narrow_nodes(path, sites, [sample], {"x": (0.0, 4.0)}) == set()
+    assert saturating_nodes(path, sites, [sample], {"x": (0.0, 1.0)}) == {"by_wild"}
+    assert saturating_nodes(path, sites, [sample], {"x": (0.0, 4.0)}) == set()

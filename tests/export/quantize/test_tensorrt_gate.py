@@ -12,6 +12,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 from engine_net import graph, write_bundle, write_trio
+from fusions import FUSIONS
 from hostile_networks import HOSTILE
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -137,6 +138,19 @@ def test_the_metric_decides_with_its_interval(tmp_path, monkeypatch):
     back = [n for s in report.stages for n, why in s.kept.items() if why == "the metric needs it"]
     quantized = sum(stage.forms.get("qdq_int8", 0) for stage in report.stages)
     assert 0 < len(back) < quantized
+
+
+def test_engines_are_of_the_cut_alone(tmp_path):
+    """A bundle that holds the network whole as well has no engine of it: weights lie there once."""
+    bundle = export(FUSIONS["cross_attention"](), tmp_path / "b", samples_limit=3)
+    assert bundle.manifest.plan_names() == ("cut", "whole")
+    options = OPTIONS(max_error=0.3, engines=EngineOptions(("sm_89",)))
+    bundle, report = quantize(bundle, options=options)
+    variant = bundle.manifest.variants[-1]
+    assert variant.id == report.variant
+    assert bundle.manifest.plan_names(variant) == ("cut",)
+    assert set(variant.files) == {stage.name for stage in bundle.manifest.in_order("cut")}
+    bundle.close()
 
 
 def test_engines_for_another_gpu_need_no_new_search(tmp_path, monkeypatch):

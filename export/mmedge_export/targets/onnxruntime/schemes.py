@@ -181,7 +181,7 @@ def write_form(
     plan: Mapping[str, QuantizationScheme],
     ranges: Mapping[str, tuple[float, float]],
     *,
-    narrow: Collection[str] = (),
+    reduce_range: Collection[str] = (),
 ) -> None:
     """Write the prepared graph of ``source`` with its nodes in the forms of ``plan``.
 
@@ -191,8 +191,8 @@ def write_form(
         plan: form by name of the node; others stay float.
         ranges: smallest and largest value of each tensor that goes into or comes out of a node
             in the static form.
-        narrow: nodes whose weights take 7 bits, so that pairs of products with uint8 stay within
-            16 bits (:mod:`mmedge_export.quantize.saturate`).
+        reduce_range: nodes whose weights take 7 bits, so that pairs of products with uint8 stay
+            within 16 bits (:mod:`mmedge_export.quantize.saturate`).
     """
 
     def chosen(form: QuantizationScheme) -> list[str]:
@@ -208,7 +208,7 @@ def write_form(
     with _quiet():
         if ranged:
             joined = _joined(model, chosen("entering"))
-            model = _static(model, ranged, ranges, narrow, joined)
+            model = _static(model, ranged, ranges, reduce_range, joined)
             if chosen("entering"):
                 model = ir.to_proto(
                     _leave_exactly(ir.from_proto(model), chosen("entering"), ranged)
@@ -217,7 +217,7 @@ def write_form(
                 # What the one quantises by a fixed range the other must not take for its own.
                 model = ir.to_proto(_separate_activations(ir.from_proto(model), dynamic))
         for form, few in itertools.product(DYNAMIC, (False, True)):
-            names = [name for name in chosen(form) if (name in narrow) is few]
+            names = [name for name in chosen(form) if (name in reduce_range) is few]
             if names:
                 model = _dynamic(model, names, per_channel=form == "dynamic", few=few)
         for form in ("block8", "block4"):
@@ -236,7 +236,7 @@ def _static(
     model: onnx.ModelProto,
     nodes: list[str],
     ranges: Mapping[str, tuple[float, float]],
-    narrow: Collection[str],
+    reduce_range: Collection[str],
     signed: Collection[str],
 ) -> onnx.ModelProto:
     from onnxruntime.quantization import QDQQuantizer, QuantType, TensorData, TensorsData
@@ -249,7 +249,9 @@ def _static(
         for name, (low, high) in ranges.items()
     }
     weights = {
-        node.input[1] for node in model.graph.node if node.name in nodes and node.name in narrow
+        node.input[1]
+        for node in model.graph.node
+        if node.name in nodes and node.name in reduce_range
     }
     overrides: dict[str, list[dict[str, object]]] = {
         name: [{"quant_type": QuantType.QInt8, "axis": axis, "reduce_range": True}]

@@ -33,7 +33,7 @@ def write_switched(
     sites: Sequence[QuantizableNode],
     plan: Mapping[str, QuantizationScheme],
     ranges: Mapping[str, tuple[float, float]],
-    narrow: Collection[str],
+    reduce_range: Collection[str],
 ) -> None:
     """Write the prepared graph of ``source`` with a boolean input for each of ``sites``.
 
@@ -44,7 +44,7 @@ def write_switched(
             :func:`mmedge_export.targets.quantizable.switches`.
         plan: the form of each.
         ranges: as :func:`mmedge_export.targets.onnxruntime.schemes.write_form` takes them.
-        narrow: the same.
+        reduce_range: the same.
     """
     model = ir.load(source)
     graph = model.graph
@@ -57,7 +57,7 @@ def write_switched(
         activation, weight = node.inputs[0], graph.initializers[site.weight]
         place = next(i for i, value in enumerate(node.inputs) if value is weight)
         floats = array_of(weight)
-        bits = 7 if site.node in narrow else 8
+        bits = 7 if site.node in reduce_range else 8
         rounded = rounded_weights(floats, form, site.op, bits)
         other = add_constant(graph, f"{weight.name}_rounded", rounded)
         node.replace_input_with(place, _add(graph, "Where", [switch, other, weight]))

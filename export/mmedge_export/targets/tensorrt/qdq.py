@@ -190,7 +190,7 @@ def write_switched(
     nodes: Sequence[QuantizableNode],
     plan: Mapping[str, QuantizationScheme],
     ranges: Mapping[str, tuple[float, float]],
-    narrow: Collection[str] = (),
+    reduce_range: Collection[str] = (),
 ) -> None:
     """The same with a boolean input for each product that turns it on.
 
@@ -201,9 +201,9 @@ def write_switched(
             :func:`mmedge_export.targets.quantizable.switches`.
         plan: the scheme of each; they are of one precision.
         ranges: of activations.
-        narrow: of no use here.
+        reduce_range: of no use here.
     """
-    del narrow
+    del reduce_range
     model = prepare_model(ir.load(source))
     precision = SCHEME_PRECISIONS[plan[nodes[0].node]]
     _check(model, source, precision, ranges)

@@ -98,13 +98,13 @@ def write(
     plan: Mapping[str, QuantizationScheme],
     ranges: Mapping[str, tuple[float, float]],
     *,
-    narrow: Collection[str] = (),
+    reduce_range: Collection[str] = (),
 ) -> None:
     """Write a prepared graph with the products of ``plan`` in 8 bits.
 
-    Sums are of 32 bits on every GPU: ``narrow`` is of no use.
+    Sums are of 32 bits on every GPU: ``reduce_range`` is of no use.
     """
-    del narrow
+    del reduce_range
     precision = SCHEME_PRECISIONS[next(iter(plan.values()))]
     write_qdq(source, path, plan.keys(), ranges, precision=precision)
 
@@ -155,7 +155,7 @@ def open_store(
             stage.name: EngineSource(graphs[stage.name])
             if stage.name in graphs
             else float_source(bundle, stage, folder)
-            for stage in bundle.manifest.stages
+            for stage in bundle.manifest.in_order()
         }
         return [
             build_variant(bundle, builder, variant, sources, sizes, folder, tell)
