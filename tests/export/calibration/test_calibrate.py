@@ -298,7 +298,7 @@ def test_time_saves_too(bundle, tmp_path, monkeypatch):
 
 KILLED = """
 import os, signal, sys
-sys.path[:0] = ["tests", "tests/export/quantize"]
+sys.path[:0] = ["tests", "tests/export/calibration"]
 from pathlib import Path
 from test_calibrate import TINY, Bundle, calibrate, tiny_samples
 
