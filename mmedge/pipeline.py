@@ -15,12 +15,10 @@ from mmedge.backends.registry import probe
 from mmedge.bundle import Bundle
 from mmedge.bundle.choose import choose_plan
 from mmedge.errors import BackendError, BundleError, InputError, MMEdgeError
-from mmedge.execution.feature_cache import CACHE_BYTES
 from mmedge.execution.finite import FiniteInputs
 from mmedge.execution.inputs import Feeds
-from mmedge.execution.loaded_plan import Laps, LoadedPlan
+from mmedge.execution.loaded_plan import CACHE_BYTES, Laps, LoadedPlan
 from mmedge.execution.scheduler import serially
-from mmedge.execution.verify import verify
 from mmedge.forks import ADVICE, watch
 
 if TYPE_CHECKING:
@@ -95,7 +93,7 @@ class Pipeline:
         watch(self)
         if not self._verified:
             try:
-                verify(self).check()
+                self._verify()
             except BaseException:
                 self.close()
                 raise
@@ -263,13 +261,19 @@ class Pipeline:
             self._loaded = self._open_plan(plan)
             try:
                 if not self._verified:
-                    verify(self).check()
+                    self._verify()
             except BaseException:
                 self._loaded.close()
                 self._loaded = before
                 raise
             self.why_plan = "it was asked for"
             # Not closed: a call in another thread may be under way. Its sessions go with it.
+
+    def _verify(self) -> None:
+        # A variant that export has proven does without the module.
+        from mmedge.execution.verify import verify
+
+        verify(self).check()
 
     def disown(self) -> None:
         """See :class:`mmedge.forks.Inherited`: the sessions' threads are the parent's."""

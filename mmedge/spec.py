@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from numpy.typing import NDArray
 
 __all__ = [
     "DTYPES",
@@ -44,7 +45,10 @@ __all__ = [
 #: Version of the manifest's schema. A reader takes this one and 3, and refuses any other.
 SCHEMA_VERSION = 4
 
-Array = NDArray[np.generic]
+if TYPE_CHECKING:
+    Array = NDArray[np.generic]
+else:
+    Array = np.ndarray  # numpy.typing is slow to import
 Absent = Literal["zeros", "token", "last"]
 PlanName = Literal["cut", "whole"]
 

@@ -11,16 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from mmedge.bundle.choose import choose
-from mmedge.bundle.device_cache import (
-    Measurement,
-    cache_folder,
-    measured_variant,
-    read_measurements,
-    write_measurements,
-)
-from mmedge.bundle.device_engines import DeviceEngines, read_engines, write_engines
 from mmedge.bundle.load import Checked, check_digests, load
 from mmedge.bundle.onnxfile import GraphFile
+from mmedge.bundle.place import caches
 from mmedge.bundle.samples import Samples, samples_from_bytes, samples_to_bytes
 from mmedge.bundle.write import SUFFIX, Source, write_bundle
 from mmedge.errors import BundleError, InputError, NoVariantError
@@ -31,6 +24,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from mmedge.bundle.archive import Archive
+    from mmedge.bundle.device_cache import Measurement
+    from mmedge.bundle.device_engines import DeviceEngines
     from mmedge.spec import Array, Decision, Device, Manifest, Sample, Variant
 
 __all__ = ["Bundle"]
@@ -202,6 +197,8 @@ class Bundle:
         Raises:
             BundleError: as :meth:`with_variant`.
         """
+        from mmedge.bundle.device_cache import measured_variant
+
         variants = tuple(
             measured_variant(variant, measurements.get(variant.id), device.cores)
             for variant in self.manifest.variants
@@ -219,6 +216,8 @@ class Bundle:
         Raises:
             BundleError: the disk refused.
         """
+        from mmedge.bundle.device_cache import write_measurements
+
         folder = write_measurements(self.path, self.digest, device, measurements)
         self._measured.clear()
         return folder
@@ -240,6 +239,8 @@ class Bundle:
         Raises:
             BundleError: the disk refused.
         """
+        from mmedge.bundle.device_engines import write_engines
+
         before = self._read_engines(device)
         folder = write_engines(self.path, self.digest, device, built, before)
         self._engines.clear()
@@ -247,6 +248,10 @@ class Bundle:
 
     def on(self, device: Device) -> Manifest:
         """The manifest with what a device found out: engines it built, and what it measured."""
+        if not caches(self.path).is_dir():  # most loads: nothing more is imported or read
+            return self.manifest
+        from mmedge.bundle.device_cache import cache_folder, measured_variant, read_measurements
+
         key = cache_folder(self.path, "", device).name
         if key not in self._measured:
             self._measured[key] = read_measurements(self.path, self.digest, device)
@@ -261,6 +266,9 @@ class Bundle:
         return replace(manifest, variants=variants)
 
     def _read_engines(self, device: Device) -> DeviceEngines | None:
+        from mmedge.bundle.device_cache import cache_folder
+        from mmedge.bundle.device_engines import read_engines
+
         key = cache_folder(self.path, "", device).name
         if key not in self._engines:
             self._engines[key] = read_engines(self.path, self.digest, self.manifest, device)

@@ -29,12 +29,15 @@ from mmedge.schema import (
 from mmedge.spec import SCHEMA_VERSION
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from mmedge.spec import Manifest
 
 __all__ = ["ENGINE_BACKENDS", "Checked", "check_digests", "load", "read_manifest"]
+
+#: Bytes from which files are digested in several threads: 5 ms of one core's work.
+MANY_BYTES = 8 << 20
 
 #: Backends whose files are engines, opaque to mmedge. Files of all others are ONNX graphs.
 ENGINE_BACKENDS = frozenset({"tensorrt", "tensorrt_rtx"})
@@ -131,17 +134,22 @@ def check_digests(archive: Archive, manifest: Manifest) -> None:
     Raises:
         BundleError: a file is altered.
     """
+    if sum(archive.sizes[name] for name in manifest.files) < MANY_BYTES:
+        _compare_digests(archive, manifest, map(archive.digest, manifest.files))
+        return
     from concurrent.futures import ThreadPoolExecutor  # slow to import, like logging below it
 
     with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
-        for name, digest in zip(
-            manifest.files, pool.map(archive.digest, manifest.files), strict=True
-        ):
-            if digest != manifest.files[name]:
-                raise BundleError(
-                    f"{archive.path}: {name} is altered: expected SHA-256 "
-                    f"{manifest.files[name]}, got {digest}; copy or export the bundle again"
-                )
+        _compare_digests(archive, manifest, pool.map(archive.digest, manifest.files))
+
+
+def _compare_digests(archive: Archive, manifest: Manifest, digests: Iterable[str]) -> None:
+    for name, digest in zip(manifest.files, digests, strict=True):
+        if digest != manifest.files[name]:
+            raise BundleError(
+                f"{archive.path}: {name} is altered: expected SHA-256 "
+                f"{manifest.files[name]}, got {digest}; copy or export the bundle again"
+            )
 
 
 def _check_graphs(archive: Archive, manifest: Manifest) -> dict[str, GraphFile]:

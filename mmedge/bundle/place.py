@@ -11,7 +11,6 @@ import contextlib
 import ctypes
 import errno
 import os
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -154,6 +153,8 @@ def _remove(folder: Path) -> None:
         for name in folders:
             with contextlib.suppress(OSError):  # a link, or another's
                 Path(inner, name).chmod(0o700)
+    import shutil  # slow to import, and nothing is removed in most runs
+
     shutil.rmtree(folder)
 
 

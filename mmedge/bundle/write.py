@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import stat
 from dataclasses import replace
 from functools import partial
@@ -91,6 +90,8 @@ def move_bundle(staged: Path, path: Path, *, overwrite: bool) -> None:
             keep_modes(path, staged)
             put(staged, path)
             if caches(staged).is_dir():
+                import shutil  # slow to import
+
                 shutil.rmtree(caches(path), ignore_errors=True)
                 shutil.move(caches(staged), caches(path))
     except OSError as error:

@@ -14,7 +14,7 @@ that were prepared to collide from doing so.
 
 from __future__ import annotations
 
-import secrets
+import os
 import threading
 from collections import Counter, OrderedDict
 from dataclasses import dataclass
@@ -28,10 +28,7 @@ if TYPE_CHECKING:
 
     from mmedge.spec import Array
 
-__all__ = ["CACHE_BYTES", "CacheInfo", "FeatureCache", "Key"]
-
-#: Default limit of what all cached features together may hold, in bytes: 64 MiB.
-CACHE_BYTES = 64 * 2**20
+__all__ = ["CacheInfo", "FeatureCache", "Key"]
 
 #: Most entries of one modality.
 MAX_ENTRIES = 64
@@ -69,10 +66,10 @@ class FeatureCache:
             first. Features that alone are larger are not kept.
     """
 
-    def __init__(self, inputs: Mapping[str, tuple[str, ...]], *, limit: int = CACHE_BYTES) -> None:
+    def __init__(self, inputs: Mapping[str, tuple[str, ...]], *, limit: int) -> None:
         self._inputs = inputs
         self._limit = limit
-        self._seed = secrets.randbits(64)
+        self._seed = int.from_bytes(os.urandom(8), "little")
         self._lock = threading.Lock()
         self._entries: OrderedDict[tuple[str, Key], dict[str, Array]] = OrderedDict()
         self._counts: dict[str, Counter[str]] = {modality: Counter() for modality in inputs}

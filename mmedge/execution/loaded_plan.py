@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from mmedge.backends.registry import open_stage
 from mmedge.errors import MMEdgeError
-from mmedge.execution.feature_cache import FeatureCache
 from mmedge.execution.plan import StagePlan
 from mmedge.execution.scheduler import Scheduler
 from mmedge.forks import keep_for_ever
@@ -23,11 +22,14 @@ if TYPE_CHECKING:
 
     from mmedge.backends import Session, SessionOptions
     from mmedge.bundle import Bundle
-    from mmedge.execution.feature_cache import CacheInfo, Key
+    from mmedge.execution.feature_cache import CacheInfo, FeatureCache, Key
     from mmedge.execution.plan import Run
     from mmedge.spec import Array, Modality, PlanName, Stage, Variant
 
-__all__ = ["Laps", "LoadedPlan"]
+__all__ = ["CACHE_BYTES", "Laps", "LoadedPlan"]
+
+#: Default limit of what all cached features together may hold, in bytes: 64 MiB.
+CACHE_BYTES = 64 * 2**20
 
 
 class Laps:
@@ -93,7 +95,11 @@ class LoadedPlan:
         # A single stage is the whole network, and not an encoder in front of anything.
         several = len(stages) > 1
         inputs = _encoder_inputs(manifest.modalities, stages) if several else {}
-        self._cache = FeatureCache(inputs, limit=cache_bytes) if inputs and cache_bytes else None
+        self._cache: FeatureCache | None = None
+        if inputs and cache_bytes:
+            from mmedge.execution.feature_cache import FeatureCache  # `whole` has no use for it
+
+            self._cache = FeatureCache(inputs, limit=cache_bytes)
         self.scheduler = Scheduler(most=len(inputs), concurrent=concurrent)
         # Of the network's outputs those that encoders make: the cache may hold the same arrays.
         features = {spec.name for stage in stages if stage.modality for spec in stage.outputs}

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from statistics import median
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, TypeVar
 
@@ -18,6 +16,7 @@ from mmedge.errors import BackendError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from concurrent.futures import Future, ThreadPoolExecutor
 
 __all__ = ["Schedule", "Scheduler", "serially"]
 
@@ -110,6 +109,8 @@ class Scheduler:
         together, alone = self._times[names, True], self._times[names, False]
         if min(len(together), len(alone)) < TRIALS:
             return
+        from statistics import median  # slow to import, and used once
+
         ratio = median(together) / median(alone)
         self._schedule = Schedule(ratio <= FASTER, ratio, len(together) + len(alone))
         self._times.clear()
@@ -138,6 +139,9 @@ class Scheduler:
             if self._closed:
                 raise BackendError("the pipeline is closed; load the bundle again")
             if self._pool is None:
+                # Slow to import, and of use to several encoders alone.
+                from concurrent.futures import ThreadPoolExecutor
+
                 self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="mmedge-encoder")
             return [self._pool.submit(task) for task in tasks]
 

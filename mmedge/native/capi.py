@@ -6,7 +6,6 @@ import ctypes
 import threading
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import as_file, files
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -207,6 +206,8 @@ class _Lookup:
 
 @cache
 def _find() -> _Lookup:
+    from importlib.resources import as_file, files  # slow to import
+
     source = files("mmedge") / NAME
     if not source.is_file():
         return _Lookup(

@@ -11,7 +11,6 @@ import json
 import math
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from importlib.resources import files
 
 __all__ = ["KernelChoice", "Measurement", "choose", "measurements"]
 
@@ -45,6 +44,8 @@ class KernelChoice:
 @cache
 def measurements() -> tuple[Measurement, ...]:
     """All measurements, as this version was shipped with."""
+    from importlib.resources import files  # slow to import
+
     text = (files("mmedge.native") / "dispatch.json").read_text(encoding="utf-8")
     return tuple(Measurement(**row) for row in json.loads(text)["rows"])
 

@@ -13,7 +13,6 @@ from fusions import FUSIONS
 import mmedge
 from mmedge import native
 from mmedge.backends import SessionOptions
-from mmedge.backends.onnxruntime import session as backend
 from mmedge.backends.registry import open_stage
 from mmedge.errors import BackendError
 from mmedge.execution.verify import verify
@@ -235,7 +234,7 @@ def test_a_kernel_that_is_not_called_is_an_error(bundle, monkeypatch):
         made = open_stage(opened, stage, variant, options=SessionOptions(kernels=True))
         values = {**opened.samples()[0].inputs, **opened.samples()[0].outputs}
         feeds = {spec.name: values[spec.name] for spec in made.inputs}
-        monkeypatch.setattr(backend.native, "cpu_calls", lambda: 0)
+        monkeypatch.setattr(native, "cpu_calls", lambda: 0)
         with pytest.raises(BackendError, match=r"3 nodes of segmented attention are said to run"):
             made.run(feeds)
         monkeypatch.undo()

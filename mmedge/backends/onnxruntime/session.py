@@ -19,13 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmedge import native
 from mmedge.backends import Attention
 from mmedge.backends.cores import stage_threads
 from mmedge.backends.run_limit import LimitedRun
 from mmedge.device import wait_for_stream
 from mmedge.errors import BackendError
-from mmedge.native.dispatch import choose
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -109,7 +107,7 @@ class OrtSession:
         call = self._call  # another thread may close the session meanwhile
         if call is None:
             raise BackendError(f"{self._where}: the session is closed; load the bundle again")
-        before = native.cpu_calls() if self._unproven else 0
+        before = _kernel_calls() if self._unproven else 0
         try:
             values = call(self._output_names, feeds, None)
         except TypeError as error:
@@ -119,7 +117,7 @@ class OrtSession:
         except Exception as error:  # the binding raises several unrelated types
             raise BackendError(f"{self._where}: ONNX Runtime failed: {error}") from error
         if self._unproven:
-            self._prove(native.cpu_calls() - before)
+            self._prove(_kernel_calls() - before)
         names = self._output_names
         # Most often one, and then without the microsecond of the general way.
         return {names[0]: values[0]} if len(names) == 1 else dict(zip(names, values, strict=True))
@@ -143,9 +141,11 @@ class OrtSession:
         """Compare the kernel's own count of calls with the nodes that it is said to run."""
         nodes = self.attention.nodes if self.attention is not None else 0
         if calls < nodes:
+            from mmedge.native import library as kernels
+
             raise BackendError(
                 f"{self._where}: {nodes} nodes of segmented attention are said to run in the "
-                f"kernel of {native.library().path}, which was called {calls} times; load with "
+                f"kernel of {kernels().path}, which was called {calls} times; load with "
                 "kernels=False, and report this"
             )
         self._unproven = False
@@ -283,6 +283,13 @@ def open_stage(
     return OrtSession(session, stage, variant, attention, options.run_timeout_s)
 
 
+def _kernel_calls() -> int:
+    """How often the kernel was called in this process."""
+    from mmedge import native
+
+    return native.cpu_calls()
+
+
 def kernel_library(target: str, options: SessionOptions) -> tuple[Path | None, str]:
     """The library with kernels for the functions of a graph, or None and why not.
 
@@ -294,6 +301,10 @@ def kernel_library(target: str, options: SessionOptions) -> tuple[Path | None, s
         return None, "kernels are turned off"
     if target != "cpu":
         return None, f"the kernel for {target} is not among ONNX Runtime's operators"
+    # Most graphs have no such function, and do without these modules.
+    from mmedge import native
+    from mmedge.native.dispatch import choose
+
     library, reason = native.ort_kernels()
     if library is not None and options.kernels is None:
         choice = choose("onnxruntime", f"cpu-{native.cpu_isa()}")
@@ -303,6 +314,8 @@ def kernel_library(target: str, options: SessionOptions) -> tuple[Path | None, s
 
 def _read_attention(session: Any, nodes: int, reason: str) -> Attention:  # noqa: ANN401
     """What runs attention over segments: a node that is still there is run by its kernel."""
+    from mmedge import native
+
     kernel_nodes = sum(
         node.domain == native.DOMAIN
         for subgraph in session.get_provider_graph_assignment_info()
