@@ -38,14 +38,14 @@ __all__ = ["Pipeline", "check_threads", "load"]
 
 
 class Pipeline:
-    """A bundle on one device, with one of its plans loaded. Made by :func:`load`.
+    """A bundle on one device, with one of its plans loaded. :func:`load` makes it.
 
-    Safe to call from threads.
+    You may call it from several threads.
 
     Attributes:
-        bundle: the bundle it came from; closed with the pipeline unless the caller opened it.
+        bundle: the bundle; it is closed with the pipeline unless the caller opened it.
         variant: the variant that runs.
-        decisions: for every variant of the bundle, whether it was taken and why.
+        decisions: for every variant of the bundle, whether it was chosen and why.
         why_plan: why :attr:`plan` is the one that is loaded, in words.
         threads: most intra-op threads of each stage on the CPU; None: the backend's default.
     """
@@ -105,19 +105,19 @@ class Pipeline:
 
     @property
     def schedule(self) -> Schedule:
-        """Whether encoders that must run in the same call run at once, and what decided it."""
+        """Whether encoders of one call run at the same time, and what decided it."""
         return self._loaded.scheduler.schedule
 
     @property
     def attention(self) -> dict[str, Attention]:
-        """What runs attention over segments, by stage; stages without any are not in it."""
+        """What runs attention over segments, by stage; stages without it are left out."""
         sessions = self._loaded.sessions.items()
         return {stage: a for stage, session in sessions if (a := session.attention) is not None}
 
     def cache_info(self) -> dict[str, CacheInfo]:
-        """Counters of the feature cache by modality; empty where there is none.
+        """Counters of the feature cache by modality; empty if there is no cache.
 
-        Modalities without an encoder of their own are not in it, and the plan ``whole`` has none.
+        Modalities without their own encoder are left out. The plan ``whole`` has no cache.
         """
         return self._loaded.cache_info()
 
@@ -126,21 +126,21 @@ class Pipeline:
         return self.run(inputs)
 
     def run(self, inputs: Mapping[str, Any], *, cached: bool = True) -> dict[str, Array]:
-        """Run once, without the encoders of modalities whose content has been seen lately.
+        """Run once. The encoder of a modality whose content came lately does not run again.
 
         Args:
-            inputs: array by input name, of the dtype and shape that ``bundle.manifest`` declares;
-                NumPy, anything with DLPack on the host, or ``__cuda_array_interface__`` where the
-                variant runs on a GPU. A string for a modality with a tokenizer. Optional
-                modalities may be left out. No array may be written to until the call returns: this
-                call's outputs would be wrong, though no later call's.
+            inputs: array by input name, of the dtype and shape that ``bundle.manifest`` declares:
+                a NumPy array, anything with DLPack on the host, or, if the variant runs on a GPU,
+                anything with ``__cuda_array_interface__``. For a modality with a tokenizer, a
+                string. Optional modalities may be left out. Write to no array until the call
+                returns: this call's outputs would be wrong, though no later call's.
             cached: False runs every stage, and neither reads nor fills the feature cache.
 
         Returns:
-            NumPy array by output name, in the manifest's order; the caller's own, to write to.
+            NumPy array by output name, in the manifest's order. The caller may write to them.
 
         Raises:
-            InputError: a wrong name, dtype, rank or size; NaN or infinity where no golden sample
+            InputError: a wrong name, dtype, rank or size; or NaN or infinity where no golden sample
                 has it (see :func:`load`).
             BackendError: the engine failed, or the pipeline is closed (another thread may close it
                 during the call).
@@ -158,14 +158,16 @@ class Pipeline:
     def timed(
         self, inputs: Mapping[str, Any], *, cached: bool = True
     ) -> tuple[dict[str, Array], dict[str, int]]:
-        """:meth:`run`, and the nanoseconds that each part of it took.
+        """Run once as :meth:`run` does, and return also the nanoseconds of each part of the call.
 
-        The parts are ``inputs`` (checks, tokenising, stand-ins, hashing), every stage by its name,
-        0 for one whose outputs came from the cache, and ``outputs`` (collecting them, copying what
-        the cache may hold, and freeing the tensors between stages). They follow one another without
-        a gap: the few microseconds that lead up to a stage count as its own. It is there to
-        attribute time: encoders run one after another, even where :meth:`run` runs them at once, so
-        that parts add up.
+        - ``inputs``: checks, tokenizing, stand-ins, hashing.
+        - Every stage by its name: 0 if its outputs came from the cache. The few microseconds before
+          a stage count as its own, so parts follow one another without a gap.
+        - ``outputs``: collecting them, copying what the cache may hold, and freeing the tensors
+          between stages.
+
+        Encoders run one after another, even if :meth:`run` runs them at the same time. So the parts
+        add up.
         """
         return self._answer(self._loaded, inputs, cached=cached, run_encoders=serially)
 
@@ -196,18 +198,19 @@ class Pipeline:
         clock: Callable[[], float] | None = None,
         **limits: Any,  # noqa: ANN401
     ) -> Stream:
-        """Run each encoder when its sensor delivers; see :class:`mmedge.stream.Stream`.
+        """Make a stream, which runs each encoder when its sensor delivers.
 
-        Several streams may share a pipeline; close them before it. A stream needs the plan ``cut``:
-        where another one is loaded, it is replaced, and single calls run ``cut`` from then on.
-        ``load(..., plan="cut")`` spares loading two. ``limits`` are the stream's other arguments:
-        ``depth``, ``keep``, ``future``, ``recover_after``.
+        See :class:`mmedge.stream.Stream`. Several streams may share a pipeline. Close them before
+        it. A stream needs the plan ``cut``. If another plan is loaded, ``cut`` replaces it, and
+        single calls run ``cut`` from then on. With ``load(..., plan="cut")`` only one plan is ever
+        loaded. ``limits`` are the stream's other arguments: ``depth``, ``keep``, ``future``,
+        ``recover_after``.
 
         Raises:
-            InputError: an unknown modality, a policy that does not fit it, or a number that cannot
-                be.
+            InputError: an unknown modality, a policy that does not fit it, or a number that is not
+                allowed.
             BackendError: the pipeline is closed, or the plan ``cut`` does not load.
-            AccuracyError: it does not compute here what it should.
+            AccuracyError: the plan does not compute here what it should.
         """
         # A program that makes single calls does without the stream's modules.
         from mmedge.stream import Stream
@@ -224,7 +227,7 @@ class Pipeline:
         )
 
     def run_stage(self, stage: str, feeds: Mapping[str, Any]) -> dict[str, Array]:
-        """Run one stage alone on tensors that fit it, such as golden ones; nothing is checked.
+        """Run one stage alone on tensors that fit it, such as golden ones. Nothing is checked.
 
         Raises:
             InputError: the bundle has no such stage.
@@ -243,14 +246,14 @@ class Pipeline:
         return loaded.run_stage(stage, feeds)
 
     def use_plan(self, plan: PlanName) -> None:
-        """Have a plan loaded, in place of the one that is; nothing is done where it is that one.
+        """Load a plan in place of the one that is loaded, unless it is the same.
 
-        Calls that are under way in other threads end on the plan that they began with.
+        Calls in other threads end on the plan that they began with.
 
         Raises:
             InputError: the variant has no such plan.
             BackendError: the pipeline is closed, or the plan does not load.
-            AccuracyError: it does not compute here what it should.
+            AccuracyError: the plan does not compute here what it should.
         """
         choose_plan(self.bundle.manifest, self.variant, probe(), plan=plan)
         with self._lock:
@@ -287,10 +290,10 @@ class Pipeline:
             raise BackendError(f"{self!r} is closed; load the bundle again")
 
     def close(self) -> None:
-        """Free the sessions and the bundle. May be called twice.
+        """Free the sessions and the bundle. You may call it twice.
 
-        A call that is under way in another thread ends with a BackendError, or with its result
-        where it had begun its last stage.
+        A call in another thread ends with a BackendError, or with its result if it had begun its
+        last stage.
         """
         if self._disowned:
             return
@@ -331,63 +334,64 @@ def load(
     run_timeout_s: float | None = None,
     isolate: bool = False,
 ) -> Pipeline:
-    """Open a bundle, choose a variant for this machine, load it, and see that it works here.
+    """Open a bundle, choose a variant for this machine, load it, and check that it works here.
 
-    A variant that export could not prove on this kind of machine, an engine or one of lower
-    precision, replays the bundle's golden samples and is refused outside its tolerance. The
-    bundle's own graphs on the CPU are not replayed (:func:`mmedge.execution.verify.verify` does
-    that).
+    Some variants could not be proven at export on this kind of machine: engines, and variants of
+    lower precision. They replay the bundle's golden samples, and are refused outside their
+    tolerance. The bundle's own graphs on the CPU are not replayed;
+    :func:`mmedge.execution.verify.verify` does that.
 
     Args:
-        bundle: its directory, its ``.mmedge`` file, or an open one, which is not read and checked
-            again: it stays the caller's, to be closed after the pipeline.
-        variant: id of the variant to take, as ``mmedge inspect`` lists them. None: the best that
-            runs here, of those that the next three allow.
-        plan: ``"whole"``: single calls run the network as one graph, which is the fastest where
-            nothing comes again. ``"cut"``: by modality, which streams need, and which spares the
-            encoders of inputs that come again. None: as :func:`mmedge.bench.tune.tune` measured on
-            a machine of as many cores as this one, else ``whole``. One plan is loaded.
+        bundle: its directory, its ``.mmedge`` file, or an open bundle. An open one is not read and
+            checked again, and the caller closes it after the pipeline.
+        variant: id of the variant, as ``mmedge inspect`` lists them. None: the best that runs here
+            and fits ``backend``, ``precision`` and ``device``.
+        plan: ``"whole"`` runs the network as one graph, the fastest for inputs that never come
+            again. ``"cut"`` runs it by modality: streams need it, and encoders of inputs that come
+            again do not run. None: what :func:`mmedge.bench.tune.tune` measured on a machine of as
+            many cores as this one, else ``whole``. One plan is loaded.
         backend: ``"ort"``, ``"openvino"``, ``"tensorrt"``, ``"tensorrt_rtx"`` (or
             ``"tensorrt-rtx"``), or ``"auto"`` for the best that runs here (see
             :meth:`mmedge.Bundle.select`).
-        precision: take variants of this precision only, such as ``"fp32"``.
-        device: ``"cpu"``, ``"cuda"`` or an architecture such as ``"sm_87"``: take variants made
-            for it only. None: whatever this machine offers.
-        threads: most intra-op threads of each stage on the CPU; of several stages, one with
-            little work uses fewer. None: the number that :func:`mmedge.bench.tune.tune` found on
-            a machine of as many cores as this one, else the backend's default.
-        cache_bytes: most bytes of encoder outputs that are held, to be used again when the content
-            of a modality comes again (see :mod:`mmedge.execution.feature_cache`). 0 holds none.
-        concurrent: whether encoders that must run in the same call run at once, in threads. None:
-            whichever is faster, as measured in the first calls (see
-            :mod:`mmedge.execution.scheduler`).
-        kernels: whether attention over segments runs in mmedge's kernel, where there is one, or in
-            the standard operators that graphs carry for it. None: in the kernel where that was
-            measured to be no slower on this kind of processor (:mod:`mmedge.native.dispatch`).
-        spin: whether ONNX Runtime's idle threads wait for the next call awake, which starts it
-            sooner and takes the cores from whatever else runs there. None: only where the network
+        precision: use variants of this precision only, such as ``"fp32"``.
+        device: use only variants for ``"cpu"``, ``"cuda"`` or an architecture such as ``"sm_87"``.
+            None: whatever this machine offers.
+        threads: most intra-op threads of each stage on the CPU. Of several stages, one with little
+            work uses fewer. None: the number that :func:`mmedge.bench.tune.tune` measured on a
+            machine of as many cores as this one, else the backend's default.
+        cache_bytes: most bytes of encoder outputs in the feature cache. They are used again when
+            the content of a modality comes again (see :mod:`mmedge.execution.feature_cache`). 0: no
+            cache.
+        concurrent: whether encoders of one call run at the same time, in threads. None: whichever
+            is faster in the first calls (see :mod:`mmedge.execution.scheduler`).
+        kernels: whether attention over segments runs in mmedge's kernel, if there is one, or in the
+            standard operators of the graph. None: in the kernel if that was measured to be no
+            slower on this kind of processor (:mod:`mmedge.native.dispatch`).
+        spin: whether ONNX Runtime's idle threads stay awake between calls. The next call then
+            starts sooner, and other work on the cores gets less of them. None: only if the network
             is one stage.
-        allow_unverified: take a variant as it is, without replaying golden samples.
-        allow_non_finite: pass NaN and infinity on to the network. Without it a call refuses them in
-            an input in which no golden sample has them; arrays on a GPU are not looked at. (A
-            stream has its own rules: :class:`mmedge.stream.sanity.Sanity`.)
-        run_timeout_s: most seconds of one run of one stage in ONNX Runtime, which then raises
-            BackendError; an endless loop ends so. It is looked at between two operators: a single
-            one is not interrupted. None: no limit.
-        isolate: load the bundle as asked in a child process first, and run its golden samples
-            there, within :data:`mmedge.execution.isolation.SECONDS` and ``MEMORY_BYTES``. For a
-            bundle whose maker is not trusted: what crashes a library, or takes too much, ends the
-            child. What inputs of other values do is not tried.
+        allow_unverified: use a variant without replaying golden samples.
+        allow_non_finite: pass NaN and infinity on to the network. Without it, a call refuses them
+            in an input in which no golden sample has them. Arrays on a GPU are not checked. A
+            stream has its own rules: :class:`mmedge.stream.sanity.Sanity`.
+        run_timeout_s: most seconds of one run of one stage in ONNX Runtime. A longer run raises
+            BackendError, also an endless loop. The time is checked between two operators: a single
+            operator is not interrupted. None: no limit.
+        isolate: load the bundle with these options in a child process first, and run its golden
+            samples there, within :data:`mmedge.execution.isolation.SECONDS` and ``MEMORY_BYTES``.
+            Use it for a bundle whose maker you do not trust: if a library crashes, or needs too
+            much, the child ends. Inputs of other values are not tried.
 
     Raises:
         ValueError: ``cache_bytes`` is negative, ``threads`` is not a whole number from 1, or
             ``run_timeout_s`` is not above 0.
         BundleError: the bundle cannot be trusted or read.
-        InputError: ``device`` is none that this machine offers, or the bundle has no such variant,
-            or that one no such plan.
-        NoVariantError: none of its variants can run here as asked.
+        InputError: this machine does not offer ``device``, the bundle has no such variant, or the
+            variant no such plan.
+        NoVariantError: no variant can run here with these arguments.
         BackendError: the chosen variant failed to load, or would run elsewhere than it says.
-        AccuracyError: it does not compute here what it should; the message names the first stage.
+        AccuracyError: the variant does not compute here what it should; the message names the first
+            stage.
     """
     if cache_bytes < 0:
         raise ValueError(f"cache_bytes must be >= 0, got {cache_bytes}")

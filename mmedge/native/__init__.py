@@ -1,7 +1,7 @@
 """The native library: attention over segments of keys and values.
 
-It is built with the package; where it was left out (``-C wheel.cmake=false``), :func:`library` says
-why and everything else here raises :class:`BackendError`, while bundles run without it.
+It is built with the package. If it was left out (``-C wheel.cmake=false``), bundles run without it,
+:func:`library` says why it is missing, and everything else here raises :class:`BackendError`.
 """
 
 from __future__ import annotations

@@ -225,7 +225,7 @@ def _find() -> _Lookup:
 
 
 def why_absent() -> str:
-    """Why there is no native library; empty where there is one."""
+    """Say why there is no native library; empty if there is one."""
     return _find().why
 
 

@@ -56,7 +56,7 @@ def segmented_attention(
     return_lse: bool = False,
     threads: int = 1,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-    """Attend over segments in one softmax, on the CPU, without putting them together.
+    """Attend over segments in one softmax, on the CPU, without concatenating them.
 
     Arrays may have any strides, with a contiguous last axis.
 
@@ -67,18 +67,18 @@ def segmented_attention(
         lens: by segment, int32 ``[B]``: how many of its keys count; None: all.
         key_valid: by segment, bool or uint8 ``[B or 1, L_s]``: 0 hides a key; None: none.
         bias: by segment, float32 ``[B or 1, H or 1, Lq or 1, L_s]``, added to scores; None: none.
-        seg_bias: float32 ``[M]``, ``[B, M]`` or ``[B, H, M]``, added to a segment's scores: the
-            logarithm of its gate, minus infinity drops it.
+        seg_bias: float32 ``[M]``, ``[B, M]`` or ``[B, H, M]``, added to a segment's scores. It is
+            the logarithm of the segment's gate; minus infinity drops the segment.
         gamma: weights of independent segments, of the same shapes; None: 1.
         mode: ``joint``, or ``independent`` for the sum of ``gamma`` times each segment's attention.
-        scale: of the scores; None: 1 / sqrt(D).
+        scale: factor of the scores; None: 1 / sqrt(D).
         num_splits: parts into which keys are cut; 0: chosen by the shape.
-        return_lse: also return the log-sum-exp of the scores, of joint segments.
-        threads: how many compute; the result does not depend on it.
+        return_lse: also return the log-sum-exp of the scores, for joint segments.
+        threads: number of threads; the result does not depend on it.
 
     Returns:
-        float32 ``[B, Lq, H, Dv]``, and the log-sum-exp ``[B, H, Lq]`` or None. A row with no key to
-        attend to is 0, its log-sum-exp minus infinity.
+        float32 ``[B, Lq, H, Dv]``, and the log-sum-exp ``[B, H, Lq]`` or None. A row without a key
+        to attend to is 0, and its log-sum-exp is minus infinity.
 
     Raises:
         InputError: dtypes, shapes or strides that do not fit.

@@ -27,7 +27,7 @@ __all__ = ["Golden", "Recorded", "Recorder", "Recording", "RecordingStream", "op
 
 
 def open_recording(path: str | os.PathLike[str]) -> Recording:
-    """Open a recording of either form; its samples are read when it is iterated over.
+    """Open a recording, a folder or an MCAP file. Iterating over it reads its samples.
 
     Raises:
         InputError: nothing readable is there, or it is no recording of this version.

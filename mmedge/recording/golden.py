@@ -31,29 +31,29 @@ _TINY = {
 
 
 class Golden:
-    """A :class:`mmedge.recording.sample.Recording` that lies nowhere.
+    """A :class:`mmedge.recording.sample.Recording` in memory, made of a bundle's golden samples.
 
     Each modality comes at ``k / rate`` seconds for k = 0, 1, ..., with the golden samples in turn,
     and is measured when it arrives. Of samples at the same time the slower modality's comes first,
-    and that of ``last`` at the end, so that the first trigger finds the others.
+    and that of ``last`` at the end. So the first trigger has all the others.
 
-    A sensor has noise, and content that comes again is not encoded again: in every second sample
-    the first element of each float or uint8 input is moved by the least step.
+    A sensor has noise, and content that comes again is not encoded again. So in every second sample
+    the first element of each float or uint8 input differs by the smallest step.
 
     Args:
-        bundle: gives the samples and the nominal rates. Of its samples those are used whose sizes
-            of dimensions that modalities share are those of the first.
+        bundle: gives the samples and the nominal rates. Modalities may share dimensions. Only
+            samples are used whose sizes of these dimensions are those of the first sample.
         seconds: how long, above 0.
         rates: rates in Hz by modality, in place of the manifest's ``rate_hz``.
         last: see above.
 
     Attributes:
         rates: in Hz by modality.
-        assumed: modalities for which nobody states a rate; they come at 10 Hz.
+        assumed: modalities without a stated rate; they come at 10 Hz.
 
     Raises:
         BundleError: no golden samples.
-        InputError: an unknown modality, or a number that cannot be.
+        InputError: an unknown modality, or a number that is not allowed.
     """
 
     def __init__(

@@ -60,31 +60,31 @@ def need_mcap() -> None:
 class Recorder:
     """Writes a recording; see docs/reference/recording.md.
 
-    A value is copied when it is handed in; a thread writes it. What that thread cannot keep up with
-    is not recorded: while ``queue_bytes`` wait, the newest sample is left out and counted in
-    ``lost``. A disk that refuses stops nothing either: from then on all is lost, and :meth:`close`
+    A value is copied when it is recorded, and a thread writes it. If the thread falls behind, the
+    application goes on: while ``queue_bytes`` wait, the newest sample is left out and counted in
+    ``lost``. A disk error stops nothing either: all later samples are lost, and :meth:`close`
     raises.
 
-    Safe to call from threads.
+    You may call it from several threads.
 
     Args:
-        path: where; nothing may be there. With the suffix ``.mcap`` one MCAP file, otherwise a
-            folder.
+        path: where to write; nothing may be there. With the suffix ``.mcap`` one MCAP file,
+            otherwise a folder.
         source: the bundle, or its manifest, whose modalities are recorded.
-        clock: seconds in which stamps and arrivals are; pass the stream's own if it has one. None:
-            ``time.monotonic``, as in a stream. Where it is set back (a bag that plays in a loop),
-            arrivals go on, and so do the stamps that are read from it (see
+        clock: the clock of stamps and arrivals, in seconds; pass the stream's own if it has one.
+            None: ``time.monotonic``, as in a stream. If it is set back (a bag that plays in a
+            loop), arrivals go on, and so do the stamps that are read from it (see
             :class:`mmedge.stream.clock.StreamClock`).
         queue_bytes: bytes of values that may wait to be written, above 0.
 
     Attributes:
-        count: samples taken in so far, not all of them written yet.
+        count: samples accepted so far, not all of them written yet.
         lost: samples not recorded so far, by reason: ``queue_full``, ``unfit`` (a value that no
             recording holds, such as an array on a GPU), ``bad_time`` (a stamp or an arrival that
             is no time of the recorder's clock) or ``write_error``.
 
     Raises:
-        InputError: something is at ``path``, it cannot be written, or ``queue_bytes`` < 1.
+        InputError: ``path`` exists or cannot be written, or ``queue_bytes`` < 1.
         BackendError: an ``.mcap`` path without the mcap library.
     """
 
@@ -126,7 +126,7 @@ class Recorder:
         *,
         copy: bool = True,
     ) -> bool:
-        """Take in one sample; returns whether it will be recorded (False: it is in ``lost``).
+        """Record one sample. Returns whether it will be written (False: it is in ``lost``).
 
         Args:
             modality: its name.
@@ -138,9 +138,9 @@ class Recorder:
 
         Raises:
             InputError: an unknown modality, other inputs than it has, a value that no recording
-                holds, a time that is no finite number, or an arrival before the last; or the times
-                of the very first sample are no seconds of the recorder's clock (a later one with
-                such a time is left out, and counted in ``lost``).
+                holds, a time that is no finite number, or an arrival before the last. Also times of
+                the very first sample that are no seconds of the recorder's clock (a later sample
+                with such a time is left out, and counted in ``lost``).
             BackendError: the recorder is closed.
         """
         self._check_owned()
@@ -161,13 +161,13 @@ class Recorder:
             return self._put(sample)
 
     def attach(self, stream: Stream) -> RecordingStream:
-        """The same stream, with each sample that is pushed to it recorded.
+        """Return the stream as one that also records each sample that is pushed to it.
 
         A push that raises is not recorded. Closing it closes the stream and not the recorder.
 
         Raises:
-            InputError: the stream's clock is not the recorder's, so that stamps and arrivals would
-                be of two clocks.
+            InputError: the stream's clock is not the recorder's, so stamps and arrivals would be of
+                two clocks.
         """
         arrival, offset = self._time()
         here, there = arrival - offset, stream.now()
@@ -180,10 +180,10 @@ class Recorder:
         return RecordingStream(stream, self._time, self._pushed)
 
     def close(self) -> None:
-        """Write what waits, and end. May be called twice.
+        """Write the samples that wait, and end. You may call it twice.
 
         Raises:
-            InputError: the disk refused; chunks that are whole can be read.
+            InputError: a disk error; whole chunks can be read.
         """
         if self._disowned:
             return

@@ -75,10 +75,10 @@ class Recording(Protocol):
     """Samples in the order of their arrivals. Each iteration reads them anew, a few at a time.
 
     Attributes:
-        name: what to call it.
+        name: its name.
         bundle: name of the bundle for which it was recorded.
-        modalities: which it may hold.
-        missing: in words, what is known to be missing when it is opened: samples that were not
+        modalities: the modalities that it may hold.
+        missing: in words, what is missing, as far as opening it shows: samples that were not
             recorded, or the end of a recording that was cut short; empty if nothing is.
     """
 
@@ -88,7 +88,7 @@ class Recording(Protocol):
     missing: str
 
     def __iter__(self) -> Iterator[Recorded]:
-        """The samples; raises InputError where they cannot be read or trusted."""
+        """Read the samples; raises InputError if one cannot be read or trusted."""
 
 
 class Writer(Protocol):

@@ -54,83 +54,92 @@ class Runnable(Stages, Protocol):
 class Stream:
     """Runs a bundle's stages on what sensors push, each when its data is there.
 
-    A bundle cut into encoders (stages of one modality) and fusion stages need not run whole for
-    each result. A stream runs an encoder when its sensor delivers, keeps the features, aligns them
-    in time at each trigger, and runs the fusion alone.
+    A bundle of encoders (stages of one modality) and fusion stages need not run as a whole for each
+    result. A stream runs an encoder when its sensor delivers, keeps the features, aligns them in
+    time at each trigger, and runs the fusion alone.
 
-    **When encoders run.** A modality is encoded when its sample comes; while its encoder is busy
-    only the newest sample waits. It is encoded on demand instead, at a trigger and only what that
-    trigger uses, where its nominal rate exceeds the trigger's, and under :class:`Exact` and
-    :class:`Interpolate`. A sample whose content is bitwise that of the one encoded before is not
-    encoded again.
+    **When encoders run.** A modality is encoded when its sample comes. While its encoder is busy,
+    only the newest sample waits. Under :class:`Exact` and :class:`Interpolate`, and if its nominal
+    rate exceeds the trigger's, it is encoded on demand: at a trigger, and only what that trigger
+    uses. A sample whose content is bitwise that of the one encoded before is not encoded again.
 
-    **What a result uses.** The modality that triggered: the triggering sample, waited for. Those
-    encoded on demand: what their policy chooses for the trigger's time, waited for. Any other: the
-    newest sample whose features are ready and that is neither older nor newer than the trigger's
-    time by more than the maximum age (the policy's, else the manifest's ``max_age_ms``). If there
-    is none and one is being encoded, that one is waited for: of a required modality as long as it
-    takes, of an optional one while the deadline is not at risk (without a deadline, up to one
-    period of the trigger; its first value, or what is encoded on demand, until its encoder seems to
-    hang). A slow encoder thus does not set the rate of results. One trigger is at work and at most
-    one waits (or the windows of one chunk, which run one after the other); a newer one supersedes
-    it.
+    **What a result uses.**
 
-    **Absence.** A required modality that is missing or too old makes a result without outputs. For
-    an optional one its stand-in is used: zeros or a token of the smallest size, or of the sizes of
-    those present where dimensions are shared; under ``last`` its last good value, marked absent,
+    - The modality that triggered: the triggering sample. The result waits for it.
+    - Modalities that are encoded on demand: what their policy chooses for the trigger's time. The
+      result waits for it.
+    - Any other: the newest sample whose features are ready. It is neither older nor newer than the
+      trigger's time by more than the maximum age (the policy's, else the manifest's
+      ``max_age_ms``). If there is none and one is being encoded, the result waits for that one: for
+      a required modality as long as it takes, for an optional one while the deadline is not at
+      risk. Without a deadline it waits up to one period of the trigger; for the first value, or
+      what is encoded on demand, until the encoder seems to hang.
+
+    So a slow encoder does not set the rate of results. One trigger runs and at most one waits (or
+    the windows of one chunk, which run one after the other). A newer trigger takes its place.
+
+    **Absence.** A required modality that is missing or too old makes a result without outputs. An
+    optional one has a stand-in: zeros or a token, of the smallest size, or of the sizes of present
+    modalities if they share dimensions. Under ``last`` it is the last good value, marked absent,
     and zeros before there is one. A modality whose newest encoding failed is absent as
-    ``encoder_error`` until one succeeds; the last good value of an optional one stands in while it
-    is within a stated maximum age. A modality that a result used and a later one did without is
-    back after ``recover_after`` good samples in a row; one never used, or required, at once.
+    ``encoder_error`` until one succeeds. The last good value of an optional one is used while it is
+    within a stated maximum age. A modality that a result used and a later one did not is back after
+    ``recover_after`` good samples in a row; one that was never used, or is required, at once.
 
-    **Bad samples.** Content is checked by :class:`Sanity`; a bad sample is dropped, and the
-    modality ages out. Without a maximum age it is absent from its first bad sample to the next good
-    one. Stamps: the same again is ``duplicate``; one more than ``future`` seconds ahead of now, or
-    further ahead than those before it, is ``future``; one older than the maximum age is
-    ``too_old``; one behind the newest is ``out_of_order``, but under Exact and Interpolate it is
-    put in its place if a trigger can still use it (it triggers nothing itself), else ``late``.
-    Three in a row that are behind the newest, increase, and come no faster than twice the pace of
-    their stamps show that the source's clock was set back: its history restarts with the third, and
-    what was held is dropped as ``clock_jump``. Histories hold ``depth`` samples; the oldest is
-    dropped as ``queue_full``. A chunk of a :class:`Window` that is dropped or comes after a gap
-    begins it anew, so that no window joins rows between which others are missing.
+    **Bad samples.** :class:`Sanity` checks content. A bad sample is dropped, and the modality ages
+    out. Without a maximum age it is absent from its first bad sample to the next good one. Stamps
+    are checked too:
 
-    **Account.** Each sample whose push returned is used (in a delivered computation), dropped for
-    one named reason, or pending, and so is each window. A push that raises is not counted.
+    - The same stamp again is ``duplicate``.
+    - A stamp more than ``future`` seconds ahead of now, or further ahead than those before it, is
+      ``future``.
+    - A stamp older than the maximum age is ``too_old``.
+    - A stamp behind the newest is ``out_of_order``. Under Exact and Interpolate the sample is put
+      in its place if a trigger can still use it (it triggers nothing itself), else it is ``late``.
 
-    **Deadline.** With ``deadline_ms``, when 95 % of results are expected to take longer than that
-    from the trigger's time, the last good outputs are delivered again, marked as not fresh, and
-    nothing is computed, unless a required modality that they used is too old by now. Each such skip
-    relaxes the expectation, so that it is tried again. A fresh result that comes late, and one that
-    is not fresh, is delivered with ``met=False``.
+    Three samples in a row that are behind the newest, increase, and come no faster than twice the
+    pace of their stamps show that the source's clock was set back. The history restarts with the
+    third, and the samples before are dropped as ``clock_jump``. A history has ``depth`` samples;
+    the oldest is dropped as ``queue_full``. A :class:`Window` begins anew after a chunk that is
+    dropped, and after a gap, so that no window joins rows between which others are missing.
 
-    **Time.** ``clock`` is any callable that returns seconds, monotonic time by default; stamps are
-    in its seconds, as are all times of a result. A clock that is set back or ahead is followed
-    (:class:`mmedge.stream.clock.StreamClock`), and single wrong readings are not used; both are
-    counted. What is under way when it is set goes on as if it had not been (:class:`Result`). A
+    **Accounting.** Each sample whose push returned is used (in a delivered computation), dropped
+    for one named reason, or pending. So is each window. A push that raises is not counted.
+
+    **Deadline.** With ``deadline_ms``, if 95 % of results are expected to take longer than that
+    from the trigger's time, nothing is computed. The last good outputs are delivered again, marked
+    as not fresh. But if a required modality that they used is too old by now, the stream computes.
+    Each such skip relaxes the expectation, so that the stream tries again. A fresh result that
+    comes late, and one that is not fresh, have ``met=False``.
+
+    **Time.** ``clock`` is any callable that returns seconds, by default monotonic time. Stamps and
+    all times of a result are in its seconds. A stream follows a clock that is set back or ahead
+    (:class:`mmedge.stream.clock.StreamClock`), and does not use single wrong readings. Both are
+    counted. Work in progress when it is set goes on as if it had not been (:class:`Result`). A
     clock that raises, and a thread that dies, fail the stream: pushes and results then raise. On a
-    :class:`mmedge.stream.clock.SimulatedClock` no thread is used and the same pushes give the same
-    results, bit for bit; use it from one thread.
+    :class:`mmedge.stream.clock.SimulatedClock` no thread is used, and the same pushes give the same
+    results, bit for bit. Use it from one thread.
 
-    Safe to call from threads, and several streams may share a pipeline. Closing a stream does not
-    close its pipeline.
+    You may call a stream from several threads, and several streams may share a pipeline. Closing a
+    stream does not close its pipeline.
 
     Args:
         pipe: a loaded pipeline; its ``run_stage`` does the work.
-        trigger: a modality's name (each accepted sample of it, or each new window; not one that
-            came late), a number (this many times a second of the clock, first after one period), or
+        trigger: a modality's name (each accepted sample of it, or each new window, unless it came
+            late), a number (this many times a second of the clock, first after one period), or
             ``"any"`` (each accepted sample of any modality).
         deadline_ms: milliseconds from the trigger's time to the result; None: no deadline.
         align: policy by modality; :class:`Latest` for those not named.
         sanity: checks by modality; ``Sanity()`` for those not named.
         clock: see above; None: ``time.monotonic``.
-        depth: samples kept by modality under Exact and Interpolate.
+        depth: samples in the history of a modality under Exact and Interpolate.
         keep: results that wait to be fetched; the oldest is dropped for a newer one.
         future: seconds that a stamp may be ahead of now.
         recover_after: good samples after which a lost optional modality is used again.
 
     Raises:
-        InputError: an unknown modality, a policy that does not fit it, or a number that cannot be.
+        InputError: an unknown modality, a policy that does not fit it, or a number that is not
+            allowed.
     """
 
     def __init__(
@@ -226,14 +235,14 @@ class Stream:
         *,
         copy: bool = True,
     ) -> int:
-        """Hand in one sample; returns its number within its modality, from 0.
+        """Push one sample. Returns its number within its modality, from 0.
 
         Args:
             modality: its name.
             value: an array as the manifest declares it (for a modality of one input), a mapping
-                from each of its inputs to an array, or a string where it has a tokenizer; a chunk
-                of rows under :class:`Window`. An array on a GPU is used where it lies: leave it
-                alone while its sample may be used; its content is neither checked nor compared.
+                from each of its inputs to an array, or, if it has a tokenizer, a string. Under
+                :class:`Window`, a chunk of rows. An array on a GPU is not copied: do not write to
+                it while its sample may be used. Its content is neither checked nor compared.
             t: when it was measured, in seconds of the stream's clock (see
                 :func:`mmedge.stream.clock.read_seconds` for what is a number of seconds); None:
                 now.
@@ -277,24 +286,24 @@ class Stream:
         return sample.seq
 
     def now(self) -> float:
-        """The time of the stream's clock, in seconds: what stamps are held against."""
+        """The time of the stream's clock in seconds, with which stamps are compared."""
         self._check_owned()
         with self._lock:
             return self._time() - self._clock.offset
 
     def result(self, timeout: float | None = None, *, latest: bool = False) -> Result:
-        """The next result, in order, or the newest; waits for one.
+        """Wait for the next result, in order, or for the newest.
 
         Args:
             timeout: most seconds to wait, 0 or more; None or infinity: as long as it takes. On a
                 simulated clock, most seconds that the clock is advanced; None: until nothing is
                 planned any more.
             latest: pass over all results but the newest, for a reader that is slower than results
-                come; they count as ``results_dropped`` in :meth:`health`.
+                come. They count as ``results_dropped`` in :meth:`health`.
 
         Raises:
-            TimeoutError: there was none; the message says what the stream is waiting for.
-            InputError: a timeout that cannot be meant.
+            TimeoutError: there was no result; the message says what the stream waits for.
+            InputError: a timeout that makes no sense.
             BackendError: the stream is closed, or failed; the message says why.
         """
         timeout = read_timeout(timeout)
@@ -308,12 +317,12 @@ class Stream:
             return self._core.take(self._time(), latest=latest)
 
     def forget(self, modality: str) -> None:
-        """Withdraw what a modality has brought, such as an instruction that no longer holds.
+        """Withdraw the samples of a modality, such as an instruction that is no longer valid.
 
-        No result that is fetched after this has used it: what is under way begins anew without it,
-        results that wait to be fetched and used it are dropped, and outputs that used it are not
-        repeated. The modality is absent as ``forgotten`` until its next sample, which is used at
-        once and may have any stamp. What was held counts as dropped by ``forgotten``.
+        No result that you fetch after this has used them. Work in progress begins anew without
+        them, results that wait to be fetched and used them are dropped, and outputs that used them
+        are not repeated. The samples count as dropped by ``forgotten``. The modality is absent as
+        ``forgotten`` until its next sample, which is used at once and may have any stamp.
 
         Raises:
             InputError: an unknown modality.
@@ -326,10 +335,10 @@ class Stream:
             self._driver.wake()
 
     def reset(self) -> None:
-        """Begin as if nothing had been pushed: an episode ended.
+        """Begin as if nothing had been pushed, because an episode ended.
 
-        What is under way, results that wait to be fetched, all samples (dropped as ``reset``), the
-        last good outputs and what is known of lost sensors are let go of. Counters, the clock, a
+        The stream drops work in progress, results that wait to be fetched, all samples (as
+        ``reset``), the last good outputs, and which sensors were lost. Counters, the clock, a
         timer's ticks and the expected latency go on.
 
         Raises:
@@ -347,16 +356,16 @@ class Stream:
                 self._driver.wake()
 
     def health(self) -> Health:
-        """A snapshot of all counters."""
+        """Return a snapshot of all counters."""
         self._check_owned()
         with self._lock:
             return self._read_health()
 
     def close(self) -> None:
-        """Stop; may be called twice, and from any thread.
+        """Stop. You may call it twice, and from any thread.
 
-        Wakes who waits in :meth:`result`, counts pending samples as dropped by ``closed``, and
-        returns at once: a thread that is inside a stage ends when that stage does.
+        It wakes threads that wait in :meth:`result`, counts pending samples as dropped by
+        ``closed``, and returns at once. A thread that is inside a stage ends when that stage does.
         """
         self._close()
 
