@@ -137,14 +137,16 @@ class Relations:
         smallest = {name: limits.min for name, limits in self.dimensions.items()} | dict(sizes)
         if not self.any or self.holds(smallest) or not self.holds(sizes):
             return smallest
-        free = [name for name in self._names if name not in sizes]
-        near = [_candidates(self.dimensions[name], sizes.values()) for name in free]
+        free_names = [name for name in self._names if name not in sizes]
+        near = [_candidates(self.dimensions[name], sizes.values()) for name in free_names]
         # Of the others it is known that they hold.
-        rest = [relation for _, relation in self._relations if relation.names - sizes.keys()]
-        for chosen in islice(product(*near), _TRIES):
-            tried = smallest | dict(zip(free, chosen, strict=True))
-            if all(relation.holds(tried) for relation in rest):
-                return tried
+        open_relations = [
+            relation for _, relation in self._relations if relation.names - sizes.keys()
+        ]
+        for combination in islice(product(*near), _TRIES):
+            candidate = smallest | dict(zip(free_names, combination, strict=True))
+            if all(relation.holds(candidate) for relation in open_relations):
+                return candidate
         return smallest
 
     def _first_broken(self, sizes: Mapping[str, int]) -> tuple[Constraint, Expression] | None:
@@ -159,9 +161,9 @@ class Relations:
 
     def _describe(self, broken: tuple[Constraint, Expression], sizes: Mapping[str, int]) -> str:
         constraint, relation = broken
-        got = ", ".join(f"{name}={sizes[name]}" for name in sorted(relation.names))
+        broken_sizes = ", ".join(f"{name}={sizes[name]}" for name in sorted(relation.names))
         return (
-            f"sizes {got}: this bundle takes only {constraint.expression}, because of "
+            f"sizes {broken_sizes}: this bundle takes only {constraint.expression}, because of "
             f"{constraint.source}\n  What to do: pass sizes that keep it; elsewhere the network "
             "does something else, which is not in this bundle's graphs"
         )
@@ -190,8 +192,8 @@ def _candidates(dimension: Dimension, near: Iterable[int]) -> list[int]:
     step = dimension.multiple
     sizes = {dimension.min + step * index for index in range(_STEPS)}
     for size in near:
-        first = round_up(dimension, size)
-        sizes |= {first, first + step}
+        nearest = round_up(dimension, size)
+        sizes |= {nearest, nearest + step}
     return sorted(size for size in sizes if allows(dimension, size))
 
 
@@ -203,7 +205,7 @@ def parse(text: str) -> Expression:
     """
     if len(text) > MAX_LENGTH:
         raise ValueError(f"at most {MAX_LENGTH} characters, got {len(text)}")
-    reader = _Reader(text)
+    reader = _RelationReader(text)
     tree, kind = reader.read_or(0)
     if not reader.at_end():
         raise reader.misfit("the end or an operator")
@@ -212,7 +214,7 @@ def parse(text: str) -> Expression:
     return Expression(text, tree, frozenset(reader.names), reader.count)
 
 
-class _Reader:
+class _RelationReader:
     """Recursive descent: one method for each rule of the grammar, with the depth so far.
 
     Each gives the tree and its type, ``bool`` or ``int``.
@@ -253,14 +255,14 @@ class _Reader:
         return self._join("and", self._read_not, depth)
 
     def _join(
-        self, word: str, read: Callable[[int], tuple[_Tree, type]], depth: int
+        self, word: str, read_part: Callable[[int], tuple[_Tree, type]], depth: int
     ) -> tuple[_Tree, type]:
-        first, kind = read(depth)
+        first, kind = read_part(depth)
         parts = [first]
         while self._take(word):
-            other, also = read(depth)
+            part, also = read_part(depth)
             self._check_kind(bool, kind, also)
-            parts.append(other)
+            parts.append(part)
         return (first, kind) if len(parts) == 1 else ((word, *parts), bool)
 
     def _read_not(self, depth: int) -> tuple[_Tree, type]:
@@ -287,14 +289,17 @@ class _Reader:
         return self._chain(("*", "//", "%"), self._read_factor, depth)
 
     def _chain(
-        self, operators: Sequence[str], read: Callable[[int], tuple[_Tree, type]], depth: int
+        self,
+        operators: Sequence[str],
+        read_operand: Callable[[int], tuple[_Tree, type]],
+        depth: int,
     ) -> tuple[_Tree, type]:
         """Operators of one rank, from the left; the tree is as deep as the chain is long."""
-        tree, kind = read(depth)
+        tree, kind = read_operand(depth)
         while operator := self._take(*operators):
-            other, also = read(depth)
+            operand, also = read_operand(depth)
             self._check_kind(int, kind, also)
-            tree = (operator, tree, other)
+            tree = (operator, tree, operand)
         return tree, kind
 
     def _read_factor(self, depth: int) -> tuple[_Tree, type]:
@@ -340,10 +345,10 @@ class _Reader:
 
     def _check_kind(self, expected: type, *kinds: type) -> None:
         if any(kind is not expected for kind in kinds):
-            wanted, got = (
+            expected_word, word = (
                 ("a relation", "a number") if expected is bool else ("a number", "a relation")
             )
-            raise ValueError(f"{wanted}, got {got} before token {self._at + 1}")
+            raise ValueError(f"{expected_word}, got {word} before token {self._at + 1}")
 
 
 def _check_depth(depth: int) -> None:
@@ -354,9 +359,9 @@ def _check_depth(depth: int) -> None:
 def _split(text: str) -> list[str]:
     tokens: list[str] = []
     at, end = 0, len(text.rstrip(" "))
-    read = re.compile(_LEXEME).match
+    match_lexeme = re.compile(_LEXEME).match
     while at < end:
-        match = read(text, at)
+        match = match_lexeme(text, at)
         if match is None:
             raise ValueError(f"a number, a dimension or an operator, got {text[at:][:20]!a}")
         token = match[1] or match[2] or match[3]

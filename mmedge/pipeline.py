@@ -88,7 +88,7 @@ class Pipeline:
             )
 
         self._open_plan = open_plan
-        self._verified = allow_unverified or _proven(bundle.manifest, variant)
+        self._verified = allow_unverified or _is_proven(bundle.manifest, variant)
         self._loaded = open_plan(plan)
         watch(self)
         if not self._verified:
@@ -146,14 +146,15 @@ class Pipeline:
                 during the call).
         """
         # Read once: another thread may close the pipeline, or load another plan.
-        loaded = self._loaded
-        direct = loaded.direct
+        loaded_plan = self._loaded
+        direct = loaded_plan.direct
         if direct is not None:
             values = self._feeds.prepare(inputs)
             if self._finite is not None:
                 self._finite.check(values)
             return direct(values)
-        return self._answer(loaded, inputs, cached=cached, run_encoders=loaded.scheduler.run)[0]
+        run_encoders = loaded_plan.scheduler.run
+        return self._answer(loaded_plan, inputs, cached=cached, run_encoders=run_encoders)[0]
 
     def timed(
         self, inputs: Mapping[str, Any], *, cached: bool = True
@@ -173,19 +174,19 @@ class Pipeline:
 
     def _answer(
         self,
-        loaded: LoadedPlan,
+        loaded_plan: LoadedPlan,
         inputs: Mapping[str, Any],
         *,
         cached: bool,
         run_encoders: Callable[[Mapping[str, Callable[[], dict[str, Array]]]], Any],
     ) -> tuple[dict[str, Array], dict[str, int]]:
         """Outputs and the time of each part."""
-        laps = Laps(loaded.parts)
-        self._check_open(loaded)
+        laps = Laps(loaded_plan.parts)
+        self._check_open(loaded_plan)
         values = self._feeds.prepare(inputs)
         if self._finite is not None:
             self._finite.check(values)
-        outputs = loaded.answer(values, laps, cached=cached, run_encoders=run_encoders)
+        outputs = loaded_plan.answer(values, laps, cached=cached, run_encoders=run_encoders)
         return outputs, laps.parts
 
     def stream(
@@ -233,17 +234,21 @@ class Pipeline:
             InputError: the bundle has no such stage.
             BackendError: the engine failed.
         """
-        loaded = self._loaded
-        self._check_open(loaded)
-        if stage not in loaded.sessions:
-            others = [s.name for s in self.bundle.manifest.stages if s.name not in loaded.sessions]
-            if stage in others:
+        loaded_plan = self._loaded
+        self._check_open(loaded_plan)
+        if stage not in loaded_plan.sessions:
+            other_stages = [
+                s.name for s in self.bundle.manifest.stages if s.name not in loaded_plan.sessions
+            ]
+            if stage in other_stages:
                 raise InputError(
                     f"stage {stage!r} is not of the plan that is loaded, {self.plan!r}; load the "
                     "bundle with another plan"
                 )
-            raise InputError(f"no stage {stage!r}; this bundle has {', '.join(loaded.sessions)}")
-        return loaded.run_stage(stage, feeds)
+            raise InputError(
+                f"no stage {stage!r}; this bundle has {', '.join(loaded_plan.sessions)}"
+            )
+        return loaded_plan.run_stage(stage, feeds)
 
     def use_plan(self, plan: PlanName) -> None:
         """Load a plan in place of the one that is loaded, unless it is the same.
@@ -283,8 +288,8 @@ class Pipeline:
         self._loaded.disown()
         self._disowned = True
 
-    def _check_open(self, loaded: LoadedPlan) -> None:
-        if not loaded.sessions:
+    def _check_open(self, loaded_plan: LoadedPlan) -> None:
+        if not loaded_plan.sessions:
             if self._disowned:
                 raise BackendError(f"{self!r}: {ADVICE}")
             raise BackendError(f"{self!r} is closed; load the bundle again")
@@ -398,7 +403,7 @@ def load(
     check_threads(threads)
     if run_timeout_s is not None and not 0 < run_timeout_s < inf:
         raise ValueError(f"run_timeout_s must be seconds above 0, or None; got {run_timeout_s!r}")
-    opened = bundle if isinstance(bundle, Bundle) else None
+    caller_bundle = bundle if isinstance(bundle, Bundle) else None
     path = bundle.path if isinstance(bundle, Bundle) else bundle
     isolated = None
     if isolate:
@@ -411,26 +416,26 @@ def load(
             "allow_unverified": allow_unverified, "allow_non_finite": allow_non_finite,
             "run_timeout_s": run_timeout_s,
         })  # fmt: skip
-    held = Bundle.open(path) if opened is None else opened
+    open_bundle = Bundle.open(path) if caller_bundle is None else caller_bundle
     try:
-        if isolated is not None and isolated != held.digest:
+        if isolated is not None and isolated != open_bundle.digest:
             raise BundleError(f"{path}: changed since a child process loaded it; load it again")
         here = probe()
-        chosen, decisions = held.select(
+        chosen_variant, decisions = open_bundle.select(
             restrict(here, device),
             variant=variant,
             backend=backend.replace("-", "_"),
             precision=precision,
         )
-        name, why = choose_plan(held.manifest, chosen, here, plan=plan)
+        name, why = choose_plan(open_bundle.manifest, chosen_variant, here, plan=plan)
         pipe = Pipeline(
-            held,
-            chosen,
+            open_bundle,
+            chosen_variant,
             decisions,
             plan=name,
             why_plan=why,
             options=SessionOptions(
-                threads=threads or _tuned_threads(chosen, here),
+                threads=threads or _tuned_threads(chosen_variant, here),
                 kernels=kernels,
                 spin=spin,
                 run_timeout_s=run_timeout_s,
@@ -439,11 +444,11 @@ def load(
             concurrent=concurrent,
             allow_non_finite=allow_non_finite,
             allow_unverified=allow_unverified,
-            owns_bundle=opened is None,
+            owns_bundle=caller_bundle is None,
         )
     except MMEdgeError:
-        if opened is None:
-            held.close()
+        if caller_bundle is None:
+            open_bundle.close()
         raise
     return pipe
 
@@ -458,14 +463,14 @@ def _tuned_threads(variant: Variant, device: Device) -> int | None:
     """Threads that were measured to be fastest, where that says something of this machine."""
     if variant.metrics.get("cores") != device.cores:
         return None
-    found = int(variant.metrics.get("threads", 0))
-    return found if 1 <= found <= device.cores else None
+    threads = int(variant.metrics.get("threads", 0))
+    return threads if 1 <= threads <= device.cores else None
 
 
-def _proven(manifest: Manifest, variant: Variant) -> bool:
+def _is_proven(manifest: Manifest, variant: Variant) -> bool:
     """Whether export has held this very computation against the network."""
-    own = manifest.runs_own_graphs(variant)
-    return own and (variant.backend, variant.target) == ("ort", "cpu")
+    runs_own_graphs = manifest.runs_own_graphs(variant)
+    return runs_own_graphs and (variant.backend, variant.target) == ("ort", "cpu")
 
 
 def restrict(device: Device, target: str | None) -> Device:

@@ -250,9 +250,9 @@ class Variant:
 
     def reject_reason(self, device: Device) -> str | None:
         """Why this variant cannot run on ``device``; None when it can."""
-        missing = device.missing.get(self.backend)
+        why_missing = device.missing.get(self.backend)
         if self.backend not in device.backends:
-            return missing or f"backend {self.backend!r} is not known to this version of mmedge"
+            return why_missing or f"backend {self.backend!r} is not known to this version of mmedge"
         if self.target not in device.targets:
             have = ", ".join(device.targets)
             why = device.missing.get(self.target)
@@ -260,9 +260,9 @@ class Variant:
                 f" ({why})" if why else ""
             )
         for library, version in self.requires.items():
-            found = device.libraries.get(library)
-            if found != version:
-                return f"needs {library} {version}, found {found or 'none'}"
+            here = device.libraries.get(library)
+            if here != version:
+                return f"needs {library} {version}, found {here or 'none'}"
         return None
 
 
@@ -339,8 +339,10 @@ class Manifest:
 
     def open_questions(self, *variants: Variant) -> tuple[str, ...]:
         """What was not checked of the bundle, and of ``variants``, a line each."""
-        own = (f"{variant.id}: {text}" for variant in variants for text in variant.not_checked)
-        return (*self.not_checked, *own)
+        variant_questions = (
+            f"{variant.id}: {text}" for variant in variants for text in variant.not_checked
+        )
+        return (*self.not_checked, *variant_questions)
 
     def inputs(self) -> dict[str, TensorSpec]:
         """Inputs of the whole network by name, in the modalities' order."""
@@ -382,12 +384,12 @@ class Manifest:
         """
         by_name = {each.name: each.stages for each in self.all_plans()}
         names = by_name[plan or ("cut" if "cut" in by_name else "whole")]
-        ready = set(self.inputs())
+        tensors = set(self.inputs())
         waiting = [stage for stage in self.stages if stage.name in names]
-        ordered: list[Stage] = []
+        stages: list[Stage] = []
         while waiting:
-            stage = next(s for s in waiting if all(spec.name in ready for spec in s.inputs))
+            stage = next(s for s in waiting if all(spec.name in tensors for spec in s.inputs))
             waiting.remove(stage)
-            ordered.append(stage)
-            ready.update(spec.name for spec in stage.outputs)
-        return tuple(ordered)
+            stages.append(stage)
+            tensors.update(spec.name for spec in stage.outputs)
+        return tuple(stages)

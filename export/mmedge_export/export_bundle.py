@@ -50,7 +50,7 @@ from mmedge_export.capture.try_sizes import try_sizes
 from mmedge_export.model import Model
 from mmedge_export.onnx_graph.graph import Graph, precision
 from mmedge_export.open_questions import INVENTED, NOT_RUN, line
-from mmedge_export.partition.stages import Stages, count_flops, make_stages, whole_stage
+from mmedge_export.partition.stages import ExportedStages, count_flops, make_stages, whole_stage
 from mmedge_export.passes.guard_division import GuardDivisionPass
 from mmedge_export.sources.loader import load_source
 
@@ -149,18 +149,20 @@ def export(
         tell("running the network itself")
         for remark in network.remarks:
             tell(f"  {remark}")
-        model, run = network.model, network.run
+        model, run_network = network.model, network.run
         if model.made_up is not None:
             leave("the example is made up; --example FILE gives a real one")
         values = probe_inputs.example(model)
         outputs = network.repeated(values, tolerance, leave)
         if not allow_nan:
             check_outputs(model, outputs, "the example")
-        absent = absences(model, run, outputs, leave)
-        seen: dict[str, Range] = {}
-        given = _ranged(model, checked(model), seen)
+        absent = absences(model, run_network, outputs, leave)
+        ranges: dict[str, Range] = {}
+        samples_given = _ranged(model, checked(model), ranges)
         least = least_integer(network.graph)
-        samples = golden(model, run, given, samples_limit, allow_nan=allow_nan, least=least)
+        samples = golden(
+            model, run_network, samples_given, samples_limit, allow_nan=allow_nan, least=least
+        )
         base = ParityCase("the example", values, outputs)
         tell("tracing")
         graph = network.trace(opset)
@@ -168,27 +170,35 @@ def export(
         for check in graph.checks:
             leave(f"what the network checks of values at {check}: the graphs do not make the check")
         GuardDivisionPass()(graph.model)
-        made = _stages(graph, model, values, outputs, folder, split=split, tell=tell)
+        exported_stages = _stages(graph, model, values, outputs, folder, split=split, tell=tell)
         tell("checking the graph against the network")
-        tried = try_sizes(
-            model, limits, run, made.run, tolerance, leave, varied=has_other_sizes(model, samples)
+        size_cases = try_sizes(
+            model,
+            limits,
+            run_network,
+            exported_stages.run,
+            tolerance,
+            leave,
+            varied=has_other_sizes(model, samples),
         )
-        first = [base, *absent, *tried]
+        first_cases = [base, *absent, *size_cases]
         coverage, unproven = Coverage(model), list[str]()
 
         def varied() -> Iterator[ParityCase]:
             """What the samples, all of them checked by now, kept constant."""
             unproven.extend(to_vary(model, coverage.constant()))
-            yield from variations(model, run, base, unproven, leave, least=least)
+            yield from variations(model, run_network, base, unproven, leave, least=least)
             if coverage.silent():
-                yield from wider(model, run, base)
+                yield from wider(model, run_network, base)
 
-        seen_cases = coverage.watch(chain(every(model, run, samples, given, tell, leave), varied()))
-        worst = parity.check(graph, made.run, chain(first, seen_cases), tolerance)
-        parity.check_operators(graph, [base, *tried[-1:]], tolerance, leave)
-        for case in beyond(model, run, base):
+        seen_cases = coverage.watch(
+            chain(every(model, run_network, samples, samples_given, tell, leave), varied())
+        )
+        worst = parity.check(graph, exported_stages.run, chain(first_cases, seen_cases), tolerance)
+        parity.check_operators(graph, [base, *size_cases[-1:]], tolerance, leave)
+        for case in beyond(model, run_network, base):
             try:
-                parity.check(graph, made.run, [case], tolerance)
+                parity.check(graph, exported_stages.run, [case], tolerance)
             except ExportError as fault:
                 leave(f"{case.what}: there the graph is another function ({fault})")
         for finding in coverage.findings():
@@ -202,12 +212,12 @@ def export(
         manifest = Manifest(
             name=_name(name or model.name or _module_name(model)),
             modalities=_modalities(model, tokenizers),
-            stages=made.stages,
+            stages=exported_stages.stages,
             outputs=tuple(model.outputs),
             variants=(
-                _variant(made.stages, kind, "cpu", tolerance, metrics),
+                _variant(exported_stages.stages, kind, "cpu", tolerance, metrics),
                 _variant(
-                    made.stages,
+                    exported_stages.stages,
                     kind,
                     "cuda",
                     Tolerance(max(tolerance.rtol, CUDA_RTOL), tolerance.atol),
@@ -216,21 +226,26 @@ def export(
                 ),
             ),
             files={},
-            dimensions=made.dimensions,
-            ranges=seen,
-            cut=replace(made.cut, remarks=(*network.remarks, *made.cut.remarks)),
+            dimensions=exported_stages.dimensions,
+            ranges=ranges,
+            cut=replace(
+                exported_stages.cut, remarks=(*network.remarks, *exported_stages.cut.remarks)
+            ),
             constraints=limits.constraints(),
             labels=labels,
             provenance=_provenance(model, graph, source, allow_nan=allow_nan),
             not_checked=tuple(not_checked),
-            plans=made.plans,
+            plans=exported_stages.plans,
         )
         return Bundle.write(
             path,
             manifest,
-            {**made.files, **files},
+            {**exported_stages.files, **files},
             samples=[
-                Sample(proof.inputs, {**proof.outputs, **made.boundary_tensors(proof.inputs)})
+                Sample(
+                    proof.inputs,
+                    {**proof.outputs, **exported_stages.boundary_tensors(proof.inputs)},
+                )
                 for proof in proofs
             ],
             absent=_tokens(model),
@@ -247,23 +262,23 @@ def _stages(
     *,
     split: bool | None,
     tell: Tell,
-) -> Stages:
+) -> ExportedStages:
     if split is False:
         flops, uncounted = count_flops(graph.model, example)
         remarks = ("not cut: asked not to", *uncounted)
         return whole_stage(graph, model, outputs, folder, remarks, flops)
     tell("cutting by modality")
-    made = make_stages(graph, model, example, outputs, folder, whole=split is None)
-    for remark in made.cut.remarks:
+    stages = make_stages(graph, model, example, outputs, folder, whole=split is None)
+    for remark in stages.cut.remarks:
         tell(f"  {remark}")
-    return made
+    return stages
 
 
 def _ranged(
-    model: Model, given: Iterator[dict[str, Array]] | None, seen: dict[str, Range]
+    model: Model, samples: Iterator[dict[str, Array]] | None, ranges: dict[str, Range]
 ) -> Iterator[dict[str, Array]] | None:
-    """``given``, and in ``seen`` what each input of numbers held so far (token ids are none)."""
-    if given is None:
+    """``samples``, and in ``ranges`` what each input of numbers held so far (no token ids)."""
+    if samples is None:
         return None
     tokens = {
         name
@@ -273,22 +288,22 @@ def _ranged(
     }
 
     def watched() -> Iterator[dict[str, Array]]:
-        for inputs in given:
+        for inputs in samples:
             for name, value in inputs.items():
                 if name not in tokens and value.dtype != np.bool_:
-                    _widen(seen, name, value)
+                    _widen(ranges, name, value)
             yield inputs
 
     return watched()
 
 
-def _widen(seen: dict[str, Range], name: str, value: Array) -> None:
+def _widen(ranges: dict[str, Range], name: str, value: Array) -> None:
     finite = value[np.isfinite(value)]
     if not finite.size:
         return
     low, high = float(finite.min()), float(finite.max())
-    old = seen.get(name, Range(low, high))
-    seen[name] = Range(min(low, old.min), max(high, old.max))
+    before = ranges.get(name, Range(low, high))
+    ranges[name] = Range(min(low, before.min), max(high, before.max))
 
 
 def _variant(
@@ -304,27 +319,27 @@ def _variant(
 
 
 def _modalities(model: Model, tokenizers: Mapping[str, str]) -> tuple[Modality, ...]:
-    made = []
+    modalities = []
     for name, inputs in model.modalities().items():
-        first = model.inputs[inputs[0]]
+        first_input = model.inputs[inputs[0]]
         tokenizer = None
         if name in tokenizers:
             ids = next(n for n in inputs if model.inputs[n].tokenizer is not None)
             mask = next((n for n in inputs if n != ids), None)
             tokenizer = Tokenizer(tokenizers[name], ids, mask)
-        made.append(
+        modalities.append(
             Modality(
                 name=name,
                 inputs=inputs,
-                required=first.required,
-                rate_hz=first.rate_hz,
-                max_age_ms=first.max_age_ms,
-                absent=first.absent,
+                required=first_input.required,
+                rate_hz=first_input.rate_hz,
+                max_age_ms=first_input.max_age_ms,
+                absent=first_input.absent,
                 tokenizer=tokenizer,
-                sample_rate_hz=first.sample_rate_hz,
+                sample_rate_hz=first_input.sample_rate_hz,
             )
         )
-    return tuple(made)
+    return tuple(modalities)
 
 
 def _assets(
@@ -366,7 +381,7 @@ def _tokens(model: Model) -> dict[str, Array]:
 
 def _provenance(model: Model, graph: Graph, source: str, *, allow_nan: bool) -> dict[str, str]:
     """What made the bundle; no path of this machine."""
-    made = {
+    provenance = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "mmedge": metadata.version("mmedge"),
         "opset": str(graph.opset),
@@ -374,23 +389,23 @@ def _provenance(model: Model, graph: Graph, source: str, *, allow_nan: bool) -> 
         "samples": INVENTED if model.samples is None else "given",
     }
     if allow_nan:
-        made["allow_nan"] = "yes"
+        provenance["allow_nan"] = "yes"
     libraries = ["onnx_ir", "onnxruntime"]
     if isinstance(model.module, Path):
-        made["source"] = model.module.name
-        made["producer"] = " ".join(
+        provenance["source"] = model.module.name
+        provenance["producer"] = " ".join(
             filter(None, (graph.model.producer_name, graph.model.producer_version))
         )
     else:
         kind = type(model.module)
-        made["network"] = f"{kind.__module__}.{kind.__qualname__}"
-        made["source"] = re.split(r"[/\\]", source)[-1] or made["network"]
-        made["exporter"] = "torch.onnx.export(dynamo=True)"
+        provenance["network"] = f"{kind.__module__}.{kind.__qualname__}"
+        provenance["source"] = re.split(r"[/\\]", source)[-1] or provenance["network"]
+        provenance["exporter"] = "torch.onnx.export(dynamo=True)"
         libraries += ["torch", "onnx", "onnxscript"]
     for library in libraries:
         with contextlib.suppress(metadata.PackageNotFoundError):
-            made[library] = metadata.version(library)
-    return made
+            provenance[library] = metadata.version(library)
+    return provenance
 
 
 def _module_name(model: Model) -> str:

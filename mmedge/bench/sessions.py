@@ -81,8 +81,8 @@ def shares(load: Load, sessions: int) -> list[Load]:
         raise ValueError(f"expected 1 session to as many as there are calls, got {sessions}")
     if load.calls is None:
         return [replace(load, seconds=(load.seconds or 0.0) / sessions)] * sessions
-    each, rest = divmod(load.calls, sessions)
-    return [replace(load, calls=each + (part < rest)) for part in range(sessions)]
+    calls_each, remainder = divmod(load.calls, sessions)
+    return [replace(load, calls=calls_each + (part < remainder)) for part in range(sessions)]
 
 
 def timed_session(
@@ -121,15 +121,15 @@ def timed_in_turn(
     Raises:
         MMEdgeError: whatever a call raises.
     """
-    made = _caller(pipes[0], inputs[0]), _caller(pipes[1], inputs[1])
+    callers = _caller(pipes[0], inputs[0]), _caller(pipes[1], inputs[1])
     parts = _Parts(), _Parts()
-    warm = beside(*arrivals.in_turn(made, warmup))
+    warm = beside(*arrivals.in_turn(callers, warmup))
     with Monitor() as monitor:
-        series = arrivals.in_turn(made, calls, keep=lambda which, part: parts[which].add(part))
-    both = sum(own.elapsed_ns for own in series)
+        series = arrivals.in_turn(callers, calls, keep=lambda which, part: parts[which].add(part))
+    total_ns = sum(one_series.elapsed_ns for one_series in series)
     first, second = (
-        TimedSession(own, part.columns, warm, monitor, own.elapsed_ns / both)
-        for own, part in zip(series, parts, strict=True)
+        TimedSession(one_series, part.columns, warm, monitor, one_series.elapsed_ns / total_ns)
+        for one_series, part in zip(series, parts, strict=True)
     )
     return first, second
 
@@ -156,40 +156,42 @@ class _Parts:
             self.columns[name].append(value)
 
 
-def summed(timed: Sequence[TimedSession], deadline_ms: float | None) -> dict[str, Any]:
+def summed(sessions: Sequence[TimedSession], deadline_ms: float | None) -> dict[str, Any]:
     """What a report says of the calls of all sessions, one session after the other.
 
     The time between sessions, which loads and warms up, is left out.
     """
-    offsets = [0, *accumulate(session.series.elapsed_ns for session in timed)]
+    offsets = [0, *accumulate(session.series.elapsed_ns for session in sessions)]
     start = _joined(
-        [np.asarray(s.series.start_ns) + at for s, at in zip(timed, offsets, strict=False)]
+        [np.asarray(s.series.start_ns) + at for s, at in zip(sessions, offsets, strict=False)]
     )
-    latency = _joined([s.series.latency_ns for s in timed])
-    wait = _joined([s.series.wait_ns for s in timed])
-    columns = {name: _joined([s.parts[name] for s in timed]) / 1e6 for name in timed[0].parts}
+    latency = _joined([s.series.latency_ns for s in sessions])
+    wait = _joined([s.series.wait_ns for s in sessions])
+    columns = {name: _joined([s.parts[name] for s in sessions]) / 1e6 for name in sessions[0].parts}
     if wait.any():
         columns = {"waiting": wait / 1e6, **columns}
-    rest = latency / 1e6 - sum(columns.values())
-    found = figures(start / 1e9, latency / 1e6, deadline_ms)
-    if len(timed) > 1:
-        part = np.repeat(np.arange(len(timed)), [len(s.series.latency_ns) for s in timed])
-        series = found["series"]
-        kept, of = series["kept"], series["of"]
-        series["part"] = part[np.arange(kept) * of // kept].tolist()
-        if len(timed) >= LEAST_PARTS:
-            found["confidence_ms"] = _between(series, found["latency_ms"])
-    calls = [session.warmup.calls for session in timed]
+    residual = latency / 1e6 - sum(columns.values())
+    section = figures(start / 1e9, latency / 1e6, deadline_ms)
+    if len(sessions) > 1:
+        part = np.repeat(np.arange(len(sessions)), [len(s.series.latency_ns) for s in sessions])
+        series = section["series"]
+        count, total = series["kept"], series["of"]
+        series["part"] = part[np.arange(count) * total // count].tolist()
+        if len(sessions) >= LEAST_PARTS:
+            section["confidence_ms"] = _between(series, section["latency_ms"])
+    calls = [session.warmup.calls for session in sessions]
     return {
-        **found,
+        **section,
         "warmup": {
             "calls": sum(calls),
-            "settled": all(session.warmup.settled for session in timed),
-            "rule": timed[0].warmup.rule + (f"; {len(timed)} sessions" if len(timed) > 1 else ""),
+            "settled": all(session.warmup.settled for session in sessions),
+            "rule": sessions[0].warmup.rule
+            + (f"; {len(sessions)} sessions" if len(sessions) > 1 else ""),
         },
         "throughput_hz": len(latency) * 1e9 / offsets[-1],
         "stages": {
-            name: summary.summary(values) for name, values in {**columns, "residual": rest}.items()
+            name: summary.summary(values)
+            for name, values in {**columns, "residual": residual}.items()
         },
     }
 
@@ -199,27 +201,27 @@ def _between(
 ) -> dict[str, list[float] | None]:
     """Intervals with whole sessions as blocks, where 5 calls or more lie beyond a percentile."""
     errors = spreads(series)
-    found: dict[str, list[float] | None] = {}
+    intervals: dict[str, list[float] | None] = {}
     for key in (*summary.PERCENTILES, "mean"):
         beyond = latency["count"] * (100.0 - summary.PERCENTILES.get(key, 0.0)) / 100.0
-        found[key] = None
+        intervals[key] = None
         if key in errors and round(beyond, 9) >= summary.LEAST_BLOCKS:
             half = half_width(errors[key])
-            found[key] = [latency[key] * math.exp(-half), latency[key] * math.exp(half)]
-    return found
+            intervals[key] = [latency[key] * math.exp(-half), latency[key] * math.exp(half)]
+    return intervals
 
 
-def overload(timed: Sequence[TimedSession]) -> str:
+def overload(sessions: Sequence[TimedSession]) -> str:
     """What to say of arrivals that were not answered, or late; nothing where all were in time.
 
     A few may be left behind one slow call at the end of a run; more than 1 % are an overload. So
     are more than 1 %, and 2 at least, that still waited when the last arrival fell due: a run of a
     number of calls answers all of them in the end.
     """
-    unserved = sum(session.series.unserved for session in timed)
-    served = sum(len(session.series.latency_ns) for session in timed)
+    unserved = sum(session.series.unserved for session in sessions)
+    served = sum(len(session.series.latency_ns) for session in sessions)
     if not unserved:
-        waiting = sum(_behind(session.series) for session in timed)
+        waiting = sum(_behind(session.series) for session in sessions)
         if waiting < 2 or waiting <= 0.01 * served:
             return ""
         return f"; OVERLOADED: {waiting} arrivals still waited when the last fell due"
@@ -242,7 +244,7 @@ def _behind(series: Series) -> int:
     return waiting if waiting * period > slowest + period else 0
 
 
-def record(timed: Sequence[TimedSession]) -> dict[str, Any]:
+def record(sessions: Sequence[TimedSession]) -> dict[str, Any]:
     """What the monitors of all sessions saw; samples at seconds of the run's own timed calls.
 
     ``after`` is of the last session, but its ``cpu_share`` is the mean over all sessions by their
@@ -253,28 +255,28 @@ def record(timed: Sequence[TimedSession]) -> dict[str, Any]:
     ``wake_up_late_ms`` is a summary of how late the system woke this process for arrivals that it
     waited for; None where there were none.
     """
-    records = [session.monitor.record() for session in timed]
+    records = [session.monitor.record() for session in sessions]
     during, at = [], 0.0
-    for session, own in zip(timed, records, strict=True):
+    for session, machine in zip(sessions, records, strict=True):
         length = session.series.elapsed_ns / 1e9
         # One that was taken when the last call had ended stands at its end.
         during += [
             {**sample, "at_s": at + min(sample["at_s"] * session.share, length)}
-            for sample in own["during"]
+            for sample in machine["during"]
         ]
         at += length
-    late = _joined([session.series.late_ns for session in timed])
-    words = [own["throttled"] for own in records if own["throttled"]]
-    seen = [word for word in words if not word.startswith("unknown")]
-    seconds = [session.series.elapsed_ns / 1e9 for session in timed]
-    after, sampling = records[-1]["after"], [own["sampling"] for own in records]
-    watched = list(dict.fromkeys(what for own in sampling for what in own["watched"]))
-    if len(timed) > 1 and frequency_moves(records[0]["before"], during):
-        if "CPU frequency" not in watched:
-            watched.append("CPU frequency")
-            words = seen  # what was unknown in each session is known of all together
+    late_ns = _joined([session.series.late_ns for session in sessions])
+    all_words = [machine["throttled"] for machine in records if machine["throttled"]]
+    throttle_words = [word for word in all_words if not word.startswith("unknown")]
+    seconds = [session.series.elapsed_ns / 1e9 for session in sessions]
+    after, sampling = records[-1]["after"], [machine["sampling"] for machine in records]
+    watched_names = list(dict.fromkeys(name for part in sampling for name in part["watched"]))
+    if len(sessions) > 1 and frequency_moves(records[0]["before"], during):
+        if "CPU frequency" not in watched_names:
+            watched_names.append("CPU frequency")
+            all_words = throttle_words  # what was unknown in each session is known of all together
         if fell := frequency_fall(during):
-            seen.append(f"over all sessions {fell}")
+            throttle_words.append(f"over all sessions {fell}")
     return {
         **records[-1],
         "before": records[0]["before"],
@@ -282,13 +284,13 @@ def record(timed: Sequence[TimedSession]) -> dict[str, Any]:
         "after": {**after, "cpu_share": _mean([r["after"]["cpu_share"] for r in records], seconds)},
         "sampling": {
             **sampling[-1],
-            "taken": sum(own["taken"] for own in sampling),
-            "kept": sum(own["kept"] for own in sampling),
-            **(_mean([{"cpu_share": own["cpu_share"]} for own in sampling], seconds) or {}),
-            "watched": watched,
+            "taken": sum(part["taken"] for part in sampling),
+            "kept": sum(part["kept"] for part in sampling),
+            **(_mean([{"cpu_share": part["cpu_share"]} for part in sampling], seconds) or {}),
+            "watched": watched_names,
         },
-        "throttled": "; ".join(dict.fromkeys(seen or words)) or None,
-        "wake_up_late_ms": summary.summary(late / 1e6) if len(late) else None,
+        "throttled": "; ".join(dict.fromkeys(throttle_words or all_words)) or None,
+        "wake_up_late_ms": summary.summary(late_ns / 1e6) if len(late_ns) else None,
     }
 
 
@@ -296,24 +298,27 @@ def _mean(
     parts: Sequence[Mapping[str, float] | None], weights: Sequence[float]
 ) -> dict[str, float] | None:
     """Weighted mean by key of the parts that are known; None where none is."""
-    known = [(part, weight) for part, weight in zip(parts, weights, strict=True) if part]
-    total = sum(weight for _, weight in known)
+    known_parts = [(part, weight) for part, weight in zip(parts, weights, strict=True) if part]
+    total = sum(weight for _, weight in known_parts)
     if not total:
         return None
-    return {key: sum(part[key] * weight for part, weight in known) / total for key in known[0][0]}
+    return {
+        key: sum(part[key] * weight for part, weight in known_parts) / total
+        for key in known_parts[0][0]
+    }
 
 
-def energy(timed: Sequence[TimedSession]) -> EnergySection:
+def energy(sessions: Sequence[TimedSession]) -> EnergySection:
     """Energy of the timed calls of all sessions."""
-    sections = [session.monitor.energy(len(session.series.latency_ns)) for session in timed]
-    unknown = [section for section in sections if section["joules_per_result"] is None]
-    if unknown or len(sections) == 1:
-        return (unknown or sections)[0]
+    sections = [session.monitor.energy(len(session.series.latency_ns)) for session in sessions]
+    without_energy = [section for section in sections if section["joules_per_result"] is None]
+    if without_energy or len(sections) == 1:
+        return (without_energy or sections)[0]
     sources = list(dict.fromkeys(str(section["source"]) for section in sections))
     if len(sources) > 1:
         why = f"sessions had different counters: {' | '.join(sources)}"
         return no_energy(why)
-    counts = [len(session.series.latency_ns) for session in timed]
+    counts = [len(session.series.latency_ns) for session in sessions]
     each = [section["joules_per_result"] or 0.0 for section in sections]
     joules = [value * count for value, count in zip(each, counts, strict=True)]
     watts = [section["watts"] for section in sections]

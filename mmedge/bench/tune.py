@@ -75,25 +75,26 @@ def tune(
     device = probe()
     most = device.cores if threads is None else threads
     try:
-        with Neighbours() as others:
-            measured = _measure(bundle, device, thread_counts(most), say, leave or say)
-        if words := busy_words(others.share):
+        with Neighbours() as neighbours:
+            measurements = _measure(bundle, device, thread_counts(most), say, leave or say)
+        if words := busy_words(neighbours.share):
             (warn or say)(
                 f"{words}: another choice may be faster on a quiet machine; tune it there"
             )
         if most < device.cores:
             # Of some of the cores alone nothing is known of the others.
-            measured = {
-                name: replace(one, threads=None, plan=None) for name, one in measured.items()
+            measurements = {
+                name: replace(measurement, threads=None, plan=None)
+                for name, measurement in measurements.items()
             }
-        if measured and in_place:
-            bundle = bundle.with_measurements(measured, device)
-        elif measured:
-            bundle.keep_measurements(measured, device)
+        if measurements and in_place:
+            bundle = bundle.with_measurements(measurements, device)
+        elif measurements:
+            bundle.keep_measurements(measurements, device)
     except BaseException:
         bundle.close()
         raise
-    return bundle, measured
+    return bundle, measurements
 
 
 def _measure(
@@ -115,7 +116,7 @@ def _measure(
         if variant.target != "cpu" or variant.reject_reason(device) is not None:
             continue
         for plan in bundle.manifest.plan_names(variant):
-            right = []
+            right_cells = []
             for count in counts:
                 cell = Cell(variant, plan, count)
                 try:
@@ -123,17 +124,17 @@ def _measure(
                 except MMEdgeError as error:
                     leave(f"{cell}: left out: {error}")
                 else:
-                    right.append(cell)
-            if len(right) > 1:
-                numbers = ", ".join(str(cell.threads) for cell in right)
+                    right_cells.append(cell)
+            if len(right_cells) > 1:
+                numbers = ", ".join(str(cell.threads) for cell in right_cells)
                 say(f"{variant.id}, {plan}: timing it with {numbers} threads")
-            if right:
-                cells.append(_best(path, right))
+            if right_cells:
+                cells.append(_best(path, right_cells))
     if len(cells) > 1:
         say("timing the variants in processes of their own")
     times = time_apart(path, cells) if cells else []
     fastest: dict[str, Measurement] = {}
-    for cell, ms in sorted(zip(cells, times, strict=True), key=lambda timed: timed[1]):
+    for cell, ms in sorted(zip(cells, times, strict=True), key=lambda pair: pair[1]):
         measurement = Measurement(ms, cell.threads, cell.plan)
         before = fastest.setdefault(cell.variant.id, measurement)
         # One graph takes less memory, and leaves the cores to others, where it is as fast.

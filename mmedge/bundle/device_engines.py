@@ -36,7 +36,7 @@ VERSION: Final = 1
 
 
 @dataclass(frozen=True, slots=True)
-class _Manifest:
+class _EnginesManifest:
     version: int
     manifest: str
     device: Mapping[str, str]
@@ -45,7 +45,7 @@ class _Manifest:
 
 
 _read_manifest = record(
-    _Manifest,
+    _EnginesManifest,
     version=integer(VERSION, VERSION),
     manifest=text(SHA256),
     device=table(text(NAME), text()),
@@ -152,7 +152,9 @@ def write_engines(
             staged = temporary / folder.name
             staged.mkdir()
             digests = {name: add_file(staged, name, source) for name, source in sources.items()}
-            stated = _Manifest(VERSION, digest, describe(device), tuple(variants.values()), digests)
+            stated = _EnginesManifest(
+                VERSION, digest, describe(device), tuple(variants.values()), digests
+            )
             content = json.dumps(plain(stated), indent=2, ensure_ascii=False) + "\n"
             add_file(staged, MANIFEST, content.encode())
             put(staged, folder)

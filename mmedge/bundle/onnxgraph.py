@@ -202,10 +202,10 @@ def read_model(data: memoryview) -> Model:
     Raises:
         WireError: it is none, holds what is refused, or more than any real network.
     """
-    return _Reader(data).model()
+    return _ModelReader(data).model()
 
 
-class _Reader(WireReader):
+class _ModelReader(WireReader):
     """One pass over a file."""
 
     def __init__(self, data: memoryview) -> None:

@@ -41,16 +41,16 @@ _ASCII = str.maketrans({"├": "|", "└": "`", "│": "|", "─": "-"})
 def inspect(bundle: BundleArgument, *, as_json: JsonOption = False, svg: SvgOption = None) -> None:
     """Show modalities, how the network is cut, sizes, and which variants can run here and why."""
     check_file(svg, "--svg")
-    with Bundle.open(bundle) as opened:
-        manifest = opened.on(probe())
-        sizes = {name: len(opened.read(name)) for name in manifest.files}
-        weights = {name: opened.weights(name) for name in manifest.files}
-        variant_sizes = {variant.id: opened.size(variant) for variant in manifest.variants}
-        decisions = {decision.variant: decision for decision in opened.decisions(probe())}
+    with Bundle.open(bundle) as open_bundle:
+        manifest = open_bundle.on(probe())
+        sizes = {name: len(open_bundle.read(name)) for name in manifest.files}
+        weights = {name: open_bundle.weights(name) for name in manifest.files}
+        variant_sizes = {variant.id: open_bundle.size(variant) for variant in manifest.variants}
+        decisions = {decision.variant: decision for decision in open_bundle.decisions(probe())}
         attention = {
             stage.name: functions
             for stage in manifest.stages
-            if (functions := opened.functions(stage.graph))
+            if (functions := open_bundle.functions(stage.graph))
         }
     flow = flow_of(manifest, sizes, weights)
     if as_json:

@@ -54,18 +54,18 @@ def tune(
         raise typer.BadParameter("--overwrite says nothing without --output")
     left_out: list[str] = []
     if output is None and not in_place:
-        measured = _measure(bundle, bundle, threads, left_out, in_place=False)
-        with Bundle.open(bundle) as opened:
-            place = str(cache_folder(opened.path, opened.digest, probe()))
+        measurements = _measure(bundle, bundle, threads, left_out, in_place=False)
+        with Bundle.open(bundle) as open_bundle:
+            place = str(cache_folder(open_bundle.path, open_bundle.digest, probe()))
     else:
         with rewriting(bundle, output, overwrite=overwrite) as target:
-            measured = _measure(bundle, str(target.path), threads, left_out, in_place=True)
+            measurements = _measure(bundle, str(target.path), threads, left_out, in_place=True)
         place = target.shown
     if as_json:
-        variants = {name: asdict(one) for name, one in measured.items()}
+        variants = {name: asdict(measurement) for name, measurement in measurements.items()}
         emit_json({"bundle": bundle, "kept": place, "variants": variants, "left_out": left_out})
         return
-    print_measurements(f"{bundle}: fastest first", measured)
+    print_measurements(f"{bundle}: fastest first", measurements)
     if left_out:
         table(
             "left out: computes something else here, or does not load",
@@ -76,31 +76,38 @@ def tune(
 
 
 def _measure(
-    shown: str, path: str, threads: int | None, left_out: list[str], *, in_place: bool
+    shown_path: str, path: str, threads: int | None, left_out: list[str], *, in_place: bool
 ) -> Mapping[str, Measurement]:
-    opened = Bundle.open(path)
-    if not opened.manifest.samples:
-        opened.close()
-        raise BundleError(f"{shown}: no golden samples to call it with; export it again")
-    bundle, measured = measure(
-        opened, threads=threads, tell=say, leave=left_out.append, warn=warn, in_place=in_place
+    open_bundle = Bundle.open(path)
+    if not open_bundle.manifest.samples:
+        open_bundle.close()
+        raise BundleError(f"{shown_path}: no golden samples to call it with; export it again")
+    bundle, measurements = measure(
+        open_bundle, threads=threads, tell=say, leave=left_out.append, warn=warn, in_place=in_place
     )
     bundle.close()
-    if not measured:
+    if not measurements:
         why = "; ".join(left_out)
         raise NoVariantError(
-            f"{shown}: no variant of it runs and verifies on this CPU" + (why and f": {why}")
+            f"{shown_path}: no variant of it runs and verifies on this CPU" + (why and f": {why}")
         )
-    return measured
+    return measurements
 
 
-def print_measurements(title: str, measured: Mapping[str, Measurement]) -> None:
+def print_measurements(title: str, measurements: Mapping[str, Measurement]) -> None:
     """A table of what was measured, the fastest first."""
     table(
         title,
         ("variant", "plan", "ms a call here", "threads"),
         [
-            (name, one.plan or "-", number(one.latency_ms), one.threads or "-")
-            for name, one in sorted(measured.items(), key=lambda item: item[1].latency_ms)
+            (
+                name,
+                measurement.plan or "-",
+                number(measurement.latency_ms),
+                measurement.threads or "-",
+            )
+            for name, measurement in sorted(
+                measurements.items(), key=lambda item: item[1].latency_ms
+            )
         ],
     )

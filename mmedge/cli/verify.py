@@ -45,27 +45,27 @@ def verify(
 ) -> None:
     """Replay the golden samples and compare every output of every stage, of each plan."""
     here = restrict(probe(), device)
-    with Bundle.open(bundle) as opened:
-        manifest = opened.on(here)
+    with Bundle.open(bundle) as open_bundle:
+        manifest = open_bundle.on(here)
         backend = backend.replace("-", "_")
         # Raises where none runs here as asked.
-        best, decisions = opened.select(here, backend=backend, precision=precision)
-    chosen = {d.variant for d in decisions if d.accepted} if every else {best.id}
+        best, decisions = open_bundle.select(here, backend=backend, precision=precision)
+    chosen_ids = {d.variant for d in decisions if d.accepted} if every else {best.id}
     skipped = [
         f"variant {d.variant}: " + ("not asked for; --all checks it" if d.accepted else d.reason)
         for d in decisions
-        if d.variant not in chosen
+        if d.variant not in chosen_ids
     ]
-    verified: list[Verification] = []
+    verifications: list[Verification] = []
     failures: dict[str, str] = {}
     ran: dict[str, Variant] = {}
     for variant in manifest.variants:
-        for plan in manifest.plan_names(variant) if variant.id in chosen else ():
+        for plan in manifest.plan_names(variant) if variant.id in chosen_ids else ():
             try:
                 with waiting(f"loading {variant.id}, {plan}"):
                     pipe = load(bundle, variant.id, plan=plan, allow_unverified=True)
                 with pipe:
-                    verified.append(_replay(pipe))
+                    verifications.append(_replay(pipe))
             except MMEdgeError as error:
                 if not every:
                     raise
@@ -73,13 +73,13 @@ def verify(
             else:
                 ran[variant.id] = variant
     open_questions = [*manifest.open_questions(*ran.values()), *skipped]
-    ok = not failures and all(one.ok for one in verified)
+    ok = not failures and all(verification.ok for verification in verifications)
     if as_json:
-        rows: list[dict[str, Any]] = [one.to_dict() for one in verified]
+        rows: list[dict[str, Any]] = [verification.to_dict() for verification in verifications]
         emit_json({"ok": ok, "verified": rows, "failed": failures, "not_checked": open_questions})
     else:
-        for one in verified:
-            _print(one)
+        for verification in verifications:
+            _print(verification)
         if failures:
             table("failed", ("variant and plan", "why"), list(failures.items()))
         list_not_checked(open_questions)

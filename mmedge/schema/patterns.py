@@ -39,14 +39,14 @@ def check_pattern(pattern: str, where: str) -> int:
     """
     if len(pattern) > MAX_PATTERN:
         raise Misfit(where, f"at most {MAX_PATTERN} characters", str(len(pattern)))
-    reader = _Reader(pattern, where)
+    reader = _PatternReader(pattern, where)
     retrying = reader.alternatives(inside=False)
     if reader.at != len(pattern):
         raise reader.fault("an unmatched ')'")
     return retrying
 
 
-class _Reader:
+class _PatternReader:
     def __init__(self, pattern: str, where: str) -> None:
         self.pattern, self.where, self.at = pattern, where, 0
 

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from mmedge.stream.modality_state import ModalityState
     from mmedge.stream.sample import Item
 
-__all__ = ["Compute", "Encoded", "Stages"]
+__all__ = ["Compute", "Encoded", "StageRunner"]
 
 #: Sets of sizes per modality for which the features of its stand-in are kept.
 MAX_STAND_INS = 16
 
 
-class Stages(Protocol):
+class StageRunner(Protocol):
     """What a stream needs of a pipeline to compute."""
 
     def run_stage(self, stage: str, feeds: Mapping[str, Any]) -> dict[str, Array]:
@@ -47,12 +47,14 @@ class Encoded:
 class Compute:
     """The work itself, without time, lock or state but the features of stand-ins."""
 
-    def __init__(self, stages: Stages, manifest: Manifest, plan: PlanName, feeds: Feeds) -> None:
+    def __init__(
+        self, stages: StageRunner, manifest: Manifest, plan: PlanName, feeds: Feeds
+    ) -> None:
         self._feeds = feeds
         self._outputs = manifest.outputs
-        ordered = manifest.in_order(plan)
-        runs = {stage.name: partial(stages.run_stage, stage.name) for stage in ordered}
-        self._plan = StagePlan(ordered, runs, self._outputs)
+        plan_stages = manifest.in_order(plan)
+        runs = {stage.name: partial(stages.run_stage, stage.name) for stage in plan_stages}
+        self._plan = StagePlan(plan_stages, runs, self._outputs)
         #: Tensors that are kept of a modality once its encoder has run.
         self._wanted = {spec.name for stage in self._plan.fusion for spec in stage.inputs}
         self._wanted |= set(self._outputs)

@@ -17,7 +17,7 @@ from mmedge.errors import BackendError, InputError
 from mmedge.execution.inputs import Feeds
 from mmedge.forks import ADVICE, watch
 from mmedge.stream.clock import SimulatedClock, StreamClock, read_seconds
-from mmedge.stream.compute import Compute, Stages
+from mmedge.stream.compute import Compute, StageRunner
 from mmedge.stream.executors import Driver, Simulation, Threads
 from mmedge.stream.modality_state import ModalityState
 from mmedge.stream.options import (
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 __all__ = ["Stream"]
 
 
-class Runnable(Stages, Protocol):
+class Runnable(StageRunner, Protocol):
     """What a stream needs of a pipeline."""
 
     bundle: Bundle

@@ -58,12 +58,14 @@ def merge(
                 )
         version = max(version, model.ir_version)
         functions |= model.functions
-        outer = {value.name for value in (*graph.inputs, *graph.outputs)}
+        boundary_names = {value.name for value in (*graph.inputs, *graph.outputs)}
         prefix = f"{stage.name}/"
         for value in list(graph.inputs):
-            known = values.setdefault(str(value.name), value)
-            if known is not value:
-                ir.convenience.replace_all_uses_with(value, known, replace_graph_outputs=True)
+            value_before = values.setdefault(str(value.name), value)
+            if value_before is not value:
+                ir.convenience.replace_all_uses_with(
+                    value, value_before, replace_graph_outputs=True
+                )
         for value in list(graph.initializers.values()):
             del graph.initializers[str(value.name)]
             value.name = f"{prefix}{value.name}"
@@ -73,15 +75,15 @@ def merge(
             # A name is unique, or there is none.
             node.name = f"{prefix}{node.name}" if node.name else None
             for value in node.outputs:
-                if value.name and value.name not in outer:
+                if value.name and value.name not in boundary_names:
                     value.name = f"{prefix}{value.name}"
         values |= {str(value.name): value for value in graph.outputs}
-        taken = list(graph)
+        stage_nodes = list(graph)
         graph.inputs.clear()
         graph.outputs.clear()
-        graph.remove(taken)
-        nodes += taken
-    merged = ir.Graph(
+        graph.remove(stage_nodes)
+        nodes += stage_nodes
+    merged_graph = ir.Graph(
         [values[name] for name in inputs],
         [values[name] for name in outputs],
         nodes=nodes,
@@ -90,7 +92,7 @@ def merge(
         name="model",
     )
     return ir.Model(
-        merged, ir_version=version, producer_name="mmedge", functions=list(functions.values())
+        merged_graph, ir_version=version, producer_name="mmedge", functions=list(functions.values())
     )
 
 

@@ -108,20 +108,20 @@ def split(
     LiftSubgraphInitializersToMainGraphPass()(model)
     RemoveUnusedNodesPass()(model)
     NameSizesPass()(model)
-    moved: Sequence[Moved] = ()
+    moves: Sequence[Moved] = ()
     replaced = 0
     if rearrange:
         SimplifyReshapesPass()(model)
         RemoveUnusedNodesPass()(model)
-        moved = push_concat(model, groups)
-        if moved:
+        moves = push_concat(model, groups)
+        if moves:
             NameSizesPass()(model)
         replaced = segment_attention(model)
         if replaced:
             NameSizesPass()(model)
     _name_values(model)
     return _Cutter(model, groups, example, least_flops).cut(
-        [(move.modality, move.what, move.nodes) for move in moved], replaced
+        [(move.modality, move.what, move.nodes) for move in moves], replaced
     )
 
 
@@ -141,23 +141,23 @@ class _Cutter:
         self.least_flops = least_flops
         self.remarks: list[str] = []
         self.shapes = measure_shapes(model, example)
-        self.bytes_of = {name: found.nbytes for name, found in self.shapes.items()}
-        self.flops_of = {node: self._flops(node) for node in self.graph}
+        self.bytes_of = {name: array.nbytes for name, array in self.shapes.items()}
+        self.flops_of = {node: self._count_flops(node) for node in self.graph}
         self.owner: dict[ir.Node, Owner] = {}
         self.value_owner: dict[ir.Value, Owner] = {}
         #: Nodes that tell a size and run in an encoder, for the fusion stage.
-        self.handed: set[ir.Node] = set()
+        self.handed_sizes: set[ir.Node] = set()
 
-    def cut(self, moved: Sequence[tuple[str, str, Sequence[ir.Node]]], replaced: int) -> Split:
+    def cut(self, pushed: Sequence[tuple[str, str, Sequence[ir.Node]]], replaced: int) -> Split:
         """All steps."""
-        encoders = self._encoders()
-        self._unused()
+        encoders = self._find_encoders()
+        self._note_unused_inputs()
         if not encoders:
             part = Part("model", None, self.model, sum(self.flops_of.values()))
             return Split(self.model, (part,), Cut((), tuple(self.remarks)))
-        fusion = self._fusion(encoders)
-        self._sizes(encoders, fusion)
-        parts = self._parts(encoders, fusion)
+        fusion = self._find_fusion(encoders)
+        self._bind_sizes(encoders, fusion)
+        parts = self._make_parts(encoders, fusion)
         if replaced:
             self.remarks.append(
                 f"{replaced} attentions over concatenated memories read each segment where it "
@@ -165,16 +165,16 @@ class _Cutter:
             )
         place = {node: key for key, nodes in encoders.items() for node in nodes}
         moves = []
-        for modality, what, nodes in moved:
+        for modality, what, nodes in pushed:
             flops = sum(self.flops_of.get(node, 0) for node in nodes if place.get(node) == modality)
             if flops:
                 moves.append(Move(modality, what, flops))
         return Split(self.model, parts, Cut(tuple(moves), tuple(self.remarks)))
 
-    def _encoders(self) -> dict[str, set[ir.Node]]:
+    def _find_encoders(self) -> dict[str, set[ir.Node]]:
         """Nodes of each encoder that is worth a stage, by modality."""
         self.owner, self.value_owner = owners(self.graph, self.groups)
-        live = self._live()
+        live = self._live_modalities()
         if len(live) < 2:
             self.remarks.append("nothing to cut: the outputs depend on one modality")
             return {}
@@ -183,12 +183,12 @@ class _Cutter:
         ):
             self.remarks.append("nothing to cut: an input that is not used has no stage to go to")
             return {}
-        found: dict[str, set[ir.Node]] = {key: set() for key in self.groups if key in live}
+        nodes_of: dict[str, set[ir.Node]] = {key: set() for key in self.groups if key in live}
         for node, owner in self.owner.items():
             if len(owner) == 1 and owner <= live:
-                found[next(iter(owner))].add(node)
-        kept: dict[str, set[ir.Node]] = {}
-        for key, nodes in found.items():
+                nodes_of[next(iter(owner))].add(node)
+        encoders: dict[str, set[ir.Node]] = {}
+        for key, nodes in nodes_of.items():
             flops = sum(self.flops_of[node] for node in nodes)
             if not nodes:
                 self.remarks.append(f"{key} is mixed with other modalities at its first node")
@@ -198,69 +198,73 @@ class _Cutter:
                     f"stage of its own costs ({self.least_flops:,})"
                 )
             else:
-                kept[key] = nodes
-        if not kept:
+                encoders[key] = nodes
+        if not encoders:
             self.remarks.append("nothing to cut: no modality has work of its own")
-        return kept
+        return encoders
 
-    def _fusion(self, encoders: dict[str, set[ir.Node]]) -> set[ir.Node]:
+    def _find_fusion(self, encoders: dict[str, set[ir.Node]]) -> set[ir.Node]:
         """What mixes modalities; the encoders give up what is cheaper to have here."""
         for nodes in encoders.values():
-            moved = frontier(
+            given_up = frontier(
                 [node for node in self.graph if node in nodes],
                 self.bytes_of,
                 self.flops_of,
-                self._leaving(nodes),
+                self._values_leaving(nodes),
             )
-            nodes.difference_update(moved)
+            nodes.difference_update(given_up)
         inside = set().union(*encoders.values())
         fusion = {node for node, owner in self.owner.items() if owner and node not in inside}
-        free = [
+        unowned = [
             node
             for node, owner in self.owner.items()
             if not owner and any(value.is_graph_output() for value in node.outputs)
         ]
-        return fusion | set(free)
+        return fusion | set(unowned)
 
-    def _leaving(self, nodes: Collection[ir.Node]) -> list[ir.Value]:
+    def _values_leaving(self, nodes: Collection[ir.Node]) -> list[ir.Value]:
         """Values made by ``nodes`` whose content others take."""
-        found = [
+        values = [
             value
             for node, owner in self.owner.items()
             if owner and node not in nodes
             for value in used(node)
             if value.producer() in nodes
         ]
-        return list(dict.fromkeys(found))
+        return list(dict.fromkeys(values))
 
-    def _sizes(self, encoders: dict[str, set[ir.Node]], fusion: set[ir.Node]) -> None:
+    def _bind_sizes(self, encoders: dict[str, set[ir.Node]], fusion: set[ir.Node]) -> None:
         """Each stage reads sizes from its own tensors; what it cannot, an encoder hands over."""
         for key, nodes in encoders.items():
-            own = frozenset({key})
+            modality_owner = frozenset({key})
 
-            def inside(value: ir.Value, own: Owner = own) -> bool:
-                return self.value_owner.get(value, NOBODY) <= own
+            def inside(value: ir.Value, modality_owner: Owner = modality_owner) -> bool:
+                return self.value_owner.get(value, NOBODY) <= modality_owner
 
             entering = [self._input(name) for name in self.groups[key]]
             self._rebind(nodes, inside, entering)
-        crossing = [v for nodes in encoders.values() for v in self._crossing(nodes, fusion)]
-        raw = [value for value in self.graph.inputs if self._taken(value, fusion)]
-        made = {value for node in fusion for value in node.outputs}
-        available = [*crossing, *raw]
-        entered = set(available)
+        boundary_tensors = [
+            v for nodes in encoders.values() for v in self._boundary_tensors(nodes, fusion)
+        ]
+        raw_inputs = [value for value in self.graph.inputs if self._is_read_by(value, fusion)]
+        fusion_values = {value for node in fusion for value in node.outputs}
+        available = [*boundary_tensors, *raw_inputs]
+        entering_values = set(available)
 
         def here(value: ir.Value) -> bool:
-            return value in made or value in entered or value.is_initializer()
+            return value in fusion_values or value in entering_values or value.is_initializer()
 
         for step in self._rebind(fusion, here, available):
             # No tensor that crosses has this size: the size itself crosses.
             source = step.inputs[0]
-            if source is None or self._taken(source, fusion):
+            if source is None or self._is_read_by(source, fusion):
                 continue
             owner = self.value_owner.get(source, NOBODY)
-            for nodes in (found for key, found in encoders.items() if owner == {key}):
+            for nodes in (
+                encoder_nodes for key, encoder_nodes in encoders.items() if owner == {key}
+            ):
                 nodes.add(step)
-                self.handed.add(step)
+                self.handed_sizes.add(step)
 
     def _rebind(
         self,
@@ -268,73 +272,79 @@ class _Cutter:
         inside: Callable[[ir.Value], bool],
         available: Sequence[ir.Value],
     ) -> list[ir.Node]:
-        left, originals = rebind(self.graph, nodes, inside, available, self.value_owner)
+        unbound, originals = rebind(self.graph, nodes, inside, available, self.value_owner)
         for copy, original in originals.items():
             self.shapes[str(copy.name)] = self.shapes[str(original.name)]
-        return left
+        return unbound
 
-    def _crossing(self, nodes: Collection[ir.Node], fusion: Collection[ir.Node]) -> list[ir.Value]:
-        taken = dict.fromkeys(
+    def _boundary_tensors(
+        self, nodes: Collection[ir.Node], fusion: Collection[ir.Node]
+    ) -> list[ir.Value]:
+        values = dict.fromkeys(
             value
             for node in self.graph
             if node in fusion
-            for value in self._reads(node)
+            for value in self._values_read(node)
             if value.producer() in nodes
         )
-        return list(taken)
+        return list(values)
 
-    def _reads(self, node: ir.Node) -> Iterable[ir.Value]:
+    def _values_read(self, node: ir.Node) -> Iterable[ir.Value]:
         """What a node takes, looking through size arithmetic, which is copied into its stage."""
         for value in used(node):
             yield value
             step = value.producer()
-            if step is not None and not self.owner.get(step) and step not in self.handed:
-                yield from self._reads(step)
+            if step is not None and not self.owner.get(step) and step not in self.handed_sizes:
+                yield from self._values_read(step)
 
-    def _taken(self, value: ir.Value, nodes: Collection[ir.Node]) -> bool:
+    def _is_read_by(self, value: ir.Value, nodes: Collection[ir.Node]) -> bool:
         return any(node in nodes for node in value.consumers()) if value.uses() else False
 
-    def _parts(
+    def _make_parts(
         self, encoders: Mapping[str, Collection[ir.Node]], fusion: Collection[ir.Node]
     ) -> tuple[Part, ...]:
         outputs = list(self.graph.outputs)
         names = _stage_names(encoders)
         parts = []
         for key, nodes in encoders.items():
-            gives = [*self._crossing(nodes, fusion)]
-            gives += [v for v in outputs if v.producer() in nodes and v not in gives]
-            takes = [self._input(name) for name in self.groups[key]]
-            if gives:
-                parts.append(self._part(names[key], key, takes, gives))
-        crossing = [v for part in parts for v in self._values(part.outputs)]
-        gives = [value for value in outputs if value.producer() in fusion]
-        if gives:
-            needed = {v for node in fusion for v in self._reads(node)}
-            takes = [v for v in (*crossing, *self.graph.inputs) if v in needed]
+            stage_outputs = [*self._boundary_tensors(nodes, fusion)]
+            stage_outputs += [
+                v for v in outputs if v.producer() in nodes and v not in stage_outputs
+            ]
+            stage_inputs = [self._input(name) for name in self.groups[key]]
+            if stage_outputs:
+                parts.append(self._make_part(names[key], key, stage_inputs, stage_outputs))
+        boundary_tensors = [v for part in parts for v in self._values(part.outputs)]
+        stage_outputs = [value for value in outputs if value.producer() in fusion]
+        if stage_outputs:
+            read_values = {v for node in fusion for v in self._values_read(node)}
+            stage_inputs = [v for v in (*boundary_tensors, *self.graph.inputs) if v in read_values]
             encoded = {name for part in parts for name in part.inputs}
-            idle = [v for v in self.graph.inputs if v not in takes and v.name not in encoded]
-            parts.append(self._part(names[None], None, [*takes, *idle], gives))
+            idle = [v for v in self.graph.inputs if v not in stage_inputs and v.name not in encoded]
+            parts.append(self._make_part(names[None], None, [*stage_inputs, *idle], stage_outputs))
         else:
             self.remarks.append("no fusion stage: every output depends on one modality")
         for part in parts:
-            alone = [v.name for v in outputs if v.name in part.outputs] if part.modality else []
-            if alone and gives:
+            own_outputs = (
+                [v.name for v in outputs if v.name in part.outputs] if part.modality else []
+            )
+            if own_outputs and stage_outputs:
                 self.remarks.append(
-                    f"output {', '.join(map(str, alone))} depends on {part.modality} alone"
+                    f"output {', '.join(map(str, own_outputs))} depends on {part.modality} alone"
                 )
-        self.graph.outputs.extend(v for v in crossing if v not in outputs)
+        self.graph.outputs.extend(v for v in boundary_tensors if v not in outputs)
         return tuple(parts)
 
-    def _part(
+    def _make_part(
         self,
         name: str,
         modality: str | None,
-        takes: Sequence[ir.Value],
-        gives: Sequence[ir.Value],
+        stage_inputs: Sequence[ir.Value],
+        stage_outputs: Sequence[ir.Value],
     ) -> Part:
-        for value in gives:
+        for value in stage_outputs:
             self._declare(value)
-        graph = ir.convenience.extract(self.graph, takes, gives)
+        graph = ir.convenience.extract(self.graph, stage_inputs, stage_outputs)
         graph.name = name
         model = ir.Model(
             graph,
@@ -345,59 +355,59 @@ class _Cutter:
         )
         RemoveUnusedFunctionsPass()(model)  # type: ignore[no-untyped-call]
         RemoveUnusedNodesPass()(model)
-        return Part(name, modality, model, sum(map(self._flops, graph)))
+        return Part(name, modality, model, sum(map(self._count_flops, graph)))
 
     def _declare(self, value: ir.Value) -> None:
         """Give a value that leaves its stage a type and a rank where inference found none."""
-        found = self.shapes[str(value.name)]
+        example = self.shapes[str(value.name)]
         if value.shape is None:
-            value.shape = ir.Shape([None] * len(found.shape))
+            value.shape = ir.Shape([None] * len(example.shape))
         if value.type is None:
-            value.type = ir.TensorType(found.dtype)
+            value.type = ir.TensorType(example.dtype)
 
-    def _flops(self, node: ir.Node) -> int:
+    def _count_flops(self, node: ir.Node) -> int:
         """Operations; none for the size arithmetic that the cut added after measuring."""
         if any(str(value.name) not in self.shapes for value in node.outputs if value.name):
             return 0
         return node_flops(node, self.shapes)
 
-    def _live(self) -> Owner:
+    def _live_modalities(self) -> Owner:
         """Modalities whose content reaches an output."""
         return NOBODY.union(*(self.value_owner.get(v, NOBODY) for v in self.graph.outputs))
 
-    def _unused(self) -> None:
-        live = self._live()
+    def _note_unused_inputs(self) -> None:
+        live = self._live_modalities()
         idle = {name for key, names in self.groups.items() if key not in live for name in names}
-        unused = [str(v.name) for v in self.graph.inputs if v.name in idle or not v.uses()]
-        if unused:
-            self.remarks.append(f"no output depends on input {', '.join(unused)}")
+        unused_inputs = [str(v.name) for v in self.graph.inputs if v.name in idle or not v.uses()]
+        if unused_inputs:
+            self.remarks.append(f"no output depends on input {', '.join(unused_inputs)}")
 
     def _input(self, name: str) -> ir.Value:
         return next(value for value in self.graph.inputs if value.name == name)
 
     def _values(self, names: Sequence[str]) -> list[ir.Value]:
-        wanted = set(names)
-        return [v for node in self.graph for v in node.outputs if v.name in wanted]
+        wanted_names = set(names)
+        return [v for node in self.graph for v in node.outputs if v.name in wanted_names]
 
 
 def _name_values(model: ir.Model) -> None:
     """Give every value of the main graph a name of its own that a manifest can hold."""
-    taken: set[str] = set()
+    used_names: set[str] = set()
     values = [*model.graph.inputs, *model.graph.initializers.values()]
     values += [v for node in model.graph for v in node.outputs]
-    fixed = {str(v.name) for v in (*model.graph.inputs, *model.graph.outputs)}
+    fixed_names = {str(v.name) for v in (*model.graph.inputs, *model.graph.outputs)}
     for value in values:
         name = str(value.name or "value")
-        if name in fixed and (value.is_graph_input() or value.is_graph_output()):
+        if name in fixed_names and (value.is_graph_input() or value.is_graph_output()):
             continue
-        plain = _UNSAFE.sub("_", name)[:180] or "value"
-        made, count = plain, 0
-        while made in taken or made in fixed:
+        safe_name = _UNSAFE.sub("_", name)[:180] or "value"
+        new_name, count = safe_name, 0
+        while new_name in used_names or new_name in fixed_names:
             count += 1
-            made = f"{plain}_{count}"
-        taken.add(made)
-        if made != value.name:
-            value.name = made
+            new_name = f"{safe_name}_{count}"
+        used_names.add(new_name)
+        if new_name != value.name:
+            value.name = new_name
 
 
 def _stage_names(encoders: Iterable[str]) -> dict[str | None, str]:

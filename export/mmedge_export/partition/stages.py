@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CUT_ATOL",
     "CUT_RTOL",
-    "Stages",
+    "ExportedStages",
     "count_flops",
     "make_stages",
     "whole_stage",
@@ -41,7 +41,7 @@ CUT_RTOL, CUT_ATOL = 1e-5, 1e-6
 
 
 @dataclass(frozen=True)
-class Stages:
+class ExportedStages:
     """What a bundle gets: stages, their files, limits of their dimensions, and how to run them.
 
     ``run`` gives the network's outputs; ``boundary_tensors`` those that pass between stages, for
@@ -64,7 +64,7 @@ def whole_stage(
     folder: Path,
     remarks: Sequence[str] = (),
     flops: int = 0,
-) -> Stages:
+) -> ExportedStages:
     """The network as one stage, ``model``.
 
     Args:
@@ -77,10 +77,12 @@ def whole_stage(
     """
     _declare(graph, outputs)
     files = save({"model": graph.model}, folder)
-    run = Runner(folder / "onnx/model.onnx", list(model.outputs))
-    inputs, results, dimensions = graph.specs(model, outputs, run.shapes)
+    runner = Runner(folder / "onnx/model.onnx", list(model.outputs))
+    inputs, results, dimensions = graph.specs(model, outputs, runner.shapes)
     stage = Stage("model", "onnx/model.onnx", inputs, results, flops=flops)
-    return Stages((stage,), files, dimensions, Cut((), tuple(remarks)), run, lambda _: {})
+    return ExportedStages(
+        (stage,), files, dimensions, Cut((), tuple(remarks)), runner, lambda _: {}
+    )
 
 
 def _declare(graph: Graph, outputs: Mapping[str, Array]) -> None:
@@ -102,7 +104,7 @@ def make_stages(
     *,
     whole: bool,
     least_flops: int = LEAST_FLOPS,
-) -> Stages:
+) -> ExportedStages:
     """Cut the network by modality where there is something to cut.
 
     A pass or a cut that fails is left out: first what only rearranges the graph, then the cut
@@ -120,15 +122,15 @@ def make_stages(
     remarks: list[str] = []
     for rearranged in (True, False):
         try:
-            made = split(
+            parts = split(
                 graph.model,
                 model.modalities(),
                 example,
                 least_flops=least_flops,
                 rearrange=rearranged,
             )
-            made = replace(made, cut=replace(made.cut, remarks=(*remarks, *made.cut.remarks)))
-            return _cut_stages(made, graph, model, example, outputs, folder, keep_whole=whole)
+            parts = replace(parts, cut=replace(parts.cut, remarks=(*remarks, *parts.cut.remarks)))
+            return _cut_stages(parts, graph, model, example, outputs, folder, keep_whole=whole)
         except Exception as error:  # noqa: BLE001 - a cut is never worth an export
             what = "rearranging the graph" if rearranged else "the cut by modality"
             remarks.append(_left_out(what, error))
@@ -148,12 +150,12 @@ def count_flops(model: ir.Model, example: Mapping[str, Array]) -> tuple[int, tup
 def _left_out(what: str, error: Exception) -> str:
     """A remark on a step that failed. The log has the traceback."""
     log.info("%s is left out", what, exc_info=error)
-    said = " ".join(str(error).split())[:300]
-    return f"{what} is left out: {type(error).__name__}: {said} (report this)"
+    message = " ".join(str(error).split())[:300]
+    return f"{what} is left out: {type(error).__name__}: {message} (report this)"
 
 
 def _cut_stages(
-    made: Split,
+    network_parts: Split,
     graph: Graph,
     model: Model,
     example: Mapping[str, Array],
@@ -161,50 +163,54 @@ def _cut_stages(
     folder: Path,
     *,
     keep_whole: bool,
-) -> Stages:
+) -> ExportedStages:
     """The stages of a cut; see :func:`make_stages`."""
-    flops = sum(part.flops for part in made.parts)
-    if len(made.parts) == 1:
-        return whole_stage(graph, model, outputs, folder / "whole", made.cut.remarks, flops)
+    flops = sum(part.flops for part in network_parts.parts)
+    if len(network_parts.parts) == 1:
+        return whole_stage(
+            graph, model, outputs, folder / "whole", network_parts.cut.remarks, flops
+        )
     _declare(graph, outputs)
     # Before the parts are saved: the graph is theirs, with every boundary tensor as an output.
     uncut = folder / "uncut"
-    save({"uncut": made.whole}, uncut)
-    names = [str(value.name) for value in made.whole.graph.outputs]
+    save({"uncut": network_parts.whole}, uncut)
+    names = [str(value.name) for value in network_parts.whole.graph.outputs]
     reference = Runner(uncut / "onnx/uncut.onnx", names)
-    inputs, tensors, dimensions = Graph(made.whole).specs(
+    inputs, tensors, dimensions = Graph(network_parts.whole).specs(
         model, reference(example), reference.shapes
     )
     specs = {spec.name: spec for spec in (*inputs, *tensors)}
-    parts = {part.name: part.model for part in made.parts}
-    whole = _free("model", parts)
+    parts = {part.name: part.model for part in network_parts.parts}
+    whole_name = _free("model", parts)
     saved = folder / "cut"
     # Saved together, a weight that several graphs have is written once.
-    files = save({**parts, whole: graph.model} if keep_whole else parts, saved)
+    files = save({**parts, whole_name: graph.model} if keep_whole else parts, saved)
     if not keep_whole:
-        save({whole: graph.model}, folder / "whole")
-    stages = tuple(_stage(part, specs) for part in made.parts)
-    cut = Plan("cut", tuple(parts))
+        save({whole_name: graph.model}, folder / "whole")
+    stages = tuple(_stage(part, specs) for part in network_parts.parts)
+    cut_plan = Plan("cut", tuple(parts))
     runs = {stage.name: Runner(saved / stage.graph) for stage in stages}
     plan = StagePlan(stages, runs, model.outputs)
     place = saved if keep_whole else folder / "whole"
-    exact = Runner(place / f"onnx/{whole}.onnx", list(model.outputs))
-    plans: tuple[Plan, ...] = (cut,)
+    exact = Runner(place / f"onnx/{whole_name}.onnx", list(model.outputs))
+    plans: tuple[Plan, ...] = (cut_plan,)
     if keep_whole:
-        gives = tuple(specs[name] for name in model.outputs)
-        stages += (Stage(whole, f"onnx/{whole}.onnx", inputs, gives, flops=flops),)
-        plans += (Plan("whole", (whole,)),)
+        network_outputs = tuple(specs[name] for name in model.outputs)
+        stages += (
+            Stage(whole_name, f"onnx/{whole_name}.onnx", inputs, network_outputs, flops=flops),
+        )
+        plans += (Plan("whole", (whole_name,)),)
 
     def run(values: Mapping[str, Array]) -> dict[str, Array]:
-        got, expected = plan.run(values), exact(values)
-        for name, value in expected.items():
-            compared = difference(got[name], value, Tolerance(CUT_RTOL, CUT_ATOL))
+        cut_results, exact_results = plan.run(values), exact(values)
+        for name, value in exact_results.items():
+            compared = difference(cut_results[name], value, Tolerance(CUT_RTOL, CUT_ATOL))
             if not compared.passes:
                 raise ExportError(
                     f"the cut network is not the whole one: output {name!r} {compared}; export "
                     "with --no-split, and report this"
                 )
-        return got
+        return cut_results
 
     run(example)  # a cut that is wrong here is left out
 
@@ -212,7 +218,9 @@ def _cut_stages(
         results = reference(values)
         return {name: results[name] for name in names if name not in model.outputs}
 
-    return Stages(stages, files, dimensions, made.cut, run, boundary_tensors, plans)
+    return ExportedStages(
+        stages, files, dimensions, network_parts.cut, run, boundary_tensors, plans
+    )
 
 
 def _free(name: str, names: Container[str]) -> str:
