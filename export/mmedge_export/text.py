@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mmedge.errors import BundleError, ExportError
-from mmedge.execution.text import Loaded, load_tokenizer
+from mmedge.execution.text import UnpaddedTokenizer, load_tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -30,7 +30,7 @@ CONFIG = "tokenizer_config.json"
 SURE = 2
 
 
-def read_tokenizer(name: str, file: Path) -> Loaded:
+def read_tokenizer(name: str, file: Path) -> UnpaddedTokenizer:
     """The tokenizer of input ``name``.
 
     Raises:
@@ -106,7 +106,7 @@ def side_check(
     return check
 
 
-def _check_config(name: str, file: Path, tokenizer: Loaded) -> None:
+def _check_config(name: str, file: Path, tokenizer: UnpaddedTokenizer) -> None:
     """Hold the sides against those that transformers keeps beside the file."""
     try:
         config = json.loads((file.parent / CONFIG).read_text(encoding="utf-8"))
@@ -131,7 +131,9 @@ def _check_config(name: str, file: Path, tokenizer: Loaded) -> None:
             )
 
 
-def _check_side(name: str, tokenizer: Loaded, ids: Array, mask: Array | None, file: Path) -> None:
+def _check_side(
+    name: str, tokenizer: UnpaddedTokenizer, ids: Array, mask: Array | None, file: Path
+) -> None:
     padding = tokenizer.padding or {}
     side = padding.get("direction", "right")
     if ids.ndim != 2:

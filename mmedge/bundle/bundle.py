@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from mmedge.bundle.choose import choose
-from mmedge.bundle.load import Checked, check_digests, load
+from mmedge.bundle.load import CheckedBundle, check_digests, load
 from mmedge.bundle.onnxfile import GraphFile
 from mmedge.bundle.place import caches
 from mmedge.bundle.samples import Samples, samples_from_bytes, samples_to_bytes
@@ -43,11 +43,11 @@ class Bundle:
         manifest: what it says about itself.
     """
 
-    def __init__(self, checked: Checked) -> None:
-        self.path = checked.archive.path
-        self.manifest: Manifest = checked.manifest
-        self._archive = checked.archive
-        self._graphs = checked.graphs
+    def __init__(self, contents: CheckedBundle) -> None:
+        self.path = contents.archive.path
+        self.manifest: Manifest = contents.manifest
+        self._archive = contents.archive
+        self._graphs = contents.graphs
         self._samples: Samples | None = None
         # By device, what it keeps of this bundle.
         self._measured: dict[str, Mapping[str, Measurement]] = {}
@@ -122,7 +122,7 @@ class Bundle:
                 object stays open.
         """
         _check_own(self.path, files)
-        variants = {old.id: old for old in self.manifest.variants}
+        variants = {entry.id: entry for entry in self.manifest.variants}
         replaced = variants.get(variant.id)
         manifest = replace(
             self.manifest, variants=tuple({**variants, variant.id: variant}.values())
@@ -143,17 +143,19 @@ class Bundle:
         Raises:
             BundleError: there is no such variant, or no other one; else as :meth:`with_variant`.
         """
-        kept = tuple(variant for variant in self.manifest.variants if variant.id != name)
+        remaining_variants = tuple(
+            variant for variant in self.manifest.variants if variant.id != name
+        )
         ids = ", ".join(variant.id for variant in self.manifest.variants)
-        if len(kept) == len(self.manifest.variants):
+        if len(remaining_variants) == len(self.manifest.variants):
             raise BundleError(f"{self.path}: no variant {name!r} in this bundle; it has {ids}")
-        if not kept:
+        if not remaining_variants:
             raise BundleError(
                 f"{self.path}: {name} is its only variant, and a bundle needs one to run"
             )
-        removed = next(variant for variant in self.manifest.variants if variant.id == name)
-        manifest = replace(self.manifest, variants=kept)
-        return self._rewrite(manifest, {}, self._unused(removed, manifest))
+        removed_variant = next(variant for variant in self.manifest.variants if variant.id == name)
+        manifest = replace(self.manifest, variants=remaining_variants)
+        return self._rewrite(manifest, {}, self._unused(removed_variant, manifest))
 
     def copy(self, path: str | Path, *, overwrite: bool = False) -> Bundle:
         """Write the same bundle elsewhere, in the form that ``path`` asks for.
@@ -175,11 +177,11 @@ class Bundle:
             write_bundle(path, self.manifest, sources, zipped=zipped, overwrite=overwrite)
         )
 
-    def _unused(self, removed: Variant, manifest: Manifest) -> set[str]:
+    def _unused(self, removed_variant: Variant, manifest: Manifest) -> set[str]:
         """Files of a variant that ``manifest`` has no use for."""
-        return self._with_weights(removed.files.values()) - self._with_weights(
+        return self._with_weights(removed_variant.files.values()) - self._with_weights(
             [stage.graph for stage in manifest.stages]
-            + [file for kept in manifest.variants for file in kept.files.values()]
+            + [file for variant in manifest.variants for file in variant.files.values()]
             + list(manifest.labels.values())
             + [m.tokenizer.file for m in manifest.modalities if m.tokenizer]
         )
@@ -255,12 +257,12 @@ class Bundle:
         key = cache_folder(self.path, "", device).name
         if key not in self._measured:
             self._measured[key] = read_measurements(self.path, self.digest, device)
-        engines, measured = self._read_engines(device), self._measured[key]
+        engines, measurements = self._read_engines(device), self._measured[key]
         manifest = self.manifest if engines is None else engines.manifest
-        if not measured:
+        if not measurements:
             return manifest
         variants = tuple(
-            measured_variant(variant, measured.get(variant.id), device.cores)
+            measured_variant(variant, measurements.get(variant.id), device.cores)
             for variant in manifest.variants
         )
         return replace(manifest, variants=variants)
@@ -298,23 +300,23 @@ class Bundle:
         Raises:
             BundleError: as :meth:`with_variant`, or there is no such variant.
         """
-        if unknown := metrics.keys() - {variant.id for variant in self.manifest.variants}:
-            raise BundleError(f"{self.path}: no variant {min(unknown)!r} in this bundle")
+        if unknown_ids := metrics.keys() - {variant.id for variant in self.manifest.variants}:
+            raise BundleError(f"{self.path}: no variant {min(unknown_ids)!r} in this bundle")
         variants = []
-        for old in self.manifest.variants:
-            new = {**old.metrics, **metrics.get(old.id, {})}
-            kept = {name: value for name, value in new.items() if value is not None}
-            variants.append(replace(old, metrics=kept))
+        for entry in self.manifest.variants:
+            all_metrics = {**entry.metrics, **metrics.get(entry.id, {})}
+            new_metrics = {name: value for name, value in all_metrics.items() if value is not None}
+            variants.append(replace(entry, metrics=new_metrics))
         return self._rewrite(replace(self.manifest, variants=tuple(variants)), {}, ())
 
     def _rewrite(
-        self, manifest: Manifest, files: Mapping[str, bytes | Path], dropped: Collection[str]
+        self, manifest: Manifest, files: Mapping[str, bytes | Path], dropped_names: Collection[str]
     ) -> Bundle:
-        """The bundle written anew with another manifest, ``files`` added and ``dropped`` gone."""
+        """The bundle written anew: another manifest, ``files`` added, ``dropped_names`` gone."""
         sources: dict[str, Source] = {
-            name: self.read(name) for name in self.manifest.files if name not in dropped
+            name: self.read(name) for name in self.manifest.files if name not in dropped_names
         }
-        checked = write_bundle(
+        contents = write_bundle(
             self.path,
             manifest,
             {**sources, **files},
@@ -323,7 +325,7 @@ class Bundle:
             before_move=self._archive.check_unchanged,
         )
         self.close()
-        return type(self)(checked)
+        return type(self)(contents)
 
     def select(
         self,
@@ -350,10 +352,10 @@ class Bundle:
             InputError: there is no variant of that id.
             NoVariantError: none can run; its ``decisions`` say why.
         """
-        known = [one.id for one in self.manifest.variants]
-        if variant is not None and variant not in known:
+        ids = [entry.id for entry in self.manifest.variants]
+        if variant is not None and variant not in ids:
             raise InputError(
-                f"{self.path}: no variant {variant!r}; this bundle has {', '.join(known)}"
+                f"{self.path}: no variant {variant!r}; this bundle has {', '.join(ids)}"
             )
         best, decisions = choose(
             self.on(device), device, variant=variant, backend=backend, precision=precision
@@ -404,8 +406,8 @@ class Bundle:
             BundleError: no such output, or its labels file is not a JSON list of strings.
         """
         if output not in self.manifest.outputs:
-            known = ", ".join(self.manifest.outputs)
-            raise BundleError(f"{self.path}: no output {output!r}; this bundle has {known}")
+            names = ", ".join(self.manifest.outputs)
+            raise BundleError(f"{self.path}: no output {output!r}; this bundle has {names}")
         name = self.manifest.labels.get(output)
         if name is None:
             return []
@@ -483,9 +485,9 @@ class Bundle:
         spans = {span for name in names for span in self._graphs.get(name, GraphFile()).spans}
         total, reached = 0, ("", 0)
         for file, begin, end in sorted(spans):
-            first = max(begin, reached[1]) if file == reached[0] else begin
-            if end > first:
-                total += end - first
+            new_begin = max(begin, reached[1]) if file == reached[0] else begin
+            if end > new_begin:
+                total += end - new_begin
                 reached = file, end
         return total + sum(self._holder(name).sizes[name] for name in names)
 

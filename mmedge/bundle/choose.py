@@ -27,12 +27,12 @@ def choose(
     The order of preference is documented at :meth:`mmedge.bundle.Bundle.select`.
     """
     reasons = {
-        one.id: f"variant {variant} was asked for"
-        if variant not in {None, one.id}
-        else _reject_reason(one, device, backend=backend, precision=precision)
-        for one in manifest.variants
+        candidate.id: f"variant {variant} was asked for"
+        if variant not in {None, candidate.id}
+        else _reject_reason(candidate, device, backend=backend, precision=precision)
+        for candidate in manifest.variants
     }
-    accepted = [one for one in manifest.variants if reasons[one.id] is None]
+    accepted = [entry for entry in manifest.variants if reasons[entry.id] is None]
     best = min(accepted, key=_rank, default=None)
     decisions = tuple(
         Decision(id_, accepted=reason is None, reason=reason or _accept_reason(id_, best))
@@ -92,5 +92,5 @@ def _accept_reason(id_: str, best: Variant | None) -> str:
     if best is None or id_ != best.id:
         return f"can run here; {best.id if best else 'another'} is preferred"
     latency = best.metrics.get("latency_ms")
-    measured = f", measured at {latency:.3g} ms" if latency is not None else ""
-    return f"chosen: runs on {best.target} in {best.precision}{measured}"
+    latency_text = f", measured at {latency:.3g} ms" if latency is not None else ""
+    return f"chosen: runs on {best.target} in {best.precision}{latency_text}"

@@ -129,13 +129,13 @@ def read_measurements(path: Path, digest: str, device: Device) -> Mapping[str, M
     """
     file = cache_folder(path, digest, device) / FILE
     try:
-        with file.open("rb") as opened:
-            data = opened.read(MAX_BYTES + 1)
+        with file.open("rb") as stream:
+            data = stream.read(MAX_BYTES + 1)
     except OSError:
         return {}
     try:
-        read = _read_file(decode(data, most=MAX_BYTES), "$")
-        if read.manifest != digest or dict(read.device) != describe(device):
+        content = _read_file(decode(data, most=MAX_BYTES), "$")
+        if content.manifest != digest or dict(content.device) != describe(device):
             raise Misfit("$", "the manifest and the device of its folder's name", "others")
     except Misfit as fault:
         warnings.warn(
@@ -144,7 +144,7 @@ def read_measurements(path: Path, digest: str, device: Device) -> Mapping[str, M
             stacklevel=2,
         )
         return {}
-    return read.variants
+    return content.variants
 
 
 def write_measurements(
@@ -163,9 +163,12 @@ def write_measurements(
     try:
         with exclusive(folder.parent.parent):
             folder.mkdir(parents=True, exist_ok=True)
-            for other in folder.parent.iterdir():
-                if not other.name.startswith(f"{digest[:DIGITS]}-") and not other.is_symlink():
-                    shutil.rmtree(other, ignore_errors=True)
+            for other_folder in folder.parent.iterdir():
+                if (
+                    not other_folder.name.startswith(f"{digest[:DIGITS]}-")
+                    and not other_folder.is_symlink()
+                ):
+                    shutil.rmtree(other_folder, ignore_errors=True)
             staged = folder / f".{FILE}.{os.getpid()}"
             staged.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
             staged.replace(folder / FILE)
@@ -177,12 +180,12 @@ def write_measurements(
     return folder
 
 
-def measured_variant(variant: Variant, measured: Measurement | None, cores: int) -> Variant:
+def measured_variant(variant: Variant, measurement: Measurement | None, cores: int) -> Variant:
     """A variant with what was measured on a device of so many cores in place of what it says."""
-    if measured is None:
+    if measurement is None:
         return variant
-    others = {k: v for k, v in variant.metrics.items() if k not in ("threads", "cores")}
-    metrics = {**others, "latency_ms": measured.latency_ms}
-    if measured.threads is not None:
-        metrics |= {"threads": float(measured.threads), "cores": float(cores)}
-    return replace(variant, metrics=metrics, plan=measured.plan)
+    other_metrics = {k: v for k, v in variant.metrics.items() if k not in ("threads", "cores")}
+    metrics = {**other_metrics, "latency_ms": measurement.latency_ms}
+    if measurement.threads is not None:
+        metrics |= {"threads": float(measurement.threads), "cores": float(cores)}
+    return replace(variant, metrics=metrics, plan=measurement.plan)

@@ -92,27 +92,29 @@ def read_engines(
 
 def _read(folder: Path, digest: str, manifest: Manifest, device: Device) -> DeviceEngines:
     archive = Directory(folder)
-    stated = _read_manifest(decode(bytes(archive.read(MANIFEST)), most=MAX_MANIFEST_BYTES), "$")
-    if stated.manifest != digest or dict(stated.device) != describe(device):
+    engines_manifest = _read_manifest(
+        decode(bytes(archive.read(MANIFEST)), most=MAX_MANIFEST_BYTES), "$"
+    )
+    if engines_manifest.manifest != digest or dict(engines_manifest.device) != describe(device):
         raise Misfit("$", "the manifest and the device of its folder's name", "others")
-    for variant in stated.variants:
+    for variant in engines_manifest.variants:
         if variant.backend not in ENGINE_BACKENDS:
             raise Misfit("$.variants", "engines", f"a variant for {variant.backend}")
-    if stated.files.keys() & manifest.files.keys():
+    if engines_manifest.files.keys() & manifest.files.keys():
         raise Misfit("$.files", "files that the bundle has not", "some of the bundle's")
-    if archive.sizes.keys() - {MANIFEST} != stated.files.keys():
+    if archive.sizes.keys() - {MANIFEST} != engines_manifest.files.keys():
         raise Misfit("$.files", "the files that are there", "others")
-    for name, expected in stated.files.items():
+    for name, expected in engines_manifest.files.items():
         if archive.digest(name) != expected:
             raise BundleError(f"{name} is altered: its SHA-256 is not the one that is stated")
-    ids = {variant.id for variant in stated.variants}
-    merged = replace(
+    ids = {variant.id for variant in engines_manifest.variants}
+    full_manifest = replace(
         manifest,
-        variants=(*(v for v in manifest.variants if v.id not in ids), *stated.variants),
-        files={**manifest.files, **stated.files},
+        variants=(*(v for v in manifest.variants if v.id not in ids), *engines_manifest.variants),
+        files={**manifest.files, **engines_manifest.files},
     )
-    check(merged)
-    return DeviceEngines(archive, stated.variants, merged)
+    check(full_manifest)
+    return DeviceEngines(archive, engines_manifest.variants, full_manifest)
 
 
 def write_engines(
@@ -152,10 +154,10 @@ def write_engines(
             staged = temporary / folder.name
             staged.mkdir()
             digests = {name: add_file(staged, name, source) for name, source in sources.items()}
-            stated = _EnginesManifest(
+            engines_manifest = _EnginesManifest(
                 VERSION, digest, describe(device), tuple(variants.values()), digests
             )
-            content = json.dumps(plain(stated), indent=2, ensure_ascii=False) + "\n"
+            content = json.dumps(plain(engines_manifest), indent=2, ensure_ascii=False) + "\n"
             add_file(staged, MANIFEST, content.encode())
             put(staged, folder)
     except OSError as error:

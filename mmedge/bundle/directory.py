@@ -57,21 +57,21 @@ class Directory:
                         f"{self.path}: {fault}: no bundle holds such a file, so this folder is not "
                         "a bundle, or something was added to it; copy or export the bundle again"
                     )
-                found = os.stat(entry, dir_fd=fd, follow_symlinks=False)
-                if stat.S_ISDIR(found.st_mode):
+                status = os.stat(entry, dir_fd=fd, follow_symlinks=False)
+                if stat.S_ISDIR(status.st_mode):
                     continue
-                _check_regular(found, f"{self.path}: {name}")
-                first = names.setdefault((found.st_dev, found.st_ino), name)
-                if first != name:
+                _check_regular(status, f"{self.path}: {name}")
+                first_name = names.setdefault((status.st_dev, status.st_ino), name)
+                if first_name != name:
                     raise BundleError(
-                        f"{self.path}: {name} and {first} are one file (hard links), which costs "
-                        "more to read than to store; put a copy in the place of each"
+                        f"{self.path}: {name} and {first_name} are one file (hard links), which "
+                        "costs more to read than to store; put a copy in the place of each"
                     )
-                _check_stored(entry, fd, found, f"{self.path}: {name}")
+                _check_stored(entry, fd, status, f"{self.path}: {name}")
                 count += 1
                 if count > MAX_FILES + 2:  # the manifest and its digest come on top
                     raise BundleError(f"{self.path}: more than {MAX_FILES} files; no bundle is")
-                yield name, identity_of(found)
+                yield name, identity_of(status)
 
     def read(self, name: str) -> memoryview:
         """See :meth:`mmedge.bundle.archive.Archive.read`."""
@@ -83,9 +83,9 @@ class Directory:
     def digest(self, name: str) -> str:
         """See :meth:`mmedge.bundle.archive.Archive.digest`."""
         with self._open(name) as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
             self._check_same(name, os.fstat(file.fileno()))
-        return found
+        return digest
 
     def place(self, names: Iterable[str]) -> None:
         """See :meth:`mmedge.bundle.archive.Archive.place`: nothing but the check to do here."""
@@ -127,18 +127,21 @@ class Directory:
 
     def _descend(self, name: str) -> int:
         """Walk down from the root, following no link at any step, and wait for no device."""
-        *folders, last = name.split("/")
+        *folders, file_name = name.split("/")
         fd = os.open(self.path, os.O_DIRECTORY)
-        for part, kind in [*((folder, os.O_DIRECTORY) for folder in folders), (last, os.O_RDONLY)]:
+        for part, kind in [
+            *((folder, os.O_DIRECTORY) for folder in folders),
+            (file_name, os.O_RDONLY),
+        ]:
             try:
-                inner = os.open(part, kind | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=fd)
+                child_fd = os.open(part, kind | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=fd)
             finally:
                 os.close(fd)
-            fd = inner
+            fd = child_fd
         return fd
 
-    def _check_same(self, name: str, found: os.stat_result) -> None:
-        if identity_of(found) != self._known[name]:
+    def _check_same(self, name: str, status: os.stat_result) -> None:
+        if identity_of(status) != self._known[name]:
             raise BundleError(
                 f"{self.path}: {name} changed since the bundle was opened; open it again"
             )
@@ -146,26 +149,26 @@ class Directory:
 
 def _place(path: Path) -> tuple[int, int]:
     """What tells a folder from another one in its place."""
-    found = path.stat()
-    return found.st_dev, found.st_ino
+    status = path.stat()
+    return status.st_dev, status.st_ino
 
 
-def _check_regular(found: os.stat_result, where: str) -> None:
-    if stat.S_ISLNK(found.st_mode):
+def _check_regular(status: os.stat_result, where: str) -> None:
+    if stat.S_ISLNK(status.st_mode):
         raise BundleError(f"{where} is a link; a bundle holds plain files, put a copy in its place")
-    if not stat.S_ISREG(found.st_mode):
+    if not stat.S_ISREG(status.st_mode):
         raise BundleError(f"{where} is a device, pipe or socket; a bundle holds plain files only")
 
 
-def _check_stored(entry: str, folder: int, found: os.stat_result, where: str) -> None:
+def _check_stored(entry: str, folder: int, status: os.stat_result, where: str) -> None:
     """Refuse what costs more to read than it takes to store: holes."""
-    if found.st_blocks * BLOCK < found.st_size:
+    if status.st_blocks * BLOCK < status.st_size:
         fd = os.open(entry, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
         try:
-            if has_hole(fd, found):
+            if has_hole(fd, status):
                 raise BundleError(
-                    f"{where} is sparse: {found.st_size} bytes, of which some are not stored; copy "
-                    "it with cp --sparse=never"
+                    f"{where} is sparse: {status.st_size} bytes, of which some are not stored; "
+                    "copy it with cp --sparse=never"
                 )
         finally:
             os.close(fd)

@@ -24,21 +24,23 @@ class Identity(NamedTuple):
     changed: int
 
 
-def identity_of(found: os.stat_result) -> Identity:
+def identity_of(status: os.stat_result) -> Identity:
     """The identity that a call of ``stat`` found."""
-    return Identity(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+    return Identity(
+        status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+    )
 
 
-def has_hole(fd: int, found: os.stat_result) -> bool:
+def has_hole(fd: int, status: os.stat_result) -> bool:
     """Whether an open file claims more bytes than are stored: reading it would cost its claim.
 
     Compressed file systems store fewer blocks too, so the file is asked where its first hole is.
     """
-    if found.st_blocks * BLOCK >= found.st_size or not hasattr(os, "SEEK_HOLE"):
+    if status.st_blocks * BLOCK >= status.st_size or not hasattr(os, "SEEK_HOLE"):
         return False
     try:
-        first = os.lseek(fd, 0, os.SEEK_HOLE)
+        hole_at = os.lseek(fd, 0, os.SEEK_HOLE)
         os.lseek(fd, 0, os.SEEK_SET)
     except OSError:  # the file system does not say
         return False
-    return first < found.st_size
+    return hole_at < status.st_size

@@ -13,13 +13,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from mmedge.bundle.onnxgraph import Tensor
+from mmedge.bundle.onnxgraph import ParsedTensor
 from mmedge.bundle.operators import FIRST, NO_INTEGERS, SAME, TYPED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from mmedge.bundle.onnxgraph import Graph, Node
+    from mmedge.bundle.onnxgraph import ParsedGraph, ParsedNode
 
 __all__ = ["Scope", "division_fault"]
 
@@ -38,23 +38,23 @@ class Scope:
     """What is known of the tensors of a graph, or of a body inside one, up to some node.
 
     Args:
-        outer: of the graph that a body lies in.
+        parent: of the graph that a body lies in.
     """
 
-    def __init__(self, outer: Scope | None = None) -> None:
-        self.outer = outer
-        self.constants: dict[str, Tensor] = {}
+    def __init__(self, parent: Scope | None = None) -> None:
+        self.parent = parent
+        self.constants: dict[str, ParsedTensor] = {}
         self.integers: dict[str, bool] = {}
-        self.makers: dict[str, Node] = {}
+        self.makers: dict[str, ParsedNode] = {}
         self.ranks: dict[str, int] = {}
 
-    def enter(self, graph: Graph) -> None:
+    def enter(self, graph: ParsedGraph) -> None:
         """Take a graph's inputs and constants; a default of an input is no constant.
 
         Nodes may stand in any order: a name that a body makes further down is not that of a tensor
         around it.
         """
-        if self.outer is not None:
+        if self.parent is not None:
             self.integers.update((name, True) for node in graph.nodes for name in node.outputs)
         for name, (kind, rank) in graph.inputs.items():
             self.integers[name] = kind in _INTEGERS or not kind
@@ -64,7 +64,7 @@ class Scope:
             if name not in graph.inputs:
                 self._add_constant(name, tensor)
 
-    def add(self, node: Node, bodies: Mapping[str, bool] | None = None) -> None:
+    def add(self, node: ParsedNode, bodies: Mapping[str, bool] | None = None) -> None:
         """Take a node's results; ``bodies`` says of those of a node with bodies what is known."""
         value = node.attributes.get("value")
         if (node.domain, node.op) == ("", "Constant") and node.outputs:
@@ -88,11 +88,11 @@ class Scope:
             else:
                 self.integers[name] = maybe
 
-    def _add_constant(self, name: str, tensor: Tensor) -> None:
+    def _add_constant(self, name: str, tensor: ParsedTensor) -> None:
         self.constants[name] = tensor
         self.integers[name] = tensor.kind in _INTEGERS
 
-    def _may_be_integer(self, node: Node) -> bool:
+    def _may_be_integer(self, node: ParsedNode) -> bool:
         if (node.domain, node.op) in NO_INTEGERS:
             return False
         if node.domain:
@@ -111,14 +111,14 @@ class Scope:
         index = SAME.get(node.op)
         return index is None or self._of_input(node, index)
 
-    def _of_input(self, node: Node, index: int) -> bool:
+    def _of_input(self, node: ParsedNode, index: int) -> bool:
         return index >= len(node.inputs) or self.may_be_integer(node.inputs[index])
 
     def _holder(self, name: str) -> Scope | None:
         """The innermost scope that has a tensor of that name."""
         scope: Scope | None = self
         while scope is not None and name not in scope.integers:
-            scope = scope.outer
+            scope = scope.parent
         return scope
 
     def may_be_integer(self, name: str) -> bool:
@@ -126,7 +126,7 @@ class Scope:
         holder = self._holder(name)
         return holder is None or holder.integers[name]
 
-    def constant(self, name: str) -> Tensor | None:
+    def constant(self, name: str) -> ParsedTensor | None:
         """See :class:`mmedge.bundle.operators.Values`."""
         holder = self._holder(name)
         return holder.constants.get(name) if holder is not None else None
@@ -143,13 +143,13 @@ class Scope:
             return bool(constant.shape)
         return holder.ranks.get(name, 0) > 0
 
-    def maker(self, name: str) -> Node | None:
+    def maker(self, name: str) -> ParsedNode | None:
         """The node that makes a tensor."""
         holder = self._holder(name)
         return holder.makers.get(name) if holder is not None else None
 
 
-def division_fault(node: Node, scope: Scope) -> str | None:
+def division_fault(node: ParsedNode, scope: Scope) -> str | None:
     """Why a ``Div`` or ``Mod`` may end the process; None where it cannot."""
     rounding = node.attributes.get("fmod")
     if rounding is not None and rounding.integers == (1,):
@@ -180,11 +180,19 @@ def _is_guarded(divisor: str, scope: Scope) -> bool:
     where = scope.maker(divisor)
     if where is None or (where.domain, where.op) != ("", "Where") or len(where.inputs) != 3:
         return False
-    condition, one, other = where.inputs
-    equal = scope.maker(condition)
-    if equal is None or (equal.domain, equal.op) != ("", "Equal") or equal.inputs[:1] != [other]:
+    condition, if_true, if_false = where.inputs
+    comparison = scope.maker(condition)
+    if (
+        comparison is None
+        or (comparison.domain, comparison.op) != ("", "Equal")
+        or comparison.inputs[:1] != [if_false]
+    ):
         return False
-    return len(equal.inputs) == 2 and _is_all(equal.inputs[1], -1, scope) and _is_all(one, 1, scope)
+    return (
+        len(comparison.inputs) == 2
+        and _is_all(comparison.inputs[1], -1, scope)
+        and _is_all(if_true, 1, scope)
+    )
 
 
 def _is_all(name: str, value: int, scope: Scope) -> bool:
@@ -193,5 +201,5 @@ def _is_all(name: str, value: int, scope: Scope) -> bool:
     return constant is not None and constant.values == (value,)
 
 
-def _int64(values: tuple[int, ...]) -> Tensor:
-    return Tensor(kind=_INT64, shape=(len(values),), values=values)
+def _int64(values: tuple[int, ...]) -> ParsedTensor:
+    return ParsedTensor(kind=_INT64, shape=(len(values),), values=values)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from mmedge.spec import Manifest
 
-__all__ = ["ENGINE_BACKENDS", "Checked", "check_digests", "load", "read_manifest"]
+__all__ = ["ENGINE_BACKENDS", "CheckedBundle", "check_digests", "load", "read_manifest"]
 
 #: Bytes from which files are digested in several threads: 5 ms of one core's work.
 MANY_BYTES = 8 << 20
@@ -44,7 +44,7 @@ ENGINE_BACKENDS = frozenset({"tensorrt", "tensorrt_rtx"})
 
 
 @dataclass(frozen=True, slots=True)
-class Checked:
+class CheckedBundle:
     """A bundle that passed; ``graphs`` says what each graph reaches for."""
 
     archive: Archive
@@ -52,7 +52,7 @@ class Checked:
     graphs: Mapping[str, GraphFile]
 
 
-def load(path: Path, *, digests: bool = True) -> Checked:
+def load(path: Path, *, digests: bool = True) -> CheckedBundle:
     """Open and check the bundle at ``path``; ``digests`` False leaves out step 4 alone.
 
     Raises:
@@ -66,7 +66,7 @@ def load(path: Path, *, digests: bool = True) -> Checked:
             check_digests(archive, manifest)
         graphs = _check_graphs(archive, manifest)
         _check_tokenizers(archive, manifest)
-        return Checked(archive, manifest, graphs)
+        return CheckedBundle(archive, manifest, graphs)
     except BaseException:
         archive.close()
         raise
@@ -116,15 +116,15 @@ def manifest_digest(manifest: bytes) -> bytes:
 
 
 def _check_listing(archive: Archive, manifest: Manifest) -> None:
-    present = archive.sizes.keys() - {MANIFEST, DIGEST}
+    file_names = archive.sizes.keys() - {MANIFEST, DIGEST}
     for fault, names in (
-        ("missing file", manifest.files.keys() - present),
-        ("extra file, not listed in the manifest:", present - manifest.files.keys()),
+        ("missing file", manifest.files.keys() - file_names),
+        ("extra file, not listed in the manifest:", file_names - manifest.files.keys()),
     ):
         if names:
-            rest = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             raise BundleError(
-                f"{archive.path}: {fault} {min(names)}{rest}; copy or export the bundle again"
+                f"{archive.path}: {fault} {min(names)}{more}; copy or export the bundle again"
             )
 
 
@@ -163,9 +163,9 @@ def _check_graphs(archive: Archive, manifest: Manifest) -> dict[str, GraphFile]:
         file: check_graph(archive.read(file), file, archive.sizes, f"{archive.path}: {file}")
         for file in sorted(files)
     }
-    empty = {name for name, limits in manifest.dimensions.items() if limits.min == 0}
-    for stage in manifest.stages if empty else ():
-        sizes = {size for spec in stage.inputs for size in spec.shape if size in empty}
+    zero_dimensions = {name for name, limits in manifest.dimensions.items() if limits.min == 0}
+    for stage in manifest.stages if zero_dimensions else ():
+        sizes = {size for spec in stage.inputs for size in spec.shape if size in zero_dimensions}
         for file in sorted(stages[stage.name]) if sizes else ():
             if needs := graphs[file].needs_elements:
                 raise BundleError(

@@ -24,7 +24,13 @@ from mmedge.schema import DIGEST, MANIFEST, path_fault
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from mmedge.bundle.onnxgraph import Function, Graph, Model, Node, Tensor
+    from mmedge.bundle.onnxgraph import (
+        ParsedFunction,
+        ParsedGraph,
+        ParsedModel,
+        ParsedNode,
+        ParsedTensor,
+    )
 
 __all__ = ["OWN_DOMAIN", "SUFFIX", "GraphFile", "check_graph"]
 
@@ -97,7 +103,7 @@ def check_graph(data: memoryview, name: str, sizes: Mapping[str, int], where: st
 
 
 def _weights(
-    tensor: Tensor, name: str, sizes: Mapping[str, int], where: str
+    tensor: ParsedTensor, name: str, sizes: Mapping[str, int], where: str
 ) -> tuple[str, int, int]:
     """The bundle's file that one tensor's external data names, its first byte, and its end."""
     entries = tensor.external
@@ -126,7 +132,7 @@ def _weights(
 class _Check:
     """One pass over a file's nodes, bodies and functions."""
 
-    def __init__(self, model: Model, where: str) -> None:
+    def __init__(self, model: ParsedModel, where: str) -> None:
         self._model = model
         self._where = where
         self.called: Counter[str] = Counter()
@@ -146,7 +152,7 @@ class _Check:
         self._nodes = 0
         self._graph(self._model.graph, Scope(), in_function=False)
 
-    def _function(self, function: Function) -> int:
+    def _function(self, function: ParsedFunction) -> int:
         """Check a function's body, of whose inputs nothing is known; how many nodes it has."""
         if function.domain in DOMAINS:
             raise BundleError(
@@ -159,14 +165,14 @@ class _Check:
             scope.add(node, self._node(node, scope, in_function=True))
         return self._nodes
 
-    def _graph(self, graph: Graph, scope: Scope, *, in_function: bool) -> list[bool]:
+    def _graph(self, graph: ParsedGraph, scope: Scope, *, in_function: bool) -> list[bool]:
         """Check a graph; of each of its outputs whether it may be an int32 or int64."""
         scope.enter(graph)
         for node in graph.nodes:
             scope.add(node, self._node(node, scope, in_function=in_function))
         return [scope.may_be_integer(name) for name in graph.outputs]
 
-    def _node(self, node: Node, scope: Scope, *, in_function: bool) -> dict[str, bool] | None:
+    def _node(self, node: ParsedNode, scope: Scope, *, in_function: bool) -> dict[str, bool] | None:
         """Check a node and its bodies; of its results what its bodies tell, if it has any."""
         self._nodes += 1
         self._check_operator(node, in_function=in_function)
@@ -197,25 +203,25 @@ class _Check:
             for index, name in enumerate(node.outputs)
         }
 
-    def _results(self, function: Function, node: Node, scope: Scope) -> dict[str, bool]:
+    def _results(self, function: ParsedFunction, node: ParsedNode, scope: Scope) -> dict[str, bool]:
         """Of a function's results, where it is called so, whether each may be int32 or int64."""
-        taken = tuple(scope.may_be_integer(name) for name in node.inputs)
-        known = self._called_so.get((function.op, taken))
-        if known is None:
-            inside = Scope()
-            inside.integers.update(zip(function.inputs, taken, strict=False))
-            for inner in function.nodes:
-                inside.add(inner)
-            known = tuple(inside.may_be_integer(name) for name in function.outputs)
-            self._called_so[function.op, taken] = known
-        return dict(zip(node.outputs, known, strict=False))
+        integer_inputs = tuple(scope.may_be_integer(name) for name in node.inputs)
+        integer_results = self._called_so.get((function.op, integer_inputs))
+        if integer_results is None:
+            body_scope = Scope()
+            body_scope.integers.update(zip(function.inputs, integer_inputs, strict=False))
+            for body_node in function.nodes:
+                body_scope.add(body_node)
+            integer_results = tuple(body_scope.may_be_integer(name) for name in function.outputs)
+            self._called_so[function.op, integer_inputs] = integer_results
+        return dict(zip(node.outputs, integer_results, strict=False))
 
-    def _check_operator(self, node: Node, *, in_function: bool) -> None:
-        called = node.domain, node.op
-        if called in self._model.functions and in_function:
+    def _check_operator(self, node: ParsedNode, *, in_function: bool) -> None:
+        call = node.domain, node.op
+        if call in self._model.functions and in_function:
             # Bodies that call bodies could call themselves, or expand without end.
             raise BundleError(f"{self._where}: a model-local function calls function {node.op!r}")
-        if called in self._model.functions and node.domain == OWN_DOMAIN:
+        if call in self._model.functions and node.domain == OWN_DOMAIN:
             self.called[node.op] += 1
             self._expanded += self._sizes[node.op]
             # Before the body is gone through once more for this call.
@@ -225,13 +231,13 @@ class _Check:
                     "their places"
                 )
             return
-        known = DOMAINS.get(node.domain)
-        if known is not None and node.op in known:
+        operators = DOMAINS.get(node.domain)
+        if operators is not None and node.op in operators:
             return
         expected = (
             f"expected domain {', '.join(map(repr, sorted(DOMAINS)))}, or {OWN_DOMAIN!r} with a "
             "model-local function as its body"
-            if known is None
+            if operators is None
             else "docs/reference/bundle.md says which are allowed"
         )
         raise BundleError(

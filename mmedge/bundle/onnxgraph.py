@@ -26,12 +26,12 @@ from mmedge.bundle.protobuf import (
 __all__ = [
     "MAX_NODES",
     "MAX_VALUES",
-    "Attribute",
-    "Function",
-    "Graph",
-    "Model",
-    "Node",
-    "Tensor",
+    "ParsedAttribute",
+    "ParsedFunction",
+    "ParsedGraph",
+    "ParsedModel",
+    "ParsedNode",
+    "ParsedTensor",
     "read_model",
 ]
 
@@ -86,7 +86,7 @@ _EXTERNAL_KEYS: Final = frozenset({"location", "offset", "length", "checksum"})
 # Plain classes, since making dataclasses would take more of an import than all else here.
 
 
-class Tensor:
+class ParsedTensor:
     """A constant.
 
     Attributes:
@@ -109,7 +109,7 @@ class Tensor:
         self.values = values
 
 
-class Attribute:
+class ParsedAttribute:
     """An attribute of a node; of its value what a check may look at.
 
     Attributes:
@@ -123,12 +123,12 @@ class Attribute:
 
     def __init__(self) -> None:
         self.integers: tuple[int, ...] = ()
-        self.tensor: Tensor | None = None
-        self.graphs: tuple[Graph, ...] = ()
+        self.tensor: ParsedTensor | None = None
+        self.graphs: tuple[ParsedGraph, ...] = ()
         self.reference = ""
 
 
-class Node:
+class ParsedNode:
     """An operator's call. A domain ``ai.onnx`` is the empty one."""
 
     __slots__ = ("attributes", "domain", "inputs", "op", "outputs")
@@ -139,14 +139,14 @@ class Node:
         domain: str,
         inputs: list[str],
         outputs: list[str],
-        attributes: dict[str, Attribute],
+        attributes: dict[str, ParsedAttribute],
     ) -> None:
         self.op, self.domain = op, domain
         self.inputs, self.outputs = inputs, outputs
         self.attributes = attributes
 
 
-class Graph:
+class ParsedGraph:
     """A graph or the body of a branch or loop.
 
     ``inputs`` maps names to TensorProto.DataType (0: not said) and rank (None: not said).
@@ -155,13 +155,13 @@ class Graph:
     __slots__ = ("constants", "inputs", "nodes", "outputs")
 
     def __init__(self) -> None:
-        self.nodes: list[Node] = []
-        self.constants: dict[str, Tensor] = {}
+        self.nodes: list[ParsedNode] = []
+        self.constants: dict[str, ParsedTensor] = {}
         self.inputs: dict[str, tuple[int, int | None]] = {}
         self.outputs: list[str] = []
 
 
-class Function:
+class ParsedFunction:
     """A model-local function."""
 
     __slots__ = ("domain", "inputs", "nodes", "op", "outputs")
@@ -170,10 +170,10 @@ class Function:
         self.domain = self.op = ""
         self.inputs: list[str] = []
         self.outputs: list[str] = []
-        self.nodes: list[Node] = []
+        self.nodes: list[ParsedNode] = []
 
 
-class Model:
+class ParsedModel:
     """A file.
 
     Attributes:
@@ -187,16 +187,16 @@ class Model:
 
     def __init__(
         self,
-        graph: Graph,
-        functions: dict[tuple[str, str], Function],
-        external: list[Tensor],
+        graph: ParsedGraph,
+        functions: dict[tuple[str, str], ParsedFunction],
+        external: list[ParsedTensor],
         opsets: dict[str, int],
     ) -> None:
         self.graph, self.functions = graph, functions
         self.external, self.opsets = external, opsets
 
 
-def read_model(data: memoryview) -> Model:
+def read_model(data: memoryview) -> ParsedModel:
     """Read a serialised ModelProto.
 
     Raises:
@@ -211,14 +211,14 @@ class _ModelReader(WireReader):
     def __init__(self, data: memoryview) -> None:
         super().__init__(data)
         self._nodes = self._names = 0
-        self._external: list[Tensor] = []
+        self._external: list[ParsedTensor] = []
 
-    def model(self) -> Model:
+    def model(self) -> ParsedModel:
         """The whole file."""
         if not len(self.data):
             raise WireError("an empty file")
-        graph: Graph | None = None
-        functions: dict[tuple[str, str], Function] = {}
+        graph: ParsedGraph | None = None
+        functions: dict[tuple[str, str], ParsedFunction] = {}
         opsets: dict[str, int] = {}
         has_version = False
         for number, begin, stop in self.fields(0, len(self.data), _MODEL):
@@ -242,7 +242,7 @@ class _ModelReader(WireReader):
             raise WireError("a file without a graph")
         if not has_version:
             raise WireError("a file without an IR version")
-        return Model(graph, functions, self._external, opsets)
+        return ParsedModel(graph, functions, self._external, opsets)
 
     def _opset(self, start: int, end: int) -> tuple[str, int]:
         domain, version = "", 0
@@ -253,10 +253,10 @@ class _ModelReader(WireReader):
                 version = signed(begin)
         return "" if domain == "ai.onnx" else domain, version
 
-    def _graph(self, start: int, end: int, depth: int) -> Graph:
+    def _graph(self, start: int, end: int, depth: int) -> ParsedGraph:
         if depth > MAX_DEPTH:
             raise WireError(f"nested deeper than {MAX_DEPTH} messages")
-        graph = Graph()
+        graph = ParsedGraph()
         for number, begin, stop in self.fields(start, end, _GRAPH):
             if number == 1:
                 graph.nodes.append(self._node(begin, stop, depth + 1))
@@ -277,8 +277,8 @@ class _ModelReader(WireReader):
                 raise WireError("a sparse constant; write it dense")
         return graph
 
-    def _function(self, start: int, end: int) -> Function:
-        function = Function()
+    def _function(self, start: int, end: int) -> ParsedFunction:
+        function = ParsedFunction()
         for number, begin, stop in self.fields(start, end, _FUNCTION):
             if number == 1:
                 function.op = self.text(begin, stop)
@@ -296,14 +296,14 @@ class _ModelReader(WireReader):
                 raise WireError("an overload of a function")
         return function
 
-    def _node(self, start: int, end: int, depth: int) -> Node:
+    def _node(self, start: int, end: int, depth: int) -> ParsedNode:
         self._nodes += 1
         if self._nodes > MAX_NODES:
             raise WireError(f"more than {MAX_NODES} nodes")
         op = domain = ""
         inputs: list[str] = []
         outputs: list[str] = []
-        attributes: dict[str, Attribute] = {}
+        attributes: dict[str, ParsedAttribute] = {}
         for number, begin, stop in self.fields(start, end, _NODE):
             if number == 1:
                 inputs.append(self.text(begin, stop))
@@ -322,18 +322,18 @@ class _ModelReader(WireReader):
                 raise WireError(f"an overload of {op!r}")
         self._count_names(len(inputs) + len(outputs))
         domain = "" if domain == "ai.onnx" else domain
-        return Node(op, domain, inputs, outputs, attributes)
+        return ParsedNode(op, domain, inputs, outputs, attributes)
 
     def _count_names(self, count: int) -> None:
         self._names += count
         if self._names > MAX_NAMES:
             raise WireError(f"more than {MAX_NAMES} names of tensors")
 
-    def _attribute(self, start: int, end: int, depth: int) -> tuple[str, Attribute]:
+    def _attribute(self, start: int, end: int, depth: int) -> tuple[str, ParsedAttribute]:
         name, of = "", 0
-        attribute = Attribute()
+        attribute = ParsedAttribute()
         integers: list[int] = []
-        graphs: list[Graph] = []
+        graphs: list[ParsedGraph] = []
         for number, begin, stop in self.fields(start, end, _ATTRIBUTE):
             if number == 1:
                 name = self.text(begin, stop)
@@ -362,12 +362,12 @@ class _ModelReader(WireReader):
                 return
             integers.append(signed(value))
 
-    def _tensor(self, start: int, end: int) -> Tensor:
-        tensor = Tensor()
+    def _tensor(self, start: int, end: int) -> ParsedTensor:
+        tensor = ParsedTensor()
         shape: list[int] = []
         values: list[int] = []
-        raw: tuple[int, int] | None = None
-        held = location = 0  # bytes of data in the file; where the data is said to lie
+        raw_span: tuple[int, int] | None = None
+        data_bytes = location = 0  # bytes of data in the file; where the data is said to lie
         for number, begin, stop in self.fields(start, end, _TENSOR):
             if number == 1:
                 self._integers(shape, begin, stop)
@@ -376,27 +376,27 @@ class _ModelReader(WireReader):
             elif number == 8:
                 tensor.name = self.text(begin, stop)
             elif number == 9:
-                raw = begin, stop
-                held += stop - begin
+                raw_span = begin, stop
+                data_bytes += stop - begin
             elif number == 13:
                 self._external_entry(tensor, begin, stop)
             elif number == 14:
                 location = begin & _INT32
             elif number in (4, 5, 6, 7, 10, 11):
-                held += max(1, stop - begin) if stop >= 0 else 8
+                data_bytes += max(1, stop - begin) if stop >= 0 else 8
                 if number in (5, 7):
                     self._integers(values, begin, stop)
             elif number == 3:
                 raise WireError("a constant in segments")
         tensor.shape = tuple(shape)
-        self._check_size(tensor, held, location)
+        self._check_size(tensor, data_bytes, location)
         if tensor.external:
             self._external.append(tensor)
         elif tensor.kind in (6, 7) and prod(shape) <= MAX_VALUES:
-            tensor.values = self._unpack(tensor.kind, raw, values)
+            tensor.values = self._unpack(tensor.kind, raw_span, values)
         return tensor
 
-    def _external_entry(self, tensor: Tensor, start: int, end: int) -> None:
+    def _external_entry(self, tensor: ParsedTensor, start: int, end: int) -> None:
         key = value = ""
         for number, begin, stop in self.fields(start, end, _ENTRY):
             if number == 1:
@@ -407,7 +407,7 @@ class _ModelReader(WireReader):
             raise WireError(f"external data with unknown or repeated {key!r}")
         tensor.external[key] = value
 
-    def _check_size(self, tensor: Tensor, held: int, location: int) -> None:
+    def _check_size(self, tensor: ParsedTensor, data_bytes: int, location: int) -> None:
         """A reader makes room by the shape before it looks for the data."""
         if len(tensor.shape) > 64 or any(not 0 <= size < 1 << 40 for size in tensor.shape):
             raise WireError(f"constant {tensor.name!r} of shape {list(tensor.shape[:8])}")
@@ -416,20 +416,21 @@ class _ModelReader(WireReader):
         if tensor.external:
             return
         # Numbers of 4 bits lie two in a byte.
-        if prod(tensor.shape) > 2 * held:
+        if prod(tensor.shape) > 2 * data_bytes:
             raise WireError(
-                f"constant {tensor.name!r} of shape {list(tensor.shape)} with {held} bytes of data"
+                f"constant {tensor.name!r} of shape {list(tensor.shape)} with {data_bytes} bytes "
+                "of data"
             )
 
     def _unpack(
-        self, kind: int, raw: tuple[int, int] | None, values: list[int]
+        self, kind: int, raw_span: tuple[int, int] | None, values: list[int]
     ) -> tuple[int, ...] | None:
         width = 4 if kind == 6 else 8
-        if raw is None:
+        if raw_span is None:
             # As protobuf does: a varint may have more bits than the number that it stands for.
             half = 1 << (8 * width - 1)
             return tuple((value + half) % (2 * half) - half for value in values)
-        data = bytes(self.data[raw[0] : raw[1]])
+        data = bytes(self.data[raw_span[0] : raw_span[1]])
         if len(data) % width or len(data) > width * MAX_VALUES:
             return None
         return tuple(
@@ -445,9 +446,9 @@ class _ModelReader(WireReader):
             if number == 1:
                 name = self.text(begin, stop)
             elif number == 2:
-                for inner, first, last in self.fields(begin, stop, _TYPE):
-                    if inner == 1:
-                        kind, rank = self._tensor_type(first, last)
+                for type_number, type_begin, type_stop in self.fields(begin, stop, _TYPE):
+                    if type_number == 1:
+                        kind, rank = self._tensor_type(type_begin, type_stop)
         return name, (kind, rank)
 
     def _tensor_type(self, start: int, end: int) -> tuple[int, int | None]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from mmedge.bundle.onnxgraph import Node, Tensor
+    from mmedge.bundle.onnxgraph import ParsedNode, ParsedTensor
 
 __all__ = [
     "DOMAINS", "FIRST", "NEEDS_ELEMENTS", "NEWEST", "NO_INTEGERS", "SAME", "TYPED", "Values",
@@ -131,14 +131,14 @@ _ANY_INTEGER: Final = frozenset({
 class Values(Protocol):
     """What is known of tensors where a node stands."""
 
-    def constant(self, name: str) -> Tensor | None:
+    def constant(self, name: str) -> ParsedTensor | None:
         """The constant of that name; None: it is computed or comes from outside."""
 
     def has_rank(self, name: str) -> bool:
         """Whether a tensor surely has an axis."""
 
 
-def node_fault(node: Node, values: Values) -> str | None:
+def node_fault(node: ParsedNode, values: Values) -> str | None:
     """Why ONNX Runtime must not be given this node; None where nothing speaks against it."""
     for name, attribute in node.attributes.items():
         if (
@@ -151,14 +151,14 @@ def node_fault(node: Node, values: Values) -> str | None:
     return rule(node, values) if rule is not None else None
 
 
-def _input(node: Node, index: int) -> str:
+def _input(node: ParsedNode, index: int) -> str:
     return node.inputs[index] if index < len(node.inputs) else ""
 
 
-def _at_least(**least: int) -> Callable[[Node, Values], str | None]:
+def _at_least(**least: int) -> Callable[[ParsedNode, Values], str | None]:
     """A rule: these attributes stand in the node itself, and are no less."""
 
-    def fault(node: Node, _: Values) -> str | None:
+    def fault(node: ParsedNode, _: Values) -> str | None:
         for name, limit in least.items():
             attribute = node.attributes.get(name)
             if attribute is None:
@@ -170,7 +170,7 @@ def _at_least(**least: int) -> Callable[[Node, Values], str | None]:
     return fault
 
 
-def _kernel(node: Node, _: Values) -> str | None:
+def _kernel(node: ParsedNode, _: Values) -> str | None:
     attribute = node.attributes.get("kernel_shape")
     if attribute is None:
         return None
@@ -180,7 +180,9 @@ def _kernel(node: Node, _: Values) -> str | None:
     return None
 
 
-def _made(index: int, *, factors: bool = True) -> Callable[[Node, Values], str | None]:
+def _limit_elements(
+    index: int, *, factors: bool = True
+) -> Callable[[ParsedNode, Values], str | None]:
     """A rule: a constant size asks for no more than :data:`MAX_MADE` elements.
 
     Args:
@@ -188,7 +190,7 @@ def _made(index: int, *, factors: bool = True) -> Callable[[Node, Values], str |
         factors: whether they are multiplied; False: each counts alone.
     """
 
-    def fault(node: Node, values: Values) -> str | None:
+    def fault(node: ParsedNode, values: Values) -> str | None:
         constant = values.constant(_input(node, index))
         if constant is None or not constant.values:
             return None
@@ -201,39 +203,39 @@ def _made(index: int, *, factors: bool = True) -> Callable[[Node, Values], str |
     return fault
 
 
-def _range(node: Node, values: Values) -> str | None:
+def _range(node: ParsedNode, values: Values) -> str | None:
     ends = [values.constant(_input(node, index)) for index in range(3)]
-    first, last, step = (end.values[0] if end and end.values else None for end in ends)
-    if first is None or last is None or not step:
+    start, limit, step = (end.values[0] if end and end.values else None for end in ends)
+    if start is None or limit is None or not step:
         return None
-    size = abs(last - first) // abs(step)
+    size = abs(limit - start) // abs(step)
     return f"a constant asks for {size} elements, at most {MAX_MADE}" if size > MAX_MADE else None
 
 
-def _random(node: Node, _: Values) -> str | None:
+def _random(node: ParsedNode, _: Values) -> str | None:
     shape = node.attributes.get("shape")
     size = prod(max(1, size) for size in shape.integers) if shape is not None else 0
     return f"asks for {size} elements, at most {MAX_MADE}" if size > MAX_MADE else None
 
 
-def _constant(node: Node, _: Values) -> str | None:
+def _constant(node: ParsedNode, _: Values) -> str | None:
     """Two readers might take another one of several."""
     return None if len(node.attributes) == 1 else f"{len(node.attributes)} values"
 
 
-def _unique(node: Node, _: Values) -> str | None:
+def _unique(node: ParsedNode, _: Values) -> str | None:
     if "axis" in node.attributes:
         return "attribute 'axis', with which ONNX Runtime ends the process on an empty tensor"
     return None
 
 
-def _dft(node: Node, values: Values) -> str | None:
+def _dft(node: ParsedNode, values: Values) -> str | None:
     if not values.has_rank(_input(node, 0)):
         return "input 0 may be a scalar, on which ONNX Runtime ends the process"
     return None
 
 
-def _stft(node: Node, values: Values) -> str | None:
+def _stft(node: ParsedNode, values: Values) -> str | None:
     """Its frames have a step and a length that are known, and no less than 1."""
     window, length = _input(node, 2), _input(node, 3)
     sizes: list[int] = []
@@ -252,28 +254,28 @@ def _stft(node: Node, values: Values) -> str | None:
 
 _HEADS: Final = _at_least(num_heads=1)
 
-_RULES: Final[Mapping[tuple[str, str], Callable[[Node, Values], str | None]]] = {
+_RULES: Final[Mapping[tuple[str, str], Callable[[ParsedNode, Values], str | None]]] = {
     ("", "AveragePool"): _kernel,
-    ("", "BlackmanWindow"): _made(0),
+    ("", "BlackmanWindow"): _limit_elements(0),
     ("", "Constant"): _constant,
-    ("", "ConstantOfShape"): _made(0),
+    ("", "ConstantOfShape"): _limit_elements(0),
     ("", "Conv"): _kernel,
     ("", "ConvTranspose"): _kernel,
     ("", "DFT"): _dft,
-    ("", "Expand"): _made(1),
+    ("", "Expand"): _limit_elements(1),
     ("", "GatherND"): _at_least(batch_dims=0),
-    ("", "HammingWindow"): _made(0),
-    ("", "HannWindow"): _made(0),
+    ("", "HammingWindow"): _limit_elements(0),
+    ("", "HannWindow"): _limit_elements(0),
     ("", "LpPool"): _kernel,
     ("", "MaxPool"): _kernel,
-    ("", "OneHot"): _made(1),
-    ("", "Pad"): _made(1, factors=False),
+    ("", "OneHot"): _limit_elements(1),
+    ("", "Pad"): _limit_elements(1, factors=False),
     ("", "RandomNormal"): _random,
     ("", "RandomUniform"): _random,
     ("", "Range"): _range,
-    ("", "Resize"): _made(3),
+    ("", "Resize"): _limit_elements(3),
     ("", "STFT"): _stft,
-    ("", "Tile"): _made(1),
+    ("", "Tile"): _limit_elements(1),
     ("", "Unique"): _unique,
     ("com.microsoft", "Attention"): _HEADS,
     ("com.microsoft", "FusedConv"): _kernel,

@@ -111,8 +111,8 @@ def caches(path: Path) -> Path:
 
 def left_behind(path: Path) -> Path | None:
     """What a killed process moved away from ``path`` and did not replace; None: nothing."""
-    found = sorted(path.parent.glob(f".{_escaped(path.name)}.*/{_escaped(path.name)}.old"))
-    return found[0] if found else None
+    leftovers = sorted(path.parent.glob(f".{_escaped(path.name)}.*/{_escaped(path.name)}.old"))
+    return leftovers[0] if leftovers else None
 
 
 def _aside(folder: Path, path: Path) -> Path:
@@ -133,9 +133,9 @@ def _sweep(path: Path) -> None:
         with contextlib.suppress(OSError):
             aside, lock = _aside(folder, path), folder / _LOCK
             if not all(
-                inner in {folder / path.name, caches(folder / path.name), aside, lock}
-                or inner.name.startswith(f".{path.name}.")  # staged twice
-                for inner in folder.iterdir()
+                entry in {folder / path.name, caches(folder / path.name), aside, lock}
+                or entry.name.startswith(f".{path.name}.")  # staged twice
+                for entry in folder.iterdir()
             ):
                 continue  # of something else
             if os.path.lexists(aside) and not os.path.lexists(path):
@@ -149,10 +149,10 @@ def _sweep(path: Path) -> None:
 
 def _remove(folder: Path) -> None:
     """Remove a folder, also where folders in it may not be written to, as those of a bundle."""
-    for inner, folders, _ in os.walk(folder):
+    for parent, folders, _ in os.walk(folder):
         for name in folders:
             with contextlib.suppress(OSError):  # a link, or another's
-                Path(inner, name).chmod(0o700)
+                Path(parent, name).chmod(0o700)
     import shutil  # slow to import, and nothing is removed in most runs
 
     shutil.rmtree(folder)
@@ -173,15 +173,15 @@ def _lock(path: Path, *, wait: bool) -> int | None:
     return fd
 
 
-def _exchange(one: Path, other: Path) -> bool:
+def _exchange(path: Path, other_path: Path) -> bool:
     """Let two names change places in one step; False where that is not possible here."""
     renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if renameat2 is None:
         return False
-    arguments = (_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE)
+    arguments = (_AT_FDCWD, os.fsencode(path), _AT_FDCWD, os.fsencode(other_path), _RENAME_EXCHANGE)
     if renameat2(*arguments) == 0:
         return True
     code = ctypes.get_errno()
     if code in _CANNOT_EXCHANGE:
         return False
-    raise OSError(code, os.strerror(code), str(other))
+    raise OSError(code, os.strerror(code), str(other_path))

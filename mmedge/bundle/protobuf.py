@@ -71,13 +71,15 @@ class WireReader:
         self.data = bytes(data) if len(data) <= _COPIED else data
         self._left = MAX_FIELDS
 
-    def fields(self, start: int, end: int, known: Table | None) -> Iterator[tuple[int, int, int]]:
+    def fields(
+        self, start: int, end: int, field_table: Table | None
+    ) -> Iterator[tuple[int, int, int]]:
         """Each field of the message in bytes ``start`` to ``end``.
 
         Args:
             start: first byte.
             end: byte after the last.
-            known: the fields that it may have; None: any.
+            field_table: the fields that it may have; None: any.
 
         Yields:
             (number, first byte, byte after the last) of what has a length, (number, value, -1) of
@@ -86,9 +88,9 @@ class WireReader:
         Raises:
             WireError: not such a message, or the budget is used up.
         """
-        data, at, seen, skipped = self.data, start, 0, False
+        data, at, seen_bits, skipped = self.data, start, 0, False
         count, most = 0, self._left
-        find = None if known is None else known.get
+        find = None if field_table is None else field_table.get
         try:
             while at < end:
                 count += 1
@@ -110,10 +112,10 @@ class WireReader:
                         )
                     number, wire, once, skipped = entry
                     if once:
-                        if seen & once:
+                        if seen_bits & once:
                             # A reader keeps the last, or merges them; two might not agree.
                             raise WireError(f"field {number} given twice, before byte {at}")
-                        seen |= once
+                        seen_bits |= once
                 if wire == BYTES:
                     if at < end and data[at] < 0x80:
                         begin = at + 1

@@ -61,8 +61,8 @@ def samples_from_bytes(data: bytes, manifest: Manifest, *, source: str) -> Sampl
             f"{MAX_HEADER_BYTES}; export the bundle again"
         )
     try:
-        found = dict(deserialize(data))  # type: ignore[no-untyped-call]
-        arrays = {name: _array(name, tensor, source) for name, tensor in found.items()}
+        tensors = dict(deserialize(data))  # type: ignore[no-untyped-call]
+        arrays = {name: _array(name, tensor, source) for name, tensor in tensors.items()}
     except (SafetensorError, ValueError, OverflowError) as error:
         # ValueError, OverflowError: more axes or larger sizes than an array can have.
         raise BundleError(f"{source}: not safetensors: {error}; export the bundle again") from error
@@ -98,8 +98,8 @@ def samples_to_bytes(
         for key, value in ((f"{prefix}.{name}", value) for name, value in group.items())
     }
     _check(arrays, manifest, source)
-    written: bytes = save(arrays)
-    return written
+    content: bytes = save(arrays)
+    return content
 
 
 def _array(name: str, tensor: Mapping[str, object], source: str) -> Array:
@@ -128,8 +128,11 @@ def _check(arrays: Mapping[str, Array], manifest: Manifest, source: str) -> None
         group |= {f"{i}.out.{name}": spec for name, spec in _outputs(manifest).items()}
         groups.append(group)
     tokens = {f"absent.{spec.name}": spec for spec in _tokens(manifest)}
-    wanted = {key for group in (*groups, tokens) for key in group}
-    for fault, keys in (("missing", wanted - arrays.keys()), ("unknown", arrays.keys() - wanted)):
+    expected_keys = {key for group in (*groups, tokens) for key in group}
+    for fault, keys in (
+        ("missing", expected_keys - arrays.keys()),
+        ("unknown", arrays.keys() - expected_keys),
+    ):
         if keys:
             raise BundleError(f"{source}: {fault} tensor {min(keys)!r}; export the bundle again")
     relations = Relations(manifest.dimensions, manifest.constraints)
@@ -179,18 +182,18 @@ def _check_token(array: Array, spec: TensorSpec, manifest: Manifest, where: str)
     got = _check_kind(array, spec, where)
     for axis, (size, expected) in enumerate(zip(array.shape, spec.shape, strict=True)):
         if isinstance(expected, int):
-            allowed = {expected}
+            allowed_sizes = {expected}
         else:
-            allowed = {1, max(1, manifest.dimensions[expected].min)}
-        if size not in allowed:
-            sizes = " or ".join(map(str, sorted(allowed)))
+            allowed_sizes = {1, max(1, manifest.dimensions[expected].min)}
+        if size not in allowed_sizes:
+            sizes = " or ".join(map(str, sorted(allowed_sizes)))
             raise BundleError(
                 f"{where}: expected {spec} with size {sizes} along axis {axis}, {got}; give the "
                 "stand-in with size 1 along dynamic axes and export the bundle again"
             )
-    cut = tuple(slice(None) if isinstance(size, int) else slice(1) for size in spec.shape)
+    slices = tuple(slice(None) if isinstance(size, int) else slice(1) for size in spec.shape)
     # Bytes, so that a NaN equals itself.
-    if np.broadcast_to(array[cut], array.shape).tobytes() != array.tobytes():
+    if np.broadcast_to(array[slices], array.shape).tobytes() != array.tobytes():
         raise BundleError(
             f"{where}: expected {spec} constant along its dynamic axes, {got} that varies; give "
             "the stand-in with size 1 along dynamic axes and export the bundle again"

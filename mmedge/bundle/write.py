@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from mmedge.bundle.load import Checked, load, manifest_digest
+from mmedge.bundle.load import CheckedBundle, load, manifest_digest
 from mmedge.bundle.place import caches, exclusive, put, staging
 from mmedge.errors import BundleError
 from mmedge.schema import DIGEST, MANIFEST, manifest_to_json
@@ -39,7 +39,7 @@ def write_bundle(
     zipped: bool,
     overwrite: bool,
     before_move: Callable[[], None] | None = None,
-) -> Checked:
+) -> CheckedBundle:
     """Write ``manifest`` and the files of ``sources`` to ``path``, and open what was written.
 
     ``manifest.files`` is replaced by the digests of what was written. Equal content gives equal
@@ -107,15 +107,15 @@ def keep_modes(path: Path, staged: Path) -> None:
         return
     file_mode = stat.S_IMODE((path / MANIFEST if path.is_dir() else path).stat().st_mode)
     folder_mode = file_mode | (file_mode & 0o444) >> 2
-    same = path.is_dir() == staged.is_dir()
+    same_form = path.is_dir() == staged.is_dir()
     # Last the folder itself: one that may not be written to can be filled no more.
-    for new in [*(staged.rglob("*") if staged.is_dir() else ()), staged]:
-        old = path / new.relative_to(staged)
-        if same and old.exists():
-            mode = stat.S_IMODE(old.stat().st_mode)
+    for new_path in [*(staged.rglob("*") if staged.is_dir() else ()), staged]:
+        old_path = path / new_path.relative_to(staged)
+        if same_form and old_path.exists():
+            mode = stat.S_IMODE(old_path.stat().st_mode)
         else:
-            mode = folder_mode if new.is_dir() else file_mode
-        new.chmod(mode)
+            mode = folder_mode if new_path.is_dir() else file_mode
+        new_path.chmod(mode)
 
 
 def _check_free(path: Path, *, overwrite: bool) -> None:

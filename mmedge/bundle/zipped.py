@@ -70,13 +70,13 @@ class Zipped:
         self._folder: Path | None = None
         self._remove: weakref.finalize[..., Zipped] | None = None
         with path.open("rb") as file:
-            found = os.fstat(file.fileno())
-            self._identity = identity_of(found)
+            status = os.fstat(file.fileno())
+            self._identity = identity_of(status)
             if not self._identity.size:
                 raise BundleError(f"{path}: an empty file is no bundle")
-            if has_hole(file.fileno(), found):
+            if has_hole(file.fileno(), status):
                 raise BundleError(
-                    f"{path}: a sparse file: {found.st_size} bytes, of which some are not stored; "
+                    f"{path}: a sparse file: {status.st_size} bytes, of which some are not stored; "
                     "copy it with cp --sparse=never"
                 )
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -100,22 +100,22 @@ class Zipped:
 
     def digest(self, name: str) -> str:
         """See :meth:`mmedge.bundle.archive.Archive.digest`."""
-        found = hashlib.sha256(self.read(name)).hexdigest()
+        digest = hashlib.sha256(self.read(name)).hexdigest()
         self._forget_pages()
-        return found
+        return digest
 
     def place(self, names: Iterable[str]) -> None:
         """See :meth:`mmedge.bundle.archive.Archive.place`: copies, each file once."""
-        wanted = {name: self.read(name) for name in names}
+        contents = {name: self.read(name) for name in names}
         try:
-            for name, data in wanted.items():
+            for name, data in contents.items():
                 target = self.folder() / name
                 if not target.exists():
                     target.parent.mkdir(parents=True, exist_ok=True)
                     _write(target, data)
                     self._forget_pages()
         except OSError as error:
-            size = math.ceil(sum(map(len, wanted.values())) / 1e6)
+            size = math.ceil(sum(map(len, contents.values())) / 1e6)
             raise BundleError(
                 f"{self.path}: {name} cannot be copied to a temporary directory: {error}; set "
                 f"TMPDIR to a directory with {size} MB free, or unpack the bundle into a directory "
@@ -148,12 +148,12 @@ class Zipped:
     def check_unchanged(self) -> None:
         """See :meth:`mmedge.bundle.archive.Archive.check_unchanged`."""
         try:
-            found = identity_of(self.path.stat(follow_symlinks=False))
+            identity = identity_of(self.path.stat(follow_symlinks=False))
         except OSError as error:
             raise BundleError(
                 f"{self.path}: changed since the bundle was opened: {error}"
             ) from error
-        if found != self._identity:
+        if identity != self._identity:
             raise BundleError(f"{self.path}: changed since the bundle was opened; open it again")
 
     def close(self) -> None:
@@ -205,10 +205,10 @@ class Zipped:
         disk, disk2, count, count2, size, start, comment = self._unpack(_END, end, b"PK\x05\x06")
         if disk or disk2 or comment or count != count2:
             raise self._refuse("a zip in several parts or with a comment")
-        short = count, size, start
+        short_fields = count, size, start
         # Some writers, Python's among them, add the record well before a number needs it.
-        located = bytes(self._view[max(0, end - _LOCATOR64.size) : end][:4]) == b"PK\x06\x07"
-        if located or count == _MANY16 or _MANY32 in {size, start}:
+        has_locator = bytes(self._view[max(0, end - _LOCATOR64.size) : end][:4]) == b"PK\x06\x07"
+        if has_locator or count == _MANY16 or _MANY32 in {size, start}:
             end -= _LOCATOR64.size
             disk, at, disks = self._unpack(_LOCATOR64, end, b"PK\x06\x07")
             end -= _END64.size
@@ -217,10 +217,10 @@ class Zipped:
             )
             if disk or disk2 or disk3 or disks != 1 or at != end or record != _END64.size - 12:
                 raise self._refuse("a zip64 end record that contradicts itself")
-            for narrow, wide, unknown in zip(
-                short, (count, size, start), (_MANY16, _MANY32, _MANY32), strict=True
+            for narrow, wide, sentinel in zip(
+                short_fields, (count, size, start), (_MANY16, _MANY32, _MANY32), strict=True
             ):
-                if narrow not in {wide, unknown}:
+                if narrow not in {wide, sentinel}:
                     raise self._refuse("a zip64 end record that contradicts the end record")
         if count != count2 or count > MAX_FILES + 2:
             raise self._refuse(f"at most {MAX_FILES} files expected, the zip declares {count}")
@@ -239,8 +239,8 @@ class Zipped:
 
     def _entry(self, at: int) -> tuple[_Entry, int]:
         """The directory's entry at byte ``at``, and where the next one starts."""
-        (_, _, flags, method, _, _, crc, packed, size, name_size, extra_size, comment_size, disk,
-         _, attributes, offset) = self._unpack(_ENTRY, at, b"PK\x01\x02")  # fmt: skip
+        (_, _, flags, method, _, _, crc, packed_size, size, name_size, extra_size, comment_size,
+         disk, _, attributes, offset) = self._unpack(_ENTRY, at, b"PK\x01\x02")  # fmt: skip
         name_at = at + _ENTRY.size
         extra_at = name_at + name_size
         after = extra_at + extra_size
@@ -258,9 +258,11 @@ class Zipped:
             raise self._refuse(f"entry {name} has flags {flags:#x}; sizes must stand in its header")
         if method:
             raise self._refuse(f"entry {name} is compressed (method {method}); zip with -0")
-        packed, size, offset = self._zip64(self._view[extra_at:after], (size, packed, offset), name)
-        if packed != size:
-            raise self._refuse(f"entry {name} declares {size} bytes but stores {packed}")
+        packed_size, size, offset = self._zip64(
+            self._view[extra_at:after], (size, packed_size, offset), name
+        )
+        if packed_size != size:
+            raise self._refuse(f"entry {name} declares {size} bytes but stores {packed_size}")
         return _Entry(name, raw_name, crc, size, offset), after
 
     def _zip64(
@@ -270,24 +272,24 @@ class Zipped:
 
         No other extra field is allowed: one of them gives the entry another name (4.6.9).
         """
-        size, packed, offset = fields
-        wanted = fields.count(_MANY32)
-        if not extra and not wanted:
-            return packed, size, offset
+        size, packed_size, offset = fields
+        wide_count = fields.count(_MANY32)
+        if not extra and not wide_count:
+            return packed_size, size, offset
         if len(extra) < 4:
             raise self._refuse(f"entry {name} lacks its zip64 sizes")
         kind, length = struct.unpack_from("<2H", extra, 0)
         if kind != 1 or length != len(extra) - 4:
             raise self._refuse(f"entry {name} has an extra field {kind:#06x}; zip with -X")
-        if not length == 8 * wanted > 0:
+        if not length == 8 * wide_count > 0:
             raise self._refuse(f"entry {name} lacks its zip64 sizes")
-        wide = iter(struct.unpack(f"<{wanted}Q", extra[4:]))
-        size, packed, offset = (next(wide) if f == _MANY32 else f for f in fields)
-        return packed, size, offset
+        wide = iter(struct.unpack(f"<{wide_count}Q", extra[4:]))
+        size, packed_size, offset = (next(wide) if f == _MANY32 else f for f in fields)
+        return packed_size, size, offset
 
     def _data_start(self, entry: _Entry) -> int:
         """First byte of the entry's data, after its local header has been compared."""
-        _, flags, method, _, _, _, packed, size, name_size, extra_size = self._unpack(
+        _, flags, method, _, _, _, packed_size, size, name_size, extra_size = self._unpack(
             _LOCAL, entry.offset, b"PK\x03\x04"
         )
         name_at = entry.offset + _LOCAL.size
@@ -295,8 +297,10 @@ class Zipped:
         begin = extra_at + extra_size
         if begin > len(self._view) or bytes(self._view[name_at:extra_at]) != entry.raw_name:
             raise self._refuse(f"entry {entry.name} has another name in its own header")
-        packed, size, _ = self._zip64(self._view[extra_at:begin], (size, packed, 0), entry.name)
-        if flags & ~_UTF8_NAME or method or not packed == size == entry.size:
+        packed_size, size, _ = self._zip64(
+            self._view[extra_at:begin], (size, packed_size, 0), entry.name
+        )
+        if flags & ~_UTF8_NAME or method or not packed_size == size == entry.size:
             raise self._refuse(f"entry {entry.name} is declared otherwise in its own header")
         return begin
 

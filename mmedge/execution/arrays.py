@@ -41,8 +41,8 @@ def host_array(value: Any) -> Array:  # noqa: ANN401
                 f"a {type(value).__name__}, a subclass of ndarray that may mean more than its "
                 "numbers, such as a unit; pass np.asarray(value) of what the network was trained on"
             )
-        plain: Array = value.view(np.ndarray)
-        return plain
+        base_array: Array = value.view(np.ndarray)
+        return base_array
     if value is None:
         raise InputError("got None; leave out what is absent")
     if _offered(value, "__dlpack__") is None:
@@ -71,21 +71,21 @@ def gpu_interface(value: Any) -> Mapping[str, Any] | None:  # noqa: ANN401
     try:
         shape, strides = interface["shape"], interface.get("strides")
         np.dtype(interface["typestr"])
-        whole = all(type(size) is int and size >= 0 for size in shape)
-        whole = whole and (strides is None or len(strides) == len(shape))
+        is_valid = all(type(size) is int and size >= 0 for size in shape)
+        is_valid = is_valid and (strides is None or len(strides) == len(shape))
     except Exception as error:  # another library's data
         raise InputError(
             f"a {type(value).__name__} whose __cuda_array_interface__ cannot be read: {error!r}"
         ) from error
-    if not whole:
+    if not is_valid:
         raise InputError(
             f"a {type(value).__name__} whose __cuda_array_interface__ has shape {shape!r:.80} and "
             f"strides {strides!r:.80}"
         )
     if interface.get("mask") is not None:
         raise InputError("a masked array on a GPU: the mask would be lost; fill it first")
-    described: Mapping[str, Any] = interface
-    return described
+    description: Mapping[str, Any] = interface
+    return description
 
 
 def _offered(value: Any, attribute: str) -> Any:  # noqa: ANN401

@@ -110,15 +110,15 @@ class FeatureCache:
 
         NumPy arrays must be C-contiguous.
         """
-        found = []
+        parts = []
         for name in self._inputs[modality]:
             value = values[name]
             if type(value) is not np.ndarray:
                 with self._lock:
                     self._counts[modality]["unhashed"] += 1
                 return None
-            found.append((value.dtype.str, value.shape, xxh3_128_digest(value.data, self._seed)))
-        return tuple(found)
+            parts.append((value.dtype.str, value.shape, xxh3_128_digest(value.data, self._seed)))
+        return tuple(parts)
 
     def get(self, modality: str, key: Key) -> Mapping[str, Array] | None:
         """The features held under ``key``, counted as a hit; None, counted as a miss.

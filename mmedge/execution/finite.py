@@ -71,12 +71,12 @@ class FiniteInputs:
             InputError: one holds NaN or infinity and no golden sample does there; the message says
                 where.
         """
-        for name, small in self._inputs:
+        for name, small_size in self._inputs:
             value = values[name]
             if type(value) is not ndarray:
                 continue
             # As in `is_finite`, whose call would cost a third of this.
-            if value.size <= small and isfinite(_product(value, value)):
+            if value.size <= small_size and isfinite(_product(value, value)):
                 continue
             if not is_finite(value):
                 self._refuse(name, value)
@@ -88,11 +88,11 @@ class FiniteInputs:
             golden = []
         for word, test in (("NaN", np.isnan), ("infinity", np.isinf)):
             places = test(value)
-            if not places.any() or any(test(known).any() for known in golden):
+            if not places.any() or any(test(sample_array).any() for sample_array in golden):
                 continue
-            first = [int(index) for index in np.argwhere(places)[0]]
+            position = [int(index) for index in np.argwhere(places)[0]]
             raise InputError(
-                f"input {name!r}: {word} at {first} ({np.count_nonzero(places)} of {value.size} "
+                f"input {name!r}: {word} at {position} ({np.count_nonzero(places)} of {value.size} "
                 f"values), where every golden sample is free of it: the answer would mean nothing. "
                 "Leave the sample out, or pass it on: load(..., allow_non_finite=True), or "
                 "--allow-non-finite on the command line"

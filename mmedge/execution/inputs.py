@@ -72,9 +72,9 @@ class Feeds:
         Raises:
             InputError: unknown or missing name, or another dtype, rank or size than declared.
         """
-        last, stand_ins = self._last
-        if last and len(values) == len(last):
-            for name, dtype, shape in last:
+        last_inputs, stand_ins = self._last
+        if last_inputs and len(values) == len(last_inputs):
+            for name, dtype, shape in last_inputs:
                 value = values.get(name)
                 # The type first: nothing else is known to have the rest. NumPy has one object for
                 # each dtype of a native byte order; another that is equal takes the longer way.
@@ -93,16 +93,16 @@ class Feeds:
         """:meth:`prepare` for another combination than the last."""
         signature = _signature(values)
         if signature is not None:
-            found = self._passed.get(signature)
-            if found is not None:
-                self._last = _each(signature), found
-                return {**values, **found}
+            stand_ins = self._passed.get(signature)
+            if stand_ins is not None:
+                self._last = _each(signature), stand_ins
+                return {**values, **stand_ins}
         feeds = self._check(values)
         # A bound, since each may hold stand-ins; past it, a new combination is checked each time.
         if signature is not None and len(self._passed) < MAX_PASSED:
-            found = {name: value for name, value in feeds.items() if name not in values}
-            self._passed[signature] = found
-            self._last = _each(signature), found
+            stand_ins = {name: value for name, value in feeds.items() if name not in values}
+            self._passed[signature] = stand_ins
+            self._last = _each(signature), stand_ins
         return feeds
 
     def check_modality(
@@ -129,25 +129,25 @@ class Feeds:
                 return {key: arrays[key] for key, _, _ in expected}, sizes
         modality = next((m for m in self._modalities if m.name == name), None)
         if modality is None:
-            known = ", ".join(m.name for m in self._modalities)
-            raise InputError(f"unknown modality {name!r}; this bundle has {known}")
+            names = ", ".join(m.name for m in self._modalities)
+            raise InputError(f"unknown modality {name!r}; this bundle has {names}")
         if isinstance(value, str):
-            given: dict[str, Any] = dict(self._tokenize(name, value))
+            modality_values: dict[str, Any] = dict(self._tokenize(name, value))
         elif isinstance(value, Mapping):
-            given = dict(value)
+            modality_values = dict(value)
         elif len(modality.inputs) == 1:
-            given = {modality.inputs[0]: value}
+            modality_values = {modality.inputs[0]: value}
         else:
             raise InputError(
                 f"modality {name!r} has several inputs; pass a mapping with an array for each of "
                 f"{', '.join(modality.inputs)}"
             )
-        if given.keys() != set(modality.inputs):
+        if modality_values.keys() != set(modality.inputs):
             raise InputError(
                 f"modality {name!r}: expected inputs {', '.join(modality.inputs)}, "
-                f"got {', '.join(map(str, given)) or 'none'}"
+                f"got {', '.join(map(str, modality_values)) or 'none'}"
             )
-        values = {key: self._array(key, given[key]) for key in modality.inputs}
+        values = {key: self._array(key, modality_values[key]) for key in modality.inputs}
         if rows is None:
             sizes = self._sizes(values)
         else:
@@ -160,7 +160,7 @@ class Feeds:
 
     def _one_row(self, values: Mapping[str, Any], rows: Mapping[str, int]) -> dict[str, Array]:
         """The first row of each chunk; all have the same number, at least one."""
-        first: dict[str, Array] = {}
+        first_rows: dict[str, Array] = {}
         counts: dict[str, int] = {}
         for name, value in values.items():
             axis = rows[name]
@@ -171,10 +171,10 @@ class Feeds:
             if counts[name] < 1:
                 raise InputError(f"input {name!r}: a chunk without rows, shape {list(value.shape)}")
             index = (slice(None),) * axis + (slice(0, 1),)
-            first[name] = value[index] if axis < value.ndim else value
+            first_rows[name] = value[index] if axis < value.ndim else value
         if len(set(counts.values())) > 1:
             raise InputError(f"the inputs of a chunk have different numbers of rows: {counts}")
-        return first
+        return first_rows
 
     def stand_in(self, name: str, sizes: Mapping[str, int]) -> dict[str, Array]:
         """What stands for an absent modality, by input.
@@ -185,8 +185,10 @@ class Feeds:
             InputError: ``sizes`` break a constraint, or no size beside them keeps all.
         """
         modality = next(m for m in self._modalities if m.name == name)
-        whole = self._complete(sizes)
-        return {key: self._stand_in(modality, self._specs[key], whole) for key in modality.inputs}
+        all_sizes = self._complete(sizes)
+        return {
+            key: self._stand_in(modality, self._specs[key], all_sizes) for key in modality.inputs
+        }
 
     def _check(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """:meth:`prepare` for a combination that has not been seen."""
@@ -241,10 +243,10 @@ class Feeds:
                 f"input {name!r} lies on a GPU, but this variant runs on the CPU; copy it to "
                 "the host first, or load a variant for the GPU"
             )
-        found = np.dtype(interface["typestr"])
-        if found != self._dtypes[name]:
+        dtype = np.dtype(interface["typestr"])
+        if dtype != self._dtypes[name]:
             raise InputError(
-                f"input {name!r}: expected dtype {self._dtypes[name]}, got {found} (on a GPU)"
+                f"input {name!r}: expected dtype {self._dtypes[name]}, got {dtype} (on a GPU)"
             )
         if not _is_contiguous(interface):
             raise InputError(
@@ -272,19 +274,19 @@ class Feeds:
                     f"input {name!r}: expected rank {len(spec.shape)} "
                     f"[{', '.join(map(str, spec.shape))}], got rank {len(shape)} {list(shape)}"
                 )
-            for axis, (size, declared) in enumerate(zip(shape, spec.shape, strict=True)):
+            for axis, (size, expected) in enumerate(zip(shape, spec.shape, strict=True)):
                 if unchecked is not None and unchecked[name] == axis:
                     continue
-                if isinstance(declared, int):
-                    if size != declared:
+                if isinstance(expected, int):
+                    if size != expected:
                         raise InputError(
-                            f"input {name!r}: axis {axis} must have size {declared} "
+                            f"input {name!r}: axis {axis} must have size {expected} "
                             f"[{', '.join(map(str, spec.shape))}], got {list(shape)}"
                         )
-                elif sizes.setdefault(declared, size) != size:
+                elif sizes.setdefault(expected, size) != size:
                     raise InputError(
-                        f"input {name!r}: axis {axis} is dimension {declared!r}, which is "
-                        f"{sizes[declared]} elsewhere in this call, got {size}"
+                        f"input {name!r}: axis {axis} is dimension {expected!r}, which is "
+                        f"{sizes[expected]} elsewhere in this call, got {size}"
                     )
         for symbol, size in sizes.items():
             limit = self.relations.dimensions[symbol]
@@ -304,11 +306,15 @@ class Feeds:
             if not absent:
                 continue
             if modality.required or len(absent) < len(modality.inputs):
-                given = [name for name in modality.inputs if name in feeds]
-                whole = f"; {', '.join(given)} of the same modality was given" if given else ""
+                present_names = [name for name in modality.inputs if name in feeds]
+                present_text = (
+                    f"; {', '.join(present_names)} of the same modality was given"
+                    if present_names
+                    else ""
+                )
                 raise InputError(
                     f"missing input {', '.join(map(repr, absent))} of modality "
-                    f"{modality.name!r}{whole}"
+                    f"{modality.name!r}{present_text}"
                 )
             stand_ins.extend((modality, name) for name in absent)
         completed = self._complete(sizes)
@@ -317,17 +323,19 @@ class Feeds:
 
     def _complete(self, sizes: Mapping[str, int]) -> dict[str, int]:
         """``sizes`` and those of what stands in (:meth:`Relations.complete`)."""
-        whole = self.relations.complete(sizes)
-        if fault := self.relations.fault(whole):
+        all_sizes = self.relations.complete(sizes)
+        if fault := self.relations.fault(all_sizes):
             raise InputError(f"nothing can stand in for what is absent: {fault}")
-        return whole
+        return all_sizes
 
     def _stand_in(self, modality: Modality, spec: TensorSpec, sizes: Mapping[str, int]) -> Array:
         shape = tuple(size if isinstance(size, int) else sizes[size] for size in spec.shape)
         if modality.absent == "token":
             # Constant along dynamic axes by the format's rule: one slice of each serves any size.
-            one = tuple(slice(0, 1) if isinstance(s, str) else slice(None) for s in spec.shape)
-            return contiguous(np.broadcast_to(self._tokens[spec.name][one], shape))
+            first_slices = tuple(
+                slice(0, 1) if isinstance(s, str) else slice(None) for s in spec.shape
+            )
+            return contiguous(np.broadcast_to(self._tokens[spec.name][first_slices], shape))
         return np.zeros(shape, DTYPES[spec.dtype])
 
     def _tokenize(self, name: str, text: str) -> dict[str, Array]:
@@ -362,12 +370,12 @@ def _contiguous(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _signature(values: Mapping[str, Any]) -> Signature | None:
     """What decides whether ``values`` pass; None where a value needs more than a check."""
-    found: list[Any] = []
+    parts: list[Any] = []
     for name, value in values.items():
         if type(value) is not ndarray or not value.flags.c_contiguous:
             return None
-        found += name, value.dtype, value.shape
-    return tuple(found)
+        parts += name, value.dtype, value.shape
+    return tuple(parts)
 
 
 def _is_alike(values: Mapping[str, Any], expected: tuple[tuple[str, Any, Any], ...]) -> bool:

@@ -73,24 +73,24 @@ def load_in_child(settings: Mapping[str, Any]) -> str:
             finally:
                 child.kill()
                 child.wait()
-        lines, said = _lines(output), _lines(words)
+        lines, error_lines = _lines(output), _lines(words)
     if fault is None and child.returncode < 0:
         fault = f"ended it by {signal.Signals(-child.returncode).name}"
     if fault is not None:
         raise BundleError(f"{path}: loading it in a child process {fault}; it is not loaded here")
     try:
-        told = json.loads(lines[-1])
-        if "digest" in told:
-            return str(told["digest"])
-        raised = getattr(errors, told["error"])
+        answer = json.loads(lines[-1])
+        if "digest" in answer:
+            return str(answer["digest"])
+        error_class = getattr(errors, answer["error"])
     except (IndexError, ValueError, KeyError, AttributeError, TypeError) as error:
-        last = (said or lines or ["it said nothing"])[-1]
+        last_line = (error_lines or lines or ["it said nothing"])[-1]
         raise BundleError(
-            f"{path}: a child process could not load it (status {child.returncode}): {last}"
+            f"{path}: a child process could not load it (status {child.returncode}): {last_line}"
         ) from error
-    if not (isinstance(raised, type) and issubclass(raised, MMEdgeError)):
-        raise BundleError(f"{path}: a child process could not load it: {told['message']}")
-    raise raised(told["message"])
+    if not (isinstance(error_class, type) and issubclass(error_class, MMEdgeError)):
+        raise BundleError(f"{path}: a child process could not load it: {answer['message']}")
+    raise error_class(answer["message"])
 
 
 def _lines(file: BinaryIO) -> list[str]:

@@ -121,8 +121,10 @@ class LoadedPlan:
         self._others = self._plan.fusion if several else self._plan.stages
         self.parts = ("inputs", *runs, "outputs")
         only = None if several else next(iter(self.sessions.values()))
-        whole = only is not None and tuple(spec.name for spec in only.outputs) == self._outputs
-        self.direct = only.run if only is not None and whole else None
+        has_all_outputs = (
+            only is not None and tuple(spec.name for spec in only.outputs) == self._outputs
+        )
+        self.direct = only.run if only is not None and has_all_outputs else None
 
     def answer(
         self,

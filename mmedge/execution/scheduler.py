@@ -102,23 +102,23 @@ class Scheduler:
                 self._record(names, took, concurrent=concurrent)
         return results
 
-    def _record(self, names: frozenset[str], took: int, *, concurrent: bool) -> None:
+    def _record(self, names: frozenset[str], elapsed_ns: int, *, concurrent: bool) -> None:
         if self._schedule.concurrent is not None:  # by another thread, during this run
             return
-        self._times[names, concurrent].append(took)
-        together, alone = self._times[names, True], self._times[names, False]
-        if min(len(together), len(alone)) < TRIALS:
+        self._times[names, concurrent].append(elapsed_ns)
+        concurrent_times, serial_times = self._times[names, True], self._times[names, False]
+        if min(len(concurrent_times), len(serial_times)) < TRIALS:
             return
         from statistics import median  # slow to import, and used once
 
-        ratio = median(together) / median(alone)
-        self._schedule = Schedule(ratio <= FASTER, ratio, len(together) + len(alone))
+        ratio = median(concurrent_times) / median(serial_times)
+        self._schedule = Schedule(ratio <= FASTER, ratio, len(concurrent_times) + len(serial_times))
         self._times.clear()
         self._begun.clear()
 
     def _at_once(self, tasks: Mapping[str, Callable[[], T]]) -> dict[str, T]:
-        others = self._submit(list(tasks.values())[1:])
-        futures: list[Future[T] | None] = [None, *others]
+        other_futures = self._submit(list(tasks.values())[1:])
+        futures: list[Future[T] | None] = [None, *other_futures]
         results: dict[str, T] = {}
         failed: Exception | None = None
         for (name, task), future in zip(tasks.items(), futures, strict=True):

@@ -24,15 +24,15 @@ if TYPE_CHECKING:
     from mmedge.spec import TensorSpec, Tokenizer
 
 __all__ = [
-    "Loaded",
     "NoTextEncoder",
     "TextEncoder",
+    "UnpaddedTokenizer",
     "load_tokenizer",
     "text_encoders",
 ]
 
 
-class Loaded(NamedTuple):
+class UnpaddedTokenizer(NamedTuple):
     """A tokenizer of the library that does not pad, and the padding that its file states."""
 
     tokens: Any
@@ -43,7 +43,8 @@ class TextEncoder:
     """The token inputs of one modality for a text.
 
     Args:
-        loaded: from :func:`load_tokenizer`. This class pads, since it may be to another length.
+        unpadded_tokenizer: from :func:`load_tokenizer`. This class pads, since it may be to
+            another length.
         tokenizer: which inputs it fills.
         specs: of the network's inputs, by name.
         dimensions: limits of dynamic dimensions.
@@ -54,12 +55,12 @@ class TextEncoder:
 
     def __init__(
         self,
-        loaded: Loaded,
+        unpadded_tokenizer: UnpaddedTokenizer,
         tokenizer: Tokenizer,
         specs: Mapping[str, TensorSpec],
         dimensions: Mapping[str, Dimension],
     ) -> None:
-        self._tokens, self._tokenizer = loaded.tokens, tokenizer
+        self._tokens, self._tokenizer = unpadded_tokenizer.tokens, tokenizer
         ids = specs[tokenizer.ids]
         self._ids_dtype = DTYPES[ids.dtype]
         self._most = (1 << (8 * self._ids_dtype.itemsize - 1)) - 1
@@ -68,13 +69,13 @@ class TextEncoder:
         self._fixed = length if isinstance(length, int) else None
         limits = Dimension(0, 1) if isinstance(length, int) else dimensions[length]
         self._least = limits.min
-        padding = loaded.padding or {}
+        padding = unpadded_tokenizer.padding or {}
         self._pad = int(padding.get("pad_id", 0))
         self._left = padding.get("direction", "right") == "left"
         # What the tokenizer itself pads to, where the network takes any length.
         self._to = int(padding.get("length") or 0)
         self._multiple = lcm(int(padding.get("pad_to_multiple_of") or 1), limits.multiple)
-        self._cut = loaded.tokens.truncation
+        self._cut = unpadded_tokenizer.tokens.truncation
         special = self._tokens.num_special_tokens_to_add(is_pair=False)
         if self._cut is not None and self._cut["max_length"] <= special:
             raise BundleError(
@@ -191,7 +192,7 @@ def text_encoders(bundle: Bundle) -> dict[str, TextEncoder | NoTextEncoder]:
     Raises:
         BundleError: a file is no tokenizer, or one that no bundle may hold.
     """
-    manifest, loaded = bundle.manifest, {}
+    manifest, by_file = bundle.manifest, {}
     takers = {m.name: m.tokenizer for m in manifest.modalities if m.tokenizer is not None}
     try:
         _library()
@@ -204,17 +205,17 @@ def text_encoders(bundle: Bundle) -> dict[str, TextEncoder | NoTextEncoder]:
         return {name: NoTextEncoder(error) for name in takers}
     encoders: dict[str, TextEncoder | NoTextEncoder] = {}
     for name, tokenizer in takers.items():
-        if tokenizer.file not in loaded:
+        if tokenizer.file not in by_file:
             # That it is allowed was checked when the bundle was opened.
             data = bytes(bundle.read(tokenizer.file))
-            loaded[tokenizer.file] = _load(data, f"{bundle.path}: {tokenizer.file}")
+            by_file[tokenizer.file] = _load(data, f"{bundle.path}: {tokenizer.file}")
         encoders[name] = TextEncoder(
-            loaded[tokenizer.file], tokenizer, manifest.inputs(), manifest.dimensions
+            by_file[tokenizer.file], tokenizer, manifest.inputs(), manifest.dimensions
         )
     return encoders
 
 
-def load_tokenizer(data: bytes, source: str) -> Loaded:
+def load_tokenizer(data: bytes, source: str) -> UnpaddedTokenizer:
     """A tokenizer of the ``tokenizers`` library from its file, checked first.
 
     Raises:
@@ -236,7 +237,7 @@ def _library() -> Any:  # noqa: ANN401
     return Tokens
 
 
-def _load(data: bytes, source: str) -> Loaded:
+def _load(data: bytes, source: str) -> UnpaddedTokenizer:
     library = _library()
     try:
         tokens = library.from_buffer(data)
@@ -248,7 +249,7 @@ def _load(data: bytes, source: str) -> Loaded:
         raise BundleError(
             f"{source} is no tokenizer of the tokenizers library: {error}; export the bundle again"
         ) from error
-    return Loaded(tokens, padding)
+    return UnpaddedTokenizer(tokens, padding)
 
 
 def _of_library(error: BaseException) -> bool:
@@ -259,5 +260,5 @@ def _of_library(error: BaseException) -> bool:
 
 
 def _short(text: str) -> str:
-    shown = ascii(text)
-    return shown if len(shown) <= 80 else f"{shown[:77]}..."
+    quoted = ascii(text)
+    return quoted if len(quoted) <= 80 else f"{quoted[:77]}..."

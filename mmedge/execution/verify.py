@@ -131,7 +131,7 @@ def verify(pipeline: Replayable, *, progress: Callable[[int], None] | None = Non
     if not samples:
         raise BundleError(f"{pipeline.bundle.path}: no golden samples; export the bundle again")
     variant = pipeline.variant
-    compared: dict[tuple[str, str], OutputComparison] = {}
+    comparisons: dict[tuple[str, str], OutputComparison] = {}
     stages = manifest.in_order(pipeline.plan)
     plan = StagePlan(stages, {s.name: partial(pipeline.run_stage, s.name) for s in stages})
 
@@ -141,20 +141,20 @@ def verify(pipeline: Replayable, *, progress: Callable[[int], None] | None = Non
             # One stage is the whole network; its errors add up as those of all stages do.
             if stage != WHOLE and pipeline.plan == "cut":
                 limit = variant.tolerances.get(output, limit)
-            held = compared.setdefault((stage, output), OutputComparison(limit))
-            held.add(value, golden[output])
+            comparison = comparisons.setdefault((stage, output), OutputComparison(limit))
+            comparison.add(value, golden[output])
 
-    for done, sample in enumerate(samples, 1):
+    for count, sample in enumerate(samples, 1):
         tensors = {**sample.inputs, **sample.outputs}
         for stage, outputs in plan.alone(tensors):
             compare(stage.name, outputs, sample.outputs)
         # Not cached: content that comes again must be computed again to prove anything.
         compare(WHOLE, pipeline.run(sample.inputs, cached=False), sample.outputs)
         if progress is not None:
-            progress(done)
+            progress(count)
     rows = []
-    for key, held in compared.items():
-        worst = held.result()
+    for key, comparison in comparisons.items():
+        worst = comparison.result()
         rows.append(
             Row(*key, worst.max_abs, worst.max_rel, worst.limit_used, worst.scale, worst.where)
         )

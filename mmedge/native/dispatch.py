@@ -12,11 +12,11 @@ import math
 from dataclasses import dataclass
 from functools import cache, lru_cache
 
-__all__ = ["KernelChoice", "Measurement", "choose", "measurements"]
+__all__ = ["KernelChoice", "KernelMeasurement", "choose", "measurements"]
 
 
 @dataclass(frozen=True, slots=True)
-class Measurement:
+class KernelMeasurement:
     """One measurement: ``speedup`` is the standard operators' time over the kernel's.
 
     ``framework`` is whose standard operators they were, ``onnxruntime`` or ``torch``. ``device`` is
@@ -42,12 +42,12 @@ class KernelChoice:
 
 
 @cache
-def measurements() -> tuple[Measurement, ...]:
+def measurements() -> tuple[KernelMeasurement, ...]:
     """All measurements, as this version was shipped with."""
     from importlib.resources import files  # slow to import
 
     text = (files("mmedge.native") / "dispatch.json").read_text(encoding="utf-8")
-    return tuple(Measurement(**row) for row in json.loads(text)["rows"])
+    return tuple(KernelMeasurement(**row) for row in json.loads(text)["rows"])
 
 
 @lru_cache(maxsize=1024)  # operators ask in every call
@@ -63,7 +63,7 @@ def choose(
     """The kernel where it was measured to be no slower, at the nearest shape that was measured.
 
     Args:
-        framework: as :class:`Measurement` has it.
+        framework: as :class:`KernelMeasurement` has it.
         device: the same.
         dtype: of queries, keys and values.
         rows: queries; None: not known, and the least favourable of those measured counts.

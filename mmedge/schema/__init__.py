@@ -191,13 +191,13 @@ def manifest_from_json(data: bytes | str, *, source: str = MANIFEST) -> Manifest
     return manifest
 
 
-def _check_version(found: object, source: str) -> None:
+def _check_version(version: object, source: str) -> None:
     # Before the fields: those of another version would only be reported as unknown.
-    if type(found) is int and found not in (OLDEST, SCHEMA_VERSION):
-        newer = found > SCHEMA_VERSION
+    if type(version) is int and version not in (OLDEST, SCHEMA_VERSION):
+        newer = version > SCHEMA_VERSION
         raise BundleError(
             f"{source}: $.schema_version: expected schema version {SCHEMA_VERSION}, got "
-            f"{'newer' if newer else 'older'} schema version {show(found)}; "
+            f"{'newer' if newer else 'older'} schema version {show(version)}; "
             f"{'upgrade mmedge' if newer else 'export the bundle again'}"
         )
 
@@ -209,16 +209,16 @@ def _without_loops(tree: dict[str, object]) -> dict[str, object]:
     is refused by name.
     """
     for field in RESERVED:
-        found = tree.get(field)
-        if isinstance(found, list) and found:
-            first = found[0] if isinstance(found[0], dict) else {}
+        items = tree.get(field)
+        if isinstance(items, list) and items:
+            first_item = items[0] if isinstance(items[0], dict) else {}
             raise Misfit(
                 f"$.{field}[0]",
                 "none: this version of mmedge runs each stage once",
-                f"{show(first.get('kind', first.get('name', field)))}; upgrade mmedge",
+                f"{show(first_item.get('kind', first_item.get('name', field)))}; upgrade mmedge",
             )
-        if found != []:
-            got = show(found) if field in tree else "a missing field"
+        if items != []:
+            got = show(items) if field in tree else "a missing field"
             raise Misfit(f"$.{field}", "an empty list", got)
     return {key: value for key, value in tree.items() if key not in RESERVED}
 
@@ -255,9 +255,9 @@ def manifest_to_json(manifest: Manifest) -> str:
     tree = plain(manifest)
     if isinstance(tree, dict):
         tree |= {field: [] for field in RESERVED}
-    written = json.dumps(tree, indent=2, ensure_ascii=False) + "\n"
-    manifest_from_json(written, source=f"manifest of {manifest.name!r}")
-    return written
+    document = json.dumps(tree, indent=2, ensure_ascii=False) + "\n"
+    manifest_from_json(document, source=f"manifest of {manifest.name!r}")
+    return document
 
 
 def plain(value: object) -> object:

@@ -80,20 +80,20 @@ def path_fault(path: str) -> str | None:
     letter, a digit or ``_``: no hidden files, no ``.`` or ``..``, nothing a shell or another
     operating system reads as more than a name.
     """
-    shown = repr(path[:MAX_PATH])
+    quoted = repr(path[:MAX_PATH])
     if len(path) > MAX_PATH:
-        return f"path longer than {MAX_PATH} characters: {shown}..."
+        return f"path longer than {MAX_PATH} characters: {quoted}..."
     if path.startswith("/"):
-        return f"absolute path {shown}"
+        return f"absolute path {quoted}"
     if "\\" in path:
-        return f"backslash in path {shown}"
+        return f"backslash in path {quoted}"
     if re.match(r"[A-Za-z]:", path):
-        return f"drive letter in path {shown}"
+        return f"drive letter in path {quoted}"
     for part in path.split("/"):
         if not part:
-            return f"empty part in path {shown}"
+            return f"empty part in path {quoted}"
         if part in {".", ".."}:
-            return f"{part!r} in path {shown}"
+            return f"{part!r} in path {quoted}"
         if not _PART.fullmatch(part):
-            return f"unsafe characters in path {shown}"
+            return f"unsafe characters in path {quoted}"
     return None

@@ -50,12 +50,12 @@ class _PatternReader:
     def __init__(self, pattern: str, where: str) -> None:
         self.pattern, self.where, self.at = pattern, where, 0
 
-    def fault(self, found: str) -> Misfit:
+    def fault(self, what: str) -> Misfit:
         return Misfit(
             self.where,
             "a pattern of bounded time (at most two repetitions in an alternative, none in groups; "
             "docs/reference/bundle.md)",
-            f"{found} at character {self.at} of {show(self.pattern)}",
+            f"{what} at character {self.at} of {show(self.pattern)}",
         )
 
     def alternatives(self, *, inside: bool) -> int:
@@ -75,14 +75,14 @@ class _PatternReader:
         unlimited, choices, grouped, retrying = 0, 0, False, False
         while self.at < len(self.pattern) and self.pattern[self.at] not in "|)":
             group = self.pattern[self.at] == "("
-            branches, empty = self._atom(inside=inside)
-            least, most = self._times(nothing=empty)
+            branches, is_empty = self._atom(inside=inside)
+            least, most = self._times(nothing=is_empty)
             if group and most > 1:
                 raise self.fault("a repetition of a group")
             if most > SHORT and inside:
                 raise self.fault("a repetition in a group")
             # Where this part can fail, what stands before it is tried again in each other way.
-            if least > 0 or empty:
+            if least > 0 or is_empty:
                 if unlimited == 2:
                     raise self.fault("what can fail after two repetitions")
                 if unlimited and (choices > 1 or grouped):
@@ -102,33 +102,33 @@ class _PatternReader:
     def _atom(self, *, inside: bool) -> tuple[bool, bool]:
         """Read one part; whether it has alternatives, and whether it takes no character."""
         pattern, at = self.pattern, self.at
-        first = pattern[at]
-        if first == "\\":
-            found = _ESCAPE.match(pattern, at)
-            if found is None:
+        first_char = pattern[at]
+        if first_char == "\\":
+            match = _ESCAPE.match(pattern, at)
+            if match is None:
                 raise self.fault("an escape that is not known")
-            self.at = found.end()
-            return False, found[0] in (r"\b", r"\B", r"\A", r"\z", r"\Z")
-        if first == "[":
+            self.at = match.end()
+            return False, match[0] in (r"\b", r"\B", r"\A", r"\z", r"\Z")
+        if first_char == "[":
             self._class()
             return False, False
-        if first == "(":
+        if first_char == "(":
             if inside:
                 raise self.fault("a group in a group")
-            found = _GROUP.match(pattern, at)
-            if found is None and pattern.startswith("(?", at):
+            match = _GROUP.match(pattern, at)
+            if match is None and pattern.startswith("(?", at):
                 raise self.fault("a group of a kind that is not known")
-            self.at = found.end() if found else at + 1
+            self.at = match.end() if match else at + 1
             bar = self.at
             self.alternatives(inside=True)
             branches = "|" in pattern[bar : self.at]
             if not self._next(")"):
                 raise self.fault("a group without an end")
             return branches, False
-        if first in "*+?{":
+        if first_char in "*+?{":
             raise self.fault("a repetition of nothing")
         self.at += 1
-        return False, first in _EMPTY
+        return False, first_char in _EMPTY
 
     def _class(self) -> None:
         """Read ``[...]``, with classes inside it."""
@@ -141,10 +141,10 @@ class _PatternReader:
                 raise self.fault("a class without an end")
             char = self.pattern[self.at]
             if char == "\\":
-                found = _ESCAPE.match(self.pattern, self.at)
-                if found is None:
+                match = _ESCAPE.match(self.pattern, self.at)
+                if match is None:
                     raise self.fault("an escape that is not known")
-                self.at = found.end()
+                self.at = match.end()
                 continue
             depth += (char == "[") - (char == "]")
             self.at += 1
@@ -159,12 +159,12 @@ class _PatternReader:
             # Lazy or possessive: the same ways, in another order or fewer.
             if not self._next("?"):
                 self._next("+")
-        elif found := _TIMES.match(self.pattern, self.at):
-            if found[1] is None and found[3] is None:
+        elif match := _TIMES.match(self.pattern, self.at):
+            if match[1] is None and match[3] is None:
                 raise self.fault("a repetition without a number")
-            self.at = found.end()
-            least = int(found[1] or 0)
-            most = least if not found[2] else int(found[3]) if found[3] else many
+            self.at = match.end()
+            least = int(match[1] or 0)
+            most = least if not match[2] else int(match[3]) if match[3] else many
             if most < least or self.pattern[self.at : self.at + 1] in ("+", "*"):
                 raise self.fault("a repetition of a repetition")
             self._next("?")

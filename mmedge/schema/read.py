@@ -73,11 +73,11 @@ def decode(data: bytes | str, *, most: int = MAX_MANIFEST_BYTES) -> object:
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object] | _Duplicated:
-    found = dict(pairs)
-    if len(found) == len(pairs):  # without a loop: a vocabulary has 100,000 keys
-        return found
-    seen: set[str] = set()
-    return _Duplicated(next(key for key, _ in pairs if key in seen or seen.add(key)))  # type: ignore[func-returns-value]
+    mapping = dict(pairs)
+    if len(mapping) == len(pairs):  # without a loop: a vocabulary has 100,000 keys
+        return mapping
+    keys: set[str] = set()
+    return _Duplicated(next(key for key, _ in pairs if key in keys or keys.add(key)))  # type: ignore[func-returns-value]
 
 
 def show(value: object) -> str:
@@ -88,8 +88,8 @@ def show(value: object) -> str:
         return f"a list of {len(value)}"
     if value is None or isinstance(value, bool):
         return json.dumps(value)
-    shown = ascii(value)
-    return shown if len(shown) <= 80 else f"{shown[:77]}..."
+    quoted = ascii(value)
+    return quoted if len(quoted) <= 80 else f"{quoted[:77]}..."
 
 
 def members(value: object, where: str) -> dict[str, object]:
@@ -118,19 +118,19 @@ def text(pattern: re.Pattern[str] | None = None) -> Reader[str]:
 
 def path(value: object, where: str) -> str:
     """A path in the bundle that breaks no rule of :func:`mmedge.schema.path_fault`."""
-    found = text()(value, where)
-    if fault := path_fault(found):
+    name = text()(value, where)
+    if fault := path_fault(name):
         raise Misfit(where, "a relative path inside the bundle", fault)
-    return found
+    return name
 
 
 def one_of(options: Iterable[str]) -> Reader[Any]:
     """One of a few strings."""
-    allowed = tuple(options)
+    choices = tuple(options)
 
     def read(value: object, where: str) -> str:
-        if not isinstance(value, str) or value not in allowed:
-            raise Misfit(where, f"one of {', '.join(allowed)}", show(value))
+        if not isinstance(value, str) or value not in choices:
+            raise Misfit(where, f"one of {', '.join(choices)}", show(value))
         return value
 
     return read
@@ -159,12 +159,12 @@ def number(
 
     def read(value: object, where: str) -> float:
         try:
-            found = float(value) if type(value) in {int, float} else math.nan  # type: ignore[arg-type]
+            result = float(value) if type(value) in {int, float} else math.nan  # type: ignore[arg-type]
         except OverflowError:
-            found = math.inf
-        if not (math.isfinite(found) and found > above and least <= found <= most):
+            result = math.inf
+        if not (math.isfinite(result) and result > above and least <= result <= most):
             raise Misfit(where, expected, show(value))
-        return found
+        return result
 
     return read
 
@@ -196,12 +196,12 @@ def table(key: Reader[str], reader: Reader[T], *, most: int = 4096) -> Reader[di
     """An object with free keys: each is read by ``key`` and its value by ``reader``."""
 
     def read(value: object, where: str) -> dict[str, T]:
-        found = members(value, where)
-        if len(found) > most:
-            raise Misfit(where, f"at most {most} members", str(len(found)))
+        entries = members(value, where)
+        if len(entries) > most:
+            raise Misfit(where, f"at most {most} members", str(len(entries)))
         return {
             key(name, f"{where} key {show(name)}"): reader(item, f"{where}[{show(name)}]")
-            for name, item in found.items()
+            for name, item in entries.items()
         }
 
     return read
@@ -211,19 +211,19 @@ def record(make: Callable[..., T], **fields: Reader[Any]) -> Reader[T]:
     """An object with exactly these fields, each read by its reader, given to ``make``."""
 
     def read(value: object, where: str) -> T:
-        found = members(value, where)
-        _exactly(found, tuple(fields), where)
+        entries = members(value, where)
+        _exactly(entries, tuple(fields), where)
         return make(
-            **{name: reader(found[name], f"{where}.{name}") for name, reader in fields.items()}
+            **{name: reader(entries[name], f"{where}.{name}") for name, reader in fields.items()}
         )
 
     return read
 
 
-def _exactly(found: dict[str, object], fields: Sequence[str], where: str) -> None:
-    for name in found:
+def _exactly(entries: dict[str, object], fields: Sequence[str], where: str) -> None:
+    for name in entries:
         if name not in fields:
             raise Misfit(where, f"the fields {', '.join(fields)}", f"unknown field {show(name)}")
     for name in fields:
-        if name not in found:
+        if name not in entries:
             raise Misfit(f"{where}.{name}", "a value", "a missing field")

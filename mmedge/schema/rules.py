@@ -73,10 +73,10 @@ def _check_unique(manifest: Manifest) -> None:
 
 def _check_plans(manifest: Manifest) -> None:
     """Every stage belongs to one plan, and a plan is called after what it is."""
-    known = {stage.name for stage in manifest.stages}
+    stage_names = {stage.name for stage in manifest.stages}
     for i, plan in enumerate(manifest.plans):
         for j, name in enumerate(plan.stages):
-            if name not in known:
+            if name not in stage_names:
                 raise Misfit(
                     f"$.plans[{i}].stages[{j}]", "the name of a stage", f"unknown {name!r}"
                 )
@@ -89,17 +89,17 @@ def _check_plans(manifest: Manifest) -> None:
         for j, name in enumerate(plan.stages)
     )
     if manifest.plans and (
-        missing := known - {name for plan in manifest.plans for name in plan.stages}
+        stages_in_none := stage_names - {name for plan in manifest.plans for name in plan.stages}
     ):
-        raise Misfit("$.plans", "every stage in one plan", f"stage {min(missing)!r} in none")
+        raise Misfit("$.plans", "every stage in one plan", f"stage {min(stages_in_none)!r} in none")
 
 
 def _unique(names: Iterable[tuple[str, str]]) -> None:
-    seen: dict[str, str] = {}
+    places: dict[str, str] = {}
     for where, name in names:
-        if name in seen:
-            raise Misfit(where, "a name used once", f"duplicate {name!r}, also at {seen[name]}")
-        seen[name] = where
+        if name in places:
+            raise Misfit(where, "a name used once", f"duplicate {name!r}, also at {places[name]}")
+        places[name] = where
 
 
 def _check_shapes(manifest: Manifest) -> None:
@@ -125,11 +125,11 @@ def _check_shapes(manifest: Manifest) -> None:
 def _check_constraints(manifest: Manifest) -> None:
     if not manifest.constraints:
         return
-    given = {name for _, name in _network_inputs(manifest)}
+    network_inputs = {name for _, name in _network_inputs(manifest)}
     inputs = {
         size
         for _, spec in _tensors(manifest, "inputs")
-        if spec.name in given
+        if spec.name in network_inputs
         for size in spec.shape
     }
     tokens = 0
@@ -140,9 +140,9 @@ def _check_constraints(manifest: Manifest) -> None:
         except ValueError as error:
             expected, _, got = str(error).partition(", got ")
             raise Misfit(where, expected, got or show(constraint.expression)) from error
-        if unknown := relation.names - inputs:
+        if unknown_names := relation.names - inputs:
             expected = "names of dimensions that inputs have"
-            raise Misfit(where, expected, f"unknown dimension {min(unknown)!r}")
+            raise Misfit(where, expected, f"unknown dimension {min(unknown_names)!r}")
         tokens += relation.tokens
     if tokens > MAX_ALL_TOKENS:
         expected = f"at most {MAX_ALL_TOKENS} numbers, names and operators in all"
@@ -153,38 +153,38 @@ def _check_flow(manifest: Manifest, plan: Plan) -> None:
     """Every tensor has one source, one dtype and one shape, and no stage waits for itself."""
     stages = [stage for stage in manifest.stages if stage.name in plan.stages]
     _unique((f"{where}.name", spec.name) for where, spec in _tensors(manifest, "outputs", plan))
-    given = {name for _, name in _network_inputs(manifest)}
-    made = {spec.name: stage for stage in stages for spec in stage.outputs}
-    first: dict[str, tuple[str, TensorSpec]] = {}
+    network_inputs = {name for _, name in _network_inputs(manifest)}
+    producers = {spec.name: stage for stage in stages for spec in stage.outputs}
+    first_specs: dict[str, tuple[str, TensorSpec]] = {}
     for where, spec in _tensors(manifest, "outputs"):
-        at, same = first.setdefault(spec.name, (where, spec))  # of any plan
-        if same != spec:
-            raise Misfit(where, f"{same} as at {at}", str(spec))
-        if spec.name in given:
+        at, first_spec = first_specs.setdefault(spec.name, (where, spec))  # of any plan
+        if first_spec != spec:
+            raise Misfit(where, f"{first_spec} as at {at}", str(spec))
+        if spec.name in network_inputs:
             got = f"{spec.name!r}, an input of a modality"
             raise Misfit(f"{where}.name", "a name that only this stage yields", got)
-    taken = set()
+    read_names = set()
     for where, spec in _tensors(manifest, "inputs", plan):
-        taken.add(spec.name)
-        if spec.name not in given and spec.name not in made:
+        read_names.add(spec.name)
+        if spec.name not in network_inputs and spec.name not in producers:
             expected = "an input of a modality or an output of a stage"
             raise Misfit(f"{where}.name", expected, f"unknown tensor {spec.name!r}")
-        at, same = first.setdefault(spec.name, (where, spec))
-        if same != spec:
-            raise Misfit(where, f"{same} as at {at}", str(spec))
+        at, first_spec = first_specs.setdefault(spec.name, (where, spec))
+        if first_spec != spec:
+            raise Misfit(where, f"{first_spec} as at {at}", str(spec))
     for where, name in _network_inputs(manifest):
-        if name not in taken:
+        if name not in read_names:
             raise Misfit(
                 where,
                 f"an input that some stage takes{_of(manifest, plan)}",
                 f"unknown tensor {name!r}",
             )
     for i, name in enumerate(manifest.outputs):
-        if name not in made:
+        if name not in producers:
             expected = f"an output of a stage{_of(manifest, plan)}"
             raise Misfit(f"$.outputs[{i}]", expected, f"unknown tensor {name!r}")
     waits = {
-        stage.name: {made[spec.name].name for spec in stage.inputs if spec.name in made}
+        stage.name: {producers[spec.name].name for spec in stage.inputs if spec.name in producers}
         for stage in stages
     }
     try:
@@ -207,11 +207,11 @@ def _check_encoders(manifest: Manifest, plan: Plan) -> None:
     stages = [(i, s) for i, s in enumerate(manifest.stages) if s.name in plan.stages]
     for _, stage in stages:
         owner.update((spec.name, stage.modality) for spec in stage.outputs)
-    known = {modality.name for modality in manifest.modalities}
+    modality_names = {modality.name for modality in manifest.modalities}
     for i, stage in stages:
         if stage.modality is None:
             continue
-        if stage.modality not in known:
+        if stage.modality not in modality_names:
             got = f"unknown modality {stage.modality!r}"
             raise Misfit(f"$.stages[{i}].modality", "the name of a modality or null", got)
         for j, spec in enumerate(stage.inputs):
@@ -232,18 +232,18 @@ def _check_modalities(manifest: Manifest) -> None:
 
 
 def _check_ranges(manifest: Manifest) -> None:
-    given = {name for _, name in _network_inputs(manifest)}
+    network_inputs = {name for _, name in _network_inputs(manifest)}
     for name, span in manifest.ranges.items():
-        if name not in given:
+        if name not in network_inputs:
             raise Misfit("$.ranges", "inputs of modalities as keys", f"unknown input {name!r}")
         if span.min > span.max:
             raise Misfit(f"$.ranges[{name!r}]", "min <= max", f"{span.min}, {span.max}")
 
 
 def _check_moves(manifest: Manifest) -> None:
-    known = {modality.name for modality in manifest.modalities}
+    modality_names = {modality.name for modality in manifest.modalities}
     for i, move in enumerate(manifest.cut.moves):
-        if move.modality not in known:
+        if move.modality not in modality_names:
             got = f"unknown modality {move.modality!r}"
             raise Misfit(f"$.cut.moves[{i}].modality", "the name of a modality", got)
 
@@ -260,15 +260,15 @@ def _check_variants(manifest: Manifest) -> None:
             # All files of a plan or none, and of one plan at least all.
             partly = any(name in variant.files for name in plan.stages)
             if plan.name not in runs and (partly or not runs):
-                missing = next(name for name in plan.stages if name not in variant.files)
+                missing_stage = next(name for name in plan.stages if name not in variant.files)
                 expected = f"a file for each stage{_of(manifest, plan)}"
-                raise Misfit(at, expected, f"none for stage {missing!r}")
+                raise Misfit(at, expected, f"none for stage {missing_stage!r}")
         if variant.plan is not None and variant.plan not in runs:
             expected = f"null or a plan that it has files for: {', '.join(runs)}"
             raise Misfit(f"$.variants[{i}].plan", expected, repr(variant.plan))
-        known = {spec.name for stage in manifest.stages for spec in stage.outputs}
+        output_names = {spec.name for stage in manifest.stages for spec in stage.outputs}
         for name in variant.tolerances:
-            if name not in known:
+            if name not in output_names:
                 at = f"$.variants[{i}].tolerances"
                 raise Misfit(at, "names of stages' outputs as keys", f"unknown tensor {name!r}")
     for name in manifest.labels:

@@ -67,13 +67,13 @@ def read_tensors(data: bytes | memoryview) -> dict[str, Array]:
 
 
 def _tensor(entry: object, data: memoryview, where: str) -> tuple[Array, tuple[int, int]]:
-    found = members(entry, where)
-    if found.keys() != _FIELDS:
-        raise Misfit(where, "dtype, shape and data_offsets", show(", ".join(found)))
-    dtype = _DTYPES.get(found["dtype"]) if isinstance(found["dtype"], str) else None
+    header = members(entry, where)
+    if header.keys() != _FIELDS:
+        raise Misfit(where, "dtype, shape and data_offsets", show(", ".join(header)))
+    dtype = _DTYPES.get(header["dtype"]) if isinstance(header["dtype"], str) else None
     if dtype is None:
-        raise Misfit(f"{where}.dtype", f"one of {', '.join(_DTYPES)}", show(found["dtype"]))
-    shape, offsets = _sizes(found["shape"], where, "shape"), found["data_offsets"]
+        raise Misfit(f"{where}.dtype", f"one of {', '.join(_DTYPES)}", show(header["dtype"]))
+    shape, offsets = _sizes(header["shape"], where, "shape"), header["data_offsets"]
     begin, end = _sizes(offsets, where, "data_offsets") if _pair(offsets) else (0, -1)
     if len(shape) > MAX_RANK or not 0 <= begin <= end <= len(data):
         raise Misfit(

@@ -139,19 +139,19 @@ def _parts(value: object, kind: str, where: str) -> Iterator[tuple[str, dict[str
     part = members(value, where)
     name = part.get("type")
     if not isinstance(name, str) or name not in _COMPONENTS[kind]:
-        allowed = ", ".join(sorted(_COMPONENTS[kind]))
-        raise Misfit(f"{where}.type", f"one of {allowed}", show(name))
+        type_names = ", ".join(sorted(_COMPONENTS[kind]))
+        raise Misfit(f"{where}.type", f"one of {type_names}", show(name))
     yield where, part
     if name == "Sequence":
-        inner = part.get(_PARTS[kind])
-        if not isinstance(inner, list) or len(inner) > MAX_COMPONENTS:
+        sequence = part.get(_PARTS[kind])
+        if not isinstance(sequence, list) or len(sequence) > MAX_COMPONENTS:
             raise Misfit(
-                f"{where}.{_PARTS[kind]}", f"a list of up to {MAX_COMPONENTS}", show(inner)
+                f"{where}.{_PARTS[kind]}", f"a list of up to {MAX_COMPONENTS}", show(sequence)
             )
         if where.count("[") > 2:
             raise Misfit(where, "sequences at most 3 deep", "a deeper one")
-        for index, one in enumerate(inner):
-            yield from _parts(one, kind, f"{where}.{_PARTS[kind]}[{index}]")
+        for index, component in enumerate(sequence):
+            yield from _parts(component, kind, f"{where}.{_PARTS[kind]}[{index}]")
 
 
 def _pattern(part: Mapping[str, object], where: str) -> int:
@@ -169,9 +169,9 @@ def _text_of(pattern: object, where: str) -> tuple[str, bool]:
     """The text of a pattern, and whether it is a regular expression."""
     if isinstance(pattern, str):
         return pattern, False
-    found = members(pattern, where)
-    if len(found) == 1:
-        ((kind, text),) = found.items()
+    entries = members(pattern, where)
+    if len(entries) == 1:
+        ((kind, text),) = entries.items()
         if kind in ("String", "Regex") and isinstance(text, str):
             return text, kind == "Regex"
     raise Misfit(where, "a String or a Regex", show(pattern))
@@ -254,9 +254,9 @@ def _check_lengths(tree: Mapping[str, object]) -> None:
     if tree.get("padding") is not None:
         padding = members(tree["padding"], "$.padding")
         strategy = padding.get("strategy")
-        fixed = strategy.get("Fixed") if isinstance(strategy, dict) else 0
+        fixed_length = strategy.get("Fixed") if isinstance(strategy, dict) else 0
         for field, size, limit in (
-            ("strategy", fixed, MAX_PADDED_TOKENS),
+            ("strategy", fixed_length, MAX_PADDED_TOKENS),
             ("pad_to_multiple_of", padding.get("pad_to_multiple_of") or 0, MAX_PADDED_TOKENS),
             ("pad_id", padding.get("pad_id", 0), (1 << 31) - 1),
         ):

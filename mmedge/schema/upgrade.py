@@ -53,5 +53,5 @@ def upgraded(tree: dict[str, Any]) -> dict[str, Any]:
 
 def _items(tree: dict[str, Any], field: str) -> list[dict[str, Any]]:
     """The objects in a list of the tree."""
-    found = tree.get(field)
-    return [item for item in found if isinstance(item, dict)] if isinstance(found, list) else []
+    items = tree.get(field)
+    return [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []

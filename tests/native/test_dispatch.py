@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mmedge.native import dispatch
-from mmedge.native.dispatch import Measurement, choose, measurements
+from mmedge.native.dispatch import KernelMeasurement, choose, measurements
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -28,11 +28,11 @@ def test_the_shipped_table_holds_positive_ratios_of_known_frameworks():
 @pytest.fixture
 def _table(monkeypatch):
     rows = (
-        Measurement("torch", "cpu-avx2", "float32", 64, 1, 64, 2.0),
-        Measurement("torch", "cpu-avx2", "float32", 64, 1, 4096, 0.9),
-        Measurement("torch", "cpu-avx2", "float32", 64, 256, 64, 1.0),
-        Measurement("torch", "cpu-avx2", "float32", 64, 256, 4096, 0.8),
-        Measurement("torch", "cpu-avx2", "float32", 128, 16, 256, 0.5),
+        KernelMeasurement("torch", "cpu-avx2", "float32", 64, 1, 64, 2.0),
+        KernelMeasurement("torch", "cpu-avx2", "float32", 64, 1, 4096, 0.9),
+        KernelMeasurement("torch", "cpu-avx2", "float32", 64, 256, 64, 1.0),
+        KernelMeasurement("torch", "cpu-avx2", "float32", 64, 256, 4096, 0.8),
+        KernelMeasurement("torch", "cpu-avx2", "float32", 128, 16, 256, 0.5),
     )
     monkeypatch.setattr(dispatch, "measurements", lambda: rows)
     choose.cache_clear()

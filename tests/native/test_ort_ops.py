@@ -17,7 +17,7 @@ from mmedge.backends.registry import open_stage
 from mmedge.errors import BackendError
 from mmedge.execution.verify import verify
 from mmedge.native import capi, dispatch
-from mmedge.native.dispatch import Measurement
+from mmedge.native.dispatch import KernelMeasurement
 from mmedge_export import export
 from mmedge_export.partition.attention_function import KINDS, attention_function
 
@@ -199,7 +199,9 @@ def _choice_anew():
 @pytest.mark.usefixtures("_choice_anew")
 @pytest.mark.parametrize("pays", [True, False])
 def test_by_default_the_measurements_decide(bundle, monkeypatch, pays):
-    row = Measurement("onnxruntime", f"cpu-{native.cpu_isa()}", "float32", 64, 1, 64, 0.5 + pays)
+    row = KernelMeasurement(
+        "onnxruntime", f"cpu-{native.cpu_isa()}", "float32", 64, 1, 64, 0.5 + pays
+    )
     monkeypatch.setattr(dispatch, "measurements", lambda: (row,))
     with mmedge.load(bundle) as pipe:
         found = pipe.attention[fusion(pipe.bundle).name]
