@@ -158,7 +158,7 @@ def export(
             check_outputs(model, outputs, "the example")
         absent = absences(model, run_network, outputs, leave)
         ranges: dict[str, Range] = {}
-        samples_given = _ranged(model, checked(model), ranges)
+        samples_given = _record_ranges(model, checked(model), ranges)
         least = least_integer(network.graph)
         samples = golden(
             model, run_network, samples_given, samples_limit, allow_nan=allow_nan, least=least
@@ -170,7 +170,9 @@ def export(
         for check in graph.checks:
             leave(f"what the network checks of values at {check}: the graphs do not make the check")
         GuardDivisionPass()(graph.model)
-        exported_stages = _stages(graph, model, values, outputs, folder, split=split, tell=tell)
+        exported_stages = _choose_stages(
+            graph, model, values, outputs, folder, split=split, tell=tell
+        )
         tell("checking the graph against the network")
         size_cases = try_sizes(
             model,
@@ -211,12 +213,12 @@ def export(
         proofs = [*samples, *(Sample(case.inputs, case.outputs) for case in absent)]
         manifest = Manifest(
             name=_name(name or model.name or _module_name(model)),
-            modalities=_modalities(model, tokenizers),
+            modalities=_make_modalities(model, tokenizers),
             stages=exported_stages.stages,
             outputs=tuple(model.outputs),
             variants=(
-                _variant(exported_stages.stages, kind, "cpu", tolerance, metrics),
-                _variant(
+                _make_variant(exported_stages.stages, kind, "cpu", tolerance, metrics),
+                _make_variant(
                     exported_stages.stages,
                     kind,
                     "cuda",
@@ -253,7 +255,7 @@ def export(
         )
 
 
-def _stages(
+def _choose_stages(
     graph: Graph,
     model: Model,
     example: Mapping[str, Array],
@@ -274,7 +276,7 @@ def _stages(
     return stages
 
 
-def _ranged(
+def _record_ranges(
     model: Model, samples: Iterator[dict[str, Array]] | None, ranges: dict[str, Range]
 ) -> Iterator[dict[str, Array]] | None:
     """``samples``, and in ``ranges`` what each input of numbers held so far (no token ids)."""
@@ -306,7 +308,7 @@ def _widen(ranges: dict[str, Range], name: str, value: Array) -> None:
     ranges[name] = Range(min(low, before.min), max(high, before.max))
 
 
-def _variant(
+def _make_variant(
     stages: Sequence[Stage],
     kind: str,
     target: str,
@@ -318,7 +320,7 @@ def _variant(
     return Variant("ort", kind, target, files, tolerance, metrics=metrics, not_checked=not_checked)
 
 
-def _modalities(model: Model, tokenizers: Mapping[str, str]) -> tuple[Modality, ...]:
+def _make_modalities(model: Model, tokenizers: Mapping[str, str]) -> tuple[Modality, ...]:
     modalities = []
     for name, inputs in model.modalities().items():
         first_input = model.inputs[inputs[0]]

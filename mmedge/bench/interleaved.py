@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from mmedge.bench.arrivals import Load
 from mmedge.bench.measure import BenchRun
-from mmedge.bench.sessions import timed_in_turn
+from mmedge.bench.sessions import time_in_turn
 
 if TYPE_CHECKING:
     from mmedge.bench.progress import Progress
@@ -89,7 +89,7 @@ def bench_pair(
             order.shuffle(turns)
         one, other = turns
         with one.opened() as (pipe, inputs), other.opened() as (second_pipe, second_inputs):
-            pair = timed_in_turn(
+            pair = time_in_turn(
                 (pipe, second_pipe),
                 (inputs, second_inputs),
                 one.share().calls or 0,

@@ -25,8 +25,8 @@ from mmedge.bench.sessions import (
     overload,
     record,
     shares,
-    summed,
-    timed_session,
+    summarize_sessions,
+    time_session,
 )
 from mmedge.bench.untimed import FirstCall, run_fresh
 from mmedge.errors import InputError
@@ -208,7 +208,7 @@ class BenchRun:
         """
         share = self.share()
         with self.opened() as (pipe, inputs):
-            session = timed_session(pipe, inputs, share, self._warmup, self._tell)
+            session = time_session(pipe, inputs, share, self._warmup, self._tell)
             self.add(session, pipe, inputs)
 
     def share(self) -> Load:
@@ -271,7 +271,7 @@ class BenchRun:
         report = Report(
             **first.keys,
             **cold,
-            **summed(sessions, self._deadline_ms),
+            **summarize_sessions(sessions, self._deadline_ms),
             load={
                 "kind": load.kind,
                 "mode": "one-shot",

@@ -33,9 +33,9 @@ __all__ = [
     "overload",
     "record",
     "shares",
-    "summed",
-    "timed_in_turn",
-    "timed_session",
+    "summarize_sessions",
+    "time_in_turn",
+    "time_session",
 ]
 
 
@@ -85,7 +85,7 @@ def shares(load: Load, sessions: int) -> list[Load]:
     return [replace(load, calls=calls_each + (part < remainder)) for part in range(sessions)]
 
 
-def timed_session(
+def time_session(
     pipe: Pipeline,
     inputs: Sequence[Mapping[str, Any]],
     load: Load,
@@ -94,15 +94,15 @@ def timed_session(
 ) -> TimedSession:
     """Warm up and make the timed calls."""
     call, parts = _caller(pipe, inputs), _Parts()
-    warm = warm_up(call, warmup, tell=lambda done, most: tell("warm-up", done, most))
+    warm = warm_up(call, warmup, tell=lambda count, most: tell("warm-up", count, most))
     with Monitor() as monitor:
         series = arrivals.run(
-            call, load, keep=parts.add, tell=lambda done, total: tell("measure", done, total)
+            call, load, keep=parts.add, tell=lambda count, total: tell("measure", count, total)
         )
     return TimedSession(series, parts.columns, warm, monitor)
 
 
-def timed_in_turn(
+def time_in_turn(
     pipes: tuple[Pipeline, Pipeline],
     inputs: tuple[Sequence[Mapping[str, Any]], Sequence[Mapping[str, Any]]],
     calls: int,
@@ -156,18 +156,22 @@ class _Parts:
             self.columns[name].append(value)
 
 
-def summed(sessions: Sequence[TimedSession], deadline_ms: float | None) -> dict[str, Any]:
+def summarize_sessions(
+    sessions: Sequence[TimedSession], deadline_ms: float | None
+) -> dict[str, Any]:
     """What a report says of the calls of all sessions, one session after the other.
 
     The time between sessions, which loads and warms up, is left out.
     """
     offsets = [0, *accumulate(session.series.elapsed_ns for session in sessions)]
-    start = _joined(
+    start = _concatenate(
         [np.asarray(s.series.start_ns) + at for s, at in zip(sessions, offsets, strict=False)]
     )
-    latency = _joined([s.series.latency_ns for s in sessions])
-    wait = _joined([s.series.wait_ns for s in sessions])
-    columns = {name: _joined([s.parts[name] for s in sessions]) / 1e6 for name in sessions[0].parts}
+    latency = _concatenate([s.series.latency_ns for s in sessions])
+    wait = _concatenate([s.series.wait_ns for s in sessions])
+    columns = {
+        name: _concatenate([s.parts[name] for s in sessions]) / 1e6 for name in sessions[0].parts
+    }
     if wait.any():
         columns = {"waiting": wait / 1e6, **columns}
     residual = latency / 1e6 - sum(columns.values())
@@ -178,7 +182,7 @@ def summed(sessions: Sequence[TimedSession], deadline_ms: float | None) -> dict[
         count, total = series["kept"], series["of"]
         series["part"] = part[np.arange(count) * total // count].tolist()
         if len(sessions) >= LEAST_PARTS:
-            section["confidence_ms"] = _between(series, section["latency_ms"])
+            section["confidence_ms"] = _session_intervals(series, section["latency_ms"])
     calls = [session.warmup.calls for session in sessions]
     return {
         **section,
@@ -196,7 +200,7 @@ def summed(sessions: Sequence[TimedSession], deadline_ms: float | None) -> dict[
     }
 
 
-def _between(
+def _session_intervals(
     series: Mapping[str, Any], latency: Mapping[str, Any]
 ) -> dict[str, list[float] | None]:
     """Intervals with whole sessions as blocks, where 5 calls or more lie beyond a percentile."""
@@ -221,7 +225,7 @@ def overload(sessions: Sequence[TimedSession]) -> str:
     unserved = sum(session.series.unserved for session in sessions)
     served = sum(len(session.series.latency_ns) for session in sessions)
     if not unserved:
-        waiting = sum(_behind(session.series) for session in sessions)
+        waiting = sum(_count_behind(session.series) for session in sessions)
         if waiting < 2 or waiting <= 0.01 * served:
             return ""
         return f"; OVERLOADED: {waiting} arrivals still waited when the last fell due"
@@ -229,7 +233,7 @@ def overload(sessions: Sequence[TimedSession]) -> str:
     return f"; {word}{unserved} arrivals not answered when the run ended"
 
 
-def _behind(series: Series) -> int:
+def _count_behind(series: Series) -> int:
     """Arrivals that still waited when the last fell due; 0 where one slow call explains them.
 
     What falls due during the slowest call waits behind it at any rate, and is no sign that calls
@@ -265,7 +269,7 @@ def record(sessions: Sequence[TimedSession]) -> dict[str, Any]:
             for sample in machine["during"]
         ]
         at += length
-    late_ns = _joined([session.series.late_ns for session in sessions])
+    late_ns = _concatenate([session.series.late_ns for session in sessions])
     all_words = [machine["throttled"] for machine in records if machine["throttled"]]
     throttle_words = [word for word in all_words if not word.startswith("unknown")]
     seconds = [session.series.elapsed_ns / 1e9 for session in sessions]
@@ -330,5 +334,5 @@ def energy(sessions: Sequence[TimedSession]) -> EnergySection:
     }
 
 
-def _joined(parts: Sequence[array[int] | NDArray[np.int64]]) -> NDArray[np.float64]:
+def _concatenate(parts: Sequence[array[int] | NDArray[np.int64]]) -> NDArray[np.float64]:
     return np.concatenate([np.asarray(part, np.float64) for part in parts])

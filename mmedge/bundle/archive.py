@@ -80,8 +80,8 @@ def open_archive(path: Path) -> Archive:
             return Zipped(real)
     except FileNotFoundError as error:
         older = left_behind(path.absolute())
-        kept = f"; what a command that was ended took from there lies at {older}: move it back"
-        raise BundleError(f"{path}: no such file or folder{kept if older else ''}") from error
+        advice = f"; what a command that was ended took from there lies at {older}: move it back"
+        raise BundleError(f"{path}: no such file or folder{advice if older else ''}") from error
     except (OSError, ValueError, RuntimeError) as error:
         # ValueError: a null character in the path; RuntimeError: links in a circle, before 3.13
         raise BundleError(f"{path}: the bundle cannot be read: {error}") from error

@@ -65,7 +65,7 @@ def staging(path: Path) -> Iterator[Path]:
             fd = _lock(folder / _LOCK, wait=False)
         yield folder
     finally:
-        if os.path.lexists(path) or not os.path.lexists(_aside(folder, path)):
+        if os.path.lexists(path) or not os.path.lexists(_aside_path(folder, path)):
             # All is done: what cannot be removed is no failure, and is swept by the next writer.
             with contextlib.suppress(OSError):
                 _remove(folder)
@@ -84,7 +84,7 @@ def put(staged: Path, path: Path) -> None:
     Raises:
         OSError: the disk refused.
     """
-    aside = _aside(staged.parent, path)
+    aside = _aside_path(staged.parent, path)
     if path.is_dir() or (path.exists() and staged.is_dir()):
         if not _exchange(staged, path):
             try:
@@ -111,15 +111,17 @@ def caches(path: Path) -> Path:
 
 def left_behind(path: Path) -> Path | None:
     """What a killed process moved away from ``path`` and did not replace; None: nothing."""
-    leftovers = sorted(path.parent.glob(f".{_escaped(path.name)}.*/{_escaped(path.name)}.old"))
+    leftovers = sorted(
+        path.parent.glob(f".{_escape_glob(path.name)}.*/{_escape_glob(path.name)}.old")
+    )
     return leftovers[0] if leftovers else None
 
 
-def _aside(folder: Path, path: Path) -> Path:
+def _aside_path(folder: Path, path: Path) -> Path:
     return folder / f"{path.name}.old"
 
 
-def _escaped(name: str) -> str:
+def _escape_glob(name: str) -> str:
     import glob
 
     return glob.escape(name)
@@ -127,11 +129,11 @@ def _escaped(name: str) -> str:
 
 def _sweep(path: Path) -> None:
     """Remove staging folders for ``path`` that no process uses."""
-    for folder in path.parent.glob(f".{_escaped(path.name)}.*"):
+    for folder in path.parent.glob(f".{_escape_glob(path.name)}.*"):
         if folder.is_symlink() or not folder.is_dir():
             continue
         with contextlib.suppress(OSError):
-            aside, lock = _aside(folder, path), folder / _LOCK
+            aside, lock = _aside_path(folder, path), folder / _LOCK
             if not all(
                 entry in {folder / path.name, caches(folder / path.name), aside, lock}
                 or entry.name.startswith(f".{path.name}.")  # staged twice

@@ -45,7 +45,7 @@ def host_array(value: Any) -> Array:  # noqa: ANN401
         return base_array
     if value is None:
         raise InputError("got None; leave out what is absent")
-    if _offered(value, "__dlpack__") is None:
+    if _read_attribute(value, "__dlpack__") is None:
         raise InputError(
             f"got {type(value).__name__}; pass a NumPy array or one that offers DLPack"
         )
@@ -65,7 +65,7 @@ def gpu_interface(value: Any) -> Mapping[str, Any] | None:  # noqa: ANN401
         InputError: it cannot say it, or has a mask, which would be lost. The message does not name
             the input.
     """
-    interface = _offered(value, "__cuda_array_interface__")
+    interface = _read_attribute(value, "__cuda_array_interface__")
     if interface is None:
         return None
     try:
@@ -88,7 +88,7 @@ def gpu_interface(value: Any) -> Mapping[str, Any] | None:  # noqa: ANN401
     return description
 
 
-def _offered(value: Any, attribute: str) -> Any:  # noqa: ANN401
+def _read_attribute(value: Any, attribute: str) -> Any:  # noqa: ANN401
     """An attribute of another library's array; None where it has none."""
     try:
         return getattr(value, attribute, None)

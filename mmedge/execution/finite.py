@@ -34,13 +34,13 @@ _product: Callable[[Any, Any], Any] = getattr(np.vdot, "__wrapped__", np.vdot)
 
 def is_finite(value: Array) -> bool:
     """Whether each element of a floating-point array is finite."""
-    if value.size <= _small(value.dtype) and isfinite(_product(value, value)):
+    if value.size <= _safe_size(value.dtype) and isfinite(_product(value, value)):
         return True
     # Large, or a square that overflowed.
     return bool(np.isfinite(value).all())
 
 
-def _small(dtype: np.dtype[Any]) -> int:
+def _safe_size(dtype: np.dtype[Any]) -> int:
     """Elements up to which a square is tried; those of float16 overflow from 256 on."""
     return SMALL if dtype.itemsize > 2 else 0
 
@@ -62,7 +62,7 @@ class FiniteInputs:
         self._bundle = bundle
         specs = bundle.manifest.inputs()
         self.names = tuple(name for name in specs if specs[name].dtype.startswith("float"))
-        self._inputs = [(name, _small(DTYPES[specs[name].dtype])) for name in self.names]
+        self._inputs = [(name, _safe_size(DTYPES[specs[name].dtype])) for name in self.names]
 
     def check(self, values: Mapping[str, Any]) -> None:
         """Look at every floating-point input.

@@ -87,22 +87,22 @@ class Feeds:
                     break
             else:
                 return {**values, **stand_ins}
-        return self._compared(values)
+        return self._prepare_other(values)
 
-    def _compared(self, values: Mapping[str, Any]) -> dict[str, Any]:
+    def _prepare_other(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """:meth:`prepare` for another combination than the last."""
         signature = _signature(values)
         if signature is not None:
             stand_ins = self._passed.get(signature)
             if stand_ins is not None:
-                self._last = _each(signature), stand_ins
+                self._last = _split_signature(signature), stand_ins
                 return {**values, **stand_ins}
         feeds = self._check(values)
         # A bound, since each may hold stand-ins; past it, a new combination is checked each time.
         if signature is not None and len(self._passed) < MAX_PASSED:
             stand_ins = {name: value for name, value in feeds.items() if name not in values}
             self._passed[signature] = stand_ins
-            self._last = _each(signature), stand_ins
+            self._last = _split_signature(signature), stand_ins
         return feeds
 
     def check_modality(
@@ -155,7 +155,7 @@ class Feeds:
         values = _contiguous(values)
         signature = _signature(values)
         if signature is not None:
-            self._alone[name] = rows, _each(signature), sizes
+            self._alone[name] = rows, _split_signature(signature), sizes
         return values, sizes
 
     def _one_row(self, values: Mapping[str, Any], rows: Mapping[str, int]) -> dict[str, Array]:
@@ -397,7 +397,7 @@ def _is_alike(values: Mapping[str, Any], expected: tuple[tuple[str, Any, Any], .
     return True
 
 
-def _each(signature: Signature) -> tuple[tuple[str, Any, Any], ...]:
+def _split_signature(signature: Signature) -> tuple[tuple[str, Any, Any], ...]:
     """Name, dtype and shape of each input apart."""
     return tuple(zip(signature[::3], signature[1::3], signature[2::3], strict=True))
 

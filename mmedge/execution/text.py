@@ -105,7 +105,7 @@ class TextEncoder:
         length = self._length(ids, text)
         if not ids and length:
             raise InputError(
-                f"the text {_short(text)} has no tokens, so that input {self._tokenizer.ids!r} "
+                f"the text {_quote(text)} has no tokens, so that input {self._tokenizer.ids!r} "
                 "would be padding alone, which gives NaN in many networks; leave the modality out "
                 "if it is optional, or pass the ids that the network was trained on for no text"
             )
@@ -148,10 +148,10 @@ class TextEncoder:
                     )
             return self._tokens.encode(text)
         except BaseException as error:
-            if not _of_library(error):
+            if not _is_of_library(error):
                 raise
             raise InputError(
-                f"the bundle's tokenizer {self._tokenizer.file} fails on the text {_short(text)}: "
+                f"the bundle's tokenizer {self._tokenizer.file} fails on the text {_quote(text)}: "
                 f"{error}"
             ) from error
 
@@ -163,7 +163,7 @@ class TextEncoder:
             raise InputError(
                 f"text of {len(ids)} tokens does not fit input {self._tokenizer.ids!r}, which "
                 f"takes {self._fixed}; shorten it (nothing is cut off unless the tokenizer says "
-                f"so): {_short(text)}"
+                f"so): {_quote(text)}"
             )
         return self._fixed
 
@@ -180,7 +180,7 @@ class NoTextEncoder:
         Raises:
             BackendError: always; it says what to install.
         """
-        raise BackendError(f"the text {_short(text)} cannot be read: {self._error}")
+        raise BackendError(f"the text {_quote(text)} cannot be read: {self._error}")
 
 
 def text_encoders(bundle: Bundle) -> dict[str, TextEncoder | NoTextEncoder]:
@@ -244,7 +244,7 @@ def _load(data: bytes, source: str) -> UnpaddedTokenizer:
         padding = tokens.padding
         tokens.no_padding()
     except BaseException as error:
-        if not _of_library(error):
+        if not _is_of_library(error):
             raise
         raise BundleError(
             f"{source} is no tokenizer of the tokenizers library: {error}; export the bundle again"
@@ -252,13 +252,13 @@ def _load(data: bytes, source: str) -> UnpaddedTokenizer:
     return UnpaddedTokenizer(tokens, padding)
 
 
-def _of_library(error: BaseException) -> bool:
+def _is_of_library(error: BaseException) -> bool:
     """Whether the library raised it: plain exceptions, and panics, which are none of those."""
     if isinstance(error, InputError | BundleError):
         return False
     return isinstance(error, Exception) or type(error).__name__ == "PanicException"
 
 
-def _short(text: str) -> str:
+def _quote(text: str) -> str:
     quoted = ascii(text)
     return quoted if len(quoted) <= 80 else f"{quoted[:77]}..."

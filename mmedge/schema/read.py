@@ -64,7 +64,7 @@ def decode(data: bytes | str, *, most: int = MAX_MANIFEST_BYTES) -> object:
         raise Misfit("$", f"at most {most} bytes of JSON", f"{size} bytes")
     try:
         decoded = data if isinstance(data, str) else data.decode("utf-8")
-        tree: object = json.loads(decoded, object_pairs_hook=_unique)
+        tree: object = json.loads(decoded, object_pairs_hook=_object_of_pairs)
     except RecursionError as error:
         raise Misfit("$", "a JSON object", "lists or objects nested too deeply") from error
     except ValueError as error:  # not UTF-8, not JSON, or a number with thousands of digits
@@ -72,7 +72,7 @@ def decode(data: bytes | str, *, most: int = MAX_MANIFEST_BYTES) -> object:
     return tree
 
 
-def _unique(pairs: list[tuple[str, object]]) -> dict[str, object] | _Duplicated:
+def _object_of_pairs(pairs: list[tuple[str, object]]) -> dict[str, object] | _Duplicated:
     mapping = dict(pairs)
     if len(mapping) == len(pairs):  # without a loop: a vocabulary has 100,000 keys
         return mapping
@@ -212,7 +212,7 @@ def record(make: Callable[..., T], **fields: Reader[Any]) -> Reader[T]:
 
     def read(value: object, where: str) -> T:
         entries = members(value, where)
-        _exactly(entries, tuple(fields), where)
+        _check_fields(entries, tuple(fields), where)
         return make(
             **{name: reader(entries[name], f"{where}.{name}") for name, reader in fields.items()}
         )
@@ -220,7 +220,7 @@ def record(make: Callable[..., T], **fields: Reader[Any]) -> Reader[T]:
     return read
 
 
-def _exactly(entries: dict[str, object], fields: Sequence[str], where: str) -> None:
+def _check_fields(entries: dict[str, object], fields: Sequence[str], where: str) -> None:
     for name in entries:
         if name not in fields:
             raise Misfit(where, f"the fields {', '.join(fields)}", f"unknown field {show(name)}")

@@ -61,14 +61,18 @@ def _network_inputs(manifest: Manifest) -> Iterator[tuple[str, str]]:
 
 
 def _check_unique(manifest: Manifest) -> None:
-    _unique((f"$.modalities[{i}].name", m.name) for i, m in enumerate(manifest.modalities))
-    _unique((f"$.stages[{i}].name", s.name) for i, s in enumerate(manifest.stages))
-    _unique((f"$.variants[{i}]", v.id) for i, v in enumerate(manifest.variants))
-    _unique((f"$.outputs[{i}]", name) for i, name in enumerate(manifest.outputs))
-    _unique(_network_inputs(manifest))
-    _unique((f"$.plans[{i}].name", plan.name) for i, plan in enumerate(manifest.plans))
+    _check_names_once(
+        (f"$.modalities[{i}].name", m.name) for i, m in enumerate(manifest.modalities)
+    )
+    _check_names_once((f"$.stages[{i}].name", s.name) for i, s in enumerate(manifest.stages))
+    _check_names_once((f"$.variants[{i}]", v.id) for i, v in enumerate(manifest.variants))
+    _check_names_once((f"$.outputs[{i}]", name) for i, name in enumerate(manifest.outputs))
+    _check_names_once(_network_inputs(manifest))
+    _check_names_once((f"$.plans[{i}].name", plan.name) for i, plan in enumerate(manifest.plans))
     for i, stage in enumerate(manifest.stages):
-        _unique((f"$.stages[{i}].inputs[{j}].name", s.name) for j, s in enumerate(stage.inputs))
+        _check_names_once(
+            (f"$.stages[{i}].inputs[{j}].name", s.name) for j, s in enumerate(stage.inputs)
+        )
 
 
 def _check_plans(manifest: Manifest) -> None:
@@ -83,7 +87,7 @@ def _check_plans(manifest: Manifest) -> None:
         if (plan.name == "whole") != (len(plan.stages) == 1):
             expected = "one stage in 'whole', several in 'cut'"
             raise Misfit(f"$.plans[{i}].stages", expected, f"{len(plan.stages)} in {plan.name!r}")
-    _unique(
+    _check_names_once(
         (f"$.plans[{i}].stages[{j}]", name)
         for i, plan in enumerate(manifest.plans)
         for j, name in enumerate(plan.stages)
@@ -94,7 +98,7 @@ def _check_plans(manifest: Manifest) -> None:
         raise Misfit("$.plans", "every stage in one plan", f"stage {min(stages_in_none)!r} in none")
 
 
-def _unique(names: Iterable[tuple[str, str]]) -> None:
+def _check_names_once(names: Iterable[tuple[str, str]]) -> None:
     places: dict[str, str] = {}
     for where, name in names:
         if name in places:
@@ -152,7 +156,9 @@ def _check_constraints(manifest: Manifest) -> None:
 def _check_flow(manifest: Manifest, plan: Plan) -> None:
     """Every tensor has one source, one dtype and one shape, and no stage waits for itself."""
     stages = [stage for stage in manifest.stages if stage.name in plan.stages]
-    _unique((f"{where}.name", spec.name) for where, spec in _tensors(manifest, "outputs", plan))
+    _check_names_once(
+        (f"{where}.name", spec.name) for where, spec in _tensors(manifest, "outputs", plan)
+    )
     network_inputs = {name for _, name in _network_inputs(manifest)}
     producers = {spec.name: stage for stage in stages for spec in stage.outputs}
     first_specs: dict[str, tuple[str, TensorSpec]] = {}
@@ -176,12 +182,12 @@ def _check_flow(manifest: Manifest, plan: Plan) -> None:
         if name not in read_names:
             raise Misfit(
                 where,
-                f"an input that some stage takes{_of(manifest, plan)}",
+                f"an input that some stage takes{_plan_in_words(manifest, plan)}",
                 f"unknown tensor {name!r}",
             )
     for i, name in enumerate(manifest.outputs):
         if name not in producers:
-            expected = f"an output of a stage{_of(manifest, plan)}"
+            expected = f"an output of a stage{_plan_in_words(manifest, plan)}"
             raise Misfit(f"$.outputs[{i}]", expected, f"unknown tensor {name!r}")
     waits = {
         stage.name: {producers[spec.name].name for spec in stage.inputs if spec.name in producers}
@@ -194,7 +200,7 @@ def _check_flow(manifest: Manifest, plan: Plan) -> None:
         raise Misfit("$.stages", "stages of which none waits for itself", got) from error
 
 
-def _of(manifest: Manifest, plan: Plan) -> str:
+def _plan_in_words(manifest: Manifest, plan: Plan) -> str:
     """The plan that a rule is about, in words, where there are several."""
     return f" of plan {plan.name!r}" if len(manifest.plans) > 1 else ""
 
@@ -261,7 +267,7 @@ def _check_variants(manifest: Manifest) -> None:
             partly = any(name in variant.files for name in plan.stages)
             if plan.name not in runs and (partly or not runs):
                 missing_stage = next(name for name in plan.stages if name not in variant.files)
-                expected = f"a file for each stage{_of(manifest, plan)}"
+                expected = f"a file for each stage{_plan_in_words(manifest, plan)}"
                 raise Misfit(at, expected, f"none for stage {missing_stage!r}")
         if variant.plan is not None and variant.plan not in runs:
             expected = f"null or a plan that it has files for: {', '.join(runs)}"

@@ -74,7 +74,7 @@ def _tensor(entry: object, data: memoryview, where: str) -> tuple[Array, tuple[i
     if dtype is None:
         raise Misfit(f"{where}.dtype", f"one of {', '.join(_DTYPES)}", show(header["dtype"]))
     shape, offsets = _sizes(header["shape"], where, "shape"), header["data_offsets"]
-    begin, end = _sizes(offsets, where, "data_offsets") if _pair(offsets) else (0, -1)
+    begin, end = _sizes(offsets, where, "data_offsets") if _is_pair(offsets) else (0, -1)
     if len(shape) > MAX_RANK or not 0 <= begin <= end <= len(data):
         raise Misfit(
             where,
@@ -92,7 +92,7 @@ def _tensor(entry: object, data: memoryview, where: str) -> tuple[Array, tuple[i
     return array, (begin, end)
 
 
-def _pair(value: object) -> bool:
+def _is_pair(value: object) -> bool:
     return isinstance(value, list) and len(value) == 2
 
 

@@ -69,7 +69,9 @@ def merge(
         for value in list(graph.initializers.values()):
             del graph.initializers[str(value.name)]
             value.name = f"{prefix}{value.name}"
-            value.const_value = _moved(value.const_value, posixpath.dirname(place), folder)
+            value.const_value = _relocate_weight(
+                value.const_value, posixpath.dirname(place), folder
+            )
             initializers.append(value)
         for node in graph.all_nodes():
             # A name is unique, or there is none.
@@ -96,7 +98,9 @@ def merge(
     )
 
 
-def _moved(tensor: ir.TensorProtocol | None, before: str, folder: str) -> ir.TensorProtocol | None:
+def _relocate_weight(
+    tensor: ir.TensorProtocol | None, before: str, folder: str
+) -> ir.TensorProtocol | None:
     """A weight as a graph in ``folder`` names it, whose own graph lay in the folder ``before``."""
     if not isinstance(tensor, ir.ExternalTensor):
         return tensor

@@ -133,7 +133,7 @@ def make_stages(
             return _cut_stages(parts, graph, model, example, outputs, folder, keep_whole=whole)
         except Exception as error:  # noqa: BLE001 - a cut is never worth an export
             what = "rearranging the graph" if rearranged else "the cut by modality"
-            remarks.append(_left_out(what, error))
+            remarks.append(_remark_of_failure(what, error))
             shutil.rmtree(folder, ignore_errors=True)
     flops, uncounted = count_flops(graph.model, example)
     return whole_stage(graph, model, outputs, folder / "whole", (*remarks, *uncounted), flops)
@@ -144,10 +144,10 @@ def count_flops(model: ir.Model, example: Mapping[str, Array]) -> tuple[int, tup
     try:
         return model_flops(model, measure_shapes(model, example)), ()
     except Exception as error:  # noqa: BLE001 - a figure is never worth an export
-        return 0, (_left_out("counting operations", error),)
+        return 0, (_remark_of_failure("counting operations", error),)
 
 
-def _left_out(what: str, error: Exception) -> str:
+def _remark_of_failure(what: str, error: Exception) -> str:
     """A remark on a step that failed. The log has the traceback."""
     log.info("%s is left out", what, exc_info=error)
     message = " ".join(str(error).split())[:300]
@@ -181,13 +181,13 @@ def _cut_stages(
     )
     specs = {spec.name: spec for spec in (*inputs, *tensors)}
     parts = {part.name: part.model for part in network_parts.parts}
-    whole_name = _free("model", parts)
+    whole_name = _unused_name("model", parts)
     saved = folder / "cut"
     # Saved together, a weight that several graphs have is written once.
     files = save({**parts, whole_name: graph.model} if keep_whole else parts, saved)
     if not keep_whole:
         save({whole_name: graph.model}, folder / "whole")
-    stages = tuple(_stage(part, specs) for part in network_parts.parts)
+    stages = tuple(_make_stage(part, specs) for part in network_parts.parts)
     cut_plan = Plan("cut", tuple(parts))
     runs = {stage.name: Runner(saved / stage.graph) for stage in stages}
     plan = StagePlan(stages, runs, model.outputs)
@@ -223,14 +223,14 @@ def _cut_stages(
     )
 
 
-def _free(name: str, names: Container[str]) -> str:
+def _unused_name(name: str, names: Container[str]) -> str:
     """``name``, or one like it that is none of ``names``."""
     while name in names:
         name += "_"
     return name
 
 
-def _stage(part: Part, specs: Mapping[str, TensorSpec]) -> Stage:
+def _make_stage(part: Part, specs: Mapping[str, TensorSpec]) -> Stage:
     return Stage(
         part.name,
         f"onnx/{part.name}.onnx",

@@ -54,8 +54,8 @@ def add_variant(
     variant = replace(variant, files={stage.name: variant.files[stage.name] for stage in stages})
     if variant.backend in ENGINE_BACKENDS:
         return bundle.with_variant(variant, files), variant, None
-    (whole,) = manifest.in_order("whole")
-    name = f"{posixpath.dirname(whole.graph)}/{variant.id}.onnx"
+    (whole_stage,) = manifest.in_order("whole")
+    name = f"{posixpath.dirname(whole_stage.graph)}/{variant.id}.onnx"
     graphs = {stage: (_path(file, files, bundle), file) for stage, file in variant.files.items()}
     try:
         model = merge(
@@ -65,20 +65,20 @@ def add_variant(
         return bundle.with_variant(variant, files), variant, f"no plan 'whole': {error}"
     path = folder / "merged.onnx"
     ir.save(model, path)
-    both = replace(
+    variant_of_both = replace(
         variant,
-        files={**variant.files, whole.name: name},
+        files={**variant.files, whole_stage.name: name},
         not_checked=(*variant.not_checked, _OPEN),
     )
-    bundle = bundle.with_variant(both, {**files, name: path})
+    bundle = bundle.with_variant(variant_of_both, {**files, name: path})
     if not manifest.samples:
-        return bundle, both, None
+        return bundle, variant_of_both, None
     try:
         with load(bundle, variant.id, plan="whole", allow_unverified=True) as pipe:
             verify(pipe).check()
     except MMEdgeError as error:
         return bundle.with_variant(variant, {}), variant, f"no plan 'whole': {error}"
-    return bundle, both, None
+    return bundle, variant_of_both, None
 
 
 def _path(name: str, files: Mapping[str, bytes | Path], bundle: Bundle) -> Path:
