@@ -77,6 +77,7 @@ format: $(VENV)/.test
 bench: $(VENV)/.test
 	$(BIN)/python benchmarks/import_time.py
 	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/plans.py
 	$(BIN)/python benchmarks/streaming.py
 	$(BIN)/python benchmarks/attention.py
 	$(BIN)/python benchmarks/dispatch.py

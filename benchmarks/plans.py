@@ -50,6 +50,8 @@ if TYPE_CHECKING:
 
 RESULTS = Path(__file__).parent / "results" / "plans.json"
 
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
 #: Seconds of a stream, and rate of a modality that states none.
 STREAM_S, RATE_HZ = 4.0, 10.0
 
@@ -163,6 +165,12 @@ class Detector(nn.Module):
         return self.box(queries), self.kind(queries)
 
 
+def robot() -> Model:
+    """The example's network."""
+    sys.path.insert(0, str(EXAMPLES))
+    return load_source("robot.network:factory")
+
+
 def policy() -> Model:
     """The policy, its sensors at their rates."""
     torch.manual_seed(0)
@@ -202,7 +210,7 @@ def detector() -> Model:
 #: By name, what makes the model, and what triggers its stream.
 NETWORKS: Mapping[str, tuple[Callable[[], Model], str]] = {
     "zoo:vqa-attention": (lambda: load_source("zoo:vqa-attention"), "image"),
-    "robot": (lambda: load_source("robot.network:factory"), "camera"),
+    "robot": (robot, "camera"),
     "ACT-like": (policy, "left"),
     "detector": (detector, "front"),
 }
@@ -237,11 +245,7 @@ def single_call(bundle: Path, graph: Path, rounds: int) -> dict[str, Any]:
 
 
 def another(value: Array, rng: np.random.Generator) -> Array:
-    """A value of the same kind with other content."""
-    if value.dtype.kind == "f":
-        noise = rng.standard_normal(value.shape).astype(value.dtype)
-        noisy: Array = np.add(value, noise)
-        return noisy
+    """The same elements in another order: other content, within what the sensor may give."""
     shuffled: Array = rng.permutation(value.ravel()).reshape(value.shape)
     return shuffled
 

@@ -139,7 +139,7 @@ def soak(bundle: Path, seconds: float) -> tuple[dict[str, Any], list[str]]:
     faults: list[str] = []
     fetched = 0
     length = min(WINDOW_S, seconds / LEAST_WINDOWS)
-    with mmedge.load(bundle) as pipe:
+    with mmedge.load(bundle, plan="cut") as pipe:
         samples = [dict(sample.inputs) for sample in pipe.bundle.samples()]
         with pipe.stream(trigger="image", deadline_ms=100.0) as stream:
             sensors = Sensors(stream, samples)

@@ -454,7 +454,7 @@ def soak_faults(
     bundle: Path, seconds: float, *, simulated: bool
 ) -> tuple[dict[str, Any], list[Judge]]:
     """Run both streams with faults planted; what came of it, and their judges."""
-    with mmedge.load(bundle, threads=1) as pipe:
+    with mmedge.load(bundle, plan="cut", threads=1) as pipe:
         robot = Robot(pipe, SimulatedClock(start=1000.0) if simulated else None)
         robot.enter(0.0)
         judges = [Judge(robot, trigger) for trigger in TRIGGERS]

@@ -139,6 +139,50 @@ def import_time() -> str:
     return "\n".join(lines)
 
 
+def plans() -> str:
+    """Default exports, which hold both plans, beside a bare ONNX Runtime session."""
+    data = load("plans.json")
+    device = data["device"]
+    lines = [
+        (
+            f"Batch 1, one thread, {device['cores']} cores of {device['cpu']}, onnxruntime "
+            f"{device['libraries']['onnxruntime']}, {data['date']} (`benchmarks/plans.py`):"
+        ),
+        "",
+        (
+            "| network | weights on disk | single call: bare | mmedge, `whole` | ratio "
+            "| work of the stream | as the rates promise |"
+        ),
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in data["rows"]:
+        call, disk = row["single_call"], row["disk"]
+        low, high = call["ratio_95"]
+        lines.append(
+            f"| {row['network']} | {disk['both'] / disk['whole_alone']:.3f} of `whole` alone "
+            f"| {call['median_us']['bare']:.0f} us | {call['median_us']['mmedge']:.0f} us "
+            f"| {call['ratio']:.3f} [{low:.3f}, {high:.3f}] "
+            f"| {row['stream']['work']:.0%} | {row['stream']['promised']:.0%} |"
+        )
+    lines += [
+        "",
+        (
+            "| in a fresh process | bare: to the first result | mmedge | ratio | bare: memory "
+            "| mmedge | ratio |"
+        ),
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in data["rows"]:
+        time, memory = row["fresh_process"]["total_ms"], row["fresh_process"]["peak_bytes"]
+        lines.append(
+            f"| {row['network']} | {time['bare']:.0f} ms | {time['mmedge']:.0f} ms "
+            f"| {time['ratio']:.2f} [{time['range'][0]:.2f}, {time['range'][1]:.2f}] "
+            f"| {memory['bare'] / 2**20:.0f} MiB | {memory['mmedge'] / 2**20:.0f} MiB "
+            f"| {memory['ratio']:.2f} |"
+        )
+    return "\n".join(lines)
+
+
 def streaming() -> str:
     """A stream beside the uncut network run for every frame."""
     data = load("streaming.json")
@@ -539,6 +583,7 @@ def load(name: str, missing: Any = None) -> Any:  # noqa: ANN401
 BLOCKS: dict[tuple[str, str], Callable[[], str]] = {
     ("docs/explanation/benchmarks.md", "overhead"): overhead,
     ("docs/explanation/benchmarks.md", "import time"): import_time,
+    ("docs/explanation/benchmarks.md", "plans"): plans,
     ("docs/explanation/benchmarks.md", "streaming"): streaming,
     ("docs/explanation/attention.md", "attention"): attention,
     ("docs/explanation/attention.md", "attention gpu"): attention_gpu,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
@@ -20,6 +21,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 
 from mmedge.bundle import Bundle
 from mmedge.schema import manifest_to_json
+from mmedge.spec import Manifest, Plan, Stage
 
 
 def put(target: str, name: str, data: bytes) -> None:
@@ -80,6 +82,27 @@ def tokenizers() -> dict[str, Tokenizer]:
     return {"word": word, "piece": piece, "pair": pair}
 
 
+def with_whole(manifest: Manifest) -> Manifest:
+    """A manifest whose stages are the plan ``cut``, with a plan ``whole`` beside it."""
+    outputs = {spec.name: spec for stage in manifest.stages for spec in stage.outputs}
+    whole = Stage(
+        "model",
+        manifest.stages[0].graph,
+        tuple(manifest.inputs().values()),
+        tuple(outputs[name] for name in manifest.outputs),
+    )
+    cut = Plan("cut", tuple(stage.name for stage in manifest.stages))
+    return replace(
+        manifest,
+        stages=(*manifest.stages, whole),
+        plans=(cut, Plan("whole", ("model",))),
+        variants=tuple(
+            replace(variant, files={**variant.files, "model": whole.graph}, plan="whole")
+            for variant in manifest.variants
+        ),
+    )
+
+
 def main() -> None:
     """The command."""
     tiny = make_tiny()
@@ -94,6 +117,7 @@ def main() -> None:
         with Bundle.open(make_streaming(folder / "streaming")) as streaming:
             manifest = streaming.manifest
         put("manifest", "streaming.json", manifest_to_json(manifest).encode())
+        put("manifest", "plans.json", manifest_to_json(with_whole(manifest)).encode())
         write(folder / "r.mcap", manifest, count=3)
         put("recording-mcap", "three.mcap", (folder / "r.mcap").read_bytes())
         write(folder / "r", manifest, count=3)

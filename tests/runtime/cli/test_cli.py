@@ -55,7 +55,8 @@ def test_verify(sums):
     assert "ok" in call("verify", sums).stdout
     data = json.loads(call("verify", sums, "--json").stdout)
     assert data["ok"] is True
-    assert {row["stage"] for row in data["rows"]} == {"camera", "fusion", "(whole network)"}
+    (verified,) = data["verified"]
+    assert {row["stage"] for row in verified["rows"]} == {"camera", "fusion", "(whole network)"}
 
 
 def test_run_on_a_picture_and_text(sums, picture, tmp_path):
