@@ -153,8 +153,9 @@ class Pipeline:
             if self._finite is not None:
                 self._finite.check(values)
             return direct(values)
-        run_encoders = loaded_plan.scheduler.run
-        return self._answer(loaded_plan, inputs, cached=cached, run_encoders=run_encoders)[0]
+        return self._answer(
+            loaded_plan, inputs, cached=cached, run_encoders=loaded_plan.scheduler.run
+        )[0]
 
     def timed(
         self, inputs: Mapping[str, Any], *, cached: bool = True

@@ -20,7 +20,7 @@ from mmedge.errors import BundleError, MMEdgeError
 __all__ = [
     "BundleOutputOption",
     "OverwriteOption",
-    "Target",
+    "WorkingBundle",
     "check_file",
     "check_new",
     "finite",
@@ -105,21 +105,21 @@ def _check_folder(path: Path, option: str) -> None:
         raise typer.BadParameter(f"the folder {folder} cannot be written to", param_hint=option)
 
 
-class Target:
+class WorkingBundle:
     """What a verb that changes a bundle works on.
 
     Attributes:
         path: of the bundle to change: the one that was named, or a copy that becomes --output.
-        shown: of the bundle that holds the result, for people.
+        shown_path: of the bundle that holds the result, for people.
         keep: set to False where nothing was changed: then no --output is written.
     """
 
-    def __init__(self, path: Path, shown: str) -> None:
-        self.path, self.shown, self.keep = path, shown, True
+    def __init__(self, path: Path, shown_path: str) -> None:
+        self.path, self.shown_path, self.keep = path, shown_path, True
 
 
 @contextmanager
-def rewriting(bundle: str, output: Path | None, *, overwrite: bool) -> Iterator[Target]:
+def rewriting(bundle: str, output: Path | None, *, overwrite: bool) -> Iterator[WorkingBundle]:
     """Where a verb that changes a bundle does so; says at the end what was written.
 
     With ``output`` that is a copy beside it, which is moved there when the body has ended well, so
@@ -132,25 +132,26 @@ def rewriting(bundle: str, output: Path | None, *, overwrite: bool) -> Iterator[
     if output is None:
         if overwrite:
             raise typer.BadParameter("--overwrite says nothing without --output")
-        target = Target(Path(bundle), bundle)
-        yield target
-        if target.keep:
+        working_bundle = WorkingBundle(Path(bundle), bundle)
+        yield working_bundle
+        if working_bundle.keep:
             say(f"rewrote {bundle} in its place; --output leaves it as it is")
         return
     check_new(output, overwrite=overwrite)
-    with Bundle.open(bundle) as opened:
-        if output.absolute().exists() and output.samefile(opened.path):
+    with Bundle.open(bundle) as open_bundle:
+        if output.absolute().exists() and output.samefile(open_bundle.path):
             raise typer.BadParameter(
                 f"{output} is the bundle itself; leave --output out to rewrite it in its place",
                 param_hint="--output",
             )
         with _staging(output) as folder:
-            opened.copy(folder / output.name).close()
-            keep_modes(opened.path, folder / output.name)  # a private bundle has private copies
-            target = Target(folder / output.name, str(output))
-            yield target
-            if target.keep:
-                move_bundle(target.path, output.absolute(), overwrite=overwrite)
+            open_bundle.copy(folder / output.name).close()
+            # A private bundle has private copies.
+            keep_modes(open_bundle.path, folder / output.name)
+            working_bundle = WorkingBundle(folder / output.name, str(output))
+            yield working_bundle
+            if working_bundle.keep:
+                move_bundle(working_bundle.path, output.absolute(), overwrite=overwrite)
                 say(f"wrote {output}")
 
 

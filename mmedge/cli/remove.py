@@ -40,7 +40,7 @@ def remove(
     if as_json:
         emit_json(
             {
-                "bundle": target.shown,
+                "bundle": target.shown_path,
                 "removed": variant,
                 "variants": others,
                 "dropped_files_bytes": dropped,
@@ -49,7 +49,7 @@ def remove(
         )
         return
     table(
-        f"{target.shown}: {variant} removed",
+        f"{target.shown_path}: {variant} removed",
         ("what", "value"),
         [
             ("variants left", ", ".join(others)),

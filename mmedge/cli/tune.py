@@ -60,7 +60,7 @@ def tune(
     else:
         with rewriting(bundle, output, overwrite=overwrite) as target:
             measurements = _measure(bundle, str(target.path), threads, left_out, in_place=True)
-        place = target.shown
+        place = target.shown_path
     if as_json:
         variants = {name: asdict(measurement) for name, measurement in measurements.items()}
         emit_json({"bundle": bundle, "kept": place, "variants": variants, "left_out": left_out})

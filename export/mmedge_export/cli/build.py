@@ -25,7 +25,7 @@ from mmedge.cli.console import (
     table,
     warn,
 )
-from mmedge.cli.output import BundleOutputOption, OverwriteOption, Target, misuse, rewriting
+from mmedge.cli.output import BundleOutputOption, OverwriteOption, WorkingBundle, misuse, rewriting
 from mmedge.cli.tune import print_measurements
 from mmedge_export.cli.streams import stdout_on_stderr
 from mmedge_export.targets.tensorrt import CURRENT, SCHEMES
@@ -149,14 +149,14 @@ def build(
     if as_json:
         emit_json(
             {
-                "bundle": place.shown,
+                "bundle": place.shown_path,
                 "variants": [{"id": variant.id, **asdict(variant)} for variant in variants],
                 "not_checked": open_questions,
             }
         )
         return
     table(
-        f"{place.shown}: engines built",
+        f"{place.shown_path}: engines built",
         ("variant", "stages", "MB", "build s", "max rel", "requires"),
         [
             (
@@ -174,16 +174,16 @@ def build(
 
 
 @contextmanager
-def _beside(bundle: str, *, overwrite: bool) -> Iterator[Target]:
+def _beside(bundle: str, *, overwrite: bool) -> Iterator[WorkingBundle]:
     """As :func:`mmedge.cli.output.rewriting` where the bundle itself stays as it is."""
     if overwrite:
         raise typer.BadParameter("--overwrite says nothing without --output")
-    yield Target(Path(bundle), bundle)
+    yield WorkingBundle(Path(bundle), bundle)
     with Bundle.open(bundle) as opened:
         say(f"kept in {cache_folder(opened.path, opened.digest, probe())}")
 
 
-def _build_openvino(place: Target, *, as_json: bool) -> None:
+def _build_openvino(place: WorkingBundle, *, as_json: bool) -> None:
     """Add the variant, and time it beside the others."""
     from mmedge_export.targets.openvino.variant import add_openvino
 
@@ -196,12 +196,12 @@ def _build_openvino(place: Target, *, as_json: bool) -> None:
     if as_json:
         emit_json(
             {
-                "bundle": place.shown,
+                "bundle": place.shown_path,
                 "variant": variant.id,
                 "measured": {name: asdict(one) for name, one in measured.items()},
                 "not_checked": open_questions,
             }
         )
         return
-    print_measurements(f"{place.shown}: {variant.id} added", measured)
+    print_measurements(f"{place.shown_path}: {variant.id} added", measured)
     list_not_checked(open_questions)

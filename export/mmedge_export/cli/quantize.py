@@ -169,7 +169,7 @@ def quantize(
         )
         place.keep = report.variant is not None
     if as_json:
-        emit_json({"bundle": place.shown, **report.to_dict()})
+        emit_json({"bundle": place.shown_path, **report.to_dict()})
     else:
         print_report(report)
         list_not_checked(report.not_checked)
