@@ -6,6 +6,7 @@ It is long, since it is one class whose methods are documented for users.
 from __future__ import annotations
 
 import threading
+from copy import copy
 from dataclasses import replace
 from math import inf
 from typing import TYPE_CHECKING, Any, Self
@@ -93,7 +94,7 @@ class Pipeline:
         watch(self)
         if not self._verified:
             try:
-                self._verify()
+                self._verify(self._loaded)
             except BaseException:
                 self.close()
                 raise
@@ -266,23 +267,26 @@ class Pipeline:
             self._check_open(self._loaded)
             if plan == self.plan:
                 return
-            before = self._loaded
-            self._loaded = self._open_plan(plan)
+            loaded_plan = self._open_plan(plan)
             try:
                 if not self._verified:
-                    self._verify()
+                    self._verify(loaded_plan)
+                self._check_open(self._loaded)  # another thread may have closed the pipeline
             except BaseException:
-                self._loaded.close()
-                self._loaded = before
+                loaded_plan.close()
                 raise
+            self._loaded = loaded_plan
             self.why_plan = "it was asked for"
             # Not closed: a call in another thread may be under way. Its sessions go with it.
 
-    def _verify(self) -> None:
+    def _verify(self, loaded_plan: LoadedPlan) -> None:
         # A variant that export has proven does without the module.
         from mmedge.execution.verify import verify
 
-        verify(self).check()
+        # Calls in other threads keep the plan that is loaded until this one has passed.
+        candidate = copy(self)
+        candidate._loaded = loaded_plan  # noqa: SLF001 - of this class
+        verify(candidate).check()
 
     def disown(self) -> None:
         """See :class:`mmedge.forks.Inherited`: the sessions' threads are the parent's."""

@@ -104,9 +104,16 @@ def test_a_plan_that_computes_something_else_is_not_changed_to(both, monkeypatch
             outputs = run_stage(self, stage, feeds)
             return {n: v + 1 for n, v in outputs.items()} if stage == "ear" else outputs
 
-        monkeypatch.setattr(Pipeline, "run_stage", off)
+        plans = []
+
+        def look(self, stage, feeds):
+            plans.append(pipe.plan)  # what a call in another thread would run meanwhile
+            return off(self, stage, feeds)
+
+        monkeypatch.setattr(Pipeline, "run_stage", look)
         with pytest.raises(AccuracyError, match="stage 'ear'"):
             pipe.stream(trigger="camera")
+        assert set(plans) == {"whole"}
         assert pipe.plan == "whole"
         sample = pipe.bundle.samples()[0]
         assert pipe.run(sample.inputs)["out"] == sample.outputs["out"]
@@ -205,3 +212,14 @@ def test_a_stage_of_the_other_plan_is_named(both):
             pipe.run_stage("ear", {})
         with pytest.raises(InputError, match="no stage 'nose'; this bundle has model"):
             pipe.run_stage("nose", {})
+
+
+def test_a_pipeline_that_is_closed_while_it_changes_its_plan_stays_closed(both, monkeypatch):
+    pipe = mmedge.load(both)
+    monkeypatch.setattr(pipe, "_verified", False)
+    monkeypatch.setattr(Pipeline, "_verify", lambda self, loaded_plan: self.close())
+    with pytest.raises(BackendError, match="is closed"):
+        pipe.use_plan("cut")
+    assert pipe.plan == "whole"
+    with pytest.raises(BackendError, match="is closed"):
+        pipe.run({})
