@@ -358,8 +358,8 @@ def load(
             and fits ``backend``, ``precision`` and ``device``.
         plan: ``"whole"`` runs the network as one graph, the fastest for inputs that never come
             again. ``"cut"`` runs it by modality: streams need it, and encoders of inputs that come
-            again do not run. None: what :func:`mmedge.bench.tune.tune` measured on a machine of as
-            many cores as this one, else ``whole``. One plan is loaded.
+            again do not run. None: what :func:`mmedge.bench.tune.tune` measured on this device, or
+            in place on a machine of as many cores; else ``whole``. One plan is loaded.
         backend: ``"ort"``, ``"openvino"``, ``"tensorrt"``, ``"tensorrt_rtx"`` (or
             ``"tensorrt-rtx"``), or ``"auto"`` for the best that runs here (see
             :meth:`mmedge.Bundle.select`).
@@ -367,8 +367,8 @@ def load(
         device: use only variants for ``"cpu"``, ``"cuda"`` or an architecture such as ``"sm_87"``.
             None: whatever this machine offers.
         threads: most intra-op threads of each stage on the CPU. Of several stages, one with little
-            work uses fewer. None: the number that :func:`mmedge.bench.tune.tune` measured on a
-            machine of as many cores as this one, else the backend's default.
+            work uses fewer. None: the number that :func:`mmedge.bench.tune.tune` measured on this
+            device, or in place on a machine of as many cores; else the backend's default.
         cache_bytes: most bytes of encoder outputs in the feature cache. They are used again when
             the content of a modality comes again (see :mod:`mmedge.execution.feature_cache`). 0: no
             cache.

@@ -44,7 +44,7 @@ INTERRUPTED = 130
 
 VerboseOption = Annotated[
     bool,
-    typer.Option("--verbose", "-v", help="Say more: the time of each line.", rich_help_panel=PANEL),
+    typer.Option("--verbose", "-v", help="Prefix each line with the time.", rich_help_panel=PANEL),
 ]
 QuietOption = Annotated[
     bool,
@@ -121,7 +121,8 @@ def _show_version(value: bool) -> None:  # noqa: FBT001 - typer's callback
 def _every(
     *,
     version: Annotated[  # noqa: ARG001 - its callback does it
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Say which.")
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
     ] = False,
     verbose: VerboseOption = False,
     quiet: QuietOption = False,

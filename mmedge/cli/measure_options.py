@@ -58,7 +58,11 @@ WarmupOption = Annotated[
 DeadlineOption = Annotated[
     float | None,
     typer.Option(
-        help="Count calls that take longer than this.", min=0.001, callback=finite, metavar="MS"
+        help="Count calls that take longer than this. Of a stream: results that come later count "
+        "as missed, and it may repeat old outputs to keep the time.",
+        min=0.001,
+        callback=finite,
+        metavar="MS",
     ),
 ]
 InterferenceOption = Annotated[

@@ -18,6 +18,7 @@ from mmedge.cli.console import say
 from mmedge.errors import BundleError, MMEdgeError
 
 __all__ = [
+    "BundleCopyOption",
     "BundleOutputOption",
     "OverwriteOption",
     "WorkingBundle",
@@ -35,6 +36,15 @@ BundleOutputOption = Annotated[
         "-o",
         help="Write the new bundle here, and leave BUNDLE as it is: a directory, or one file "
         "NAME.mmedge. Without it BUNDLE is rewritten in its place.",
+    ),
+]
+BundleCopyOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        help="Write a copy with the result here, and leave BUNDLE as it is: a directory, or one "
+        "file NAME.mmedge. Without it the result goes where the description above says.",
     ),
 ]
 OverwriteOption = Annotated[

@@ -19,7 +19,8 @@ __all__ = ["replay"]
 RecordingArgument = Annotated[
     Path | None,
     typer.Argument(
-        help="What mmedge record wrote; without it golden samples come at their nominal rates."
+        help="What mmedge record or a Recorder wrote; without it golden samples come at their "
+        "nominal rates."
     ),
 ]
 SecondsOption = Annotated[

@@ -22,7 +22,7 @@ from mmedge.cli.console import (
     table,
     warn,
 )
-from mmedge.cli.output import BundleOutputOption, OverwriteOption, rewriting
+from mmedge.cli.output import BundleCopyOption, OverwriteOption, rewriting
 from mmedge.errors import BundleError, NoVariantError
 
 __all__ = ["print_measurements", "tune"]
@@ -40,7 +40,7 @@ InPlaceOption = Annotated[
 def tune(
     bundle: BundleArgument,
     *,
-    output: BundleOutputOption = None,
+    output: BundleCopyOption = None,
     overwrite: OverwriteOption = False,
     in_place: InPlaceOption = False,
     threads: ThreadsOption = None,
@@ -48,7 +48,8 @@ def tune(
 ) -> None:
     """Time each variant that this CPU runs, cut and whole, with few and many threads.
 
-    Loading goes by it on this device. BUNDLE itself stays as it is without --in-place or --output.
+    The result goes into the cache folder of this device beside BUNDLE, and loading uses it there.
+    With --in-place it goes into BUNDLE.
     """
     if overwrite and output is None:
         raise typer.BadParameter("--overwrite says nothing without --output")

@@ -90,8 +90,8 @@ class Limits:
                 self._open.append(pair)
         if branches:
             raise ExportError(
-                "the network takes another branch at other sizes, and a graph has one alone: "
-                + "\n  ".join(self._describe(*pair) for pair in branches)
+                "the network takes another branch at other sizes, and a graph holds only one "
+                "branch: " + "\n  ".join(self._describe(*pair) for pair in branches)
             )
 
     def constraints(self) -> tuple[Constraint, ...]:

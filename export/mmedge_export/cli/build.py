@@ -25,7 +25,7 @@ from mmedge.cli.console import (
     table,
     warn,
 )
-from mmedge.cli.output import BundleOutputOption, OverwriteOption, WorkingBundle, misuse, rewriting
+from mmedge.cli.output import BundleCopyOption, OverwriteOption, WorkingBundle, misuse, rewriting
 from mmedge.cli.tune import print_measurements
 from mmedge_export.cli.streams import stdout_on_stderr
 from mmedge_export.targets.tensorrt import CURRENT, SCHEMES
@@ -81,7 +81,7 @@ def build(
     ] = None,
     profile: ProfileOption = None,
     workspace: WorkspaceOption = None,
-    output: BundleOutputOption = None,
+    output: BundleCopyOption = None,
     overwrite: OverwriteOption = False,
     in_place: Annotated[
         bool,
@@ -95,7 +95,8 @@ def build(
 ) -> None:
     """Build engines of every stage; for openvino, add its variant.
 
-    Engines for this machine's GPU are kept beside BUNDLE, for this device; others go into it.
+    Engines for this machine's GPU go into the cache folder of this device beside BUNDLE. A variant
+    for openvino, and engines for a named --target, go into BUNDLE.
     """
     if backend.replace("-", "_") not in (*ENGINES, "openvino"):
         raise typer.BadParameter(

@@ -89,7 +89,7 @@ SplitOption = Annotated[
     bool | None,
     typer.Option(
         "--split/--no-split",
-        help="Cut by modality, or keep one stage; default: cut unless it slows single calls.",
+        help="--split: keep the plan cut alone; --no-split: whole alone; default: both.",
     ),
 ]
 NameOption = Annotated[str | None, typer.Option(help="Name of the bundle.")]
