@@ -139,7 +139,7 @@ def read_measurements(path: Path, digest: str, device: Device) -> Mapping[str, M
             raise Misfit("$", "the manifest and the device of its folder's name", "others")
     except Misfit as fault:
         warnings.warn(
-            f"{file}: {fault}; what was measured here is not gone by: run mmedge tune again",
+            f"{file}: {fault}; these measurements are not used: run mmedge tune again",
             UserWarning,
             stacklevel=2,
         )
