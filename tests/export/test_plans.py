@@ -25,7 +25,7 @@ from mmedge_export.quantize.options import QuantizeOptions
 from mmedge_export.quantize.quantize_bundle import quantize
 
 #: Networks with attention over concatenations, a backbone that two modalities share, and a GRU.
-NAMES = ["cross_attention", "joint_attention", "shared_backbone", "recurrent"]
+NAMES = ["joint_attention", "shared_backbone", "recurrent"]
 
 
 @pytest.fixture(params=NAMES)
