@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
+from importlib import metadata
+
 import pytest
 
 from mmedge.backends import registry
 from mmedge.backends.registry import probe
-from mmedge.device import Gpu, find_gpus
+from mmedge.device import Gpu, find_gpus, installed_versions
 from mmedge.errors import InputError
 from mmedge.pipeline import restrict
 from mmedge.spec import Tolerance, Variant
@@ -97,3 +101,22 @@ def test_restrict_keeps_one_target_or_says_what_is_here(machine):
 
 def test_gpus_are_found_without_aborting_where_there_are_none():
     assert all(gpu.sm.startswith("sm_") for gpu in find_gpus())
+
+
+def test_versions_are_those_that_importlib_tells(tmp_path, monkeypatch):
+    names = ["mmedge", "numpy", "onnxruntime", "cuda-bindings", "tensorrt-rtx", "no-such-thing"]
+    told = {}
+    for name in names:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            told[name] = metadata.version(name)
+    assert installed_versions(names) == told
+    assert {"mmedge", "numpy", "onnxruntime"} <= told.keys()
+    # As Debian and pip write them; of two folders on the path the first one counts.
+    for folder, entry in (
+        ("one", "Some_Thing-1.2.dist-info"),
+        ("two", "some.thing-9.9.dist-info"),
+        ("two", "other-3.4-py3.11.egg-info"),
+    ):
+        (tmp_path / folder / entry).mkdir(parents=True)
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "one"), str(tmp_path / "two"), "no folder"])
+    assert installed_versions(["some-thing", "other"]) == {"some-thing": "1.2", "other": "3.4"}
