@@ -423,6 +423,9 @@ def load(
         })  # fmt: skip
     open_bundle = Bundle.open(path) if caller_bundle is None else caller_bundle
     try:
+        if open_bundle.manifest.loops or open_bundle.manifest.states:
+            # Run once through, a stage of a loop would answer, and answer wrongly.
+            raise BundleError(f"{path}: this version of mmedge runs no loops and keeps no state")
         if isolated is not None and isolated != open_bundle.digest:
             raise BundleError(f"{path}: changed since a child process loaded it; load it again")
         here = probe()

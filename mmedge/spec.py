@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from mmedge.loop_spec import DenoiseLoop, GenerateLoop, StateSpec
+
 __all__ = [
     "DTYPES",
     "SCHEMA_VERSION",
@@ -295,10 +297,21 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One golden sample: what goes in and what the original network made of it."""
+    """One golden sample: what goes in and what the original network made of it.
+
+    ``outputs`` are those of every stage. ``step`` holds what else a stage with state or of a loop
+    took when it made them: states, tokens, a latent and its time (:meth:`Manifest.step_inputs`).
+    ``loop`` is what a whole run of the loop gave (docs/reference/bundle.md, "Samples").
+    """
 
     inputs: Mapping[str, Array]
     outputs: Mapping[str, Array]
+    step: Mapping[str, Array] = field(default_factory=dict)
+    loop: Mapping[str, Array] = field(default_factory=dict)
+
+    def tensors(self) -> dict[str, Array]:
+        """Everything that any stage takes or gives, by name."""
+        return {**self.inputs, **self.outputs, **self.step}
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,12 +343,50 @@ class Manifest:
     provenance: Mapping[str, str] = field(default_factory=dict)
     samples: int = 0
     plans: tuple[Plan, ...] = ()
+    states: tuple[StateSpec, ...] = ()
+    loops: tuple[GenerateLoop | DenoiseLoop, ...] = ()
     schema_version: int = SCHEMA_VERSION
 
+    @property
+    def loop(self) -> GenerateLoop | DenoiseLoop | None:
+        """The loop, if there is one."""
+        return self.loops[0] if self.loops else None
+
+    def loop_stages(self) -> tuple[Stage, ...]:
+        """The stages of the loop, in the order they run: that of a step, and a decoder."""
+        names = [
+            name for loop in self.loops for name in (loop.stage, getattr(loop, "decoder", None))
+        ]
+        by_name = {stage.name: stage for stage in self.stages}
+        return tuple(by_name[name] for name in names if name in by_name)
+
+    def step_inputs(self) -> dict[str, TensorSpec]:
+        """What stages take beside inputs of the network and outputs of stages, by name.
+
+        States, and what the loop gives to its stages. A token is among them even where it is an
+        input of the network: the caller's tokens are those of the first step.
+        """
+        states = {(state.stage, state.input) for state in self.states}
+        by_loop = {
+            name
+            for loop in self.loops
+            for name in (
+                (loop.token, loop.position) if loop.kind == "generate" else (loop.latent, loop.time)
+            )
+        }
+        in_loop = {stage.name for stage in self.loop_stages()}
+        return {
+            spec.name: spec
+            for stage in self.stages
+            for spec in stage.inputs
+            if (stage.name, spec.name) in states or (stage.name in in_loop and spec.name in by_loop)
+        }
+
     def all_plans(self) -> tuple[Plan, ...]:
-        """The plans; where none is stated, the one of all stages."""
-        names = tuple(stage.name for stage in self.stages)
-        return self.plans or (Plan("whole" if len(names) == 1 else "cut", names),)
+        """The plans; where none is stated, the one of all stages that are not of a loop."""
+        in_loop = [stage.name for stage in self.loop_stages()]
+        names = tuple(stage.name for stage in self.stages if stage.name not in in_loop)
+        return self.plans or (Plan("cut" if len(names) > 1 else "whole", names),)
 
     def open_questions(self, *variants: Variant) -> tuple[str, ...]:
         """What was not checked of the bundle, and of ``variants``, a line each."""
@@ -384,7 +435,7 @@ class Manifest:
         """
         by_name = {each.name: each.stages for each in self.all_plans()}
         names = by_name[plan or ("cut" if "cut" in by_name else "whole")]
-        tensors = set(self.inputs())
+        tensors = {*self.inputs(), *(state.input for state in self.states)}
         waiting = [stage for stage in self.stages if stage.name in names]
         stages: list[Stage] = []
         while waiting:

@@ -73,6 +73,8 @@ class Bundle:
         *,
         samples: Sequence[Sample] = (),
         absent: Mapping[str, Array] | None = None,
+        states: Mapping[str, Array] | None = None,
+        unconditional: Mapping[str, Array] | None = None,
         overwrite: bool = False,
     ) -> Bundle:
         """Write a bundle and open it.
@@ -88,6 +90,8 @@ class Bundle:
             samples: golden samples, with every input and every stage's outputs.
             absent: stand-ins by input name, for each input of the optional modalities whose
                 ``absent`` is ``token``.
+            states: first values of states that begin as ``stored``, by the state's input.
+            unconditional: what stands for the network's outputs in a loop's run without condition.
             overwrite: replace the bundle at ``path``. What is not a readable bundle stays.
 
         Raises:
@@ -98,9 +102,9 @@ class Bundle:
         _check_own(path, files)
         manifest = replace(manifest, samples=len(samples))
         sources: dict[str, Source] = dict(files)
-        if samples or absent:
-            source = f"{path}: {SAMPLES}"
-            sources[SAMPLES] = samples_to_bytes(manifest, samples, absent or {}, source=source)
+        content = Samples(tuple(samples), absent or {}, states or {}, unconditional or {})
+        if any((samples, absent, states, unconditional)):
+            sources[SAMPLES] = samples_to_bytes(manifest, content, source=f"{path}: {SAMPLES}")
         zipped = path.suffix == SUFFIX
         return cls(write_bundle(path, manifest, sources, zipped=zipped, overwrite=overwrite))
 
@@ -389,9 +393,25 @@ class Bundle:
         """
         return dict(self._read_samples().absent)
 
+    def first_states(self) -> dict[str, Array]:
+        """What each state that begins as ``stored`` begins with, by its input.
+
+        Raises:
+            BundleError: as :meth:`samples`.
+        """
+        return dict(self._read_samples().states)
+
+    def unconditional(self) -> dict[str, Array]:
+        """What stands for outputs of the network in a loop's run without condition, by name.
+
+        Raises:
+            BundleError: as :meth:`samples`.
+        """
+        return dict(self._read_samples().unconditional)
+
     def _read_samples(self) -> Samples:
         if SAMPLES not in self.manifest.files:
-            return Samples((), {})
+            return Samples()
         if self._samples is None:
             source = f"{self.path}: {SAMPLES}"
             self._samples = samples_from_bytes(

@@ -177,7 +177,9 @@ def _check_graphs(archive: Archive, manifest: Manifest) -> dict[str, GraphFile]:
 
 
 def _check_tokenizers(archive: Archive, manifest: Manifest) -> None:
-    names = sorted({m.tokenizer.file for m in manifest.modalities if m.tokenizer})
+    files = {m.tokenizer.file for m in manifest.modalities if m.tokenizer}
+    files |= {file for loop in manifest.loops if (file := getattr(loop, "tokenizer", None))}
+    names = sorted(files)
     if not names:
         return
     # A bundle without text need not load what checks it.

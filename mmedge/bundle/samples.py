@@ -2,13 +2,18 @@
 
 Its keys are ``<i>.in.<input>`` and ``<i>.out.<tensor>`` for sample ``i`` from 0, with every input
 of the network and every output of every stage, and ``absent.<input>`` for the inputs of optional
-modalities whose ``absent`` is ``token``. Nothing else is in it. A stand-in is used at every size,
-so along dynamic axes it is constant, and as short as can be.
+modalities whose ``absent`` is ``token``. A stand-in is used at every size, so along dynamic axes it
+is constant, and as short as can be.
+
+With state or a loop there are also ``<i>.step.<tensor>`` for what else a stage took, and what the
+loop gave: ``<i>.loop.tokens`` and ``<i>.loop.logits``, or ``<i>.loop.noise`` and
+``<i>.loop.latents``; ``state.<input>`` for states that begin as stored, and
+``unconditional.<tensor>`` for guidance. Nothing else is in it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -41,10 +46,19 @@ MAX_NAN: Final = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """What the file holds: golden samples in order, and the stand-in of each input by name."""
+    """What the file holds: golden samples in order, and what is stored by tensors' names.
 
-    golden: tuple[Sample, ...]
-    absent: Mapping[str, Array]
+    Attributes:
+        golden: the samples.
+        absent: stand-ins of inputs of optional modalities.
+        states: what states begin with.
+        unconditional: what stands for outputs of the network in a run without condition.
+    """
+
+    golden: tuple[Sample, ...] = ()
+    absent: Mapping[str, Array] = field(default_factory=dict)
+    states: Mapping[str, Array] = field(default_factory=dict)
+    unconditional: Mapping[str, Array] = field(default_factory=dict)
 
 
 def samples_from_bytes(data: bytes, manifest: Manifest, *, source: str) -> Samples:
@@ -72,16 +86,20 @@ def samples_from_bytes(data: bytes, manifest: Manifest, *, source: str) -> Sampl
             Sample(
                 inputs={name: arrays[f"{i}.in.{name}"] for name in manifest.inputs()},
                 outputs={name: arrays[f"{i}.out.{name}"] for name in _outputs(manifest)},
+                step={name: arrays[f"{i}.step.{name}"] for name in manifest.step_inputs()},
+                loop={name: arrays[f"{i}.loop.{name}"] for name in _loop_tensors(manifest)},
             )
             for i in range(manifest.samples)
         ),
         absent={spec.name: arrays[f"absent.{spec.name}"] for spec in _tokens(manifest)},
+        states={spec.name: arrays[f"state.{spec.name}"] for spec in _stored_states(manifest)},
+        unconditional={
+            spec.name: arrays[f"unconditional.{spec.name}"] for spec in _unconditional(manifest)
+        },
     )
 
 
-def samples_to_bytes(
-    manifest: Manifest, samples: Sequence[Sample], absent: Mapping[str, Array], *, source: str
-) -> bytes:
+def samples_to_bytes(manifest: Manifest, content: Samples, *, source: str) -> bytes:
     """Write the file. Equal content gives equal bytes.
 
     Raises:
@@ -91,15 +109,19 @@ def samples_to_bytes(
     arrays = {
         key: np.asarray(value, order="C")
         for prefix, group in (
-            *((f"{i}.in", sample.inputs) for i, sample in enumerate(samples)),
-            *((f"{i}.out", sample.outputs) for i, sample in enumerate(samples)),
-            ("absent", absent),
+            *((f"{i}.in", sample.inputs) for i, sample in enumerate(content.golden)),
+            *((f"{i}.out", sample.outputs) for i, sample in enumerate(content.golden)),
+            *((f"{i}.step", sample.step) for i, sample in enumerate(content.golden)),
+            *((f"{i}.loop", sample.loop) for i, sample in enumerate(content.golden)),
+            ("absent", content.absent),
+            ("state", content.states),
+            ("unconditional", content.unconditional),
         )
         for key, value in ((f"{prefix}.{name}", value) for name, value in group.items())
     }
     _check(arrays, manifest, source)
-    content: bytes = save(arrays)
-    return content
+    data: bytes = save(arrays)
+    return data
 
 
 def _array(name: str, tensor: Mapping[str, object], source: str) -> Array:
@@ -121,14 +143,63 @@ def _tokens(manifest: Manifest) -> Iterator[TensorSpec]:
             yield from (inputs[name] for name in modality.inputs)
 
 
+def _stored_states(manifest: Manifest) -> Iterator[TensorSpec]:
+    inputs = manifest.step_inputs()
+    names = dict.fromkeys(state.input for state in manifest.states if state.initial == "stored")
+    return (inputs[name] for name in names)
+
+
+def _unconditional(manifest: Manifest) -> Iterator[TensorSpec]:
+    outputs = _outputs(manifest)
+    for loop in manifest.loops:
+        if loop.kind == "denoise":
+            yield from (outputs[name] for name in loop.unconditional)
+
+
+def _loop_tensors(manifest: Manifest) -> dict[str, tuple[str, tuple[int | str, ...]]]:
+    """What a run of the loop gave, by name: its dtype, and its shape where ``"*"`` is any size."""
+    if manifest.loop is None:
+        return {}
+    loop = manifest.loop
+    if loop.kind == "generate":
+        logits = _outputs(manifest)[loop.logits]
+        batch, words = logits.shape[0], logits.shape[-1]
+        return {
+            "tokens": ("int64", (batch, "*")),
+            "logits": (logits.dtype, (batch, "*", words)),
+        }
+    latent = manifest.step_inputs()[loop.latent]
+    return {
+        "noise": (latent.dtype, latent.shape),
+        # After the first step, the middle one and the last.
+        "latents": (latent.dtype, (3, *latent.shape)),
+    }
+
+
+def _sample_groups(manifest: Manifest, i: int) -> Iterator[dict[str, TensorSpec]]:
+    """Tensors of sample ``i``, in groups within which one dynamic dimension has one size."""
+    outputs = _outputs(manifest)
+    in_loop = {spec.name for stage in manifest.loop_stages() for spec in stage.outputs}
+    network = {f"{i}.in.{name}": spec for name, spec in manifest.inputs().items()}
+    network |= {f"{i}.out.{name}": s for name, s in outputs.items() if name not in in_loop}
+    yield network
+    # A step's tokens are not as many as those that a call begins with.
+    step = {f"{i}.step.{name}": spec for name, spec in manifest.step_inputs().items()}
+    if step:
+        yield step | {f"{i}.out.{name}": outputs[name] for name in in_loop}
+
+
 def _check(arrays: Mapping[str, Array], manifest: Manifest, source: str) -> None:
-    groups: list[dict[str, TensorSpec]] = []
-    for i in range(manifest.samples):
-        group = {f"{i}.in.{name}": spec for name, spec in manifest.inputs().items()}
-        group |= {f"{i}.out.{name}": spec for name, spec in _outputs(manifest).items()}
-        groups.append(group)
+    groups = [(i, group) for i in range(manifest.samples) for group in _sample_groups(manifest, i)]
     tokens = {f"absent.{spec.name}": spec for spec in _tokens(manifest)}
-    expected_keys = {key for group in (*groups, tokens) for key in group}
+    runs = {
+        f"{i}.loop.{name}": spec
+        for i in range(manifest.samples)
+        for name, spec in _loop_tensors(manifest).items()
+    }
+    stored = {f"state.{spec.name}": spec for spec in _stored_states(manifest)}
+    stored |= {f"unconditional.{spec.name}": spec for spec in _unconditional(manifest)}
+    expected_keys = {key for _, group in groups for key in group} | {*tokens, *runs, *stored}
     for fault, keys in (
         ("missing", expected_keys - arrays.keys()),
         ("unknown", arrays.keys() - expected_keys),
@@ -136,14 +207,18 @@ def _check(arrays: Mapping[str, Array], manifest: Manifest, source: str) -> None
         if keys:
             raise BundleError(f"{source}: {fault} tensor {min(keys)!r}; export the bundle again")
     relations = Relations(manifest.dimensions, manifest.constraints)
-    for index, group in enumerate(groups):
-        sizes: dict[str, int] = {}  # one dynamic dimension has one size within a sample
+    for index, group in groups:
+        sizes: dict[str, int] = {}  # one dynamic dimension has one size within a group
         for key, spec in group.items():
             _check_array(arrays[key], spec, manifest, sizes, f"{source}: tensor {key!r}")
         if broken := relations.fault(sizes):
             raise BundleError(f"{source}: golden sample {index}: {broken}")
     for key, spec in tokens.items():
         _check_token(arrays[key], spec, manifest, f"{source}: tensor {key!r}")
+    for key, spec in stored.items():
+        _check_array(arrays[key], spec, manifest, {}, f"{source}: tensor {key!r}")
+    for key, (dtype, shape) in runs.items():
+        _check_run(arrays[key], dtype, shape, f"{source}: tensor {key!r}")
     for name in _outputs(manifest):
         _check_numbers([arrays[f"{i}.out.{name}"] for i in range(manifest.samples)], name, source)
 
@@ -175,6 +250,19 @@ def _check_array(
             raise BundleError(
                 f"{where}: expected {spec} within its dimensions, {got}; export the bundle again"
             )
+
+
+def _check_run(array: Array, dtype: str, shape: tuple[int | str, ...], where: str) -> None:
+    fits = array.ndim == len(shape) and all(
+        isinstance(expected, str) or size == expected
+        for size, expected in zip(array.shape, shape, strict=False)
+    )
+    if array.dtype != DTYPES[dtype] or not fits or not array.size:
+        sizes = ", ".join(map(str, shape))
+        raise BundleError(
+            f"{where}: expected {dtype}[{sizes}], got {array.dtype}{list(array.shape)}; export the "
+            "bundle again"
+        )
 
 
 def _check_token(array: Array, spec: TensorSpec, manifest: Manifest, where: str) -> None:

@@ -145,7 +145,7 @@ def verify(pipeline: Replayable, *, progress: Callable[[int], None] | None = Non
             comparison.add(value, golden[output])
 
     for count, sample in enumerate(samples, 1):
-        tensors = {**sample.inputs, **sample.outputs}
+        tensors = sample.tensors()
         for stage, outputs in plan.alone(tensors):
             compare(stage.name, outputs, sample.outputs)
         # Not cached: content that comes again must be computed again to prove anything.

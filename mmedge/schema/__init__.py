@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from typing import TYPE_CHECKING
 
 from mmedge.constraints import MAX_CONSTRAINTS
 from mmedge.errors import BundleError
@@ -68,6 +69,11 @@ from mmedge.spec import (
     Variant,
 )
 
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from mmedge.loop_spec import DenoiseLoop, GenerateLoop, StateSpec
+
 __all__ = [
     "DIGEST",
     "MANIFEST",
@@ -86,9 +92,6 @@ __all__ = [
 
 #: Names of plans.
 PLANS = ("cut", "whole")
-
-#: Fields for state and loops (docs/reference/bundle.md): always there, and empty so far.
-RESERVED = ("states", "loops")
 
 _name, _tensor_name, _size = text(NAME), text(TENSOR_NAME), integer(1, MAX_ELEMENTS)
 _note = table(text(), text())
@@ -148,13 +151,30 @@ read_variant = record(
     not_checked=array(text()),
     plan=nullable(one_of(PLANS)),
 )
+
+
+def _states(value: object, where: str) -> tuple[StateSpec, ...]:
+    return () if value == [] else _loop_readers().states(value, where)
+
+
+def _loops(value: object, where: str) -> tuple[GenerateLoop | DenoiseLoop, ...]:
+    return () if value == [] else _loop_readers().loops(value, where)
+
+
+def _loop_readers() -> ModuleType:
+    # Most bundles have none, and do without the module.
+    from mmedge.schema import loops
+
+    return loops
+
+
 _manifest = record(
     Manifest,
     schema_version=integer(SCHEMA_VERSION, SCHEMA_VERSION),
     name=_name,
     modalities=array(_modality, least=1),
     stages=array(_stage, least=1, most=MAX_STAGES),
-    outputs=array(_tensor_name, least=1),
+    outputs=array(_tensor_name),
     variants=array(read_variant, least=1, most=MAX_VARIANTS),
     files=table(path, text(SHA256), most=MAX_FILES),
     dimensions=table(_name, _dimension),
@@ -166,6 +186,8 @@ _manifest = record(
     provenance=_note,
     samples=integer(0, MAX_FILES),
     plans=array(_plan, most=len(PLANS)),
+    states=_states,
+    loops=_loops,
 )
 
 
@@ -183,8 +205,7 @@ def manifest_from_json(data: bytes | str, *, source: str = MANIFEST) -> Manifest
     try:
         tree = decode(data)
         _check_version(members(tree, "$").get("schema_version"), source)
-        tree = _without_loops(upgraded(members(tree, "$")))
-        manifest = _manifest(tree, "$")
+        manifest = _manifest(upgraded(members(tree, "$")), "$")
         check(manifest)
     except Misfit as fault:
         raise BundleError(f"{source}: {fault}; export the bundle again") from fault
@@ -200,27 +221,6 @@ def _check_version(version: object, source: str) -> None:
             f"{'newer' if newer else 'older'} schema version {show(version)}; "
             f"{'upgrade mmedge' if newer else 'export the bundle again'}"
         )
-
-
-def _without_loops(tree: dict[str, object]) -> dict[str, object]:
-    """The manifest's tree less the fields that are reserved for state and loops.
-
-    Run once through, a stage of a loop would answer, and answer wrongly: so a bundle that has any
-    is refused by name.
-    """
-    for field in RESERVED:
-        items = tree.get(field)
-        if isinstance(items, list) and items:
-            first_item = items[0] if isinstance(items[0], dict) else {}
-            raise Misfit(
-                f"$.{field}[0]",
-                "none: this version of mmedge runs each stage once",
-                f"{show(first_item.get('kind', first_item.get('name', field)))}; upgrade mmedge",
-            )
-        if items != []:
-            got = show(items) if field in tree else "a missing field"
-            raise Misfit(f"$.{field}", "an empty list", got)
-    return {key: value for key, value in tree.items() if key not in RESERVED}
 
 
 def stated_version(data: bytes) -> int | None:
@@ -252,10 +252,7 @@ def manifest_to_json(manifest: Manifest) -> str:
     Raises:
         BundleError: :func:`manifest_from_json` would refuse the result.
     """
-    tree = plain(manifest)
-    if isinstance(tree, dict):
-        tree |= {field: [] for field in RESERVED}
-    document = json.dumps(tree, indent=2, ensure_ascii=False) + "\n"
+    document = json.dumps(plain(manifest), indent=2, ensure_ascii=False) + "\n"
     manifest_from_json(document, source=f"manifest of {manifest.name!r}")
     return document
 

@@ -1,4 +1,7 @@
-"""Rules between the fields of a manifest: names that must exist, be unique, fit, and form a DAG."""
+"""Rules between the fields of a manifest: names that must exist, be unique, fit, and form a DAG.
+
+It is long, since the rules of one document are read as one.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +27,9 @@ if TYPE_CHECKING:
 
 __all__ = ["check"]
 
+#: Tensors of a sample that a run of a loop gave, at most (docs/reference/bundle.md, "Samples").
+LOOP_TENSORS = 2
+
 
 def check(manifest: Manifest) -> None:
     """Raise Misfit at the first rule between fields that ``manifest`` breaks."""
@@ -34,6 +40,11 @@ def check(manifest: Manifest) -> None:
     for plan in manifest.all_plans():
         _check_flow(manifest, plan)
         _check_encoders(manifest, plan)
+    if manifest.states or manifest.loops:
+        from mmedge.schema import loops  # most bundles have none
+
+        loops.check(manifest)
+    _check_outputs(manifest)
     _check_modalities(manifest)
     _check_ranges(manifest)
     _check_moves(manifest)
@@ -75,15 +86,21 @@ def _check_unique(manifest: Manifest) -> None:
         )
 
 
+def _check_outputs(manifest: Manifest) -> None:
+    """A network gives something; with a loop it is the loop that does."""
+    if not manifest.outputs and not manifest.loops:
+        raise Misfit("$.outputs", "a list of 1 to 4096", "a list of 0")
+
+
 def _check_plans(manifest: Manifest) -> None:
-    """Every stage belongs to one plan, and a plan is called after what it is."""
-    stage_names = {stage.name for stage in manifest.stages}
+    """Every stage but those of a loop belongs to one plan, which is called after what it is."""
+    in_loop = {stage.name for stage in manifest.loop_stages()}
+    stage_names = {stage.name for stage in manifest.stages} - in_loop
     for i, plan in enumerate(manifest.plans):
         for j, name in enumerate(plan.stages):
             if name not in stage_names:
-                raise Misfit(
-                    f"$.plans[{i}].stages[{j}]", "the name of a stage", f"unknown {name!r}"
-                )
+                of_loop = f"{name!r}, a stage of a loop" if name in in_loop else f"unknown {name!r}"
+                raise Misfit(f"$.plans[{i}].stages[{j}]", "the name of a stage", of_loop)
         if (plan.name == "whole") != (len(plan.stages) == 1):
             expected = "one stage in 'whole', several in 'cut'"
             raise Misfit(f"$.plans[{i}].stages", expected, f"{len(plan.stages)} in {plan.name!r}")
@@ -169,10 +186,13 @@ def _check_flow(manifest: Manifest, plan: Plan) -> None:
         if spec.name in network_inputs:
             got = f"{spec.name!r}, an input of a modality"
             raise Misfit(f"{where}.name", "a name that only this stage yields", got)
-    read_names = set()
+    # A loop's stages read inputs too; what they take is checked with the loop.
+    read_names = {spec.name for stage in manifest.loop_stages() for spec in stage.inputs}
+    state_names = {(state.stage, state.input) for state in manifest.states}
     for where, spec in _tensors(manifest, "inputs", plan):
         read_names.add(spec.name)
-        if spec.name not in network_inputs and spec.name not in producers:
+        is_state = any((stage.name, spec.name) in state_names for stage in stages)
+        if spec.name not in network_inputs and spec.name not in producers and not is_state:
             expected = "an input of a modality or an output of a stage"
             raise Misfit(f"{where}.name", expected, f"unknown tensor {spec.name!r}")
         at, first_spec = first_specs.setdefault(spec.name, (where, spec))
@@ -213,6 +233,8 @@ def _check_encoders(manifest: Manifest, plan: Plan) -> None:
     stages = [(i, s) for i, s in enumerate(manifest.stages) if s.name in plan.stages]
     for _, stage in stages:
         owner.update((spec.name, stage.modality) for spec in stage.outputs)
+        # What a stage gives itself is of its own modality.
+        owner.update((s.input, stage.modality) for s in manifest.states if s.stage == stage.name)
     modality_names = {modality.name for modality in manifest.modalities}
     for i, stage in stages:
         if stage.modality is None:
@@ -269,6 +291,10 @@ def _check_variants(manifest: Manifest) -> None:
                 missing_stage = next(name for name in plan.stages if name not in variant.files)
                 expected = f"a file for each stage{_plan_in_words(manifest, plan)}"
                 raise Misfit(at, expected, f"none for stage {missing_stage!r}")
+        for stage in manifest.loop_stages():
+            if stage.name not in variant.files:
+                expected = "a file for each stage of the loop"
+                raise Misfit(at, expected, f"none for stage {stage.name!r}")
         if variant.plan is not None and variant.plan not in runs:
             expected = f"null or a plan that it has files for: {', '.join(runs)}"
             raise Misfit(f"$.variants[{i}].plan", expected, repr(variant.plan))
@@ -293,6 +319,7 @@ def _check_metrics(manifest: Manifest) -> None:
 
 def _check_samples(manifest: Manifest) -> None:
     each = len(manifest.inputs()) + sum(len(stage.outputs) for stage in manifest.stages)
+    each += len(manifest.step_inputs()) + len(manifest.loops) * LOOP_TENSORS
     if manifest.samples * each > MAX_SAMPLE_TENSORS:
         expected = f"at most {MAX_SAMPLE_TENSORS} tensors in all samples"
         raise Misfit("$.samples", expected, f"{manifest.samples} samples of {each}")
@@ -325,5 +352,9 @@ def _references(manifest: Manifest) -> Iterator[tuple[str, str]]:
             yield f"$.modalities[{i}].tokenizer.file", modality.tokenizer.file
         if modality.absent == "token" and not modality.required:
             yield f"$.modalities[{i}].absent", SAMPLES
+    if manifest.states or manifest.loops:
+        from mmedge.schema import loops  # most bundles have none
+
+        yield from loops.references(manifest)
     if manifest.samples:
         yield "$.samples", SAMPLES

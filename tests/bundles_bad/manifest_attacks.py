@@ -199,15 +199,17 @@ ATTACKS = [
         on_manifest(_downgrade),
     ),
     Attack(
-        "a loop",
-        r"\$\.loops\[0\]: expected none: this version .* got 'generate'; upgrade mmedge",
-        _put("loops", value=[{"kind": "generate"}]),
+        "a loop of an unknown kind",
+        r"\$\.loops\[0\]\.kind: expected a loop that this version .* got 'dream'; upgrade mmedge",
+        _put("loops", value=[{"kind": "dream"}]),
     ),
     Attack(
-        "state", r"\$\.states\[0\]: .*'past'; upgrade", _put("states", value=[{"name": "past"}])
+        "state with another field",
+        r"\$\.states\[0\]: .* unknown field 'name'",
+        _put("states", value=[{"name": "past"}]),
     ),
     Attack(
-        "loops as text", r"\$\.loops: expected an empty list, got 'x'", _put("loops", value="x")
+        "loops as text", r"\$\.loops: expected a list of 0 to 1, got 'x'", _put("loops", value="x")
     ),
     Attack(
         "a stage of version 3 that loops",

@@ -332,7 +332,7 @@ def _differences(bundle: Bundle, network: BundleNetwork) -> tuple[Tolerance, dic
             comparison.add(value, sample.outputs[name])
 
     for sample in bundle.samples():
-        tensors = {**sample.inputs, **sample.outputs}
+        tensors = sample.tensors()
         for run in network.runners.values():
             compare(stages, run(tensors), sample)
         compare(whole, network(sample.inputs), sample)

@@ -283,7 +283,7 @@ def golden_shapes(samples: Sequence[Sample], names: Sequence[str]) -> list[Shape
     """
     counts: dict[Shapes, int] = {}
     for sample in samples:
-        tensors = {**sample.inputs, **sample.outputs}
+        tensors = sample.tensors()
         shapes = tuple(tensors[name].shape for name in names)
         counts[shapes] = counts.get(shapes, 0) + 1
     return sorted(counts, key=lambda shapes: -counts[shapes])[:SPECIALISED]

@@ -91,7 +91,7 @@ def check_integers(
         stage, outputs=tuple({s.name: s for s in (*stage.outputs, *node_specs)}.values())
     )
     runs = exact(copy, wide), tested(copy, wide)
-    tensors = {**samples[0].inputs, **samples[0].outputs}
+    tensors = samples[0].tensors()
     base = {spec.name: tensors[spec.name] for spec in stage.inputs}
     reached = 0
     beyond: dict[str, None] = {}

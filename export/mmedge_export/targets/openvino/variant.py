@@ -183,7 +183,7 @@ def add_openvino(bundle: Bundle) -> tuple[Bundle, Variant]:
         runners[stage.name].check(stage)
     every = StagePlan(stages, runners)  # stages of all plans: each is run alone
     for number, sample in enumerate(bundle.samples()):
-        for stage, outputs in every.alone({**sample.inputs, **sample.outputs}):
+        for stage, outputs in every.alone(sample.tensors()):
             for name, value in outputs.items():
                 limit = base.tolerances.get(name, base.tolerance)
                 result = difference(value, sample.outputs[name], limit)

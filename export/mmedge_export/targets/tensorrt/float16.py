@@ -81,7 +81,7 @@ def to_float16(
     samples = bundle.samples()
     if not samples:
         raise BundleError(f"{bundle.path}: float16 needs golden samples; export the bundle again")
-    tensors = [{**sample.inputs, **sample.outputs} for sample in samples]
+    tensors = [sample.tensors() for sample in samples]
     stages: dict[str, Float16Stage] = {}
     runs: dict[str, Run] = {}
     for stage in bundle.manifest.in_order():
