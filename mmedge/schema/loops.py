@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from mmedge.schema.read import Reader
     from mmedge.spec import Manifest, Stage, TensorSpec
 
-__all__ = ["MAX_LIMIT", "MAX_STEPS", "check", "loops", "references", "states"]
+__all__ = ["MAX_LIMIT", "MAX_STEPS", "check", "check_stages", "loops", "references", "states"]
 
 #: Most tokens that a loop may state as its limit, and most rows of a schedule.
 MAX_LIMIT, MAX_STEPS = 2**20, 4096
@@ -107,7 +107,6 @@ loops = array(_loop, most=1)
 
 def check(manifest: Manifest) -> None:
     """Raise Misfit at the first rule on states and loops that ``manifest`` breaks."""
-    _check_loop_stages(manifest)
     for i, state in enumerate(manifest.states):
         _check_state(manifest, state, f"$.states[{i}]")
     for i, loop in enumerate(manifest.loops):
@@ -131,8 +130,11 @@ def references(manifest: Manifest) -> Iterator[tuple[str, str]]:
             yield f"$.loops[{i}].tokenizer", loop.tokenizer
 
 
-def _check_loop_stages(manifest: Manifest) -> None:
-    """A loop's stages exist, are different, and belong to no modality."""
+def check_stages(manifest: Manifest) -> None:
+    """Raise Misfit unless a loop's stages exist, are different, and belong to no modality.
+
+    Before rules on plans, which say of every other stage that it is in one.
+    """
     by_name = {stage.name: stage for stage in manifest.stages}
     for i, loop in enumerate(manifest.loops):
         fields = {"stage": loop.stage}

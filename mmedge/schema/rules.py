@@ -22,6 +22,7 @@ from mmedge.schema.read import Misfit, show
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
+    from types import ModuleType
 
     from mmedge.spec import Manifest, Plan, TensorSpec
 
@@ -34,15 +35,16 @@ LOOP_TENSORS = 2
 def check(manifest: Manifest) -> None:
     """Raise Misfit at the first rule between fields that ``manifest`` breaks."""
     _check_unique(manifest)
+    loops = _loop_rules(manifest)
+    if loops is not None:
+        loops.check_stages(manifest)
     _check_plans(manifest)
     _check_shapes(manifest)
     _check_constraints(manifest)
     for plan in manifest.all_plans():
         _check_flow(manifest, plan)
         _check_encoders(manifest, plan)
-    if manifest.states or manifest.loops:
-        from mmedge.schema import loops  # most bundles have none
-
+    if loops is not None:
         loops.check(manifest)
     _check_outputs(manifest)
     _check_modalities(manifest)
@@ -52,6 +54,15 @@ def check(manifest: Manifest) -> None:
     _check_metrics(manifest)
     _check_samples(manifest)
     _check_files(manifest)
+
+
+def _loop_rules(manifest: Manifest) -> ModuleType | None:
+    """The rules on states and loops, where there are any: most bundles do without the module."""
+    if not manifest.states and not manifest.loops:
+        return None
+    from mmedge.schema import loops
+
+    return loops
 
 
 def _tensors(
@@ -352,9 +363,8 @@ def _references(manifest: Manifest) -> Iterator[tuple[str, str]]:
             yield f"$.modalities[{i}].tokenizer.file", modality.tokenizer.file
         if modality.absent == "token" and not modality.required:
             yield f"$.modalities[{i}].absent", SAMPLES
-    if manifest.states or manifest.loops:
-        from mmedge.schema import loops  # most bundles have none
-
+    loops = _loop_rules(manifest)
+    if loops is not None:
         yield from loops.references(manifest)
     if manifest.samples:
         yield "$.samples", SAMPLES

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
-from bundles_bad import file_attacks, graph_attacks, manifest_attacks, zip_attacks
+from bundles_bad import (
+    file_attacks,
+    graph_attacks,
+    loop_attacks,
+    manifest_attacks,
+    zip_attacks,
+)
 from bundles_bad.zip_attacks import entries_of, pack
 
 from mmedge.bundle import Bundle
 from mmedge.errors import BundleError
+from mmedge.schema import manifest_from_json, manifest_to_json
 
 ATTACKS = [
     *manifest_attacks.ATTACKS,
+    *loop_attacks.ATTACKS,
     *file_attacks.ATTACKS,
     *graph_attacks.ATTACKS,
     *zip_attacks.ATTACKS,
@@ -28,6 +38,16 @@ def test_refused(attack, tiny_bundle, tmp_path):
             Bundle.open(path)
     assert str(path) in str(caught.value)
     assert len(str(caught.value)) < 1000 + len(str(path))
+
+
+@pytest.mark.parametrize("kind", loop_attacks.GOOD)
+def test_what_attacks_on_loops_begin_with_is_good(kind, tiny_bundle):
+    # Or they might be refused for faults of their beginning.
+    tree = json.loads((tiny_bundle / "manifest.json").read_text())
+    loop_attacks.GOOD[kind](tree)
+    manifest = manifest_from_json(json.dumps(tree))
+    assert manifest.loop.kind == kind
+    assert manifest_from_json(manifest_to_json(manifest)) == manifest
 
 
 def test_names_are_unique():
