@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from package_files import PackageFile
 
-__all__ = ["Network", "command_line", "generate"]
+__all__ = ["Network", "causal", "command_line", "generate"]
 
 Tensors = dict[str, Tensor]
 
@@ -94,6 +94,17 @@ def generate(
         tokens.append(token)
         todo = [token]
     return tokens
+
+
+def causal(position: Tensor, past: Tensor) -> Tensor:
+    """Which places each new token may look at: those before it, and its own.
+
+    Args:
+        position: of the new tokens, [new].
+        past: keys of the tokens before them, [batch, heads, past, width].
+    """
+    places = torch.arange(past.shape[2] + position.shape[0], device=position.device)
+    return places <= position[:, None]
 
 
 def command_line(what: str, files: Sequence[PackageFile]) -> Path:

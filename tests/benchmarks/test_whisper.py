@@ -1,0 +1,82 @@
+"""Whisper: its front end by the published formula, its texts with the package's weights."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks/networks"))
+
+import speech_clips
+import whisper_tiny
+from generation import generate
+from log_mel import LogMel, mel_filters
+from package_files import PackageError
+
+
+@pytest.fixture(scope="module")
+def network():
+    try:
+        return whisper_tiny.load()
+    except PackageError as error:
+        pytest.skip(f"whisper-tiny.en cannot be had: {error}")
+
+
+@pytest.fixture(scope="module")
+def clips():
+    try:
+        return speech_clips.load_clips()
+    except PackageError as error:
+        pytest.skip(f"the clips cannot be had: {error}")
+
+
+def test_the_spectrogram_is_that_of_the_published_formula():
+    audio = torch.randn(2, 40_000, generator=torch.Generator().manual_seed(0)) * 0.1
+    padded = torch.nn.functional.pad(audio, (0, 480_000 - 40_000))
+    spectrum = torch.stft(padded, 400, 160, window=torch.hann_window(400), return_complex=True)
+    power = torch.from_numpy(mel_filters()).float() @ spectrum[..., :-1].abs() ** 2
+    for row, mel in zip(LogMel()(audio), power.clamp(min=1e-10).log10(), strict=True):
+        expected = (torch.maximum(mel, mel.max() - 8) + 4) / 4
+        torch.testing.assert_close(row, expected, atol=1e-4, rtol=0)
+
+
+def test_filters_have_area_one():
+    areas = torch.from_numpy(mel_filters()).sum(1) * (16_000 / 400)
+    # The lowest triangles are narrow beside the distance of the frequencies.
+    torch.testing.assert_close(areas[40:], torch.ones(40).double(), atol=0.05, rtol=0)
+
+
+def test_a_clip_is_recognized(network, clips):
+    tokenizer = pytest.importorskip("tokenizers").Tokenizer.from_file(str(network.tokenizer))
+    text = tokenizer.decode(whisper_tiny.recognize(network, clips[4]))
+    assert text == " He might even have been made amiable himself."
+    assert speech_clips.word_error_rate([(clips[4].transcript, text)]) == 0
+
+
+@torch.no_grad()
+def test_tokens_at_once_are_those_one_by_one(network, clips):
+    constants = network.module(torch.from_numpy(clips[3].samples)[None])
+    tokens = torch.tensor([[*network.start, 11161, 339, 6405]])
+    first = network.first(constants)
+    at_once = network.step(token=tokens, position=torch.arange(5), **constants, **first)
+    states = first
+    for n in range(5):
+        outputs = network.step(
+            token=tokens[:, n : n + 1], position=torch.tensor([n]), **constants, **states
+        )
+        states = {past: outputs[present] for past, present in network.states.items()}
+    for name, value in outputs.items():
+        torch.testing.assert_close(value, at_once[name], atol=1e-4, rtol=0)
+
+
+def test_a_limit_ends_a_run(network, clips):
+    inputs = {"audio": torch.from_numpy(clips[4].samples)[None]}
+    assert generate(network, inputs, limit=3) == [679, 1244, 772]
+
+
+def test_word_error_rate():
+    rate = speech_clips.word_error_rate
+    assert rate([("mister smith has ten cats", "Mr. Smith has 10 cats.")]) == 0
+    assert rate([("one two three four", "one three four five")]) == 0.5
+    assert rate([("one two", ""), ("three four", "three four")]) == 0.5
