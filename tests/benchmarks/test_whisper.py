@@ -43,8 +43,8 @@ def test_the_spectrogram_is_that_of_the_published_formula():
 
 def test_filters_have_area_one():
     areas = torch.from_numpy(mel_filters()).sum(1) * (16_000 / 400)
-    # The lowest triangles are narrow beside the distance of the frequencies.
-    torch.testing.assert_close(areas[40:], torch.ones(40).double(), atol=0.05, rtol=0)
+    # As far as a sum over few frequencies is an area: triangles are 75 Hz wide and more.
+    torch.testing.assert_close(areas, torch.ones(80).double(), atol=0.1, rtol=0)
 
 
 def test_a_clip_is_recognized(network, clips):
