@@ -11,10 +11,9 @@ import os
 import platform
 import re
 import sys
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from mmedge.errors import BackendError
 
@@ -30,8 +29,7 @@ __all__ = [
 CU_COMPUTE_CAPABILITY_MAJOR, CU_COMPUTE_CAPABILITY_MINOR = 75, 76
 
 
-@dataclass(frozen=True, slots=True)
-class Gpu:
+class Gpu(NamedTuple):
     """One NVIDIA GPU as the driver names it; ``sm`` is its architecture, such as ``sm_87``."""
 
     name: str

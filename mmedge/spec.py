@@ -8,15 +8,18 @@ It is long, since these types name each other, and are read as one.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from dataclasses import dataclass
 
     from numpy.typing import NDArray
+else:
+    from mmedge.records import dataclass
 
     from mmedge.loop_spec import DenoiseLoop, GenerateLoop, StateSpec
 

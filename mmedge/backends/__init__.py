@@ -6,8 +6,7 @@ pipeline. :mod:`mmedge.backends.registry` says what a backend's package offers a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,8 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["Attention", "Session", "SessionOptions"]
 
 
-@dataclass(frozen=True, slots=True)
-class SessionOptions:
+class SessionOptions(NamedTuple):
     """How a session uses the machine.
 
     ``threads``: most intra-op threads; None leaves the default. Where a network has several stages,
@@ -34,8 +32,7 @@ class SessionOptions:
     run_timeout_s: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Attention:
+class Attention(NamedTuple):
     """What runs a stage's attention over segments.
 
     Attributes:

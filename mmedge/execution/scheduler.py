@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from dataclasses import dataclass
 from time import perf_counter_ns
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from mmedge.errors import BackendError
 
@@ -30,8 +29,7 @@ TRIALS = 12
 FASTER = 0.95
 
 
-@dataclass(frozen=True, slots=True)
-class Schedule:
+class Schedule(NamedTuple):
     """How encoders that must run in the same call are run.
 
     ``concurrent`` is None while undecided. ``ratio`` is the median time of concurrent runs over

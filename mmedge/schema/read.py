@@ -9,8 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from mmedge.schema.names import MAX_MANIFEST_BYTES, MAX_TEXT, path_fault
 
@@ -46,8 +45,7 @@ class Misfit(ValueError):  # noqa: N818 - carries a fault to manifest_from_json,
         super().__init__(f"{where}: expected {expected}, got {got}")
 
 
-@dataclass(frozen=True, slots=True)
-class _Duplicated:
+class _Duplicated(NamedTuple):
     """Stands for an object that holds ``key`` twice, until its place in the tree is known."""
 
     key: str
