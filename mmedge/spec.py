@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from dataclasses import dataclass
 
     from numpy.typing import NDArray
-else:
-    from mmedge.records import dataclass
 
     from mmedge.loop_spec import DenoiseLoop, GenerateLoop, StateSpec
+else:
+    from mmedge.records import dataclass
 
 __all__ = [
     "DTYPES",

@@ -5,6 +5,7 @@
 :mod:`~mmedge.bundle.directory`  a directory: no links, no devices, nothing swapped unseen
 :mod:`~mmedge.bundle.zipped`     a strict reader of stored zips, zero-copy
 :mod:`~mmedge.bundle.identity`   what tells a file from another in its place
+:mod:`~mmedge.bundle.digests`   SHA-256 of its files, while graphs are read
 :mod:`~mmedge.bundle.protobuf`   protobuf's wire format, strictly and within a budget
 :mod:`~mmedge.bundle.onnxgraph`  an ONNX file as nodes and constants, without the onnx package
 :mod:`~mmedge.bundle.operators`  operators that a bundle may call, and what they must not be given

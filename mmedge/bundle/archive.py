@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING, Protocol
 
 from mmedge.bundle.directory import Directory
 from mmedge.bundle.place import left_behind
-from mmedge.bundle.zipped import Zipped
 from mmedge.errors import BundleError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
 __all__ = ["Archive", "open_archive"]
@@ -36,8 +35,11 @@ class Archive(Protocol):
             BundleError: the file changed since it was listed, or the archive is closed.
         """
 
-    def digest(self, name: str) -> str:
-        """SHA-256 of the file in lower-case hex. Raises as :meth:`read`."""
+    def digester(self, name: str) -> Callable[[], str]:
+        """Open the file; what is returned computes its SHA-256 in lower-case hex, in any thread.
+
+        Both raise as :meth:`read`.
+        """
 
     def place(self, names: Iterable[str]) -> None:
         """Make sure that the files lie on disk under :meth:`folder`.
@@ -77,6 +79,8 @@ def open_archive(path: Path) -> Archive:
         if real.is_dir():
             return Directory(real)
         if real.is_file():
+            from mmedge.bundle.zipped import Zipped  # a directory has no use for it
+
             return Zipped(real)
     except FileNotFoundError as error:
         older = left_behind(path.absolute())

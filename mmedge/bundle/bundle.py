@@ -1,6 +1,7 @@
 """The :class:`Bundle`: what export hands to the runtime.
 
-The module is long, since it is one class whose methods are documented for users.
+The module is long, since it is one class whose methods are documented for users. What a load has no
+use for is imported by the methods that need it: writing, samples, what a device keeps.
 """
 
 from __future__ import annotations
@@ -11,11 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from mmedge.bundle.choose import choose
-from mmedge.bundle.load import CheckedBundle, check_digests, load
+from mmedge.bundle.digests import DigestCheck
+from mmedge.bundle.load import CheckedBundle, load
 from mmedge.bundle.onnxfile import GraphFile
 from mmedge.bundle.place import caches
-from mmedge.bundle.samples import Samples, samples_from_bytes, samples_to_bytes
-from mmedge.bundle.write import SUFFIX, Source, write_bundle
 from mmedge.errors import BundleError, InputError, NoVariantError
 from mmedge.schema import DIGEST, MANIFEST, SAMPLES, labels_from_json
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from mmedge.bundle.archive import Archive
     from mmedge.bundle.device_cache import Measurement
     from mmedge.bundle.device_engines import DeviceEngines
+    from mmedge.bundle.samples import Samples
+    from mmedge.bundle.write import Source
     from mmedge.spec import Array, Decision, Device, Manifest, Sample, Variant
 
 __all__ = ["Bundle"]
@@ -98,12 +100,16 @@ class Bundle:
             BundleError: the bundle would not be valid, something is at ``path`` already, or the
                 disk refused.
         """
+        from mmedge.bundle.write import SUFFIX, write_bundle
+
         path = Path(path)
         _check_own(path, files)
         manifest = replace(manifest, samples=len(samples))
         sources: dict[str, Source] = dict(files)
-        content = Samples(tuple(samples), absent or {}, states or {}, unconditional or {})
         if any((samples, absent, states, unconditional)):
+            from mmedge.bundle.samples import Samples, samples_to_bytes
+
+            content = Samples(tuple(samples), absent or {}, states or {}, unconditional or {})
             sources[SAMPLES] = samples_to_bytes(manifest, content, source=f"{path}: {SAMPLES}")
         zipped = path.suffix == SUFFIX
         return cls(write_bundle(path, manifest, sources, zipped=zipped, overwrite=overwrite))
@@ -174,6 +180,8 @@ class Bundle:
         Raises:
             BundleError: as :meth:`write`.
         """
+        from mmedge.bundle.write import SUFFIX, write_bundle
+
         path = Path(path)
         sources: dict[str, Source] = {name: self.read(name) for name in self.manifest.files}
         zipped = path.suffix == SUFFIX
@@ -317,6 +325,8 @@ class Bundle:
         self, manifest: Manifest, files: Mapping[str, bytes | Path], dropped_names: Collection[str]
     ) -> Bundle:
         """The bundle written anew: another manifest, ``files`` added, ``dropped_names`` gone."""
+        from mmedge.bundle.write import write_bundle
+
         sources: dict[str, Source] = {
             name: self.read(name) for name in self.manifest.files if name not in dropped_names
         }
@@ -410,6 +420,8 @@ class Bundle:
         return dict(self._read_samples().unconditional)
 
     def _read_samples(self) -> Samples:
+        from mmedge.bundle.samples import Samples, samples_from_bytes
+
         if SAMPLES not in self.manifest.files:
             return Samples()
         if self._samples is None:
@@ -531,7 +543,7 @@ class Bundle:
         Raises:
             BundleError: something is not as the manifest declares.
         """
-        check_digests(self._archive, self.manifest)
+        DigestCheck(self._archive, self.manifest).finish()
         self._samples = None
         self._read_samples()
         for output in self.manifest.outputs:

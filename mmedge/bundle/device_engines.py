@@ -105,7 +105,7 @@ def _read(folder: Path, digest: str, manifest: Manifest, device: Device) -> Devi
     if archive.sizes.keys() - {MANIFEST} != engines_manifest.files.keys():
         raise Misfit("$.files", "the files that are there", "others")
     for name, expected in engines_manifest.files.items():
-        if archive.digest(name) != expected:
+        if archive.digester(name)() != expected:
             raise BundleError(f"{name} is altered: its SHA-256 is not the one that is stated")
     ids = {variant.id for variant in engines_manifest.variants}
     full_manifest = replace(

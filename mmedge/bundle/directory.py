@@ -13,11 +13,14 @@ from mmedge.errors import BundleError
 from mmedge.schema import MANIFEST, MAX_FILES, path_fault
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from io import BufferedReader
     from pathlib import Path
 
 __all__ = ["Directory"]
+
+#: Bytes of the largest file that is hashed where it is mapped; more would raise peak memory.
+AT_ONCE = 16 << 20
 
 
 class Directory:
@@ -80,11 +83,20 @@ class Directory:
                 return memoryview(b"")
             return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
-    def digest(self, name: str) -> str:
-        """See :meth:`mmedge.bundle.archive.Archive.digest`."""
-        with self._open(name) as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-            self._check_same(name, os.fstat(file.fileno()))
+    def digester(self, name: str) -> Callable[[], str]:
+        """See :meth:`mmedge.bundle.archive.Archive.digester`."""
+        if self.sizes[name] <= AT_ONCE:
+            data = self.read(name)
+            # What changes from here on is refused at its next use.
+            return lambda: hashlib.sha256(data).hexdigest()
+        file = self._open(name)
+
+        def digest() -> str:
+            with file:
+                hexadecimal = hashlib.file_digest(file, "sha256").hexdigest()
+                self._check_same(name, os.fstat(file.fileno()))
+            return hexadecimal
+
         return digest
 
     def place(self, names: Iterable[str]) -> None:

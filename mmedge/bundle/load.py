@@ -3,20 +3,22 @@
 1. the listing: plain files with safe names, nothing else (:mod:`mmedge.bundle.archive`);
 2. the manifest: size, its own digest, JSON, schema, references (:mod:`mmedge.schema`);
 3. the listing against the manifest: nothing missing, nothing extra;
-4. the SHA-256 of every file;
+4. the SHA-256 of every file (:mod:`mmedge.bundle.digests`);
 5. the graphs: known operator domains, weights inside the bundle (:mod:`mmedge.bundle.onnxfile`);
 6. the tokenizers: known components and patterns of bounded time (:mod:`mmedge.schema.tokenizer`).
+
+Files are hashed while graphs are checked; where both find something, an altered file is named.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from mmedge.bundle.archive import Archive, open_archive
+from mmedge.bundle.digests import DigestCheck
 from mmedge.bundle.onnxfile import SUFFIX, GraphFile, check_graph
+from mmedge.bundle.onnxgraph import KnownParts
 from mmedge.errors import BundleError
 from mmedge.schema import (
     DIGEST,
@@ -29,22 +31,18 @@ from mmedge.schema import (
 from mmedge.spec import SCHEMA_VERSION
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
     from mmedge.spec import Manifest
 
-__all__ = ["ENGINE_BACKENDS", "CheckedBundle", "check_digests", "load", "read_manifest"]
-
-#: Bytes from which files are digested in several threads: 5 ms of one core's work.
-MANY_BYTES = 8 << 20
+__all__ = ["ENGINE_BACKENDS", "CheckedBundle", "load", "read_manifest"]
 
 #: Backends whose files are engines, opaque to mmedge. Files of all others are ONNX graphs.
 ENGINE_BACKENDS = frozenset({"tensorrt", "tensorrt_rtx"})
 
 
-@dataclass(frozen=True, slots=True)
-class CheckedBundle:
+class CheckedBundle(NamedTuple):
     """A bundle that passed; ``graphs`` says what each graph reaches for."""
 
     archive: Archive
@@ -62,10 +60,13 @@ def load(path: Path, *, digests: bool = True) -> CheckedBundle:
     try:
         manifest = _read_manifest(archive)
         _check_listing(archive, manifest)
-        if digests:
-            check_digests(archive, manifest)
-        graphs = _check_graphs(archive, manifest)
-        _check_tokenizers(archive, manifest)
+        digest_check = DigestCheck(archive, manifest) if digests else None
+        try:
+            graphs = _check_graphs(archive, manifest)
+            _check_tokenizers(archive, manifest)
+        finally:
+            if digest_check is not None:
+                digest_check.finish()  # of an altered file it says so, whatever else was noticed
         return CheckedBundle(archive, manifest, graphs)
     except BaseException:
         archive.close()
@@ -128,30 +129,6 @@ def _check_listing(archive: Archive, manifest: Manifest) -> None:
             )
 
 
-def check_digests(archive: Archive, manifest: Manifest) -> None:
-    """Compare the SHA-256 of every file with the manifest's, several files at a time.
-
-    Raises:
-        BundleError: a file is altered.
-    """
-    if sum(archive.sizes[name] for name in manifest.files) < MANY_BYTES:
-        _compare_digests(archive, manifest, map(archive.digest, manifest.files))
-        return
-    from concurrent.futures import ThreadPoolExecutor  # slow to import, like logging below it
-
-    with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
-        _compare_digests(archive, manifest, pool.map(archive.digest, manifest.files))
-
-
-def _compare_digests(archive: Archive, manifest: Manifest, digests: Iterable[str]) -> None:
-    for name, digest in zip(manifest.files, digests, strict=True):
-        if digest != manifest.files[name]:
-            raise BundleError(
-                f"{archive.path}: {name} is altered: expected SHA-256 "
-                f"{manifest.files[name]}, got {digest}; copy or export the bundle again"
-            )
-
-
 def _check_graphs(archive: Archive, manifest: Manifest) -> dict[str, GraphFile]:
     stages = {stage.name: {stage.graph} for stage in manifest.stages}
     for variant in manifest.variants:
@@ -159,8 +136,11 @@ def _check_graphs(archive: Archive, manifest: Manifest) -> dict[str, GraphFile]:
             for name, file in variant.files.items():
                 stages[name].add(file)
     files = {file for file in manifest.files if file.endswith(SUFFIX)}.union(*stages.values())
+    known_parts = KnownParts()
     graphs = {
-        file: check_graph(archive.read(file), file, archive.sizes, f"{archive.path}: {file}")
+        file: check_graph(
+            archive.read(file), file, archive.sizes, f"{archive.path}: {file}", known_parts
+        )
         for file in sorted(files)
     }
     zero_dimensions = {name for name, limits in manifest.dimensions.items() if limits.min == 0}

@@ -9,10 +9,10 @@ operators and their attributes (:mod:`mmedge.bundle.operators`), integer divisio
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
 from math import prod
 from posixpath import dirname, join
-from typing import TYPE_CHECKING, Final
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from mmedge.bundle.integers import Scope, division_fault
 from mmedge.bundle.onnxgraph import MAX_NODES, read_model
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from mmedge.bundle.onnxgraph import (
+        KnownParts,
         ParsedFunction,
         ParsedGraph,
         ParsedModel,
@@ -45,8 +46,7 @@ SUFFIX: Final = ".onnx"
 _ORT_MAGIC: Final = b"ORTM"
 
 
-@dataclass(frozen=True, slots=True)
-class GraphFile:
+class GraphFile(NamedTuple):
     """What a graph that passed reaches for.
 
     Attributes:
@@ -58,12 +58,18 @@ class GraphFile:
     """
 
     weights: tuple[str, ...] = ()
-    functions: Mapping[str, int] = field(default_factory=dict)
+    functions: Mapping[str, int] = MappingProxyType({})
     needs_elements: tuple[str, ...] = ()
     spans: frozenset[tuple[str, int, int]] = frozenset()
 
 
-def check_graph(data: memoryview, name: str, sizes: Mapping[str, int], where: str) -> GraphFile:
+def check_graph(
+    data: memoryview,
+    name: str,
+    sizes: Mapping[str, int],
+    where: str,
+    known_parts: KnownParts | None = None,
+) -> GraphFile:
     """Check the graph ``name`` of a bundle and return what it reaches for.
 
     Args:
@@ -71,6 +77,7 @@ def check_graph(data: memoryview, name: str, sizes: Mapping[str, int], where: st
         name: its path in the bundle; weight locations are relative to its folder.
         sizes: bytes of every file of the bundle by path.
         where: what an error names as the place.
+        known_parts: see :func:`mmedge.bundle.onnxgraph.read_model`.
 
     Raises:
         BundleError: not an ONNX graph, an operator or attribute that is not allowed, or weights
@@ -81,7 +88,7 @@ def check_graph(data: memoryview, name: str, sizes: Mapping[str, int], where: st
     if bytes(data[4:8]) == _ORT_MAGIC:
         raise BundleError(f"{where}: an ORT-format file, expected an ONNX graph; export it as ONNX")
     try:
-        model = read_model(data)
+        model = read_model(data, known_parts)
     except WireError as error:
         raise BundleError(
             f"{where}: not an ONNX graph: {error}; export the bundle again"

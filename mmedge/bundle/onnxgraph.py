@@ -8,12 +8,13 @@ is long, since the tables, what is made of them and their reader are one format.
 from __future__ import annotations
 
 from math import prod
-from typing import Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from mmedge.bundle.protobuf import (
     BYTES,
     FIXED32,
     FIXED64,
+    MAX_FIELDS,
     REPEATED,
     SKIPPED,
     VARINT,
@@ -23,9 +24,13 @@ from mmedge.bundle.protobuf import (
     table,
 )
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 __all__ = [
     "MAX_NODES",
     "MAX_VALUES",
+    "KnownParts",
     "ParsedAttribute",
     "ParsedFunction",
     "ParsedGraph",
@@ -38,6 +43,9 @@ __all__ = [
 #: Messages inside messages, nodes with their bodies written out, names of tensors: far above any
 #: real network.
 MAX_DEPTH, MAX_NODES, MAX_NAMES = 48, 100_000, 1_000_000
+
+#: Bytes of the largest node or constant that is looked up among those that were read.
+MAX_KNOWN: Final = 4096
 
 #: Elements of the largest constant whose values are looked at.
 MAX_VALUES: Final = 4096
@@ -196,21 +204,46 @@ class ParsedModel:
         self.external, self.opsets = external, opsets
 
 
-def read_model(data: memoryview) -> ParsedModel:
+T = TypeVar("T")
+#: What was read of some bytes, the fields and names in it, and its tensors with external data.
+_Known = tuple[T, int, int, list[ParsedTensor]]
+
+
+class KnownParts:
+    """Nodes, attributes and constants by their bytes, without bodies.
+
+    Much stands in a file more than once, and the graphs of a bundle's plans are cut from one
+    network: what was read once need not be read again. What is in it is not written to.
+    """
+
+    __slots__ = ("attributes", "nodes", "tensors")
+
+    def __init__(self) -> None:
+        self.attributes: dict[bytes, _Known[tuple[str, ParsedAttribute]]] = {}
+        self.nodes: dict[bytes, _Known[ParsedNode]] = {}
+        self.tensors: dict[bytes, _Known[ParsedTensor]] = {}
+
+
+def read_model(data: memoryview, known_parts: KnownParts | None = None) -> ParsedModel:
     """Read a serialised ModelProto.
+
+    Args:
+        data: its bytes.
+        known_parts: of files that were read before; what is read is added.
 
     Raises:
         WireError: it is none, holds what is refused, or more than any real network.
     """
-    return _ModelReader(data).model()
+    return _ModelReader(data, known_parts or KnownParts()).model()
 
 
 class _ModelReader(WireReader):
     """One pass over a file."""
 
-    def __init__(self, data: memoryview) -> None:
+    def __init__(self, data: memoryview, known_parts: KnownParts) -> None:
         super().__init__(data)
-        self._nodes = self._names = 0
+        self._known = known_parts
+        self._nodes = self._names = self._bodies = 0
         self._external: list[ParsedTensor] = []
 
     def model(self) -> ParsedModel:
@@ -256,12 +289,13 @@ class _ModelReader(WireReader):
     def _graph(self, start: int, end: int, depth: int) -> ParsedGraph:
         if depth > MAX_DEPTH:
             raise WireError(f"nested deeper than {MAX_DEPTH} messages")
+        self._bodies += 1
         graph = ParsedGraph()
         for number, begin, stop in self.fields(start, end, _GRAPH):
             if number == 1:
-                graph.nodes.append(self._node(begin, stop, depth + 1))
+                graph.nodes.append(self._counted_node(begin, stop, depth + 1))
             elif number == 5:
-                tensor = self._tensor(begin, stop)
+                tensor = self._once(self._known.tensors, self._tensor, begin, stop, depth)
                 if tensor.name in graph.constants:
                     raise WireError(f"constant {tensor.name!r} given twice")
                 graph.constants[tensor.name] = tensor
@@ -289,17 +323,48 @@ class _ModelReader(WireReader):
             elif number == 5:
                 function.outputs.append(self.text(begin, stop))
             elif number == 7:
-                function.nodes.append(self._node(begin, stop, 2))
+                function.nodes.append(self._counted_node(begin, stop, 2))
             elif number == 11:
                 self._attribute(begin, stop, 2)
             elif number == 13 and begin != stop:
                 raise WireError("an overload of a function")
         return function
 
-    def _node(self, start: int, end: int, depth: int) -> ParsedNode:
+    def _counted_node(self, start: int, end: int, depth: int) -> ParsedNode:
         self._nodes += 1
         if self._nodes > MAX_NODES:
             raise WireError(f"more than {MAX_NODES} nodes")
+        return self._once(self._known.nodes, self._node, start, end, depth)
+
+    def _once(
+        self,
+        known: dict[bytes, _Known[T]],
+        read: Callable[[int, int, int], T],
+        start: int,
+        end: int,
+        depth: int,
+    ) -> T:
+        """What ``read`` makes of these bytes, unless they have been read."""
+        if end - start > MAX_KNOWN:
+            return read(start, end, depth)
+        key = bytes(self.data[start:end])
+        before = known.get(key)
+        if before is not None:
+            part, fields, names, external = before
+            # All counts as if it were read again.
+            self._left -= fields
+            if self._left < 0:
+                raise WireError(f"more than {MAX_FIELDS} fields")
+            self._count_names(names)
+            self._external += external
+            return part
+        left, names, index, bodies = self._left, self._names, len(self._external), self._bodies
+        part = read(start, end, depth)
+        if self._bodies == bodies:  # how deep bodies may lie depends on the place
+            known[key] = part, left - self._left, self._names - names, self._external[index:]
+        return part
+
+    def _node(self, start: int, end: int, depth: int) -> ParsedNode:
         op = domain = ""
         inputs: list[str] = []
         outputs: list[str] = []
@@ -312,7 +377,9 @@ class _ModelReader(WireReader):
             elif number == 4:
                 op = self.text(begin, stop)
             elif number == 5:
-                name, attribute = self._attribute(begin, stop, depth + 1)
+                name, attribute = self._once(
+                    self._known.attributes, self._attribute, begin, stop, depth + 1
+                )
                 if name in attributes:
                     raise WireError(f"attribute {name!r} of {op!r} given twice")
                 attributes[name] = attribute
@@ -343,9 +410,9 @@ class _ModelReader(WireReader):
                 of = number
                 self._integers(integers, begin, stop)
             elif number == 5:
-                attribute.tensor = self._tensor(begin, stop)
+                attribute.tensor = self._tensor(begin, stop, depth)
             elif number == 10:
-                self._tensor(begin, stop)  # for its external data
+                self._tensor(begin, stop, depth)  # for its external data
             elif number in (6, 11):
                 graphs.append(self._graph(begin, stop, depth + 1))
             elif number == 21:
@@ -362,7 +429,7 @@ class _ModelReader(WireReader):
                 return
             integers.append(signed(value))
 
-    def _tensor(self, start: int, end: int) -> ParsedTensor:
+    def _tensor(self, start: int, end: int, _depth: int) -> ParsedTensor:
         tensor = ParsedTensor()
         shape: list[int] = []
         values: list[int] = []

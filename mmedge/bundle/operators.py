@@ -141,10 +141,11 @@ class Values(Protocol):
 def node_fault(node: ParsedNode, values: Values) -> str | None:
     """Why ONNX Runtime must not be given this node; None where nothing speaks against it."""
     for name, attribute in node.attributes.items():
+        integers = attribute.integers
         if (
-            attribute.integers
+            integers
+            and (min(integers) < -(1 << 31) or max(integers) >= 1 << 31)
             and (node.op, name) not in _ANY_INTEGER
-            and not all(-(1 << 31) <= value < 1 << 31 for value in attribute.integers)
         ):
             return f"attribute {name!r} beyond 32 bits"
     rule = _RULES.get((node.domain, node.op))

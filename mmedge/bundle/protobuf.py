@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 __all__ = [
-    "BYTES", "FIXED32", "FIXED64", "REPEATED", "SKIPPED", "VARINT", "Table", "WireError",
-    "WireReader", "fields", "signed", "table",
+    "BYTES", "FIXED32", "FIXED64", "MAX_FIELDS", "REPEATED", "SKIPPED", "VARINT", "Table",
+    "WireError", "WireReader", "fields", "signed", "table",
 ]  # fmt: skip
 
 #: What a message may hold: tag -> (field number, wire type, a bit of its own where it may stand
@@ -89,13 +89,12 @@ class WireReader:
             WireError: not such a message, or the budget is used up.
         """
         data, at, seen_bits, skipped = self.data, start, 0, False
-        count, most = 0, self._left
+        if at >= end:
+            return
         find = None if field_table is None else field_table.get
+        count = 0
         try:
-            while at < end:
-                count += 1
-                if count > most:
-                    raise WireError(f"more than {MAX_FIELDS} fields")
+            for count in range(1, self._left + 1):  # noqa: B007 - counted in the end
                 tag = data[at]
                 at += 1
                 if tag >= 0x80:
@@ -117,23 +116,28 @@ class WireReader:
                             raise WireError(f"field {number} given twice, before byte {at}")
                         seen_bits |= once
                 if wire == BYTES:
-                    if at < end and data[at] < 0x80:
-                        begin = at + 1
-                        at = begin + data[at]
-                    else:
-                        size, begin = self._varint(at, end)
-                        at = begin + size
+                    size = data[at] if at < end else 0x80
+                    at += 1
+                    if size >= 0x80:
+                        # Most often of two bytes, and worth no call.
+                        more = data[at] if at < end else 0x80
+                        if more < 0x80:
+                            size += (more - 1) << 7
+                            at += 1
+                        else:
+                            size, at = self._varint(at - 1, end)
+                    begin = at
+                    at += size
                     if at > end:
                         raise WireError(f"truncated at byte {end}")
                     if not skipped:
                         yield number, begin, at
                 elif wire == VARINT:
-                    if at < end and data[at] < 0x80:
-                        at += 1
-                        yield number, data[at - 1], -1
-                    else:
-                        value, at = self._varint(at, end)
-                        yield number, value, -1
+                    value = data[at] if at < end else 0x80
+                    at += 1
+                    if value >= 0x80:
+                        value, at = self._varint(at - 1, end)
+                    yield number, value, -1
                 elif wire in (FIXED64, FIXED32):
                     begin = at
                     at += 8 if wire == FIXED64 else 4
@@ -142,6 +146,9 @@ class WireReader:
                     yield number, begin, -2
                 else:
                     raise WireError(f"wire type {wire} before byte {at}")
+                if at >= end:
+                    return
+            raise WireError(f"more than {MAX_FIELDS} fields")
         finally:
             self._left -= count
 

@@ -13,8 +13,8 @@ loop gave: ``<i>.loop.tokens`` and ``<i>.loop.logits``, or ``<i>.loop.noise`` an
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError, deserialize
@@ -44,8 +44,7 @@ MAX_HEADER_BYTES: Final = 16 << 20
 MAX_NAN: Final = 0.5
 
 
-@dataclass(frozen=True, slots=True)
-class Samples:
+class Samples(NamedTuple):
     """What the file holds: golden samples in order, and what is stored by tensors' names.
 
     Attributes:
@@ -56,9 +55,9 @@ class Samples:
     """
 
     golden: tuple[Sample, ...] = ()
-    absent: Mapping[str, Array] = field(default_factory=dict)
-    states: Mapping[str, Array] = field(default_factory=dict)
-    unconditional: Mapping[str, Array] = field(default_factory=dict)
+    absent: Mapping[str, Array] = MappingProxyType({})
+    states: Mapping[str, Array] = MappingProxyType({})
+    unconditional: Mapping[str, Array] = MappingProxyType({})
 
 
 def samples_from_bytes(data: bytes, manifest: Manifest, *, source: str) -> Samples:

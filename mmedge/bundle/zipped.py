@@ -16,9 +16,8 @@ import stat
 import struct
 import weakref
 import zlib
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from mmedge.bundle.identity import has_hole, identity_of
 from mmedge.errors import BundleError
@@ -26,7 +25,7 @@ from mmedge.forks import watch
 from mmedge.schema import MANIFEST, MAX_FILES, path_fault
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
 __all__ = ["Zipped"]
 
@@ -45,8 +44,7 @@ _MANY16, _MANY32 = 0xFFFF, 0xFFFFFFFF  # stand for "see the zip64 record"
 _NAMES_BYTES = 1 << 24
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
+class _Entry(NamedTuple):
     """One line of the central directory; ``raw_name`` and ``size`` must agree with the header."""
 
     name: str
@@ -98,10 +96,15 @@ class Zipped:
         span = self._spans[name]
         return self._view[span.start : span.stop]
 
-    def digest(self, name: str) -> str:
-        """See :meth:`mmedge.bundle.archive.Archive.digest`."""
-        digest = hashlib.sha256(self.read(name)).hexdigest()
-        self._forget_pages()
+    def digester(self, name: str) -> Callable[[], str]:
+        """See :meth:`mmedge.bundle.archive.Archive.digester`."""
+        data = self.read(name)
+
+        def digest() -> str:
+            hexadecimal = hashlib.sha256(data).hexdigest()
+            self._forget_pages()
+            return hexadecimal
+
         return digest
 
     def place(self, names: Iterable[str]) -> None:

@@ -84,7 +84,7 @@ def _zip(data: bytes) -> None:
         if sum(archive.sizes.values()) > len(data):
             raise AssertionError("entries hold more than the file")
         for name in archive.sizes:
-            archive.digest(name)
+            archive.digester(name)()
     finally:
         archive.close()
 
