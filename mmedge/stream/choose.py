@@ -7,11 +7,15 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from mmedge.stream.jumps import NO_JUMPS, Jumps
-from mmedge.stream.sample import Item, State
+from mmedge.stream.sample import Item, Progress
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from mmedge.constraints import Relations
+    from mmedge.spec import Array
     from mmedge.stream.modality_state import ModalityState
+    from mmedge.stream.state_sequence import Turn
 
 __all__ = ["Active", "Choice", "Chooser", "Trigger", "merge_sizes"]
 
@@ -66,7 +70,8 @@ class Active:
     ``patience`` is the time until which it waits for optional modalities (None: not known),
     ``until`` that until which it waits for what a policy's ``wait_ms`` asks for, by modality, and
     ``alarm`` the first of these while it does wait. ``cold``: a stage runs for the first time, or a
-    clock was set meanwhile, so that its latency says nothing of those to come.
+    clock was set meanwhile, so that its latency says nothing of those to come. ``turns``: of each
+    fusion stage with state, once fusing.
     """
 
     trigger: Trigger
@@ -82,6 +87,7 @@ class Active:
     fusing: bool = False
     handed_out: bool = False
     holds: list[tuple[ModalityState, Item]] = field(default_factory=list)
+    turns: dict[str, Turn] = field(default_factory=dict)
 
     def wake_at(self, time: float) -> None:
         """Set the alarm, unless it rings before that."""
@@ -99,6 +105,11 @@ class Active:
     def items(self) -> dict[str, Item | None]:
         """What the fusion is to be run on."""
         return {name: choice.item for name, choice in self.choices.items()}
+
+    @property
+    def states(self) -> dict[str, Mapping[str, Array]]:
+        """What the fusion's stages take of states, by stage."""
+        return {name: turn.states[name] for name, turn in self.turns.items() if name in turn.states}
 
 
 class Chooser:
@@ -142,9 +153,9 @@ class Chooser:
             self._ask(active, track, self._choose_now(active, track))
         request = active.requests.get(track.name)
         if request is not None:
-            if request.item is None or request.item.state is State.READY:
+            if request.item is None or request.item.progress is Progress.READY:
                 return request
-            if request.item.state is State.FAILED:
+            if request.item.progress is Progress.FAILED:
                 return self._choose_failed(track, t, request.item.error)
             # Where a policy matches samples in time, none but the one asked for will do.
             instead = None if track.matches_times else track.ready
@@ -179,8 +190,8 @@ class Chooser:
         """Whether what ``wait_ms`` is for has not come yet."""
         request = active.requests.get(track.name)
         if request is not None:
-            unready = (State.NEW, State.QUEUED, State.RUNNING)
-            return not track.lazy and request.item is not None and request.item.state in unready
+            unready = (Progress.NEW, Progress.QUEUED, Progress.RUNNING)
+            return not track.lazy and request.item is not None and request.item.progress in unready
         return track.lazy and not track.is_settled(active.trigger.t)
 
     def _waits(
@@ -238,7 +249,7 @@ class Chooser:
             # Nothing is encoded for this trigger that could show the encoder to be well.
             choice = self._choose_failed(track, active.trigger.t, track.encoder_error)
         if choice.item is not None:
-            track.hold(choice.item)
+            track.items.hold(choice.item)
             active.holds.append((track, choice.item))
             track.submit(choice.item)
         active.requests[track.name] = choice

@@ -8,12 +8,11 @@ from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
-    from mmedge.spec import Array
     from mmedge.stream.choose import Active
     from mmedge.stream.clock import SimulatedClock, StreamClock
-    from mmedge.stream.compute import Compute, Encoded
+    from mmedge.stream.compute import Compute, Encoded, Fused
     from mmedge.stream.modality_state import ModalityState
     from mmedge.stream.sample import Item
     from mmedge.stream.state_machine import StreamStateMachine
@@ -42,16 +41,6 @@ class Driver(Protocol):
 
     def stop(self) -> None:
         """End, soon, once the state machine is closed; called without the lock."""
-
-
-def run_fusion(
-    compute: Compute, active: Active, ran: list[str]
-) -> tuple[dict[str, Array] | None, str]:
-    """Outputs, or None and a message."""
-    try:
-        return compute.fuse(active.items, active.sizes, ran), ""
-    except Exception as error:  # noqa: BLE001  # becomes the reason of a result
-        return None, f"{type(error).__name__}: {error}"
 
 
 def describe_death(what: str, error: BaseException) -> str:
@@ -166,9 +155,9 @@ class Threads:
                 active = self._await_fusion()
             if active is None:
                 return
-            outputs, message = run_fusion(self._compute, active, [])
+            outcome = self._compute.fuse(active.items, active.sizes, active.states)
             with self._gate:
-                self._core.fused(active, outputs, message, self._now())
+                self._core.fused(active, outcome, self._now())
                 self.wake()
 
     def _await_fusion(self) -> Active | None:
@@ -256,13 +245,12 @@ class Simulation:
         for track in self._core.tracks.values():
             item = track.next_job(now)
             if item is not None:
-                outcome = self._compute.encode(track, item)
-                self._later(outcome.ran, partial(self._encoded, track, item, outcome))
+                encoded = self._compute.encode(track, item)
+                self._later(encoded.ran, partial(self._encoded, track, item, encoded))
         active = self._core.fusion()
         if active is not None:
-            ran: list[str] = []
-            outputs, message = run_fusion(self._compute, active, ran)
-            self._later(ran, partial(self._fused, active, outputs, message))
+            outcome = self._compute.fuse(active.items, active.sizes, active.states)
+            self._later(outcome.ran, partial(self._fused, active, outcome))
         alarm = self._core.alarm
         if alarm is not None and alarm != self._alarm:
             self._alarm = alarm
@@ -276,8 +264,8 @@ class Simulation:
         self._core.encoded(track, item, outcome, self._clock())
         self._start()
 
-    def _fused(self, active: Active, outputs: Mapping[str, Array] | None, message: str) -> None:
-        self._core.fused(active, outputs, message, self._clock())
+    def _fused(self, active: Active, outcome: Fused) -> None:
+        self._core.fused(active, outcome, self._clock())
         self._start()
 
     def _ring(self) -> None:

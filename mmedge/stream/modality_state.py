@@ -13,14 +13,23 @@ from mmedge.stream.interpolation import blend
 from mmedge.stream.jumps import NO_JUMPS, Jumps
 from mmedge.stream.latency_predictor import LatencyPredictor
 from mmedge.stream.policies import Exact, Hold, Interpolate, Policy, Window
+from mmedge.stream.presence import Presence
 from mmedge.stream.ring import Ring
-from mmedge.stream.sample import SLACK, Item, SampleAccounting, State, StreamSample
+from mmedge.stream.sample import (
+    SLACK,
+    Item,
+    ItemAccounting,
+    Progress,
+    SampleAccounting,
+    StreamSample,
+)
 from mmedge.stream.source_clock import SourceClock
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from mmedge.spec import Modality, Stage, TensorSpec
+    from mmedge.spec import Array, Modality, Stage, TensorSpec
+    from mmedge.stream.state_sequence import StateSequence
 
 __all__ = ["ModalityState"]
 
@@ -38,7 +47,9 @@ class ModalityState:
         specs: its inputs.
         stages: its encoder's stages in order; none where the fusion takes its inputs themselves.
         lazy: encoded at the trigger and not on arrival.
-        depth: samples kept for ``Exact`` and ``Interpolate``.
+        sequence: of its encoder's states; None where it has none.
+        depth: samples kept for ``Exact`` and ``Interpolate``, and values that wait for an encoder
+            with state.
         future: seconds that a stamp may be ahead of now.
         recover_after: good samples after which a lost optional modality is back.
     """
@@ -51,6 +62,7 @@ class ModalityState:
         stages: tuple[Stage, ...],
         *,
         lazy: bool,
+        sequence: StateSequence | None,
         depth: int,
         future: float,
         recover_after: int,
@@ -61,6 +73,8 @@ class ModalityState:
         self.policy = policy
         self.stages = stages
         self.lazy = lazy
+        self.sequence = sequence
+        self._depth = depth
         policy_limit_ms = (
             policy.max_age_ms if isinstance(policy, Hold | Interpolate | Window) else None
         )
@@ -82,7 +96,7 @@ class ModalityState:
         #: Newest item whose features are there; inputs and features of the last run of the encoder.
         self.ready: Item | None = None
         self.encoded: tuple[Mapping[str, Any], dict[str, Any]] | None = None
-        self._recover_after = recover_after
+        self.sensor = Presence(required=self.required, recover_after=recover_after)
         self._clock = SourceClock(self.limit, future)
         self._history: History | None = None
         self._ring: Ring | None = None
@@ -94,6 +108,7 @@ class ModalityState:
             rows_hz = policy.rate_hz or modality.sample_rate_hz
             self._ring = Ring(policy, specs, rows_hz=rows_hz, chunks_hz=modality.rate_hz)
             self.windows = SampleAccounting()
+        self.items = ItemAccounting(self.ledger, self.windows)
         self._turns = policy.turns_of(specs) if isinstance(policy, Interpolate) else {}
         #: Of a lazy modality, what came with the newest sample: one item, or a chunk's windows.
         self._newest: list[Item] = []
@@ -102,14 +117,6 @@ class ModalityState:
         self._epoch = 0
         #: Why the last epoch ended.
         self._ended_by = ""
-        # Presence. `_problem` is what befell the newest sample if it was bad; `_lying` if its
-        # content was, which says that the sensor is faulty and not only late.
-        self._problem: str | None = None
-        self._lying = False
-        self._is_lost = self._was_used = False
-        self._good = 0
-        #: Why the newest sample was dropped, for results that use an older one; empty: it was not.
-        self.refusal = ""
 
     # What comes in.
 
@@ -138,7 +145,7 @@ class ModalityState:
         """
         if fault is not None:
             if fault != "duplicate":
-                self._note_problem(fault, lying=lying)
+                self.sensor.note_problem(fault, lying=lying)
             if not lying:
                 self._clock.suspect(sample.t, sample.arrival)
             self._refuse(sample, fault)
@@ -160,39 +167,33 @@ class ModalityState:
     def _refuse(self, sample: StreamSample, reason: str) -> None:
         if self._ring is not None and not self._ring.repeats(sample):
             # A window over the gap would join what was not one after the other.
-            self._begin_window_anew(f"a chunk was dropped as {reason}")
+            self._begin_window_anew(f"a chunk was dropped as {reason}", reason)
+        elif self._ring is None and reason != "duplicate":
+            self._miss(1, reason)
         self.ledger.drop(sample, reason)
         if reason != "duplicate":
-            self.refusal = f"its newest sample was dropped: {reason}"
-
-    def _note_problem(self, reason: str, *, lying: bool) -> None:
-        self._problem = reason
-        self._lying = self._lying or lying
-        self._good = 0
+            self.sensor.refusal = f"its newest sample was dropped: {reason}"
 
     def _accept(self, sample: StreamSample) -> list[Item]:
         if self._history is not None:
             self._insert(self._history, sample)
             return [self._item(sample)]
-        self._note_good()
+        self.sensor.note_good()
         items, gone = [self._item(sample)], list[StreamSample]()
         if self._ring is not None:
             items, gone = self._cut_windows(self._ring, sample)
         if items and self.lazy:
             self._replace_newest(items, "superseded")
         elif items:
-            self._drop_queue("superseded")
+            if self.sequence is None:
+                self._drop_queue("superseded")
             for item in items:
                 self._enqueue(item)
+            if self.sequence is not None:
+                self._miss(self._trim_queue(max(self._depth, len(items))), "queue_full")
         # Not before the windows that they are part of are held.
         self.ledger.release(gone, "superseded")
         return items
-
-    def _note_good(self) -> None:
-        self._problem = None
-        self.refusal = ""
-        self._lying = False
-        self._good += 1
 
     def _item(self, sample: StreamSample) -> Item:
         values, key = sample.values, (sample.seq,)
@@ -204,7 +205,7 @@ class ModalityState:
         """The windows that end in a chunk, oldest first, and the chunks that no later one needs."""
         gap = ring.gap(sample)
         if gap is not None:
-            self._begin_window_anew(gap)
+            self._begin_window_anew(gap, "gap")
         self.ledger.hold((sample,))
         windows, gone, left_out = ring.add(sample)
         sizes = {**sample.sizes, **ring.sizes}
@@ -215,16 +216,24 @@ class ModalityState:
             items.append(Item(*fields, self._epoch))
         if self.windows is not None:
             self.windows.skip(left_out, "queue_full")
+            self._miss(left_out, "queue_full")
             for _ in items:
                 self.windows.take()
         return items, gone
 
-    def _begin_window_anew(self, why: str) -> None:
+    def _begin_window_anew(self, why: str, reason: str) -> None:
         if self._ring is not None:
             self.ledger.release(self._ring.clear(why), "gap")
+            # How many windows the rows would have made, nobody can tell.
+            self._miss(1, reason)
+
+    def _miss(self, count: int, reason: str) -> None:
+        """Note values that its encoder's state will not take."""
+        if self.sequence is not None:
+            self.sequence.miss(count, reason)
 
     def _insert(self, history: History, sample: StreamSample) -> None:
-        self._note_good()
+        self.sensor.note_good()
         self.ledger.hold((sample,))
         oldest = history.insert(sample)
         if oldest is not None:
@@ -233,7 +242,10 @@ class ModalityState:
     def _restart(self, sample: StreamSample) -> list[Item]:
         """Begin a new history: the source's clock was set back."""
         self.jumps += 1
+        self._miss(self._drop_queue("clock_jump"), "clock_jump")
         self._clear("clock_jump", "its source's clock was set back", keep=self._clock.suspects)
+        if self.sequence is not None:
+            self.sequence.jump()
         self._clock.restart(sample.t, sample.arrival)
         return self._accept(sample)
 
@@ -255,118 +267,116 @@ class ModalityState:
         """Begin as if nothing had come; ``problem`` is why it is absent until something does."""
         self._drop_queue(reason, with_pinned=True)
         self._clear(reason, f"the stream was told to forget ({reason})")
-        self._problem, self.encoder_error = problem, None
-        self._lying = self._is_lost = self._was_used = False
-        self._good = 0
-        self.refusal = ""
+        if self.sequence is not None:
+            self.sequence.restart()
+        self.encoder_error = None
+        self.sensor.begin(problem)
 
     def close(self) -> None:
         """Let go of everything; nothing comes any more."""
         self._drop_queue("closed", with_pinned=True)
         if self._running is not None:
-            self.release(self._running, "closed")
+            self.items.release(self._running, "closed")
             self._running = None
         self._clear("closed", "the stream was closed")
-
-    # Who holds an item keeps its samples, and the window that it is, from being counted as dropped.
-
-    def hold(self, item: Item) -> None:
-        """Keep an item."""
-        self.ledger.hold(item.samples)
-        if self.windows is not None:
-            self.windows.hold((item,))
-
-    def release(self, item: Item, reason: str) -> None:
-        """Undo one :meth:`hold`."""
-        self.ledger.release(item.samples, reason)
-        if self.windows is not None:
-            self.windows.release((item,), reason)
-
-    def condemn(self, item: Item, reason: str) -> None:
-        """If it comes to be dropped, it is for ``reason``."""
-        self.ledger.condemn(item.samples, reason)
-        if self.windows is not None:
-            self.windows.condemn((item,), reason)
-
-    def use(self, item: Item) -> None:
-        """Note that an item went into a delivered computation."""
-        self.ledger.use(item.samples)
-        if self.windows is not None:
-            self.windows.use((item,))
-
-    def window_counts(self) -> dict[str, Any]:
-        """The windows' account, as :class:`mmedge.stream.ModalityHealth` has it."""
-        if self.windows is None:
-            return {}
-        return {
-            "windows": self.windows.pushed,
-            "windows_used": self.windows.used,
-            "windows_dropped": dict(self.windows.dropped),
-            "windows_pending": self.windows.pending,
-        }
 
     def _replace(
         self, old: Item | None, new: Item | None, reason: str = "superseded"
     ) -> Item | None:
         """Hold ``new`` where ``old`` was held."""
         if new is not None:
-            self.hold(new)
+            self.items.hold(new)
         if old is not None:
-            self.release(old, reason)
+            self.items.release(old, reason)
         return new
 
     def _replace_newest(self, items: list[Item], reason: str) -> None:
         for item in items:
-            self.hold(item)
+            self.items.hold(item)
         for item in self._newest:
-            self.release(item, reason)
+            self.items.release(item, reason)
         self._newest = items
 
     # The encoder.
 
     def _enqueue(self, item: Item) -> None:
-        self.hold(item)
-        item.state = State.QUEUED
+        self.items.hold(item)
+        item.progress = Progress.QUEUED
         self._queue.append(item)
 
-    def _drop_queue(self, reason: str, *, with_pinned: bool = False) -> None:
-        for item in list(self._queue):
-            if with_pinned or not item.pinned:
-                self.withdraw(item, reason)
+    def _drop_queue(self, reason: str, *, with_pinned: bool = False) -> int:
+        """Drop what waits to be encoded; how many items that were."""
+        items = [item for item in self._queue if with_pinned or not item.pinned]
+        for item in items:
+            self._dequeue(item, reason)
+        return len(items)
+
+    def _trim_queue(self, most: int) -> int:
+        """Drop the oldest of more than ``most`` items; how many that were."""
+        unpinned = [item for item in self._queue if not item.pinned]
+        items = unpinned[: max(0, len(self._queue) - most)]
+        for item in items:
+            self._dequeue(item, "queue_full")
+            # Of what is out of its turn there are no features, whichever trigger waits for it.
+            item.progress = Progress.FAILED
+            item.error = f"queue_full: {most} newer ones waited for its encoder"
+        return len(items)
+
+    def _dequeue(self, item: Item, reason: str) -> None:
+        self._queue.remove(item)
+        item.progress = Progress.NEW
+        self.items.release(item, reason)
 
     def withdraw(self, item: Item, reason: str) -> None:
-        """Take an item whose encoding has not begun out of the queue."""
-        if item in self._queue:
-            self._queue.remove(item)
-            item.state = State.NEW
-            self.release(item, reason)
+        """Take an item whose encoding has not begun out of the queue: no trigger needs it any more.
+
+        An encoder with state takes it all the same.
+        """
+        if item in self._queue and self.sequence is None:
+            self._dequeue(item, reason)
 
     def submit(self, item: Item) -> None:
         """See to it that an item that a trigger waits for is encoded."""
         item.pinned = True
         if not self.stages:
-            item.state = State.READY
-        elif item.state is State.NEW:
+            item.progress = Progress.READY
+        elif item.progress is Progress.NEW:
             self._enqueue(item)
 
     def follow_clock(self, ahead: float) -> None:
-        """Go on timing the encoding under way after a jump of the time, in seconds."""
+        """Go on timing what is under way after a jump of the time, in seconds."""
         self.started += ahead
+        if self.sequence is not None:
+            self.sequence.follow_clock(ahead)
 
     def next_job(self, now: float) -> Item | None:
         """The item to encode now; None while there is none or one is being encoded."""
         if self._running is not None or not self._queue:
             return None
         self._running = self._queue.pop(0)
-        self._running.state = State.RUNNING
+        self._running.progress = Progress.RUNNING
+        if self.sequence is not None:
+            self._running.turn = self.sequence.begin(self._running.end)
         self.started = now
         return self._running
 
-    def finish(self, item: Item, features: Mapping[str, Any], now: float, *, skipped: bool) -> None:
+    def finish(
+        self,
+        item: Item,
+        features: Mapping[str, Any],
+        states: Mapping[str, Mapping[str, Array]],
+        now: float,
+        *,
+        skipped: bool,
+    ) -> None:
         """Note that an encoding is done; ``skipped``: the content was that of the one before."""
         self._running = None
+        turn = item.turn
+        if self.sequence is not None and turn is not None and self.sequence.finish(turn, states):
+            # Whether a result uses its features or not, those after it depend on it.
+            self.items.use(item)
         item.features = features
-        item.state = State.READY
+        item.progress = Progress.READY
         self.encoder_error = None
         if skipped:
             self.skipped += 1
@@ -376,26 +386,28 @@ class ModalityState:
         if item.epoch == self._epoch:
             self.ready = self._replace(self.ready, item)
         # Of this epoch it is held as ready now, and the reason has no effect.
-        self.release(item, self._ended_by)
+        self.items.release(item, self._ended_by)
 
     def fail(self, item: Item, message: str) -> None:
         """Note that an encoding failed."""
         self._running = None
-        item.state = State.FAILED
+        item.progress = Progress.FAILED
         item.error = message
         self.errors += 1
         self.last_error = message
+        if self.sequence is not None and item.turn is not None:
+            self.sequence.fail(item.turn, "encoder_error")
         if item.epoch == self._epoch:
             self.encoder_error = message
-            self._note_problem(f"encoder_error: {message}", lying=False)
+            self.sensor.note_problem(f"encoder_error: {message}", lying=False)
         if len(item.samples) == 1:
-            self.condemn(item, "encoder_error")
+            self.items.condemn(item, "encoder_error")
             if item in self._newest:
                 self._newest.remove(item)
-                self.release(item, "encoder_error")
+                self.items.release(item, "encoder_error")
             if self._history is not None and self._history.discard(item.samples[0]):
                 self.ledger.release(item.samples, "encoder_error")
-        self.release(item, "encoder_error")
+        self.items.release(item, "encoder_error")
 
     # What goes out.
 
@@ -509,10 +521,10 @@ class ModalityState:
 
         ``is_trigger``: the item triggered, so it was good whatever came after it.
         """
-        if self._lying and self.limit is None and not is_trigger:
-            return f"{self._problem}: the newest sample is bad and no maximum age is stated"
+        if self.sensor.lying and self.limit is None and not is_trigger:
+            return f"{self.sensor.problem}: the newest sample is bad and no maximum age is stated"
         if item is None:
-            return self._problem or self._filling() or "no sample yet"
+            return self.sensor.problem or self._filling() or "no sample yet"
         if self.limit is not None:
             t += self._lead(item)
             if t - item.t > self.limit + SLACK:
@@ -529,42 +541,36 @@ class ModalityState:
                     f"too_new: {item.end - t:.6g} s newer than the trigger, limit "
                     f"{self.limit:.6g} s{advice}{self._after_problem()}"
                 )
-        if self._is_lost and self._good < self._recover_after:
-            return f"recovering ({self._good} of {self._recover_after}){self._after_problem()}"
-        return None
+        recovering = self.sensor.recovering()
+        return None if recovering is None else f"{recovering}{self._after_problem()}"
+
+    def state_note(self, item: Item) -> str:
+        """What a result that uses ``item`` should say of its encoder's state; empty: nothing."""
+        if self.sequence is None or item.turn is None:
+            return ""
+        return self.sequence.tell(item.turn)
+
+    def state_counts(self) -> dict[str, Any]:
+        """The state's counters, as :class:`mmedge.stream.ModalityHealth` has them."""
+        if self.sequence is None:
+            return {}
+        return {"state_missed": self.sequence.missed, "state_resets": self.sequence.resets}
 
     def newest_note(self) -> str:
         """What a result that uses an older sample should say of the newest; empty: nothing."""
         filling = self._filling()
-        return self.refusal or (f"an older window; the next is {filling}" if filling else "")
+        return self.sensor.refusal or (f"an older window; the next is {filling}" if filling else "")
 
     def _filling(self) -> str | None:
         return None if self._ring is None else self._ring.filling()
 
     def _after_problem(self) -> str:
-        if self._problem is not None:
-            return f"; newest sample dropped: {self._problem}"
+        if self.sensor.problem is not None:
+            return f"; newest sample dropped: {self.sensor.problem}"
         if self._clock.behind:
             return f"; its source's clock was set back, {self._clock.behind:.6g} s behind now"
         filling = self._filling()
         return f"; window {filling}" if filling else ""
-
-    def conclude(self, reason: str | None) -> None:
-        """Note that a result used the modality (None) or did without it.
-
-        An optional modality that a result used and a later one did without is lost; it is back
-        after ``recover_after`` good samples in a row, so that a sensor that comes and goes does
-        not make the results flicker.
-        """
-        if self.required:
-            return
-        if reason is None:
-            self._was_used, self._is_lost = True, False
-        elif self._was_used and not (
-            self._is_lost and reason.startswith(("recovering", "encoder_error"))
-        ):
-            self._is_lost = True
-            self._good = 0
 
     def presence(self, now: float) -> str | None:
         """Why a result at this moment would do without the modality; None: it would not."""
@@ -580,7 +586,7 @@ class ModalityState:
         """Why what is held of the modality does not count, however young it is; None: it does."""
         if self.encoder_error is not None:
             return f"encoder_error: {self.encoder_error}"
-        return self._problem if self._lying and self.limit is None else None
+        return self.sensor.problem if self.sensor.lying and self.limit is None else None
 
     def _newest_item(self) -> Item | None:
         """The newest item there is, encoded or not."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,11 +12,18 @@ from mmedge.errors import InputError
 from mmedge.stream.clock import read_seconds
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection
 
     from mmedge.spec import Manifest
 
-__all__ = ["check_names", "check_numbers", "read_deadline", "read_timeout", "read_trigger"]
+__all__ = [
+    "check_names",
+    "check_numbers",
+    "read_deadline",
+    "read_reset_after",
+    "read_timeout",
+    "read_trigger",
+]
 
 #: Triggers a second of a timer: one a day to what float64 seconds since 1970 can tell apart.
 LEAST_HZ, MOST_HZ = 1e-5, 1e5
@@ -53,6 +61,34 @@ def read_deadline(deadline_ms: Any) -> float | None:  # noqa: ANN401
     if not deadline > 0:
         raise InputError(f"deadline_ms must be above 0, got {deadline_ms}")
     return deadline / 1000.0
+
+
+def read_reset_after(
+    reset_after: Any,  # noqa: ANN401
+    names: Collection[str],
+) -> dict[str, float]:
+    """Seconds by name, of modalities and fusion stages with state, after which it begins anew.
+
+    Args:
+        reset_after: a number for all of them, or a number by name; None: none.
+        names: those that have a state.
+
+    Raises:
+        InputError: a name without state, or no finite number above 0.
+    """
+    if reset_after is None:
+        return {}
+    by_name = reset_after if isinstance(reset_after, Mapping) else dict.fromkeys(names, reset_after)
+    if not names:
+        raise InputError("reset_after: no stage that this stream runs has a state; leave it out")
+    limits: dict[str, float] = {}
+    for name, seconds in by_name.items():
+        if name not in names:
+            raise InputError(f"reset_after: {name!r} has no state; {', '.join(names)} do")
+        limits[name] = read_seconds(seconds, f"reset_after of {name!r}")
+        if not limits[name] > 0:
+            raise InputError(f"reset_after of {name!r} must be above 0 s, got {seconds}")
+    return limits
 
 
 def read_timeout(timeout: Any) -> float | None:  # noqa: ANN401

@@ -210,13 +210,20 @@ def check_policy(
     modality: Modality,
     specs: Mapping[str, TensorSpec],
     relations: Relations,
+    *,
+    has_state: bool = False,
 ) -> None:
-    """Raise InputError where ``policy`` cannot serve ``modality``."""
+    """Raise InputError where ``policy`` cannot serve ``modality``.
+
+    ``has_state``: its encoder has one, which takes every value once and in order.
+    """
     if not isinstance(policy, Latest | Hold | Exact | Interpolate | Window):
         raise InputError(
             f"align: modality {modality.name!r}: expected a policy, such as Hold(300) of "
             f"mmedge.stream, got {policy!r}"
         )
+    if has_state:
+        _check_order(policy, modality)
     turns: Mapping[str, Turns] = {}
     if isinstance(policy, Interpolate):
         try:
@@ -251,6 +258,22 @@ def check_policy(
                 )
             if fault:
                 raise InputError(f"{where}: the window's length is {policy.length}: {fault}")
+
+
+def _check_order(policy: Policy, modality: Modality) -> None:
+    """Raise InputError where an encoder with state would not take each value once, in order."""
+    where = f"modality {modality.name!r}: its encoder has a state, which takes each value once"
+    if isinstance(policy, Exact | Interpolate):
+        raise InputError(
+            f"{where}; {type(policy).__name__} encodes at a trigger and not in order; use Latest "
+            "or Hold"
+        )
+    if isinstance(policy, Window) and policy.hop != policy.length:
+        rows = "again and again" if policy.hop < policy.length else "not at all"
+        raise InputError(
+            f"{where}; windows of {policy.length} rows every {policy.hop} rows would give it rows "
+            f"{rows}; set hop={policy.length}"
+        )
 
 
 def _check_span(policy: Window, modality: Modality) -> None:

@@ -49,7 +49,8 @@ class Result:
         met: whether it is fresh and ``latency`` was within the deadline; None without a deadline.
         reason: why there are no outputs or why they are not fresh; empty for a fresh result.
         notes: what a reader should know of a modality that is present, such as a value that was
-            held instead of interpolated.
+            held instead of interpolated, or values that its encoder's state has missed since the
+            result before; and by a fusion stage's name, that its state began anew.
         lateness: seconds that it waited after ``made`` until :meth:`Stream.result` handed it out;
             a reader that is too slow sees it grow (``result(latest=True)`` catches up). Neither
             ``latency`` nor ``met`` counts it.
@@ -92,7 +93,8 @@ class ModalityHealth:
 
     Attributes:
         pushed: samples whose push returned.
-        used: samples that went into at least one delivered computation.
+        used: samples that went into at least one delivered computation; where its encoder has a
+            state, also those that the state has taken.
         dropped: the others that are gone, by reason.
         pending: the others, still held.
         present: whether a result at this moment would use it.
@@ -107,6 +109,9 @@ class ModalityHealth:
         windows_used: those that went into at least one delivered computation.
         windows_dropped: the others that are gone, by reason.
         windows_pending: the others, still held.
+        state_missed: values that came and that its encoder's state has not taken, because they were
+            dropped or could not be encoded; of windows, at least so many.
+        state_resets: how often that state began anew by itself (``reset_after``).
     """
 
     pushed: int
@@ -124,6 +129,8 @@ class ModalityHealth:
     windows_used: int = 0
     windows_dropped: Mapping[str, int] = field(default_factory=dict)
     windows_pending: int = 0
+    state_missed: int = 0
+    state_resets: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +156,7 @@ class Health:
         clock_jumps: how often the stream's clock was set back or ahead.
         clock_glitches: readings of it that were not used.
         failure: why the stream ended by itself; empty if it did not.
+        state_resets: how often states of fusion stages began anew by themselves (``reset_after``).
     """
 
     modalities: Mapping[str, ModalityHealth]
@@ -165,3 +173,4 @@ class Health:
     clock_jumps: int = 0
     clock_glitches: int = 0
     failure: str = ""
+    state_resets: int = 0

@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-__all__ = ["SLACK", "Counted", "Item", "SampleAccounting", "State", "StreamSample"]
+    from mmedge.stream.state_sequence import Turn
+
+__all__ = [
+    "SLACK",
+    "Counted",
+    "Item",
+    "ItemAccounting",
+    "Progress",
+    "SampleAccounting",
+    "StreamSample",
+]
 
 #: Seconds by which an age may exceed its limit: float64 seconds since 1970 resolve 0.24 us, so that
 #: the difference of two stamps may come out above a limit that it equals.
@@ -42,7 +52,7 @@ class StreamSample:
     fate: str | None = None
 
 
-class State(Enum):
+class Progress(Enum):
     """How far an item is."""
 
     NEW = "new"
@@ -58,7 +68,8 @@ class Item:
 
     ``t`` is the time that ages count from, of the oldest sample or row; ``end`` is that of the
     newest. ``build`` makes the inputs; whoever encodes calls it, outside of any lock. ``pinned``: a
-    trigger waits for it. ``epoch`` is its track's at making. ``error`` says why it could not be
+    trigger waits for it. ``epoch`` is its track's at making. ``turn``: where in the sequence of an
+    encoder with state it is, once its encoding has begun. ``error`` says why it could not be
     encoded.
     """
 
@@ -69,9 +80,10 @@ class Item:
     build: Callable[[], Mapping[str, Any]]
     key: tuple[Any, ...]
     epoch: int
-    state: State = State.NEW
+    progress: Progress = Progress.NEW
     features: Mapping[str, Any] | None = None
     pinned: bool = False
+    turn: Turn | None = None
     error: str = ""
     holders: int = 0
     is_settled: bool = False
@@ -142,3 +154,52 @@ class SampleAccounting:
         drops = dict(self._since)
         self._since.clear()
         return drops
+
+
+class ItemAccounting:
+    """The account of items: of their samples, and of the windows that they are.
+
+    Who holds an item keeps its samples, and its window, from being counted as dropped.
+
+    Args:
+        samples: the modality's account of what was pushed.
+        windows: that of windows; None where items are none.
+    """
+
+    def __init__(self, samples: SampleAccounting, windows: SampleAccounting | None) -> None:
+        self._samples, self._windows = samples, windows
+
+    def hold(self, item: Item) -> None:
+        """Keep an item."""
+        self._samples.hold(item.samples)
+        if self._windows is not None:
+            self._windows.hold((item,))
+
+    def release(self, item: Item, reason: str) -> None:
+        """Undo one :meth:`hold`."""
+        self._samples.release(item.samples, reason)
+        if self._windows is not None:
+            self._windows.release((item,), reason)
+
+    def condemn(self, item: Item, reason: str) -> None:
+        """If it comes to be dropped, it is for ``reason``."""
+        self._samples.condemn(item.samples, reason)
+        if self._windows is not None:
+            self._windows.condemn((item,), reason)
+
+    def use(self, item: Item) -> None:
+        """Note that an item went into a delivered computation, or into an encoder's state."""
+        self._samples.use(item.samples)
+        if self._windows is not None:
+            self._windows.use((item,))
+
+    def window_counts(self) -> dict[str, Any]:
+        """The windows' account, as :class:`mmedge.stream.ModalityHealth` has it."""
+        if self._windows is None:
+            return {}
+        return {
+            "windows": self._windows.pushed,
+            "windows_used": self._windows.used,
+            "windows_dropped": dict(self._windows.dropped),
+            "windows_pending": self._windows.pending,
+        }

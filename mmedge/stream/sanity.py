@@ -35,8 +35,8 @@ class Sanity:
             same. ``"auto"`` is one second of samples at the modality's nominal rate, for modalities
             with a float or uint8 input of at least 64 elements and a stated rate. It is off for
             others: a short vector or a text may well stand still, without a rate there is no
-            telling how many samples are suspicious, and chunks of a window come at a rate of their
-            own and may be digital silence. None: off.
+            telling how many samples are suspicious, and sound (chunks of a window, and where the
+            manifest states a ``sample_rate_hz``) may be digital silence. None: off.
         range_margin: refuse finite values outside the range seen at export, widened on both sides
             by this share of its width. Only where the manifest has a range, for float, uint8 and
             int8 inputs: wider integers are mostly names of things, whose order means nothing. A
@@ -90,7 +90,8 @@ class Checker:
                 enough = int(np.prod([*sizes])) >= MIN_ELEMENTS
                 large = large or (enough and (kind == "uint8" or kind.startswith("float")))
             rate = modality.rate_hz
-            self.frozen_after = max(2, round(rate)) if rate and large and not chunks else None
+            sound = chunks or modality.sample_rate_hz is not None
+            self.frozen_after = max(2, round(rate)) if rate and large and not sound else None
         self._previous: Mapping[str, Any] | None = None
         self._alike = 0
 

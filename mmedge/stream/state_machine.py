@@ -22,10 +22,11 @@ if TYPE_CHECKING:
 
     from mmedge.constraints import Relations
     from mmedge.spec import Array
-    from mmedge.stream.compute import Encoded
+    from mmedge.stream.compute import Encoded, Fused
     from mmedge.stream.jumps import Jumps
     from mmedge.stream.modality_state import ModalityState
     from mmedge.stream.sample import Item, StreamSample
+    from mmedge.stream.state_sequence import StateSequence
     from mmedge.stream.ticker import Ticker
 
 __all__ = ["StreamStateMachine"]
@@ -44,6 +45,7 @@ class StreamStateMachine:
         rate: triggers a second, where known.
         deadline: seconds from a trigger to its result; None: none.
         keep: results that wait to be fetched.
+        sequences: of the states of the fusion's stages, by stage.
     """
 
     def __init__(
@@ -55,8 +57,12 @@ class StreamStateMachine:
         rate: float | None,
         deadline: float | None,
         keep: int,
+        sequences: Mapping[str, StateSequence],
     ) -> None:
         self.tracks = tracks
+        self._sequences = sequences
+        #: Modalities that the fusion's states have taken values of.
+        self._in_states: set[str] = set()
         self._outbox = Outbox(keep)
         self.results = self._outbox.results
         self._chooser = Chooser(
@@ -131,6 +137,8 @@ class StreamStateMachine:
             self._set_jumps(self._active.trigger.jumps)
         for track in self.tracks.values():
             track.follow_clock(ahead)
+        for sequence in self._sequences.values():
+            sequence.follow_clock(ahead)
         if self.ticker is not None:
             self.ticker.restart(now)
 
@@ -154,7 +162,7 @@ class StreamStateMachine:
         self._triggers += len(triggers)
         for trigger in triggers:
             if trigger.track is not None and trigger.item is not None:
-                trigger.track.hold(trigger.item)
+                trigger.track.items.hold(trigger.item)
         self._superseded += len(self._waiting)
         for trigger in self._waiting:
             self._let_go(trigger)
@@ -163,7 +171,7 @@ class StreamStateMachine:
 
     def _let_go(self, trigger: Trigger, reason: str = "superseded") -> None:
         if trigger.track is not None and trigger.item is not None:
-            trigger.track.release(trigger.item, reason)
+            trigger.track.items.release(trigger.item, reason)
 
     def _proceed(self, now: float) -> None:
         """Do what can be done without computing."""
@@ -210,7 +218,7 @@ class StreamStateMachine:
         conflict = merge_sizes(active, choices, self._relations)
         for name, choice in choices.items():
             if not choice.stands_in:
-                self.tracks[name].conclude(choice.absent)
+                self.tracks[name].sensor.conclude(choice.absent)
         active.choices = choices
         if conflict is not None:
             self._deliver(active, None, conflict, now)
@@ -218,7 +226,7 @@ class StreamStateMachine:
             return True
         for name, choice in choices.items():
             if choice.item is not None:
-                self.tracks[name].hold(choice.item)
+                self.tracks[name].items.hold(choice.item)
                 active.holds.append((self.tracks[name], choice.item))
         active.fusing = True
         active.begun = now
@@ -243,7 +251,7 @@ class StreamStateMachine:
             item.pinned = False
             if track.lazy:
                 track.withdraw(item, reason)
-            track.release(item, reason)
+            track.items.release(item, reason)
         return active.trigger
 
     def forget(self, name: str, now: float) -> None:
@@ -261,6 +269,8 @@ class StreamStateMachine:
                 self._let_go(trigger, "forgotten")
         track.forget("forgotten", "forgotten")
         self._drop_results(name)
+        if name in self._in_states:
+            self._restart_states()
         if self._good is not None and name in self._good[0].samples:
             self._good = None
         self._proceed(now)
@@ -276,7 +286,14 @@ class StreamStateMachine:
         for track in self.tracks.values():
             track.forget("reset")
         self._drop_results()
+        self._restart_states()
         self._good = None
+
+    def _restart_states(self) -> None:
+        """Begin the fusion's states anew: what they took is not to be used any more."""
+        for sequence in self._sequences.values():
+            sequence.restart()
+        self._in_states.clear()
 
     def _drop_results(self, name: str | None = None) -> None:
         """Drop results that wait to be fetched: all, or those that used a modality."""
@@ -302,27 +319,38 @@ class StreamStateMachine:
         if self._active is None or not self._active.fusing or self._active.handed_out:
             return None
         self._active.handed_out = True
+        t = self._active.trigger.t
+        self._active.turns = {name: each.begin(t) for name, each in self._sequences.items()}
         return self._active
 
-    def fused(
-        self, active: Active, outputs: Mapping[str, Array] | None, message: str, now: float
-    ) -> None:
-        """Take the outputs of a fusion, or the message of what went wrong."""
+    def fused(self, active: Active, outcome: Fused, now: float) -> None:
+        """Take the outcome of a fusion."""
         if self.closed or active is not self._active:
             return
         self._fusion_time.observe(now - active.begun)
         active.cold = active.cold or not self._fused
-        self._fused = self._fused or outputs is not None
-        self._deliver(active, outputs, message and f"fusion failed: {message}", now)
+        if outcome.outputs is not None:
+            self._fused = True
+            self._keep_states(active, outcome.states)
+        message = outcome.message and f"fusion failed: {outcome.message}"
+        self._deliver(active, outcome.outputs, message, now)
         self._end(active)
         self._proceed(now)
+
+    def _keep_states(self, active: Active, states: Mapping[str, Mapping[str, Array]]) -> None:
+        """The states of a result that is made are those that the next one takes."""
+        for name, turn in active.turns.items():
+            self._sequences[name].finish(turn, {name: states[name]})
+        if active.turns:
+            used = [name for name, choice in active.choices.items() if choice.item is not None]
+            self._in_states.update(used)
 
     def encoded(self, track: ModalityState, item: Item, outcome: Encoded, now: float) -> None:
         """Take the outcome of an encoding."""
         if self.closed:
             return
         if outcome.features is not None:
-            track.finish(item, outcome.features, now, skipped=outcome.skipped)
+            track.finish(item, outcome.features, outcome.states, now, skipped=outcome.skipped)
             if self._active is not None and track.encodes == 1 and not outcome.skipped:
                 self._active.cold = True
         else:
@@ -350,15 +378,19 @@ class StreamStateMachine:
                     ahead = jumps.since(item.samples[0].arrival)
                 samples[name] = tuple([Used(s.seq, s.t + ahead - offset) for s in item.samples])
                 if outputs is not None:
-                    track.use(item)
+                    track.items.use(item)
             if choice.absent is not None:
                 absent[name] = choice.absent
                 continue
             newest = "" if trigger.track is track else track.newest_note()
-            if choice.note or newest or ahead:
-                jump = f"its age leaves out {ahead:.6g} s by which the clock was set ahead"
-                remarks = (choice.note, newest, jump if ahead else "")
+            jump = f"its age leaves out {ahead:.6g} s by which the clock was set ahead"
+            state = "" if outputs is None or item is None else track.state_note(item)
+            remarks = (choice.note, newest, jump if ahead else "", state)
+            if any(remarks):
                 notes[name] = "; ".join(filter(None, remarks))
+        for name, turn in active.turns.items():
+            if outputs is not None and (remark := self._sequences[name].tell(turn)):
+                notes[name] = remark
         result = self._result(
             outputs, trigger, now, t, ages, samples, absent, reason, notes, fresh=not reason
         )
@@ -405,7 +437,7 @@ class StreamStateMachine:
         faults = {name: self._age_fault(name, trigger.t) for name in self.tracks}
         absent = {**last.absent, **{name: why for name, why in faults.items() if why is not None}}
         if trigger.track is not None and trigger.item is not None:
-            trigger.track.condemn(trigger.item, "deadline")
+            trigger.track.items.condemn(trigger.item, "deadline")
             trigger.track.withdraw(trigger.item, "deadline")
         self._let_go(trigger, "deadline")
         self._predictor.relax()
@@ -480,7 +512,7 @@ class StreamStateMachine:
         if self._active is not None:
             triggers.append(self._active.trigger)
             for track, item in self._active.holds:
-                track.release(item, "closed")
+                track.items.release(item, "closed")
         for trigger in triggers:
             self._orphaned += 1
             self._let_go(trigger, "closed")
@@ -506,7 +538,8 @@ class StreamStateMachine:
                 errors=track.errors,
                 last_error=track.last_error,
                 clock_jumps=track.jumps,
-                **track.window_counts(),
+                **track.state_counts(),
+                **track.items.window_counts(),
             )
         return Health(
             modalities=modalities,
@@ -523,4 +556,5 @@ class StreamStateMachine:
             clock_jumps=clock_jumps,
             clock_glitches=clock_glitches,
             failure=self.failure or "",
+            state_resets=sum(sequence.resets for sequence in self._sequences.values()),
         )

@@ -24,6 +24,7 @@ from mmedge.stream.options import (
     check_names,
     check_numbers,
     read_deadline,
+    read_reset_after,
     read_timeout,
     read_trigger,
 )
@@ -31,6 +32,7 @@ from mmedge.stream.policies import Exact, Interpolate, Latest, Policy, Window, c
 from mmedge.stream.sample import StreamSample
 from mmedge.stream.sanity import Checker, Sanity
 from mmedge.stream.state_machine import StreamStateMachine
+from mmedge.stream.state_sequence import StateSequence
 from mmedge.stream.ticker import Ticker
 
 if TYPE_CHECKING:
@@ -62,6 +64,12 @@ class Stream:
     only the newest sample waits. Under :class:`Exact` and :class:`Interpolate`, and if its nominal
     rate exceeds the trigger's, it is encoded on demand: at a trigger, and only what that trigger
     uses. A sample whose content is bitwise that of the one encoded before is not encoded again.
+
+    **State.** An encoder with state takes every accepted sample once, in the order of their stamps;
+    up to ``depth`` of them wait for it, and of more the oldest are dropped as ``queue_full``. What
+    it missed is in ``notes`` and :meth:`health`. A fusion stage with state takes every result that
+    is made. :meth:`forget` and :meth:`reset` begin the states anew that have taken what is
+    withdrawn.
 
     **What a result uses.**
 
@@ -132,10 +140,14 @@ class Stream:
         align: policy by modality; :class:`Latest` for those not named.
         sanity: checks by modality; ``Sanity()`` for those not named.
         clock: see above; None: ``time.monotonic``.
-        depth: samples in the history of a modality under Exact and Interpolate.
+        depth: samples in the history of a modality under Exact and Interpolate, and samples that
+            wait for an encoder with state.
         keep: results that wait to be fetched; the oldest is dropped for a newer one.
         future: seconds that a stamp may be ahead of now.
         recover_after: good samples after which a lost optional modality is used again.
+        reset_after: seconds between two samples after which the state of an encoder begins anew,
+            or between the times of two results that of a fusion stage: a number for all, or by
+            modality and by fusion stage. None: states outlive any gap.
 
     Raises:
         InputError: an unknown modality, a policy that does not fit it, or a number that is not
@@ -155,6 +167,7 @@ class Stream:
         keep: int = 16,
         future: float = 1.0,
         recover_after: int = 3,
+        reset_after: float | Mapping[str, float] | None = None,
     ) -> None:
         manifest = pipe.bundle.manifest
         plan = manifest.stream_plan(pipe.variant)
@@ -173,20 +186,29 @@ class Stream:
         deadline = read_deadline(deadline_ms)
         triggers, rate = read_trigger(trigger, manifest)
         self._feeds = Feeds(pipe.bundle, on_gpu=pipe.variant.target != "cpu")
+        plan_stages = manifest.in_order(plan)
+        with_state = {state.stage for state in manifest.states}
+        stages_with_state = [stage for stage in plan_stages if stage.name in with_state]
+        encoders = {stage.modality for stage in stages_with_state if stage.modality is not None}
+        fusion = [stage.name for stage in stages_with_state if stage.modality is None]
+        limits = read_reset_after(reset_after, [*sorted(encoders), *fusion])
         tracks: dict[str, ModalityState] = {}
         self._checkers: dict[str, Checker] = {}
         specs = manifest.inputs()
         for modality in manifest.modalities:
             policy = align.get(modality.name, Latest())
-            check_policy(policy, modality, specs, self._feeds.relations)
-            stages = tuple(s for s in manifest.in_order(plan) if s.modality == modality.name)
+            has_state = modality.name in encoders
+            check_policy(policy, modality, specs, self._feeds.relations, has_state=has_state)
+            stages = tuple(s for s in plan_stages if s.modality == modality.name)
             faster = rate is not None and modality.rate_hz is not None and modality.rate_hz > rate
             tracks[modality.name] = ModalityState(
                 modality,
                 policy,
                 {name: specs[name] for name in modality.inputs},
                 stages,
-                lazy=not stages or faster or isinstance(policy, Exact | Interpolate),
+                lazy=not stages
+                or (not has_state and (faster or isinstance(policy, Exact | Interpolate))),
+                sequence=StateSequence(limits.get(modality.name)) if has_state else None,
                 depth=depth,
                 future=future,
                 recover_after=recover_after,
@@ -208,11 +230,14 @@ class Stream:
             rate=rate,
             deadline=deadline,
             keep=keep,
+            sequences={name: StateSequence(limits.get(name)) for name in fusion},
         )
         # Reentrant, because the finalizer below may run in any thread at any moment.
         self._lock = threading.RLock()
         self._clock = StreamClock(monotonic if clock is None else clock, self._core.follow_clock)
-        compute = Compute(pipe, manifest, plan, self._feeds)
+        has_stored = any(state.initial == "stored" for state in manifest.states)
+        stored = pipe.bundle.first_states() if has_stored else {}
+        compute = Compute(pipe, manifest, plan, self._feeds, stored)
         if rate is not None and not triggers:
             self._core.ticker = Ticker(self._clock.last, rate)
         self._driver: Driver

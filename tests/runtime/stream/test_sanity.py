@@ -13,8 +13,10 @@ from mmedge.spec import Dimension, Manifest, Modality, Range, Stage, TensorSpec
 from mmedge.stream.sanity import Checker, Sanity, same_content
 
 
-def checker(sanity=None, *, dtype="float32", elements=64, rate=10.0, known=None, chunks=False):
-    modality = Modality("sensor", ("x",), rate_hz=rate)
+def checker(
+    sanity=None, *, dtype="float32", elements=64, rate=10.0, known=None, chunks=False, sound=None
+):
+    modality = Modality("sensor", ("x",), rate_hz=rate, sample_rate_hz=sound)
     spec = TensorSpec("x", dtype, ("batch", elements))
     manifest = Manifest(
         name="one",
@@ -72,6 +74,7 @@ def test_frozen_from_the_nth_alike_on(contents, after):
         ({"dtype": "int64"}, None),
         ({"rate": None}, None),
         ({"chunks": True}, None),
+        ({"sound": 16000}, None),
     ],
 )
 def test_automatic_frozen_limit(options, expected):
