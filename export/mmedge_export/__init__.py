@@ -11,14 +11,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mmedge_export.export_bundle import export
     from mmedge_export.inputs import Input
+    from mmedge_export.loops import Denoise, Generate, StateInput
     from mmedge_export.model import Model
 
-__all__ = ["Input", "Model", "export"]
+__all__ = ["Denoise", "Generate", "Input", "Model", "StateInput", "export"]
 
 # Imported when they are first used: building engines on a device needs neither torch nor onnx.
 _HOMES = {
+    "Denoise": "mmedge_export.loops",
+    "Generate": "mmedge_export.loops",
     "Input": "mmedge_export.inputs",
     "Model": "mmedge_export.model",
+    "StateInput": "mmedge_export.loops",
     "export": "mmedge_export.export_bundle",
 }
 

@@ -10,57 +10,37 @@ import json
 import platform
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from importlib import metadata
-from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mmedge.bundle import Bundle
 from mmedge.errors import ExportError
-from mmedge.spec import (
-    Array,
-    Manifest,
-    Modality,
-    Range,
-    Sample,
-    Stage,
-    Tokenizer,
-    Tolerance,
-    Variant,
-)
-from mmedge_export.capture import parity, probe_inputs
-from mmedge_export.capture.case import ParityCase
-from mmedge_export.capture.coverage import (
-    Coverage,
-    beyond,
-    least_integer,
-    to_vary,
-    variations,
-    wider,
-)
-from mmedge_export.capture.finite import check_outputs, check_weights
-from mmedge_export.capture.golden import SAMPLES, absences, checked, every, golden, has_other_sizes
-from mmedge_export.capture.limits import Limits
-from mmedge_export.capture.reference import open_reference
-from mmedge_export.capture.try_sizes import try_sizes
+from mmedge.spec import Array, Manifest, Modality, Tokenizer, Tolerance, Variant
+from mmedge_export.capture import parity
+from mmedge_export.capture.golden import SAMPLES
+from mmedge_export.capture.proof_options import ProofOptions, Tell
 from mmedge_export.model import Model
-from mmedge_export.onnx_graph.graph import Graph, precision
+from mmedge_export.onnx_graph.graph import precision
 from mmedge_export.open_questions import INVENTED, NOT_RUN, line
-from mmedge_export.partition.stages import ExportedStages, count_flops, make_stages, whole_stage
-from mmedge_export.passes.guard_division import GuardDivisionPass
+from mmedge_export.proof.loop import prove_loop
+from mmedge_export.proof.single_run import prove_network
 from mmedge_export.sources.loader import load_source
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from mmedge_export.onnx_graph.graph import Graph
+    from mmedge_export.proof.content import BundleContent
 
 __all__ = ["CUDA_RTOL", "SAMPLES", "export"]
 
 #: Tolerance stated for ONNX Runtime on CUDA, where it is not measured at export: float32 products
 #: may round their factors to TF32's 10 bits of mantissa (2**-11, 5e-4), which adds up over layers.
 CUDA_RTOL = 1e-2
-
-Tell = Callable[[str], None]
 
 
 def export(
@@ -136,188 +116,62 @@ def export(
     tolerance = Tolerance(
         parity.RTOL if rtol is None else rtol, parity.ATOL if atol is None else atol
     )
-    if not allow_nan:
-        check_weights(model)
     not_checked: list[str] = []
 
     def leave(text: str) -> None:
         not_checked.append(line(text))
         tell(f"not checked: {text}")
 
-    with tempfile.TemporaryDirectory() as temporary, open_reference(model) as network:
+    options = ProofOptions(tolerance, samples_limit, tell, leave, opset, allow_nan)
+    with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        tell("running the network itself")
-        for remark in network.remarks:
-            tell(f"  {remark}")
-        model, run_network = network.model, network.run
-        if model.made_up is not None:
-            leave("the example is made up; --example FILE gives a real one")
-        values = probe_inputs.example(model)
-        outputs = network.repeated(values, tolerance, leave)
-        if not allow_nan:
-            check_outputs(model, outputs, "the example")
-        absent = absences(model, run_network, outputs, leave)
-        ranges: dict[str, Range] = {}
-        samples_given = _record_ranges(model, checked(model), ranges)
-        least = least_integer(network.graph)
-        samples = golden(
-            model, run_network, samples_given, samples_limit, allow_nan=allow_nan, least=least
-        )
-        base = ParityCase("the example", values, outputs)
-        tell("tracing")
-        graph = network.trace(opset)
-        limits = Limits(graph.relations, model.domain())
-        for check in graph.checks:
-            leave(f"what the network checks of values at {check}: the graphs do not make the check")
-        GuardDivisionPass()(graph.model)
-        exported_stages = _choose_stages(
-            graph, model, values, outputs, folder, split=split, tell=tell
-        )
-        tell("checking the graph against the network")
-        size_cases = try_sizes(
-            model,
-            limits,
-            run_network,
-            exported_stages.run,
-            tolerance,
-            leave,
-            varied=has_other_sizes(model, samples),
-        )
-        first_cases = [base, *absent, *size_cases]
-        coverage, unproven = Coverage(model), list[str]()
-
-        def varied() -> Iterator[ParityCase]:
-            """What the samples, all of them checked by now, kept constant."""
-            unproven.extend(to_vary(model, coverage.constant()))
-            yield from variations(model, run_network, base, unproven, leave, least=least)
-            if coverage.silent():
-                yield from wider(model, run_network, base)
-
-        seen_cases = coverage.watch(
-            chain(every(model, run_network, samples, samples_given, tell, leave), varied())
-        )
-        worst = parity.check(graph, exported_stages.run, chain(first_cases, seen_cases), tolerance)
-        parity.check_operators(graph, [base, *size_cases[-1:]], tolerance, leave)
-        for case in beyond(model, run_network, base):
-            try:
-                parity.check(graph, exported_stages.run, [case], tolerance)
-            except ExportError as fault:
-                leave(f"{case.what}: there the graph is another function ({fault})")
-        for finding in coverage.findings():
-            leave(finding)
-        # An ONNX file is its own reference: that it agrees with itself is no measure of anything.
-        metrics = {} if isinstance(model.module, Path) else {"parity": worst}
+        if model.loop is not None:
+            content = prove_loop(model, folder, options)
+        else:
+            content = prove_network(model, folder, options, split=split)
         tell("writing the bundle")
-        files, tokenizers, labels = _assets(model, outputs)
-        kind = precision(graph.model)
-        proofs = [*samples, *(Sample(case.inputs, case.outputs) for case in absent)]
+        model = content.model
+        files, tokenizers, labels = _assets(model, content.outputs)
         manifest = Manifest(
             name=_name(name or model.name or _module_name(model)),
             modalities=_make_modalities(model, tokenizers),
-            stages=exported_stages.stages,
-            outputs=tuple(model.outputs),
-            variants=(
-                _make_variant(exported_stages.stages, kind, "cpu", tolerance, metrics),
-                _make_variant(
-                    exported_stages.stages,
-                    kind,
-                    "cuda",
-                    Tolerance(max(tolerance.rtol, CUDA_RTOL), tolerance.atol),
-                    {},
-                    (NOT_RUN,),
-                ),
-            ),
+            stages=content.stages,
+            outputs=content.output_names,
+            variants=_make_variants(content, tolerance),
             files={},
-            dimensions=exported_stages.dimensions,
-            ranges=ranges,
-            cut=replace(
-                exported_stages.cut, remarks=(*network.remarks, *exported_stages.cut.remarks)
-            ),
-            constraints=limits.constraints(),
+            dimensions=content.dimensions,
+            ranges={name: span for name, span in content.ranges.items() if name in model.inputs},
+            cut=content.cut,
+            constraints=content.constraints,
             labels=labels,
-            provenance=_provenance(model, graph, source, allow_nan=allow_nan),
+            provenance=_provenance(model, content.graphs, source, allow_nan=allow_nan),
             not_checked=tuple(not_checked),
-            plans=exported_stages.plans,
+            plans=content.plans,
+            states=content.states,
+            loops=content.loops,
         )
         return Bundle.write(
             path,
             manifest,
-            {**exported_stages.files, **files},
-            samples=[
-                Sample(
-                    proof.inputs,
-                    {**proof.outputs, **exported_stages.boundary_tensors(proof.inputs)},
-                )
-                for proof in proofs
-            ],
+            {**content.files, **content.assets, **files},
+            samples=content.samples,
             absent=_tokens(model),
+            states=content.first_states,
+            unconditional=content.unconditional,
             overwrite=overwrite,
         )
 
 
-def _choose_stages(
-    graph: Graph,
-    model: Model,
-    example: Mapping[str, Array],
-    outputs: Mapping[str, Array],
-    folder: Path,
-    *,
-    split: bool | None,
-    tell: Tell,
-) -> ExportedStages:
-    if split is False:
-        flops, uncounted = count_flops(graph.model, example)
-        remarks = ("not cut: asked not to", *uncounted)
-        return whole_stage(graph, model, outputs, folder, remarks, flops)
-    tell("cutting by modality")
-    stages = make_stages(graph, model, example, outputs, folder, whole=split is None)
-    for remark in stages.cut.remarks:
-        tell(f"  {remark}")
-    return stages
-
-
-def _record_ranges(
-    model: Model, samples: Iterator[dict[str, Array]] | None, ranges: dict[str, Range]
-) -> Iterator[dict[str, Array]] | None:
-    """``samples``, and in ``ranges`` what each input of numbers held so far (no token ids)."""
-    if samples is None:
-        return None
-    tokens = {
-        name
-        for names in model.modalities().values()
-        if any(model.inputs[n].tokenizer is not None for n in names)
-        for name in names
-    }
-
-    def watched() -> Iterator[dict[str, Array]]:
-        for inputs in samples:
-            for name, value in inputs.items():
-                if name not in tokens and value.dtype != np.bool_:
-                    _widen(ranges, name, value)
-            yield inputs
-
-    return watched()
-
-
-def _widen(ranges: dict[str, Range], name: str, value: Array) -> None:
-    finite = value[np.isfinite(value)]
-    if not finite.size:
-        return
-    low, high = float(finite.min()), float(finite.max())
-    before = ranges.get(name, Range(low, high))
-    ranges[name] = Range(min(low, before.min), max(high, before.max))
-
-
-def _make_variant(
-    stages: Sequence[Stage],
-    kind: str,
-    target: str,
-    tolerance: Tolerance,
-    metrics: Mapping[str, float],
-    not_checked: tuple[str, ...] = (),
-) -> Variant:
-    files = {stage.name: stage.graph for stage in stages}
-    return Variant("ort", kind, target, files, tolerance, metrics=metrics, not_checked=not_checked)
+def _make_variants(content: BundleContent, tolerance: Tolerance) -> tuple[Variant, ...]:
+    kind = precision(*(graph.model for graph in content.graphs))
+    files = {stage.name: stage.graph for stage in content.stages}
+    # An ONNX file is its own reference: that it agrees with itself is no measure of anything.
+    metrics = {} if content.worst is None else {"parity": content.worst}
+    wide = Tolerance(max(tolerance.rtol, CUDA_RTOL), tolerance.atol)
+    return (
+        Variant("ort", kind, "cpu", files, tolerance, metrics=metrics),
+        Variant("ort", kind, "cuda", files, wide, not_checked=(NOT_RUN,)),
+    )
 
 
 def _make_modalities(model: Model, tokenizers: Mapping[str, str]) -> tuple[Modality, ...]:
@@ -381,27 +235,32 @@ def _tokens(model: Model) -> dict[str, Array]:
     }
 
 
-def _provenance(model: Model, graph: Graph, source: str, *, allow_nan: bool) -> dict[str, str]:
+def _provenance(
+    model: Model, graphs: Sequence[Graph], source: str, *, allow_nan: bool
+) -> dict[str, str]:
     """What made the bundle; no path of this machine."""
     provenance = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "mmedge": metadata.version("mmedge"),
-        "opset": str(graph.opset),
+        "opset": str(graphs[0].opset),
         "python": platform.python_version(),
         "samples": INVENTED if model.samples is None else "given",
     }
     if allow_nan:
         provenance["allow_nan"] = "yes"
     libraries = ["onnx_ir", "onnxruntime"]
-    if isinstance(model.module, Path):
-        provenance["source"] = model.module.name
-        provenance["producer"] = " ".join(
-            filter(None, (graph.model.producer_name, graph.model.producer_version))
-        )
-    else:
-        kind = type(model.module)
-        provenance["network"] = f"{kind.__module__}.{kind.__qualname__}"
-        provenance["source"] = re.split(r"[/\\]", source)[-1] or provenance["network"]
+    modules = _modules(model)
+    first_module = next(iter(modules.values()))
+    if isinstance(first_module, Path):
+        provenance["source"] = first_module.name
+        file = graphs[0].model
+        provenance["producer"] = " ".join(filter(None, (file.producer_name, file.producer_version)))
+    for key, module in modules.items():
+        if not isinstance(module, Path):
+            provenance[key] = f"{type(module).__module__}.{type(module).__qualname__}"
+    if any(not isinstance(module, Path) for module in modules.values()):
+        made_of = re.split(r"[/\\]", source)[-1] or provenance[next(iter(modules))]
+        provenance.setdefault("source", made_of)
         provenance["exporter"] = "torch.onnx.export(dynamo=True)"
         libraries += ["torch", "onnx", "onnxscript"]
     for library in libraries:
@@ -410,8 +269,17 @@ def _provenance(model: Model, graph: Graph, source: str, *, allow_nan: bool) -> 
     return provenance
 
 
+def _modules(model: Model) -> dict[str, object]:
+    """Networks of a model by what provenance calls them; the first is what the bundle is of."""
+    modules: dict[str, object] = {"network": model.module}
+    if model.loop is not None:
+        modules["step"] = model.loop.step
+        modules["decoder"] = getattr(model.loop, "decoder", None)
+    return {key: module for key, module in modules.items() if module is not None}
+
+
 def _module_name(model: Model) -> str:
-    module = model.module
+    module = next(iter(_modules(model).values()))
     return module.stem if isinstance(module, Path) else type(module).__name__
 
 

@@ -18,10 +18,13 @@ from mmedge.schema.names import NAME, TENSOR_NAME
 from mmedge.spec import Array, Constraint, Dimension
 from mmedge_export.domain import SizeDomain
 from mmedge_export.inputs import Input, Limits, check_input
+from mmedge_export.loop_checks import check_loop
 from mmedge_export.text import check_text, read_tokenizer
 
 if TYPE_CHECKING:
     import torch
+
+    from mmedge_export.loops import Loop, StateInput
 
 __all__ = ["Metric", "Model", "modality_name"]
 
@@ -54,13 +57,20 @@ class Model:
     another branch elsewhere is exported for these sizes, and calls are checked. ``made_up`` is set
     where nobody gave the examples of an ONNX file: then it holds the sizes that were stated.
 
+    ``loop`` runs a further module step by step on what ``module`` returns, which is then computed
+    once for a call: until a stop token (:class:`mmedge_export.Generate`), or over a schedule
+    (:class:`mmedge_export.Denoise`). Without ``module`` (None), the loop is all there is, such as a
+    network that continues a text. ``state`` names inputs of ``module`` that take what the run
+    before gave (:class:`mmedge_export.StateInput`); they are passed to it beside ``inputs``. Their
+    new values are outputs that ``module`` returns after ``outputs``, unless these name them.
+
     Raises:
         ExportError: the parts do not fit each other; the message names the part and the fix.
     """
 
-    module: torch.nn.Module | Path
+    module: torch.nn.Module | Path | None
     inputs: Mapping[str, Input]
-    outputs: Sequence[str] | Mapping[str, str]
+    outputs: Sequence[str] | Mapping[str, str] = ()
     samples: Iterable[tuple[Mapping[str, Array], Any]] | None = None
     evaluation: Iterable[tuple[Mapping[str, Array], Any]] | None = None
     metric: Metric | None = None
@@ -69,11 +79,15 @@ class Model:
     name: str | None = None
     made_up: Mapping[str, int] | None = None
     constraints: Sequence[str] = ()
+    loop: Loop | None = None
+    state: Mapping[str, StateInput] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if isinstance(self.module, str):
-            object.__setattr__(self, "module", Path(self.module))
-        _check_module(self.module)
+        module: Any = self.module
+        if isinstance(module, str):
+            object.__setattr__(self, "module", Path(module))
+        if self.module is not None:
+            _check_module(self.module)
         _check_names(self.inputs, self.outputs, is_torch=not isinstance(self.module, Path))
         for name, value in self.inputs.items():
             check_input(name, value, empty=isinstance(self.module, Path))
@@ -81,6 +95,8 @@ class Model:
                 read_tokenizer(name, Path(value.tokenizer))
         for modality, names in self.modalities().items():
             _check_modality(modality, {name: self.inputs[name] for name in names}, self.dims)
+        has_module = self.module is not None
+        check_loop(self.loop, self.state, self.inputs, self.outputs, has_module=has_module)
         _check_dims(self)
         _check_constraints(self)
         for name in self.labels:
@@ -173,7 +189,7 @@ def _check_names(
 ) -> None:
     if not isinstance(inputs, Mapping) or not inputs:
         raise ExportError("inputs: expected a mapping of at least one name to an Input")
-    if isinstance(outputs, str) or not outputs:
+    if isinstance(outputs, str):
         raise ExportError(f"outputs: expected a list of at least one name, got {outputs!r}")
     names = [*inputs, *outputs]
     for name in names:
@@ -253,7 +269,10 @@ def _check_dims(model: Model) -> None:
                     f"dynamic dimension {symbol!r} is {other_size} in the example of {other!r} but "
                     f"{size} in that of {name!r}; one name means one size"
                 )
+    growing = {value.grows for value in model.state.values()}
     for symbol, limits in model.dims.items():
+        if symbol in growing:
+            continue  # of which there is no example yet
         if symbol not in first_uses:
             raise ExportError(
                 f"dims names {symbol!r}, but no input has a dynamic dimension of that name "

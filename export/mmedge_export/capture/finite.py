@@ -78,6 +78,8 @@ def _weights(model: Model) -> Iterator[tuple[str, bool]]:
     if isinstance(model.module, Path):
         yield from _onnx_weights(model.module)
         return
+    if model.module is None:
+        return
     import torch
 
     for name, parameter in model.module.named_parameters():

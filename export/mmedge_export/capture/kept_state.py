@@ -325,6 +325,6 @@ def depends(changes: Sequence[str], what: str) -> ExportError:
     """The error of a network whose answers follow what it was asked before."""
     return ExportError(
         f"the network keeps state between calls: {what}. A call changes "
-        f"{', '.join(changes)}\n  What to do: a bundle cannot keep state yet; give it to the "
-        "network as an input and return it as an output, or do without it in evaluation mode"
+        f"{', '.join(changes)}\n  What to do: take it as an input, return the new one as an output "
+        "and name the two in Model(state={...}), or do without it in evaluation mode"
     )

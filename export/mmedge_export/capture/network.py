@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,26 +15,35 @@ from mmedge_export.capture import locate
 from mmedge_export.capture.results import named_results
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from mmedge.spec import Array
     from mmedge_export.model import Model
 
-__all__ = ["TorchNetwork", "evaluation"]
+__all__ = ["Called", "TorchNetwork", "evaluation"]
+
+
+@dataclass(frozen=True)
+class Called:
+    """A torch module, and the names by which it is called and answers."""
+
+    module: torch.nn.Module
+    inputs: Collection[str]
+    outputs: Sequence[str] | Mapping[str, str]
 
 
 class TorchNetwork:
     """A torch module that takes and gives NumPy arrays by name.
 
     Args:
-        model: its ``module`` must be a torch module.
+        model: the module, or a model whose ``module`` is a torch module.
 
     Raises:
         ExportError: the module's forward cannot take the inputs by keyword, or its weights cannot
             be used.
     """
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model | Called) -> None:
         self._model = model
         self.module: torch.nn.Module = model.module  # type: ignore[assignment]
         self._device = _check_weights(self.module)

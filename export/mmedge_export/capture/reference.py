@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mmedge.errors import ExportError
 from mmedge_export.capture.captured_graph import CapturedGraph
@@ -14,13 +14,15 @@ from mmedge_export.install import installed
 from mmedge_export.sources.onnx_rules import may_be_random
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    import torch
 
     from mmedge.spec import Array, Tolerance
     from mmedge_export.capture.kept_state import KeptState
     from mmedge_export.model import Model
 
-__all__ = ["Reference", "open_reference"]
+__all__ = ["Reference", "open_reference", "open_run"]
 
 
 #: Pairs of runs after the first, of an ONNX file that has random operators.
@@ -127,7 +129,7 @@ def open_reference(model: Model) -> Iterator[Reference]:
 
         file = load_file(model.module)
         match(model, file)
-        run = reference(file, model)
+        run = reference(file, model.outputs)
         model, remark = settle(model, file, run)
         example_remarks = (f"made-up example: {remark}",) if remark else ()
         model, size_remarks = find_sizes(model, run)
@@ -141,9 +143,44 @@ def open_reference(model: Model) -> Iterator[Reference]:
         from mmedge_export.capture.kept_state import KeptState
         from mmedge_export.capture.network import TorchNetwork, evaluation
 
-    with evaluation(model.module):
-        state = KeptState(model.module)
+    module: Any = model.module
+    with evaluation(module):
+        state = KeptState(module)
         try:
             yield Reference(model, TorchNetwork(model), state=state)
+        finally:
+            state.restore()
+
+
+@contextlib.contextmanager
+def open_run(
+    module: torch.nn.Module | Path,
+    inputs: Sequence[str],
+    outputs: Sequence[str] | Mapping[str, str],
+) -> Iterator[Run]:
+    """A network as it is called, for what has to be known before it has examples of all its inputs.
+
+    Args:
+        module: a torch module, in evaluation mode meanwhile, or an ONNX file.
+        inputs: names of what it is given.
+        outputs: names of what it gives.
+
+    Raises:
+        ExportError: the module does not take the inputs, or the file breaks a rule of
+            docs/reference/onnx.md.
+    """
+    if isinstance(module, Path):
+        from mmedge_export.sources.onnx import load_file, reference
+
+        yield reference(load_file(module), outputs)
+        return
+    with installed("running the network"):
+        from mmedge_export.capture.kept_state import KeptState
+        from mmedge_export.capture.network import Called, TorchNetwork, evaluation
+
+    with evaluation(module):
+        state = KeptState(module)
+        try:
+            yield TorchNetwork(Called(module, inputs, outputs))
         finally:
             state.restore()

@@ -166,9 +166,9 @@ def _refuse_state(module: torch.nn.Module, program: Program | None) -> None:
             where = f"module {path!r} ({type(owner).__name__})" if path else type(owner).__name__
             raise ExportError(
                 f"the network keeps state between calls: a call changes buffer {name!r} of "
-                f"{where}, and answers follow from it\n  What to do: a bundle cannot keep state "
-                "yet; give it to the network as an input and return it as an output, or do without "
-                "it in evaluation mode"
+                f"{where}, and answers follow from it\n  What to do: take it as an input, return "
+                "the new one as an output and name the two in Model(state={...}), or do without it "
+                "in evaluation mode"
             )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -312,10 +313,10 @@ def is_external(tensor: ir.TensorProtocol) -> bool:
     return tensor.dtype != ir.DataType.STRING and tensor.nbytes >= EXTERNAL_BYTES
 
 
-def precision(model: ir.Model) -> str:
+def precision(*models: ir.Model) -> str:
     """``fp16`` when most bytes of floating-point weights are float16, else ``fp32``."""
     sizes = {ir.DataType.FLOAT16: 0, ir.DataType.FLOAT: 0}
-    for value in model.graph.initializers.values():
+    for value in chain(*(model.graph.initializers.values() for model in models)):
         if value.const_value is not None and value.const_value.dtype in sizes:
             sizes[value.const_value.dtype] += value.const_value.nbytes
     return "fp16" if sizes[ir.DataType.FLOAT16] > sizes[ir.DataType.FLOAT] else "fp32"

@@ -26,6 +26,7 @@ from mmedge_export.partition.flops import measure_shapes, node_flops
 from mmedge_export.partition.frontier import frontier
 from mmedge_export.partition.push_concat import Moved, push_concat
 from mmedge_export.partition.segment_attention import segment_attention
+from mmedge_export.partition.states import STATES, assign_states
 from mmedge_export.passes.name_sizes import NameSizesPass
 from mmedge_export.passes.simplify_reshapes import SimplifyReshapesPass
 
@@ -85,6 +86,7 @@ def split(
     *,
     least_flops: int = LEAST_FLOPS,
     rearrange: bool = True,
+    states: Mapping[str, str] | None = None,
 ) -> Split:
     """Cut a graph by modality.
 
@@ -95,6 +97,8 @@ def split(
         least_flops: encoders with less work stay in the fusion stage.
         rearrange: whether to simplify reshapes, push work up through concatenations and segment
             attention, without which less can be cut.
+        states: the output that the next run takes, by the input that takes it; inputs of states
+            are sorted into groups here.
 
     Returns:
         One part where there is nothing to cut; ``cut.remarks`` says why.
@@ -108,6 +112,9 @@ def split(
     LiftSubgraphInitializersToMainGraphPass()(model)
     RemoveUnusedNodesPass()(model)
     NameSizesPass()(model)
+    states = states or {}
+    if states:
+        groups = assign_states(model.graph, groups, states)
     moves: Sequence[Moved] = ()
     replaced = 0
     if rearrange:
@@ -120,7 +127,7 @@ def split(
         if replaced:
             NameSizesPass()(model)
     _name_values(model)
-    return _Cutter(model, groups, example, least_flops).cut(
+    return _Cutter(model, groups, example, least_flops, states).cut(
         [(move.modality, move.what, move.nodes) for move in moves], replaced
     )
 
@@ -134,10 +141,12 @@ class _Cutter:
         groups: Mapping[str, Sequence[str]],
         example: Mapping[str, Array],
         least_flops: int,
+        states: Mapping[str, str],
     ) -> None:
         self.model = model
         self.graph = model.graph
         self.groups = groups
+        self.states = states
         self.least_flops = least_flops
         self.remarks: list[str] = []
         self.shapes = measure_shapes(model, example)
@@ -158,6 +167,12 @@ class _Cutter:
         fusion = self._find_fusion(encoders)
         self._bind_sizes(encoders, fusion)
         parts = self._make_parts(encoders, fusion)
+        if (state := self._divided_state(parts)) is not None:
+            self.remarks.append(
+                f"not cut: state {state!r} would be taken and given by different stages"
+            )
+            part = Part("model", None, self.model, sum(self.flops_of.values()))
+            return Split(self.model, (part,), Cut((), tuple(self.remarks)))
         if replaced:
             self.remarks.append(
                 f"{replaced} attentions over concatenated memories read each segment where it "
@@ -178,7 +193,7 @@ class _Cutter:
         if len(live) < 2:
             self.remarks.append("nothing to cut: the outputs depend on one modality")
             return {}
-        if len(live) < len(self.groups) and all(
+        if len(live) < len(self.groups) - (STATES in self.groups) and all(
             len(self.value_owner.get(v, NOBODY)) < 2 for v in self.graph.outputs
         ):
             self.remarks.append("nothing to cut: an input that is not used has no stage to go to")
@@ -203,8 +218,18 @@ class _Cutter:
             self.remarks.append("nothing to cut: no modality has work of its own")
         return encoders
 
+    def _divided_state(self, parts: Sequence[Part]) -> str | None:
+        """A state that is not one part's, if there is any."""
+        for name, output in self.states.items():
+            takers = [part.name for part in parts if name in part.inputs]
+            if takers != [part.name for part in parts if output in part.outputs]:
+                return name
+        return None
+
     def _find_fusion(self, encoders: dict[str, set[ir.Node]]) -> set[ir.Node]:
         """What mixes modalities; the encoders give up what is cheaper to have here."""
+        state_outputs = set(self.states.values())
+        pinned = {v.producer() for v in self.graph.outputs if v.name in state_outputs}
         for nodes in encoders.values():
             given_up = frontier(
                 [node for node in self.graph if node in nodes],
@@ -212,7 +237,8 @@ class _Cutter:
                 self.flops_of,
                 self._values_leaving(nodes),
             )
-            nodes.difference_update(given_up)
+            if not pinned.intersection(given_up):  # who takes a state gives it
+                nodes.difference_update(given_up)
         inside = set().union(*encoders.values())
         fusion = {node for node, owner in self.owner.items() if owner and node not in inside}
         unowned = [
@@ -304,6 +330,7 @@ class _Cutter:
         self, encoders: Mapping[str, Collection[ir.Node]], fusion: Collection[ir.Node]
     ) -> tuple[Part, ...]:
         outputs = list(self.graph.outputs)
+        state_outputs = set(self.states.values())
         names = _stage_names(encoders)
         parts = []
         for key, nodes in encoders.items():
@@ -326,7 +353,9 @@ class _Cutter:
             self.remarks.append("no fusion stage: every output depends on one modality")
         for part in parts:
             own_outputs = (
-                [v.name for v in outputs if v.name in part.outputs] if part.modality else []
+                [v.name for v in outputs if v.name in part.outputs and v.name not in state_outputs]
+                if part.modality
+                else []
             )
             if own_outputs and stage_outputs:
                 self.remarks.append(
@@ -373,11 +402,17 @@ class _Cutter:
 
     def _live_modalities(self) -> Owner:
         """Modalities whose content reaches an output."""
-        return NOBODY.union(*(self.value_owner.get(v, NOBODY) for v in self.graph.outputs))
+        of_outputs = (self.value_owner.get(v, NOBODY) for v in self.graph.outputs)
+        return NOBODY.union(*of_outputs) - {STATES}
 
     def _note_unused_inputs(self) -> None:
         live = self._live_modalities()
-        idle = {name for key, names in self.groups.items() if key not in live for name in names}
+        idle = {
+            name
+            for key, names in self.groups.items()
+            if key not in live and key != STATES
+            for name in names
+        }
         unused_inputs = [str(v.name) for v in self.graph.inputs if v.name in idle or not v.uses()]
         if unused_inputs:
             self.remarks.append(f"no output depends on input {', '.join(unused_inputs)}")

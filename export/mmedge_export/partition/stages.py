@@ -64,8 +64,10 @@ def whole_stage(
     folder: Path,
     remarks: Sequence[str] = (),
     flops: int = 0,
+    *,
+    name: str = "model",
 ) -> ExportedStages:
-    """The network as one stage, ``model``.
+    """The network as one stage.
 
     Args:
         graph: of the network.
@@ -74,12 +76,13 @@ def whole_stage(
         folder: for the files.
         remarks: why it is not cut.
         flops: of one run on the example.
+        name: of the stage.
     """
     _declare(graph, outputs)
-    files = save({"model": graph.model}, folder)
-    runner = Runner(folder / "onnx/model.onnx", list(model.outputs))
+    files = save({name: graph.model}, folder)
+    runner = Runner(folder / f"onnx/{name}.onnx", list(model.outputs))
     inputs, results, dimensions = graph.specs(model, outputs, runner.shapes)
-    stage = Stage("model", "onnx/model.onnx", inputs, results, flops=flops)
+    stage = Stage(name, f"onnx/{name}.onnx", inputs, results, flops=flops)
     return ExportedStages(
         (stage,), files, dimensions, Cut((), tuple(remarks)), runner, lambda _: {}
     )
@@ -104,6 +107,7 @@ def make_stages(
     *,
     whole: bool,
     least_flops: int = LEAST_FLOPS,
+    states: Mapping[str, str] | None = None,
 ) -> ExportedStages:
     """Cut the network by modality where there is something to cut.
 
@@ -118,6 +122,7 @@ def make_stages(
         folder: for the files.
         whole: keep the uncut network as a plan beside the cut one. Its graph shares their weights.
         least_flops: of an encoder (:func:`mmedge_export.partition.split.split`).
+        states: the output that the network's next run takes, by the input that takes it.
     """
     remarks: list[str] = []
     for rearranged in (True, False):
@@ -128,6 +133,7 @@ def make_stages(
                 example,
                 least_flops=least_flops,
                 rearrange=rearranged,
+                states=states,
             )
             parts = replace(parts, cut=replace(parts.cut, remarks=(*remarks, *parts.cut.remarks)))
             return _cut_stages(parts, graph, model, example, outputs, folder, keep_whole=whole)

@@ -24,7 +24,7 @@ def draft_onnx(source: str, place: Path) -> Draft:
     path = Path(source)
     file = load_file(path)
     model = read_onnx(path)
-    model, remark = settle(model, file, reference(file, model))
+    model, remark = settle(model, file, reference(file, model.outputs))
     there = os.path.relpath(path.resolve(), place.resolve().parent)
     inputs = [
         DraftInput(name, value.example, value.dynamic, "CHECK: made up; a real one is better")

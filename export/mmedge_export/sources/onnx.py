@@ -24,7 +24,7 @@ from mmedge_export.sources.onnx_normalize import OWN_DOMAIN, normalize, read_mod
 from mmedge_export.sources.onnx_rules import check_operators, refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
     from pathlib import Path
 
 __all__ = ["load_file", "match", "read_onnx", "reference", "settle"]
@@ -119,8 +119,14 @@ def match(model: Model, file: OnnxFile) -> None:
         _check_input(file, graph_inputs[name], value.example, value.shape())
 
 
-def reference(file: OnnxFile, model: Model) -> Callable[[Mapping[str, Array]], dict[str, Array]]:
+def reference(
+    file: OnnxFile, names: Collection[str]
+) -> Callable[[Mapping[str, Array]], dict[str, Array]]:
     """The file itself in ONNX Runtime, by the names of the bundle.
+
+    Args:
+        file: the ONNX file.
+        names: of the outputs.
 
     Raises:
         ExportError: ONNX Runtime does not load it.
@@ -135,7 +141,7 @@ def reference(file: OnnxFile, model: Model) -> Callable[[Mapping[str, Array]], d
 
     def run(values: Mapping[str, Array]) -> dict[str, Array]:
         outputs_by_file_name = runner({old: values[new] for new, old in inputs.items()})
-        results = {name: outputs_by_file_name[outputs[name]] for name in model.outputs}
+        results = {name: outputs_by_file_name[outputs[name]] for name in names}
         for name, value in results.items():
             where = f"{file.path}: output {name!r}"
             if not isinstance(value, np.ndarray) or value.dtype.name not in DTYPES:

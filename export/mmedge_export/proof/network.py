@@ -1,0 +1,210 @@
+"""One network becomes a graph in stages that is proven to compute it: trace, cut, check.
+
+A bundle has one such network, or several: what is computed once for a call, and what a loop runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mmedge.errors import ExportError
+from mmedge.spec import Array, Range, Sample
+from mmedge_export.capture import parity, probe_inputs
+from mmedge_export.capture.case import ParityCase
+from mmedge_export.capture.coverage import (
+    Coverage,
+    beyond,
+    least_integer,
+    to_vary,
+    variations,
+    wider,
+)
+from mmedge_export.capture.finite import check_outputs, check_weights
+from mmedge_export.capture.golden import absences, checked, every, golden, has_other_sizes
+from mmedge_export.capture.limits import Limits
+from mmedge_export.capture.reference import open_reference
+from mmedge_export.capture.try_sizes import try_sizes
+from mmedge_export.passes.guard_division import GuardDivisionPass
+
+if TYPE_CHECKING:
+    from mmedge_export.capture.captured_graph import CapturedGraph
+    from mmedge_export.capture.proof_options import ProofOptions
+    from mmedge_export.model import Model
+    from mmedge_export.partition.stages import ExportedStages
+
+__all__ = ["ChooseStages", "NetworkProof", "prove"]
+
+#: Makes the stages of a captured graph, given the network, and the example's inputs and outputs.
+ChooseStages = Callable[
+    ["CapturedGraph", "Model", Mapping[str, Array], Mapping[str, Array]], "ExportedStages"
+]
+
+
+@dataclass(frozen=True)
+class NetworkProof:
+    """A network's stages, and what they were held against.
+
+    Attributes:
+        model: the network; of an ONNX file with the examples and sizes that it takes.
+        graph: of all of it.
+        stages: made of the graph.
+        samples: golden samples, with the network's own outputs.
+        absent: the example without optional modalities.
+        outputs: those of the example.
+        sizes: the example at other sizes that the network takes.
+        limits: what the graph assumes of sizes.
+        ranges: what the inputs held in the samples that were given.
+        remarks: what a user may notice of how an ONNX file was taken.
+        worst: the largest relative difference of an output.
+    """
+
+    model: Model
+    graph: CapturedGraph
+    stages: ExportedStages
+    samples: tuple[Sample, ...]
+    absent: tuple[Sample, ...]
+    outputs: Mapping[str, Array]
+    sizes: tuple[ParityCase, ...]
+    limits: Limits
+    ranges: Mapping[str, Range]
+    remarks: tuple[str, ...]
+    worst: float
+
+    def all_samples(self) -> tuple[Sample, ...]:
+        """The golden samples of a bundle, with every stage's outputs."""
+        return tuple(
+            Sample(
+                sample.inputs,
+                {**sample.outputs, **self.stages.boundary_tensors(sample.inputs)},
+            )
+            for sample in (*self.samples, *self.absent)
+        )
+
+
+def prove(model: Model, choose_stages: ChooseStages, options: ProofOptions) -> NetworkProof:
+    """Capture a network, make its stages, and hold them against it.
+
+    Args:
+        model: the network.
+        choose_stages: makes the stages.
+        options: how.
+
+    Raises:
+        ExportError: as :func:`mmedge_export.export_bundle.export`.
+    """
+    tell, leave, tolerance = options.tell, options.leave, options.tolerance
+    if not options.allow_nan:
+        check_weights(model)
+    with open_reference(model) as network:
+        tell("running the network itself")
+        for remark in network.remarks:
+            tell(f"  {remark}")
+        model, run_network = network.model, network.run
+        if model.made_up is not None:
+            leave("the example is made up; --example FILE gives a real one")
+        values = probe_inputs.example(model)
+        outputs = network.repeated(values, tolerance, leave)
+        if not options.allow_nan:
+            check_outputs(model, outputs, "the example")
+        absent = absences(model, run_network, outputs, leave)
+        ranges: dict[str, Range] = {}
+        samples_given = _record_ranges(model, checked(model), ranges)
+        least = least_integer(network.graph)
+        samples = golden(
+            model,
+            run_network,
+            samples_given,
+            options.samples,
+            allow_nan=options.allow_nan,
+            least=least,
+        )
+        base = ParityCase("the example", values, outputs)
+        tell("tracing")
+        graph = network.trace(options.opset)
+        limits = Limits(graph.relations, model.domain())
+        for check in graph.checks:
+            leave(f"what the network checks of values at {check}: the graphs do not make the check")
+        GuardDivisionPass()(graph.model)
+        exported_stages = choose_stages(graph, model, values, outputs)
+        tell("checking the graph against the network")
+        size_cases = try_sizes(
+            model,
+            limits,
+            run_network,
+            exported_stages.run,
+            tolerance,
+            leave,
+            varied=has_other_sizes(model, samples),
+        )
+        first_cases = [base, *absent, *size_cases]
+        coverage, unproven = Coverage(model), list[str]()
+
+        def varied() -> Iterator[ParityCase]:
+            """What the samples, all of them checked by now, kept constant."""
+            unproven.extend(to_vary(model, coverage.constant()))
+            yield from variations(model, run_network, base, unproven, leave, least=least)
+            if coverage.silent():
+                yield from wider(model, run_network, base)
+
+        seen_cases = coverage.watch(
+            chain(every(model, run_network, samples, samples_given, tell, leave), varied())
+        )
+        worst = parity.check(graph, exported_stages.run, chain(first_cases, seen_cases), tolerance)
+        parity.check_operators(graph, [base, *size_cases[-1:]], tolerance, leave)
+        for case in beyond(model, run_network, base):
+            try:
+                parity.check(graph, exported_stages.run, [case], tolerance)
+            except ExportError as fault:
+                leave(f"{case.what}: there the graph is another function ({fault})")
+        for finding in coverage.findings():
+            leave(finding)
+    return NetworkProof(
+        model=model,
+        graph=graph,
+        stages=exported_stages,
+        samples=tuple(samples),
+        absent=tuple(Sample(case.inputs, case.outputs) for case in absent),
+        outputs=outputs,
+        sizes=tuple(size_cases),
+        limits=limits,
+        ranges=ranges,
+        remarks=network.remarks,
+        worst=worst,
+    )
+
+
+def _record_ranges(
+    model: Model, samples: Iterator[dict[str, Array]] | None, ranges: dict[str, Range]
+) -> Iterator[dict[str, Array]] | None:
+    """``samples``, and in ``ranges`` what each input of numbers held so far (no token ids)."""
+    if samples is None:
+        return None
+    tokens = {
+        name
+        for names in model.modalities().values()
+        if any(model.inputs[n].tokenizer is not None for n in names)
+        for name in names
+    }
+
+    def watched() -> Iterator[dict[str, Array]]:
+        for inputs in samples:
+            for name, value in inputs.items():
+                if name not in tokens and value.dtype != np.bool_:
+                    _widen(ranges, name, value)
+            yield inputs
+
+    return watched()
+
+
+def _widen(ranges: dict[str, Range], name: str, value: Array) -> None:
+    finite = value[np.isfinite(value)]
+    if not finite.size:
+        return
+    low, high = float(finite.min()), float(finite.max())
+    before = ranges.get(name, Range(low, high))
+    ranges[name] = Range(min(low, before.min), max(high, before.max))

@@ -1,0 +1,162 @@
+"""Networks with loops: what is exported generates what torch generates, in plain ONNX Runtime."""
+
+from __future__ import annotations
+
+import loop_networks as networks
+import numpy as np
+import onnxruntime as ort
+import pytest
+import torch
+from shared import once
+
+from mmedge.bundle import Bundle
+from mmedge_export import export
+
+
+def exported(name: str, tmp_path_factory) -> Bundle:
+    def make(folder):
+        export(getattr(networks, name)(), folder / "net").close()
+
+    return Bundle.open(once(tmp_path_factory, f"loop-{name}", make) / "net")
+
+
+class PlainLoop:
+    """A bundle's graphs in ONNX Runtime, and nothing of mmedge's runtime."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.manifest = bundle.manifest
+        self.loop = self.manifest.loop
+        self.first = bundle.first_states()
+        self.sessions = {
+            stage.name: ort.InferenceSession(
+                str(bundle.path / stage.graph), providers=["CPUExecutionProvider"]
+            )
+            for stage in self.manifest.stages
+        }
+
+    def run(self, stage: str, tensors: dict) -> dict:
+        session = self.sessions[stage]
+        names = [value.name for value in session.get_outputs()]
+        feeds = {value.name: tensors[value.name] for value in session.get_inputs()}
+        return dict(zip(names, session.run(names, feeds), strict=True))
+
+    def constants(self, inputs: dict) -> dict:
+        tensors = dict(inputs)
+        for stage in self.manifest.in_order() if self.manifest.outputs else ():
+            tensors |= self.run(stage.name, tensors)
+        return tensors
+
+    def generate(self, inputs: dict) -> np.ndarray:
+        loop, tensors = self.loop, self.constants(inputs)
+        specs = {spec.name: spec for stage in self.manifest.loop_stages() for spec in stage.inputs}
+        batch = len(next(iter(inputs.values())))
+        for state in self.manifest.states:
+            if state.initial == "output":
+                tensors[state.input] = tensors[state.source]
+            else:
+                shape = [
+                    size if isinstance(size, int) else batch if size == "batch" else 0
+                    for size in specs[state.input].shape
+                ]
+                tensors[state.input] = np.zeros(shape, np.float32)
+        tokens = np.tile(np.array(loop.start, np.int64), (batch, 1))
+        if loop.token in inputs:
+            tokens = np.concatenate([tokens, inputs[loop.token]], 1)
+        rank, place, chosen = len(specs[loop.token].shape), 0, []
+        ended = np.zeros(batch, bool)
+        while True:
+            pieces = [tokens] if rank == 2 else [tokens[:, i] for i in range(tokens.shape[1])]
+            for piece in pieces:
+                tensors[loop.token] = piece
+                if loop.position is not None:
+                    line = np.arange(place, place + piece.shape[1])
+                    tensors[loop.position] = np.tile(line, (batch, 1))
+                outputs = self.run(loop.stage, tensors)
+                tensors |= {state.input: outputs[state.output] for state in self.manifest.states}
+                place += piece.shape[1] if rank == 2 else 1
+            logits = outputs[loop.logits]
+            best = (logits[:, -1] if logits.ndim == 3 else logits).argmax(-1)
+            ended |= np.isin(best, loop.stop)
+            best[ended] = loop.stop[0]
+            if ended.all():
+                break
+            chosen.append(best)
+            if len(chosen) == loop.limit:
+                break
+            tokens = best[:, None]
+        return np.stack(chosen, 1) if chosen else np.zeros((batch, 0), np.int64)
+
+
+@pytest.mark.parametrize("name", ["captions", "prefixed", "spoken", "continued"])
+def test_the_graphs_generate_what_the_bundle_says(name, tmp_path_factory):
+    with exported(name, tmp_path_factory) as bundle:
+        plain = PlainLoop(bundle)
+        samples = bundle.samples()
+        assert len(samples) >= 3
+        for sample in samples:
+            assert np.array_equal(plain.generate(sample.inputs), sample.loop["tokens"])
+        # Runs that are all alike would show nothing.
+        assert len({sample.loop["tokens"].tobytes() for sample in samples}) > 1
+
+
+def test_golden_tokens_are_those_that_torch_generates(tmp_path_factory):
+    with exported("captions", tmp_path_factory) as bundle:
+        samples = bundle.samples()
+    model = networks.captions()
+    encoder, step, loop = model.module, model.loop.step, model.loop
+    for sample in samples:
+        inputs = {name: torch.from_numpy(value.copy()) for name, value in sample.inputs.items()}
+        with torch.no_grad():
+            constants = encoder(**inputs)
+            batch = len(inputs["image"])
+            sequence = torch.full((batch, 1), loop.start[0])
+            for _ in range(loop.limit):
+                # All of it anew each time: no cache, no state.
+                empty = torch.zeros(batch, networks.HEADS, 0, networks.WIDTH // networks.HEADS)
+                logits = step(sequence, empty, empty, **constants)["logits"][:, -1]
+                sequence = torch.cat([sequence, logits.argmax(-1)[:, None]], 1)
+        for row, tokens in zip(sequence[:, 1:].numpy(), sample.loop["tokens"], strict=True):
+            stops = np.flatnonzero(row == loop.stop[0])
+            count = stops[0] if len(stops) else len(row)
+            assert np.array_equal(row[:count], tokens[:count])
+            assert (tokens[count:] == loop.stop[0]).all()
+        assert sample.loop["logits"].shape[1] <= sample.loop["tokens"].shape[1] + 1
+
+
+def test_encoders_and_step_are_stages_and_only_the_step_has_states(tmp_path_factory):
+    with exported("captions", tmp_path_factory) as bundle:
+        manifest = bundle.manifest
+    assert [(stage.name, stage.modality) for stage in manifest.stages] == [
+        ("image", "image"),
+        ("audio", "audio"),
+        ("step", None),
+    ]
+    (plan,) = manifest.plans
+    assert plan.name == "cut"
+    assert {state.stage for state in manifest.states} == {"step"}
+    past = manifest.dimensions["past"]
+    assert (past.min, past.max) == (0, 12)  # one token to begin with, eleven that are fed again
+    assert manifest.dimensions["new"].opt == 1
+    assert not manifest.not_checked
+
+
+def test_a_state_may_begin_as_what_the_module_gives(tmp_path_factory):
+    with exported("prefixed", tmp_path_factory) as bundle:
+        manifest = bundle.manifest
+    assert [(s.input, s.initial, s.source, s.axis) for s in manifest.states] == [
+        ("past_k", "output", "initial.past_k", 2),
+        ("past_v", "output", "initial.past_v", 2),
+    ]
+    assert manifest.stages[0].modality == "image"
+    with exported("spoken", tmp_path_factory) as bundle:
+        (state,) = bundle.manifest.states
+    assert (state.initial, state.source, state.axis) == ("output", "initial.h", None)
+
+
+def test_a_text_alone_needs_no_other_stage(tmp_path_factory):
+    with exported("continued", tmp_path_factory) as bundle:
+        manifest = bundle.manifest
+        assert [stage.name for stage in manifest.stages] == ["step"]
+        assert manifest.outputs == ()
+        assert list(manifest.inputs()) == ["input_ids"]
+        assert manifest.dimensions["past"].max == 16 + 9 - 1
