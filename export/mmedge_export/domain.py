@@ -52,6 +52,7 @@ class SizeDomain:
         self.dimensions = dict(dimensions)
         self.constraints = tuple(constraints)
         self.relations = Relations(self.dimensions, self.constraints)
+        self._breaks: dict[str, tuple[dict[str, int], ...]] = {}
 
     def unconstrained(self) -> SizeDomain:
         """This domain without its constraints."""
@@ -88,7 +89,11 @@ class SizeDomain:
         sizes, sizes around the example's, the limits, powers of two, and what lies around the
         numbers in the relation.
         """
-        return [sizes for sizes in self.trials(relation) if not relation.holds(sizes)]
+        if relation.text not in self._breaks:  # thousands of sizes, and the same few are asked for
+            self._breaks[relation.text] = tuple(
+                sizes for sizes in self.trials(relation) if not relation.holds(sizes)
+            )
+        return list(self._breaks[relation.text])
 
     def trials(self, relation: Question) -> list[dict[str, int]]:
         """The allowed sizes that :meth:`breaks` looks at."""
@@ -100,6 +105,8 @@ class SizeDomain:
             numbers = {int(number) for number in re.findall(r"\d+", relation.text)}
             axes = [self._choose(self.dimensions[name], numbers, len(names)) for name in names]
         combinations = (dict(zip(names, sizes, strict=True)) for sizes in _some(axes))
+        if not self.relations.any:
+            return list(combinations)
         return [sizes for sizes in combinations if self.relations.holds(sizes)]
 
     def _count(self, name: str) -> int | None:

@@ -96,6 +96,8 @@ class Limits:
 
     def constraints(self) -> tuple[Constraint, ...]:
         """The domain's, each with the line of the network that it is for, where that is known."""
+        if not self.domain.constraints:
+            return ()
         free_domain = self.domain.unconstrained()
         sources: dict[str, str] = {}
         for relation, question in sorted(self._relations, key=lambda pair: not pair[0].direct):

@@ -8,6 +8,7 @@ import re
 import sys
 import sysconfig
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -176,6 +177,7 @@ def local(frame: FrameType, name: str) -> Any:  # noqa: ANN401
     return value
 
 
+@cache  # a trace asks of the same files thousands of times
 def is_users(file: str) -> bool:
     """Whether ``file`` is a network's own code, or a model library's: no tool that runs it."""
     path = Path(file)
