@@ -27,6 +27,10 @@ for name, examples in (("short", 100), ("medium", 300), ("long", 2000)):
     )
 settings.load_profile("short")
 
+# A tenth of the time of tests that export went by in looking for garbage, ten times as often as
+# this, among all that torch and thousands of collected tests have on the heap.
+gc.set_threshold(7_000, 10, 10)
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from shared import once
+from shared import once, translations_read_once
 
 from mmedge.bench import subprocesses
 from mmedge.bench.stats import block_timer
@@ -24,7 +24,14 @@ def brief_timing() -> Iterator[None]:
         patch.setattr(subprocesses, "BLOCKS", 1)
         patch.setattr(subprocesses, "BLOCK_MS", 1.0)
         patch.setattr(block_timer, "PAUSE_S", 0.0)
-        patch.setattr(block_timer, "BLOCK_S", 0.002)
+        patch.setattr(block_timer, "BLOCK_S", 0.0003)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_exports() -> Iterator[None]:
+    """Exports of one process share what torch reads anew for each."""
+    with translations_read_once():
         yield
 
 
