@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from mmedge.cli.app import run
+
 FACTORY = """
 import sys
 import numpy as np
@@ -103,11 +105,12 @@ def export(*words):
         ("evaluating", ("--precision", "int8"), "evaluation sample 390 raised", "no such"),
     ],
 )
-def test_the_users_line_is_named(net, tmp_path, factory, words, said, line):
-    done = export(f"{net}:{factory}", "-o", tmp_path / "b", *words, "--json")
-    assert done.returncode == 1
-    assert "Traceback" not in done.stderr
-    error = json.loads(done.stdout)["error"]
+def test_the_users_line_is_named(net, tmp_path, capfd, factory, words, said, line):
+    code = run(["export", f"{net}:{factory}", "-o", str(tmp_path / "b"), *words, "--json"])
+    assert code == 1
+    printed = capfd.readouterr()
+    assert "Traceback" not in printed.err
+    error = json.loads(printed.out)["error"]
     assert error["kind"] == "ExportError"
     assert said in error["message"]
     assert line in error["message"]

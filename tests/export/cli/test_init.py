@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import ast
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +12,7 @@ import pytest
 from onnx import TensorProto, helper
 
 import mmedge
+from mmedge.cli.app import run
 
 NETWORKS = """
 import torch
@@ -63,17 +62,24 @@ def folder(tmp_path):
     return tmp_path
 
 
-def call(folder, *words, expect=0):
-    command = [sys.executable, "-m", "mmedge", *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
-    assert done.returncode == expect, done.stderr + done.stdout
-    assert "Traceback" not in done.stderr
-    return done
+@pytest.fixture
+def call(folder, monkeypatch, capfd):
+    """Runs a command in the folder, and returns what it printed."""
+    monkeypatch.chdir(folder)
+
+    def run_command(*words, expect=0):
+        code = run(list(map(str, words)))
+        printed = capfd.readouterr()
+        assert code == expect, printed.err + printed.out
+        assert "Traceback" not in printed.err
+        return printed
+
+    return run_command
 
 
 @pytest.mark.parametrize("name", ["Fuse", "build", "made"])
-def test_a_torch_module_whose_sizes_its_layers_tell(folder, name):
-    said = json.loads(call(folder, "init", f"nets.py:{name}", "--json").stdout)
+def test_a_torch_module_whose_sizes_its_layers_tell(folder, call, name):
+    said = json.loads(call("init", f"nets.py:{name}", "--json").out)
     assert said["fill_in"] == []
     assert said["inputs"] == {
         "image": "float32[1, 3, 64, 64]", "words": "int64[1, 16]", "state": "float32[1, 7]",
@@ -83,22 +89,22 @@ def test_a_torch_module_whose_sizes_its_layers_tell(folder, name):
     for words in ("rate_hz=30.0", "modality=", "load_state_dict", "metric="):
         assert words in text
     if name == "Fuse":
-        call(folder, "export", "factory.py:factory", "-o", "b", "--no-split", "-q")
+        call("export", "factory.py:factory", "-o", "b", "--no-split", "-q")
         with mmedge.load(folder / "b") as pipe:
             assert list(pipe.bundle.manifest.inputs()) == ["image", "words", "state"]
 
 
-def test_what_cannot_be_told_is_marked_and_runs_when_filled_in(folder):
+def test_what_cannot_be_told_is_marked_and_runs_when_filled_in(folder, call):
     (folder / "sub").mkdir()
     place = folder / "sub" / "needs.py"
-    done = call(folder, "init", "nets.py:Needs", "-o", place)
+    done = call("init", "nets.py:Needs", "-o", place)
     for words in ("fill in the arguments", "an example of state", "the names of the outputs"):
-        assert words in done.stderr
+        assert words in done.err
     text = place.read_text()
     assert text.count("FILL IN") >= 4
-    failed = call(folder, "export", f"{place}:factory", "-o", "b", expect=1)
+    failed = call("export", f"{place}:factory", "-o", "b", expect=1)
     line = next(n for n, one in enumerate(text.splitlines(), 1) if one.startswith("    network"))
-    assert f"fill in hidden ({place}, line {line}, in factory" in failed.stderr
+    assert f"fill in hidden ({place}, line {line}, in factory" in failed.err
     text = text.replace("hidden=fill_in('hidden')", "hidden=5")
     text = text.replace('[fill_in("a name for each output")]', '["force"]')
     text = text.replace("np.zeros(fill_in('the shape of state, such as (1, 3, 224, 224)')",
@@ -109,18 +115,18 @@ def test_what_cannot_be_told_is_marked_and_runs_when_filled_in(folder):
         assert f"# {words}" in text
         text = text.replace(f"# {words}", words)
     place.write_text(text)
-    call(folder, "export", f"{place}:factory", "-o", "b", "-q")
+    call("export", f"{place}:factory", "-o", "b", "-q")
 
 
-def test_a_network_that_cannot_be_traced_still_gets_its_inputs(folder):
-    call(folder, "init", "nets.py:Odd")
+def test_a_network_that_cannot_be_traced_still_gets_its_inputs(folder, call):
+    call("init", "nets.py:Odd")
     text = (folder / "factory.py").read_text()
     ast.parse(text)
     assert '"pose": Input(' in text
     assert '"other": Input(' in text
 
 
-def test_an_onnx_file_runs_as_it_stands(folder):
+def test_an_onnx_file_runs_as_it_stands(folder, call):
     nodes = [
         helper.make_node("Gather", ["table", "ids"], ["rows"]),
         helper.make_node("ReduceMean", ["rows", "axis"], ["mean"], keepdims=0),
@@ -142,11 +148,11 @@ def test_an_onnx_file_runs_as_it_stands(folder):
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     onnx.save(model, folder / "my net.onnx")
     (folder / "sub").mkdir()
-    said = call(folder, "init", "my net.onnx", "-o", "sub/net.py", "--json")
-    assert json.loads(said.stdout)["fill_in"] == []
+    said = call("init", "my net.onnx", "-o", "sub/net.py", "--json")
+    assert json.loads(said.out)["fill_in"] == []
     text = (folder / "sub" / "net.py").read_text()
     assert '{0: "n", 1: "tokens"}' in text
-    call(folder, "export", "sub/net.py:factory", "-o", "b", "-q")
+    call("export", "sub/net.py:factory", "-o", "b", "-q")
     with mmedge.load(folder / "b") as pipe:
         assert [m.name for m in pipe.bundle.manifest.modalities] == ["ids", "state", "flag"]
 
@@ -169,9 +175,9 @@ def test_an_onnx_file_runs_as_it_stands(folder):
         (("nets.py:Fuse", "-o", "none/a.py"), 2, "there is no folder"),
     ],
 )
-def test_what_cannot_be_looked_at_is_told_and_nothing_is_written(folder, words, code, said):
-    done = call(folder, "init", *words, expect=code)
-    assert said in done.stderr
+def test_what_cannot_be_looked_at_is_told_and_nothing_is_written(folder, call, words, code, said):
+    done = call("init", *words, expect=code)
+    assert said in done.err
     assert [path.name for path in folder.iterdir() if path.suffix] == ["nets.py"]
     assert (folder / "nets.py").read_text() == NETWORKS
 
