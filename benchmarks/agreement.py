@@ -70,7 +70,7 @@ def slow_down(share: float, which: Path) -> None:
             pass
         return found
 
-    Pipeline.timed = slower  # type: ignore[method-assign]
+    Pipeline.timed = slower  # type: ignore[assignment, method-assign]
 
 
 def child(bundles: Sequence[Path], arguments: argparse.Namespace) -> None:

@@ -26,6 +26,7 @@ from mmedge.errors import (
 if TYPE_CHECKING:
     from mmedge.bench.report.report import Report
     from mmedge.bundle import Bundle
+    from mmedge.execution.state import State
     from mmedge.pipeline import Pipeline, load
     from mmedge.stream import Stream
 
@@ -42,6 +43,7 @@ __all__ = [
     "NoVariantError",
     "Pipeline",
     "Report",
+    "State",
     "Stream",
     "__version__",
     "load",
@@ -58,6 +60,7 @@ _HOMES = {
     "Bundle": "mmedge.bundle",
     "Pipeline": "mmedge.pipeline",
     "Report": "mmedge.bench.report.report",
+    "State": "mmedge.execution.state",
     "Stream": "mmedge.stream",
     "load": "mmedge.pipeline",
 }

@@ -6,10 +6,12 @@ It is long, since it is one class whose methods are documented for users.
 from __future__ import annotations
 
 import threading
+from contextlib import nullcontext
 from copy import copy
 from dataclasses import replace
+from functools import partial
 from math import inf
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from mmedge.backends import SessionOptions
 from mmedge.backends.registry import probe
@@ -19,7 +21,9 @@ from mmedge.errors import BackendError, BundleError, InputError, MMEdgeError
 from mmedge.execution.finite import FiniteInputs
 from mmedge.execution.inputs import Feeds
 from mmedge.execution.loaded_plan import CACHE_BYTES, Laps, LoadedPlan
+from mmedge.execution.loop_run import CallOptions, check_options, deadline_of
 from mmedge.execution.scheduler import serially
+from mmedge.execution.state import State
 from mmedge.forks import ADVICE, watch
 
 if TYPE_CHECKING:
@@ -29,6 +33,8 @@ if TYPE_CHECKING:
 
     from mmedge.backends import Attention
     from mmedge.execution.feature_cache import CacheInfo
+    from mmedge.execution.loaded_plan import RunEncoders
+    from mmedge.execution.loop_run import LoopRun
     from mmedge.execution.scheduler import Schedule
     from mmedge.spec import Array, Decision, Device, Manifest, PlanName, Variant
     from mmedge.stream import Stream
@@ -77,6 +83,10 @@ class Pipeline:
         self._finite = None if allow_non_finite or not finite.names else finite
         self._disowned = False
         self._lock = threading.Lock()
+        self._state_owner = object()
+        manifest = bundle.manifest
+        self._takes_options = bool(manifest.loops or manifest.states)
+        self._input_names = {*manifest.inputs(), *(m.name for m in manifest.modalities)}
 
         def open_plan(name: PlanName) -> LoadedPlan:
             return LoadedPlan(
@@ -122,12 +132,27 @@ class Pipeline:
         """
         return self._loaded.cache_info()
 
-    def __call__(self, **inputs: Any) -> dict[str, Array]:  # noqa: ANN401
-        """Run once; each keyword is an input's name. See :meth:`run`."""
-        return self.run(inputs)
+    def __call__(self, **inputs: Any) -> dict[str, Any]:  # noqa: ANN401
+        """Run once; each keyword is an input's name, or else an option. See :meth:`run`."""
+        if not self._takes_options:
+            return self.run(inputs)
+        options = {
+            name: inputs.pop(name)
+            for name in CallOptions.__optional_keys__
+            if name in inputs and name not in self._input_names
+        }
+        return self.run(inputs, **options)
 
-    def run(self, inputs: Mapping[str, Any], *, cached: bool = True) -> dict[str, Array]:
+    def run(
+        self,
+        inputs: Mapping[str, Any],
+        *,
+        cached: bool = True,
+        **options: Unpack[CallOptions],
+    ) -> dict[str, Any]:
         """Run once. The encoder of a modality whose content came lately does not run again.
+
+        A bundle with a loop is run to its end; :meth:`iterate` gives the steps as they come.
 
         Args:
             inputs: array by input name, of the dtype and shape that ``bundle.manifest`` declares:
@@ -136,43 +161,110 @@ class Pipeline:
                 string. Optional modalities may be left out. Write to no array until the call
                 returns: this call's outputs would be wrong, though no later call's.
             cached: False runs every stage, and neither reads nor fills the feature cache.
+            options: for a bundle with state, ``state``: what the call begins with, and leaves its
+                state in (:meth:`state`); None: anew. For a loop that generates, also ``limit``
+                (most tokens, at most the bundle's), ``stop`` (the tokens that end a row, in place
+                of the bundle's; ``()``: none), ``seed``, ``temperature``, ``top_k`` and ``top_p``
+                (of the choice of tokens; None: the bundle's), and ``deadline_ms`` (milliseconds
+                from the call on after which no step begins). For a loop that denoises, ``seed``,
+                ``noise`` (the first noise, before it is scaled; None: of the seed) and
+                ``deadline_ms``.
 
         Returns:
-            NumPy array by output name, in the manifest's order. The caller may write to them.
+            NumPy array by output name, in the manifest's order. The caller may write to them. With
+            a loop, what the loop gives, and the outputs that it does not take. One that generates
+            gives ``tokens`` (int64 [batch, n]), ``lengths`` (int64 [batch]), ``finish`` (a list,
+            for each row ``stop``, ``limit``, ``deadline`` or ``cancel``), and ``text`` (a list)
+            where the bundle has a tokenizer for it.
 
         Raises:
-            InputError: a wrong name, dtype, rank or size; or NaN or infinity where no golden sample
-                has it (see :func:`load`).
+            InputError: a wrong name, dtype, rank or size; NaN or infinity where no golden sample
+                has it (see :func:`load`); or an option that does not fit.
+            TimeoutError: the deadline passed before a loop that denoises had an estimate.
             BackendError: the engine failed, or the pipeline is closed (another thread may close it
                 during the call).
         """
         # Read once: another thread may close the pipeline, or load another plan.
         loaded_plan = self._loaded
         direct = loaded_plan.direct
-        if direct is not None:
+        if direct is not None and not options:
             values = self._feeds.prepare(inputs)
             if self._finite is not None:
                 self._finite.check(values)
             return direct(values)
         return self._answer(
-            loaded_plan, inputs, cached=cached, run_encoders=loaded_plan.scheduler.run
+            loaded_plan,
+            inputs,
+            cached=cached,
+            run_encoders=loaded_plan.scheduler.run,
+            options=options,
         )[0]
 
+    def iterate(
+        self,
+        inputs: Mapping[str, Any],
+        *,
+        cached: bool = True,
+        **options: Unpack[CallOptions],
+    ) -> LoopRun:
+        """Run a bundle with a loop, and give its steps as they come.
+
+        The stages before the loop run at once, each step when it is asked for. Leaving the steps
+        cancels the rest.
+
+        >>> steps = pipe.iterate({"image": frame}, limit=50)        # doctest: +SKIP
+        >>> for step in steps:                                      # doctest: +SKIP
+        ...     print(step.text[0], end="", flush=True)
+        >>> answer = steps.result()                                 # doctest: +SKIP
+
+        Args:
+            inputs: as for :meth:`run`.
+            cached: as for :meth:`run`.
+            options: as for :meth:`run`.
+
+        Raises:
+            InputError: the bundle has no loop; or as :meth:`run`.
+            BackendError: as :meth:`run`.
+        """
+        loaded_plan = self._loaded
+        laps = Laps(loaded_plan.parts)
+        run_encoders = loaded_plan.scheduler.run
+        return self._begin_loop(
+            loaded_plan, inputs, laps, cached=cached, run_encoders=run_encoders, options=options
+        )
+
+    def state(self) -> State:
+        """A new :class:`mmedge.State`: what stages hand to themselves, for calls that follow.
+
+        Raises:
+            InputError: no stage of the bundle has state.
+        """
+        if not self.bundle.manifest.states:
+            raise InputError(f"{self!r} has no state; call it without")
+        return State(self._state_owner)
+
     def timed(
-        self, inputs: Mapping[str, Any], *, cached: bool = True
-    ) -> tuple[dict[str, Array], dict[str, int]]:
+        self,
+        inputs: Mapping[str, Any],
+        *,
+        cached: bool = True,
+        **options: Unpack[CallOptions],
+    ) -> tuple[dict[str, Any], dict[str, int]]:
         """Run once as :meth:`run` does, and return also the nanoseconds of each part of the call.
 
         - ``inputs``: checks, tokenizing, stand-ins, hashing.
         - Every stage by its name: 0 if its outputs came from the cache. The few microseconds before
-          a stage count as its own, so parts follow one another without a gap.
+          a stage count as its own, so parts follow one another without a gap. The stage of a loop
+          has the time of all steps, with the choice of tokens.
         - ``outputs``: collecting them, copying what the cache may hold, and freeing the tensors
           between stages.
 
         Encoders run one after another, even if :meth:`run` runs them at the same time. So the parts
         add up.
         """
-        return self._answer(self._loaded, inputs, cached=cached, run_encoders=serially)
+        return self._answer(
+            self._loaded, inputs, cached=cached, run_encoders=serially, options=options
+        )
 
     def _answer(
         self,
@@ -180,16 +272,75 @@ class Pipeline:
         inputs: Mapping[str, Any],
         *,
         cached: bool,
-        run_encoders: Callable[[Mapping[str, Callable[[], dict[str, Array]]]], Any],
-    ) -> tuple[dict[str, Array], dict[str, int]]:
+        run_encoders: RunEncoders,
+        options: CallOptions,
+    ) -> tuple[dict[str, Any], dict[str, int]]:
         """Outputs and the time of each part."""
         laps = Laps(loaded_plan.parts)
+        manifest = self.bundle.manifest
+        if manifest.loop is not None:
+            run = self._begin_loop(
+                loaded_plan, inputs, laps, cached=cached, run_encoders=run_encoders, options=options
+            )
+            while run.advance():
+                pass
+            laps.end(manifest.loop.stage)
+            outputs = run.result()
+            laps.end("outputs")
+            return outputs, laps.parts
+        if options:
+            check_options(manifest, options)
         self._check_open(loaded_plan)
+        values = self._prepare(inputs)
+        state = options.get("state")
+        with nullcontext() if state is None else state.use(self._state_owner):
+            outputs = loaded_plan.answer(
+                values, laps, cached=cached, run_encoders=run_encoders, state=state
+            )
+        return outputs, laps.parts
+
+    def _prepare(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         values = self._feeds.prepare(inputs)
         if self._finite is not None:
             self._finite.check(values)
-        outputs = loaded_plan.answer(values, laps, cached=cached, run_encoders=run_encoders)
-        return outputs, laps.parts
+        return values
+
+    def _begin_loop(
+        self,
+        loaded_plan: LoadedPlan,
+        inputs: Mapping[str, Any],
+        laps: Laps,
+        *,
+        cached: bool,
+        run_encoders: RunEncoders,
+        options: CallOptions,
+    ) -> LoopRun:
+        """Run what is before a loop."""
+        deadline = deadline_of(options.get("deadline_ms"))
+        loop = loaded_plan.loop
+        if loop is None:
+            raise InputError(f"{self!r} has no loop, so there are no steps; call run()")
+        check_options(self.bundle.manifest, options)
+        self._check_open(loaded_plan)
+        start = loop.starter(options, deadline)
+        state = options.get("state")
+        if state is not None:
+            state.acquire(self._state_owner)
+        try:
+            values = self._prepare(inputs)
+            return loaded_plan.begin_loop(
+                values,
+                laps,
+                start,
+                cached=cached,
+                run_encoders=run_encoders,
+                state=state,
+                check_open=partial(self._check_open, loaded_plan),
+            )
+        except BaseException:
+            if state is not None:
+                state.release()
+            raise
 
     def stream(
         self,
@@ -423,9 +574,6 @@ def load(
         })  # fmt: skip
     open_bundle = Bundle.open(path) if caller_bundle is None else caller_bundle
     try:
-        if open_bundle.manifest.loops or open_bundle.manifest.states:
-            # Run once through, a stage of a loop would answer, and answer wrongly.
-            raise BundleError(f"{path}: this version of mmedge runs no loops and keeps no state")
         if isolated is not None and isolated != open_bundle.digest:
             raise BundleError(f"{path}: changed since a child process loaded it; load it again")
         here = probe()

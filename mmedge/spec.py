@@ -428,6 +428,10 @@ class Manifest:
         """Whether a stage is the network by itself."""
         return any(plan.stages == (stage.name,) for plan in self.all_plans())
 
+    def has_cores(self, stage: Stage) -> bool:
+        """Whether a stage has the cores to itself: it is the network, or a loop's step."""
+        return stage.name == self.loop.stage if self.loop is not None else self.is_whole(stage)
+
     def in_order(self, plan: PlanName | None = None) -> tuple[Stage, ...]:
         """The stages of a plan so that each comes after those whose tensors it takes.
 

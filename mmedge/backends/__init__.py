@@ -9,11 +9,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
+    from mmedge.loop_spec import StateSpec
     from mmedge.spec import Array, TensorSpec
 
-__all__ = ["Attention", "Session", "SessionOptions"]
+__all__ = ["Attention", "Session", "SessionOptions", "Stepper", "SteppingSession"]
 
 
 class SessionOptions(NamedTuple):
@@ -77,3 +78,34 @@ class Session(Protocol):
 
     def close(self) -> None:
         """Free what the session holds. May be called twice."""
+
+
+class Stepper(Protocol):
+    """A stage with state that is run step by step, for one caller.
+
+    Between two runs the states stay where the backend has them. What it is given is read and never
+    written to; what :meth:`states` gave is not written to by later runs.
+    """
+
+    def begin(self, states: Mapping[str, Array]) -> None:
+        """Take these states, by their inputs, in the next run."""
+
+    def hold(self, tensors: Mapping[str, Any]) -> None:
+        """Take these inputs in every run from now on.
+
+        They are read at each run: who writes to an array in between changes what the next one
+        takes.
+        """
+
+    def run(self) -> dict[str, Array]:
+        """Run once, keep the new states, and return the other outputs by name."""
+
+    def states(self) -> dict[str, Array]:
+        """The states as they are now, by their inputs; not to be written to."""
+
+
+class SteppingSession(Session, Protocol):
+    """A session that has a way of its own to keep states; others are run with arrays."""
+
+    def stepper(self, states: Sequence[StateSpec]) -> Stepper | None:
+        """For one caller; None where it has no such way on this processor."""

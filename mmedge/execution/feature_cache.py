@@ -24,7 +24,7 @@ import numpy as np
 from xxhash import xxh3_128_digest
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from mmedge.spec import Array
 
@@ -71,7 +71,8 @@ class FeatureCache:
         self._limit = limit
         self._seed = int.from_bytes(os.urandom(8), "little")
         self._lock = threading.Lock()
-        self._entries: OrderedDict[tuple[str, Key], dict[str, Array]] = OrderedDict()
+        #: By modality and key: what is held, and its bytes.
+        self._entries: OrderedDict[tuple[str, Any], tuple[Any, int]] = OrderedDict()
         self._counts: dict[str, Counter[str]] = {modality: Counter() for modality in inputs}
         self._bytes = 0
         # Modalities whose content was new the last time: it will be so again, and is copied first.
@@ -80,26 +81,27 @@ class FeatureCache:
     def recall(
         self, modality: str, values: dict[str, Any]
     ) -> tuple[Mapping[str, Array] | None, Key | None]:
-        """The features of what ``values`` holds for ``modality``, or a key to hold them under.
+        """The features of what ``values`` holds for ``modality``, if any, and the key of it.
 
         Where there are none, the inputs in ``values`` are replaced by copies, and the key is that
         of the copies. Both are None for an array on a GPU. Counted; see :meth:`get`.
         """
         changing = modality in self._changing
         if changing:
-            self._copy_inputs(modality, values)
+            self.copy_inputs(modality, values)
         key = self.key(modality, values)
         features = self.get(modality, key) if key is not None else None
         if features is not None:
             self._changing.discard(modality)
-            return features, None
+            return features, key
         if key is not None and not changing:
             self._changing.add(modality)
-            self._copy_inputs(modality, values)
+            self.copy_inputs(modality, values)
             key = self.key(modality, values)
         return None, key
 
-    def _copy_inputs(self, modality: str, values: dict[str, Any]) -> None:
+    def copy_inputs(self, modality: str, values: dict[str, Any]) -> None:
+        """Replace the inputs of ``modality`` by copies, which nobody else writes to."""
         for name in self._inputs[modality]:
             value = values[name]
             if type(value) is np.ndarray:
@@ -126,17 +128,41 @@ class FeatureCache:
         They are the cache's own arrays: copy before anyone may write to them.
         """
         with self._lock:
-            features = self._entries.get((modality, key))
-            if features is None:
+            entry = self._entries.get((modality, key))
+            if entry is None:
                 self._counts[modality]["misses"] += 1
                 return None
             self._entries.move_to_end((modality, key))
             self._counts[modality]["hits"] += 1
+            features: Mapping[str, Array] = entry[0]
             return features
 
-    def put(self, modality: str, key: Key, features: dict[str, Array]) -> None:
-        """Hold ``features``, which are the cache's from now on, and let go of the oldest."""
-        size = _size(features)
+    def best(self, modality: str, measure: Callable[[Any], int]) -> Any:  # noqa: ANN401
+        """What is held for which ``measure`` is largest, counted as a hit.
+
+        None, counted as a miss, where there is nothing for which it is above 0.
+        """
+        with self._lock:
+            values = {
+                entry: measure(content)
+                for entry, (content, _) in self._entries.items()
+                if entry[0] == modality
+            }
+            entry = max(values, key=values.__getitem__, default=None)
+            if entry is None or values[entry] <= 0:
+                self._counts[modality]["misses"] += 1
+                return None
+            self._entries.move_to_end(entry)
+            self._counts[modality]["hits"] += 1
+            return self._entries[entry][0]
+
+    def put(self, modality: str, key: object, content: Any, size: int | None = None) -> None:  # noqa: ANN401
+        """Hold ``content``, which is the cache's from now on, and let go of the oldest.
+
+        ``size``: its bytes; None: it is features, of their arrays' bytes.
+        """
+        if size is None:
+            size = sum(value.nbytes for value in content.values())
         with self._lock:
             if size > self._limit or (modality, key) in self._entries:
                 return
@@ -144,12 +170,12 @@ class FeatureCache:
                 self._evict(next(entry for entry in self._entries if entry[0] == modality))
             while self._bytes + size > self._limit:
                 self._evict(next(iter(self._entries)))
-            self._entries[modality, key] = features
+            self._entries[modality, key] = content, size
             self._account(modality, 1, size)
 
-    def _evict(self, entry: tuple[str, Key]) -> None:
-        features = self._entries.pop(entry)
-        self._account(entry[0], -1, -_size(features))
+    def _evict(self, entry: tuple[str, Any]) -> None:
+        _, size = self._entries.pop(entry)
+        self._account(entry[0], -1, -size)
         self._counts[entry[0]]["evictions"] += 1
 
     def _account(self, modality: str, entries: int, size: int) -> None:
@@ -181,7 +207,3 @@ class FeatureCache:
                 self._counts[modality]["bytes"] = 0
             self._entries.clear()
             self._bytes = 0
-
-
-def _size(features: Mapping[str, Array]) -> int:
-    return sum(value.nbytes for value in features.values())

@@ -10,6 +10,7 @@ than a tight loop shows. All checks of a call stand in this one module for that 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,18 +19,21 @@ from numpy import ndarray
 from mmedge.constraints import Relations, allows, spans
 from mmedge.errors import InputError
 from mmedge.execution.arrays import contiguous, gpu_interface, host_array
-from mmedge.spec import DTYPES, Array, Modality, TensorSpec
+from mmedge.spec import DTYPES, Array, Dimension, Manifest, Modality, TensorSpec
 
 if TYPE_CHECKING:
     from mmedge.bundle import Bundle
     from mmedge.execution.text import NoTextEncoder, TextEncoder
 
-__all__ = ["Feeds"]
+__all__ = ["PROMPT", "Feeds", "call_inputs"]
 
 
 #: Name, dtype and shape of each input, one after another (a flat tuple is cheaper to make and
 #: compare than a nested one). Dtypes that compare equal are equal in byte order too.
 Signature = tuple[Any, ...]
+
+#: The dimension of a caller's tokens; no bundle can have one of that name.
+PROMPT = "prompt tokens"
 
 #: Combinations that are remembered.
 MAX_PASSED = 256
@@ -45,16 +49,16 @@ class Feeds:
 
     def __init__(self, bundle: Bundle, *, on_gpu: bool = False) -> None:
         manifest = bundle.manifest
-        self._specs = manifest.inputs()
+        self._specs, dimensions = call_inputs(manifest)
         self._dtypes = {name: DTYPES[spec.dtype] for name, spec in self._specs.items()}
         #: Limits of dynamic sizes.
-        self.relations = Relations(manifest.dimensions, manifest.constraints)
+        self.relations = Relations(dimensions, manifest.constraints)
         self._modalities = manifest.modalities
         self._on_gpu = on_gpu
         # They lie beside the golden samples, which a load has no other need to read.
         stand_ins = any(modality.absent == "token" for modality in manifest.modalities)
         self._tokens = bundle.absent_tokens() if stand_ins else {}
-        self._texts = _text_encoders(bundle)
+        self._texts = _text_encoders(bundle, self._specs, dimensions)
         self._passed: dict[Signature, dict[str, Array]] = {}
         # Name, dtype and shape of each input of the last call, and what stood in for others.
         self._last: tuple[tuple[tuple[str, Any, Any], ...], dict[str, Array]] = ((), {})
@@ -351,13 +355,32 @@ class Feeds:
         )
 
 
-def _text_encoders(bundle: Bundle) -> dict[str, TextEncoder | NoTextEncoder]:
+def call_inputs(manifest: Manifest) -> tuple[dict[str, TensorSpec], Mapping[str, Dimension]]:
+    """What a call takes, by name, and the limits of dynamic dimensions.
+
+    A loop takes the caller's tokens in as many runs of its stage as it needs, so that they are any
+    number: [batch, n], whatever one run takes.
+    """
+    specs, loop = manifest.inputs(), manifest.loop
+    if loop is None or loop.kind != "generate" or loop.token not in specs:
+        return specs, manifest.dimensions
+    token = specs[loop.token]
+    specs[loop.token] = replace(token, shape=(token.shape[0], PROMPT))
+    modality = next(m for m in manifest.modalities if loop.token in m.inputs)
+    # One that is left out has no tokens, unless a token stands for it.
+    least = int(modality.absent == "token" and not modality.required)
+    return specs, {**manifest.dimensions, PROMPT: Dimension(least, 1)}
+
+
+def _text_encoders(
+    bundle: Bundle, specs: Mapping[str, TensorSpec], dimensions: Mapping[str, Dimension]
+) -> dict[str, TextEncoder | NoTextEncoder]:
     if all(modality.tokenizer is None for modality in bundle.manifest.modalities):
         return {}
     # A bundle without text need not load what reads it.
     from mmedge.execution.text import text_encoders
 
-    return text_encoders(bundle)
+    return text_encoders(bundle, specs, dimensions)
 
 
 def _contiguous(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The stages of one plan of a bundle, loaded: what a pipeline calls.
+"""The stages of one plan of a bundle, and of its loop, loaded: what a pipeline calls.
 
 Of several stages, the encoders of a modality whose content has been seen lately are not run again
 (see :mod:`mmedge.execution.feature_cache`), and those that must run may run at once (see
@@ -7,26 +7,34 @@ Of several stages, the encoders of a modality whose content has been seen lately
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from functools import partial
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
 from mmedge.backends.registry import open_stage
 from mmedge.errors import MMEdgeError
+from mmedge.execution.loop_run import LoopRun, Owner
 from mmedge.execution.plan import StagePlan
 from mmedge.execution.scheduler import Scheduler
+from mmedge.execution.state import FirstStates, call_sizes
 from mmedge.forks import keep_for_ever
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
     from mmedge.backends import Session, SessionOptions
     from mmedge.bundle import Bundle
     from mmedge.execution.feature_cache import CacheInfo, FeatureCache, Key
+    from mmedge.execution.generate import TokenLoop
+    from mmedge.execution.latent_loop import LatentLoop
+    from mmedge.execution.loop_run import StartRun
     from mmedge.execution.plan import Run
-    from mmedge.spec import Array, Modality, PlanName, Stage, Variant
+    from mmedge.execution.state import State
+    from mmedge.spec import Array, Manifest, PlanName, Stage, Variant
 
-__all__ = ["CACHE_BYTES", "Laps", "LoadedPlan"]
+__all__ = ["CACHE_BYTES", "Laps", "LoadedPlan", "RunEncoders"]
+
+#: Runs tasks by modality and returns their results.
+RunEncoders = Callable[[Mapping[str, Callable[[], "dict[str, Array]"]]], Any]
 
 #: Default limit of what all cached features together may hold, in bytes: 64 MiB.
 CACHE_BYTES = 64 * 2**20
@@ -73,6 +81,8 @@ class LoadedPlan:
         direct: where the plan is one stage that yields just the network's outputs, its session's
             run: nothing needs to be around it. Else None.
         scheduler: of the encoders.
+        loop: of the bundle, if it has one.
+        has_state: whether a stage hands something to itself.
 
     Raises:
         MMEdgeError: a stage does not load.
@@ -92,39 +102,70 @@ class LoadedPlan:
         stages = manifest.in_order(name)
         self.name = name
         self._outputs = manifest.outputs
-        # A single stage is the whole network, and not an encoder in front of anything.
-        several = len(stages) > 1
-        inputs = _encoder_inputs(manifest.modalities, stages) if several else {}
+        # A single stage is the whole network, and not an encoder in front of anything; with a loop
+        # it is in front of that.
+        several = len(stages) > 1 or bool(manifest.loops)
+        self._first = [
+            FirstStates(bundle, stage)
+            for stage in stages
+            if any(state.stage == stage.name for state in manifest.states)
+        ]
+        self.has_state = bool(manifest.states)
+        inputs = _encoder_inputs(manifest, stages) if several else {}
+        encoders = len(inputs)
+        self._prefix_name = ""
+        if manifest.loop is not None and manifest.loop.kind == "generate":
+            self._prefix_name = _prefix_name(manifest, manifest.loop.stage)
+            inputs[self._prefix_name] = _other_inputs(manifest, inputs, manifest.loop.token)
         self._cache: FeatureCache | None = None
         if inputs and cache_bytes:
             from mmedge.execution.feature_cache import FeatureCache  # `whole` has no use for it
 
             self._cache = FeatureCache(inputs, limit=cache_bytes)
-        self.scheduler = Scheduler(most=len(inputs), concurrent=concurrent)
+        self._cached = inputs
+        self.scheduler = Scheduler(most=encoders, concurrent=concurrent)
         # Of the network's outputs those that encoders make: the cache may hold the same arrays.
         features = {spec.name for stage in stages if stage.modality for spec in stage.outputs}
         self._shared = features.intersection(manifest.outputs)
+        loop_stages = manifest.loop_stages()
+        in_loop = {spec.name for stage in loop_stages for spec in stage.inputs}
+        in_loop.update(state.source for state in manifest.states if state.source is not None)
+        #: Outputs of the network that a call with a loop returns.
+        self._results = tuple(name for name in manifest.outputs if name not in in_loop)
         self.sessions: dict[str, Session] = {}
+        self.loop: TokenLoop | LatentLoop | None = None
         try:
-            for stage in stages:
+            for stage in (*stages, *loop_stages):
                 self.sessions[stage.name] = open_stage(bundle, stage, variant, options=options)
             # Backends opened files by their paths: were they those that were checked?
             bundle.check_unchanged()
+            if loop_stages:
+                self.loop = self._open_loop(bundle)
             # A process that is killed cleans nothing up: what was unpacked goes as soon as it can.
             bundle.release()
         except MMEdgeError:
             self.close()
             raise
-        runs = {stage: _runner(session) for stage, session in self.sessions.items()}
-        self._plan = StagePlan(stages, runs, self._outputs)
+        self.runs = {stage: _runner(session) for stage, session in self.sessions.items()}
+        self._plan = StagePlan(stages, self.runs, self._outputs)
         self._encoders = self._plan.encoders if several else {}
         self._others = self._plan.fusion if several else self._plan.stages
-        self.parts = ("inputs", *runs, "outputs")
-        only = None if several else next(iter(self.sessions.values()))
+        self.parts = ("inputs", *self.runs, "outputs")
+        only = None if several or self.has_state else next(iter(self.sessions.values()))
         has_all_outputs = (
             only is not None and tuple(spec.name for spec in only.outputs) == self._outputs
         )
         self.direct = only.run if only is not None and has_all_outputs else None
+
+    def _open_loop(self, bundle: Bundle) -> TokenLoop | LatentLoop:
+        # Only some bundles have a loop, and of one kind.
+        if self._prefix_name:
+            from mmedge.execution.generate import TokenLoop
+
+            return TokenLoop(bundle, self.sessions, self._cache, self._prefix_name)
+        from mmedge.execution.latent_loop import LatentLoop
+
+        return LatentLoop(bundle, self.sessions)
 
     def answer(
         self,
@@ -132,7 +173,8 @@ class LoadedPlan:
         laps: Laps,
         *,
         cached: bool,
-        run_encoders: Callable[[Mapping[str, Callable[[], dict[str, Array]]]], Any],
+        run_encoders: RunEncoders,
+        state: State | None = None,
     ) -> dict[str, Array]:
         """The network's outputs.
 
@@ -141,26 +183,105 @@ class LoadedPlan:
             laps: of this call; the part ``inputs`` is under way.
             cached: whether features may come from the cache, and are put there.
             run_encoders: runs tasks by modality and returns their results.
+            state: what stages begin with, and leave their states in; None: each begins anew.
+        """
+        self.compute(values, laps, cached=cached, run_encoders=run_encoders, state=state)
+        if state is not None:
+            state.replace(self.states(values), state.position + 1, 0, None)
+        outputs = self._copies(values, self._outputs)
+        # Freed before the clock is read, so that it is not left unexplained; nothing else holds
+        # them but the cache.
+        values.clear()
+        laps.end("outputs")
+        return outputs
+
+    def compute(
+        self,
+        values: dict[str, Any],
+        laps: Laps,
+        *,
+        cached: bool,
+        run_encoders: RunEncoders,
+        state: State | None = None,
+    ) -> object:
+        """Add what every stage of the plan gives to ``values``, by name.
+
+        The arguments are those of :meth:`answer`. The result stands for all inputs but the tokens
+        of a loop; None: nothing does.
         """
         cache = self._cache if cached else None
-        features, keys = self._recall(values, cache)
+        for first in self._first:
+            sizes = call_sizes(first.stage.inputs, values)
+            if state is None or state.is_new:
+                values.update(first.make(sizes, {}))
+            else:
+                first.check(state.arrays, sizes)
+                values.update({each.input: state.arrays[each.input] for each in first.states})
+        rest = None
+        if cache is not None and self._prefix_name:
+            # Copied, so that what is hashed is what is computed with.
+            cache.copy_inputs(self._prefix_name, values)
+            rest = cache.key(self._prefix_name, values)
+        features, keys, missing = self._recall(values, cache)
         tasks = {
-            modality: partial(self._encode, modality, values, key, laps)
-            for modality, key in keys.items()
+            modality: partial(self._encode, modality, values, keys[modality], laps)
+            for modality in missing
         }
         laps.end("inputs")
         features.extend(run_encoders(tasks).values())
         while features:
             values.update(features.pop())
         self._plan.advance(values, self._others, laps.after)
-        outputs = {name: values[name] for name in self._outputs}
-        if cache is not None:
-            outputs.update({name: outputs[name].copy() for name in self._shared})
-        # Freed before the clock is read, so that it is not left unexplained; nothing else holds
-        # them but the cache.
-        values.clear()
-        laps.end("outputs")
-        return outputs
+        if rest is None or self._first or None in keys.values():
+            return None
+        return (rest, *keys.values())
+
+    def begin_loop(
+        self,
+        values: dict[str, Any],
+        laps: Laps,
+        start: StartRun,
+        *,
+        cached: bool,
+        run_encoders: RunEncoders,
+        state: State | None,
+        check_open: Callable[[], None],
+    ) -> LoopRun:
+        """Run the stages before the loop, and begin it.
+
+        Args:
+            values: every input by name, checked.
+            laps: as for :meth:`answer`.
+            start: of :attr:`loop`, with the options of this call.
+            cached: as for :meth:`answer`.
+            run_encoders: as for :meth:`answer`.
+            state: as for :meth:`answer`; the call has acquired it.
+            check_open: raises BackendError where the pipeline is closed.
+        """
+        key = self.compute(values, laps, cached=cached, run_encoders=run_encoders, state=state)
+        owner = Owner(check_open, self.results(values), self.states(values), state)
+        return LoopRun(start(values, key), owner)
+
+    def states(self, values: Mapping[str, Array]) -> dict[str, Array]:
+        """The states that a call of the plan's stages leaves, by the inputs that take them."""
+        return {
+            # What is returned, too, may be written to.
+            state.input: array.copy() if state.output in self._outputs else array
+            for first in self._first
+            for state in first.states
+            for array in [values[state.output]]
+        }
+
+    def results(self, values: Mapping[str, Array]) -> dict[str, Array]:
+        """The network's outputs that a call with a loop returns beside what the loop gives."""
+        return self._copies(values, self._results)
+
+    def _copies(self, values: Mapping[str, Array], names: tuple[str, ...]) -> dict[str, Array]:
+        """Outputs by name, of which the caller may write to each."""
+        if self._cache is None:
+            return {name: values[name] for name in names}
+        shared = self._shared
+        return {name: values[name].copy() if name in shared else values[name] for name in names}
 
     def run_stage(self, stage: str, feeds: Mapping[str, Any]) -> dict[str, Array]:
         """What the stage of that name gives for what it takes of ``feeds``."""
@@ -172,22 +293,26 @@ class LoadedPlan:
 
     def _recall(
         self, values: dict[str, Any], cache: FeatureCache | None
-    ) -> tuple[list[Mapping[str, Array]], dict[str, Key | None]]:
-        """Features that are held, and a key (None: not to be held) of each other modality.
+    ) -> tuple[list[Mapping[str, Array]], dict[str, Key | None], list[str]]:
+        """Features that are held, a key of each modality, and those whose encoders must run.
 
-        The inputs of the others are replaced by copies in ``values``.
+        Where the key is None, features are not to be held. The inputs of those that must run are
+        replaced by copies in ``values``.
         """
         if cache is None:
-            return [], dict.fromkeys(self._encoders)
+            return [], dict.fromkeys(self._encoders), list(self._encoders)
         features: list[Mapping[str, Array]] = []
         keys: dict[str, Key | None] = {}
+        missing: list[str] = []
         for modality in self._encoders:
-            recalled, key = cache.recall(modality, values)
+            recalled, keys[modality] = (
+                cache.recall(modality, values) if modality in self._cached else (None, None)
+            )
             if recalled is None:
-                keys[modality] = key
+                missing.append(modality)
             else:
                 features.append(recalled)
-        return features, keys
+        return features, keys, missing
 
     def _encode(
         self, modality: str, values: Mapping[str, Any], key: Key | None, laps: Laps
@@ -230,16 +355,35 @@ def _runner(session: Session) -> Run:
     return run
 
 
-def _encoder_inputs(
-    modalities: tuple[Modality, ...], stages: tuple[Stage, ...]
-) -> dict[str, tuple[str, ...]]:
-    """Network inputs that the encoders of each modality take; other inputs go to fusion alone."""
+def _encoder_inputs(manifest: Manifest, stages: tuple[Stage, ...]) -> dict[str, tuple[str, ...]]:
+    """Network inputs that the encoders of each modality take; other inputs go to fusion alone.
+
+    Without modalities whose encoders have state: what they give depends on more than the inputs.
+    """
+    with_state = {state.stage for state in manifest.states}
     names: dict[str, set[str]] = {}
     for stage in stages:
         if stage.modality is not None:
             names.setdefault(stage.modality, set()).update(spec.name for spec in stage.inputs)
+    for stage in stages:
+        if stage.modality is not None and stage.name in with_state:
+            names.pop(stage.modality, None)
     return {
         modality.name: tuple(name for name in modality.inputs if name in names[modality.name])
-        for modality in modalities
+        for modality in manifest.modalities
         if modality.name in names
     }
+
+
+def _prefix_name(manifest: Manifest, stage: str) -> str:
+    """Under which name the first tokens of a loop are in the cache: its stage's, if it is free."""
+    modalities = {modality.name for modality in manifest.modalities}
+    return stage if stage not in modalities else f"{stage} (loop)"
+
+
+def _other_inputs(
+    manifest: Manifest, inputs: Mapping[str, tuple[str, ...]], token: str
+) -> tuple[str, ...]:
+    """Network inputs that are no cached encoder's, without the tokens of a loop."""
+    encoded = {name for names in inputs.values() for name in names} | {token}
+    return tuple(name for name in manifest.inputs() if name not in encoded)

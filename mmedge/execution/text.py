@@ -183,8 +183,15 @@ class NoTextEncoder:
         raise BackendError(f"the text {_quote(text)} cannot be read: {self._error}")
 
 
-def text_encoders(bundle: Bundle) -> dict[str, TextEncoder | NoTextEncoder]:
+def text_encoders(
+    bundle: Bundle, specs: Mapping[str, TensorSpec], dimensions: Mapping[str, Dimension]
+) -> dict[str, TextEncoder | NoTextEncoder]:
     """The encoder of each modality that takes text; each file is loaded once.
+
+    Args:
+        bundle: has the files.
+        specs: of what a call takes, by name.
+        dimensions: limits of dynamic dimensions.
 
     Without the ``tokenizers`` library a :class:`UserWarning` says so, and the bundle takes token
     ids alone.
@@ -209,9 +216,7 @@ def text_encoders(bundle: Bundle) -> dict[str, TextEncoder | NoTextEncoder]:
             # That it is allowed was checked when the bundle was opened.
             data = bytes(bundle.read(tokenizer.file))
             by_file[tokenizer.file] = _load(data, f"{bundle.path}: {tokenizer.file}")
-        encoders[name] = TextEncoder(
-            by_file[tokenizer.file], tokenizer, manifest.inputs(), manifest.dimensions
-        )
+        encoders[name] = TextEncoder(by_file[tokenizer.file], tokenizer, specs, dimensions)
     return encoders
 
 

@@ -26,11 +26,13 @@ from mmedge.device import wait_for_stream
 from mmedge.errors import BackendError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from mmedge.backends import SessionOptions
+    from mmedge.backends.onnxruntime.stepper import OrtStepper
     from mmedge.bundle import Bundle
+    from mmedge.loop_spec import StateSpec
     from mmedge.spec import Array, Stage, TensorSpec, Variant
 
 __all__ = [
@@ -98,7 +100,8 @@ class OrtSession:
         self._where = f"stage {stage.name!r}, variant {variant.id}"
         self._on_gpu = variant.target != "cpu"
         self._call: Any = partial(_run_on_gpu, session) if self._on_gpu else _binding(session)
-        self._limited = run_timeout_s is not None
+        self._value_call: Any = None  # as for `_call`, on OrtValues; of a stage with state
+        self._run_timeout_s = run_timeout_s
         if run_timeout_s is not None:
             self._call = LimitedRun(self._call, run_timeout_s, self._where)
 
@@ -106,7 +109,7 @@ class OrtSession:
         """Run once; see :meth:`mmedge.backends.Session.run`."""
         call = self._call  # another thread may close the session meanwhile
         if call is None:
-            raise BackendError(f"{self._where}: the session is closed; load the bundle again")
+            raise self._closed()
         before = _kernel_calls() if self._unproven else 0
         try:
             values = call(self._output_names, feeds, None)
@@ -122,12 +125,49 @@ class OrtSession:
         # Most often one, and then without the microsecond of the general way.
         return {names[0]: values[0]} if len(names) == 1 else dict(zip(names, values, strict=True))
 
+    def stepper(self, states: Sequence[StateSpec]) -> OrtStepper | None:
+        """See :class:`mmedge.backends.SteppingSession`; on a GPU states pass through the host."""
+        session = self._session
+        if session is None:
+            raise self._closed()
+        if self._on_gpu:
+            return None
+        from mmedge.backends.onnxruntime.stepper import OrtStepper, value_binding
+
+        call, inner = value_binding(session)
+        seconds = self._run_timeout_s
+        self._value_call = call if seconds is None else LimitedRun(call, seconds, self._where)
+        return OrtStepper(self, states, inner)
+
+    def run_values(self, names: list[str], feeds: Mapping[str, Any]) -> Any:  # noqa: ANN401
+        """Run once on OrtValues; the outputs of these names, as :func:`value_binding` gives them.
+
+        Raises:
+            BackendError: the engine failed, or the session is closed.
+        """
+        call = self._value_call
+        if call is None:
+            raise self._closed()
+        before = _kernel_calls() if self._unproven else 0
+        try:
+            values = call(names, feeds, None)
+        except BackendError:
+            raise
+        except Exception as error:  # the binding raises several unrelated types
+            raise BackendError(f"{self._where}: ONNX Runtime failed: {error}") from error
+        if self._unproven:
+            self._prove(_kernel_calls() - before)
+        return values
+
+    def _closed(self) -> BackendError:
+        return BackendError(f"{self._where}: the session is closed; load the bundle again")
+
     def _run_publicly(self, feeds: Mapping[str, Any], refusal: TypeError) -> list[Array]:
         """Run by ONNX Runtime's public method, and stay with it where it succeeds.
 
         Either the feeds are wrong, or :func:`_binding` is not what this ONNX Runtime has.
         """
-        session = None if self._on_gpu or self._limited else self._session
+        session = None if self._on_gpu or self._run_timeout_s is not None else self._session
         if session is None:
             raise BackendError(f"{self._where}: ONNX Runtime failed: {refusal}") from refusal
         try:
@@ -156,7 +196,7 @@ class OrtSession:
 
     def close(self) -> None:
         """Free the session."""
-        self._session = self._call = None
+        self._session = self._call = self._value_call = None
 
 
 def _binding(session: Any) -> Any:  # noqa: ANN401
@@ -249,7 +289,10 @@ def open_stage(
 
     def make(library: Path | None) -> Any:  # noqa: ANN401
         settings = session_options(
-            stage, alone=bundle.manifest.is_whole(stage), threads=options.threads, spin=options.spin
+            stage,
+            alone=bundle.manifest.has_cores(stage),
+            threads=options.threads,
+            spin=options.spin,
         )
         settings.log_severity_level = 4  # fatal: errors are raised, and one voice is enough
         settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")

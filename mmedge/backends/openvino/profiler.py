@@ -29,7 +29,7 @@ def profile_stage(request: ProfileRequest) -> list[list[Span]]:
     """The nodes of each profiled run; see :class:`mmedge.backends.registry.Profiler`."""
     bundle, stage = request.bundle, request.stage
     file = request.variant.files[stage.name]
-    alone = bundle.manifest.is_whole(stage)
+    alone = bundle.manifest.has_cores(stage)
     settings = compile_settings(stage, alone=alone, threads=request.threads)
     model = read_onnx(bundle.file(file))
     bundle.release()

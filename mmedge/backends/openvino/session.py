@@ -234,7 +234,7 @@ def open_stage(
         )
     attention = Attention(nodes, None, "OpenVINO has no such operator") if nodes else None
     settings = compile_settings(
-        stage, alone=bundle.manifest.is_whole(stage), threads=options.threads
+        stage, alone=bundle.manifest.has_cores(stage), threads=options.threads
     )
     # A bundle's own errors are not OpenVINO's.
     path, samples = bundle.file(variant.files[stage.name]), bundle.samples()

@@ -171,7 +171,7 @@ def add_openvino(bundle: Bundle) -> tuple[Bundle, Variant]:
             stage.name: OpenVinoRunner(
                 bundle.file(stage.graph),
                 stage,
-                alone=manifest.is_whole(stage),
+                alone=manifest.has_cores(stage),
                 threads=None,
                 specialised=specialised,
             )

@@ -1,0 +1,115 @@
+"""Choosing a token from the scores of all: the best, or one drawn by its probability.
+
+docs/reference/bundle.md ("Choosing a token") specifies it, so that every runtime draws the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mmedge.errors import BackendError
+from mmedge.execution.random_numbers import uniform
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from mmedge.spec import Array
+
+__all__ = ["Sampling", "choose"]
+
+#: A share of the largest that is smaller changes no sum that begins with the largest, in float64.
+_NEGLIGIBLE = 2.0**-53
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How a token is chosen; as the fields of :class:`mmedge.loop_spec.GenerateLoop`."""
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 0
+
+
+def choose(scores: Array, sampling: Sampling, choice: int, suppress: Sequence[int]) -> list[int]:
+    """One token for each row.
+
+    Args:
+        scores: [batch, vocabulary], floating-point.
+        sampling: how.
+        choice: which choice of the loop it is, from 0.
+        suppress: tokens that are not chosen.
+
+    Raises:
+        BackendError: the scores of a row hold NaN, or none that may be chosen.
+    """
+    if suppress:
+        # Never in place: the scores may be a cache's.
+        scores = scores.copy()
+        scores[:, suppress] = -np.inf
+    if not sampling.temperature:
+        # In float64 the largest is the same, and of equal ones the first.
+        if len(scores) == 1:
+            row = scores[0]
+            token = row.argmax()
+            # NaN counts as the largest; nothing else differs from itself.
+            if row[token] != row[token]:
+                raise _no_number(choice)
+            return [int(token)]
+        best = scores.argmax(axis=-1)
+        if np.isnan(scores[np.arange(len(scores)), best]).any():
+            raise _no_number(choice)
+        tokens: list[int] = best.tolist()
+        return tokens
+    numbers = uniform(sampling.seed, choice, len(scores))
+    return [
+        _draw(row, sampling, float(u), choice)
+        for row, u in zip(scores.astype(np.float64), numbers, strict=True)
+    ]
+
+
+def _no_number(choice: int) -> BackendError:
+    return BackendError(
+        f"the scores for token {choice} hold NaN, or nothing but minus infinity, so that no token "
+        "can be chosen; look at the inputs of this call, and run mmedge verify on the bundle"
+    )
+
+
+def _draw(scores: NDArray[np.float64], sampling: Sampling, u: float, choice: int) -> int:
+    largest = scores.max()
+    if not largest > -np.inf:
+        raise _no_number(choice)
+    scores = scores / sampling.temperature
+    tokens = None
+    if 0 < sampling.top_k < scores.size:
+        tokens = _largest(scores, sampling.top_k)
+        scores = scores[tokens]
+    with np.errstate(invalid="ignore"):  # plus infinity less itself
+        shares = np.exp(scores - scores.max())
+    # Without those that change no sum there is less to put in order.
+    counted = np.flatnonzero(shares >= _NEGLIGIBLE)
+    order = counted[np.argsort(-shares[counted], kind="stable")]
+    sums = np.cumsum(shares[order])
+    end = len(order)
+    if sampling.top_p < 1.0:
+        end = int(np.searchsorted(sums, sampling.top_p * sums[-1], side="left")) + 1
+    place = int(np.searchsorted(sums[:end], u * sums[end - 1], side="right"))
+    if place == end and end == len(order) < len(shares):
+        # Rounding left none of them: the last of all, which was not put in order.
+        order = np.argsort(-shares, kind="stable")
+        place = end = len(order)
+    token = int(order[min(place, end - 1)])
+    return token if tokens is None else int(tokens[token])
+
+
+def _largest(scores: NDArray[np.float64], count: int) -> NDArray[np.intp]:
+    """Places of the ``count`` largest in their own order; of equal ones the first."""
+    least = np.partition(scores, -count)[-count]
+    above = np.flatnonzero(scores > least)
+    equal = np.flatnonzero(scores == least)[: count - len(above)]
+    return np.sort(np.concatenate((above, equal)))

@@ -1,0 +1,270 @@
+"""What stages hand to themselves: its first value, its keeper between calls, and how it is run.
+
+docs/reference/bundle.md ("State") says who keeps which state.
+"""
+
+from __future__ import annotations
+
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mmedge.errors import InputError
+from mmedge.spec import DTYPES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from mmedge.backends import Session, Stepper
+    from mmedge.bundle import Bundle
+    from mmedge.loop_spec import StateSpec
+    from mmedge.spec import Array, Dimension, Stage, TensorSpec
+
+__all__ = ["ArrayStepper", "FirstStates", "State", "call_sizes", "make_stepper"]
+
+
+class State:
+    """What the stages of a pipeline hand to themselves, from call to call.
+
+    :meth:`mmedge.Pipeline.state` makes it. A call that takes it leaves the new state in it; one
+    that fails leaves it as it was. It belongs to one pipeline, and to one call at a time.
+    """
+
+    def __init__(self, owner: object) -> None:
+        self._owner = owner
+        self._lock = threading.Lock()
+        self._arrays: Mapping[str, Array] = {}
+        self._pending: Array | None = None
+        self._position = self._choices = 0
+
+    @property
+    def position(self) -> int:
+        """Tokens that the stage of a loop has taken; without a loop, calls."""
+        return self._position
+
+    @property
+    def choices(self) -> int:
+        """Tokens that a loop has chosen."""
+        return self._choices
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(array.nbytes for array in self._arrays.values())
+
+    def tensors(self) -> dict[str, Array]:
+        """Copies of the tensors by the inputs that take them; none before the first call."""
+        return {name: array.copy() for name, array in self._arrays.items()}
+
+    def copy(self) -> State:
+        """Another state of the same content. What happens to one does not change the other."""
+        other = State(self._owner)
+        with self._lock:
+            other.replace(self._arrays, self._position, self._choices, self._pending)
+        return other
+
+    def reset(self) -> None:
+        """Forget everything: the next call begins with the first value.
+
+        Raises:
+            InputError: a call uses it.
+        """
+        with self.use(self._owner):
+            self.replace({}, 0, 0, None)
+
+    @property
+    def is_new(self) -> bool:
+        """Whether no call has left anything in it."""
+        return not self._position
+
+    @property
+    def arrays(self) -> Mapping[str, Array]:
+        """The tensors themselves, which nobody writes to."""
+        return self._arrays
+
+    @property
+    def pending(self) -> Array | None:
+        """The token of each row that was chosen last, which the stage has not taken yet."""
+        return self._pending
+
+    def replace(
+        self, arrays: Mapping[str, Array], position: int, choices: int, pending: Array | None
+    ) -> None:
+        """Hold what a call leaves; ``arrays`` are not written to from now on."""
+        self._arrays, self._pending = arrays, pending
+        self._position, self._choices = position, choices
+
+    def acquire(self, owner: object) -> None:
+        """Take it for a call of a pipeline; :meth:`release` gives it back.
+
+        Raises:
+            InputError: it is of another pipeline, or another call uses it.
+        """
+        if owner is not self._owner:
+            raise InputError(
+                "this State belongs to another pipeline; make one with state() of the pipeline "
+                "that you call"
+            )
+        if not self._lock.acquire(blocking=False):
+            raise InputError(
+                "this State is in use by another call, or by steps that were not closed; give "
+                "each its own, such as state.copy()"
+            )
+
+    def release(self) -> None:
+        """Let the next call have it."""
+        self._lock.release()
+
+    @contextmanager
+    def use(self, owner: object) -> Iterator[None]:
+        """As :meth:`acquire`, for a block."""
+        self.acquire(owner)
+        try:
+            yield
+        finally:
+            self.release()
+
+    def __repr__(self) -> str:
+        return f"<State at {self._position}, {self.nbytes} bytes>"
+
+
+class FirstStates:
+    """What the states of one stage begin with.
+
+    Args:
+        bundle: has the stage.
+        stage: of it.
+
+    Attributes:
+        states: of the stage.
+    """
+
+    def __init__(self, bundle: Bundle, stage: Stage) -> None:
+        manifest = bundle.manifest
+        self.stage = stage
+        self.states = tuple(state for state in manifest.states if state.stage == stage.name)
+        specs = {spec.name: spec for spec in stage.inputs}
+        self._specs = {state.input: specs[state.input] for state in self.states}
+        self._dimensions = manifest.dimensions
+        is_stored = any(state.initial == "stored" for state in self.states)
+        # They lie beside the golden samples, which a load has no other need to read.
+        self._stored = bundle.first_states() if is_stored else {}
+
+    def make(self, sizes: Mapping[str, int], tensors: Mapping[str, Array]) -> dict[str, Array]:
+        """The first value of each state by its input.
+
+        Args:
+            sizes: of dynamic dimensions in this call.
+            tensors: the network's outputs.
+
+        Raises:
+            InputError: a stored state, or an output, has not the sizes of this call.
+        """
+        states: dict[str, Array] = {}
+        for state in self.states:
+            spec = self._specs[state.input]
+            shape = [
+                size if isinstance(size, int) else sizes.get(size, self._smallest(size))
+                for size in spec.shape
+            ]
+            if state.source is not None:
+                states[state.input] = tensors[state.source]
+                self._check(state, tensors[state.source], sizes, f"output {state.source!r}")
+                continue
+            if state.initial != "stored":
+                if state.axis is not None:
+                    shape[state.axis] = 0
+                states[state.input] = np.zeros(shape, DTYPES[spec.dtype])
+                continue
+            stored = self._stored[state.input]
+            for axis, size in enumerate(stored.shape):
+                # Of a dimension that nothing in the call has, and of the axis that grows, the
+                # stored size holds; else a size of 1 is repeated.
+                if axis == state.axis or spec.shape[axis] not in sizes or size != 1:
+                    shape[axis] = size
+            fitting = np.ascontiguousarray(np.broadcast_to(stored, shape))
+            self._check(state, fitting, sizes, "what is stored")
+            states[state.input] = fitting
+        return states
+
+    def check(self, arrays: Mapping[str, Array], sizes: Mapping[str, int]) -> None:
+        """Raise InputError where states of an earlier call have not the sizes of this one."""
+        for state in self.states:
+            self._check(state, arrays[state.input], sizes, "the State given")
+
+    def _check(self, state: StateSpec, array: Array, sizes: Mapping[str, int], source: str) -> None:
+        spec = self._specs[state.input]
+        for axis, (size, length) in enumerate(zip(spec.shape, array.shape, strict=True)):
+            if axis == state.axis:
+                continue
+            expected = size if isinstance(size, int) else sizes.get(size, length)
+            if length != expected:
+                raise InputError(
+                    f"state {state.input!r} of stage {state.stage!r}: {source} has size {length} "
+                    f"along axis {axis} ({size!r}), this call has {expected}; call with the same "
+                    "sizes, or with a new State"
+                )
+
+    def _smallest(self, size: str) -> int:
+        dimension: Dimension = self._dimensions[size]
+        return max(1, dimension.min)
+
+
+def call_sizes(specs: Iterable[TensorSpec], tensors: Mapping[str, Any]) -> dict[str, int]:
+    """Sizes of the dynamic dimensions of those of ``specs`` that ``tensors`` has."""
+    return {
+        size: length
+        for spec in specs
+        if spec.name in tensors
+        for size, length in zip(spec.shape, tensors[spec.name].shape, strict=True)
+        if isinstance(size, str)
+    }
+
+
+class ArrayStepper:
+    """Runs a stage with state in any session, whose states are arrays between two runs.
+
+    See :class:`mmedge.backends.Stepper`.
+
+    Args:
+        session: of the stage.
+        states: of the stage.
+    """
+
+    def __init__(self, session: Session, states: Sequence[StateSpec]) -> None:
+        self._session = session
+        self._states = {state.output: state.input for state in states}
+        self._feeds: dict[str, Any] = {}
+
+    def begin(self, states: Mapping[str, Array]) -> None:
+        """See :meth:`mmedge.backends.Stepper.begin`."""
+        self._feeds.update({name: states[name] for name in self._states.values()})
+
+    def hold(self, tensors: Mapping[str, Any]) -> None:
+        """See :meth:`mmedge.backends.Stepper.hold`."""
+        self._feeds.update(tensors)
+
+    def run(self) -> dict[str, Array]:
+        """See :meth:`mmedge.backends.Stepper.run`."""
+        outputs = self._session.run(self._feeds)
+        for name, state in self._states.items():
+            self._feeds[state] = outputs.pop(name)
+        return outputs
+
+    def states(self) -> dict[str, Array]:
+        """See :meth:`mmedge.backends.Stepper.states`."""
+        return {name: self._feeds[name] for name in self._states.values()}
+
+
+def make_stepper(session: Session, states: Sequence[StateSpec]) -> Stepper:
+    """The session's own way to keep states, where it has one; else arrays.
+
+    Args:
+        session: of the stage.
+        states: of the stage.
+    """
+    make = getattr(session, "stepper", None)  # see `mmedge.backends.SteppingSession`
+    stepper: Stepper | None = None if make is None else make(states)
+    return ArrayStepper(session, states) if stepper is None else stepper
