@@ -199,7 +199,7 @@ class TokenLoop:
             return size
         if prompt is not None:
             sizes = {size: len(prompt), **sizes}
-        return sizes.get(size, max(1, self.dimensions[size].min))
+        return sizes.get(size, self.dimensions[size].opt)
 
     def stream(self) -> TextStream:
         """The text of one row as its tokens come."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mmedge.constraints import allows, spans
 from mmedge.errors import InputError
 from mmedge.spec import DTYPES
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from mmedge.backends import Session, Stepper
     from mmedge.bundle import Bundle
     from mmedge.loop_spec import StateSpec
-    from mmedge.spec import Array, Dimension, Stage, TensorSpec
+    from mmedge.spec import Array, Stage, TensorSpec
 
 __all__ = ["ArrayStepper", "FirstStates", "State", "call_sizes", "make_stepper"]
 
@@ -166,7 +167,7 @@ class FirstStates:
         for state in self.states:
             spec = self._specs[state.input]
             shape = [
-                size if isinstance(size, int) else sizes.get(size, self._smallest(size))
+                size if isinstance(size, int) else sizes.get(size, self._dimensions[size].opt)
                 for size in spec.shape
             ]
             if state.source is not None:
@@ -197,7 +198,13 @@ class FirstStates:
     def _check(self, state: StateSpec, array: Array, sizes: Mapping[str, int], source: str) -> None:
         spec = self._specs[state.input]
         for axis, (size, length) in enumerate(zip(spec.shape, array.shape, strict=True)):
-            if axis == state.axis:
+            if axis == state.axis and isinstance(size, str):
+                if not allows(self._dimensions[size], length):
+                    raise InputError(
+                        f"state {state.input!r} of stage {state.stage!r}: {source} has grown to "
+                        f"{length} along {size!r}, which takes {spans(self._dimensions[size])}; "
+                        "begin anew: reset() the State"
+                    )
                 continue
             expected = size if isinstance(size, int) else sizes.get(size, length)
             if length != expected:
@@ -206,10 +213,6 @@ class FirstStates:
                     f"along axis {axis} ({size!r}), this call has {expected}; call with the same "
                     "sizes, or with a new State"
                 )
-
-    def _smallest(self, size: str) -> int:
-        dimension: Dimension = self._dimensions[size]
-        return max(1, dimension.min)
 
 
 def call_sizes(specs: Iterable[TensorSpec], tensors: Mapping[str, Any]) -> dict[str, int]:
