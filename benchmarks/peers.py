@@ -44,8 +44,8 @@ from mmedge.backends.registry import probe
 from mmedge.bench.machine import host
 from mmedge.bench.tune import tune
 from mmedge.bundle import Bundle
+from mmedge.bundle.choose import restrict
 from mmedge.errors import MMEdgeError
-from mmedge.pipeline import restrict
 from mmedge.spec import Tolerance
 from mmedge.tolerance import difference
 from mmedge_export import export

@@ -6,22 +6,21 @@ It is long, since it is one class whose methods are documented for users.
 from __future__ import annotations
 
 import threading
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from copy import copy
-from dataclasses import replace
 from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
-from mmedge.backends import SessionOptions
+from mmedge.backends import SessionOptions, check_threads
 from mmedge.backends.registry import probe
 from mmedge.bundle import Bundle
-from mmedge.bundle.choose import choose_plan
+from mmedge.bundle.choose import choose_plan, is_proven, restrict, tuned_threads
 from mmedge.errors import BackendError, BundleError, InputError, MMEdgeError
+from mmedge.execution.call_options import CallOptions, check_options, deadline_of
 from mmedge.execution.finite import FiniteInputs
 from mmedge.execution.inputs import Feeds
 from mmedge.execution.loaded_plan import CACHE_BYTES, Laps, LoadedPlan
-from mmedge.execution.loop_run import CallOptions, check_options, deadline_of
 from mmedge.execution.scheduler import serially
 from mmedge.execution.state import State
 from mmedge.forks import ADVICE, watch
@@ -36,12 +35,12 @@ if TYPE_CHECKING:
     from mmedge.execution.loaded_plan import RunEncoders
     from mmedge.execution.loop_run import LoopRun
     from mmedge.execution.scheduler import Schedule
-    from mmedge.spec import Array, Decision, Device, Manifest, PlanName, Variant
+    from mmedge.spec import Array, Decision, PlanName, Variant
     from mmedge.stream import Stream
     from mmedge.stream.policies import Policy
     from mmedge.stream.sanity import Sanity
 
-__all__ = ["Pipeline", "check_threads", "load"]
+__all__ = ["Pipeline", "load"]
 
 
 class Pipeline:
@@ -84,9 +83,7 @@ class Pipeline:
         self._disowned = False
         self._lock = threading.Lock()
         self._state_owner = object()
-        manifest = bundle.manifest
-        self._takes_options = bool(manifest.loops or manifest.states)
-        self._input_names = {*manifest.inputs(), *(m.name for m in manifest.modalities)}
+        self._takes_options = bool(bundle.manifest.loops or bundle.manifest.states)
 
         def open_plan(name: PlanName) -> LoadedPlan:
             return LoadedPlan(
@@ -99,7 +96,7 @@ class Pipeline:
             )
 
         self._open_plan = open_plan
-        self._verified = allow_unverified or _is_proven(bundle.manifest, variant)
+        self._verified = allow_unverified or is_proven(bundle.manifest, variant)
         self._loaded = open_plan(plan)
         watch(self)
         if not self._verified:
@@ -139,7 +136,7 @@ class Pipeline:
         options = {
             name: inputs.pop(name)
             for name in CallOptions.__optional_keys__
-            if name in inputs and name not in self._input_names
+            if name in inputs and not self._feeds.takes(name)
         }
         return self.run(inputs, **options)
 
@@ -212,25 +209,18 @@ class Pipeline:
         The stages before the loop run at once, each step when it is asked for. Leaving the steps
         cancels the rest.
 
-        >>> steps = pipe.iterate({"image": frame}, limit=50)        # doctest: +SKIP
-        >>> for step in steps:                                      # doctest: +SKIP
+        >>> for step in pipe.iterate({"image": frame}, limit=50):  # doctest: +SKIP
         ...     print(step.text[0], end="", flush=True)
-        >>> answer = steps.result()                                 # doctest: +SKIP
 
-        Args:
-            inputs: as for :meth:`run`.
-            cached: as for :meth:`run`.
-            options: as for :meth:`run`.
+        Arguments are those of :meth:`run`.
 
         Raises:
             InputError: the bundle has no loop; or as :meth:`run`.
-            BackendError: as :meth:`run`.
         """
-        loaded_plan = self._loaded
-        laps = Laps(loaded_plan.parts)
-        run_encoders = loaded_plan.scheduler.run
+        plan = self._loaded
+        laps, run_encoders = Laps(plan.parts), plan.scheduler.run
         return self._begin_loop(
-            loaded_plan, inputs, laps, cached=cached, run_encoders=run_encoders, options=options
+            plan, inputs, laps, cached=cached, run_encoders=run_encoders, options=options
         )
 
     def state(self) -> State:
@@ -324,12 +314,11 @@ class Pipeline:
         self._check_open(loaded_plan)
         start = loop.starter(options, deadline)
         state = options.get("state")
-        if state is not None:
-            state.acquire(self._state_owner)
-        try:
-            values = self._prepare(inputs)
-            return loaded_plan.begin_loop(
-                values,
+        with ExitStack() as on_error:
+            if state is not None:
+                on_error.enter_context(state.use(self._state_owner))
+            run = loaded_plan.begin_loop(
+                self._prepare(inputs),
                 laps,
                 start,
                 cached=cached,
@@ -337,10 +326,8 @@ class Pipeline:
                 state=state,
                 check_open=partial(self._check_open, loaded_plan),
             )
-        except BaseException:
-            if state is not None:
-                state.release()
-            raise
+            on_error.pop_all()
+        return run
 
     def stream(
         self,
@@ -591,7 +578,7 @@ def load(
             plan=name,
             why_plan=why,
             options=SessionOptions(
-                threads=threads or _tuned_threads(chosen_variant, here),
+                threads=threads or tuned_threads(chosen_variant, here),
                 kernels=kernels,
                 spin=spin,
                 run_timeout_s=run_timeout_s,
@@ -607,40 +594,3 @@ def load(
             open_bundle.close()
         raise
     return pipe
-
-
-def check_threads(threads: object) -> None:
-    """Raise ValueError unless ``threads`` is None or a whole number from 1: 0 is no default."""
-    if threads is not None and (type(threads) is not int or threads < 1):
-        raise ValueError(f"threads must be a whole number from 1, or None; got {threads!r}")
-
-
-def _tuned_threads(variant: Variant, device: Device) -> int | None:
-    """Threads that were measured to be fastest, where that says something of this machine."""
-    if variant.metrics.get("cores") != device.cores:
-        return None
-    threads = int(variant.metrics.get("threads", 0))
-    return threads if 1 <= threads <= device.cores else None
-
-
-def _is_proven(manifest: Manifest, variant: Variant) -> bool:
-    """Whether export has held this very computation against the network."""
-    runs_own_graphs = manifest.runs_own_graphs(variant)
-    return runs_own_graphs and (variant.backend, variant.target) == ("ort", "cpu")
-
-
-def restrict(device: Device, target: str | None) -> Device:
-    """``device`` as if it offered ``target`` alone; unchanged for None.
-
-    Raises:
-        InputError: this machine does not offer it.
-    """
-    if target is None:
-        return device
-    if target not in device.targets:
-        why = device.missing.get(target)
-        raise InputError(
-            f"device {target!r} is not here; this machine offers {', '.join(device.targets)}"
-            + (f" ({why})" if why else "")
-        )
-    return replace(device, targets=(target,))

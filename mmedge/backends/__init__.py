@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mmedge.loop_spec import StateSpec
     from mmedge.spec import Array, TensorSpec
 
-__all__ = ["Attention", "Session", "SessionOptions", "Stepper", "SteppingSession"]
+__all__ = ["Attention", "Session", "SessionOptions", "Stepper", "SteppingSession", "check_threads"]
 
 
 class SessionOptions(NamedTuple):
@@ -109,3 +109,9 @@ class SteppingSession(Session, Protocol):
 
     def stepper(self, states: Sequence[StateSpec]) -> Stepper | None:
         """For one caller; None where it has no such way on this processor."""
+
+
+def check_threads(threads: object) -> None:
+    """Raise ValueError unless ``threads`` is None or a whole number from 1: 0 is no default."""
+    if threads is not None and (type(threads) is not int or threads < 1):
+        raise ValueError(f"threads must be a whole number from 1, or None; got {threads!r}")

@@ -11,13 +11,14 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from mmedge.backends import check_threads
 from mmedge.backends.registry import probe
 from mmedge.bench.machine.neighbours import Neighbours, busy_words
 from mmedge.bench.subprocesses import Cell, time_apart
 from mmedge.bundle.device_cache import Measurement
 from mmedge.errors import BundleError, MMEdgeError
 from mmedge.execution.verify import verify
-from mmedge.pipeline import check_threads, load
+from mmedge.pipeline import load
 
 if TYPE_CHECKING:
     from collections.abc import Callable

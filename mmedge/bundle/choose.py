@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mmedge.errors import InputError
@@ -11,7 +12,7 @@ from mmedge.spec import Decision
 if TYPE_CHECKING:
     from mmedge.spec import Device, Manifest, PlanName, Variant
 
-__all__ = ["choose", "choose_plan"]
+__all__ = ["choose", "choose_plan", "is_proven", "restrict", "tuned_threads"]
 
 
 def choose(
@@ -70,6 +71,37 @@ def choose_plan(
     if variant.plan is not None and variant.metrics.get("cores") == device.cores:
         return variant.plan, "measured to be faster by mmedge tune"
     return "whole", "the rule for single calls; mmedge tune measures both"
+
+
+def tuned_threads(variant: Variant, device: Device) -> int | None:
+    """Threads that were measured to be fastest, where that says something of this machine."""
+    if variant.metrics.get("cores") != device.cores:
+        return None
+    threads = int(variant.metrics.get("threads", 0))
+    return threads if 1 <= threads <= device.cores else None
+
+
+def is_proven(manifest: Manifest, variant: Variant) -> bool:
+    """Whether export has held this very computation against the network."""
+    runs_own_graphs = manifest.runs_own_graphs(variant)
+    return runs_own_graphs and (variant.backend, variant.target) == ("ort", "cpu")
+
+
+def restrict(device: Device, target: str | None) -> Device:
+    """``device`` as if it offered ``target`` alone; unchanged for None.
+
+    Raises:
+        InputError: this machine does not offer it.
+    """
+    if target is None:
+        return device
+    if target not in device.targets:
+        why = device.missing.get(target)
+        raise InputError(
+            f"device {target!r} is not here; this machine offers {', '.join(device.targets)}"
+            + (f" ({why})" if why else "")
+        )
+    return replace(device, targets=(target,))
 
 
 def _reject_reason(

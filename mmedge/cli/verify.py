@@ -8,6 +8,7 @@ from typer import Exit, Option
 
 from mmedge.backends.registry import probe
 from mmedge.bundle import Bundle
+from mmedge.bundle.choose import restrict
 from mmedge.cli.console import (
     BackendOption,
     BundleArgument,
@@ -24,7 +25,7 @@ from mmedge.cli.console import (
 from mmedge.errors import MMEdgeError
 from mmedge.execution.verify import Verification
 from mmedge.execution.verify import verify as replay
-from mmedge.pipeline import Pipeline, load, restrict
+from mmedge.pipeline import Pipeline, load
 from mmedge.spec import Variant
 
 __all__ = ["verify"]

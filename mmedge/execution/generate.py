@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
     from mmedge.backends import Session
     from mmedge.bundle import Bundle
+    from mmedge.execution.call_options import CallOptions, StartRun
     from mmedge.execution.detokenize import TextStream
     from mmedge.execution.feature_cache import FeatureCache
-    from mmedge.execution.loop_run import CallOptions, StartRun
     from mmedge.execution.state import State
     from mmedge.spec import Array
 

@@ -66,6 +66,10 @@ class Feeds:
         # with, name, dtype and shape of each input, and its sizes.
         self._alone: dict[str, tuple[Any, tuple[tuple[str, Any, Any], ...], dict[str, int]]] = {}
 
+    def takes(self, name: str) -> bool:
+        """Whether a call may give something under this name."""
+        return name in self._specs or name in self._texts
+
     def prepare(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Every input of the network by name, checked.
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from mmedge.backends import Session
     from mmedge.bundle import Bundle
-    from mmedge.execution.loop_run import CallOptions, StartRun
+    from mmedge.execution.call_options import CallOptions, StartRun
     from mmedge.execution.plan import Run
     from mmedge.spec import Array
 

@@ -3,6 +3,8 @@
 Of several stages, the encoders of a modality whose content has been seen lately are not run again
 (see :mod:`mmedge.execution.feature_cache`), and those that must run may run at once (see
 :mod:`mmedge.execution.scheduler`). Neither changes a bit of any output.
+
+It is longer than most, since a call's stages and a loop behind them are one piece.
 """
 
 from __future__ import annotations
@@ -23,10 +25,10 @@ from mmedge.forks import keep_for_ever
 if TYPE_CHECKING:
     from mmedge.backends import Session, SessionOptions
     from mmedge.bundle import Bundle
+    from mmedge.execution.call_options import StartRun
     from mmedge.execution.feature_cache import CacheInfo, FeatureCache, Key
     from mmedge.execution.generate import TokenLoop
     from mmedge.execution.latent_loop import LatentLoop
-    from mmedge.execution.loop_run import StartRun
     from mmedge.execution.plan import Run
     from mmedge.execution.state import State
     from mmedge.spec import Array, Manifest, PlanName, Stage, Variant

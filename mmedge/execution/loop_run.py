@@ -2,86 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from math import inf, isfinite
-from time import monotonic
-from typing import TYPE_CHECKING, Any, Self, TypedDict
-
-from mmedge.errors import InputError
+from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from types import TracebackType
 
-    from mmedge.execution.denoise import DenoiseRun, DenoiseStep
-    from mmedge.execution.generate import GenerateRun, GenerateStep
+    from mmedge.execution.call_options import StepRun
+    from mmedge.execution.denoise import DenoiseStep
+    from mmedge.execution.generate import GenerateStep
     from mmedge.execution.state import State
-    from mmedge.spec import Array, Manifest
+    from mmedge.spec import Array
 
-__all__ = ["CallOptions", "LoopRun", "Owner", "StartRun", "check_options", "deadline_of"]
-
-#: Begins a loop on the tensors of a call, by name, and what stands for them.
-StartRun = Callable[[Mapping[str, Any], object], "GenerateRun | DenoiseRun"]
-
-
-class CallOptions(TypedDict, total=False):
-    """Options of a call of a bundle with a loop or with state; :meth:`mmedge.Pipeline.run`."""
-
-    state: State | None
-    limit: int | None
-    stop: Iterable[int] | None
-    seed: int
-    temperature: float | None
-    top_k: int | None
-    top_p: float | None
-    noise: Array | None
-    deadline_ms: float | None
-
-
-#: Which options a bundle's loop takes, by its kind.
-_BY_KIND = {
-    "generate": (
-        "state", "limit", "stop", "seed", "temperature", "top_k", "top_p", "deadline_ms",
-    ),
-    "denoise": ("state", "seed", "noise", "deadline_ms"),
-}  # fmt: skip
-
-
-def check_options(manifest: Manifest, options: Mapping[str, Any]) -> None:
-    """Raise InputError for an option that this bundle does not take."""
-    loop = manifest.loop
-    names = _BY_KIND[loop.kind] if loop is not None else ("state",) if manifest.states else ()
-    for name, value in options.items():
-        if name not in names and value is not None:
-            what = (
-                f"a bundle with a loop {loop.kind!r}"
-                if loop is not None
-                else "a bundle without a loop"
-                if manifest.states
-                else "a bundle without a loop and without state"
-            )
-            raise InputError(
-                f"option {name!r}: {what} takes {', '.join(names) or 'no options'}; leave it out"
-            )
-
-
-def deadline_of(deadline_ms: float | None) -> float:
-    """The time of ``monotonic`` after which no run begins, for a call that begins now.
-
-    Raises:
-        InputError: no number of milliseconds from 0.
-    """
-    if deadline_ms is None:
-        return inf
-    if (
-        isinstance(deadline_ms, bool)
-        or not isinstance(deadline_ms, int | float)
-        or not isfinite(deadline_ms)
-        or deadline_ms < 0
-    ):
-        raise InputError(f"deadline_ms: expected milliseconds from 0, got {deadline_ms!r:.80}")
-    return monotonic() + deadline_ms / 1000
+__all__ = ["LoopRun", "Owner"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +43,7 @@ class LoopRun:
     it as a context manager.
     """
 
-    def __init__(self, run: GenerateRun | DenoiseRun, owner: Owner) -> None:
+    def __init__(self, run: StepRun, owner: Owner) -> None:
         self._run, self._owner = run, owner
         self._steps: Iterator[GenerateStep | DenoiseStep] = iter(run)
         self._open = True

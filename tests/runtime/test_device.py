@@ -10,9 +10,9 @@ import pytest
 
 from mmedge.backends import registry
 from mmedge.backends.registry import probe
+from mmedge.bundle.choose import restrict
 from mmedge.device import Gpu, find_gpus, installed_versions
 from mmedge.errors import InputError
-from mmedge.pipeline import restrict
 from mmedge.spec import Tolerance, Variant
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from mmedge.backends import check_threads
 from mmedge.errors import ExportError, InputError
-from mmedge.pipeline import check_threads
 from mmedge_export.quantize.limits import BUDGET, GOALS, MAX_ERROR
 from mmedge_export.targets.registry import find_target, precisions
 

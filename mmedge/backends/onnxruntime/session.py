@@ -137,7 +137,7 @@ class OrtSession:
         call, inner = value_binding(session)
         seconds = self._run_timeout_s
         self._value_call = call if seconds is None else LimitedRun(call, seconds, self._where)
-        return OrtStepper(self, states, inner)
+        return OrtStepper(self.run_values, self._output_names, states, inner)
 
     def run_values(self, names: list[str], feeds: Mapping[str, Any]) -> Any:  # noqa: ANN401
         """Run once on OrtValues; the outputs of these names, as :func:`value_binding` gives them.

@@ -9,9 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-    from mmedge.backends.onnxruntime.session import OrtSession
     from mmedge.loop_spec import StateSpec
     from mmedge.spec import Array
 
@@ -22,19 +21,26 @@ class OrtStepper:
     """See :class:`mmedge.backends.Stepper`; on the CPU.
 
     Args:
-        session: of the stage.
+        run: runs the session on names of outputs and values by input.
+        outputs: names of the stage's.
         states: of the stage.
         inner: of :func:`value_binding`.
     """
 
-    def __init__(self, session: OrtSession, states: Sequence[StateSpec], inner: Any) -> None:  # noqa: ANN401
+    def __init__(
+        self,
+        run: Callable[[list[str], Mapping[str, Any]], Any],
+        outputs: Sequence[str],
+        states: Sequence[StateSpec],
+        inner: Callable[[Any], Any],
+    ) -> None:
         import onnxruntime as ort
 
-        self._session, self._inner = session, inner
+        self._run, self._inner = run, inner
         self._value = ort.OrtValue.ortvalue_from_numpy
         self._states = tuple(state.input for state in states)
-        outputs = {state.output for state in states}
-        self._outputs = [spec.name for spec in session.outputs if spec.name not in outputs]
+        new_states = {state.output for state in states}
+        self._outputs = [name for name in outputs if name not in new_states]
         self._names = [*(state.output for state in states), *self._outputs]
         self._count = len(self._states)
         self._feeds: dict[str, Any] = {}
@@ -56,7 +62,7 @@ class OrtStepper:
     def run(self) -> dict[str, Array]:
         """See :meth:`mmedge.backends.Stepper.run`."""
         feeds, count = self._feeds, self._count
-        values = self._session.run_values(self._names, feeds)
+        values = self._run(self._names, feeds)
         for name, value in zip(self._states, values, strict=False):
             feeds[name] = value
         if self._begun:
