@@ -70,9 +70,10 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """One layer: self-attention with a cache, and attention to what the encoder gave."""
 
-    def __init__(self, room: int = 64) -> None:
+    def __init__(self, room: int = 64, *, counts: bool = True) -> None:
         super().__init__()
         self.embed, self.places = nn.Embedding(WORDS, WIDTH), nn.Embedding(room, WIDTH)
+        self.counts = counts
         self.attention, self.q = SelfAttention(), nn.Linear(WIDTH, WIDTH)
         self.norm, self.head = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, WORDS)
 
@@ -86,7 +87,8 @@ class Decoder(nn.Module):
         audio_k: Tensor,
         audio_v: Tensor,
     ) -> dict[str, Tensor]:
-        places = torch.arange(input_ids.shape[1], device=input_ids.device) + past_k.shape[2]
+        places = torch.arange(input_ids.shape[1], device=input_ids.device)
+        places = places + past_k.shape[2] if self.counts else places
         x = self.embed(input_ids) + self.places(places)
         more, k, v = self.attention(x, past_k, past_v)
         x = x + more

@@ -76,6 +76,17 @@ class TorchNetwork:
                 f"Inputs: {shapes}. Give an example that the network takes{hint}"
             ) from error
 
+    def written_inputs(self, feeds: Mapping[str, Array]) -> list[str]:
+        """Names of inputs that a call writes to. Raises what the module raises."""
+        tensors = self.tensors(feeds)
+        with torch.no_grad(), _as_traced():
+            self.module(**tensors)
+        return [
+            name
+            for name, tensor in tensors.items()
+            if tensor.cpu().numpy().tobytes() != np.asarray(feeds[name]).tobytes()
+        ]
+
     def __call__(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Outputs by name. Raises what :meth:`call` and :func:`named_results` raise."""
         tensors = named_results(self.call(feeds), self._model.outputs)

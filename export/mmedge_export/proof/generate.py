@@ -96,9 +96,8 @@ class _GenerateExport:
             options.tell("running the loop itself")
             self._find_shapes(run)
             model = self._model(run, outputs)
-            runs = [self._follow(run, case) for case in self.cases]
             example = {name: value.example for name, value in model.inputs.items()}
-            step_checks.check_generate(self.steps, run, example, options.leave)
+            step_checks.check_generate(self.steps, run, example, options.tolerance, options.leave)
             first = self.cases[0]
             step_checks.check_prefill(
                 self.steps,
@@ -108,6 +107,7 @@ class _GenerateExport:
                 self._tokens(run, first),
                 options.tolerance,
             )
+            runs = [self._follow(run, case) for case in self.cases]
             forced = [self._forced(number, each) for number, each in enumerate(runs)]
             samples = [steps[0] for steps in forced]
             samples += [feeds for steps in forced for feeds in steps[1:]]
@@ -329,13 +329,19 @@ class _GenerateExport:
 
     def _follow(self, run: Run, case: LoopCase) -> TokenRun:
         """A whole greedy run of the network itself."""
-        return self.steps.run(
-            run,
-            self.parts.values(case),
-            self._first(case),
-            self._begin(case),
-            limit=self.loop.limit,
-        )
+        try:
+            return self.steps.run(
+                run,
+                self.parts.values(case),
+                self._first(case),
+                self._begin(case),
+                limit=self.loop.limit,
+            )
+        except ExportError as error:
+            raise ExportError(
+                f"Generate: {case.what}: a run of at most {self.loop.limit} tokens does not reach "
+                f"its end: {error}; if the step has room for fewer tokens, lower limit"
+            ) from error
 
     def _forced(self, number: int, run: TokenRun) -> list[Mapping[str, Array]]:
         """What steps of a run took: the golden one first."""
