@@ -316,7 +316,8 @@ class Pipeline:
         state = options.get("state")
         with ExitStack() as on_error:
             if state is not None:
-                on_error.enter_context(state.use(self._state_owner))
+                state.acquire(self._state_owner)
+                on_error.callback(state.release)
             run = loaded_plan.begin_loop(
                 self._prepare(inputs),
                 laps,

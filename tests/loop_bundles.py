@@ -243,8 +243,12 @@ class Completer:
     def write(
         self, path, *, tokenizer: bytes | None = None, new=None, most=None, required=True, **loop
     ) -> Bundle:
-        """``tokenizer``: of what goes in and what comes out."""
-        inputs, outputs = attention_specs(words=self.layer.words)
+        """``tokenizer``: of what goes in and what comes out; ``new``: most of one run.
+
+        A ``new`` of 0 fixes it at 1.
+        """
+        size = 1 if new == 0 else "new"
+        inputs, outputs = attention_specs(words=self.layer.words, new=size)
         files = {"step": "onnx/step.onnx"}
         name = "assets/tokenizer.json"
         takes = None if tokenizer is None else Tokenizer(name, "tokens")
@@ -257,7 +261,7 @@ class Completer:
             files={},
             dimensions={
                 "batch": Dimension(1, 1, 8),
-                "new": Dimension(1, 1, new),
+                "new": Dimension(1, 1, new or None),
                 "past": Dimension(0, 4, most),
                 "total": Dimension(1, 5, most),
             },
@@ -300,7 +304,8 @@ class Speller:
         self.first, self.embed, self.out = weight(5, WIDTH), weight(WORDS, WIDTH), weight(8, WORDS)
         self.wz, self.uz, self.wn, self.un = (weight(WIDTH, WIDTH) for _ in range(4))
 
-    def write(self, path, **loop) -> Bundle:
+    def write(self, path, *, more: bool = False, **loop) -> Bundle:
+        """``more``: the mean of the sound is an output of the network, too."""
         sound = TensorSpec("sound", "float32", ("batch", "frames", 5))
         first = TensorSpec("first", "float32", ("batch", WIDTH))
         token = TensorSpec("token", "int32", ("batch",))
@@ -308,9 +313,10 @@ class Speller:
         logits = TensorSpec("logits", "float32", ("batch", WORDS))
         new_hidden = TensorSpec("new_hidden", "float32", ("batch", WIDTH))
         g = Graph()
-        mean = g("ReduceMean", "sound", np.array([1]), keepdims=0)
+        mean = g("ReduceMean", "sound", np.array([1]), keepdims=0, name="mean")
         g("Tanh", g("MatMul", mean, self.first), name="first")
-        hear = g.bytes((sound,), (first,))
+        heard = (first, TensorSpec("mean", "float32", ("batch", 5)))[: 1 + more]
+        hear = g.bytes((sound,), heard)
         g = Graph()
         e = g("Gather", self.embed, "token")
         z = g("Sigmoid", g("Add", g("MatMul", e, self.wz), g("MatMul", "hidden", self.uz)))
@@ -325,10 +331,10 @@ class Speller:
             name="speller",
             modalities=(Modality("sound", ("sound",)),),
             stages=(
-                Stage("hear", files["hear"], (sound,), (first,), "sound"),
+                Stage("hear", files["hear"], (sound,), heard, "sound"),
                 Stage("step", files["step"], (token, hidden), (logits, new_hidden)),
             ),
-            outputs=("first",),
+            outputs=tuple(spec.name for spec in heard),
             variants=(variant(files),),
             files={},
             dimensions={"batch": Dimension(1, 1, 8), "frames": Dimension(1, 3)},
@@ -367,7 +373,7 @@ class Filter:
     def __init__(self, where: str = "whole") -> None:
         self.where = where
 
-    def write(self, path, *, stored=None) -> Bundle:
+    def write(self, path, *, stored=None, returns_state=False) -> Bundle:
         """``stored``: what the state begins with; None: zeros."""
 
         def tensor(name, size=4):
@@ -411,7 +417,7 @@ class Filter:
             name="filter",
             modalities=(Modality("x", ("x",)), Modality("gain", ("gain",), required=False)),
             stages=stages,
-            outputs=("y",),
+            outputs=("y", "h_new") if returns_state else ("y",),
             variants=(variant(files),),
             files={},
             dimensions={"batch": Dimension(1, 1, 8)},

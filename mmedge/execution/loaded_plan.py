@@ -261,18 +261,24 @@ class LoadedPlan:
             check_open: raises BackendError where the pipeline is closed.
         """
         key = self.compute(values, laps, cached=cached, run_encoders=run_encoders, state=state)
-        owner = Owner(check_open, self.results(values), self.states(values), state)
+        states = {} if state is None else self.states(values)
+        owner = Owner(check_open, self.results(values), states, state)
         return LoopRun(start(values, key), owner)
 
     def states(self, values: Mapping[str, Array]) -> dict[str, Array]:
-        """The states that a call of the plan's stages leaves, by the inputs that take them."""
-        return {
-            # What is returned, too, may be written to.
-            state.input: array.copy() if state.output in self._outputs else array
-            for first in self._first
-            for state in first.states
-            for array in [values[state.output]]
+        """The states that a call of the plan's stages leaves, by the inputs that take them.
+
+        Raises:
+            BackendError: one is NaN somewhere.
+        """
+        states: dict[str, Array] = {}
+        for first in self._first:
+            states.update(first.leave(values))
+        # What is returned, too, may be written to.
+        names = {
+            state.input for f in self._first for state in f.states if state.output in self._outputs
         }
+        return {name: array.copy() if name in names else array for name, array in states.items()}
 
     def results(self, values: Mapping[str, Array]) -> dict[str, Array]:
         """The network's outputs that a call with a loop returns beside what the loop gives."""

@@ -6,6 +6,7 @@ docs/reference/bundle.md ("Choosing a token") specifies it, so that every runtim
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -51,18 +52,18 @@ def choose(scores: Array, sampling: Sampling, choice: int, suppress: Sequence[in
     if suppress:
         # Never in place: the scores may be a cache's.
         scores = scores.copy()
-        scores[:, suppress] = -np.inf
+        scores[:, suppress] = -inf
     if not sampling.temperature:
         # In float64 the largest is the same, and of equal ones the first.
         if len(scores) == 1:
             row = scores[0]
             token = row.argmax()
-            # NaN counts as the largest; nothing else differs from itself.
-            if row[token] != row[token]:
+            # NaN counts as the largest, and is not above anything.
+            if not row[token] > -inf:
                 raise _no_number(choice)
             return [int(token)]
         best = scores.argmax(axis=-1)
-        if np.isnan(scores[np.arange(len(scores)), best]).any():
+        if not (scores[np.arange(len(scores)), best] > -inf).all():
             raise _no_number(choice)
         tokens: list[int] = best.tolist()
         return tokens
@@ -82,7 +83,7 @@ def _no_number(choice: int) -> BackendError:
 
 def _draw(scores: NDArray[np.float64], sampling: Sampling, u: float, choice: int) -> int:
     largest = scores.max()
-    if not largest > -np.inf:
+    if not largest > -inf:
         raise _no_number(choice)
     scores = scores / sampling.temperature
     tokens = None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmedge.constraints import allows, spans
-from mmedge.errors import InputError
+from mmedge.errors import BackendError, InputError
 from mmedge.spec import DTYPES
 
 if TYPE_CHECKING:
@@ -194,6 +194,21 @@ class FirstStates:
         """Raise InputError where states of an earlier call have not the sizes of this one."""
         for state in self.states:
             self._check(state, arrays[state.input], sizes, "the State given")
+
+    def leave(self, tensors: Mapping[str, Any]) -> dict[str, Array]:
+        """What the next run takes, by input, after one that gave ``tensors``.
+
+        Raises:
+            BackendError: a state is NaN somewhere, and all that came of it would be so.
+        """
+        for state in self.states:
+            array = tensors[state.output]
+            if array.dtype.kind == "f" and np.isnan(array).any():
+                raise BackendError(
+                    f"stage {state.stage!r} made NaN of its state ({state.output!r}); the state "
+                    "before is kept"
+                )
+        return {state.input: tensors[state.output] for state in self.states}
 
     def _check(self, state: StateSpec, array: Array, sizes: Mapping[str, int], source: str) -> None:
         spec = self._specs[state.input]
