@@ -34,6 +34,7 @@ from mmedge_export.quantize.task import Task
 from mmedge_export.quantize.whole_graph import add_variant
 from mmedge_export.targets.onnxruntime.schemes import SCALES_BY_AXIS
 from mmedge_export.targets.registry import quantizer
+from mmedge_export.targets.variants import check_runs_once
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -95,6 +96,7 @@ def quantize(
     tell = progress or (lambda _: None)
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     try:
+        check_runs_once(opened.manifest, f"precision {settings.precision!r}")
         target = quantizer(settings.backend)
         store = target.open_store(opened, settings.backend, settings.precision, settings.engines)
         opened, base = target.float_variant(opened)

@@ -26,7 +26,7 @@ from mmedge_export.capture.other_sizes import check_sizes
 from mmedge_export.onnx_graph.graph import Runner
 from mmedge_export.open_questions import line
 from mmedge_export.targets.openvino.integers import check_integers
-from mmedge_export.targets.variants import base_variant
+from mmedge_export.targets.variants import base_variant, check_runs_once
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -164,6 +164,7 @@ def add_openvino(bundle: Bundle) -> tuple[Bundle, Variant]:
     if base is None:
         raise ExportError(f"{bundle.path}: it has no float32 graphs; export the network again")
     manifest = bundle.manifest
+    check_runs_once(manifest, "OpenVINO")
     stages = manifest.stages
 
     def opened(specialised: int) -> dict[str, OpenVinoRunner]:

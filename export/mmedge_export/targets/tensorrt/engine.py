@@ -27,6 +27,7 @@ from mmedge_export.targets.tensorrt import SCHEMES
 from mmedge_export.targets.tensorrt.engine_builder import EngineBuilder
 from mmedge_export.targets.tensorrt.float16 import TOLERANCE, to_float16
 from mmedge_export.targets.tensorrt.profiles import resolve_profiles
+from mmedge_export.targets.variants import check_runs_once
 
 if TYPE_CHECKING:
     from mmedge_export.targets.tensorrt.profiles import ProfileSizes
@@ -139,6 +140,7 @@ def build_all(
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     variants: list[tuple[Variant, dict[str, Path]]] = []
     try:
+        check_runs_once(opened.manifest, "engines")
         sizes = resolve_profiles(opened, profile)
         with tempfile.TemporaryDirectory(prefix="mmedge-build-") as temporary:
             for precision in dict.fromkeys(precisions):
