@@ -162,10 +162,11 @@ class Pipeline:
                 state in (:meth:`state`); None: anew. For a loop that generates, also ``limit``
                 (most tokens, at most the bundle's), ``stop`` (the tokens that end a row, in place
                 of the bundle's; ``()``: none), ``seed``, ``temperature``, ``top_k`` and ``top_p``
-                (of the choice of tokens; None: the bundle's), and ``deadline_ms`` (milliseconds
-                from the call on after which no step begins). For a loop that denoises, ``seed``,
-                ``noise`` (the first noise, before it is scaled; None: of the seed) and
-                ``deadline_ms``.
+                (of the choice of tokens; None: the bundle's), ``forced`` (tokens [batch, n] that
+                are chosen first whatever their scores, to see the scores of a text that is known),
+                and ``deadline_ms`` (milliseconds from the call on after which no step begins). For
+                a loop that denoises, ``seed``, ``noise`` (the first noise, before it is scaled;
+                None: of the seed) and ``deadline_ms``.
 
         Returns:
             NumPy array by output name, in the manifest's order. The caller may write to them. With
@@ -223,15 +224,23 @@ class Pipeline:
             plan, inputs, laps, cached=cached, run_encoders=run_encoders, options=options
         )
 
-    def state(self) -> State:
+    def state(self, tensors: Mapping[str, Array] | None = None) -> State:
         """A new :class:`mmedge.State`: what stages hand to themselves, for calls that follow.
 
+        Args:
+            tensors: what it begins with, by the inputs that take them, as
+                :meth:`mmedge.State.tensors` gave them after a call; None: the first value. A bundle
+                with a loop that generates has more than tensors to go on from, and takes none.
+
         Raises:
-            InputError: no stage of the bundle has state.
+            InputError: no stage of the bundle has state, or ``tensors`` are not its states.
         """
         if not self.bundle.manifest.states:
             raise InputError(f"{self!r} has no state; call it without")
-        return State(self._state_owner)
+        state = State(self._state_owner)
+        if tensors is not None:
+            state.begin(self.bundle.manifest, tensors)
+        return state
 
     def timed(
         self,

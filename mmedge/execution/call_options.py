@@ -52,6 +52,7 @@ class CallOptions(TypedDict, total=False):
     temperature: float | None
     top_k: int | None
     top_p: float | None
+    forced: Array | None
     noise: Array | None
     deadline_ms: float | None
 
@@ -59,7 +60,8 @@ class CallOptions(TypedDict, total=False):
 #: Which options a bundle's loop takes, by its kind.
 _BY_KIND = {
     "generate": (
-        "state", "limit", "stop", "seed", "temperature", "top_k", "top_p", "deadline_ms",
+        "state", "limit", "stop", "seed", "temperature", "top_k", "top_p", "forced",
+        "deadline_ms",
     ),
     "denoise": ("state", "seed", "noise", "deadline_ms"),
 }  # fmt: skip

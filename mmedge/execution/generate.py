@@ -54,22 +54,33 @@ class GenerateStep:
         active: bool [batch], whether the token counts: it is no stop token, and of no row that
             ended before.
         text: what the text of each row grows by; empty strings where the bundle has no tokenizer.
+        scores: [batch, vocabulary], what the stage gave for the choice. Not to be written to.
     """
 
     index: int
     tokens: Array
     active: Array
     text: tuple[str, ...]
+    scores: Array
 
 
 @dataclass(frozen=True, slots=True)
 class GenerateOptions:
-    """How one call generates. ``deadline``: time of ``monotonic`` after which no run begins."""
+    """How one call generates.
+
+    Attributes:
+        limit: most tokens.
+        stop: tokens that end a row.
+        sampling: how tokens are chosen.
+        deadline: time of ``monotonic`` after which no run begins.
+        forced: [batch, n], what the first n choices are whatever the scores; None: none is.
+    """
 
     limit: int
     stop: tuple[int, ...]
     sampling: Sampling
     deadline: float = inf
+    forced: Array | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -180,6 +191,7 @@ class TokenLoop:
                 check_seed(options.get("seed", 0)),
             ),
             deadline,
+            self._forced(options.get("forced")),
         )
         return partial(self._start, checked, options.get("state"))
 
@@ -191,6 +203,20 @@ class TokenLoop:
         key: object,
     ) -> GenerateRun:
         return GenerateRun(self, tensors, options, state=state, key=key)
+
+    def _forced(self, tokens: Any) -> Array | None:  # noqa: ANN401
+        if tokens is None:
+            return None
+        array = np.asarray(tokens)
+        if array.ndim != 2 or (array.size and array.dtype.kind not in "iu"):
+            raise InputError(
+                f"forced: expected whole numbers [batch, n], got {array.dtype}{list(array.shape)}"
+            )
+        if array.size and not 0 <= array.min() <= array.max() <= self.most:
+            raise InputError(
+                f"forced: expected tokens from 0 to {self.most}, got {array.min()} to {array.max()}"
+            )
+        return array.astype(np.int64)
 
     def batch(self, sizes: Mapping[str, int], prompt: Array | None) -> int:
         """Rows of a call, by the sizes of its tensors and by its tokens."""
@@ -273,6 +299,8 @@ class GenerateRun:
             # What an earlier call left may be anything: nothing else begins so.
             first, key = state.arrays, None
             loop.first.check(first, sizes)
+        if options.forced is not None and len(options.forced) != batch:
+            raise InputError(f"forced: expected tokens for {batch} rows, got {len(options.forced)}")
         self._key = key
         self._limit = self._room(first)
         self._stepper = make_stepper(loop.session, loop.first.states)
@@ -282,6 +310,7 @@ class GenerateRun:
         self._token = self._shaped(np.zeros((batch, 1), DTYPES[loop.token.dtype]))
         self._position = self._positions(0, 1)
         self._chosen: list[list[int]] = []
+        self._last_scores: Array = np.empty((batch, 0), np.float32)
         self._lengths: list[int | None] = [None] * batch  # of rows that stopped
         self._stops = frozenset(options.stop)
         self._fill = options.stop[0] if options.stop else 0
@@ -309,8 +338,12 @@ class GenerateRun:
             return False
         index, loop, options = self.index, self._loop.loop, self._options
         choice = self._first_choice + index
-        suppress = loop.suppress if choice else (*loop.suppress, *loop.suppress_first)
-        tokens = choose(scores, options.sampling, choice, suppress)
+        if options.forced is not None and index < options.forced.shape[1]:
+            tokens = options.forced[:, index].tolist()
+        else:
+            suppress = loop.suppress if choice else (*loop.suppress, *loop.suppress_first)
+            tokens = choose(scores, options.sampling, choice, suppress)
+        self._last_scores = scores
         lengths = self._lengths
         if self._batch == 1:
             if tokens[0] in self._stops:
@@ -376,7 +409,9 @@ class GenerateRun:
                     text[row] = stream.add(tokens[row], last=self.finish is not None)
                 elif self._lengths[row] == index:
                     text[row] = stream.end()
-        return GenerateStep(index, np.array(tokens, np.int64), np.array(active), tuple(text))
+        return GenerateStep(
+            index, np.array(tokens, np.int64), np.array(active), tuple(text), self._last_scores
+        )
 
     def _first_tokens(self, prompt: Array | None) -> Array:
         """What the first run takes, [batch, n]."""
@@ -475,7 +510,7 @@ class GenerateRun:
             return np.zeros(())
         places = np.arange(start, start + count, dtype=DTYPES[spec.dtype])
         if len(spec.shape) == len(token.shape):
-            return self._shaped(np.broadcast_to(places, (self._batch, count)))
+            return self._shaped(np.tile(places, (self._batch, 1)))
         return places if spec.shape else places[0]
 
     def _reuse_prefix(self) -> tuple[Array | None, int]:

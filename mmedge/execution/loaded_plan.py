@@ -150,6 +150,7 @@ class LoadedPlan:
             raise
         self.runs = {stage: _runner(session) for stage, session in self.sessions.items()}
         self._plan = StagePlan(stages, self.runs, self._outputs)
+        self._all_stages = StagePlan((*stages, *loop_stages), self.runs)
         self._encoders = self._plan.encoders if several else {}
         self._others = self._plan.fusion if several else self._plan.stages
         self.parts = ("inputs", *self.runs, "outputs")
@@ -293,7 +294,7 @@ class LoadedPlan:
 
     def run_stage(self, stage: str, feeds: Mapping[str, Any]) -> dict[str, Array]:
         """What the stage of that name gives for what it takes of ``feeds``."""
-        return self._plan.run_stage(stage, feeds)
+        return self._all_stages.run_stage(stage, feeds)
 
     def cache_info(self) -> dict[str, CacheInfo]:
         """Counters of the feature cache by modality; empty where there is none."""

@@ -75,6 +75,25 @@ class State:
         with self.use(self._owner):
             self.replace({}, 0, 0, None)
 
+    def begin(self, manifest: Manifest, tensors: Mapping[str, Array]) -> None:
+        """Hold copies of ``tensors``, by the inputs that take them, as after one call.
+
+        Raises:
+            InputError: they are not the states of a bundle, or it has a loop.
+        """
+        specs = manifest.step_inputs()
+        names = dict.fromkeys(state.input for state in manifest.states)
+        if manifest.loops or tensors.keys() != names.keys():
+            expected = "none, since the bundle has a loop" if manifest.loops else ", ".join(names)
+            raise InputError(f"state: expected {expected}; got {', '.join(tensors) or 'none'}")
+        arrays = {name: np.array(tensors[name], order="C") for name in names}
+        for name, array in arrays.items():
+            spec = specs[name]
+            if array.dtype != DTYPES[spec.dtype] or array.ndim != len(spec.shape):
+                got = f"{array.dtype}{list(array.shape)}"
+                raise InputError(f"state {name!r}: expected {spec}, got {got}")
+        self.replace(arrays, 1, 0, None)
+
     @property
     def is_new(self) -> bool:
         """Whether no call has left anything in it."""

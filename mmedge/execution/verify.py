@@ -1,14 +1,16 @@
 """Replay a bundle's golden samples on this machine: does the loaded variant compute the same?
 
 Every stage is run on the golden tensors that enter it, so that an error is found in the stage that
-makes it and not in the ones behind it; then the whole network is run from its inputs.
+makes it and not in the ones behind it; then the whole network is run from its inputs. Of a loop,
+every step's scores are compared while it is made to choose the golden tokens, or its latents; then
+it runs freely, and has to choose the same tokens.
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Unpack
 
 import numpy as np
 
@@ -17,15 +19,19 @@ from mmedge.execution.plan import StagePlan
 from mmedge.tolerance import OutputComparison
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from mmedge.bundle import Bundle
+    from mmedge.execution.call_options import CallOptions
+    from mmedge.execution.loop_run import LoopRun
+    from mmedge.execution.state import State
+    from mmedge.execution.verify_loop import Choice
     from mmedge.spec import Array, PlanName, Tolerance, Variant
 
 __all__ = ["Replayable", "Row", "Verification", "verify"]
 
-#: ``stage`` of the rows that compare the whole network's outputs.
-WHOLE = "(whole network)"
+#: ``stage`` of the rows that compare the whole network's outputs, and what its loop gives.
+WHOLE, LOOP = "(whole network)", "(loop)"
 
 
 class Replayable(Protocol):
@@ -41,8 +47,18 @@ class Replayable(Protocol):
     def run_stage(self, stage: str, feeds: Mapping[str, Any]) -> dict[str, Array]:
         """Outputs of one stage alone."""
 
-    def run(self, inputs: Mapping[str, Any], *, cached: bool = True) -> dict[str, Array]:
+    def run(
+        self, inputs: Mapping[str, Any], *, cached: bool = True, **options: Unpack[CallOptions]
+    ) -> dict[str, Any]:
         """Outputs of the whole network."""
+
+    def iterate(
+        self, inputs: Mapping[str, Any], *, cached: bool = True, **options: Unpack[CallOptions]
+    ) -> LoopRun:
+        """Steps of the network's loop."""
+
+    def state(self, tensors: Mapping[str, Array] | None = None) -> State:
+        """What stages with state begin with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +106,7 @@ class Verification:
         for row in self.rows:
             if not row.ok:
                 limit = self.tolerance
-                if row.stage != WHOLE and self.plan == "cut":
+                if row.stage not in (WHOLE, LOOP) and self.plan == "cut":
                     limit = self.tolerances.get(row.output, limit)
                 raise AccuracyError(
                     f"variant {self.variant}: output {row.output!r} of stage {row.stage!r} differs "
@@ -132,14 +148,15 @@ def verify(pipeline: Replayable, *, progress: Callable[[int], None] | None = Non
         raise BundleError(f"{pipeline.bundle.path}: no golden samples; export the bundle again")
     variant = pipeline.variant
     comparisons: dict[tuple[str, str], OutputComparison] = {}
-    stages = manifest.in_order(pipeline.plan)
+    choices: list[Choice] = []
+    stages = (*manifest.in_order(pipeline.plan), *manifest.loop_stages())
     plan = StagePlan(stages, {s.name: partial(pipeline.run_stage, s.name) for s in stages})
 
     def compare(stage: str, got: Mapping[str, Array], golden: Mapping[str, Array]) -> None:
         for output, value in got.items():
             limit = variant.tolerance
             # One stage is the whole network; its errors add up as those of all stages do.
-            if stage != WHOLE and pipeline.plan == "cut":
+            if stage not in (WHOLE, LOOP) and pipeline.plan == "cut":
                 limit = variant.tolerances.get(output, limit)
             comparison = comparisons.setdefault((stage, output), OutputComparison(limit))
             comparison.add(value, golden[output])
@@ -149,7 +166,18 @@ def verify(pipeline: Replayable, *, progress: Callable[[int], None] | None = Non
         for stage, outputs in plan.alone(tensors):
             compare(stage.name, outputs, sample.outputs)
         # Not cached: content that comes again must be computed again to prove anything.
-        compare(WHOLE, pipeline.run(sample.inputs, cached=False), sample.outputs)
+        if manifest.loop is not None:
+            from mmedge.execution.verify_loop import replay_loop  # most bundles have no loop
+
+            replay = replay_loop(pipeline, manifest.loop, sample)
+            for output, got, golden in replay.tensors:
+                compare(LOOP, {output: got}, {output: golden})
+            choices += replay.choices
+        elif manifest.states:
+            outputs = pipeline.run(sample.inputs, cached=False, state=pipeline.state(sample.step))
+            compare(WHOLE, outputs, sample.outputs)
+        else:
+            compare(WHOLE, pipeline.run(sample.inputs, cached=False), sample.outputs)
         if progress is not None:
             progress(count)
     rows = []
@@ -158,6 +186,20 @@ def verify(pipeline: Replayable, *, progress: Callable[[int], None] | None = Non
         rows.append(
             Row(*key, worst.max_abs, worst.max_rel, worst.limit_used, worst.scale, worst.where)
         )
+    if manifest.loop is not None and manifest.loop.kind == "generate":
+        rows.append(_choice_row(choices, variant.tolerance))
     return Verification(
         variant.id, pipeline.plan, len(samples), variant.tolerance, variant.tolerances, tuple(rows)
     )
+
+
+def _choice_row(choices: Iterable[Choice], tolerance: Tolerance) -> Row:
+    """What a loop chose: the token that lies furthest from the golden one in its scores."""
+    from mmedge.execution.verify_loop import worst_choice
+
+    worst = worst_choice(choices, tolerance)
+    if worst is None:
+        return Row(LOOP, "tokens", 0.0, 0.0, 0.0)
+    share = worst.gap / worst.scale if worst.scale else float(np.inf)
+    used = worst.limit_used(tolerance)
+    return Row(LOOP, "tokens", worst.gap, share, used, worst.scale, str(worst))
