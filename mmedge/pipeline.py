@@ -22,7 +22,7 @@ from mmedge.execution.finite import FiniteInputs
 from mmedge.execution.inputs import Feeds
 from mmedge.execution.loaded_plan import CACHE_BYTES, Laps, LoadedPlan
 from mmedge.execution.scheduler import serially
-from mmedge.execution.state import State
+from mmedge.execution.state import new_state
 from mmedge.forks import ADVICE, watch
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from mmedge.execution.loaded_plan import RunEncoders
     from mmedge.execution.loop_run import LoopRun
     from mmedge.execution.scheduler import Schedule
+    from mmedge.execution.state import State
     from mmedge.spec import Array, Decision, PlanName, Variant
     from mmedge.stream import Stream
     from mmedge.stream.policies import Policy
@@ -228,19 +229,13 @@ class Pipeline:
         """A new :class:`mmedge.State`: what stages hand to themselves, for calls that follow.
 
         Args:
-            tensors: what it begins with, by the inputs that take them, as
-                :meth:`mmedge.State.tensors` gave them after a call; None: the first value. A bundle
-                with a loop that generates has more than tensors to go on from, and takes none.
+            tensors: what it begins with, as :meth:`mmedge.State.tensors` gave them after a call;
+                None: the first value. A bundle with a loop takes none.
 
         Raises:
             InputError: no stage of the bundle has state, or ``tensors`` are not its states.
         """
-        if not self.bundle.manifest.states:
-            raise InputError(f"{self!r} has no state; call it without")
-        state = State(self._state_owner)
-        if tensors is not None:
-            state.begin(self.bundle.manifest, tensors)
-        return state
+        return new_state(self._state_owner, self.bundle.manifest, tensors)
 
     def timed(
         self,
@@ -252,14 +247,12 @@ class Pipeline:
         """Run once as :meth:`run` does, and return also the nanoseconds of each part of the call.
 
         - ``inputs``: checks, tokenizing, stand-ins, hashing.
-        - Every stage by its name: 0 if its outputs came from the cache. The few microseconds before
-          a stage count as its own, so parts follow one another without a gap. The stage of a loop
-          has the time of all steps, with the choice of tokens.
+        - Every stage by its name, from the end of the part before it: 0 if its outputs came from
+          the cache. That of a loop has the time of all steps, with the choice of tokens.
         - ``outputs``: collecting them, copying what the cache may hold, and freeing the tensors
           between stages.
 
-        Encoders run one after another, even if :meth:`run` runs them at the same time. So the parts
-        add up.
+        Encoders run one after another here, so that the parts add up.
         """
         return self._answer(
             self._loaded, inputs, cached=cached, run_encoders=serially, options=options

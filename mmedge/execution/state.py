@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from mmedge.backends import Session, Stepper
     from mmedge.bundle import Bundle
     from mmedge.loop_spec import StateSpec
-    from mmedge.spec import Array, Stage, TensorSpec
+    from mmedge.spec import Array, Manifest, Stage, TensorSpec
 
-__all__ = ["ArrayStepper", "FirstStates", "State", "call_sizes", "make_stepper"]
+__all__ = ["ArrayStepper", "FirstStates", "State", "call_sizes", "make_stepper", "new_state"]
 
 
 class State:
@@ -74,25 +74,6 @@ class State:
         """
         with self.use(self._owner):
             self.replace({}, 0, 0, None)
-
-    def begin(self, manifest: Manifest, tensors: Mapping[str, Array]) -> None:
-        """Hold copies of ``tensors``, by the inputs that take them, as after one call.
-
-        Raises:
-            InputError: they are not the states of a bundle, or it has a loop.
-        """
-        specs = manifest.step_inputs()
-        names = dict.fromkeys(state.input for state in manifest.states)
-        if manifest.loops or tensors.keys() != names.keys():
-            expected = "none, since the bundle has a loop" if manifest.loops else ", ".join(names)
-            raise InputError(f"state: expected {expected}; got {', '.join(tensors) or 'none'}")
-        arrays = {name: np.array(tensors[name], order="C") for name in names}
-        for name, array in arrays.items():
-            spec = specs[name]
-            if array.dtype != DTYPES[spec.dtype] or array.ndim != len(spec.shape):
-                got = f"{array.dtype}{list(array.shape)}"
-                raise InputError(f"state {name!r}: expected {spec}, got {got}")
-        self.replace(arrays, 1, 0, None)
 
     @property
     def is_new(self) -> bool:
@@ -148,6 +129,34 @@ class State:
 
     def __repr__(self) -> str:
         return f"<State at {self._position}, {self.nbytes} bytes>"
+
+
+def new_state(
+    owner: object, manifest: Manifest, tensors: Mapping[str, Array] | None = None
+) -> State:
+    """A state for calls of a pipeline, with copies of ``tensors`` in it as after one call.
+
+    Raises:
+        InputError: the bundle has no state, or ``tensors`` are not its states, or it has a loop.
+    """
+    names = dict.fromkeys(state.input for state in manifest.states)
+    if not names:
+        raise InputError(f"{manifest.name!r} has no state; call it without")
+    state = State(owner)
+    if tensors is None:
+        return state
+    if manifest.loops or tensors.keys() != names.keys():
+        expected = "none, since the bundle has a loop" if manifest.loops else ", ".join(names)
+        raise InputError(f"state: expected {expected}; got {', '.join(tensors) or 'none'}")
+    specs = manifest.step_inputs()
+    arrays = {name: np.array(tensors[name], order="C") for name in names}
+    for name, array in arrays.items():
+        spec = specs[name]
+        if array.dtype != DTYPES[spec.dtype] or array.ndim != len(spec.shape):
+            got = f"{array.dtype}{list(array.shape)}"
+            raise InputError(f"state {name!r}: expected {spec}, got {got}")
+    state.replace(arrays, 1, 0, None)
+    return state
 
 
 class FirstStates:

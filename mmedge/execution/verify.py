@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol, Unpack
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,44 +21,14 @@ from mmedge.tolerance import OutputComparison
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from mmedge.bundle import Bundle
-    from mmedge.execution.call_options import CallOptions
-    from mmedge.execution.loop_run import LoopRun
-    from mmedge.execution.state import State
+    from mmedge.execution.replayable import Replayable
     from mmedge.execution.verify_loop import Choice
-    from mmedge.spec import Array, PlanName, Tolerance, Variant
+    from mmedge.spec import Array, PlanName, Tolerance
 
-__all__ = ["Replayable", "Row", "Verification", "verify"]
+__all__ = ["Row", "Verification", "verify"]
 
 #: ``stage`` of the rows that compare the whole network's outputs, and what its loop gives.
 WHOLE, LOOP = "(whole network)", "(loop)"
-
-
-class Replayable(Protocol):
-    """What can be verified: a :class:`mmedge.Pipeline`."""
-
-    bundle: Bundle
-    variant: Variant
-
-    @property
-    def plan(self) -> PlanName:
-        """The plan that is loaded."""
-
-    def run_stage(self, stage: str, feeds: Mapping[str, Any]) -> dict[str, Array]:
-        """Outputs of one stage alone."""
-
-    def run(
-        self, inputs: Mapping[str, Any], *, cached: bool = True, **options: Unpack[CallOptions]
-    ) -> dict[str, Any]:
-        """Outputs of the whole network."""
-
-    def iterate(
-        self, inputs: Mapping[str, Any], *, cached: bool = True, **options: Unpack[CallOptions]
-    ) -> LoopRun:
-        """Steps of the network's loop."""
-
-    def state(self, tensors: Mapping[str, Array] | None = None) -> State:
-        """What stages with state begin with."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from mmedge.execution.generate import GenerateStep
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from mmedge.execution.verify import Replayable
+    from mmedge.execution.replayable import Replayable
     from mmedge.loop_spec import DenoiseLoop, GenerateLoop
     from mmedge.spec import Array, Sample, Tolerance
 

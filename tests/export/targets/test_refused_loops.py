@@ -1,0 +1,27 @@
+"""What would run a stage of a loop once, and take that for the network, is refused by name."""
+
+from __future__ import annotations
+
+import pytest
+from loop_bundles import Captioner, Filter
+
+from mmedge.bundle import Bundle
+from mmedge.errors import ExportError
+from mmedge_export.quantize import quantize
+from mmedge_export.targets.openvino.variant import add_openvino
+from mmedge_export.targets.tensorrt.engine import build_all
+
+
+@pytest.mark.parametrize(
+    ("network", "stage"), [(Captioner(), "step"), (Filter("fusion"), "mix")], ids=["loop", "state"]
+)
+def test_refused(network, stage, tmp_path):
+    network.write(tmp_path / "b").close()
+    words = f"stage '{stage}' of .* runs step by step"
+    with pytest.raises(ExportError, match=f"precision 'int8': {words}"):
+        quantize(tmp_path / "b")
+    with Bundle.open(tmp_path / "b") as bundle:
+        with pytest.raises(ExportError, match=f"OpenVINO: {words}"):
+            add_openvino(bundle)
+        with pytest.raises(ExportError, match=f"engines: {words}"):
+            build_all(bundle, backend="tensorrt_rtx", targets=["sm_89"], precisions=["fp32"])
