@@ -17,7 +17,7 @@ from mmedge.backends.registry import probe
 from mmedge.bundle import Bundle
 from mmedge.bundle.choose import choose_plan, is_proven, restrict, tuned_threads
 from mmedge.errors import BackendError, BundleError, InputError, MMEdgeError
-from mmedge.execution.call_options import CallOptions, check_options, deadline_of
+from mmedge.execution.call_options import CallOptions, check_options
 from mmedge.execution.finite import FiniteInputs
 from mmedge.execution.inputs import Feeds
 from mmedge.execution.loaded_plan import CACHE_BYTES, Laps, LoadedPlan
@@ -308,13 +308,8 @@ class Pipeline:
         options: CallOptions,
     ) -> LoopRun:
         """Run what is before a loop."""
-        deadline = deadline_of(options.get("deadline_ms"))
-        loop = loaded_plan.loop
-        if loop is None:
-            raise InputError(f"{self!r} has no loop, so there are no steps; call run()")
-        check_options(self.bundle.manifest, options)
-        self._check_open(loaded_plan)
-        start = loop.starter(options, deadline)
+        check_open = partial(self._check_open, loaded_plan)
+        start = loaded_plan.starter(options, check_open)
         state = options.get("state")
         with ExitStack() as on_error:
             if state is not None:
@@ -327,7 +322,7 @@ class Pipeline:
                 cached=cached,
                 run_encoders=run_encoders,
                 state=state,
-                check_open=partial(self._check_open, loaded_plan),
+                check_open=check_open,
             )
             on_error.pop_all()
         return run
@@ -344,11 +339,10 @@ class Pipeline:
     ) -> Stream:
         """Make a stream, which runs each encoder when its sensor delivers.
 
-        See :class:`mmedge.stream.Stream`. Several streams may share a pipeline. Close them before
-        it. A stream needs the plan ``cut``. If another plan is loaded, ``cut`` replaces it, and
-        single calls run ``cut`` from then on. With ``load(..., plan="cut")`` only one plan is ever
-        loaded. ``limits`` are the stream's other arguments: ``depth``, ``keep``, ``future``,
-        ``recover_after``.
+        See :class:`mmedge.stream.Stream`, also for ``limits``. Several streams may share a
+        pipeline. Close them before it. A stream needs the plan ``cut``. If another plan is loaded,
+        ``cut`` replaces it, and single calls run ``cut`` from then on. With ``load(...,
+        plan="cut")`` only one plan is ever loaded.
 
         Raises:
             InputError: an unknown modality, a policy that does not fit it, or a number that is not
@@ -392,6 +386,11 @@ class Pipeline:
                 f"no stage {stage!r}; this bundle has {', '.join(loaded_plan.sessions)}"
             )
         return loaded_plan.run_stage(stage, feeds)
+
+    def start_loop(self, tensors: Mapping[str, Any], **options: Unpack[CallOptions]) -> LoopRun:
+        """See :meth:`mmedge.execution.loaded_plan.LoadedPlan.start_loop`."""
+        loaded = self._loaded
+        return loaded.start_loop(tensors, options, partial(self._check_open, loaded))
 
     def use_plan(self, plan: PlanName) -> None:
         """Load a plan in place of the one that is loaded, unless it is the same.

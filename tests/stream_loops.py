@@ -10,13 +10,14 @@ where the fusion has a state, its own, of the sum of the others.
 from __future__ import annotations
 
 import numpy as np
+from denoise_rows import euler_flow_rows
 from onnx import helper
 from streaming import constant, graph, node
 
 from mmedge.backends import SessionOptions
 from mmedge.backends.registry import open_stage
 from mmedge.bundle import Bundle
-from mmedge.loop_spec import StateSpec
+from mmedge.loop_spec import DenoiseLoop, StateSpec
 from mmedge.spec import (
     Dimension,
     Manifest,
@@ -124,7 +125,7 @@ DIMENSIONS = {
 }
 
 
-def write(path, stages, modalities, outputs, states, *, sample, stored=None):
+def write(path, stages, modalities, outputs, states, *, sample, stored=None, loops=(), run=None):
     """Write a bundle of ``stages``: (inputs, outputs, nodes) and modality by name."""
     files = {
         f"onnx/{name}.onnx": graph(name, nodes, inputs, results)
@@ -154,6 +155,7 @@ def write(path, stages, modalities, outputs, states, *, sample, stored=None):
         files={},
         dimensions={name: size for name, size in DIMENSIONS.items() if name in sizes},
         states=tuple(states),
+        loops=tuple(loops),
     )
     inputs = {name for modality in modalities for name in modality.inputs}
     made = {spec.name for stage in all_stages for spec in stage.outputs}
@@ -161,6 +163,7 @@ def write(path, stages, modalities, outputs, states, *, sample, stored=None):
         {name: value for name, value in sample.items() if name in inputs},
         {name: value for name, value in sample.items() if name in made},
         {name: value for name, value in sample.items() if name not in inputs | made},
+        run or {},
     )
     Bundle.write(path, manifest, files, samples=[golden], states=stored).close()
     return path
@@ -183,22 +186,22 @@ def make_recurrent(path, *, remember=False, imu=None):
         StateSpec("listen", "heard_before", "heard"),
         StateSpec("filter", "tilt", "tilt_next", initial="stored"),
     ]
-    zero = np.zeros((1, 1), np.float32)
+    zero, tilt = np.zeros((1, 1), np.float32), fold([0], STORED)
     sample = {
         "pcm": np.zeros((1, 4), np.float32),
         "imu": zero,
         "image": np.zeros((1, 4), np.float32),
         "heard_before": zero,
         "heard": zero,
-        "tilt": zero,
-        "tilt_next": zero,
-        "filtered": zero + 0.5,
+        "tilt": zero + STORED,
+        "tilt_next": zero + tilt,
+        "filtered": zero + tilt + 0.5,
         "seen": zero,
-        "out": np.array([[0, 0.5, 0, 0][: 4 if remember else 3]], np.float32),
+        "out": np.array([[0, tilt + 0.5, 0, tilt][: 4 if remember else 3]], np.float32),
     }
     if remember:
         states.append(StateSpec("fuse", "memory", "memory_next"))
-        sample |= {"memory": zero, "memory_next": zero}
+        sample |= {"memory": zero, "memory_next": zero + tilt}
     stored = {"tilt": np.full((1, 1), STORED, np.float32)}
     return write(path, stages, modalities, ["out"], states, sample=sample, stored=stored)
 
@@ -234,9 +237,71 @@ def make_growing(path):
     )
 
 
+def make_policy(path, *, schedule=None, decoder=False, **loop):
+    """A camera and joints steer a loop that denoises actions, in steps along a flow."""
+    joints = TensorSpec("joints", "float32", ("batch", 2))
+    actions = TensorSpec("actions", "float32", ("batch", 3, 2))
+    flow = TensorSpec("flow", "float32", ("batch", 3, 2))
+    time = TensorSpec("time", "float32", ())
+    plan = TensorSpec("plan", "float32", ("batch", 3, 2))
+    axis = [constant("one", np.array([1], np.int64))]
+    step = [
+        *axis,
+        node("Unsqueeze", ["seen", "one"], "seen_3d"),
+        node("Unsqueeze", ["joints", "one"], "joints_3d"),
+        constant("trained", np.float32(1000)),
+        node("Div", ["time", "trained"], "share"),
+        node("Add", ["seen_3d", "joints_3d"], "goal"),
+        node("Sub", ["actions", "goal"], "apart"),
+        node("Mul", ["apart", "share"], "scaled"),
+        node("Tanh", ["scaled"], "flow"),
+    ]
+    stages = {
+        "see": (SEE, "camera"),
+        "step": (((actions, time, SEEN, joints), (flow,), step), None),
+    }
+    sample = {
+        "image": np.zeros((1, 4), np.float32),
+        "joints": np.zeros((1, 2), np.float32),
+        "seen": np.zeros((1, 1), np.float32),
+        "actions": np.zeros((1, 3, 2), np.float32),
+        "time": np.zeros((), np.float32),
+        "flow": np.zeros((1, 3, 2), np.float32),
+    }
+    if decoder:
+        double = [node("Add", ["actions", "actions"], "plan")]
+        stages["decode"] = (((actions,), (plan,), double), None)
+        sample["plan"] = np.zeros((1, 3, 2), np.float32)
+    schedule = euler_flow_rows(10) if schedule is None else schedule
+    denoise = DenoiseLoop(
+        "denoise",
+        stage="step",
+        latent="actions",
+        time="time",
+        prediction="flow",
+        schedule=tuple(schedule),
+        decoder="decode" if decoder else None,
+        **loop,
+    )
+    zeros = np.zeros((1, 3, 2), np.float32)
+    return write(
+        path,
+        stages,
+        [
+            Modality("camera", ("image",), rate_hz=30.0),
+            Modality("joints", ("joints",), required=False, rate_hz=100.0),
+        ],
+        ["seen"],
+        [],
+        sample=sample,
+        loops=[denoise],
+        run={"noise": zeros, "latents": np.zeros((3, 1, 3, 2), np.float32)},
+    )
+
+
 def value(modality, number, *, rows=4):
     """A value of one modality that an encoder takes as ``number``."""
-    size = {"audio": rows, "imu": 1, "camera": 4}[modality]
+    size = {"audio": rows, "imu": 1, "camera": 4, "joints": 2}[modality]
     array = np.zeros((1, size), np.float32)
     array[0, 0] = number
     return array

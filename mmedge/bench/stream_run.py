@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 from time import perf_counter_ns
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from mmedge.bench.stats import summary
 
@@ -13,13 +13,15 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from mmedge.bench.report.sections import DeadlineSection, ResultsSection
+    from mmedge.execution.call_options import CallOptions
+    from mmedge.execution.loop_run import LoopRun
     from mmedge.pipeline import Pipeline
     from mmedge.recording.pace import Pace
     from mmedge.recording.sample import Recorded
     from mmedge.spec import Array
     from mmedge.stream import Health, Result, Stream
 
-__all__ = ["ResultCollector", "StreamRun", "Timed"]
+__all__ = ["ResultCollector", "StreamRun", "Timed", "TimedSteps"]
 
 #: A stamp that comes again within this many seconds is a repetition; later, the source's clock was
 #: set back.
@@ -49,7 +51,8 @@ class StreamRun:
             the stream counts them, from stamps), ``superseded``.
         pace: how well samples were pushed at their times.
         seconds: from the first sample's time to the last result.
-        stages_ms: by stage, the time of each of its runs, in real time alone.
+        stages_ms: by stage, the time of each of its runs, in real time alone; of a loop's stage, of
+            each step.
         health: the stream's, at the end.
     """
 
@@ -86,14 +89,45 @@ class StreamRun:
         return {"ms": ms, "missed": missed, "rate": missed / triggers, "longest_run": longest}
 
 
+class TimedSteps:
+    """A loop for a stream, that keeps the time of each step, and of a decoder behind the last."""
+
+    def __init__(
+        self, run: LoopRun, step_ms: list[float], decoder_ms: list[float] | None = None
+    ) -> None:
+        self._run, self._step_ms, self._decoder_ms = run, step_ms, decoder_ms
+
+    @property
+    def finish(self) -> str | None:
+        """See :attr:`mmedge.execution.loop_run.LoopRun.finish`."""
+        return self._run.finish
+
+    def advance(self) -> bool:
+        """See :meth:`mmedge.execution.loop_run.LoopRun.advance`."""
+        start = perf_counter_ns()
+        is_step = self._run.advance()
+        if is_step:
+            self._step_ms.append((perf_counter_ns() - start) / 1e6)
+        return is_step
+
+    def result(self) -> dict[str, Any]:
+        """See :meth:`mmedge.execution.loop_run.LoopRun.result`."""
+        start = perf_counter_ns()
+        outputs = self._run.result()
+        if self._decoder_ms is not None:
+            self._decoder_ms.append((perf_counter_ns() - start) / 1e6)
+        return outputs
+
+
 class Timed:
     """A pipeline for a stream, that keeps the time of each run of a stage."""
 
     def __init__(self, pipe: Pipeline) -> None:
         self.bundle, self.variant = pipe.bundle, pipe.variant
-        self._run_stage = pipe.run_stage
+        self._run_stage, self._start_loop = pipe.run_stage, pipe.start_loop
+        manifest = pipe.bundle.manifest
         self._ms: dict[str, list[float]] = {
-            stage.name: [] for stage in pipe.bundle.manifest.in_order(pipe.plan)
+            stage.name: [] for stage in (*manifest.in_order(pipe.plan), *manifest.loop_stages())
         }
 
     def run_stage(self, stage: str, feeds: Mapping[str, Any]) -> dict[str, Array]:
@@ -102,6 +136,12 @@ class Timed:
         outputs = self._run_stage(stage, feeds)
         self._ms[stage].append((perf_counter_ns() - start) / 1e6)
         return outputs
+
+    def start_loop(self, tensors: Mapping[str, Any], **options: Unpack[CallOptions]) -> TimedSteps:
+        """See :meth:`mmedge.Pipeline.start_loop`."""
+        names = [stage.name for stage in self.bundle.manifest.loop_stages()]
+        times = [self._ms[name] for name in names]
+        return TimedSteps(self._start_loop(tensors, **options), *times)
 
     @property
     def stages_ms(self) -> dict[str, tuple[float, ...]]:

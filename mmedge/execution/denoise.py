@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod
 from time import monotonic
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -158,8 +158,8 @@ class DenoiseRun:
         """Take no more steps; what was made so far stays."""
         self.finish = self.finish or "cancel"
 
-    def result(self) -> dict[str, Array]:
-        """What the loop gives: the latent, or what the decoder makes of it.
+    def result(self) -> dict[str, Any]:
+        """What the loop gives: the latent, or what the decoder makes of it, and ``finish``.
 
         If the run ended before its schedule did, the estimate of its last step stands for the
         latent, which is still noisy.
@@ -172,11 +172,10 @@ class DenoiseRun:
         """
         latent = self._latent if self.finish == "schedule" else self._best_estimate()
         if self._decoder is None:
-            return {"latent": latent.copy()}
-        # Its own memory, which later steps do not write to.
+            return {"latent": latent.copy(), "finish": self.finish}
         tensors = {**self._tensors, self._loop.latent: latent}
         feeds = {spec.name: tensors[spec.name] for spec in self._decoder.inputs}
-        return self._runs[self._decoder.name](feeds)
+        return {**self._runs[self._decoder.name](feeds), "finish": self.finish}
 
     def _best_estimate(self) -> NDArray[np.float32]:
         row = self._loop.schedule[self.index - 1] if self.index else (0.0,) * 9

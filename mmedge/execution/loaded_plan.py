@@ -15,7 +15,8 @@ from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
 from mmedge.backends.registry import open_stage
-from mmedge.errors import MMEdgeError
+from mmedge.errors import InputError, MMEdgeError
+from mmedge.execution.call_options import check_options, deadline_of
 from mmedge.execution.loop_run import LoopRun, Owner
 from mmedge.execution.plan import StagePlan
 from mmedge.execution.scheduler import Scheduler
@@ -25,7 +26,7 @@ from mmedge.forks import keep_for_ever
 if TYPE_CHECKING:
     from mmedge.backends import Session, SessionOptions
     from mmedge.bundle import Bundle
-    from mmedge.execution.call_options import StartRun
+    from mmedge.execution.call_options import CallOptions, StartRun
     from mmedge.execution.feature_cache import CacheInfo, FeatureCache, Key
     from mmedge.execution.generate import TokenLoop
     from mmedge.execution.latent_loop import LatentLoop
@@ -100,7 +101,7 @@ class LoadedPlan:
         cache_bytes: int,
         concurrent: bool | None,
     ) -> None:
-        manifest = bundle.manifest
+        self._manifest = manifest = bundle.manifest
         stages = manifest.in_order(name)
         self.name = name
         self._outputs = manifest.outputs
@@ -112,6 +113,7 @@ class LoadedPlan:
             for stage in stages
             if any(state.stage == stage.name for state in manifest.states)
         ]
+        self._input_specs = tuple(manifest.inputs().values())
         self.has_state = bool(manifest.states)
         inputs = _encoder_inputs(manifest, stages) if several else {}
         encoders = len(inputs)
@@ -214,7 +216,8 @@ class LoadedPlan:
         """
         cache = self._cache if cached else None
         for first in self._first:
-            sizes = call_sizes(first.stage.inputs, values)
+            # A stage behind encoders may have none of the inputs that say how large a call is.
+            sizes = call_sizes((*first.stage.inputs, *self._input_specs), values)
             if state is None or state.is_new:
                 values.update(first.make(sizes, {}))
             else:
@@ -265,6 +268,43 @@ class LoadedPlan:
         states = {} if state is None else self.states(values)
         owner = Owner(check_open, self.results(values), states, state)
         return LoopRun(start(values, key), owner)
+
+    def start_loop(
+        self, tensors: Mapping[str, Any], options: CallOptions, check_open: Callable[[], None]
+    ) -> LoopRun:
+        """Begin the loop on the network's inputs and outputs, such as features; none are checked.
+
+        Args:
+            tensors: by name; inputs that no stage of the loop takes give it sizes.
+            options: of a call, without ``state``.
+            check_open: as for :meth:`begin_loop`.
+
+        Raises:
+            InputError: there is no loop, or an option does not fit.
+            BackendError: the pipeline is closed.
+        """
+        if options.get("state") is not None:
+            raise InputError("option 'state': it is also for what is before the loop; call run()")
+        return LoopRun(self.starter(options, check_open)(tensors, None), Owner(check_open))
+
+    def starter(self, options: CallOptions, check_open: Callable[[], None]) -> StartRun:
+        """What begins the loop with the options of a call, whose deadline counts from now.
+
+        Args:
+            options: of a call.
+            check_open: as for :meth:`begin_loop`.
+
+        Raises:
+            InputError: there is no loop, or an option does not fit.
+            BackendError: the pipeline is closed.
+        """
+        deadline = deadline_of(options.get("deadline_ms"))
+        if self.loop is None:
+            name = self._manifest.name
+            raise InputError(f"bundle {name!r} has no loop, so there are no steps; call run()")
+        check_options(self._manifest, options)
+        check_open()
+        return self.loop.starter(options, deadline)
 
     def states(self, values: Mapping[str, Array]) -> dict[str, Array]:
         """The states that a call of the plan's stages leaves, by the inputs that take them.

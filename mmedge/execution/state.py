@@ -218,10 +218,17 @@ class FirstStates:
             states[state.input] = fitting
         return states
 
-    def check(self, arrays: Mapping[str, Array], sizes: Mapping[str, int]) -> None:
+    def check(
+        self,
+        arrays: Mapping[str, Array],
+        sizes: Mapping[str, int],
+        *,
+        source: str = "the State given",
+        advice: str = "call with the same sizes, or reset() the State",
+    ) -> None:
         """Raise InputError where states of an earlier call have not the sizes of this one."""
         for state in self.states:
-            self._check(state, arrays[state.input], sizes, "the State given")
+            self._check(state, arrays[state.input], sizes, source, advice)
 
     def leave(self, tensors: Mapping[str, Any]) -> dict[str, Array]:
         """What the next run takes, by input, after one that gave ``tensors``.
@@ -238,7 +245,14 @@ class FirstStates:
                 )
         return {state.input: tensors[state.output] for state in self.states}
 
-    def _check(self, state: StateSpec, array: Array, sizes: Mapping[str, int], source: str) -> None:
+    def _check(
+        self,
+        state: StateSpec,
+        array: Array,
+        sizes: Mapping[str, int],
+        source: str,
+        advice: str = "call with its sizes",
+    ) -> None:
         spec = self._specs[state.input]
         for axis, (size, length) in enumerate(zip(spec.shape, array.shape, strict=True)):
             if axis == state.axis and isinstance(size, str):
@@ -246,15 +260,14 @@ class FirstStates:
                     raise InputError(
                         f"state {state.input!r} of stage {state.stage!r}: {source} has grown to "
                         f"{length} along {size!r}, which takes {spans(self._dimensions[size])}; "
-                        "begin anew: reset() the State"
+                        f"{advice}"
                     )
                 continue
             expected = size if isinstance(size, int) else sizes.get(size, length)
             if length != expected:
                 raise InputError(
                     f"state {state.input!r} of stage {state.stage!r}: {source} has size {length} "
-                    f"along axis {axis} ({size!r}), this call has {expected}; call with the same "
-                    "sizes, or with a new State"
+                    f"along axis {axis} ({size!r}), this call has {expected}; {advice}"
                 )
 
 

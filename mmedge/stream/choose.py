@@ -71,7 +71,7 @@ class Active:
     ``until`` that until which it waits for what a policy's ``wait_ms`` asks for, by modality, and
     ``alarm`` the first of these while it does wait. ``cold``: a stage runs for the first time, or a
     clock was set meanwhile, so that its latency says nothing of those to come. ``turns``: of each
-    fusion stage with state, once fusing.
+    fusion stage with state, once fusing. ``first_step`` is when the first step of a loop ended.
     """
 
     trigger: Trigger
@@ -88,6 +88,7 @@ class Active:
     handed_out: bool = False
     holds: list[tuple[ModalityState, Item]] = field(default_factory=list)
     turns: dict[str, Turn] = field(default_factory=dict)
+    first_step: float | None = None
 
     def wake_at(self, time: float) -> None:
         """Set the alarm, unless it rings before that."""
@@ -97,6 +98,7 @@ class Active:
         """Go on after a jump ``ahead`` in seconds as if there had been none."""
         self.trigger = self.trigger.follow_clock(within, ahead)
         self.begun += ahead
+        self.first_step = None if self.first_step is None else self.first_step + ahead
         self.until = {name: until + ahead for name, until in self.until.items()}
         self.patience = None if self.patience is None else self.patience + ahead
         self.alarm = None if self.alarm is None else self.alarm + ahead

@@ -6,21 +6,23 @@ import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from mmedge.errors import InputError
 from mmedge.execution.plan import StagePlan
 from mmedge.stream.sanity import same_content
 from mmedge.stream.stage_states import StageStates
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
+    from mmedge.bundle import Bundle
     from mmedge.execution.inputs import Feeds
-    from mmedge.spec import Array, Manifest, PlanName, Stage
+    from mmedge.spec import Array, PlanName, Stage
     from mmedge.stream.modality_state import ModalityState
     from mmedge.stream.sample import Item
 
-__all__ = ["Compute", "Encoded", "Fused", "StageRunner"]
+__all__ = ["Compute", "Encoded", "Fused", "LoopRunner", "StageRunner", "Steps"]
 
 #: Arrays by a state's input, by stage; a stage that is not in it begins with its initial values.
 States = Mapping[str, Mapping[str, "Array"]]
@@ -30,11 +32,33 @@ NO_STATES: States = {}
 MAX_STAND_INS = 16
 
 
+class Steps(Protocol):
+    """The loop of one result: :class:`mmedge.execution.loop_run.LoopRun`."""
+
+    @property
+    def finish(self) -> str | None:
+        """Why it ended; None while there are steps to come."""
+
+    def advance(self) -> bool:
+        """Take the next step; say whether there was one."""
+
+    def result(self) -> dict[str, Any]:
+        """What the loop gives, of the steps taken so far, which are the last ones."""
+
+
 class StageRunner(Protocol):
     """What a stream needs of a pipeline to compute."""
 
     def run_stage(self, stage: str, feeds: Mapping[str, Any]) -> dict[str, Array]:
         """Run one stage on tensors that fit it."""
+
+
+class LoopRunner(StageRunner, Protocol):
+    """The same of one whose bundle has a loop."""
+
+    @property
+    def start_loop(self) -> Callable[..., Steps]:
+        """Begins the loop on the network's inputs and outputs by name, with options of a call."""
 
 
 class Encoded:
@@ -53,10 +77,17 @@ class Encoded:
 
 
 class Fused:
-    """Outcome of a fusion: the outputs, or what went wrong; else as :class:`Encoded`."""
+    """Outcome of a fusion: the outputs, or what went wrong; else as :class:`Encoded`.
+
+    ``loop`` has the steps that are to follow, if any, ``steps`` says how many were taken, and
+    ``remark`` why there were no more.
+    """
 
     def __init__(self) -> None:
-        self.outputs: dict[str, Array] | None = None
+        self.outputs: dict[str, Any] | None = None
+        self.loop: Steps | None = None
+        self.steps = 0
+        self.remark = ""
         self.states: dict[str, Mapping[str, Array]] = {}
         self.message = ""
         self.ran: list[str] = []
@@ -67,29 +98,43 @@ class Compute:
 
     Args:
         stages: runs them.
-        manifest: of the bundle.
+        bundle: has them.
         plan: which one runs.
         feeds: makes stand-ins.
-        stored: what states that begin as ``stored`` begin with, by input.
+        loop_options: of every run of the loop.
+
+    Attributes:
+        step_stages: names of the stages of a loop's step, and of its end.
     """
 
     def __init__(
         self,
         stages: StageRunner,
-        manifest: Manifest,
+        bundle: Bundle,
         plan: PlanName,
         feeds: Feeds,
-        stored: Mapping[str, Array],
+        loop_options: Mapping[str, Any],
     ) -> None:
         self._feeds = feeds
+        manifest = bundle.manifest
+        loop_stages = manifest.loop_stages()
+        names = [stage.name for stage in loop_stages]
+        self.step_stages = names[:1], names[1:]
+        self._start_loop = (
+            partial(cast("LoopRunner", stages).start_loop, **loop_options) if loop_stages else None
+        )
+        in_loop = {spec.name for stage in loop_stages for spec in stage.inputs}
+        in_loop |= {state.source for state in manifest.states if state.source is not None}
+        #: Outputs of the network that a result has beside what a loop gives.
+        self._results = [name for name in manifest.outputs if name not in in_loop]
         self._outputs = manifest.outputs
         plan_stages = manifest.in_order(plan)
         runs = {stage.name: partial(stages.run_stage, stage.name) for stage in plan_stages}
         self._plan = StagePlan(plan_stages, runs, self._outputs)
-        self._states = StageStates(manifest, plan_stages, stored)
+        self._states = StageStates(bundle, plan_stages)
         #: Tensors that are kept of a modality once its encoder has run.
         self._wanted = {spec.name for stage in self._plan.fusion for spec in stage.inputs}
-        self._wanted |= set(self._outputs)
+        self._wanted |= {*self._outputs, *in_loop}
         self._optional = {m.name for m in manifest.modalities if not m.required}
         #: The dynamic dimensions of each modality, and their smallest sizes.
         self._sizes = {
@@ -158,6 +203,11 @@ class Compute:
         outcome = Fused()
         try:
             tensors: dict[str, Any] = {}
+            if self._start_loop is not None:
+                # Its sizes are those of all inputs, whatever its stage takes of them.
+                for name, item in items.items():
+                    inputs = self._feeds.stand_in(name, sizes) if item is None else item.build()
+                    tensors.update(inputs)
             for name, item in items.items():
                 if item is None:
                     tensors.update(self._stand_in(name, sizes, outcome.ran))
@@ -169,11 +219,57 @@ class Compute:
             outcome.outputs = {
                 # What is kept as a state is not to be written to by a reader of results.
                 name: tensors[name].copy() if name in self._states.outputs else tensors[name]
-                for name in self._outputs
+                for name in self._results
             }
+            if self._start_loop is not None:
+                outcome.loop = self._start_loop(tensors)
         except Exception as error:  # noqa: BLE001  # becomes the reason of a result
+            outcome.outputs = None
             outcome.message = f"{type(error).__name__}: {error}"
         return outcome
+
+    def step(self, outcome: Fused) -> bool:
+        """Take the next step of a loop; say whether there are more."""
+        if outcome.loop is None:
+            return False
+        try:
+            outcome.steps += outcome.loop.advance()
+        except Exception as error:  # noqa: BLE001  # becomes the reason of a result
+            outcome.outputs, outcome.loop = None, None
+            outcome.message = f"{type(error).__name__}: {error}"
+            return False
+        return outcome.loop.finish is None
+
+    def end(self, outcome: Fused, why: str = "", finish: str | None = None) -> None:
+        """Take what the loop gives.
+
+        Args:
+            outcome: gets it.
+            why: why it takes no more steps; empty: there are none left.
+            finish: what the outputs say of it then; None: there are none.
+        """
+        loop, outcome.loop = outcome.loop, None
+        if loop is None or outcome.outputs is None or (why and finish is None):
+            return
+        if why:
+            outcome.remark = f"{why} after {outcome.steps} steps"
+        try:
+            given = loop.result()
+        except (TimeoutError, InputError):
+            # It denoises, and there is no estimate yet.
+            outcome.outputs = None
+            outcome.remark += ", before it had a result"
+            return
+        except Exception as error:  # noqa: BLE001  # becomes the reason of a result
+            outcome.outputs = None
+            outcome.message = f"{type(error).__name__}: {error}"
+            return
+        if why:
+            ends = given["finish"]
+            given["finish"] = (
+                finish if isinstance(ends, str) else [finish if e == "cancel" else e for e in ends]
+            )
+        outcome.outputs = {**given, **outcome.outputs}
 
     def _advance(
         self, tensors: dict[str, Any], stages: Sequence[Stage], ran: list[str], states: States

@@ -156,23 +156,45 @@ class Threads:
             if active is None:
                 return
             outcome = self._compute.fuse(active.items, active.sizes, active.states)
+            if outcome.loop is not None:
+                self._take_steps(active, outcome)
             with self._gate:
                 self._core.fused(active, outcome, self._now())
                 self.wake()
 
+    def _take_steps(self, active: Active, outcome: Fused) -> None:
+        """Run a loop to its end, or until something ends it between two steps."""
+        more = True
+        while more:
+            with self._gate:
+                self._look()
+                end = self._core.loop_end(active, self._now())
+            if end is not None:
+                self._compute.end(outcome, *end)
+                return
+            more = self._compute.step(outcome)
+            with self._gate:
+                self._core.stepped(active, self._now())
+        self._compute.end(outcome)
+
+    def _look(self) -> None:
+        """See to ticks and alarms that are due."""
+        core = self._core
+        ticker = core.ticker
+        now = self._now() if ticker is not None or core.alarm is not None else 0.0
+        due = None if ticker is None else ticker.due(now)
+        if due is not None:
+            core.tick(*due, now)
+        rings = core.alarm is not None and core.alarm <= now
+        if rings:
+            core.wake(now)
+        if due is not None or rings:
+            self.wake()
+
     def _await_fusion(self) -> Active | None:
         core = self._core
         while not core.closed:
-            ticker = core.ticker
-            now = self._now() if ticker is not None or core.alarm is not None else 0.0
-            due = None if ticker is None else ticker.due(now)
-            if due is not None:
-                core.tick(*due, now)
-            rings = core.alarm is not None and core.alarm <= now
-            if rings:
-                core.wake(now)
-            if due is not None or rings:
-                self.wake()
+            self._look()
             active, self._active = self._active, None
             if active is not None:
                 return active
@@ -250,7 +272,7 @@ class Simulation:
         active = self._core.fusion()
         if active is not None:
             outcome = self._compute.fuse(active.items, active.sizes, active.states)
-            self._later(outcome.ran, partial(self._fused, active, outcome))
+            self._later(outcome.ran, partial(self._step, active, outcome))
         alarm = self._core.alarm
         if alarm is not None and alarm != self._alarm:
             self._alarm = alarm
@@ -263,6 +285,29 @@ class Simulation:
     def _encoded(self, track: ModalityState, item: Item, outcome: Encoded) -> None:
         self._core.encoded(track, item, outcome, self._clock())
         self._start()
+
+    def _step(self, active: Active, outcome: Fused) -> None:
+        """Take the next step of a loop, if there is one, or end."""
+        if outcome.loop is None:
+            self._fused(active, outcome)
+            return
+        end = self._core.loop_end(active, self._clock())
+        step_stages, end_stages = self._compute.step_stages
+        if end is not None:
+            self._compute.end(outcome, *end)
+            self._later(end_stages, partial(self._fused, active, outcome))
+            return
+        more = self._compute.step(outcome)
+        self._later(step_stages, partial(self._stepped, active, outcome, more))
+
+    def _stepped(self, active: Active, outcome: Fused, more: bool) -> None:  # noqa: FBT001
+        self._core.stepped(active, self._clock())
+        if more:
+            self._step(active, outcome)
+        else:
+            self._compute.end(outcome)
+            end_stages = self._compute.step_stages[1]
+            self._later(end_stages, partial(self._fused, active, outcome))
 
     def _fused(self, active: Active, outcome: Fused) -> None:
         self._core.fused(active, outcome, self._clock())

@@ -20,6 +20,7 @@ __all__ = [
     "check_names",
     "check_numbers",
     "read_deadline",
+    "read_loop_options",
     "read_reset_after",
     "read_timeout",
     "read_trigger",
@@ -61,6 +62,28 @@ def read_deadline(deadline_ms: Any) -> float | None:  # noqa: ANN401
     if not deadline > 0:
         raise InputError(f"deadline_ms must be above 0, got {deadline_ms}")
     return deadline / 1000.0
+
+
+def read_loop_options(
+    manifest: Manifest,
+    newer_trigger: Any,  # noqa: ANN401
+    loop_options: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """The options of every run of the loop.
+
+    Raises:
+        InputError: options of a loop where there is none, or those that a stream has itself.
+    """
+    if newer_trigger not in ("wait", "cancel"):
+        raise InputError(f"newer_trigger: expected 'wait' or 'cancel', got {newer_trigger!r:.80}")
+    if manifest.loop is None and (newer_trigger != "wait" or loop_options):
+        name = "loop_options" if loop_options else "newer_trigger"
+        raise InputError(f"{name}: bundle {manifest.name!r} has no loop; leave it out")
+    options = dict(loop_options or {})
+    for name, instead in (("state", "begins each loop anew"), ("deadline_ms", "has its own")):
+        if name in options:
+            raise InputError(f"loop_options: {name!r}: a stream {instead}; leave it out")
+    return options
 
 
 def read_reset_after(

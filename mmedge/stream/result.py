@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from mmedge.spec import Array
 
 __all__ = ["Health", "ModalityHealth", "Result", "Used"]
 
@@ -31,7 +29,8 @@ class Result:
     much, and neither ``latency`` nor ``ages`` count the jump.
 
     Attributes:
-        outputs: array by output name; None where there are none, and ``reason`` says why.
+        outputs: array by output name; None where there are none, and ``reason`` says why. Of a loop
+            also what it gives, such as ``text`` and ``finish`` (:meth:`mmedge.Pipeline.run`).
         t: the trigger's time: the triggering sample's stamp, or the tick.
         made: when the result was ready.
         latency: ``made - t``; from its arrival, where the stamp ``t`` was ahead of that, and by its
@@ -47,7 +46,8 @@ class Result:
             -> count.
         fresh: computed for this trigger. False: the last good outputs again, or none.
         met: whether it is fresh and ``latency`` was within the deadline; None without a deadline.
-        reason: why there are no outputs or why they are not fresh; empty for a fresh result.
+        reason: why there are no outputs, why they are not fresh, or why a loop gives what it has so
+            far; else empty.
         notes: what a reader should know of a modality that is present, such as a value that was
             held instead of interpolated, or values that its encoder's state has missed since the
             result before; and by a fusion stage's name, that its state began anew.
@@ -60,7 +60,7 @@ class Result:
         trigger: the modality whose sample it was made for; None for a tick.
     """
 
-    outputs: Mapping[str, Array] | None
+    outputs: Mapping[str, Any] | None
     t: float
     made: float
     latency: float

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING
 from mmedge.stream.choose import Active, Choice, Chooser, Trigger, merge_sizes
 from mmedge.stream.jumps import NO_JUMPS
 from mmedge.stream.latency_predictor import LatencyPredictor
+from mmedge.stream.loop_times import LoopTimes
 from mmedge.stream.outbox import Outbox
 from mmedge.stream.result import Health, ModalityHealth, Result, Used
 from mmedge.stream.sample import SLACK
+from mmedge.stream.state_sequence import FusionStates
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -46,6 +48,7 @@ class StreamStateMachine:
         deadline: seconds from a trigger to its result; None: none.
         keep: results that wait to be fetched.
         sequences: of the states of the fusion's stages, by stage.
+        cancels: whether a newer trigger ends the loop of the one at work.
     """
 
     def __init__(
@@ -58,11 +61,10 @@ class StreamStateMachine:
         deadline: float | None,
         keep: int,
         sequences: Mapping[str, StateSequence],
+        cancels: bool = False,
     ) -> None:
         self.tracks = tracks
-        self._sequences = sequences
-        #: Modalities that the fusion's states have taken values of.
-        self._in_states: set[str] = set()
+        self._states = FusionStates(sequences)
         self._outbox = Outbox(keep)
         self.results = self._outbox.results
         self._chooser = Chooser(
@@ -84,7 +86,9 @@ class StreamStateMachine:
         if deadline is not None:
             self._patience = PATIENCE * deadline
         self._predictor = LatencyPredictor()
+        self._cancels = cancels
         self._fusion_time = LatencyPredictor()
+        self._loop_times = LoopTimes()
         self._fused = False
         self._active: Active | None = None
         self._waiting: deque[Trigger] = deque()
@@ -129,6 +133,7 @@ class StreamStateMachine:
         if ahead == 0.0:
             return
         self._ahead += ahead
+        self._loop_times.follow_clock(ahead)
         # It tells what came before the jump from what comes after.
         within = now - 0.5 * ahead
         self._waiting = deque(trigger.follow_clock(within, ahead) for trigger in self._waiting)
@@ -137,8 +142,7 @@ class StreamStateMachine:
             self._set_jumps(self._active.trigger.jumps)
         for track in self.tracks.values():
             track.follow_clock(ahead)
-        for sequence in self._sequences.values():
-            sequence.follow_clock(ahead)
+        self._states.follow_clock(ahead)
         if self.ticker is not None:
             self.ticker.restart(now)
 
@@ -269,8 +273,7 @@ class StreamStateMachine:
                 self._let_go(trigger, "forgotten")
         track.forget("forgotten", "forgotten")
         self._drop_results(name)
-        if name in self._in_states:
-            self._restart_states()
+        self._states.forget(name)
         if self._good is not None and name in self._good[0].samples:
             self._good = None
         self._proceed(now)
@@ -286,14 +289,8 @@ class StreamStateMachine:
         for track in self.tracks.values():
             track.forget("reset")
         self._drop_results()
-        self._restart_states()
+        self._states.forget()
         self._good = None
-
-    def _restart_states(self) -> None:
-        """Begin the fusion's states anew: what they took is not to be used any more."""
-        for sequence in self._sequences.values():
-            sequence.restart()
-        self._in_states.clear()
 
     def _drop_results(self, name: str | None = None) -> None:
         """Drop results that wait to be fetched: all, or those that used a modality."""
@@ -319,31 +316,50 @@ class StreamStateMachine:
         if self._active is None or not self._active.fusing or self._active.handed_out:
             return None
         self._active.handed_out = True
-        t = self._active.trigger.t
-        self._active.turns = {name: each.begin(t) for name, each in self._sequences.items()}
+        self._active.turns = self._states.begin(self._active.trigger.t)
         return self._active
 
     def fused(self, active: Active, outcome: Fused, now: float) -> None:
         """Take the outcome of a fusion."""
         if self.closed or active is not self._active:
             return
-        self._fusion_time.observe(now - active.begun)
+        # Of a loop, what there must be time for is its first step: it can be ended after that.
+        computed = now if active.first_step is None else active.first_step
+        self._fusion_time.observe(computed - active.begun)
+        if active.first_step is not None:
+            self._loop_times.end(now)
         active.cold = active.cold or not self._fused
         if outcome.outputs is not None:
             self._fused = True
-            self._keep_states(active, outcome.states)
-        message = outcome.message and f"fusion failed: {outcome.message}"
-        self._deliver(active, outcome.outputs, message, now)
+            used = (name for name, choice in active.choices.items() if choice.item is not None)
+            self._states.finish(active.turns, outcome.states, used)
+        failure = outcome.message and f"fusion failed: {outcome.message}"
+        self._deliver(active, outcome.outputs, failure or outcome.remark, now)
         self._end(active)
         self._proceed(now)
 
-    def _keep_states(self, active: Active, states: Mapping[str, Mapping[str, Array]]) -> None:
-        """The states of a result that is made are those that the next one takes."""
-        for name, turn in active.turns.items():
-            self._sequences[name].finish(turn, {name: states[name]})
-        if active.turns:
-            used = [name for name, choice in active.choices.items() if choice.item is not None]
-            self._in_states.update(used)
+    def loop_end(self, active: Active, now: float) -> tuple[str, str | None] | None:
+        """Why the loop of ``active`` is to take no more steps; None: it may take the next.
+
+        In words, and as its outputs say it; None for that: nobody wants them.
+        """
+        if self.closed or active is not self._active:
+            return "abandoned", None
+        if self._cancels and self._waiting:
+            return "canceled: a newer trigger came", "cancel"
+        if self._deadline is not None:
+            latency = now + self._loop_times.expected() - active.trigger.begin
+            if latency > self._deadline:
+                return "deadline: the loop was ended", "deadline"
+        self._loop_times.begin_step(now)
+        return None
+
+    def stepped(self, active: Active, now: float) -> None:
+        """Note that a step of a loop was taken."""
+        if self.closed or active is not self._active:
+            return
+        self._loop_times.end_step(now, is_first=active.first_step is None)
+        active.first_step = now if active.first_step is None else active.first_step
 
     def encoded(self, track: ModalityState, item: Item, outcome: Encoded, now: float) -> None:
         """Take the outcome of an encoding."""
@@ -388,11 +404,19 @@ class StreamStateMachine:
             remarks = (choice.note, newest, jump if ahead else "", state)
             if any(remarks):
                 notes[name] = "; ".join(filter(None, remarks))
-        for name, turn in active.turns.items():
-            if outputs is not None and (remark := self._sequences[name].tell(turn)):
-                notes[name] = remark
+        if outputs is not None:
+            notes.update(self._states.tell(active.turns))
         result = self._result(
-            outputs, trigger, now, t, ages, samples, absent, reason, notes, fresh=not reason
+            outputs,
+            trigger,
+            now,
+            t,
+            ages,
+            samples,
+            absent,
+            reason,
+            notes,
+            fresh=outputs is not None,
         )
         if outputs is None:
             self._empty += 1
@@ -400,7 +424,8 @@ class StreamStateMachine:
             # What was held before a jump is older by it from now on: no outputs for repeating.
             self._good = (result, t) if jumps is NO_JUMPS else None
             if not active.cold:
-                self._predictor.observe(result.latency)
+                beyond_first = 0.0 if active.first_step is None else now - active.first_step
+                self._predictor.observe(result.latency - beyond_first)
         self._outbox.put(result, now - self._ahead)
 
     def _age_fault(self, name: str, t: float) -> str | None:
@@ -556,5 +581,5 @@ class StreamStateMachine:
             clock_jumps=clock_jumps,
             clock_glitches=clock_glitches,
             failure=self.failure or "",
-            state_resets=sum(sequence.resets for sequence in self._sequences.values()),
+            state_resets=self._states.resets,
         )

@@ -9,11 +9,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from mmedge.spec import Array
 
-__all__ = ["StateSequence", "Turn"]
+__all__ = ["FusionStates", "StateSequence", "Turn"]
 
 
 class Turn(NamedTuple):
@@ -111,3 +111,53 @@ class StateSequence:
             values = "a value" if missed == 1 else f"{missed} values"
             remarks.append(f"its state missed {values}, the last as {self._why_missed}")
         return "; ".join(remarks)
+
+
+class FusionStates:
+    """The states of fusion stages, which take the results that are made.
+
+    Args:
+        sequences: by stage.
+    """
+
+    def __init__(self, sequences: Mapping[str, StateSequence]) -> None:
+        self._sequences = sequences
+        #: Modalities that the states have taken values of.
+        self._modalities: set[str] = set()
+
+    @property
+    def resets(self) -> int:
+        """How often states began anew by themselves."""
+        return sum(sequence.resets for sequence in self._sequences.values())
+
+    def begin(self, t: float) -> dict[str, Turn]:
+        """The turn of each stage in a run for time ``t``."""
+        return {name: sequence.begin(t) for name, sequence in self._sequences.items()}
+
+    def finish(
+        self,
+        turns: Mapping[str, Turn],
+        states: Mapping[str, Mapping[str, Array]],
+        modalities: Iterable[str],
+    ) -> None:
+        """Keep the states of a result that is made, of values of ``modalities``."""
+        for name, turn in turns.items():
+            self._sequences[name].finish(turn, {name: states[name]})
+        self._modalities.update(modalities)
+
+    def tell(self, turns: Mapping[str, Turn]) -> dict[str, str]:
+        """What a result should say of them, by stage; see :meth:`StateSequence.tell`."""
+        remarks = {name: self._sequences[name].tell(turn) for name, turn in turns.items()}
+        return {name: remark for name, remark in remarks.items() if remark}
+
+    def forget(self, modality: str | None = None) -> None:
+        """Begin anew, if they have taken values of a modality; None: whatever they have taken."""
+        if modality is None or modality in self._modalities:
+            self._modalities.clear()
+            for sequence in self._sequences.values():
+                sequence.restart()
+
+    def follow_clock(self, ahead: float) -> None:
+        """See :meth:`StateSequence.follow_clock`."""
+        for sequence in self._sequences.values():
+            sequence.follow_clock(ahead)

@@ -9,7 +9,7 @@ import threading
 import weakref
 from contextlib import ExitStack
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from mmedge.stream.options import (
     check_names,
     check_numbers,
     read_deadline,
+    read_loop_options,
     read_reset_after,
     read_timeout,
     read_trigger,
@@ -114,6 +115,10 @@ class Stream:
     **Accounting.** Each sample whose push returned is used (in a delivered computation), dropped
     for one named reason, or pending. So is each window. A push that raises is not counted.
 
+    **Loops.** Of a bundle with a loop, a trigger starts the loop on the newest constants, while
+    encoders go on. A newer trigger waits, or cancels it (``newer_trigger``). A deadline ends it in
+    time. What it has then is the result, and ``reason`` says why it is no more.
+
     **Deadline.** With ``deadline_ms``, if 95 % of results are expected to take longer than that
     from the trigger's time, nothing is computed. The last good outputs are delivered again, marked
     as not fresh. But if a required modality that they used is too old by now, the stream computes.
@@ -148,6 +153,10 @@ class Stream:
         reset_after: seconds between two samples after which the state of an encoder begins anew,
             or between the times of two results that of a fusion stage: a number for all, or by
             modality and by fusion stage. None: states outlive any gap.
+        newer_trigger: what a trigger does while the loop of one before runs: it waits for the end,
+            or cancels the loop after the step that runs.
+        loop_options: of every run of the loop, as :meth:`mmedge.Pipeline.run` takes them, such as
+            ``limit`` and ``seed``; but ``state`` and ``deadline_ms``, which the stream has itself.
 
     Raises:
         InputError: an unknown modality, a policy that does not fit it, or a number that is not
@@ -168,6 +177,8 @@ class Stream:
         future: float = 1.0,
         recover_after: int = 3,
         reset_after: float | Mapping[str, float] | None = None,
+        newer_trigger: Literal["wait", "cancel"] = "wait",
+        loop_options: Mapping[str, Any] | None = None,
     ) -> None:
         manifest = pipe.bundle.manifest
         plan = manifest.stream_plan(pipe.variant)
@@ -184,6 +195,7 @@ class Stream:
         counts = {"depth": (depth, 2), "keep": (keep, 1), "recover_after": (recover_after, 1)}
         check_numbers(counts, future)
         deadline = read_deadline(deadline_ms)
+        options = read_loop_options(manifest, newer_trigger, loop_options)
         triggers, rate = read_trigger(trigger, manifest)
         self._feeds = Feeds(pipe.bundle, on_gpu=pipe.variant.target != "cpu")
         plan_stages = manifest.in_order(plan)
@@ -231,13 +243,12 @@ class Stream:
             deadline=deadline,
             keep=keep,
             sequences={name: StateSequence(limits.get(name)) for name in fusion},
+            cancels=newer_trigger == "cancel",
         )
         # Reentrant, because the finalizer below may run in any thread at any moment.
         self._lock = threading.RLock()
         self._clock = StreamClock(monotonic if clock is None else clock, self._core.follow_clock)
-        has_stored = any(state.initial == "stored" for state in manifest.states)
-        stored = pipe.bundle.first_states() if has_stored else {}
-        compute = Compute(pipe, manifest, plan, self._feeds, stored)
+        compute = Compute(pipe, pipe.bundle, plan, self._feeds, options)
         if rate is not None and not triggers:
             self._core.ticker = Ticker(self._clock.last, rate)
         self._driver: Driver

@@ -84,8 +84,9 @@ RUNS = {"step": network, "decode": decode}
 def finish(run):
     while run.advance():
         pass
-    assert run.finish == "schedule"
-    return run.result()
+    result = run.result()
+    assert run.finish == result["finish"] == "schedule"
+    return result
 
 
 def reference(loop, noise, shape, tensors, unconditional, seed):
@@ -251,7 +252,7 @@ def test_the_decoder_makes_the_outputs_of_the_last_latent():
     tensors = make_tensors()
     latent = finish(DenoiseRun(make_manifest(ddim_rows(3)), RUNS, tensors))["latent"]
     outputs = finish(DenoiseRun(make_manifest(ddim_rows(3), decoder=True), RUNS, tensors))
-    assert list(outputs) == ["picture"]
+    assert list(outputs) == ["picture", "finish"]
     np.testing.assert_array_equal(outputs["picture"], latent * 2 + 2)
 
 
@@ -360,7 +361,9 @@ def test_no_step_begins_after_the_deadline():
     )
     assert [step.index for step in run] == [0, 1, 2]
     assert run.finish == "deadline"
-    assert np.isfinite(run.result()["latent"]).all()
+    result = run.result()
+    assert np.isfinite(result["latent"]).all()
+    assert result["finish"] == "deadline"
 
 
 def test_a_deadline_before_any_estimate_is_a_timeout():

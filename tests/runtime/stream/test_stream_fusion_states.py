@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from stream_checks import balanced, fetch
-from stream_loops import Stages, fold, make_detector, make_recurrent, value
+from stream_loops import STORED, Stages, fold, make_detector, make_recurrent, value
 
+import mmedge
 from mmedge.stream import SimulatedClock, Stream
 
 
@@ -165,3 +166,12 @@ def test_streams_share_no_state_of_results(remembering):
     for each in results:
         assert each[-1].outputs["out"][0, 3] == memory(each)
     assert results[0][-1].outputs["out"][0, 3] != results[1][-1].outputs["out"][0, 3]
+
+
+def test_a_single_call_begins_every_state_in_the_size_of_its_batch(remembering):
+    with mmedge.load(remembering, threads=1) as pipe:
+        inputs = {"pcm": np.ones((2, 4), np.float32), "imu": np.full((2, 1), 3, np.float32)}
+        state = pipe.state()
+        for heard, tilt in ((4, fold([3], STORED)), (fold([4, 4]), fold([3, 3], STORED))):
+            out = pipe.run(inputs, state=state)["out"]
+            assert out[:, :3].tolist() == [[heard, tilt + 0.5, 0]] * 2
