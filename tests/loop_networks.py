@@ -399,3 +399,35 @@ def voice() -> Model:
             "c": StateInput("c_new", ("batch", WIDTH), initial=np.ones((1, WIDTH), np.float32)),
         },
     )
+
+
+class Glossary(nn.Module):
+    """Features of a hint in words, by the table of the decoder that takes them."""
+
+    def __init__(self, table: nn.Embedding) -> None:
+        super().__init__()
+        self.words, self.kv = table, nn.Linear(WIDTH, 2 * WIDTH)
+
+    def forward(self, hint: Tensor) -> tuple[Tensor, Tensor]:
+        k, v = self.kv(self.words(hint)).chunk(2, -1)
+        return heads(k), heads(v)
+
+
+def hinted() -> Model:
+    """Module and step have a table of words in common."""
+    torch.manual_seed(8)
+    step = Writer()
+    hint = RNG.integers(3, WORDS, (1, 3))
+    return Model(
+        Glossary(step.embed).eval(),
+        {"hint": Input(hint, dynamic={0: "batch", 1: "hints"})},
+        ["past_k", "past_v"],
+        loop=Generate(
+            step.eval(),
+            state={"past_k": "present_k", "past_v": "present_v"},
+            start=[1],
+            stop=[2],
+            limit=6,
+            position="position_ids",
+        ),
+    )

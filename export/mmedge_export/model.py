@@ -64,6 +64,8 @@ class Model:
     before gave (:class:`mmedge_export.StateInput`); they are passed to it beside ``inputs``. Their
     new values are outputs that ``module`` returns after ``outputs``, unless these name them.
 
+    ``computed`` is set by export: inputs that a network made, which are not drawn at random.
+
     Raises:
         ExportError: the parts do not fit each other; the message names the part and the fix.
     """
@@ -81,6 +83,7 @@ class Model:
     constraints: Sequence[str] = ()
     loop: Loop | None = None
     state: Mapping[str, StateInput] = field(default_factory=dict)
+    computed: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         module: Any = self.module

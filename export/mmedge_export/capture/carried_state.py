@@ -87,6 +87,7 @@ class StatefulNetwork:
             outputs=self._names(),
             dims=dims,
             state={},
+            computed=frozenset(given),
             samples=None if model.samples is None else self._samples(),
         )
 

@@ -17,6 +17,7 @@ from mmedge_export.inputs import as_array
 
 if TYPE_CHECKING:
     from mmedge.spec import Array, Dimension
+    from mmedge_export.inputs import Input
     from mmedge_export.model import Model
 
 __all__ = [
@@ -295,13 +296,26 @@ def random(
     constant), integers likewise with both ends, booleans are true as often as in the example. A
     constant integer or boolean example stays as it is unless ``vary`` is set: then integers are
     anything from ``least`` to the example's largest, and booleans of a constant example are a half
-    of each, but the first of every row as they are.
+    of each, but the first of every row as they are. What a network computed keeps its kind: along
+    each dynamic axis it is parts of the example in any order.
     """
     templates = resize(model, example(model), sizes)
     return {
-        name: _like(model.inputs[name].example, templates[name].shape, rng, vary=vary, least=least)
+        name: _shuffle(model.inputs[name], templates[name].shape, rng)
+        if name in model.computed
+        else _like(model.inputs[name].example, templates[name].shape, rng, vary=vary, least=least)
         for name in model.inputs
     }
+
+
+def _shuffle(value: Input, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
+    shuffled = value.example
+    for axis in value.dynamic:
+        count = shuffled.shape[axis]
+        if not count:
+            return np.zeros(shape, shuffled.dtype)
+        shuffled = np.take(shuffled, rng.integers(0, count, shape[axis]), axis)
+    return _contiguous(shuffled)
 
 
 def _like(

@@ -25,6 +25,17 @@ from mmedge.cli.console import (
 from mmedge.cli.draw import size as size_of
 from mmedge.cli.output import check_new
 from mmedge_export.capture.golden import SAMPLES
+from mmedge_export.cli.loop_options import (
+    LimitOption,
+    LogitsOption,
+    PositionOption,
+    StartOption,
+    StateOption,
+    StopOption,
+    TokenizerOption,
+    TokenOption,
+    onnx_loop,
+)
 from mmedge_export.cli.quantize import (
     BudgetOption,
     GoalOption,
@@ -113,6 +124,14 @@ def export(
     modality: ModalityOption = None,
     size: SizeOption = None,
     example: ExampleOption = None,
+    state: StateOption = None,
+    token: TokenOption = None,
+    logits: LogitsOption = "logits",
+    position: PositionOption = None,
+    start: StartOption = None,
+    stop: StopOption = None,
+    limit: LimitOption = 256,
+    tokenizer: TokenizerOption = None,
     opset: OpsetOption = None,
     samples: SamplesOption = SAMPLES,
     rtol: RtolOption = None,
@@ -143,9 +162,20 @@ def export(
         goal=goal,
         budget=budget,
     )
-    if not source.lower().endswith(".onnx") and (sizes or example is not None):
+    loop = onnx_loop(
+        dict(_pairs("--state", state or ())),
+        token=token,
+        logits=logits,
+        position=position,
+        start=start,
+        stop=stop,
+        limit=limit,
+        tokenizer=tokenizer,
+    )
+    if not source.lower().endswith(".onnx") and (sizes or example is not None or loop is not None):
         raise typer.BadParameter(
-            "--size and --example are for .onnx files; a factory brings examples of its own"
+            "--size, --example, --state and --token are for .onnx files; a factory brings examples "
+            "of its own, and says state and loop in its Model"
         )
     if precision == "fp32":
         _refuse_alone(
@@ -159,7 +189,7 @@ def export(
     # What the user's own code prints must not mix with the result.
     with contextlib.redirect_stdout(sys.stderr):
         with waiting(f"loading {source}"):
-            model = load_source(source, sizes=sizes, example=values)
+            model = load_source(source, sizes=sizes, example=values, loop=loop)
         with installed("exporting"):
             from mmedge_export.export_bundle import export as export_bundle
             from mmedge_export.quantize.task import Task

@@ -288,6 +288,7 @@ class _DenoiseExport:
             samples=[(values, None) for values in samples],
             dims=self._dims(inputs),
             name=self.stage,
+            computed=frozenset(self.parts.constant_names),
         )
 
     def _golden(self, number: int, run: _Run) -> Mapping[str, Array]:

@@ -282,6 +282,7 @@ class _GenerateExport:
             dims=dims,
             constraints=constraints,
             name=self.stage,
+            computed=frozenset((*self.parts.constant_names, *self.loop.state)),
         )
 
     def _limits(

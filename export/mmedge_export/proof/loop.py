@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmedge.spec import Cut, Plan, Sample
+from mmedge_export.onnx_graph.share_weights import share_weights
 from mmedge_export.proof.content import BundleContent
 from mmedge_export.proof.loop_parts import LoopParts
 from mmedge_export.proof.network import prove
@@ -40,6 +41,8 @@ def prove_loop(model: Model, folder: Path, options: ProofOptions) -> BundleConte
     Raises:
         ExportError: as :func:`mmedge_export.export_bundle.export`.
     """
+    if model.made_up is not None:
+        options.leave("the example is made up; --example FILE gives a real one")
     parts = LoopParts(model, options.samples)
     parts.check_inputs()
     proof = None if model.module is None else _prove_module(parts, folder / "module", options)
@@ -48,7 +51,7 @@ def prove_loop(model: Model, folder: Path, options: ProofOptions) -> BundleConte
     else:
         from mmedge_export.proof.denoise import prove_denoise as prove_step
     steps = prove_step(parts, proof, folder, options)
-    return _content(parts, proof, steps, options)
+    return _content(parts, proof, steps, folder, options)
 
 
 def _prove_module(parts: LoopParts, folder: Path, options: ProofOptions) -> NetworkProof:
@@ -76,7 +79,11 @@ def _prove_module(parts: LoopParts, folder: Path, options: ProofOptions) -> Netw
 
 
 def _content(
-    parts: LoopParts, proof: NetworkProof | None, steps: LoopProof, options: ProofOptions
+    parts: LoopParts,
+    proof: NetworkProof | None,
+    steps: LoopProof,
+    folder: Path,
+    options: ProofOptions,
 ) -> BundleContent:
     model = parts.model
     if proof is not None:
@@ -87,8 +94,13 @@ def _content(
     proofs = [*(() if proof is None else (proof,)), *steps.proofs]
     dimensions: dict[str, Dimension] = {}
     files: dict[str, Path] = {}
-    for each in proofs:
-        files |= each.stages.files
+    for number, each in enumerate(proofs):
+        stage_files, shared = each.stages.files, 0
+        if files:
+            stage_files, shared = share_weights(stage_files, files, folder / f"shared{number}")
+        if shared:
+            options.tell(f"{shared:,} bytes of weights are those of other stages, and stored once")
+        files |= stage_files
         for name, limits in each.stages.dimensions.items():
             dimensions.setdefault(name, limits)
     for name, limits in parts.constants(proof).dimensions.items():
@@ -96,8 +108,6 @@ def _content(
             dimensions[name] = limits
     for name, size in steps.opt.items():
         dimensions[name] = replace(dimensions[name], opt=size)
-    if parts.shares_weights():
-        options.tell("module and step share weights, which the bundle holds twice")
     plan_stages = () if proof is None else proof.stages.stages
     plan = Plan("cut" if len(plan_stages) > 1 else "whole", tuple(s.name for s in plan_stages))
     remarks = [remark for each in proofs for remark in each.remarks]

@@ -258,14 +258,6 @@ class LoopParts:
             specs[name] = TensorSpec(name, value.example.dtype.name, value.shape())
         return Constants(specs, dimensions)
 
-    def shares_weights(self) -> bool:
-        """Whether module and step have a parameter in common."""
-        modules: list[Any] = [self.model.module, self.loop.step]
-        if any(module is None or isinstance(module, Path) for module in modules):
-            return False
-        pointers = [{weight.data_ptr() for weight in module.parameters()} for module in modules]
-        return bool(pointers[0] & pointers[1])
-
     def values(self, case: LoopCase) -> dict[str, Array]:
         """What the step takes of a case that stays the same."""
         return {

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from mmedge.spec import Array
+    from mmedge_export.sources.onnx_loop import OnnxLoop
 
 __all__ = ["load_attribute", "load_object", "load_source"]
 
@@ -32,6 +33,7 @@ def load_source(
     *,
     sizes: Mapping[str, int] | None = None,
     example: Mapping[str, Array] | None = None,
+    loop: OnnxLoop | None = None,
 ) -> Model:
     """Load ``path/to/file.py:factory``, ``package.module:factory``, ``zoo:NAME`` or ``model.onnx``.
 
@@ -41,6 +43,7 @@ def load_source(
         spec: one of the forms above.
         sizes: size of a dynamic dimension in the made-up example of an ONNX file.
         example: an array for each input of an ONNX file.
+        loop: state and loop of an ONNX file.
 
     Raises:
         ExportError: there is no such thing, it raised, or it returned something else.
@@ -51,7 +54,7 @@ def load_source(
             raise ExportError(f"no such file: {path}; give the path of an .onnx file")
         from mmedge_export.sources.onnx import read_onnx
 
-        return read_onnx(path, sizes=sizes, example=example)
+        return read_onnx(path, sizes=sizes, example=example, loop=loop)
     if sizes or example is not None:
         raise ExportError(
             f"sizes and examples are for .onnx files; {spec!r} brings examples of its own"

@@ -20,6 +20,7 @@ from mmedge_export.model import Model
 from mmedge_export.onnx_graph.graph import Graph, Runner, dimension_name
 from mmedge_export.sources.onnx_example import Candidate, candidates
 from mmedge_export.sources.onnx_file import OnnxFile
+from mmedge_export.sources.onnx_loop import OnnxLoop, with_loop, zero_states
 from mmedge_export.sources.onnx_normalize import OWN_DOMAIN, normalize, read_model
 from mmedge_export.sources.onnx_rules import check_operators, refusal
 
@@ -35,6 +36,7 @@ def read_onnx(
     *,
     sizes: Mapping[str, int] | None = None,
     example: Mapping[str, Array] | None = None,
+    loop: OnnxLoop | None = None,
 ) -> Model:
     """Describe the network in an ONNX file, with the examples given or made-up ones.
 
@@ -50,7 +52,9 @@ def read_onnx(
         path: the ``.onnx`` file; external data is found beside it.
         sizes: size of a dynamic dimension in the made-up example; by default 1 along the first axis
             and 16 along others.
-        example: an array for each input, by its name in the file or in the bundle.
+        example: an array for each input, by its name in the file or in the bundle; those of states
+            may be left out.
+        loop: which inputs are states, and how the file is run step by step.
 
     Raises:
         ExportError: the file is not ONNX, breaks a rule of docs/reference/onnx.md, or the example
@@ -60,7 +64,7 @@ def read_onnx(
     if example is not None:
         if sizes:
             raise ExportError("sizes are for made-up examples; the example given has its own")
-        inputs = _with_example(file, example)
+        inputs = _with_example(file, example, loop)
     else:
         inputs = _made_up(file, next(candidates(file, sizes or {})))
         symbols = {symbol for value in inputs.values() for symbol in value.dynamic.values()}
@@ -70,9 +74,13 @@ def read_onnx(
                 f"{', '.join(sorted(symbols)) or 'none'}"
             )
     outputs = list(file.normalized.outputs)
-    return Model(
+    model = Model(
         path, inputs, outputs, name=path.stem, made_up=None if example is not None else sizes or {}
     )
+    if loop is None:
+        return model
+    run = reference(file, outputs)
+    return with_loop(settle(model, file, run)[0], loop, run)
 
 
 def load_file(path: Path) -> OnnxFile:
@@ -226,11 +234,17 @@ def _symbols(value: ir.Value) -> dict[int, str]:
     }
 
 
-def _with_example(file: OnnxFile, example: Mapping[str, Array]) -> dict[str, Input]:
-    """Inputs with the values of ``example``, whose keys are names of the file or of the bundle."""
+def _with_example(
+    file: OnnxFile, example: Mapping[str, Array], loop: OnnxLoop | None
+) -> dict[str, Input]:
+    """Inputs with the values of ``example``, whose keys are names of the file or of the bundle.
+
+    States of ``loop`` that it lacks are zeros.
+    """
     old = file.normalized.inputs
     bundle_names = {**{name: name for name in old}, **{was: name for name, was in old.items()}}
     values = {bundle_names[name]: value for name, value in example.items() if name in bundle_names}
+    values = {**zero_states(file, values, loop), **values}
     unknown = [name for name in example if name not in bundle_names]
     missing = [name for name in old if name not in values]
     if unknown or missing:

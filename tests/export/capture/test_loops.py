@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import loop_networks as networks
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
 import torch
 from shared import once
 
+import mmedge
 from mmedge.bundle import Bundle
 from mmedge_export import export
 
@@ -87,7 +89,7 @@ class PlainLoop:
         return np.stack(chosen, 1) if chosen else np.zeros((batch, 0), np.int64)
 
 
-@pytest.mark.parametrize("name", ["captions", "prefixed", "spoken", "continued"])
+@pytest.mark.parametrize("name", ["captions", "prefixed", "spoken", "continued", "hinted"])
 def test_the_graphs_generate_what_the_bundle_says(name, tmp_path_factory):
     with exported(name, tmp_path_factory) as bundle:
         plain = PlainLoop(bundle)
@@ -160,3 +162,33 @@ def test_a_text_alone_needs_no_other_stage(tmp_path_factory):
         assert manifest.outputs == ()
         assert list(manifest.inputs()) == ["input_ids"]
         assert manifest.dimensions["past"].max == 16 + 9 - 1
+
+
+def test_a_table_that_module_and_step_share_is_stored_once(tmp_path_factory):
+    with exported("hinted", tmp_path_factory) as bundle:
+        table = networks.hinted().loop.step.embed.weight.detach().numpy().tobytes()
+        content = b"".join(
+            bytes(bundle.read(name)) for name in bundle.manifest.files if name.startswith("onnx/")
+        )
+        places = {
+            stage.name: {
+                entry.value
+                for tensor in onnx.load(
+                    bundle.path / stage.graph, load_external_data=False
+                ).graph.initializer
+                for entry in tensor.external_data
+                if entry.key == "location"
+            }
+            for stage in bundle.manifest.stages
+        }
+    assert content.count(table) == 1
+    assert places["step"] == {"step.onnx.data", "model.onnx.data"}
+
+
+@pytest.mark.parametrize("name", ["captions", "spoken"])
+def test_the_runtime_generates_the_golden_tokens(name, tmp_path_factory):
+    with exported(name, tmp_path_factory) as bundle:
+        samples, path = bundle.samples(), bundle.path
+    with mmedge.load(path) as pipe:
+        for sample in samples:
+            assert np.array_equal(pipe.run(sample.inputs)["tokens"], sample.loop["tokens"])

@@ -1,0 +1,187 @@
+"""ONNX files with states: decoders by the usual names, and whatever the user names."""
+
+from __future__ import annotations
+
+import json
+
+import loop_networks as networks
+import numpy as np
+import onnx
+import pytest
+import torch
+from shared import once
+from typer.testing import CliRunner
+
+from mmedge.bundle import Bundle
+from mmedge.cli.app import build_app
+from mmedge_export.noise import quiet
+from mmedge_export.sources.onnx_loop import find_states
+
+
+def save(tmp_path_factory, name: str, make) -> str:
+    def build(folder):
+        module, values, outputs, dynamic = make()
+        names = {size for axes in dynamic.values() for size in axes.values()}
+        sizes = {name: torch.export.Dim(name) for name in names}
+        shapes = tuple(
+            {axis: sizes[size] for axis, size in dynamic.get(key, {}).items()} for key in values
+        )
+        with quiet():
+            program = torch.onnx.export(
+                module.eval(),
+                tuple(values.values()),
+                dynamic_shapes=shapes,
+                input_names=list(values),
+                output_names=outputs,
+                dynamo=True,
+                verbose=False,
+            )
+        onnx.save(program.model_proto, folder / "net.onnx")
+
+    return str(once(tmp_path_factory, f"onnx-{name}", build) / "net.onnx")
+
+
+def writer():
+    torch.manual_seed(2)
+    ids = torch.randint(3, networks.WORDS, (2, 3))
+    past = torch.randn(2, networks.HEADS, 5, networks.WIDTH // networks.HEADS)
+    rows = {0: "batch", 1: "new"}
+    return (
+        networks.Writer(),
+        {
+            "input_ids": ids,
+            "position_ids": torch.arange(5, 8).repeat(2, 1),
+            "past_key_values.0.key": past,
+            "past_key_values.0.value": past.flip(2),
+        },
+        ["logits", "present.0.key", "present.0.value"],
+        {
+            "input_ids": rows,
+            "position_ids": rows,
+            "past_key_values.0.key": {0: "batch", 2: "past"},
+            "past_key_values.0.value": {0: "batch", 2: "past"},
+        },
+    )
+
+
+def detector():
+    torch.manual_seed(7)
+    width = networks.WIDTH
+    return (
+        networks.Voice(),
+        {
+            "input": torch.randn(2, 16),
+            "window": torch.randn(2, 8),
+            "state_h": torch.randn(2, width),
+            "state_c": torch.randn(2, width),
+        },
+        ["output", "window_out", "state_h_out", "state_c_out"],
+        {name: {0: "batch"} for name in ("input", "window", "state_h", "state_c")},
+    )
+
+
+def run(*words: str):
+    return CliRunner().invoke(build_app(), ["export", *words])
+
+
+def test_states_have_usual_names():
+    inputs = ["ids", "past_k0", "past.1.v", "past_key_values.3.key", "past_lonely"]
+    outputs = ["logits", "present_k0", "present.1.v", "present.3.key"]
+    assert find_states(inputs, outputs) == {
+        "past_k0": "present_k0",
+        "past.1.v": "present.1.v",
+        "past_key_values.3.key": "present.3.key",
+    }
+
+
+def test_a_decoder_generates_what_it_generates_in_torch(tmp_path_factory, tmp_path):
+    file = save(tmp_path_factory, "writer", writer)
+    result = run(
+        file, "-o", str(tmp_path / "net"), "--token", "input_ids", "--position", "position_ids",
+        "--stop", "2", "--limit", "9", "--json",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert report["stages"] == ["step"]
+    with Bundle.open(tmp_path / "net") as bundle:
+        manifest, samples = bundle.manifest, bundle.samples()
+    assert [(s.input, s.output, s.axis, s.initial) for s in manifest.states] == [
+        ("past_key_values.0.key", "present.0.key", 2, "empty"),
+        ("past_key_values.0.value", "present.0.value", 2, "empty"),
+    ]
+    assert manifest.loop.stop == (2,)
+    module = writer()[0].eval()
+    for sample in samples:
+        sequence = torch.from_numpy(sample.inputs["input_ids"].copy())
+        before = sequence.shape[1]
+        empty = torch.zeros(len(sequence), networks.HEADS, 0, networks.WIDTH // networks.HEADS)
+        for _ in range(sample.loop["tokens"].shape[1]):
+            places = torch.arange(sequence.shape[1]).repeat(len(sequence), 1)
+            with torch.no_grad():
+                logits = module(sequence, places, empty, empty)[0][:, -1]
+            sequence = torch.cat([sequence, logits.argmax(-1)[:, None]], 1)
+        for row, tokens in zip(sequence[:, before:], sample.loop["tokens"], strict=True):
+            stops = np.flatnonzero(tokens == 2)
+            count = stops[0] if len(stops) else len(tokens)
+            assert np.array_equal(row[:count], tokens[:count])
+
+
+def test_a_detector_has_the_states_that_are_named(tmp_path_factory, tmp_path):
+    file = save(tmp_path_factory, "detector", detector)
+    states = ["window=window_out", "state_h=state_h_out", "state_c=state_c_out"]
+    words = [word for state in states for word in ("--state", state)]
+    result = run(file, "-o", str(tmp_path / "net"), *words)
+    assert result.exit_code == 0, result.output
+    with Bundle.open(tmp_path / "net") as bundle:
+        manifest, samples = bundle.manifest, bundle.samples()
+    assert list(manifest.inputs()) == ["input"]
+    assert manifest.outputs == ("output",)
+    assert [(s.stage, s.input, s.axis, s.initial) for s in manifest.states] == [
+        ("model", "window", None, "zeros"),
+        ("model", "state_h", None, "zeros"),
+        ("model", "state_c", None, "zeros"),
+    ]
+    assert manifest.stages[0].modality == "input"
+    assert samples[0].step.keys() == {"window", "state_h", "state_c"}
+
+
+def test_an_example_need_not_hold_the_states(tmp_path_factory, tmp_path):
+    file = save(tmp_path_factory, "detector", detector)
+    np.savez(tmp_path / "example.npz", input=networks.floats(3, 16))
+    states = ["window=window_out", "state_h=state_h_out", "state_c=state_c_out"]
+    words = [word for state in states for word in ("--state", state)]
+    result = run(
+        file, "-o", str(tmp_path / "net"), "--example", str(tmp_path / "example.npz"), *words
+    )
+    assert result.exit_code == 0, result.output
+    with Bundle.open(tmp_path / "net") as bundle:
+        assert bundle.samples()[0].inputs["input"].shape == (3, 16)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--state", "memory=window_out"], "no input 'memory'; its inputs are input, window"),
+        (["--state", "window=memory"], "no output 'memory'"),
+        (["--state", "window=state_h_out"], "has 8 along axis 1, but output 'state_h_out' has 32"),
+        (["--state", "window=output"], "input 'window' has 8 along axis 1, but output 'output'"),
+        (["--start", "1"], "--start: needs --token"),
+        (["--token", "input", "--stop", "end"], "expected token ids such as 1,2, got 'end'"),
+        (["--state", "window"], "expected NAME=VALUE"),
+    ],
+)
+def test_what_is_no_state_is_refused(words, message, tmp_path_factory, tmp_path):
+    file = save(tmp_path_factory, "detector", detector)
+    result = run(file, "-o", str(tmp_path / "net"), *words)
+    assert result.exit_code != 0
+    output = f"{result.output} {result.exception}"
+    assert message in " ".join(output.replace("│", " ").split())
+
+
+def test_outputs_that_nobody_takes_are_refused(tmp_path_factory, tmp_path):
+    file = save(tmp_path_factory, "detector", detector)
+    words = ["--token", "input", "--logits", "output", "--state", "window=window_out"]
+    result = run(file, "-o", str(tmp_path / "net"), *words)
+    assert "output state_h_out, state_c_out is neither 'output' nor a state" in str(
+        result.exception
+    )
