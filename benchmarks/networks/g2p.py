@@ -15,17 +15,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from generation import Network, command_line, generate
+from generation import command_line, generate
 from package_files import PackageFile
 from torch import Tensor, nn
 
+from mmedge_export import Generate, Input, Model, StateInput
 from mmedge_export.zoo.recurrent import GRU
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-__all__ = ["GRAPHEMES", "PHONEMES", "Encoder", "Step", "letters", "load"]
+__all__ = ["GRAPHEMES", "PHONEMES", "Encoder", "Step", "factory", "letters", "load"]
 
 _PACKAGE = "g2p-en==2.1.0"
 WEIGHTS = PackageFile(
@@ -83,8 +84,8 @@ class Step(nn.Module):
         return {"logits": self.output(present), "present": present}
 
 
-def load(cache: Path | None = None) -> Network:
-    """The network with the package's weights.
+def load(cache: Path | None = None) -> Model:
+    """The network with the package's weights, as ``mmedge export`` takes it.
 
     Args:
         cache: folder for the package's files; None: the user's cache.
@@ -110,21 +111,38 @@ def load(cache: Path | None = None) -> Network:
             "output.bias": weights["fc_b"],
         }
     )
-    tokenizer = file.with_name("phonemes.json")
-    tokenizer.write_text(json.dumps(phoneme_tokenizer()))
-    return Network(
-        step.eval(),
-        token="phoneme",
-        states={"past": "present"},
-        first=lambda made: {"past": made["hidden"]},
-        start=(START,),
-        stop=(STOP,),
-        limit=LIMIT,
-        module=module.eval(),
-        one_token=True,
-        tokenizer=tokenizer,
+    spelling, phonemes = file.with_name("letters.json"), file.with_name("phonemes.json")
+    spelling.write_text(json.dumps(letter_tokenizer()))
+    phonemes.write_text(json.dumps(phoneme_tokenizer()))
+    samples = [({"letters": letters(word).numpy()}, None) for word in words(4, cache)]
+    return Model(
+        module.eval(),
+        inputs={
+            "letters": Input(
+                samples[0][0]["letters"],
+                modality="word",
+                dynamic={0: "batch", 1: "letters"},
+                tokenizer=spelling,
+            )
+        },
+        outputs=["hidden"],
+        samples=samples,
+        dims={"batch": (1, 64), "letters": (1, 64)},
+        name="g2p",
+        loop=Generate(
+            step.eval(),
+            token="phoneme",
+            token_shape=("batch",),
+            state={"past": StateInput("present", initial="hidden")},
+            start=[START],
+            stop=[STOP],
+            limit=LIMIT,
+            tokenizer=phonemes,
+        ),
     )
 
+
+factory = load
 
 _GRU = {"weight_ih": "w_ih", "weight_hh": "w_hh", "bias_ih": "b_ih", "bias_hh": "b_hh"}
 

@@ -1,99 +1,111 @@
-"""What a network that generates tokens consists of, and its greedy run in torch: the reference.
+"""A greedy run of a model's loop in torch alone: what a bundle's tokens are held against.
 
-A :class:`Network` says in torch what a bundle's loop ``generate`` says: a module that makes what
-stays constant, a step, and how the step's outputs become its next inputs. :func:`generate` runs it
-by the rules of docs/reference/bundle.md ("Loop"), one row, without mmedge.
+It follows the rules of docs/reference/bundle.md ("Loop"), for one row, without mmedge's own ways of
+running a model.
 """
 
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from mmedge_export import Generate, Model, StateInput
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from package_files import PackageFile
 
-__all__ = ["Network", "causal", "command_line", "generate"]
+__all__ = ["Run", "causal", "command_line", "generate"]
 
 Tensors = dict[str, Tensor]
 
 
-@dataclass(frozen=True)
-class Network:
-    """A network with a loop, as torch modules.
+class Run:
+    """The steps of a loop on one row: what stays the same in all of them, and the states.
 
-    ``module`` takes the inputs by keyword and gives tensors by name, of which the step takes those
-    that ``constants`` names; None: the network has no other input than tokens. ``step`` takes them,
-    ``token`` (int64 [batch, new], or [batch] with ``one_token``), ``position`` and its states by
-    keyword, and gives ``logits`` and new states by name. ``states`` says which input takes which
-    output; ``first`` makes those of the first run of what the module gave.
+    Args:
+        model: of torch modules that give tensors by name, with a loop of
+            :class:`mmedge_export.Generate` whose step takes all that its module gives, except for
+            what a state begins with.
+        inputs: of the module, batch 1.
     """
 
-    step: nn.Module
-    token: str
-    states: Mapping[str, str]
-    first: Callable[[Mapping[str, Tensor]], Tensors]
-    stop: tuple[int, ...]
-    limit: int
-    start: tuple[int, ...] = ()
-    module: nn.Module | None = None
-    constants: tuple[str, ...] = ()
-    position: str | None = None
-    one_token: bool = False
-    suppress: tuple[int, ...] = ()
-    suppress_first: tuple[int, ...] = ()
-    tokenizer: Path | None = None
+    def __init__(self, model: Model, inputs: Mapping[str, Tensor]) -> None:
+        if not isinstance(model.loop, Generate) or not isinstance(model.loop.step, nn.Module):
+            raise TypeError("expected a model of torch modules with a loop of Generate")
+        self.loop, self._step = model.loop, model.loop.step
+        made: Tensors = {}
+        if isinstance(model.module, nn.Module):
+            with torch.no_grad():
+                made = model.module(**{name: inputs[name] for name in model.inputs})
+        self._states = {name: _first(state, made) for name, state in _states(self.loop)}
+        sources = {state.source for _, state in _states(self.loop)}
+        self._constants = {name: value for name, value in made.items() if name not in sources}
+        self._before = 0
+
+    @torch.no_grad()
+    def step(self, tokens: Sequence[int]) -> Tensor:
+        """Scores of the token that follows ``tokens``, [vocabulary]."""
+        loop, new = self.loop, len(tokens)
+        feeds = {**self._constants, **self._states}
+        feeds[loop.token] = torch.tensor(tokens if _takes_one(loop) else [list(tokens)])
+        if loop.position is not None:
+            feeds[loop.position] = torch.arange(self._before, self._before + new)
+        outputs = self._step(**feeds)
+        self._states = {name: outputs[state.output] for name, state in _states(loop)}
+        self._before += new
+        scores: Tensor = outputs[loop.logits][0]
+        return scores
 
 
-@torch.no_grad()
-def generate(
-    network: Network,
-    inputs: Mapping[str, Tensor] | None = None,
-    *,
-    prompt: Sequence[int] = (),
-    limit: int | None = None,
-) -> list[int]:
+def generate(model: Model, inputs: Mapping[str, Tensor], *, limit: int | None = None) -> list[int]:
     """Tokens of a greedy run, without the stop token.
 
     Args:
-        network: what to run.
-        inputs: of its module, batch 1.
-        prompt: tokens that follow the network's own first ones.
-        limit: most tokens; None: the network's own.
+        model: see :class:`Run`.
+        inputs: of the model, batch 1; a prompt is the input that the loop's token is.
+        limit: most tokens; None: the loop's own.
     """
-    made: Tensors = network.module(**(inputs or {})) if network.module is not None else {}
-    constants = {name: made[name] for name in network.constants}
-    states = network.first(made)
-    todo, tokens, before = [*network.start, *prompt], list[int](), 0
-    while len(tokens) < (limit or network.limit):
-        size = 1 if network.one_token else len(todo)
-        new, todo = todo[:size], todo[size:]
-        feeds = {**constants, **states}
-        feeds[network.token] = torch.tensor(new if network.one_token else [new])
-        if network.position is not None:
-            feeds[network.position] = torch.arange(before, before + len(new))
-        outputs = network.step(**feeds)
-        before += len(new)
-        states = {past: outputs[present] for past, present in network.states.items()}
-        if todo:
-            continue
-        scores = outputs["logits"][0].reshape(-1, outputs["logits"].shape[-1])[-1].clone()
-        scores[
-            list(network.suppress if tokens else network.suppress + network.suppress_first)
-        ] = -torch.inf
+    run = Run(model, inputs)
+    loop = run.loop
+    prompt = inputs[loop.token][0].tolist() if loop.token in model.inputs else []
+    new, tokens = [*loop.start, *prompt], list[int]()
+    while len(tokens) < (limit or loop.limit):
+        for piece in [[token] for token in new] if _takes_one(loop) else [new]:
+            scores = run.step(piece)
+        scores = scores.clone()
+        scores[[*loop.suppress, *(() if tokens else loop.suppress_first)]] = -torch.inf
         token = int(scores.argmax())
-        if token in network.stop:
+        if token in loop.stop:
             break
         tokens.append(token)
-        todo = [token]
+        new = [token]
     return tokens
+
+
+def _states(loop: Generate) -> list[tuple[str, StateInput]]:
+    return [(name, state) for name, state in loop.state.items() if isinstance(state, StateInput)]
+
+
+def _takes_one(loop: Generate) -> bool:
+    return tuple(loop.token_shape or ()) == ("batch",)
+
+
+def _first(state: StateInput, made: Tensors) -> Tensor:
+    """What the first run takes."""
+    if state.source is not None:
+        return made[state.source]
+    # One row, and nothing along the axis that grows.
+    shape = [
+        (0 if size == state.grows else 1) if isinstance(size, str) else size
+        for size in state.shape or ()
+    ]
+    return torch.zeros(shape)
 
 
 def causal(position: Tensor, past: Tensor) -> Tensor:

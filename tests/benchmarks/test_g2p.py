@@ -12,25 +12,38 @@ import g2p
 from generation import generate
 from package_files import PackageError, PackageFile
 
+import mmedge
+from mmedge_export import export
+
 
 @pytest.fixture(scope="module")
-def network():
+def model():
     try:
         return g2p.load()
     except PackageError as error:
         pytest.skip(f"g2p-en cannot be had: {error}")
 
 
-def test_phonemes_are_those_of_the_packages_code(network):
+def test_phonemes_are_those_of_the_packages_code(model):
     predict = g2p.package_predict()
     for word in ("robot", "edge", "mm", "it's", "a"):
-        tokens = generate(network, {"letters": g2p.letters(word)})
+        tokens = generate(model, {"letters": g2p.letters(word)})
         assert [g2p.PHONEMES[token] for token in tokens] == predict(word)
 
 
-def test_phonemes_as_text(network):
+def test_a_bundle_spells_as_the_network_does(model, tmp_path):
+    export(model, tmp_path / "g2p.mmedge")
+    with mmedge.load(tmp_path / "g2p.mmedge") as pipe:
+        for word in ("robot", "edge", "xylophonist"):
+            tokens = generate(model, {"letters": g2p.letters(word)})
+            result = pipe(word=word)
+            assert result["tokens"].tolist() == [tokens]
+            assert result["text"] == [" ".join(g2p.PHONEMES[token] for token in tokens)]
+
+
+def test_phonemes_as_text(model):
     tokenizers = pytest.importorskip("tokenizers")
-    tokenizer = tokenizers.Tokenizer.from_file(str(network.tokenizer))
+    tokenizer = tokenizers.Tokenizer.from_file(str(model.loop.tokenizer))
     tokens = [g2p.PHONEMES.index(phoneme) for phoneme in ("HH", "AH0", "L", "OW1")]
     assert tokenizer.decode([g2p.START, *tokens, g2p.STOP]) == "HH AH0 L OW1"
 

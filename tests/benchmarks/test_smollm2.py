@@ -77,14 +77,14 @@ def test_the_step_is_a_llama_in_any_pieces():
 def test_the_answer_of_the_real_network():
     tokenizers = pytest.importorskip("tokenizers")
     try:
-        network = smollm2.load()
+        model = smollm2.load()
     except PackageError as error:
         pytest.skip(f"SmolLM2 cannot be had: {error}")
-    text = tokenizers.Tokenizer.from_file(str(network.tokenizer))
+    text = tokenizers.Tokenizer.from_file(str(model.loop.tokenizer))
     sea = smollm2.PROMPTS[2]
     start = text.encode(sea).ids
     assert start[0] == 1
     assert text.decode(start, skip_special_tokens=False) == sea
-    answer = text.decode(generate(network, prompt=start, limit=6))
+    answer = text.decode(generate(model, {"token": torch.tensor([start])}, limit=6))
     assert answer == "The sea is a vast and"
     assert text.encode("In 2024,").ids == [text.token_to_id(t) for t in ("In", "Ġ", *"2024,")]

@@ -10,13 +10,13 @@ sys.path.append(str(Path(__file__).parents[2] / "benchmarks/networks"))
 
 import speech_clips
 import whisper_tiny
-from generation import generate
+from generation import Run, generate
 from log_mel import LogMel, mel_filters
 from package_files import PackageError
 
 
 @pytest.fixture(scope="module")
-def network():
+def model():
     try:
         return whisper_tiny.load()
     except PackageError as error:
@@ -47,32 +47,25 @@ def test_filters_have_area_one():
     torch.testing.assert_close(areas, torch.ones(80).double(), atol=0.1, rtol=0)
 
 
-def test_a_clip_is_recognized(network, clips):
-    tokenizer = pytest.importorskip("tokenizers").Tokenizer.from_file(str(network.tokenizer))
-    text = tokenizer.decode(whisper_tiny.recognize(network, clips[4]))
+def test_a_clip_is_recognized(model, clips):
+    tokenizer = pytest.importorskip("tokenizers").Tokenizer.from_file(str(model.loop.tokenizer))
+    text = tokenizer.decode(whisper_tiny.recognize(model, clips[4]))
     assert text == " He might even have been made amiable himself."
     assert speech_clips.word_error_rate([(clips[4].transcript, text)]) == 0
 
 
-@torch.no_grad()
-def test_tokens_at_once_are_those_one_by_one(network, clips):
-    constants = network.module(torch.from_numpy(clips[3].samples)[None])
-    tokens = torch.tensor([[*network.start, 11161, 339, 6405]])
-    first = network.first(constants)
-    at_once = network.step(token=tokens, position=torch.arange(5), **constants, **first)
-    states = first
-    for n in range(5):
-        outputs = network.step(
-            token=tokens[:, n : n + 1], position=torch.tensor([n]), **constants, **states
-        )
-        states = {past: outputs[present] for past, present in network.states.items()}
-    for name, value in outputs.items():
-        torch.testing.assert_close(value, at_once[name], atol=1e-4, rtol=0)
+def test_tokens_at_once_are_those_one_by_one(model, clips):
+    inputs = {"audio": torch.from_numpy(clips[3].samples)[None]}
+    tokens = [*model.loop.start, 11161, 339, 6405]
+    run = Run(model, inputs)
+    for token in tokens:
+        scores = run.step([token])
+    torch.testing.assert_close(Run(model, inputs).step(tokens), scores, atol=1e-4, rtol=0)
 
 
-def test_a_limit_ends_a_run(network, clips):
+def test_a_limit_ends_a_run(model, clips):
     inputs = {"audio": torch.from_numpy(clips[4].samples)[None]}
-    assert generate(network, inputs, limit=3) == [679, 1244, 772]
+    assert generate(model, inputs, limit=3) == [679, 1244, 772]
 
 
 def test_word_error_rate():
