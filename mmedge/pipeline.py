@@ -233,7 +233,7 @@ class Pipeline:
                 None: the first value. A bundle with a loop takes none.
 
         Raises:
-            InputError: no stage of the bundle has state, or ``tensors`` are not its states.
+            InputError: the bundle keeps no state between calls, or ``tensors`` are not it.
         """
         return new_state(self._state_owner, self.bundle.manifest, tensors)
 
@@ -278,7 +278,7 @@ class Pipeline:
                 pass
             laps.end(manifest.loop.stage)
             outputs = run.result()
-            laps.end("outputs")
+            laps.end(getattr(manifest.loop, "decoder", None) or "outputs")
             return outputs, laps.parts
         if options:
             check_options(manifest, options)

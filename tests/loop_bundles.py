@@ -2,8 +2,8 @@
 
 Each class has weights of its own, writes a bundle (:meth:`write`) and computes the same in float32:
 :class:`Captioner` (an image's keys and values, a step of one attention layer), :class:`Speller` (a
-recurrent step), :class:`Completer` (tokens alone, no stage before the loop) and :class:`Filter` (a
-state without a loop).
+recurrent step), :class:`Completer` (tokens alone, no stage before the loop), :class:`Painter` (a
+latent) and :class:`Filter` (a state without a loop).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 from onnx import helper, numpy_helper
 
 from mmedge.bundle import Bundle
-from mmedge.loop_spec import GenerateLoop, StateSpec
+from mmedge.loop_spec import DenoiseLoop, GenerateLoop, StateSpec
 from mmedge.spec import (
     DTYPES,
     Dimension,
@@ -361,6 +361,78 @@ class Speller:
             return hidden @ self.out
 
         return step
+
+
+class Painter:
+    """A condition [batch, 3] guides a latent [batch, high, 4] over a schedule, with noise.
+
+    The step has a state, the number of the run, which it adds to what it predicts.
+    """
+
+    schedule = (
+        (900.0, 1.0, 0.5, -0.25, 0.5, 0.25, 0.125, 0.0, 0.25),
+        (450.0, 0.5, 0.5, 0.5, 0.25, 0.5, 0.25, 0.125, 0.125),
+        (10.0, 1.0, 1.0, -0.5, 1.0, 0.0, 0.0, 0.25, 0.0),
+    )
+
+    def __init__(self, seed: int = 2) -> None:
+        rng = np.random.default_rng(seed)
+        self.weight = rng.normal(size=(3, 4)).astype(np.float32)
+        self.without = rng.normal(size=(1, 4)).astype(np.float32)
+
+    def write(self, path, *, decoder: bool = False, **loop) -> Bundle:
+        condition = TensorSpec("condition", "float32", ("batch", 3))
+        guide = TensorSpec("guide", "float32", ("batch", 4))
+        count, new_count = (TensorSpec(n, "float32", (1,)) for n in ("count", "new_count"))
+        x, m = (TensorSpec(name, "float32", ("batch", "high", 4)) for name in ("x", "m"))
+        time, picture = TensorSpec("t", "float32", ()), TensorSpec("picture", "float32", x.shape)
+        g, step, behind = Graph(), Graph(), Graph()
+        g("Tanh", g("MatMul", "condition", self.weight), name="guide")
+        shift = step("Mul", "t", np.float32(0.001))
+        mixed = step("Add", step("Add", "x", shift), step("Unsqueeze", "guide", np.array([1])))
+        step("Tanh", step("Add", mixed, "count"), name="m")
+        step("Add", "count", np.array([0.25], np.float32), name="new_count")
+        behind("Mul", "x", np.float32(2), name="picture")
+        stages = (
+            Stage("read", "onnx/read.onnx", (condition,), (guide,), "condition"),
+            Stage("step", "onnx/step.onnx", (x, time, guide, count), (m, new_count)),
+            Stage("decode", "onnx/decode.onnx", (x,), (picture,)),
+        )[: 2 + decoder]
+        files = {stage.name: stage.graph for stage in stages}
+        manifest = Manifest(
+            name="painter",
+            modalities=(Modality("condition", ("condition",)),),
+            stages=stages,
+            outputs=("guide",),
+            variants=(variant(files),),
+            files={},
+            dimensions={"batch": Dimension(1, 1, 8), "high": Dimension(1, 3, 9)},
+            states=(StateSpec("step", "count", "new_count"),),
+            loops=(
+                DenoiseLoop(**{
+                    "kind": "denoise", "stage": "step", "latent": "x", "time": "t",
+                    "prediction": "m", "schedule": self.schedule, "guidance": 1.5,
+                    "unconditional": ("guide",), "decoder": "decode" if decoder else None, **loop,
+                }),
+            ),
+        )  # fmt: skip
+        contents = {
+            stage.graph: graph.bytes(stage.inputs, stage.outputs)
+            for graph, stage in zip((g, step, behind), stages, strict=False)
+        }
+        return Bundle.write(path, manifest, contents, unconditional={"guide": self.without})
+
+    def run_step(self):
+        """The step in NumPy, which counts its own runs."""
+        count = np.zeros(1, np.float32)
+
+        def run(feeds):
+            nonlocal count
+            mixed = feeds["x"] + feeds["t"] * np.float32(0.001) + feeds["guide"][:, None] + count
+            count = count + np.float32(0.25)
+            return {"m": np.tanh(mixed)}
+
+        return run
 
 
 class Filter:

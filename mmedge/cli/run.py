@@ -1,4 +1,4 @@
-"""``mmedge run``: one call of a bundle on files and text."""
+"""``mmedge run``: one call of a bundle on files and text; with a loop, to its end."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ from mmedge.cli.console import (
     warn,
     write_file,
 )
+from mmedge.cli.generated import describe_rows, print_steps, show_rows
 from mmedge.cli.output import check_file
+from mmedge.execution.generate import RESULTS
 from mmedge.media.decode import read_inputs
 from mmedge.pipeline import Pipeline, load
 from mmedge.spec import Array
@@ -49,7 +51,7 @@ def run(
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", help="Write all outputs to this .safetensors file; replaces it."
+            "--output", "-o", help="Write all arrays to this .safetensors file; replaces it."
         ),
     ] = None,
     backend: BackendOption = "auto",
@@ -63,15 +65,44 @@ def run(
     allow_non_finite: Annotated[
         bool, typer.Option("--allow-non-finite", help="Pass NaN and infinity on to the network.")
     ] = False,
+    limit: Annotated[
+        int | None, typer.Option(help="Most tokens that are generated; at most the bundle's.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Of sampled tokens, or of a latent's noise; 0 by default.")
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="0 takes the best token; the bundle's by default.")
+    ] = None,
+    top_k: Annotated[
+        int | None, typer.Option(help="Draw from the k best tokens; 0: from all.")
+    ] = None,
+    top_p: Annotated[
+        float | None, typer.Option(help="Draw from the best tokens that have this share together.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Run a bundle once on the inputs given; optional modalities may be left out."""
+    """Run a bundle once on the inputs given; optional modalities may be left out.
+
+    A bundle that generates prints text, or tokens, as they come.
+    """
     _check_output(output, [word.partition("=")[2] for word in inputs])
     for word in inputs:
         if not all(word.partition("=")):
             raise typer.BadParameter(
                 f"expected name=value, such as image=photo.png; got {word!r}", param_hint="--input"
             )
+    options: dict[str, Any] = {
+        name: value
+        for name, value in (
+            ("limit", limit),
+            ("seed", seed),
+            ("temperature", temperature),
+            ("top_k", top_k),
+            ("top_p", top_p),
+        )
+        if value is not None
+    }
     # Files that do not fit are told before the network is loaded.
     values = read_inputs(read_manifest(Path(bundle)), inputs)
     with waiting(f"loading {bundle}"):
@@ -88,20 +119,42 @@ def run(
     with pipe:
         with warnings.catch_warnings(record=True) as remarks:
             warnings.simplefilter("always", UserWarning)  # such as of a text that was cut
-            outputs = pipe.run(values)
+            result = _call(pipe, values, options, as_json=as_json)
         for remark in remarks:
             warn(str(remark.message))
-        descriptions = {name: _describe(pipe, name, value) for name, value in outputs.items()}
+        outputs = {name: value for name, value in result.items() if isinstance(value, np.ndarray)}
+        descriptions = {
+            name: _describe(_labels(pipe, name), value)
+            for name, value in outputs.items()
+            if "finish" not in result or name not in RESULTS
+        }
         variant = pipe.variant.id
+    generated = describe_rows(result) if "finish" in result else None
     if as_json:
-        emit_json({"variant": variant, "outputs": descriptions})
+        rows = {} if generated is None else {"generated": generated}
+        emit_json({"variant": variant, "outputs": descriptions, **rows})
     else:
-        _show(variant, descriptions)
+        if generated is not None:
+            show_rows(variant, result)
+        if descriptions or generated is None:
+            _show(variant, descriptions)
     if output is not None:
         from safetensors.numpy import save
 
         # Printed first: what was computed is not lost when the disk refuses.
         write_file(output, save({k: np.ascontiguousarray(v) for k, v in outputs.items()}))
+
+
+def _call(
+    pipe: Pipeline, values: dict[str, Any], options: dict[str, Any], *, as_json: bool
+) -> dict[str, Any]:
+    """The outputs; those of a loop that generates are printed as they come."""
+    loop = pipe.bundle.manifest.loop
+    if loop is None or loop.kind != "generate" or as_json:
+        return pipe.run(values, **options)
+    steps = pipe.iterate(values, **options)
+    print_steps(steps, has_text=loop.tokenizer is not None)
+    return steps.result()
 
 
 def _check_output(output: Path | None, values: Sequence[str]) -> None:
@@ -139,12 +192,16 @@ def _show(variant: str, outputs: dict[str, Any]) -> None:
     table(variant, ("output", "row", "values"), rows)
 
 
-def _describe(pipe: Pipeline, name: str, value: Array) -> dict[str, Any]:
+def _labels(pipe: Pipeline, name: str) -> list[str]:
+    """Class names of an output of the network; of what a loop gives, none."""
+    return pipe.bundle.labels(name) if name in pipe.bundle.manifest.outputs else []
+
+
+def _describe(labels: Sequence[str], value: Array) -> dict[str, Any]:
     """An output as plain data: per row the best labels where it has names, else its first values.
 
     Scores are the network's own figures (logits stay logits), highest first.
     """
-    labels = pipe.bundle.labels(name)
     rows = value.reshape(value.shape[0], math.prod(value.shape[1:])) if value.ndim > 1 else [value]
     described: list[dict[str, Any]] = []
     for row in rows:

@@ -8,6 +8,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
 from mmedge.errors import InputError
+from mmedge.execution.state import keeps_state
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -60,17 +61,18 @@ class CallOptions(TypedDict, total=False):
 #: Which options a bundle's loop takes, by its kind.
 _BY_KIND = {
     "generate": (
-        "state", "limit", "stop", "seed", "temperature", "top_k", "top_p", "forced",
-        "deadline_ms",
+        "limit", "stop", "seed", "temperature", "top_k", "top_p", "forced", "deadline_ms",
     ),
-    "denoise": ("state", "seed", "noise", "deadline_ms"),
+    "denoise": ("seed", "noise", "deadline_ms"),
 }  # fmt: skip
 
 
 def check_options(manifest: Manifest, options: Mapping[str, Any]) -> None:
     """Raise InputError for an option that this bundle does not take."""
     loop = manifest.loop
-    names = _BY_KIND[loop.kind] if loop is not None else ("state",) if manifest.states else ()
+    names = _BY_KIND[loop.kind] if loop is not None else ()
+    if keeps_state(manifest):
+        names = ("state", *names)
     for name, value in options.items():
         if name not in names and value is not None:
             what = (

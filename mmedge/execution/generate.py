@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from mmedge.execution.state import State
     from mmedge.spec import Array
 
-__all__ = ["Finish", "GenerateOptions", "GenerateRun", "GenerateStep", "TokenLoop"]
+__all__ = ["RESULTS", "Finish", "GenerateOptions", "GenerateRun", "GenerateStep", "TokenLoop"]
 
 #: Why a row has no more tokens.
 Finish = Literal["stop", "limit", "deadline", "cancel"]

@@ -23,7 +23,15 @@ if TYPE_CHECKING:
     from mmedge.loop_spec import StateSpec
     from mmedge.spec import Array, Manifest, Stage, TensorSpec
 
-__all__ = ["ArrayStepper", "FirstStates", "State", "call_sizes", "make_stepper", "new_state"]
+__all__ = [
+    "ArrayStepper",
+    "FirstStates",
+    "State",
+    "call_sizes",
+    "keeps_state",
+    "make_stepper",
+    "new_state",
+]
 
 
 class State:
@@ -131,17 +139,25 @@ class State:
         return f"<State at {self._position}, {self.nbytes} bytes>"
 
 
+def keeps_state(manifest: Manifest) -> bool:
+    """Whether a state is there between calls: that of a loop ``denoise`` is of one call."""
+    loop = manifest.loop
+    in_call = loop.stage if loop is not None and loop.kind == "denoise" else None
+    return any(state.stage != in_call for state in manifest.states)
+
+
 def new_state(
     owner: object, manifest: Manifest, tensors: Mapping[str, Array] | None = None
 ) -> State:
     """A state for calls of a pipeline, with copies of ``tensors`` in it as after one call.
 
     Raises:
-        InputError: the bundle has no state, or ``tensors`` are not its states, or it has a loop.
+        InputError: the bundle keeps no state, or ``tensors`` are not its states, or it has a loop.
     """
     names = dict.fromkeys(state.input for state in manifest.states)
-    if not names:
-        raise InputError(f"{manifest.name!r} has no state; call it without")
+    if not keeps_state(manifest):
+        name = manifest.name
+        raise InputError(f"{name!r} keeps no state from call to call; call it without")
     state = State(owner)
     if tensors is None:
         return state

@@ -123,7 +123,7 @@ def test_a_bundle_without_state_gives_none(tmp_path):
     tiny = make_tiny()
     Bundle.write(tmp_path / "tiny", tiny.manifest, tiny.files, samples=tiny.samples)
     with mmedge.load(tmp_path / "tiny") as pipe:
-        with pytest.raises(mmedge.InputError, match="has no state; call it without"):
+        with pytest.raises(mmedge.InputError, match="keeps no state from call to call; call it"):
             pipe.state()
         with pytest.raises(mmedge.InputError, match="without state takes no options; leave it"):
             pipe.run(tiny.samples[0].inputs, state=mmedge.State(None))
