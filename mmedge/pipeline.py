@@ -174,7 +174,8 @@ class Pipeline:
             a loop, what the loop gives, and the outputs that it does not take. One that generates
             gives ``tokens`` (int64 [batch, n]), ``lengths`` (int64 [batch]), ``finish`` (a list,
             for each row ``stop``, ``limit``, ``deadline`` or ``cancel``), and ``text`` (a list)
-            where the bundle has a tokenizer for it.
+            where the bundle has a tokenizer for it. One that denoises gives ``latent``, or what its
+            decoder makes of it, and ``finish`` (``schedule``, ``deadline`` or ``cancel``).
 
         Raises:
             InputError: a wrong name, dtype, rank or size; NaN or infinity where no golden sample

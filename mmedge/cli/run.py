@@ -122,16 +122,20 @@ def run(
             result = _call(pipe, values, options, as_json=as_json)
         for remark in remarks:
             warn(str(remark.message))
+        loop = pipe.bundle.manifest.loop
+        generates = loop is not None and loop.kind == "generate"
         outputs = {name: value for name, value in result.items() if isinstance(value, np.ndarray)}
         descriptions = {
             name: _describe(_labels(pipe, name), value)
             for name, value in outputs.items()
-            if "finish" not in result or name not in RESULTS
+            if not generates or name not in RESULTS
         }
         variant = pipe.variant.id
-    generated = describe_rows(result) if "finish" in result else None
+    generated = describe_rows(result) if generates else None
     if as_json:
         rows = {} if generated is None else {"generated": generated}
+        if loop is not None and not generates:
+            rows["finish"] = result["finish"]
         emit_json({"variant": variant, "outputs": descriptions, **rows})
     else:
         if generated is not None:

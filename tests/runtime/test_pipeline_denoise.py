@@ -51,7 +51,8 @@ def test_the_last_latent_is_that_of_the_schedule(painter, batch, seed):
     expected = latents(network, pipe, value, seed=seed)
     for _ in range(2):
         result = pipe(condition=value, seed=seed)
-        assert list(result) == ["latent"]
+        assert list(result) == ["latent", "finish"]
+        assert result["finish"] == "schedule"
         assert result["latent"].shape == (batch, 3, 4)
         np.testing.assert_allclose(result["latent"], expected[-1], rtol=0, atol=2e-6)
     steps = list(pipe.iterate({"condition": value}, seed=seed))
@@ -77,7 +78,7 @@ def test_a_decoder_makes_the_result(folder, painter):
     latent = pipe(condition=condition(3))["latent"]
     with mmedge.load(folder / "decoded") as decoded:
         result = decoded(condition=condition(3))
-        assert list(result) == ["picture"]
+        assert list(result) == ["picture", "finish"]
         assert np.array_equal(result["picture"], latent * 2)
         result, parts = decoded.timed({"condition": condition(3)})
         assert list(parts) == ["inputs", "read", "step", "decode", "outputs"]

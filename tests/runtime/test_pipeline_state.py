@@ -101,7 +101,7 @@ def test_a_state_of_other_sizes_is_refused(filter_pipe):
     with pytest.raises(
         mmedge.InputError,
         match="state 'h' of stage '.*': the State given has size 1 along axis 0 .'batch'., "
-        "this call has 2; call with the same sizes, or with a new State",
+        r"this call has 2; call with the same sizes, or reset\(\) the State",
     ):
         filter_pipe(x=two, gain=two, state=state)
     assert filtered(filter_pipe, [0], state) == [1.0]  # and is as it was

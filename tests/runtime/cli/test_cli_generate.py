@@ -81,6 +81,7 @@ def test_a_latent_is_shown_as_an_output(tmp_path):
     words = (tmp_path / "painter", "-i", f"condition={tmp_path / 'c.npy'}")
     found = json.loads(call(*words, "--seed", 5, "--json").stdout)
     assert found["outputs"]["latent"]["shape"] == [1, 3, 4]
+    assert found["finish"] == "schedule"
     assert "generated" not in found
     done = call(*words, "--limit", 5, expect=1)
     assert "option 'limit': a bundle with a loop 'denoise' takes seed" in done.stderr
