@@ -53,7 +53,9 @@ def summary(flow: Flow) -> str:
     if len(flow.stages) == 1:
         return f"one stage, {flow.stages[0].stage.name}: the network is not cut by modality"
     encoders = len(flow.stages) - len(flow.fusion)
-    parts = [_count(encoders, "encoder"), _count(len(flow.fusion), "fusion stage")]
+    fusion = len(flow.fusion) - flow.loop_stages
+    parts = [_count(encoders, "encoder"), _count(fusion, "fusion stage")]
+    parts.append(_count(flow.loop_stages, "stage") + " of a loop")
     sizes = " and ".join(part for part in parts if not part.startswith("0 "))
     return f"cut into {sizes}, {operations(flow.flops) if flow.flops else _NOT_COUNTED}"
 

@@ -62,7 +62,11 @@ class Lane:
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """The whole network; ``flops`` is the sum over its stages, 0 where they were not counted."""
+    """The whole network; ``flops`` is the sum over its stages, 0 where they were not counted.
+
+    The stages of a loop, ``loop_stages`` of them, are the last of ``fusion``: they take what all
+    modalities gave.
+    """
 
     name: str
     lanes: tuple[Lane, ...]
@@ -70,6 +74,7 @@ class Flow:
     outputs: tuple[TensorSpec, ...]
     flops: int
     cut: Cut
+    loop_stages: int = 0
 
     @property
     def stages(self) -> tuple[FlowNode, ...]:
@@ -144,7 +149,8 @@ def flow_of(
     by_modality: dict[str | None, list[Stage]] = {None: []}
     takers: dict[str, list[str]] = {}
     makers: dict[str, Stage] = {}
-    for stage in manifest.in_order():
+    stages = (*manifest.in_order(), *manifest.loop_stages())
+    for stage in stages:
         by_modality.setdefault(stage.modality, []).append(stage)
         makers.update((spec.name, stage) for spec in stage.outputs)
         for spec in stage.inputs if stage.modality is None else ():
@@ -155,7 +161,7 @@ def flow_of(
     }
     users = Counter(name for names in files.values() for name in dict.fromkeys(names))
     outputs = frozenset(manifest.outputs)
-    total = sum(stage.flops for stage in manifest.in_order())
+    total = sum(stage.flops for stage in stages)
 
     def crossings(specs: Sequence[TensorSpec]) -> tuple[Crossing, ...]:
         return tuple(
@@ -184,7 +190,7 @@ def flow_of(
         specs = tuple(inputs[name] for name in modality.inputs)
         encoders = by_modality.get(modality.name, [])
         lanes.append(Lane(modality, specs, tuple(map(node, encoders)), crossings(specs)))
-    tensors = {spec.name: spec for stage in manifest.in_order() for spec in stage.outputs}
+    tensors = {spec.name: spec for stage in stages for spec in stage.outputs}
     return Flow(
         manifest.name,
         tuple(lanes),
@@ -192,4 +198,5 @@ def flow_of(
         tuple(tensors[name] for name in manifest.outputs),
         total,
         manifest.cut,
+        len(manifest.loop_stages()),
     )

@@ -24,10 +24,11 @@ from mmedge.cli.console import (
 )
 from mmedge.cli.draw import draw_text, size
 from mmedge.cli.flow import flow_of
+from mmedge.cli.loops import loop_rows
 from mmedge.cli.output import check_file
 from mmedge.cli.svg import draw_svg
 from mmedge.native.dispatch import choose
-from mmedge.spec import Decision, Manifest
+from mmedge.spec import Decision, Manifest, Stage
 
 __all__ = ["inspect"]
 
@@ -114,13 +115,15 @@ def _print(
             [(limit.expression, limit.source) for limit in manifest.constraints],
         )
     _print_text(drawing)
+    if rows := loop_rows(manifest):
+        table("loop and state", ("what", "how"), rows)
     table(
         "stages",
         ("stage", "plan", "modality", "inputs", "outputs", "graph"),
         [
             (
                 stage.name,
-                "whole" if manifest.is_whole(stage) else "cut",
+                _plan_of(manifest, stage),
                 stage.modality or "-",
                 ", ".join(spec.name for spec in stage.inputs),
                 "; ".join(map(str, stage.outputs)),
@@ -154,6 +157,12 @@ def _print(
         [("golden samples", manifest.samples), *manifest.provenance.items()],
     )
     list_not_checked(manifest.open_questions(*manifest.variants))
+
+
+def _plan_of(manifest: Manifest, stage: Stage) -> str:
+    if stage in manifest.loop_stages():
+        return "loop"
+    return "whole" if manifest.is_whole(stage) else "cut"
 
 
 def _print_attention(attention: Mapping[str, Mapping[str, int]]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,6 +23,7 @@ from mmedge.cli.console import (
     warn,
 )
 from mmedge.cli.draw import size as size_of
+from mmedge.cli.loops import loop_rows
 from mmedge.cli.output import check_new
 from mmedge_export.capture.golden import SAMPLES
 from mmedge_export.cli.loop_options import (
@@ -235,6 +236,8 @@ def export(
                 "outputs": list(manifest.outputs),
                 "modalities": {m.name: list(m.inputs) for m in manifest.modalities},
                 "stages": [stage.name for stage in manifest.stages],
+                "states": [asdict(state) for state in manifest.states],
+                "loops": [asdict(loop) for loop in manifest.loops],
                 "variants": [variant.id for variant in manifest.variants],
                 "samples": manifest.samples,
                 "parity": parity,
@@ -261,6 +264,7 @@ def export(
                 if spec.name in manifest.outputs
             ),
             ("stages", ", ".join(stage.name for stage in manifest.stages)),
+            *loop_rows(manifest),
             ("variants", ", ".join(map(_variant, manifest.variants))),
             ("golden samples", f"{manifest.samples}{_made_up_note(manifest)}"),
             (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import loop_networks as networks
 import numpy as np
 import onnx
@@ -9,9 +11,11 @@ import onnxruntime as ort
 import pytest
 import torch
 from shared import once
+from typer.testing import CliRunner
 
 import mmedge
 from mmedge.bundle import Bundle
+from mmedge.cli.app import build_app
 from mmedge_export import export
 
 
@@ -192,3 +196,25 @@ def test_the_runtime_generates_the_golden_tokens(name, tmp_path_factory):
     with mmedge.load(path) as pipe:
         for sample in samples:
             assert np.array_equal(pipe.run(sample.inputs)["tokens"], sample.loop["tokens"])
+
+
+def test_inspect_shows_the_loop_and_its_states(tmp_path_factory):
+    with exported("captions", tmp_path_factory) as bundle:
+        path = str(bundle.path)
+    result = CliRunner().invoke(build_app(), ["inspect", path], env={"COLUMNS": "300"})
+    assert result.exit_code == 0, result.output
+    assert "cut into 2 encoders and 1 stage of a loop" in result.output
+    assert "step takes input_ids, gives logits; at most 12 tokens; the best token" in result.output
+    assert "grows along past; begins as empty" in result.output
+    report = json.loads(CliRunner().invoke(build_app(), ["inspect", path, "--json"]).stdout)
+    assert [stage["name"] for stage in report["flow"]["stages"]] == ["image", "audio", "step"]
+    assert report["manifest"]["loops"][0]["kind"] == "generate"
+
+
+def test_export_tells_the_loop_and_its_states(tmp_path):
+    source = f"{networks.__file__}:continued"
+    words = ["export", source, "-o", str(tmp_path / "net"), "--json"]
+    report = json.loads(CliRunner().invoke(build_app(), words).stdout)
+    assert report["loops"][0]["stop"] == [2]
+    assert [state["input"] for state in report["states"]] == ["past_k", "past_v"]
+    assert report["outputs"] == []
