@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmedge.backends.registry import backend
+from mmedge.bench.stage_inputs import first_states
 from mmedge.execution.inputs import Feeds
 from mmedge.execution.plan import StagePlan
-from mmedge.execution.state import FirstStates, call_sizes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -50,11 +50,8 @@ def copies(pipe: Pipeline, inputs: Mapping[str, Any]) -> list[CopiedTensor]:
         rows.append(_out_of(stage, outputs, on_gpu=on_gpu))
         tensors.update(outputs)
 
-    manifest = pipe.bundle.manifest
-    stages = manifest.in_order(pipe.plan)
-    sizes = call_sizes(manifest.inputs().values(), values)
-    for stage in stages:
-        values.update(FirstStates(pipe.bundle, stage).make(sizes, {}))
+    stages = pipe.bundle.manifest.in_order(pipe.plan)
+    values.update(first_states(pipe.bundle, stages, values))
     runs = {stage.name: partial(pipe.run_stage, stage.name) for stage in stages}
     StagePlan(stages, runs).advance(values, after=look)
     return [*rows, *_cached(pipe, tensors)]

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 from mmedge.backends import registry
 from mmedge.backends.module_scopes import FUSED, NETWORK
 from mmedge.backends.profile import Operator, Profile, ProfileRequest, Span
+from mmedge.bench.stage_inputs import stage_inputs
 from mmedge.errors import MMEdgeError
-from mmedge.execution.inputs import Feeds
 from mmedge.execution.plan import StagePlan
 from mmedge.pipeline import load
 
@@ -109,7 +109,7 @@ def profile(
 
         stages = pipe.bundle.manifest.in_order(pipe.plan)
         runs = {stage.name: partial(measure, stage) for stage in stages}
-        StagePlan(stages, runs).run(Feeds(pipe.bundle).prepare(inputs))
+        StagePlan(stages, runs).run(stage_inputs(pipe.bundle, stages, inputs))
     return _digest(stage_runs, plain_ms, profiler.UNSEEN)
 
 

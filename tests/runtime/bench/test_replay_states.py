@@ -44,9 +44,10 @@ def test_the_state_begins_anew_at_each_replay(tmp_path, remember):
 @pytest.mark.parametrize("make", [make_recurrent, make_detector])
 def test_a_stream_with_state_is_measured(tmp_path, make):
     path = make(tmp_path / "bundle")
-    report = bench_stream(str(path), trigger="audio", seconds=0.5, threads=1, profiled=False)
+    report = bench_stream(str(path), trigger="audio", seconds=0.5, threads=1)
     assert report.results["fresh"] == report.results["triggers"] > 4
     assert "listen" in report.stages
+    assert {operator["stage"] for operator in report.operators} == set(report.stages)
 
 
 @pytest.mark.serial

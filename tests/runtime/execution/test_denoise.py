@@ -422,3 +422,28 @@ def test_rows_equal_the_diffusers_library(name, monkeypatch):
     manifest = make_manifest(SAMPLERS[name][0](20))
     latent = finish(DenoiseRun(manifest, {"step": run}, make_tensors(), seed=1))["latent"]
     np.testing.assert_allclose(latent, x.numpy(), rtol=0, atol=1e-5)
+
+
+def test_twenty_guided_steps_equal_the_diffusers_library(monkeypatch):
+    diffusers = pytest.importorskip("diffusers", reason="the diffusers library is not installed")
+    torch = pytest.importorskip("torch")
+    scheduler = diffusers.DDIMScheduler(trained_betas=np.linspace(1e-4, 0.02, 1000))
+    monkeypatch.setattr(denoise_rows, "CUMPROD", scheduler.alphas_cumprod.double().numpy())
+    predict_noise, _ = denoiser("ddim")
+
+    def run(feeds):
+        noise = predict_noise(feeds["x"].astype(np.float64), float(feeds["t"]))
+        return {"m": (noise * np.cos(feeds["condition"].sum())).astype(np.float32)}
+
+    tensors, other = make_tensors(), {"condition": np.zeros((1, 2, 3), np.float32)}
+    share = float(np.cos(tensors["condition"].sum()))
+    scheduler.set_timesteps(20)
+    x = torch.from_numpy(normal(1, 0, 12).reshape(1, 3, 4).astype(np.float64))
+    for t in scheduler.timesteps:
+        noise = torch.from_numpy(predict_noise(x.numpy(), float(t)))
+        # As the library's pipelines mix the two predictions.
+        m = noise + 3.5 * (noise * share - noise)
+        x = scheduler.step(m, t, x).prev_sample.double()
+    manifest = make_manifest(ddim_rows(20), clip=1.0, guidance=3.5, unconditional=("condition",))
+    loop = DenoiseRun(manifest, {"step": run}, tensors, unconditional=other, seed=1)
+    np.testing.assert_allclose(finish(loop)["latent"], x.numpy(), rtol=0, atol=1e-5)
