@@ -40,6 +40,9 @@ __all__ = ["RESULTS", "Finish", "GenerateOptions", "GenerateRun", "GenerateStep"
 #: Why a row has no more tokens.
 Finish = Literal["stop", "limit", "deadline", "cancel"]
 
+#: Most scores that a run gives for first tokens: 64 MiB in float32. More are taken in several runs.
+MAX_SCORES = 2**24
+
 #: Names of what a loop gives.
 RESULTS = ("tokens", "lengths", "finish", "text")
 
@@ -137,7 +140,6 @@ class TokenLoop:
         )
         self.specs = (*stage.inputs, *manifest.inputs().values())
         self.dimensions = manifest.dimensions
-        self.most_new = self._most_new(bundle)
         #: By state that grows: its axis, and most elements along it before and after a run.
         outputs = {spec.name: spec for spec in stage.outputs}
         self.growth = {
@@ -149,7 +151,11 @@ class TokenLoop:
             for state in self.first.states
             if state.axis is not None
         }
-        words = outputs[loop.logits].shape[-1]
+        logits = outputs[loop.logits].shape
+        words = logits[-1]
+        self._most_new = self._most_tokens(bundle)
+        #: Scores that a run gives for each token that it takes; 0 where that is not known.
+        self._scores_each = words if len(logits) == 3 and isinstance(words, int) else 0
         #: The largest token that can be chosen.
         self.most = words - 1 if isinstance(words, int) else 2**31
         self.can_cut = len(self.growth) == len(self.first.states)
@@ -235,8 +241,15 @@ class TokenLoop:
             raise ValueError("this loop gives no text")
         return TextStream(self.decode)
 
-    def _most_new(self, bundle: Bundle) -> int | None:
-        """Most tokens that one run takes; None: any number."""
+    def most_new(self, batch: int) -> int | None:
+        """Most tokens of a row that one run takes; None: any number."""
+        if not self._scores_each:
+            return self._most_new
+        bound = max(1, MAX_SCORES // (batch * self._scores_each))
+        return bound if self._most_new is None else min(self._most_new, bound)
+
+    def _most_tokens(self, bundle: Bundle) -> int | None:
+        """Most tokens of a row that the stage takes; None: any number."""
         if len(self.token.shape) == 1:
             return 1
         size = self.token.shape[1]
@@ -302,6 +315,7 @@ class GenerateRun:
         if options.forced is not None and len(options.forced) != batch:
             raise InputError(f"forced: expected tokens for {batch} rows, got {len(options.forced)}")
         self._key = key
+        self._most_new = loop.most_new(batch) or self._tokens.shape[1]
         self._limit = self._room(first)
         self._stepper = make_stepper(loop.session, loop.first.states)
         self._stepper.begin(first)
@@ -447,7 +461,7 @@ class GenerateRun:
         for name, (axis, most_before, most_after) in self._loop.growth.items():
             size = first[name].shape[axis]
             # Of the last run of the first tokens, whose size is what one run takes at most.
-            last = taken - (taken - 1) % (self._loop.most_new or taken) - 1
+            last = taken - (taken - 1) % self._most_new - 1
             room = min(most_after - size - taken, most_before - size - last)
             if room < 0:
                 raise InputError(
@@ -468,7 +482,7 @@ class GenerateRun:
             if monotonic() >= self._options.deadline:
                 self._taken, self._tokens = self._taken + start, tokens[:, start:]
                 return None
-            end = min(total, start + (loop.most_new or total))
+            end = min(total, start + self._most_new)
             stepper.hold({loop.token.name: self._shaped(tokens[:, start:end])})
             if loop.position is not None:
                 positions = self._positions(self._taken + start, end - start)

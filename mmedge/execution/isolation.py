@@ -40,7 +40,9 @@ try:
     with load(**settings) as pipe:
         digest = pipe.bundle.digest
         for sample in pipe.bundle.samples():
-            pipe.run(sample.inputs, cached=False)
+            tokens = sample.loop.get("tokens")
+            options = {} if tokens is None else {"limit": tokens.shape[1]}
+            pipe.run(sample.inputs, cached=False, **options)
     print(json.dumps({"digest": digest}))
 except MMEdgeError as error:
     print(json.dumps({"error": type(error).__name__, "message": str(error)}))

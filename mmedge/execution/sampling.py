@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Sampling", "choose"]
 
-#: A share of the largest that is smaller changes no sum that begins with the largest, in float64.
-_NEGLIGIBLE = 2.0**-53
+#: How many probabilities are put in order at first.
+_FIRST_SORTED = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,30 +82,45 @@ def _no_number(choice: int) -> BackendError:
 
 
 def _draw(scores: NDArray[np.float64], sampling: Sampling, u: float, choice: int) -> int:
-    largest = scores.max()
-    if not largest > -inf:
-        raise _no_number(choice)
     scores = scores / sampling.temperature
     tokens = None
     if 0 < sampling.top_k < scores.size:
         tokens = _largest(scores, sampling.top_k)
         scores = scores[tokens]
+    largest = scores.max()
+    if not largest > -inf:
+        raise _no_number(choice)
     with np.errstate(invalid="ignore"):  # plus infinity less itself
-        shares = np.exp(scores - scores.max())
-    # Without those that change no sum there is less to put in order.
-    counted = np.flatnonzero(shares >= _NEGLIGIBLE)
-    order = counted[np.argsort(-shares[counted], kind="stable")]
-    sums = np.cumsum(shares[order])
-    end = len(order)
-    if sampling.top_p < 1.0:
-        end = int(np.searchsorted(sums, sampling.top_p * sums[-1], side="left")) + 1
-    place = int(np.searchsorted(sums[:end], u * sums[end - 1], side="right"))
-    if place == end and end == len(order) < len(shares):
-        # Rounding left none of them: the last of all, which was not put in order.
-        order = np.argsort(-shares, kind="stable")
-        place = end = len(order)
-    token = int(order[min(place, end - 1)])
+        shares = np.exp(scores - largest)
+    token = _place(shares, sampling.top_p, u)
     return token if tokens is None else int(tokens[token])
+
+
+def _place(shares: NDArray[np.float64], top_p: float, u: float) -> int:
+    """The place that ``u`` falls on, where places lie from large to small.
+
+    Only as many are put in order as it takes: of tens of thousands, most often the first hundreds.
+    """
+    total, count = shares.sum(), _FIRST_SORTED
+    while True:
+        is_all = count >= len(shares)
+        # All that equal the last one are there, too.
+        least = -inf if is_all else np.partition(shares, -count)[-count]
+        candidates = np.flatnonzero(shares >= least)
+        order = candidates[np.argsort(-shares[candidates], kind="stable")]
+        sums = np.cumsum(shares[order])
+        end = len(order)
+        if top_p < 1.0:
+            end = min(int(np.searchsorted(sums, top_p * total, side="left")) + 1, end)
+            is_all = is_all or sums[end - 1] >= top_p * total
+            target = u * sums[end - 1]
+        else:
+            target = u * total
+            is_all = is_all or sums[-1] > target
+        if is_all:
+            place = int(np.searchsorted(sums[:end], target, side="right"))
+            return int(order[min(place, end - 1)])
+        count *= 16
 
 
 def _largest(scores: NDArray[np.float64], count: int) -> NDArray[np.intp]:

@@ -6,11 +6,13 @@ import gc
 import threading
 import tracemalloc
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import mmedge
+from mmedge.backends.onnxruntime import stepper
 from mmedge.backends.onnxruntime.session import OrtSession
 from mmedge.execution import generate
 from mmedge.execution.sampling import Sampling, choose
@@ -130,6 +132,23 @@ def test_a_prompt_in_runs_of_any_size_gives_what_single_steps_give(tmp_path, new
         assert rows(pipe(tokens=prompt)) == expected
 
 
+def test_a_long_prompt_is_taken_in_runs_whose_scores_are_bounded(completer, monkeypatch):
+    network, pipe = completer
+    monkeypatch.setattr(generate, "MAX_SCORES", 4 * 11 * 2)
+    prompt = np.random.default_rng(0).integers(1, 11, (2, 10))
+    counts = []
+    hold = stepper.OrtStepper.hold
+
+    def counted(held, tensors):
+        counts.extend(array.shape for name, array in tensors.items() if name == "tokens")
+        hold(held, tensors)
+
+    monkeypatch.setattr(stepper.OrtStepper, "hold", counted)
+    result = pipe.run({"tokens": prompt}, cached=False)
+    assert rows(result) == expected_rows(network, network.scores(2), first=prompt)
+    assert counts == [(2, 4), (2, 4), (2, 2), (2, 1)]
+
+
 def test_start_comes_before_the_prompt(tmp_path):
     network = Completer()
     network.write(tmp_path / "completer", start=(4, 2), required=False)
@@ -151,6 +170,32 @@ def test_any_session_can_be_stepped(folder, captioner, speller, monkeypatch):
         monkeypatch.undo()
         assert rows(pipe.run({name: value}, cached=False)) == rows(by_values)
         monkeypatch.setattr(OrtSession, "stepper", lambda *_: None)
+
+
+def test_by_the_public_methods_of_onnx_runtime(folder, monkeypatch, captioner):
+    """As where the private ones are not there: the same tokens."""
+    binding = stepper.value_binding
+    monkeypatch.setattr(
+        stepper,
+        "value_binding",
+        lambda session: binding(SimpleNamespace(run_with_ort_values=session.run_with_ort_values)),
+    )
+    with mmedge.load(folder / "captioner") as pipe:
+        state = pipe.state()
+        result = pipe(image=image(3, 2), state=state)
+        assert rows(result) == rows(captioner[1](image=image(3, 2)))
+        assert set(state.tensors()) == {"past_k", "past_v"}
+
+
+def test_a_run_that_takes_too_long_ends(folder, completer):
+    prompt = np.ones((8, 600), np.int64)
+    with mmedge.load(folder / "completer", run_timeout_s=60) as pipe:
+        assert rows(pipe(tokens=prompt)) == rows(completer[1](tokens=prompt))
+    with (
+        mmedge.load(folder / "completer", run_timeout_s=1e-6) as pipe,
+        pytest.raises(mmedge.BackendError, match="more than run_timeout_s"),
+    ):
+        pipe(tokens=prompt)
 
 
 def test_options_of_a_call(captioner):

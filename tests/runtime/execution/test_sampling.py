@@ -107,9 +107,9 @@ def test_scores_by_the_share_that_they_have():
 def test_a_large_vocabulary_with_ties():
     rng = np.random.default_rng(1)
     row = rng.normal(size=(1, 5000)).astype(np.float16)  # many are equal
-    for top_k, top_p in ((0, 1.0), (50, 1.0), (0, 0.9), (1000, 0.5)):
-        for seed in range(5):
-            sampling = Sampling(0.7, top_k, top_p, seed)
+    for top_k, top_p in ((0, 1.0), (50, 1.0), (0, 0.9), (0, 0.999999), (1000, 0.5)):
+        for seed in range(12):
+            sampling = Sampling(0.7 + seed, top_k, top_p, seed)
             assert choose(row, sampling, 0, ())[0] == chosen_by_the_page(row[0], sampling, 0, ())
 
 
