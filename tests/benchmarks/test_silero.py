@@ -12,13 +12,21 @@ import silero
 from package_files import PackageError
 from speech_clips import RATE, load_clips, speech
 
+import mmedge
+from mmedge_export import export
 
-def test_probabilities_are_those_of_the_package():
+
+@pytest.fixture(scope="module")
+def samples():
     try:
-        detector, samples = silero.load(), speech(10)
+        silero.load()
+        return speech(10)
     except PackageError as error:
         pytest.skip(f"silero-vad or the clips cannot be had: {error}")
-    values = silero.probabilities(detector, samples)
+
+
+def test_probabilities_are_those_of_the_package(samples):
+    values = silero.probabilities(silero.load(), samples)
     expected = silero.package_probabilities(samples)
     assert len(values) == len(expected) == -(-10 * RATE // silero.CHUNK)
     np.testing.assert_allclose(values, expected, atol=silero.TOLERANCE, rtol=0)
@@ -26,6 +34,22 @@ def test_probabilities_are_those_of_the_package():
     first = len(load_clips()[0].samples)
     assert values[: first // 512].mean() > 0.8
     assert values[first // 512 + 4 : (first + RATE) // 512 - 2].mean() < 0.1
+
+
+def test_a_bundle_keeps_the_state_from_piece_to_piece(samples, tmp_path):
+    export(silero.factory(), tmp_path / "vad.mmedge")
+    expected = silero.package_probabilities(samples)
+    with mmedge.load(tmp_path / "vad.mmedge") as pipe:
+        state = pipe.state()
+        values = [
+            pipe(audio=piece[None], state=state)["probability"] for piece in silero.chunks(samples)
+        ]
+        np.testing.assert_allclose(np.ravel(values), expected, atol=silero.TOLERANCE, rtol=0)
+        with pipe.stream(trigger="audio") as stream:
+            for n, piece in enumerate(silero.chunks(samples)):
+                stream.push("audio", piece[None], t=n * 0.032)
+                values[n] = stream.result(timeout=30).outputs["probability"]
+    np.testing.assert_allclose(np.ravel(values), expected, atol=silero.TOLERANCE, rtol=0)
 
 
 def test_the_last_piece_is_filled_with_silence():
