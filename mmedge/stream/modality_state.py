@@ -312,14 +312,14 @@ class ModalityState:
         return len(items)
 
     def _trim_queue(self, most: int) -> int:
-        """Drop the oldest of more than ``most`` items; how many that were."""
+        """Drop the oldest of more than ``most`` items; how many that were.
+
+        No trigger waits for one of them: one that waits is of the newest, or has it pinned.
+        """
         unpinned = [item for item in self._queue if not item.pinned]
         items = unpinned[: max(0, len(self._queue) - most)]
         for item in items:
             self._dequeue(item, "queue_full")
-            # Of what is out of its turn there are no features, whichever trigger waits for it.
-            item.progress = Progress.FAILED
-            item.error = f"queue_full: {most} newer ones waited for its encoder"
         return len(items)
 
     def _dequeue(self, item: Item, reason: str) -> None:
