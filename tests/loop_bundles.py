@@ -8,6 +8,8 @@ latent) and :class:`Filter` (a state without a loop).
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from onnx import helper, numpy_helper
 
@@ -176,8 +178,11 @@ class Captioner:
         self.layer = Attention(seed, places=64, cross=6)
         self.most = most
 
-    def write(self, path, *, new: int | None = None, **loop) -> Bundle:
-        """Arguments of ``GenerateLoop`` replace its own."""
+    def write(self, path, *, new: int | None = None, prompt=False, backend=None, **loop) -> Bundle:
+        """Arguments of ``GenerateLoop`` replace its own.
+
+        ``prompt``: a modality of its own gives tokens; ``backend``: another variant's.
+        """
         image = TensorSpec("image", "float32", ("batch", "frames", 6))
         cross = tuple(TensorSpec(f"cross_{n}", "float32", ("batch", "frames", WIDTH)) for n in "kv")
         g = Graph()
@@ -186,15 +191,21 @@ class Captioner:
         inputs, outputs = attention_specs()
         inputs = (*inputs, TensorSpec("position", "int64", ("new",)), *cross)
         files = {"see": "onnx/see.onnx", "step": "onnx/step.onnx"}
+        variants = tuple(
+            replace(variant(files), backend=name) for name in ("ort", backend) if name is not None
+        )
         manifest = Manifest(
             name="captioner",
-            modalities=(Modality("image", ("image",)),),
+            modalities=(
+                Modality("image", ("image",)),
+                Modality("text", ("tokens",), required=False),
+            )[: 1 + prompt],
             stages=(
                 Stage("see", files["see"], (image,), cross, "image"),
                 Stage("step", files["step"], inputs, outputs),
             ),
             outputs=tuple(spec.name for spec in cross),
-            variants=(variant(files),),
+            variants=variants,
             files={},
             dimensions={
                 "batch": Dimension(1, 1, 8),

@@ -158,6 +158,8 @@ class TokenLoop:
         self._scores_each = words if len(logits) == 3 and isinstance(words, int) else 0
         #: The largest token that can be chosen.
         self.most = words - 1 if isinstance(words, int) else 2**31
+        self.suppress = np.array(loop.suppress, np.intp)
+        self.suppress_first = np.array((*loop.suppress, *loop.suppress_first), np.intp)
         self.can_cut = len(self.growth) == len(self.first.states)
         for name in manifest.outputs:
             if name in RESULTS and name not in specs:
@@ -350,12 +352,12 @@ class GenerateRun:
         if scores is None:
             self.finish = "deadline"
             return False
-        index, loop, options = self.index, self._loop.loop, self._options
+        index, options = self.index, self._options
         choice = self._first_choice + index
         if options.forced is not None and index < options.forced.shape[1]:
             tokens = options.forced[:, index].tolist()
         else:
-            suppress = loop.suppress if choice else (*loop.suppress, *loop.suppress_first)
+            suppress = self._loop.suppress if choice else self._loop.suppress_first
             tokens = choose(scores, options.sampling, choice, suppress)
         self._last_scores = scores
         lengths = self._lengths

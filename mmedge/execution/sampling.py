@@ -37,7 +37,9 @@ class Sampling:
     seed: int = 0
 
 
-def choose(scores: Array, sampling: Sampling, choice: int, suppress: Sequence[int]) -> list[int]:
+def choose(
+    scores: Array, sampling: Sampling, choice: int, suppress: Sequence[int] | NDArray[np.intp]
+) -> list[int]:
     """One token for each row.
 
     Args:
@@ -49,7 +51,7 @@ def choose(scores: Array, sampling: Sampling, choice: int, suppress: Sequence[in
     Raises:
         BackendError: the scores of a row hold NaN, or none that may be chosen.
     """
-    if suppress:
+    if len(suppress):
         # Never in place: the scores may be a cache's.
         scores = scores.copy()
         scores[:, suppress] = -inf

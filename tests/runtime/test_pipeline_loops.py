@@ -198,6 +198,42 @@ def test_a_run_that_takes_too_long_ends(folder, completer):
         pipe(tokens=prompt)
 
 
+def test_openvino_gives_the_same_tokens(tmp_path, captioner):
+    pytest.importorskip("openvino")
+    network, pipe = captioner
+    network.write(tmp_path / "captioner", backend="openvino")
+    with mmedge.load(
+        tmp_path / "captioner", backend="openvino", allow_unverified=True, threads=1
+    ) as other:
+        for batch in (1, 3):
+            assert rows(other(image=image(4, batch))) == rows(pipe(image=image(4, batch)))
+
+
+def test_an_image_and_a_prompt(tmp_path):
+    network = Captioner()
+    network.write(tmp_path / "captioner", prompt=True)
+    value, prompt = image(5, 2), np.array([[3, 4, 5], [6, 7, 8]])
+    with mmedge.load(tmp_path / "captioner") as pipe:
+        for tokens in (prompt, prompt[:, :2], prompt[:, :0], prompt):
+            first = np.concatenate((np.full((2, 1), 1), tokens), axis=1)
+            expected = expected_rows(network, network.scores(value), first=first)
+            assert rows(pipe(image=value, tokens=tokens)) == expected
+        counts = pipe.cache_info()
+        assert (counts["image"].hits, counts["image"].misses) == (3, 1)
+        assert counts["step"].hits == 2
+        assert rows(pipe(image=value)) == expected_rows(network, network.scores(value), 2)
+        with pytest.raises(mmedge.InputError, match="dimension 'batch', which is"):
+            pipe(image=value, tokens=prompt[:1])
+
+
+def test_the_step_has_the_cores(captioner, folder):
+    Filter().write(folder / "filter")
+    for name, stages in (("captioner", {"step"}), ("filter", {"net"})):
+        with mmedge.Bundle.open(folder / name) as bundle:
+            manifest = bundle.manifest
+            assert {s.name for s in manifest.stages if manifest.has_cores(s)} == stages
+
+
 def test_options_of_a_call(captioner):
     network, pipe = captioner
     value = image(2)

@@ -237,7 +237,12 @@ def open_stage(
         stage, alone=bundle.manifest.has_cores(stage), threads=options.threads
     )
     # A bundle's own errors are not OpenVINO's.
-    path, samples = bundle.file(variant.files[stage.name]), bundle.samples()
+    path = bundle.file(variant.files[stage.name])
+    # A state that grows has another shape in each run.
+    grows = any(
+        state.stage == stage.name and state.axis is not None for state in bundle.manifest.states
+    )
+    samples = () if grows else bundle.samples()
     try:
         model = read_onnx(path)
         return OpenVinoSession(model, settings, stage, where, samples=samples, attention=attention)
