@@ -26,6 +26,7 @@ from mmedge_export.capture.proof_options import ProofOptions, Tell
 from mmedge_export.model import Model
 from mmedge_export.onnx_graph.graph import precision
 from mmedge_export.open_questions import INVENTED, NOT_RUN, line
+from mmedge_export.proof.content import manifest_name, tokenizer_path
 from mmedge_export.proof.loop import prove_loop
 from mmedge_export.proof.single_run import prove_network
 from mmedge_export.sources.loader import load_source
@@ -133,7 +134,7 @@ def export(
         model = content.model
         files, tokenizers, labels = _assets(model, content.outputs)
         manifest = Manifest(
-            name=_name(name or model.name or _module_name(model)),
+            name=manifest_name(name or model.name or _module_name(model)),
             modalities=_make_modalities(model, tokenizers),
             stages=content.stages,
             outputs=content.output_names,
@@ -208,7 +209,7 @@ def _assets(
     for name, inputs in model.modalities().items():
         for value in (model.inputs[n] for n in inputs):
             if value.tokenizer is not None and name not in tokenizers:
-                tokenizers[name] = f"assets/{_name(name)}.tokenizer.json"
+                tokenizers[name] = tokenizer_path(name)
                 files[tokenizers[name]] = Path(value.tokenizer)
     for index, (output, names) in enumerate(model.labels.items()):
         classes = outputs[output].shape[-1] if outputs[output].ndim else 0
@@ -281,8 +282,3 @@ def _modules(model: Model) -> dict[str, object]:
 def _module_name(model: Model) -> str:
     module = next(iter(_modules(model).values()))
     return module.stem if isinstance(module, Path) else type(module).__name__
-
-
-def _name(text: str) -> str:
-    """``text`` as a manifest's name."""
-    return re.sub(r"[^A-Za-z0-9_.-]+", "-", text).strip("-.")[:64] or "network"

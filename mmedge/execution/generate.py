@@ -527,7 +527,7 @@ class GenerateRun:
         places = np.arange(start, start + count, dtype=DTYPES[spec.dtype])
         if len(spec.shape) == len(token.shape):
             return self._shaped(np.tile(places, (self._batch, 1)))
-        return places if spec.shape else places[0]
+        return places if spec.shape else places[:1].reshape(())
 
     def _reuse_prefix(self) -> tuple[Array | None, int]:
         """Begin with what an earlier call left; the scores if it is all, and its tokens."""

@@ -48,9 +48,11 @@ class StripMetadataPass(ir.passes.InPlacePass):
             for node in ir.traversal.RecursiveGraphIterator(graph):
                 node.doc_string = None
                 self._strip(node.metadata_props)
+        names = {str(value.name) for value in _values(model.graph)}
         for value in list(model.graph.initializers.values()):
             name = str(value.name).removeprefix(self._prefix)
-            if name != value.name and name not in model.graph.initializers:
+            if name not in names:
+                names.add(name)
                 value.name = name
                 if value.const_value is not None:
                     value.const_value.name = name
@@ -68,6 +70,13 @@ class StripMetadataPass(ir.passes.InPlacePass):
         metadata[NAMESPACE] = "/".join(
             f"{scope}: {kind}" for scope, kind in zip(scopes, classes, strict=True)
         )
+
+
+def _values(graph: ir.Graph) -> Iterator[ir.Value]:
+    """All values that have a name in a graph, or in one inside it."""
+    yield from (*graph.inputs, *graph.initializers.values())
+    for node in ir.traversal.RecursiveGraphIterator(graph):
+        yield from node.outputs
 
 
 def _holders(model: ir.Model) -> Iterator[ir.Graph | ir.Function | ir.Value]:

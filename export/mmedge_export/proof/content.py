@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,17 @@ if TYPE_CHECKING:
     from mmedge_export.model import Model
     from mmedge_export.onnx_graph.graph import Graph
 
-__all__ = ["BundleContent"]
+__all__ = ["BundleContent", "manifest_name", "tokenizer_path"]
+
+
+def manifest_name(text: str) -> str:
+    """``text`` as a manifest's name."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", text).strip("-.")[:64] or "network"
+
+
+def tokenizer_path(modality: str) -> str:
+    """Where the tokenizer of a modality lies in a bundle."""
+    return f"assets/{manifest_name(modality)}.tokenizer.json"
 
 
 @dataclass(frozen=True)

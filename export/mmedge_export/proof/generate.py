@@ -13,13 +13,14 @@ import numpy as np
 
 from mmedge.errors import ExportError
 from mmedge.loop_spec import GenerateLoop, StateSpec
-from mmedge_export.capture import step_checks
+from mmedge_export.capture import probe_inputs, step_checks
 from mmedge_export.capture.carried_state import first_state
 from mmedge_export.capture.reference import open_run
 from mmedge_export.capture.token_steps import StepState, TokenSteps
 from mmedge_export.inputs import Input
 from mmedge_export.model import Model
 from mmedge_export.partition.stages import count_flops, whole_stage
+from mmedge_export.proof.content import tokenizer_path
 from mmedge_export.proof.loop_parts import constant_inputs
 from mmedge_export.proof.loop_proof import LoopProof, LoopSample
 from mmedge_export.proof.network import prove
@@ -46,6 +47,9 @@ _FORCED = 32
 
 #: Bytes of golden scores in a bundle, about.
 _SCORES = 8 << 20
+
+#: The loop's own tokenizer in the bundle.
+_TOKENIZER = "assets/loop.tokenizer.json"
 
 #: Tokens before, and in, the example of a step. Neither is 0 or 1, which torch takes for constants.
 _PAST, _NEW = 5, 3
@@ -112,7 +116,12 @@ class _GenerateExport:
             samples = [steps[0] for steps in forced]
             samples += [feeds for steps in forced for feeds in steps[1:]]
             model = _with_samples(model, samples)
-        proof = prove(model, self._choose, self._options(len(runs)))
+        proof = prove(model, self._choose, replace(options, samples=len(runs)))
+        if loop.temperature:
+            options.leave(
+                f"tokens drawn at temperature {loop.temperature:g}: runs that take the best token "
+                "were compared"
+            )
         for case, golden in zip(self.cases, runs, strict=True):
             self._compare(case, golden, proof.stages.run)
         return LoopProof(
@@ -127,11 +136,8 @@ class _GenerateExport:
                 for name, value in self.parts.state_inputs.items()
                 if isinstance(value.initial, np.ndarray)
             },
-            assets={} if loop.tokenizer is None else {self._tokenizer(): Path(loop.tokenizer)},
+            assets={} if loop.tokenizer is None else {_TOKENIZER: Path(loop.tokenizer)},
         )
-
-    def _options(self, count: int) -> ProofOptions:
-        return replace(self.options, samples=count)
 
     def _token_shape(self) -> tuple[int | str, ...]:
         loop, model = self.loop, self.parts.model
@@ -361,7 +367,9 @@ class _GenerateExport:
         example: Mapping[str, Array],
         outputs: Mapping[str, Array],
     ) -> ExportedStages:
-        flops, remarks = count_flops(graph.model, example)
+        # As in most runs: one token.
+        one = {str(self.token_shape[1]): 1} if self.steps.takes_many else {}
+        flops, remarks = count_flops(graph.model, probe_inputs.resize(model, example, one))
         return whole_stage(
             graph, model, outputs, self.folder / "step", remarks, flops, name=self.stage
         )
@@ -405,8 +413,16 @@ class _GenerateExport:
             )
         return tuple(specs)
 
-    def _tokenizer(self) -> str:
-        return "assets/loop.tokenizer.json"
+    def _tokenizer(self) -> str | None:
+        """What makes text of tokens: the loop's own file, or that of the caller's text."""
+        prompt = self.parts.model.inputs.get(self.loop.token)
+        if self.loop.tokenizer is not None:
+            return _TOKENIZER
+        if prompt is None or prompt.tokenizer is None:
+            return None
+        groups = self.parts.model.modalities()
+        modality = next(name for name, names in groups.items() if self.loop.token in names)
+        return tokenizer_path(modality)
 
     def _spec(self) -> GenerateLoop:
         loop = self.loop
@@ -424,7 +440,7 @@ class _GenerateExport:
             temperature=float(loop.temperature),
             top_k=loop.top_k,
             top_p=float(loop.top_p),
-            tokenizer=None if loop.tokenizer is None else self._tokenizer(),
+            tokenizer=self._tokenizer(),
         )
 
 

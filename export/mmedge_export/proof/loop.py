@@ -51,6 +51,10 @@ def prove_loop(model: Model, folder: Path, options: ProofOptions) -> BundleConte
     else:
         from mmedge_export.proof.denoise import prove_denoise as prove_step
     steps = prove_step(parts, proof, folder, options)
+    if parts.further_samples:
+        options.leave(
+            f"loop: no run began with the {parts.further_samples} samples after the golden ones"
+        )
     return _content(parts, proof, steps, folder, options)
 
 

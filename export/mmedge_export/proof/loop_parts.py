@@ -82,6 +82,8 @@ class LoopParts:
             raise ValueError("a model without a loop has no parts")
         self.model, self.loop, self._count = model, model.loop, samples
         self._given: list[dict[str, Array]] = []
+        #: Samples that no run of the loop begins with.
+        self.further_samples = 0
 
     @cached_property
     def state_inputs(self) -> dict[str, StateInput]:
@@ -129,9 +131,6 @@ class LoopParts:
     def check_inputs(self) -> None:
         """Refuse inputs that nobody takes."""
         users = {*self.module_inputs, *self.raw_names, *self.loop.given}
-        decoder = getattr(self.loop, "decoder", None)
-        if decoder is not None:
-            users.update(_taken(decoder, list(self.model.inputs), any_keyword=False))
         for name in self.model.inputs:
             if name not in users:
                 raise ExportError(
@@ -170,8 +169,9 @@ class LoopParts:
         )
 
     def _module_samples(self) -> Iterator[tuple[dict[str, Array], None]]:
-        for inputs in checked(self.model) or ():
-            if len(self._given) < self._count:
+        for number, inputs in enumerate(checked(self.model) or ()):
+            self.further_samples = max(number + 1 - self._count, 0)
+            if number < self._count:
                 self._given.append(inputs)
             yield {name: inputs[name] for name in self.module_inputs}, None
 
@@ -185,10 +185,9 @@ class LoopParts:
         example = probe_inputs.example(self.model)
         if proof is None:
             if self.model.samples is not None:
-                given = checked(self.model)
-                inputs = [
-                    values for values, _ in zip(given or (), range(self._count), strict=False)
-                ]
+                given = list(checked(self.model) or ())
+                inputs = given[: self._count]
+                self.further_samples = len(given) - len(inputs)
             else:
                 inputs = [example]
                 inputs += [

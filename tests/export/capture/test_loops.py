@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import loop_networks as networks
 import numpy as np
@@ -16,7 +17,7 @@ from typer.testing import CliRunner
 import mmedge
 from mmedge.bundle import Bundle
 from mmedge.cli.app import build_app
-from mmedge_export import export
+from mmedge_export import Generate, Input, Model, StateInput, export
 
 
 def exported(name: str, tmp_path_factory) -> Bundle:
@@ -218,3 +219,82 @@ def test_export_tells_the_loop_and_its_states(tmp_path):
     assert report["loops"][0]["stop"] == [2]
     assert [state["input"] for state in report["states"]] == ["past_k", "past_v"]
     assert report["outputs"] == []
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"token_shape": ("batch", 1)},
+        {"token_dtype": "int32", "temperature": 0.8, "top_k": 5},
+        {"suppress": [19], "suppress_first": [4], "stop": []},
+        {"limit": 2},
+    ],
+)
+def test_a_loop_may_be_said_in_other_ways(options, tmp_path):
+    with export(networks.captions(**options), tmp_path / "net", samples_limit=2) as bundle:
+        manifest, samples = bundle.manifest, bundle.samples()
+        tokens = [sample.loop["tokens"] for sample in samples]
+    specs = {spec.name: spec for spec in manifest.stages[-1].inputs}
+    assert specs["input_ids"].dtype == options.get("token_dtype", "int64")
+    assert all(len(each) <= options.get("limit", 12) for each in tokens[0])
+    for token in options.get("suppress", ()):
+        assert all(token not in each for each in tokens)
+    lines = " ".join(manifest.not_checked)
+    assert ("drawn at temperature 0.8" in lines) == ("temperature" in options)
+    assert "loop: no run began with the 1 samples after the golden ones" in lines
+    with mmedge.load(tmp_path / "net") as pipe:
+        for sample in samples:
+            got = pipe.run(sample.inputs, temperature=0)["tokens"]
+            assert np.array_equal(got, sample.loop["tokens"])
+
+
+def test_a_loop_runs_without_an_optional_modality(tmp_path):
+    model = networks.captions()
+    inputs = {**model.inputs, "audio": replace(model.inputs["audio"], required=False)}
+    with export(replace(model, inputs=inputs), tmp_path / "net") as bundle:
+        samples = bundle.samples()
+    assert len(samples) == 4  # three, and the example without sound
+    with mmedge.load(tmp_path / "net") as pipe:
+        tokens = pipe.run({"image": samples[3].inputs["image"]})["tokens"]
+    assert np.array_equal(tokens, samples[3].loop["tokens"])
+
+
+class Sum(torch.nn.Module):
+    """Adds up scores of what it saw; its state begins as zeros, or as an array."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = torch.nn.Embedding(networks.WORDS, networks.WORDS)
+
+    def forward(self, token, place, seen, bias):
+        after = seen + self.embed(token[:, 0])
+        return {"logits": 3 * after + place * 0 + bias, "seen_next": after}
+
+
+@pytest.mark.parametrize("initial", ["zeros", np.full((1, networks.WORDS), 0.5, np.float32)])
+def test_a_state_of_one_size_begins_as_said(initial, tmp_path):
+    torch.manual_seed(9)
+    rows = ("batch", networks.WORDS)
+    model = Model(
+        torch.nn.Linear(3, networks.WORDS),
+        {"input": Input(networks.floats(2, 3), dynamic={0: "batch"})},
+        ["bias"],
+        loop=Generate(
+            Sum().eval(),
+            token="token",
+            state={"seen": StateInput("seen_next", rows, initial=initial)},
+            start=[1],
+            stop=[2],
+            limit=6,
+            token_shape=("batch", 1),
+            position="place",
+            position_shape=(),
+        ),
+    )
+    with export(model, tmp_path / "net") as bundle:
+        (state,) = bundle.manifest.states
+        samples = bundle.samples()
+        assert state.initial == ("zeros" if isinstance(initial, str) else "stored")
+    with mmedge.load(tmp_path / "net") as pipe:
+        for sample in samples:
+            assert np.array_equal(pipe.run(sample.inputs)["tokens"], sample.loop["tokens"])

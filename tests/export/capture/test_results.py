@@ -128,3 +128,9 @@ def two_devices() -> nn.Module:
 def test_modules_that_cannot_be_traced_are_told_at_once(module, words):
     with pytest.raises(ExportError, match=words):
         TorchNetwork(Model(module, {"input": Input(X)}, ["y"]))
+
+
+def test_an_output_may_have_the_name_of_a_weight(tmp_path):
+    model = Model(torch.nn.Linear(3, 5), {"input": Input(np.ones((2, 3), np.float32))}, ["bias"])
+    with export(model, tmp_path / "net") as bundle:
+        assert bundle.manifest.outputs == ("bias",)
