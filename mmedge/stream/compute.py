@@ -132,6 +132,9 @@ class Compute:
         runs = {stage.name: partial(stages.run_stage, stage.name) for stage in plan_stages}
         self._plan = StagePlan(plan_stages, runs, self._outputs)
         self._states = StageStates(bundle, plan_stages)
+        self._with_state = frozenset(state.stage for state in manifest.states)
+        #: Outputs that are kept as states, too.
+        self._shared = self._states.outputs.intersection(self._results)
         #: Tensors that are kept of a modality once its encoder has run.
         self._wanted = {spec.name for stage in self._plan.fusion for spec in stage.inputs}
         self._wanted |= {*self._outputs, *in_loop}
@@ -216,11 +219,10 @@ class Compute:
                 else:
                     tensors.update(self._encode(name, item.build(), outcome.ran)[0])
             outcome.states = self._advance(tensors, self._plan.fusion, outcome.ran, states)
-            outcome.outputs = {
+            outcome.outputs = {name: tensors[name] for name in self._results}
+            for name in self._shared:
                 # What is kept as a state is not to be written to by a reader of results.
-                name: tensors[name].copy() if name in self._states.outputs else tensors[name]
-                for name in self._results
-            }
+                outcome.outputs[name] = tensors[name].copy()
             if self._start_loop is not None:
                 outcome.loop = self._start_loop(tensors)
         except Exception as error:  # noqa: BLE001  # becomes the reason of a result
@@ -277,7 +279,7 @@ class Compute:
         """Run stages on ``tensors`` and on their states; the new states by stage."""
         after: dict[str, Mapping[str, Array]] = {}
         for stage in stages:
-            has_state = stage.name in self._states
+            has_state = stage.name in self._with_state
             if has_state:
                 self._states.enter(stage, tensors, states)
             ran.append(stage.name)  # one that fails has cost something, too

@@ -544,9 +544,12 @@ class ModalityState:
         recovering = self.sensor.recovering()
         return None if recovering is None else f"{recovering}{self._after_problem()}"
 
-    def state_note(self, item: Item) -> str:
-        """What a result that uses ``item`` should say of its encoder's state; empty: nothing."""
-        if self.sequence is None or item.turn is None:
+    def state_note(self, item: Item, outputs: object) -> str:
+        """What a result that uses ``item`` should say of its encoder's state; empty: nothing.
+
+        Nothing without ``outputs``: a later result says it.
+        """
+        if self.sequence is None or item.turn is None or outputs is None:
             return ""
         return self.sequence.tell(item.turn)
 

@@ -29,10 +29,6 @@ class StageStates:
         #: Tensors that are kept as states, and are not to be handed to a caller who may write.
         self.outputs = {s.output for first in self._first.values() for s in first.states}
 
-    def __contains__(self, stage: str) -> bool:
-        """Whether a stage has a state."""
-        return stage in self._first
-
     def enter(
         self, stage: Stage, tensors: dict[str, Any], states: Mapping[str, Mapping[str, Array]]
     ) -> None:

@@ -331,8 +331,9 @@ class StreamStateMachine:
         active.cold = active.cold or not self._fused
         if outcome.outputs is not None:
             self._fused = True
-            used = (name for name, choice in active.choices.items() if choice.item is not None)
-            self._states.finish(active.turns, outcome.states, used)
+            if active.turns:
+                used = (name for name, item in active.items.items() if item is not None)
+                self._states.finish(active.turns, outcome.states, used)
         failure = outcome.message and f"fusion failed: {outcome.message}"
         self._deliver(active, outcome.outputs, failure or outcome.remark, now)
         self._end(active)
@@ -399,12 +400,12 @@ class StreamStateMachine:
                 absent[name] = choice.absent
                 continue
             newest = "" if trigger.track is track else track.newest_note()
-            jump = f"its age leaves out {ahead:.6g} s by which the clock was set ahead"
-            state = "" if outputs is None or item is None else track.state_note(item)
-            remarks = (choice.note, newest, jump if ahead else "", state)
-            if any(remarks):
+            state = "" if item is None or item.turn is None else track.state_note(item, outputs)
+            if choice.note or newest or ahead or state:
+                jump = f"its age leaves out {ahead:.6g} s by which the clock was set ahead"
+                remarks = (choice.note, newest, jump if ahead else "", state)
                 notes[name] = "; ".join(filter(None, remarks))
-        if outputs is not None:
+        if outputs is not None and active.turns:
             notes.update(self._states.tell(active.turns))
         result = self._result(
             outputs,
