@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from mmedge.bundle import Bundle
 from mmedge.cli.app import build_app
+from mmedge_export import Generate, Input, Model, StateInput, export
 from mmedge_export.noise import quiet
 from mmedge_export.sources.onnx_loop import find_states
 
@@ -185,3 +186,35 @@ def test_outputs_that_nobody_takes_are_refused(tmp_path_factory, tmp_path):
     assert "output state_h_out, state_c_out is neither 'output' nor a state" in str(
         result.exception
     )
+
+
+def test_an_encoder_and_a_decoder_may_both_be_files(tmp_path_factory, tmp_path):
+    def build(folder):
+        export(networks.hinted(), folder / "net").close()
+
+    torch_bundle = once(tmp_path_factory, "loop-hinted", build) / "net"
+    with Bundle.open(torch_bundle) as bundle:
+        samples = bundle.samples()
+    state = {
+        f"past_{name}": StateInput(f"present_{name}", initial=f"initial.past_{name}")
+        for name in "kv"
+    }
+    model = Model(
+        torch_bundle / "onnx/model.onnx",
+        {"hint": Input(samples[0].inputs["hint"], dynamic={0: "batch", 1: "hints"})},
+        ["initial.past_k", "initial.past_v"],
+        samples=[(sample.inputs, None) for sample in samples],
+        loop=Generate(
+            torch_bundle / "onnx/step.onnx",
+            state=state,
+            start=[1],
+            stop=[2],
+            limit=6,
+            position="position_ids",
+        ),
+    )
+    with export(model, tmp_path / "net") as bundle:
+        assert bundle.manifest.variants[0].metrics == {}  # files are their own reference
+        assert [s.source for s in bundle.manifest.states] == ["initial.past_k", "initial.past_v"]
+        for sample, golden in zip(bundle.samples(), samples, strict=True):
+            assert np.array_equal(sample.loop["tokens"], golden.loop["tokens"])
