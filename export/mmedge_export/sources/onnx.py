@@ -21,6 +21,7 @@ from mmedge_export.onnx_graph.graph import Graph, Runner, dimension_name
 from mmedge_export.sources.onnx_example import Candidate, candidates
 from mmedge_export.sources.onnx_file import OnnxFile
 from mmedge_export.sources.onnx_loop import OnnxLoop, with_loop, zero_states
+from mmedge_export.sources.onnx_mask import MASK, fill_mask
 from mmedge_export.sources.onnx_normalize import OWN_DOMAIN, normalize, read_model
 from mmedge_export.sources.onnx_rules import check_operators, refusal
 
@@ -60,6 +61,11 @@ def read_onnx(
         ExportError: the file is not ONNX, breaks a rule of docs/reference/onnx.md, or the example
             does not fit it.
     """
+    if loop is not None and loop.token is not None:
+        original = path
+        path = fill_mask(path, loop.token, loop.named_states(load_file(path)))
+        if example is not None and path is not original:
+            example = {name: value for name, value in example.items() if name != MASK}
     file = load_file(path)
     if example is not None:
         if sizes:

@@ -31,9 +31,6 @@ _USUAL = (("past_key_values.", "present."), ("past_", "present_"), ("past.", "pr
 #: Size of a state's own dynamic dimensions in an example that does not hold it.
 _STATE = 4
 
-#: An input that decoders have and no loop gives: ones for all that came before and what is new.
-_MASK = "attention_mask"
-
 
 @dataclass(frozen=True)
 class OnnxLoop:
@@ -52,6 +49,11 @@ class OnnxLoop:
     stop: tuple[int, ...] = ()
     limit: int = 256
     tokenizer: Path | None = None
+
+    def named_states(self, file: OnnxFile) -> dict[str, str]:
+        """States that the user names, and with a loop those of usual names."""
+        names = file.normalized.inputs, file.normalized.outputs
+        return {**(find_states(*names) if self.token is not None else {}), **self.states}
 
 
 def find_states(inputs: Iterable[str], outputs: Iterable[str]) -> dict[str, str]:
@@ -106,12 +108,6 @@ def with_loop(
             state=states,
             dims={name: limits for name, limits in model.dims.items() if name in symbols},
         )
-    if _MASK in inputs:
-        raise ExportError(
-            f"{path}: input {_MASK!r} grows with what came before, and a loop gives tokens and "
-            "positions alone; export the decoder without it, so that it attends to all that came "
-            "before"
-        )
     unused = [name for name in outputs if name not in (*pairs.values(), loop.logits)]
     if unused:
         raise ExportError(
@@ -153,7 +149,7 @@ def zero_states(
     """
     if loop is None:
         return {}
-    names = {*loop.states, *find_states(file.normalized.inputs, file.normalized.outputs)}
+    names = loop.named_states(file)
     sizes = {
         size.value: values[str(value.name)].shape[axis]
         for value in file.inputs

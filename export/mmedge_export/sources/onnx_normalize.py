@@ -19,6 +19,8 @@ from onnx_ir.passes.common import InlinePass
 from mmedge.schema.names import TENSOR_NAME
 from mmedge_export.onnx_graph.graph import EXTERNAL_BYTES, dimension_name
 from mmedge_export.onnx_graph.infer_shapes import InferShapesPass
+from mmedge_export.open_questions import line
+from mmedge_export.sources.onnx_mask import REMARK
 from mmedge_export.sources.onnx_rules import refusal
 
 if TYPE_CHECKING:
@@ -139,7 +141,7 @@ def normalize(model: ir.Model, outputs: list[str]) -> Normalized:
     Raises:
         ValueError: the graph has a cycle, or functions that call themselves.
     """
-    remarks: list[str] = []
+    remarks = [line(model.metadata_props[REMARK])] if REMARK in model.metadata_props else []
     alias = model.opset_imports.pop("ai.onnx", STANDARD_OPSET)
     model.opset_imports.setdefault("", alias)
     if any(function.domain != OWN_DOMAIN for function in model.functions.values()):

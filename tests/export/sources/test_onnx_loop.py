@@ -218,3 +218,53 @@ def test_an_encoder_and_a_decoder_may_both_be_files(tmp_path_factory, tmp_path):
         assert [s.source for s in bundle.manifest.states] == ["initial.past_k", "initial.past_v"]
         for sample, golden in zip(bundle.samples(), samples, strict=True):
             assert np.array_equal(sample.loop["tokens"], golden.loop["tokens"])
+
+
+def with_mask(file: str, folder) -> str:
+    """The decoder with a mask of what came before and is new; anything but ones shows."""
+    model = onnx.load(file)
+    graph = model.graph
+    graph.input.append(onnx.helper.make_tensor_value_info("attention_mask", 7, ["batch", "total"]))
+    logits = next(value for value in graph.output if value.name == "logits")
+    for node in graph.node:
+        for index, name in enumerate(node.output):
+            if name == "logits":
+                node.output[index] = "plain"
+    helper = onnx.helper
+    graph.initializer.append(onnx.numpy_helper.from_array(np.array([1], np.int64), "one"))
+    graph.initializer.append(onnx.numpy_helper.from_array(np.array([2], np.int64), "two"))
+    graph.node.extend(
+        [
+            helper.make_node("Cast", ["attention_mask"], ["mask_floats"], to=1),
+            helper.make_node("ReduceMean", ["mask_floats"], ["mean"], keepdims=0),
+            helper.make_node("Mul", ["plain", "mean"], ["weighted"]),
+            helper.make_node("Shape", ["attention_mask"], ["mask_shape"]),
+            helper.make_node("Gather", ["mask_shape", "one"], ["mask_size"]),
+            helper.make_node("Shape", ["present.0.key"], ["present_shape"]),
+            helper.make_node("Gather", ["present_shape", "two"], ["seen"]),
+            helper.make_node("Equal", ["mask_size", "seen"], ["right"]),
+            helper.make_node("Cast", ["right"], ["right_float"], to=1),
+            helper.make_node("Mul", ["weighted", "right_float"], [logits.name]),
+        ]
+    )
+    onnx.save(model, folder / "masked.onnx")
+    return str(folder / "masked.onnx")
+
+
+def test_a_mask_of_what_came_before_is_ones(tmp_path_factory, tmp_path):
+    file = with_mask(save(tmp_path_factory, "writer", writer), tmp_path)
+    words = ["--token", "input_ids", "--position", "position_ids", "--stop", "2", "--limit", "9"]
+    result = run(file, "-o", str(tmp_path / "net"), *words)
+    assert result.exit_code == 0, f"{result.output} {result.exception}"
+    with Bundle.open(tmp_path / "net") as bundle:
+        manifest, samples = bundle.manifest, bundle.samples()
+    assert manifest.name == "masked"
+    assert list(manifest.inputs()) == ["input_ids"]
+    assert "input 'attention_mask' is ones" in " ".join(manifest.cut.remarks)
+    plain = tmp_path / "plain"
+    run(save(tmp_path_factory, "writer", writer), "-o", str(plain), *words)
+    with Bundle.open(plain) as bundle:
+        for sample, golden in zip(samples, bundle.samples(), strict=True):
+            assert np.array_equal(sample.inputs["input_ids"], golden.inputs["input_ids"])
+            assert np.array_equal(sample.loop["tokens"], golden.loop["tokens"])
+            assert np.array_equal(sample.loop["logits"], golden.loop["logits"])
