@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from mmedge.errors import BundleError, InputError
-from mmedge.execution.random_numbers import check_seed
-from mmedge.execution.sampling import Sampling, choose
-from mmedge.execution.state import FirstStates, call_sizes, make_stepper
+from mmedge.execution.generate_options import GenerateOptions, read_options
+from mmedge.execution.sampling import choose
+from mmedge.execution.state import FirstStates, call_sizes
+from mmedge.execution.steppers import make_stepper
 from mmedge.spec import DTYPES
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from mmedge.execution.state import State
     from mmedge.spec import Array
 
-__all__ = ["RESULTS", "Finish", "GenerateOptions", "GenerateRun", "GenerateStep", "TokenLoop"]
+__all__ = ["RESULTS", "Finish", "GenerateRun", "GenerateStep", "TokenLoop"]
 
 #: Why a row has no more tokens.
 Finish = Literal["stop", "limit", "deadline", "cancel"]
@@ -65,25 +66,6 @@ class GenerateStep:
     active: Array
     text: tuple[str, ...]
     scores: Array
-
-
-@dataclass(frozen=True, slots=True)
-class GenerateOptions:
-    """How one call generates.
-
-    Attributes:
-        limit: most tokens.
-        stop: tokens that end a row.
-        sampling: how tokens are chosen.
-        deadline: time of ``monotonic`` after which no run begins.
-        forced: [batch, n], what the first n choices are whatever the scores; None: none is.
-    """
-
-    limit: int
-    stop: tuple[int, ...]
-    sampling: Sampling
-    deadline: float = inf
-    forced: Array | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -184,23 +166,7 @@ class TokenLoop:
         Raises:
             InputError: an option is not within its limits.
         """
-        loop = self.loop
-        limit, stop = options.get("limit"), options.get("stop")
-        temperature, top_k, top_p = (options.get(n) for n in ("temperature", "top_k", "top_p"))
-        checked = GenerateOptions(
-            loop.limit if limit is None else _number("limit", limit, 1, loop.limit),
-            loop.stop if stop is None else tuple(_number("stop", t, 0, self.most) for t in stop),
-            Sampling(
-                loop.temperature
-                if temperature is None
-                else _number("temperature", temperature, 0.0, 100.0),
-                loop.top_k if top_k is None else _number("top_k", top_k, 0, 2**31),
-                loop.top_p if top_p is None else _share(top_p),
-                check_seed(options.get("seed", 0)),
-            ),
-            deadline,
-            self._forced(options.get("forced")),
-        )
+        checked = read_options(self.loop, self.most, options, deadline)
         return partial(self._start, checked, options.get("state"))
 
     def _start(
@@ -211,20 +177,6 @@ class TokenLoop:
         key: object,
     ) -> GenerateRun:
         return GenerateRun(self, tensors, options, state=state, key=key)
-
-    def _forced(self, tokens: Any) -> Array | None:  # noqa: ANN401
-        if tokens is None:
-            return None
-        array = np.asarray(tokens)
-        if array.ndim != 2 or (array.size and array.dtype.kind not in "iu"):
-            raise InputError(
-                f"forced: expected whole numbers [batch, n], got {array.dtype}{list(array.shape)}"
-            )
-        if array.size and not 0 <= array.min() <= array.max() <= self.most:
-            raise InputError(
-                f"forced: expected tokens from 0 to {self.most}, got {array.min()} to {array.max()}"
-            )
-        return array.astype(np.int64)
 
     def batch(self, sizes: Mapping[str, int], prompt: Array | None) -> int:
         """Rows of a call, by the sizes of its tensors and by its tokens."""
@@ -444,6 +396,12 @@ class GenerateRun:
         tokens = first
         if prompt is not None:
             prompt = prompt.reshape(len(prompt), -1)
+            if prompt.size and prompt.min() < 0:
+                # A graph may take it for one that is counted from the end.
+                raise InputError(
+                    f"input {loop.token.name!r} holds {prompt.min()}; tokens are numbers from 0, "
+                    "and padding is left out"
+                )
             if len(prompt) != self._batch:
                 raise InputError(
                     f"input {loop.token.name!r} has {len(prompt)} rows, the other inputs of this "
@@ -578,19 +536,3 @@ class GenerateRun:
 def _beginning(array: Array, axis: int, size: int) -> Array:
     """The first ``size`` along ``axis``."""
     return np.ascontiguousarray(array[(slice(None),) * axis + (slice(size),)])
-
-
-def _number(name: str, value: Any, least: float, most: float) -> Any:  # noqa: ANN401
-    """An option as a plain number; whole where its limits are."""
-    kinds = (int, np.integer) if isinstance(least, int) else (int, float, np.integer, np.floating)
-    what = "a whole number" if isinstance(least, int) else "a number"
-    if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value <= most:
-        raise InputError(f"{name}: expected {what} from {least:g} to {most:g}, got {value!r:.80}")
-    return type(least)(value)
-
-
-def _share(value: Any) -> float:  # noqa: ANN401
-    share: float = _number("top_p", value, 0.0, 1.0)
-    if not share:
-        raise InputError("top_p: expected a number above 0, to 1, got 0")
-    return share

@@ -7,7 +7,8 @@ from math import inf
 from typing import TYPE_CHECKING, Any
 
 from mmedge.execution.denoise import DenoiseRun
-from mmedge.execution.state import FirstStates, call_sizes, make_stepper
+from mmedge.execution.state import FirstStates, call_sizes
+from mmedge.execution.steppers import make_stepper
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

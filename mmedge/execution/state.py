@@ -1,4 +1,4 @@
-"""What stages hand to themselves: its first value, its keeper between calls, and how it is run.
+"""What stages hand to themselves: its first value, and its keeper between calls.
 
 docs/reference/bundle.md ("State") says who keeps which state.
 """
@@ -16,20 +16,17 @@ from mmedge.errors import BackendError, InputError
 from mmedge.spec import DTYPES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping
 
-    from mmedge.backends import Session, Stepper
     from mmedge.bundle import Bundle
     from mmedge.loop_spec import StateSpec
     from mmedge.spec import Array, Manifest, Stage, TensorSpec
 
 __all__ = [
-    "ArrayStepper",
     "FirstStates",
     "State",
     "call_sizes",
     "keeps_state",
-    "make_stepper",
     "new_state",
 ]
 
@@ -293,53 +290,14 @@ def call_sizes(specs: Iterable[TensorSpec], tensors: Mapping[str, Any]) -> dict[
         size: length
         for spec in specs
         if spec.name in tensors
-        for size, length in zip(spec.shape, tensors[spec.name].shape, strict=True)
+        for size, length in zip(spec.shape, _shape(tensors[spec.name]), strict=True)
         if isinstance(size, str)
     }
 
 
-class ArrayStepper:
-    """Runs a stage with state in any session, whose states are arrays between two runs.
-
-    See :class:`mmedge.backends.Stepper`.
-
-    Args:
-        session: of the stage.
-        states: of the stage.
-    """
-
-    def __init__(self, session: Session, states: Sequence[StateSpec]) -> None:
-        self._session = session
-        self._states = {state.output: state.input for state in states}
-        self._feeds: dict[str, Any] = {}
-
-    def begin(self, states: Mapping[str, Array]) -> None:
-        """See :meth:`mmedge.backends.Stepper.begin`."""
-        self._feeds.update({name: states[name] for name in self._states.values()})
-
-    def hold(self, tensors: Mapping[str, Any]) -> None:
-        """See :meth:`mmedge.backends.Stepper.hold`."""
-        self._feeds.update(tensors)
-
-    def run(self) -> dict[str, Array]:
-        """See :meth:`mmedge.backends.Stepper.run`."""
-        outputs = self._session.run(self._feeds)
-        for name, state in self._states.items():
-            self._feeds[state] = outputs.pop(name)
-        return outputs
-
-    def states(self) -> dict[str, Array]:
-        """See :meth:`mmedge.backends.Stepper.states`."""
-        return {name: self._feeds[name] for name in self._states.values()}
-
-
-def make_stepper(session: Session, states: Sequence[StateSpec]) -> Stepper:
-    """The session's own way to keep states, where it has one; else arrays.
-
-    Args:
-        session: of the stage.
-        states: of the stage.
-    """
-    make = getattr(session, "stepper", None)  # see `mmedge.backends.SteppingSession`
-    stepper: Stepper | None = None if make is None else make(states)
-    return ArrayStepper(session, states) if stepper is None else stepper
+def _shape(value: Any) -> tuple[int, ...]:  # noqa: ANN401
+    """Of an array, on the host or on a GPU."""
+    if isinstance(value, np.ndarray):
+        shape: tuple[int, ...] = value.shape
+        return shape
+    return tuple(value.__cuda_array_interface__["shape"])

@@ -297,8 +297,10 @@ def test_a_bundle_without_a_loop_takes_no_options(tmp_path):
             pipe.iterate({"x": ones})
 
 
-def test_tokens_of_another_batch_than_the_rest(tmp_path, completer):
+def test_prompts_that_are_none(completer):
     _, pipe = completer
+    with pytest.raises(mmedge.InputError, match="'tokens' holds -100; tokens are numbers from 0"):
+        pipe(tokens=np.array([[3, -100]]))
     with pytest.raises(mmedge.InputError, match="holds no token, and the loop has none to start"):
         pipe(tokens=np.zeros((1, 0), np.int64))
 
