@@ -284,7 +284,7 @@ class GenerateRun:
         self._fill = options.stop[0] if options.stop else 0
         self.index = 0
         self.finish: Finish | None = None
-        self._step: Callable[[], Array | None] = self._first_run
+        self._has_begun = False
         self._streams = None if loop.decode is None else [loop.stream() for _ in range(batch)]
 
     def __iter__(self) -> Iterator[GenerateStep]:
@@ -300,7 +300,7 @@ class GenerateRun:
         """
         if self.finish is not None:
             return False
-        scores = self._step()
+        scores = self._next_run() if self._has_begun else self._first_run()
         if scores is None:
             self.finish = "deadline"
             return False
@@ -454,7 +454,7 @@ class GenerateRun:
         stepper.hold({loop.token.name: self._token})
         if loop.position is not None:
             stepper.hold({loop.position.name: self._position})
-        self._step = self._next_run
+        self._has_begun = True
         return scores
 
     def _next_run(self) -> Array:

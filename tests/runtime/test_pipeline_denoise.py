@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -136,3 +138,18 @@ def test_the_steps_state_is_of_one_call(painter):
     _, pipe = painter
     with pytest.raises(mmedge.InputError, match="keeps no state from call to call"):
         pipe.state()
+
+
+def test_a_run_is_freed_when_it_ends(painter):
+    """Not when the collector comes."""
+    _, pipe = painter
+    gc.collect()
+    gc.disable()
+    try:
+        run = pipe.iterate({"condition": condition(0)})
+        list(run)
+        inner = weakref.ref(run._run)
+        del run
+        assert inner() is None
+    finally:
+        gc.enable()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import threading
 import tracemalloc
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -431,6 +432,21 @@ def test_many_short_generations_take_no_more_memory(captioner):
         tracemalloc.stop()
     assert after - before < 50_000
     assert _resident_bytes() - resident < 8 << 20
+
+
+def test_a_run_is_freed_when_it_ends(captioner):
+    """Not when the collector comes: it may hold hundreds of megabytes of scores and states."""
+    _, pipe = captioner
+    gc.collect()
+    gc.disable()
+    try:
+        run = pipe.iterate({"image": image(0)})
+        list(run)
+        inner = weakref.ref(run._run)
+        del run
+        assert inner() is None
+    finally:
+        gc.enable()
 
 
 def _resident_bytes() -> int:
