@@ -70,10 +70,9 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """One layer: self-attention with a cache, and attention to what the encoder gave."""
 
-    def __init__(self, room: int = 64, *, counts: bool = True) -> None:
+    def __init__(self, room: int = 64) -> None:
         super().__init__()
         self.embed, self.places = nn.Embedding(WORDS, WIDTH), nn.Embedding(room, WIDTH)
-        self.counts = counts
         self.attention, self.q = SelfAttention(), nn.Linear(WIDTH, WIDTH)
         self.norm, self.head = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, WORDS)
 
@@ -87,8 +86,7 @@ class Decoder(nn.Module):
         audio_k: Tensor,
         audio_v: Tensor,
     ) -> dict[str, Tensor]:
-        places = torch.arange(input_ids.shape[1], device=input_ids.device)
-        places = places + past_k.shape[2] if self.counts else places
+        places = torch.arange(input_ids.shape[1], device=input_ids.device) + past_k.shape[2]
         x = self.embed(input_ids) + self.places(places)
         more, k, v = self.attention(x, past_k, past_v)
         x = x + more
@@ -211,9 +209,9 @@ class Prefix(nn.Module):
 class Writer(nn.Module):
     """A decoder without constants; takes positions."""
 
-    def __init__(self) -> None:
+    def __init__(self, room: int = 64) -> None:
         super().__init__()
-        self.embed, self.places = nn.Embedding(WORDS, WIDTH), nn.Embedding(64, WIDTH)
+        self.embed, self.places = nn.Embedding(WORDS, WIDTH), nn.Embedding(room, WIDTH)
         self.attention, self.head = SelfAttention(), nn.Linear(WIDTH, WORDS)
 
     def forward(
@@ -243,11 +241,12 @@ def continued(**options) -> Model:
     torch.manual_seed(2)
     ids = RNG.integers(3, WORDS, (1, 4))
     options = {"stop": [2], "limit": 9, "position": "position_ids", "state": CACHE, **options}
+    step = options.pop("step", None) or Writer()
     return Model(
         None,
         {"input_ids": Input(ids, modality="text", dynamic={0: "batch", 1: "new"})},
         dims={"new": (1, 16)},
-        loop=Generate(Writer().eval(), **options),
+        loop=Generate(step.eval(), **options),
     )
 
 

@@ -14,80 +14,85 @@ from mmedge.errors import ExportError
 from mmedge_export import Generate, Input, Model, StateInput, export
 
 
-class Base(networks.Decoder):
+class Base(networks.Writer):
     """A decoder whose results a test spoils."""
 
-    def forward(self, input_ids, past_k, past_v, image_k, image_v, audio_k, audio_v):
-        result = super().forward(input_ids, past_k, past_v, image_k, image_v, audio_k, audio_v)
-        return self.spoil(result, input_ids, past_k)
+    def forward(self, input_ids, position_ids, past_k, past_v):
+        logits, k, v = super().forward(input_ids, position_ids, past_k, past_v)
+        return self.spoil(logits, k, v, past_k)
 
 
 class Shorter(Base):
-    def spoil(self, result, ids, past):
-        return {**result, "present_k": result["present_k"][..., 1:]}
+    def spoil(self, logits, k, v, past):
+        return logits, k[..., 1:], v
 
 
 class Flat(Base):
-    def spoil(self, result, ids, past):
-        return {**result, "logits": result["logits"].flatten()}
-
-
-class Forgetful(networks.Decoder):
-    """Gives the new state and attends to nothing of it."""
-
-    def forward(self, input_ids, past_k, past_v, image_k, image_v, audio_k, audio_v):
-        nothing = past_k[:, :, :0]
-        result = super().forward(input_ids, nothing, nothing, image_k, image_v, audio_k, audio_v)
-        return {
-            "logits": self.head(self.embed(input_ids)),
-            "present_k": torch.cat([past_k, result["present_k"]], 2),
-            "present_v": torch.cat([past_v, result["present_v"]], 2),
-        }
+    def spoil(self, logits, k, v, past):
+        return logits.flatten(), k, v
 
 
 class Blind(Base):
-    def spoil(self, result, ids, past):
-        return {**result, "logits": result["logits"] * 0 + past.sum()}
+    def spoil(self, logits, k, v, past):
+        return logits * 0 + past.sum(), k, v
 
 
 class Writes(Base):
-    def spoil(self, result, ids, past):
+    def spoil(self, logits, k, v, past):
         past.mul_(0.5)
-        return result
+        return logits, k, v
 
 
 class Remembers(Base):
     calls = 0
 
-    def spoil(self, result, ids, past):
+    def spoil(self, logits, k, v, past):
         self.calls += 1
-        return {**result, "logits": result["logits"] + self.calls}
+        return logits + self.calls, k, v
+
+
+class Forgetful(networks.Writer):
+    """Gives the new state and attends to nothing of it."""
+
+    def forward(self, input_ids, position_ids, past_k, past_v):
+        nothing = past_k[:, :, :0]
+        logits, k, v = super().forward(input_ids, position_ids, nothing, nothing)
+        return logits, torch.cat([past_k, k], 2), torch.cat([past_v, v], 2)
+
+
+class CountsFromZero(networks.Writer):
+    """Numbers new tokens from 0, whatever came before."""
+
+    def forward(self, input_ids, position_ids, past_k, past_v):
+        places = torch.arange(input_ids.shape[1]) + position_ids * 0
+        return super().forward(input_ids, places, past_k, past_v)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"step": Shorter()}, r"state 'past_k': a run takes float32 \[2, 4, 0, 8\] and gives"),
-        ({"step": Flat()}, r"expected floats \[2, 'vocabulary'\] or \[2, 1, 'vocabulary'\]"),
+        ({"step": Shorter()}, r"state 'past_k': a run takes float32 \[1, 4, 0, 8\] and gives"),
+        ({"step": Flat()}, r"expected floats \[1, 'vocabulary'\] or \[1, 4, 'vocabulary'\]"),
         ({"step": Forgetful()}, "stays the same whatever the states are"),
         ({"step": Blind()}, "stays the same whatever 'input_ids' is"),
         ({"step": Writes()}, "the step writes to its input 'past_k'; a state is returned"),
         ({"step": Remembers()}, "the network is not deterministic"),
-        ({"step": networks.Decoder(counts=False)}, "8 tokens at once are not what they are one"),
+        ({"step": CountsFromZero()}, "8 tokens at once are not what they are one after another"),
         ({"stop": [40]}, "stop has token 40, but 'logits' scores 40 tokens, 0 to 39"),
         ({"suppress": [99]}, "suppress has token 99"),
         ({"start": [77]}, "the network itself fails"),
-        ({"step": networks.Decoder(room=8)}, "room for fewer tokens, lower limit"),
+        ({"step": networks.Writer(room=9)}, "room for fewer tokens, lower limit"),
         ({"dims": {"future": (0, 9)}}, "dims names 'future', but the step has no dynamic"),
     ],
 )
 def test_what_is_no_step_is_refused(options, message, tmp_path):
     with pytest.raises(ExportError, match=message):
-        export(networks.captions(**options), tmp_path / "net")
+        export(networks.continued(**options), tmp_path / "net")
 
 
 def test_a_table_of_positions_that_is_as_long_as_a_run_is_enough(tmp_path):
-    export(networks.captions(step=networks.Decoder(room=12)), tmp_path / "net").close()
+    # 16 of the caller, 9 chosen, of which the last is not fed again.
+    export(networks.continued(step=networks.Writer(room=24)), tmp_path / "net").close()
 
 
 class Unnamed(nn.Module):
