@@ -49,12 +49,47 @@ class TokenRun:
     Attributes:
         tokens: int64 [batch, n], a shorter row filled with the first stop token.
         scores: of each choice, float [batch, vocabulary]: n of them, and the one that ended it.
-        steps: all of them.
+        feeds: what steps took, by their numbers; of a long run, not of all.
+        count: how many steps there were.
     """
 
     tokens: Array
     scores: tuple[Array, ...]
-    steps: tuple[TokenStep, ...]
+    feeds: Mapping[int, Mapping[str, Array]]
+    count: int
+
+
+class _Feeds:
+    """What steps of a run took: all, or every second, fourth and so on, as far as there is room.
+
+    Args:
+        states: names of the states, which are another array in each step.
+        limit: bytes of states.
+        first: so many steps from the beginning stay.
+    """
+
+    def __init__(self, states: Sequence[str], limit: int, first: int) -> None:
+        self.kept: dict[int, Mapping[str, Array]] = {}
+        self.count = 0
+        self._states, self._limit, self._first = tuple(states), limit, first
+        self._bytes, self._stride = 0, 1
+
+    def add(self, feeds: Mapping[str, Array]) -> None:
+        """Note what the next step took."""
+        number = self.count
+        self.count += 1
+        if number >= self._first and number % self._stride:
+            return
+        self.kept[number] = feeds
+        self._bytes += self._size(feeds)
+        while self._bytes > self._limit and self._stride <= self.count:
+            self._stride *= 2
+            for other in list(self.kept):
+                if other >= self._first and other % self._stride:
+                    self._bytes -= self._size(self.kept.pop(other))
+
+    def _size(self, feeds: Mapping[str, Array]) -> int:
+        return sum(feeds[name].nbytes for name in self._states)
 
 
 class TokenSteps:
@@ -169,6 +204,8 @@ class TokenSteps:
         *,
         limit: int,
         stops: bool = True,
+        keep_bytes: int = 0,
+        keep_first: int = 0,
     ) -> TokenRun:
         """A greedy run.
 
@@ -179,12 +216,14 @@ class TokenSteps:
             begin: the first tokens, [batch, at least 1].
             limit: most tokens to choose.
             stops: whether rows end at a stop token.
+            keep_bytes: of states, for what steps took.
+            keep_first: steps from the beginning that are among them in any case.
         """
         batch = begin.shape[0]
         filler = self.loop.stop[0] if self.loop.stop else 0
         ended = np.zeros(batch, bool)
         lengths = np.zeros(batch, np.int64)
-        steps: list[TokenStep] = []
+        kept = _Feeds([state.input for state in self.states], keep_bytes, keep_first)
         chosen: list[Array] = []
         scores: list[Array] = []
         pieces, position = self.pieces(begin), 0
@@ -192,7 +231,7 @@ class TokenSteps:
             for piece in pieces:
                 feeds = self.feeds(constants, states, piece, position)
                 outputs = run(feeds)
-                steps.append(TokenStep(position, feeds, outputs))
+                kept.add(feeds)
                 states = self.advance(states, outputs)
                 position += piece.shape[1]
             scores.append(self.scores(outputs))
@@ -207,7 +246,7 @@ class TokenSteps:
             pieces = [token[:, None]]
         count = int(lengths.max())
         tokens = np.stack(chosen, 1)[:, :count]
-        return TokenRun(tokens, tuple(scores), tuple(steps))
+        return TokenRun(tokens, tuple(scores), kept.kept, kept.count)
 
     def _has_room(self, states: Mapping[str, Array]) -> bool:
         return all(

@@ -16,6 +16,7 @@ from mmedge.execution.random_numbers import normal
 from mmedge.loop_spec import DenoiseLoop
 from mmedge.spec import DTYPES, Dimension, Manifest, Stage, TensorSpec
 from mmedge.tolerance import difference
+from mmedge_export.capture import probe_inputs
 from mmedge_export.capture.reference import open_run
 from mmedge_export.inputs import Input
 from mmedge_export.model import Model
@@ -173,14 +174,19 @@ class _DenoiseExport:
         if next(iter(given)) in self.parts.model.inputs:
             if self.module is None:
                 raise ExportError("Denoise: unconditional names inputs, but no module takes them")
-            module: Any = self.module.model.module
-            inputs = {**{n: first.inputs[n] for n in self.parts.module_inputs}, **given}
-            names = self.module.model.outputs
-            with open_run(module, self.parts.module_inputs, names) as run:
-                outputs = run(inputs)
-            changed = [
-                n for n in self.parts.constant_names if not _equal(outputs[n], first.outputs[n])
-            ]
+            network = self.module.model
+            module: Any = network.module
+            sizes = {
+                symbol: given[name].shape[axis]
+                for name, value in network.inputs.items()
+                if name in given
+                for axis, symbol in value.dynamic.items()
+            }
+            inputs = {name: first.inputs[name] for name in self.parts.module_inputs}
+            inputs = probe_inputs.resize(network, inputs, sizes)
+            with open_run(module, self.parts.module_inputs, network.outputs) as run:
+                usual, outputs = run(inputs), run({**inputs, **given})
+            changed = [n for n in self.parts.constant_names if not _equal(outputs[n], usual[n])]
             tensors = {name: outputs[name] for name in changed}
         tensors = {name: tensors[name] for name in self.parts.constant_names if name in tensors}
         if not tensors:
@@ -223,7 +229,9 @@ class _DenoiseExport:
         feeds: list[Mapping[str, Array]] = []
 
         def watched(inputs: Mapping[str, Array]) -> dict[str, Array]:
-            feeds.append({name: np.array(inputs[name]) for name in (s.name for s in self.specs)})
+            # What the loop gives is written to in place, the rest stays.
+            given = {name: np.array(inputs[name]) for name in self.loop.given}
+            feeds.append({**inputs, **given})
             return run(inputs)
 
         steps = DenoiseRun(
@@ -281,6 +289,12 @@ class _DenoiseExport:
             count = len(each) if number == 0 else min(len(each), _FORCED)
             at = np.linspace(0, len(each) - 1, count).round().astype(int)
             samples += [each[index] for index in at]
+        compared, count = len(samples) - len(feeds), sum(map(len, feeds))
+        if compared < count:
+            self.options.leave(
+                f"loop: of the {count} steps of golden runs {compared} were compared one by one, "
+                "and of each run the latent after its first, middle and last step"
+            )
         return Model(
             self.loop.step,
             inputs,

@@ -42,8 +42,8 @@ if TYPE_CHECKING:
 __all__ = ["prove_generate"]
 
 #: Steps of a run that are held against the network one by one, beside its tokens: all of the first
-#: run, so many of each other.
-_FORCED = 32
+#: run, so many of each other; and bytes of states that all of them may have together.
+_FORCED, _FORCED_BYTES = 32, 512 << 20
 
 #: Bytes of golden scores in a bundle, about.
 _SCORES = 8 << 20
@@ -111,8 +111,14 @@ class _GenerateExport:
                 self._tokens(run, first),
                 options.tolerance,
             )
-            runs = [self._follow(run, case) for case in self.cases]
+            runs = [self._follow(run, number, case) for number, case in enumerate(self.cases)]
             forced = [self._forced(number, each) for number, each in enumerate(runs)]
+            compared, count = sum(map(len, forced)), sum(each.count for each in runs)
+            if compared < count:
+                options.leave(
+                    f"loop: of the {count} steps of golden runs {compared} were compared one by "
+                    "one; the tokens of all of them were"
+                )
             samples = [steps[0] for steps in forced]
             samples += [feeds for steps in forced for feeds in steps[1:]]
             model = _with_samples(model, samples)
@@ -334,7 +340,7 @@ class _GenerateExport:
             if axis is not None
         }
 
-    def _follow(self, run: Run, case: LoopCase) -> TokenRun:
+    def _follow(self, run: Run, number: int, case: LoopCase) -> TokenRun:
         """A whole greedy run of the network itself."""
         try:
             return self.steps.run(
@@ -343,6 +349,8 @@ class _GenerateExport:
                 self._first(case),
                 self._begin(case),
                 limit=self.loop.limit,
+                keep_bytes=_FORCED_BYTES // len(self.cases),
+                keep_first=2 + number,
             )
         except ExportError as error:
             raise ExportError(
@@ -352,13 +360,12 @@ class _GenerateExport:
 
     def _forced(self, number: int, run: TokenRun) -> list[Mapping[str, Array]]:
         """What steps of a run took: the golden one first."""
-        steps = list(run.steps)
-        golden = min(1 + number, len(steps) - 1)
-        rest = [step for at, step in enumerate(steps) if at != golden]
+        golden = min(1 + number, run.count - 1)
+        rest = [feeds for at, feeds in run.feeds.items() if at != golden]
         if number and len(rest) > _FORCED:
             at = np.linspace(0, len(rest) - 1, _FORCED).round().astype(int)
             rest = [rest[index] for index in at]
-        return [steps[golden].feeds, *(step.feeds for step in rest)]
+        return [run.feeds[golden], *rest]
 
     def _choose(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import pairwise
 
 import loop_networks as networks
 import numpy as np
@@ -18,6 +19,8 @@ import mmedge
 from mmedge.bundle import Bundle
 from mmedge.cli.app import build_app
 from mmedge_export import Generate, Input, Model, StateInput, export
+from mmedge_export.capture.token_steps import _Feeds
+from mmedge_export.proof import generate
 
 
 def exported(name: str, tmp_path_factory) -> Bundle:
@@ -298,3 +301,25 @@ def test_a_state_of_one_size_begins_as_said(initial, tmp_path):
     with mmedge.load(tmp_path / "net") as pipe:
         for sample in samples:
             assert np.array_equal(pipe.run(sample.inputs)["tokens"], sample.loop["tokens"])
+
+
+def test_of_a_long_run_some_steps_are_kept():
+    feeds = _Feeds(["past"], limit=4000, first=3)
+    for number in range(1, 101):
+        feeds.add({"past": np.zeros(number, np.int8), "token": np.zeros(10**6, np.int8)})
+    assert feeds.count == 100
+    assert set(feeds.kept) >= {0, 1, 2}
+    assert sum(each["past"].nbytes for each in feeds.kept.values()) <= 4000
+    assert 20 < len(feeds.kept) < 100
+    # They lie evenly, to the end.
+    later = [number for number in feeds.kept if number >= 3]
+    assert len({b - a for a, b in pairwise(later)}) == 1
+    assert later[-1] > 90
+
+
+def test_steps_that_were_not_compared_are_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(generate, "_FORCED_BYTES", 1)
+    with export(networks.continued(), tmp_path / "net") as bundle:
+        lines = " ".join(bundle.manifest.not_checked)
+    assert "steps of golden runs" in lines
+    assert "the tokens of all of them were" in lines
