@@ -26,8 +26,8 @@ from typing import (
     is_typeddict,
 )
 
-from mmedge.bench.report import sections
-from mmedge.bench.report.report import REPORT_VERSION, Report
+from mmedge.bench.report import loop_sections, sections
+from mmedge.bench.report.report import OPTIONAL, REPORT_VERSION, Report
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,7 +55,7 @@ def report_schema() -> str:
 
 def types_of(section: type) -> dict[str, Any]:
     """The type of each key; the report imports those of its sections for mypy alone."""
-    names = {**vars(sections), "Mapping": Mapping, "Sequence": Sequence}
+    names = {**vars(sections), **vars(loop_sections), "Mapping": Mapping, "Sequence": Sequence}
     return get_type_hints(section, localns=names, include_extras=True)
 
 
@@ -85,7 +85,12 @@ def record(section: type, shared: list[type]) -> dict[str, Any]:
     properties = {
         name: {"description": words[name], **rule(hint, shared)} for name, hint in hints.items()
     }
-    required = [name for name, hint in hints.items() if get_origin(hint) is not NotRequired]
+    optional = OPTIONAL if section is Report else ()
+    required = [
+        name
+        for name, hint in hints.items()
+        if name not in optional and get_origin(hint) is not NotRequired
+    ]
     whole: dict[str, Any] = {} if is_typeddict(section) else {"description": summary}
     whole |= {"type": "object", "properties": properties, "required": required}
     return whole if section in sections.FURTHER_KEYS else {**whole, "additionalProperties": False}

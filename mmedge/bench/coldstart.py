@@ -21,6 +21,7 @@ from mmedge.errors import BackendError
 from mmedge.pipeline import load
 
 if TYPE_CHECKING:
+    from mmedge.bench.loop_calls import LoopCalls
     from mmedge.spec import PlanName
 
 __all__ = ["ColdStart", "child", "measure"]
@@ -38,8 +39,9 @@ class ColdStart:
 
     ``parts`` splits ``total``: ``interpreter`` (process start to the first line of Python),
     ``import`` (of mmedge), ``load`` (bundle checks, import of the backend, sessions), ``samples``
-    (reading the input) and ``first_call``. ``peak_memory_bytes`` is resident memory at its highest,
-    after ``calls`` calls.
+    (reading the input) and ``first_call``; of a loop, ``first_token`` or ``first_step`` and
+    ``further_steps`` in place of ``first_call``. ``peak_memory_bytes`` is resident memory at its
+    highest, after ``calls`` calls.
     """
 
     total: float
@@ -48,7 +50,13 @@ class ColdStart:
 
 
 def measure(
-    path: str, *, variant: str, plan: PlanName, threads: int | None, calls: int
+    path: str,
+    *,
+    variant: str,
+    plan: PlanName,
+    threads: int | None,
+    calls: int,
+    loop: LoopCalls | None = None,
 ) -> ColdStart:
     """Start a process that loads ``path`` and runs ``calls`` golden samples.
 
@@ -58,6 +66,7 @@ def measure(
         plan: of it, to load.
         threads: as for :func:`mmedge.load`.
         calls: calls to make before peak memory is read.
+        loop: how calls are made, where there is a loop; None: as the bundle says.
 
     Raises:
         BackendError: the process failed; the message holds its last line.
@@ -65,7 +74,8 @@ def measure(
     # -P: a module of the same name in the working directory must not be imported for the library's.
     command = [sys.executable, "-P", "-c", PROGRAM]
     settings = {"path": path, "variant": variant, "plan": plan, "threads": threads}
-    request = json.dumps({**settings, "calls": calls})
+    options = None if loop is None else loop.options
+    request = json.dumps({**settings, "calls": calls, "options": options})
     start = time.monotonic_ns()
     # Fixed program, our own module, no shell.
     process = subprocess.run(  # noqa: S603
@@ -77,7 +87,9 @@ def measure(
             f"{(process.stderr.strip().splitlines() or ['it said nothing'])[-1][-2000:]}"
         )
     marks = json.loads(process.stdout.splitlines()[-1])
-    names = ("interpreter", "import", "load", "samples", "first_call")
+    names = ["interpreter", "import", "load", "samples", "first_call"]
+    if loop is not None:
+        names[-1:] = [loop.first_name, "further_steps"]
     times = [start, *marks["times"]]
     parts = {
         name: (after - before) / 1e6
@@ -102,8 +114,18 @@ def child(started: int) -> None:
     times.append(time.monotonic_ns())
     samples = pipe.bundle.samples()
     times.append(time.monotonic_ns())
-    pipe.run(samples[0].inputs)
+    options = request["options"]
+    if options is None:
+        options = {}
+        pipe.run(samples[0].inputs)
+    else:
+        with pipe.iterate(samples[0].inputs, **options) as run:
+            run.advance()
+            times.append(time.monotonic_ns())
+            while run.advance():
+                pass
+            run.result()
     times.append(time.monotonic_ns())
     for call in range(1, request["calls"]):
-        pipe.run(samples[call % len(samples)].inputs)
+        pipe.run(samples[call % len(samples)].inputs, **options)
     print(json.dumps({"times": times, "peak_memory_bytes": peak_memory_bytes()}))  # noqa: T201

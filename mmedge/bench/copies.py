@@ -35,7 +35,8 @@ def copies(pipe: Pipeline, inputs: Mapping[str, Any]) -> list[CopiedTensor]:
         inputs: as for :meth:`mmedge.Pipeline.run`.
 
     Returns:
-        In the order of a call; what is not copied is in it with 0 bytes.
+        In the order of a call; what is not copied is in it with 0 bytes. Of a call with a loop what
+        is before the loop: how its stage keeps states is the backend's own.
 
     Raises:
         InputError, BackendError: as :meth:`mmedge.Pipeline.run`.

@@ -41,6 +41,7 @@ def bench_pair(
     calls: int = CALLS,
     sessions: int = SESSIONS,
     warmup: int = WARMUP,
+    tokens: int | None = None,
     progress: Progress | None = None,
 ) -> tuple[Report, Report]:
     """Measure two bundles with calls in turn.
@@ -60,6 +61,7 @@ def bench_pair(
         calls: timed calls of each bundle, in all sessions together.
         sessions: of each bundle.
         warmup: untimed calls of each session.
+        tokens: of a call of a loop that generates; None: what both take, at most 64.
         progress: called with the phase's name, what is done and what there is in all.
 
     Returns:
@@ -74,7 +76,8 @@ def bench_pair(
     first, second = (
         BenchRun(
             path, backend, precision, device,
-            threads=threads, load=Load(calls=calls), sessions=sessions, warmup=warmup, spin=False,
+            threads=threads, load=Load(calls=calls), sessions=sessions, warmup=warmup,
+            tokens=tokens, spin=False,
         )
         for path in paths
     )  # fmt: skip
@@ -89,11 +92,14 @@ def bench_pair(
             order.shuffle(turns)
         one, other = turns
         with one.opened() as (pipe, inputs), other.opened() as (second_pipe, second_inputs):
+            one.limit_tokens(other.loop, pipe, inputs)
+            other.limit_tokens(one.loop, second_pipe, second_inputs)
             pair = time_in_turn(
                 (pipe, second_pipe),
                 (inputs, second_inputs),
                 one.share().calls or 0,
                 warmup,
+                (one.loop, other.loop),
             )
             other.share()
             one.add(pair[0], pipe, inputs)

@@ -6,19 +6,18 @@ after the timed calls, and on sessions of its own where it would change them.
 
 from __future__ import annotations
 
-import os
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmedge.bench.arrivals import Load
+from mmedge.bench.call_trace import claim_file, draw_calls
 from mmedge.bench.copies import copies
+from mmedge.bench.loop_calls import CachedTimes, LoopCalls, loop_options, time_cached
 from mmedge.bench.machine import host
 from mmedge.bench.machine.background_load import Interference
 from mmedge.bench.machine.energy import no_energy
 from mmedge.bench.progress import silent
 from mmedge.bench.report.report import Report
-from mmedge.bench.report.trace import write as write_trace
 from mmedge.bench.sessions import (
     TimedSession,
     energy,
@@ -29,10 +28,10 @@ from mmedge.bench.sessions import (
     time_session,
 )
 from mmedge.bench.untimed import FirstCall, run_fresh
-from mmedge.errors import InputError
 from mmedge.pipeline import load as open_pipeline
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from mmedge.backends.profile import Profile
@@ -48,8 +47,6 @@ CALLS = 1000
 #: Sessions of ``mmedge bench``. Two runs of one session each differ by more than either shows:
 #: where memory lies is chosen anew at each load.
 SESSIONS = 6
-#: Calls that a trace draws; more make a file that no viewer opens.
-TRACE_CALLS = 10_000
 #: Why a run beside another has no energy.
 NOT_APART = "calls of two bundles took turns: counters tell theirs apart no more; mmedge bench each"
 #: Calls after which the fresh process's peak memory is read, if there are as many.
@@ -68,6 +65,7 @@ def bench(
     load: Load | None = None,
     sessions: int = 1,
     warmup: int | None = None,
+    tokens: int | None = None,
     deadline_ms: float | None = None,
     interference: str | None = None,
     profiled: bool = True,
@@ -81,7 +79,8 @@ def bench(
     not worth timing. Calls then take the golden samples in turn, one at a time, each timed from its
     arrival (see :mod:`mmedge.bench.arrivals`) to when the outputs are on the host. The same samples
     come again and again, so nothing is taken from the feature cache; encoders run one after
-    another.
+    another. With a loop a call is a whole run of it, with as many steps each time
+    (:mod:`mmedge.bench.loop_calls`).
 
     Args:
         path: as for :func:`mmedge.load`, like the next four and ``threads``.
@@ -98,6 +97,7 @@ def bench(
             (see :mod:`mmedge.bench.stats.resample`); reports that are to be compared want
             :data:`SESSIONS`.
         warmup: untimed calls before them in each session; None: until latency is steady.
+        tokens: of a call of a loop that generates; None: its limit or 64, whichever is less.
         deadline_ms: time from arrival to outputs that a call should not take longer than.
         interference: a second load that runs during all sessions (see
             :class:`mmedge.bench.machine.background_load.Interference`).
@@ -110,7 +110,8 @@ def bench(
     Raises:
         AccuracyError: the variant does not reproduce the golden samples.
         BundleError: there are none.
-        InputError: ``interference`` cannot be started, or ``trace`` cannot be written.
+        InputError: ``interference`` cannot be started, ``trace`` cannot be written, or ``tokens``
+            do not fit the bundle's loop.
         ValueError: ``calls`` < 1, ``warmup`` < 0 or ``deadline_ms`` <= 0, or more sessions than
             calls.
         MMEdgeError: whatever loading raises.
@@ -120,10 +121,10 @@ def bench(
     run = BenchRun(
         path, backend, precision, device, plan=plan,
         threads=threads, load=load or Load(calls=calls), sessions=sessions, warmup=warmup,
-        deadline_ms=deadline_ms, progress=progress,
+        tokens=tokens, deadline_ms=deadline_ms, progress=progress,
     )  # fmt: skip
     if trace is not None:
-        _claim(trace)
+        claim_file(trace)
     with second_load or nullcontext():
         for _ in range(sessions):
             run.session()
@@ -132,7 +133,7 @@ def bench(
     if on_report is not None:
         on_report(report)
     if trace is not None:
-        _write_trace(trace, report, run.timed[0], operators)
+        draw_calls(trace, report, run.timed[0], operators)
     return report
 
 
@@ -140,7 +141,7 @@ class BenchRun:
     """A measurement of one variant that is made a session at a time.
 
     Calls of two runs may take turns (:mod:`mmedge.bench.interleaved`). ``path`` is the bundle's,
-    ``timed`` its sessions so far.
+    ``timed`` its sessions so far, ``loop`` how calls are made where it has a loop.
 
     Args:
         path: as for :func:`bench`, like all others.
@@ -152,6 +153,7 @@ class BenchRun:
         load: of all sessions together.
         sessions: how many there will be.
         warmup: the same.
+        tokens: the same.
         deadline_ms: the same.
         progress: the same.
         spin: as for :func:`mmedge.load`.
@@ -172,6 +174,7 @@ class BenchRun:
         load: Load,
         sessions: int,
         warmup: int | None = None,
+        tokens: int | None = None,
         deadline_ms: float | None = None,
         progress: Progress | None = None,
         spin: bool | None = None,
@@ -194,6 +197,9 @@ class BenchRun:
         self._machine = host.state()
         self._first: FirstCall | None = None
         self._copies: Sequence[CopiedTensor] = []
+        self._tokens = tokens
+        self._cached: CachedTimes | None = None
+        self.loop: LoopCalls | None = None
         self.timed: list[TimedSession] = []
 
     def session(self) -> None:
@@ -208,8 +214,21 @@ class BenchRun:
         """
         share = self.share()
         with self.opened() as (pipe, inputs):
-            session = time_session(pipe, inputs, share, self._warmup, self._tell)
+            session = time_session(pipe, inputs, share, self._warmup, self._tell, self.loop)
             self.add(session, pipe, inputs)
+            if self.loop is not None:
+                self._cached = self._cached or CachedTimes()
+                self._cached.add(time_cached(pipe, inputs, self.loop, seed=len(self.timed)))
+
+    def limit_tokens(
+        self, other: LoopCalls | None, pipe: Pipeline, inputs: Sequence[Mapping[str, Array]]
+    ) -> None:
+        """Make calls no longer than those of ``other``, where both generate."""
+        loop = self.loop
+        if loop is None or other is None or {loop.kind, other.kind} != {"generate"}:
+            return
+        if loop.steps > other.steps:
+            self.loop = LoopCalls.of(pipe, inputs, other.steps)
 
     def share(self) -> Load:
         """What the next session does of the load; each is given out once."""
@@ -233,11 +252,16 @@ class BenchRun:
             MMEdgeError: whatever loading raises.
         """
         # The first call is timed; that outputs are right is checked after it.
+        # Encoders one after another, so that parts of a call add up.
         with open_pipeline(
-            self.path, threads=self._threads, spin=self._spin, allow_unverified=True, **self._choice
-        ) as pipe:
+            self.path, threads=self._threads, spin=self._spin, allow_unverified=True,
+            concurrent=False, **self._choice,
+        ) as pipe:  # fmt: skip
             if self._first is None:
+                # Before anything takes time: what does not fit is refused at once.
+                loop_options(pipe.bundle.manifest, self._tokens)
                 self._first = FirstCall.of(pipe, self.path, self._tell)
+                self.loop = LoopCalls.of(pipe, self._first.inputs, self._tokens)
                 # The same each time.
                 self._choice = {"variant": pipe.variant.id, "plan": pipe.plan}
             yield pipe, self._first.inputs
@@ -267,11 +291,13 @@ class BenchRun:
             calls=min(count, max(len(first.inputs), MEMORY_CALLS)),
             profiled=profiled,
             tell=self._tell,
+            loop=self.loop,
         )
+        remark = first.remark if self.loop is None else self.loop.words
         report = Report(
             **first.keys,
             **cold,
-            **summarize_sessions(sessions, self._deadline_ms),
+            **summarize_sessions(sessions, self._deadline_ms, self.loop, self._cached),
             load={
                 "kind": load.kind,
                 "mode": "one-shot",
@@ -279,7 +305,7 @@ class BenchRun:
                 "seconds": load.seconds,
                 "plan": first.plan,
                 "threads": first.threads,
-                "inputs": f"{len(first.inputs)} golden samples in turn{overload(sessions)}",
+                "inputs": f"{len(first.inputs)} golden samples in turn{remark}{overload(sessions)}",
                 "rate_hz": load.rate_hz,
                 "gap_ms": load.gap_ms,
                 "recording": None,
@@ -292,50 +318,3 @@ class BenchRun:
             energy=energy(sessions) if beside is None else no_energy(NOT_APART),
         )
         return report, profile
-
-
-def _claim(path: str | os.PathLike[str]) -> None:
-    """See that the trace can be written, before what it shows is measured.
-
-    What the file holds stays: the measurement may yet fail.
-    """
-    try:
-        Path(path).open("ab").close()
-    except OSError as error:
-        raise InputError(f"trace {os.fspath(path)}: cannot be written: {error}") from error
-
-
-def _write_trace(
-    path: str | os.PathLike[str], report: Report, session: TimedSession, operators: Profile
-) -> None:
-    """Draw the first session's timed calls, the operators, and what was sampled of the machine."""
-    series, names = session.series, list(session.parts)
-    count = min(len(series.start_ns), TRACE_CALLS)
-    calls = [
-        (start, start + latency, {name: session.parts[name][index] for name in names})
-        for index, (start, latency) in enumerate(
-            zip(series.start_ns[:count], series.latency_ns[:count], strict=True)
-        )
-    ]
-    until = calls[-1][1]
-    counters: dict[str, list[tuple[int, float | None]]] = {}
-    for sample in report.device["during"]:
-        at = round(sample["at_s"] * 1e9)
-        if at > until:
-            break
-        frequency, temperature = sample.get("frequency_mhz"), sample.get("temperature_c")
-        values = {f"temperature {zone} C": value for zone, value in (temperature or {}).items()}
-        values["fastest core MHz"] = frequency["max"] if frequency else None
-        for name, value in values.items():
-            counters.setdefault(name, []).append((at, value))
-    try:
-        write_trace(
-            path,
-            calls,
-            name=f"{report.bundle['name']} {report.variant}",
-            operators=operators.spans,
-            counters=counters,
-            about={"calls drawn": count, "calls timed": len(series.start_ns)},
-        )
-    except OSError as error:
-        raise InputError(f"trace {os.fspath(path)}: cannot be written: {error}") from error

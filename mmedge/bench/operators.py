@@ -41,6 +41,7 @@ def try_profile(
     path: str | PathLike[str],
     variant: Variant,
     inputs: Mapping[str, Any],
+    step: Mapping[str, Array] | None = None,
     *,
     plan: PlanName | None = None,
     threads: int | None = None,
@@ -51,11 +52,12 @@ def try_profile(
         path: the bundle.
         variant: which of its variants.
         inputs: as for :meth:`mmedge.Pipeline.run`, on the host.
+        step: as for :func:`profile`.
         plan: as for :func:`mmedge.load`, like ``threads``.
         threads: the same.
     """
     try:
-        return profile(path, variant, inputs, plan=plan, threads=threads)
+        return profile(path, variant, inputs, step, plan=plan, threads=threads)
     except MMEdgeError as error:
         return Profile((), {}, f"no profile by operator: {error}")
 
@@ -64,6 +66,7 @@ def profile(
     path: str | PathLike[str],
     variant: Variant,
     inputs: Mapping[str, Any],
+    step: Mapping[str, Array] | None = None,
     *,
     plan: PlanName | None = None,
     threads: int | None = None,
@@ -76,6 +79,7 @@ def profile(
         variant: which of its variants; ONNX Runtime's and OpenVINO's on the CPU have a profile,
             and engines.
         inputs: as for :meth:`mmedge.Pipeline.run`, on the host.
+        step: what stages of a loop take in a step, such as a golden sample's; states, too.
         plan: as for :func:`mmedge.load`, like ``threads``.
         threads: the same.
         calls: profiled calls, at least 1.
@@ -107,9 +111,12 @@ def profile(
             plain_ms[stage.name] = median(before + after)
             return outputs
 
-        stages = pipe.bundle.manifest.in_order(pipe.plan)
+        manifest = pipe.bundle.manifest
+        stages = manifest.in_order(pipe.plan)
+        values = stage_inputs(pipe.bundle, stages, inputs)
+        stages = (*stages, *manifest.loop_stages())
         runs = {stage.name: partial(measure, stage) for stage in stages}
-        StagePlan(stages, runs).run(stage_inputs(pipe.bundle, stages, inputs))
+        StagePlan(stages, runs).run({**values, **(step or {})})
     return _digest(stage_runs, plain_ms, profiler.UNSEEN)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from array import array
 from dataclasses import replace
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -11,19 +10,25 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from mmedge.bench import arrivals
+from mmedge.bench.loop_calls import make_caller
+from mmedge.bench.loop_section import loop_section
 from mmedge.bench.machine.energy import no_energy
 from mmedge.bench.machine.monitor import Monitor, frequency_fall, frequency_moves
 from mmedge.bench.stats import summary
 from mmedge.bench.stats.resample import LEAST_PARTS, half_width, spreads
+from mmedge.bench.timed_calls import CallTimes
 from mmedge.bench.warmup import WarmUp, beside, warm_up
 
 if TYPE_CHECKING:
+    from array import array
     from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from mmedge.bench.arrivals import Load, Series
+    from mmedge.bench.loop_calls import CachedTimes, LoopCalls
     from mmedge.bench.report.sections import EnergySection
+    from mmedge.bench.timed_calls import StepTimes
     from mmedge.pipeline import Pipeline
 
 __all__ = [
@@ -43,7 +48,7 @@ class TimedSession(NamedTuple):
     """The timed calls of one session.
 
     ``parts``: nanoseconds by part and call. ``share``: of the time that the monitor watched, where
-    calls of another session took turns with these.
+    calls of another session took turns with these. ``steps``: of a loop, if the bundle has one.
     """
 
     series: Series
@@ -51,6 +56,7 @@ class TimedSession(NamedTuple):
     warmup: WarmUp
     monitor: Monitor
     share: float = 1.0
+    steps: StepTimes | None = None
 
 
 def figures(
@@ -91,15 +97,16 @@ def time_session(
     load: Load,
     warmup: int | None,
     tell: Callable[[str, int, int], None],
+    loop: LoopCalls | None = None,
 ) -> TimedSession:
-    """Warm up and make the timed calls."""
-    call, parts = _caller(pipe, inputs), _Parts()
+    """Warm up and make the timed calls; ``loop`` says how, where there is one."""
+    call, parts = make_caller(pipe, inputs, loop), CallTimes(has_loop=loop is not None)
     warm = warm_up(call, warmup, tell=lambda count, most: tell("warm-up", count, most))
     with Monitor() as monitor:
         series = arrivals.run(
             call, load, keep=parts.add, tell=lambda count, total: tell("measure", count, total)
         )
-    return TimedSession(series, parts.columns, warm, monitor)
+    return TimedSession(series, parts.columns, warm, monitor, steps=parts.steps)
 
 
 def time_in_turn(
@@ -107,6 +114,7 @@ def time_in_turn(
     inputs: tuple[Sequence[Mapping[str, Any]], Sequence[Mapping[str, Any]]],
     calls: int,
     warmup: int,
+    loops: tuple[LoopCalls | None, LoopCalls | None] = (None, None),
 ) -> tuple[TimedSession, TimedSession]:
     """Warm two pipelines up in turn, and time calls of both in turn.
 
@@ -117,51 +125,42 @@ def time_in_turn(
         inputs: of the calls of each, one after another and again.
         calls: timed calls of each, at least 1.
         warmup: untimed calls of each before them.
+        loops: how calls of each are made, where it has a loop.
 
     Raises:
         MMEdgeError: whatever a call raises.
     """
-    callers = _caller(pipes[0], inputs[0]), _caller(pipes[1], inputs[1])
-    parts = _Parts(), _Parts()
+    callers = make_caller(pipes[0], inputs[0], loops[0]), make_caller(pipes[1], inputs[1], loops[1])
+    first_parts, second_parts = (CallTimes(has_loop=loop is not None) for loop in loops)
+    parts = first_parts, second_parts
     warm = beside(*arrivals.in_turn(callers, warmup))
     with Monitor() as monitor:
         series = arrivals.in_turn(callers, calls, keep=lambda which, part: parts[which].add(part))
     total_ns = sum(one_series.elapsed_ns for one_series in series)
     first, second = (
-        TimedSession(one_series, part.columns, warm, monitor, one_series.elapsed_ns / total_ns)
+        TimedSession(
+            one_series, part.columns, warm, monitor, one_series.elapsed_ns / total_ns, part.steps
+        )
         for one_series, part in zip(series, parts, strict=True)
     )
     return first, second
 
 
-def _caller(pipe: Pipeline, inputs: Sequence[Mapping[str, Any]]) -> Callable[[int], dict[str, int]]:
-    """Calls of a pipeline by number, its inputs in turn; each returns nanoseconds by part."""
-
-    def call(index: int) -> dict[str, int]:
-        return pipe.timed(inputs[index % len(inputs)], cached=False)[1]
-
-    return call
-
-
-class _Parts:
-    """Nanoseconds by part of each call, as ``columns``."""
-
-    def __init__(self) -> None:
-        self.columns: dict[str, array[int]] = {}
-
-    def add(self, part: Mapping[str, int]) -> None:
-        if not self.columns:
-            self.columns.update((name, array("q")) for name in part)
-        for name, value in part.items():
-            self.columns[name].append(value)
-
-
 def summarize_sessions(
-    sessions: Sequence[TimedSession], deadline_ms: float | None
+    sessions: Sequence[TimedSession],
+    deadline_ms: float | None,
+    loop: LoopCalls | None = None,
+    cached: CachedTimes | None = None,
 ) -> dict[str, Any]:
     """What a report says of the calls of all sessions, one session after the other.
 
     The time between sessions, which loads and warms up, is left out.
+
+    Args:
+        sessions: at least one.
+        deadline_ms: as for :func:`mmedge.bench.measure.bench`.
+        loop: how calls were made, where the bundle has a loop.
+        cached: times with inputs in the cache; None: not measured.
     """
     offsets = [0, *accumulate(session.series.elapsed_ns for session in sessions)]
     start = _concatenate(
@@ -184,6 +183,11 @@ def summarize_sessions(
         if len(sessions) >= LEAST_PARTS:
             section["confidence_ms"] = _session_intervals(series, section["latency_ms"])
     calls = [session.warmup.calls for session in sessions]
+    if loop is not None:
+        times = [session.steps for session in sessions if session.steps is not None]
+        section["loop"] = loop_section(
+            loop, times, section["series"], latency / 1e6, wait / 1e6, cached
+        )
     return {
         **section,
         "warmup": {

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 
+from mmedge.bench.loop_calls import loop_options
 from mmedge.bench.stats.block_timer import turns
 from mmedge.errors import BackendError
 from mmedge.pipeline import load
@@ -36,11 +37,15 @@ _PROGRAM = "from mmedge.bench.subprocesses import child; child()"
 
 
 class Cell(NamedTuple):
-    """What is timed: a plan of a variant, with so many threads as :func:`mmedge.load` takes."""
+    """What is timed: a plan of a variant, with so many threads as :func:`mmedge.load` takes.
+
+    ``tokens`` are those of a call, as for :meth:`mmedge.bench.loop_calls.LoopCalls.of`.
+    """
 
     variant: Variant
     plan: PlanName | None = None
     threads: int | None = None
+    tokens: int | None = None
 
     def __str__(self) -> str:
         count = "" if self.threads is None else f" with {self.threads} threads"
@@ -51,7 +56,8 @@ class Cell(NamedTuple):
 def time_apart(path: str, cells: Sequence[Cell]) -> list[float]:
     """Milliseconds of a call of each cell: the median over processes of blocks' medians.
 
-    Golden samples are called in turn, one at a time, with nothing from the feature cache.
+    Golden samples are called in turn, one at a time, with nothing from the feature cache. A call of
+    a bundle with a loop is a whole run of it, of as many steps each time.
 
     Args:
         path: the bundle.
@@ -88,9 +94,8 @@ class _Timer:
             process_group=0,
         )
         try:
-            self._ask(
-                {"path": path, "variant": self.id, "plan": cell.plan, "threads": cell.threads}
-            )
+            choice = {"variant": self.id, "plan": cell.plan, "threads": cell.threads}
+            self._ask({"path": path, **choice, "tokens": cell.tokens})
         except BaseException:
             self._process.kill()
             self.__exit__()
@@ -139,8 +144,9 @@ def child() -> None:
         plan=request["plan"], threads=request["threads"], allow_unverified=True,
     ) as pipe:  # fmt: skip
         samples = [sample.inputs for sample in pipe.bundle.samples()]
+        options = loop_options(pipe.bundle.manifest, request["tokens"])
         for inputs in samples:
-            pipe.run(inputs, cached=False)
+            pipe.run(inputs, cached=False, **options)
         answer: float | None = None
         at = 0
         while True:
@@ -153,13 +159,13 @@ def child() -> None:
             # A slow network gets a call or two a block; every cell's go through the same samples.
             start = perf_counter_ns()
             for _ in range(UNTIMED):
-                pipe.run(samples[at % len(samples)], cached=False)
+                pipe.run(samples[at % len(samples)], cached=False, **options)
                 if perf_counter_ns() - start > block_ns:
                     break
             times: list[int] = []
             while sum(times) < block_ns:
                 start = perf_counter_ns()
-                pipe.run(samples[(at + len(times)) % len(samples)], cached=False)
+                pipe.run(samples[(at + len(times)) % len(samples)], cached=False, **options)
                 times.append(perf_counter_ns() - start)
             at += 1
             answer = float(np.median(times)) / 1e6

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NotRequired
 from mmedge.backends.registry import probe
 from mmedge.bench import arrivals, coldstart
 from mmedge.bench.arrivals import Load
+from mmedge.bench.loop_calls import LoopCalls, loop_options, make_caller
 from mmedge.bench.progress import silent
 from mmedge.bench.report.sections import VariantFigures
 from mmedge.bench.stats.block_timer import turns
@@ -49,11 +50,15 @@ class _Ranked(VariantFigures):
 
 @dataclass(slots=True)
 class _Combination:
-    """A plan of a variant with a thread count, and the blocks measured so far."""
+    """A plan of a variant with a thread count, and the blocks measured so far.
+
+    ``loop`` says how calls are made, where there is one.
+    """
 
     variant: Variant
     plan: PlanName
     threads: int | None
+    loop: LoopCalls | None = None
     start_s: list[float] = field(default_factory=list)
     latency_ms: list[float] = field(default_factory=list)
     part: list[int] = field(default_factory=list)
@@ -76,6 +81,7 @@ def sweep(
     *,
     threads: Sequence[int] | None = None,
     calls: int = 1000,
+    tokens: int | None = None,
     deadline_ms: float | None = None,
     backend: str = "auto",
     progress: Progress | None = None,
@@ -91,6 +97,7 @@ def sweep(
         threads: intra-op threads of each stage to try for variants on the CPU; None: 1, 2, 4, ...
             and all cores.
         calls: timed calls of each combination, at least :data:`ROUNDS`, in equal blocks.
+        tokens: of a call of a loop that generates, as for :func:`mmedge.bench.measure.bench`.
         deadline_ms: limit to the p99 of a call for the recommendation, in milliseconds.
         backend: as for :func:`mmedge.load`.
         progress: called with the phase's name, blocks done and blocks in all.
@@ -100,6 +107,7 @@ def sweep(
 
     Raises:
         BundleError: there are no golden samples.
+        InputError: ``tokens`` does not fit the bundle's loop.
         NoVariantError: no variant can run here.
         ValueError: ``calls`` or a thread count is too small.
         MMEdgeError: the first variant's error, where none works.
@@ -108,21 +116,25 @@ def sweep(
         raise ValueError(f"calls must be >= {ROUNDS} and threads >= 1, got {calls} and {threads}")
     tell = progress or silent
     manifest, sizes, cores = _choose(path, backend)
+    loop_options(manifest, tokens)  # what does not fit is refused at once
     variants = [variant for variant in manifest.variants if variant.id in sizes]
     combinations: list[_Combination] = []
     left_out: list[str] = []
     first_error: MMEdgeError | None = None
+    loop: LoopCalls | None = None
     for index, variant in enumerate(variants):
         tell("verify", index, len(variants))
         counts = (threads or thread_counts(cores)) if variant.target == "cpu" else (None,)
         for plan in manifest.plan_names(variant):
             try:
                 _check(path, variant, plan)
+                if loop is None and manifest.loop is not None:  # of the first, for all
+                    loop = _loop_of(path, variant, plan, tokens)
             except MMEdgeError as error:
                 first_error = first_error or error
                 left_out.append(f"{variant.id}, {plan} ({error})")
             else:
-                combinations += [_Combination(variant, plan, count) for count in counts]
+                combinations += [_Combination(variant, plan, count, loop) for count in counts]
     if not combinations and first_error is not None:
         raise first_error
     tell("verify", len(variants), len(variants))
@@ -242,6 +254,11 @@ def _check(path: str, variant: Variant, plan: PlanName) -> None:
         verify(pipe).check()
 
 
+def _loop_of(path: str, variant: Variant, plan: PlanName, tokens: int | None) -> LoopCalls | None:
+    with load(path, variant.id, plan=plan, allow_unverified=True) as pipe:
+        return LoopCalls.of(pipe, [sample.inputs for sample in pipe.bundle.samples()], tokens)
+
+
 def _metric(variant: Variant, manifest: Manifest) -> float | None:
     """The task metric as the manifest states it.
 
@@ -261,12 +278,11 @@ def _block(path: str, combination: _Combination, part: int, calls: int) -> None:
     """Time ``calls`` calls of a fresh session."""
     variant = combination.variant
     plan, threads = combination.plan, combination.threads
-    with load(path, variant.id, plan=plan, threads=threads, allow_unverified=True) as pipe:
+    with load(
+        path, variant.id, plan=plan, threads=threads, concurrent=False, allow_unverified=True
+    ) as pipe:
         inputs = [sample.inputs for sample in pipe.bundle.samples()]
-
-        def call(index: int) -> object:
-            return pipe.timed(inputs[index % len(inputs)], cached=False)
-
+        call = make_caller(pipe, inputs, combination.loop)
         for index in range(max(WARMUP, len(inputs))):
             call(index)
         series = arrivals.run(call, Load(calls=calls))
@@ -284,6 +300,7 @@ def _row(path: str, combination: _Combination, size: int, metric: float | None) 
         plan=combination.plan,
         threads=combination.threads,
         calls=WARMUP,
+        loop=combination.loop,
     )
     errors = spreads(combination.series())
     p50, p99 = (percentile(combination.latency_ms, q) for q in (50.0, 99.0))

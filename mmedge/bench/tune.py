@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from mmedge.backends import check_threads
 from mmedge.backends.registry import probe
+from mmedge.bench.loop_calls import loop_options
 from mmedge.bench.machine.neighbours import Neighbours, busy_words
 from mmedge.bench.subprocesses import Cell, time_apart
 from mmedge.bundle.device_cache import Measurement
@@ -37,6 +38,7 @@ def tune(
     bundle: Bundle,
     *,
     threads: int | None = None,
+    tokens: int | None = None,
     tell: Callable[[str], None] | None = None,
     leave: Callable[[str], None] | None = None,
     warn: Callable[[str], None] | None = None,
@@ -57,6 +59,7 @@ def tune(
         bundle: with golden samples, open.
         threads: most intra-op threads of a stage to try; None: one for each core. With fewer than
             there are cores only the time is kept.
+        tokens: of a call of a loop that generates; None: its limit or 64, whichever is less.
         tell: told what is being done, a line at a time.
         leave: told what is left out and why, a line at a time; None: ``tell`` is.
         warn: told what makes the times doubtful; None: ``tell``.
@@ -68,6 +71,7 @@ def tune(
 
     Raises:
         ValueError: ``threads`` is not a whole number from 1.
+        InputError: ``tokens`` does not fit the bundle's loop.
         BackendError: a process that times a variant ended.
         BundleError: the bundle's folder cannot be written to.
     """
@@ -77,7 +81,10 @@ def tune(
     most = device.cores if threads is None else threads
     try:
         with Neighbours() as neighbours:
-            measurements = _measure(bundle, device, thread_counts(most), say, leave or say)
+            # Before anything takes time: what does not fit is refused at once.
+            loop_options(bundle.manifest, tokens)
+            counts = thread_counts(most)
+            measurements = _measure(bundle, device, counts, tokens, say, leave or say)
         if words := busy_words(neighbours.share):
             (warn or say)(
                 f"{words}: another choice may be faster on a quiet machine; tune it there"
@@ -102,6 +109,7 @@ def _measure(
     bundle: Bundle,
     device: Device,
     counts: list[int],
+    tokens: int | None,
     say: Callable[[str], None],
     leave: Callable[[str], None],
 ) -> dict[str, Measurement]:
@@ -119,7 +127,7 @@ def _measure(
         for plan in bundle.manifest.plan_names(variant):
             right_cells = []
             for count in counts:
-                cell = Cell(variant, plan, count)
+                cell = Cell(variant, plan, count, tokens)
                 try:
                     _check(path, cell)
                 except MMEdgeError as error:

@@ -15,12 +15,13 @@ from mmedge.execution.verify import verify
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from mmedge.bench.loop_calls import LoopCalls
     from mmedge.bench.progress import Progress
     from mmedge.bench.report.sections import AccuracySection, BundleSection, MetricSection
     from mmedge.pipeline import Pipeline
     from mmedge.spec import Array, PlanName, Variant
 
-__all__ = ["BundleKeys", "ColdKeys", "FirstCall", "golden_inputs", "run_fresh"]
+__all__ = ["BundleKeys", "ColdKeys", "FirstCall", "run_fresh"]
 
 
 class BundleKeys(TypedDict):
@@ -53,6 +54,8 @@ class FirstCall:
         plan: of it, which ran.
         threads: of each stage.
         inputs: the golden samples'.
+        step: what else stages with state and of a loop took in the first sample.
+        remark: what is to be said of calls that begin with a new state; else empty.
         keys: what the report says of it.
     """
 
@@ -60,6 +63,8 @@ class FirstCall:
     plan: PlanName
     threads: int | None
     inputs: list[Mapping[str, Array]]
+    step: Mapping[str, Array]
+    remark: str
     keys: BundleKeys
 
     @classmethod
@@ -70,7 +75,10 @@ class FirstCall:
             AccuracyError: the variant does not reproduce the golden samples.
             BundleError: there are none.
         """
-        inputs = golden_inputs(pipe, path)
+        samples = pipe.bundle.samples()
+        if not samples:
+            raise BundleError(f"{path}: no golden samples to call it with; export it again")
+        inputs = [sample.inputs for sample in samples]
         start = perf_counter_ns()
         pipe.run(inputs[0], cached=False)
         took_ns = perf_counter_ns() - start
@@ -87,19 +95,10 @@ class FirstCall:
             "accuracy": cast("AccuracySection", verification.to_dict()),
             "first_call_ms": took_ns / 1e6,
         }
-        return cls(variant, pipe.plan, pipe.threads, inputs, keys)
-
-
-def golden_inputs(pipe: Pipeline, path: str) -> list[Mapping[str, Array]]:
-    """Inputs of the golden samples, which a measurement calls the bundle with.
-
-    Raises:
-        BundleError: there are none.
-    """
-    inputs = [sample.inputs for sample in pipe.bundle.samples()]
-    if not inputs:
-        raise BundleError(f"{path}: no golden samples to call it with; export it again")
-    return inputs
+        manifest = bundle.manifest
+        is_stateful = bool(manifest.states) and manifest.loop is None
+        remark = "; each call begins with a new state" if is_stateful else ""
+        return cls(variant, pipe.plan, pipe.threads, inputs, samples[0].step, remark, keys)
 
 
 def run_fresh(
@@ -110,6 +109,7 @@ def run_fresh(
     calls: int,
     profiled: bool,
     tell: Progress,
+    loop: LoopCalls | None = None,
 ) -> tuple[ColdKeys, Profile]:
     """A cold start in a process of its own, and the operators where ``profiled``.
 
@@ -120,20 +120,21 @@ def run_fresh(
         calls: calls of the fresh process before its peak memory is read.
         profiled: whether to run the stages once more for their operators.
         tell: told of the progress.
+        loop: how calls are made, where there is a loop and calls are of a fixed length.
 
     Raises:
         MMEdgeError: whatever loading raises.
     """
     tell("cold start", 0, 1)
     cold = coldstart.measure(
-        path, variant=first.variant.id, plan=first.plan, threads=threads, calls=calls
+        path, variant=first.variant.id, plan=first.plan, threads=threads, calls=calls, loop=loop
     )
     tell("cold start", 1, 1)
     profile = NOT_PROFILED
     if profiled:
         tell("profile", 0, 1)
         profile = try_profile(
-            path, first.variant, first.inputs[0], plan=first.plan, threads=threads
+            path, first.variant, first.inputs[0], first.step, plan=first.plan, threads=threads
         )
         tell("profile", 1, 1)
     keys: ColdKeys = {

@@ -14,6 +14,7 @@ from mmedge.cli.measure_options import (
     RateOption,
     SecondsOption,
     SessionsOption,
+    TokensOption,
     TraceOption,
     VariantOptions,
 )
@@ -29,6 +30,7 @@ def bench(
     rate: RateOption = None,
     gap: GapOption = None,
     sessions: SessionsOption = None,
+    tokens: TokensOption = None,
     trace: TraceOption = None,
     plan: PlanOption = None,
     options: VariantOptions,
@@ -47,6 +49,7 @@ def bench(
         measure(
             bundle, options.backend, options.precision, options.device,
             plan=plan, load=load, threads=options.threads, warmup=warmup,
+            tokens=tokens,
             sessions=sessions or (1 if load.calls is None else min(SESSIONS, load.calls)),
             deadline_ms=options.deadline, interference=options.interference,
             profiled=options.profile, trace=trace, on_report=keep, progress=tell,

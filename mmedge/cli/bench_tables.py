@@ -11,8 +11,15 @@ from mmedge.cli.draw import size
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from mmedge.bench.report.loop_sections import LoopIntervals, LoopSection
     from mmedge.bench.report.report import Report
-    from mmedge.bench.report.sections import DeviceSection, EnergySection, Figure, LoadSection
+    from mmedge.bench.report.sections import (
+        DeviceSection,
+        EnergySection,
+        Figure,
+        LoadSection,
+        Summary,
+    )
 
 __all__ = ["busy_remarks", "show"]
 
@@ -35,6 +42,8 @@ def show(report: Report) -> None:
         (name, *(number(part[key]) for key in FIGURES)) for name, part in report.stages.items()
     ]
     table(title, ("part", *FIGURES), rows)
+    if report.loop is not None:
+        _show_loop(report.loop)
     if report.operators:
         table(
             f"operators: {min(TOP, len(report.operators))} largest of {len(report.operators)}",
@@ -60,6 +69,47 @@ def show(report: Report) -> None:
         warn(line)
     for line in _remarks(report):
         say(line)
+
+
+def _show_loop(loop: LoopSection) -> None:
+    """Steps of a loop."""
+    first, step = ("first token", "between tokens") if loop["kind"] == "generate" else (
+        "first step", "a step"
+    )  # fmt: skip
+    lines: list[tuple[str, Summary | LoopIntervals | None]] = [
+        (first, loop["first_ms"]),
+        ("  95 % interval", loop["first_confidence_ms"]),
+        ("  up to the loop", loop["encoders_ms"]),
+        ("  prefill", loop["prefill_ms"]),
+        (f"{first}, all cached", loop["first_cached_ms"]),
+        *(
+            (f"{first}, {name} cached, others new", times)
+            for name, times in loop["first_cached_by_modality_ms"].items()
+        ),
+        (step, loop["step_ms"]),
+        ("  95 % interval", loop["step_confidence_ms"]),
+    ]
+    rows = []
+    for name, times in lines:
+        if times is None:
+            continue
+        figures: Mapping[str, Any] = times
+        show = number if "count" in figures else _interval
+        rows.append((name, *(show(figures.get(key)) for key in FIGURES)))
+    title = f"loop {loop['kind']}: {loop['steps']} steps a call, in ms; intervals draw"
+    table(f"{title} {loop['blocks']}", ("time", *FIGURES), rows)
+    factor = loop["real_time_factor"]
+    table(
+        "of the loop",
+        ("figure", "value"),
+        [
+            ("rows of a call", "differ" if loop["rows"] is None else str(loop["rows"])),
+            ("steps a second", number(loop["steps_per_s"])),
+            ("state at the end", size(loop["state_bytes"])),
+            *([] if factor is None else [("real-time factor", number(factor))]),
+            *[("not measured", words) for words in loop["not_measured"]],
+        ],
+    )
 
 
 def _machine(report: Report) -> Iterator[tuple[str, str]]:

@@ -32,6 +32,7 @@ from mmedge.cli.console import (
     warn,
     write_file,
 )
+from mmedge.cli.measure_options import TokensOption
 from mmedge.cli.output import misuse
 from mmedge.errors import InputError
 
@@ -64,6 +65,7 @@ def compare(
             help=f"Of two bundles: how often each is loaded anew; {SESSIONS}.", min=LEAST_PARTS
         ),
     ] = None,
+    tokens: TokensOption = None,
     backend: BackendOption = "auto",
     precision: PrecisionOption = None,
     device: DeviceOption = None,
@@ -96,7 +98,8 @@ def compare(
         with phases() as tell:
             reports = bench_pair(
                 (str(a), str(b)), backend, precision, device,
-                threads=threads, calls=total, sessions=sessions or SESSIONS, progress=tell,
+                threads=threads, calls=total, sessions=sessions or SESSIONS, tokens=tokens,
+                progress=tell,
             )  # fmt: skip
         reports = (
             replace(reports[0], command=settings.command),
@@ -109,6 +112,7 @@ def compare(
             "output": output,
             "calls": calls,
             "sessions": sessions,
+            "tokens": tokens,
             "threads": threads,
         }
         bundle_options |= {"precision": precision, "device": device}

@@ -55,6 +55,14 @@ GapOption = Annotated[
 WarmupOption = Annotated[
     str, typer.Option(help="Untimed calls before; auto: until latency is steady.", metavar="N|auto")
 ]
+TokensOption = Annotated[
+    int | None,
+    typer.Option(
+        help="Of a bundle that generates: tokens of each call, whatever would stop it; its limit "
+        "or 64, whichever is less.",
+        min=1,
+    ),
+]
 DeadlineOption = Annotated[
     float | None,
     typer.Option(

@@ -12,7 +12,13 @@ from mmedge.bench.measure import bench as measure
 from mmedge.bench.sweep import ROUNDS
 from mmedge.bench.sweep import sweep as measure_all
 from mmedge.cli.console import BundleArgument, phases
-from mmedge.cli.measure_options import CallsOption, MeasureOptions, SessionsOption, TraceOption
+from mmedge.cli.measure_options import (
+    CallsOption,
+    MeasureOptions,
+    SessionsOption,
+    TokensOption,
+    TraceOption,
+)
 
 __all__ = ["sweep"]
 
@@ -22,6 +28,7 @@ def sweep(
     *,
     calls: CallsOption = None,
     sessions: SessionsOption = None,
+    tokens: TokensOption = None,
     trace: TraceOption = None,
     options: MeasureOptions,
 ) -> None:
@@ -40,13 +47,14 @@ def sweep(
         report = measure(
             bundle, options.backend, load=Load(calls=count), threads=options.threads,
             warmup=warmup, sessions=sessions or min(SESSIONS, count),
-            deadline_ms=options.deadline, profiled=options.profile,
+            tokens=tokens, deadline_ms=options.deadline, profiled=options.profile,
             trace=trace, on_report=keep, progress=tell,
         )  # fmt: skip
         rows, best = measure_all(
             bundle,
             threads=None if options.threads is None else [options.threads],
             calls=count,
+            tokens=tokens,
             deadline_ms=options.deadline,
             backend=options.backend,
             progress=lambda phase, step, total: tell(f"all: {phase}", step, total),

@@ -22,6 +22,7 @@ from mmedge.cli.console import (
     table,
     warn,
 )
+from mmedge.cli.measure_options import TokensOption
 from mmedge.cli.output import BundleCopyOption, OverwriteOption, rewriting
 from mmedge.errors import BundleError, NoVariantError
 
@@ -44,6 +45,7 @@ def tune(
     overwrite: OverwriteOption = False,
     in_place: InPlaceOption = False,
     threads: ThreadsOption = None,
+    tokens: TokensOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Time each variant that this CPU runs, cut and whole, with few and many threads.
@@ -55,12 +57,14 @@ def tune(
         raise typer.BadParameter("--overwrite says nothing without --output")
     left_out: list[str] = []
     if output is None and not in_place:
-        measurements = _measure(bundle, bundle, threads, left_out, in_place=False)
+        measurements = _measure(bundle, bundle, threads, tokens, left_out, in_place=False)
         with Bundle.open(bundle) as open_bundle:
             place = str(cache_folder(open_bundle.path, open_bundle.digest, probe()))
     else:
         with rewriting(bundle, output, overwrite=overwrite) as target:
-            measurements = _measure(bundle, str(target.path), threads, left_out, in_place=True)
+            measurements = _measure(
+                bundle, str(target.path), threads, tokens, left_out, in_place=True
+            )
         place = target.shown_path
     if as_json:
         variants = {name: asdict(measurement) for name, measurement in measurements.items()}
@@ -77,14 +81,26 @@ def tune(
 
 
 def _measure(
-    shown_path: str, path: str, threads: int | None, left_out: list[str], *, in_place: bool
+    shown_path: str,
+    path: str,
+    threads: int | None,
+    tokens: int | None,
+    left_out: list[str],
+    *,
+    in_place: bool,
 ) -> Mapping[str, Measurement]:
     open_bundle = Bundle.open(path)
     if not open_bundle.manifest.samples:
         open_bundle.close()
         raise BundleError(f"{shown_path}: no golden samples to call it with; export it again")
     bundle, measurements = measure(
-        open_bundle, threads=threads, tell=say, leave=left_out.append, warn=warn, in_place=in_place
+        open_bundle,
+        threads=threads,
+        tokens=tokens,
+        tell=say,
+        leave=left_out.append,
+        warn=warn,
+        in_place=in_place,
     )
     bundle.close()
     if not measurements:

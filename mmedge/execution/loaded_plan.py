@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
 from mmedge.backends.registry import open_stage
 from mmedge.errors import InputError, MMEdgeError
 from mmedge.execution.call_options import check_options, deadline_of
+from mmedge.execution.laps import Laps
 from mmedge.execution.loop_run import LoopRun, Owner
 from mmedge.execution.plan import StagePlan
 from mmedge.execution.scheduler import Scheduler
@@ -41,29 +41,6 @@ RunEncoders = Callable[[Mapping[str, Callable[[], "dict[str, Array]"]]], Any]
 
 #: Default limit of what all cached features together may hold, in bytes: 64 MiB.
 CACHE_BYTES = 64 * 2**20
-
-
-class Laps:
-    """Splits a call into parts without gaps: each ends now and began where the last one ended.
-
-    In nanoseconds, by part in ``parts``. Of no use where parts run at once.
-    """
-
-    __slots__ = ("_last", "parts")
-
-    def __init__(self, names: tuple[str, ...]) -> None:
-        self._last = perf_counter_ns()
-        self.parts = dict.fromkeys(names, 0)
-
-    def end(self, name: str) -> None:
-        """The part ``name`` ends."""
-        now = perf_counter_ns()
-        self.parts[name] += now - self._last
-        self._last = now
-
-    def after(self, stage: Stage, *_tensors: object) -> None:
-        """The part of a stage ends."""
-        self.end(stage.name)
 
 
 class LoadedPlan:
@@ -132,6 +109,8 @@ class LoadedPlan:
         features = {spec.name for stage in stages if stage.modality for spec in stage.outputs}
         self._shared = features.intersection(manifest.outputs)
         loop_stages = manifest.loop_stages()
+        loop = manifest.loop
+        self._decoder = loop.decoder if loop is not None and loop.kind == "denoise" else None
         in_loop = {spec.name for stage in loop_stages for spec in stage.inputs}
         in_loop.update(state.source for state in manifest.states if state.source is not None)
         #: Outputs of the network that a call with a loop returns.
@@ -266,7 +245,7 @@ class LoadedPlan:
         """
         key = self.compute(values, laps, cached=cached, run_encoders=run_encoders, state=state)
         states = {} if state is None else self.states(values)
-        owner = Owner(check_open, self.results(values), states, state)
+        owner = Owner(check_open, laps, self._decoder, self.results(values), states, state)
         return LoopRun(start(values, key), owner)
 
     def start_loop(
@@ -285,7 +264,8 @@ class LoadedPlan:
         """
         if options.get("state") is not None:
             raise InputError("option 'state': it is also for what is before the loop; call run()")
-        return LoopRun(self.starter(options, check_open)(tensors, None), Owner(check_open))
+        owner = Owner(check_open, Laps(self.parts), self._decoder)
+        return LoopRun(self.starter(options, check_open)(tensors, None), owner)
 
     def starter(self, options: CallOptions, check_open: Callable[[], None]) -> StartRun:
         """What begins the loop with the options of a call, whose deadline counts from now.

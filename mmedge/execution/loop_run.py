@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from mmedge.execution.call_options import StepRun
     from mmedge.execution.denoise import DenoiseStep
     from mmedge.execution.generate import GenerateStep
+    from mmedge.execution.laps import Laps
     from mmedge.execution.state import State
     from mmedge.spec import Array
 
@@ -24,12 +25,16 @@ class Owner:
 
     Attributes:
         check_open: raises BackendError where the pipeline is closed.
+        laps: of the call: the parts before the loop have ended.
+        decoder: the stage that makes outputs of what the loop leaves; None: none does.
         outputs: outputs of the network that the call returns, too.
         states: states that stages before the loop leave.
         state: the caller's, which this call has acquired; None: none.
     """
 
     check_open: Callable[[], None]
+    laps: Laps
+    decoder: str | None = None
     outputs: Mapping[str, Array] = field(default_factory=dict)
     states: Mapping[str, Array] = field(default_factory=dict)
     state: State | None = None
@@ -52,6 +57,14 @@ class LoopRun:
     def finish(self) -> str | None:
         """Why it ended; None while there are steps to come."""
         return self._run.finish
+
+    @property
+    def laps(self) -> Laps:
+        """Times of the parts before the loop; who takes the steps ends the parts that follow.
+
+        Of no use where encoders ran at once.
+        """
+        return self._owner.laps
 
     def __iter__(self) -> Self:
         return self
@@ -101,7 +114,10 @@ class LoopRun:
             TimeoutError: its deadline passed before it had one.
         """
         self.close()
-        return {**self._run.result(), **self._owner.outputs}
+        result = self._run.result()
+        if self._owner.decoder is not None:
+            self._owner.laps.end(self._owner.decoder)
+        return {**result, **self._owner.outputs}
 
     def _leave_state(self, state: State) -> None:
         leave = getattr(self._run, "leave_state", None)

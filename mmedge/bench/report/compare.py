@@ -25,9 +25,10 @@ from mmedge.bench.report.gates import Outcome, check
 from mmedge.bench.stats.resample import LEAST_PARTS, half_width, misses, pairs, spreads
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from mmedge.bench.report.gates import Gate
+    from mmedge.bench.report.loop_sections import LoopSection
     from mmedge.bench.report.report import Report
     from mmedge.bench.report.sections import Figure
 
@@ -40,17 +41,9 @@ LATENCY: dict[str, Figure] = {
 
 #: How a run was made; a difference makes the comparison one of two different things.
 LOAD = (
-    "kind",
-    "mode",
-    "plan",
-    "threads",
-    "inputs",
-    "rate_hz",
-    "gap_ms",
-    "seconds",
-    "recording",
+    "kind", "mode", "plan", "threads", "inputs", "rate_hz", "gap_ms", "seconds", "recording",
     "interference",
-)
+)  # fmt: skip
 #: What ``inputs`` says of how a run went, after how it was made.
 OUTCOME = re.compile(
     r"; (?:\d+ of \d+ pushes over 1 ms late(?:, the latest by [^ ;]+ ms)?"
@@ -128,6 +121,8 @@ def _rows(a: Report, b: Report) -> Iterator[ComparedFigure]:
         why,
         higher_is_better=True,
     )
+    if a.loop is not None or b.loop is not None:
+        yield from _loop_rows(a, b)
     yield _deadline_row(a, b)
     once = "one number a report"
     yield _row("cold_start", "ms", a.cold_start_ms, b.cold_start_ms, note=once)
@@ -156,15 +151,52 @@ class _Change(NamedTuple):
     middle: float | None = None
 
 
-def _changes(a: Report, b: Report) -> tuple[dict[str, _Change], str]:
-    """How far each figure of the calls can be told to differ, and why one is missing."""
+def _loop_rows(a: Report, b: Report) -> Iterator[ComparedFigure]:
+    """Of a loop: time to the first step, of a step, steps a second, and bytes of state."""
+
+    def both(read: Callable[[LoopSection], float | None]) -> tuple[float | None, float | None]:
+        ours, theirs = (None if each.loop is None else read(each.loop) for each in (a, b))
+        return ours, theirs
+
+    medians = {
+        "first_ms": both(lambda loop: loop["first_ms"]["p50"]),
+        "step_ms": both(lambda loop: None if loop["step_ms"] is None else loop["step_ms"]["p50"]),
+    }
+    for name, values in medians.items():
+        changes, why = _changes(a, b, name)
+        yield _ratio_row(name, "ms", *values, changes.get("p50"), why)
+    changes, why = _changes(a, b, "steps_ms")
+    change = changes.get("mean")
+    if change is not None and change.middle is not None:
+        change = _Change(change.half, -change.middle)  # less time is a higher rate
+    rates = both(lambda loop: loop["steps_per_s"])
+    yield _ratio_row("steps_per_s", "Hz", *rates, change, why, higher_is_better=True)
+    yield _exact_row("state_bytes", "bytes", *both(lambda loop: loop["state_bytes"]))
+
+
+def _series(report: Report, name: str) -> Mapping[str, Any]:
+    """The calls of a report: their latencies, or the values of that name that its loop has."""
+    if not name:
+        return report.series
+    values = [] if report.loop is None else report.loop["series"][name]  # type: ignore[literal-required]
+    if len(values) != len(report.series["start_s"]):
+        return {"start_s": [], "latency_ms": []}
+    return {**report.series, "latency_ms": values}
+
+
+def _changes(a: Report, b: Report, name: str = "") -> tuple[dict[str, _Change], str]:
+    """How far each figure of the calls can be told to differ, and why one is missing.
+
+    ``name`` is that of values in a loop's series; empty: latencies.
+    """
+    a_series, b_series = _series(a, name), _series(b, name)
     if took_turns(a, b):
-        ratios, why = pairs(a.series, b.series)
+        ratios, why = pairs(a_series, b_series)
         return {
             key: _Change(half_width(spread), mean) for key, (mean, spread) in ratios.items()
         }, why
     # Two seeds: with one, two runs of equal length would be resampled at the same places.
-    ours, theirs = spreads(a.series, seed=1), spreads(b.series, seed=2)
+    ours, theirs = spreads(a_series, seed=1), spreads(b_series, seed=2)
     both = {key: _Change(half_width(ours[key], theirs[key])) for key in ours if key in theirs}
     return both, "too few calls in a series to resample"
 

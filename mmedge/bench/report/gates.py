@@ -72,9 +72,16 @@ NAMES = {
     "size": "bytes",
     "metric": "",
     "energy": "J",
+    "first_ms": "ms",
+    "step_ms": "ms",
+    "steps_per_s": "Hz",
+    "state_bytes": "bytes",
 }
 #: Rows whose calls can be resampled: without an interval their gates are errors.
-RESAMPLED = ("p50", "p90", "p99", "p99.9", "mean", "throughput", "deadline")
+RESAMPLED = (
+    "p50", "p90", "p99", "p99.9", "mean", "throughput", "deadline",
+    "first_ms", "step_ms", "steps_per_s",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,6 @@ import base64
 import hashlib
 import json
 import re
-from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,7 +36,7 @@ def render(report: Report, path: str | os.PathLike[str] | None = None) -> str:
         ValueError: a number of the report is not finite.
     """
     template = files("mmedge.bench.report").joinpath("page.html").read_text(encoding="utf-8")
-    data = json.dumps(asdict(report), allow_nan=False, separators=(",", ":")).translate(ESCAPES)
+    data = json.dumps(report.to_dict(), allow_nan=False, separators=(",", ":")).translate(ESCAPES)
     policy = (
         f"default-src 'none'; script-src {_digest(template, 'script')}; "
         f"style-src {_digest(template, 'style')}; base-uri 'none'; form-action 'none'"

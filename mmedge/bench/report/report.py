@@ -17,6 +17,7 @@ from mmedge.schema.read import Misfit, show
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from mmedge.bench.report.loop_sections import LoopSection
     from mmedge.bench.report.sections import (
         AccuracySection,
         Amount,
@@ -40,11 +41,14 @@ if TYPE_CHECKING:
         WarmupSection,
     )
 
-__all__ = ["REPORT_VERSION", "Report"]
+__all__ = ["OPTIONAL", "REPORT_VERSION", "Report"]
 
 #: Version of the report's JSON. A key is never renamed or removed within one version; one that is
 #: added gets a default here, and a reader passes over keys that it does not know.
 REPORT_VERSION: Final = 2
+
+#: Keys that are left out where they do not apply.
+OPTIONAL: Final = ("loop",)
 
 #: Bytes of a report that is read: a thousand times what one has.
 MAX_REPORT_BYTES = 64 << 20
@@ -75,8 +79,8 @@ def _no_section() -> Any:  # noqa: ANN401
 class Report:
     """One measurement of one bundle on one machine.
 
-    Every key is always there; None or empty where it does not apply. Keys end in their unit:
-    ``_ms`` (milliseconds), ``_s`` (seconds), ``_hz``, ``_bytes``. All numbers are finite.
+    Every key but ``loop`` is always there; None or empty where it does not apply. Keys end in their
+    unit: ``_ms`` (milliseconds), ``_s`` (seconds), ``_hz``, ``_bytes``. All numbers are finite.
 
     Attributes:
         report_version: version of this format.
@@ -100,11 +104,14 @@ class Report:
         cold_start_ms: start of a fresh process to its first result, ms, with its files in the
             operating system's cache.
         cold_start_parts_ms: its parts, ms, which add up to it: interpreter, import, load, samples,
+            first_call; with a loop, first_token or first_step and further_steps in place of
             first_call.
         first_call_ms: latency of the first call after loading, ms.
         peak_memory_bytes: peak resident memory of the fresh process after its calls, bytes.
         stages: time by part of a call, ms: inputs, each stage by its name, outputs, residual (what
-            the parts leave unexplained; the means add up to that of latency_ms).
+            the parts leave unexplained; the means add up to that of latency_ms). With a loop that
+            generates, prefill is the run of the first tokens, and its stage all further steps.
+        loop: steps of the bundle's loop; left out where there is none.
         operators: time by operator and module in one-shot calls, largest first; empty where the
             backend has no profile.
         operators_unexplained: what the profile of operators does not see.
@@ -144,6 +151,7 @@ class Report:
     first_call_ms: Amount
     peak_memory_bytes: Count
     stages: Mapping[str, Summary]
+    loop: LoopSection | None = None
     operators: Sequence[OperatorTime] = field(default_factory=list)
     operators_unexplained: UnexplainedSection = field(default_factory=_no_profile)
     copies: Sequence[CopiedTensor] = field(default_factory=list)
@@ -160,13 +168,21 @@ class Report:
     variants: Sequence[VariantFigures] = field(default_factory=list)
     recommended: Recommendation | None = None
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        data = asdict(self)
+        for key in OPTIONAL:
+            if data[key] is None:
+                del data[key]
+        return data
+
     def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
         """The report as JSON text, also written to ``path`` (UTF-8) when one is given.
 
         Raises:
             ValueError: a number in it is not finite.
         """
-        text = json.dumps(asdict(self), indent=2, allow_nan=False) + "\n"
+        text = json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
         if path is not None:
             Path(path).write_text(text, encoding="utf-8")
         return text

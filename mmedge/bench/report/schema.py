@@ -26,7 +26,14 @@ _NEEDED = {
     "$.series": ("start_s", "latency_ms", "kept", "of"),
     "$.deadline": ("ms", "rate"),
     "$.metric": ("value", "name"),
-}
+    "$.loop": (
+        "kind", "stage", "steps", "first_ms", "encoders_ms", "prefill_ms", "first_cached_ms",
+        "first_cached_by_modality_ms", "step_ms", "steps_per_s", "state_bytes",
+        "real_time_factor", "by_step", "series", "not_measured",
+    ),
+    "$.loop.series": ("first_ms", "step_ms", "steps_ms"),
+    "$.loop.by_step": ("step", "p50_ms", "p99_ms", "max_ms", "slowest_call_ms"),
+}  # fmt: skip
 #: Largest size of a number: more than any figure in any unit, and its square is finite.
 MAX_NUMBER = 1e30
 _KINDS: Mapping[str, tuple[type, ...]] = {
@@ -51,6 +58,10 @@ def check_report(data: object) -> None:
         counts = {len(series[key]) for key in ("start_s", "latency_ms", "part") if series.get(key)}
         if len(counts) > 1:
             raise Misfit("$.series", "lists of one length", f"lengths {sorted(counts)}")
+    if isinstance(data, dict) and isinstance(loop := data.get("loop"), dict):
+        lengths = sorted({len(values) for values in loop["by_step"].values()})
+        if len(lengths) > 1:
+            raise Misfit("$.loop.by_step", "lists of one length", f"lengths {lengths}")
 
 
 @cache

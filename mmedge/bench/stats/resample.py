@@ -43,6 +43,7 @@ __all__ = [
     "misses",
     "pairs",
     "spreads",
+    "step_spreads",
 ]
 
 Values = NDArray[np.float64]
@@ -56,6 +57,8 @@ LEAST_PARTS = 5
 LEAST_CALLS = 2 * BLOCKS
 #: Resamples. A standard error from 400 is itself good to 3.5 %, 1 / sqrt(2 * 400).
 RESAMPLES = 400
+#: Steps of loops that are resampled: of more, an even choice of calls.
+MOST_STEPS = 100_000
 #: Below the tick of any clock; a logarithm needs more than 0.
 LEAST_MS = 1e-9
 
@@ -141,6 +144,39 @@ def pairs(
             error = float(np.std(logs, ddof=1)) / math.sqrt(len(logs))
             changes[key] = float(np.mean(logs)), Spread(error, len(logs) - 1.0)
     return changes, "sessions of too few calls"
+
+
+def step_spreads(steps: Values, series: Mapping[str, Any], *, seed: int = 0) -> dict[str, Spread]:
+    """As :func:`spreads`, of p50 and p99 of the steps of a loop in all calls together.
+
+    Whole calls are drawn, in the same blocks: what slows one step often slows the next.
+
+    Args:
+        steps: [calls, steps], of the calls of ``series``.
+        series: of a report; ``part`` counts.
+        seed: of the random draws.
+    """
+    most = max(LEAST_CALLS, MOST_STEPS // max(steps.shape[1], 1))
+    chosen = np.arange(min(len(steps), most)) * len(steps) // min(len(steps), most)
+    part = _parts(series, len(steps))[chosen].tolist()
+    times = np.maximum(steps[chosen], LEAST_MS)
+    if len(times) < LEAST_CALLS:
+        return {}
+    percentiles = {
+        key: q for key, q in PERCENTILES.items()
+        if key in ("p50", "p99") and percentile(times.ravel(), q) is not None
+    }  # fmt: skip
+
+    def figures(rows: NDArray[np.intp]) -> list[float]:
+        values = times[rows].ravel()
+        ranks = [
+            max(math.ceil(round(len(values) * q / 100.0, 9)), 1) - 1 for q in percentiles.values()
+        ]
+        ordered = np.partition(values, ranks)
+        return [math.log(ordered[rank]) for rank in ranks]
+
+    errors, degrees = _bootstrap(figures, {"part": part}, len(times), seed)
+    return {key: Spread(error, degrees) for key, error in zip(percentiles, errors, strict=True)}
 
 
 def _by_session(series: Mapping[str, Any]) -> list[dict[str, float]]:

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 import mmedge
 from mmedge.backends.onnxruntime.session import OrtSession
-from mmedge.bench import coldstart
+from mmedge.bench import call_trace, coldstart
 from mmedge.bench.arrivals import Load, Series
 from mmedge.bench.machine import host
 from mmedge.bench.measure import bench
@@ -310,7 +310,7 @@ def test_a_trace_keeps_what_a_file_holds_until_there_is_a_measurement(sums, tmp_
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(measure, "write_trace", full)
+    monkeypatch.setattr(call_trace, "write_trace", full)
     kept = []
     with pytest.raises(InputError, match="No space left"):
         bench(str(sums), threads=1, calls=5, warmup=0, profiled=False, trace=path,
@@ -348,7 +348,7 @@ def test_a_cold_start_does_not_verify_the_variant(sums, monkeypatch, capsys):
 
     monkeypatch.setattr(coldstart, "load", opened)
     request = {"path": str(sums), "variant": "ort-fp32-cpu", "plan": "cut"}
-    request |= {"threads": 1, "calls": 1}
+    request |= {"threads": 1, "calls": 1, "options": None}
     monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(request)))
     coldstart.child(time.monotonic_ns())
     assert len(json.loads(capsys.readouterr().out)["times"]) == 5

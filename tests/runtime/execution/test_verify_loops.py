@@ -7,47 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from loop_bundles import Captioner, Filter
+from loop_samples import caption, rewrite, write_filter
 
 import mmedge
 from mmedge.bundle import Bundle
 from mmedge.errors import AccuracyError, BundleError, InputError
 from mmedge.execution.verify import verify
 from mmedge.execution.verify_loop import Choice, worst_choice
-from mmedge.spec import Sample, Tolerance
-
-
-def rewrite(bundle: Bundle, path, samples) -> Bundle:
-    """The bundle with golden samples."""
-    files = {name: bytes(bundle.read(name)) for name in bundle.manifest.files}
-    files.pop("samples.safetensors", None)
-    return Bundle.write(path, bundle.manifest, files, samples=samples)
-
-
-def caption(pipe, image) -> Sample:
-    """A golden sample of the captioner, as it computes here."""
-    inputs = {"image": image}
-    constants = pipe.run_stage("see", inputs)
-    nothing = {name: np.zeros((len(image), 2, 0, 4), np.float32) for name in ("past_k", "past_v")}
-    first = {
-        "tokens": np.full((len(image), 1), 1, np.int64), "position": np.array([0]), **nothing,
-    }  # fmt: skip
-    before = pipe.run_stage("step", {**constants, **first})
-    step = {
-        "tokens": np.full((len(image), 1), 4, np.int64),
-        "position": np.array([1]),
-        "past_k": before["present_k"],
-        "past_v": before["present_v"],
-    }
-    steps = list(pipe.iterate(inputs, cached=False))
-    return Sample(
-        inputs,
-        {**constants, **pipe.run_stage("step", {**constants, **step})},
-        step,
-        {
-            "tokens": pipe.run(inputs, cached=False)["tokens"],
-            "logits": np.stack([step.scores for step in steps], 1),
-        },
-    )
+from mmedge.spec import Tolerance
 
 
 @pytest.fixture(scope="module")
@@ -171,14 +138,11 @@ def test_samples_of_another_form_are_refused(captions, tmp_path, name, array, wo
 
 @pytest.mark.parametrize("where", ["whole", "encoder", "fusion"])
 def test_a_state_is_replayed_from_where_it_was(tmp_path, where):
-    bundle = Filter(where).write(tmp_path / "plain")
-    x, gain, h = (np.full((1, 4), v, np.float32) for v in (1.0, 2.0, 3.0))
-    names = {spec.name for stage in bundle.manifest.stages for spec in stage.outputs}
-    values = {"y": gain * (x + h), "h_new": 0.5 * h + x, "summed": x + h, "scaled": gain}
-    sample = Sample({"x": x, "gain": gain}, {n: values[n] for n in names}, {"h": h})
-    rewrite(bundle, tmp_path / "good", [sample]).close()
+    write_filter(tmp_path / "good", where)
     assert all(row.ok for row in rows(tmp_path / "good").values())
-    other = replace(sample, step={"h": h + 1})
+    bundle = Bundle.open(tmp_path / "good")
+    (sample,) = bundle.samples()
+    other = replace(sample, step={"h": sample.step["h"] + 1})
     rewrite(bundle, tmp_path / "bad", [other]).close()
     bundle.close()
     bad = {key for key, row in rows(tmp_path / "bad").items() if not row.ok}
