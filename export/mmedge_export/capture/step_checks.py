@@ -157,11 +157,20 @@ def check_prefill(
             )
 
 
-def compare_tokens(what: str, golden: TokenRun, result: TokenRun, options: ProofOptions) -> None:
+def compare_tokens(
+    steps: TokenSteps, what: str, golden: TokenRun, result: TokenRun, options: ProofOptions
+) -> None:
     """Hold a greedy run of a graph against the network's, token by token.
 
     Where they part and the network's two tokens are nearer than the tolerance, it is a tie, which
     is told and no fault.
+
+    Args:
+        steps: how a token is chosen, and which end a row.
+        what: the case.
+        golden: the network's run.
+        result: the graph's.
+        options: tolerance, and who is told.
 
     Raises:
         ExportError: they part elsewhere.
@@ -171,12 +180,11 @@ def compare_tokens(what: str, golden: TokenRun, result: TokenRun, options: Proof
     )
     if same:
         return
-    batch = golden.tokens.shape[0]
+    ended = np.zeros(len(golden.tokens), bool)
     for at, (expected, got) in enumerate(zip(golden.scores, result.scores, strict=False)):
-        for row in range(batch):
-            best, other = int(expected[row].argmax()), int(got[row].argmax())
-            if best == other:
-                continue
+        choices = steps.choose(expected, first=not at), steps.choose(got, first=not at)
+        for row in np.flatnonzero(~ended & (choices[0] != choices[1])):
+            best, other = (int(choice[row]) for choice in choices)
             scale = float(np.abs(expected[row]).max())
             margin = float(expected[row, best] - expected[row, other])
             allowed = 2 * (options.tolerance.rtol * scale + options.tolerance.atol)
@@ -189,6 +197,7 @@ def compare_tokens(what: str, golden: TokenRun, result: TokenRun, options: Proof
                 options.leave(f"{values}: a tie; tokens after it were not compared")
                 return
             raise ExportError(f"the graph does not generate what the network does: {values}")
+        ended |= np.isin(choices[0], steps.loop.stop)
     raise ExportError(
         f"the graph does not generate what the network does: {what}: the network gives "
         f"{golden.tokens.shape[1]} tokens, the graph {result.tokens.shape[1]}"

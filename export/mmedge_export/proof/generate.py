@@ -390,7 +390,7 @@ class _GenerateExport:
             self._begin(case),
             limit=self.loop.limit,
         )
-        step_checks.compare_tokens(case.what, golden, result, self.options)
+        step_checks.compare_tokens(self.steps, case.what, golden, result, self.options)
 
     def _samples(self, proof: NetworkProof, runs: Sequence[TokenRun]) -> tuple[LoopSample, ...]:
         names = [*self.loop.state, *self.loop.given]
