@@ -90,7 +90,8 @@ def export(
         sizes: size of dynamic dimensions of an ONNX file in a made-up example.
         example: an array for each input of an ONNX file, in place of a made-up one.
         split: None keeps the network cut by modality, where there is something to cut, and whole,
-            with weights that both share; True keeps it cut alone, and False whole alone.
+            with weights that both share; True keeps it cut alone, and False whole alone. With a
+            loop None means cut alone.
         name: of the bundle; None: the model's, or its class's.
         source: what a :class:`Model` that is given was loaded from, for the bundle's provenance.
         allow_nan: take weights that are NaN or infinite, and golden outputs that are NaN.
@@ -127,7 +128,7 @@ def export(
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         if model.loop is not None:
-            content = prove_loop(model, folder, options)
+            content = prove_loop(model, folder, options, split=split)
         else:
             content = prove_network(model, folder, options, split=split)
         tell("writing the bundle")

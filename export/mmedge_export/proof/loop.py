@@ -30,13 +30,17 @@ __all__ = ["prove_loop"]
 _LEAST_FLOPS = 1
 
 
-def prove_loop(model: Model, folder: Path, options: ProofOptions) -> BundleContent:
+def prove_loop(
+    model: Model, folder: Path, options: ProofOptions, *, split: bool | None
+) -> BundleContent:
     """What a bundle says of a network with a loop.
 
     Args:
         model: the network; it has a loop.
         folder: for files.
         options: how it is held against its graphs.
+        split: False: what ``module`` makes is one stage. It is cut otherwise, and cut alone, since
+            it runs once for many steps.
 
     Raises:
         ExportError: as :func:`mmedge_export.export_bundle.export`.
@@ -45,7 +49,11 @@ def prove_loop(model: Model, folder: Path, options: ProofOptions) -> BundleConte
         options.leave("the example is made up; --example FILE gives a real one")
     parts = LoopParts(model, options.samples)
     parts.check_inputs()
-    proof = None if model.module is None else _prove_module(parts, folder / "module", options)
+    proof = (
+        None
+        if model.module is None
+        else _prove_module(parts, folder / "module", options, split=split)
+    )
     if parts.loop.kind == "generate":
         from mmedge_export.proof.generate import prove_generate as prove_step
     else:
@@ -58,7 +66,9 @@ def prove_loop(model: Model, folder: Path, options: ProofOptions) -> BundleConte
     return _content(parts, proof, steps, folder, options)
 
 
-def _prove_module(parts: LoopParts, folder: Path, options: ProofOptions) -> NetworkProof:
+def _prove_module(
+    parts: LoopParts, folder: Path, options: ProofOptions, *, split: bool | None
+) -> NetworkProof:
     options.tell("the network's constants")
 
     def choose(
@@ -73,7 +83,7 @@ def _prove_module(parts: LoopParts, folder: Path, options: ProofOptions) -> Netw
             example,
             outputs,
             folder,
-            split=True,
+            split=split is not False,
             tell=options.tell,
             least_flops=_LEAST_FLOPS,
         )

@@ -13,6 +13,9 @@ import onnxruntime as ort
 import pytest
 import torch
 from shared import once
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 from typer.testing import CliRunner
 
 import mmedge
@@ -323,3 +326,31 @@ def test_steps_that_were_not_compared_are_told(tmp_path, monkeypatch):
         lines = " ".join(bundle.manifest.not_checked)
     assert "steps of golden runs" in lines
     assert "the tokens of all of them were" in lines
+
+
+def test_what_the_module_makes_may_stay_one_stage(tmp_path):
+    with export(networks.captions(), tmp_path / "net", split=False) as bundle:
+        manifest, samples = bundle.manifest, bundle.samples()
+    assert [(stage.name, stage.modality) for stage in manifest.stages] == [
+        ("model", None),
+        ("step", None),
+    ]
+    with mmedge.load(tmp_path / "net") as pipe:
+        for sample in samples:
+            assert np.array_equal(pipe.run(sample.inputs)["tokens"], sample.loop["tokens"])
+
+
+def test_a_text_is_continued_with_its_own_tokenizer(tmp_path):
+    tokens = Tokenizer(WordLevel({f"w{i}": i for i in range(networks.WORDS)}, unk_token="w0"))
+    tokens.pre_tokenizer = Whitespace()
+    tokens.save(str(tmp_path / "tokenizer.json"))
+    model = networks.continued()
+    text = replace(model.inputs["input_ids"], tokenizer=tmp_path / "tokenizer.json")
+    with export(replace(model, inputs={"input_ids": text}), tmp_path / "net") as bundle:
+        manifest = bundle.manifest
+        assert manifest.loop.tokenizer == manifest.modalities[0].tokenizer.file
+    with mmedge.load(tmp_path / "net") as pipe:
+        by_text = pipe.run({"text": "w5 w7 w9"})
+        by_ids = pipe.run({"input_ids": np.array([[5, 7, 9]])})
+        assert np.array_equal(by_text["tokens"], by_ids["tokens"])
+        assert by_text["text"] == [" ".join(f"w{token}" for token in by_ids["tokens"][0])]
