@@ -195,8 +195,7 @@ def load(cache: Path | None = None) -> Model:
     step.load_state_dict(step_weights(weights))
     names = [f"{name}_{n}" for n in range(LAYERS) for name in ("key", "value")]
     shape = ("batch", HEADS, "past", WIDTH // HEADS)
-    clips = load_clips(cache)
-    samples = [({"audio": clip.samples[None]}, clip.transcript) for clip in clips]
+    samples = [({"audio": c.samples[None]}, c.transcript) for c in load_clips(cache)]
     return Model(
         module.eval(),
         inputs={
@@ -207,7 +206,9 @@ def load(cache: Path | None = None) -> Model:
             )
         },
         outputs=[f"cross_{name}" for name in names],
-        samples=samples,
+        # A bundle holds 18 MiB of keys and values for each of these.
+        samples=samples[3:6],
+        evaluation=samples,
         dims={"batch": (1, 4), "samples": (1, SAMPLES)},
         name="whisper-tiny.en",
         loop=Generate(
