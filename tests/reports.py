@@ -157,6 +157,56 @@ def stream(seed=0, scale=1.0, calls=1000, **changes):
     return replace(report, **(stream_keys | changes))
 
 
+def generated(seed=0, steps=48, calls=400, modalities=("camera", "mic"), **changes):
+    """A report of a bundle that generates: steady tokens that grow slower, and one call stalls."""
+    rng = np.random.default_rng(seed + 2)
+    before, prefill = 8.0 + rng.gamma(3.0, 0.3, calls), 5.0 + rng.gamma(3.0, 0.2, calls)
+    growth = 1.0 + np.arange(steps - 1) / steps / 3
+    times = 2.0 * growth * (1.0 + 0.05 * rng.standard_normal((calls, steps - 1)))
+    times[calls // 2, steps // 3] = 60.0
+    report = sample(seed, calls=calls)
+    first, together = before + prefill, times.sum(axis=1)
+    slowest = times[int(together.argmax())]
+    small = np.full(calls, 0.05)
+    parts = {"inputs": 8 * small, "camera": before - 9 * small, "prefill": prefill,
+             "step": together, "outputs": small, "residual": small}  # fmt: skip
+    latency = sum(parts.values())
+    section = {
+        "kind": "generate", "stage": "step", "steps": steps, "rows": 1,
+        "first_ms": summary(first),
+        "first_confidence_ms": {"p50": [13.9, 14.2], "p99": None},
+        "encoders_ms": summary(before), "prefill_ms": summary(prefill),
+        "first_cached_ms": summary(0.3 + rng.gamma(3.0, 0.1, 120)),
+        "first_cached_by_modality_ms": {
+            name: summary(7.0 + 3.0 * i + rng.gamma(3.0, 0.1, 120))
+            for i, name in enumerate(modalities)
+        },
+        "step_ms": summary(times.ravel()),
+        "step_confidence_ms": {"p50": [2.31, 2.34], "p99": [2.8, 2.9]},
+        "steps_per_s": 1e3 / float(times.mean()),
+        "state_bytes": 6_291_456, "real_time_factor": 0.04,
+        "by_step": {
+            "step": list(range(1, steps)),
+            "p50_ms": np.median(times, axis=0).tolist(),
+            "p99_ms": np.percentile(times, 99, axis=0).tolist(),
+            "max_ms": times.max(axis=0).tolist(),
+            "slowest_call_ms": slowest.tolist(),
+        },
+        "series": {
+            "first_ms": first.tolist(), "step_ms": np.median(times, axis=1).tolist(),
+            "steps_ms": together.tolist(),
+        },
+        "blocks": "whole sessions", "not_measured": [],
+    }  # fmt: skip
+    keys = {
+        "stages": {name: summary(values) for name, values in parts.items()},
+        "latency_ms": summary(latency), "loop": section, "deadline": None,
+        "series": {"start_s": (np.cumsum(latency) / 1e3).tolist(),
+                   "latency_ms": latency.tolist(), "kept": calls, "of": calls},
+    }  # fmt: skip
+    return replace(report, **(keys | changes))
+
+
 def compared(seed=0, **changes):
     """A report of ``mmedge sweep``: six variants, three of them on the Pareto front."""
     rows = [

@@ -90,7 +90,7 @@ def loop_section(
         "real_time_factor": None
         if calls.seconds is None
         else float(served_ms.mean()) / 1e3 / calls.seconds,
-        "by_step": _by_step(steps, calls.kind, served_ms),
+        "by_step": _by_step(steps, calls.kind),
         "series": {
             "first_ms": of_first["latency_ms"],
             "step_ms": np.median(steps[kept], axis=1).tolist() if has_steps else [],
@@ -140,13 +140,13 @@ def _ends(figure: float | None, error: Any, beyond: float) -> list[float] | None
     return [figure * math.exp(-half), figure * math.exp(half)]
 
 
-def _by_step(steps: NDArray[np.float64], kind: str, latency_ms: NDArray[np.float64]) -> StepFigures:
-    """Each step over all calls, and the slowest call's; of many steps, stretches of them."""
+def _by_step(steps: NDArray[np.float64], kind: str) -> StepFigures:
+    """Each step over all calls, and in the slowest; of many steps, stretches of them."""
     count = steps.shape[1]
     points = min(count, MOST_STEPS)
     edges = np.arange(points + 1) * count // max(points, 1)
     stretches = list(pairwise(edges.tolist()))
-    slowest = steps[int(latency_ms.argmax())]
+    slowest = steps[int(steps.sum(axis=1).argmax())]
     pooled = [steps[:, a:b].ravel() for a, b in stretches]
     offset = 1 if kind == "generate" else 0  # the first token is none of these steps
     return {

@@ -32,7 +32,8 @@ class StepFigures(TypedDict):
         p50_ms: median over calls, ms.
         p99_ms: 99th percentile over calls, ms; None where the calls cannot carry it.
         max_ms: slowest over calls, ms.
-        slowest_call_ms: that of the call that took longest, ms; of a stretch, its slowest step.
+        slowest_call_ms: in the call whose steps together took longest, ms; of a stretch, its
+            slowest step.
     """
 
     step: list[Count]

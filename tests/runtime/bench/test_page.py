@@ -24,6 +24,7 @@ DESKTOP, PHONE = (1280, 900), (360, 740)
 PLOTS = {
     "sample": {"histogram", "series", "waterfall", "state-0"},
     "stream": {"histogram", "series", "waterfall", "state-0", "ages"},
+    "generated": {"histogram", "series", "waterfall", "state-0", "steps", "first"},
     "compared": {"histogram", "series", "waterfall", "state-0", "scatter"},
 }
 INK = "path, rect, circle"
@@ -187,9 +188,10 @@ def test_every_plot_is_drawn_and_nothing_overflows(browser, kind, size, tmp_path
         assert ink.mean() > 0.005, plot["id"]
 
 
+@pytest.mark.parametrize("kind", ["compared", "generated"])
 @pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
-def test_no_text_is_small_or_outside(browser, size):
-    browser.open(reports.compared(), size)
+def test_no_text_is_small_or_outside(browser, size, kind):
+    browser.open(getattr(reports, kind)(), size)
     sizes = browser.js(
         """const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
         const found = [];
@@ -277,6 +279,69 @@ def test_parts_of_a_call_end_where_the_call_ends(browser):
     for (left, width), (after, _) in pairwise(bars[:-1]):
         assert left + width == pytest.approx(after, abs=1.6)
     assert bars[-2][0] + bars[-2][1] == pytest.approx(bars[-1][0] + bars[-1][1], abs=1.6)
+
+
+def test_a_stall_stands_out_of_the_steps(browser):
+    report = reports.generated()
+    browser.open(report)
+    dots = browser.js(
+        """return [...document.querySelectorAll("#steps .slowest")].map(one =>
+          Number(one.getAttribute("cy")))"""
+    )
+    assert len(dots) == 47
+    assert int(np.argmin(dots)) == 16  # step 17 of the call
+    others = sorted(dots)[1:]
+    assert min(dots) < others[0] - 60
+    assert browser.js("return document.querySelector('#log-steps').checked") is True
+    browser.click("#log-steps")
+    words = browser.js("return document.querySelector('#steps').textContent")
+    assert "logarithmic" not in words
+    assert browser.figure("loop.first_ms.p50") == f"{shown(report.loop['first_ms']['p50'])} ms"
+    assert browser.figure("loop.step_ms.p99") == f"{shown(report.loop['step_ms']['p99'])} ms"
+    assert browser.figure("loop.state_bytes") == "6.0 MiB"
+    assert "Real-time factor" in browser.text("#loop")
+
+
+def test_first_token_bars_split_what_is_not_cached(browser):
+    report = reports.generated()
+    browser.open(report)
+    bars = browser.js(
+        """return [...document.querySelectorAll("#first .bar")].map(one => [
+          Number(one.getAttribute("x")), Number(one.getAttribute("width")), one.textContent])"""
+    )
+    assert [words.split(":")[0] for _, _, words in bars] == [
+        "nothing cached, up to the loop", "nothing cached, prefill", "all cached",
+        "camera cached", "mic cached",
+    ]  # fmt: skip
+    assert bars[0][0] + bars[0][1] == pytest.approx(bars[1][0], abs=0.1)
+    scale = bars[0][1] / report.loop["encoders_ms"]["mean"]
+    assert bars[1][1] == pytest.approx(scale * report.loop["prefill_ms"]["mean"], rel=0.02)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"step_ms": None, "steps_per_s": None},
+        {"kind": "denoise", "prefill_ms": None, "rows": None},
+        {"first_cached_ms": None, "first_cached_by_modality_ms": {}, "not_measured": [HOSTILE]},
+        {"first_cached_by_modality_ms": {HOSTILE: reports.summary([1.0, 2.0])}},
+    ],
+)
+def test_a_loop_without_a_figure_is_shown(browser, change):
+    report = reports.generated()
+    loop = report.loop | change
+    if loop["step_ms"] is None:
+        loop["by_step"] = {key: [] for key in loop["by_step"]}
+    if loop["kind"] == "denoise":  # and too few calls for a p99, and one step
+        loop["by_step"] = {key: values[:1] for key, values in loop["by_step"].items()}
+        loop["by_step"]["p99_ms"] = [None]
+    browser.open(replace(report, loop=loop))
+    assert browser.complaints() == []
+    plots = {plot["id"] for plot in boxes(browser)}
+    assert "first" in plots
+    assert ("steps" in plots) is (loop["step_ms"] is not None)
+    assert browser.js("return document.querySelectorAll('img').length") == 0
+    assert browser.js("return document.documentElement.scrollWidth") <= DESKTOP[0]
 
 
 def test_warnings_say_what_to_doubt(browser):

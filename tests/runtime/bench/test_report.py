@@ -30,6 +30,7 @@ SAMPLES = {
     "thinned": reports.sample(calls=20_500),
     "stream": reports.stream(),
     "variants": reports.compared(),
+    "loop": reports.generated(),
     "nothing known": reports.sample(
         deadline=None,
         metric=None,
