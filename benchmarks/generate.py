@@ -1,0 +1,343 @@
+"""mmedge beside its peers in loops: time to the first token, between tokens, and of whole runs.
+
+Networks with real weights (``networks/``): SmolLM2-135M after a prompt, whisper-tiny.en on a clip,
+a recurrent speller. Each engine runs alone in a process of its own (``generate_engines.py``), with
+one thread and with two. It first has to give the tokens that torch gives: one that gives others is
+timed, but is nobody's rival, and the result says where it differs. Then all engines run the same
+number of tokens in turn, in random order; ratios are of each round's medians, with quartiles.
+
+The floor of a token is the bytes of the step's weights over the bandwidth at which as many threads
+read memory here: what no engine that reads all weights for each token can go below.
+
+Run: ``python benchmarks/generate.py``; peers may lie in another environment (``--peers-python``).
+An engine whose library is not there is left out with the reason.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from peer_process import PeerProcess
+
+import mmedge
+from mmedge.bench.machine import host
+from mmedge_export import Model, export
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results" / "generate.json"
+OURS, EAGER = "mmedge", "torch eager"
+#: Engines of every network, and of some.
+COMMON = (OURS, "onnxruntime, NumPy loop", EAGER, "torch.compile")
+MORE = {
+    "smollm2": (
+        "transformers", "onnxruntime-genai", "onnxruntime-genai int4",
+        "OpenVINO GenAI, 4 and 8 bits",
+    ),
+    "whisper_tiny": ("CTranslate2", "CTranslate2 int8"),
+    "g2p": (),
+}  # fmt: skip
+#: Engines whose weights have fewer bits than float32: other tokens may be right, too.
+FEWER_BITS = ("onnxruntime-genai int4", "OpenVINO GenAI, 4 and 8 bits", "CTranslate2 int8")
+#: Tokens of a run; the speech is over after so many.
+TOKENS = {"smollm2": 64, "whisper_tiny": 24, "g2p": 8}
+ROUNDS = 9
+#: Bytes that are read to measure memory.
+READ_BYTES = 512 << 20
+
+
+def job_of(network: str, folder: Path, peers: str) -> dict[str, Any]:
+    """What the engines are given of a network: files in ``folder``, and the tokens of torch."""
+    sys.path.insert(0, str(HERE / "networks"))
+    import generation
+
+    module = __import__(network)
+    model: Model = module.load()
+    bundle = folder / "network.mmedge"
+    export(model, bundle, source=f"{network}.py:load").close()
+    inputs, _ = next(iter(model.samples or ()))
+    np.savez(folder / "inputs.npz", **inputs)
+    torch.set_num_threads(2)
+    feeds = {name: torch.from_numpy(np.asarray(value)) for name, value in inputs.items()}
+    loop = model.loop
+    step = {name: value.nbytes for name, value in loop.step.named_parameters()}
+    job = {
+        "network": network,
+        "bundle": str(bundle),
+        "inputs": str(folder / "inputs.npz"),
+        "start": list(loop.start),
+        "tokens": generation.generate(model, feeds, limit=TOKENS[network]),
+        "step_bytes": sum(step.values()),
+    }
+    if network == "smollm2":
+        model_folder = folder / "transformers"
+        job["transformers"] = str(model_folder)
+        job["gguf"] = str(module.WEIGHTS.fetch(None))
+        script = (
+            "import sys; sys.path[:0] = sys.argv[1:3]\n"
+            "import smollm2\n"
+            "model = smollm2.load()\n"
+            "smollm2.as_transformers(model).save_pretrained(sys.argv[3])\n"
+            "import shutil; shutil.copy(model.loop.tokenizer, sys.argv[3])\n"
+        )
+        tell("writing what transformers takes")
+        subprocess.run(
+            [peers, "-c", script, str(HERE / "networks"), str(HERE), str(model_folder)], check=True
+        )
+        for key, precision in (("genai", "fp32"), ("genai_int4", "int4")):
+            job[key] = str(folder / key)
+            tell(f"building for onnxruntime-genai, {precision}")
+            done = subprocess.run(
+                [
+                    peers, "-m", "onnxruntime_genai.models.builder", "-i", str(model_folder),
+                    "-o", job[key], "-p", precision, "-e", "cpu", "-c", str(folder / "cache"),
+                ],
+                capture_output=True, text=True, check=False,
+            )  # fmt: skip
+            if done.returncode:
+                tell(f"  failed: {done.stderr.strip().splitlines()[-1:]}")
+    if network == "whisper_tiny":
+        job["ctranslate2"] = str(module.WEIGHTS.fetch(None).parent)
+        with torch.no_grad():
+            mel = module.spectrogram(model, feeds["audio"])
+        np.savez(folder / "mel.npz", mel=mel.numpy())
+        job["mel"] = str(folder / "mel.npz")
+        job["seconds"] = feeds["audio"].shape[-1] / module.RATE
+    (folder / "job.json").write_text(json.dumps(job))
+    return job
+
+
+def tell(text: str) -> None:
+    """A line of progress."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def bandwidth(threads: int) -> float:
+    """Bytes a second at which threads read memory together: sums of squares of large arrays."""
+    parts = np.split(np.ones(READ_BYTES // 4, np.float32), threads)
+    best = 0.0
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in range(7):
+            start = time.perf_counter()
+            list(pool.map(_read, parts))
+            best = max(best, READ_BYTES / (time.perf_counter() - start))
+    return best
+
+
+def _read(part: np.ndarray[Any, Any]) -> float:
+    total = 0.0
+    for piece in np.split(part, 16):
+        total += float(np.dot(piece, piece))  # lets other threads run meanwhile
+    return total
+
+
+def measure(
+    job: dict[str, Any], folder: Path, threads: int, peers: str, rounds: int, only: Sequence[str]
+) -> dict[str, Any]:
+    """All engines on one network with as many threads."""
+    network, count = job["network"], len(job["tokens"])
+    names = [name for name in (*COMMON, *MORE[network]) if not only or name in (*only, OURS, EAGER)]
+    answers: dict[str, list[dict[str, Any]]] = {}
+    left_out: dict[str, str] = {}
+    versions: dict[str, dict[str, str]] = {}
+    with ExitStack() as stack:
+        engines = {}
+        for name in names:
+            python = sys.executable if name in COMMON else peers
+            command = [
+                python, str(HERE / "generate_engines.py"), name, str(threads),
+                str(folder / "job.json"),
+            ]  # fmt: skip
+            try:
+                engine = stack.enter_context(PeerProcess(command, folder=HERE))
+                first = engine.ask(count=count, cached=False)
+            except (RuntimeError, OSError, BrokenPipeError) as error:
+                left_out[name] = str(error).splitlines()[0][:200]
+                tell(f"  {name}: left out")
+                continue
+            versions[name] = engine.version
+            same = next(
+                (
+                    at
+                    for at, (got, right) in enumerate(
+                        zip(first["tokens"], job["tokens"], strict=False)
+                    )
+                    if got != right
+                ),
+                None if len(first["tokens"]) == count else len(first["tokens"]),
+            )
+            engines[name] = (engine, same)
+            answers[name] = []
+            tell(f"  {name}: {'the tokens of torch' if same is None else f'others from {same} on'}")
+        generator = random.Random(0)  # noqa: S311 - an order
+        cached: list[float] = []
+        for _ in range(2):
+            for engine, _ in engines.values():
+                engine.ask(count=count, cached=False)
+        for _ in range(rounds):
+            order = list(engines)
+            generator.shuffle(order)
+            for name in order:
+                answers[name].append(engines[name][0].ask(count=count, cached=False))
+            # What a prompt or a clip that came before costs, alone: others have nothing like it.
+            engines[OURS][0].ask(count=1, cached=True)
+            cached.append(engines[OURS][0].ask(count=1, cached=True)["token_ms"][0])
+        rows = [
+            {
+                "engine": name,
+                "version": versions[name],
+                "same_tokens": same is None,
+                "differs_at": same,
+                "float32": name not in FEWER_BITS,
+                **figures(answers[name], count),
+            }
+            for name, (_, same) in engines.items()
+        ]
+    return {
+        "network": network,
+        "threads": threads,
+        "tokens": count,
+        "rounds": rounds,
+        "bytes_per_s": (rate := bandwidth(threads)),
+        "step_bytes": job["step_bytes"],
+        "floor_ms": 1e3 * job["step_bytes"] / rate,
+        "audio_s": job.get("seconds"),
+        "first_cached_ms": spread(cached),
+        "engines": rows,
+        "left_out": left_out,
+        "ratios": ratios(answers, cached),
+    }
+
+
+def first_ms(answer: Mapping[str, Any]) -> float | None:
+    """Time to the first token; None where tokens do not come one by one."""
+    return answer["token_ms"][0] if answer["token_ms"] else None
+
+
+def between_ms(answer: Mapping[str, Any]) -> float | None:
+    """Median time between the tokens of one run; None as for :func:`first_ms`."""
+    times = answer["token_ms"]
+    return float(np.median(np.diff(times))) if len(times) > 2 else None
+
+
+def total_ms(answer: Mapping[str, Any]) -> float | None:
+    """Time of a whole run."""
+    return float(answer["total_ms"])
+
+
+#: What is compared, by its key.
+KINDS: Mapping[str, Callable[[Mapping[str, Any]], float | None]] = {
+    "first_ms": first_ms,
+    "between_ms": between_ms,
+    "total_ms": total_ms,
+}
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median and quartiles."""
+    low, median, high = np.percentile(values, [25, 50, 75])
+    return {"median": float(median), "low": float(low), "high": float(high)}
+
+
+def figures(answers: Sequence[Mapping[str, Any]], count: int) -> dict[str, Any]:
+    """What one engine took, over rounds."""
+    found: dict[str, Any] = {}
+    for key, figure in KINDS.items():
+        values = [value for answer in answers if (value := figure(answer)) is not None]
+        found[key] = spread(values) if values else None
+    between = [float(b) for a in answers for b in np.diff(a["token_ms"])]
+    found["between_p99_ms"] = float(np.percentile(between, 99)) if len(between) >= 100 else None
+    found["tokens_per_s"] = 1e3 * count / found["total_ms"]["median"]
+    return found
+
+
+def ratios(
+    answers: Mapping[str, Sequence[Mapping[str, Any]]], cached: Sequence[float]
+) -> dict[str, Any]:
+    """Times of mmedge as shares of each other engine's, round by round."""
+    found: dict[str, Any] = {}
+    for name, theirs in answers.items():
+        if name == OURS:
+            continue
+        found[name] = {}
+        for key, figure in KINDS.items():
+            pairs = [
+                (a, b)
+                for x, y in zip(answers[OURS], theirs, strict=True)
+                if (a := figure(x)) is not None and (b := figure(y)) is not None
+            ]
+            found[name][key] = spread([a / b for a, b in pairs]) if pairs else None
+        firsts = [first for answer in theirs if (first := first_ms(answer)) is not None]
+        found[name]["first_cached"] = (
+            spread([a / b for a, b in zip(cached, firsts, strict=True)]) if firsts else None
+        )
+    return found
+
+
+def main() -> int:
+    """Measure, print, and write the results."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--networks", nargs="+", choices=list(MORE), default=list(MORE))
+    parser.add_argument("--engines", nargs="+", default=())
+    parser.add_argument("--threads", nargs="+", type=int, default=(1, 2))
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--peers-python", default=sys.executable)
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    state, rows = host.state(), []
+    for network in options.networks:
+        with tempfile.TemporaryDirectory(prefix="mmedge-generate-") as name:
+            folder = Path(name)
+            tell(f"{network}: exporting")
+            job = job_of(network, folder, options.peers_python)
+            for threads in options.threads:
+                tell(f"{network}, {threads} threads")
+                row = measure(
+                    job, folder, threads, options.peers_python, options.rounds, options.engines
+                )
+                rows.append(row)
+                show(row)
+    document = {
+        "what": "greedy tokens beside peers, batch 1",
+        "date": datetime.now(UTC).date().isoformat(),
+        "device": host.describe(state, {}),
+        "mmedge": mmedge.__version__,
+        "rows": rows,
+    }
+    options.output.write_text(json.dumps(document, indent=1) + "\n")
+    return 0
+
+
+def show(row: Mapping[str, Any]) -> None:
+    """A network's figures in lines."""
+    print(
+        f"{row['network']}, {row['threads']} threads: floor {row['floor_ms']:.2f} ms a token "
+        f"({row['bytes_per_s'] / 1e9:.1f} GB/s), first token from caches "
+        f"{row['first_cached_ms']['median']:.2f} ms"
+    )
+    for engine in row["engines"]:
+        parts = [f"{engine['engine']:32}"]
+        for key in KINDS:
+            value = engine[key]
+            parts.append("      -" if value is None else f"{value['median']:9.3f}")
+        same = "" if engine["same_tokens"] else f"  other tokens from {engine['differs_at']} on"
+        print(" ".join(parts) + same)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
