@@ -10,6 +10,7 @@ from torch import nn
 import mmedge
 from mmedge import native
 from mmedge.errors import InputError
+from mmedge.execution.verify import verify
 from mmedge.native import capi
 from mmedge.native.dispatch import KernelChoice
 from mmedge.testing import CASES, AttentionCase, frobenius, make_inputs, reference
@@ -241,5 +242,5 @@ def test_export_finds_it_again(kind, operator, tmp_path):
         functions = [bundle.functions(stage.graph) for stage in bundle.manifest.stages]
         assert {operator: 1} in functions
     with mmedge.load(tmp_path / "b", kernels=True) as pipe:
-        assert mmedge.execution.verify.verify(pipe).ok
+        assert verify(pipe).ok
         assert [found.kernel for found in pipe.attention.values()] == [native.cpu_isa()]

@@ -17,6 +17,7 @@ from fusions import EXPECTED, FUSIONS, traced
 from onnx.reference import ReferenceEvaluator
 
 import mmedge
+from mmedge.execution.verify import verify
 from mmedge.spec import Tolerance
 from mmedge.tolerance import difference
 from mmedge_export import export
@@ -159,7 +160,7 @@ def test_every_fusion_of_the_zoo_is_cut(fusion, tmp_path):
         used = {w for s in bundle.manifest.stages for w in bundle.weights(s.graph)}
         assert used == {"onnx/weights.data"}
     with mmedge.load(tmp_path / "cut") as pipe:
-        assert mmedge.execution.verify.verify(pipe).ok
+        assert verify(pipe).ok
 
 
 def test_no_split_keeps_one_stage(tmp_path):
