@@ -10,7 +10,7 @@ import numpy as np
 
 from mmedge.bench.loop_calls import CachedTimes
 from mmedge.bench.stats import summary
-from mmedge.bench.stats.resample import LEAST_PARTS, half_width, spreads, step_spreads
+from mmedge.bench.stats.resample import LEAST_PARTS, half_width, session_intervals, step_spreads
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -60,6 +60,10 @@ def loop_section(
     of_first = {**series, "latency_ms": first[kept].tolist()}
     first_summary = summary.summary(first)
     many = len(set(series.get("part") or ())) >= LEAST_PARTS
+    # As those of latencies.
+    intervals: Mapping[str, Any] = (
+        session_intervals(of_first, first_summary) if many else summary.confidence(first)
+    )
     not_measured = []
     if not has_steps:
         not_measured.append("time of a step: a call has one token")
@@ -75,7 +79,7 @@ def loop_section(
         "steps": calls.steps,
         "rows": calls.rows,
         "first_ms": first_summary,
-        "first_confidence_ms": _first_intervals(of_first, first_summary),
+        "first_confidence_ms": {"p50": intervals["p50"], "p99": intervals["p99"]},
         "encoders_ms": summary.summary(before),
         "prefill_ms": summary.summary(first - before) if calls.kind == "generate" else None,
         "first_cached_ms": _summary(cached.all),
@@ -104,16 +108,6 @@ def loop_section(
 
 def _summary(times_ns: Sequence[int]) -> Summary | None:
     return summary.summary(np.asarray(times_ns) / 1e6) if times_ns else None
-
-
-def _first_intervals(series: Mapping[str, Any], figures: Summary) -> LoopIntervals:
-    """As those of latency, but by stretches of a tenth of the run where sessions are few."""
-    errors = spreads(series)
-    beyond = {"p50": figures["count"] / 2, "p99": round(figures["count"] / 100.0, 9)}
-    return {
-        "p50": _ends(figures["p50"], errors.get("p50"), beyond["p50"]),
-        "p99": _ends(figures["p99"], errors.get("p99"), beyond["p99"]),
-    }
 
 
 def _step_intervals(

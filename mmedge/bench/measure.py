@@ -7,6 +7,7 @@ after the timed calls, and on sessions of its own where it would change them.
 from __future__ import annotations
 
 from contextlib import contextmanager, nullcontext
+from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from mmedge.bench.arrivals import Load
@@ -49,7 +50,7 @@ CALLS = 1000
 SESSIONS = 6
 #: Why a run beside another has no energy.
 NOT_APART = "calls of two bundles took turns: counters tell theirs apart no more; mmedge bench each"
-#: Calls after which the fresh process's peak memory is read, if there are as many.
+#: Calls (steps, of a loop) after which the fresh process's peak memory is read.
 MEMORY_CALLS = 50
 
 
@@ -284,11 +285,12 @@ class BenchRun:
         if first is None:
             raise ValueError("a run needs a session")
         count = sum(len(session.series.latency_ns) for session in sessions)
+        steps = 1 if self.loop is None else self.loop.steps
         cold, profile = run_fresh(
             self.path,
             first,
             threads=self._threads,
-            calls=min(count, max(len(first.inputs), MEMORY_CALLS)),
+            calls=min(count, max(len(first.inputs), ceil(MEMORY_CALLS / steps))),
             profiled=profiled,
             tell=self._tell,
             loop=self.loop,

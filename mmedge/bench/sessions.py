@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,7 +14,7 @@ from mmedge.bench.loop_section import loop_section
 from mmedge.bench.machine.energy import no_energy
 from mmedge.bench.machine.monitor import Monitor, frequency_fall, frequency_moves
 from mmedge.bench.stats import summary
-from mmedge.bench.stats.resample import LEAST_PARTS, half_width, spreads
+from mmedge.bench.stats.resample import LEAST_PARTS, session_intervals
 from mmedge.bench.timed_calls import CallTimes
 from mmedge.bench.warmup import WarmUp, beside, warm_up
 
@@ -181,7 +180,7 @@ def summarize_sessions(
         count, total = series["kept"], series["of"]
         series["part"] = part[np.arange(count) * total // count].tolist()
         if len(sessions) >= LEAST_PARTS:
-            section["confidence_ms"] = _session_intervals(series, section["latency_ms"])
+            section["confidence_ms"] = session_intervals(series, section["latency_ms"])
     calls = [session.warmup.calls for session in sessions]
     if loop is not None:
         times = [session.steps for session in sessions if session.steps is not None]
@@ -202,21 +201,6 @@ def summarize_sessions(
             for name, values in {**columns, "residual": residual}.items()
         },
     }
-
-
-def _session_intervals(
-    series: Mapping[str, Any], latency: Mapping[str, Any]
-) -> dict[str, list[float] | None]:
-    """Intervals with whole sessions as blocks, where 5 calls or more lie beyond a percentile."""
-    errors = spreads(series)
-    intervals: dict[str, list[float] | None] = {}
-    for key in (*summary.PERCENTILES, "mean"):
-        beyond = latency["count"] * (100.0 - summary.PERCENTILES.get(key, 0.0)) / 100.0
-        intervals[key] = None
-        if key in errors and round(beyond, 9) >= summary.LEAST_BLOCKS:
-            half = half_width(errors[key])
-            intervals[key] = [latency[key] * math.exp(-half), latency[key] * math.exp(half)]
-    return intervals
 
 
 def overload(sessions: Sequence[TimedSession]) -> str:

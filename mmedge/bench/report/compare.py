@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from mmedge.bench.report.gates import Gate
     from mmedge.bench.report.loop_sections import LoopSection
     from mmedge.bench.report.report import Report
-    from mmedge.bench.report.sections import Figure
+    from mmedge.bench.report.sections import Figure, Summary
 
 __all__ = ["Comparison", "compare", "took_turns"]
 
@@ -158,9 +158,12 @@ def _loop_rows(a: Report, b: Report) -> Iterator[ComparedFigure]:
         ours, theirs = (None if each.loop is None else read(each.loop) for each in (a, b))
         return ours, theirs
 
+    def median(summary: Summary | None) -> float | None:
+        return None if summary is None else summary.get("p50")
+
     medians = {
-        "first_ms": both(lambda loop: loop["first_ms"]["p50"]),
-        "step_ms": both(lambda loop: None if loop["step_ms"] is None else loop["step_ms"]["p50"]),
+        "first_ms": both(lambda loop: median(loop["first_ms"])),
+        "step_ms": both(lambda loop: median(loop["step_ms"])),
     }
     for name, values in medians.items():
         changes, why = _changes(a, b, name)

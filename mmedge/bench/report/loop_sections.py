@@ -69,8 +69,8 @@ class LoopSection(TypedDict):
         first_ms: time from a call's arrival to the end of its first step, ms, with nothing in the
             cache: of a loop that generates, time to the first token.
         first_confidence_ms: its 95 % confidence intervals.
-        encoders_ms: its part up to the loop's first run, ms: inputs, encoders, other stages before
-            the loop.
+        encoders_ms: its part up to the loop's first run, ms: waiting, inputs, encoders, other
+            stages before the loop.
         prefill_ms: its part after that, ms: the run of the first tokens, up to the first choice;
             None for a loop that denoises.
         first_cached_ms: time to the first step's end where the same inputs came just before, ms.

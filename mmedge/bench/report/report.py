@@ -111,11 +111,11 @@ class Report:
         stages: time by part of a call, ms: inputs, each stage by its name, outputs, residual (what
             the parts leave unexplained; the means add up to that of latency_ms). With a loop that
             generates, prefill is the run of the first tokens, and its stage all further steps.
-        loop: steps of the bundle's loop; left out where there is none.
-        operators: time by operator and module in one-shot calls, largest first; empty where the
-            backend has no profile.
+        loop: steps of the bundle's loop; left out without one, and of stream runs.
+        operators: time by operator and module in one-shot calls, largest first; of a loop's stage,
+            in the step that the first golden sample has. Empty where the backend has no profile.
         operators_unexplained: what the profile of operators does not see.
-        copies: copies of inputs and outputs that a one-shot call makes.
+        copies: copies of inputs and outputs that a one-shot call makes; with a loop, before it.
         attention: by stage with attention over segments, what ran it, in words.
         accuracy: worst differences of outputs against the golden samples, checked before timing.
         metric: metric of the task as the bundle states it for this variant; None where it states

@@ -27,9 +27,10 @@ _NEEDED = {
     "$.deadline": ("ms", "rate"),
     "$.metric": ("value", "name"),
     "$.loop": (
-        "kind", "stage", "steps", "first_ms", "encoders_ms", "prefill_ms", "first_cached_ms",
-        "first_cached_by_modality_ms", "step_ms", "steps_per_s", "state_bytes",
-        "real_time_factor", "by_step", "series", "not_measured",
+        "kind", "stage", "steps", "rows", "first_ms", "first_confidence_ms", "encoders_ms",
+        "prefill_ms", "first_cached_ms", "first_cached_by_modality_ms", "step_ms",
+        "step_confidence_ms", "steps_per_s", "state_bytes", "real_time_factor", "by_step",
+        "series", "blocks", "not_measured",
     ),
     "$.loop.series": ("first_ms", "step_ms", "steps_ms"),
     "$.loop.by_step": ("step", "p50_ms", "p99_ms", "max_ms", "slowest_call_ms"),
@@ -59,7 +60,7 @@ def check_report(data: object) -> None:
         if len(counts) > 1:
             raise Misfit("$.series", "lists of one length", f"lengths {sorted(counts)}")
     if isinstance(data, dict) and isinstance(loop := data.get("loop"), dict):
-        lengths = sorted({len(values) for values in loop["by_step"].values()})
+        lengths = sorted({len(loop["by_step"][key]) for key in _NEEDED["$.loop.by_step"]})
         if len(lengths) > 1:
             raise Misfit("$.loop.by_step", "lists of one length", f"lengths {lengths}")
 

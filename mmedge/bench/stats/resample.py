@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmedge.bench.stats.student import student_t
-from mmedge.bench.stats.summary import PERCENTILES, percentile
+from mmedge.bench.stats.summary import LEAST_BLOCKS, PERCENTILES, percentile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -42,6 +42,7 @@ __all__ = [
     "half_width",
     "misses",
     "pairs",
+    "session_intervals",
     "spreads",
     "step_spreads",
 ]
@@ -144,6 +145,26 @@ def pairs(
             error = float(np.std(logs, ddof=1)) / math.sqrt(len(logs))
             changes[key] = float(np.mean(logs)), Spread(error, len(logs) - 1.0)
     return changes, "sessions of too few calls"
+
+
+def session_intervals(
+    series: Mapping[str, Any], figures: Mapping[str, Any]
+) -> dict[str, list[float] | None]:
+    """Intervals with whole sessions as blocks, where 5 calls or more lie beyond a percentile.
+
+    Args:
+        series: as for :func:`spreads`.
+        figures: the summary of all its calls.
+    """
+    errors = spreads(series)
+    intervals: dict[str, list[float] | None] = {}
+    for key in (*PERCENTILES, "mean"):
+        beyond = figures["count"] * (100.0 - PERCENTILES.get(key, 0.0)) / 100.0
+        intervals[key] = None
+        if key in errors and round(beyond, 9) >= LEAST_BLOCKS:
+            half = half_width(errors[key])
+            intervals[key] = [figures[key] * math.exp(-half), figures[key] * math.exp(half)]
+    return intervals
 
 
 def step_spreads(steps: Values, series: Mapping[str, Any], *, seed: int = 0) -> dict[str, Spread]:

@@ -24,12 +24,15 @@ VALUES = [
     *(None, True, 0, -1, 1e308, -1e308, 5e-324, 1e29, 2**70, "", "x", "\x1b[31m", "\ud800"),
     *([], {}, [1], [[]], [None], ["x"], {"a": 1}, {"ms": 1}),
 ]
-GATES = [parse_gate(text) for text in ("p99=5%", "deadline=0.01", "memory=5%")]
+GATES = [parse_gate(text) for text in ("p99=5%", "deadline=0.01", "memory=5%", "step_ms=5%")]
 
 
 @pytest.fixture(scope="module")
 def trees():
-    made = (reports.sample(calls=60), reports.stream(calls=60), reports.compared(2))
+    made = (
+        reports.sample(calls=60), reports.stream(calls=60), reports.compared(2),
+        reports.generated(calls=60),
+    )  # fmt: skip
     return [json.loads(report.to_json()) for report in made]
 
 
