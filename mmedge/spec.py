@@ -363,6 +363,12 @@ class Manifest:
         by_name = {stage.name: stage for stage in self.stages}
         return tuple(by_name[name] for name in names if name in by_name)
 
+    def returned_outputs(self) -> tuple[str, ...]:
+        """The network's outputs that a call returns: with a loop, those that the loop leaves."""
+        taken = {spec.name for stage in self.loop_stages() for spec in stage.inputs}
+        taken.update(state.source for state in self.states if state.source is not None)
+        return tuple(name for name in self.outputs if name not in taken)
+
     def step_inputs(self) -> dict[str, TensorSpec]:
         """What stages take beside inputs of the network and outputs of stages, by name.
 

@@ -120,7 +120,7 @@ def _cached(pipe: Pipeline, tensors: Mapping[str, Array]) -> list[CopiedTensor]:
     manifest = pipe.bundle.manifest
     stages = manifest.in_order(pipe.plan)
     features = {s.name for stage in stages if stage.modality for s in stage.outputs}
-    names = [name for name in manifest.outputs if name in features]
+    names = [name for name in manifest.returned_outputs() if name in features]
     if not names or not pipe.cache_info():
         return []
     return [

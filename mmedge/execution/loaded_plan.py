@@ -111,10 +111,7 @@ class LoadedPlan:
         loop_stages = manifest.loop_stages()
         loop = manifest.loop
         self._decoder = loop.decoder if loop is not None and loop.kind == "denoise" else None
-        in_loop = {spec.name for stage in loop_stages for spec in stage.inputs}
-        in_loop.update(state.source for state in manifest.states if state.source is not None)
-        #: Outputs of the network that a call with a loop returns.
-        self._results = tuple(name for name in manifest.outputs if name not in in_loop)
+        self._results = manifest.returned_outputs()
         self.sessions: dict[str, Session] = {}
         self.loop: TokenLoop | LatentLoop | None = None
         try:

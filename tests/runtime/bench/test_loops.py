@@ -72,6 +72,8 @@ def test_a_call_has_a_fixed_number_of_tokens_and_its_parts_add_up(report):
     # Keys and values of 2 heads of 4 numbers, at the start and 23 tokens.
     assert loop["state_bytes"] == 2 * 2 * 4 * 4 * 24
     assert {row["stage"] for row in report.operators} == {"see", "step"}
+    # Keys and values go into the loop: nothing of them is returned, and copied for that.
+    assert not any(row["bytes"] for row in report.copies)
 
 
 def test_steps_are_told_by_their_number_and_by_call(report):
