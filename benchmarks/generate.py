@@ -4,7 +4,8 @@ Networks with real weights (``networks/``): SmolLM2-135M after a prompt, whisper
 a recurrent speller. Each engine runs alone in a process of its own (``generate_engines.py``), with
 one thread and with two. It first has to give the tokens that torch gives: one that gives others is
 timed, but is nobody's rival, and the result says where it differs. Then all engines run the same
-number of tokens in turn, in random order; ratios are of each round's medians, with quartiles.
+number of tokens in turn, in random order; ratios are of each round's medians, with quartiles. All
+processes are started anew some times: where memory lies makes 4 % of a token's time.
 
 The floor of a token is the bytes of the step's weights over the bandwidth at which as many threads
 read memory here: what no engine that reads all weights for each token can go below.
@@ -26,6 +27,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import Timer
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -58,7 +60,7 @@ FEWER_BITS = ("onnxruntime-genai int4", "OpenVINO GenAI, 4 and 8 bits", "CTransl
 TOKENS = {"smollm2": 64, "whisper_tiny": 24, "g2p": 8}
 #: Of the export, where float32 itself is further off than the default (their docstrings).
 RTOL = {"smollm2": 1e-3, "whisper_tiny": 1e-3}
-ROUNDS = 9
+ROUNDS, PROCESSES = 3, 3
 #: Bytes that are read to measure memory.
 READ_BYTES = 512 << 20
 
@@ -102,6 +104,7 @@ def job_of(network: str, folder: Path, peers: str, bundles: Path | None) -> dict
         job["gguf"] = str(module.WEIGHTS.fetch(None))
         script = (
             "import sys; sys.path[:0] = sys.argv[1:3]\n"
+            "sys.modules['torchvision'] = None  # of no use to text, and slow to load\n"
             "import smollm2\n"
             "model = smollm2.load()\n"
             "smollm2.as_transformers(model).save_pretrained(sys.argv[3])\n"
@@ -161,7 +164,15 @@ def _read(part: np.ndarray[Any, Any]) -> float:
 
 
 def measure(
-    job: dict[str, Any], folder: Path, threads: int, peers: str, rounds: int, only: Sequence[str]
+    job: dict[str, Any],
+    folder: Path,
+    threads: int,
+    *,
+    peers: str,
+    rounds: int,
+    processes: int,
+    only: Sequence[str],
+    patience: float,
 ) -> dict[str, Any]:
     """All engines on one network with as many threads."""
     network, count = job["network"], len(job["tokens"])
@@ -169,64 +180,65 @@ def measure(
     answers: dict[str, list[dict[str, Any]]] = {}
     left_out: dict[str, str] = {}
     versions: dict[str, dict[str, str]] = {}
-    with ExitStack() as stack:
-        engines = {}
-        for name in names:
-            python = sys.executable if name in COMMON else peers
-            command = [
-                python, str(HERE / "generate_engines.py"), name, str(threads),
-                str(folder / "job.json"),
-            ]  # fmt: skip
-            try:
-                engine = stack.enter_context(PeerProcess(command, folder=HERE))
-                first = engine.ask(count=count, cached=False)
-            except (RuntimeError, OSError, BrokenPipeError) as error:
-                left_out[name] = str(error).splitlines()[0][:200]
-                tell(f"  {name}: left out")
-                continue
-            versions[name] = engine.version
-            same = next(
-                (
-                    at
-                    for at, (got, right) in enumerate(
-                        zip(first["tokens"], job["tokens"], strict=False)
+    differs: dict[str, int | None] = {}
+    cached: list[float] = []
+    generator = random.Random(0)  # noqa: S311 - an order
+    for _ in range(processes):
+        with ExitStack() as stack:
+            engines: dict[str, PeerProcess] = {}
+            for name in (name for name in names if name not in left_out):
+                python = sys.executable if name in COMMON else peers
+                command = [
+                    python, str(HERE / "generate_engines.py"), name, str(threads),
+                    str(folder / "job.json"),
+                ]  # fmt: skip
+                start = time.monotonic()
+                try:
+                    engine = stack.enter_context(PeerProcess(command, folder=HERE))
+                    limit = Timer(patience, engine.process.kill)
+                    limit.start()
+                    first = engine.ask(count=count, cached=False)
+                    limit.cancel()
+                except (RuntimeError, OSError):
+                    is_late = time.monotonic() - start >= patience
+                    left_out[name] = (
+                        f"no tokens after {patience:g} s"
+                        if is_late
+                        else "its process ended, with its errors on standard error"
                     )
-                    if got != right
-                ),
-                None if len(first["tokens"]) == count else len(first["tokens"]),
-            )
-            engines[name] = (engine, same)
-            answers[name] = []
-            tell(f"  {name}: {'the tokens of torch' if same is None else f'others from {same} on'}")
-        generator = random.Random(0)  # noqa: S311 - an order
-        cached: list[float] = []
-        for _ in range(2):
-            for engine, _ in engines.values():
+                    tell(f"  {name}: left out: {left_out[name]}")
+                    continue
+                engines[name], versions[name] = engine, engine.version
+                differs[name] = first_other(first["tokens"], job["tokens"])
+                answers.setdefault(name, [])
+            for engine in engines.values():
                 engine.ask(count=count, cached=False)
-        for _ in range(rounds):
-            order = list(engines)
-            generator.shuffle(order)
-            for name in order:
-                answers[name].append(engines[name][0].ask(count=count, cached=False))
-            # What a prompt or a clip that came before costs, alone: others have nothing like it.
-            engines[OURS][0].ask(count=1, cached=True)
-            cached.append(engines[OURS][0].ask(count=1, cached=True)["token_ms"][0])
-        rows = [
-            {
-                "engine": name,
-                "version": versions[name],
-                "same_tokens": same is None,
-                "differs_at": same,
-                "float32": name not in FEWER_BITS,
-                **figures(answers[name], count),
-            }
-            for name, (_, same) in engines.items()
-        ]
+            for _ in range(rounds):
+                order = list(engines)
+                generator.shuffle(order)
+                for name in order:
+                    answers[name].append(engines[name].ask(count=count, cached=False))
+                # What a prompt or a clip that came before costs, alone: others have nothing like
+                # it.
+                engines[OURS].ask(count=1, cached=True)
+                cached.append(engines[OURS].ask(count=1, cached=True)["token_ms"][0])
+    rows = [
+        {
+            "engine": name,
+            "version": versions[name],
+            "same_tokens": differs[name] is None,
+            "differs_at": differs[name],
+            "float32": name not in FEWER_BITS,
+            **figures(answers[name], count),
+        }
+        for name in answers
+    ]
     return {
         "network": network,
         "threads": threads,
         "tokens": count,
         "rounds": rounds,
+        "processes": processes,
         "bytes_per_s": (rate := bandwidth(threads)),
         "step_bytes": job["step_bytes"],
         "floor_ms": 1e3 * job["step_bytes"] / rate,
@@ -236,6 +248,14 @@ def measure(
         "left_out": left_out,
         "ratios": ratios(answers, cached),
     }
+
+
+def first_other(got: Sequence[int], right: Sequence[int]) -> int | None:
+    """The first place at which tokens differ; None where they are the same."""
+    for place, (one, other) in enumerate(zip(got, right, strict=False)):
+        if one != other:
+            return place
+    return None if len(got) == len(right) else min(len(got), len(right))
 
 
 def first_ms(answer: Mapping[str, Any]) -> float | None:
@@ -310,7 +330,13 @@ def main() -> int:
     parser.add_argument("--engines", nargs="+", default=())
     parser.add_argument("--threads", nargs="+", type=int, default=(1, 2))
     parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument(
+        "--processes", type=int, default=PROCESSES, help="of each engine, one after another"
+    )
     parser.add_argument("--peers-python", default=sys.executable)
+    parser.add_argument(
+        "--patience", type=float, default=300.0, help="seconds to an engine's first tokens"
+    )
     parser.add_argument(
         "--bundles", type=Path, help="folder with bundles of an earlier run; they are kept in it"
     )
@@ -325,7 +351,14 @@ def main() -> int:
             for threads in options.threads:
                 tell(f"{network}, {threads} threads")
                 row = measure(
-                    job, folder, threads, options.peers_python, options.rounds, options.engines
+                    job,
+                    folder,
+                    threads,
+                    peers=options.peers_python,
+                    rounds=options.rounds,
+                    processes=options.processes,
+                    only=options.engines,
+                    patience=options.patience,
                 )
                 rows.append(row)
                 show(row)

@@ -180,6 +180,8 @@ class Transformers(Engine):
 
     def __init__(self, threads: int, job: dict[str, Any]) -> None:
         super().__init__(threads, job)
+        hidden: Any = None
+        sys.modules["torchvision"] = hidden  # of no use to text, and slow to load
         import torch
         from transformers import AutoModelForCausalLM
 
@@ -256,11 +258,13 @@ class OpenVinoGenAi(Engine):
         times: list[int] = []
         tokens: list[int] = []
 
+        running = self.genai.StreamingStatus.RUNNING
+
         class Streamer(self.genai.StreamerBase):  # type: ignore[misc, name-defined]
             def write(self, token: Any) -> Any:  # noqa: ANN401
                 times.append(time.perf_counter_ns())
                 tokens.extend(token if isinstance(token, list) else [token])
-                return False
+                return running
 
             def end(self) -> None:
                 pass
@@ -296,8 +300,9 @@ class CTranslate2(Engine):
     def tokens(self, count: int) -> Iterator[int]:
         """See :class:`Engine`; all tokens come at once, so that only whole runs have times."""
         features = self.library.StorageView.from_array(self.mel)
+        # It gives half of max_length at most.
         (result,) = self.model.generate(
-            features, [self.job["start"]], beam_size=1, max_length=count + len(self.job["start"])
+            features, [self.job["start"]], beam_size=1, max_length=2 * count
         )
         self.times = []
         yield from result.sequences_ids[0][:count]
