@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from abc import ABC, abstractmethod
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -25,7 +26,7 @@ __all__ = ["ENGINES"]
 HERE = Path(__file__).parent
 
 
-class Engine:
+class Engine(ABC):
     """What one engine needs; :meth:`tokens` is a run of a fixed number of greedy tokens.
 
     Args:
@@ -46,9 +47,9 @@ class Engine:
         with np.load(job["inputs"]) as stored:
             self.inputs = {name: stored[name] for name in stored.files}
 
+    @abstractmethod
     def tokens(self, count: int) -> Iterator[int]:
         """Tokens as they are chosen."""
-        raise NotImplementedError
 
     def version(self) -> dict[str, str]:
         """Versions by distribution."""

@@ -124,9 +124,8 @@ class Compute:
             partial(cast("LoopRunner", stages).start_loop, **loop_options) if loop_stages else None
         )
         in_loop = {spec.name for stage in loop_stages for spec in stage.inputs}
-        in_loop |= {state.source for state in manifest.states if state.source is not None}
         #: Outputs of the network that a result has beside what a loop gives.
-        self._results = [name for name in manifest.outputs if name not in in_loop]
+        self._results = manifest.returned_outputs()
         self._outputs = manifest.outputs
         plan_stages = manifest.in_order(plan)
         runs = {stage.name: partial(stages.run_stage, stage.name) for stage in plan_stages}

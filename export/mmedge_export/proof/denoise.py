@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from mmedge_export.loops import Denoise
     from mmedge_export.partition.stages import ExportedStages
     from mmedge_export.proof.loop_parts import Constants, LoopCase, LoopParts
-    from mmedge_export.proof.network import NetworkProof
+    from mmedge_export.proof.network import ChooseStages, NetworkProof
 
 __all__ = ["prove_denoise"]
 
@@ -96,7 +96,11 @@ class _DenoiseExport:
             self._check(run, first)
             runs = [self._follow(run, number, case) for number, case in enumerate(self.cases)]
             model = self._model(runs)
-        proof = prove(model, self._choose, replace(options, samples=len(runs)))
+        proof = prove(
+            model,
+            self._one_stage(self.stage, self.folder / "step"),
+            replace(options, samples=len(runs)),
+        )
         if loop.guidance is not None and not any(
             np.any(first[name] != value) for name, value in self.unconditional.items()
         ):
@@ -107,7 +111,9 @@ class _DenoiseExport:
         decoded: tuple[Mapping[str, Array], ...] = ({},) * len(runs)
         if loop.decoder is not None:
             decoder = prove(
-                self._decoder_model(runs), self._choose_decoder, replace(options, samples=len(runs))
+                self._decoder_model(runs),
+                self._one_stage(self.decoder_stage, self.folder / "decoder"),
+                replace(options, samples=len(runs)),
             )
             proofs.append(decoder)
             decoded = tuple(sample.outputs for sample in decoder.samples)
@@ -318,27 +324,19 @@ class _DenoiseExport:
             if name in names
         }
 
-    def _choose(
-        self,
-        graph: CapturedGraph,
-        model: Model,
-        example: Mapping[str, Array],
-        outputs: Mapping[str, Array],
-    ) -> ExportedStages:
-        flops, remarks = count_flops(graph.model, example)
-        folder = self.folder / "step"
-        return whole_stage(graph, model, outputs, folder, remarks, flops, name=self.stage)
+    def _one_stage(self, name: str, folder: Path) -> ChooseStages:
+        """Makes the stage of a captured network, whole."""
 
-    def _choose_decoder(
-        self,
-        graph: CapturedGraph,
-        model: Model,
-        example: Mapping[str, Array],
-        outputs: Mapping[str, Array],
-    ) -> ExportedStages:
-        flops, remarks = count_flops(graph.model, example)
-        folder = self.folder / "decoder"
-        return whole_stage(graph, model, outputs, folder, remarks, flops, name=self.decoder_stage)
+        def choose(
+            graph: CapturedGraph,
+            model: Model,
+            example: Mapping[str, Array],
+            outputs: Mapping[str, Array],
+        ) -> ExportedStages:
+            flops, remarks = count_flops(graph.model, example)
+            return whole_stage(graph, model, outputs, folder, remarks, flops, name=name)
+
+        return choose
 
     def _decoder_model(self, runs: Sequence[_Run]) -> Model:
         """The decoder as a network, on latents of golden steps, then on the last ones."""
