@@ -11,9 +11,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["SCHEDULE_COLUMNS", "DenoiseLoop", "GenerateLoop", "Initial", "StateSpec"]
+__all__ = [
+    "CACHE_LAST",
+    "CACHE_TOTAL",
+    "SCHEDULE_COLUMNS",
+    "DenoiseLoop",
+    "GenerateLoop",
+    "Initial",
+    "StateSpec",
+]
 
 Initial = Literal["empty", "zeros", "stored", "output"]
+
+#: Inputs that the file of a cache in place takes beside those of its stage: for each row the place
+#: of its last token, and how many there are with those of the run.
+CACHE_LAST, CACHE_TOTAL = "cache.last", "cache.total"
 
 #: What the numbers of a schedule's row are, in order; docs/reference/bundle.md has the formulas.
 SCHEDULE_COLUMNS = (

@@ -28,6 +28,7 @@ __all__ = [
     "SCHEMA_VERSION",
     "Absent",
     "Array",
+    "CacheForm",
     "Constraint",
     "Cut",
     "Decision",
@@ -47,8 +48,8 @@ __all__ = [
     "Variant",
 ]
 
-#: Version of the manifest's schema. A reader takes this one and 3, and refuses any other.
-SCHEMA_VERSION = 4
+#: Version of the manifest's schema. A reader takes this one, 3 and 4, and refuses any other.
+SCHEMA_VERSION = 5
 
 if TYPE_CHECKING:
     Array = NDArray[np.generic]
@@ -56,6 +57,7 @@ else:
     Array = np.ndarray  # numpy.typing is slow to import
 Absent = Literal["zeros", "token", "last"]
 PlanName = Literal["cut", "whole"]
+CacheForm = Literal["growing", "in_place"]
 
 #: dtype names a manifest may use -> NumPy dtype. All are ONNX tensor types that ONNX Runtime takes
 #: as network inputs. TensorRT takes no float64, int16, uint16, uint32 or uint64 there; OpenVINO's
@@ -233,7 +235,9 @@ class Variant:
     and ``metrics`` what was measured on them; the first decides nothing. Of the second
     ``latency_ms`` orders :meth:`Bundle.select`, and ``threads`` is what loading takes on a machine
     of as many ``cores``; so is ``plan``, the plan that single calls were measured to be faster
-    with. ``not_checked`` says in words what the evidence for this variant leaves open.
+    with. ``not_checked`` says in words what the evidence for this variant leaves open. ``cache``
+    says how the loop's stage takes the states that grow: ``growing`` as the stage says, or
+    ``in_place`` in buffers that it writes to (docs/reference/bundle.md, "Cache in place").
     """
 
     backend: str
@@ -247,17 +251,24 @@ class Variant:
     metrics: Mapping[str, float] = field(default_factory=dict)
     not_checked: tuple[str, ...] = ()
     plan: PlanName | None = None
+    cache: CacheForm = "growing"
 
     @property
     def id(self) -> str:
         """Short unique name of the variant inside its bundle, such as ``ort-fp32-cpu``."""
-        return f"{self.backend}-{self.precision}-{self.target}"
+        form = "" if self.cache == "growing" else f"-{self.cache}"
+        return f"{self.backend}-{self.precision}-{self.target}{form}"
 
     def reject_reason(self, device: Device) -> str | None:
         """Why this variant cannot run on ``device``; None when it can."""
         why_missing = device.missing.get(self.backend)
         if self.backend not in device.backends:
             return why_missing or f"backend {self.backend!r} is not known to this version of mmedge"
+        if self.cache == "in_place" and (self.backend, self.target) != ("ort", "cpu"):
+            return (
+                "this version of mmedge writes to a cache in place with ONNX Runtime on the CPU "
+                f"alone, not with {self.backend} on {self.target}"
+            )
         if self.target not in device.targets:
             have = ", ".join(device.targets)
             why = device.missing.get(self.target)

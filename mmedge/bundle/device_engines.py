@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["DeviceEngines", "read_engines", "write_engines"]
 
 #: Version of the form of ``manifest.json`` there.
-VERSION: Final = 1
+VERSION: Final = 2
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ from mmedge.schema import (
     manifest_from_json,
     stated_version,
 )
+from mmedge.schema.upgrade import OLDEST
 from mmedge.spec import SCHEMA_VERSION
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def _read_manifest(archive: Archive) -> Manifest:
                 f"{source} is altered: its SHA-256 is not the one in {DIGEST}; copy or export the "
                 "bundle again"
             )
-    elif stated_version(data) == SCHEMA_VERSION:  # the older one had none
+    elif OLDEST < (stated_version(data) or OLDEST) <= SCHEMA_VERSION:  # the oldest had none
         raise BundleError(
             f"{archive.path}: no {DIGEST}, which a bundle of this version has; copy or export the "
             "bundle again"

@@ -93,6 +93,9 @@ __all__ = [
 #: Names of plans.
 PLANS = ("cut", "whole")
 
+#: How a variant takes states that grow.
+CACHES = ("growing", "in_place")
+
 _name, _tensor_name, _size = text(NAME), text(TENSOR_NAME), integer(1, MAX_ELEMENTS)
 _note = table(text(), text())
 
@@ -150,6 +153,7 @@ read_variant = record(
     metrics=table(_name, number()),
     not_checked=array(text()),
     plan=nullable(one_of(PLANS)),
+    cache=one_of(CACHES),
 )
 
 
@@ -195,7 +199,7 @@ def manifest_from_json(data: bytes | str, *, source: str = MANIFEST) -> Manifest
     """Read a manifest.
 
     Args:
-        data: its JSON text, or the same in UTF-8; of this version of the schema or of 3.
+        data: its JSON text, or the same in UTF-8; of this version of the schema, of 3 or of 4.
         source: what an error names as the place.
 
     Raises:
@@ -214,7 +218,7 @@ def manifest_from_json(data: bytes | str, *, source: str = MANIFEST) -> Manifest
 
 def _check_version(version: object, source: str) -> None:
     # Before the fields: those of another version would only be reported as unknown.
-    if type(version) is int and version not in (OLDEST, SCHEMA_VERSION):
+    if type(version) is int and not OLDEST <= version <= SCHEMA_VERSION:
         newer = version > SCHEMA_VERSION
         raise BundleError(
             f"{source}: $.schema_version: expected schema version {SCHEMA_VERSION}, got "

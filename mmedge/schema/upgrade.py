@@ -12,25 +12,40 @@ __all__ = ["OLDEST", "upgraded"]
 #: The oldest version that is still read.
 OLDEST = 3
 
-# Lists of the manifest that version 3 had not.
+# Lists of the manifest that version 3 had not, and fields of a variant that version 4 had not.
 _ADDED = ("constraints", "not_checked", "plans", "states", "loops")
+_ADDED_TO_VARIANT = {"cache": "growing"}
 
 
 def upgraded(tree: dict[str, Any]) -> dict[str, Any]:
-    """``tree`` with what version 3 did not say; as it is where it is of this version.
+    """``tree`` with what older versions did not say; as it is where it is of this version.
 
-    What is not of the form that version 3 has is left for the reader to refuse.
+    What is not of the form that its version has is left for the reader to refuse.
 
     Raises:
         Misfit: a stage is a loop, which version 3 could name and nothing could run; or a field is
             there that only later versions have.
     """
-    if tree.get("schema_version") != OLDEST:
+    version = tree.get("schema_version")
+    if type(version) is not int or not OLDEST <= version < SCHEMA_VERSION:
         return tree
+    if version == OLDEST:
+        tree = _from_oldest(tree)
+    for index, variant in enumerate(_items(tree, "variants")):
+        for field in _ADDED_TO_VARIANT:
+            if field in variant:
+                at = f"$.variants[{index}]"
+                raise Misfit(at, f"no field {field!r} in version {version}", show(variant[field]))
+        variant.update(_ADDED_TO_VARIANT)
+    return tree | {"schema_version": SCHEMA_VERSION}
+
+
+def _from_oldest(tree: dict[str, Any]) -> dict[str, Any]:
+    """A tree of version 3 with what version 4 says beside it."""
     for field in _ADDED:
         if field in tree:
             raise Misfit("$", f"no field {field!r} in version {OLDEST}", show(tree[field]))
-    tree = tree | {field: [] for field in _ADDED} | {"schema_version": SCHEMA_VERSION}
+    tree = tree | {field: [] for field in _ADDED}
     stages = _items(tree, "stages")
     for index, stage in enumerate(stages):
         loop = stage.pop("loop", None)

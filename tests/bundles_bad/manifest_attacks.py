@@ -131,7 +131,8 @@ def _looping(manifest):
     """A manifest of version 3 with a stage that is run repeatedly."""
     for field in ("constraints", "not_checked", "plans", "states", "loops"):
         del manifest[field]
-    del manifest["variants"][0]["not_checked"], manifest["variants"][0]["plan"]
+    for field in ("not_checked", "plan", "cache"):
+        del manifest["variants"][0][field]
     manifest["stages"][0]["loop"] = "denoise"
     manifest["schema_version"] = 3
 
@@ -190,8 +191,8 @@ ATTACKS = [
     ),
     Attack(
         "newer schema",
-        "newer schema version 5; upgrade mmedge",
-        on_manifest(lambda m: m.update(schema_version=5, more=True)),
+        "newer schema version 6; upgrade mmedge",
+        on_manifest(lambda m: m.update(schema_version=6, more=True)),
     ),
     Attack(
         "older schema",

@@ -6,6 +6,7 @@ import json
 
 import pytest
 from bundles_bad import (
+    cache_attacks,
     file_attacks,
     graph_attacks,
     loop_attacks,
@@ -21,6 +22,7 @@ from mmedge.schema import manifest_from_json, manifest_to_json
 ATTACKS = [
     *manifest_attacks.ATTACKS,
     *loop_attacks.ATTACKS,
+    *cache_attacks.ATTACKS,
     *file_attacks.ATTACKS,
     *graph_attacks.ATTACKS,
     *zip_attacks.ATTACKS,
@@ -38,6 +40,16 @@ def test_refused(attack, tiny_bundle, tmp_path):
             Bundle.open(path)
     assert str(path) in str(caught.value)
     assert len(str(caught.value)) < 1000 + len(str(path))
+
+
+def test_what_attacks_on_caches_begin_with_is_good(tiny_bundle):
+    tree = json.loads((tiny_bundle / "manifest.json").read_text())
+    cache_attacks.caches(tree)
+    manifest = manifest_from_json(json.dumps(tree))
+    first, second = manifest.variants
+    assert (first.cache, second.cache) == ("growing", "in_place")
+    assert second.id == f"{first.id}-in_place"
+    assert manifest_from_json(manifest_to_json(manifest)) == manifest
 
 
 @pytest.mark.parametrize("kind", loop_attacks.GOOD)

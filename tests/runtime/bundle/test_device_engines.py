@@ -145,7 +145,7 @@ def link(folder):
         (lambda folder: (folder / "more.engine").write_bytes(b"x"), "the files that are there"),
         (lambda folder: (folder / "manifest.json").write_text("{"), "not JSON"),
         (lambda folder: (folder / "manifest.json").unlink(), "holds no manifest.json"),
-        (change_json(version=2), "version"),
+        (change_json(version=1), "version"),
         (change_json(manifest="0" * 64), "of its folder's name"),
         (change_json(device={"name": "another"}), "of its folder's name"),
         (change_json(variants=[]), "list of 1 to"),

@@ -386,7 +386,7 @@ def older(manifest: Manifest) -> dict[str, Any]:
     for stage in tree["stages"]:
         stage["loop"] = None
     for variant in tree["variants"]:
-        del variant["not_checked"], variant["plan"]
+        del variant["not_checked"], variant["plan"], variant["cache"]
     for dimension in tree["dimensions"].values():
         del dimension["multiple"]
     return tree | {"schema_version": 3}
@@ -395,6 +395,23 @@ def older(manifest: Manifest) -> dict[str, Any]:
 def test_version_3_is_read():
     expected = replace(good(), constraints=(), not_checked=())
     assert manifest_from_json(json.dumps(older(good()))) == expected
+
+
+def test_version_4_is_read():
+    tree = json.loads(manifest_to_json(good())) | {"schema_version": 4}
+    for variant in tree["variants"]:
+        del variant["cache"]
+    assert manifest_from_json(json.dumps(tree)) == good()
+
+
+@pytest.mark.parametrize("version", [3, 4])
+def test_an_older_version_has_no_cache_in_place(version):
+    """A reader of that version would run the file as if its states grew."""
+    tree = older(good()) if version == 3 else json.loads(manifest_to_json(good()))
+    tree["schema_version"] = version
+    tree["variants"][0]["cache"] = "in_place"
+    with pytest.raises(BundleError, match=f"no field 'cache' in version {version}"):
+        manifest_from_json(json.dumps(tree))
 
 
 @pytest.mark.parametrize("field", ["constraints", "not_checked", "plans", "states", "loops"])
