@@ -7,14 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mmedge.loop_spec import (
-    CACHE_LAST,
-    CACHE_TOTAL,
-    SCHEDULE_COLUMNS,
-    DenoiseLoop,
-    GenerateLoop,
-    StateSpec,
-)
+from mmedge.loop_spec import SCHEDULE_COLUMNS, DenoiseLoop, GenerateLoop, StateSpec
 from mmedge.schema.names import MAX_ELEMENTS, MAX_RANK, NAME, SAMPLES, TENSOR_NAME
 from mmedge.schema.read import (
     Misfit,
@@ -36,16 +29,7 @@ if TYPE_CHECKING:
     from mmedge.schema.read import Reader
     from mmedge.spec import Manifest, Stage, TensorSpec
 
-__all__ = [
-    "MAX_LIMIT",
-    "MAX_STEPS",
-    "check",
-    "check_cache",
-    "check_stages",
-    "loops",
-    "references",
-    "states",
-]
+__all__ = ["MAX_LIMIT", "MAX_STEPS", "check", "check_stages", "loops", "references", "states"]
 
 #: Most tokens that a loop may state as its limit, and most rows of a schedule.
 MAX_LIMIT, MAX_STEPS = 2**20, 4096
@@ -131,27 +115,6 @@ def check(manifest: Manifest) -> None:
         else:
             _check_denoise(manifest, loop, f"$.loops[{i}]")
     _check_sources(manifest)
-
-
-def check_cache(manifest: Manifest, where: str) -> None:
-    """Raise Misfit unless a variant can take the states that grow in buffers that it writes to."""
-    loop = manifest.loop
-    if loop is None or loop.kind != "generate":
-        raise Misfit(where, "growing, since no loop generates tokens", "in_place")
-    stage = next(s for s in manifest.stages if s.name == loop.stage)
-    states = [s for s in manifest.states if s.stage == stage.name and s.axis is not None]
-    if not states:
-        raise Misfit(where, f"growing, since no state of {stage.name!r} grows", "in_place")
-    specs = {spec.name: spec for spec in stage.inputs}
-    for state in states:
-        spec = specs[state.input]
-        fixed = [isinstance(size, int) for size in spec.shape]
-        if state.axis != 2 or fixed[1:] != [True, False, True] or spec.dtype[:5] != "float":
-            expected = "growing, or states [batch, heads, length, size] of floats"
-            raise Misfit(where, expected, f"in_place with {spec} that grows along {state.axis}")
-    for name in (CACHE_LAST, CACHE_TOTAL):
-        if name in specs:
-            raise Misfit(where, f"growing, or no input {name!r} of the stage", "in_place")
 
 
 def references(manifest: Manifest) -> Iterator[tuple[str, str]]:

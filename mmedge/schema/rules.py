@@ -310,7 +310,9 @@ def _check_variants(manifest: Manifest) -> None:
             expected = f"null or a plan that it has files for: {', '.join(runs)}"
             raise Misfit(f"$.variants[{i}].plan", expected, repr(variant.plan))
         if variant.cache == "in_place":
-            _check_cache(manifest, f"$.variants[{i}].cache")
+            from mmedge.schema.cache import check_cache
+
+            check_cache(manifest, f"$.variants[{i}].cache")
         output_names = {spec.name for stage in manifest.stages for spec in stage.outputs}
         for name in variant.tolerances:
             if name not in output_names:
@@ -319,13 +321,6 @@ def _check_variants(manifest: Manifest) -> None:
     for name in manifest.labels:
         if name not in manifest.outputs:
             raise Misfit("$.labels", "names of outputs as keys", f"unknown output {name!r}")
-
-
-def _check_cache(manifest: Manifest, where: str) -> None:
-    loops = _loop_rules(manifest)
-    if loops is None:
-        raise Misfit(where, "growing, since there is no loop", "in_place")
-    loops.check_cache(manifest, where)
 
 
 def _check_metrics(manifest: Manifest) -> None:
