@@ -129,14 +129,15 @@ def outcome(path: Path, expected: list[DataSet], example: Mapping[str, Any] | No
     """What became of one export."""
     import mmedge
     from mmedge.errors import MMEdgeError
-    from mmedge_export import export
+    from mmedge_export import SourceOptions, export
     from mmedge_export.sources.onnx import load_file
 
     step = "export"
     try:
         with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):
             said: list[str] = []
-            with export(path, Path(folder) / "b", example=example, progress=said.append) as bundle:
+            options = SourceOptions(example=example)
+            with export(path, Path(folder) / "b", options=options, progress=said.append) as bundle:
                 left_out = [r for r in bundle.manifest.cut.remarks if "left out" in r]
             step = "load"
             normalized = load_file(path).normalized

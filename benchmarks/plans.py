@@ -182,7 +182,7 @@ class Detector(nn.Module):
 def robot() -> Model:
     """The example's network."""
     sys.path.insert(0, str(EXAMPLES))
-    return load_source("robot.network:factory")
+    return load_source("robot.network:factory").model
 
 
 def policy() -> Model:
@@ -226,7 +226,7 @@ TEXTS = {"zoo:vqa-attention": "what color is the shape?", "robot": "go to the re
 
 #: By name, what makes the model, and what triggers its stream.
 NETWORKS: Mapping[str, tuple[Callable[[], Model], str]] = {
-    "zoo:vqa-attention": (lambda: load_source("zoo:vqa-attention"), "image"),
+    "zoo:vqa-attention": (lambda: load_source("zoo:vqa-attention").model, "image"),
     "robot": (robot, "camera"),
     "ACT-like": (policy, "left"),
     "detector": (detector, "front"),

@@ -163,7 +163,7 @@ CASES = (
     Case("driver", driver, {"camera": 30.0, "chart": 2.0, "text": 0.0, "state": 100.0}),
     Case(
         "zoo:vqa-attention",
-        partial(load_source, "zoo:vqa-attention"),
+        lambda: load_source("zoo:vqa-attention").model,
         {"image": 30.0, "audio": 1.0, "text": 0.0},
     ),
 )

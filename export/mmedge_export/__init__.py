@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from mmedge_export.inputs import Input
     from mmedge_export.loops import Denoise, Generate, StateInput
     from mmedge_export.model import Model
+    from mmedge_export.sources.source import SourceOptions
 
-__all__ = ["Denoise", "Generate", "Input", "Model", "StateInput", "export"]
+__all__ = ["Denoise", "Generate", "Input", "Model", "SourceOptions", "StateInput", "export"]
 
 # Imported when they are first used: building engines on a device needs neither torch nor onnx.
 _HOMES = {
@@ -22,6 +23,7 @@ _HOMES = {
     "Generate": "mmedge_export.loops",
     "Input": "mmedge_export.inputs",
     "Model": "mmedge_export.model",
+    "SourceOptions": "mmedge_export.sources.source",
     "StateInput": "mmedge_export.loops",
     "export": "mmedge_export.export_bundle",
 }

@@ -10,6 +10,7 @@ import json
 import platform
 import re
 import tempfile
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -23,19 +24,21 @@ from mmedge.spec import Array, Manifest, Modality, Tokenizer, Tolerance, Variant
 from mmedge_export.capture import parity
 from mmedge_export.capture.golden import SAMPLES
 from mmedge_export.capture.proof_options import ProofOptions, Tell
-from mmedge_export.model import Model
 from mmedge_export.onnx_graph.graph import precision
 from mmedge_export.open_questions import INVENTED, NOT_RUN, line
 from mmedge_export.proof.content import manifest_name, tokenizer_path
 from mmedge_export.proof.loop import prove_loop
 from mmedge_export.proof.single_run import prove_network
 from mmedge_export.sources.loader import load_source
+from mmedge_export.sources.source import SourceModel
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from mmedge_export.model import Model
     from mmedge_export.onnx_graph.graph import Graph
     from mmedge_export.proof.content import BundleContent
+    from mmedge_export.sources.source import SourceOptions
 
 __all__ = ["CUDA_RTOL", "SAMPLES", "export"]
 
@@ -45,7 +48,7 @@ CUDA_RTOL = 1e-2
 
 
 def export(
-    model: Model | str | Path,
+    model: Model | SourceModel | str | Path,
     path: str | Path,
     *,
     opset: int | None = None,
@@ -53,9 +56,7 @@ def export(
     overwrite: bool = False,
     rtol: float | None = None,
     atol: float | None = None,
-    modality: Mapping[str, Sequence[str]] | None = None,
-    sizes: Mapping[str, int] | None = None,
-    example: Mapping[str, Array] | None = None,
+    options: SourceOptions | None = None,
     split: bool | None = None,
     name: str | None = None,
     source: str = "",
@@ -76,7 +77,8 @@ def export(
     being its own reference, has none), and on CUDA, which is not run here.
 
     Args:
-        model: the network, or what :func:`mmedge_export.sources.loader.load_source` takes.
+        model: the network, with what its source says of it where it comes from one; or a name that
+            :func:`mmedge_export.sources.loader.load_source` takes.
         path: of the bundle; with the suffix ``.mmedge`` one zip, otherwise a directory.
         opset: version of the ONNX operators that a torch network is traced to; None:
             :data:`mmedge_export.capture.trace.OPSET`.
@@ -86,14 +88,12 @@ def export(
         rtol: largest difference of an output as a share of its largest value; None:
             :data:`mmedge_export.capture.parity.RTOL`.
         atol: largest absolute difference on top; None: :data:`mmedge_export.capture.parity.ATOL`.
-        modality: inputs of each modality, in place of what the model says.
-        sizes: size of dynamic dimensions of an ONNX file in a made-up example.
-        example: an array for each input of an ONNX file, in place of a made-up one.
+        options: what else is said of a network that a source is to read, such as an example.
         split: None keeps the network cut by modality, where there is something to cut, and whole,
             with weights that both share; True keeps it cut alone, and False whole alone. With a
             loop None means cut alone.
         name: of the bundle; None: the model's, or its class's.
-        source: what a :class:`Model` that is given was loaded from, for the bundle's provenance.
+        source: what a model that is given was loaded from, for the bundle's provenance.
         allow_nan: take weights that are NaN or infinite, and golden outputs that are NaN.
         progress: called with a line of text before each step, and on what is not checked.
 
@@ -109,12 +109,17 @@ def export(
     tell: Tell = progress or (lambda _: None)
     if samples_limit < 1:
         raise ExportError(f"samples_limit must be at least 1, got {samples_limit}")
-    if not isinstance(model, Model):
+    if isinstance(model, str | Path):
         source = str(model)
         tell(f"loading {source}")
-        model = load_source(source, sizes=sizes, example=example)
-    if modality:
-        model = model.regrouped(modality)
+        model = load_source(source, options)
+    elif options is not None:
+        raise ExportError("options: they are for a source that is still to be read")
+    remarks = model.remarks if isinstance(model, SourceModel) else ()
+    open_questions = model.not_checked if isinstance(model, SourceModel) else ()
+    model = model.model if isinstance(model, SourceModel) else model
+    for remark in remarks:
+        tell(remark)
     tolerance = Tolerance(
         parity.RTOL if rtol is None else rtol, parity.ATOL if atol is None else atol
     )
@@ -124,13 +129,15 @@ def export(
         not_checked.append(line(text))
         tell(f"not checked: {text}")
 
-    options = ProofOptions(tolerance, samples_limit, tell, leave, opset, allow_nan)
+    for text in open_questions:
+        leave(text)
+    proof_options = ProofOptions(tolerance, samples_limit, tell, leave, opset, allow_nan)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         if model.loop is not None:
-            content = prove_loop(model, folder, options, split=split)
+            content = prove_loop(model, folder, proof_options, split=split)
         else:
-            content = prove_network(model, folder, options, split=split)
+            content = prove_network(model, folder, proof_options, split=split)
         tell("writing the bundle")
         model = content.model
         files, tokenizers, labels = _assets(model, content.outputs)
@@ -143,7 +150,7 @@ def export(
             files={},
             dimensions=content.dimensions,
             ranges={name: span for name, span in content.ranges.items() if name in model.inputs},
-            cut=content.cut,
+            cut=replace(content.cut, remarks=(*map(line, remarks), *content.cut.remarks)),
             constraints=content.constraints,
             labels=labels,
             provenance=_provenance(model, content.graphs, source, allow_nan=allow_nan),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -26,17 +25,6 @@ from mmedge.cli.draw import size as size_of
 from mmedge.cli.loops import loop_rows
 from mmedge.cli.output import check_new
 from mmedge_export.capture.golden import SAMPLES
-from mmedge_export.cli.loop_options import (
-    LimitOption,
-    LogitsOption,
-    PositionOption,
-    StartOption,
-    StateOption,
-    StopOption,
-    TokenizerOption,
-    TokenOption,
-    onnx_loop,
-)
 from mmedge_export.cli.quantize import (
     BudgetOption,
     GoalOption,
@@ -50,9 +38,9 @@ from mmedge_export.cli.quantize import (
     quantize_options,
     refuse_metric_limits,
 )
+from mmedge_export.cli.source_options import SourceFlags
 from mmedge_export.install import installed
 from mmedge_export.open_questions import INVENTED, NOT_RUN
-from mmedge_export.sources.example_file import read_example
 from mmedge_export.sources.loader import load_source
 from mmedge_export.sources.user_code import each
 from mmedge_export.targets.registry import precisions
@@ -67,32 +55,17 @@ __all__ = ["export"]
 _PRECISIONS = precisions("ort")
 
 SourceArgument = Annotated[
-    str, typer.Argument(help="file.py:factory, package.module:factory, zoo:NAME or model.onnx.")
+    str,
+    typer.Argument(help="file.py:factory, package.module:factory, zoo:NAME or model.onnx."),
 ]
 OutputOption = Annotated[
     Path,
     typer.Option("--output", "-o", help="The bundle: a directory, or one file NAME.mmedge."),
 ]
-ModalityOption = Annotated[
-    list[str] | None,
-    typer.Option(metavar="NAME=INPUT,...", help="Inputs that form one modality; repeatable."),
-]
-SizeOption = Annotated[
-    list[str] | None,
-    typer.Option(metavar="DIM=N", help="Example size of an ONNX file's dimension; repeatable."),
-]
-ExampleOption = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FILE",
-        help="Example inputs of an ONNX file: .npz, .safetensors, or a folder of NAME.npy files; "
-        "default: made-up values.",
-    ),
-]
 OpsetOption = Annotated[
     int | None, typer.Option(help="Version of the ONNX operators; default 20.", min=1)
 ]
-SamplesOption = Annotated[int, typer.Option(help="Golden samples in the bundle.", min=1)]
+GoldenSamplesOption = Annotated[int, typer.Option(help="Golden samples in the bundle.", min=1)]
 RtolOption = Annotated[
     float | None,
     typer.Option(help="Largest difference, as a share of an output's largest value.", min=0),
@@ -122,19 +95,9 @@ def export(
     source: SourceArgument,
     output: OutputOption,
     *,
-    modality: ModalityOption = None,
-    size: SizeOption = None,
-    example: ExampleOption = None,
-    state: StateOption = None,
-    token: TokenOption = None,
-    logits: LogitsOption = "logits",
-    position: PositionOption = None,
-    start: StartOption = None,
-    stop: StopOption = None,
-    limit: LimitOption = 256,
-    tokenizer: TokenizerOption = None,
+    flags: SourceFlags,
     opset: OpsetOption = None,
-    samples: SamplesOption = SAMPLES,
+    golden_samples: GoldenSamplesOption = SAMPLES,
     rtol: RtolOption = None,
     split: SplitOption = None,
     name: NameOption = None,
@@ -150,8 +113,6 @@ def export(
     as_json: JsonOption = False,
 ) -> None:
     """Trace a network, check the graph against it, and write a bundle."""
-    groups = {key: value.split(",") for key, value in _pairs("--modality", modality or ())}
-    sizes = {key: _whole("--size", value) for key, value in _pairs("--size", size or ())}
     if precision != "fp32" and precision not in _PRECISIONS:
         raise typer.BadParameter(f"--precision {precision!r}: fp32, {' or '.join(_PRECISIONS)}")
     check_resume(resume)
@@ -163,34 +124,18 @@ def export(
         goal=goal,
         budget=budget,
     )
-    loop = onnx_loop(
-        dict(_pairs("--state", state or ())),
-        token=token,
-        logits=logits,
-        position=position,
-        start=start,
-        stop=stop,
-        limit=limit,
-        tokenizer=tokenizer,
-    )
-    if not source.lower().endswith(".onnx") and (sizes or example is not None or loop is not None):
-        raise typer.BadParameter(
-            "--size, --example, --state and --token are for .onnx files; a factory brings examples "
-            "of its own, and says state and loop in its Model"
-        )
     if precision == "fp32":
         _refuse_alone(
             max_drop=max_drop, min_metric=min_metric, max_error=max_error, budget=budget,
             resume=resume, **{"for": goal},
         )  # fmt: skip
-    elif source.lower().endswith(".onnx"):
-        refuse_metric_limits(options, "an ONNX file has none")
     check_new(output, overwrite=overwrite)
-    values = None if example is None else read_example(example)
+    source_options = flags.options()
     # What the user's own code prints must not mix with the result.
     with contextlib.redirect_stdout(sys.stderr):
         with waiting(f"loading {source}"):
-            model = load_source(source, sizes=sizes, example=values, loop=loop)
+            source_model = load_source(source, source_options)
+        model = source_model.model
         with installed("exporting"):
             from mmedge_export.export_bundle import export as export_bundle
             from mmedge_export.quantize.task import Task
@@ -200,13 +145,12 @@ def export(
             # Taken more than once.
             model = replace(model, samples=list(each(model.samples, "sample")))
         bundle = export_bundle(
-            model,
+            replace(source_model, model=model),
             output,
             opset=opset,
-            samples_limit=samples,
+            samples_limit=golden_samples,
             overwrite=overwrite,
             rtol=rtol,
-            modality=groups,
             split=split,
             name=name,
             source=source,
@@ -302,21 +246,3 @@ def _check_kept(report: QuantizationReport | None) -> None:
     """Exit 1 where a lower precision was asked for and none was worth keeping."""
     if report is not None and report.variant is None:
         raise typer.Exit(1)
-
-
-def _pairs(option: str, words: Sequence[str]) -> list[tuple[str, str]]:
-    pairs: list[tuple[str, str]] = []
-    for word in words:
-        key, equals, value = word.partition("=")
-        if not key or not equals or not value:
-            raise typer.BadParameter(f"{option} {word!r}: expected NAME=VALUE")
-        if key in (earlier for earlier, _ in pairs):
-            raise typer.BadParameter(f"{option} {key!r} is given twice")
-        pairs.append((key, value))
-    return pairs
-
-
-def _whole(option: str, text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise typer.BadParameter(f"{option}: expected a size from 1 on, got {text!r}")
-    return int(text)

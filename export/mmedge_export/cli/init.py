@@ -11,8 +11,7 @@ import typer
 
 from mmedge.cli.console import JsonOption, emit_json, say, waiting, write_file
 from mmedge.cli.output import check_new
-from mmedge.errors import ExportError
-from mmedge_export.install import installed
+from mmedge_export.sources.loader import draft_source
 
 __all__ = ["init"]
 
@@ -21,8 +20,9 @@ def init(
     source: Annotated[
         str,
         typer.Argument(
-            help="model.onnx, or file.py:NAME or package.module:NAME of a torch module's class, of "
-            "a function that gives a module, or of a module."
+            help="What mmedge export takes, such as model.onnx; for torch, file.py:NAME or "
+            "package.module:NAME of a module's class, of a function that gives a module, or of a "
+            "module."
         ),
     ],
     *,
@@ -40,37 +40,20 @@ def init(
         place = Path(source.rpartition(":")[0])
         if place.exists() and place.samefile(output):
             raise typer.BadParameter(f"{output} is the source itself", param_hint="--output")
-    from mmedge_export.scaffold.text import write_draft
-
     with contextlib.redirect_stdout(sys.stderr), waiting(f"loading {source}"):
-        if source.lower().endswith(".onnx"):
-            if not Path(source).is_file():
-                raise ExportError(f"no such file: {source}; give the path of an .onnx file")
-            with installed("reading an ONNX file"):
-                from mmedge_export.scaffold.onnx_draft import draft_onnx
-            draft = draft_onnx(source, output)
-        else:
-            with installed("looking at a torch module"):
-                from mmedge_export.scaffold.torch_draft import draft_torch
-            draft = draft_torch(source, output)
-    missing = draft.missing()
-    write_file(output, write_draft(draft, output).encode())
+        draft = draft_source(source, None, output)
+    write_file(output, draft.text.encode())
     if as_json:
         emit_json(
             {
                 "path": str(output),
-                "inputs": {
-                    entry.name: None
-                    if entry.example is None
-                    else f"{entry.example.dtype}{list(entry.example.shape)}"
-                    for entry in draft.inputs
-                },
+                "inputs": dict(draft.inputs),
                 "outputs": list(draft.outputs),
-                "fill_in": missing,
+                "fill_in": list(draft.fill_in),
             }
         )
         return
-    for line in missing:
+    for line in draft.fill_in:
         say(f"fill in {line}")
-    if not missing:
+    if not draft.fill_in:
         say(f"mmedge export {output}:factory -o BUNDLE takes it as it stands")

@@ -36,7 +36,7 @@ from mmedge_export.install import installed
 from mmedge_export.model import Model
 from mmedge_export.quantize.limits import BUDGET, GOALS, MAX_DROP, MAX_ERROR
 from mmedge_export.quantize.options import QuantizeOptions
-from mmedge_export.sources.loader import load_object
+from mmedge_export.sources.python_object import load_object
 from mmedge_export.targets.registry import precisions, quantizes
 from mmedge_export.targets.tensorrt import CURRENT, EngineOptions
 from mmedge_export.targets.tensorrt.profiles import parse_profiles

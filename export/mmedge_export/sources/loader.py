@@ -1,182 +1,116 @@
-"""What a command line names becomes a :class:`Model`."""
+"""Which source a name is of; the sources are what entry points of ``mmedge.sources`` name."""
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+import warnings
+from dataclasses import replace
+from importlib import metadata
+from typing import TYPE_CHECKING
 
 from mmedge.errors import ExportError
-from mmedge_export.install import installed, remedy
-from mmedge_export.model import Model
-from mmedge_export.sources.user_code import described
+from mmedge_export.sources.contract import CONTRACT, with_contract
+from mmedge_export.sources.source import SourceOptions, flags
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from types import ModuleType
+    from pathlib import Path
 
-    from mmedge.spec import Array
-    from mmedge_export.sources.onnx_loop import OnnxLoop
+    from mmedge_export.sources.source import Source, SourceDraft, SourceModel
 
-__all__ = ["load_attribute", "load_object", "load_source"]
+__all__ = ["draft_source", "find_source", "load_source", "load_sources"]
 
-_FORMS = (
-    "path/to/file.py:factory, package.module:factory, zoo:NAME, or model.onnx; a factory is a "
-    "function without arguments that returns a mmedge_export.Model (or a Model itself)"
-)
+#: Entry points of this group are classes of sources.
+GROUP = "mmedge.sources"
+
+#: Its form, ``NAME:NAME``, fits names of other sources too, so it is asked last.
+_LAST = "factory"
 
 
-def load_source(
-    spec: str,
-    *,
-    sizes: Mapping[str, int] | None = None,
-    example: Mapping[str, Array] | None = None,
-    loop: OnnxLoop | None = None,
-) -> Model:
-    """Load ``path/to/file.py:factory``, ``package.module:factory``, ``zoo:NAME`` or ``model.onnx``.
-
-    A Python file is imported with its folder on the import path, as Python does with a script.
+def load_source(spec: str, options: SourceOptions | None = None) -> SourceModel:
+    """Read the network that ``spec`` names.
 
     Args:
-        spec: one of the forms above.
-        sizes: size of a dynamic dimension in the made-up example of an ONNX file.
-        example: an array for each input of an ONNX file.
-        loop: state and loop of an ONNX file.
+        spec: such as ``path/to/file.py:factory``, ``zoo:NAME`` or ``model.onnx``.
+        options: what else is said of it.
 
     Raises:
-        ExportError: there is no such thing, it raised, or it returned something else.
+        ExportError: no source takes it, or its source does not take an option or the network.
     """
-    if spec.lower().endswith(".onnx"):
-        path = Path(spec)
-        if not path.is_file():
-            raise ExportError(f"no such file: {path}; give the path of an .onnx file")
-        from mmedge_export.sources.onnx import read_onnx
-
-        return read_onnx(path, sizes=sizes, example=example, loop=loop)
-    if sizes or example is not None:
-        raise ExportError(
-            f"sizes and examples are for .onnx files; {spec!r} brings examples of its own"
-        )
-    instance = load_object(spec)
-    if not isinstance(instance, Model):
-        raise ExportError(
-            f"{spec} gave {type(instance).__name__}; expected a mmedge_export.Model: wrap the "
-            "network as Model(module, inputs={name: Input(example)}, outputs=[name])"
-        )
-    return instance
+    options = options or SourceOptions()
+    source_model = _checked(spec, options).read(spec, options)
+    return replace(source_model, model=with_contract(source_model.model, options))
 
 
-def load_object(spec: str) -> Any:  # noqa: ANN401
-    """What the factory of ``spec`` makes, or what ``spec`` names where that is no factory.
+def draft_source(spec: str, options: SourceOptions | None, output: Path) -> SourceDraft:
+    """Write a factory for the network that ``spec`` names.
 
     Args:
-        spec: as :func:`load_source` takes it, but no ``.onnx``.
+        spec: as for :func:`load_source`; for torch the class of a module or a function that gives
+            one.
+        options: as for :func:`load_source`.
+        output: where the factory is to lie.
 
     Raises:
-        ExportError: there is no such thing, or it raised.
+        ExportError: as :func:`load_source`.
     """
-    place, _, name = spec.rpartition(":")
-    if place == "zoo" and name:
-        from mmedge_export.zoo import factory
-
-        with installed(spec):
-            return factory(name)
-    return _call(load_attribute(spec), spec)
+    options = options or SourceOptions()
+    return _checked(spec, options).draft(spec, options, output)
 
 
-def load_attribute(spec: str, forms: str = _FORMS, example: str = "factory") -> Any:  # noqa: ANN401
-    """What ``file.py:name`` or ``package.module:name`` names, as it is.
+def find_source(spec: str) -> Source:
+    """The source of a name.
+
+    Raises:
+        ExportError: none takes it, or several do.
+    """
+    sources = load_sources(spec)
+    takers = [source for source in sources if source.takes(spec)]
+    special = [source for source in takers if source.name != _LAST]
+    if len(special) > 1:
+        raise ExportError(
+            f"{spec!r} may be of the sources {', '.join(s.name for s in special)}; write it so "
+            f"that one takes it: {'; '.join(s.forms for s in special)}"
+        )
+    if takers:
+        return (special or takers)[0]
+    raise ExportError(
+        f"{spec!r} names no source; expected {', '.join(s.forms for s in reversed(sources))}"
+        if sources
+        else f"no source is installed (entry points {GROUP!r}): install mmedge again"
+    )
+
+
+def load_sources(spec: str = "") -> list[Source]:
+    """Every source that is installed, that of factories last.
+
+    One that does not load is left out with a warning.
 
     Args:
-        spec: one of these forms.
-        forms: what may stand there, for a message.
-        example: name of a thing in a file, for a message.
+        spec: a name; its own source may not be left out.
 
     Raises:
-        ExportError: there is no such thing, or importing it raised.
+        ExportError: the source that ``spec`` begins with does not load.
     """
-    if spec.endswith(".py"):
-        raise ExportError(
-            f"{spec!r} names no source; name what is meant in it, as in {spec}:{example}; "
-            f"expected {forms}"
-        )
-    place, colon, name = spec.rpartition(":")
-    if not colon or not place or not name:
-        raise ExportError(f"{spec!r} names no source; expected {forms}")
-    if place.endswith(".py") and not Path(place).is_file():
-        raise ExportError(f"no such file: {place}; expected {forms}")
-    module = _import_file(Path(place)) if place.endswith(".py") else _import_module(place)
-    if not hasattr(module, name):
-        names = [
-            key
-            for key, value in vars(module).items()
-            if callable(value)
-            and not key.startswith("_")
-            and getattr(value, "__module__", "") == module.__name__
-        ]
-        raise ExportError(
-            f"{place} has no {name!r}; it defines {', '.join(names) or 'no function'}"
-        )
-    return getattr(module, name)
-
-
-def _call(result: Any, spec: str) -> Any:  # noqa: ANN401
-    if callable(result):
+    sources: list[Source] = []
+    for entry in sorted(metadata.entry_points(group=GROUP), key=lambda entry: entry.name):
         try:
-            result = result()
-        except ExportError:
-            raise
-        except ImportError as error:
-            raise ExportError(f"{spec} fails: {error}: {remedy(error)}") from error
-        except (Exception, SystemExit) as error:  # whatever the user's code raises
-            raise ExportError(
-                f"{spec} raised {described(error)}; --debug shows the traceback"
-            ) from error
-    return result
+            sources.append(entry.load()())
+        except Exception as error:  # whatever another package raises
+            package = "a package" if entry.dist is None else entry.dist.name
+            text = f"the source {entry.name!r} of {package} does not load: {error}"
+            if spec.startswith(f"{entry.name}:"):
+                raise ExportError(f"{text}; install that package again") from error
+            warnings.warn(f"{text}; it is left out", stacklevel=2)
+    return sorted(sources, key=lambda source: source.name == _LAST)
 
 
-def _import_file(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise ExportError(f"{path} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    earlier_module = sys.modules.get(path.stem)
-    # torch and dataclasses look classes up by their module's name.
-    sys.modules[path.stem] = module
-    sys.path.insert(0, str(path.resolve().parent))
-    try:
-        spec.loader.exec_module(module)
-    except BaseException as error:  # whatever the user's code raises, Ctrl-C too
-        todo = remedy(error) if isinstance(error, ImportError) else "--debug shows the traceback"
-        if earlier_module is None:
-            del sys.modules[path.stem]
-        else:
-            sys.modules[path.stem] = earlier_module
-        if not isinstance(error, Exception | SystemExit):
-            raise
-        raise ExportError(f"{path} cannot be imported: {described(error)}; {todo}") from error
-    finally:
-        sys.path.remove(str(path.resolve().parent))
-    return module
-
-
-def _import_module(name: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if not f"{name}.".startswith(f"{error.name}."):  # one that the module itself imports
-            raise ExportError(
-                f"{name} cannot be imported: it needs {error.name}, which is not installed: "
-                f"{remedy(error)}"
-            ) from error
-        file = Path(f"{name.replace('.', '/')}.py")
-        hint = f"for the file that lies here give {file}:NAME" if file.is_file() else ""
+def _checked(spec: str, options: SourceOptions) -> Source:
+    """The source of a name, which takes all that is said."""
+    source = find_source(spec)
+    options_taken = source.options | CONTRACT
+    if refused := flags(options.names() - options_taken):
         raise ExportError(
-            f"no module named {error.name!r} is installed; {hint or f'expected {_FORMS}'}"
-        ) from error
-    except (Exception, SystemExit) as error:  # whatever the user's code raises
-        raise ExportError(
-            f"{name} cannot be imported: {described(error)}; --debug shows the traceback"
-        ) from error
+            f"{', '.join(refused)}: not for {spec}; the source {source.name!r} takes "
+            f"{', '.join(flags(options_taken))}"
+            + ("" if source.options else ", and says everything else itself")
+        )
+    return source

@@ -212,7 +212,7 @@ def settle(
     raise refusal(
         f"{file.path}: the network takes none of the made-up examples that were tried{likely}: "
         f"{first}. Give a real one with --example FILE (.npz, .safetensors or a folder of .npy), "
-        "or sizes with --size",
+        "or sizes with --dim",
         "example",
     ) from first
 

@@ -24,7 +24,7 @@ def run(*arguments: str):
 
 def test_json_alone_is_on_stdout(tmp_path):
     path = tmp_path / "cameras.mmedge"
-    done = run(SOURCE, "-o", str(path), "--modality", "both=left,right", "--samples", "2",
+    done = run(SOURCE, "-o", str(path), "--modality", "both=left,right", "--golden-samples", "2",
                "--name", "stereo", "--json")  # fmt: skip
     assert done.exit_code == 0, done.output
     said = json.loads(done.stdout)
@@ -42,7 +42,7 @@ def test_json_alone_is_on_stdout(tmp_path):
 def test_a_table_says_what_was_made_and_overwrite_is_asked_for(tmp_path):
     with export_bundle(networks.cameras(), tmp_path / "a", split=False) as bundle:
         graph = bundle.path / "onnx/model.onnx"
-        arguments = (str(graph), "-o", str(tmp_path / "b"), "--size", "batch=2")
+        arguments = (str(graph), "-o", str(tmp_path / "b"), "--dim", "batch=2")
         done = run(*arguments)
         assert done.exit_code == 0, done.output
         assert "modality left" in done.stdout
@@ -61,6 +61,15 @@ def test_a_table_says_what_was_made_and_overwrite_is_asked_for(tmp_path):
     ("arguments", "message"),
     [
         (("--modality", "m=up"), "'up' is no input"),
+        (
+            ("--rate", "up=30"),
+            "--rate up: no modality or input of that name; there are left",
+        ),
+        (("--optional", "up"), "--optional up: no modality or input of that name"),
+        (
+            ("--dim", "batch=2"),
+            "--dim or --multiple: not for networks:cameras; the source",
+        ),
         (("--opset", "5"), "ask for 18, or 20, the default"),
         (("--opset", "99"), "the newest that the installed onnx"),
     ],
@@ -77,7 +86,13 @@ def test_what_does_not_fit_is_told(arguments, message, tmp_path):
     [
         (("--modality", "both"), "--modality 'both': expected NAME=VALUE"),
         (("--modality", "m=left", "--modality", "m=right"), "--modality 'm' is given twice"),
-        (("--size", "batch=x"), "--size: expected a size from 1 on, got 'x'"),
+        (("--dim", "batch=x"), "--dim: expected a whole number from 1 on, got 'x'"),
+        (
+            ("--dim", "batch=1:2"),
+            "--dim '1:2': expected a size such as 8, or smallest",
+        ),
+        (("--dim", "batch=4:2:8"), "--dim '4:2:8': expected smallest <= example <= largest"),
+        (("--rate", "left=fast"), "--rate: expected a number above 0, got 'fast'"),
     ],
 )
 def test_what_is_typed_wrong_exits_with_2(arguments, message, tmp_path):

@@ -183,8 +183,8 @@ def test_what_cannot_be_looked_at_is_told_and_nothing_is_written(folder, call, w
 
 
 def test_the_modality_that_is_offered_may_be_one():
-    from mmedge_export.scaffold import Draft, DraftInput, write_draft
+    from mmedge_export.sources.factory_text import Draft, DraftInput, write_draft
 
     own = DraftInput("gpu_0/data:0", np.zeros((1, 3), np.float32))
-    text = write_draft(Draft("a.onnx", [], ['network = "a.onnx"'], [own], ["y"]), Path("f.py"))
+    text = write_draft(Draft("a.onnx", [], ['network = "a.onnx"'], [own], ["y"]), Path("f.py")).text
     assert '# modality="gpu_0_data_0",  # inputs that come together share one' in text

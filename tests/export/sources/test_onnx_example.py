@@ -11,7 +11,7 @@ from onnx_files import FLOAT, INT64, check, floats, relu_chain, save
 
 import mmedge
 from mmedge.errors import ExportError
-from mmedge_export import export
+from mmedge_export import SourceOptions, export
 from mmedge_export.sources.onnx import read_onnx
 
 
@@ -34,7 +34,7 @@ def test_an_example_that_cannot_be_made_up_is_asked_for(tmp_path):
     with pytest.raises(ExportError, match=r"likely sizes.*--example FILE.*rule 'example'"):
         export(path, tmp_path / "bundle")
     example = {"x": floats(4, 6), "sizes": np.array([1, 3])}
-    manifest = check(path, tmp_path, example, example=example)
+    manifest = check(path, tmp_path, example, options=SourceOptions(example=example))
     assert manifest.inputs()["sizes"].shape == (2,)
 
 
@@ -88,7 +88,7 @@ def test_one_text_for_sizes_that_differ_in_the_example(tmp_path):
     with pytest.raises(ExportError, match="'b' has no shape.*rule 'rank'"):
         read_onnx(path)
     example = {"a": floats(2, 3), "b": floats(2, 3, 4)}
-    manifest = check(path, tmp_path, example, example=example)
+    manifest = check(path, tmp_path, example, options=SourceOptions(example=example))
     assert manifest.inputs()["a"].shape == ("dim", "a_1")
     assert manifest.inputs()["b"].shape == ("b_0", "b_1", "b_2")
 
@@ -134,7 +134,7 @@ def test_sizes_that_only_change_together_are_one(tmp_path):
         [("y", FLOAT, [None, 4]), ("z", FLOAT, [None])],
     )
     feeds = [{"a": floats(n, 4), "b": floats(n, 4), "c": floats(2)} for n in (3, 5)]
-    manifest = check(path, tmp_path, *feeds, example=feeds[0])
+    manifest = check(path, tmp_path, *feeds, options=SourceOptions(example=feeds[0]))
     assert [spec.shape[0] for spec in manifest.inputs().values()] == ["n", "n", "k"]
     assert any("'n' and 'm' are one, 'n'" in r for r in manifest.cut.remarks)
 

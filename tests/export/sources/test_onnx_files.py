@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx_files import FLOAT, INT64, check, floats, relu_chain, save, two_encoders
 
 from mmedge.errors import ExportError
-from mmedge_export import Input, Model, export
+from mmedge_export import Input, Model, SourceOptions, export
 from mmedge_export.sources.onnx import read_onnx
 
 
@@ -144,7 +144,9 @@ def test_names_of_tensors_stay_different(names, outputs, tmp_path):
     for old, new in zip((*names, *outputs), (*manifest.inputs(), *manifest.outputs), strict=True):
         assert (old == new) or any(repr(old) in remark for remark in manifest.cut.remarks)
     # Grouping is by the names of the bundle, and comes before any name is refused.
-    manifest = check(path, tmp_path, feeds, modality={"both": list(manifest.inputs())})
+    manifest = check(
+        path, tmp_path, feeds, options=SourceOptions(modality={"both": list(manifest.inputs())})
+    )
     assert [m.name for m in manifest.modalities] == ["both"]
 
 

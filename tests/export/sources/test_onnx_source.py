@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from mmedge.errors import ExportError
 from mmedge.spec import Dimension
-from mmedge_export import Input, Model, export
+from mmedge_export import Input, Model, SourceOptions, export
 from mmedge_export.sources.onnx import read_onnx
 
 FLOAT, INT64, BOOL, UINT8 = (
@@ -70,7 +70,9 @@ def write(path: Path, *, external: bool = False, ids_dim: str | None = "length")
 def test_it_becomes_a_bundle_that_computes_the_same(external, tmp_path):
     path = write(tmp_path / "net.onnx", external=external)
     assert (tmp_path / "weights.bin").exists() == external
-    with export(path, tmp_path / "b", modality={"text": ["ids", "mask"]}) as bundle:
+    with export(
+        path, tmp_path / "b", options=SourceOptions(modality={"text": ["ids", "mask"]})
+    ) as bundle:
         manifest, samples = bundle.manifest, bundle.samples()
     assert manifest.name == "net"
     assert [(m.name, m.inputs) for m in manifest.modalities] == [

@@ -1,10 +1,8 @@
-"""``mmedge init``: a factory's text from a network, with what is to be filled in marked."""
+"""What stands in a factory that ``mmedge init`` wrote, where something is still to be written."""
 
 from typing import NoReturn
 
-from mmedge_export.scaffold.text import Draft, DraftInput, write_draft
-
-__all__ = ["Draft", "DraftInput", "fill_in", "write_draft"]
+__all__ = ["fill_in"]
 
 
 def fill_in(what: str) -> NoReturn:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from mmedge_export.scaffold.text import Draft, DraftInput
+from mmedge_export.sources.factory_text import Draft, DraftInput
 from mmedge_export.sources.onnx import load_file, read_onnx, reference, settle
 
 __all__ = ["draft_onnx"]

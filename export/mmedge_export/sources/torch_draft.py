@@ -13,8 +13,8 @@ import torch
 from torch import fx, nn
 
 from mmedge.errors import ExportError
-from mmedge_export.scaffold.text import Draft, DraftInput
-from mmedge_export.sources.loader import load_attribute
+from mmedge_export.sources.factory_text import Draft, DraftInput
+from mmedge_export.sources.python_object import load_attribute
 from mmedge_export.sources.user_code import running
 
 if TYPE_CHECKING:

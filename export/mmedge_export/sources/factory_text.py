@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mmedge_export.model import modality_name
+from mmedge_export.sources.source import SourceDraft
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -70,8 +71,8 @@ class Draft:
         ]
 
 
-def write_draft(draft: Draft, path: Path) -> str:
-    """The text of the factory that is to lie at ``path``."""
+def write_draft(draft: Draft, path: Path) -> SourceDraft:
+    """The factory that is to lie at ``path``."""
     path_text = os.path.relpath(path) if path.is_absolute() else str(path)
     todo = draft.missing()
     head = [
@@ -106,7 +107,17 @@ def write_draft(draft: Draft, path: Path) -> str:
         *_OPTIONS,
         "    )",
     ]
-    return "\n".join([*head, "", *body]) + "\n"
+    return SourceDraft(
+        "\n".join([*head, "", *body]) + "\n",
+        tuple(todo),
+        {
+            entry.name: None
+            if entry.example is None
+            else f"{entry.example.dtype}{list(entry.example.shape)}"
+            for entry in draft.inputs
+        },
+        tuple(draft.outputs),
+    )
 
 
 def _imports(draft: Draft) -> list[str]:

@@ -1,0 +1,102 @@
+"""A source: an ONNX file, which goes into the bundle as it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mmedge.errors import ExportError
+from mmedge_export.install import installed
+from mmedge_export.sources.factory_text import write_draft
+from mmedge_export.sources.source import SourceDraft, SourceModel, SourceOptions, flags
+
+if TYPE_CHECKING:
+    from mmedge_export.sources.onnx_loop import OnnxLoop
+
+__all__ = ["OnnxSource"]
+
+#: Options that say how tokens are chosen one after another, and nothing without --token.
+_OF_TOKENS = ("logits", "position", "start", "stop", "limit", "tokenizer")
+
+
+class OnnxSource:
+    """``model.onnx``: inputs, outputs and dimensions are the file's."""
+
+    name = "onnx"
+    forms = "model.onnx"
+    options = frozenset({"dims", "example", "states", "token", *_OF_TOKENS})
+
+    def takes(self, spec: str) -> bool:
+        """Whether it ends in ``.onnx``."""
+        return spec.lower().endswith(".onnx")
+
+    def read(self, spec: str, options: SourceOptions) -> SourceModel:
+        """The network in the file.
+
+        Raises:
+            ExportError: there is no such file, it breaks a rule of docs/reference/onnx.md, or the
+                options do not fit it.
+        """
+        path = _path(spec)
+        with installed("reading an ONNX file"):
+            from mmedge_export.sources.onnx import read_onnx
+        sizes = {} if options.example is not None else _sizes(options)
+        return SourceModel(
+            read_onnx(path, sizes=sizes, example=options.example, loop=_loop(options))
+        )
+
+    def draft(self, spec: str, options: SourceOptions, output: Path) -> SourceDraft:  # noqa: ARG002
+        """A factory for the file.
+
+        Raises:
+            ExportError: as :meth:`read`.
+        """
+        path = _path(spec)
+        with installed("reading an ONNX file"):
+            from mmedge_export.sources.onnx_draft import draft_onnx
+        return write_draft(draft_onnx(str(path), output), output)
+
+
+def _path(spec: str) -> Path:
+    path = Path(spec)
+    if not path.is_file():
+        raise ExportError(f"no such file: {path}; give the path of an .onnx file")
+    return path
+
+
+def _sizes(options: SourceOptions) -> dict[str, int]:
+    """Sizes of a made-up example: those that are said, else multiples that are near the usual."""
+    from mmedge_export.sources.onnx_example import SIZES
+
+    sizes = {}
+    for name, said in options.dims.items():
+        multiple = said.multiple or 1
+        if said.opt is not None:
+            sizes[name] = said.opt
+        elif multiple > 1:
+            sizes[name] = multiple * -(-SIZES[0] // multiple)
+    return sizes
+
+
+def _loop(options: SourceOptions) -> OnnxLoop | None:
+    """What the options say of state and loop; None where they say nothing.
+
+    Raises:
+        ExportError: an option needs --token.
+    """
+    from mmedge_export.sources.onnx_loop import OnnxLoop
+
+    if options.token is None:
+        if alone := flags(options.names() & set(_OF_TOKENS)):
+            raise ExportError(f"{', '.join(alone)}: needs --token, the input for tokens")
+        return OnnxLoop(options.states) if options.states else None
+    return OnnxLoop(
+        options.states,
+        token=options.token,
+        logits=options.logits or "logits",
+        position=options.position,
+        start=tuple(options.start or ()),
+        stop=tuple(options.stop or ()),
+        limit=options.limit or 256,
+        tokenizer=options.tokenizer,
+    )
