@@ -87,6 +87,7 @@ def split(
     least_flops: int = LEAST_FLOPS,
     rearrange: bool = True,
     states: Mapping[str, str] | None = None,
+    may_be_empty: Collection[str] = (),
 ) -> Split:
     """Cut a graph by modality.
 
@@ -99,6 +100,7 @@ def split(
             attention, without which less can be cut.
         states: the output that the next run takes, by the input that takes it; inputs of states
             are sorted into groups here.
+        may_be_empty: names of dimensions that may be 0.
 
     Returns:
         One part where there is nothing to cut; ``cut.remarks`` says why.
@@ -118,7 +120,7 @@ def split(
     moves: Sequence[Moved] = ()
     replaced = 0
     if rearrange:
-        SimplifyReshapesPass()(model)
+        SimplifyReshapesPass(may_be_empty)(model)
         RemoveUnusedNodesPass()(model)
         moves = push_concat(model, groups)
         if moves:

@@ -15,6 +15,7 @@ from mmedge.spec import Cut, Plan, Stage, TensorSpec, Tolerance
 from mmedge.tolerance import difference
 from mmedge_export.onnx_graph.graph import Graph, Runner, save
 from mmedge_export.partition.flops import measure_shapes, model_flops
+from mmedge_export.partition.simplify import may_be_empty
 from mmedge_export.partition.split import LEAST_FLOPS, Part, Split, split
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ __all__ = [
     "ExportedStages",
     "count_flops",
     "make_stages",
+    "remark_of_failure",
     "whole_stage",
 ]
 
@@ -134,12 +136,13 @@ def make_stages(
                 least_flops=least_flops,
                 rearrange=rearranged,
                 states=states,
+                may_be_empty=may_be_empty(graph.model, model),
             )
             parts = replace(parts, cut=replace(parts.cut, remarks=(*remarks, *parts.cut.remarks)))
             return _cut_stages(parts, graph, model, example, outputs, folder, keep_whole=whole)
         except Exception as error:  # noqa: BLE001 - a cut is never worth an export
             what = "rearranging the graph" if rearranged else "the cut by modality"
-            remarks.append(_remark_of_failure(what, error))
+            remarks.append(remark_of_failure(what, error))
             shutil.rmtree(folder, ignore_errors=True)
     flops, uncounted = count_flops(graph.model, example)
     return whole_stage(graph, model, outputs, folder / "whole", (*remarks, *uncounted), flops)
@@ -150,10 +153,10 @@ def count_flops(model: ir.Model, example: Mapping[str, Array]) -> tuple[int, tup
     try:
         return model_flops(model, measure_shapes(model, example)), ()
     except Exception as error:  # noqa: BLE001 - a figure is never worth an export
-        return 0, (_remark_of_failure("counting operations", error),)
+        return 0, (remark_of_failure("counting operations", error),)
 
 
-def _remark_of_failure(what: str, error: Exception) -> str:
+def remark_of_failure(what: str, error: Exception) -> str:
     """A remark on a step that failed. The log has the traceback."""
     log.info("%s is left out", what, exc_info=error)
     message = " ".join(str(error).split())[:300]

@@ -6,7 +6,7 @@ A bundle has one such network, or several: what is computed once for a call, and
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ import numpy as np
 from mmedge.errors import ExportError
 from mmedge.spec import Array, Range, Sample
 from mmedge_export.capture import parity, probe_inputs
+from mmedge_export.capture.captured_graph import CapturedGraph
 from mmedge_export.capture.case import ParityCase
 from mmedge_export.capture.coverage import (
     Coverage,
@@ -29,10 +30,14 @@ from mmedge_export.capture.golden import absences, checked, every, golden, has_o
 from mmedge_export.capture.limits import Limits
 from mmedge_export.capture.reference import open_reference
 from mmedge_export.capture.try_sizes import try_sizes
+from mmedge_export.partition.simplify import simplify
+from mmedge_export.partition.stages import remark_of_failure
 from mmedge_export.passes.guard_division import GuardDivisionPass
 
 if TYPE_CHECKING:
-    from mmedge_export.capture.captured_graph import CapturedGraph
+    import onnx_ir as ir
+
+    from mmedge.spec import Tolerance
     from mmedge_export.capture.proof_options import ProofOptions
     from mmedge_export.model import Model
     from mmedge_export.partition.stages import ExportedStages
@@ -130,7 +135,7 @@ def prove(model: Model, choose_stages: ChooseStages, options: ProofOptions) -> N
         for check in graph.checks:
             leave(f"what the network checks of values at {check}: the graphs do not make the check")
         GuardDivisionPass()(graph.model)
-        exported_stages = choose_stages(graph, model, values, outputs)
+        exported_stages = _make_stages(graph, choose_stages, model, base, tolerance)
         tell("checking the graph against the network")
         size_cases = try_sizes(
             model,
@@ -176,6 +181,33 @@ def prove(model: Model, choose_stages: ChooseStages, options: ProofOptions) -> N
         remarks=network.remarks,
         worst=worst,
     )
+
+
+def _make_stages(
+    graph: CapturedGraph,
+    choose_stages: ChooseStages,
+    model: Model,
+    example: ParityCase,
+    tolerance: Tolerance,
+) -> ExportedStages:
+    """Stages of the simplified graph; of the graph itself, with a remark, where that fails."""
+
+    def check(model_graph: ir.Model, stages: ExportedStages) -> None:
+        parity.check(CapturedGraph(model_graph), stages.run, [example], tolerance)
+
+    try:
+        simple = replace(graph, model=simplify(graph.model, model))
+        stages = choose_stages(simple, model, example.inputs, example.outputs)
+        check(simple.model, stages)
+    except Exception as error:  # noqa: BLE001 - a cheaper graph is never worth an export
+        stages = choose_stages(graph, model, example.inputs, example.outputs)
+        try:
+            check(graph.model, stages)
+        except ExportError:
+            return stages  # it is the graph that is wrong: the checks that follow say more
+        remark = remark_of_failure("simplifying the graph", error)
+        stages = replace(stages, cut=replace(stages.cut, remarks=(*stages.cut.remarks, remark)))
+    return stages
 
 
 def _record_ranges(
