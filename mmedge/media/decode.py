@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from mmedge.spec import Array, Manifest, Modality, TensorSpec
 
-__all__ = ["read_inputs"]
+__all__ = ["READERS", "read_file", "read_inputs"]
 
 #: Sizes of a colour axis: grey, RGB, RGBA.
 CHANNELS = {1: "L", 3: "RGB", 4: "RGBA"}
@@ -44,8 +44,8 @@ def read_inputs(manifest: Manifest, assignments: Sequence[str]) -> dict[str, Arr
     """Inputs of a network from ``name=value`` words.
 
     A value is a file, told by its suffix (.png .jpg .jpeg .bmp .webp .wav .npy .safetensors .txt),
-    or, for a modality with a tokenizer, the text itself. A file's array that lacks only a leading
-    dynamic dimension (the batch) gets one of size 1.
+    or, for a modality with a tokenizer, the text itself. A file's array that lacks only a first
+    axis that may have size 1 (the batch) gets it.
 
     Raises:
         InputError: a word is malformed, names nothing known, or its file does not fit.
@@ -66,18 +66,32 @@ def read_inputs(manifest: Manifest, assignments: Sequence[str]) -> dict[str, Arr
         if modality.tokenizer is not None and words:
             values[name] = value
             continue
-        reader = READERS.get(suffix)
-        if reader is None:
+        if suffix not in READERS:
             raise InputError(f"--input {name}={value}: {_unread(value, suffix, modality)}")
         path = Path(value)
         if not _is_file(value):
             raise InputError(f"--input {name}={value}: no such file: {path}")
-        content = reader(path, specs[target], modality)
-        if isinstance(content, str):
-            values[name] = content
-        else:
-            values[target] = _with_batch(content, specs[target])
+        content = read_file(path, specs[target], modality)
+        values[name if isinstance(content, str) else target] = content
     return values
+
+
+def read_file(path: Path, spec: TensorSpec, modality: Modality) -> Array | str:
+    """What a file holds for one input, by its suffix.
+
+    Args:
+        path: one of :data:`READERS`.
+        spec: of the input.
+        modality: of the input.
+
+    Raises:
+        InputError: its suffix has no reader, or the file does not fit.
+    """
+    reader = READERS.get(path.suffix.lower())
+    if reader is None:
+        raise InputError(f"{path}: {_unread(str(path), path.suffix.lower(), modality)}")
+    content = reader(path, spec, modality)
+    return content if isinstance(content, str) else _with_batch(content, spec)
 
 
 def _is_file(value: str) -> bool:
@@ -112,9 +126,13 @@ def _modality(manifest: Manifest, name: str) -> Modality:
 
 
 def _with_batch(array: Array, spec: TensorSpec) -> Array:
-    if array.ndim == len(spec.shape) - 1 and isinstance(spec.shape[0], str):
-        return array[np.newaxis]
-    return array
+    return array[np.newaxis] if _lacks_batch(array, spec) else array
+
+
+def _lacks_batch(array: Array, spec: TensorSpec) -> bool:
+    """Whether ``array`` has all but a first axis that may have size 1."""
+    one = isinstance(spec.shape[0], str) or spec.shape[0] == 1 if spec.shape else False
+    return one and array.ndim == len(spec.shape) - 1
 
 
 def _read_image(path: Path, spec: TensorSpec, _modality: Modality) -> Array:
@@ -234,9 +252,7 @@ def _read_safetensors(path: Path, spec: TensorSpec, _modality: Modality) -> Arra
 
 def _check_fits(path: Path, array: Array, spec: TensorSpec) -> None:
     """Refuse an array before it is copied that no call would take."""
-    rank = len(spec.shape)
-    lacks_batch = array.ndim == rank - 1 and isinstance(spec.shape[0], str)
-    sizes = spec.shape[1:] if lacks_batch else spec.shape
+    sizes = spec.shape[1:] if _lacks_batch(array, spec) else spec.shape
     if (
         array.dtype != DTYPES[spec.dtype]
         or len(sizes) != array.ndim

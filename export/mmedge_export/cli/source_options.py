@@ -61,12 +61,34 @@ class SourceFlags:
             "made-up values.",
         ),
     ] = None
+    samples: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Golden samples: .safetensors, .npy, picture or WAV files, one a sample; of "
+            "several inputs, a folder for each.",
+        ),
+    ] = None
+    rename: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="OLD=NEW",
+            help="Another name for an input, output or dimension of an ONNX file; repeatable.",
+        ),
+    ] = None
     state: Annotated[
         list[str] | None,
         typer.Option(
             metavar="INPUT=OUTPUT",
             help="A state: the input takes the output of the run before; repeatable. With --token, "
             "past_* and present_* are found.",
+        ),
+    ] = None
+    decoder: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="A second ONNX file, which is run token by token on what the first one gives.",
         ),
     ] = None
     token: Annotated[
@@ -121,6 +143,9 @@ class SourceFlags:
             optional=tuple(self.optional or ()),
             dims=self._dims(),
             example=None if self.example is None else read_example(self.example),
+            samples=self.samples,
+            rename=dict(pairs("--rename", self.rename or ())),
+            decoder=self.decoder,
             states=dict(pairs("--state", self.state or ())),
             token=self.token,
             logits=self.logits,
@@ -161,20 +186,10 @@ def pairs(option: str, words: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _sizes(text: str) -> DimensionOption:
-    """``OPT``, ``MIN:OPT:MAX`` or ``MIN:OPT:``."""
-    words = text.split(":")
-    if len(words) == 1:
-        return DimensionOption(opt=_whole("--dim", text, least=1))
-    if len(words) != 3:
-        raise typer.BadParameter(
-            f"--dim {text!r}: expected a size such as 8, or smallest, example and largest as in "
-            "1:8:64"
-        )
-    least, opt = _whole("--dim", words[0], least=0), _whole("--dim", words[1], least=1)
-    most = _whole("--dim", words[2], least=1) if words[2] else 0
-    if not least <= opt or (most and opt > most):
-        raise typer.BadParameter(f"--dim {text!r}: expected smallest <= example <= largest")
-    return DimensionOption(least, opt, most)
+    try:
+        return DimensionOption.parse(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"--dim {text!r}: {error}") from error
 
 
 def _whole(option: str, text: str, *, least: int) -> int:

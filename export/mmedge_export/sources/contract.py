@@ -1,4 +1,4 @@
-"""What the command line says of modalities and sizes, for the model of any source."""
+"""What the command line says of modalities, samples and sizes, for the model of any source."""
 
 from __future__ import annotations
 
@@ -6,27 +6,29 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mmedge.errors import ExportError
+from mmedge_export.sources.sample_folder import SampleFolder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from mmedge_export.inputs import Limits
     from mmedge_export.model import Model
-    from mmedge_export.sources.source import DimensionOption, SourceOptions
+    from mmedge_export.sources.source import DimensionOption, SourceModel, SourceOptions
 
 __all__ = ["CONTRACT", "with_contract"]
 
 #: Options that every source takes, since they say something of any model.
-CONTRACT = frozenset({"modality", "rates", "optional"})
+CONTRACT = frozenset({"modality", "samples", "rates", "optional"})
 
 
-def with_contract(model: Model, options: SourceOptions) -> Model:
-    """``model`` with modalities, rates, absence and limits of sizes as the options say.
+def with_contract(source_model: SourceModel, options: SourceOptions) -> SourceModel:
+    """A model with modalities, samples, rates, absence and limits of sizes as the options say.
 
     Raises:
         ExportError: there is no such input, modality or dimension, or the example does not keep the
             limits.
     """
+    model = source_model.model
     if options.modality:
         model = model.regrouped(options.modality)
     groups = model.modalities()
@@ -49,7 +51,13 @@ def with_contract(model: Model, options: SourceOptions) -> Model:
                 inputs[member] = replace(inputs[member], rate_hz=next(iter(rates)))
             if any(name in options.optional for name in (group, *members)):
                 inputs[member] = replace(inputs[member], required=False)
-    return _with_limits(replace(model, inputs=inputs), options.dims)
+    model = _with_limits(replace(model, inputs=inputs), options.dims)
+    not_checked = source_model.not_checked
+    if options.samples is not None:
+        samples = SampleFolder(options.samples, model.inputs)
+        model = replace(model, samples=samples)
+        not_checked = (*not_checked, *samples.not_checked())
+    return replace(source_model, model=model, not_checked=not_checked)
 
 
 def _with_limits(model: Model, dims: Mapping[str, DimensionOption]) -> Model:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import warnings
 from dataclasses import replace
 from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmedge.errors import ExportError
 from mmedge_export.sources.contract import CONTRACT, with_contract
+from mmedge_export.sources.settings import SETTINGS, merge, read_settings
 from mmedge_export.sources.source import SourceOptions, flags
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from mmedge_export.sources.source import Source, SourceDraft, SourceModel
 
 __all__ = ["draft_source", "find_source", "load_source", "load_sources"]
@@ -35,9 +35,9 @@ def load_source(spec: str, options: SourceOptions | None = None) -> SourceModel:
     Raises:
         ExportError: no source takes it, or its source does not take an option or the network.
     """
-    options = options or SourceOptions()
-    source_model = _checked(spec, options).read(spec, options)
-    return replace(source_model, model=with_contract(source_model.model, options))
+    source, options, remarks = _prepared(spec, options)
+    source_model = with_contract(source.read(spec, options), options)
+    return replace(source_model, remarks=(*remarks, *source_model.remarks))
 
 
 def draft_source(spec: str, options: SourceOptions | None, output: Path) -> SourceDraft:
@@ -52,8 +52,8 @@ def draft_source(spec: str, options: SourceOptions | None, output: Path) -> Sour
     Raises:
         ExportError: as :func:`load_source`.
     """
-    options = options or SourceOptions()
-    return _checked(spec, options).draft(spec, options, output)
+    source, options, _ = _prepared(spec, options)
+    return source.draft(spec, options, output)
 
 
 def find_source(spec: str) -> Source:
@@ -103,9 +103,31 @@ def load_sources(spec: str = "") -> list[Source]:
     return sorted(sources, key=lambda source: source.name == _LAST)
 
 
-def _checked(spec: str, options: SourceOptions) -> Source:
-    """The source of a name, which takes all that is said."""
-    source = find_source(spec)
+def _prepared(spec: str, options: SourceOptions | None) -> tuple[Source, SourceOptions, list[str]]:
+    """The source of a name, all that is said of it, and remarks on where that is said."""
+    source, options, remarks = find_source(spec), options or SourceOptions(), []
+    if (file := _settings(source, spec)) is not None:
+        name = Path(spec.removeprefix(f"{source.name}:")).name
+        settings = read_settings(file, name)
+        if settings is None:
+            remarks = [f"{file.name} is not for {name}, as it says"]
+        else:
+            options, remarks = merge(options, settings, file)
+    _check(source, spec, options)
+    return source, options, remarks
+
+
+def _settings(source: Source, spec: str) -> Path | None:
+    """The file of options beside a network that is a file or folder."""
+    if not source.options:
+        return None
+    place = Path(spec.removeprefix(f"{source.name}:"))
+    file = (place if place.is_dir() else place.parent) / SETTINGS
+    return file if place.exists() and file.is_file() else None
+
+
+def _check(source: Source, spec: str, options: SourceOptions) -> None:
+    """Refuse what a source does not take."""
     options_taken = source.options | CONTRACT
     if refused := flags(options.names() - options_taken):
         raise ExportError(
@@ -113,4 +135,3 @@ def _checked(spec: str, options: SourceOptions) -> Source:
             f"{', '.join(flags(options_taken))}"
             + ("" if source.options else ", and says everything else itself")
         )
-    return source

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
     from pathlib import Path
 
-__all__ = ["load_file", "match", "read_onnx", "reference", "settle"]
+__all__ = ["dynamic_axes", "load_file", "match", "read_onnx", "reference", "settle"]
 
 
 def read_onnx(
@@ -227,11 +227,11 @@ def _with_values(model: Model, candidate: Candidate) -> Model:
 def _made_up(file: OnnxFile, candidate: Candidate) -> dict[str, Input]:
     return {
         str(value.name): Input(candidate.values[str(value.name)], dynamic=symbols)
-        for value, symbols in ((v, _symbols(v)) for v in file.inputs)
+        for value, symbols in ((v, dynamic_axes(v)) for v in file.inputs)
     }
 
 
-def _symbols(value: ir.Value) -> dict[int, str]:
+def dynamic_axes(value: ir.Value) -> dict[int, str]:
     """Names of an input's dynamic dimensions."""
     return {
         axis: str(size.value)
@@ -271,7 +271,7 @@ def _with_example(
         rank = array.ndim if value.shape is None else len(value.shape)
         if value.shape is None:
             value.shape = ir.Shape([dimension_name(f"{name}_{axis}") for axis in range(rank)])
-        symbols = _symbols(value) if rank == array.ndim else {}
+        symbols = dynamic_axes(value) if rank == array.ndim else {}
         for axis, symbol in symbols.items():
             # One text for sizes that differ: writers put the same word on whatever is open.
             if sizes.setdefault(symbol, array.shape[axis]) != array.shape[axis]:

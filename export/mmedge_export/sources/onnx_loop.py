@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mmedge_export.model import Model
     from mmedge_export.sources.onnx_file import OnnxFile
 
-__all__ = ["OnnxLoop", "find_states", "with_loop", "zero_states"]
+__all__ = ["OnnxLoop", "find_states", "growing_axis", "with_loop", "zero_states"]
 
 #: How an input's name becomes that of the output which it takes, in the usual names.
 _USUAL = (("past_key_values.", "present."), ("past_", "present_"), ("past.", "present."))
@@ -167,8 +167,22 @@ def zero_states(
     return states
 
 
-def _state(path: str, name: str, output: str, value: Input, result: Array) -> StateInput:
-    before, after = value.example, result
+def growing_axis(
+    path: str, name: str, output: str, axes: Mapping[int, str], before: Array, after: Array
+) -> int | None:
+    """The axis along which a state grows; None: it keeps its shape.
+
+    Args:
+        path: of the file, for a message.
+        name: of the input.
+        output: that it takes.
+        axes: names of the input's dynamic dimensions.
+        before: what the input took in a run.
+        after: what the output was then.
+
+    Raises:
+        ExportError: the output is no new value of the input.
+    """
     different = [
         axis for axis, (a, b) in enumerate(zip(before.shape, after.shape, strict=False)) if a != b
     ]
@@ -178,14 +192,20 @@ def _state(path: str, name: str, output: str, value: Input, result: Array) -> St
             f"{output!r} is then {after.dtype} {list(after.shape)}; a state differs along the axis "
             "in which it grows, and in nothing else"
         )
-    grows = None
-    if different:
-        size = value.shape()[different[0]]
-        if not isinstance(size, str):
-            raise ExportError(
-                f"{path}: input {name!r} has {size} along axis {different[0]}, but output "
-                f"{output!r} has {after.shape[different[0]]}; name another output, or export the "
-                "file with that axis dynamic, if the state grows along it"
-            )
-        grows = size
-    return StateInput(output, value.shape(), value.example.dtype.name, grows)
+    if different and different[0] not in axes:
+        raise ExportError(
+            f"{path}: input {name!r} has {before.shape[different[0]]} along axis {different[0]}, "
+            f"but output {output!r} has {after.shape[different[0]]}; name another output, or "
+            "export the file with that axis dynamic, if the state grows along it"
+        )
+    return different[0] if different else None
+
+
+def _state(path: str, name: str, output: str, value: Input, result: Array) -> StateInput:
+    axis = growing_axis(path, name, output, value.dynamic, value.example, result)
+    return StateInput(
+        output,
+        value.shape(),
+        value.example.dtype.name,
+        None if axis is None else value.dynamic[axis],
+    )

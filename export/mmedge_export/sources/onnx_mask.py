@@ -2,32 +2,27 @@
 
 Files of other tools take a mask of [batch, past + new], for rows that were padded. A loop has no
 padded rows, so everything that came before and is new counts. The file is copied with that mask in
-place of the input; the copy is deleted when the process ends.
+place of the input.
 """
 
 from __future__ import annotations
 
-import atexit
-import shutil
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
 
 from mmedge.errors import ExportError
+from mmedge_export.sources.onnx_copy import save_copy
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
-__all__ = ["MASK", "REMARK", "fill_mask"]
+__all__ = ["MASK", "fill_mask"]
 
 #: The usual name of that input.
 MASK = "attention_mask"
-
-#: Key of a file's metadata under which a copy says how it differs from the original.
-REMARK = "mmedge.remark"
 
 
 def fill_mask(path: Path, token: str, states: Iterable[str]) -> Path:
@@ -52,14 +47,9 @@ def fill_mask(path: Path, token: str, states: Iterable[str]) -> Path:
     mask.replace_all_uses_with(ones)
     graph.inputs.remove(mask)
     graph.sort()
-    model.metadata_props[REMARK] = (
-        f"input {MASK!r} is ones for all that came before and what is new"
+    return save_copy(
+        model, path, [f"input {MASK!r} is ones for all that came before and what is new"]
     )
-    folder = Path(tempfile.mkdtemp(prefix="mmedge-decoder-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    copy = folder / path.name
-    ir.save(model, copy, external_data=f"{path.name}.data")
-    return copy
 
 
 def _past(path: Path, states: Iterable[ir.Value]) -> tuple[ir.Value, int]:

@@ -20,7 +20,8 @@ from mmedge.schema.names import TENSOR_NAME
 from mmedge_export.onnx_graph.graph import EXTERNAL_BYTES, dimension_name
 from mmedge_export.onnx_graph.infer_shapes import InferShapesPass
 from mmedge_export.open_questions import line
-from mmedge_export.sources.onnx_mask import REMARK
+from mmedge_export.sources.onnx_copy import remarks_of
+from mmedge_export.sources.onnx_dimensions import NAMELESS, name_dimensions
 from mmedge_export.sources.onnx_rules import refusal
 
 if TYPE_CHECKING:
@@ -34,9 +35,6 @@ STANDARD_OPSET = 20
 
 #: Domain of mmedge's own functions, which stay functions.
 OWN_DOMAIN = "mmedge"
-
-#: Texts in the place of a dimension's name that say that its size is not known, and no more.
-_NAMELESS = re.compile(r"|\?|-1|0|None|none|null|unk(nown)?(__\d*)?|dynamic")
 
 
 @dataclass(frozen=True)
@@ -141,7 +139,7 @@ def normalize(model: ir.Model, outputs: list[str]) -> Normalized:
     Raises:
         ValueError: the graph has a cycle, or functions that call themselves.
     """
-    remarks = [line(model.metadata_props[REMARK])] if REMARK in model.metadata_props else []
+    remarks = [line(text) for text in remarks_of(model)]
     alias = model.opset_imports.pop("ai.onnx", STANDARD_OPSET)
     model.opset_imports.setdefault("", alias)
     if any(function.domain != OWN_DOMAIN for function in model.functions.values()):
@@ -152,7 +150,7 @@ def normalize(model: ir.Model, outputs: list[str]) -> Normalized:
     inputs = [str(value.name) for value in model.graph.inputs]
     _name_interface(model.graph, inputs, outputs, remarks)
     output_shapes = [value.shape for value in model.graph.outputs]
-    _name_dimensions(model.graph)
+    name_dimensions(model.graph)
     for node in _nodes(model.graph):
         for value in node.outputs:
             value.shape = None
@@ -246,38 +244,6 @@ def _name_interface(
             remarks.append(f"{kind} {old!r} of the file is called {name!r} in the bundle")
 
 
-def _name_dimensions(graph: ir.Graph) -> None:
-    """Each dynamic dimension of the inputs gets a name of a manifest's form.
-
-    Sizes below 0 and texts that say nothing are open dimensions, ``<input>_<axis>``. What has
-    another text in the file has another name.
-    """
-    names: dict[str, str] = {}
-
-    def name(text: str, proposal: str) -> str:
-        if text not in names:
-            plain, count = dimension_name(proposal), 0
-            candidate = plain
-            while candidate in names.values():
-                count += 1
-                candidate = f"{plain}_{count}"
-            names[text] = candidate
-        return names[text]
-
-    for value in graph.inputs:
-        sizes: list[int | str] = []
-        for axis, size in enumerate(value.shape or ()):
-            text = "" if isinstance(size, int) else size.value or ""
-            if isinstance(size, int) and size >= 0:
-                sizes.append(size)
-            elif _NAMELESS.fullmatch(text):
-                sizes.append(name(f"\0{value.name}:{axis}", f"{value.name}_{axis}"))
-            else:
-                sizes.append(name(text, text))
-        if value.shape is not None:
-            value.shape = ir.Shape(sizes)
-
-
 def infer_outputs(
     model: ir.Model,
     shapes: Mapping[str, Sequence[int | str]],
@@ -321,7 +287,7 @@ def infer_outputs(
                 continue
             # The file's own name of a size that only comes out, unless it says more than that.
             text = getattr(names[axis], "value", None) or "" if names else ""
-            name = "" if _NAMELESS.fullmatch(text) else dimension_name(text)
+            name = "" if NAMELESS.fullmatch(text) else dimension_name(text)
             sizes.append(name if name and name not in output_symbols else None)
             output_symbols.add(name)
         value.shape = ir.Shape(sizes)

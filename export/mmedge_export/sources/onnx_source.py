@@ -8,10 +8,15 @@ from typing import TYPE_CHECKING
 from mmedge.errors import ExportError
 from mmedge_export.install import installed
 from mmedge_export.sources.factory_text import write_draft
+from mmedge_export.sources.onnx_loop import OnnxLoop
+from mmedge_export.sources.onnx_mask import MASK
+from mmedge_export.sources.sample_folder import SampleFolder
 from mmedge_export.sources.source import SourceDraft, SourceModel, SourceOptions, flags
 
 if TYPE_CHECKING:
-    from mmedge_export.sources.onnx_loop import OnnxLoop
+    from collections.abc import Mapping
+
+    from mmedge.spec import Array
 
 __all__ = ["OnnxSource"]
 
@@ -24,7 +29,7 @@ class OnnxSource:
 
     name = "onnx"
     forms = "model.onnx"
-    options = frozenset({"dims", "example", "states", "token", *_OF_TOKENS})
+    options = frozenset({"dims", "example", "rename", "states", "decoder", "token", *_OF_TOKENS})
 
     def takes(self, spec: str) -> bool:
         """Whether it ends in ``.onnx``."""
@@ -40,10 +45,22 @@ class OnnxSource:
         path = _path(spec)
         with installed("reading an ONNX file"):
             from mmedge_export.sources.onnx import read_onnx
-        sizes = {} if options.example is not None else _sizes(options)
-        return SourceModel(
-            read_onnx(path, sizes=sizes, example=options.example, loop=_loop(options))
-        )
+            from mmedge_export.sources.onnx_pair import with_decoder
+            from mmedge_export.sources.onnx_rename import rename
+        decoder = options.decoder
+        if decoder is not None and not decoder.is_file():
+            raise ExportError(f"--decoder: no such file: {decoder}")
+        path, *further = rename([path, *filter(None, [decoder])], options.rename)
+        example, loop = options.example, _loop(options)
+        if example is not None:
+            example = {options.rename.get(name, name): value for name, value in example.items()}
+        elif options.samples is not None:
+            example = _first_sample(path, options.samples, None if further else loop)
+        sizes = {} if example is not None else _sizes(options)
+        if not further:
+            return SourceModel(read_onnx(path, sizes=sizes, example=example, loop=loop))
+        model = read_onnx(path, sizes=sizes, example=example)
+        return SourceModel(with_decoder(model, further[0], loop or OnnxLoop()))
 
     def draft(self, spec: str, options: SourceOptions, output: Path) -> SourceDraft:  # noqa: ARG002
         """A factory for the file.
@@ -62,6 +79,17 @@ def _path(spec: str) -> Path:
     if not path.is_file():
         raise ExportError(f"no such file: {path}; give the path of an .onnx file")
     return path
+
+
+def _first_sample(path: Path, folder: Path, loop: OnnxLoop | None) -> Mapping[str, Array]:
+    """The first sample of a folder, which has all inputs but those that the loop gives."""
+    from mmedge_export.sources.onnx import load_file, read_onnx
+
+    inputs = dict(read_onnx(path).inputs)
+    if loop is not None:
+        for name in (*loop.named_states(load_file(path)), loop.position, MASK):
+            inputs.pop(str(name), None)
+    return next(iter(SampleFolder(folder, inputs)))[0]
 
 
 def _sizes(options: SourceOptions) -> dict[str, int]:
@@ -84,8 +112,6 @@ def _loop(options: SourceOptions) -> OnnxLoop | None:
     Raises:
         ExportError: an option needs --token.
     """
-    from mmedge_export.sources.onnx_loop import OnnxLoop
-
     if options.token is None:
         if alone := flags(options.names() & set(_OF_TOKENS)):
             raise ExportError(f"{', '.join(alone)}: needs --token, the input for tokens")

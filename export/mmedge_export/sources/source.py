@@ -31,6 +31,30 @@ class DimensionOption:
     max: int | None = None
     multiple: int | None = None
 
+    @classmethod
+    def parse(cls, text: str) -> DimensionOption:
+        """What ``OPT``, ``MIN:OPT:MAX`` or ``MIN:OPT:`` says.
+
+        Raises:
+            ValueError: it is another text; the message says what is wrong with it.
+        """
+        words = text.split(":")
+        if len(words) not in (1, 3) or not all(w.isdigit() for w in words[:2]):
+            raise ValueError(
+                "expected a size such as 8, or smallest, example and largest as in 1:8:64"
+            )
+        if len(words) == 1:
+            opt = int(text)
+            if opt < 1:
+                raise ValueError("expected a size from 1 on")
+            return cls(opt=opt)
+        if words[2] and not words[2].isdigit():
+            raise ValueError("expected a largest size, or nothing where there is none")
+        least, opt, most = int(words[0]), int(words[1]), int(words[2] or 0)
+        if opt < 1 or not least <= opt or (words[2] and opt > most):
+            raise ValueError("expected smallest <= example <= largest, the example from 1 on")
+        return cls(least, opt, most)
+
 
 @dataclass(frozen=True)
 class SourceOptions:

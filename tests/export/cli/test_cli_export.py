@@ -86,7 +86,7 @@ def test_what_does_not_fit_is_told(arguments, message, tmp_path):
     [
         (("--modality", "both"), "--modality 'both': expected NAME=VALUE"),
         (("--modality", "m=left", "--modality", "m=right"), "--modality 'm' is given twice"),
-        (("--dim", "batch=x"), "--dim: expected a whole number from 1 on, got 'x'"),
+        (("--dim", "batch=x"), "--dim 'x': expected a size such as 8"),
         (
             ("--dim", "batch=1:2"),
             "--dim '1:2': expected a size such as 8, or smallest",
