@@ -13,10 +13,24 @@ if TYPE_CHECKING:
     from mmedge.execution.state import State
     from mmedge.spec import Array, PlanName, Variant
 
-__all__ = ["Replayable"]
+__all__ = ["Replayable", "Runnable"]
 
 
-class Replayable(Protocol):
+class Runnable(Protocol):
+    """What runs whole calls."""
+
+    def run(
+        self, inputs: Mapping[str, Any], *, cached: bool = True, **options: Unpack[CallOptions]
+    ) -> dict[str, Any]:
+        """Outputs of the whole network."""
+
+    def iterate(
+        self, inputs: Mapping[str, Any], *, cached: bool = True, **options: Unpack[CallOptions]
+    ) -> LoopRun:
+        """Steps of the network's loop."""
+
+
+class Replayable(Runnable, Protocol):
     """What can be verified: a :class:`mmedge.Pipeline`."""
 
     bundle: Bundle
@@ -28,16 +42,6 @@ class Replayable(Protocol):
 
     def run_stage(self, stage: str, feeds: Mapping[str, Any]) -> dict[str, Array]:
         """Outputs of one stage alone."""
-
-    def run(
-        self, inputs: Mapping[str, Any], *, cached: bool = True, **options: Unpack[CallOptions]
-    ) -> dict[str, Any]:
-        """Outputs of the whole network."""
-
-    def iterate(
-        self, inputs: Mapping[str, Any], *, cached: bool = True, **options: Unpack[CallOptions]
-    ) -> LoopRun:
-        """Steps of the network's loop."""
 
     def state(self, tensors: Mapping[str, Array] | None = None) -> State:
         """What stages with state begin with."""

@@ -57,7 +57,12 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What :func:`verify` found of one plan of a variant."""
+    """What :func:`verify` found of one plan of a variant.
+
+    ``in_parts`` names the stages that are a part of the network, whose outputs are held to
+    ``tolerances``: those of the cut, and of a loop. One that is all of it is held to ``tolerance``,
+    since its errors add up as those of all stages do.
+    """
 
     variant: str
     plan: PlanName
@@ -65,6 +70,7 @@ class Verification:
     tolerance: Tolerance
     tolerances: Mapping[str, Tolerance]
     rows: tuple[Row, ...]
+    in_parts: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -76,7 +82,7 @@ class Verification:
         for row in self.rows:
             if not row.ok:
                 limit = self.tolerance
-                if row.stage not in (WHOLE, LOOP) and self.plan == "cut":
+                if row.stage in self.in_parts:
                     limit = self.tolerances.get(row.output, limit)
                 raise AccuracyError(
                     f"variant {self.variant}: output {row.output!r} of stage {row.stage!r} differs "
@@ -120,13 +126,14 @@ def verify(pipeline: Replayable, *, progress: Callable[[int], None] | None = Non
     comparisons: dict[tuple[str, str], OutputComparison] = {}
     choices: list[Choice] = []
     stages = (*manifest.in_order(pipeline.plan), *manifest.loop_stages())
+    parts = stages if pipeline.plan == "cut" else manifest.loop_stages()
+    in_parts = tuple(stage.name for stage in parts)
     plan = StagePlan(stages, {s.name: partial(pipeline.run_stage, s.name) for s in stages})
 
     def compare(stage: str, got: Mapping[str, Array], golden: Mapping[str, Array]) -> None:
         for output, value in got.items():
             limit = variant.tolerance
-            # One stage is the whole network; its errors add up as those of all stages do.
-            if stage not in (WHOLE, LOOP) and pipeline.plan == "cut":
+            if stage in in_parts:
                 limit = variant.tolerances.get(output, limit)
             comparison = comparisons.setdefault((stage, output), OutputComparison(limit))
             comparison.add(value, golden[output])
@@ -159,7 +166,13 @@ def verify(pipeline: Replayable, *, progress: Callable[[int], None] | None = Non
     if manifest.loop is not None and manifest.loop.kind == "generate":
         rows.append(_choice_row(choices, variant.tolerance))
     return Verification(
-        variant.id, pipeline.plan, len(samples), variant.tolerance, variant.tolerances, tuple(rows)
+        variant.id,
+        pipeline.plan,
+        len(samples),
+        variant.tolerance,
+        variant.tolerances,
+        tuple(rows),
+        in_parts,
     )
 
 

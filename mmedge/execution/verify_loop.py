@@ -11,7 +11,7 @@ from mmedge.execution.generate import GenerateStep
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from mmedge.execution.replayable import Replayable
+    from mmedge.execution.replayable import Runnable
     from mmedge.loop_spec import DenoiseLoop, GenerateLoop
     from mmedge.spec import Array, Sample, Tolerance
 
@@ -62,9 +62,7 @@ class LoopReplay(NamedTuple):
     choices: list[Choice]
 
 
-def replay_loop(
-    pipeline: Replayable, loop: GenerateLoop | DenoiseLoop, sample: Sample
-) -> LoopReplay:
+def replay_loop(pipeline: Runnable, loop: GenerateLoop | DenoiseLoop, sample: Sample) -> LoopReplay:
     """Run the loop on one golden sample.
 
     Raises:
@@ -81,7 +79,7 @@ def worst_choice(choices: Iterable[Choice], tolerance: Tolerance) -> Choice | No
 
 
 def _latents(
-    pipeline: Replayable, loop: DenoiseLoop, sample: Sample
+    pipeline: Runnable, loop: DenoiseLoop, sample: Sample
 ) -> Iterator[tuple[str, Array, Array]]:
     last = len(loop.schedule) - 1
     golden = {0: 0, last // 2: 1, last: 2}
@@ -91,7 +89,7 @@ def _latents(
             yield loop.latent, step.latent.copy(), sample.loop["latents"][golden[step.index]]
 
 
-def _generated(pipeline: Replayable, loop: GenerateLoop, sample: Sample) -> LoopReplay:
+def _generated(pipeline: Runnable, loop: GenerateLoop, sample: Sample) -> LoopReplay:
     tokens, golden = sample.loop["tokens"], sample.loop["logits"]
     batch, count = tokens.shape
     limit = min(count + 1, loop.limit)

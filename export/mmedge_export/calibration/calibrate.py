@@ -21,10 +21,9 @@ import numpy as np
 import onnx
 
 from mmedge.errors import BackendError, ExportError, InputError
-from mmedge.execution.inputs import Feeds
-from mmedge.execution.plan import StagePlan
 from mmedge.schema import SAMPLES
 from mmedge_export.calibration.calibration_state import CalibrationState
+from mmedge_export.calibration.calls import BundleCalls, all_stages
 from mmedge_export.calibration.observed import Observed
 from mmedge_export.onnx_graph.graph import Runner
 
@@ -32,6 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from mmedge.bundle import Bundle
+    from mmedge.execution.call_options import CallOptions
+    from mmedge.execution.inputs import Feeds
     from mmedge.spec import Array, Manifest, Stage
 
 __all__ = ["LIMIT_BYTES", "calibrate"]
@@ -40,7 +41,7 @@ __all__ = ["LIMIT_BYTES", "calibrate"]
 LIMIT_BYTES = 256 << 20
 
 #: Changes with what a state file holds, so that a file of another version is not taken up.
-_STATE = "mmedge calibration 1"
+_STATE = "mmedge calibration 2"
 
 
 def calibrate(
@@ -51,13 +52,16 @@ def calibrate(
     *,
     absent_share: float = 0.25,
     seed: int = 0,
+    options: CallOptions | None = None,
     state: Path | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, dict[str, Observed]]:
     """Run samples through the stages in order and observe tensors of their graphs.
 
     Each sample's features go from stage to stage, so that a fusion stage sees features that belong
-    together. Stages that nothing observed depends on are not run.
+    together. A loop is run on them to its end, or to the ``limit`` of ``options``, and every run of
+    its stage is observed. States without a loop go from a sample to the next. Stages that nothing
+    observed depends on are not run.
 
     Args:
         bundle: open; it says which stages there are and what stands in for an absent modality.
@@ -71,6 +75,7 @@ def calibrate(
             0 to 1, decided for each by ``seed`` and the sample's index. No sample loses all its
             modalities. One that the network does not take without it is used as it is.
         seed: of ``absent_share``.
+        options: of every call, such as ``limit`` of a loop that generates.
         state: a file that keeps the progress. A later call with the same graphs, tensors, seed and
             share goes on from there, to bitwise the same result, provided that ``inputs`` yields
             the same samples. A file of another calibration, or a damaged one, is written anew.
@@ -92,12 +97,15 @@ def calibrate(
         stage: {name: Observed() for name in dict.fromkeys(names)}
         for stage, names in tensors.items()
     }
-    feeds = Feeds(bundle)
     copies: dict[Path, Path] = {}
     count = skipped = 0
+    told: set[tuple[str, str]] = set()
 
     def observe(stage: str, name: str, array: Array) -> None:
-        observed[stage][name].update(array, first=count == 1)
+        if count > skipped:
+            is_first = not skipped and (stage, name) not in told
+            told.add((stage, name))
+            observed[stage][name].update(array, first=is_first)
 
     with tempfile.TemporaryDirectory(prefix="mmedge-calibrate-") as folder:
         runs = [
@@ -108,21 +116,28 @@ def calibrate(
                 Path(folder) / stage.name,
                 copies,
                 observe,
+                grows=any(s.stage == stage.name and s.axis is not None for s in manifest.states),
             )
             for stage in _needed(manifest, observed)
         ]
-        plan = StagePlan((run.stage for run in runs), {run.stage.name: run for run in runs})
+        calls = BundleCalls(bundle, {run.stage.name: run for run in runs}, [r.stage for r in runs])
+        states: dict[str, Array] = {}
         saved = None
         if state is not None:
-            job = _job(manifest, runs, observed, absent_share, seed)
+            job = _job(manifest, runs, observed, absent_share, seed, options)
             saved = CalibrationState(state, job, observed)
             skipped = saved.load()
         for index, sample in enumerate(inputs):
             count = index + 1
+            # What a stage hands to itself has to be there for the samples behind.
+            if count <= skipped and not calls.keeps_state:
+                continue
+            values = _prepare(calls.feeds, manifest, sample, absent_share, seed, index)
+            states = calls.compute(values, states)
+            if manifest.loop is not None:
+                calls.finish(values, options or {})
             if count <= skipped:
                 continue
-            values = _prepare(feeds, manifest, sample, absent_share, seed, index)
-            plan.advance(values)
             if saved is not None:
                 saved.save(count)
             if progress is not None:
@@ -150,8 +165,13 @@ class _ObservedStage:
         folder: Path,
         copies: dict[Path, Path],
         observe: Callable[[str, str, Array], None],
+        *,
+        grows: bool,
     ) -> None:
         self.stage = stage
+        # A state that grows makes each run larger than the last: sizes are measured anew where they
+        # have doubled, so that a group may take twice the limit.
+        self._growth = 2.0 if grows else 1.0
         self._observe = observe
         self._path = path
         self._folder = folder
@@ -195,7 +215,7 @@ class _ObservedStage:
         for name in self._taken:
             self._tell(name, values[name])
         size = sum(values[spec.name].nbytes for spec in self.stage.inputs)
-        if size > self._largest:
+        if size > self._growth * self._largest:
             self._largest = size
             for name, size_now in self._measure(values).items():
                 self._sizes[name] = max(self._sizes.get(name, 0), size_now)
@@ -274,7 +294,7 @@ def _check_arguments(
     absent_share: float,
     seed: int,
 ) -> None:
-    stage_names = [stage.name for stage in manifest.in_order()]
+    stage_names = [stage.name for stage in all_stages(manifest)]
     for what, names in (("graphs", graphs), ("tensors", tensors)):
         for name in names:
             if name not in stage_names:
@@ -288,7 +308,9 @@ def _check_arguments(
 
 
 def _needed(manifest: Manifest, stages: Collection[str]) -> list[Stage]:
-    """The stages named and those that they take features from, in order."""
+    """The stages named and those that they take features from, in order; with a loop, all."""
+    if manifest.loops:
+        return list(all_stages(manifest))
     features: set[str] = set()
     stages_in_order: list[Stage] = []
     for stage in reversed(manifest.in_order()):
@@ -355,13 +377,16 @@ def _job(
     manifest: Manifest,
     runs: Sequence[_ObservedStage],
     observed: Mapping[str, Collection[str]],
-    *draw: float,
+    *rest: object,
 ) -> bytes:
     """SHA-256 of everything but the samples that the result depends on."""
     tensors = [(stage, list(names)) for stage, names in observed.items()]
-    network = (manifest.modalities, manifest.stages, manifest.dimensions)
+    network = (
+        *(manifest.modalities, manifest.stages, manifest.dimensions),
+        *(manifest.states, manifest.loops),
+    )
     graphs = [run.digests() for run in runs]
-    content = (_STATE, graphs, tensors, draw, network, manifest.files.get(SAMPLES))
+    content = (_STATE, graphs, tensors, rest, network, manifest.files.get(SAMPLES))
     return hashlib.sha256(repr(content).encode()).digest()
 
 

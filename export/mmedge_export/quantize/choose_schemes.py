@@ -14,17 +14,18 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from mmedge.bench.stats.block_timer import compare_times, interleave
+from mmedge.bench.stats.block_timer import compare_times
 from mmedge.errors import ExportError
 from mmedge_export.onnx_graph.graph import Runner
+from mmedge_export.quantize.stage_runs import StageRun, time_runs
 from mmedge_export.quantize.stage_work import quantised
 from mmedge_export.targets.onnxruntime.schemes import DYNAMIC, EXACT_FIRST, RANGED
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from mmedge.spec import Array
+    from mmedge.execution.plan import Run
     from mmedge_export.quantize.stage_work import Plan, StageWork
     from mmedge_export.targets.quantizable import QuantizableNode, QuantizationScheme
 
@@ -45,17 +46,19 @@ CONFIRM = 15
 
 def time_sites(
     work: StageWork,
-    values: Mapping[str, Array],
+    runs: Sequence[StageRun],
     forms: Sequence[QuantizationScheme],
     *,
+    alone: bool,
     threads: int | None,
 ) -> dict[str, dict[QuantizationScheme, float]]:
     """How many times as fast as in float32 each node is in each of ``forms`` it can take.
 
     Args:
         work: the stage.
-        values: one sample's tensors, at least every site's activation.
+        runs: of a call, with every site's activation.
         forms: to try.
+        alone: whether the stage has the cores to itself.
         threads: most threads; None: the default.
     """
     model = onnx.load(work.prepared)
@@ -67,13 +70,22 @@ def time_sites(
         if site.op == "Gather":  # looking rows up takes next to no time
             speeds[site.node] = {form: 1.0 for form in forms if form in site.forms}
             continue
-        activation = values[site.activation]
+        activations = [(run.feeds[site.activation].shape, run.count) for run in runs]
         node = nodes[site.node]
         attributes = tuple(sorted(a.SerializeToString() for a in node.attribute))
-        key = (site.op, activation.shape, tuple(constants[site.weight].dims), attributes)
+        key = (site.op, *activations, tuple(constants[site.weight].dims), attributes)
         if key not in speeds_by_kind:
+            number = len(speeds_by_kind)
             speeds_by_kind[key] = _time_site(
-                work, site, node, constants, activation, len(speeds_by_kind), forms, threads=threads
+                work,
+                site,
+                node,
+                constants,
+                activations,
+                number,
+                forms,
+                alone=alone,
+                threads=threads,
             )
         speeds[site.node] = speeds_by_kind[key]
     return speeds
@@ -84,13 +96,15 @@ def _time_site(
     site: QuantizableNode,
     node: onnx.NodeProto,
     constants: Mapping[str, onnx.TensorProto],
-    activation: Array,
+    activations: Sequence[tuple[tuple[int, ...], int]],
     number: int,
     forms: Sequence[QuantizationScheme],
     *,
+    alone: bool,
     threads: int | None,
 ) -> dict[QuantizationScheme, float]:
-    if not activation.size:
+    activations = [(shape, count) for shape, count in activations if np.prod(shape)]
+    if not activations:
         return {}  # such as features of no detections
     # Random weights and inputs of the same sizes: how long it takes does not depend on them.
     rng = np.random.default_rng(number)
@@ -99,7 +113,10 @@ def _time_site(
         name: rng.standard_normal(tuple(constants[name].dims)).astype(np.float32)
         for name in constant_inputs
     }
-    x = rng.standard_normal(activation.shape).astype(np.float32)
+    inputs_of_runs = [
+        StageRun({"x": rng.standard_normal(shape).astype(np.float32)}, count)
+        for shape, count in activations
+    ]
     inputs = [name if name in weights else "" for name in node.input[1:]]
     while inputs and not inputs[-1]:
         inputs.pop()
@@ -108,31 +125,34 @@ def _time_site(
     graph = helper.make_graph(
         [inner],
         "site",
-        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, x.shape)],
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, _shape(activations))],
         [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)],
         [numpy_helper.from_array(value, name) for name, value in weights.items()],
     )
     opset = helper.make_opsetid("", _opset(work.prepared))
     path = work.folder / f"{work.stage.name}.site{number}.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[opset], ir_version=10), path)
-    y = Runner(path)({"x": x})["y"]
-    ranges = {"x": (float(x.min()), float(x.max())), "y": (float(y.min()), float(y.max()))}
-    ways: dict[str, Callable[[], object]] = {"float": _way(work, path, x, threads)}
+    x = inputs_of_runs[0].feeds
+    values = {**x, **Runner(path)(x)}
+    ranges = {name: (float(array.min()), float(array.max())) for name, array in values.items()}
+    open_graph = partial(work.target.open_graph, stage=work.stage, alone=alone, threads=threads)
+    ways: dict[str, Run] = {"float": open_graph(path)}
     for form in forms:
         if form in site.forms:
             other = work.folder / f"{work.stage.name}.site{number}.{form}.onnx"
             work.target.write(path, other, {"site": form}, ranges)
             with contextlib.suppress(ExportError):  # a form that the backend cannot run
-                way = _way(work, other, x, threads)
-                way()
+                way = open_graph(other)
+                way(x)
                 ways[form] = way
-    times = interleave(ways, rounds=5)
+    times = time_runs(ways, runs=inputs_of_runs, rounds=5)
     return {form: times[form].times_faster(times["float"])[0] for form in forms if form in times}
 
 
-def _way(work: StageWork, path: Path, x: Array, threads: int | None) -> Callable[[], object]:
-    run = work.target.open_graph(path, work.stage, alone=False, threads=threads)
-    return lambda: run({"x": x})
+def _shape(activations: Sequence[tuple[tuple[int, ...], int]]) -> list[int | None]:
+    """Sizes of what enters a node; None for one that is not the same in all runs."""
+    sizes = zip(*(shape for shape, _ in activations), strict=True)
+    return [size[0] if len(set(size)) == 1 else None for size in sizes]
 
 
 def _opset(path: Path) -> int:
@@ -208,7 +228,7 @@ def more_exact(name: str, near: Sequence[str], plans: Mapping[str, Plan]) -> str
 def choose_plan(
     work: StageWork,
     plans: Mapping[str, Plan],
-    values: Mapping[str, Array],
+    runs: Sequence[StageRun],
     *,
     alone: bool,
     goal: str,
@@ -219,8 +239,8 @@ def choose_plan(
     Args:
         work: the stage.
         plans: from :func:`candidates`.
-        values: one sample's tensors that enter the stage.
-        alone: whether it is the only stage.
+        runs: of a call.
+        alone: whether it has the cores to itself.
         goal: ``speed`` takes the fastest plan that is measurably faster than float32, or none;
             ``size`` the smallest graph.
         threads: most threads; None: the default.
@@ -229,27 +249,27 @@ def choose_plan(
     if not plans:
         return floats, "no node that could take another form"
     graphs = {name: work.graph(plan) for name, plan in plans.items()}
-    feeds = {spec.name: values[spec.name] for spec in work.stage.inputs}
-    runs, refused = {}, ""
+    ways: dict[str, Run] = {}
+    refused = ""
     for name, path in {"float": work.prepared, **graphs}.items():
         try:
-            run = work.target.open_graph(path, work.stage, alone=alone, threads=threads)
-            run(feeds)
+            way = work.target.open_graph(path, work.stage, alone=alone, threads=threads)
+            way(runs[0].feeds)
         except ExportError as error:
             if name == "float":
                 raise
             refused = f"{work.backend} refuses {name}: {error}"
         else:
-            runs[name] = run
-    if len(runs) == 1:
+            ways[name] = way
+    if len(ways) == 1:
         return floats, refused
-    sizes = {name: graph_bytes(path) for name, path in graphs.items() if name in runs}
+    sizes = {name: graph_bytes(path) for name, path in graphs.items() if name in ways}
     if goal == "size":
         name = min(sizes, key=lambda name: sizes[name])
         if sizes[name] >= graph_bytes(work.prepared):
             return floats, "no form makes it smaller"
         return plans[name], f"smallest: {name}"
-    _, ratios = compare_times({n: partial(run, feeds) for n, run in runs.items()}, "float")
+    _, ratios = compare_times(ways, "float", measure=partial(time_runs, runs=runs))
     faster = {name: ratio for name, ratio in ratios.items() if ratio[1] > 1.0}
     if faster:
         best = max(ratio[0] for ratio in faster.values())
@@ -257,8 +277,8 @@ def choose_plan(
         near = [name for name, ratio in faster.items() if ratio[0] >= best * (1 - NEAR)]
         name = more_exact(min(equal, key=lambda name: sizes[name]), near, plans)
         # The winner of several, and of as many rounds as it took, is timed once more.
-        ways = {"float": partial(runs["float"], feeds), name: partial(runs[name], feeds)}
-        again = interleave(ways, rounds=CONFIRM, seed=CONFIRM)
+        two = {"float": ways["float"], name: ways[name]}
+        again = time_runs(two, runs=runs, rounds=CONFIRM, seed=CONFIRM)
         middle, low, high = again[name].times_faster(again["float"])
         if low > 1.0:
             return plans[name], f"{middle:.2f} [{low:.2f}, {high:.2f}] times as fast: {name}"

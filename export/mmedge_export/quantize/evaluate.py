@@ -2,32 +2,53 @@
 
 from __future__ import annotations
 
-from functools import partial
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
-from mmedge.execution.inputs import Feeds
-from mmedge.execution.plan import StagePlan
+from mmedge.execution.generate import GenerateStep
 from mmedge.spec import Tolerance
 from mmedge.tolerance import OutputComparison, SampleErrors
+from mmedge_export.calibration.calls import BundleCalls, all_stages
+from mmedge_export.quantize.stage_runs import StageRun, typical_runs
 from mmedge_export.targets.registry import quantizer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from mmedge.bundle import Bundle
+    from mmedge.execution.call_options import CallOptions
+    from mmedge.execution.loop_run import LoopRun
     from mmedge.execution.plan import Run
     from mmedge.spec import Array
 
-__all__ = ["BundleNetwork", "changed_choices", "error"]
+__all__ = ["BundleNetwork", "Call", "changed_choices", "error"]
 
 _EXACT = Tolerance(rtol=0.0, atol=0.0)
 
 
+@dataclass(frozen=True)
+class Call:
+    """One call that a network is judged by.
+
+    Attributes:
+        inputs: of the network.
+        options: of the call.
+        states: what stages without a loop begin with; None: what the call before left.
+        forced: tokens that a loop is made to choose, [batch, n]. The answer is then the scores of
+            each choice, and of the one after them.
+    """
+
+    inputs: Mapping[str, Array]
+    options: CallOptions = field(default_factory=dict)  # type: ignore[assignment]
+    states: Mapping[str, Array] | None = None
+    forced: Array | None = None
+
+
 class BundleNetwork:
-    """All stages of a bundle on the CPU.
+    """All stages of a bundle on the CPU, its loop too. For one thread.
 
     Args:
         bundle: open.
@@ -45,67 +66,141 @@ class BundleNetwork:
         threads: int | None = None,
         backend: str = "ort",
     ) -> None:
-        self._stages = stages = bundle.manifest.in_order()
-        self._feeds = Feeds(bundle)
-        self._outputs = bundle.manifest.outputs
+        self._manifest = manifest = bundle.manifest
         target = quantizer(backend)
         self.runners: dict[str, Run] = {
             stage.name: target.open_graph(
                 (graphs or {}).get(stage.name) or bundle.file(stage.graph),
                 stage,
-                alone=len(stages) == 1,
+                alone=manifest.has_cores(stage),
                 threads=threads,
             )
-            for stage in stages
+            for stage in all_stages(manifest)
         }
+        self._more: Mapping[str, Mapping[str, Array]] = {}
+        self._watch: Callable[[str, Mapping[str, Array]], None] | None = None
+        self._calls = BundleCalls(bundle, {name: self._runner(name) for name in self.runners})
 
-    def tensors(
-        self, inputs: Mapping[str, Array], more: Mapping[str, Mapping[str, Array]] | None = None
-    ) -> dict[str, Array]:
-        """Every tensor that enters or leaves a stage; ``more`` is fed to stages by name on top."""
-        values = self._feeds.prepare(inputs)
-        runs = {
-            stage: partial(_with, runner, (more or {}).get(stage, {}))
-            for stage, runner in self.runners.items()
-        }
-        StagePlan(self._stages, runs).advance(values)
-        return values
+    def _runner(self, stage: str) -> Run:
+        def run(feeds: Mapping[str, Any]) -> dict[str, Array]:
+            if self._watch is not None:
+                self._watch(stage, feeds)
+            return self.runners[stage]({**feeds, **self._more.get(stage, {})})
 
-    def __call__(
-        self, inputs: Mapping[str, Array], more: Mapping[str, Mapping[str, Array]] | None = None
-    ) -> dict[str, Array]:
-        """The network's outputs."""
-        values = self.tensors(inputs, more)
-        return {name: values[name] for name in self._outputs}
+        return run
 
-    def answers(self, samples: Iterable[Mapping[str, Array]]) -> list[dict[str, Array]]:
-        """The outputs of every sample."""
-        return [self(inputs) for inputs in samples]
+    def run(
+        self, inputs: Mapping[str, Array], *, cached: bool = False, **options: Unpack[CallOptions]
+    ) -> dict[str, Any]:
+        """What :meth:`mmedge.Pipeline.run` returns; nothing is cached."""
+        del cached
+        return self.answer(Call(inputs, options))
 
+    def iterate(
+        self, inputs: Mapping[str, Array], *, cached: bool = False, **options: Unpack[CallOptions]
+    ) -> LoopRun:
+        """The steps of :meth:`mmedge.Pipeline.iterate`; nothing is cached."""
+        del cached
+        values = self._calls.feeds.prepare(inputs)
+        self._calls.compute(values)
+        return self._calls.begin(values, **options)
 
-def _with(run: Run, more: Mapping[str, Array], feeds: Mapping[str, Array]) -> dict[str, Array]:
-    return run({**feeds, **more})
+    def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Any]:
+        """What a call without options returns."""
+        return self.answer(Call(inputs))
+
+    def answer(self, call: Call) -> dict[str, Any]:
+        """What one call returns, or the scores of its choices."""
+        return self._answer(call, {})[0]
+
+    def answer_and_states(self, call: Call) -> tuple[dict[str, Any], dict[str, Array]]:
+        """What one call returns, and the states that it leaves, by the outputs that give them."""
+        answer, states = self._answer(call, {})
+        by_input = {state.input: state.output for state in self._manifest.states}
+        return answer, {by_input[name]: value for name, value in states.items()}
+
+    def answers(
+        self, calls: Iterable[Call], more: Mapping[str, Mapping[str, Array]] | None = None
+    ) -> list[dict[str, Any]]:
+        """Of calls one after another: states without a loop go from one to the next.
+
+        Args:
+            calls: to answer.
+            more: fed to stages by name on top.
+        """
+        self._more = more or {}
+        answers: list[dict[str, Any]] = []
+        states: Mapping[str, Array] = {}
+        try:
+            for call in calls:
+                answer, states = self._answer(call, states)
+                answers.append(answer)
+        finally:
+            self._more = {}
+        return answers
+
+    def stage_runs(self, call: Call) -> dict[str, list[StageRun]]:
+        """By stage, what it takes in a call: of runs that are alike one, and how many there are."""
+        counts = dict.fromkeys(self.runners, 0)
+
+        def count(stage: str, _feeds: Mapping[str, Array]) -> None:
+            counts[stage] += 1
+
+        self._watched(call, count)
+        totals, counts = counts, dict.fromkeys(self.runners, 0)
+        kept: dict[str, list[dict[str, Array]]] = {name: [] for name in self.runners}
+
+        def keep(stage: str, feeds: Mapping[str, Array]) -> None:
+            if counts[stage] in (0, totals[stage] // 2):
+                # A loop writes to what it feeds.
+                kept[stage].append({name: np.array(value) for name, value in feeds.items()})
+            counts[stage] += 1
+
+        self._watched(call, keep)
+        return {name: typical_runs(runs, totals[name]) for name, runs in kept.items()}
+
+    def _watched(self, call: Call, watch: Callable[[str, Mapping[str, Array]], None]) -> None:
+        self._watch = watch
+        try:
+            self.answer(call)
+        finally:
+            self._watch = None
+
+    def _answer(
+        self, call: Call, states: Mapping[str, Array]
+    ) -> tuple[dict[str, Any], Mapping[str, Array]]:
+        values = self._calls.feeds.prepare(call.inputs)
+        states = self._calls.compute(values, states if call.states is None else call.states)
+        loop = self._manifest.loop
+        if loop is None:
+            return {name: values[name] for name in self._manifest.outputs}, states
+        if call.forced is None or loop.kind != "generate":
+            return self._calls.finish(values, call.options), {}
+        limit = min(call.forced.shape[1] + 1, loop.limit)
+        run = self._calls.begin(values, forced=call.forced, limit=limit, temperature=0.0)
+        scores = [step.scores for step in run if isinstance(step, GenerateStep)]
+        return {loop.logits: np.stack(scores, 1)}, {}
 
 
 def error(
-    answers: Sequence[Mapping[str, Array]], reference: Sequence[Mapping[str, Array]]
+    answers: Sequence[Mapping[str, Any]], reference: Sequence[Mapping[str, Any]]
 ) -> list[float]:
     """Of each sample the largest difference of an output as a share of its scale.
 
     By the rule that variants are verified by (:mod:`mmedge.tolerance`), with the scales of all
-    samples together. Integers and booleans count the share of elements that differ; what is not
-    finite in one alone is an infinite error.
+    samples together. Integers, booleans and texts count the share of elements that differ, and of
+    tokens those that only one has; what is not finite in one alone is an infinite error.
     """
     scales: dict[str, OutputComparison] = {}
     compared: list[dict[str, float | SampleErrors]] = []
     for ours, theirs in zip(answers, reference, strict=True):
         differences: dict[str, float | SampleErrors] = {}
         for name, value in theirs.items():
-            if ours[name].shape == value.shape and not np.issubdtype(value.dtype, np.floating):
-                differences[name] = float(np.mean(ours[name] != value)) if value.size else 0.0
-            else:
+            if np.issubdtype(np.asarray(value).dtype, np.floating):
                 comparison = scales.setdefault(name, OutputComparison(_EXACT))
                 differences[name] = comparison.add(ours[name], value)
+            else:
+                differences[name] = _others(np.asarray(ours[name]), np.asarray(value))
         compared.append(differences)
     return [
         max(
@@ -116,8 +211,18 @@ def error(
     ]
 
 
+def _others(ours: Array, theirs: Array) -> float:
+    """The share of elements that differ, or that only one of two has."""
+    if ours.ndim != theirs.ndim:
+        return float("inf")
+    both = tuple(slice(min(sizes)) for sizes in zip(ours.shape, theirs.shape, strict=True))
+    most = int(np.prod([max(sizes) for sizes in zip(ours.shape, theirs.shape, strict=True)]))
+    same = int(np.count_nonzero(ours[both] == theirs[both]))
+    return 1.0 - same / most if most else 0.0
+
+
 def changed_choices(
-    answers: Sequence[Mapping[str, Array]], reference: Sequence[Mapping[str, Array]]
+    answers: Sequence[Mapping[str, Any]], reference: Sequence[Mapping[str, Any]]
 ) -> dict[str, tuple[int, int]]:
     """By output, in how many rows the largest element is another one, and of how many rows.
 
@@ -127,6 +232,8 @@ def changed_choices(
     counts: dict[str, tuple[int, int]] = {}
     for ours, theirs in zip(answers, reference, strict=True):
         for name, value in theirs.items():
+            if not isinstance(value, np.ndarray):
+                continue
             scores = np.issubdtype(value.dtype, np.floating) and 1 <= value.ndim <= 3
             if (
                 not scores

@@ -6,18 +6,19 @@ It is long, since one search holds what was tried, what it cost and why it ended
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mmedge.bench.machine.neighbours import busy_words
-from mmedge.bench.stats.block_timer import Disturbance, interleave, note_disturbance
+from mmedge.bench.stats.block_timer import Disturbance, note_disturbance
 from mmedge.errors import AccuracyError
 from mmedge_export.calibration.checkpoint import digest
 from mmedge_export.onnx_graph.graph import Runner
 from mmedge_export.quantize.back_off import BudgetError, back_off, offenders
+from mmedge_export.quantize.call_times import CallTimes, time_calls
 from mmedge_export.quantize.choose_schemes import (
     NO_FASTER,
     candidates,
@@ -25,11 +26,14 @@ from mmedge_export.quantize.choose_schemes import (
     graph_bytes,
     time_sites,
 )
-from mmedge_export.quantize.evaluate import BundleNetwork, error
+from mmedge_export.quantize.evaluate import BundleNetwork, Call, error
+from mmedge_export.quantize.judged_calls import SENSITIVE as SENSITIVE_TOKENS
+from mmedge_export.quantize.judged_calls import calibration_options, sample_calls
 from mmedge_export.quantize.report import StageReport
 from mmedge_export.quantize.saturate import saturating_nodes
+from mmedge_export.quantize.stage_runs import StageRun
 from mmedge_export.quantize.stage_work import quantised, quantised_forms
-from mmedge_export.targets.onnxruntime.schemes import DYNAMIC, EXACT_FIRST, RANGED
+from mmedge_export.targets.onnxruntime.schemes import DYNAMIC, EXACT_FIRST, RANGED, WEIGHTS_ALONE
 from mmedge_export.targets.quantizable import switches
 from mmedge_export.targets.registry import find_target, quantizer
 
@@ -48,14 +52,12 @@ if TYPE_CHECKING:
 
 __all__ = ["PlanSearch"]
 
-#: Samples that sensitivity is measured on, and that products are looked at for saturation on.
-SENSITIVE, SATURATING = 24, 4
+#: Samples that sensitivity is measured on, fewer of them where a loop runs on each, and those that
+#: products are looked at for saturation on.
+SENSITIVE, SENSITIVE_LOOPS, SATURATING = 24, 4, 4
 
 #: Nodes that a message about failure names.
 WORST = 8
-
-#: Rounds by which the whole network is timed.
-ROUNDS = 31
 
 #: Separates a stage from a node in the names that the search handles.
 _BETWEEN = "\n"
@@ -68,6 +70,7 @@ class PlanSearch:
         bundle: open.
         works: its stages, prepared and calibrated.
         task: what it is judged by.
+        calls: of its samples, which the gate has the answers of float32 to.
         gate: of the task.
         options: what was asked for.
         tell: told what is being done, a line at a time.
@@ -83,6 +86,7 @@ class PlanSearch:
         bundle: Bundle,
         works: Sequence[StageWork],
         task: Task,
+        calls: Sequence[Call],
         gate: AccuracyGate,
         options: QuantizeOptions,
         *,
@@ -92,11 +96,11 @@ class PlanSearch:
         self._checkpoint = checkpoint
         self._backend, self._precision = options.backend, options.precision
         self._bundle, self._works, self._task, self._gate = bundle, works, task, gate
+        self._calls = list(calls)
         self._budget, self._target = options.budget, quantizer(options.backend)
         # Where nothing can be timed, nothing is put back for its speed.
         self._goal = "size" if self._target.NOT_TIMED else options.goal
         self._threads, self._tell = options.threads, tell
-        self._alone = len(works) == 1
         self._speed: dict[str, str] = {}
         self._harms: dict[str, float] = {}
         self.others: float | None = None
@@ -121,7 +125,11 @@ class PlanSearch:
                 self._tell(f"{work.stage.name}: {len(work.sites)} nodes can be quantised")
             return
         floats = self._network({})
-        samples = [floats.tensors(inputs) for inputs in self._task.calibration[:SATURATING]]
+        manifest = self._bundle.manifest
+        samples = [
+            floats.stage_runs(call)
+            for call in sample_calls(self._task, self._task.calibration[:SATURATING], manifest)
+        ]
         for work in self._works:
             name = work.stage.name
             if not work.sites:
@@ -129,7 +137,9 @@ class PlanSearch:
                 continue
             self._tell(f"{name}: timing {len(work.sites)} nodes")
             finding = self._checkpoint.recall(
-                f"forms of {name}", partial(self._choose_stage, work, forms, samples), self._keep
+                f"forms of {name}",
+                partial(self._choose_stage, work, forms, [runs[name] for runs in samples]),
+                self._keep,
             )
             self._note(finding["others"])
             work.reduce_range = frozenset(finding["reduce_range"])
@@ -147,7 +157,7 @@ class PlanSearch:
         self,
         work: StageWork,
         forms: Sequence[QuantizationScheme],
-        samples: Sequence[Mapping[str, Array]],
+        samples: Sequence[Sequence[StageRun]],
     ) -> dict[str, Any]:
         names = list(dict.fromkeys(site.activation for site in work.sites))
         with note_disturbance(patient=self._goal == "speed") as disturbance:
@@ -158,13 +168,16 @@ class PlanSearch:
         self,
         work: StageWork,
         forms: Sequence[QuantizationScheme],
-        samples: Sequence[Mapping[str, Array]],
+        samples: Sequence[Sequence[StageRun]],
         names: Sequence[str],
     ) -> dict[str, Any]:
         activations = Runner(work.prepared, names)
-        inner = [activations(values) for values in samples]
-        work.reduce_range = saturating_nodes(work.prepared, work.sites, inner, work.ranges)
-        work.speed = time_sites(work, inner[0], forms, threads=self._threads)
+        inner = [[StageRun(activations(run.feeds), run.count) for run in runs] for runs in samples]
+        if not WEIGHTS_ALONE.issuperset(forms):
+            values = [run.feeds for runs in inner for run in runs]
+            work.reduce_range = saturating_nodes(work.prepared, work.sites, values, work.ranges)
+        alone = self._bundle.manifest.has_cores(work.stage)
+        work.speed = time_sites(work, inner[0], forms, alone=alone, threads=self._threads)
         plan, words = self._fastest(work, candidates(work, forms), samples[0])
         return {
             "reduce_range": sorted(work.reduce_range),
@@ -304,7 +317,12 @@ class PlanSearch:
         return ranked
 
     def _measure_harm(self) -> tuple[list[str], dict[str, float]]:
-        samples = self._task.calibration[:SENSITIVE]
+        manifest = self._bundle.manifest
+        count = SENSITIVE if manifest.loop is None else SENSITIVE_LOOPS
+        calls = [
+            replace(call, options=calibration_options(self._task, manifest, SENSITIVE_TOKENS))
+            for call in sample_calls(self._task, self._task.calibration[:count], manifest)
+        ]
         graphs: dict[str, Path] = {}
         sites = {work.stage.name: _switchable(work) for work in self._works}
         for work in self._works:
@@ -320,8 +338,14 @@ class PlanSearch:
 
         def answers(on: Mapping[str, set[str]]) -> list[dict[str, Array]]:
             more = {name: switches(mine, on.get(name, set())) for name, mine in sites.items()}
-            return [network(inputs, more) for inputs in samples]
+            return network.answers(calls, more)
 
+        if manifest.loop is not None and manifest.loop.kind == "generate":
+            # Scores, and of the same tokens: else one that differs would change all that follow.
+            calls = [
+                replace(call, forced=answer["tokens"])
+                for call, answer in zip(calls, answers({}), strict=True)
+            ]
         reference = answers({})
 
         def harm(on: Mapping[str, set[str]]) -> float:
@@ -351,8 +375,7 @@ class PlanSearch:
         """Put back stages that are no faster after all, and everything where the whole is not."""
         if self._goal != "speed":
             return verdict
-        floats = self._network({})
-        first = floats.tensors(self._task.samples[0][0])
+        runs = self._network({}).stage_runs(self._calls[0])
         before = [(work.plan, dict(work.why)) for work in self._works]
         for work in self._works:
             name = work.stage.name
@@ -361,7 +384,7 @@ class PlanSearch:
                 continue
             key = f"speed of {name} as {digest(work.plan)}"
             finding = self._checkpoint.recall(
-                key, partial(self._time_again, work, first), self._keep
+                key, partial(self._time_again, work, runs[name]), self._keep
             )
             plan, self._speed[name] = finding["plan"], finding["words"]
             self._note(finding["others"])
@@ -383,10 +406,10 @@ class PlanSearch:
             work.plan, work.why = plan, why
         return verdict
 
-    def _time_again(self, work: StageWork, values: Mapping[str, Array]) -> dict[str, Any]:
+    def _time_again(self, work: StageWork, runs: Sequence[StageRun]) -> dict[str, Any]:
         """Whether the stage is faster with what the metric bears, as plain values."""
         with note_disturbance() as disturbance:
-            plan, words = self._fastest(work, {"what the metric bears": work.plan}, values)
+            plan, words = self._fastest(work, {"what the metric bears": work.plan}, runs)
         return {"plan": plan, **self._doubted(words, disturbance)}
 
     def _doubted(self, words: str, disturbance: Disturbance) -> dict[str, Any]:
@@ -408,11 +431,26 @@ class PlanSearch:
             self.others = max(others, self.others or 0.0)
 
     def _fastest(
-        self, work: StageWork, plans: Mapping[str, Plan], values: Mapping[str, Array]
+        self, work: StageWork, plans: Mapping[str, Plan], runs: Sequence[StageRun]
     ) -> tuple[Plan, str]:
-        return choose_plan(
-            work, plans, values, alone=self._alone, goal=self._goal, threads=self._threads
+        alone = self._bundle.manifest.has_cores(work.stage)
+        plan, words = choose_plan(
+            work, plans, runs, alone=alone, goal=self._goal, threads=self._threads
         )
+        return plan, words + self._runs_in_words(work, runs)
+
+    def _runs_in_words(self, work: StageWork, runs: Sequence[StageRun]) -> str:
+        """What was timed, where a stage runs several times in a call."""
+        loop = self._bundle.manifest.loop
+        if loop is None or loop.stage != work.stage.name:
+            return ""
+        if loop.kind == "denoise":
+            return f"; timed as {sum(run.count for run in runs)} runs"
+        prompt = runs[0].feeds[loop.token]
+        tokens = prompt.shape[1] if prompt.ndim == 2 else 1
+        if len(runs) == 1:
+            return f"; timed as {runs[0].count} steps"
+        return f"; timed as 1 prefill of {tokens} and {runs[1].count} steps"
 
     def _network(self, plans: Mapping[str, Plan]) -> BundleNetwork:
         graphs = {
@@ -430,8 +468,7 @@ class PlanSearch:
 
         def evaluate() -> dict[str, Any]:
             network = self._network(plans)
-            inputs = (inputs for inputs, _ in self._task.samples)
-            return asdict(self._gate.evaluate(network.answers(inputs)))
+            return asdict(self._gate.evaluate(network.answers(self._calls)))
 
         key = digest({stage: quantised_forms(plan) for stage, plan in plans.items()})
         return self._gate.restore(self._checkpoint.recall(f"verdict on {key}", evaluate))
@@ -440,16 +477,12 @@ class PlanSearch:
         """The float network, and the one that was kept."""
         return self._network({}), self._network({w.stage.name: w.plan for w in self._works})
 
-    def latency(self) -> tuple[tuple[float, float], tuple[float, float, float]]:
-        """Milliseconds of a call in float32 and as kept, and how many times as fast that is."""
-        floats, quantized = self.final()
-        inputs = self._task.samples[0][0]
-        ways = {"float": partial(floats, inputs), "kept": partial(quantized, inputs)}
+    def latency(self) -> CallTimes:
+        """How long a call takes in float32 and as kept."""
         with note_disturbance() as disturbance:
-            times = interleave(ways, rounds=ROUNDS)
+            times = time_calls(self._bundle.manifest, *self.final(), self._calls[0])
         self._note(disturbance.share if disturbance.busy else None)
-        ratio = times["kept"].times_faster(times["float"])
-        return (times["float"].median, times["kept"].median), ratio
+        return times
 
     def stages(self) -> tuple[StageReport, ...]:
         """What became of each stage."""

@@ -11,21 +11,26 @@ import tempfile
 from dataclasses import asdict, replace
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mmedge.bench.machine.neighbours import busy_words
 from mmedge.bench.tune import tune
 from mmedge.bundle import Bundle
-from mmedge.errors import AccuracyError
-from mmedge.spec import Tolerance, Variant
-from mmedge.tolerance import OutputComparison
+from mmedge.spec import Variant
 from mmedge_export.calibration.calibrate import calibrate
+from mmedge_export.calibration.calls import all_stages
 from mmedge_export.calibration.checkpoint import Checkpoint, digest
 from mmedge_export.open_questions import line
 from mmedge_export.quantize.accuracy_gate import AccuracyGate
 from mmedge_export.quantize.evaluate import BundleNetwork
+from mmedge_export.quantize.golden_differences import golden_differences, with_slack
+from mmedge_export.quantize.judged_calls import (
+    CALIBRATED,
+    calibration_options,
+    judged_calls,
+)
 from mmedge_export.quantize.options import QuantizeOptions
 from mmedge_export.quantize.plan_search import PlanSearch
 from mmedge_export.quantize.report import QuantizationReport
@@ -39,16 +44,13 @@ from mmedge_export.targets.variants import check_runs_once
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from mmedge.spec import Array, Sample
+    from mmedge.spec import Manifest
     from mmedge_export.calibration.observed import Observed
     from mmedge_export.quantize.accuracy_gate import Verdict
+    from mmedge_export.quantize.golden_differences import GoldenDifferences
     from mmedge_export.targets.registry import Store
 
-__all__ = ["SLACK", "quantize"]
-
-#: What the largest difference from the golden samples is multiplied by for the tolerance that a
-#: device is held to: other processors round in another order, and quantisation magnifies that.
-SLACK = 1.5
+__all__ = ["quantize"]
 
 #: Share of the calibration samples that an optional modality is left out of.
 ABSENT_SHARE = 0.25
@@ -96,7 +98,8 @@ def quantize(
     tell = progress or (lambda _: None)
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     try:
-        check_runs_once(opened.manifest, f"precision {settings.precision!r}")
+        if settings.backend != "ort":
+            check_runs_once(opened.manifest, f"{settings.backend} {settings.precision}")
         target = quantizer(settings.backend)
         store = target.open_store(opened, settings.backend, settings.precision, settings.engines)
         opened, base = target.float_variant(opened)
@@ -128,7 +131,7 @@ def _quantize(
     tell: Callable[[str], None],
     phase: Callable[[str, int, int], None],
 ) -> tuple[Bundle, QuantizationReport]:
-    stages = bundle.manifest.in_order()
+    manifest = bundle.manifest
     threads, backend = options.threads, options.backend
     if task.invented:
         tell(
@@ -138,11 +141,12 @@ def _quantize(
     tell(f"running the float network on {len(task.samples)} samples")
     target = quantizer(backend)
     network = BundleNetwork(bundle, threads=threads, backend=backend)
-    answers = network.answers(inputs for inputs, _ in task.samples)
+    calls, left_out = judged_calls(task, manifest, network)
+    answers = network.answers(calls)
     gate = AccuracyGate(task, answers, options)
     works = [
         StageWork.start(stage, bundle.file(stage.graph), folder, backend, options.precision)
-        for stage in stages
+        for stage in all_stages(manifest)
     ]
     smoothed = _calibrate(bundle, works, task, folder, phase)
     # A larger budget goes on from what a smaller one found, and so do engines for another GPU.
@@ -155,6 +159,7 @@ def _quantize(
         bundle,
         works,
         task,
+        calls,
         gate,
         options,
         tell=tell,
@@ -163,7 +168,7 @@ def _quantize(
     search.choose()
     verdict = search.meet_limit()
     latency = search.latency() if verdict is not None and not target.NOT_TIMED else None
-    if latency is not None and options.goal == "speed" and latency[1][1] <= 1.0:
+    if latency is not None and options.goal == "speed" and latency.speedup[1] <= 1.0:
         doubt = busy_words(search.others)
         why = f"is not measurably faster{'' if doubt is None else f', but {doubt}'}"
         tell(f"the whole network {why}")
@@ -177,22 +182,27 @@ def _quantize(
         limit=gate.limit,
         samples=len(task.samples),
         attempts=gate.attempts,
-        latency_ms=None if latency is None else latency[0],
-        speedup=None if latency is None else latency[1],
+        latency_ms=None if latency is None else latency.call,
+        speedup=None if latency is None else latency.speedup,
+        first_ms=None if latency is None else latency.first,
+        token_ms=None if latency is None else latency.token,
+        tokens=0 if latency is None else latency.tokens,
         bytes_before=bundle.size(base),
         bytes_after=bundle.size(base),
-        remarks=(*_remarks(task), *_old_stages(works), *smoothed),
-        not_checked=(*target.NOT_CHECKED, *_not_checked(task, verdict)),
+        remarks=(*_remarks(task, manifest), *_old_stages(works), *smoothed),
+        not_checked=(*target.NOT_CHECKED, *_not_checked(task, verdict), *left_out),
         others_share=search.others,
     )
     if verdict is None:
         return bundle, report
-    variant = _variant(bundle, report, options.precision, search.final()[1], base, backend)
+    differences = golden_differences(bundle, search.final()[1])
+    remarks = [*report.remarks, *differences.remarks()]
+    report = replace(report, remarks=tuple(remarks))
+    variant = _variant(report, options.precision, differences, base, backend)
     graphs = {work.stage.name: work.graph() for work in works if quantised(work.plan)}
     tell("adding the variant")
     quantized = bundle
     added: list[Variant] = []
-    remarks = list(report.remarks)
     for stored, files in store(bundle, variant, graphs, folder, tell):
         quantized, complete, remark = add_variant(quantized, stored, files, folder)
         added.append(complete)
@@ -206,7 +216,7 @@ def _quantize(
     )
     if latency is not None:
         # It was not taken with the threads that were found before.
-        now = {"latency_ms": latency[0][0], "threads": None, "cores": None}
+        now = {"latency_ms": latency.call[0], "threads": None, "cores": None}
         quantized = quantized.with_metrics({base.id: now})
     if not target.NOT_TIMED:
         manifest = quantized.manifest
@@ -216,11 +226,12 @@ def _quantize(
     return quantized, report
 
 
-def _digest(samples: Sequence[Mapping[str, Array]]) -> str:
+def _digest(samples: Sequence[Mapping[str, Any]]) -> str:
     """SHA-256 of arrays: what a run that was stopped must have in common to go on."""
     sha = hashlib.sha256()
     for sample in samples:
-        for name, value in sorted(sample.items()):
+        for name in sorted(sample):
+            value = np.asarray(sample[name])  # texts are lists
             sha.update(f"{name} {value.dtype} {value.shape}".encode())
             sha.update(np.ascontiguousarray(value).tobytes())
     return sha.hexdigest()
@@ -270,22 +281,22 @@ def _observe(
         {work.stage.name: work.prepared for work in works},
         {work.stage.name: work.tensors() for work in works if work.sites},
         absent_share=ABSENT_SHARE,
+        options=calibration_options(task, bundle.manifest),
         state=state,
         progress=lambda sample_number: phase(state.name, sample_number, count),
     )
 
 
 def _variant(
-    bundle: Bundle,
     report: QuantizationReport,
     precision: str,
-    network: BundleNetwork,
+    differences: GoldenDifferences,
     base: Variant,
     backend: str,
 ) -> Variant:
     """What is known of the variant before its files are made: as yet it has the float32 ones."""
     target = quantizer(backend)
-    whole, stages = _differences(bundle, network)
+    whole, stages = differences.whole, differences.stages
     largest = max(tolerance.rtol for tolerance in (whole, *stages.values()))
     least = target.least_tolerance(base)
     versions = {name: metadata.version(name) for name in target.PACKAGES}
@@ -304,56 +315,12 @@ def _variant(
         precision,
         "cpu",
         base.files,
-        _slack(whole, least),
-        {name: _slack(tolerance, least) for name, tolerance in stages.items()},
+        with_slack(whole, least),
+        {name: with_slack(tolerance, least) for name, tolerance in stages.items()},
         build=versions | report.record(),
         metrics=metrics,
         not_checked=report.not_checked,
     )
-
-
-def _slack(difference: Tolerance, least: Tolerance) -> Tolerance:
-    """Some more than what was measured, and no less than ``least``."""
-    rtol, atol = SLACK * difference.rtol, SLACK * difference.atol
-    return Tolerance(max(rtol, least.rtol), max(atol, least.atol))
-
-
-def _differences(bundle: Bundle, network: BundleNetwork) -> tuple[Tolerance, dict[str, Tolerance]]:
-    """What the golden samples need (:meth:`mmedge.tolerance.OutputComparison.least`).
-
-    Of the whole network's outputs, and of every stage's on the golden tensors that enter it.
-    """
-    stages: dict[str, OutputComparison] = {}
-    whole: dict[str, OutputComparison] = {}
-
-    def compare(
-        comparisons: dict[str, OutputComparison], outputs: Mapping[str, Array], sample: Sample
-    ) -> None:
-        for name, value in outputs.items():
-            comparison = comparisons.setdefault(name, OutputComparison(Tolerance(0.0, 0.0)))
-            comparison.add(value, sample.outputs[name])
-
-    for sample in bundle.samples():
-        tensors = sample.tensors()
-        for run in network.runners.values():
-            compare(stages, run(tensors), sample)
-        compare(whole, network(sample.inputs), sample)
-    ends = [_least(name, comparison) for name, comparison in whole.items()]
-    return (
-        Tolerance(max(end.rtol for end in ends), max(end.atol for end in ends)),
-        {name: _least(name, comparison) for name, comparison in stages.items()},
-    )
-
-
-def _least(name: str, comparison: OutputComparison) -> Tolerance:
-    try:
-        return comparison.least()
-    except AccuracyError as fault:
-        raise AccuracyError(
-            f"output {name!r} of the quantised network is not what the golden samples hold: it "
-            f"{fault}. No device would take it: give the network's scores as outputs and not what "
-            "is decided by them, or keep fp32"
-        ) from fault
 
 
 def _old_stages(works: Sequence[StageWork]) -> tuple[str, ...]:
@@ -386,10 +353,21 @@ def _not_checked(task: Task, verdict: Verdict | None) -> tuple[str, ...]:
     return tuple(line(text) for text in lines)
 
 
-def _remarks(task: Task) -> tuple[str, ...]:
+def _remarks(task: Task, manifest: Manifest) -> tuple[str, ...]:
+    remarks = []
     if task.metric is not None and task.shared:
-        return ("the samples are few: ranges were taken from samples that are judged as well",)
-    return ()
+        remarks.append(
+            "the samples are few: ranges were taken from samples that are judged as well"
+        )
+    loop = manifest.loop
+    if loop is not None and loop.kind == "generate" and loop.limit > CALIBRATED:
+        remarks.append(f"ranges are of the first {CALIBRATED} tokens of each sample at most")
+    if task.metric is not None and loop is None and manifest.states and task.carries_state:
+        remarks.append(
+            "each sample begins with the state that the one before left: the bound of the drop "
+            "takes them for independent"
+        )
+    return tuple(remarks)
 
 
 @contextlib.contextmanager

@@ -93,6 +93,9 @@ class QuantizationReport:
         not_checked: what the judgement leaves open, in words; the variant's too.
         others_share: largest share of the cores' time that other processes took while something was
             timed, 0 to 1; None: they left the cores alone, or it cannot be told.
+        first_ms: as ``latency_ms``, up to the first token of a loop that generates; else None.
+        token_ms: the same of each token after it.
+        tokens: that the call has which was timed; 0 where no loop generates.
     """
 
     variants: tuple[str, ...]
@@ -109,6 +112,9 @@ class QuantizationReport:
     remarks: tuple[str, ...] = ()
     not_checked: tuple[str, ...] = ()
     others_share: float | None = None
+    first_ms: tuple[float, float] | None = None
+    token_ms: tuple[float, float] | None = None
+    tokens: int = 0
 
     @property
     def variant(self) -> str | None:
@@ -177,7 +183,13 @@ class QuantizationReport:
             before, after = self.latency_ms
             middle, low, high = self.speedup
             times = f"{middle:.2f} [{low:.2f}, {high:.2f}] times as fast"
-            rows.append(("latency", f"{before:.3g} -> {after:.3g} ms, {times}"))
+            call = f" (a call of {self.tokens} tokens)" if self.tokens else ""
+            rows.append(("latency", f"{before:.3g} -> {after:.3g} ms{call}, {times}"))
+        for what, pair in (("first token", self.first_ms), ("each token after it", self.token_ms)):
+            if pair is not None:
+                faster = pair[0] / pair[1] if pair[1] else math.inf
+                words = f"{pair[0]:.3g} -> {pair[1]:.3g} ms, {faster:.2f} times as fast"
+                rows.append((what, words))
         before, after = self.bytes_before, self.bytes_after
         share = after / max(before, 1)
         size = f"{before:,} -> {after:,} bytes, {share:.3f} of it"

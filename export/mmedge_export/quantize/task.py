@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mmedge.errors import ExportError
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from mmedge.bundle import Bundle
-    from mmedge.spec import Array
+    from mmedge.execution.call_options import CallOptions
+    from mmedge.spec import Array, Sample
     from mmedge_export.model import Metric, Model
 
 __all__ = ["CALIBRATION", "Task"]
@@ -36,6 +37,10 @@ class Task:
         shared: whether the calibration samples are among those that are judged.
         invented: whether the samples are an example and made-up inputs, as export makes them for a
             network that brings none.
+        options: of every call, such as ``{"limit": 32}`` of a loop that generates.
+        carries_state: whether a sample begins with the state that the one before left, in a network
+            that keeps one without a loop; else each begins anew.
+        golden_samples: where the samples are a bundle's golden ones, these.
     """
 
     samples: Sequence[tuple[Mapping[str, Array], Any]]
@@ -43,6 +48,9 @@ class Task:
     metric: Metric | None
     shared: bool = False
     invented: bool = False
+    options: CallOptions = field(default_factory=dict)  # type: ignore[assignment]
+    carries_state: bool = True
+    golden_samples: Sequence[Sample] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "metric", safe_metric(self.metric))
@@ -83,7 +91,9 @@ class Task:
         inputs = [sample.inputs for sample in samples]
         invented = bundle.manifest.provenance.get("samples") == INVENTED
         pairs = [(values, None) for values in inputs]
-        return cls(pairs, inputs, None, shared=True, invented=invented)
+        return cls(
+            pairs, inputs, None, shared=True, invented=invented, golden_samples=tuple(samples)
+        )
 
     @property
     def targets(self) -> list[Any]:

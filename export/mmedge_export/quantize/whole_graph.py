@@ -58,9 +58,10 @@ def add_variant(
     name = f"{posixpath.dirname(whole_stage.graph)}/{variant.id}.onnx"
     graphs = {stage: (_path(file, files, bundle), file) for stage, file in variant.files.items()}
     try:
-        model = merge(
-            stages, graphs, list(manifest.inputs()), manifest.outputs, posixpath.dirname(name)
+        inputs, outputs = (
+            [spec.name for spec in specs] for specs in (whole_stage.inputs, whole_stage.outputs)
         )
+        model = merge(stages, graphs, inputs, outputs, posixpath.dirname(name))
     except ExportError as error:
         return bundle.with_variant(variant, files), variant, f"no plan 'whole': {error}"
     path = folder / "merged.onnx"

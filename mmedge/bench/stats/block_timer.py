@@ -17,7 +17,7 @@ import random
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -123,20 +123,32 @@ def note_disturbance(*, patient: bool = True) -> Iterator[Disturbance]:
 
 
 def compare_times(
-    ways: Mapping[str, Callable[[], object]], baseline: str, *, rounds: int = 11
+    ways: Mapping[str, Any],
+    baseline: str,
+    *,
+    rounds: int = 11,
+    measure: Callable[..., dict[str, Timing]] | None = None,
 ) -> tuple[dict[str, Timing], dict[str, tuple[float, float, float]]]:
     """Time all ``ways`` until each is known to be faster or slower than ``baseline``, or long.
+
+    Args:
+        ways: what to time.
+        baseline: one of them.
+        rounds: of one measurement.
+        measure: times ways, with ``rounds`` and ``seed``; None: :func:`interleave`, which calls
+            them.
 
     Returns:
         The timings, and of every other way how many times as fast it is as ``baseline``
         (:meth:`Timing.times_faster`).
     """
-    times = interleave(ways, rounds=rounds)
+    measure = measure or interleave
+    times = measure(ways, rounds=rounds)
     for repeat in range(1, REPEATS):
         ratios = {n: t.times_faster(times[baseline]) for n, t in times.items() if n != baseline}
         if not any(low <= 1.0 <= high for _, low, high in ratios.values()):
             break
-        more = interleave(ways, rounds=rounds, seed=repeat)
+        more = measure(ways, rounds=rounds, seed=repeat)
         times = {name: timing + more[name] for name, timing in times.items()}
     return times, {n: t.times_faster(times[baseline]) for n, t in times.items() if n != baseline}
 

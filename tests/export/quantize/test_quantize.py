@@ -29,6 +29,7 @@ from mmedge_export.quantize import (
     quantize,
     quantize_bundle,
 )
+from mmedge_export.quantize.call_times import CallTimes
 from mmedge_export.quantize.options import QuantizeOptions
 
 OPTIONS = {"goal": "size", "threads": 1, "max_error": 0.2}
@@ -181,10 +182,12 @@ def test_what_is_no_faster_is_not_kept(plain, tmp_path, monkeypatch):
 def test_the_whole_must_be_faster_as_well(plain, tmp_path, monkeypatch):
     path = copy(plain, tmp_path)
     before = digests(path)
-    monkeypatch.setattr(choose_schemes, "compare_times", lambda ways, baseline: (
+    monkeypatch.setattr(choose_schemes, "compare_times", lambda ways, baseline, **_: (
         {}, dict.fromkeys(ways.keys() - {baseline}, (1.5, 1.4, 1.6))))  # fmt: skip
     monkeypatch.setattr(
-        plan_search.PlanSearch, "latency", lambda self: ((1.0, 1.0), (1.0, 0.9, 1.1))
+        plan_search.PlanSearch,
+        "latency",
+        lambda self: CallTimes((1.0, 1.0), (1.0, 0.9, 1.1)),
     )
     bundle, report = quantize(path, options=QuantizeOptions(**OPTIONS | {"goal": "speed"}))
     bundle.close()

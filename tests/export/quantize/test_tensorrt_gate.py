@@ -22,7 +22,7 @@ from mmedge.errors import AccuracyError, BackendError, InputError
 from mmedge_export import export
 from mmedge_export.onnx_graph.graph import Runner
 from mmedge_export.quantize import QuantizeOptions, Task, plan_search, quantize, stage_work
-from mmedge_export.quantize.quantize_bundle import SLACK
+from mmedge_export.quantize.golden_differences import SLACK
 from mmedge_export.targets.quantizable import switches
 from mmedge_export.targets.tensorrt import EngineOptions
 from mmedge_export.targets.tensorrt.engine import FP32_TOLERANCE

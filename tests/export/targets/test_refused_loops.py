@@ -7,7 +7,7 @@ from loop_bundles import Captioner, Filter
 
 from mmedge.bundle import Bundle
 from mmedge.errors import ExportError
-from mmedge_export.quantize import quantize
+from mmedge_export.quantize import QuantizeOptions, quantize
 from mmedge_export.targets.openvino.variant import add_openvino
 from mmedge_export.targets.tensorrt.engine import build_all
 
@@ -18,8 +18,8 @@ from mmedge_export.targets.tensorrt.engine import build_all
 def test_refused(network, stage, tmp_path):
     network.write(tmp_path / "b").close()
     words = f"stage '{stage}' of .* runs step by step"
-    with pytest.raises(ExportError, match=f"precision 'int8': {words}"):
-        quantize(tmp_path / "b")
+    with pytest.raises(ExportError, match=f"tensorrt_rtx int8: {words}"):
+        quantize(tmp_path / "b", options=QuantizeOptions(backend="tensorrt_rtx"))
     with Bundle.open(tmp_path / "b") as bundle:
         with pytest.raises(ExportError, match=f"OpenVINO: {words}"):
             add_openvino(bundle)
