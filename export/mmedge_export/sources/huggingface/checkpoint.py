@@ -1,0 +1,219 @@
+"""A checkpoint as transformers saves it: network, configuration, processor, generation settings.
+
+Nothing in it is executed, unless the caller trusts its code: weights are safetensors alone.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from mmedge.errors import ExportError
+from mmedge_export.install import remedy
+from mmedge_export.noise import quiet
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["Checkpoint", "read_checkpoint"]
+
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+#: Files whose presence says that there is a tokenizer or a processor to be read.
+_PROCESSOR_FILES = (
+    "processor_config.json",
+    "preprocessor_config.json",
+    "image_processor_config.json",
+    "video_preprocessor_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "vocab.txt",
+    "vocab.json",
+)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a folder holds.
+
+    Attributes:
+        folder: where it lies.
+        network: of transformers, in evaluation mode, float32.
+        processor: of transformers (a processor, tokenizer, image processor or feature extractor);
+            None where the folder has none.
+        remarks: what a user should know of how it was read.
+    """
+
+    folder: Path
+    network: Any
+    processor: Any = None
+    remarks: list[str] = field(default_factory=list)
+
+    @property
+    def config(self) -> Any:  # noqa: ANN401 - transformers is not imported here
+        """The network's configuration."""
+        return self.network.config
+
+    def part(self, name: str) -> Any:  # noqa: ANN401
+        """A part of the processor (``tokenizer``, ``image_processor``, ``feature_extractor``)."""
+        processor = self.processor
+        if processor is None:
+            return None
+        if (part := getattr(processor, name, None)) is not None:
+            return part
+        kinds = {
+            "tokenizer": "convert_ids_to_tokens",
+            "image_processor": "rescale",
+            "feature_extractor": "sampling_rate",
+        }
+        return processor if hasattr(processor, kinds[name]) else None
+
+
+def read_checkpoint(folder: Path, *, trust_remote_code: bool = False) -> Checkpoint:
+    """Read a folder that ``save_pretrained`` wrote.
+
+    Args:
+        folder: with config.json and safetensors.
+        trust_remote_code: run Python files of the checkpoint.
+
+    Raises:
+        ExportError: something is missing, not safe, or not for this version of transformers.
+    """
+    config = _read_config(folder)
+    remarks: list[str] = []
+    kind = _find_class(folder, config, remarks, trust_remote_code=trust_remote_code)
+    _refuse_pickle(folder, kind.__name__)
+    with quiet():
+        try:
+            network, loading = kind.from_pretrained(
+                folder,
+                use_safetensors=True,
+                dtype=torch.float32,
+                output_loading_info=True,
+                local_files_only=True,
+                trust_remote_code=trust_remote_code,
+            )
+        except Exception as error:  # whatever a foreign class raises
+            raise ExportError(
+                f"{folder}: {kind.__name__} cannot be loaded: {type(error).__name__}: {error}"
+            ) from error
+        processor = _read_processor(folder, remarks, trust_remote_code=trust_remote_code)
+    if missing := sorted(loading["missing_keys"]):
+        raise ExportError(
+            f"{folder}: {len(missing)} weights of {kind.__name__} are not in the checkpoint, such "
+            f"as {missing[0]!r}: they would be random; save the trained network of that class, or "
+            "name the class whose weights these are in config.json (architectures)"
+        )
+    if unused := sorted(loading["unexpected_keys"]):
+        remarks.append(f"{len(unused)} tensors of the file are not used, such as {unused[0]!r}")
+    saved = str(config.get("dtype") or config.get("torch_dtype") or "float32").split(".")[-1]
+    if saved != "float32":
+        remarks.append(f"weights were saved as {saved} and are exported as float32")
+    return Checkpoint(folder, network.eval(), processor, remarks)
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    file = folder / "config.json"
+    if not folder.is_dir():
+        raise ExportError(f"no folder at {folder}; expected one that save_pretrained wrote")
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ExportError(
+            f"{file} cannot be read: {error}; expected a folder that save_pretrained wrote"
+        ) from error
+    if not isinstance(config, dict):
+        raise ExportError(f"{file}: expected an object, got {type(config).__name__}")
+    return config
+
+
+def _find_class(
+    folder: Path, config: dict[str, Any], remarks: list[str], *, trust_remote_code: bool
+) -> Any:  # noqa: ANN401
+    """The class of transformers that the checkpoint names."""
+    transformers = _transformers()
+    names = config.get("architectures") or []
+    if len(names) != 1 or not isinstance(names[0], str):
+        raise ExportError(
+            f"{folder / 'config.json'}: architectures is {names!r}; expected one class of "
+            'transformers, such as ["BertForSequenceClassification"]; save_pretrained writes it'
+        )
+    name = names[0]
+    if name.isidentifier() and (kind := _attribute(transformers, name)) is not None:
+        if config.get("auto_map"):
+            remarks.append(f"the checkpoint's own code was not run: transformers has {name}")
+        return kind
+    auto = config.get("auto_map") or {}
+    if not auto:
+        raise ExportError(
+            f"{folder}: transformers {transformers.__version__} has no class {name!r}; install "
+            "the version that the checkpoint was saved with, or write a factory: mmedge init"
+        )
+    if not trust_remote_code:
+        raise ExportError(
+            f"{folder}: the class {name!r} is Python code of the checkpoint (auto_map), which is "
+            "not run: it can do anything that you can do. Read it, and if you trust whoever wrote "
+            "it, say --trust-remote-code"
+        )
+    entry = next((key for key, value in auto.items() if str(value).endswith(f".{name}")), None)
+    if entry is None:
+        raise ExportError(f"{folder}: auto_map names no class {name!r}; it has {auto}")
+    remarks.append(f"code of the checkpoint was run: {auto[entry]}")
+    return getattr(transformers, entry)
+
+
+def _attribute(transformers: Any, name: str) -> Any:  # noqa: ANN401
+    try:
+        return getattr(transformers, name, None)
+    except ImportError as error:  # transformers imports by need
+        cause = error.__cause__ or error
+        raise ExportError(
+            f"transformers cannot import {name}: {cause}; mend that installation (a torchvision "
+            "that was built for another torch is the usual cause: install the build for "
+            f"torch {torch.__version__}, or none)"
+        ) from error
+
+
+def _transformers() -> Any:  # noqa: ANN401
+    try:
+        import transformers
+    except ImportError as error:
+        raise ExportError(f"hf: needs transformers: {remedy(error)}") from error
+    return transformers
+
+
+def _refuse_pickle(folder: Path, name: str) -> None:
+    if any(folder.glob("*.safetensors")):
+        return
+    pickles = [file.name for pattern in _PICKLES for file in folder.glob(pattern)]
+    if not pickles:
+        raise ExportError(f"{folder} has no weights; expected model.safetensors")
+    raise ExportError(
+        f"{folder} has its weights as a pickle ({min(pickles)}), which can run any code when it is "
+        "read. Convert it once, where you trust it:\n"
+        f'  python -c "from transformers import {name} as C; '
+        f"C.from_pretrained({str(folder)!r}, use_safetensors=False)"
+        f'.save_pretrained({str(folder)!r})"'
+    )
+
+
+def _read_processor(folder: Path, remarks: list[str], *, trust_remote_code: bool) -> Any:  # noqa: ANN401
+    if not any((folder / name).is_file() for name in _PROCESSOR_FILES):
+        remarks.append("the folder has no processor: shapes follow from config.json alone")
+        return None
+    from transformers import AutoProcessor
+
+    try:
+        return AutoProcessor.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=trust_remote_code
+        )
+    except Exception as error:  # noqa: BLE001 - whatever a foreign class raises
+        remarks.append(
+            "the processor could not be read, so preprocessing and text stay outside: "
+            f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        )
+        return None

@@ -1,0 +1,257 @@
+"""A network of transformers whose decoder looks at what an encoder made, as a model with a loop.
+
+Nothing is taken apart by name. The network is run once on a first token, and what its cache then
+holds of the encoder are the constants; a step runs the decoder on a cache of these constants.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from transformers.modeling_outputs import BaseModelOutput
+
+from mmedge.errors import ExportError
+from mmedge_export.loops import Generate, StateInput
+from mmedge_export.model import Model
+from mmedge_export.noise import quiet
+from mmedge_export.sources.huggingface.caches import (
+    cache_tensors,
+    decoder_cache,
+    encoder_decoder_cache,
+)
+from mmedge_export.sources.huggingface.examples import DECODER_TOKENS, look_up
+from mmedge_export.sources.huggingface.generation import read_generation
+from mmedge_export.sources.huggingface.sensors import parameters_of
+from mmedge_export.sources.huggingface.single_run import make_inputs
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from mmedge_export.sources.huggingface.checkpoint import Checkpoint
+    from mmedge_export.sources.huggingface.generation import TokenRules
+    from mmedge_export.sources.huggingface.sensors import Sensor
+
+__all__ = ["encoder_decoder_model", "looks_at_encoder", "run_limits"]
+
+#: Most tokens of a run, where nothing states a number.
+_LIMIT = 256
+
+
+@dataclass(frozen=True)
+class _Names:
+    """How a decoder calls what every decoder takes."""
+
+    tokens: str
+    cache: str
+    features: str
+    mask: str | None
+
+    @classmethod
+    def of(cls, decoder: Any) -> _Names:  # noqa: ANN401
+        """Of a decoder, by its parameters."""
+        names = parameters_of(decoder)
+
+        def first(*candidates: str) -> str:
+            return next(name for name in candidates if name in names)
+
+        mask = next((n for n in ("encoder_attention_mask", "attention_mask") if n in names), None)
+        return cls(
+            first(DECODER_TOKENS, "input_ids"),
+            first("cache", "past_key_values"),
+            first("encoder_outputs", "encoder_hidden_states"),
+            mask if mask == "encoder_attention_mask" or "encoder_outputs" in names else None,
+        )
+
+
+def looks_at_encoder(decoder: Any, arguments: Mapping[str, Any]) -> bool:  # noqa: ANN401
+    """Whether a module that ``generate()`` runs attends to an encoder."""
+    return bool({"encoder_outputs", "encoder_hidden_states"} & arguments.keys()) and bool(
+        {"cache", "past_key_values"} & set(parameters_of(decoder))
+    )
+
+
+class _Encode(nn.Module):
+    """Sensors to the keys and values that each layer of the decoder looks at.
+
+    Args:
+        network: the whole.
+        decoder: the part of it whose tokens are chosen; or the network itself.
+        start: a first token.
+        fronts: preprocessing of an input, inside the graph.
+    """
+
+    def __init__(
+        self, network: nn.Module, decoder: nn.Module, start: int, fronts: Mapping[str, nn.Module]
+    ) -> None:
+        super().__init__()
+        self.network, self._decoder, self._start = network, [decoder], start
+        self.fronts = nn.ModuleDict(fronts)
+        self._names = _Names.of(decoder)
+        own = parameters_of(network)
+        self._tokens = DECODER_TOKENS if DECODER_TOKENS in own else "input_ids"
+
+    def forward(self, **sensors: Tensor) -> dict[str, Tensor]:
+        """Keys and values, ``cross_key_0`` and so on."""
+        values = {
+            name: self.fronts[name](value) if name in self.fronts else value
+            for name, value in sensors.items()
+        }
+        rows = next(iter(values.values())).shape[0]
+        values[self._tokens] = torch.full((rows, 1), self._start, dtype=torch.int64)
+        cross = decoder_cache({}, "")
+        cache = encoder_decoder_cache(decoder_cache({}, ""), cross)
+
+        def give_cache(
+            module: nn.Module,  # noqa: ARG001
+            args: tuple[Any, ...],
+            kwargs: dict[str, Any],
+        ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+            return args, {**kwargs, self._names.cache: cache, "use_cache": True}
+
+        (decoder,) = self._decoder
+        hook = decoder.register_forward_pre_hook(give_cache, with_kwargs=True)
+        try:
+            self.network(**values)
+        finally:
+            hook.remove()
+        return cache_tensors(cross, "cross_")
+
+
+class _Step(nn.Module):
+    """Tokens to scores of the one after the last, with a cache of the decoder.
+
+    Args:
+        decoder: of transformers.
+        width: of what the encoder made.
+    """
+
+    def __init__(self, decoder: nn.Module, width: int) -> None:
+        super().__init__()
+        self.decoder, self._width, self._names = decoder, width, _Names.of(decoder)
+
+    def run(
+        self, token: Tensor, mask: Tensor | None, tensors: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Scores and the new cache."""
+        own = decoder_cache(tensors, "past_")
+        cross = decoder_cache(tensors, "cross_")
+        keys = tensors["cross_key_0"]
+        # Only its sizes are asked for: keys and values are there.
+        features = keys.new_zeros(()).expand(keys.shape[0], keys.shape[2], self._width)
+        values: dict[str, Any] = {
+            self._names.tokens: token,
+            self._names.cache: encoder_decoder_cache(own, cross),
+            self._names.features: BaseModelOutput(last_hidden_state=features)
+            if self._names.features == "encoder_outputs"
+            else features,
+            "use_cache": True,
+        }
+        if mask is not None and self._names.mask is not None:
+            values[self._names.mask] = mask
+        result = self.decoder(**values)
+        return {"logits": result.logits[:, -1], **cache_tensors(own, "present_")}
+
+    def forward(self, token: Tensor, **tensors: Tensor) -> dict[str, Tensor]:
+        """As :meth:`run`, where nothing of the encoder is padding."""
+        return self.run(token, None, tensors)
+
+
+class _MaskedStep(_Step):
+    """A step that looks at a text which may be padded."""
+
+    def forward(  # type: ignore[override]  # it is called by keyword
+        self, token: Tensor, attention_mask: Tensor, **tensors: Tensor
+    ) -> dict[str, Tensor]:
+        """As :meth:`run`."""
+        return self.run(token, attention_mask, tensors)
+
+
+def encoder_decoder_model(
+    checkpoint: Checkpoint, sensors: Sequence[Sensor], example: Mapping[str, Tensor]
+) -> Model:
+    """The model of a network that generates from what an encoder made.
+
+    Raises:
+        ExportError: its decoder holds something else than keys and values.
+    """
+    network = checkpoint.network
+    generation = read_generation(network, example)
+    decoder, rules = generation.decoder, generation.rules
+    checkpoint.remarks.extend(rules.remarks)
+    if len({tuple(row) for row in generation.start.tolist()}) > 1:
+        raise ExportError(
+            f"{type(network).__name__}.generate() begins with other tokens for other inputs "
+            f"({generation.start.tolist()}); mmedge begins with the same: write a factory"
+        )
+    start = [*generation.start[0].tolist(), *rules.forced]
+    module = _Encode(network, decoder, start[0], {}).eval()
+    masked = "attention_mask" in example
+    width = _feature_width(generation.arguments)
+    step = (_MaskedStep if masked else _Step)(decoder, width).eval()
+    with quiet(), torch.no_grad():
+        constants = module(**example)
+        mask = {"attention_mask": example["attention_mask"]} if masked else {}
+        tokens = torch.tensor([start] * len(generation.start))
+        first = step(tokens, **mask, **constants)
+    if not constants:
+        raise ExportError(f"{type(decoder).__name__} caches nothing of its encoder")
+    states = {
+        name.replace("present_", "past_"): StateInput(
+            name, ("batch", value.shape[1], "past", value.shape[3]), grows="past"
+        )
+        for name, value in first.items()
+        if name != "logits"
+    }
+    inputs, dims = make_inputs(checkpoint, sensors, example, one_batch=True)
+    limit, most = run_limits(checkpoint, decoder, rules, len(start))
+    return Model(
+        module,
+        inputs=inputs,
+        outputs=list(constants),
+        dims=dims,
+        name=checkpoint.folder.resolve().name,
+        loop=Generate(
+            step,
+            token="token",  # noqa: S106 - the name of an input
+            state=states,
+            start=start,
+            stop=rules.stop,
+            suppress=rules.suppress,
+            suppress_first=rules.suppress_first,
+            limit=limit,
+            dims={"past": (0, most), "new": (1, most)},
+        ),
+    )
+
+
+def _feature_width(arguments: Mapping[str, Any]) -> int:
+    """Width of what the encoder made."""
+    made = arguments.get("encoder_outputs", arguments.get("encoder_hidden_states"))
+    features = made if isinstance(made, Tensor) else made[0]
+    return int(features.shape[-1])
+
+
+def run_limits(
+    checkpoint: Checkpoint,
+    decoder: Any,  # noqa: ANN401
+    rules: TokenRules,
+    start: int,
+) -> tuple[int, int]:
+    """Most tokens that a run chooses, and most that its cache holds."""
+    config = getattr(decoder.config, "decoder", None) or decoder.config
+    places = look_up(
+        config, "max_target_positions", "max_position_embeddings", "n_positions", "max_seq_len"
+    )
+    length = rules.length or _LIMIT + start
+    if isinstance(places, int) and length > places:
+        length = places
+    if length <= start:
+        checkpoint.remarks.append(
+            f"generation_config leaves no token after the first {start} (max_length {length}): "
+            f"runs take up to {_LIMIT}"
+        )
+        length = min(places or start + _LIMIT, start + _LIMIT)
+    return length - start, length

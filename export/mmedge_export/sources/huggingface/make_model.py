@@ -1,0 +1,65 @@
+"""A checkpoint becomes a :class:`Model`, by what its class says of itself."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from mmedge_export.loops import Generate
+from mmedge_export.sources.huggingface.examples import find_example
+from mmedge_export.sources.huggingface.sensors import find_sensors
+
+if TYPE_CHECKING:
+    from mmedge_export.model import Model
+    from mmedge_export.sources.huggingface.checkpoint import Checkpoint
+    from mmedge_export.sources.source import SourceOptions
+
+__all__ = ["make_model"]
+
+
+def make_model(checkpoint: Checkpoint, options: SourceOptions) -> Model:
+    """The model of a checkpoint; what a user may notice of it goes to the checkpoint's remarks.
+
+    Args:
+        checkpoint: what was read.
+        options: of the user.
+
+    Raises:
+        ExportError: the class cannot be taken; the message has the reason.
+    """
+    model = _make(checkpoint)
+    checkpoint.remarks.append(
+        "samples are made up"
+        if checkpoint.processor is None
+        else "samples are what the processor makes of made-up data"
+    )
+    loop = model.loop
+    if isinstance(loop, Generate):
+        changes: dict[str, Any] = {}
+        if options.limit is not None:
+            changes["limit"] = options.limit
+        if options.stop is not None:
+            changes["stop"] = tuple(options.stop)
+        model = replace(model, loop=replace(loop, **changes))
+    return model
+
+
+def _make(checkpoint: Checkpoint) -> Model:
+    network: Any = checkpoint.network
+    sensors = find_sensors(network, checkpoint.processor)
+    example = find_example(checkpoint, sensors)
+    if not network.can_generate():
+        from mmedge_export.sources.huggingface.single_run import single_run_model
+
+        return single_run_model(checkpoint, sensors, example)
+    if not network.config.is_encoder_decoder and {s.modality for s in sensors} == {"text"}:
+        from mmedge_export.sources.huggingface.decoder_only import decoder_only_model
+
+        return decoder_only_model(checkpoint, example)
+    from mmedge_export.sources.huggingface.encoder_decoder import encoder_decoder_model
+
+    if sensors[0].modality != "text" and any(sensor.modality == "text" for sensor in sensors):
+        checkpoint.remarks.append("a run begins without a text of the caller's")
+        sensors = [sensor for sensor in sensors if sensor.modality != "text"]
+        example = {sensor.name: example[sensor.name] for sensor in sensors}
+    return encoder_decoder_model(checkpoint, sensors, example)

@@ -1,0 +1,117 @@
+"""Checkpoints of transformers that generate: tokens of bundles are those of ``generate()``."""
+
+from __future__ import annotations
+
+import huggingface_networks as checkpoints
+import numpy as np
+import pytest
+import torch
+
+import mmedge
+from mmedge.errors import ExportError
+from mmedge_export import export
+from mmedge_export.sources.huggingface.source import HuggingFaceSource
+from mmedge_export.sources.source import SourceOptions
+
+RNG = np.random.default_rng(12)
+#: Most tokens that a run chooses.
+LENGTH = 8
+
+
+def floats(*shape: int) -> np.ndarray:
+    return RNG.standard_normal(shape).astype(np.float32)
+
+
+def words(rows: int, count: int, *, padded: bool = False) -> dict[str, np.ndarray]:
+    ids = RNG.integers(3, 90, (rows, count))
+    mask = np.ones_like(ids)
+    if padded:
+        mask[0, count - count // 3 :] = 0
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+#: New inputs of two batch sizes, and two lengths where there are any.
+CASES = {
+    "t5": [words(1, 4), words(3, 11, padded=True)],
+    "marian": [words(1, 4), words(3, 11, padded=True)],
+    "bart": [words(2, 6, padded=True)],
+    "whisper": [{"input_features": floats(n, 16, 60)} for n in (1, 3)],
+    "trocr": [{"pixel_values": floats(n, 3, 32, 32)} for n in (1, 3)],
+    "blip": [{"pixel_values": floats(n, 3, 32, 32)} for n in (1, 3)],
+    "llama": [words(1, 3), words(3, 9)],
+    "gemma": [words(1, 3), words(3, 9)],
+}
+#: What generate() does by default beside taking the best token.
+RULES = {
+    "marian": {"forced_eos_token_id": 0, "bad_words_ids": [[98]]},
+    "bart": {"forced_bos_token_id": 0},
+    "whisper": {"suppress_tokens": [5, 6], "begin_suppress_tokens": [7, 2]},
+}
+#: Tokens at the beginning of what generate() returns that are no choice of its own.
+STARTS = {"t5": 1, "marian": 1, "bart": 2, "whisper": 0, "trocr": 1, "blip": 1}
+
+
+# The decoder of BLIP reads no settings of its own from a checkpoint.
+@pytest.mark.filterwarnings("ignore:Using the model-agnostic default")
+@pytest.mark.parametrize("name", CASES)
+def test_tokens_are_those_of_generate(name, tmp_path):
+    network = checkpoints.save(
+        getattr(checkpoints, name),
+        tmp_path / name,
+        gain=0.25 if name in ("t5", "marian", "bart") else 1.0,
+        max_new_tokens=LENGTH,
+        **RULES.get(name, {}),
+    )
+    bundle = export(f"hf:{tmp_path / name}", tmp_path / "bundle", samples_limit=1)
+    loop = bundle.manifest.loops[0]
+    pipe = mmedge.load(tmp_path / "bundle")
+    seen = set()
+    for case in CASES[name]:
+        tensors = {key: torch.from_numpy(value) for key, value in case.items()}
+        expected = network.generate(**tensors, do_sample=False, num_beams=1)
+        count = STARTS.get(name, case.get("input_ids", np.zeros((1, 0))).shape[1])
+        inputs = {key: value for key, value in case.items() if key in pipe_inputs(bundle)}
+        result = pipe(**inputs)
+        for row, tokens in enumerate(expected[:, count:].tolist()):
+            ends = [at for at, token in enumerate(tokens) if token in loop.stop]
+            chosen = tokens[: min(ends, default=len(tokens))]
+            length = int(result["lengths"][row])
+            assert result["tokens"][row, :length].tolist() == chosen
+            seen.update(chosen)
+    assert len(seen) > 3
+
+
+def pipe_inputs(bundle) -> set[str]:
+    return {name for modality in bundle.manifest.modalities for name in modality.inputs}
+
+
+def read(folder, **options):
+    return HuggingFaceSource().read(f"hf:{folder}", SourceOptions(**options))
+
+
+def test_what_generate_does_beside_the_best_token_is_said(tmp_path):
+    network = checkpoints.save(checkpoints.bart, tmp_path)
+    network.generation_config.update(
+        num_beams=4, no_repeat_ngram_size=3, suppress_tokens=[7], eos_token_id=[2, 9]
+    )
+    network.generation_config.save_pretrained(tmp_path)
+    source = read(tmp_path, limit=5)
+    assert source.model.loop.limit == 5
+    assert source.model.loop.suppress == (7,)
+    assert source.model.loop.stop == (2, 9)
+    text = "\n".join(source.remarks)
+    assert "num_beams 4: mmedge takes the best token" in text
+    assert "NoRepeatNGram, which mmedge does not: tokens may differ" in text
+
+
+def test_a_network_whose_state_is_no_keys_and_values_is_refused(tmp_path):
+    def mamba():
+        return checkpoints.hf.MambaForCausalLM(
+            checkpoints.hf.MambaConfig(
+                vocab_size=checkpoints.WORDS, hidden_size=32, num_hidden_layers=2, state_size=4
+            )
+        )
+
+    checkpoints.save(mamba, tmp_path)
+    with pytest.raises(ExportError, match="MambaForCausalLM does not run with a cache of keys"):
+        read(tmp_path)

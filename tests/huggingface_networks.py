@@ -1,0 +1,215 @@
+"""Tiny random networks of transformers that tests share, saved as a user's checkpoint would be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import networks
+import torch
+
+networks.declare_torchvision()  # transformers imports it
+
+import transformers as hf  # noqa: E402
+
+WORDS = 99
+_SIZES = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 37,
+}
+TEXT = {**_SIZES, "vocab_size": WORDS, "max_position_embeddings": 40}
+IDS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+VISION = {**_SIZES, "image_size": 32, "patch_size": 8}
+_BOTH = {
+    "d_model": 32,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 37,
+    "decoder_ffn_dim": 37,
+    "vocab_size": WORDS,
+}
+
+
+def clip() -> Any:
+    config = hf.CLIPConfig(
+        text_config={**TEXT, **IDS}, vision_config=VISION, projection_dim=16, **IDS
+    )
+    return hf.CLIPModel(config)
+
+
+def siglip() -> Any:
+    return hf.SiglipModel(hf.SiglipConfig(text_config={**TEXT, **IDS}, vision_config=VISION))
+
+
+def bert() -> Any:
+    names = {0: "bad", 1: "good", 2: "neither"}
+    return hf.BertForSequenceClassification(hf.BertConfig(**TEXT, id2label=names))
+
+
+def vit() -> Any:
+    return hf.ViTForImageClassification(hf.ViTConfig(**VISION, num_labels=5))
+
+
+def wav2vec2() -> Any:
+    return hf.Wav2Vec2ForCTC(
+        hf.Wav2Vec2Config(
+            **{**TEXT, "vocab_size": 32},
+            conv_dim=(16, 16, 16),
+            conv_stride=(5, 4, 4),
+            conv_kernel=(10, 4, 4),
+            num_feat_extract_layers=3,
+            num_conv_pos_embeddings=16,
+            num_conv_pos_embedding_groups=2,
+        )
+    )
+
+
+def audio_classifier() -> Any:
+    return hf.ASTForAudioClassification(
+        hf.ASTConfig(
+            **_SIZES,
+            max_length=64,
+            num_mel_bins=16,
+            patch_size=8,
+            frequency_stride=8,
+            time_stride=8,
+        )
+    )
+
+
+def detr() -> Any:
+    backbone = hf.ResNetConfig(
+        embedding_size=16,
+        hidden_sizes=[16, 16, 32, 32],
+        depths=[1, 1, 1, 1],
+        out_features=["stage4"],
+        image_size=64,
+    )
+    return hf.DetrForObjectDetection(
+        hf.DetrConfig(
+            **{key: value for key, value in _BOTH.items() if key != "vocab_size"},
+            use_timm_backbone=False,
+            backbone_config=backbone,
+            num_queries=7,
+        )
+    )
+
+
+def t5() -> Any:
+    return hf.T5ForConditionalGeneration(
+        hf.T5Config(
+            vocab_size=WORDS,
+            d_model=32,
+            d_kv=16,
+            d_ff=37,
+            num_layers=2,
+            num_heads=2,
+            decoder_start_token_id=0,
+        )
+    )
+
+
+def marian() -> Any:
+    return hf.MarianMTModel(
+        hf.MarianConfig(
+            **_BOTH,
+            max_position_embeddings=40,
+            pad_token_id=98,
+            decoder_start_token_id=98,
+            eos_token_id=0,
+        )
+    )
+
+
+def bart() -> Any:
+    return hf.BartForConditionalGeneration(hf.BartConfig(**_BOTH, max_position_embeddings=40))
+
+
+def whisper() -> Any:
+    return hf.WhisperForConditionalGeneration(
+        hf.WhisperConfig(
+            **_BOTH,
+            **IDS,
+            num_mel_bins=16,
+            max_source_positions=30,
+            max_target_positions=40,
+            decoder_start_token_id=3,
+        )
+    )
+
+
+def trocr() -> Any:
+    decoder = hf.TrOCRConfig(
+        vocab_size=WORDS,
+        d_model=32,
+        decoder_layers=2,
+        decoder_attention_heads=2,
+        decoder_ffn_dim=37,
+        max_position_embeddings=40,
+        cross_attention_hidden_size=32,
+    )
+    network = hf.VisionEncoderDecoderModel(
+        encoder=hf.ViTModel(hf.ViTConfig(**VISION)), decoder=hf.TrOCRForCausalLM(decoder)
+    )
+    for config in (network.config, network.generation_config):
+        config.decoder_start_token_id, config.eos_token_id, config.pad_token_id = 1, 2, 0
+    return network
+
+
+def blip() -> Any:
+    text = {**TEXT, **IDS, "sep_token_id": 2, "encoder_hidden_size": 32}
+    return hf.BlipForConditionalGeneration(
+        hf.BlipConfig(text_config=text, vision_config=VISION, projection_dim=16)
+    )
+
+
+def llama() -> Any:
+    return hf.LlamaForCausalLM(hf.LlamaConfig(**TEXT, **IDS, num_key_value_heads=1))
+
+
+def gemma() -> Any:
+    """Layers that see a window beside layers that see everything."""
+    return hf.Gemma3ForCausalLM(
+        hf.Gemma3TextConfig(
+            **TEXT,
+            **IDS,
+            num_key_value_heads=1,
+            head_dim=16,
+            sliding_window=6,
+            layer_types=["sliding_attention", "full_attention"],
+        )
+    )
+
+
+def _gain(name: str) -> float:
+    """How much larger a weight is to be, so that tokens follow from all that they should.
+
+    It is less for classes that score attention steeply by themselves: there float32 has ties.
+    """
+    if any(word in name.lower() for word in ("cross", "encoder_attn", "encdec")):
+        return 40.0
+    if "position" in name:
+        return 1.0 if "vision" in name else 30.0
+    return 12.0 if "embed" in name or "shared" in name else 20.0
+
+
+def save(make: Callable[[], Any], folder: Path, *, gain: float = 1.0, **generation: Any) -> Any:
+    """A network of random weights, saved; with what ``generate()`` is to do by default.
+
+    Weights are so large that tokens of a generating network differ.
+    """
+    torch.manual_seed(0)
+    network = make().eval()
+    if network.can_generate():
+        with torch.no_grad():
+            for name, value in network.named_parameters():
+                if value.requires_grad and value.ndim > 1:
+                    value.mul_(max(1.0, gain * _gain(name)))
+        network.generation_config.update(**generation)
+    network.save_pretrained(folder)
+    return type(network).from_pretrained(folder).eval()
