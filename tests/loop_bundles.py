@@ -178,10 +178,13 @@ class Captioner:
         self.layer = Attention(seed, places=64, cross=6)
         self.most = most
 
-    def write(self, path, *, new: int | None = None, prompt=False, backend=None, **loop) -> Bundle:
+    def write(
+        self, path, *, new: int | None = None, prompt=False, backend=None, frames=1, **loop
+    ) -> Bundle:
         """Arguments of ``GenerateLoop`` replace its own.
 
-        ``prompt``: a modality of its own gives tokens; ``backend``: another variant's.
+        ``prompt``: a modality of its own gives tokens; ``backend``: another variant's; ``frames``:
+        least of an image.
         """
         image = TensorSpec("image", "float32", ("batch", "frames", 6))
         cross = tuple(TensorSpec(f"cross_{n}", "float32", ("batch", "frames", WIDTH)) for n in "kv")
@@ -209,7 +212,7 @@ class Captioner:
             files={},
             dimensions={
                 "batch": Dimension(1, 1, 8),
-                "frames": Dimension(1, 5),
+                "frames": Dimension(frames, 5),
                 "new": Dimension(1, 1, new),
                 "past": Dimension(0, 4, self.most),
                 "total": Dimension(1, 5, None if self.most is None else self.most + 1),

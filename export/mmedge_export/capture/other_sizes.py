@@ -47,8 +47,8 @@ def check_sizes(
 ) -> list[str]:
     """See that a backend computes what ONNX Runtime does at other sizes than the samples have.
 
-    Floats are drawn from the range of the first golden sample, the rest is repeated from it. Each
-    stage is given what ONNX Runtime made of the stages before.
+    Floats are drawn from the range of the first golden sample, the rest is repeated from it; so are
+    states, tokens and latents. Each stage is given what ONNX Runtime made of the stages before.
 
     Args:
         bundle: open.
@@ -64,8 +64,9 @@ def check_sizes(
         AccuracyError: a stage computes something else; the message names the sizes.
     """
     manifest = bundle.manifest
-    sample = bundle.samples()[0].inputs
-    specs = manifest.inputs()
+    golden = bundle.samples()[0]
+    sample = {**golden.inputs, **golden.step}
+    specs = {**manifest.inputs(), **manifest.step_inputs()}
     dynamic_names = {
         size for spec in specs.values() for size in spec.shape if isinstance(size, str)
     }
@@ -79,6 +80,7 @@ def check_sizes(
             tensors = _make_tensors(specs, sample, sizes)
             for plan in manifest.plan_names():
                 StagePlan(manifest.in_order(plan), exact).advance(tensors)
+            StagePlan(manifest.loop_stages(), exact).advance(tensors)
         except ExportError:
             lines.append(f"{backend} at {sizes_text}: ONNX Runtime refuses what is made up there")
             continue
@@ -145,8 +147,11 @@ def _make_tensors(
     for name, spec in specs.items():
         value = sample[name]
         for axis, size in enumerate(spec.shape):
-            if isinstance(size, str) and value.shape[axis]:
-                value = np.take(value, np.arange(sizes[size]) % value.shape[axis], axis)
+            if not isinstance(size, str):
+                continue
+            if not value.shape[axis]:  # a state that grows may begin so
+                value = np.zeros((*value.shape[:axis], 1, *value.shape[axis + 1 :]), value.dtype)
+            value = np.take(value, np.arange(sizes[size]) % value.shape[axis], axis)
         if value.dtype.kind == "f" and np.isfinite(value).all() and value.size:
             low, high = float(value.min()), float(value.max())
             value = np.asarray(rng.uniform(low, high, value.shape), value.dtype)

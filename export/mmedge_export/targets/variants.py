@@ -38,7 +38,7 @@ def base_variant(bundle: Bundle, backend: str) -> Variant | None:
         ExportError: it is not float32.
     """
     for variant in bundle.manifest.variants:
-        if (variant.backend, variant.target) != (backend, "cpu"):
+        if (variant.backend, variant.target, variant.cache) != (backend, "cpu", "growing"):
             continue
         if variant.precision == "fp32":
             return variant

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mmedge.backends.module_scopes import FUSED, NETWORK, ScopedNode, read_nodes, working
-from mmedge.backends.openvino.session import compile_settings, core, fix_shapes, read_onnx
+from mmedge.backends.openvino.compiled import core
+from mmedge.backends.openvino.session import compile_settings, fix_shapes, read_onnx
 from mmedge.backends.profile import BETWEEN, Span
 
 if TYPE_CHECKING:

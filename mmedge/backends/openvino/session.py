@@ -11,46 +11,37 @@ A graph that is compiled for fixed shapes runs 1.2 to 1.8 times as fast as one f
 golden samples, up to :data:`SPECIALISED` of them, when it is loaded, and one for any other shapes
 at the first call that needs it, which then takes longer by that. Each form holds the weights once
 more, in the order that its kernels take them.
-
-It is long, since the forms of a session and what each is compiled for are one choice.
 """
 
 from __future__ import annotations
 
-import importlib
-import sys
 import threading
-from collections import deque
-from math import prod
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from mmedge.backends import Attention
 from mmedge.backends.cores import stage_threads
+from mmedge.backends.openvino.compiled import Compiled, core
 from mmedge.device import usable_cores
 from mmedge.errors import BackendError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
-    from types import ModuleType
 
     from mmedge.backends import SessionOptions
+    from mmedge.backends.openvino.compiled import Shapes
+    from mmedge.backends.openvino.stepper import OpenVinoStepper
     from mmedge.bundle import Bundle
-    from mmedge.spec import Array, Sample, Stage, TensorSpec, Variant
+    from mmedge.loop_spec import StateSpec
+    from mmedge.spec import Array, Manifest, Sample, Stage, TensorSpec, Variant
 
 __all__ = [
-    "SPECIALISED", "Compiled", "OpenVinoSession", "check_range", "compile_settings", "core",
-    "fix_shapes", "golden_shapes", "open_stage", "ports", "read_onnx",
+    "SPECIALISED", "OpenVinoSession", "check_range", "compile_settings", "fix_shapes",
+    "golden_shapes", "grows", "open_stage", "ports", "read_onnx",
 ]  # fmt: skip
 
 #: Most sets of input shapes that a session is compiled for by themselves.
 SPECIALISED = 4
-
-#: Largest input that is copied to where OpenVINO has it. Telling it of another place took 10 us and
-#: slowed the run by 20 (OpenVINO 2026.4, AMD EPYC), which is copying this much.
-COPIED_BYTES = 1 << 18
 
 #: OpenVINO's names of tensor types -> dtype names of a manifest. float64 is not among them: on the
 #: CPU OpenVINO computes it in 32 bits, without a word.
@@ -69,78 +60,6 @@ INT32_MIN, INT32_MAX = -(1 << 31), (1 << 31) - 1
 #: Integers whose range Python finds sooner than NumPy: of 16, between two runs of a network that
 #: leaves nothing of either in the caches, NumPy's two reductions took 50 us (AMD EPYC).
 FEW = 256
-
-Shapes = tuple[tuple[int, ...], ...]
-
-
-class Compiled:
-    """A model compiled for the CPU, with requests that wait to be used again.
-
-    Args:
-        model: OpenVINO's.
-        settings: from :func:`compile_settings`.
-        outputs: names of those that are wanted.
-
-    Raises:
-        BackendError: some of it would run on another device.
-        RuntimeError: OpenVINO refuses it.
-    """
-
-    def __init__(
-        self,
-        model: Any,  # noqa: ANN401
-        settings: Mapping[str, Any],
-        outputs: Sequence[str],
-    ) -> None:
-        compiled = core().compile_model(model, "CPU", dict(settings))
-        devices = list(compiled.get_property("EXECUTION_DEVICES"))
-        if devices != ["CPU"]:
-            raise BackendError(f"OpenVINO: expected every node on the CPU, found {devices}")
-        self._compiled = compiled
-        index = {name: i for i, port in enumerate(compiled.outputs) for name in port.get_names()}
-        self._outputs = [(name, index[name]) for name in outputs]
-        self._by_copy = [
-            not port.partial_shape.is_dynamic
-            and prod(port.shape) * port.element_type.size <= COPIED_BYTES
-            for port in compiled.inputs
-        ]
-        # One run at a time each; a deque's pop and append are atomic.
-        self._idle: deque[tuple[Any, list[Array | None]]] = deque()
-
-    def run(self, values: Sequence[Array]) -> dict[str, Array]:
-        """Outputs by name.
-
-        Args:
-            values: C-contiguous, in the order of the model's inputs.
-        """
-        try:
-            request, places = self._idle.pop()
-        except IndexError:
-            request = self._compiled.create_infer_request()
-            places = [
-                request.get_input_tensor(index).data if by_copy else None
-                for index, by_copy in enumerate(self._by_copy)
-            ]
-        for index, (value, place) in enumerate(zip(values, places, strict=True)):
-            if place is not None:
-                np.copyto(place, value)
-            else:
-                # A tensor cannot lie on what may not be written.
-                tensor = _tensor(value, shared_memory=value.flags.writeable)
-                request.set_input_tensor(index, tensor)
-        request.infer(share_outputs=True)
-        # The next run of the request writes where this one's outputs lie.
-        outputs = {
-            name: np.array(request.get_output_tensor(index).data) for name, index in self._outputs
-        }
-        self._idle.append((request, places))
-        return outputs
-
-
-def _tensor(value: Array, *, shared_memory: bool) -> Any:  # noqa: ANN401
-    import openvino
-
-    return openvino.Tensor(value, shared_memory=shared_memory)
 
 
 class OpenVinoSession:
@@ -194,16 +113,36 @@ class OpenVinoSession:
 
     def run(self, feeds: Mapping[str, Any]) -> dict[str, Array]:
         """Run once; see :meth:`mmedge.backends.Session.run`."""
-        if self._model is None:
-            raise BackendError(f"{self._where}: the session is closed; load the bundle again")
+        self._check_open()
         values = [feeds[name] for name in self._names]
-        for index in self._wide:
-            check_range(values[index], f"{self._where}: input {self._names[index]!r}")
+        self._check_values(values)
         try:
-            compiled = self._by_shapes.get(tuple(value.shape for value in values))
-            return (compiled or self._any_shapes()).run(values)
+            return self._form(tuple(value.shape for value in values)).run(values)
         except Exception as error:  # the binding raises several unrelated types
             raise BackendError(f"{self._where}: OpenVINO failed: {error}") from error
+
+    def stepper(self, states: Sequence[StateSpec]) -> OpenVinoStepper:
+        """See :meth:`mmedge.backends.SteppingSession.stepper`."""
+        self._check_open()
+        # Only some bundles have a loop.
+        from mmedge.backends.openvino.stepper import OpenVinoStepper
+
+        return OpenVinoStepper(self._form, self._check_values, self._names, states, self._where)
+
+    def _check_open(self) -> None:
+        if self._model is None:
+            raise BackendError(f"{self._where}: the session is closed; load the bundle again")
+
+    def _check_values(self, values: Sequence[Array | None]) -> None:
+        """Raise BackendError where one, in the model's order, has integers beyond 32 bits."""
+        for index in self._wide:
+            value = values[index]
+            if value is not None:
+                check_range(value, f"{self._where}: input {self._names[index]!r}")
+
+    def _form(self, shapes: Shapes) -> Compiled:
+        """What is compiled for some shapes of the inputs, in the model's order."""
+        return self._by_shapes.get(shapes) or self._any_shapes()
 
     def close(self) -> None:
         """Free the compiled models."""
@@ -238,11 +177,7 @@ def open_stage(
     )
     # A bundle's own errors are not OpenVINO's.
     path = bundle.file(variant.files[stage.name])
-    # A state that grows has another shape in each run.
-    grows = any(
-        state.stage == stage.name and state.axis is not None for state in bundle.manifest.states
-    )
-    samples = () if grows else bundle.samples()
+    samples = () if grows(bundle.manifest, stage) else bundle.samples()
     try:
         model = read_onnx(path)
         return OpenVinoSession(model, settings, stage, where, samples=samples, attention=attention)
@@ -250,6 +185,11 @@ def open_stage(
         raise
     except Exception as error:  # the binding raises several unrelated types
         raise BackendError(f"{where}: OpenVINO refused the graph: {error}") from error
+
+
+def grows(manifest: Manifest, stage: Stage) -> bool:
+    """Whether a stage has another shape in each run: then no form of it is worth compiling."""
+    return any(s.stage == stage.name and s.axis is not None for s in manifest.states)
 
 
 def fix_shapes(model: Any, shapes: Shapes) -> Any:  # noqa: ANN401
@@ -314,18 +254,6 @@ def compile_settings(stage: Stage, *, alone: bool, threads: int | None = None) -
     }
 
 
-_CORE: list[Any] = []
-_CORE_LOCK = threading.Lock()
-
-
-def core() -> Any:  # noqa: ANN401
-    """OpenVINO's Core; one for the process, since making it takes its time."""
-    with _CORE_LOCK:
-        if not _CORE:
-            _CORE.append(_import_silently().Core())
-        return _CORE[0]
-
-
 def read_onnx(path: Path) -> Any:  # noqa: ANN401
     """An ONNX file as OpenVINO's model, read by the reader for ONNX and no other.
 
@@ -339,23 +267,6 @@ def read_onnx(path: Path) -> Any:  # noqa: ANN401
 
     reader = FrontEndManager().load_by_framework("onnx")
     return reader.convert(reader.load(str(path)))
-
-
-def _import_silently() -> ModuleType:
-    """The package ``openvino``, without the telemetry that importing it would start.
-
-    It would look up a host and write into the user's home folder, and no variable turns that off;
-    without the package ``openvino_telemetry`` OpenVINO does nothing of it. A process that uses that
-    package already has decided for itself.
-    """
-    hidden = "openvino_telemetry"
-    if hidden in sys.modules:
-        return importlib.import_module("openvino")
-    sys.modules[hidden] = None  # type: ignore[assignment] # importing it raises ImportError
-    try:
-        return importlib.import_module("openvino")
-    finally:
-        del sys.modules[hidden]
 
 
 def ports(

@@ -12,7 +12,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import mmedge
-from mmedge.backends.openvino.session import core, read_onnx
+from mmedge.backends.openvino.compiled import core
+from mmedge.backends.openvino.session import read_onnx
 from mmedge.bundle import Bundle
 from mmedge.errors import BackendError, BundleError, InputError
 from mmedge.execution import isolation

@@ -10,23 +10,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mmedge.backends.openvino.compiled import Compiled, core
 from mmedge.backends.openvino.session import (
     SPECIALISED,
-    Compiled,
     check_range,
     compile_settings,
-    core,
     fix_shapes,
+    grows,
     ports,
 )
-from mmedge.errors import AccuracyError, BackendError, ExportError
+from mmedge.errors import AccuracyError, BackendError, ExportError, MMEdgeError
 from mmedge.execution.plan import StagePlan
+from mmedge.pipeline import load
 from mmedge.tolerance import difference
 from mmedge_export.capture.other_sizes import check_sizes
 from mmedge_export.onnx_graph.graph import Runner
 from mmedge_export.open_questions import line
 from mmedge_export.targets.openvino.integers import check_integers
-from mmedge_export.targets.variants import base_variant, check_runs_once
+from mmedge_export.targets.variants import base_variant
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -143,6 +144,8 @@ def _without_functions(path: Path) -> Path | bytes:
 def add_openvino(bundle: Bundle) -> tuple[Bundle, Variant]:
     """Add the float32 variant of OpenVINO, after checking it against the golden samples.
 
+    A loop, and what has state, is also run whole.
+
     Args:
         bundle: open; it is closed where this succeeds.
 
@@ -163,8 +166,9 @@ def add_openvino(bundle: Bundle) -> tuple[Bundle, Variant]:
     base = base_variant(bundle, "ort")
     if base is None:
         raise ExportError(f"{bundle.path}: it has no float32 graphs; export the network again")
+    if not bundle.manifest.samples:
+        raise ExportError(f"{bundle.path}: no golden samples to prove it by; export it again")
     manifest = bundle.manifest
-    check_runs_once(manifest, "OpenVINO")
     stages = manifest.stages
 
     def opened(specialised: int) -> dict[str, OpenVinoRunner]:
@@ -174,7 +178,8 @@ def add_openvino(bundle: Bundle) -> tuple[Bundle, Variant]:
                 stage,
                 alone=manifest.has_cores(stage),
                 threads=None,
-                specialised=specialised,
+                # As in the runtime.
+                specialised=0 if grows(manifest, stage) else specialised,
             )
             for stage in stages
         }
@@ -227,7 +232,15 @@ def add_openvino(bundle: Bundle) -> tuple[Bundle, Variant]:
         metrics={},
         not_checked=tuple(map(line, open_questions)),
     )
-    return bundle.with_variant(variant, files), variant
+    bundle = bundle.with_variant(variant, files)
+    if manifest.states or manifest.loops:
+        try:
+            # Which it does only where what is loaded computes the golden samples.
+            load(bundle, variant.id).close()
+        except MMEdgeError:
+            bundle.without_variant(variant.id).close()
+            raise
+    return bundle, variant
 
 
 def _inlined(path: Path) -> bytes:
