@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import onnx_ir as ir
 
 from mmedge_export.onnx_graph.read_node import standard
@@ -11,7 +12,52 @@ from mmedge_export.onnx_graph.read_node import standard
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-__all__ = ["producer", "remove_unused", "replace_node"]
+__all__ = [
+    "constant",
+    "free_name",
+    "only_user",
+    "producer",
+    "register",
+    "remove_unused",
+    "replace_node",
+]
+
+
+def constant(value: ir.Value | None) -> ir.TensorProtocol | None:
+    """The tensor of an initializer that no caller can override; None for anything else."""
+    if value is None or not value.is_initializer() or value.is_graph_input():
+        return None
+    return value.const_value
+
+
+def only_user(value: ir.Value) -> ir.Node | None:
+    """The one node that reads a value, in the graph that makes it; None where there are others."""
+    uses = list(value.uses())
+    node = value.producer()
+    if len(uses) != 1 or value.is_graph_output() or node is None:
+        return None
+    return uses[0].node if uses[0].node.graph is node.graph else None
+
+
+def free_name(graph: ir.Graph, name: str) -> str:
+    """``name``, or one like it that no node and no value of the graph has."""
+    names = {value.name for value in graph.inputs} | set(graph.initializers)
+    for node in graph.all_nodes():
+        names.add(node.name)
+        names.update(value.name for value in node.outputs)
+    while name in names:
+        name += "_"
+    return name
+
+
+def register(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
+    """A new constant of a graph, called ``name`` or like it."""
+    name = free_name(graph, name)
+    tensor = ir.tensor(np.ascontiguousarray(array), name=name)
+    dtype, shape = ir.TensorType(tensor.dtype), ir.Shape(array.shape)
+    value = ir.Value(name=name, type=dtype, shape=shape, const_value=tensor)
+    graph.register_initializer(value)
+    return value
 
 
 def producer(value: ir.Value | None, op_type: str) -> ir.Node | None:

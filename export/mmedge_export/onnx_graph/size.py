@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
 __all__ = ["ONE", "ZERO", "Size", "product", "total"]
 
@@ -45,6 +45,12 @@ class Size:
         if not self.terms:
             return 0
         return self.terms[0][1] if self.terms[-1][0] == () else None
+
+    def at(self, sizes: Mapping[str, int]) -> int | None:
+        """The number where dimensions have these sizes; None where one of them is missing."""
+        if any(name not in sizes for names, _ in self.terms for name in names):
+            return None
+        return sum(f * math.prod(sizes[name] for name in names) for names, f in self.terms)
 
     def __add__(self, other: Size) -> Size:
         sums = dict(self.terms)

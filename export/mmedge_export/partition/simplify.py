@@ -9,17 +9,19 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from mmedge_export.passes.divide_by_root import DivideByRootPass
 from mmedge_export.passes.lift_transposes import LiftTransposesPass
+from mmedge_export.passes.merge_projections import MergeProjectionsPass
 from mmedge_export.passes.name_sizes import NameSizesPass
 from mmedge_export.passes.simplify_reshapes import SimplifyReshapesPass
 
 if TYPE_CHECKING:
+    from mmedge.spec import Dimension
     from mmedge_export.model import Model
 
 __all__ = ["may_be_empty", "simplify"]
 
 
 def simplify(graph: ir.Model, model: Model) -> ir.Model:
-    """A copy of ``graph`` that computes the same up to rounding; weights are shared with it.
+    """A copy of ``graph`` that computes the same up to rounding; it shares weights with it.
 
     What is rewritten is told by dataflow and by operators. Every rewrite is in standard operators,
     and serves each runtime: fewer nodes to start, and forms that runtimes fuse.
@@ -33,20 +35,25 @@ def simplify(graph: ir.Model, model: Model) -> ir.Model:
     NameSizesPass()(graph)
     LiftTransposesPass()(graph)
     SimplifyReshapesPass(may_be_empty(graph, model))(graph)
+    if model.computed:  # of a loop, and never cut: a cut shares weights among its parts
+        sizes = {name: size.opt for name, size in _dimensions(graph, model).items()}
+        MergeProjectionsPass(sizes)(graph)
     RemoveUnusedNodesPass()(graph)
     return graph
 
 
 def may_be_empty(graph: ir.Model, model: Model) -> frozenset[str]:
     """What the graph calls the dimensions of its inputs that may be 0."""
+    return frozenset(name for name, size in _dimensions(graph, model).items() if size.min == 0)
+
+
+def _dimensions(graph: ir.Model, model: Model) -> dict[str, Dimension]:
+    """Dimensions of the inputs by what the graph calls them."""
     dimensions = model.dimensions()
-    return frozenset(
-        size.value
+    return {
+        size.value: dimensions[name]
         for value in graph.graph.inputs
         if (model_input := model.inputs.get(str(value.name))) is not None
         for size, name in zip(value.shape or (), model_input.shape(), strict=False)
-        if isinstance(size, ir.SymbolicDim)
-        and size.value is not None
-        and isinstance(name, str)
-        and dimensions[name].min == 0
-    )
+        if isinstance(size, ir.SymbolicDim) and size.value is not None and isinstance(name, str)
+    }

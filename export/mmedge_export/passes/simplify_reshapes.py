@@ -13,6 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mmedge_export.onnx_graph.read_node import standard
+from mmedge_export.onnx_graph.rewrite import register
 from mmedge_export.onnx_graph.size import Size
 
 if TYPE_CHECKING:
@@ -86,16 +87,4 @@ class SimplifyReshapesPass(ir.passes.InPlacePass):
 
 def _constant(graph: ir.Graph, sizes: tuple[int, ...]) -> ir.Value:
     text = "_".join("n" if size == -1 else str(size) for size in sizes)
-    name = f"target_{text}"
-    names = {str(value.name) for node in graph for value in node.outputs}
-    names |= {str(value.name) for value in graph.inputs} | set(graph.initializers)
-    while name in names:
-        name += "_"
-    value = ir.Value(
-        name=name,
-        shape=ir.Shape([len(sizes)]),
-        type=ir.TensorType(ir.DataType.INT64),
-        const_value=ir.tensor(np.array(sizes, np.int64)),
-    )
-    graph.register_initializer(value)
-    return value
+    return register(graph, f"target_{text}", np.array(sizes, np.int64))

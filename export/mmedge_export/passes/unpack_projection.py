@@ -7,6 +7,8 @@ from itertools import pairwise
 import numpy as np
 import onnx_ir as ir
 
+from mmedge_export.onnx_graph.rewrite import constant, only_user, register
+
 __all__ = ["unpack_projection"]
 
 
@@ -25,34 +27,34 @@ def unpack_projection(graph: ir.Graph, node: ir.Node) -> list[ir.Node]:
         weights are not a constant matrix, or a size is not known.
     """
     weights = node.inputs[1] if node.op_type == "MatMul" else None
-    if weights is None or not _is_constant(weights, rank=2):
+    columns = _constant(weights, rank=2)
+    if weights is None or columns is None:
         return [node]
-    add, split, bias = None, _only_user(node), None
+    add, split, bias = None, only_user(node.outputs[0]), None
     if split is not None and split.op_type == "Add":
         add = split
         bias = next((v for v in add.inputs if v is not None and v is not node.outputs[0]), None)
-        if bias is None or not _is_constant(bias, rank=1):
+        if _constant(bias, rank=1) is None:
             return [node]
-        split = _only_user(add)
+        split = only_user(add.outputs[0])
     if split is None or not _is_split_of_last_axis(split):
         return [node]
     sizes = [value.shape[-1] if value.shape else None for value in split.outputs]
     ends = [0, *np.cumsum([size for size in sizes if isinstance(size, int)]).tolist()]
-    columns = weights.const_value.numpy()  # type: ignore[union-attr]
-    bias_array = None if bias is None else bias.const_value.numpy()  # type: ignore[union-attr]
+    bias_array = _constant(bias, rank=1)
     sizes_fit = len(ends) == len(sizes) + 1 and ends[-1] == columns.shape[1]
     if not sizes_fit or (bias_array is not None and bias_array.shape[0] != columns.shape[1]):
         return [node]
     products = []
     for index, ((start, end), old) in enumerate(zip(pairwise(ends), split.outputs, strict=True)):
         part = f"{node.name}_part{index}"
-        factor = _register(graph, f"{weights.name}_{part}", columns[:, start:end])
+        factor = register(graph, f"{weights.name}_{part}", columns[:, start:end])
         product = ir.node("MatMul", [node.inputs[0], factor], name=part)
         _type(product.outputs[0], old, f"{part}_product")
         products.append(product)
         new = [product]
         if bias_array is not None:
-            term = _register(graph, f"{part}_bias", bias_array[start:end])
+            term = register(graph, f"{part}_bias", bias_array[start:end])
             new.append(ir.node("Add", [product.outputs[0], term], name=f"{part}_add"))
             _type(new[-1].outputs[0], old, f"{part}_sum")
         graph.insert_before(split, new)
@@ -61,23 +63,9 @@ def unpack_projection(graph: ir.Graph, node: ir.Node) -> list[ir.Node]:
     return products
 
 
-def _is_constant(value: ir.Value, *, rank: int) -> bool:
-    constant = value.const_value
-    return (
-        value.is_initializer()
-        and not value.is_graph_input()
-        and constant is not None
-        and len(constant.shape) == rank
-    )
-
-
-def _only_user(node: ir.Node) -> ir.Node | None:
-    """The one node that reads the output, in the same graph; None where there are others."""
-    value = node.outputs[0]
-    uses = list(value.uses())
-    if len(uses) != 1 or value.is_graph_output() or uses[0].node.graph is not node.graph:
-        return None
-    return uses[0].node
+def _constant(value: ir.Value | None, *, rank: int) -> np.ndarray | None:
+    tensor = constant(value)
+    return None if tensor is None or len(tensor.shape) != rank else tensor.numpy()
 
 
 def _is_split_of_last_axis(node: ir.Node) -> bool:
@@ -88,14 +76,6 @@ def _is_split_of_last_axis(node: ir.Node) -> bool:
     axis = attribute.as_int() if attribute is not None else 0
     last = axis in (-1, len(value.shape) - 1)
     return last and not any(output.is_graph_output() for output in node.outputs)
-
-
-def _register(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
-    tensor = ir.tensor(np.ascontiguousarray(array), name=name)
-    dtype, shape = ir.TensorType(tensor.dtype), ir.Shape(array.shape)
-    value = ir.Value(name=name, type=dtype, shape=shape, const_value=tensor)
-    graph.register_initializer(value)
-    return value
 
 
 def _type(value: ir.Value, like: ir.Value, name: str) -> None:
