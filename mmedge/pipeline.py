@@ -6,9 +6,7 @@ It is long, since it is one class whose methods are documented for users.
 from __future__ import annotations
 
 import threading
-from contextlib import ExitStack, nullcontext
 from copy import copy
-from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
@@ -16,14 +14,11 @@ from mmedge.backends import SessionOptions, check_threads
 from mmedge.backends.registry import probe
 from mmedge.bundle import Bundle
 from mmedge.bundle.choose import choose_plan, is_proven, restrict, tuned_threads
-from mmedge.errors import BackendError, BundleError, InputError, MMEdgeError
-from mmedge.execution.call_options import CallOptions, check_options
-from mmedge.execution.finite import FiniteInputs
-from mmedge.execution.inputs import Feeds
-from mmedge.execution.loaded_plan import CACHE_BYTES, Laps, LoadedPlan
+from mmedge.errors import BundleError, InputError, MMEdgeError
+from mmedge.execution.calls import Calls
+from mmedge.execution.loaded_plan import CACHE_BYTES, Laps, LoadedPlan, pipeline_title
 from mmedge.execution.scheduler import serially
-from mmedge.execution.state import new_state
-from mmedge.forks import ADVICE, watch
+from mmedge.forks import watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -31,8 +26,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from mmedge.backends import Attention
+    from mmedge.execution.call_options import CallOptions
     from mmedge.execution.feature_cache import CacheInfo
-    from mmedge.execution.loaded_plan import RunEncoders
     from mmedge.execution.loop_run import LoopRun
     from mmedge.execution.scheduler import Schedule
     from mmedge.execution.state import State
@@ -78,13 +73,13 @@ class Pipeline:
         self.decisions = decisions
         self.why_plan = why_plan
         self.threads = options.threads
-        self._feeds = Feeds(bundle, on_gpu=variant.target != "cpu")
-        finite = FiniteInputs(bundle)
-        self._finite = None if allow_non_finite or not finite.names else finite
+        self._calls = Calls(
+            bundle,
+            on_gpu=variant.target != "cpu",
+            allow_non_finite=allow_non_finite,
+        )
         self._disowned = False
         self._lock = threading.Lock()
-        self._state_owner = object()
-        self._takes_options = bool(bundle.manifest.loops or bundle.manifest.states)
 
         def open_plan(name: PlanName) -> LoadedPlan:
             return LoadedPlan(
@@ -132,14 +127,7 @@ class Pipeline:
 
     def __call__(self, **inputs: Any) -> dict[str, Any]:  # noqa: ANN401
         """Run once; each keyword is an input's name, or else an option. See :meth:`run`."""
-        if not self._takes_options:
-            return self.run(inputs)
-        options = {
-            name: inputs.pop(name)
-            for name in CallOptions.__optional_keys__
-            if name in inputs and not self._feeds.takes(name)
-        }
-        return self.run(inputs, **options)
+        return self.run(inputs, **self._calls.take_options(inputs))
 
     def run(
         self,
@@ -188,16 +176,10 @@ class Pipeline:
         loaded_plan = self._loaded
         direct = loaded_plan.direct
         if direct is not None and not options:
-            values = self._feeds.prepare(inputs)
-            if self._finite is not None:
-                self._finite.check(values)
-            return direct(values)
-        return self._answer(
-            loaded_plan,
-            inputs,
-            cached=cached,
-            run_encoders=loaded_plan.scheduler.run,
-            options=options,
+            return direct(self._calls.prepare(inputs))
+        run_encoders = loaded_plan.scheduler.run
+        return self._calls.answer(
+            loaded_plan, inputs, cached=cached, run_encoders=run_encoders, options=options
         )[0]
 
     def iterate(
@@ -222,7 +204,7 @@ class Pipeline:
         """
         plan = self._loaded
         laps, run_encoders = Laps(plan.parts), plan.scheduler.run
-        return self._begin_loop(
+        return self._calls.begin_loop(
             plan, inputs, laps, cached=cached, run_encoders=run_encoders, options=options
         )
 
@@ -236,7 +218,7 @@ class Pipeline:
         Raises:
             InputError: the bundle keeps no state between calls, or ``tensors`` are not it.
         """
-        return new_state(self._state_owner, self.bundle.manifest, tensors)
+        return self._calls.state(tensors)
 
     def timed(
         self,
@@ -255,78 +237,9 @@ class Pipeline:
 
         Encoders run one after another here, so that the parts add up.
         """
-        return self._answer(
+        return self._calls.answer(
             self._loaded, inputs, cached=cached, run_encoders=serially, options=options
         )
-
-    def _answer(
-        self,
-        loaded_plan: LoadedPlan,
-        inputs: Mapping[str, Any],
-        *,
-        cached: bool,
-        run_encoders: RunEncoders,
-        options: CallOptions,
-    ) -> tuple[dict[str, Any], dict[str, int]]:
-        """Outputs and the time of each part."""
-        laps = Laps(loaded_plan.parts)
-        manifest = self.bundle.manifest
-        if manifest.loop is not None:
-            run = self._begin_loop(
-                loaded_plan, inputs, laps, cached=cached, run_encoders=run_encoders, options=options
-            )
-            while run.advance():
-                pass
-            laps.end(manifest.loop.stage)
-            outputs = run.result()
-            laps.end(getattr(manifest.loop, "decoder", None) or "outputs")
-            return outputs, laps.parts
-        if options:
-            check_options(manifest, options)
-        self._check_open(loaded_plan)
-        values = self._prepare(inputs)
-        state = options.get("state")
-        with nullcontext() if state is None else state.use(self._state_owner):
-            outputs = loaded_plan.answer(
-                values, laps, cached=cached, run_encoders=run_encoders, state=state
-            )
-        return outputs, laps.parts
-
-    def _prepare(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        values = self._feeds.prepare(inputs)
-        if self._finite is not None:
-            self._finite.check(values)
-        return values
-
-    def _begin_loop(
-        self,
-        loaded_plan: LoadedPlan,
-        inputs: Mapping[str, Any],
-        laps: Laps,
-        *,
-        cached: bool,
-        run_encoders: RunEncoders,
-        options: CallOptions,
-    ) -> LoopRun:
-        """Run what is before a loop."""
-        check_open = partial(self._check_open, loaded_plan)
-        start = loaded_plan.starter(options, check_open)
-        state = options.get("state")
-        with ExitStack() as on_error:
-            if state is not None:
-                state.acquire(self._state_owner)
-                on_error.callback(state.release)
-            run = loaded_plan.begin_loop(
-                self._prepare(inputs),
-                laps,
-                start,
-                cached=cached,
-                run_encoders=run_encoders,
-                state=state,
-                check_open=check_open,
-            )
-            on_error.pop_all()
-        return run
 
     def stream(
         self,
@@ -373,7 +286,7 @@ class Pipeline:
             BackendError: the engine failed.
         """
         loaded_plan = self._loaded
-        self._check_open(loaded_plan)
+        loaded_plan.check_open()
         if stage not in loaded_plan.sessions:
             other_stages = [
                 s.name for s in self.bundle.manifest.stages if s.name not in loaded_plan.sessions
@@ -390,8 +303,7 @@ class Pipeline:
 
     def start_loop(self, tensors: Mapping[str, Any], **options: Unpack[CallOptions]) -> LoopRun:
         """See :meth:`mmedge.execution.loaded_plan.LoadedPlan.start_loop`."""
-        loaded = self._loaded
-        return loaded.start_loop(tensors, options, partial(self._check_open, loaded))
+        return self._loaded.start_loop(tensors, options)
 
     def use_plan(self, plan: PlanName) -> None:
         """Load a plan in place of the one that is loaded, unless it is the same.
@@ -405,14 +317,14 @@ class Pipeline:
         """
         choose_plan(self.bundle.manifest, self.variant, probe(), plan=plan)
         with self._lock:
-            self._check_open(self._loaded)
+            self._loaded.check_open()
             if plan == self.plan:
                 return
             loaded_plan = self._open_plan(plan)
             try:
                 if not self._verified:
                     self._verify(loaded_plan)
-                self._check_open(self._loaded)  # another thread may have closed the pipeline
+                self._loaded.check_open()  # another thread may have closed the pipeline
             except BaseException:
                 loaded_plan.close()
                 raise
@@ -433,12 +345,6 @@ class Pipeline:
         """See :class:`mmedge.forks.Inherited`: the sessions' threads are the parent's."""
         self._loaded.disown()
         self._disowned = True
-
-    def _check_open(self, loaded_plan: LoadedPlan) -> None:
-        if not loaded_plan.sessions:
-            if self._disowned:
-                raise BackendError(f"{self!r}: {ADVICE}")
-            raise BackendError(f"{self!r} is closed; load the bundle again")
 
     def close(self) -> None:
         """Free the sessions and the bundle. You may call it twice.
@@ -464,7 +370,7 @@ class Pipeline:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<Pipeline {self.bundle.manifest.name!r} {self.variant.id}>"
+        return pipeline_title(self.bundle.manifest, self.variant)
 
 
 def load(

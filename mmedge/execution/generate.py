@@ -58,7 +58,8 @@ class GenerateStep:
         active: bool [batch], whether the token counts: it is no stop token, and of no row that
             ended before.
         text: what the text of each row grows by; empty strings where the bundle has no tokenizer.
-        scores: [batch, vocabulary], what the stage gave for the choice. Not to be written to.
+        scores: [batch, vocabulary], what the stage gave for the choice. Not to be written to. Who
+            keeps a step keeps them: of 256 steps with 50,000 words 50 MB. Take what you need.
     """
 
     index: int
@@ -470,7 +471,11 @@ class GenerateRun:
 
     def _scores(self) -> Array:
         scores = self._stepper.run()[self._loop.loop.logits]
-        return scores[:, -1] if scores.ndim == 3 else scores
+        if scores.ndim == 2:
+            return scores
+        last = scores[:, -1]
+        # Else who keeps a step would keep the scores of all first tokens.
+        return last if scores.shape[1] == 1 else last.copy()
 
     def _shaped(self, tokens: Array) -> Array:
         """Tokens [batch, new] as the stage takes them."""

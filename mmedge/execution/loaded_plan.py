@@ -14,14 +14,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mmedge.backends.registry import open_stage
-from mmedge.errors import InputError, MMEdgeError
+from mmedge.errors import BackendError, InputError, MMEdgeError
 from mmedge.execution.call_options import check_options, deadline_of
 from mmedge.execution.laps import Laps
 from mmedge.execution.loop_run import LoopRun, Owner
 from mmedge.execution.plan import StagePlan
 from mmedge.execution.scheduler import Scheduler
 from mmedge.execution.state import FirstStates, call_sizes
-from mmedge.forks import keep_for_ever
+from mmedge.forks import ADVICE, keep_for_ever
 
 if TYPE_CHECKING:
     from mmedge.backends import Session, SessionOptions
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from mmedge.execution.state import State
     from mmedge.spec import Array, Manifest, PlanName, Stage, Variant
 
-__all__ = ["CACHE_BYTES", "Laps", "LoadedPlan", "RunEncoders"]
+__all__ = ["CACHE_BYTES", "Laps", "LoadedPlan", "RunEncoders", "pipeline_title"]
 
 #: Runs tasks by modality and returns their results.
 RunEncoders = Callable[[Mapping[str, Callable[[], "dict[str, Array]"]]], Any]
@@ -81,6 +81,8 @@ class LoadedPlan:
         self._manifest = manifest = bundle.manifest
         stages = manifest.in_order(name)
         self.name = name
+        self._title = pipeline_title(manifest, variant)
+        self._disowned = False
         self._outputs = manifest.outputs
         # A single stage is the whole network, and not an encoder in front of anything; with a loop
         # it is in front of that.
@@ -227,7 +229,6 @@ class LoadedPlan:
         cached: bool,
         run_encoders: RunEncoders,
         state: State | None,
-        check_open: Callable[[], None],
     ) -> LoopRun:
         """Run the stages before the loop, and begin it.
 
@@ -238,22 +239,18 @@ class LoadedPlan:
             cached: as for :meth:`answer`.
             run_encoders: as for :meth:`answer`.
             state: as for :meth:`answer`; the call has acquired it.
-            check_open: raises BackendError where the pipeline is closed.
         """
         key = self.compute(values, laps, cached=cached, run_encoders=run_encoders, state=state)
         states = {} if state is None else self.states(values)
-        owner = Owner(check_open, laps, self._decoder, self.results(values), states, state)
+        owner = Owner(self.check_open, laps, self._decoder, self.results(values), states, state)
         return LoopRun(start(values, key), owner)
 
-    def start_loop(
-        self, tensors: Mapping[str, Any], options: CallOptions, check_open: Callable[[], None]
-    ) -> LoopRun:
+    def start_loop(self, tensors: Mapping[str, Any], options: CallOptions) -> LoopRun:
         """Begin the loop on the network's inputs and outputs, such as features; none are checked.
 
         Args:
             tensors: by name; inputs that no stage of the loop takes give it sizes.
             options: of a call, without ``state``.
-            check_open: as for :meth:`begin_loop`.
 
         Raises:
             InputError: there is no loop, or an option does not fit.
@@ -261,15 +258,14 @@ class LoadedPlan:
         """
         if options.get("state") is not None:
             raise InputError("option 'state': it is also for what is before the loop; call run()")
-        owner = Owner(check_open, Laps(self.parts), self._decoder)
-        return LoopRun(self.starter(options, check_open)(tensors, None), owner)
+        owner = Owner(self.check_open, Laps(self.parts), self._decoder)
+        return LoopRun(self.starter(options)(tensors, None), owner)
 
-    def starter(self, options: CallOptions, check_open: Callable[[], None]) -> StartRun:
+    def starter(self, options: CallOptions) -> StartRun:
         """What begins the loop with the options of a call, whose deadline counts from now.
 
         Args:
             options: of a call.
-            check_open: as for :meth:`begin_loop`.
 
         Raises:
             InputError: there is no loop, or an option does not fit.
@@ -280,7 +276,7 @@ class LoadedPlan:
             name = self._manifest.name
             raise InputError(f"bundle {name!r} has no loop, so there are no steps; call run()")
         check_options(self._manifest, options)
-        check_open()
+        self.check_open()
         return self.loop.starter(options, deadline)
 
     def states(self, values: Mapping[str, Array]) -> dict[str, Array]:
@@ -356,8 +352,15 @@ class LoadedPlan:
             self._cache.put(modality, key, features)
         return features
 
+    def check_open(self) -> None:
+        """Raise BackendError where it is closed, or belongs to the parent of this process."""
+        if not self.sessions:
+            why = ADVICE if self._disowned else "load the bundle again"
+            raise BackendError(f"{self._title}{':' if self._disowned else ' is closed;'} {why}")
+
     def disown(self) -> None:
         """See :class:`mmedge.forks.Inherited`: the sessions' threads are the parent's."""
+        self._disowned = True
         for session in self.sessions.values():
             keep_for_ever(session)
         self.sessions, self.direct, self._cache = {}, None, None
@@ -371,6 +374,11 @@ class LoadedPlan:
         self.scheduler.close()
         if self._cache is not None:
             self._cache.close()
+
+
+def pipeline_title(manifest: Manifest, variant: Variant) -> str:
+    """What a pipeline is called in messages."""
+    return f"<Pipeline {manifest.name!r} {variant.id}>"
 
 
 def _runner(session: Session) -> Run:

@@ -399,7 +399,7 @@ def test_arrays_on_a_gpu_are_run_each_time(pair, runs, monkeypatch):
     monkeypatch.setattr(OrtSession, "run", fetch)
     inputs, expected = given_to_pair()
     with mmedge.load(pair, threads=1) as pipe:
-        pipe._feeds._on_gpu = True  # as a variant for the GPU has it
+        pipe._calls._feeds._on_gpu = True  # as a variant for the GPU has it
         for _ in range(3):
             found = pipe.run(inputs | {"image": Far(inputs["image"])})
             np.testing.assert_array_equal(found["out"], expected)

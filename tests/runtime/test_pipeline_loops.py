@@ -348,6 +348,15 @@ def test_steps_come_one_by_one(captioner):
     assert not list(run)
 
 
+def test_a_step_keeps_no_scores_but_its_own(completer):
+    """Not those of all tokens of the prompt, which are many times more."""
+    _, pipe = completer
+    prompt = np.random.default_rng(0).integers(1, 11, (2, 9))
+    for step in pipe.iterate({"tokens": prompt}, cached=False, limit=3):
+        held = step.scores if step.scores.base is None else step.scores.base
+        assert held.nbytes == step.scores.nbytes == 2 * 11 * 4
+
+
 def test_leaving_the_steps_cancels(captioner):
     _, pipe = captioner
     whole = rows(pipe(image=image(6), stop=()))[0]
