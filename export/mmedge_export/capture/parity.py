@@ -9,6 +9,7 @@ import numpy as np
 from mmedge.errors import ExportError
 from mmedge.spec import Tolerance
 from mmedge.tolerance import OutputComparison
+from mmedge_export.capture.case import allow_more
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -56,10 +57,12 @@ def check(
             if not deviation.passes:
                 # That a channel is small may be known only now: the case that differs came before.
                 culprit = worst_cases[name][1]
+                more = allow_more(deviation, tolerance)
                 raise ExportError(
                     f"the exported graph is not the network: output {name!r} {deviation} for "
                     f"{culprit.what} (limit: {tolerance.rtol:g} of the scale + "
                     f"{tolerance.atol:g}).\n  {_first(graph, culprit, tolerance)}"
+                    + (f"\n  What to do: {more}" if more else "")
                 )
     # Of a reference of zeros there is no share; what passes there is within atol.
     shares = (comparison.result().max_rel for comparison in comparisons.values())

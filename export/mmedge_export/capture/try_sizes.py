@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from math import inf, isnan
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,13 +13,14 @@ import numpy as np
 from mmedge.errors import ExportError
 from mmedge.tolerance import difference
 from mmedge_export.capture import probe_inputs
-from mmedge_export.capture.case import ParityCase
+from mmedge_export.capture.case import ParityCase, allow_more
 from mmedge_export.sources import onnx_rules
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from mmedge.spec import Tolerance
+    from mmedge.tolerance import Difference
     from mmedge_export.capture.golden import Run
     from mmedge_export.capture.limits import Limits
     from mmedge_export.model import Model
@@ -28,13 +30,18 @@ __all__ = ["try_sizes"]
 
 @dataclass(frozen=True)
 class _Trial:
-    """The network at ``sizes``, unless it refuses them, and whether the graph is the same."""
+    """The network at ``sizes``, unless it refuses them, and how far the graph is from it."""
 
     sizes: dict[str, int]
     what: str
-    passes: bool
     cases: tuple[ParityCase, ...] = ()
+    #: Output and difference of the worst; None where the graph does not run.
+    worst: tuple[str, Difference] | None = None
     refusal: ExportError | None = None
+
+    @property
+    def passes(self) -> bool:
+        return self.worst is not None and self.worst[1].passes
 
 
 def try_sizes(
@@ -95,7 +102,10 @@ def try_sizes(
         [trial.sizes for trial in trials if trial.passes],
     )
     if differing and reason:
-        raise ExportError(f"the graph is not the network at {differing[0].what}: {reason}")
+        raise ExportError(
+            _rounding(differing, tolerance, reason)
+            or f"the graph is not the network at {differing[0].what}: {reason}"
+        )
     for trial in refusals:
         refusal = (
             f"the network refuses {trial.what}, though its dynamic dimensions allow these sizes"
@@ -120,9 +130,8 @@ def _try(model: Model, sizes: dict[str, int], run: Run, graph: Run, tolerance: T
     try:
         cases = [ParityCase(what, inputs, run(inputs)), *_random(model, sizes, run)]
     except ExportError as refusal:
-        return _Trial(sizes, what, passes=False, refusal=refusal)
-    passes = all(_agrees(graph, case, tolerance) for case in cases)
-    return _Trial(sizes, what, passes=passes, cases=tuple(cases))
+        return _Trial(sizes, what, refusal=refusal)
+    return _Trial(sizes, what, tuple(cases), _worst(graph, cases, tolerance))
 
 
 def _random(model: Model, sizes: Mapping[str, int], run: Run) -> list[ParityCase]:
@@ -138,11 +147,39 @@ def _random(model: Model, sizes: Mapping[str, int], run: Run) -> list[ParityCase
     return [ParityCase(what, inputs, outputs)]
 
 
-def _agrees(graph: Run, case: ParityCase, tolerance: Tolerance) -> bool:
-    try:
-        results = graph(case.inputs)
-    except ExportError:
-        return False
-    return all(
-        difference(results[name], value, tolerance).passes for name, value in case.outputs.items()
+def _worst(
+    graph: Run, cases: Sequence[ParityCase], tolerance: Tolerance
+) -> tuple[str, Difference] | None:
+    """The output that takes most of its tolerance in any case; None where the graph fails."""
+    differences: list[tuple[str, Difference]] = []
+    for case in cases:
+        try:
+            results = graph(case.inputs)
+        except ExportError:
+            return None
+        differences += [
+            (name, difference(results[name], value, tolerance))
+            for name, value in case.outputs.items()
+        ]
+    return max(differences, key=lambda pair: _rank(pair[1]))
+
+
+def _rounding(trials: Sequence[_Trial], tolerance: Tolerance, reason: str) -> str:
+    """The message where all differ by so little that it may be rounding; empty where not."""
+    worst = max(
+        ((trial, *trial.worst) for trial in trials if trial.worst is not None),
+        key=lambda each: _rank(each[2]),
+        default=None,
     )
+    if worst is None or any(trial.worst is None for trial in trials):
+        return ""
+    trial, output, deviation = worst
+    more = allow_more(deviation, tolerance)
+    return more and (
+        f"the graph is near the network and not equal at {trial.what}: output {output!r} "
+        f"{deviation}; {more}. If it is no rounding: {reason}"
+    )
+
+
+def _rank(deviation: Difference) -> float:
+    return inf if isnan(deviation.limit_used) else deviation.limit_used

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +15,9 @@ from torch.nn import functional as F
 import mmedge
 from mmedge.errors import ExportError, InputError
 from mmedge.execution.verify import verify
+from mmedge.spec import Tolerance
 from mmedge_export import Input, Model, export
+from mmedge_export.capture.try_sizes import try_sizes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -324,3 +327,34 @@ def test_torch_is_quoted_and_translated(tmp_path):
         export(Model(Sum(), inputs, ["y"]), tmp_path / "c")
     with export(model(Fours(), 12, dims={"T": (4, 48, 4)}), tmp_path / "d") as bundle:
         assert bundle.manifest.constraints == ()
+
+
+@pytest.mark.parametrize(
+    ("factor", "words"),
+    [
+        (1.0003, [
+            "the graph is near the network and not equal at the example at b=", "n=",
+            "times what the tolerance allows (rtol=0.0001, atol=1e-06), and may be rounding",
+            "--rtol 0.001, or rtol=0.001 of export()", "If it is no rounding: this one needs n",
+        ]),
+        (1.3, ["the graph is not the network at the example at b=", ": this one needs n"]),
+    ],
+)  # fmt: skip
+def test_a_difference_that_may_be_rounding_names_the_tolerance_first(factor, words) -> None:
+    model = Model(Alike().eval(), {"x": Input(rows(2, 5), dynamic={0: "b", 1: "n"})}, ["y"])
+
+    def run(inputs):
+        return {"y": inputs["x"].mean(1)}
+
+    def graph(inputs):
+        return {"y": inputs["x"].mean(1) * np.float32(factor if inputs["x"].shape[1] > 5 else 1)}
+
+    limits = SimpleNamespace(
+        domain=model.domain(),
+        witnesses=lambda _tried: [],
+        reason=lambda *_: "this one needs n <= 5, because of an operator",
+    )
+    with pytest.raises(ExportError) as raised:
+        try_sizes(model, limits, run, graph, Tolerance(1e-4, 1e-6), print, varied=False)
+    for each in words:
+        assert each in str(raised.value)
