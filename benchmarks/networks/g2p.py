@@ -20,13 +20,14 @@ from package_files import PackageFile
 from torch import Tensor, nn
 
 from mmedge_export import Generate, Input, Model, StateInput
+from mmedge_export.quantize import Task
 from mmedge_export.zoo.recurrent import GRU
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-__all__ = ["GRAPHEMES", "PHONEMES", "Encoder", "Step", "factory", "letters", "load"]
+__all__ = ["GRAPHEMES", "PHONEMES", "Encoder", "Step", "factory", "letters", "load", "task"]
 
 _PACKAGE = "g2p-en==2.1.0"
 WEIGHTS = PackageFile(
@@ -143,6 +144,38 @@ def load(cache: Path | None = None) -> Model:
 
 
 factory = load
+
+
+def task(cache: Path | None = None) -> Task:
+    """Judges a lower precision by the share of words that are spoken as the package's list says.
+
+    A word of it is spoken in one of two ways, either of which is right. Without stress, which the
+    network cannot know.
+
+    Args:
+        cache: folder for the package's files; None: the user's cache.
+    """
+    lines = HOMOGRAPHS.fetch(cache).read_text("utf-8").splitlines()
+    rows = [line.split("|") for line in lines if not line.startswith("#")]
+    samples = [
+        ({"letters": letters(word.lower()).numpy()}, [_without_stress(one), _without_stress(other)])
+        for word, one, other, *_ in rows
+    ]
+    return Task(samples, [inputs for inputs, _ in samples[:128]], spoken_right, shared=True)
+
+
+def spoken_right(outputs: Sequence[Mapping[str, Any]], targets: Sequence[Sequence[str]]) -> float:
+    """The share of words whose phonemes are one of the targets."""
+    right = [
+        _without_stress(output["text"][0]) in ways
+        for output, ways in zip(outputs, targets, strict=True)
+    ]
+    return sum(right) / len(right)
+
+
+def _without_stress(phonemes: str) -> str:
+    return " ".join(phoneme.rstrip("012") for phoneme in phonemes.split())
+
 
 _GRU = {"weight_ih": "w_ih", "weight_hh": "w_hh", "bias_ih": "b_ih", "bias_hh": "b_hh"}
 

@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import tempfile
 import wave
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,12 +21,23 @@ from typing import TYPE_CHECKING
 import numpy as np
 from package_files import PackageError, cache_folder
 
+from mmedge_export.quantize.metrics import edit_distance
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-__all__ = ["PACKAGE", "RATE", "Clip", "load_clips", "normalize", "speech", "word_error_rate"]
+__all__ = [
+    "PACKAGE",
+    "RATE",
+    "Clip",
+    "load_clips",
+    "normalize",
+    "speech",
+    "varied_clips",
+    "word_error_rate",
+]
 
 PACKAGE = "pocketsphinx-testdata"
 #: Samples a second.
@@ -84,6 +95,41 @@ def speech(seconds: float, cache: Path | None = None) -> NDArray[np.float32]:
     return np.resize(once, round(seconds * RATE))
 
 
+def varied_clips(cache: Path | None = None) -> list[Clip]:
+    """The clips, each also in noise, and pairs of them one after the other: 60 in all.
+
+    They are no independent draws of speech: ten readings are behind them.
+
+    Args:
+        cache: see :func:`load_clips`.
+    """
+    rng, clips = np.random.default_rng(0), load_clips(cache)
+    noisy = [replace(clip, name=f"{clip.name} in noise", samples=_in_noise(clip.samples, rng))
+             for clip in clips]  # fmt: skip
+    pause = np.zeros(RATE // 2, np.float32)
+    pairs = [
+        Clip(
+            f"{one.name}, {other.name}",
+            np.concatenate([one.samples, pause, other.samples]),
+            f"{one.transcript} {other.transcript}",
+        )
+        for distance in range(1, 5)
+        for one, other in zip(clips, clips[distance:] + clips[:distance], strict=True)
+    ]
+    # In an order in which any part holds some of each kind.
+    count = len(clips)
+    quarters = [pairs[at : at + count] for at in range(0, len(pairs), count)]
+    return [clip for group in zip(clips, noisy, *quarters, strict=True) for clip in group]
+
+
+def _in_noise(samples: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+    """With white noise of a hundredth of its power."""
+    loud = 0.1 * float(np.sqrt(np.mean(samples**2)))
+    noise = rng.normal(scale=loud, size=samples.shape).astype(np.float32)
+    noisy: NDArray[np.float32] = samples + noise
+    return noisy
+
+
 def _unpack(cache: Path) -> Path:
     for root in (Path("/"), cache / PACKAGE):
         if all((root / _DATA / name).is_file() for name in _LISTS.values()):
@@ -126,15 +172,5 @@ def word_error_rate(pairs: Sequence[tuple[str, str]]) -> float:
     Args:
         pairs: a transcript and what was recognized in its place.
     """
-    errors = sum(_distance(normalize(right), normalize(text)) for right, text in pairs)
+    errors = sum(edit_distance(normalize(right), normalize(text)) for right, text in pairs)
     return errors / sum(len(normalize(right)) for right, _ in pairs)
-
-
-def _distance(right: list[str], words: list[str]) -> int:
-    """Levenshtein's distance."""
-    row = list(range(len(words) + 1))
-    for n, expected in enumerate(right, 1):
-        before, row[0] = row[0], n
-        for m, word in enumerate(words, 1):
-            before, row[m] = row[m], min(row[m] + 1, row[m - 1] + 1, before + (expected != word))
-    return row[-1]

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mmedge_export.quantize.evaluate import BundleNetwork
     from mmedge_export.quantize.task import Task
 
-__all__ = ["JudgedCalls", "calibration_options", "judged_calls", "sample_calls"]
+__all__ = ["JudgedCalls", "calibration_options", "judged_calls", "whole_calls"]
 
 #: Most scores that answers of one network hold together: 256 MiB.
 SCORES = 2**26
@@ -50,7 +50,7 @@ def judged_calls(task: Task, manifest: Manifest, network: BundleNetwork) -> Judg
     """
     inputs = [inputs for inputs, _ in task.samples]
     if manifest.loop is None or task.metric is not None:
-        return JudgedCalls(sample_calls(task, inputs, manifest), ())
+        return JudgedCalls(_calls(task, inputs, manifest, task.options), ())
     if manifest.loop.kind == "denoise":
         noises: list[Array | None] = [sample.loop["noise"] for sample in task.golden_samples]
         noises = noises or [None] * len(inputs)
@@ -63,16 +63,11 @@ def judged_calls(task: Task, manifest: Manifest, network: BundleNetwork) -> Judg
     return _forced(task, inputs, tokens, manifest, network)
 
 
-def sample_calls(
-    task: Task, inputs: Sequence[Mapping[str, Array]], manifest: Manifest
-) -> list[Call]:
-    """A call of each sample, as a user would make it; a golden one begins with its own state."""
-    if manifest.loop is not None or not manifest.states:
-        return [Call(values, task.options) for values in inputs]
-    if task.golden_samples and len(task.golden_samples) == len(inputs):
-        steps = [sample.step for sample in task.golden_samples]
-        return [Call(values, states=step) for values, step in zip(inputs, steps, strict=True)]
-    return [Call(values, states=None if task.carries_state else {}) for values in inputs]
+def whole_calls(task: Task, manifest: Manifest) -> list[Call]:
+    """A call of each calibration sample, to its end: what the judged calls may cut short."""
+    options = task.options.copy()
+    options.pop("limit", None)
+    return _calls(task, task.calibration, manifest, options)
 
 
 def calibration_options(task: Task, manifest: Manifest, limit: int = CALIBRATED) -> CallOptions:
@@ -80,8 +75,19 @@ def calibration_options(task: Task, manifest: Manifest, limit: int = CALIBRATED)
     loop = manifest.loop
     if loop is None or loop.kind != "generate":
         return task.options
-    most = min(task.options.get("limit") or loop.limit, loop.limit, limit)
-    return {**task.options, "limit": most, "temperature": 0.0}
+    return {**task.options, "limit": min(loop.limit, limit), "temperature": 0.0}
+
+
+def _calls(
+    task: Task, inputs: Sequence[Mapping[str, Array]], manifest: Manifest, options: CallOptions
+) -> list[Call]:
+    """A call of each sample, as a user would make it; a golden one begins with its own state."""
+    if manifest.loop is not None or not manifest.states:
+        return [Call(values, options) for values in inputs]
+    if task.golden_samples:
+        steps = [sample.step for sample in task.golden_samples]
+        return [Call(values, states=step) for values, step in zip(inputs, steps, strict=True)]
+    return [Call(values, states=None if task.carries_state else {}) for values in inputs]
 
 
 def _forced(

@@ -28,7 +28,7 @@ from mmedge_export.quantize.choose_schemes import (
 )
 from mmedge_export.quantize.evaluate import BundleNetwork, Call, error
 from mmedge_export.quantize.judged_calls import SENSITIVE as SENSITIVE_TOKENS
-from mmedge_export.quantize.judged_calls import calibration_options, sample_calls
+from mmedge_export.quantize.judged_calls import calibration_options, whole_calls
 from mmedge_export.quantize.report import StageReport
 from mmedge_export.quantize.saturate import saturating_nodes
 from mmedge_export.quantize.stage_runs import StageRun
@@ -96,7 +96,7 @@ class PlanSearch:
         self._checkpoint = checkpoint
         self._backend, self._precision = options.backend, options.precision
         self._bundle, self._works, self._task, self._gate = bundle, works, task, gate
-        self._calls = list(calls)
+        self._calls, self._whole_calls = list(calls), whole_calls(task, bundle.manifest)
         self._budget, self._target = options.budget, quantizer(options.backend)
         # Where nothing can be timed, nothing is put back for its speed.
         self._goal = "size" if self._target.NOT_TIMED else options.goal
@@ -125,11 +125,7 @@ class PlanSearch:
                 self._tell(f"{work.stage.name}: {len(work.sites)} nodes can be quantised")
             return
         floats = self._network({})
-        manifest = self._bundle.manifest
-        samples = [
-            floats.stage_runs(call)
-            for call in sample_calls(self._task, self._task.calibration[:SATURATING], manifest)
-        ]
+        samples = [floats.stage_runs(call) for call in self._whole_calls[:SATURATING]]
         for work in self._works:
             name = work.stage.name
             if not work.sites:
@@ -321,7 +317,7 @@ class PlanSearch:
         count = SENSITIVE if manifest.loop is None else SENSITIVE_LOOPS
         calls = [
             replace(call, options=calibration_options(self._task, manifest, SENSITIVE_TOKENS))
-            for call in sample_calls(self._task, self._task.calibration[:count], manifest)
+            for call in self._whole_calls[:count]
         ]
         graphs: dict[str, Path] = {}
         sites = {work.stage.name: _switchable(work) for work in self._works}
@@ -375,7 +371,7 @@ class PlanSearch:
         """Put back stages that are no faster after all, and everything where the whole is not."""
         if self._goal != "speed":
             return verdict
-        runs = self._network({}).stage_runs(self._calls[0])
+        runs = self._network({}).stage_runs(self._whole_calls[0])
         before = [(work.plan, dict(work.why)) for work in self._works]
         for work in self._works:
             name = work.stage.name
@@ -479,8 +475,9 @@ class PlanSearch:
 
     def latency(self) -> CallTimes:
         """How long a call takes in float32 and as kept."""
+        manifest, call = self._bundle.manifest, self._whole_calls[0]
         with note_disturbance() as disturbance:
-            times = time_calls(self._bundle.manifest, *self.final(), self._calls[0])
+            times = time_calls(manifest, *self.final(), call)
         self._note(disturbance.share if disturbance.busy else None)
         return times
 

@@ -37,7 +37,8 @@ class Task:
         shared: whether the calibration samples are among those that are judged.
         invented: whether the samples are an example and made-up inputs, as export makes them for a
             network that brings none.
-        options: of every call, such as ``{"limit": 32}`` of a loop that generates.
+        options: of the calls that are judged, such as ``{"limit": 32}`` of a loop that generates.
+            What is timed and calibrated on goes on to the loop's own limit.
         carries_state: whether a sample begins with the state that the one before left, in a network
             that keeps one without a loop; else each begins anew.
         golden_samples: where the samples are a bundle's golden ones, these.

@@ -24,7 +24,7 @@ def made(*, attempts=1, again=True, faster=False, others=None):
         stage("a", {"m": "static", "n": "float"}, {"n": "the metric needs it"}),
         stage("b", {"k": "dynamic"}, {}),
     ]
-    search._speed, search._calls, search._changed = {}, [None], set()
+    search._speed, search._whole_calls, search._changed = {}, [None], set()
     search._network = lambda plans: SimpleNamespace(stage_runs=lambda call: {"a": [], "b": []})
     kept = {"m": "static", "n": "float"} if faster else {"m": "float", "n": "float"}
     found = {"plan": kept, "words": "timed", "others": others}
