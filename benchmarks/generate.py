@@ -3,9 +3,11 @@
 Networks with real weights (``networks/``): SmolLM2-135M after a prompt, whisper-tiny.en on a clip,
 a recurrent speller. Each engine runs alone in a process of its own (``generate_engines.py``), with
 one thread and with two. It first has to give the tokens that torch gives: one that gives others is
-timed, but is nobody's rival, and the result says where it differs. Then all engines run the same
-number of tokens in turn, in random order; ratios are of each round's medians, with quartiles. All
-processes are started anew some times: where memory lies makes 4 % of a token's time.
+timed, but is nobody's rival, and the result says where it differs and how many tokens are the same.
+Our own variants in fewer bits are those that the network's task lets pass (``generate_job.py``).
+Then all engines run the same number of tokens in turn, in random order; ratios are of each round's
+medians, with quartiles. All processes are started anew some times: where memory lies makes 4 % of a
+token's time.
 
 The floor of a token is the bytes of the step's weights over the bandwidth at which as many threads
 read memory here: what no engine that reads all weights for each token can go below.
@@ -19,7 +21,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import subprocess
 import sys
 import tempfile
 import time
@@ -31,12 +32,11 @@ from threading import Timer
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
+from generate_job import job_of, tell
 from peer_process import PeerProcess
 
 import mmedge
 from mmedge.bench.machine import host
-from mmedge_export import Generate, Model, export
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -44,8 +44,10 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "generate.json"
 OURS, EAGER = "mmedge", "torch eager"
+#: Our own in fewer bits, by precision: variants that the network's task let pass.
+OURS_BY_BITS = {"int8": "mmedge int8", "int4": "mmedge int4"}
 #: Engines of every network, and of some.
-COMMON = (OURS, "onnxruntime, NumPy loop", EAGER, "torch.compile")
+COMMON = (OURS, *OURS_BY_BITS.values(), "onnxruntime, NumPy loop", EAGER, "torch.compile")
 MORE = {
     "smollm2": (
         "transformers", "onnxruntime-genai", "onnxruntime-genai int4",
@@ -55,93 +57,13 @@ MORE = {
     "g2p": (),
 }  # fmt: skip
 #: Engines whose weights have fewer bits than float32: other tokens may be right, too.
-FEWER_BITS = ("onnxruntime-genai int4", "OpenVINO GenAI, 4 and 8 bits", "CTranslate2 int8")
-#: Tokens of a run; the speech is over after so many.
-TOKENS = {"smollm2": 64, "whisper_tiny": 24, "g2p": 8}
-#: Of the export, where float32 itself is further off than the default (their docstrings).
-RTOL = {"smollm2": 1e-3, "whisper_tiny": 1e-3}
+FEWER_BITS = (
+    *OURS_BY_BITS.values(), "onnxruntime-genai int4", "OpenVINO GenAI, 4 and 8 bits",
+    "CTranslate2 int8",
+)  # fmt: skip
 ROUNDS, PROCESSES = 3, 3
 #: Bytes that are read to measure memory.
 READ_BYTES = 512 << 20
-
-
-def job_of(network: str, folder: Path, peers: str, bundles: Path | None) -> dict[str, Any]:
-    """What the engines are given of a network: files in ``folder``, and the tokens of torch.
-
-    Args:
-        network: module in ``networks/``.
-        folder: for what is made here.
-        peers: Python that has the peers.
-        bundles: folder that may hold the network's bundle; else it is exported.
-    """
-    sys.path.insert(0, str(HERE / "networks"))
-    import generation
-
-    module = __import__(network)
-    model: Model = module.load()
-    bundle = (bundles or folder) / f"{network}.mmedge"
-    if not bundle.exists():
-        export(model, bundle, rtol=RTOL.get(network), source=f"{network}.py:load").close()
-    inputs, _ = next(iter(model.samples or ()))
-    arrays: dict[str, Any] = dict(inputs)
-    np.savez(folder / "inputs.npz", **arrays)
-    torch.set_num_threads(2)
-    feeds = {name: torch.from_numpy(np.asarray(value)) for name, value in inputs.items()}
-    loop, parameters = model.loop, []
-    if isinstance(loop, Generate) and isinstance(loop.step, torch.nn.Module):
-        parameters = list(loop.step.parameters())
-    job: dict[str, Any] = {
-        "network": network,
-        "bundle": str(bundle),
-        "inputs": str(folder / "inputs.npz"),
-        "start": list(loop.start) if isinstance(loop, Generate) else [],
-        "tokens": generation.generate(model, feeds, limit=TOKENS[network]),
-        "step_bytes": sum(value.nbytes for value in parameters),
-    }
-    if network == "smollm2":
-        model_folder = folder / "transformers"
-        job["transformers"] = str(model_folder)
-        job["gguf"] = str(module.WEIGHTS.fetch(None))
-        script = (
-            "import sys; sys.path[:0] = sys.argv[1:3]\n"
-            "sys.modules['torchvision'] = None  # of no use to text, and slow to load\n"
-            "import smollm2\n"
-            "model = smollm2.load()\n"
-            "smollm2.as_transformers(model).save_pretrained(sys.argv[3])\n"
-            "import pathlib, shutil\n"
-            "shutil.copy(model.loop.tokenizer, pathlib.Path(sys.argv[3]) / 'tokenizer.json')\n"
-        )
-        tell("writing what transformers takes")
-        subprocess.run(
-            [peers, "-c", script, str(HERE / "networks"), str(HERE), str(model_folder)], check=True
-        )
-        for key, precision in (("genai", "fp32"), ("genai_int4", "int4")):
-            output = job[key] = str(folder / key)
-            tell(f"building for onnxruntime-genai, {precision}")
-            done = subprocess.run(
-                [
-                    peers, "-m", "onnxruntime_genai.models.builder", "-i", str(model_folder),
-                    "-o", output, "-p", precision, "-e", "cpu", "-c", str(folder / "cache"),
-                ],
-                capture_output=True, text=True, check=False,
-            )  # fmt: skip
-            if done.returncode:
-                tell(f"  failed: {done.stderr.strip().splitlines()[-1:]}")
-    if network == "whisper_tiny":
-        job["ctranslate2"] = str(module.WEIGHTS.fetch(None).parent)
-        with torch.no_grad():
-            encoder: Any = model.module
-            mel = encoder.log_mel(feeds["audio"])
-        np.savez(folder / "mel.npz", mel=mel.numpy())
-        job["mel"] = str(folder / "mel.npz")
-        job["seconds"] = feeds["audio"].shape[-1] / module.RATE
-    (folder / "job.json").write_text(json.dumps(job))
-    return job
-
-
-def tell(text: str) -> None:
-    """A line of progress."""
-    print(text, file=sys.stderr, flush=True)
 
 
 def bandwidth(threads: int) -> float:
@@ -178,9 +100,12 @@ def measure(
     network, count = job["network"], len(job["tokens"])
     names = [name for name in (*COMMON, *MORE[network]) if not only or name in (*only, OURS, EAGER)]
     answers: dict[str, list[dict[str, Any]]] = {}
-    left_out: dict[str, str] = {}
+    left_out: dict[str, str] = {
+        OURS_BY_BITS[precision]: why for precision, why in job["kept_out"].items()
+    }
     versions: dict[str, dict[str, str]] = {}
     differs: dict[str, int | None] = {}
+    equal: dict[str, float] = {}
     cached: list[float] = []
     generator = random.Random(0)  # noqa: S311 - an order
     for _ in range(processes):
@@ -210,6 +135,7 @@ def measure(
                     continue
                 engines[name], versions[name] = engine, engine.version
                 differs[name] = first_other(first["tokens"], job["tokens"])
+                equal[name] = equal_share(first["tokens"], job["tokens"])
                 answers.setdefault(name, [])
             for engine in engines.values():
                 engine.ask(count=count, cached=False)
@@ -228,6 +154,7 @@ def measure(
             "version": versions[name],
             "same_tokens": differs[name] is None,
             "differs_at": differs[name],
+            "equal_share": equal[name],
             "float32": name not in FEWER_BITS,
             **figures(answers[name], count),
         }
@@ -256,6 +183,12 @@ def first_other(got: Sequence[int], right: Sequence[int]) -> int | None:
         if one != other:
             return place
     return None if len(got) == len(right) else min(len(got), len(right))
+
+
+def equal_share(got: Sequence[int], right: Sequence[int]) -> float:
+    """The share of tokens that are the same in their place."""
+    same = sum(one == other for one, other in zip(got, right, strict=False))
+    return same / max(len(got), len(right), 1)
 
 
 def first_ms(answer: Mapping[str, Any]) -> float | None:
@@ -385,7 +318,10 @@ def show(row: Mapping[str, Any]) -> None:
         for key in KINDS:
             value = engine[key]
             parts.append("      -" if value is None else f"{value['median']:9.3f}")
-        same = "" if engine["same_tokens"] else f"  other tokens from {engine['differs_at']} on"
+        share = f"{engine['equal_share']:.0%} the same"
+        same = (
+            "" if engine["same_tokens"] else f"  other tokens from {engine['differs_at']}, {share}"
+        )
         print(" ".join(parts) + same)
 
 

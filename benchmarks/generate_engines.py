@@ -57,15 +57,18 @@ class Engine(ABC):
 
 
 class Mmedge(Engine):
-    """The bundle, as ``mmedge.load`` takes it."""
+    """The bundle in float32."""
 
     DISTRIBUTIONS = ("mmedge", "onnxruntime")
+    PRECISION = "fp32"
 
     def __init__(self, threads: int, job: dict[str, Any]) -> None:
         super().__init__(threads, job)
         import mmedge
 
-        self.pipe = mmedge.load(job["bundle"], threads=threads, device="cpu")
+        self.pipe = mmedge.load(
+            job["bundle"], precision=self.PRECISION, threads=threads, device="cpu"
+        )
 
     def tokens(self, count: int) -> Iterator[int]:
         """See :class:`Engine`."""
@@ -74,6 +77,18 @@ class Mmedge(Engine):
         )
         for step in steps:
             yield int(step.tokens[0])
+
+
+class MmedgeInt8(Mmedge):
+    """The same in 8 bits, as far as the network's task let it pass."""
+
+    PRECISION = "int8"
+
+
+class MmedgeInt4(Mmedge):
+    """The same in 4 bits."""
+
+    PRECISION = "int4"
 
 
 class OrtLoop(Engine):
@@ -317,6 +332,8 @@ class CTranslate2Int8(CTranslate2):
 
 ENGINES: dict[str, type[Engine]] = {
     "mmedge": Mmedge,
+    "mmedge int8": MmedgeInt8,
+    "mmedge int4": MmedgeInt4,
     "onnxruntime, NumPy loop": OrtLoop,
     "torch eager": Torch,
     "torch.compile": Compiled,

@@ -160,7 +160,11 @@ def loops() -> str:
     for row in data["rows"]:
         for engine in row["engines"]:
             name = engine["engine"]
-            marks = "" if engine["same_tokens"] else f" (other tokens from {engine['differs_at']})"
+            marks = ""
+            if not engine["same_tokens"]:
+                share = engine.get("equal_share")  # results of before have none
+                same = "" if share is None else f", {share:.0%} the same"
+                marks = f" (other tokens from {engine['differs_at']}{same})"
             cells = [
                 "-" if (figure := engine[key]) is None else f"{figure['median']:.2f} ms"
                 for key in ("first_ms", "between_ms", "total_ms")

@@ -239,7 +239,8 @@ factory = load
 def task(cache: Path | None = None) -> Task:
     """Judges a lower precision by next tokens in this project's own documentation.
 
-    A sample is 12 to 28 tokens of a paragraph; right is the token that stands behind them. It says how often the best token is that one, and nothing of long answers.
+    A sample is 12 to 28 tokens of a paragraph; right is the token that stands behind them. It says
+    how often the best token is that one, and nothing of long answers.
 
     Args:
         cache: folder for the package's files; None: the user's cache.
