@@ -96,7 +96,7 @@ def speech(seconds: float, cache: Path | None = None) -> NDArray[np.float32]:
 
 
 def varied_clips(cache: Path | None = None) -> list[Clip]:
-    """The clips, each also in noise, and pairs of them one after the other: 60 in all.
+    """The clips, each also in noise, and each with the next one behind it: 30 in all.
 
     They are no independent draws of speech: ten readings are behind them.
 
@@ -113,13 +113,10 @@ def varied_clips(cache: Path | None = None) -> list[Clip]:
             np.concatenate([one.samples, pause, other.samples]),
             f"{one.transcript} {other.transcript}",
         )
-        for distance in range(1, 5)
-        for one, other in zip(clips, clips[distance:] + clips[:distance], strict=True)
+        for one, other in zip(clips, clips[1:] + clips[:1], strict=True)
     ]
     # In an order in which any part holds some of each kind.
-    count = len(clips)
-    quarters = [pairs[at : at + count] for at in range(0, len(pairs), count)]
-    return [clip for group in zip(clips, noisy, *quarters, strict=True) for clip in group]
+    return [clip for group in zip(clips, noisy, pairs, strict=True) for clip in group]
 
 
 def _in_noise(samples: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:

@@ -157,6 +157,17 @@ def test_rounded_weights_lie_within_half_a_step(seed, rows, form):
     assert np.abs(made - weights).max() <= np.abs(weights).max() / steps * 1.01
 
 
+def test_blocks_of_four_bits_have_zero_points():
+    """Weights that lie on steps of their block, wherever these begin, are kept."""
+    rng = np.random.default_rng(0)
+    steps = rng.integers(0, 16, (5, 2, 32))
+    steps[..., :2] = 0, 15
+    lowest = rng.integers(0, 16, (5, 2, 1))
+    weights = (steps - lowest) * rng.uniform(0.5, 2, (5, 2, 1))
+    weights = weights.reshape(5, 64).T.astype(np.float32)
+    np.testing.assert_allclose(rounded_weights(weights, "block4", "MatMul"), weights, atol=1e-5)
+
+
 def test_blocks_are_rounded_as_onnx_runtime_does(tmp_path):
     rng = np.random.default_rng(0)
     weights = rng.standard_normal((160, 8)).astype(np.float32)

@@ -13,10 +13,10 @@ kernels for on CPUs:
   with it where there is one row of activations (1.2 times, 1.32 on AMD EPYC), and less exact.
 - ``rows8``: of a table that rows are looked up in (Gather), int8 by row. It is smaller and neither
   faster nor slower.
-- ``block8``, ``block4``: weights in 8 or 4 bits by blocks of :data:`BLOCK` along the summed axis,
-  activations quantised by blocks inside the kernel (MatMulNBits).
+- ``block8``, ``block4``: weights in 8 or 4 bits by blocks along the summed axis, activations
+  quantised by blocks inside the kernel (``blocks.py``).
 
-The mechanical part is ``onnxruntime.quantization``'s.
+The mechanical part of the others is ``onnxruntime.quantization``'s.
 
 It is long, since each scheme writes the same nodes in another way.
 """
@@ -47,6 +47,7 @@ from mmedge_export.targets.graph_edits import (
     untype,
 )
 from mmedge_export.targets.onnxruntime import ALL_SCHEMES
+from mmedge_export.targets.onnxruntime.blocks import BLOCK, write_blocks
 from mmedge_export.targets.quantizable import QuantizableNode
 
 if TYPE_CHECKING:
@@ -59,7 +60,6 @@ if TYPE_CHECKING:
     from mmedge_export.targets.quantizable import QuantizationScheme, Scheme
 
 __all__ = [
-    "BLOCK",
     "DYNAMIC",
     "EXACT_FIRST",
     "RANGED",
@@ -87,12 +87,6 @@ EXACT_FIRST: tuple[QuantizationScheme, ...] = (
     "entering",
     "static",
 )
-
-#: Weights that share a scale in the block forms. Measured with ONNX Runtime 1.32 (AMD EPYC with
-#: VNNI, 1 and 2 threads, 1 and 16 rows, from 576 x 576 to 576 x 49152 weights): 8-bit blocks of 128
-#: ran 1.0 to 2.2 times as fast as blocks of 32 at 1.3 times the error, which is small. 4-bit blocks
-#: of 128 ran 1.1 to 1.6 times as fast at 1.2 times the error, which is not.
-BLOCK = {"block8": 128, "block4": 32}
 
 _OPERATORS = frozenset(operator for scheme in ALL_SCHEMES for operator in scheme.operators)
 
@@ -226,10 +220,9 @@ def write_form(
             names = [name for name in chosen(form) if (name in reduce_range) is few]
             if names:
                 model = _dynamic(model, names, per_channel=form == "dynamic", few=few)
-        for form in ("block8", "block4"):
-            if chosen(form):
-                model = _blocks(model, chosen(form), form)
     result = ir.from_proto(model)
+    for form in BLOCK:
+        write_blocks(result, chosen(form), form)
     _rows(result.graph, chosen("rows8"))
     # A quantiser that runs twice may use what the first run put further down.
     result.graph.sort()
@@ -362,36 +355,6 @@ def _dynamic(
     return quantized
 
 
-def _blocks(model: onnx.ModelProto, nodes: list[str], form: QuantizationScheme) -> onnx.ModelProto:
-    from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
-
-    quantizer = MatMulNBitsQuantizer(
-        model,
-        bits=8 if form == "block8" else 4,
-        block_size=BLOCK[form],
-        is_symmetric=True,
-        # Products of int8: 1.2 to 3.5 times as fast as those of float32, at the same error.
-        accuracy_level=4,
-        nodes_to_include=nodes,
-        # Without these it takes every node of an operator that it knows.
-        nodes_to_exclude=[name for name in _all_names(model.graph) if name not in nodes],
-    )
-    quantizer.process()
-    quantized: onnx.ModelProto = quantizer.model.model
-    return quantized
-
-
-def _all_names(graph: onnx.GraphProto) -> list[str]:
-    """Names of all nodes, those of subgraphs too."""
-    names = []
-    for node in graph.node:
-        names.append(node.name)
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs):
-                names += _all_names(inner)
-    return names
-
-
 def _separate_activations(
     model: ir.Model, nodes: Collection[str], ranges: dict[str, tuple[float, float]] | None = None
 ) -> ir.Model:
@@ -442,6 +405,9 @@ def _separate_weights(graph: ir.Graph) -> None:
 
 def _rows(graph: ir.Graph, nodes: Collection[str]) -> None:
     """Write tables as int8 with a scale for each row: ``Gather(q) * Gather(scale)``."""
+    names = {str(node.name) for node in graph} | {
+        str(value.name) for node in graph for value in node.outputs
+    }
     for node in list(graph):
         if node.name not in nodes or node.inputs[0] is None:
             continue
@@ -457,20 +423,28 @@ def _rows(graph: ir.Graph, nodes: Collection[str]) -> None:
             ir.node("Gather", [scales, indices], attributes={"axis": 0}),
         ]
         new_nodes.append(ir.node("Mul", [new_nodes[0].outputs[0], new_nodes[1].outputs[0]]))
-        for number, new in enumerate(new_nodes):
-            new.name = f"{node.name}_{number}"
-            new.outputs[0].name = f"{output.name}_{number}"
+        for new in new_nodes:
+            new.name = _free_name(f"{node.name}_rows", names)
+            new.outputs[0].name = _free_name(f"{output.name}_rows", names)
         result = new_nodes[-1].outputs[0]
         for user, index in list(output.uses()):
             if user is not new_nodes[0]:
                 user.replace_input_with(index, result)
         for index, value in enumerate(graph.outputs):
             if value is output:
-                result.name, output.name = output.name, f"{output.name}_integers"
+                result.name, output.name = output.name, _free_name(f"{output.name}_integers", names)
                 result.type, result.shape = output.type, output.shape
                 graph.outputs[index] = result
         output.type = ir.TensorType(ir.DataType.INT8)
         graph.insert_after(node, new_nodes)
+
+
+def _free_name(name: str, names: set[str]) -> str:
+    """``name``, or one like it that is not among ``names``; it is from now on."""
+    while name in names:
+        name += "_"
+    names.add(name)
+    return name
 
 
 def _shorten(graph: ir.Graph, source_names: Collection[str]) -> None:

@@ -12,7 +12,8 @@ import numpy as np
 import onnx_ir as ir
 
 from mmedge_export.targets.graph_edits import add_constant, array_of, save_graph
-from mmedge_export.targets.onnxruntime.schemes import BLOCK, DYNAMIC, RANGED
+from mmedge_export.targets.onnxruntime.blocks import BLOCK, round_blocks
+from mmedge_export.targets.onnxruntime.schemes import DYNAMIC, RANGED
 from mmedge_export.targets.quantizable import SWITCH
 
 if TYPE_CHECKING:
@@ -83,8 +84,8 @@ def rounded_weights(
         op: ``MatMul``, ``Conv`` or ``Gather``.
         bits: of the forms with a scale for each output channel, or one.
     """
-    if form in ("block8", "block4"):
-        return _by_blocks(weights, BLOCK[form], 8 if form == "block8" else 4)
+    if form in BLOCK:
+        return round_blocks(weights, form).floats(len(weights))
     most = 2 ** (bits - 1) - 1
     axes = tuple(range(1, weights.ndim)) if op != "MatMul" else tuple(range(weights.ndim - 1))
     if form == "dynamic_tensor":
@@ -93,20 +94,6 @@ def rounded_weights(
     scale = np.where(scale > 0, scale, 1)
     rounded: NDArray[np.float32] = (np.rint(weights / scale) * scale).astype(np.float32)
     return rounded
-
-
-def _by_blocks(weights: Array, block: int, bits: int) -> NDArray[np.float32]:
-    """Symmetric, with the largest magnitude at the negative end (ONNX Runtime's MatMulNBits)."""
-    count, columns = weights.shape
-    padded = np.pad(weights, ((0, -count % block), (0, 0))).reshape(-1, block, columns)
-    at = np.abs(padded).argmax(axis=1, keepdims=True)
-    extreme = np.take_along_axis(padded, at, axis=1)
-    half = 2 ** (bits - 1)
-    scale = extreme / -half
-    scale = np.where(scale != 0, scale, 1)
-    rounded = np.clip(np.rint(padded / scale), -half, half - 1) * scale
-    unpadded: NDArray[np.float32] = rounded.reshape(-1, columns)[:count].astype(np.float32)
-    return unpadded
 
 
 def _round(graph: ir.Graph, value: ir.Value | None, span: tuple[float, float] | None) -> ir.Value:
