@@ -17,7 +17,15 @@ def rewrite(bundle: Bundle, path, samples) -> Bundle:
     loop = bundle.manifest.loop
     guided = loop is not None and loop.kind == "denoise" and loop.guidance is not None
     unconditional = bundle.unconditional() if guided else {}
-    return Bundle.write(path, bundle.manifest, files, samples=samples, unconditional=unconditional)
+    stored = any(state.initial == "stored" for state in bundle.manifest.states)
+    return Bundle.write(
+        path,
+        bundle.manifest,
+        files,
+        samples=samples,
+        unconditional=unconditional,
+        states=bundle.first_states() if stored else None,
+    )
 
 
 def caption(pipe, image) -> Sample:

@@ -31,6 +31,7 @@ from mmedge_export.proof.loop import prove_loop
 from mmedge_export.proof.single_run import prove_network
 from mmedge_export.sources.loader import load_source
 from mmedge_export.sources.source import SourceModel
+from mmedge_export.targets.onnxruntime.in_place import add_in_place
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -74,7 +75,9 @@ def export(
     modality with work of its own and a fusion stage, the plan ``cut``, and one stage, ``model``,
     the plan ``whole``, which is alone where there is nothing to cut. It has a variant each for ONNX
     Runtime on the CPU, whose largest relative difference is its metric ``parity`` (an ONNX file,
-    being its own reference, has none), and on CUDA, which is not run here.
+    being its own reference, has none), and on CUDA, which is not run here. A loop that generates
+    gets one more on the CPU where its keys and values can be written in place
+    (:mod:`mmedge_export.targets.onnxruntime.in_place`).
 
     Args:
         model: the network, with what its source says of it where it comes from one; or a name that
@@ -159,7 +162,7 @@ def export(
             states=content.states,
             loops=content.loops,
         )
-        return Bundle.write(
+        bundle = Bundle.write(
             path,
             manifest,
             {**content.files, **content.assets, **files},
@@ -169,6 +172,9 @@ def export(
             unconditional=content.unconditional,
             overwrite=overwrite,
         )
+    if any(loop.kind == "generate" for loop in content.loops):
+        bundle, _ = add_in_place(bundle, tell)
+    return bundle
 
 
 def _make_variants(content: BundleContent, tolerance: Tolerance) -> tuple[Variant, ...]:

@@ -1,4 +1,4 @@
-"""``mmedge build``: variants for other backends: engines, or what OpenVINO runs."""
+"""``mmedge build``: engines, what OpenVINO runs, or loops that write their cache in place."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from mmedge.cli.console import (
 )
 from mmedge.cli.output import BundleCopyOption, OverwriteOption, WorkingBundle, misuse, rewriting
 from mmedge.cli.tune import print_measurements
+from mmedge.errors import ExportError
 from mmedge_export.cli.streams import stdout_on_stderr
 from mmedge_export.targets.tensorrt import CURRENT, SCHEMES
 from mmedge_export.targets.tensorrt.engine import PRECISIONS, build_all
@@ -36,6 +37,9 @@ __all__ = ["ProfileOption", "TargetOption", "WorkspaceOption", "build", "check_t
 
 #: Backends that engines are built for.
 ENGINES = ("tensorrt", "tensorrt_rtx")
+
+#: Backends on the CPU for which variants are added.
+_ADDED = ("openvino", "ort")
 
 TargetOption = Annotated[
     list[str] | None,
@@ -69,7 +73,10 @@ def build(
     *,
     backend: Annotated[
         str,
-        typer.Option(help="tensorrt-rtx (needs no GPU to build), tensorrt, or openvino (the CPU)."),
+        typer.Option(
+            help="tensorrt-rtx (needs no GPU to build), tensorrt, openvino (the CPU), or ort (the "
+            "CPU, for a loop: keys and values in place)."
+        ),
     ] = "tensorrt-rtx",
     target: TargetOption = None,
     precision: Annotated[
@@ -93,14 +100,17 @@ def build(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Build engines of every stage; for openvino, add its variant.
+    """Build engines of every stage; for openvino, add its variant; for ort, a cache in place.
 
-    Engines for this machine's GPU go into the cache folder of this device beside BUNDLE. A variant
-    for openvino, and engines for a named --target, go into BUNDLE.
+    Engines for this machine's GPU go into the cache folder of this device beside BUNDLE. Variants
+    for openvino and ort, and engines for a named --target, go into BUNDLE. With ort, each variant
+    whose loop makes longer keys and values in every step gets one beside it that writes them in
+    place.
     """
-    if backend.replace("-", "_") not in (*ENGINES, "openvino"):
+    if backend.replace("-", "_") not in (*ENGINES, *_ADDED):
         raise typer.BadParameter(
-            f"expected tensorrt-rtx, tensorrt or openvino; got {backend!r}", param_hint="--backend"
+            f"expected tensorrt-rtx, tensorrt, openvino or ort; got {backend!r}",
+            param_hint="--backend",
         )
     check_targets(target or ())
     for word in precision or ():
@@ -116,16 +126,16 @@ def build(
             )
     with misuse("--profile"):
         sizes = parse_profiles(profile or ())
-    if backend == "openvino":
+    if backend in _ADDED:
         for option, value in (("--target", target), ("--precision", precision),
                               ("--profile", profile), ("--workspace", workspace)):  # fmt: skip
             if value:
                 raise typer.BadParameter(
-                    f"{option} is for engines; openvino runs the float32 graphs on this CPU, and "
-                    "mmedge quantize --backend openvino adds lower precision"
+                    f"{option} is for engines; {backend} runs the bundle's graphs on this CPU, and "
+                    f"mmedge quantize --backend {backend} adds lower precision"
                 )
         with rewriting(bundle, output, overwrite=overwrite) as place:
-            _build_openvino(place, as_json=as_json)
+            _add_variants(place, backend, as_json=as_json)
         return
     targets = target or [CURRENT]
     beside = output is None and not in_place and set(targets) == {CURRENT}
@@ -184,12 +194,22 @@ def _beside(bundle: str, *, overwrite: bool) -> Iterator[WorkingBundle]:
         say(f"kept in {cache_folder(opened.path, opened.digest, probe())}")
 
 
-def _build_openvino(place: WorkingBundle, *, as_json: bool) -> None:
-    """Add the variant, and time it beside the others."""
-    from mmedge_export.targets.openvino.variant import add_openvino
+def _add_variants(place: WorkingBundle, backend: str, *, as_json: bool) -> None:
+    """Add what a backend on the CPU runs, and time it beside the others."""
+    bundle = Bundle.open(place.path)
+    if backend == "openvino":
+        from mmedge_export.targets.openvino.variant import add_openvino
 
-    new_bundle, variant = add_openvino(Bundle.open(place.path))
-    open_questions = new_bundle.manifest.open_questions(variant)
+        new_bundle, variant = add_openvino(bundle)
+        variants = [variant]
+    else:
+        from mmedge_export.targets.onnxruntime.in_place import add_in_place
+
+        new_bundle, variants = add_in_place(bundle, say)
+        if not variants:
+            new_bundle.close()
+            raise ExportError(f"{place.shown_path}: no variant was added; the lines above say why")
+    open_questions = new_bundle.manifest.open_questions(*variants)
     measured: Mapping[str, Measurement] = {}
     if new_bundle.manifest.samples:
         new_bundle, measured = tune(new_bundle, tell=say, warn=warn)
@@ -198,11 +218,12 @@ def _build_openvino(place: WorkingBundle, *, as_json: bool) -> None:
         emit_json(
             {
                 "bundle": place.shown_path,
-                "variant": variant.id,
+                "variants": [variant.id for variant in variants],
                 "measured": {name: asdict(one) for name, one in measured.items()},
                 "not_checked": open_questions,
             }
         )
         return
-    print_measurements(f"{place.shown_path}: {variant.id} added", measured)
+    names = ", ".join(variant.id for variant in variants)
+    print_measurements(f"{place.shown_path}: {names} added", measured)
     list_not_checked(open_questions)

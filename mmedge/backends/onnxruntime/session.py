@@ -14,6 +14,7 @@ It is long, since what a session promises is read back where it is made.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from mmedge.backends import SessionOptions
-    from mmedge.backends.onnxruntime.stepper import OrtStepper
+    from mmedge.backends import SessionOptions, Stepper
+    from mmedge.backends.onnxruntime.in_place import InPlaceCache, InPlaceStepper
     from mmedge.bundle import Bundle
     from mmedge.loop_spec import StateSpec
     from mmedge.spec import Array, Stage, TensorSpec, Variant
@@ -125,7 +126,7 @@ class OrtSession:
         # Most often one, and then without the microsecond of the general way.
         return {names[0]: values[0]} if len(names) == 1 else dict(zip(names, values, strict=True))
 
-    def stepper(self, states: Sequence[StateSpec]) -> OrtStepper | None:
+    def stepper(self, states: Sequence[StateSpec]) -> Stepper | None:
         """See :class:`mmedge.backends.SteppingSession`; on a GPU states pass through the host."""
         session = self._session
         if session is None:
@@ -197,6 +198,65 @@ class OrtSession:
     def close(self) -> None:
         """Free the session."""
         self._session = self._call = self._value_call = None
+
+
+class InPlaceSession(OrtSession):
+    """A loop's stage that writes its states in place; see :mod:`.in_place`."""
+
+    def __init__(
+        self,
+        session: Any,  # noqa: ANN401
+        stage: Stage,
+        variant: Variant,
+        cache: InPlaceCache,
+        attention: Attention | None = None,
+        run_timeout_s: float | None = None,
+    ) -> None:
+        file_stage = replace(stage, inputs=(*stage.inputs, *cache.lengths))
+        super().__init__(session, file_stage, variant, attention, run_timeout_s)
+        self.inputs = tuple(spec for spec in self.inputs if spec not in cache.lengths)
+        self._cache = cache
+        self._call = _run_bound(session)
+        if run_timeout_s is not None:
+            self._call = LimitedRun(self._call, run_timeout_s, self._where)
+
+    def run(self, feeds: Mapping[str, Any]) -> dict[str, Array]:
+        """Run once, on states of any length as in the growing form."""
+        stepper, states = self.stepper(self._cache.states), self._cache.states
+        stepper.begin({state.input: feeds[state.input] for state in states})
+        inputs = {state.input for state in states}
+        stepper.hold({name: value for name, value in feeds.items() if name not in inputs})
+        outputs, arrays = stepper.run(), stepper.states()
+        return {**outputs, **{state.output: arrays[state.input] for state in states}}
+
+    def stepper(self, states: Sequence[StateSpec]) -> InPlaceStepper:  # noqa: ARG002 - the stage's
+        """See :class:`mmedge.backends.SteppingSession`."""
+        from mmedge.backends.onnxruntime.in_place import InPlaceStepper
+
+        session = self._session
+        if session is None:
+            raise self._closed()
+        return InPlaceStepper(self._cache, session.io_binding(), self._run_binding)
+
+    def _run_binding(self, binding: Any) -> None:  # noqa: ANN401
+        call = self._call
+        if call is None:
+            raise self._closed()
+        before = _kernel_calls() if self._unproven else 0
+        try:
+            call([], binding, None)
+        except BackendError:
+            raise
+        except Exception as error:  # the binding raises several unrelated types
+            raise BackendError(f"{self._where}: ONNX Runtime failed: {error}") from error
+        if self._unproven:
+            self._prove(_kernel_calls() - before)
+
+
+def _run_bound(session: Any) -> Any:  # noqa: ANN401
+    """What runs a session on a binding, in the form that a limit to its time takes."""
+    run = session.run_with_iobinding
+    return lambda _names, binding, options: run(binding, options)
 
 
 def _binding(session: Any) -> Any:  # noqa: ANN401
@@ -323,6 +383,18 @@ def open_stage(
             ) from error
     _check_placement(session, provider, where)
     attention = _read_attention(session, nodes, reason) if nodes else None
+    loop = bundle.manifest.loop
+    if (
+        variant.cache == "in_place"
+        and loop is not None
+        and loop.kind == "generate"
+        and loop.stage == stage.name
+    ):
+        # Most bundles have no such file.
+        from mmedge.backends.onnxruntime.in_place import InPlaceCache
+
+        cache = InPlaceCache(bundle.manifest, loop, stage)
+        return InPlaceSession(session, stage, variant, cache, attention, options.run_timeout_s)
     return OrtSession(session, stage, variant, attention, options.run_timeout_s)
 
 
