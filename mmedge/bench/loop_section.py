@@ -1,8 +1,9 @@
-"""What a report says of the steps of a loop: the section ``loop``."""
+"""What a report says of the steps of a loop: the sections ``loop`` and ``stream_loop``."""
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +19,18 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mmedge.bench.loop_calls import LoopCalls
-    from mmedge.bench.report.loop_sections import LoopIntervals, LoopSection, StepFigures
+    from mmedge.bench.report.loop_sections import (
+        LoopIntervals,
+        LoopSection,
+        StepFigures,
+        StreamLoopSection,
+    )
     from mmedge.bench.report.sections import Summary
+    from mmedge.bench.stream_run import LoopTimes
     from mmedge.bench.timed_calls import StepTimes
+    from mmedge.loop_spec import DenoiseLoop, GenerateLoop
 
-__all__ = ["NO_CACHED_TIMES", "loop_section"]
+__all__ = ["NO_CACHED_TIMES", "loop_section", "stream_loop_section"]
 
 #: Points of the picture of steps.
 MOST_STEPS = 512
@@ -104,6 +112,34 @@ def loop_section(
         "not_measured": not_measured,
     }
     return section
+
+
+def stream_loop_section(
+    runs: Sequence[LoopTimes], loop: GenerateLoop | DenoiseLoop
+) -> StreamLoopSection:
+    """Figures of the runs of a loop in a stream, which may differ in length.
+
+    Args:
+        runs: in their order.
+        loop: the bundle's.
+    """
+    first = [run.first_ms for run in runs if run.first_ms is not None]
+    between = [ms for run in runs for ms in run.between_ms]
+    counts = [len(run.between_ms) + (run.first_ms is not None) for run in runs]
+    intervals = summary.confidence(between)
+    return {
+        "kind": loop.kind,
+        "stage": loop.stage,
+        "runs": len(runs),
+        "steps": sum(counts),
+        "fewest_steps": min(counts, default=0),
+        "most_steps": max(counts, default=0),
+        "finish": dict(Counter(run.finish for run in runs)),
+        "first_ms": summary.summary(first) if first else None,
+        "between_ms": summary.summary(between) if between else None,
+        "between_confidence_ms": {"p50": intervals["p50"], "p99": intervals["p99"]},
+        "steps_per_s": 1e3 / float(np.mean(between)) if between else None,
+    }
 
 
 def _summary(times_ns: Sequence[int]) -> Summary | None:

@@ -12,6 +12,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from mmedge.bench.copies import copies
+from mmedge.bench.loop_section import stream_loop_section
 from mmedge.bench.machine import host
 from mmedge.bench.machine.monitor import Monitor
 from mmedge.bench.progress import silent
@@ -117,7 +118,7 @@ def _run(
             pace_report = _in_threads(collector, recording, speed)
         else:
             pace_report = _simulated(collector, recording, speed, clock)
-        return collector.summary(pace_report, timer.stages_ms if clock is None else {})
+        return collector.summary(pace_report, timer if clock is None else None)
 
 
 def bench_stream(
@@ -199,6 +200,7 @@ def bench_stream(
                 f"{run.drops}. Look for a required modality that is missing or too old"
             )
         tensors = copies(pipe, first.inputs[0])
+        loop = pipe.bundle.manifest.loop
     cold, profile = run_fresh(
         path, first, threads=threads, calls=len(first.inputs), profiled=profiled, tell=tell
     )
@@ -230,6 +232,7 @@ def bench_stream(
         throughput_hz=len(run.latency_ms) / run.seconds,
         series=thin(run.start_s, run.latency_ms),
         stages={stage: summary(ms) for stage, ms in run.stages_ms.items()},
+        stream_loop=stream_loop_section(run.loops, loop) if loop is not None else None,
         **profile.report_keys(),
         copies=tensors,
         ages_ms={modality: summary(ages) for modality, ages in run.ages_ms.items()},

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, Unpack
 
 from mmedge.bench.stats import summary
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from mmedge.bench.report.sections import DeadlineSection, ResultsSection
     from mmedge.execution.call_options import CallOptions
@@ -21,13 +22,29 @@ if TYPE_CHECKING:
     from mmedge.spec import Array
     from mmedge.stream import Health, Result, Stream
 
-__all__ = ["ResultCollector", "StreamRun", "Timed", "TimedSteps"]
+__all__ = ["LoopTimes", "ResultCollector", "StreamRun", "Timed", "TimedSteps"]
 
 #: A stamp that comes again within this many seconds is a repetition; later, the source's clock was
 #: set back.
 JUMP = 1.0
 #: Triggering samples whose times are kept: more than can be under way.
 MOST_DUE = 100_000
+
+
+@dataclass(slots=True)
+class LoopTimes:
+    """One run of a loop in a stream.
+
+    Attributes:
+        first_ms: from its beginning, behind the encoders, to the end of its first step; None: it
+            took none.
+        between_ms: from the end of each step to that of the next, with what the stream did between.
+        finish: why it ended; ``cancel`` where it was left.
+    """
+
+    first_ms: float | None = None
+    between_ms: list[float] = field(default_factory=list)
+    finish: str = "cancel"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +71,7 @@ class StreamRun:
         stages_ms: by stage, the time of each of its runs, in real time alone; of a loop's stage, of
             each step.
         health: the stream's, at the end.
+        loops: each run of the loop, in real time alone.
     """
 
     start_s: tuple[float, ...]
@@ -68,6 +86,7 @@ class StreamRun:
     seconds: float
     stages_ms: Mapping[str, tuple[float, ...]]
     health: Health
+    loops: tuple[LoopTimes, ...] = ()
 
     def deadline(self, ms: float) -> DeadlineSection:
         """The verdict of :func:`mmedge.bench.stats.summary.deadline` on all triggers.
@@ -90,12 +109,25 @@ class StreamRun:
 
 
 class TimedSteps:
-    """A loop for a stream, that keeps the time of each step, and of a decoder behind the last."""
+    """A loop for a stream, that keeps the time of each step, and of a decoder behind the last.
+
+    Args:
+        run: the loop, which is given how to begin.
+        times: kept of this run.
+        step_ms: kept of each step of all runs.
+        decoder_ms: of each run of the decoder.
+    """
 
     def __init__(
-        self, run: LoopRun, step_ms: list[float], decoder_ms: list[float] | None = None
+        self,
+        run: Callable[[], LoopRun],
+        times: LoopTimes,
+        step_ms: list[float],
+        decoder_ms: list[float] | None = None,
     ) -> None:
-        self._run, self._step_ms, self._decoder_ms = run, step_ms, decoder_ms
+        self._last = perf_counter_ns()
+        self._run = run()
+        self._times, self._step_ms, self._decoder_ms = times, step_ms, decoder_ms
 
     @property
     def finish(self) -> str | None:
@@ -106,8 +138,16 @@ class TimedSteps:
         """See :meth:`mmedge.execution.loop_run.LoopRun.advance`."""
         start = perf_counter_ns()
         is_step = self._run.advance()
+        times, end = self._times, perf_counter_ns()
         if is_step:
-            self._step_ms.append((perf_counter_ns() - start) / 1e6)
+            self._step_ms.append((end - start) / 1e6)
+            since_ms = (end - self._last) / 1e6
+            if times.first_ms is None:
+                times.first_ms = since_ms
+            else:
+                times.between_ms.append(since_ms)
+            self._last = end
+        times.finish = self._run.finish or "cancel"
         return is_step
 
     def result(self) -> dict[str, Any]:
@@ -129,6 +169,8 @@ class Timed:
         self._ms: dict[str, list[float]] = {
             stage.name: [] for stage in (*manifest.in_order(pipe.plan), *manifest.loop_stages())
         }
+        #: Each run of the loop.
+        self.loops: list[LoopTimes] = []
 
     def run_stage(self, stage: str, feeds: Mapping[str, Any]) -> dict[str, Array]:
         """See :meth:`mmedge.Pipeline.run_stage`."""
@@ -140,8 +182,12 @@ class Timed:
     def start_loop(self, tensors: Mapping[str, Any], **options: Unpack[CallOptions]) -> TimedSteps:
         """See :meth:`mmedge.Pipeline.start_loop`."""
         names = [stage.name for stage in self.bundle.manifest.loop_stages()]
-        times = [self._ms[name] for name in names]
-        return TimedSteps(self._start_loop(tensors, **options), *times)
+        self.loops.append(LoopTimes())
+        return TimedSteps(
+            partial(self._start_loop, tensors, **options),
+            self.loops[-1],
+            *(self._ms[name] for name in names),
+        )
 
     @property
     def stages_ms(self) -> dict[str, tuple[float, ...]]:
@@ -213,8 +259,8 @@ class ResultCollector:
             if age is not None:
                 self._ages.setdefault(name, []).append(age * 1e3)
 
-    def summary(self, pace: Pace, stages_ms: Mapping[str, tuple[float, ...]]) -> StreamRun:
-        """All of it; the stream is still open."""
+    def summary(self, pace: Pace, timer: Timed | None) -> StreamRun:
+        """All of it; the stream is still open. ``timer``: of its stages, in real time."""
         health = self.stream.health()
         while self.collected < health.results - health.results_dropped:
             self.collect(0.0)
@@ -238,6 +284,7 @@ class ResultCollector:
             },
             pace=pace,
             seconds=self._made - (self._first or 0.0),
-            stages_ms=stages_ms,
+            stages_ms={} if timer is None else timer.stages_ms,
             health=health,
+            loops=() if timer is None else tuple(timer.loops),
         )

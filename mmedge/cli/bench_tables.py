@@ -9,9 +9,9 @@ from mmedge.cli.console import list_not_checked, number, say, table, warn
 from mmedge.cli.draw import size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
-    from mmedge.bench.report.loop_sections import LoopIntervals, LoopSection
+    from mmedge.bench.report.loop_sections import LoopIntervals, LoopSection, StreamLoopSection
     from mmedge.bench.report.report import Report
     from mmedge.bench.report.sections import (
         DeviceSection,
@@ -44,6 +44,8 @@ def show(report: Report) -> None:
     table(title, ("part", *FIGURES), rows)
     if report.loop is not None:
         _show_loop(report.loop)
+    if report.stream_loop is not None:
+        _show_stream_loop(report.stream_loop)
     if report.operators:
         table(
             f"operators: {min(TOP, len(report.operators))} largest of {len(report.operators)}",
@@ -89,15 +91,8 @@ def _show_loop(loop: LoopSection) -> None:
         (step, loop["step_ms"]),
         ("  95 % interval", loop["step_confidence_ms"]),
     ]
-    rows = []
-    for name, times in lines:
-        if times is None:
-            continue
-        figures: Mapping[str, Any] = times
-        show = number if "count" in figures else _interval
-        rows.append((name, *(show(figures.get(key)) for key in FIGURES)))
     title = f"loop {loop['kind']}: {loop['steps']} steps a call, in ms; intervals draw"
-    table(f"{title} {loop['blocks']}", ("time", *FIGURES), rows)
+    table(f"{title} {loop['blocks']}", ("time", *FIGURES), _time_rows(lines))
     factor = loop["real_time_factor"]
     table(
         "of the loop",
@@ -110,6 +105,43 @@ def _show_loop(loop: LoopSection) -> None:
             *[("not measured", words) for words in loop["not_measured"]],
         ],
     )
+
+
+def _show_stream_loop(loop: StreamLoopSection) -> None:
+    """Runs of a loop in a stream."""
+    first, between = ("first token", "between tokens") if loop["kind"] == "generate" else (
+        "first step", "between steps"
+    )  # fmt: skip
+    rows = _time_rows(
+        [
+            (f"{first}, behind encoders", loop["first_ms"]),
+            (between, loop["between_ms"]),
+            ("  95 % interval", loop["between_confidence_ms"]),
+        ]
+    )
+    steps = f"{loop['fewest_steps']} to {loop['most_steps']} steps each, {loop['steps']} in all"
+    runs = "1 run" if loop["runs"] == 1 else f"{loop['runs']} runs"
+    table(f"loop {loop['kind']} in the stream: {runs}, {steps}; in ms", ("time", *FIGURES), rows)
+    table(
+        "of the loop",
+        ("figure", "value"),
+        [
+            ("steps a second", number(loop["steps_per_s"])),
+            ("runs by their end", ", ".join(f"{why} {n}" for why, n in loop["finish"].items())),
+        ],
+    )
+
+
+def _time_rows(lines: Sequence[tuple[str, Summary | LoopIntervals | None]]) -> list[Any]:
+    """A row of each of ``lines`` that has figures."""
+    rows = []
+    for name, times in lines:
+        if times is None:
+            continue
+        figures: Mapping[str, Any] = times
+        show = number if "count" in figures else _interval
+        rows.append((name, *(show(figures.get(key)) for key in FIGURES)))
+    return rows
 
 
 def _machine(report: Report) -> Iterator[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""The section of a report that a bundle with a loop has; as :mod:`mmedge.bench.report.sections`."""
+"""The sections of a report of a bundle with a loop; as :mod:`mmedge.bench.report.sections`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, TypedDict
 if TYPE_CHECKING:
     from mmedge.bench.report.sections import Amount, Count, Interval, PositiveCount, Summary
 
-__all__ = ["LoopIntervals", "LoopSection", "LoopSeries", "StepFigures"]
+__all__ = ["LoopIntervals", "LoopSection", "LoopSeries", "StepFigures", "StreamLoopSection"]
 
 
 class LoopIntervals(TypedDict):
@@ -110,3 +110,38 @@ class LoopSection(TypedDict):
     series: LoopSeries
     blocks: str
     not_measured: list[str]
+
+
+class StreamLoopSection(TypedDict):
+    """Runs of a loop in a stream, each as long as its stop, its limit or a deadline let it be.
+
+    Attributes:
+        kind: ``generate``: tokens, one a step. denoise: a latent over a schedule.
+        stage: the stage that runs in each step.
+        runs: runs that were begun.
+        steps: steps of all runs.
+        fewest_steps: steps of the shortest run.
+        most_steps: steps of the longest run.
+        finish: runs by why they ended: ``stop``, ``limit``, ``schedule``, ``deadline`` or
+            ``cancel``.
+        first_ms: from where a run begins, behind the encoders, to the end of its first step, ms;
+            None where no run took one.
+        between_ms: from the end of a step to that of the next one in its run, ms, with what the
+            stream did meanwhile: of a loop that generates, between two tokens. None where no run
+            took two.
+        between_confidence_ms: its 95 % confidence intervals.
+        steps_per_s: steps a second while a loop runs: one over the mean of between_ms; None like
+            it.
+    """
+
+    kind: Literal["generate", "denoise"]
+    stage: str
+    runs: Count
+    steps: Count
+    fewest_steps: Count
+    most_steps: Count
+    finish: dict[str, Count]
+    first_ms: Summary | None
+    between_ms: Summary | None
+    between_confidence_ms: LoopIntervals
+    steps_per_s: Amount | None

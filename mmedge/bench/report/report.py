@@ -17,7 +17,7 @@ from mmedge.schema.read import Misfit, show
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from mmedge.bench.report.loop_sections import LoopSection
+    from mmedge.bench.report.loop_sections import LoopSection, StreamLoopSection
     from mmedge.bench.report.sections import (
         AccuracySection,
         Amount,
@@ -48,7 +48,7 @@ __all__ = ["OPTIONAL", "REPORT_VERSION", "Report"]
 REPORT_VERSION: Final = 2
 
 #: Keys that are left out where they do not apply.
-OPTIONAL: Final = ("loop",)
+OPTIONAL: Final = ("loop", "stream_loop")
 
 #: Bytes of a report that is read: a thousand times what one has.
 MAX_REPORT_BYTES = 64 << 20
@@ -79,8 +79,9 @@ def _no_section() -> Any:  # noqa: ANN401
 class Report:
     """One measurement of one bundle on one machine.
 
-    Every key but ``loop`` is always there; None or empty where it does not apply. Keys end in their
-    unit: ``_ms`` (milliseconds), ``_s`` (seconds), ``_hz``, ``_bytes``. All numbers are finite.
+    Every key but ``loop`` and ``stream_loop`` is always there; None or empty where it does not
+    apply. Keys end in their unit: ``_ms`` (milliseconds), ``_s`` (seconds), ``_hz``, ``_bytes``.
+    All numbers are finite.
 
     Attributes:
         report_version: version of this format.
@@ -112,6 +113,7 @@ class Report:
             the parts leave unexplained; the means add up to that of latency_ms). With a loop that
             generates, prefill is the run of the first tokens, and its stage all further steps.
         loop: steps of the bundle's loop; left out without one, and of stream runs.
+        stream_loop: of stream runs, runs of the bundle's loop; left out without one.
         operators: time by operator and module in one-shot calls, largest first; of a loop's stage,
             in the step that the first golden sample has. Empty where the backend has no profile.
         operators_unexplained: what the profile of operators does not see.
@@ -152,6 +154,7 @@ class Report:
     peak_memory_bytes: Count
     stages: Mapping[str, Summary]
     loop: LoopSection | None = None
+    stream_loop: StreamLoopSection | None = None
     operators: Sequence[OperatorTime] = field(default_factory=list)
     operators_unexplained: UnexplainedSection = field(default_factory=_no_profile)
     copies: Sequence[CopiedTensor] = field(default_factory=list)

@@ -32,6 +32,10 @@ _NEEDED = {
         "step_confidence_ms", "steps_per_s", "state_bytes", "real_time_factor", "by_step",
         "series", "blocks", "not_measured",
     ),
+    "$.stream_loop": (
+        "kind", "stage", "runs", "steps", "fewest_steps", "most_steps", "finish", "first_ms",
+        "between_ms", "between_confidence_ms", "steps_per_s",
+    ),
     "$.loop.series": ("first_ms", "step_ms", "steps_ms"),
     "$.loop.by_step": ("step", "p50_ms", "p99_ms", "max_ms", "slowest_call_ms"),
 }  # fmt: skip
