@@ -104,7 +104,7 @@ class Verification:
             | {"ok": row.ok}
             for row in self.rows
         ]
-        return asdict(self) | {"ok": self.ok, "rows": rows}
+        return asdict(self) | {"ok": self.ok, "rows": rows, "in_parts": list(self.in_parts)}
 
 
 def verify(pipeline: Replayable, *, progress: Callable[[int], None] | None = None) -> Verification:
