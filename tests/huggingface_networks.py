@@ -186,6 +186,45 @@ def gemma() -> Any:
     )
 
 
+_LONGER = {**TEXT, **IDS, "num_key_value_heads": 1, "max_position_embeddings": 60}
+#: Stands for a part of a picture.
+PLACE = 97
+
+
+def llava() -> Any:
+    return hf.LlavaForConditionalGeneration(
+        hf.LlavaConfig(
+            vision_config=hf.CLIPVisionConfig(**VISION),
+            text_config=hf.LlamaConfig(**_LONGER),
+            image_token_id=PLACE,
+        )
+    )
+
+
+def smolvlm() -> Any:
+    """It takes several pictures a row, and leaves out those that are padding."""
+    return hf.SmolVLMForConditionalGeneration(
+        hf.SmolVLMConfig(
+            vision_config=VISION,
+            text_config={**_LONGER, "model_type": "llama"},
+            image_token_id=PLACE,
+            scale_factor=2,
+        )
+    )
+
+
+def paligemma() -> Any:
+    """Tokens of the prompt see each other both ways."""
+    return hf.PaliGemmaForConditionalGeneration(
+        hf.PaliGemmaConfig(
+            vision_config={**VISION, "model_type": "siglip_vision_model"},
+            text_config={**_LONGER, "model_type": "gemma", "head_dim": 16},
+            image_token_id=PLACE,
+            projection_dim=32,
+        )
+    )
+
+
 def _gain(name: str) -> float:
     """How much larger a weight is to be, so that tokens follow from all that they should.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import huggingface_networks as checkpoints
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import torch
 import mmedge
 from mmedge.errors import ExportError
 from mmedge_export import export
+from mmedge_export.sources.huggingface.generate_check import check_tokens
 from mmedge_export.sources.huggingface.source import HuggingFaceSource
 from mmedge_export.sources.source import SourceOptions
 
@@ -30,6 +33,14 @@ def words(rows: int, count: int, *, padded: bool = False) -> dict[str, np.ndarra
     return {"input_ids": ids, "attention_mask": mask}
 
 
+def prompt(rows: int, places: int, count: int) -> dict[str, np.ndarray]:
+    """Words around the places of a picture."""
+    text = RNG.integers(3, 90, (rows, count))
+    picture = np.full((rows, places), checkpoints.PLACE)
+    ids = np.concatenate([text[:, :1], picture, text[:, 1:]], 1)
+    return {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+
+
 #: New inputs of two batch sizes, and two lengths where there are any.
 CASES = {
     "t5": [words(1, 4), words(3, 11, padded=True)],
@@ -40,6 +51,8 @@ CASES = {
     "blip": [{"pixel_values": floats(n, 3, 32, 32)} for n in (1, 3)],
     "llama": [words(1, 3), words(3, 9)],
     "gemma": [words(1, 3), words(3, 9)],
+    "llava": [{**prompt(n, 16, 2 + n), "pixel_values": floats(n, 3, 32, 32)} for n in (1, 3)],
+    "smolvlm": [{**prompt(n, 4, 2 + n), "pixel_values": floats(n, 1, 3, 32, 32)} for n in (1, 3)],
 }
 #: What generate() does by default beside taking the best token.
 RULES = {
@@ -102,6 +115,24 @@ def test_what_generate_does_beside_the_best_token_is_said(tmp_path):
     text = "\n".join(source.remarks)
     assert "num_beams 4: mmedge takes the best token" in text
     assert "NoRepeatNGram, which mmedge does not: tokens may differ" in text
+
+
+def test_a_network_whose_prompt_sees_itself_both_ways_is_refused(tmp_path):
+    checkpoints.save(checkpoints.paligemma, tmp_path / "net", max_new_tokens=LENGTH)
+    with pytest.raises(ExportError, match="tokens at once are not what they are one after another"):
+        export(f"hf:{tmp_path / 'net'}", tmp_path / "bundle", samples_limit=1)
+
+
+def test_a_model_is_held_against_generate(tmp_path):
+    checkpoints.save(checkpoints.llama, tmp_path, max_new_tokens=LENGTH)
+    model = read(tmp_path).model
+    inputs = {"input_ids": torch.from_numpy(model.inputs["input_ids"].example)}
+    network = model.loop.step.call.network
+    check_tokens(network, model, inputs)
+    other = copy.deepcopy(network)
+    other.lm_head.weight = torch.nn.Parameter(other.lm_head.weight.roll(1, 0))
+    with pytest.raises(ExportError, match="first scores of LlamaForCausalLM.generate.* factory"):
+        check_tokens(other, model, inputs)
 
 
 def test_a_network_whose_state_is_no_keys_and_values_is_refused(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,7 +15,7 @@ from mmedge_export.model import Model
 from mmedge_export.noise import quiet
 from mmedge_export.sources.huggingface.caches import cache_tensors, decoder_cache
 from mmedge_export.sources.huggingface.examples import look_up
-from mmedge_export.sources.huggingface.generation import read_generation
+from mmedge_export.sources.huggingface.generation import compare_tokens, read_generation
 from mmedge_export.sources.huggingface.sensors import parameters_of
 
 if TYPE_CHECKING:
@@ -22,15 +23,19 @@ if TYPE_CHECKING:
 
     from mmedge_export.sources.huggingface.checkpoint import Checkpoint
 
-__all__ = ["decoder_only_model"]
+__all__ = ["ContinuationLimits", "DecoderCall", "continuation_limits", "decoder_only_model"]
 
 #: Most tokens that a run chooses, and of a prompt; with both, a run keeps up to `_CONTEXT`. A
 #: network may have been trained for more, and an export runs and keeps what is allowed.
 _LIMIT, _PROMPT, _CONTEXT = 256, 512, 1024
 
 
-class _Continue(nn.Module):
-    """Tokens to scores of the one after the last, with a cache."""
+class DecoderCall(nn.Module):
+    """How a network is called that continues tokens.
+
+    Args:
+        network: of transformers.
+    """
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -41,11 +46,64 @@ class _Continue(nn.Module):
         if "logits_to_keep" in names:
             self._options["logits_to_keep"] = 1
 
+    def embed(self, tokens: Tensor) -> Tensor:
+        """What stands for tokens inside."""
+        network: Any = self.network
+        embedded: Tensor = network.get_input_embeddings()(tokens)
+        return embedded
+
+    def scores(self, tokens: Mapping[str, Tensor], cache: Any) -> Tensor:  # noqa: ANN401
+        """Of the token after the last, [batch, vocabulary]; the cache grows."""
+        result = self.network(**tokens, **{self._cache: cache}, **self._options)
+        logits: Tensor = result.logits[:, -1]
+        return logits
+
+
+class _Continue(nn.Module):
+    """Tokens to scores of the one after the last, with a cache."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.call = DecoderCall(network)
+
     def forward(self, input_ids: Tensor, **tensors: Tensor) -> dict[str, Tensor]:
         """Takes past_key_0 and the like [batch, heads, past, width]."""
         cache = decoder_cache(tensors, "past_")
-        result = self.network(input_ids=input_ids, **{self._cache: cache}, **self._options)
-        return {"logits": result.logits[:, -1], **cache_tensors(cache, "present_")}
+        logits = self.call.scores({"input_ids": input_ids}, cache)
+        return {"logits": logits, **cache_tensors(cache, "present_")}
+
+
+@dataclass(frozen=True)
+class ContinuationLimits:
+    """Most tokens of a prompt, of what a run chooses, and of both together."""
+
+    prompt: int
+    run: int
+    context: int
+
+
+def continuation_limits(checkpoint: Checkpoint, prompt: int = 1) -> ContinuationLimits:
+    """The limits of a network that continues tokens; what is chosen here is said in remarks.
+
+    Args:
+        checkpoint: the network.
+        prompt: tokens of the shortest prompt that is of use.
+    """
+    network = checkpoint.network
+    places = look_up(network.config, "max_position_embeddings", "n_positions", "max_seq_len")
+    wanted = _CONTEXT + prompt
+    context = min(places, wanted) if isinstance(places, int) else wanted
+    stated = getattr(network.generation_config, "max_new_tokens", None)
+    limit = max(min(stated or _LIMIT, context - prompt), 1)
+    if stated is None:
+        checkpoint.remarks.append(
+            f"generation_config states no max_new_tokens: runs take up to {limit} tokens"
+        )
+    if context != places:
+        checkpoint.remarks.append(
+            f"prompt and answer together have up to {context} tokens (the network: {places})"
+        )
+    return ContinuationLimits(min(_PROMPT + prompt, context - 1), limit, context)
 
 
 def decoder_only_model(checkpoint: Checkpoint, example: Mapping[str, Tensor]) -> Model:
@@ -77,26 +135,15 @@ def decoder_only_model(checkpoint: Checkpoint, example: Mapping[str, Tensor]) ->
     }
     if not states:
         raise ExportError(f"{type(network).__name__} hands no keys and values to its next step")
-    places = look_up(network.config, "max_position_embeddings", "n_positions", "max_seq_len")
-    context = min(places, _CONTEXT) if isinstance(places, int) else _CONTEXT
-    stated = getattr(network.generation_config, "max_new_tokens", None)
-    limit = min(stated or _LIMIT, context - 1)
-    if stated is None:
-        checkpoint.remarks.append(
-            f"generation_config states no max_new_tokens: runs take up to {limit} tokens"
-        )
-    if context != places:
-        checkpoint.remarks.append(
-            f"prompt and answer together have up to {context} tokens (the network: {places})"
-        )
-    return Model(
+    limits = continuation_limits(checkpoint)
+    model = Model(
         None,
         inputs={
             "input_ids": Input(
                 ids["input_ids"].numpy(), modality="text", dynamic={0: "batch", 1: "new"}
             )
         },
-        dims={"new": (1, min(_PROMPT, context - 1))},
+        dims={"new": (1, limits.prompt)},
         name=checkpoint.folder.resolve().name,
         loop=Generate(
             step,
@@ -105,7 +152,9 @@ def decoder_only_model(checkpoint: Checkpoint, example: Mapping[str, Tensor]) ->
             stop=rules.stop,
             suppress=rules.suppress,
             suppress_first=rules.suppress_first,
-            limit=limit,
-            dims={"past": (0, context)},
+            limit=limits.run,
+            dims={"past": (0, limits.context)},
         ),
     )
+    compare_tokens(checkpoint, rules, model, {"input_ids": example["input_ids"]})
+    return model

@@ -23,7 +23,7 @@ from mmedge_export.sources.huggingface.caches import (
     encoder_decoder_cache,
 )
 from mmedge_export.sources.huggingface.examples import DECODER_TOKENS, look_up
-from mmedge_export.sources.huggingface.generation import read_generation
+from mmedge_export.sources.huggingface.generation import compare_tokens, read_generation
 from mmedge_export.sources.huggingface.sensors import parameters_of
 from mmedge_export.sources.huggingface.single_run import make_inputs
 
@@ -207,7 +207,7 @@ def encoder_decoder_model(
     }
     inputs, dims = make_inputs(checkpoint, sensors, example, one_batch=True)
     limit, most = run_limits(checkpoint, decoder, rules, len(start))
-    return Model(
+    model = Model(
         module,
         inputs=inputs,
         outputs=list(constants),
@@ -225,6 +225,8 @@ def encoder_decoder_model(
             dims={"past": (0, most), "new": (1, most)},
         ),
     )
+    compare_tokens(checkpoint, rules, model, example)
+    return model
 
 
 def _feature_width(arguments: Mapping[str, Any]) -> int:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mmedge_export.sources.huggingface.checkpoint import Checkpoint
     from mmedge_export.sources.huggingface.sensors import Sensor
 
-__all__ = ["DECODER_TOKENS", "find_example", "look_up", "picture", "sound"]
+__all__ = ["DECODER_TOKENS", "find_example", "find_value", "look_up", "picture", "sound"]
 
 #: What a network with an encoder and a decoder calls the tokens of the latter.
 DECODER_TOKENS = "decoder_input_ids"
@@ -101,6 +101,27 @@ def find_example(checkpoint: Checkpoint, sensors: Sequence[Sensor]) -> dict[str,
     ) from failure
 
 
+def find_value(checkpoint: Checkpoint, sensor: Sensor, part: Any) -> Tensor:  # noqa: ANN401
+    """A value for a sensor, that a part of the network takes.
+
+    Raises:
+        ExportError: it takes none of what was tried.
+    """
+    failure: Exception | None = None
+    for value in _candidates(checkpoint, sensor):
+        try:
+            with quiet(), torch.no_grad():
+                part(**{sensor.name: value.clone()})
+        except Exception as error:  # noqa: BLE001 - whatever a foreign class raises
+            failure = failure or error
+            continue
+        return value
+    raise ExportError(
+        f"{type(checkpoint.network).__name__} takes no {sensor.name!r} that was made up for it: "
+        f"{type(failure).__name__}: {failure}"
+    ) from failure
+
+
 def runs(network: Any, example: Mapping[str, Tensor], **options: Any) -> Any:  # noqa: ANN401
     """What a network returns for an example. Raises what it raises."""
     values = {name: value.clone() for name, value in example.items()}
@@ -141,10 +162,10 @@ def _candidates(checkpoint: Checkpoint, sensor: Sensor) -> Iterator[Tensor]:
         channels = look_up(config, "num_channels", "in_channels", "in_chans") or 3
         if sensor.modality == "image":
             yield noise(ROWS, channels, height, width)
+            yield noise(ROWS, 1, channels, height, width)
         frames = look_up(config, "num_frames") or 4
         yield noise(ROWS, frames, channels, height, width)
         yield noise(ROWS, channels, frames, height, width)
-        yield noise(ROWS, 1, channels, height, width)
     else:
         mels = look_up(
             config, "num_mel_bins", "input_feat_per_channel", "feature_size", "num_audio_features"

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = ["Generation", "TokenRules", "read_generation"]
+    from mmedge_export.model import Model
+    from mmedge_export.sources.huggingface.checkpoint import Checkpoint
+
+__all__ = ["Generation", "TokenRules", "compare_tokens", "read_generation"]
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ class TokenRules:
         suppress: tokens that are never chosen.
         suppress_first: tokens that are not chosen first.
         length: most tokens, with those that it begins with.
+        is_whole: whether that is all that ``generate()`` does.
         remarks: what of ``generate()`` is not taken over.
     """
 
@@ -58,7 +62,24 @@ class TokenRules:
     suppress: tuple[int, ...]
     suppress_first: tuple[int, ...]
     length: int | None
+    is_whole: bool
     remarks: tuple[str, ...]
+
+
+def compare_tokens(
+    checkpoint: Checkpoint, rules: TokenRules, model: Model, inputs: Mapping[str, Tensor]
+) -> None:
+    """Hold the tokens of a model against ``generate()``, where that does no more than the model.
+
+    Raises:
+        ExportError: they differ.
+    """
+    from mmedge_export.sources.huggingface.generate_check import check_tokens
+
+    if rules.is_whole:
+        check_tokens(checkpoint.network, model, inputs)
+    else:
+        checkpoint.remarks.append("tokens were not held against generate(), which does more")
 
 
 class _Begun(Exception):  # noqa: N818 - no error: it carries what was looked for
@@ -172,6 +193,7 @@ def _read_rules(processors: Any, criteria: Any, start: int, config: Any) -> Toke
             remarks.append(
                 f"generate() changes scores by {name}, which mmedge does not: tokens may differ"
             )
+    is_whole = not remarks
     stop: list[int] = []
     length: int | None = None
     for criterion in criteria:
@@ -194,6 +216,7 @@ def _read_rules(processors: Any, criteria: Any, start: int, config: Any) -> Toke
         tuple(dict.fromkeys(token for token in suppress if token not in stop)),
         tuple(dict.fromkeys(suppress_first)),
         length,
+        is_whole,
         tuple(remarks),
     )
 

@@ -47,6 +47,11 @@ def make_model(checkpoint: Checkpoint, options: SourceOptions) -> Model:
 def _make(checkpoint: Checkpoint) -> Model:
     network: Any = checkpoint.network
     sensors = find_sensors(network, checkpoint.processor)
+    joins = len(sensors) > 1 and network.can_generate() and sensors[0].modality == "text"
+    if joins and not network.config.is_encoder_decoder:
+        from mmedge_export.sources.huggingface.prefixed import prefixed_model
+
+        return prefixed_model(checkpoint, sensors)
     example = find_example(checkpoint, sensors)
     if not network.can_generate():
         from mmedge_export.sources.huggingface.single_run import single_run_model
