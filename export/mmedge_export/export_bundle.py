@@ -129,6 +129,8 @@ def export(
     not_checked: list[str] = []
 
     def leave(text: str) -> None:
+        if line(text) in not_checked:
+            return  # of several parts of a network
         not_checked.append(line(text))
         tell(f"not checked: {text}")
 

@@ -14,6 +14,7 @@ import numpy as np
 from mmedge.constraints import allows, spans
 from mmedge.errors import ExportError
 from mmedge_export.inputs import as_array
+from mmedge_export.sources.resize import contiguous, resize
 
 if TYPE_CHECKING:
     from mmedge.spec import Array, Dimension
@@ -100,7 +101,7 @@ def check(model: Model, values: Mapping[str, Array], what: str) -> dict[str, Arr
                     f"{what}, input {name!r}: axis {axis} is {dimension!r} and must be "
                     f"{expected_size}, got {value_text}"
                 )
-        feeds[name] = _contiguous(value)
+        feeds[name] = contiguous(value)
     for symbol, limits in model.dimensions().items():
         size = sizes[symbol]
         if not allows(limits, size):
@@ -113,11 +114,6 @@ def check(model: Model, values: Mapping[str, Array], what: str) -> dict[str, Arr
     return feeds
 
 
-def _contiguous(value: Array) -> Array:
-    # Not ascontiguousarray, which turns a scalar into a vector.
-    return np.asarray(value, order="C")
-
-
 def sizes(model: Model, values: Mapping[str, Array]) -> dict[str, int]:
     """Size of each dynamic dimension in ``values``."""
     return {
@@ -125,20 +121,6 @@ def sizes(model: Model, values: Mapping[str, Array]) -> dict[str, int]:
         for name, value in model.inputs.items()
         for axis, symbol in value.dynamic.items()
     }
-
-
-def resize(model: Model, feeds: Mapping[str, Array], sizes: Mapping[str, int]) -> dict[str, Array]:
-    """``feeds`` with each dynamic dimension cut, or repeated from its start, to ``sizes``."""
-    resized = {}
-    for name, value in feeds.items():
-        for axis, symbol in model.inputs[name].dynamic.items():
-            if symbol in sizes and value.shape[axis]:
-                value = np.take(value, np.arange(sizes[symbol]) % value.shape[axis], axis)  # noqa: PLW2901
-            elif symbol in sizes:  # of nothing there is nothing to repeat
-                shape = [*value.shape[:axis], sizes[symbol], *value.shape[axis + 1 :]]
-                value = np.zeros(shape, value.dtype)  # noqa: PLW2901
-        resized[name] = _contiguous(value)
-    return resized
 
 
 def rebatch(
@@ -206,7 +188,7 @@ def without(
         feeds[name] = (
             np.zeros(shape, value.example.dtype)
             if token is None
-            else _contiguous(np.broadcast_to(token, shape))
+            else contiguous(np.broadcast_to(token, shape))
         )
     return feeds
 
@@ -315,7 +297,7 @@ def _shuffle(value: Input, shape: tuple[int, ...], rng: np.random.Generator) -> 
         if not count:
             return np.zeros(shape, shuffled.dtype)
         shuffled = np.take(shuffled, rng.integers(0, count, shape[axis]), axis)
-    return _contiguous(shuffled)
+    return contiguous(shuffled)
 
 
 def _like(

@@ -124,8 +124,10 @@ def open_reference(model: Model) -> Iterator[Reference]:
     """
     if isinstance(model.module, Path):
         from mmedge_export.capture.onnx_sizes import find_sizes
-        from mmedge_export.sources.onnx import load_file, match, reference, settle
-        from mmedge_export.sources.onnx_normalize import infer_outputs
+        from mmedge_export.sources.onnx import load_file, match, reference
+        from mmedge_export.sources.onnx_output_sizes import observe_sizes
+        from mmedge_export.sources.onnx_outputs import infer_outputs
+        from mmedge_export.sources.onnx_settle import settle
 
         file = load_file(model.module)
         match(model, file)
@@ -135,7 +137,8 @@ def open_reference(model: Model) -> Iterator[Reference]:
         model, size_remarks = find_sizes(model, run)
         remarks = (*file.normalized.remarks, *example_remarks, *size_remarks)
         shapes = {name: value.shape() for name, value in model.inputs.items()}
-        infer_outputs(file.graph.model, shapes, file.normalized.output_shapes)
+        runs = observe_sizes(model, run)
+        infer_outputs(file.graph.model, shapes, file.normalized.output_shapes, runs)
         yield Reference(model, run, CapturedGraph(file.graph.model), remarks)
         return
     # torch is not needed for an ONNX file.

@@ -11,6 +11,7 @@ import typer
 
 from mmedge.cli.console import JsonOption, emit_json, say, waiting, write_file
 from mmedge.cli.output import check_new
+from mmedge_export.cli.source_options import SourceFlags
 from mmedge_export.sources.loader import draft_source
 
 __all__ = ["init"]
@@ -26,6 +27,7 @@ def init(
         ),
     ],
     *,
+    flags: SourceFlags,
     output: Annotated[
         Path, typer.Option("--output", "-o", help="The Python file to write.")
     ] = Path("factory.py"),
@@ -40,8 +42,9 @@ def init(
         place = Path(source.rpartition(":")[0])
         if place.exists() and place.samefile(output):
             raise typer.BadParameter(f"{output} is the source itself", param_hint="--output")
+    options = flags.options()
     with contextlib.redirect_stdout(sys.stderr), waiting(f"loading {source}"):
-        draft = draft_source(source, None, output)
+        draft = draft_source(source, options, output)
     write_file(output, draft.text.encode())
     if as_json:
         emit_json(

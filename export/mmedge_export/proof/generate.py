@@ -315,7 +315,8 @@ class _GenerateExport:
             symbol = str(self.shapes[name][axis])
             least = 0 if isinstance(state.initial, str) and state.initial == "empty" else 1
             bounded = total if least == 0 else None
-            dims[symbol] = (least, bounded)
+            # The last run of a step that takes one token follows all tokens but that one.
+            dims[symbol] = (least, bounded if bounded is None or new else max(bounded - 1, 1))
             if bounded is not None and new is not None and example <= bounded:
                 constraints.append(f"{symbol} + {new} <= {bounded}")
         if new is not None and str(new) not in dims:
@@ -334,11 +335,14 @@ class _GenerateExport:
         return dims, list(dict.fromkeys(constraints))
 
     def _most(self, dims: Mapping[str, Limits]) -> dict[str, int | None]:
-        return {
+        """The largest size of each state after a run, along the axis in which it grows."""
+        added = 0 if self.steps.takes_many else 1
+        limits = {
             name: dims[str(self.shapes[name][axis])][1]
             for name, axis in self.axes.items()
             if axis is not None
         }
+        return {name: None if most is None else most + added for name, most in limits.items()}
 
     def _follow(self, run: Run, number: int, case: LoopCase) -> TokenRun:
         """A whole greedy run of the network itself."""

@@ -14,10 +14,18 @@ if TYPE_CHECKING:
 
     from mmedge.spec import Array
 
-__all__ = ["read_example"]
+__all__ = ["Example", "read_example"]
 
 
-def read_example(path: Path) -> Mapping[str, Array]:
+class Example(dict[str, "Array"]):
+    """An array for each input of a network, and the path that they are from."""
+
+    def __init__(self, path: Path, values: Mapping[str, Array]) -> None:
+        super().__init__(values)
+        self.path = path
+
+
+def read_example(path: Path) -> Example:
     """An array for each input of a network.
 
     Args:
@@ -53,7 +61,7 @@ def read_example(path: Path) -> Mapping[str, Array]:
         ) from error
     if not values:
         raise ExportError(f"{path} holds no array; {_EXPECTED}")
-    return values
+    return Example(path, values)
 
 
 _EXPECTED = (

@@ -15,11 +15,11 @@ from mmedge_export.model import modality_name
 from mmedge_export.sources.source import SourceDraft
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from mmedge.spec import Array
 
-__all__ = ["Draft", "DraftInput", "write_draft"]
+__all__ = ["Draft", "DraftInput", "head_lines", "import_lines", "write_draft"]
 
 #: Elements of an example that stand in the text one by one.
 LITERAL = 32
@@ -73,25 +73,19 @@ class Draft:
 
 def write_draft(draft: Draft, path: Path) -> SourceDraft:
     """The factory that is to lie at ``path``."""
-    path_text = os.path.relpath(path) if path.is_absolute() else str(path)
     todo = draft.missing()
-    head = [
-        f'"""What mmedge has to know of {draft.source} (written by mmedge init).',
-        "",
-        *(
-            ["Fill in what is marked FILL IN:", *(f"- {line}" for line in todo), ""]
-            if todo
-            else ["It runs as it stands; what is marked CHECK is a guess.", ""]
-        ),
-        *(f"{note}" for note in draft.notes),
-        *([""] if draft.notes else []),
-        f"    mmedge export {path_text}:factory -o {_stem(draft.source)}.mmedge",
-        '"""',
-    ]
+    state = (
+        ["Fill in what is marked FILL IN:", *(f"- {line}" for line in todo)]
+        if todo
+        else ["It runs as it stands; what is marked CHECK is a guess."]
+    )
+    notes = ["", *draft.notes] if draft.notes else []
+    head = head_lines(draft.source, path, [*state, *notes])
+    imports = {"import numpy as np", "from mmedge_export import Input, Model", *draft.imports}
     body = [
         "from __future__ import annotations",
         "",
-        *_imports(draft),
+        *import_lines(imports),
         "",
         "",
         "def factory() -> Model:",
@@ -120,13 +114,35 @@ def write_draft(draft: Draft, path: Path) -> SourceDraft:
     )
 
 
-def _imports(draft: Draft) -> list[str]:
-    lines = {"import numpy as np", "from mmedge_export import Input, Model", *draft.imports}
+def head_lines(source: str, path: Path, notes: Sequence[str]) -> list[str]:
+    """The docstring of a factory that is to lie at ``path``."""
+    path_text = os.path.relpath(path) if path.is_absolute() else str(path)
+    return [
+        f'"""What mmedge has to know of {source} (written by mmedge init).',
+        "",
+        *notes,
+        *([""] if notes else []),
+        f"    mmedge export {path_text}:factory -o {_stem(source)}.mmedge",
+        '"""',
+    ]
+
+
+def import_lines(imports: Collection[str]) -> list[str]:
+    """Lines that import something, sorted into groups as usual; ``sys.path`` comes as it is."""
+    merged: dict[str, set[str]] = {}
+    for one in imports:
+        if one.startswith("from mmedge_export"):
+            module, _, names = one.removeprefix("from ").partition(" import ")
+            merged.setdefault(module, set()).update(names.split(", "))
+    lines = {one for one in imports if not one.startswith("from mmedge_export")}
+    lines |= {
+        f"from {module} import {', '.join(sorted(names))}" for module, names in merged.items()
+    }
     standard = [one for one in lines if re.match(r"(import|from) (sys|pathlib|typing)\b", one)]
     network_lines = [
         one for one in lines if re.match(r"from (?!pathlib|typing|mmedge_export)", one)
     ]
-    first = [one for one in draft.imports if one.startswith("sys.path")]
+    first = [one for one in imports if one.startswith("sys.path")]
     rest = sorted(lines - set(standard) - set(network_lines) - set(first))
     groups = [
         sorted(standard, key=_order),

@@ -5,7 +5,6 @@ docs/reference/onnx.md says which files are taken and by which rule others are r
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,12 +23,13 @@ from mmedge_export.sources.onnx_loop import OnnxLoop, with_loop, zero_states
 from mmedge_export.sources.onnx_mask import MASK, fill_mask
 from mmedge_export.sources.onnx_normalize import OWN_DOMAIN, normalize, read_model
 from mmedge_export.sources.onnx_rules import check_operators, refusal
+from mmedge_export.sources.onnx_settle import settle
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
     from pathlib import Path
 
-__all__ = ["dynamic_axes", "load_file", "match", "read_onnx", "reference", "settle"]
+__all__ = ["dynamic_axes", "load_file", "match", "read_onnx", "reference"]
 
 
 def read_onnx(
@@ -171,57 +171,6 @@ def reference(
         return results
 
     return run
-
-
-def settle(
-    model: Model, file: OnnxFile, run: Callable[[Mapping[str, Array]], dict[str, Array]]
-) -> tuple[Model, str]:
-    """``model`` with made-up values that the network takes and answers without NaN.
-
-    Args:
-        model: of ``file``.
-        file: the ONNX file.
-        run: see :func:`reference`.
-
-    Returns:
-        The model, and how its values differ from the usual ones, in words; empty where they do not.
-
-    Raises:
-        ExportError: the network takes none of the values that were tried.
-    """
-    if model.made_up is None:
-        return model, ""
-    first: Exception | None = None
-    fallback: tuple[Candidate, str] | None = None
-    for candidate in candidates(file, model.made_up):
-        values = candidate.values
-        try:
-            outputs = run(values)
-        except ExportError as error:
-            first = first or error
-            continue
-        nan_outputs = [n for n, v in outputs.items() if v.dtype.kind == "f" and np.isnan(v).any()]
-        if nan_outputs:
-            fallback = fallback or (candidate, f"output {nan_outputs[0]!r} has NaN")
-            continue
-        return _with_values(model, candidate), candidate.what
-    if fallback is not None:
-        return _with_values(model, fallback[0]), f"on made-up values {fallback[1]}"
-    integers = [n for n, v in model.inputs.items() if v.example.dtype.kind in "iub"]
-    likely = f"; likely {', '.join(integers)}" if integers else ""
-    raise refusal(
-        f"{file.path}: the network takes none of the made-up examples that were tried{likely}: "
-        f"{first}. Give a real one with --example FILE (.npz, .safetensors or a folder of .npy), "
-        "or sizes with --dim",
-        "example",
-    ) from first
-
-
-def _with_values(model: Model, candidate: Candidate) -> Model:
-    inputs = {
-        name: replace(value, example=candidate.values[name]) for name, value in model.inputs.items()
-    }
-    return replace(model, inputs=inputs)
 
 
 def _made_up(file: OnnxFile, candidate: Candidate) -> dict[str, Input]:

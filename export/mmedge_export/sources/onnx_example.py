@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,10 +30,17 @@ FLOATS: tuple[tuple[float, float] | None, ...] = (None, (0.05, 0.95), (1.05, 2.0
 
 @dataclass(frozen=True)
 class Candidate:
-    """Values to try, by input; ``what`` says how they differ from the first ones, in words."""
+    """Values to try.
+
+    Attributes:
+        values: by input.
+        what: how they differ from the first ones, in words.
+        texts: of each input, the Python expression that gives the same values.
+    """
 
     values: Mapping[str, Array]
     what: str
+    texts: Mapping[str, str] = field(default_factory=dict)
 
 
 def candidates(file: OnnxFile, sizes: Mapping[str, int]) -> Iterator[Candidate]:
@@ -63,15 +70,16 @@ def candidates(file: OnnxFile, sizes: Mapping[str, int]) -> Iterator[Candidate]:
         shapes = _shapes(file, sizes, size)
         uses = Uses(file.graph.model, shapes, file.normalized.output_shapes)
         for floats in FLOATS:
-            rng = np.random.default_rng(0)
             what = [f"dynamic sizes of {size}"] if size != SIZES[0] else []
             what += [f"floats from {floats[0]:g} to {floats[1]:g}"] if floats else []
+            made = {
+                str(value.name): _values(value, shapes[str(value.name)], uses, floats, seed)
+                for seed, value in enumerate(graph.inputs)
+            }
             yield Candidate(
-                {
-                    str(value.name): _values(value, shapes[str(value.name)], uses, floats, rng)
-                    for value in graph.inputs
-                },
+                {name: values for name, (values, _) in made.items()},
                 ", ".join(what),
+                {name: text for name, (_, text) in made.items()},
             )
 
 
@@ -94,21 +102,29 @@ def _values(
     shape: tuple[int, ...],
     uses: Uses,
     floats: tuple[float, float] | None,
-    rng: np.random.Generator,
-) -> Array:
+    seed: int,
+) -> tuple[Array, str]:
+    """Values of one input, and their text."""
+    rng, rng_text = np.random.default_rng(seed), f"np.random.default_rng({seed})"
     dtype = np.dtype(ir.DataType(value.dtype or 0).numpy())
     bounds = uses.of(value, shape)
     if isinstance(bounds, np.ndarray):
-        return bounds.astype(dtype).reshape(shape)
+        values = bounds.astype(dtype).reshape(shape)
+        return values, f"np.array({values.tolist()!r}, np.{dtype.name})"
     if dtype == np.bool_:
-        return np.ones(shape, np.bool_)
+        return np.ones(shape, np.bool_), f"np.ones({shape}, np.bool_)"
     if np.issubdtype(dtype, np.integer):
         limits = np.iinfo(dtype)
         low, high = (limits.min, limits.max) if dtype.itemsize == 1 else (0, 1)
         if bounds is not None:
             low, high = max(int(bounds[0]), limits.min), min(int(bounds[1]), limits.max)
-        return np.asarray(rng.integers(low, max(low, high), shape, np.int64, endpoint=True), dtype)
-    values = rng.standard_normal(shape)
+        high = max(low, high)
+        whole = np.asarray(rng.integers(low, high, shape, np.int64, endpoint=True), dtype)
+        call = f"integers({low}, {high}, {shape}, np.int64, endpoint=True)"
+        return whole, f"np.asarray({rng_text}.{call}, np.{dtype.name})"
     if bounds is not None or floats is not None:
-        values = rng.uniform(*(bounds or floats or (0.0, 1.0)), shape)
-    return np.asarray(values).astype(dtype)
+        least, most = map(float, bounds or floats or (0.0, 1.0))
+        values, call = rng.uniform(least, most, shape), f"uniform({least}, {most}, {shape})"
+    else:
+        values, call = rng.standard_normal(shape), f"standard_normal({shape})"
+    return np.asarray(values, dtype), f"np.asarray({rng_text}.{call}, np.{dtype.name})"

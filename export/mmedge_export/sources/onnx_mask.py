@@ -13,19 +13,19 @@ import numpy as np
 import onnx_ir as ir
 
 from mmedge.errors import ExportError
-from mmedge_export.sources.onnx_copy import save_copy
+from mmedge_export.sources.onnx_copy import CopyCall, save_copy
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
     from pathlib import Path
 
-__all__ = ["MASK", "fill_mask"]
+__all__ = ["MASK", "fill_mask", "fill_zeros"]
 
 #: The usual name of that input.
 MASK = "attention_mask"
 
 
-def fill_mask(path: Path, token: str, states: Iterable[str]) -> Path:
+def fill_mask(path: Path, token: str, states: Collection[str]) -> Path:
     """The file itself, or a copy without the input for a mask.
 
     Args:
@@ -47,9 +47,34 @@ def fill_mask(path: Path, token: str, states: Iterable[str]) -> Path:
     mask.replace_all_uses_with(ones)
     graph.inputs.remove(mask)
     graph.sort()
-    return save_copy(
-        model, path, [f"input {MASK!r} is ones for all that came before and what is new"]
-    )
+    said = f"input {MASK!r} is ones for all that came before and what is new"
+    call = CopyCall(__name__, "fill_mask", (path,), (token, list(states)))
+    return save_copy(model, path, [said], call)
+
+
+def fill_zeros(path: Path, name: str, like: str) -> Path:
+    """A copy whose input ``name`` is zeros of the shape of another input.
+
+    Args:
+        path: of a file that has both.
+        name: of the input that goes.
+        like: of the other.
+    """
+    model = ir.load(path)
+    graph = model.graph
+    inputs = {str(value.name): value for value in graph.inputs}
+    value = inputs[name]
+    shape = ir.node("Shape", [inputs[like]], name="mmedge_shape")
+    zero = ir.tensor(np.zeros(1, (value.dtype or ir.DataType.INT64).numpy()))
+    zeros = ir.node("ConstantOfShape", shape.outputs, {"value": zero}, name="mmedge_zeros")
+    shape.outputs[0].name, zeros.outputs[0].name = "mmedge_shape", "mmedge_zeros"
+    value.replace_all_uses_with(zeros.outputs[0])
+    graph.inputs.remove(value)
+    first = graph[0]
+    graph.insert_before(first, shape)
+    graph.insert_before(first, zeros)
+    call = CopyCall(__name__, "fill_zeros", (path,), (name, like))
+    return save_copy(model, path, [f"input {name!r} is zeros"], call)
 
 
 def _past(path: Path, states: Iterable[ir.Value]) -> tuple[ir.Value, int]:

@@ -17,18 +17,17 @@ import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
 
 from mmedge.schema.names import TENSOR_NAME
-from mmedge_export.onnx_graph.graph import EXTERNAL_BYTES, dimension_name
-from mmedge_export.onnx_graph.infer_shapes import InferShapesPass
+from mmedge_export.onnx_graph.graph import EXTERNAL_BYTES
 from mmedge_export.open_questions import line
 from mmedge_export.sources.onnx_copy import remarks_of
-from mmedge_export.sources.onnx_dimensions import NAMELESS, name_dimensions
+from mmedge_export.sources.onnx_dimensions import name_dimensions
 from mmedge_export.sources.onnx_rules import refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
-__all__ = ["Normalized", "infer_outputs", "normalize", "read_model"]
+__all__ = ["Normalized", "normalize", "read_model"]
 
 #: Opset for what passes add to a file that imports no standard operators.
 STANDARD_OPSET = 20
@@ -242,55 +241,6 @@ def _name_interface(
         if name != old:
             kind = "input" if value.is_graph_input() else "output"
             remarks.append(f"{kind} {old!r} of the file is called {name!r} in the bundle")
-
-
-def infer_outputs(
-    model: ir.Model,
-    shapes: Mapping[str, Sequence[int | str]],
-    file_shapes: Sequence[ir.Shape | None],
-) -> None:
-    """Give the inputs of ``model`` their shapes, and the outputs what follows from them.
-
-    A size of an output is fixed, or named as that of an input, only where shape inference proves
-    it; else it is open, and has the file's name where that is no other size's.
-
-    Args:
-        model: normalized; is changed.
-        shapes: of each input.
-        file_shapes: shape of each output as the file states it.
-    """
-    for value in model.graph.inputs:
-        value.shape = ir.Shape(shapes[str(value.name)])
-    # A copy: the bundle's graph states no inner shapes.
-    copy = model.clone()
-    InferShapesPass()(copy)
-    symbols = {
-        size.value
-        for value in model.graph.inputs
-        for size in value.shape or ()
-        if not isinstance(size, int) and size.value
-    }
-    output_symbols = set(symbols)
-    for value, inferred_value, file_shape in zip(
-        model.graph.outputs, copy.graph.outputs, file_shapes, strict=True
-    ):
-        if inferred_value.shape is None:
-            continue
-        names = list(file_shape or ()) if len(file_shape or ()) == len(inferred_value.shape) else []
-        sizes: list[int | str | None] = []
-        for axis, size in enumerate(inferred_value.shape):
-            if isinstance(size, int):
-                sizes.append(size)
-                continue
-            if size.value in symbols:
-                sizes.append(size.value)
-                continue
-            # The file's own name of a size that only comes out, unless it says more than that.
-            text = getattr(names[axis], "value", None) or "" if names else ""
-            name = "" if NAMELESS.fullmatch(text) else dimension_name(text)
-            sizes.append(name if name and name not in output_symbols else None)
-            output_symbols.add(name)
-        value.shape = ir.Shape(sizes)
 
 
 def _nodes(graph: ir.Graph) -> Iterator[ir.Node]:

@@ -14,14 +14,16 @@ import onnx_ir as ir
 
 from mmedge.errors import ExportError
 from mmedge_export.loops import Generate, StateInput
-from mmedge_export.sources.onnx import dynamic_axes, load_file, reference, settle
+from mmedge_export.sources.onnx import dynamic_axes, load_file, reference
 from mmedge_export.sources.onnx_loop import find_states, growing_axis, zero_states
 from mmedge_export.sources.onnx_mask import MASK, fill_mask
-from mmedge_export.sources.onnx_normalize import infer_outputs
+from mmedge_export.sources.onnx_output_sizes import SizeRun, observe_sizes
+from mmedge_export.sources.onnx_outputs import infer_outputs
 from mmedge_export.sources.onnx_rename import rename
+from mmedge_export.sources.onnx_settle import settle
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from mmedge.spec import Array
@@ -60,7 +62,8 @@ def with_decoder(model: Model, decoder: Path, loop: OnnxLoop, *, one_token: bool
     model, _ = settle(model, first, run_first)
     if MASK not in model.inputs and MASK not in model.outputs:
         decoder = fill_mask(decoder, str(loop.token), loop.named_states(load_file(decoder)))
-    return _Pair(model, first, load_file(decoder), loop).join(
+    runs = observe_sizes(model, run_first)
+    return _Pair(model, first, load_file(decoder), loop, runs).join(
         run_first({name: value.example for name, value in model.inputs.items()}),
         one_token=one_token,
     )
@@ -78,8 +81,16 @@ def _free_states(model: Model, states: Iterable[str]) -> Model:
 class _Pair:
     """Both files, by the names of their inputs and outputs."""
 
-    def __init__(self, model: Model, first: OnnxFile, decoder: OnnxFile, loop: OnnxLoop) -> None:
+    def __init__(
+        self,
+        model: Model,
+        first: OnnxFile,
+        decoder: OnnxFile,
+        loop: OnnxLoop,
+        runs: Sequence[SizeRun],
+    ) -> None:
         self.model, self.first, self.decoder, self.loop = model, first, decoder, loop
+        self.runs = runs
         names = decoder.normalized.inputs, decoder.normalized.outputs
         self.states = {**find_states(*names), **loop.states}
         self._check(*names)
@@ -182,6 +193,7 @@ class _Pair:
             self.first.graph.model,
             {name: value.shape() for name, value in self.model.inputs.items()},
             self.first.normalized.output_shapes,
+            self.runs,
         )
         known: dict[str, list[int | str | None]] = {
             str(value.name): [

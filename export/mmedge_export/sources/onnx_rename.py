@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from mmedge.errors import ExportError
 from mmedge.schema.names import TENSOR_NAME
-from mmedge_export.sources.onnx_copy import save_copy
+from mmedge_export.sources.onnx_copy import CopyCall, save_copy
 from mmedge_export.sources.onnx_dimensions import open_dimension
 
 if TYPE_CHECKING:
@@ -76,7 +76,8 @@ def _renamed(path: Path, model: ir.Model, names: Mapping[str, str]) -> Path:
     for value, new in renamed:
         value.name = new
     said = [f"{uses[old]} {old!r} of the file is called {new!r}" for old, new in changes.items()]
-    return save_copy(model, path, said)
+    call = CopyCall(__name__, "rename", (path,), (changes,), lists_files=True)
+    return save_copy(model, path, said, call)
 
 
 def _names(model: ir.Model) -> dict[str, str]:

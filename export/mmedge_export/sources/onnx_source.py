@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmedge.errors import ExportError
 from mmedge_export.install import installed
-from mmedge_export.sources.factory_text import write_draft
+from mmedge_export.sources.contract import with_contract
 from mmedge_export.sources.onnx_loop import OnnxLoop
 from mmedge_export.sources.onnx_mask import MASK
 from mmedge_export.sources.sample_folder import SampleFolder
@@ -62,16 +63,20 @@ class OnnxSource:
         model = read_onnx(path, sizes=sizes, example=example)
         return SourceModel(with_decoder(model, further[0], loop or OnnxLoop()))
 
-    def draft(self, spec: str, options: SourceOptions, output: Path) -> SourceDraft:  # noqa: ARG002
+    def draft(self, spec: str, options: SourceOptions, output: Path) -> SourceDraft:
         """A factory for the file.
 
         Raises:
             ExportError: as :meth:`read`.
         """
-        path = _path(spec)
-        with installed("reading an ONNX file"):
-            from mmedge_export.sources.onnx_draft import draft_onnx
-        return write_draft(draft_onnx(str(path), output), output)
+        source_model = with_contract(self.read(spec, options), options)
+        from mmedge_export.sources.model_text import settled, write_model
+
+        model, remark = settled(source_model.model)
+        remarks = (*source_model.remarks, *([f"made-up values: {remark}"] if remark else []))
+        return write_model(
+            spec, replace(source_model, model=model, remarks=remarks), options, output
+        )
 
 
 def _path(spec: str) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from mmedge.errors import ExportError, InputError
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mmedge.spec import Array
     from mmedge_export.inputs import Input
 
-__all__ = ["SampleFolder"]
+__all__ = ["SampleFolder", "read_input"]
 
 _FORMS = (
     "expected NAME.safetensors files that hold a tensor for each input; for a network of one input "
@@ -43,6 +43,7 @@ class SampleFolder(Iterable[tuple[Mapping[str, "Array"], None]]):
     def __init__(self, folder: Path, inputs: Mapping[str, Input]) -> None:
         if not folder.is_dir():
             raise ExportError(f"--samples: no folder {folder}; {_FORMS}")
+        self.folder = folder
         self._specs = {
             name: TensorSpec(name, value.example.dtype.name, value.shape())
             for name, value in inputs.items()
@@ -114,11 +115,36 @@ class SampleFolder(Iterable[tuple[Mapping[str, "Array"], None]]):
             raise ExportError(f"--samples: the folders of {folder} are empty; {_FORMS}")
         return [dict(files[stem]) for stem in sorted(files)]
 
+    def first_files(self) -> Mapping[str, Path]:
+        """The file of each input in the first sample."""
+        return self._samples[0]
+
     def _read(self, name: str, path: Path) -> Array:
-        try:
-            content = read_file(path, self._specs[name], self._modalities[name])
-        except InputError as error:
-            raise ExportError(f"--samples: {error}") from error
-        if isinstance(content, str):
-            raise ExportError(f"--samples: {path} holds text; input {name!r} takes numbers")
-        return content
+        return _read(path, self._specs[name], self._modalities[name])
+
+
+def read_input(path: Path, name: str, dtype: str, shape: Sequence[int | str]) -> Array:
+    """What a file holds for one input, as a sample has it.
+
+    Args:
+        path: of the file.
+        name: of the input.
+        dtype: of the input.
+        shape: of the input: sizes, and names of dynamic dimensions.
+
+    Raises:
+        ExportError: the file cannot be read, or does not fit.
+    """
+    return _read(
+        path, TensorSpec(name, dtype, tuple(shape)), Modality(modality_name(name), (name,))
+    )
+
+
+def _read(path: Path, spec: TensorSpec, modality: Modality) -> Array:
+    try:
+        content = read_file(path, spec, modality)
+    except InputError as error:
+        raise ExportError(f"--samples: {error}") from error
+    if isinstance(content, str):
+        raise ExportError(f"--samples: {path} holds text; input {spec.name!r} takes numbers")
+    return content
