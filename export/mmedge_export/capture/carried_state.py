@@ -24,7 +24,7 @@ from mmedge_export.inputs import Input
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from mmedge.spec import Array
+    from mmedge.spec import Array, TensorSpec
     from mmedge_export.capture.golden import Run
     from mmedge_export.capture.proof_options import ProofOptions
     from mmedge_export.loops import StateInput
@@ -133,6 +133,49 @@ class StatefulNetwork:
             )
         options.tell(f"state carried over {len(sequence)} runs: the graph follows the network")
 
+    def output_shapes(
+        self, specs: Mapping[str, TensorSpec], options: ProofOptions
+    ) -> dict[str, tuple[int | str, ...]]:
+        """Shapes of new states that a graph does not say, as those of the states that they follow.
+
+        A graph that computes them in branches (``If``) says none. Whether a new state has the shape
+        of the one before is tried at other sizes of the inputs.
+
+        Args:
+            specs: of the graph's inputs and outputs, by name.
+            options: whom to tell.
+
+        Raises:
+            ExportError: one has another shape at some sizes.
+        """
+        shapes: dict[str, tuple[int | str, ...]] = {}
+        input_sizes = {size for name in self.outputs for size in specs[name].shape}
+        for name, value in self.model.state.items():
+            before, after = specs[name].shape, specs[value.output].shape
+            grows = None if value.grows is None else before.index(value.grows)
+            if len(before) == len(after) and any(
+                isinstance(size, str) and size not in input_sizes and axis != grows
+                for axis, size in enumerate(after)
+            ):
+                shapes[value.output] = tuple(
+                    after[axis] if axis == grows else size for axis, size in enumerate(before)
+                )
+        if not shapes:
+            return {}
+        tried = 0
+        for sizes in probe_inputs.probes(self.model):
+            inputs = probe_inputs.resize(self.model, probe_inputs.example(self.model), sizes)
+            states = self._first(inputs)
+            try:
+                outputs = self._run({**inputs, **states})
+            except ExportError:
+                continue  # the network takes no such sizes
+            self._check_states(states, outputs)
+            tried += 1
+        names = ", ".join(map(repr, shapes))
+        options.tell(f"the graph does not say the shape of {names}: as before, at {tried} sizes")
+        return shapes
+
     def _names(self) -> Sequence[str] | Mapping[str, str]:
         outputs = self.model.outputs
         further_outputs = [name for name in self.outputs.values() if name not in outputs]
@@ -166,11 +209,13 @@ class StatefulNetwork:
 
     def _next(self, inputs: Mapping[str, Array], states: Mapping[str, Array]) -> dict[str, Array]:
         outputs = self._run({**inputs, **states})
-        new_states = {name: outputs[output] for name, output in self.outputs.items()}
+        self._check_states(states, outputs)
+        return {name: outputs[output] for name, output in self.outputs.items()}
+
+    def _check_states(self, states: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:
         for name, value in self.model.state.items():
             axis = None if value.grows is None else tuple(value.shape or ()).index(value.grows)
-            check_state(name, value.output, states[name], new_states[name], axis)
-        return new_states
+            check_state(name, value.output, states[name], outputs[value.output], axis)
 
 
 def first_state(name: str, value: StateInput, sizes: Mapping[str, int]) -> Array:
@@ -190,7 +235,7 @@ def first_state(name: str, value: StateInput, sizes: Mapping[str, int]) -> Array
             raise ExportError(
                 f"state {name!r}: its shape names {size!r}, but no input has a dynamic dimension "
                 f"of that name (there are: {', '.join(sizes) or 'none'}); give its size, or say "
-                "which dimension grows"
+                f"which dimension grows; of an ONNX file, --rename {size}=OTHER makes it another"
             )
         shape.append(0 if size == value.grows else sizes[size] if isinstance(size, str) else size)
     if isinstance(value.initial, str):

@@ -16,7 +16,7 @@ from mmedge_export.proof.network import prove
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from mmedge.spec import Array
+    from mmedge.spec import Array, TensorSpec
     from mmedge_export.capture.captured_graph import CapturedGraph
     from mmedge_export.capture.proof_options import ProofOptions, Tell
     from mmedge_export.model import Model
@@ -76,7 +76,13 @@ def prove_network(
         options.tell("running the network with its state")
         proof = prove(network.captured(), choose_with_state, options)
         network.check(proof.stages.run, options)
-    content = _content(model, proof)
+        specs = {
+            spec.name: spec
+            for stage in proof.stages.stages
+            for spec in (*stage.inputs, *stage.outputs)
+        }
+        shapes = network.output_shapes(specs, options)
+    content = _with_shapes(_content(model, proof), shapes)
     named = {spec.name: spec for stage in proof.stages.stages for spec in stage.inputs}
     states = tuple(
         StateSpec(
@@ -157,6 +163,30 @@ def name_modality(model: Model, stages: ExportedStages) -> ExportedStages:
         return stages
     stage = replace(stages.stages[0], modality=modalities[0])
     return replace(stages, stages=(stage,), plans=(Plan("whole", (stage.name,)),))
+
+
+def _with_shapes(
+    content: BundleContent, shapes: Mapping[str, tuple[int | str, ...]]
+) -> BundleContent:
+    """``content`` with other shapes of some tensors, and without dimensions that none has then."""
+    if not shapes:
+        return content
+
+    def known(specs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
+        return tuple(
+            replace(spec, shape=shapes[spec.name]) if spec.name in shapes else spec
+            for spec in specs
+        )
+
+    stages = tuple(
+        replace(stage, inputs=known(stage.inputs), outputs=known(stage.outputs))
+        for stage in content.stages
+    )
+    names = {
+        size for stage in stages for spec in (*stage.inputs, *stage.outputs) for size in spec.shape
+    }
+    dimensions = {name: limits for name, limits in content.dimensions.items() if name in names}
+    return replace(content, stages=stages, dimensions=dimensions)
 
 
 def _content(model: Model, proof: NetworkProof) -> BundleContent:

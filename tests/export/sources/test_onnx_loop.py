@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import loop_networks as networks
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from shared import once
 from typer.testing import CliRunner
 
+import mmedge
 from mmedge.bundle import Bundle
 from mmedge.cli.app import build_app
 from mmedge_export import Generate, Input, Model, StateInput, export
@@ -144,6 +146,74 @@ def test_a_detector_has_the_states_that_are_named(tmp_path_factory, tmp_path):
     ]
     assert manifest.stages[0].modality == "input"
     assert samples[0].step.keys() == {"window", "state_h", "state_c"}
+
+
+def branch(by_size: bool):
+    """h_new = h / 2 + x at a rate of 16000, or for fewer than 4 rows; else the first row of x."""
+    x, h = (onnx.helper.make_tensor_value_info(n, 1, ["b", 4]) for n in ("x", "h"))
+    rate = onnx.helper.make_tensor_value_info("rate", 7, [])
+    outputs = [onnx.helper.make_tensor_value_info(n, 1, [None, None]) for n in ("y", "h_new")]
+
+    def graph(name, nodes):
+        result = onnx.helper.make_tensor_value_info(name, 1, None)
+        return onnx.helper.make_graph(nodes, name, [], [result])
+
+    node = onnx.helper.make_node
+    condition = [node("Equal", ["rate", "wide"], ["condition"])]
+    if by_size:
+        condition = [
+            node("Shape", ["x"], ["rows"], start=0, end=1),
+            node("Mul", ["rows", "rate"], ["sum"]),
+            node("Less", ["sum", "many"], ["each"]),
+            node("Squeeze", ["each"], ["condition"]),
+        ]
+    body = [
+        *condition,
+        node("If", ["condition"], ["h_new"],
+            then_branch=graph("kept", [
+                node("Mul", ["h", "half"], ["faded"]), node("Add", ["faded", "x"], ["kept"])
+            ]),
+            else_branch=graph("left", [node("Slice", ["x", "first", "one"], ["left"])])),
+        node("Add", ["x", "h_new"], ["y"]),
+    ]  # fmt: skip
+    weights = {
+        "wide": np.array(16000), "half": np.array(0.5, np.float32), "many": np.array(64000),
+        "first": np.array([0]), "one": np.array([1]),
+    }  # fmt: skip
+    tensors = [onnx.numpy_helper.from_array(value, name) for name, value in weights.items()]
+    whole = onnx.helper.make_graph(body, "detector", [x, h, rate], outputs, tensors)
+    opsets = [onnx.helper.make_opsetid("", 17)]
+    return onnx.helper.make_model(whole, opset_imports=opsets, ir_version=8)
+
+
+def test_a_state_whose_shape_a_branch_hides_has_that_of_the_one_before(tmp_path):
+    onnx.save(branch(by_size=False), tmp_path / "net.onnx")
+    np.savez(tmp_path / "example.npz", x=networks.floats(3, 4), rate=np.array(16000))
+    words = ["--state", "h=h_new", "--example", str(tmp_path / "example.npz")]
+    result = run(str(tmp_path / "net.onnx"), "-o", str(tmp_path / "net"), *words)
+    assert result.exit_code == 0, result.output
+    assert "the graph does not say the shape of 'h_new': as before, at" in result.output
+    with Bundle.open(tmp_path / "net") as bundle:
+        specs = {s.name: s for s in bundle.manifest.stages[0].outputs}
+        assert specs["h_new"].shape == ("b", 4)
+        assert not any(name.startswith("h_new") for name in bundle.manifest.dimensions)
+    with mmedge.load(tmp_path / "net") as pipe:
+        state, rate = pipe.state(), np.array(16000)
+        ones = np.ones((2, 4), np.float32)
+        got = [float(pipe(x=ones, rate=rate, state=state)["y"][0, 0]) for _ in range(3)]
+    assert got == [2.0, 2.5, 2.75]
+
+
+def test_a_state_that_is_smaller_at_other_sizes_is_refused(tmp_path):
+    onnx.save(branch(by_size=True), tmp_path / "net.onnx")
+    np.savez(tmp_path / "example.npz", x=networks.floats(3, 4), rate=np.array(16000))
+    words = ["--state", "h=h_new", "--example", str(tmp_path / "example.npz")]
+    result = run(str(tmp_path / "net.onnx"), "-o", str(tmp_path / "net"), *words)
+    assert result.exit_code
+    assert re.search(
+        r"state 'h': a run takes float32 \[\d+, 4\] and gives 'h_new' as float32 \[1, 4\]",
+        str(result.exception),
+    )
 
 
 def test_an_example_need_not_hold_the_states(tmp_path_factory, tmp_path):
