@@ -11,6 +11,7 @@ from mmedge_export.passes.divide_by_root import DivideByRootPass
 from mmedge_export.passes.lift_transposes import LiftTransposesPass
 from mmedge_export.passes.merge_projections import MergeProjectionsPass
 from mmedge_export.passes.name_sizes import NameSizesPass
+from mmedge_export.passes.rotate_halves import RotateHalvesPass
 from mmedge_export.passes.simplify_reshapes import SimplifyReshapesPass
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def simplify(graph: ir.Model, model: Model) -> ir.Model:
     DivideByRootPass()(graph)
     NameSizesPass()(graph)
     LiftTransposesPass()(graph)
+    RotateHalvesPass()(graph)
     SimplifyReshapesPass(may_be_empty(graph, model))(graph)
     if model.computed:  # of a loop, and never cut: a cut shares weights among its parts
         sizes = {name: size.opt for name, size in _dimensions(graph, model).items()}
