@@ -260,7 +260,7 @@ def task(cache: Path | None = None) -> Task:
             samples.append(({"token": np.array([ids[start:end]])}, ids[end : end + 1]))
     judged = samples[16:416]
     calibration = [inputs for inputs, _ in samples[:16]]
-    return Task(judged, calibration, token_accuracy, options={"limit": 1, "stop": ()})
+    return Task(judged, calibration, token_accuracy, options={"limit": 1})
 
 
 def _paragraphs() -> list[str]:
