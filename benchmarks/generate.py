@@ -323,6 +323,8 @@ def show(row: Mapping[str, Any]) -> None:
             "" if engine["same_tokens"] else f"  other tokens from {engine['differs_at']}, {share}"
         )
         print(" ".join(parts) + same)
+    for name, why in row["left_out"].items():
+        print(f"{name:32}  left out: {why}")
 
 
 if __name__ == "__main__":
