@@ -12,6 +12,7 @@ from mmedge_export.passes.lift_transposes import LiftTransposesPass
 from mmedge_export.passes.merge_projections import MergeProjectionsPass
 from mmedge_export.passes.name_sizes import NameSizesPass
 from mmedge_export.passes.rotate_halves import RotateHalvesPass
+from mmedge_export.passes.scale_queries import ScaleQueriesPass
 from mmedge_export.passes.simplify_reshapes import SimplifyReshapesPass
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def simplify(graph: ir.Model, model: Model) -> ir.Model:
     DivideByRootPass()(graph)
     NameSizesPass()(graph)
     LiftTransposesPass()(graph)
+    ScaleQueriesPass()(graph)
     RotateHalvesPass()(graph)
     SimplifyReshapesPass(may_be_empty(graph, model))(graph)
     if model.computed:  # of a loop, and never cut: a cut shares weights among its parts

@@ -22,6 +22,7 @@ from mmedge_export import Input, Model, export
 from mmedge_export.passes.divide_by_root import DivideByRootPass
 from mmedge_export.passes.lift_transposes import LiftTransposesPass
 from mmedge_export.passes.name_sizes import NameSizesPass
+from mmedge_export.passes.scale_queries import ScaleQueriesPass
 from mmedge_export.passes.simplify_reshapes import SimplifyReshapesPass
 from mmedge_export.proof import network
 
@@ -275,3 +276,44 @@ def test_a_simplification_that_fails_is_left_out_with_a_remark(tmp_path, monkeyp
         assert any("simplifying the graph is left out" in r for r in bundle.manifest.cut.remarks)
     with load(bundle_path) as pipe:
         assert verify(pipe).ok
+
+
+SCORES = """net (float[b,2,n,4] q, float[b,2,t,4] k) => (float[b,2,n,t] y) {
+  turned = Transpose<perm=[0, 1, 3, 2]>(k)
+  %s
+}"""
+
+
+@pytest.mark.parametrize(
+    ("lines", "multiplications"),
+    [
+        ("keys = Mul(turned, half)  y = MatMul(q, keys)", 1),
+        ("keys = Mul(half, turned)  queries = Mul(q, third)  y = MatMul(queries, keys)", 1),
+        # What else reads the keys still has them.
+        ("keys = Mul(turned, half)  s = MatMul(q, keys)  z = MatMul(q, keys)  y = Add(s, z)", 2),
+        # Not of one number, or not in front of a Transpose: as it was.
+        ("keys = Mul(turned, row)  y = MatMul(q, keys)", 1),
+        ("queries = Mul(q, third)  y = MatMul(queries, turned)", 1),
+    ],
+)
+def test_attentions_scale_is_on_the_queries_alone(lines, multiplications):
+    model = graph(
+        SCORES % lines.replace("  ", "\n  "),
+        half=np.array(0.5, np.float32),
+        third=np.array([1 / 3], np.float32),
+        row=np.full((4, 1), 0.5, np.float32),
+    )
+    result = rewritten(model, ScaleQueriesPass())
+    assert operators(result).count("Mul") == multiplications
+    by_value = {output: node for node in result.graph.node for output in node.output}
+    if "row" not in lines:
+        products = [node for node in result.graph.node if node.op_type == "MatMul"]
+        assert {by_value[node.input[1]].op_type for node in products} == {"Transpose"}
+    rng = np.random.default_rng(0)
+    feeds = {
+        "q": rng.standard_normal((2, 2, 3, 4), np.float32),
+        "k": rng.standard_normal((2, 2, 5, 4), np.float32),
+    }
+    np.testing.assert_allclose(
+        run(result, feeds)["y"], run(model, feeds)["y"], rtol=1e-5, atol=1e-6
+    )
