@@ -14,6 +14,7 @@ from mmedge.execution.plan import StagePlan
 from mmedge.spec import Cut, Plan, Stage, TensorSpec, Tolerance
 from mmedge.tolerance import difference
 from mmedge_export.onnx_graph.graph import Graph, Runner, save
+from mmedge_export.partition.constant_work import constant_work
 from mmedge_export.partition.flops import measure_shapes, model_flops
 from mmedge_export.partition.simplify import may_be_empty
 from mmedge_export.partition.split import LEAST_FLOPS, Part, Split, split
@@ -148,10 +149,20 @@ def make_stages(
     return whole_stage(graph, model, outputs, folder / "whole", (*remarks, *uncounted), flops)
 
 
-def count_flops(model: ir.Model, example: Mapping[str, Array]) -> tuple[int, tuple[str, ...]]:
-    """Operations of one run on ``example``; where they cannot be counted, 0 and a remark."""
+def count_flops(
+    model: ir.Model, example: Mapping[str, Array], constants: Sequence[str] = ()
+) -> tuple[int, tuple[str, ...]]:
+    """Operations of one run on ``example``; where they cannot be counted, 0 and a remark.
+
+    Args:
+        model: the graph.
+        example: inputs.
+        constants: those that stay the same from step to step; a remark tells of work on them alone.
+    """
     try:
-        return model_flops(model, measure_shapes(model, example)), ()
+        shapes = measure_shapes(model, example)
+        remark = constant_work(model, shapes, constants) if constants else None
+        return model_flops(model, shapes), () if remark is None else (remark,)
     except Exception as error:  # noqa: BLE001 - a figure is never worth an export
         return 0, (remark_of_failure("counting operations", error),)
 

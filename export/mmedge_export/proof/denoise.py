@@ -333,7 +333,8 @@ class _DenoiseExport:
             example: Mapping[str, Array],
             outputs: Mapping[str, Array],
         ) -> ExportedStages:
-            flops, remarks = count_flops(graph.model, example)
+            constants = [name for name in self.names if name in model.inputs]  # a decoder has none
+            flops, remarks = count_flops(graph.model, example, constants)
             return whole_stage(graph, model, outputs, folder, remarks, flops, name=name)
 
         return choose

@@ -380,7 +380,8 @@ class _GenerateExport:
     ) -> ExportedStages:
         # As in most runs: one token.
         one = {str(self.token_shape[1]): 1} if self.steps.takes_many else {}
-        flops, remarks = count_flops(graph.model, probe_inputs.resize(model, example, one))
+        one_token = probe_inputs.resize(model, example, one)
+        flops, remarks = count_flops(graph.model, one_token, self.names)
         return whole_stage(
             graph, model, outputs, self.folder / "step", remarks, flops, name=self.stage
         )

@@ -125,7 +125,9 @@ def _content(
     plan_stages = () if proof is None else proof.stages.stages
     plan = Plan("cut" if len(plan_stages) > 1 else "whole", tuple(s.name for s in plan_stages))
     remarks = [remark for each in proofs for remark in each.remarks]
-    remarks += [remark for each in steps.proofs for remark in each.stages.cut.remarks]
+    step_remarks = [remark for each in steps.proofs for remark in each.stages.cut.remarks]
+    for remark in step_remarks:
+        options.tell(f"  {remark}")
     cut = Cut((), ()) if proof is None else proof.stages.cut
     worst = [p.worst for p in proofs if not isinstance(p.model.module, Path)]
     stages = tuple(stage for each in proofs for stage in each.stages.stages)
@@ -135,7 +137,7 @@ def _content(
         stages=stages,
         files=files,
         dimensions=dimensions,
-        cut=replace(cut, remarks=(*remarks, *cut.remarks)),
+        cut=replace(cut, remarks=(*remarks, *cut.remarks, *step_remarks)),
         plans=(plan,) if plan_stages else (),
         samples=tuple(
             Sample(case.inputs, {**case.outputs, **sample.outputs}, sample.step, sample.loop)
