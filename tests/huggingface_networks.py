@@ -130,17 +130,22 @@ def bart() -> Any:
     return hf.BartForConditionalGeneration(hf.BartConfig(**_BOTH, max_position_embeddings=40))
 
 
-def whisper() -> Any:
+def whisper(places: int = 30) -> Any:
     return hf.WhisperForConditionalGeneration(
         hf.WhisperConfig(
             **_BOTH,
             **IDS,
             num_mel_bins=16,
-            max_source_positions=30,
+            max_source_positions=places,
             max_target_positions=40,
             decoder_start_token_id=3,
         )
     )
+
+
+def whisper_8khz() -> Any:
+    """For one second of sound at 8 kHz."""
+    return whisper(40)
 
 
 def trocr() -> Any:

@@ -21,6 +21,8 @@ _OURS = frozenset(
 def remedy(error: ImportError) -> str:
     """The line to type so that what ``error`` misses is there."""
     name = (error.name or "").partition(".")[0]
+    if name in ("transformers", "huggingface_hub"):
+        return "pip install 'mmedge[hf,cpu]'"
     if name in _OURS:
         return "pip install 'mmedge[export,cpu]'"
     if isinstance(error, ModuleNotFoundError) and name:

@@ -5,6 +5,7 @@ Nothing in it is executed, unless the caller trusts its code: weights are safete
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,15 @@ _PROCESSOR_FILES = (
 
 
 @dataclass(frozen=True)
+class _Parts:
+    """What a folder has of a processor that is not there as a whole."""
+
+    tokenizer: Any = None
+    image_processor: Any = None
+    feature_extractor: Any = None
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """What a folder holds.
 
@@ -65,6 +75,8 @@ class Checkpoint:
             return None
         if (part := getattr(processor, name, None)) is not None:
             return part
+        if isinstance(processor, _Parts):
+            return None
         kinds = {
             "tokenizer": "convert_ids_to_tokens",
             "image_processor": "rescale",
@@ -202,18 +214,29 @@ def _refuse_pickle(folder: Path, name: str) -> None:
 
 
 def _read_processor(folder: Path, remarks: list[str], *, trust_remote_code: bool) -> Any:  # noqa: ANN401
+    """The processor, or those of its parts that the folder has."""
     if not any((folder / name).is_file() for name in _PROCESSOR_FILES):
         remarks.append("the folder has no processor: shapes follow from config.json alone")
         return None
-    from transformers import AutoProcessor
+    import transformers
 
+    options = {"local_files_only": True, "trust_remote_code": trust_remote_code}
     try:
-        return AutoProcessor.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=trust_remote_code
-        )
+        return transformers.AutoProcessor.from_pretrained(folder, **options)
     except Exception as error:  # noqa: BLE001 - whatever a foreign class raises
+        reason = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+    parts: dict[str, Any] = {}
+    for name, kind in (
+        ("tokenizer", "AutoTokenizer"),
+        ("image_processor", "AutoImageProcessor"),
+        ("feature_extractor", "AutoFeatureExtractor"),
+    ):
+        # What a folder lacks cannot be read, and is no fault of it.
+        with contextlib.suppress(Exception):
+            parts[name] = getattr(transformers, kind).from_pretrained(folder, **options)
+    if not parts:
         remarks.append(
-            "the processor could not be read, so preprocessing and text stay outside: "
-            f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            f"the processor could not be read, so preprocessing and text stay outside: {reason}"
         )
         return None
+    return _Parts(**parts)

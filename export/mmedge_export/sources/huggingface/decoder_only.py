@@ -17,6 +17,7 @@ from mmedge_export.sources.huggingface.caches import cache_tensors, decoder_cach
 from mmedge_export.sources.huggingface.examples import look_up
 from mmedge_export.sources.huggingface.generation import compare_tokens, read_generation
 from mmedge_export.sources.huggingface.sensors import parameters_of
+from mmedge_export.sources.huggingface.tokenizer import tokenizer_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -140,7 +141,10 @@ def decoder_only_model(checkpoint: Checkpoint, example: Mapping[str, Tensor]) ->
         None,
         inputs={
             "input_ids": Input(
-                ids["input_ids"].numpy(), modality="text", dynamic={0: "batch", 1: "new"}
+                ids["input_ids"].numpy(),
+                modality="text",
+                dynamic={0: "batch", 1: "new"},
+                tokenizer=tokenizer_file(checkpoint, limits.prompt, pads=False),
             )
         },
         dims={"new": (1, limits.prompt)},

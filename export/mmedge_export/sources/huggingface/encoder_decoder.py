@@ -7,6 +7,7 @@ holds of the encoder are the constants; a step runs the decoder on a cache of th
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,18 +24,21 @@ from mmedge_export.sources.huggingface.caches import (
     encoder_decoder_cache,
 )
 from mmedge_export.sources.huggingface.examples import DECODER_TOKENS, look_up
+from mmedge_export.sources.huggingface.fronts import Fronts
 from mmedge_export.sources.huggingface.generation import compare_tokens, read_generation
 from mmedge_export.sources.huggingface.sensors import parameters_of
 from mmedge_export.sources.huggingface.single_run import make_inputs
+from mmedge_export.sources.huggingface.tokenizer import tokenizer_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from mmedge_export.inputs import Input
     from mmedge_export.sources.huggingface.checkpoint import Checkpoint
     from mmedge_export.sources.huggingface.generation import TokenRules
     from mmedge_export.sources.huggingface.sensors import Sensor
 
-__all__ = ["encoder_decoder_model", "looks_at_encoder", "run_limits"]
+__all__ = ["encoder_decoder_model"]
 
 #: Most tokens of a run, where nothing states a number.
 _LIMIT = 256
@@ -66,13 +70,6 @@ class _Names:
         )
 
 
-def looks_at_encoder(decoder: Any, arguments: Mapping[str, Any]) -> bool:  # noqa: ANN401
-    """Whether a module that ``generate()`` runs attends to an encoder."""
-    return bool({"encoder_outputs", "encoder_hidden_states"} & arguments.keys()) and bool(
-        {"cache", "past_key_values"} & set(parameters_of(decoder))
-    )
-
-
 class _Encode(nn.Module):
     """Sensors to the keys and values that each layer of the decoder looks at.
 
@@ -80,25 +77,19 @@ class _Encode(nn.Module):
         network: the whole.
         decoder: the part of it whose tokens are chosen; or the network itself.
         start: a first token.
-        fronts: preprocessing of an input, inside the graph.
     """
 
-    def __init__(
-        self, network: nn.Module, decoder: nn.Module, start: int, fronts: Mapping[str, nn.Module]
-    ) -> None:
+    def __init__(self, network: nn.Module, decoder: nn.Module, start: int) -> None:
         super().__init__()
         self.network, self._decoder, self._start = network, [decoder], start
-        self.fronts = nn.ModuleDict(fronts)
+        self.fronts = Fronts(())
         self._names = _Names.of(decoder)
         own = parameters_of(network)
         self._tokens = DECODER_TOKENS if DECODER_TOKENS in own else "input_ids"
 
     def forward(self, **sensors: Tensor) -> dict[str, Tensor]:
         """Keys and values, ``cross_key_0`` and so on."""
-        values = {
-            name: self.fronts[name](value) if name in self.fronts else value
-            for name, value in sensors.items()
-        }
+        values = self.fronts(sensors)
         rows = next(iter(values.values())).shape[0]
         values[self._tokens] = torch.full((rows, 1), self._start, dtype=torch.int64)
         cross = decoder_cache({}, "")
@@ -187,7 +178,7 @@ def encoder_decoder_model(
             f"({generation.start.tolist()}); mmedge begins with the same: write a factory"
         )
     start = [*generation.start[0].tolist(), *rules.forced]
-    module = _Encode(network, decoder, start[0], {}).eval()
+    module = _Encode(network, decoder, start[0]).eval()
     masked = "attention_mask" in example
     width = _feature_width(generation.arguments)
     step = (_MaskedStep if masked else _Step)(decoder, width).eval()
@@ -205,8 +196,8 @@ def encoder_decoder_model(
         for name, value in first.items()
         if name != "logits"
     }
-    inputs, dims = make_inputs(checkpoint, sensors, example, one_batch=True)
-    limit, most = run_limits(checkpoint, decoder, rules, len(start))
+    inputs, dims, module.fronts = make_inputs(checkpoint, sensors, example, one_batch=True)
+    limit, most = _run_limits(checkpoint, decoder, rules, len(start))
     model = Model(
         module,
         inputs=inputs,
@@ -223,10 +214,17 @@ def encoder_decoder_model(
             suppress_first=rules.suppress_first,
             limit=limit,
             dims={"past": (0, most), "new": (1, most)},
+            tokenizer=_tokenizer(checkpoint, inputs),
         ),
     )
     compare_tokens(checkpoint, rules, model, example)
     return model
+
+
+def _tokenizer(checkpoint: Checkpoint, inputs: Mapping[str, Input]) -> Path | None:
+    """What turns tokens into text: what turns text into tokens, where there is any."""
+    path = next((value.tokenizer for value in inputs.values() if value.tokenizer), None)
+    return tokenizer_file(checkpoint, None) if path is None else Path(path)
 
 
 def _feature_width(arguments: Mapping[str, Any]) -> int:
@@ -236,7 +234,7 @@ def _feature_width(arguments: Mapping[str, Any]) -> int:
     return int(features.shape[-1])
 
 
-def run_limits(
+def _run_limits(
     checkpoint: Checkpoint,
     decoder: Any,  # noqa: ANN401
     rules: TokenRules,

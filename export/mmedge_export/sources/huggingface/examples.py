@@ -87,7 +87,7 @@ def find_example(checkpoint: Checkpoint, sensors: Sequence[Sensor]) -> dict[str,
         example = dict(zip(candidates, values, strict=True))
         for sensor in sensors:
             if sensor.mask is not None:
-                example[sensor.mask] = _mask(example[sensor.name])
+                example[sensor.mask] = _mask(checkpoint, example[sensor.name])
         try:
             runs(checkpoint.network, example)
         except Exception as error:  # noqa: BLE001 - whatever a foreign class raises
@@ -132,10 +132,12 @@ def runs(network: Any, example: Mapping[str, Tensor], **options: Any) -> Any:  #
         return network(**values, **options)
 
 
-def _mask(ids: Tensor) -> Tensor:
+def _mask(checkpoint: Checkpoint, ids: Tensor) -> Tensor:
+    """The last row is shorter, on the side where the tokenizer pads."""
     mask = torch.ones(ids.shape[:2], dtype=torch.int64)
+    side = getattr(checkpoint.part("tokenizer"), "padding_side", "right")
     if ids.shape[1] > 3:
-        mask[-1, -2:] = 0
+        mask[-1, slice(-2, None) if side == "right" else slice(0, 2)] = 0
     return mask
 
 

@@ -106,7 +106,12 @@ def _run(
     """Tokens [rows, count], and the scores of each choice."""
     module: Any = model.module
     step: Any = loop.step
-    own = {name: inputs[name] for name in model.inputs if name != loop.token}
+    # Values of the network pass the fronts of the model.
+    own = {
+        name: value
+        for name, value in inputs.items()
+        if name != loop.token and (name != "attention_mask" or name in model.inputs)
+    }
     constants: dict[str, Tensor] = {} if module is None else module(**own)
     rows = next(iter(inputs.values())).shape[0]
     tokens = torch.tensor(loop.start, dtype=torch.int64).repeat(rows, 1)

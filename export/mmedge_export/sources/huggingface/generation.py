@@ -14,6 +14,7 @@ import torch
 
 from mmedge.errors import ExportError
 from mmedge_export.noise import quiet
+from mmedge_export.sources.huggingface.examples import look_up
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -122,6 +123,7 @@ def read_generation(network: Any, example: Mapping[str, Tensor]) -> Generation: 
         seen["stopping_criteria"],
         seen["input_ids"].shape[1],
         getattr(network, "generation_config", None),
+        look_up(decoder.config, "vocab_size") or 2**31,
     )
     return Generation(decoder, seen["input_ids"], seen["arguments"], rules)
 
@@ -158,7 +160,14 @@ def _stopped_at_first_token(seen: dict[str, Any]) -> Iterator[None]:
         GenerationMixin._sample = original  # noqa: SLF001
 
 
-def _read_rules(processors: Any, criteria: Any, start: int, config: Any) -> TokenRules:  # noqa: ANN401
+def _read_rules(
+    processors: Any,  # noqa: ANN401
+    criteria: Any,  # noqa: ANN401
+    start: int,
+    config: Any,  # noqa: ANN401
+    words: int,
+) -> TokenRules:
+    """What mmedge can do of what ``generate()`` would; unknown tokens have no score."""
     from transformers.generation import logits_process, stopping_criteria
 
     forced: list[int] = []
@@ -177,9 +186,8 @@ def _read_rules(processors: Any, criteria: Any, start: int, config: Any) -> Toke
         elif isinstance(each, logits_process.SuppressTokensLogitsProcessor):
             suppress += _ids(each.suppress_tokens)
         elif isinstance(each, logits_process.NoBadWordsLogitsProcessor):
-            words = each.bad_word_ids
-            suppress += [int(word[0]) for word in words if len(word) == 1]
-            if any(len(word) > 1 for word in words):
+            suppress += [int(word[0]) for word in each.bad_word_ids if len(word) == 1]
+            if any(len(word) > 1 for word in each.bad_word_ids):
                 remarks.append("bad words of several tokens are not suppressed, as generate() does")
         elif isinstance(
             each,
@@ -212,9 +220,9 @@ def _read_rules(processors: Any, criteria: Any, start: int, config: Any) -> Toke
         remarks.append("generation_config says do_sample: mmedge takes the best token by default")
     return TokenRules(
         tuple(forced),
-        tuple(dict.fromkeys(stop)),
-        tuple(dict.fromkeys(token for token in suppress if token not in stop)),
-        tuple(dict.fromkeys(suppress_first)),
+        tuple(dict.fromkeys(token for token in stop if token < words)),
+        tuple(dict.fromkeys(t for t in suppress if t not in stop and t < words)),
+        tuple(dict.fromkeys(token for token in suppress_first if token < words)),
         length,
         is_whole,
         tuple(remarks),

@@ -20,12 +20,14 @@ from mmedge_export.noise import quiet
 from mmedge_export.sources.huggingface.caches import cache_tensors, decoder_cache
 from mmedge_export.sources.huggingface.decoder_only import DecoderCall, continuation_limits
 from mmedge_export.sources.huggingface.examples import find_value, look_up
+from mmedge_export.sources.huggingface.fronts import Fronts
 from mmedge_export.sources.huggingface.generation import compare_tokens, read_generation
 from mmedge_export.sources.huggingface.real_pictures import AllPicturesAreReal
 from mmedge_export.sources.huggingface.single_run import make_inputs
+from mmedge_export.sources.huggingface.tokenizer import tokenizer_file
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from mmedge_export.sources.huggingface.checkpoint import Checkpoint
     from mmedge_export.sources.huggingface.sensors import Sensor
@@ -39,22 +41,18 @@ class _Features(nn.Module):
     Args:
         network: the whole.
         modality: such as ``image``.
-        fronts: preprocessing of an input, inside the graph.
     """
 
-    def __init__(self, network: nn.Module, modality: str, fronts: Mapping[str, nn.Module]) -> None:
+    def __init__(self, network: nn.Module, modality: str) -> None:
         super().__init__()
-        self.network, self.fronts = network, nn.ModuleDict(fronts)
+        self.network, self.fronts = network, Fronts(())
         self._modality = modality
         #: Whether the network would leave out what is padding.
         self.drops_padding = False
 
     def forward(self, **sensors: Tensor) -> dict[str, Tensor]:
         """The features."""
-        values = {
-            name: self.fronts[name](value) if name in self.fronts else value
-            for name, value in sensors.items()
-        }
+        values = self.fronts(sensors)
         rows = next(iter(values.values())).shape[0]
         encode = feature_function(self.network, self._modality)
         with AllPicturesAreReal() as mode:
@@ -135,7 +133,7 @@ def prefixed_model(checkpoint: Checkpoint, sensors: Sequence[Sensor]) -> Model:
             "for what the sensor gives is not known; write a factory with mmedge init"
         )
     _refuse_further_arguments(network, sensor)
-    module = _Features(network, sensor.modality, {}).eval()
+    module = _Features(network, sensor.modality).eval()
     values = {sensor.name: find_value(checkpoint, sensor, module)}
     with quiet(), torch.no_grad():
         constants = module(**values)
@@ -170,8 +168,13 @@ def prefixed_model(checkpoint: Checkpoint, sensors: Sequence[Sensor]) -> Model:
     }
     states["places"] = StateInput("places_seen", ("batch",), dtype="int64")
     limits = continuation_limits(checkpoint, count + text.shape[1])
-    inputs, dims = make_inputs(checkpoint, [sensor], values, one_batch=True)
-    inputs["input_ids"] = Input(prompt.numpy(), modality="text", dynamic={0: "batch", 1: "new"})
+    inputs, dims, module.fronts = make_inputs(checkpoint, [sensor], values, one_batch=True)
+    inputs["input_ids"] = Input(
+        prompt.numpy(),
+        modality="text",
+        dynamic={0: "batch", 1: "new"},
+        tokenizer=tokenizer_file(checkpoint, limits.prompt, pads=False),
+    )
     model = Model(
         module,
         inputs=inputs,

@@ -59,7 +59,7 @@ def find_sensors(network: Any, processor: Any) -> list[Sensor]:  # noqa: ANN401
     stated = network.input_modalities
     modalities = {stated} if isinstance(stated, str) else set(stated or ())
     made = set(getattr(processor, "model_input_names", None) or ())
-    if hasattr(processor, "tokenizer"):
+    if getattr(processor, "tokenizer", None) is not None:
         made |= set(processor.tokenizer.model_input_names)
     main = network.main_input_name
     chosen = [main] + [

@@ -11,13 +11,16 @@ from mmedge.errors import ExportError
 from mmedge_export.inputs import Input
 from mmedge_export.model import Model
 from mmedge_export.sources.huggingface.examples import look_up, runs
+from mmedge_export.sources.huggingface.fronts import Fronts, find_front
 from mmedge_export.sources.huggingface.sensors import parameters_of
+from mmedge_export.sources.huggingface.tokenizer import tokenizer_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from mmedge_export.inputs import Limits
     from mmedge_export.sources.huggingface.checkpoint import Checkpoint
+    from mmedge_export.sources.huggingface.fronts import RawInput
     from mmedge_export.sources.huggingface.sensors import Sensor
 
 __all__ = ["SingleRun", "single_run_model"]
@@ -46,21 +49,15 @@ class SingleRun(nn.Module):
         fronts: preprocessing of an input, inside the graph.
     """
 
-    def __init__(
-        self, network: nn.Module, fields: Sequence[str], fronts: Mapping[str, nn.Module]
-    ) -> None:
+    def __init__(self, network: nn.Module, fields: Sequence[str], fronts: Fronts) -> None:
         super().__init__()
         self.network, self._fields = network, tuple(fields)
-        self.fronts = nn.ModuleDict(fronts)
+        self.fronts = fronts
         self._options = options_of(network)
 
     def forward(self, **inputs: Tensor) -> dict[str, Tensor]:
         """The fields, by name."""
-        values = {
-            name: self.fronts[name](value) if name in self.fronts else value
-            for name, value in inputs.items()
-        }
-        result = self.network(**values, **self._options)
+        result = self.network(**self.fronts(inputs), **self._options)
         return {name: result[name] for name in self._fields}
 
 
@@ -84,9 +81,9 @@ def single_run_model(
     fields = result_fields(result)
     if not fields:
         raise ExportError(f"{type(network).__name__} returns no tensors by name")
-    inputs, dims = make_inputs(checkpoint, sensors, example)
+    inputs, dims, fronts = make_inputs(checkpoint, sensors, example)
     return Model(
-        SingleRun(network, fields, {}).eval(),
+        SingleRun(network, fields, fronts).eval(),
         inputs=inputs,
         outputs=list(fields),
         dims=dims,
@@ -109,8 +106,10 @@ def make_inputs(
     example: Mapping[str, Tensor],
     *,
     one_batch: bool = False,
-) -> tuple[dict[str, Input], dict[str, Limits]]:
-    """Inputs of the model, and the limits of their dimensions, each tried on the network.
+) -> tuple[dict[str, Input], dict[str, Limits], Fronts]:
+    """Inputs of the model, the limits of their dimensions, and preprocessing in the graph.
+
+    Limits are tried on the network.
 
     Args:
         checkpoint: the network.
@@ -122,28 +121,41 @@ def make_inputs(
     single = one_batch or len(sensors) == 1 or not _batches_differ(network, sensors, example)
     inputs: dict[str, Input] = {}
     dims: dict[str, Limits] = {}
+    raw_inputs: list[RawInput] = []
+    has_layout = any(sensor.modality == "layout" for sensor in sensors)
     for sensor in sensors:
-        batch = "batch" if single else f"{sensor.modality}_batch"
-        dynamic = {0: batch}
-        value = example[sensor.name]
+        dynamic = {0: "batch" if single else f"{sensor.modality}_batch"}
+        name, value, tokenizer = sensor.name, example[sensor.name], None
+        raw = find_front(checkpoint, sensor, value)
+        if raw is not None:
+            raw_inputs.append(raw)
+            name, value = raw.name, raw.example
         if sensor.modality in ("text", "layout"):
             dynamic[1] = "tokens"
-            dims["tokens"] = (1, longest_text(checkpoint, sensor, example))
+            longest = longest_text(checkpoint, sensor, example)
+            dims["tokens"] = (1, longest)
+            if sensor.modality == "text" and not has_layout:
+                tokenizer = tokenizer_file(checkpoint, longest)
         elif sensor.modality == "audio" and value.ndim == 2:
             dynamic[1] = "samples"
-            dims["samples"] = (_shortest(network, sensor.name, example), None)
+            dims["samples"] = (
+                raw.length
+                if raw is not None and raw.length is not None
+                else (_shortest(network, sensor.name, example), None)
+            )
         part = checkpoint.part("feature_extractor") if sensor.modality == "audio" else None
-        inputs[sensor.name] = Input(
+        inputs[name] = Input(
             value.numpy(),
             modality=sensor.modality,
             dynamic=dynamic,
+            tokenizer=tokenizer,
             sample_rate_hz=getattr(part, "sampling_rate", None) if value.ndim == 2 else None,
         )
         if sensor.mask is not None:
             inputs[sensor.mask] = Input(
                 example[sensor.mask].numpy(), modality=sensor.modality, dynamic=dynamic
             )
-    return inputs, dims
+    return inputs, dims, Fronts(raw_inputs)
 
 
 def _batches_differ(

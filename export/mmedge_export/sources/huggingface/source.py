@@ -37,9 +37,11 @@ class HuggingFaceSource:
         with installed(f"reading {spec}"):
             from mmedge_export.sources.huggingface.checkpoint import read_checkpoint
             from mmedge_export.sources.huggingface.make_model import make_model
+            from mmedge_export.sources.huggingface.messages import errors_alone
         folder, remarks = _find_folder(spec.removeprefix(_PREFIX))
-        checkpoint = read_checkpoint(folder, trust_remote_code=options.trust_remote_code)
-        model = make_model(checkpoint, options)
+        with errors_alone():
+            checkpoint = read_checkpoint(folder, trust_remote_code=options.trust_remote_code)
+            model = make_model(checkpoint, options)
         return SourceModel(model, tuple(dict.fromkeys([*remarks, *checkpoint.remarks])))
 
     def draft(self, spec: str, options: SourceOptions, output: Path) -> SourceDraft:

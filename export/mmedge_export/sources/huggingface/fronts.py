@@ -1,0 +1,234 @@
+"""Preprocessing that becomes a part of the graph, where it is what the processor does.
+
+Each kind is tried: what it makes of made-up data is held against what the processor makes of the
+same. Where they agree, the bundle takes raw values; where none does, it takes the processor's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mmedge_export.noise import quiet
+from mmedge_export.sources.huggingface.examples import ROWS, picture, sound
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from mmedge_export.sources.huggingface.checkpoint import Checkpoint
+    from mmedge_export.sources.huggingface.sensors import Sensor
+
+__all__ = ["Front", "Fronts", "RawInput", "find_front"]
+
+#: Largest difference from the processor's values, as a share of the largest of them.
+_NEAR = {"image": 1e-5, "audio": 1e-3}
+
+
+@dataclass(frozen=True)
+class RawInput:
+    """An input of a bundle in place of one of the network.
+
+    Attributes:
+        name: of the input.
+        front: raw values to the network's.
+        example: raw values.
+        length: smallest and largest number of samples of a sound; None: of a picture.
+    """
+
+    name: str
+    front: Front
+    example: Tensor
+    length: tuple[int, int | None] | None = None
+
+
+class Front(nn.Module):
+    """Raw values to what the network's ``parameter`` takes."""
+
+    def __init__(self, parameter: str) -> None:
+        super().__init__()
+        self.parameter = parameter
+
+
+class Fronts(nn.Module):
+    """The fronts of some inputs, by the inputs' names."""
+
+    def __init__(self, raw_inputs: Sequence[RawInput]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleDict({raw.name: raw.front for raw in raw_inputs})
+
+    def forward(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What the network takes, by its names; other values pass."""
+        taken: dict[str, Tensor] = {}
+        for name, value in values.items():
+            if name in self.parts:
+                front: Any = self.parts[name]
+                taken[front.parameter] = front(value)
+            else:
+                taken[name] = value
+        return taken
+
+
+class _Pixels(Front):
+    """Colors uint8 [batch, height, width, 3] to scaled and normalized planes."""
+
+    def __init__(
+        self, parameter: str, factor: float, mean: Sequence[float], deviation: Sequence[float]
+    ) -> None:
+        super().__init__(parameter)
+        self.scale: Tensor
+        self.shift: Tensor
+        spread = torch.tensor(deviation, dtype=torch.float64)[:, None, None]
+        middle = torch.tensor(mean, dtype=torch.float64)[:, None, None]
+        self.register_buffer("scale", (factor / spread).float(), persistent=False)
+        self.register_buffer("shift", (middle / spread).float(), persistent=False)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """The planes."""
+        return image.permute(0, 3, 1, 2).float() * self.scale - self.shift
+
+
+class _Normalized(Front):
+    """Samples [batch, samples] of mean 0 and variance 1."""
+
+    def forward(self, audio: Tensor) -> Tensor:
+        """Each row by its own mean and variance."""
+        centered = audio - audio.mean(-1, keepdim=True)
+        return centered / (centered.square().mean(-1, keepdim=True) + 1e-7).sqrt()
+
+
+class _LogMel(Front):
+    """Samples [batch, up to a length] to a log-mel spectrogram of that length, as Whisper's.
+
+    The discrete Fourier transform of each window is a convolution, which every backend has.
+    """
+
+    def __init__(self, parameter: str, extractor: Any) -> None:  # noqa: ANN401
+        super().__init__(parameter)
+        window, self._hop = int(extractor.n_fft), int(extractor.hop_length)
+        self.length, self._half = int(extractor.n_samples), window // 2
+        angles = 2 * np.pi / window * np.outer(np.arange(self._half + 1), np.arange(window))
+        shape = 0.5 - 0.5 * np.cos(2 * np.pi / window * np.arange(window))
+        waves = np.concatenate([np.cos(angles), np.sin(angles)]) * shape
+        self.waves: Tensor
+        self.filters: Tensor
+        self.register_buffer("waves", torch.from_numpy(waves[:, None]).float(), persistent=False)
+        filters = torch.from_numpy(np.asarray(extractor.mel_filters).T.copy()).float()
+        self.register_buffer("filters", filters, persistent=False)
+
+    def forward(self, audio: Tensor) -> Tensor:
+        """Silence up to the length; the logarithm of each band, within 8 of the largest."""
+        padded = F.pad(audio, (0, self.length - audio.shape[-1]))[:, None]
+        padded = F.pad(padded, (self._half, self._half), mode="reflect")
+        real, imaginary = F.conv1d(padded, self.waves, stride=self._hop)[..., :-1].chunk(2, dim=1)
+        power = real * real + imaginary * imaginary
+        log = torch.clamp(self.filters @ power, min=1e-10).log10()
+        log = torch.maximum(log, log.amax((1, 2), keepdim=True) - 8)
+        return (log + 4) / 4
+
+
+def find_front(checkpoint: Checkpoint, sensor: Sensor, example: Tensor) -> RawInput | None:
+    """Preprocessing of a sensor that agrees with the processor's; what is left goes to remarks.
+
+    Args:
+        checkpoint: with its processor.
+        sensor: of a picture or a sound.
+        example: what the network takes of it.
+    """
+    if sensor.modality == "image" and (part := checkpoint.part("image_processor")) is not None:
+        raw = _try_image(part, sensor.name, example)
+        size = f"{example.shape[-1]} x {example.shape[-2]}"
+        checkpoint.remarks.append(
+            f"input 'image' is uint8 [rows, height, width, 3] of {size} pixels: the processor's "
+            "resizing and cropping stay outside; what follows them is in the graph, within "
+            f"{_NEAR['image']:g} of the processor"
+            if raw is not None
+            else f"preprocessing of {type(part).__name__} stays outside: {sensor.name!r} takes "
+            "what it makes"
+        )
+        return raw
+    if sensor.modality == "audio" and (part := checkpoint.part("feature_extractor")) is not None:
+        raw = _try_audio(part, sensor.name)
+        checkpoint.remarks.append(
+            f"input 'audio' takes samples at {part.sampling_rate} Hz; what {type(part).__name__} "
+            f"makes of them is in the graph, within {_NEAR['audio']:g} of it"
+            if raw is not None
+            else f"preprocessing of {type(part).__name__} stays outside: {sensor.name!r} takes "
+            "what it makes"
+        )
+        return raw
+    return None
+
+
+def _try_image(part: Any, parameter: str, example: Tensor) -> RawInput | None:  # noqa: ANN401
+    if example.ndim != 4 or example.shape[1] != 3:
+        return None
+    height, width = example.shape[-2:]
+
+    def setting(name: str, *, when: str, otherwise: Any) -> Any:  # noqa: ANN401
+        return getattr(part, name, otherwise) if getattr(part, when, False) else otherwise
+
+    def make() -> Front:
+        return _Pixels(
+            parameter,
+            float(setting("rescale_factor", when="do_rescale", otherwise=1.0)),
+            setting("image_mean", when="do_normalize", otherwise=[0.0] * 3),
+            setting("image_std", when="do_normalize", otherwise=[1.0] * 3),
+        )
+
+    pictures = np.stack([picture(height, width, seed) for seed in range(ROWS)])
+    expected = _call(lambda: part(list(pictures), return_tensors="pt")[parameter])
+    front = _agreeing([make], torch.from_numpy(pictures), expected, "image")
+    return None if front is None else RawInput("image", front, torch.from_numpy(pictures))
+
+
+def _try_audio(part: Any, parameter: str) -> RawInput | None:  # noqa: ANN401
+    rate = int(part.sampling_rate)
+    sounds = np.stack([sound(rate, seed=seed) for seed in range(ROWS)])
+    expected = _call(lambda: part(list(sounds), sampling_rate=rate, return_tensors="pt")[parameter])
+    makes: list[Callable[[], Front]] = [
+        lambda: _LogMel(parameter, part),
+        lambda: _Normalized(parameter),
+    ]
+    front = _agreeing(makes, torch.from_numpy(sounds), expected, "audio")
+    if front is None:
+        return None
+    length = (1, front.length) if isinstance(front, _LogMel) else None
+    return RawInput("audio", front, torch.from_numpy(sounds), length)
+
+
+def _call(make: Callable[[], Tensor]) -> Tensor | None:
+    try:
+        with quiet():
+            return make()
+    except Exception:  # noqa: BLE001 - whatever a foreign class raises
+        return None
+
+
+def _agreeing(
+    makes: Sequence[Callable[[], Front]], raw: Tensor, expected: Tensor | None, kind: str
+) -> Front | None:
+    """The first front whose values are the processor's."""
+    if not isinstance(expected, Tensor):
+        return None
+    for make in makes:
+        front: Front | None = None
+
+        def values(make: Callable[[], Front] = make) -> Tensor:
+            nonlocal front
+            front = make()
+            with torch.no_grad():
+                result: Tensor = front(raw)
+            return result
+
+        result = _call(values)
+        if result is None or result.shape != expected.shape:
+            continue
+        off = float((result - expected).abs().max())
+        if off <= _NEAR[kind] * float(expected.abs().max()):
+            return front
+    return None
