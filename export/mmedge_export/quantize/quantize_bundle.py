@@ -37,6 +37,7 @@ from mmedge_export.quantize.report import QuantizationReport
 from mmedge_export.quantize.stage_work import StageWork, quantised
 from mmedge_export.quantize.task import Task
 from mmedge_export.quantize.whole_graph import add_variant
+from mmedge_export.targets.onnxruntime.in_place import add_in_place
 from mmedge_export.targets.onnxruntime.schemes import SCALES_BY_AXIS
 from mmedge_export.targets.registry import quantizer
 from mmedge_export.targets.variants import check_runs_once
@@ -207,6 +208,13 @@ def _quantize(
         quantized, complete, remark = add_variant(quantized, stored, files, folder)
         added.append(complete)
         remarks += [remark] if remark else []
+    in_place: list[Variant] = []
+    if backend == "ort" and manifest.loop is not None and manifest.loop.kind == "generate":
+        stale = replace(added[0], cache="in_place").id
+        if stale in {other.id for other in quantized.manifest.variants}:
+            quantized = quantized.without_variant(stale)
+        quantized, in_place = add_in_place(quantized, remarks.append, beside=added[0].id)
+        added += in_place
     report = replace(
         report,
         variants=tuple(one.id for one in added),
@@ -221,7 +229,7 @@ def _quantize(
     if not target.NOT_TIMED:
         manifest = quantized.manifest
         backends = {other.backend for other in manifest.variants if other.target == "cpu"}
-        if len(backends) > 1 and manifest.samples:
+        if (len(backends) > 1 or in_place) and manifest.samples:
             quantized, _ = tune(quantized, threads=threads, tell=tell)
     return quantized, report
 

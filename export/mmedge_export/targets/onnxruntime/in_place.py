@@ -43,12 +43,15 @@ _SAMPLES = 2
 _ROOM = 4
 
 
-def add_in_place(bundle: Bundle, tell: Callable[[str], None]) -> tuple[Bundle, list[Variant]]:
+def add_in_place(
+    bundle: Bundle, tell: Callable[[str], None], *, beside: str | None = None
+) -> tuple[Bundle, list[Variant]]:
     """Add a variant with a cache in place beside each that ONNX Runtime runs on the CPU.
 
     Args:
         bundle: open; it is closed where a variant is added.
         tell: told what was added, and why not what was not.
+        beside: the one variant that gets one; None: all.
 
     Returns:
         The new bundle, open, and what was added or made anew.
@@ -56,6 +59,8 @@ def add_in_place(bundle: Bundle, tell: Callable[[str], None]) -> tuple[Bundle, l
     added = []
     for variant in bundle.manifest.variants:
         if (variant.backend, variant.target, variant.cache) != ("ort", "cpu", "growing"):
+            continue
+        if beside not in (None, variant.id):
             continue
         try:
             new_variant, files = in_place_variant(bundle, variant)
