@@ -64,7 +64,8 @@ class Model:
     before gave (:class:`mmedge_export.StateInput`); they are passed to it beside ``inputs``. Their
     new values are outputs that ``module`` returns after ``outputs``, unless these name them.
 
-    ``computed`` is set by export: inputs that a network made, which are not drawn at random.
+    ``computed`` and ``state_outputs`` are set by export: inputs that a network made, which are not
+    drawn at random, and the output that is the new value of an input, by that input.
 
     Raises:
         ExportError: the parts do not fit each other; the message names the part and the fix.
@@ -84,6 +85,7 @@ class Model:
     loop: Loop | None = None
     state: Mapping[str, StateInput] = field(default_factory=dict)
     computed: frozenset[str] = frozenset()
+    state_outputs: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         module: Any = self.module

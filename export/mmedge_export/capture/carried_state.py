@@ -88,6 +88,7 @@ class StatefulNetwork:
             dims=dims,
             state={},
             computed=frozenset(given),
+            state_outputs=self.outputs,
             samples=None if model.samples is None else self._samples(),
         )
 

@@ -27,8 +27,8 @@ def find_sizes(model: Model, run: Run) -> tuple[Model, tuple[str, ...]]:
     Each is tried alone, at one more than the example's size, else at a few steps more, and at its
     smallest. Where the network refuses all larger sizes, the dimension is one with another that is
     refused and has the same size, if the network takes both larger; else it is fixed. Dimensions
-    whose limits the model states stay as they are, and so does a model with samples, which tell of
-    themselves which sizes there are.
+    whose limits the model states stay as they are. Samples tell of themselves which sizes there
+    are: with them only the smallest size and the step are looked for.
 
     Args:
         model: of an ONNX file.
@@ -37,8 +37,6 @@ def find_sizes(model: Model, run: Run) -> tuple[Model, tuple[str, ...]]:
     Returns:
         The model, and remarks on what was found.
     """
-    if model.samples is not None:
-        return model, ()
     search = _Search(model, run)
     search.find()
     return search.model, tuple(search.remarks)
@@ -60,7 +58,7 @@ class _Search:
             for symbol, size in sizes.items()
             if symbol not in self.model.dims and not self._limit(symbol, size)
         }
-        while refused_sizes:
+        while refused_sizes and self.model.samples is None:
             symbol, size = refused_sizes.popitem()
             twin = next(
                 (s for s, n in refused_sizes.items() if n == size and self._fit(s, symbol)), None

@@ -138,7 +138,9 @@ def open_reference(model: Model) -> Iterator[Reference]:
         remarks = (*file.normalized.remarks, *example_remarks, *size_remarks)
         shapes = {name: value.shape() for name, value in model.inputs.items()}
         runs = observe_sizes(model, run)
-        infer_outputs(file.graph.model, shapes, file.normalized.output_shapes, runs)
+        infer_outputs(
+            file.graph.model, shapes, file.normalized.output_shapes, runs, model.state_outputs
+        )
         yield Reference(model, run, CapturedGraph(file.graph.model), remarks)
         return
     # torch is not needed for an ONNX file.

@@ -56,7 +56,9 @@ _PRECISIONS = precisions("ort")
 
 SourceArgument = Annotated[
     str,
-    typer.Argument(help="file.py:factory, package.module:factory, zoo:NAME or model.onnx."),
+    typer.Argument(
+        help="file.py:factory, package.module:factory, model.onnx, optimum:DIR, hf:DIR or zoo:NAME."
+    ),
 ]
 OutputOption = Annotated[
     Path,

@@ -295,6 +295,7 @@ class _GenerateExport:
             constraints=constraints,
             name=self.stage,
             computed=frozenset((*self.parts.constant_names, *self.loop.state)),
+            state_outputs={n: value.output for n, value in self.parts.state_inputs.items()},
         )
 
     def _limits(

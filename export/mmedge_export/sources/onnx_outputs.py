@@ -26,6 +26,7 @@ def infer_outputs(
     shapes: Mapping[str, Sequence[int | str]],
     file_shapes: Sequence[ir.Shape | None],
     runs: Sequence[SizeRun],
+    state_outputs: Mapping[str, str],
 ) -> None:
     """Give the inputs of ``model`` their shapes, and the outputs what follows from them.
 
@@ -39,6 +40,8 @@ def infer_outputs(
         shapes: of each input.
         file_shapes: shape of each output as the file states it.
         runs: of the file.
+        state_outputs: the output that is the new value of an input, by that input; it has the same
+            sizes where runs confirm it.
     """
     for value in model.graph.inputs:
         value.shape = ir.Shape(shapes[str(value.name)])
@@ -73,6 +76,13 @@ def infer_outputs(
     for text, places in claims.items():
         name = text if text.isdigit() else dimension_name(text)
         _settle(name, places, symbols, runs, known)
+    for state, output in state_outputs.items():
+        if ranks.get(output) == len(shapes[state]):
+            for axis, state_size in enumerate(shapes[state]):
+                if known.get((output, axis)) not in symbols and _confirm(
+                    (output, axis), state_size, runs
+                ):
+                    known[output, axis] = state_size
     for value in model.graph.outputs:
         output = str(value.name)
         if output in ranks:
@@ -96,15 +106,10 @@ def _settle(
 ) -> None:
     """Take a name of the file for sizes of outputs, as far as runs confirm it."""
     if name.isdigit() or name in symbols:
-        for output, axis in places:
-            pairs = [
-                (run.shapes[output][axis], int(name) if name.isdigit() else run.sizes.get(name))
-                for run in runs
-                if axis < len(run.shapes[output])
-            ]
-            varies = len({said for _, said in pairs}) > 1 or name.isdigit()
-            if len(pairs) > 1 and varies and all(size == said for size, said in pairs):
-                known[output, axis] = int(name) if name.isdigit() else name
+        claimed_size = int(name) if name.isdigit() else name
+        for place in places:
+            if _confirm(place, claimed_size, runs):
+                known[place] = claimed_size
         return
     taken = {size for size in known.values() if isinstance(size, str)}
     if name in taken:
@@ -115,3 +120,18 @@ def _settle(
         sizes = [(run.shapes[first[0]][first[1]], run.shapes[other[0]][other[1]]) for run in runs]
         if len(runs) > 1 and all(size == same for size, same in sizes):
             known[other] = name
+
+
+def _confirm(place: _Place, size: int | str, runs: Sequence[SizeRun]) -> bool:
+    """Whether runs show this size there: of a dimension, at two sizes of it or more."""
+    output, axis = place
+    sizes = [size if isinstance(size, int) else run.sizes.get(size) for run in runs]
+    varies = isinstance(size, int) or len(set(sizes)) > 1
+    return (
+        len(runs) > 1
+        and varies
+        and all(
+            axis < len(run.shapes[output]) and run.shapes[output][axis] == expected
+            for run, expected in zip(runs, sizes, strict=True)
+        )
+    )

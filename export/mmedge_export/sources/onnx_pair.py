@@ -194,6 +194,7 @@ class _Pair:
             {name: value.shape() for name, value in self.model.inputs.items()},
             self.first.normalized.output_shapes,
             self.runs,
+            {},
         )
         known: dict[str, list[int | str | None]] = {
             str(value.name): [

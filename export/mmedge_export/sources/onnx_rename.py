@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from mmedge.errors import ExportError
 from mmedge.schema.names import TENSOR_NAME
+from mmedge_export.onnx_graph.graph import dimension_name
 from mmedge_export.sources.onnx_copy import CopyCall, save_copy
 from mmedge_export.sources.onnx_dimensions import open_dimension
 
@@ -34,12 +35,14 @@ def rename(paths: Sequence[Path], names: Mapping[str, str]) -> list[Path]:
         if not TENSOR_NAME.fullmatch(new):
             raise ExportError(f"--rename: {new!r} is no name of the form {TENSOR_NAME.pattern}")
     models = [ir.load(path) for path in paths]
+    there = {name for model in models for name in _names(model)}
+    # A dimension may be named as the file has it, or as mmedge calls it.
+    names = {old if old in there else dimension_name(old): new for old, new in names.items()}
     for old in names:
-        if not any(old in _names(model) for model in models):
-            there = dict.fromkeys(name for model in models for name in _names(model))
+        if old not in there:
             raise ExportError(
                 f"--rename {old}={names[old]}: no input, output or dimension of that name; there "
-                f"are {', '.join(there)}"
+                f"are {', '.join(sorted(there))}"
             )
     return [_renamed(path, model, names) for path, model in zip(paths, models, strict=True)]
 
