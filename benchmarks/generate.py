@@ -12,8 +12,9 @@ token's time.
 The floor of a token is the bytes of the step's weights over the bandwidth at which as many threads
 read memory here: what no engine that reads all weights for each token can go below.
 
-Run: ``python benchmarks/generate.py``; peers may lie in another environment (``--peers-python``).
-An engine whose library is not there is left out with the reason.
+Run: ``python benchmarks/generate.py``; peers may lie in another environment (``--peers-python``),
+and Optimum in one of its own (``--optimum-python``). An engine whose library is not there is left
+out with the reason.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ OURS_BY_BITS = {"int8": "mmedge int8", "int4": "mmedge int4"}
 COMMON = (OURS, *OURS_BY_BITS.values(), "onnxruntime, NumPy loop", EAGER, "torch.compile")
 MORE = {
     "smollm2": (
-        "transformers", "onnxruntime-genai", "onnxruntime-genai int4",
+        "transformers", "Optimum", "onnxruntime-genai", "onnxruntime-genai int4",
         "OpenVINO GenAI, 4 and 8 bits",
     ),
     "whisper_tiny": ("CTranslate2", "CTranslate2 int8"),
@@ -91,6 +92,7 @@ def measure(
     threads: int,
     *,
     peers: str,
+    elsewhere: Mapping[str, str],
     rounds: int,
     processes: int,
     only: Sequence[str],
@@ -112,7 +114,7 @@ def measure(
         with ExitStack() as stack:
             engines: dict[str, PeerProcess] = {}
             for name in (name for name in names if name not in left_out):
-                python = sys.executable if name in COMMON else peers
+                python = sys.executable if name in COMMON else elsewhere.get(name, peers)
                 command = [
                     python, str(HERE / "generate_engines.py"), name, str(threads),
                     str(folder / "job.json"),
@@ -267,6 +269,8 @@ def main() -> int:
         "--processes", type=int, default=PROCESSES, help="of each engine, one after another"
     )
     parser.add_argument("--peers-python", default=sys.executable)
+    # It asks for older versions of transformers than the others.
+    parser.add_argument("--optimum-python", help="default: that of the peers")
     parser.add_argument(
         "--patience", type=float, default=300.0, help="seconds to an engine's first tokens"
     )
@@ -288,6 +292,7 @@ def main() -> int:
                     folder,
                     threads,
                     peers=options.peers_python,
+                    elsewhere={"Optimum": options.optimum_python or options.peers_python},
                     rounds=options.rounds,
                     processes=options.processes,
                     only=options.engines,

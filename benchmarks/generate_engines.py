@@ -7,6 +7,8 @@ run: the bundle, the inputs, the network's own module, folders that peers take.
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import sys
 import time
 from abc import ABC, abstractmethod
@@ -217,6 +219,53 @@ class Transformers(Engine):
                 yield int(new)
 
 
+class Optimum(Engine):
+    """ONNX Runtime by way of Optimum, on the graph that Optimum exports of the same weights."""
+
+    DISTRIBUTIONS = ("optimum-onnx", "optimum", "transformers", "onnxruntime")
+
+    def __init__(self, threads: int, job: dict[str, Any]) -> None:
+        super().__init__(threads, job)
+        hidden: Any = None
+        sys.modules["torchvision"] = hidden  # of no use to text, and slow to load
+        import onnxruntime as ort
+        import torch
+        from optimum.onnxruntime import ORTModelForCausalLM
+
+        torch.set_num_threads(threads)
+        source = Path(job["transformers"])
+        folder = source.with_name("optimum")
+        if not folder.exists():
+            older = source.with_name("transformers-4")
+            shutil.copytree(source, older, copy_function=os.link)
+            config = json.loads((source / "config.json").read_text())
+            # The version that Optimum needs passes over how newer ones write it.
+            config |= config.pop("rope_parameters", {})
+            (older / "config.json").unlink()
+            (older / "config.json").write_text(json.dumps(config))
+            exported = ORTModelForCausalLM.from_pretrained(older, export=True)
+            exported.save_pretrained(folder)
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        self.model = ORTModelForCausalLM.from_pretrained(folder, session_options=options)
+        self.prompt = torch.from_numpy(self.inputs["token"])
+
+    def tokens(self, count: int) -> Iterator[int]:
+        """See :class:`Engine`; the model's cache, one token at a time."""
+        import torch
+
+        past, new = None, self.prompt
+        mask = torch.ones_like(new)
+        with torch.no_grad():
+            for _ in range(count):
+                output = self.model(
+                    input_ids=new, attention_mask=mask, past_key_values=past, use_cache=True
+                )
+                past, new = output.past_key_values, output.logits[:, -1].argmax(-1, keepdim=True)
+                mask = torch.cat((mask, torch.ones_like(new)), 1)
+                yield int(new)
+
+
 class OrtGenAi(Engine):
     """onnxruntime-genai on the graph that its own builder makes of the same weights."""
 
@@ -338,6 +387,7 @@ ENGINES: dict[str, type[Engine]] = {
     "torch eager": Torch,
     "torch.compile": Compiled,
     "transformers": Transformers,
+    "Optimum": Optimum,
     "onnxruntime-genai": OrtGenAi,
     "onnxruntime-genai int4": OrtGenAiInt4,
     "OpenVINO GenAI, 4 and 8 bits": OpenVinoGenAi,
