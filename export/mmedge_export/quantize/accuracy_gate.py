@@ -54,6 +54,7 @@ class AccuracyGate:
         task: the samples and the metric.
         reference: what the network itself answers.
         options: with the limits; None: the defaults.
+        chooses: whether answers may be scores to choose by.
 
     Raises:
         ExportError: limits that do not fit the task, or a metric that is no number.
@@ -66,11 +67,13 @@ class AccuracyGate:
         task: Task,
         reference: Sequence[dict[str, Array]],
         options: QuantizeOptions | None = None,
+        *,
+        chooses: bool = True,
     ) -> None:
         settings = options or QuantizeOptions()
         max_drop, min_metric, max_error = settings.max_drop, settings.min_metric, settings.max_error
         self._task, self._reference = task, list(reference)
-        self._max_error = max_error
+        self._max_error, self._chooses = max_error, chooses
         self._spending = Spending(ALPHA)
         self.attempts = 0
         self.metric: float | None = None
@@ -109,7 +112,7 @@ class AccuracyGate:
         errors = error(answers, self._reference)
         mean, worst = float(np.mean(errors)), float(np.max(errors))
         if self._task.metric is None:
-            changes = changed_choices(answers, self._reference)
+            changes = changed_choices(answers, self._reference) if self._chooses else {}
             return Verdict(worst <= self._max_error, mean, worst, changed=changes)
         drop = self._drop(answers, self._spending.alpha(self.attempts + 1))
         metric = float(self._task.metric(list(answers), self._task.targets))

@@ -144,7 +144,9 @@ def _quantize(
     network = BundleNetwork(bundle, threads=threads, backend=backend)
     calls, left_out = judged_calls(task, manifest, network)
     answers = network.answers(calls)
-    gate = AccuracyGate(task, answers, options)
+    # What a loop that denoises makes is no choice.
+    chooses = manifest.loop is None or manifest.loop.kind == "generate"
+    gate = AccuracyGate(task, answers, options, chooses=chooses)
     works = [
         StageWork.start(stage, bundle.file(stage.graph), folder, backend, options.precision)
         for stage in all_stages(manifest)
@@ -209,7 +211,7 @@ def _quantize(
         added.append(complete)
         remarks += [remark] if remark else []
     in_place: list[Variant] = []
-    if backend == "ort" and manifest.loop is not None and manifest.loop.kind == "generate":
+    if backend == "ort" and _grows(manifest):
         stale = replace(added[0], cache="in_place").id
         if stale in {other.id for other in quantized.manifest.variants}:
             quantized = quantized.without_variant(stale)
@@ -232,6 +234,16 @@ def _quantize(
         if (len(backends) > 1 or in_place) and manifest.samples:
             quantized, _ = tune(quantized, threads=threads, tell=tell)
     return quantized, report
+
+
+def _grows(manifest: Manifest) -> bool:
+    """Whether a loop that generates has states that grow from token to token."""
+    loop = manifest.loop
+    return (
+        loop is not None
+        and loop.kind == "generate"
+        and any(s.stage == loop.stage and s.axis is not None for s in manifest.states)
+    )
 
 
 def _digest(samples: Sequence[Mapping[str, Any]]) -> str:

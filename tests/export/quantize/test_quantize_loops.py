@@ -110,6 +110,7 @@ def test_the_steps_of_a_denoising_loop_are_timed(bundle):
     (step,) = (stage for stage in report.stages if stage.name == "step")
     assert step.speed.endswith("; timed as 5 runs")
     assert report.first_ms is report.token_ms is None
+    assert not report.verdict.changed
 
 
 def test_the_network_answers_as_the_pipeline_does(plain):
