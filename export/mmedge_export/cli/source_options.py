@@ -42,7 +42,7 @@ class SourceFlags:
     dim: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="DIM=[MIN:]OPT[:MAX]",
+            metavar="DIM=SIZES",
             help="Sizes of a dynamic dimension: in the example alone (8), or with limits (1:8:64); "
             "without MAX (1:8:) there is no largest. Repeatable.",
         ),
