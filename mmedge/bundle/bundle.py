@@ -117,7 +117,8 @@ class Bundle:
     def with_variant(self, variant: Variant, files: Mapping[str, bytes | Path]) -> Bundle:
         """Rewrite this bundle in its place and form with ``variant`` added, or replaced by its id.
 
-        Files of a replaced variant that nothing else uses are dropped. This object is closed.
+        Files of a replaced variant that nothing else uses are dropped. So is a cache in place of
+        the same kind whose weights lie in a file that is written anew. This object is closed.
 
         Args:
             variant: what to add.
@@ -133,11 +134,18 @@ class Bundle:
         """
         _check_own(self.path, files)
         variants = {entry.id: entry for entry in self.manifest.variants}
-        replaced = variants.get(variant.id)
+        dropped = [variants[variant.id]] if variant.id in variants else []
+        in_place = variants.get(replace(variant, cache="in_place").id)
+        if in_place is not None and variant.cache == "growing":
+            weights = self._with_weights(in_place.files.values())
+            if weights & (files.keys() & self.manifest.files.keys()):
+                # It would read what another graph has there.
+                dropped.append(variants.pop(in_place.id))
         manifest = replace(
             self.manifest, variants=tuple({**variants, variant.id: variant}.values())
         )
-        return self._rewrite(manifest, files, self._unused(replaced, manifest) if replaced else ())
+        unused = [self._unused(entry, manifest) for entry in dropped]
+        return self._rewrite(manifest, files, set().union(*unused))
 
     def without_variant(self, name: str) -> Bundle:
         """Rewrite this bundle in its place and form without one variant.

@@ -350,6 +350,31 @@ def test_a_file_that_grows_is_refused_as_one_in_place(bundle, tmp_path):
         mmedge.load(tmp_path / "bad", IN_PLACE)
 
 
+def test_it_goes_with_the_weights_that_it_reads(bundle, tmp_path):
+    with Bundle.open(bundle) as opened:
+        copy = opened.copy(tmp_path / "b")
+    first, second = copy.manifest.variants
+    graph = copy.file(first.files["step"])
+    other = replace(first, precision="int8", files={"step": "onnx/other.onnx"})
+    model = onnx.load(graph)
+    weight = next(t for t in model.graph.initializer if np.prod(t.dims) > 100)
+    data = {"onnx/other.onnx.data": weight.raw_data}
+    onnx.external_data_helper.set_external_data(weight, "other.onnx.data")
+    weight.ClearField("raw_data")
+    data["onnx/other.onnx"] = model.SerializeToString()
+    copy = copy.with_variant(other, data)
+    held = replace(second, precision="int8", files={"step": "onnx/held.onnx"})
+    copy = copy.with_variant(held, {"onnx/held.onnx": data["onnx/other.onnx"]})
+    # The same again but for what was measured: it stays.
+    copy = copy.with_variant(replace(other, metrics={"latency_ms": 1.0}), {})
+    assert held in copy.manifest.variants
+    data["onnx/other.onnx.data"] = bytes(len(data["onnx/other.onnx.data"]))
+    copy = copy.with_variant(other, data)
+    assert [v.id for v in copy.manifest.variants] == [first.id, second.id, other.id]
+    assert "onnx/held.onnx" not in copy.manifest.files
+    copy.close()
+
+
 def test_the_command_line_adds_and_measures_it(tmp_path):
     path = Decoder().write(tmp_path / "b")
     result = CliRunner().invoke(build_app(), ["build", path, "--backend", "ort", "--json"])
