@@ -131,6 +131,8 @@ def export(
             max_drop=max_drop, min_metric=min_metric, max_error=max_error, budget=budget,
             resume=resume, **{"for": goal},
         )  # fmt: skip
+    elif source.lower().endswith(".onnx"):
+        refuse_metric_limits(options, "an ONNX file has none")
     check_new(output, overwrite=overwrite)
     source_options = flags.options()
     # What the user's own code prints must not mix with the result.
