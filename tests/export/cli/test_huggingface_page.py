@@ -40,7 +40,7 @@ def test_init_writes_a_factory_of_the_same_model(tmp_path):
     output.write_text(draft.text)
     model = load_source(f"{output}:factory").model
     assert list(model.inputs) == ["input_ids", "attention_mask"]
-    assert model.dims == {"tokens": (1, 40)}
+    assert model.dims == {"batch": (1, 8), "tokens": (1, 40)}
 
 
 def test_init_begins_a_factory_for_a_class_that_is_not_taken(tmp_path):

@@ -17,6 +17,7 @@ from mmedge_export.sources.huggingface.caches import cache_tensors, decoder_cach
 from mmedge_export.sources.huggingface.examples import look_up
 from mmedge_export.sources.huggingface.generation import compare_tokens, read_generation
 from mmedge_export.sources.huggingface.sensors import parameters_of
+from mmedge_export.sources.huggingface.single_run import MOST_ROWS
 from mmedge_export.sources.huggingface.tokenizer import tokenizer_file
 
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ def decoder_only_model(checkpoint: Checkpoint, example: Mapping[str, Tensor]) ->
                 tokenizer=tokenizer_file(checkpoint, limits.prompt, pads=False),
             )
         },
-        dims={"new": (1, limits.prompt)},
+        dims={"batch": (1, MOST_ROWS), "new": (1, limits.prompt)},
         name=checkpoint.folder.resolve().name,
         loop=Generate(
             step,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mmedge_export.loops import Generate
 from mmedge_export.sources.huggingface.examples import find_example
 from mmedge_export.sources.huggingface.sensors import find_sensors
+from mmedge_export.sources.huggingface.single_run import MOST_ROWS
 
 if TYPE_CHECKING:
     from mmedge_export.model import Model
@@ -28,6 +29,7 @@ def make_model(checkpoint: Checkpoint, options: SourceOptions) -> Model:
         ExportError: the class cannot be taken; the message has the reason.
     """
     model = _make(checkpoint)
+    checkpoint.remarks.append(f"a call has up to {MOST_ROWS} rows; --dim batch=1:MOST changes it")
     checkpoint.remarks.append(
         "samples are made up"
         if checkpoint.processor is None

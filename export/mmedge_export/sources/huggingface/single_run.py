@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mmedge_export.sources.huggingface.fronts import RawInput
     from mmedge_export.sources.huggingface.sensors import Sensor
 
-__all__ = ["SingleRun", "single_run_model"]
+__all__ = ["MOST_ROWS", "SingleRun", "make_inputs", "single_run_model"]
 
 #: Fields of a ModelOutput that are not what a network is for, where it has others.
 _INNER = (
@@ -36,8 +36,8 @@ _INNER = (
     "past_key_values",
     "model_output",
 )
-#: Lengths that are tried where nothing states the longest text: as good as none.
-_NO_LIMIT = None
+#: Most rows of a call: export runs the network at this size, and a robot's calls have few.
+MOST_ROWS = 8
 
 
 class SingleRun(nn.Module):
@@ -125,6 +125,7 @@ def make_inputs(
     has_layout = any(sensor.modality == "layout" for sensor in sensors)
     for sensor in sensors:
         dynamic = {0: "batch" if single else f"{sensor.modality}_batch"}
+        dims[dynamic[0]] = (1, MOST_ROWS)
         name, value, tokenizer = sensor.name, example[sensor.name], None
         raw = find_front(checkpoint, sensor, value)
         if raw is not None:

@@ -22,7 +22,7 @@ class HuggingFaceSource:
 
     name = "hf"
     forms = "hf:DIR"
-    options = frozenset({"limit", "stop", "trust_remote_code"})
+    options = frozenset({"dims", "limit", "stop", "trust_remote_code"})
 
     def takes(self, spec: str) -> bool:
         """Whether it begins with ``hf:``."""
