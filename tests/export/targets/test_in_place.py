@@ -84,6 +84,9 @@ def test_every_form_gives_the_same_tokens(form, tmp_path):
     names = operators(path)
     assert names.count("GroupQueryAttention") == form.layers
     assert "Softmax" not in names
+    with Bundle.open(path) as opened:
+        open_questions = opened.manifest.open_questions(*opened.manifest.variants)
+    assert ["looked at up to 32768" in line for line in open_questions] == [True] * (not form.most)
     turns = form.rotary != "none" and form.size % 16 == 0 and form.most is not None
     assert ("Cos" in names) == (form.rotary != "none" and not turns)
     # Golden samples of a network that takes prompts token by token are no calls of it.

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from mmedge.spec import Manifest
     from mmedge_export.onnx_graph.measure_shapes import MeasuredTensor
 
-__all__ = ["NotInPlaceError", "in_place_graph"]
+__all__ = ["FAR", "NotInPlaceError", "in_place_graph"]
 
 #: Sizes for a run whose shapes are read: each different from the others and from what is fixed.
 _SIZES = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37)

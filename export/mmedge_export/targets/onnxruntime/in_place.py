@@ -21,7 +21,8 @@ from mmedge.execution.state import FirstStates, call_sizes
 from mmedge.execution.steppers import make_stepper
 from mmedge.spec import DTYPES
 from mmedge.tolerance import difference
-from mmedge_export.passes.in_place_cache import NotInPlaceError, in_place_graph
+from mmedge_export.passes.in_place_cache import FAR, NotInPlaceError, in_place_graph
+from mmedge_export.passes.in_place_cache.stage_feeds import StageFeeds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -107,6 +108,10 @@ def in_place_variant(bundle: Bundle, variant: Variant) -> tuple[Variant, dict[st
         build={**variant.build, "onnxruntime": metadata.version("onnxruntime")},
         metrics={},
     )
+    if StageFeeds(manifest).past_limit() is None:
+        # A window beyond that would not be seen.
+        text = f"what tokens see was looked at up to {FAR} places, and the states have no limit"
+        new_variant = replace(new_variant, not_checked=(*variant.not_checked, text))
     return new_variant, {new_name: graph}
 
 
