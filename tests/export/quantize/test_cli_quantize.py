@@ -145,7 +145,7 @@ def test_what_cannot_be_is_refused_and_the_bundle_stays(exported, folder, option
         (["build", "none", "--precision", "int8"], "int8 is judged by a task: mmedge quantize"),
         (["quantize", "x", "--backend", "tensorrt", "--precision", "int4"], "expected int8 or fp8"),
         (["quantize", "none", "--target", "sm_89"], "--target is for engines; ort runs"),
-        (["build", "none", "--backend", "x"], "expected tensorrt-rtx, tensorrt or openvino"),
+        (["build", "none", "--backend", "x"], "expected tensorrt-rtx, tensorrt, openvino or ort"),
         (["build", "none", "--profile", "x=1"], "expected DIMENSION=MIN:OPT:MAX"),
     ],
 )  # fmt: skip
