@@ -31,7 +31,7 @@ TOKENS = {"smollm2": 64, "whisper_tiny": 24, "g2p": 8}
 #: Of the export, where float32 itself is further off than the default (their docstrings).
 RTOL = {"smollm2": 1e-3, "whisper_tiny": 1e-3}
 #: Most that the metric of a network's task may drop by in fewer bits: what its samples can show.
-MAX_DROP = {"smollm2": 0.1, "whisper_tiny": 0.25, "g2p": 0.03}
+MAX_DROP = {"smollm2": 0.1, "whisper_tiny": 0.2, "g2p": 0.03}
 
 
 def job_of(network: str, folder: Path, peers: str, bundles: Path | None) -> dict[str, Any]:

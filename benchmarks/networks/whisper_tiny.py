@@ -238,7 +238,7 @@ factory = load
 def task(cache: Path | None = None) -> Task:
     """Judges a lower precision by 1 minus the word error rate of each of 30 clips made of the ten.
 
-    ``mmedge quantize --task benchmarks/networks/whisper_tiny.py:task --max-drop 0.25``: the clips
+    ``mmedge quantize --task benchmarks/networks/whisper_tiny.py:task --max-drop 0.2``: the clips
     are too few, and too much alike, to show a smaller drop.
 
     Args:
