@@ -93,6 +93,21 @@ def test_the_longest_text_is_found_by_running_it(tmp_path):
     assert dims["batch"][:2] == (1, 32)
 
 
+def test_places_of_words_on_a_page_are_an_input(tmp_path):
+    def layoutlm():
+        return checkpoints.hf.LayoutLMModel(checkpoints.hf.LayoutLMConfig(**checkpoints.TEXT))
+
+    checkpoints.save(layoutlm, tmp_path)
+    model = read(tmp_path).model
+    assert model.inputs["bbox"].shape() == ("batch", "tokens", 4)
+    assert model.dims["tokens"] == (1, 40)
+
+
+def test_what_forward_takes_and_gets_nothing_is_said(tmp_path):
+    checkpoints.save(checkpoints.detr, tmp_path)
+    assert "forward also takes pixel_mask, left out here" in read(tmp_path).remarks
+
+
 def test_a_pickle_is_refused_with_the_command_that_converts_it(tmp_path):
     checkpoints.save(checkpoints.bert, tmp_path)
     (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")

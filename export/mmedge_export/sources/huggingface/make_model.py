@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmedge_export.loops import Generate
 from mmedge_export.sources.huggingface.examples import find_example
-from mmedge_export.sources.huggingface.sensors import find_sensors
+from mmedge_export.sources.huggingface.sensors import find_sensors, sensors_left_out
 from mmedge_export.sources.huggingface.single_run import MOST_ROWS
 
 if TYPE_CHECKING:
@@ -49,6 +49,8 @@ def make_model(checkpoint: Checkpoint, options: SourceOptions) -> Model:
 def _make(checkpoint: Checkpoint) -> Model:
     network: Any = checkpoint.network
     sensors = find_sensors(network, checkpoint.processor)
+    if left_out := sensors_left_out(network, sensors):
+        checkpoint.remarks.append(f"forward also takes {', '.join(left_out)}, left out here")
     joins = len(sensors) > 1 and network.can_generate() and sensors[0].modality == "text"
     if joins and not network.config.is_encoder_decoder:
         from mmedge_export.sources.huggingface.prefixed import prefixed_model

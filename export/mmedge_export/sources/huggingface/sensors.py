@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["IMAGES", "SOUNDS", "Sensor", "find_sensors", "parameters_of"]
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
-IMAGES = ("pixel_values",)
-SOUNDS = ("input_values", "input_features", "audio_values")
+__all__ = ["Sensor", "find_sensors", "parameters_of", "sensors_left_out"]
+
+_SOUNDS = ("input_values", "input_features", "audio_values")
 #: Modality of each parameter that takes a sensor's values, and the mask that comes with it.
 _MODALITIES = {
     "input_ids": "text",
@@ -20,7 +22,7 @@ _MODALITIES = {
     "pixel_values": "image",
     "pixel_values_videos": "video",
     "pixel_values_images": "image",
-    **dict.fromkeys(SOUNDS, "audio"),
+    **dict.fromkeys(_SOUNDS, "audio"),
 }
 
 
@@ -67,7 +69,8 @@ def find_sensors(network: Any, processor: Any) -> list[Sensor]:  # noqa: ANN401
         for name in names
         if name in _MODALITIES
         and name != main
-        and (_MODALITIES[name] in modalities or name in made)
+        # Where words stand on a page is no modality of its own to transformers.
+        and (_MODALITIES[name] in modalities or name in made or name == "bbox")
     ]
     sensors: list[Sensor] = []
     for name in chosen:
@@ -79,3 +82,10 @@ def find_sensors(network: Any, processor: Any) -> list[Sensor]:  # noqa: ANN401
         mask = "attention_mask" if modality == "text" and "attention_mask" in names else None
         sensors.append(Sensor(name, modality, mask))
     return sensors
+
+
+def sensors_left_out(network: Any, sensors: Sequence[Sensor]) -> list[str]:  # noqa: ANN401
+    """Parameters that take a sensor's values or hide some of them, and get none here."""
+    taken = {name for sensor in sensors for name in (sensor.name, sensor.mask)}
+    masks = {"attention_mask", "pixel_mask", "pixel_attention_mask", "bool_masked_pos"}
+    return [n for n in parameters_of(network) if n in {*_MODALITIES, *masks} - taken]

@@ -78,7 +78,7 @@ def single_run_model(
     """
     network = checkpoint.network
     result = runs(network, example, **options_of(network))
-    fields = result_fields(result)
+    fields = result_fields(result) if hasattr(result, "items") else []
     if not fields:
         raise ExportError(f"{type(network).__name__} returns no tensors by name")
     inputs, dims, fronts = make_inputs(checkpoint, sensors, example)
@@ -133,10 +133,10 @@ def make_inputs(
             name, value = raw.name, raw.example
         if sensor.modality in ("text", "layout"):
             dynamic[1] = "tokens"
-            longest = longest_text(checkpoint, sensor, example)
-            dims["tokens"] = (1, longest)
-            if sensor.modality == "text" and not has_layout:
-                tokenizer = tokenizer_file(checkpoint, longest)
+            if sensor.modality == "text":
+                longest = longest_text(checkpoint, sensor, example)
+                dims["tokens"] = (1, longest)
+                tokenizer = None if has_layout else tokenizer_file(checkpoint, longest)
         elif sensor.modality == "audio" and value.ndim == 2:
             dynamic[1] = "samples"
             dims["samples"] = (
