@@ -541,3 +541,18 @@ def reference(step, first, *, stop, limit, choose=best):
             break
         scores = step(tokens[:, None])
     return rows
+
+
+def rows(result):
+    """The tokens of each row, as many as count."""
+    return [
+        tokens[:length].tolist()
+        for tokens, length in zip(result["tokens"], result["lengths"], strict=True)
+    ]
+
+
+def expected_rows(network, step, batch=1, first=None, **options):
+    """What :func:`reference` gives for a network of this module, by its own stops and limit."""
+    if first is None:
+        first = np.tile(np.array(network.start, np.int64), (batch, 1))
+    return reference(step, first, **{"stop": network.stop, "limit": network.limit, **options})

@@ -17,7 +17,7 @@ from mmedge.backends.onnxruntime import stepper
 from mmedge.backends.onnxruntime.session import OrtSession
 from mmedge.execution import generate
 from mmedge.execution.sampling import Sampling, choose
-from tests.loop_bundles import Captioner, Completer, Filter, Speller, reference
+from tests.loop_bundles import Captioner, Completer, Filter, Speller, expected_rows, rows
 
 
 @pytest.fixture(scope="module")
@@ -55,20 +55,6 @@ def image(seed: int, batch: int = 1, frames: int = 5):
 
 def sound(seed: int, batch: int = 1):
     return np.random.default_rng(seed).normal(size=(batch, 3, 5)).astype(np.float32)
-
-
-def rows(result):
-    """The tokens of each row, as many as count."""
-    return [
-        tokens[:length].tolist()
-        for tokens, length in zip(result["tokens"], result["lengths"], strict=True)
-    ]
-
-
-def expected_rows(network, step, batch=1, first=None, **options):
-    if first is None:
-        first = np.tile(np.array(network.start, np.int64), (batch, 1))
-    return reference(step, first, **{"stop": network.stop, "limit": network.limit, **options})
 
 
 @pytest.mark.parametrize("batch", [1, 2, 5])

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 __all__ = [
+    "FreeNames",
     "constant",
     "free_name",
     "only_user",
@@ -41,13 +42,36 @@ def only_user(value: ir.Value) -> ir.Node | None:
 
 def free_name(graph: ir.Graph, name: str) -> str:
     """``name``, or one like it that no node and no value of the graph has."""
-    names = {value.name for value in graph.inputs} | set(graph.initializers)
-    for node in graph.all_nodes():
-        names.add(node.name)
-        names.update(value.name for value in node.outputs)
-    while name in names:
-        name += "_"
-    return name
+    return FreeNames(graph).take(name)
+
+
+class FreeNames:
+    """Names that no node and no value of a graph has.
+
+    Args:
+        graph: whose names are read once: what is added to it later takes its names here.
+    """
+
+    def __init__(self, graph: ir.Graph) -> None:
+        self._names = {str(value.name) for value in graph.inputs} | set(graph.initializers)
+        for node in graph.all_nodes():
+            self._names.add(str(node.name))
+            self._names.update(str(value.name) for value in node.outputs)
+
+    def take(self, stem: str) -> str:
+        """``stem``, or with a number where it is taken; nobody else gets it."""
+        name, number = stem, 0
+        while name in self._names:
+            number += 1
+            name = f"{stem}_{number}"
+        self._names.add(name)
+        return name
+
+    def reserve(self, name: str) -> bool:
+        """Take a name as it is; whether it was free."""
+        is_free = name not in self._names
+        self._names.add(name)
+        return is_free
 
 
 def register(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:

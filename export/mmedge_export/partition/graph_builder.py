@@ -11,6 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mmedge_export.onnx_graph.read_node import axis_of, constant_of
+from mmedge_export.onnx_graph.rewrite import FreeNames
 from mmedge_export.onnx_graph.size import ONE, Size, product, total
 from mmedge_export.partition.parts import ConcatParts
 
@@ -37,9 +38,7 @@ class GraphBuilder:
         self.new_nodes: list[ir.Node] = []
         self.point: ir.Node = graph[0]
         self.initializers_before = set(graph.initializers.values())
-        self._names = {value.name for node in graph for value in node.outputs}
-        self._names |= {value.name for value in graph.inputs} | set(graph.initializers)
-        self._names |= {node.name for node in graph}
+        self.free_name = FreeNames(graph).take
         self._joined: dict[tuple[tuple[ir.Value, ...], int], ir.Value] = {}
         self._cuts: dict[tuple[ir.Value, int, tuple[int, ...]], tuple[ir.Value, ...]] = {}
         self._scalars: dict[tuple[float, ir.DataType], ir.Value] = {}
@@ -50,15 +49,6 @@ class GraphBuilder:
     def shape(self, value: ir.Value | None) -> Shape | None:
         """Symbolic shape, of new values too."""
         return self.sizes.shape(value)
-
-    def free_name(self, stem: str) -> str:
-        """``stem``, or with a number where it is taken."""
-        name, number = stem, 0
-        while name in self._names:
-            number += 1
-            name = f"{stem}_{number}"
-        self._names.add(name)
-        return name
 
     def add(
         self,

@@ -19,7 +19,7 @@ from mmedge.bundle import Bundle
 from mmedge.execution import generate
 from mmedge.execution.verify import verify
 from mmedge.stream import SimulatedClock
-from tests.loop_bundles import Captioner, Completer, Painter, Speller, reference
+from tests.loop_bundles import Captioner, Completer, Painter, Speller, expected_rows, rows
 from tests.loop_samples import write_captions, write_filter, write_pictures
 from tests.stream_checks import fetch
 
@@ -74,20 +74,6 @@ def painter(folder):
     add_openvino(folder / "painter")
     with load(folder / "painter") as pipe, mmedge.load(folder / "painter", backend="ort") as ort:
         yield pipe, ort
-
-
-def rows(result):
-    """The tokens of each row, as many as count."""
-    return [
-        tokens[:length].tolist()
-        for tokens, length in zip(result["tokens"], result["lengths"], strict=True)
-    ]
-
-
-def expected_rows(net, step, batch=1, first=None, **options):
-    if first is None:
-        first = np.tile(np.array(net.start, np.int64), (batch, 1))
-    return reference(step, first, **{"stop": net.stop, "limit": net.limit, **options})
 
 
 def test_the_session_has_a_stepper_of_its_own(network):

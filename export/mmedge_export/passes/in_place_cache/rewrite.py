@@ -11,6 +11,7 @@ from onnx_ir.passes import common
 
 from mmedge.loop_spec import CACHE_LAST, CACHE_TOTAL
 from mmedge_export.onnx_graph.read_node import shape_window
+from mmedge_export.onnx_graph.rewrite import FreeNames
 from mmedge_export.passes.in_place_cache.match import NotInPlaceError
 from mmedge_export.passes.in_place_cache.placement import placement_of
 
@@ -70,13 +71,12 @@ class Writer:
     ) -> None:
         self._model, self._graph, self._feeds = model, model.graph, feeds
         self._shapes, self._sizes = shapes, sizes
-        self._names = {str(v.name) for node in self._graph for v in node.outputs}
-        self._names |= {str(v.name) for v in self._graph.inputs} | set(self._graph.initializers)
+        self._names = FreeNames(self._graph)
         self._constants: dict[tuple[str, bytes], ir.Value] = {}
         batch = feeds.token.shape[0]
         self.last = self._input(CACHE_LAST, (batch,))
         self.total = self._input(CACHE_TOTAL, ())
-        self._capacity = self._free("capacity")
+        self._capacity = self._names.take("capacity")
 
     def layer(self, plan: LayerPlan) -> None:
         """Put the operator in a layer's place."""
@@ -85,7 +85,9 @@ class Writer:
         if point is None:
             raise NotInPlaceError("a product is none")
         outputs = [
-            ir.Value(name=self._free(f"{match.result.name}_in_place"), type=match.result.type),
+            ir.Value(
+                name=self._names.take(f"{match.result.name}_in_place"), type=match.result.type
+            ),
             self._state(match.keys, match.key.output, layout),
             self._state(match.values, match.value.output, layout),
         ]
@@ -143,7 +145,7 @@ class Writer:
         """A tensor of the graph, once for equal ones."""
         key = (f"{array.dtype}{array.shape}", array.tobytes())
         if key not in self._constants:
-            name = self._free("in_place_constant")
+            name = self._names.take("in_place_constant")
             value = ir.Value(
                 name=name,
                 type=ir.TensorType(ir.DataType.from_numpy(array.dtype)),
@@ -219,9 +221,8 @@ class Writer:
         return self._new("Reshape", [value, target], {}, point)
 
     def _input(self, name: str, shape: Sequence[int | str]) -> ir.Value:
-        if name in self._names:
+        if not self._names.reserve(name):
             raise NotInPlaceError(f"the graph has a tensor {name!r} of its own")
-        self._names.add(name)
         return ir.Value(name=name, type=ir.TensorType(ir.DataType.INT32), shape=ir.Shape(shape))
 
     def _past(self, name: str, layout: Layout) -> ir.Value:
@@ -240,7 +241,7 @@ class Writer:
             type=output.type,
             shape=ir.Shape([batch, layout.key_heads, self._capacity, layout.size]),
         )
-        output.name = self._free(f"{name}_grown")
+        output.name = self._names.take(f"{name}_grown")
         graph.outputs[index] = new
         for value in {old, output}:
             for node, _ in tuple(value.uses()):
@@ -255,7 +256,7 @@ class Writer:
         attributes: Mapping[str, Attribute],
         point: ir.Node,
     ) -> ir.Value:
-        output = ir.Value(name=self._free(f"in_place_{op_type.lower()}"))
+        output = ir.Value(name=self._names.take(f"in_place_{op_type.lower()}"))
         self._add(op_type, inputs, [output], attributes, point)
         return output
 
@@ -274,18 +275,10 @@ class Writer:
             inputs,
             ir.convenience.convert_attributes(attributes),
             outputs=outputs,
-            name=self._free(f"node_{outputs[0].name}"),
+            name=self._names.take(f"node_{outputs[0].name}"),
             metadata_props=dict(point.metadata_props),
         )
         self._graph.insert_before(point, node)
-
-    def _free(self, stem: str) -> str:
-        name, number = stem, 0
-        while name in self._names:
-            number += 1
-            name = f"{stem}_{number}"
-        self._names.add(name)
-        return name
 
 
 def write_in_place(

@@ -24,8 +24,16 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from mmedge_export.sources.huggingface.checkpoint import Checkpoint
+    from mmedge_export.sources.huggingface.generation import TokenRules
 
-__all__ = ["ContinuationLimits", "DecoderCall", "continuation_limits", "decoder_only_model"]
+__all__ = [
+    "ContinuationLimits",
+    "DecoderCall",
+    "continuation",
+    "continuation_limits",
+    "decoder_only_model",
+    "prompt_input",
+]
 
 #: Most tokens that a run chooses, and of a prompt; with both, a run keeps up to `_CONTEXT`. A
 #: network may have been trained for more, and an export runs and keeps what is allowed.
@@ -108,6 +116,35 @@ def continuation_limits(checkpoint: Checkpoint, prompt: int = 1) -> Continuation
     return ContinuationLimits(min(_PROMPT + prompt, context - 1), limit, context)
 
 
+def prompt_input(checkpoint: Checkpoint, prompt: Tensor, limits: ContinuationLimits) -> Input:
+    """The input of a prompt's tokens, [batch, new]."""
+    return Input(
+        prompt.numpy(),
+        modality="text",
+        dynamic={0: "batch", 1: "new"},
+        tokenizer=tokenizer_file(checkpoint, limits.prompt, pads=False),
+    )
+
+
+def continuation(
+    step: nn.Module,
+    states: Mapping[str, StateInput],
+    rules: TokenRules,
+    limits: ContinuationLimits,
+) -> Generate:
+    """The loop that goes on from a prompt, by a network's own rules."""
+    return Generate(
+        step,
+        token="input_ids",  # noqa: S106 - the name of an input
+        state=states,
+        stop=rules.stop,
+        suppress=rules.suppress,
+        suppress_first=rules.suppress_first,
+        limit=limits.run,
+        dims={"past": (0, limits.context)},
+    )
+
+
 def decoder_only_model(checkpoint: Checkpoint, example: Mapping[str, Tensor]) -> Model:
     """The model of a network that takes tokens alone.
 
@@ -141,25 +178,11 @@ def decoder_only_model(checkpoint: Checkpoint, example: Mapping[str, Tensor]) ->
     model = Model(
         None,
         inputs={
-            "input_ids": Input(
-                ids["input_ids"].numpy(),
-                modality="text",
-                dynamic={0: "batch", 1: "new"},
-                tokenizer=tokenizer_file(checkpoint, limits.prompt, pads=False),
-            )
+            "input_ids": prompt_input(checkpoint, ids["input_ids"], limits),
         },
         dims={"batch": (1, MOST_ROWS), "new": (1, limits.prompt)},
         name=checkpoint.folder.resolve().name,
-        loop=Generate(
-            step,
-            token="input_ids",  # noqa: S106 - the name of an input
-            state=states,
-            stop=rules.stop,
-            suppress=rules.suppress,
-            suppress_first=rules.suppress_first,
-            limit=limits.run,
-            dims={"past": (0, limits.context)},
-        ),
+        loop=continuation(step, states, rules, limits),
     )
     compare_tokens(checkpoint, rules, model, {"input_ids": example["input_ids"]})
     return model

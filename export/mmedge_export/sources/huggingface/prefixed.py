@@ -13,18 +13,21 @@ import torch
 from torch import Tensor, nn
 
 from mmedge.errors import ExportError
-from mmedge_export.inputs import Input
-from mmedge_export.loops import Generate, StateInput
+from mmedge_export.loops import StateInput
 from mmedge_export.model import Model
 from mmedge_export.noise import quiet
 from mmedge_export.sources.huggingface.caches import cache_tensors, decoder_cache
-from mmedge_export.sources.huggingface.decoder_only import DecoderCall, continuation_limits
+from mmedge_export.sources.huggingface.decoder_only import (
+    DecoderCall,
+    continuation,
+    continuation_limits,
+    prompt_input,
+)
 from mmedge_export.sources.huggingface.examples import find_value, look_up
 from mmedge_export.sources.huggingface.fronts import Fronts
 from mmedge_export.sources.huggingface.generation import compare_tokens, read_generation
 from mmedge_export.sources.huggingface.real_pictures import AllPicturesAreReal
 from mmedge_export.sources.huggingface.single_run import make_inputs
-from mmedge_export.sources.huggingface.tokenizer import tokenizer_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -169,28 +172,14 @@ def prefixed_model(checkpoint: Checkpoint, sensors: Sequence[Sensor]) -> Model:
     states["places"] = StateInput("places_seen", ("batch",), dtype="int64")
     limits = continuation_limits(checkpoint, count + text.shape[1])
     inputs, dims, module.fronts = make_inputs(checkpoint, [sensor], values, one_batch=True)
-    inputs["input_ids"] = Input(
-        prompt.numpy(),
-        modality="text",
-        dynamic={0: "batch", 1: "new"},
-        tokenizer=tokenizer_file(checkpoint, limits.prompt, pads=False),
-    )
+    inputs["input_ids"] = prompt_input(checkpoint, prompt, limits)
     model = Model(
         module,
         inputs=inputs,
         outputs=list(constants),
         dims={**dims, "new": (1, limits.prompt)},
         name=checkpoint.folder.resolve().name,
-        loop=Generate(
-            step,
-            token="input_ids",  # noqa: S106 - the name of an input
-            state=states,
-            stop=rules.stop,
-            suppress=rules.suppress,
-            suppress_first=rules.suppress_first,
-            limit=limits.run,
-            dims={"past": (0, limits.context)},
-        ),
+        loop=continuation(step, states, rules, limits),
     )
     compare_tokens(checkpoint, rules, model, held)
     return model
