@@ -21,6 +21,7 @@ from mmedge_export import Generate, Model, export
 from mmedge_export.quantize import QuantizeOptions, quantize
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from types import ModuleType
 
 __all__ = ["TOKENS", "job_of", "tell"]
@@ -34,7 +35,9 @@ RTOL = {"smollm2": 1e-3, "whisper_tiny": 1e-3}
 MAX_DROP = {"smollm2": 0.1, "whisper_tiny": 0.2, "g2p": 0.03}
 
 
-def job_of(network: str, folder: Path, peers: str, bundles: Path | None) -> dict[str, Any]:
+def job_of(
+    network: str, folder: Path, peers: str, bundles: Path | None, precisions: Sequence[str]
+) -> dict[str, Any]:
     """What the engines are given of a network: files in ``folder``, and the tokens of torch.
 
     Args:
@@ -42,6 +45,7 @@ def job_of(network: str, folder: Path, peers: str, bundles: Path | None) -> dict
         folder: for what is made here.
         peers: Python that has the peers.
         bundles: folder that may hold the network's bundle; else it is exported.
+        precisions: that the bundle gets where it has not been given them.
     """
     sys.path.insert(0, str(HERE / "networks"))
     import generation
@@ -53,9 +57,13 @@ def job_of(network: str, folder: Path, peers: str, bundles: Path | None) -> dict
         export(model, bundle, rtol=RTOL.get(network), source=f"{network}.py:load").close()
     kept_out = {
         precision: why
-        for precision in ("int8", "int4")
+        for precision in precisions
         if (why := add_precision(bundle, precision, module, network))
     }
+    with Bundle.open(bundle) as opened:
+        precisions_made = {variant.precision for variant in opened.manifest.variants}
+    for precision in {"int8", "int4"} - precisions_made:
+        kept_out.setdefault(precision, "this run was not asked to make it (--precisions)")
     inputs, _ = next(iter(model.samples or ()))
     arrays: dict[str, Any] = dict(inputs)
     np.savez(folder / "inputs.npz", **arrays)
