@@ -29,18 +29,20 @@ demo: $(VENV)/.demo
 
 # Tests run in WORKERS processes of one thread each; those that hold a time against a limit follow
 # alone. NATIVE_BUILDS=always compiles native code under sanitizers, for a GPU and its emulation;
-# by default only where it differs from main. PYTEST takes further options. pytest ends with 5 where
-# these leave no test.
+# by default only where it differs from main. FURTHER= (nothing) runs more classes of Hugging Face
+# networks of kinds that other tests show, as .ci/run does. PYTEST takes further options. pytest ends
+# with 5 where these leave no test.
 WORKERS ?= 2
 NATIVE_BUILDS ?= changed
+FURTHER ?= and not further_class
 PYTEST ?=
 test: $(VENV)/.test
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not serial" --numprocesses $(WORKERS) --dist worksteal --native-builds $(NATIVE_BUILDS) $(PYTEST)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not serial $(FURTHER)" --numprocesses $(WORKERS) --dist worksteal --native-builds $(NATIVE_BUILDS) $(PYTEST)
 	$(BIN)/pytest -m serial $(PYTEST) || [ $$? -eq 5 ]
 
 # Everything, with 2,000 random examples where `make test` has 100.
 test-long: promise
-	$(MAKE) test NATIVE_BUILDS=always PYTEST="--hypothesis-profile=long --timeout=0 $(PYTEST)"
+	$(MAKE) test NATIVE_BUILDS=always FURTHER= PYTEST="--hypothesis-profile=long --timeout=0 $(PYTEST)"
 
 # The documentation as a site, in build/docs: from the tree alone, without the network. A warning is an
 # error, and everything is read anew: what a build before warned of would go unseen.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
 import networks
+import pytest
 import torch
 
 networks.declare_torchvision()  # transformers imports it
@@ -33,6 +34,12 @@ _BOTH = {
     "decoder_ffn_dim": 37,
     "vocab_size": WORDS,
 }
+
+
+def classes(names: Iterable[str], first: Collection[str]) -> list[Any]:
+    """Parameters of a test: those of ``first`` always, the others where further classes run."""
+    marks = pytest.mark.further_class
+    return [name if name in first else pytest.param(name, marks=marks) for name in names]
 
 
 def clip() -> Any:

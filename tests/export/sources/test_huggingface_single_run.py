@@ -54,7 +54,7 @@ OUTPUTS = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", checkpoints.classes(CASES, first=("bert", "clip", "wav2vec2")))
 def test_a_network_that_runs_once(name, tmp_path):
     network = checkpoints.save(getattr(checkpoints, name), tmp_path / name)
     bundle = export(f"hf:{tmp_path / name}", tmp_path / "bundle", samples_limit=1)

@@ -192,7 +192,6 @@ def test_a_state_whose_shape_a_branch_hides_has_that_of_the_one_before(tmp_path)
     words = ["--state", "h=h_new", "--example", str(tmp_path / "example.npz")]
     result = run(str(tmp_path / "net.onnx"), "-o", str(tmp_path / "net"), *words)
     assert result.exit_code == 0, result.output
-    assert "the graph does not say the shape of 'h_new': as before, at" in result.output
     with Bundle.open(tmp_path / "net") as bundle:
         specs = {s.name: s for s in bundle.manifest.stages[0].outputs}
         assert specs["h_new"].shape == ("b", 4)
