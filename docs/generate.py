@@ -21,7 +21,6 @@ from benchmark_tables import (
     bundle_accuracy,
     hostile,
     import_time,
-    loops,
     overhead,
     peers,
     peers_short,
@@ -32,6 +31,7 @@ from benchmark_tables import (
     zoo,
 )
 from json_schema import report_schema
+from loop_table import loops
 
 if TYPE_CHECKING:
     from collections.abc import Callable
