@@ -11,6 +11,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from mmedge.backends import SessionOptions, check_threads
+from mmedge.backends.large_pages import NOT_ASKED
 from mmedge.backends.registry import probe
 from mmedge.bundle import Bundle
 from mmedge.bundle.choose import choose_plan, is_proven, restrict, tuned_threads
@@ -117,6 +118,12 @@ class Pipeline:
         """What runs attention over segments, by stage; stages without it are left out."""
         sessions = self._loaded.sessions.items()
         return {stage: a for stage, session in sessions if (a := session.attention) is not None}
+
+    @property
+    def large_pages(self) -> str:
+        """How much of what loading took lies in large pages of memory, in words."""
+        pages = self._loaded.large_pages
+        return NOT_ASKED if pages is None else str(pages)
 
     def cache_info(self) -> dict[str, CacheInfo]:
         """Counters of the feature cache by modality; empty if there is no cache.
@@ -389,6 +396,7 @@ def load(
     allow_unverified: bool = False,
     allow_non_finite: bool = False,
     run_timeout_s: float | None = None,
+    large_pages: bool | None = None,
     isolate: bool = False,
 ) -> Pipeline:
     """Open a bundle, choose a variant for this machine, load it, and check that it works here.
@@ -434,6 +442,9 @@ def load(
         run_timeout_s: most seconds of one run of one stage in ONNX Runtime. A longer run raises
             BackendError, also an endless loop. The time is checked between two operators: a single
             operator is not interrupted. None: no limit.
+        large_pages: whether large pages are asked for the memory that loading takes on a CPU
+            (:mod:`mmedge.backends.large_pages`). Calls then take less time, and loading more. None:
+            where the variant has 64 MiB or more.
         isolate: load the bundle with these options in a child process first, and run its golden
             samples there, within :data:`mmedge.execution.isolation.SECONDS` and ``MEMORY_BYTES``.
             Use it for a bundle whose maker you do not trust: if a library crashes, or needs too
@@ -466,7 +477,7 @@ def load(
             "precision": precision, "device": device,
             "threads": threads, "concurrent": concurrent, "kernels": kernels, "spin": spin,
             "allow_unverified": allow_unverified, "allow_non_finite": allow_non_finite,
-            "run_timeout_s": run_timeout_s,
+            "run_timeout_s": run_timeout_s, "large_pages": large_pages,
         })  # fmt: skip
     open_bundle = Bundle.open(path) if caller_bundle is None else caller_bundle
     try:
@@ -491,6 +502,7 @@ def load(
                 kernels=kernels,
                 spin=spin,
                 run_timeout_s=run_timeout_s,
+                large_pages=large_pages,
             ),
             cache_bytes=cache_bytes,
             concurrent=concurrent,

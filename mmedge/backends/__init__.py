@@ -25,12 +25,15 @@ class SessionOptions(NamedTuple):
     functions that a graph carries for them; None: where they were measured to be no slower.
     ``spin``: whether idle threads wait for the next run awake; None: those of a stage by itself do.
     ``run_timeout_s``: most seconds of one run of a stage, in ONNX Runtime alone; None: no limit.
+    ``large_pages``: whether large pages are asked for the memory that a plan's sessions take; None:
+    where their files are large (:mod:`mmedge.backends.large_pages`).
     """
 
     threads: int | None = None
     kernels: bool | None = None
     spin: bool | None = None
     run_timeout_s: float | None = None
+    large_pages: bool | None = None
 
 
 class Attention(NamedTuple):

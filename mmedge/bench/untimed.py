@@ -30,6 +30,7 @@ class BundleKeys(TypedDict):
     bundle: BundleSection
     variant: str
     attention: Mapping[str, str]
+    large_pages: str
     metric: MetricSection | None
     not_checked: list[str]
     size_bytes: int
@@ -89,6 +90,7 @@ class FirstCall:
             "bundle": {"name": bundle.manifest.name, "manifest_sha256": bundle.digest},
             "variant": variant.id,
             "attention": {stage: str(words) for stage, words in pipe.attention.items()},
+            "large_pages": pipe.large_pages,
             "metric": _metric(variant),
             "not_checked": list(bundle.manifest.open_questions(variant)),
             "size_bytes": bundle.size(variant),

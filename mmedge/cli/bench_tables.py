@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from mmedge.backends.large_pages import NOT_ASKED
 from mmedge.bench.machine.neighbours import busy_share, busy_words
 from mmedge.cli.console import list_not_checked, number, say, table, warn
 from mmedge.cli.draw import size
@@ -179,6 +180,8 @@ def _machine(report: Report) -> Iterator[tuple[str, str]]:
         yield "metric", f"{number(metric['value'])} ({metric['name']}; drop {drop}, below {bound})"
     for stage, kernel in report.attention.items():
         yield f"attention in {stage}", kernel
+    if report.large_pages != NOT_ASKED:
+        yield "large pages of memory", report.large_pages
     for stage, sums in report.operators_unexplained["stages"].items():
         profiled, plain = number(sums["profiled_ms"], "ms"), number(sums["stage_ms"], "ms")
         yield f"operators of {stage}", f"{profiled} with the profiler; the stage without: {plain}"

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from mmedge.backends.large_pages import LEAST_BYTES, private_memory, use_large_pages
 from mmedge.backends.registry import open_stage
 from mmedge.errors import BackendError, InputError, MMEdgeError
 from mmedge.execution.call_options import check_options, deadline_of
@@ -25,6 +26,7 @@ from mmedge.forks import ADVICE, keep_for_ever
 
 if TYPE_CHECKING:
     from mmedge.backends import Session, SessionOptions
+    from mmedge.backends.large_pages import LargePages
     from mmedge.bundle import Bundle
     from mmedge.execution.call_options import CallOptions, StartRun
     from mmedge.execution.feature_cache import CacheInfo, FeatureCache, Key
@@ -63,6 +65,7 @@ class LoadedPlan:
         scheduler: of the encoders.
         loop: of the bundle, if it has one.
         has_state: whether a stage hands something to itself.
+        large_pages: what of the sessions' memory lies in large pages; None: not asked for.
 
     Raises:
         MMEdgeError: a stage does not load.
@@ -116,9 +119,16 @@ class LoadedPlan:
         self._results = manifest.returned_outputs()
         self.sessions: dict[str, Session] = {}
         self.loop: TokenLoop | LatentLoop | None = None
+        self.large_pages: LargePages | None = None
+        wants_large_pages = options.large_pages
+        if wants_large_pages is None:
+            wants_large_pages = bundle.size(variant) >= LEAST_BYTES
+        before = private_memory() if wants_large_pages and variant.target == "cpu" else None
         try:
             for stage in (*stages, *loop_stages):
                 self.sessions[stage.name] = open_stage(bundle, stage, variant, options=options)
+            if before is not None:
+                self.large_pages = use_large_pages(before)
             # Backends opened files by their paths: were they those that were checked?
             bundle.check_unchanged()
             if loop_stages:

@@ -119,6 +119,7 @@ class Report:
         operators_unexplained: what the profile of operators does not see.
         copies: copies of inputs and outputs that a one-shot call makes; with a loop, before it.
         attention: by stage with attention over segments, what ran it, in words.
+        large_pages: how much of what loading took lies in large pages of memory, in words.
         accuracy: worst differences of outputs against the golden samples, checked before timing.
         metric: metric of the task as the bundle states it for this variant; None where it states
             none.
@@ -159,6 +160,7 @@ class Report:
     operators_unexplained: UnexplainedSection = field(default_factory=_no_profile)
     copies: Sequence[CopiedTensor] = field(default_factory=list)
     attention: Mapping[str, str] = field(default_factory=dict)
+    large_pages: str = "not known"
     accuracy: AccuracySection
     metric: MetricSection | None = None
     not_checked: Sequence[str] = field(default_factory=list)
