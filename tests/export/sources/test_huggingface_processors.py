@@ -9,7 +9,7 @@ import torch
 
 import mmedge
 from mmedge_export import export
-from mmedge_export.sources.huggingface.examples import picture, sound
+from mmedge_export.sources.huggingface.candidates import picture, sound
 from mmedge_export.sources.huggingface.source import HuggingFaceSource
 from mmedge_export.sources.source import SourceOptions
 

@@ -14,7 +14,7 @@ from mmedge_export.loops import Generate, StateInput
 from mmedge_export.model import Model
 from mmedge_export.noise import quiet
 from mmedge_export.sources.huggingface.caches import cache_tensors, decoder_cache
-from mmedge_export.sources.huggingface.examples import look_up
+from mmedge_export.sources.huggingface.candidates import look_up
 from mmedge_export.sources.huggingface.generation import compare_tokens, read_generation
 from mmedge_export.sources.huggingface.sensors import parameters_of
 from mmedge_export.sources.huggingface.single_run import MOST_ROWS

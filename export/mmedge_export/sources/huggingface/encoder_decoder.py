@@ -23,7 +23,8 @@ from mmedge_export.sources.huggingface.caches import (
     decoder_cache,
     encoder_decoder_cache,
 )
-from mmedge_export.sources.huggingface.examples import DECODER_TOKENS, look_up
+from mmedge_export.sources.huggingface.candidates import look_up
+from mmedge_export.sources.huggingface.examples import DECODER_TOKENS
 from mmedge_export.sources.huggingface.fronts import Fronts
 from mmedge_export.sources.huggingface.generation import compare_tokens, read_generation
 from mmedge_export.sources.huggingface.sensors import parameters_of

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmedge_export.noise import quiet
-from mmedge_export.sources.huggingface.examples import ROWS, picture, sound
+from mmedge_export.sources.huggingface.candidates import ROWS, picture, sound
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -14,7 +14,7 @@ import torch
 
 from mmedge.errors import ExportError
 from mmedge_export.noise import quiet
-from mmedge_export.sources.huggingface.examples import look_up
+from mmedge_export.sources.huggingface.candidates import look_up
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

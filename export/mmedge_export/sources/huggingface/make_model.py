@@ -11,8 +11,11 @@ from mmedge_export.sources.huggingface.sensors import find_sensors, sensors_left
 from mmedge_export.sources.huggingface.single_run import MOST_ROWS
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from mmedge_export.model import Model
     from mmedge_export.sources.huggingface.checkpoint import Checkpoint
+    from mmedge_export.sources.huggingface.sensors import Sensor
     from mmedge_export.sources.source import SourceOptions
 
 __all__ = ["make_model"]
@@ -29,7 +32,12 @@ def make_model(checkpoint: Checkpoint, options: SourceOptions) -> Model:
         ExportError: the class cannot be taken; the message has the reason.
     """
     model = _make(checkpoint)
-    checkpoint.remarks.append(f"a call has up to {MOST_ROWS} rows; --dim batch=1:MOST changes it")
+    batches = [name for name in model.dims if name.endswith("batch")]
+    checkpoint.remarks.append(
+        f"a call has up to {MOST_ROWS} rows; --dim {batches[0]}=1:MOST changes it"
+        if batches
+        else f"a call has one row: {type(checkpoint.network).__name__} takes no more"
+    )
     checkpoint.remarks.append(
         "samples are made up"
         if checkpoint.processor is None
@@ -49,14 +57,14 @@ def make_model(checkpoint: Checkpoint, options: SourceOptions) -> Model:
 def _make(checkpoint: Checkpoint) -> Model:
     network: Any = checkpoint.network
     sensors = find_sensors(network, checkpoint.processor)
-    if left_out := sensors_left_out(network, sensors):
-        checkpoint.remarks.append(f"forward also takes {', '.join(left_out)}, left out here")
     joins = len(sensors) > 1 and network.can_generate() and sensors[0].modality == "text"
     if joins and not network.config.is_encoder_decoder:
         from mmedge_export.sources.huggingface.prefixed import prefixed_model
 
+        _tell_left_out(checkpoint, sensors)
         return prefixed_model(checkpoint, sensors)
-    example = find_example(checkpoint, sensors)
+    sensors, example = find_example(checkpoint, sensors)
+    _tell_left_out(checkpoint, sensors)
     if not network.can_generate():
         from mmedge_export.sources.huggingface.single_run import single_run_model
 
@@ -72,3 +80,8 @@ def _make(checkpoint: Checkpoint) -> Model:
         sensors = [sensor for sensor in sensors if sensor.modality != "text"]
         example = {sensor.name: example[sensor.name] for sensor in sensors}
     return encoder_decoder_model(checkpoint, sensors, example)
+
+
+def _tell_left_out(checkpoint: Checkpoint, sensors: Sequence[Sensor]) -> None:
+    if left_out := sensors_left_out(checkpoint.network, sensors):
+        checkpoint.remarks.append(f"forward also takes {', '.join(left_out)}, left out here")

@@ -17,13 +17,14 @@ from mmedge_export.loops import StateInput
 from mmedge_export.model import Model
 from mmedge_export.noise import quiet
 from mmedge_export.sources.huggingface.caches import cache_tensors, decoder_cache
+from mmedge_export.sources.huggingface.candidates import look_up
 from mmedge_export.sources.huggingface.decoder_only import (
     DecoderCall,
     continuation,
     continuation_limits,
     prompt_input,
 )
-from mmedge_export.sources.huggingface.examples import find_value, look_up
+from mmedge_export.sources.huggingface.examples import find_value
 from mmedge_export.sources.huggingface.fronts import Fronts
 from mmedge_export.sources.huggingface.generation import compare_tokens, read_generation
 from mmedge_export.sources.huggingface.real_pictures import AllPicturesAreReal

@@ -1,0 +1,152 @@
+"""Which sizes a network of transformers takes, found by running it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from mmedge_export.sources.huggingface.candidates import look_up
+from mmedge_export.sources.huggingface.examples import result_fields, runs
+from mmedge_export.sources.huggingface.sensors import is_made_of_parts
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import Tensor
+
+    from mmedge_export.sources.huggingface.checkpoint import Checkpoint
+    from mmedge_export.sources.huggingface.sensors import Sensor
+
+__all__ = ["batches_differ", "free_axes", "longest_text", "shortest_sound", "shortest_text"]
+
+
+def batches_differ(
+    network: Any,  # noqa: ANN401
+    sensors: Sequence[Sensor],
+    example: Mapping[str, Tensor],
+) -> bool:
+    """Whether the network takes another number of one modality than of the others."""
+    first = sensors[0]
+    return _takes(network, _resized(first, example, {0: example[first.name].shape[0] + 1}))
+
+
+def free_axes(
+    network: Any,  # noqa: ANN401
+    sensor: Sensor,
+    example: Mapping[str, Tensor],
+) -> list[int]:
+    """Axes of a sensor's value that count parts of it, and may have any size.
+
+    These are points and boxes of a prompt, and regions of a picture of which another network made
+    features.
+    """
+    if not is_made_of_parts(sensor):
+        return []
+    shape = example[sensor.name].shape
+    return [
+        axis
+        for axis in range(1, len(shape) - 1)
+        if all(
+            _takes(network, _resized(sensor, example, {axis: size}))
+            for size in (1, shape[axis] + 1)
+        )
+    ]
+
+
+def _resized(
+    sensor: Sensor, example: Mapping[str, Tensor], sizes: Mapping[int, int]
+) -> dict[str, Tensor]:
+    """An example with other sizes of a sensor's axes, and of its companions' equal ones."""
+    values = dict(example)
+    shape = example[sensor.name].shape
+    for name in (sensor.name, sensor.mask, *sensor.companions):
+        if name is None:
+            continue
+        for axis, size in sizes.items():
+            value = values[name]
+            if axis < value.ndim and value.shape[axis] == shape[axis]:
+                values[name] = value.index_select(axis, torch.arange(size) % shape[axis])
+    return values
+
+
+def _takes(network: Any, example: Mapping[str, Tensor]) -> bool:  # noqa: ANN401
+    try:
+        runs(network, example)
+    except Exception:  # noqa: BLE001 - whatever a foreign class raises
+        return False
+    return True
+
+
+def longest_text(
+    checkpoint: Checkpoint, sensor: Sensor, example: Mapping[str, Tensor]
+) -> int | None:
+    """The longest text that the network takes, found by running it near what it states."""
+    places = look_up(checkpoint.config, "max_position_embeddings", "n_positions")
+    if not isinstance(places, int):
+        return None
+    padding = look_up(checkpoint.config, "pad_token_id")
+    sizes = [places, places - 1 - padding] if isinstance(padding, int) else [places]
+    for size in (*sizes, places // 2):
+        if size > 0 and _takes(checkpoint.network, _text(sensor, example, size)):
+            return size
+    return None
+
+
+def shortest_text(network: Any, sensor: Sensor, example: Mapping[str, Tensor]) -> int:  # noqa: ANN401
+    """The shortest text that the network takes."""
+    most = example[sensor.name].shape[1]
+    return next(
+        (size for size in range(1, most) if _takes(network, _text(sensor, example, size))), most
+    )
+
+
+def _text(sensor: Sensor, example: Mapping[str, Tensor], size: int) -> dict[str, Tensor]:
+    """An example of another length of text, nothing of which is padding."""
+    names = [n for n in (sensor.name, sensor.mask, "bbox") if n is not None and n in example]
+    index = torch.arange(size) % example[sensor.name].shape[1]
+    values = {**example, **{name: example[name][:, index] for name in names}}
+    if sensor.mask is not None:
+        values[sensor.mask] = torch.ones_like(values[sensor.mask])
+    return values
+
+
+def shortest_sound(network: Any, name: str, example: Mapping[str, Tensor]) -> int:  # noqa: ANN401
+    """The shortest sound of which the network makes more than one frame.
+
+    A graph of one frame is another one: attention among a single frame takes another branch.
+    """
+    whole = runs(network, example)
+    fields = [
+        (field, axis)
+        for field in result_fields(whole)
+        for axis, size in enumerate(whole[field].shape)
+        if axis and size != _sizes(network, name, example, example[name].shape[1] // 2, field)[axis]
+    ]
+
+    def is_long_enough(count: int) -> bool:
+        try:
+            result = runs(network, {**example, name: example[name][:, :count]})
+        except Exception:  # noqa: BLE001 - whatever a foreign class raises
+            return False
+        return all(result[field].shape[axis] > 1 for field, axis in fields)
+
+    least, most = 1, example[name].shape[1]
+    while least < most:
+        middle = (least + most) // 2
+        if is_long_enough(middle):
+            most = middle
+        else:
+            least = middle + 1
+    return most
+
+
+def _sizes(
+    network: Any,  # noqa: ANN401
+    name: str,
+    example: Mapping[str, Tensor],
+    count: int,
+    field: str,
+) -> Sequence[int]:
+    result = runs(network, {**example, name: example[name][:, :count]})
+    return tuple(result[field].shape)
