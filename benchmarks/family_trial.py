@@ -30,6 +30,8 @@ __all__ = ["try_class"]
 #: Tokens that a run chooses, and how far values may be from torch's, as a share of the largest; and
 #: how far scores of two tokens are apart where either may be chosen.
 LENGTH, NEAR, TIE = 8, 1e-3, 1e-4
+#: Of weights, so that tokens differ: with more, attention is so steep that float32 does not tell.
+GAIN = 0.25
 
 #: What became of a class, as JSON has it.
 Result = dict[str, Any]
@@ -54,6 +56,7 @@ def try_class(name: str, folder: Path, *, read_only: bool = False) -> Result:
         network = tiny_checkpoints.save(
             lambda: tiny_checkpoints.make_tiny(getattr(transformers, name)),
             checkpoint,
+            gain=GAIN,
             max_new_tokens=LENGTH,
         )
     except Exception as error:  # noqa: BLE001 - whatever a foreign class raises

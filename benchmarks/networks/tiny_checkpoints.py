@@ -13,10 +13,23 @@ if TYPE_CHECKING:
 
 __all__ = ["make_tiny", "save"]
 
+_GENERATION = {
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+    "decoder_start_token_id": 3,
+}
+
 
 def make_tiny(kind: Any) -> Any:  # noqa: ANN401
     """A network of a class of transformers, small by the names of its settings."""
-    return kind(tiny_config(kind.config_class))
+    network = kind(tiny_config(kind.config_class))
+    if network.can_generate():  # a trained checkpoint says which tokens begin and end
+        config = network.generation_config
+        for name, token in _GENERATION.items():
+            if getattr(config, name, None) is None:
+                setattr(config, name, token)
+    return network
 
 
 def save(make: Callable[[], Any], folder: Path, *, gain: float = 1.0, **generation: Any) -> Any:  # noqa: ANN401

@@ -88,7 +88,8 @@ _RULES: Sequence[tuple[str, Callable[[int], int]]] = [
     (r"num_conv_pos_embeddings", _constant(16)),
     (r"num_conv_pos_embedding_groups", _constant(2)),
     (r"(conv_channels|nemo_conv_channels|depthwise_separable_out_channel|ext_pw_out_channel|"
-     r"downsample_hidden_size|upsample_initial_channel|base_channels|num_filters)", _at_most(32)),
+     r"downsample_hidden_size|upsample_initial_channel|base_channels)", _at_most(32)),
+    (r"num_filters", _at_most(4)),
     (r"(conv_dim)", _constant(16)),
     (r"(.*_?(latent_channels|latent_dim|latent_size))", _at_most(16)),
     (r"(num_qa_labels|num_object_labels|num_attr_labels|num_classes)", _at_most(9)),
@@ -99,8 +100,85 @@ _RULES: Sequence[tuple[str, Callable[[int], int]]] = [
     (r"(canvas_length|index_topk|sliding_window|sliding_window_size)", _at_most(16)),
 ]  # fmt: skip
 
+_ROPE = {"rope_type": "default", "rope_theta": 10000.0}
+
 #: Settings that names do not tell, by model type of the configuration that has them.
-OVERRIDES: Mapping[str, Mapping[str, Any]] = {}
+OVERRIDES: Mapping[str, Mapping[str, Any]] = {
+    "apertus1p5": {
+        "image_token_offset": 32, "audio_token_offset": 96, "text_config": {"vocab_size": 192}
+    },
+    "aria": {"projector_patch_to_query_dict": {(PICTURE // PATCH) ** 2: 4}},
+    "bridgetower": {  # a head has 64
+        "hidden_size": 64, "contrastive_hidden_size": 64, "logit_scale_init_value": 2.6592,
+    },
+    "bridgetower_text_model": {"hidden_size": 64},
+    "bridgetower_vision_model": {"hidden_size": 64},
+    "chameleon": {
+        "vocabulary_map": {
+            "<image>": 100,
+            **{f"IMGIMG{str(n).translate(str.maketrans('0123456789', 'ABCDEFGHIJ'))}Z": 30 + n
+               for n in range(64)},
+        }
+    },
+    "cohere_compass_text": {
+        "layer_types": ["sliding_attention", "full_attention"],
+        "rope_parameters": {
+            "sliding_attention": {**_ROPE, "mrope_section": [4, 2, 2]}, "full_attention": None
+        },
+    },
+    "deepseek_ocr2_text": {"mlp_layer_types": ["dense", "sparse"]},
+    "diffusion_gemma_text": {
+        "num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 2 * WIDTH
+    },
+    "emu3": {
+        "vocabulary_map": {
+            "<image>": 100, "<|extra_200|>": 101,
+            **{f"<|visual token {n:06d}|>": 30 + n for n in range(64)},
+        }
+    },
+    "ernie4_5_vl_moe_text": {"rope_parameters": {**_ROPE, "mrope_section": [3, 3, 2]}},
+    "fast_vlm": {
+        "vision_config": {
+            "architecture": "fastvit_mci0", "hidden_size": 1024, "num_classes": 1024,
+            "model_args": {"inference_mode": True},
+        }
+    },
+    "dots3_note_text": {"num_key_value_heads": HEADS},
+    "fun_asr_nano": {"adaptor_config": {"intermediate_size": WIDTH // 4}},
+    "gemma3n": {  # its vision tower gives as many
+        "vision_soft_tokens_per_image": 256, "text_config": {"max_position_embeddings": 512},
+    },
+    "glm5_next_text": {"num_key_value_heads": HEADS},
+    "granite4_vision": {
+        "deepstack_layer_map": [[1, 0]], "spatial_target_layers": [1], "downsample_rate": "1/2",
+        "vision_config": {"hidden_size": 64},
+    },
+    "granite_speech_encoder": {"context_size": 16, "max_pos_emb": 32},
+    "granite_speech_plus_encoder": {"context_size": 16, "max_pos_emb": 32},
+    "hunyuan_vl_text": {"head_dim": HEAD_WIDTH},
+    "hy_v4_vl_text": {"rope_parameters": {**_ROPE, "mrope_section": [2, 1, 1]}},
+    "inkling_vision": {"num_hidden_layers": 6},
+    "mimi": {"upsample_groups": WIDTH},
+    "muse_spark_audio": {"num_hidden_layers": 4},
+    "perception_lm": {
+        "vision_config": {
+            "architecture": "vit_pe_core_large_patch14_336",
+            "model_args": {
+                "embed_dim": 64, "img_size": [14, 14], "depth": 2, "global_pool": "",
+                "use_post_transformer_norm": False, "init_values": 0.1, "ref_feat_shape": [1, 1],
+            },
+        }
+    },
+    "qwen3_omni_moe": {"talker_config": {"spatial_merge_size": 2}},
+    "qwen3_omni_moe_talker_text": {"shared_expert_intermediate_size": 2 * WIDTH},
+    "qwen4_exp_text": {
+        "indexer_n_heads": HEADS, "indexer_kv_heads": 1, "indexer_head_dim": HEAD_WIDTH,
+        "indexer_budget": 16, "indexer_compress_ratio": 4,
+    },
+    "t5gemma2_text": {"dropout_rate": 0.0},
+    "vilt": {"num_images": 2, "modality_type_vocab_size": 3},
+    "wavtokenizer_encoder": {"codebook_dim": WIDTH},
+}  # fmt: skip
 
 _INDICES = re.compile(
     r".*(_indexes|_indices|_layers?|_layer_ids?|_idxs|layers_indices|_blocks|_stages)"
@@ -122,20 +200,21 @@ def _shrink(config: Any, overrides: Mapping[str, Any]) -> Any:  # noqa: ANN401
     known = {**OVERRIDES.get(config.model_type, {}), **overrides}
     per_layer = _per_layer(config)
     for name in _names(config):
-        value = getattr(config, name, None)
+        value = _value(config, name)
         if name in known and not isinstance(known[name], dict):
             settings[name] = known[name]
         elif name in per_layer:
             settings[name] = per_layer[name]
         elif hasattr(value, "to_diff_dict"):
             settings[name] = _shrink(value, known.get(name, {}))
+        elif name in known:
+            settings[name] = known[name]
         elif isinstance(value, dict) and "rope_theta" in str(value):
             settings[name] = _rope(value)
-        elif isinstance(known.get(name), dict):
-            settings[name] = known[name]
         else:
             settings[name] = _small(name, value)
     settings = {n: v for n, v in settings.items() if v is not None or n in known}
+    settings.update({n: v for n, v in known.items() if n not in settings})
     if "layer_types" in per_layer:
         settings["num_hidden_layers"] = len(per_layer["layer_types"])
     return type(config)(**settings)
@@ -146,13 +225,18 @@ def _names(config: Any) -> list[str]:  # noqa: ANN401
     return [name for name in names if not name.startswith("_")]
 
 
+def _value(config: Any, name: str) -> Any:  # noqa: ANN401
+    """A setting, where layers may have others too."""
+    return vars(config).get((config.attribute_map or {}).get(name, name))
+
+
 def _per_layer(config: Any) -> dict[str, list[Any]]:  # noqa: ANN401
     """Lists with a value for each layer, cut to layers of every kind."""
-    count = getattr(config, "num_hidden_layers", None)
+    count = _value(config, "num_hidden_layers")
     lists = {
         name: list(value)
         for name in _names(config)
-        if isinstance(value := getattr(config, name, None), (list, tuple))
+        if isinstance(value := _value(config, name), (list, tuple))
         and len(value) == count
         and count > LAYERS
     }
@@ -220,6 +304,8 @@ def _small_list(name: str, values: list[int]) -> list[int]:
 
 
 def _small_integer(name: str, value: int) -> int:
+    if value <= 0:
+        return value
     if _INDICES.fullmatch(name) and not name.startswith(("num_", "n_")) and value >= LAYERS:
         fits = next((rule for pattern, rule in _RULES if re.fullmatch(pattern, name)), None)
         if fits is None:
@@ -251,6 +337,6 @@ def _tokens(name: str, value: Any) -> Any:  # noqa: ANN401
 def _number(stem: str, old: int) -> int:
     if old < 0:
         return old
-    if (known := _TOKENS.get(stem.removesuffix("_0"))) is not None:
+    if (known := _TOKENS.get(stem.removesuffix("_0").removeprefix("t2u_"))) is not None:
         return known
     return _NUMBERS.setdefault(stem, VOCABULARY - 2 - len(_NUMBERS) % (VOCABULARY // 2))
