@@ -1,9 +1,12 @@
 """Every class of transformers with two or more modalities, through the source ``hf:``.
 
-Each class gets a tiny random checkpoint and no code of a user. A class is *taken* where export
-proved its bundle and the bundle then agrees with torch on inputs of other sizes; *refused* where
-export says why it cannot; *wrong* where a bundle differs from torch, or anything but an error of
-mmedge is raised; *not tried* where no tiny checkpoint could be made, or time or memory ran out.
+Each class gets a tiny random checkpoint and no code of a user. What becomes of it:
+
+- *taken*: export proved its bundle, which then agrees with torch on inputs of other sizes;
+- *in part*: the same, but the bundle takes text alone;
+- *refused*: export says why it cannot;
+- *wrong*: a bundle differs from torch, or something else than an error of mmedge is raised;
+- *not tried*: no tiny checkpoint could be made, or time or memory ran out.
 
     python benchmarks/families.py --progress progress.jsonl -o benchmarks/results/families.json
 
@@ -17,6 +20,7 @@ import argparse
 import collections
 import gc
 import json
+import math
 import os
 import re
 import resource
@@ -40,7 +44,7 @@ if TYPE_CHECKING:
 HERE = Path(__file__).resolve().parent
 #: Most bytes of memory that a class may take.
 MEMORY = 8 << 30
-RESULTS = ("taken", "refused", "wrong", "not tried")
+RESULTS = ("taken", "in part", "refused", "wrong", "not tried")
 #: Words of a message that say what to do.
 ADVICE = ("factory", "mmedge init", "--", "save ", "install ")
 
@@ -49,35 +53,41 @@ Result = dict[str, Any]
 
 
 def run_apart(work: Callable[[Path], Result], seconds: float) -> Result:
-    """Do ``work`` with an empty folder, in a child process that is ended after some time."""
+    """Do ``work`` with an empty folder, in a child process.
+
+    Args:
+        work: gives the result.
+        seconds: of processor time, after which the child is ended; or of waiting, ten times that.
+    """
     folder = Path(tempfile.mkdtemp(prefix="mmedge-families-"))
     answer = folder / "answer.json"
     child = os.fork()
     if child == 0:
-        _work_in_child(work, folder, answer)
+        _work_in_child(work, folder, answer, seconds)
     begin = time.monotonic()
-    status = 0
-    while os.waitpid(child, os.WNOHANG)[0] == 0:
-        if time.monotonic() - begin > seconds:
+    while (ended := os.wait4(child, os.WNOHANG))[0] == 0:
+        if time.monotonic() - begin > 10 * seconds:
             os.killpg(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-            status = -signal.SIGKILL
+            ended = os.wait4(child, 0)
             break
         time.sleep(0.05)
-    took = round(time.monotonic() - begin, 1)
+    _, status, usage = ended
     if answer.is_file():
         result: Result = json.loads(answer.read_text(encoding="utf-8"))
-    elif status:
-        result = {"result": "not tried", "reason": f"no end after {seconds:g} s"}
+    elif os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGXCPU, signal.SIGKILL):
+        result = {"result": "not tried", "reason": f"no end after {seconds:g} s of processor time"}
     else:
         result = {"result": "wrong", "reason": "its process ended without an answer"}
     shutil.rmtree(folder, ignore_errors=True)
-    return {**result, "seconds": took}
+    return {**result, "seconds": round(usage.ru_utime + usage.ru_stime, 1)}
 
 
-def _work_in_child(work: Callable[[Path], Result], folder: Path, answer: Path) -> None:
+def _work_in_child(
+    work: Callable[[Path], Result], folder: Path, answer: Path, seconds: float
+) -> None:
     """Never returns."""
     os.setsid()
+    resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(seconds), math.ceil(seconds) + 5))
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
     null = os.open(os.devnull, os.O_RDWR)
     for stream in (1, 2):
@@ -133,11 +143,11 @@ def summarize(classes: Sequence[Candidate], results: Mapping[str, Result]) -> di
             "family": each.family,
             "modalities": list(each.modalities),
             **{
-                key: value
+                "takes" if key == "modalities" else key: value
                 for key, value in results.get(
                     each.name, {"result": "not tried", "reason": "not run yet"}
                 ).items()
-                if key not in ("name", "modalities")
+                if key != "name"
             },
         }
         for each in multimodal
@@ -154,7 +164,7 @@ def summarize(classes: Sequence[Candidate], results: Mapping[str, Result]) -> di
 
 def count(rows: Sequence[Result], key: Callable[[Result], str]) -> dict[str, int]:
     """How many groups have each result; a group counts as the worst of its rows."""
-    severity = ("wrong", "refused", "not tried", "taken")
+    severity = ("wrong", "refused", "not tried", "in part", "taken")
     groups: dict[str, list[str]] = {}
     for row in rows:
         groups.setdefault(key(row), []).append(row["result"])
@@ -200,7 +210,7 @@ def main() -> None:
     parser.add_argument("--resume", action="store_true", help="leave out what has a result")
     parser.add_argument("--again", action="append", default=[], help="of those, try this result")
     parser.add_argument("--read-only", action="store_true", help="no export: a quick look")
-    parser.add_argument("--limit", type=float, default=240, help="seconds of a class")
+    parser.add_argument("--limit", type=float, default=240, help="processor seconds of a class")
     parser.add_argument("--groups", type=Path, help="write reasons and their classes here")
     parser.add_argument("-o", "--output", type=Path, help="write all as JSON")
     options = parser.parse_args()

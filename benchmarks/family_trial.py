@@ -17,6 +17,7 @@ import torch
 import mmedge
 from mmedge.errors import MMEdgeError
 from mmedge_export import export
+from mmedge_export.sources.huggingface.sensors import parameters_of
 from mmedge_export.sources.loader import load_source
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class Wrong(Exception):  # noqa: N818 - a result of a check
 
 
 def try_class(name: str, folder: Path, *, read_only: bool = False) -> Result:
-    """What becomes of a class: taken, refused, wrong or not tried.
+    """What becomes of a class: taken, in part, refused, wrong or not tried.
 
     Args:
         name: of a class of transformers.
@@ -77,6 +78,8 @@ def try_class(name: str, folder: Path, *, read_only: bool = False) -> Result:
         "modalities": [modality.name for modality in bundle.manifest.modalities],
         "stages": len(bundle.manifest.stages),
     }
+    if {"text"} >= set(result["modalities"]):
+        return {**result, "result": "in part", "reason": "the bundle takes text alone"}
     try:
         check = check_bundle(network, source.model, folder / "bundle", held)
     except Wrong as error:
@@ -92,10 +95,11 @@ def kind_of(model: Model) -> str:
 
 
 def in_words(error: Exception) -> str:
-    """An exception with the line that raised it."""
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    place = "/".join(frame.filename.split("/")[-2:])
-    return f"{type(error).__name__}: {str(error)[:500]} ({place}:{frame.lineno})"
+    """An exception with the line that raised it, and the line of mmedge that came to it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    last = [frames[-1], *(f for f in reversed(frames) if "mmedge" in f.filename)][:2]
+    places = [f"{'/'.join(f.filename.split('/')[-2:])}:{f.lineno}" for f in last]
+    return f"{type(error).__name__}: {str(error)[:500]} ({', by '.join(dict.fromkeys(places))})"
 
 
 def without_folder(text: str, folder: Path) -> str:
@@ -202,7 +206,9 @@ def compare_tokens(
     loop: Any = model.loop
     rows = result["tokens"].shape[0]
     further = {
-        name: adapted(value, tensors, rows) for name, value in held.items() if name not in tensors
+        name: adapted(value, tensors, rows)
+        for name, value in held.items()
+        if name not in tensors and name in parameters_of(network)
     }
     prompt = loop.token in model.inputs
     with torch.no_grad():

@@ -24,6 +24,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
+import sys
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -39,6 +40,10 @@ from torch.nn import functional as F
 
 from mmedge_export import Input, Model
 from mmedge_export.quantize import Task
+
+sys.path.append(str(Path(__file__).parent / "networks"))
+
+from torchvision_import import declare_torchvision
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -153,23 +158,8 @@ def _image(name: str) -> Callable[[np.random.Generator], dict[str, Array]]:
     return lambda rng: {name: rng.standard_normal((1, 3, 224, 224), np.float32)}
 
 
-def _declare_torchvision() -> None:
-    """Let timm import torchvision where its native library was built for another torch.
-
-    None of its operators is called, but importing it asks for two of them.
-    """
-    try:
-        importlib.import_module("torchvision")
-    except RuntimeError:
-        for name in ("nms", "qnms"):
-            torch.library.define(
-                f"torchvision::{name}",
-                "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-            )
-
-
 def _timm(name: str, **options: Any) -> nn.Module:  # noqa: ANN401
-    _declare_torchvision()
+    declare_torchvision()
     import timm
 
     torch.manual_seed(0)

@@ -30,6 +30,7 @@ from benchmark_tables import (
     streaming,
     zoo,
 )
+from families_table import families, families_short
 from json_schema import report_schema
 from loop_table import loops
 
@@ -95,6 +96,8 @@ BLOCKS: dict[tuple[str, str], Callable[[], str]] = {
     ("docs/explanation/benchmarks.md", "plans"): plans,
     ("docs/explanation/benchmarks.md", "loops"): loops,
     ("docs/explanation/benchmarks.md", "streaming"): streaming,
+    ("docs/howto/huggingface.md", "families short"): families_short,
+    ("docs/reference/huggingface.md", "families"): families,
     ("docs/explanation/attention.md", "attention"): attention,
     ("docs/explanation/attention.md", "attention gpu"): attention_gpu,
     ("docs/explanation/quantization.md", "quantization"): quantization,

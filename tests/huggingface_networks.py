@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
-from pathlib import Path
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import networks
 import pytest
-import torch
 
 networks.declare_torchvision()  # transformers imports it
 
 import transformers as hf  # noqa: E402
+from tiny_checkpoints import save  # noqa: E402
+
+__all__ = ["save"]
 
 WORDS = 99
 _SIZES = {
@@ -235,32 +236,3 @@ def paligemma() -> Any:
             projection_dim=32,
         )
     )
-
-
-def _gain(name: str) -> float:
-    """How much larger a weight is to be, so that tokens follow from all that they should.
-
-    It is less for classes that score attention steeply by themselves: there float32 has ties.
-    """
-    if any(word in name.lower() for word in ("cross", "encoder_attn", "encdec")):
-        return 40.0
-    if "position" in name:
-        return 1.0 if "vision" in name else 30.0
-    return 12.0 if "embed" in name or "shared" in name else 20.0
-
-
-def save(make: Callable[[], Any], folder: Path, *, gain: float = 1.0, **generation: Any) -> Any:
-    """A network of random weights, saved; with what ``generate()`` is to do by default.
-
-    Weights are so large that tokens of a generating network differ.
-    """
-    torch.manual_seed(0)
-    network = make().eval()
-    if network.can_generate():
-        with torch.no_grad():
-            for name, value in network.named_parameters():
-                if value.requires_grad and value.ndim > 1:
-                    value.mul_(max(1.0, gain * _gain(name)))
-        network.generation_config.update(**generation)
-    network.save_pretrained(folder)
-    return type(network).from_pretrained(folder).eval()

@@ -6,8 +6,7 @@ dimension dynamic that it can have.
 
 from __future__ import annotations
 
-import functools
-import importlib.util
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,32 +16,16 @@ from torch import Tensor, nn
 
 from mmedge_export import Input, Model
 
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks/networks"))
+
+from torchvision_import import declare_torchvision
+
 RNG = np.random.default_rng(7)
 
 
 def floats(*shape: int) -> np.ndarray:
     """Standard normal, float32."""
     return RNG.standard_normal(shape).astype(np.float32)
-
-
-@functools.cache
-def declare_torchvision() -> None:
-    """Let torchvision be imported where its native library was built for another torch.
-
-    None of its native operators is called here, but its import asks for two of them.
-    """
-    found = importlib.util.find_spec("torchvision")
-    assert found is not None
-    assert found.origin is not None
-    (library,) = Path(found.origin).parent.glob("_C*.so")
-    try:
-        torch.ops.load_library(library)
-    except OSError:
-        for name in ("nms", "qnms"):
-            torch.library.define(
-                f"torchvision::{name}",
-                "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-            )
 
 
 def resnet18() -> Model:

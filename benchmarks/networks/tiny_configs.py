@@ -46,7 +46,7 @@ _RULES: Sequence[tuple[str, Callable[[int], int]]] = [
     (r"first_k_dense_replace", _at_most(1)),
     (r"(num_experts_per_tok|moe_topk|moe_k|n_shared_experts|moe_num_shared_experts)", _at_most(2)),
     (r"(n_routed_experts|num_local_experts|(moe_)?num_experts)", _at_most(4)),
-    (r"(q_lora_rank|kv_lora_rank|laurel_rank|.*_gate_rank|hc_lowrank|embedding_rank)", _at_most(16)),
+    (r"((q|kv)_lora_rank|laurel_rank|.*_gate_rank|hc_lowrank|embedding_rank)", _at_most(16)),
     (r"qk_(nope|rope)_head_dim", _constant(HEAD_WIDTH // 2)),
     (r"(swa_|qk_|v_|index_|global_)?head_dim", _constant(HEAD_WIDTH)),
     (r"(dim_head|.*attention_head_dim|.*resampler_head_dim)", _constant(HEAD_WIDTH)),
@@ -56,30 +56,30 @@ _RULES: Sequence[tuple[str, Callable[[int], int]]] = [
     (r"(.*_)?(num_key_value_heads|num_kv_heads)", _constant(1)),
     (r"(.*num_attention_heads|.*attention_heads|num_heads|n_heads|.*_n_heads|.*_num_heads)",
      _at_most(HEADS)),
-    (r"(num_hidden_layers|(.*_)?(encoder|decoder)_layers|num_layers|depth|n_layers|layers|"
+    ((r"(num_hidden_layers|(.*_)?(encoder|decoder)_layers|num_layers|depth|n_layers|layers|"
      r".*(num_hidden_layers|num_layers)|resampler_depth|num_blocks|[lxr]_layers|"
-     r"num_(spatial|temporal|auxiliary|decoder)_layers)", _at_most(LAYERS)),
-    (r"(.*intermediate_size(_mlp)?|.*ffn_dim|d_ff|mlp_dim|.*dim_feedforward|"
-     r".*intermediate_dim|.*feed_forward_hidden_size)", _constant(2 * WIDTH)),
+     r"num_(spatial|temporal|auxiliary|decoder)_layers)"), _at_most(LAYERS)),
+    ((r"(.*intermediate_size(_mlp)?|.*ffn_dim|d_ff|mlp_dim|.*dim_feedforward|"
+     r".*intermediate_dim|.*feed_forward_hidden_size)"), _constant(2 * WIDTH)),
     (r"(d_kv)", _constant(HEAD_WIDTH)),
     (r"(.*vocab_size|vocab_size_per_layer_input)", _at_most(VOCABULARY)),
     (r"(codebook_size|num_embeddings)", _at_most(64)),
     (r"(hidden_size_per_layer_input|codebook_dim|audio_prompt_dim)", _constant(16)),
-    (r"(.*hidden_size|d_model|embed_dim|dim|.*hidden_dim|project(ion)?_dim|output_dim|"
+    ((r"(.*hidden_size|d_model|embed_dim|dim|.*hidden_dim|project(ion)?_dim|output_dim|"
      r".*_out_dim|.*(input|output)_dim|embedding_size|.*embed_hidden_size|.*embed_dim|vit_dim|"
      r"condition_dim|adapter_in(put)?_(dim|size)|decoder_dim|projection_size|patch_embed.*_size|"
      r".*embedding_dim|prediction_head_size|pooler_output_size|fpn_hidden_size|output_channels|"
-     r"text_projection_(in|out)_dim|share_expert_dim|classifier_proj_size|hidden_size_global)",
+     r"text_projection_(in|out)_dim|share_expert_dim|classifier_proj_size|hidden_size_global)"),
      _constant(WIDTH)),
     (r"(image_size|img_size|crop_size|pretrain_image_size|resolution)", _constant(PICTURE)),
-    (r"patch_size", lambda old: PATCH if old >= PATCH else old),
+    (r"patch_size", lambda old: min(PATCH, old)),
     (r"window_size", lambda old: PICTURE if old > 2 * PICTURE else min(old, 2)),
-    (r"(num_mel_bins|n_mel_bins|mel_dim|input_feat_per_channel|feature_size|input_feat_size|"
-     r"mel_bins)", _constant(16)),
+    ((r"(num_mel_bins|n_mel_bins|mel_dim|input_feat_per_channel|feature_size|input_feat_size|"
+     r"mel_bins)"), _constant(16)),
     (r"(input_dim|feature_projection_input_dim)", _constant(16)),
     (r"(max_source_positions)", _constant(30)),
-    (r"(max_position_embeddings|max_target_positions|n_positions|.*_max_position_embeddings|"
-     r"max_2d_position_embeddings|max_pos_emb)", _at_most(96)),
+    ((r"(max_position_embeddings|max_target_positions|n_positions|.*_max_position_embeddings|"
+     r"max_2d_position_embeddings|max_pos_emb)"), _at_most(96)),
     (r"(num_queries|num_query_tokens|resampler_n_latents|.*num_latents(_2d)?|latent_query_num)",
      _at_most(8)),
     (r"(image_seq_length|num_image_tokens|mm_tokens_per_image|vision_soft_tokens_per_image)",
@@ -87,8 +87,8 @@ _RULES: Sequence[tuple[str, Callable[[int], int]]] = [
     (r"(num_frames|max_num_frames)", _at_most(4)),
     (r"num_conv_pos_embeddings", _constant(16)),
     (r"num_conv_pos_embedding_groups", _constant(2)),
-    (r"(conv_channels|nemo_conv_channels|depthwise_separable_out_channel|ext_pw_out_channel|"
-     r"downsample_hidden_size|upsample_initial_channel|base_channels)", _at_most(32)),
+    ((r"(conv_channels|nemo_conv_channels|depthwise_separable_out_channel|ext_pw_out_channel|"
+     r"downsample_hidden_size|upsample_initial_channel|base_channels)"), _at_most(32)),
     (r"num_filters", _at_most(4)),
     (r"(conv_dim)", _constant(16)),
     (r"(.*_?(latent_channels|latent_dim|latent_size))", _at_most(16)),
@@ -175,6 +175,7 @@ OVERRIDES: Mapping[str, Mapping[str, Any]] = {
         "indexer_n_heads": HEADS, "indexer_kv_heads": 1, "indexer_head_dim": HEAD_WIDTH,
         "indexer_budget": 16, "indexer_compress_ratio": 4,
     },
+    "step3p5": {"sliding_window": 8},
     "t5gemma2_text": {"dropout_rate": 0.0},
     "vilt": {"num_images": 2, "modality_type_vocab_size": 3},
     "wavtokenizer_encoder": {"codebook_dim": WIDTH},

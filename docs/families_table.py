@@ -1,0 +1,76 @@
+"""Tables of the multimodal classes of transformers, from benchmarks/results/families.json."""
+
+from __future__ import annotations
+
+import collections
+from typing import Any
+
+from benchmark_tables import load
+
+RESULTS = ("taken", "in part", "refused", "wrong", "not tried")
+
+
+def families_short() -> str:
+    """How many classes and families are taken, in a sentence and a table."""
+    return short(load("families.json"))
+
+
+def families() -> str:
+    """Every class, by family."""
+    return long(load("families.json"))
+
+
+def short(data: dict[str, Any]) -> str:
+    """As :func:`families_short`, of given results."""
+    lines = [
+        (
+            f"`benchmarks/families.py` tries every class of transformers "
+            f"{data['versions']['transformers']} that names two or more modalities and takes as "
+            f"many, each with a tiny random checkpoint and no code of yours ({data['date']}). A "
+            "family is all classes of one model type; it counts as the worst of its classes."
+        ),
+        "",
+        f"| | {' | '.join(RESULTS)} | all |",
+        "|---" * (len(RESULTS) + 2) + "|",
+    ]
+    for name in ("classes", "families"):
+        count = data[name]
+        cells = [f"{count[result]} ({count[result] / count['all']:.0%})" for result in RESULTS]
+        lines.append(f"| {name} | {' | '.join(cells)} | {count['all']} |")
+    return "\n".join(lines)
+
+
+def long(data: dict[str, Any]) -> str:
+    """As :func:`families`, of given results."""
+    families: dict[str, list[dict[str, Any]]] = collections.defaultdict(list)
+    for row in data["rows"]:
+        families[row["family"]].append(row)
+    lines = ["| family | class | result | takes, and what export says |", "|---|---|---|---|"]
+    for family, rows in sorted(families.items()):
+        lines += [
+            f"| {family} | `{row['class']}` | {row['result']} | {cell(row)} |" for row in rows
+        ]
+    alone = [f"`{name}`" for name in data["one_modality"]]
+    lines += [
+        "",
+        (
+            f"{len(alone)} further classes name two or more modalities and take one by the "
+            f"parameters of their forward, such as the vision tower of a family; they do not "
+            f"count: {', '.join(alone)}."
+        ),
+    ]
+    return "\n".join(lines)
+
+
+def cell(row: dict[str, Any]) -> str:
+    """What a bundle takes and how it runs; else the reason, in one line."""
+    if row["result"] == "taken":
+        left_out = [each for each in row["modalities"] if each not in row["takes"]]
+        # A decoder gives text that it was not given.
+        if row["kind"] == "generate" and "text" in left_out:
+            left_out.remove("text")
+        without = f"; without {', '.join(left_out)}" if left_out else ""
+        return f"{', '.join(row['takes'])} ({row['kind']}){without}"
+    reason = " ".join(row["reason"].split()).replace("|", "\\|").replace("<", "&lt;")
+    reason = reason if len(reason) <= 240 else f"{reason[:237]}..."
+    return f"{reason}"
