@@ -32,6 +32,7 @@ import tempfile
 import time
 import traceback
 from datetime import UTC, datetime
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -189,9 +190,9 @@ def groups(results: Iterable[Result]) -> str:
     every = list(results)
     totals = collections.Counter(result["result"] for result in every)
     lines = [f"# {dict(totals)} of {len(every)}", ""]
-    for (result, kind), members in sorted(kinds.items(), key=lambda item: -len(item[1])):
+    for (name, kind), members in sorted(kinds.items(), key=lambda item: -len(item[1])):
         advice = "" if any(word in kind for word in ADVICE) else " (says not what to write)"
-        lines += [f"## {len(members)} {result}: {kind}{advice}", ""]
+        lines += [f"## {len(members)} {name}: {kind}{advice}", ""]
         lines += [
             f"- {each['name']} ({each.get('commit', '')}): {' '.join(each['reason'].split())[:500]}"
             for each in members
@@ -238,10 +239,8 @@ def main() -> None:
     version = commit()
     gc.freeze()  # what is loaded stays shared with the children
     for each in waiting:
-        result = run_apart(
-            lambda folder, name=each.name: try_class(name, folder, read_only=options.read_only),
-            options.limit,
-        )
+        work = partial(try_class, each.name, read_only=options.read_only)
+        result = run_apart(work, options.limit)
         results[each.name] = {"name": each.name, **result, "commit": version}
         with options.progress.open("a", encoding="utf-8") as file:
             file.write(json.dumps(results[each.name]) + "\n")

@@ -120,11 +120,11 @@ def arguments_of_generate() -> Iterator[dict[str, Any]]:
             held.update({n: v for n, v in options.items() if isinstance(v, torch.Tensor)})
         return generate(self, *args, **options)
 
-    GenerationMixin.generate = note  # type: ignore[method-assign]
+    GenerationMixin.generate = note
     try:
         yield held
     finally:
-        GenerationMixin.generate = generate  # type: ignore[method-assign]
+        GenerationMixin.generate = generate
 
 
 def check_bundle(network: Any, model: Model, path: Path, held: Mapping[str, Any]) -> str:  # noqa: ANN401

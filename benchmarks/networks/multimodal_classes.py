@@ -74,6 +74,12 @@ def modalities_of_parameters(names: list[str]) -> tuple[str, ...]:
     return tuple(modalities)
 
 
+def _is_network(kind: Any) -> bool:  # noqa: ANN401
+    from transformers import PreTrainedModel
+
+    return inspect.isclass(kind) and issubclass(kind, PreTrainedModel)
+
+
 def candidates() -> list[Candidate]:
     """Every public class that names two or more modalities, by name."""
     import transformers
@@ -86,7 +92,7 @@ def candidates() -> list[Candidate]:
             kind: Any = getattr(transformers, name)
         except ImportError:
             continue  # it needs a package that is not here
-        if not inspect.isclass(kind) or not issubclass(kind, transformers.PreTrainedModel):
+        if not _is_network(kind):
             continue
         stated = kind.input_modalities
         modalities = (stated,) if isinstance(stated, str) else tuple(stated or ())

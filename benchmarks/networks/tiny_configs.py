@@ -79,7 +79,7 @@ _RULES: Sequence[tuple[str, Callable[[int], int]]] = [
     (r"(input_dim|feature_projection_input_dim)", _constant(16)),
     (r"(max_source_positions)", _constant(30)),
     ((r"(max_position_embeddings|max_target_positions|n_positions|.*_max_position_embeddings|"
-     r"max_2d_position_embeddings|max_pos_emb)"), _at_most(96)),
+     r"max_2d_position_embeddings|max_pos_emb)"), _at_most(256)),
     (r"(num_queries|num_query_tokens|resampler_n_latents|.*num_latents(_2d)?|latent_query_num)",
      _at_most(8)),
     (r"(image_seq_length|num_image_tokens|mm_tokens_per_image|vision_soft_tokens_per_image)",

@@ -22,7 +22,7 @@ def declare_torchvision() -> None:
         return
     (library,) = Path(spec.origin).parent.glob("_C*.so")
     try:
-        torch.ops.load_library(library)
+        torch.ops.load_library(library)  # type: ignore[no-untyped-call]
     except OSError:
         for name in ("nms", "qnms"):
             torch.library.define(
