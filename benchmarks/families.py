@@ -47,7 +47,7 @@ HERE = Path(__file__).resolve().parent
 MEMORY = 8 << 30
 RESULTS = ("taken", "in part", "refused", "wrong", "not tried")
 #: Words of a message that say what to do.
-ADVICE = ("factory", "mmedge init", "--", "save ", "install ")
+ADVICE = ("factory", "mmedge init", "--", "save ", "install ", "What to do")
 
 #: What became of a class, as JSON has it.
 Result = dict[str, Any]
@@ -158,19 +158,22 @@ def summarize(classes: Sequence[Candidate], results: Mapping[str, Result]) -> di
         "versions": {name: metadata.version(name) for name in ("transformers", "torch")},
         "classes": count(rows, lambda row: str(row["class"])),
         "families": count(rows, lambda row: str(row["family"])),
+        "families_in_part": count(rows, lambda row: str(row["family"]), best=True),
         "one_modality": [each.name for each in classes if not each.is_multimodal],
         "rows": sorted(rows, key=lambda row: (str(row["family"]), str(row["class"]))),
     }
 
 
-def count(rows: Sequence[Result], key: Callable[[Result], str]) -> dict[str, int]:
-    """How many groups have each result; a group counts as the worst of its rows."""
-    severity = ("wrong", "refused", "not tried", "in part", "taken")
-    groups: dict[str, list[str]] = {}
+def count(
+    rows: Sequence[Result], key: Callable[[Result], str], *, best: bool = False
+) -> dict[str, int]:
+    """How many groups have each result; a group counts as its worst row, or as its best."""
+    order = ("wrong", "refused", "not tried", "in part", "taken")
+    groups: dict[str, list[int]] = {}
     for row in rows:
-        groups.setdefault(key(row), []).append(row["result"])
-    worst = [min(results, key=severity.index) for results in groups.values()]
-    return {"all": len(groups), **{result: worst.count(result) for result in RESULTS}}
+        groups.setdefault(key(row), []).append(order.index(row["result"]))
+    ends = [order[max(places) if best else min(places)] for places in groups.values()]
+    return {"all": len(groups), **{result: ends.count(result) for result in RESULTS}}
 
 
 def kind_of_reason(reason: str) -> str:
@@ -191,7 +194,8 @@ def groups(results: Iterable[Result]) -> str:
     totals = collections.Counter(result["result"] for result in every)
     lines = [f"# {dict(totals)} of {len(every)}", ""]
     for (name, kind), members in sorted(kinds.items(), key=lambda item: -len(item[1])):
-        advice = "" if any(word in kind for word in ADVICE) else " (says not what to write)"
+        said = any(word in members[0]["reason"] for word in ADVICE)
+        advice = "" if said or name != "refused" else " (says not what to write)"
         lines += [f"## {len(members)} {name}: {kind}{advice}", ""]
         lines += [
             f"- {each['name']} ({each.get('commit', '')}): {' '.join(each['reason'].split())[:500]}"

@@ -27,14 +27,18 @@ def short(data: dict[str, Any]) -> str:
             f"`benchmarks/families.py` tries every class of transformers "
             f"{data['versions']['transformers']} that names two or more modalities and takes as "
             f"many, each with a tiny random checkpoint and no code of yours ({data['date']}). A "
-            "family is all classes of one model type; it counts as the worst of its classes."
+            "family is all classes of one model type."
         ),
         "",
         f"| | {' | '.join(RESULTS)} | all |",
         "|---" * (len(RESULTS) + 2) + "|",
     ]
-    for name in ("classes", "families"):
-        count = data[name]
+    for name, key in (
+        ("classes", "classes"),
+        ("families, by their worst class", "families"),
+        ("families, by their best class", "families_in_part"),
+    ):
+        count = data[key]
         cells = [f"{count[result]} ({count[result] / count['all']:.0%})" for result in RESULTS]
         lines.append(f"| {name} | {' | '.join(cells)} | {count['all']} |")
     return "\n".join(lines)
