@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-ROOT = Path(__file__).parents[2]
-sys.path += [str(ROOT / name) for name in ("benchmarks", "benchmarks/networks", "docs")]
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks/networks"))
+sys.path.append(str(Path(__file__).parents[2] / "docs"))
 
 import families
 import families_table
