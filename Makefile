@@ -6,6 +6,8 @@ VENV ?= .venv
 # The build of torch that export and tests run with: the pin keeps every install alike. Where an
 # index offers a CPU-only build of it, name that one here (for example TORCH=torch==2.13.0+cpu).
 TORCH ?= torch==2.13.0
+# It pins a torch that is older than the one that export needs, so it comes without what it asks for.
+LEROBOT ?= lerobot==0.4.4
 BIN := $(VENV)/bin
 SAMPLES := zoo/mmedge_zoo/samples
 
@@ -105,4 +107,5 @@ $(VENV)/.demo: $(VENV)/.torch pyproject.toml $(NATIVE)
 
 $(VENV)/.test: $(VENV)/.torch pyproject.toml $(NATIVE)
 	$(BIN)/pip install --quiet --disable-pip-version-check "$(TORCH)" --editable ".[cpu,dev,docs,export,rtx,train]"
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps "$(LEROBOT)"
 	touch $@ $(VENV)/.demo

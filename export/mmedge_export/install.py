@@ -17,12 +17,17 @@ _OURS = frozenset(
     {"onnx", "onnx_ir", "onnxruntime", "onnxscript", "PIL", "safetensors", "tokenizers", "torch"}
 )
 
+#: Modules that policies of lerobot need, which pins an older torch and so comes without the rest.
+_OF_POLICIES = frozenset({"diffusers", "draccus", "einops", "lerobot"})
+
 
 def remedy(error: ImportError) -> str:
     """The line to type so that what ``error`` misses is there."""
     name = (error.name or "").partition(".")[0]
     if name in ("transformers", "huggingface_hub"):
         return "pip install 'mmedge[hf,cpu]'"
+    if name in _OF_POLICIES:
+        return "pip install 'mmedge[lerobot,cpu]' and pip install --no-deps lerobot==0.4.4"
     if name in _OURS:
         return "pip install 'mmedge[export,cpu]'"
     if isinstance(error, ModuleNotFoundError) and name:

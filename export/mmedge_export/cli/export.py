@@ -57,7 +57,8 @@ _PRECISIONS = precisions("ort")
 SourceArgument = Annotated[
     str,
     typer.Argument(
-        help="file.py:factory, package.module:factory, model.onnx, optimum:DIR, hf:DIR or zoo:NAME."
+        help="file.py:factory, package.module:factory, model.onnx, optimum:DIR, hf:DIR, "
+        "lerobot:DIR or zoo:NAME."
     ),
 ]
 OutputOption = Annotated[

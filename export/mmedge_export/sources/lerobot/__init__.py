@@ -1,0 +1,1 @@
+"""A policy of LeRobot: its files, and how it becomes a model."""

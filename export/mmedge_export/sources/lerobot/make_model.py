@@ -1,0 +1,22 @@
+"""A policy becomes a :class:`Model`, by its kind."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mmedge_export.sources.lerobot.act import act_model
+
+if TYPE_CHECKING:
+    from mmedge_export.model import Model
+    from mmedge_export.sources.lerobot.policy_folder import PolicyFolder
+
+__all__ = ["make_model"]
+
+
+def make_model(source: PolicyFolder) -> Model:
+    """The model of a policy.
+
+    Raises:
+        ExportError: it has a setting that no bundle can have.
+    """
+    return act_model(source)

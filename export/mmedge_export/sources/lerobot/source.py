@@ -1,0 +1,66 @@
+"""The source ``lerobot:``: a folder that holds a policy of LeRobot."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mmedge_export.install import installed
+from mmedge_export.sources.source import SourceModel
+
+if TYPE_CHECKING:
+    from mmedge_export.sources.source import SourceDraft, SourceOptions
+
+__all__ = ["LeRobotSource"]
+
+_PREFIX = "lerobot:"
+
+#: Rows that a call may have unless the user says otherwise.
+_MOST_ROWS = 8
+
+
+class LeRobotSource:
+    """``lerobot:FOLDER``: ``config.json``, ``model.safetensors`` and the processors' files."""
+
+    name = "lerobot"
+    forms = "lerobot:DIR"
+    options = frozenset({"dims"})
+
+    def takes(self, spec: str) -> bool:
+        """Whether it begins with ``lerobot:``."""
+        return spec.startswith(_PREFIX)
+
+    def read(self, spec: str, options: SourceOptions) -> SourceModel:  # noqa: ARG002 - see below
+        """The policy as a model. Limits of sizes that the options say are the loader's matter.
+
+        Raises:
+            ExportError: there is no policy, or none that can be taken; the message has the reason.
+        """
+        with installed(f"reading {spec}"):
+            from mmedge_export.sources.lerobot.make_model import make_model
+            from mmedge_export.sources.lerobot.policy_folder import read_policy
+        folder = Path(spec.removeprefix(_PREFIX)).expanduser()
+        source = read_policy(folder)
+        model = make_model(source)
+        remarks = (
+            *source.remarks,
+            f"a call has up to {_MOST_ROWS} rows; --dim batch=1:MOST changes it",
+            "samples are made up",
+        )
+        model = replace(
+            model, name=folder.resolve().name, dims={"batch": (1, _MOST_ROWS), **model.dims}
+        )
+        return SourceModel(model, remarks, tuple(source.not_checked))
+
+    def draft(self, spec: str, options: SourceOptions, output: Path) -> SourceDraft:
+        """A factory that makes the same model.
+
+        Raises:
+            ExportError: as :meth:`read`.
+        """
+        model = self.read(spec, options).model
+        from mmedge_export.sources.lerobot.draft import draft_policy
+
+        folder = Path(spec.removeprefix(_PREFIX)).expanduser()
+        return draft_policy(spec, folder, model, output)
