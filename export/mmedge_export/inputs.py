@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -39,7 +39,9 @@ class Input:
     to the input's shape, with size 1 along dynamic axes. ``tokenizer`` is the path of a file of the
     ``tokenizers`` library; it belongs on the input that takes token ids (the first one, where
     several inputs of a modality carry it). The other input of that modality, if there is one, takes
-    the attention mask.
+    the attention mask. ``variation`` is how export makes up further values: ``"range"`` is anything
+    between the example's smallest and largest value, ``"parts"`` is parts of the example along its
+    dynamic axes, for values that have to fit each other, such as the corners of a box.
     """
 
     example: Array
@@ -52,6 +54,7 @@ class Input:
     tokenizer: str | Path | None = None
     absent_token: Array | None = None
     sample_rate_hz: int | None = None
+    variation: Literal["range", "parts"] = "range"
 
     def __post_init__(self) -> None:
         example = as_array(self.example)
@@ -133,6 +136,10 @@ def check_input(name: str, value: Any, *, empty: bool) -> None:  # noqa: ANN401
     if value.absent not in ("zeros", "token", "last"):
         raise ExportError(
             f"input {name!r}: absent must be zeros, token or last, got {value.absent!r}"
+        )
+    if value.variation not in ("range", "parts"):
+        raise ExportError(
+            f"input {name!r}: variation must be range or parts, got {value.variation!r}"
         )
     if (value.absent == "token") != (value.absent_token is not None):
         raise ExportError(

@@ -278,13 +278,14 @@ def random(
     constant), integers likewise with both ends, booleans are true as often as in the example. A
     constant integer or boolean example stays as it is unless ``vary`` is set: then integers are
     anything from ``least`` to the example's largest, and booleans of a constant example are a half
-    of each, but the first of every row as they are. What a network computed keeps its kind: along
-    each dynamic axis it is parts of the example in any order.
+    of each, but the first of every row as they are. What a network computed, and an input whose
+    ``variation`` is ``"parts"``, keep their kind: along each dynamic axis they are parts of the
+    example in any order.
     """
     templates = resize(model, example(model), sizes)
     return {
         name: _shuffle(model.inputs[name], templates[name].shape, rng)
-        if name in model.computed
+        if name in model.computed or model.inputs[name].variation == "parts"
         else _like(model.inputs[name].example, templates[name].shape, rng, vary=vary, least=least)
         for name in model.inputs
     }

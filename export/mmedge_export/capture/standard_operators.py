@@ -133,13 +133,72 @@ def _divide(x: torch.Tensor, y: Any, *, rounding_mode: str | None = None) -> tor
     return floor + differ.to(floor.dtype)
 
 
+def _repeat(
+    x: torch.Tensor,
+    repeats: int,
+    dim: int | None = None,
+    *,
+    output_size: int | None = None,  # noqa: ARG001 - follows from the others
+) -> torch.Tensor:
+    """Each row several times, in a row: a number that is dynamic breaks torch's own form."""
+    if dim is None:
+        x, dim = x.flatten(), 0
+    dim %= x.ndim
+    shape = list(x.shape)
+    shape.insert(dim + 1, repeats)
+    return x.unsqueeze(dim + 1).expand(shape).flatten(dim, dim + 1)
+
+
+def _is_in(
+    x: torch.Tensor,
+    among: torch.Tensor,
+    *,
+    assume_unique: bool = False,  # noqa: ARG001 - of no effect on the result
+    invert: bool = False,
+) -> torch.Tensor:
+    """Whether each element is one of some values, by comparing it with all of them."""
+    result = (x[..., None] == among.reshape(-1)).any(-1)
+    return torch.logical_not(result) if invert else result
+
+
+def _running_most(x: torch.Tensor, dim: int) -> tuple[torch.Tensor, torch.Tensor]:
+    return _running(x, dim, largest=True)
+
+
+def _running_least(x: torch.Tensor, dim: int) -> tuple[torch.Tensor, torch.Tensor]:
+    return _running(x, dim, largest=False)
+
+
+def _running(x: torch.Tensor, dim: int, *, largest: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """The extreme up to each element, and where it stands (the last of equal ones).
+
+    All earlier elements are laid out beside each, so memory goes with the square of the size.
+    """
+    x = x.movedim(dim, -1)
+    if x.is_floating_point():
+        neutral = -torch.inf if largest else torch.inf
+    else:
+        neutral = torch.iinfo(x.dtype).min if largest else torch.iinfo(x.dtype).max
+    at = torch.arange(x.shape[-1], device=x.device)
+    earlier = at[None, :] <= at[:, None]
+    table = torch.where(earlier, x[..., None, :], torch.full((), neutral, dtype=x.dtype))
+    values = table.amax(-1) if largest else table.amin(-1)
+    is_extreme = torch.logical_and(earlier, table == values[..., None])
+    places = torch.where(is_extreme, at, torch.full((), -1, dtype=at.dtype)).amax(-1)
+    return values.movedim(-1, dim), places.movedim(-1, dim)
+
+
 _DECOMPOSED: dict[str, Callable[..., Any]] = {
     _SEGMENTED: decompose,
     "aten::_is_all_true": _all_true,
     "aten::clamp": _clamp,
     "aten::clamp_max": _clamp_max,
     "aten::clamp_min": _clamp_min,
+    "aten::cummax": _running_most,
+    "aten::cummin": _running_least,
     "aten::div.Scalar_mode": _divide,
     "aten::div.Tensor_mode": _divide,
+    "aten::isin.Tensor_Tensor": _is_in,
+    "aten::repeat_interleave.self_int": _repeat,
     "aten::rsub.Scalar": _rsub,
 }

@@ -24,6 +24,7 @@ from mmedge_export.capture.locate import failing_node
 from mmedge_export.capture.network import TorchNetwork
 from mmedge_export.capture.relations import RelationRecorder, recording
 from mmedge_export.capture.standard_operators import in_standard_operators
+from mmedge_export.capture.tensor_lengths import dynamic_lengths
 from mmedge_export.noise import quiet
 from mmedge_export.passes.name_boundary import NameBoundaryPass
 from mmedge_export.passes.strip_metadata import StripMetadataPass
@@ -90,7 +91,7 @@ def trace(model: Model, *, opset: int | None = None) -> CapturedGraph:
             prefer_deferred_runtime_asserts_over_guards=True,
         )
 
-    with quiet(), torch.no_grad(), recording(recorder):
+    with quiet(), torch.no_grad(), recording(recorder), dynamic_lengths(network.module):
         captured = _capture(network.module, recorder, capture)
         program, checks = in_standard_operators(network.module, captured, opset)
         onnx_program = _convert(network.module, program, shapes, opset)

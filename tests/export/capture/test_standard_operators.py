@@ -45,7 +45,20 @@ class Clamped(nn.Module):
         return x.clamp(0, 0.5) * limits[..., None]
 
 
-@pytest.mark.parametrize("kind", [Checked, AllTrue, Inverted, Clamped])
+class Running(nn.Module):
+    """The delimiter before and after each token, rows for each token, and how many there are."""
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        at = torch.arange(mask.shape[1]).expand(mask.shape)
+        is_end = torch.isin(mask, torch.tensor([0, 3]))
+        before = torch.where(is_end, at, -1).cummax(1)[0]
+        after = torch.where(is_end, at, mask.shape[1]).flip(1).cummin(1)[0].flip(1)
+        peak, place = x.cummax(1)
+        rows = x.repeat_interleave(mask.shape[1], dim=0).unflatten(0, mask.shape)
+        return peak + place + (before + 10 * after)[..., None] + len(x) + rows[:, 0]
+
+
+@pytest.mark.parametrize("kind", [Checked, AllTrue, Inverted, Clamped, Running])
 def test_the_bundle_answers_as_torch_does(kind, tmp_path):
     axes = {0: "batch", 1: "T"}
     inputs = {"x": Input(X, dynamic=axes), "mask": Input(MASK, dynamic=axes)}

@@ -32,10 +32,10 @@ def make_model(checkpoint: Checkpoint, options: SourceOptions) -> Model:
         ExportError: the class cannot be taken; the message has the reason.
     """
     model = _make(checkpoint)
-    batches = [name for name in model.dims if name.endswith("batch")]
+    batch = next((name for name in model.dims if name.endswith("batch")), None)
     checkpoint.remarks.append(
-        f"a call has up to {MOST_ROWS} rows; --dim {batches[0]}=1:MOST changes it"
-        if batches
+        f"a call has up to {MOST_ROWS} rows; --dim {batch}=1:MOST changes it"
+        if batch
         else f"a call has one row: {type(checkpoint.network).__name__} takes no more"
     )
     checkpoint.remarks.append(

@@ -15,6 +15,7 @@ from mmedge_export.sources.huggingface.size_limits import (
     batches_differ,
     free_axes,
     longest_text,
+    several_texts,
     shortest_sound,
     shortest_text,
 )
@@ -32,8 +33,8 @@ __all__ = ["MOST_ROWS", "SingleRun", "make_inputs", "single_run_model"]
 
 #: Most rows of a call: export runs the network at this size, and a robot's calls have few.
 MOST_ROWS = 8
-#: Most points of a prompt, or regions of a picture.
-MOST_PARTS = 64
+#: Most points of a prompt and sets of them, and most regions of a picture.
+_MOST_POINTS, _MOST_REGIONS = 8, 64
 
 
 class SingleRun(nn.Module):
@@ -66,6 +67,12 @@ def single_run_model(
         ExportError: it returns no tensors by name.
     """
     network = checkpoint.network
+    if (texts := several_texts(network, sensors, example)) is not None:
+        example = texts
+        checkpoint.remarks.append(
+            f"a call has several texts and one of anything else: {type(network).__name__} takes as "
+            "many texts for each"
+        )
     result = runs(network, example)
     fields = result_fields(result) if hasattr(result, "items") else []
     fields = [name for name in fields if name not in example]  # handed through
@@ -128,11 +135,12 @@ def make_inputs(
                 if raw is not None and raw.length is not None
                 else (shortest_sound(network, sensor.name, example), None)
             )
+        most = _MOST_POINTS if sensor.modality in ("points", "boxes") else _MOST_REGIONS
         for axis in free_axes(network, sensor, example):
             dynamic[axis] = f"{sensor.modality}_{axis}"
-            dims[dynamic[axis]] = (1, MOST_PARTS)
+            dims[dynamic[axis]] = (1, most)
             checkpoint.remarks.append(
-                f"a call has up to {MOST_PARTS} of axis {axis} of {name!r}; --dim "
+                f"a call has up to {most} along axis {axis} of {name!r}; --dim "
                 f"{dynamic[axis]}=1:MOST changes it"
             )
         part = checkpoint.part("feature_extractor") if sensor.modality == "audio" else None
@@ -142,6 +150,7 @@ def make_inputs(
             dynamic=dynamic,
             tokenizer=tokenizer,
             sample_rate_hz=getattr(part, "sampling_rate", None) if value.ndim == 2 else None,
+            variation="parts" if sensor.modality in ("layout", "boxes") else "range",
         )
         for companion in (sensor.mask, *sensor.companions):
             if companion is None:

@@ -18,7 +18,14 @@ if TYPE_CHECKING:
     from mmedge_export.sources.huggingface.checkpoint import Checkpoint
     from mmedge_export.sources.huggingface.sensors import Sensor
 
-__all__ = ["batches_differ", "free_axes", "longest_text", "shortest_sound", "shortest_text"]
+__all__ = [
+    "batches_differ",
+    "free_axes",
+    "longest_text",
+    "several_texts",
+    "shortest_sound",
+    "shortest_text",
+]
 
 
 def batches_differ(
@@ -29,6 +36,25 @@ def batches_differ(
     """Whether the network takes another number of one modality than of the others."""
     first = sensors[0]
     return _takes(network, _resized(first, example, {0: example[first.name].shape[0] + 1}))
+
+
+def several_texts(
+    network: Any,  # noqa: ANN401
+    sensors: Sequence[Sensor],
+    example: Mapping[str, Tensor],
+) -> dict[str, Tensor] | None:
+    """An example of one picture and several texts, where each picture has as many; None: not so."""
+    text = next((sensor for sensor in sensors if sensor.modality == "text"), None)
+    rows = next(iter(example.values())).shape[0]
+    if text is None or len(sensors) != 2 or rows == 1:
+        return None
+    whole_pairs, loose = (_resized(text, example, {0: size}) for size in (2 * rows, rows + 1))
+    if not _takes(network, whole_pairs) or _takes(network, loose):
+        return None
+    alone = {name: value[:1] for name, value in example.items()}
+    texts = _resized(text, example, {0: rows + 1})
+    values = {**alone, **{name: texts[name] for name in (text.name, text.mask) if name is not None}}
+    return values if _takes(network, values) else None
 
 
 def free_axes(
