@@ -139,15 +139,22 @@ def bart() -> Any:
 
 
 def whisper(places: int = 30) -> Any:
-    return hf.WhisperForConditionalGeneration(
-        hf.WhisperConfig(
-            **_BOTH,
-            **IDS,
-            num_mel_bins=16,
-            max_source_positions=places,
-            max_target_positions=40,
-            decoder_start_token_id=3,
-        )
+    return hf.WhisperForConditionalGeneration(_whisper_config(places))
+
+
+def whisper_model() -> Any:
+    """Its decoder's tokens are an input: it chooses none."""
+    return hf.WhisperModel(_whisper_config(30))
+
+
+def _whisper_config(places: int) -> Any:
+    return hf.WhisperConfig(
+        **_BOTH,
+        **IDS,
+        num_mel_bins=16,
+        max_source_positions=places,
+        max_target_positions=40,
+        decoder_start_token_id=3,
     )
 
 

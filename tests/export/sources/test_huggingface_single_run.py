@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import huggingface_networks as checkpoints
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import torch
 import mmedge
 from mmedge.errors import ExportError
 from mmedge_export import export
+from mmedge_export.sources.huggingface.messages import reasons_with_advice
 from mmedge_export.sources.huggingface.source import HuggingFaceSource
 from mmedge_export.sources.loader import load_source
 from mmedge_export.sources.source import DimensionOption, SourceOptions
@@ -42,6 +45,10 @@ CASES = {
     "wav2vec2": [{"input_values": floats(1, 700)}, {"input_values": floats(3, 4001)}],
     "audio_classifier": [{"input_values": floats(n, 64, 16)} for n in (1, 3)],
     "detr": [{"pixel_values": floats(n, 3, 64, 64)} for n in (1, 3)],
+    "whisper_model": [
+        {"input_features": floats(n, 16, 60), "decoder_input_ids": RNG.integers(3, 90, (n, 4 * n))}
+        for n in (1, 3)
+    ],
 }
 OUTPUTS = {
     "bert": ["logits"],
@@ -51,6 +58,7 @@ OUTPUTS = {
     "wav2vec2": ["logits"],
     "audio_classifier": ["logits"],
     "detr": ["logits", "pred_boxes"],
+    "whisper_model": ["last_hidden_state"],
 }
 
 
@@ -101,6 +109,16 @@ def test_places_of_words_on_a_page_are_an_input(tmp_path):
     model = read(tmp_path).model
     assert model.inputs["bbox"].shape() == ("batch", "tokens", 4)
     assert model.dims["tokens"] == (1, 40)
+
+
+def test_what_a_foreign_class_raises_is_a_reason_with_what_to_write():
+    with (
+        pytest.raises(ExportError, match=r"^X fails in .*json/.* JSONDecodeError: .* mmedge init"),
+        reasons_with_advice("X"),
+    ):
+        json.loads("{")
+    with pytest.raises(ExportError, match="^no; write a factory"), reasons_with_advice("X"):
+        raise ExportError("no")
 
 
 def test_what_forward_takes_and_gets_nothing_is_said(tmp_path):

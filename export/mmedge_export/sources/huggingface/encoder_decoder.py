@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
 __all__ = ["encoder_decoder_model"]
 
+#: The output of an encoder that says which of its places count: those of several modalities.
+ENCODER_MASK = "encoder_mask"
 #: Most tokens of a run, where nothing states a number.
 _LIMIT = 256
 
@@ -89,7 +91,7 @@ class _Encode(nn.Module):
         self._tokens = DECODER_TOKENS if DECODER_TOKENS in own else "input_ids"
 
     def forward(self, **sensors: Tensor) -> dict[str, Tensor]:
-        """Keys and values, ``cross_key_0`` and so on."""
+        """Keys and values, ``cross_key_0`` and so on, and the mask of an encoder that makes one."""
         values = self.fronts(sensors)
         rows = next(iter(values.values())).shape[0]
         values[self._tokens] = torch.full((rows, 1), self._start, dtype=torch.int64)
@@ -103,13 +105,24 @@ class _Encode(nn.Module):
         ) -> tuple[tuple[Any, ...], dict[str, Any]]:
             return args, {**kwargs, self._names.cache: cache, "use_cache": True}
 
+        masks: dict[str, Tensor] = {}
+
+        def keep_mask(module: nn.Module, args: tuple[Any, ...], result: Any) -> None:  # noqa: ANN401, ARG001
+            mask = getattr(result, "attention_mask", None)
+            if isinstance(mask, Tensor):
+                masks[ENCODER_MASK] = mask
+
+        network: Any = self.network
         (decoder,) = self._decoder
-        hook = decoder.register_forward_pre_hook(give_cache, with_kwargs=True)
+        hooks = [decoder.register_forward_pre_hook(give_cache, with_kwargs=True)]
+        if (encoder := network.get_encoder()) is not None:
+            hooks.append(encoder.register_forward_hook(keep_mask))
         try:
-            self.network(**values)
+            network(**values)
         finally:
-            hook.remove()
-        return cache_tensors(cross, "cross_")
+            for hook in hooks:
+                hook.remove()
+        return {**cache_tensors(cross, "cross_"), **masks}
 
 
 class _Step(nn.Module):
@@ -136,7 +149,7 @@ class _Step(nn.Module):
         values: dict[str, Any] = {
             self._names.tokens: token,
             self._names.cache: encoder_decoder_cache(own, cross),
-            self._names.features: BaseModelOutput(last_hidden_state=features)
+            self._names.features: self._outputs(features, tensors.get(ENCODER_MASK))
             if self._names.features == "encoder_outputs"
             else features,
             "use_cache": True,
@@ -145,6 +158,13 @@ class _Step(nn.Module):
             values[self._names.mask] = mask
         result = self.decoder(**values)
         return {"logits": result.logits[:, -1], **cache_tensors(own, "present_")}
+
+    @staticmethod
+    def _outputs(features: Tensor, mask: Tensor | None) -> BaseModelOutput:
+        outputs = BaseModelOutput(last_hidden_state=features)
+        if mask is not None:
+            outputs.attention_mask = mask
+        return outputs
 
     def forward(self, token: Tensor, **tensors: Tensor) -> dict[str, Tensor]:
         """As :meth:`run`, where nothing of the encoder is padding."""
@@ -180,11 +200,11 @@ def encoder_decoder_model(
         )
     start = [*generation.start[0].tolist(), *rules.forced]
     module = _Encode(network, decoder, start[0]).eval()
-    masked = "attention_mask" in example
     width = _feature_width(generation.arguments)
-    step = (_MaskedStep if masked else _Step)(decoder, width).eval()
     with quiet(), torch.no_grad():
         constants = module(**example)
+        masked = "attention_mask" in example and ENCODER_MASK not in constants
+        step = (_MaskedStep if masked else _Step)(decoder, width).eval()
         mask = {"attention_mask": example["attention_mask"]} if masked else {}
         tokens = torch.tensor([start] * len(generation.start))
         first = step(tokens, **mask, **constants)

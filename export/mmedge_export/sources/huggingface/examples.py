@@ -43,6 +43,7 @@ _INNER = (
     "cache",
     "past_key_values",
     "model_output",
+    "attention_mask",
 )
 #: Most runs until an example is given up.
 _MOST_TRIES = 300
@@ -164,9 +165,12 @@ def options_of(network: Any) -> dict[str, Any]:  # noqa: ANN401
 
 
 def runs(network: Any, example: Mapping[str, Tensor]) -> Any:  # noqa: ANN401
-    """What a network returns for an example. Raises what it raises."""
+    """What a network returns for an example. Raises what it raises.
+
+    One that generates chooses its decoder's tokens by itself: here it gets a first one.
+    """
     values = {name: value.clone() for name, value in example.items()}
-    if DECODER_TOKENS in parameters_of(network):
+    if network.can_generate() and DECODER_TOKENS in parameters_of(network):
         rows = next(iter(values.values())).shape[0]
         values[DECODER_TOKENS] = torch.zeros((rows, 1), dtype=torch.int64)
     with quiet(), torch.no_grad():

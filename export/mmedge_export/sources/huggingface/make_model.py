@@ -5,17 +5,24 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from mmedge.errors import ExportError
 from mmedge_export.loops import Generate
-from mmedge_export.sources.huggingface.examples import find_example
-from mmedge_export.sources.huggingface.sensors import find_sensors, sensors_left_out
+from mmedge_export.sources.huggingface.examples import DECODER_TOKENS, find_example
+from mmedge_export.sources.huggingface.sensors import (
+    Sensor,
+    find_sensors,
+    parameters_of,
+    sensors_left_out,
+)
 from mmedge_export.sources.huggingface.single_run import MOST_ROWS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from torch import Tensor
+
     from mmedge_export.model import Model
     from mmedge_export.sources.huggingface.checkpoint import Checkpoint
-    from mmedge_export.sources.huggingface.sensors import Sensor
     from mmedge_export.sources.source import SourceOptions
 
 __all__ = ["make_model"]
@@ -63,7 +70,7 @@ def _make(checkpoint: Checkpoint) -> Model:
 
         _tell_left_out(checkpoint, sensors)
         return prefixed_model(checkpoint, sensors)
-    sensors, example = find_example(checkpoint, sensors)
+    sensors, example = _find_example(checkpoint, sensors)
     _tell_left_out(checkpoint, sensors)
     if not network.can_generate():
         from mmedge_export.sources.huggingface.single_run import single_run_model
@@ -80,6 +87,19 @@ def _make(checkpoint: Checkpoint) -> Model:
         sensors = [sensor for sensor in sensors if sensor.modality != "text"]
         example = {sensor.name: example[sensor.name] for sensor in sensors}
     return encoder_decoder_model(checkpoint, sensors, example)
+
+
+def _find_example(
+    checkpoint: Checkpoint, sensors: Sequence[Sensor]
+) -> tuple[list[Sensor], dict[str, Tensor]]:
+    """As :func:`find_example`; with tokens of the decoder where no loop gives them."""
+    network = checkpoint.network
+    if network.can_generate() or DECODER_TOKENS not in parameters_of(network):
+        return find_example(checkpoint, sensors)
+    try:
+        return find_example(checkpoint, sensors)
+    except ExportError:
+        return find_example(checkpoint, [*sensors, Sensor(DECODER_TOKENS, "decoder")])
 
 
 def _tell_left_out(checkpoint: Checkpoint, sensors: Sequence[Sensor]) -> None:

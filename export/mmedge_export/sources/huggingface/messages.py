@@ -1,8 +1,9 @@
-"""Keep what transformers says to itself away from the user's output."""
+"""What a user reads of transformers: none of its log, and of its failures what to do about them."""
 
 from __future__ import annotations
 
 import contextlib
+import traceback
 from typing import TYPE_CHECKING
 
 from mmedge.errors import ExportError
@@ -11,7 +12,9 @@ from mmedge_export.install import remedy
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["errors_alone"]
+__all__ = ["errors_alone", "reasons_with_advice"]
+
+_ADVICE = "; write a factory: mmedge init hf:FOLDER -o factory.py writes a first version"
 
 
 @contextlib.contextmanager
@@ -31,3 +34,29 @@ def errors_alone() -> Iterator[None]:
         yield
     finally:
         logging.set_verbosity(level)
+
+
+@contextlib.contextmanager
+def reasons_with_advice(name: str) -> Iterator[None]:
+    """Every refusal of a class says what to write; what its own code raises is a refusal.
+
+    Args:
+        name: of the class.
+
+    Raises:
+        ExportError: the class cannot be taken.
+    """
+    try:
+        yield
+    except ExportError as error:
+        if "factory" in str(error) or "mmedge init" in str(error):
+            raise
+        raise ExportError(f"{error}{_ADVICE}") from error
+    except Exception as error:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        if "mmedge_export" in frame.filename:
+            raise  # a fault of mmedge
+        raise ExportError(
+            f"{name} fails in {frame.filename.rpartition('site-packages/')[2]} line "
+            f"{frame.lineno}: {type(error).__name__}: {error}{_ADVICE}"
+        ) from error

@@ -9,7 +9,12 @@ from torch import Tensor, nn
 from mmedge.errors import ExportError
 from mmedge_export.inputs import Input
 from mmedge_export.model import Model
-from mmedge_export.sources.huggingface.examples import options_of, result_fields, runs
+from mmedge_export.sources.huggingface.examples import (
+    DECODER_TOKENS,
+    options_of,
+    result_fields,
+    runs,
+)
 from mmedge_export.sources.huggingface.fronts import Fronts, find_front
 from mmedge_export.sources.huggingface.size_limits import (
     batches_differ,
@@ -78,7 +83,9 @@ def single_run_model(
     fields = [name for name in fields if name not in example]  # handed through
     if not fields:
         raise ExportError(f"{type(network).__name__} returns no tensors by name")
-    inputs, dims, fronts = make_inputs(checkpoint, sensors, example)
+    # Some decoders silently take rows apart that are no rows of what the encoder made.
+    one_batch = DECODER_TOKENS in example
+    inputs, dims, fronts = make_inputs(checkpoint, sensors, example, one_batch=one_batch)
     return Model(
         SingleRun(network, fields, fronts).eval(),
         inputs=inputs,
@@ -128,6 +135,9 @@ def make_inputs(
                 longest = longest_text(checkpoint, sensor, example)
                 dims["tokens"] = (shortest_text(network, sensor, example), longest)
                 tokenizer = None if has_layout else tokenizer_file(checkpoint, longest)
+        elif sensor.name == DECODER_TOKENS:
+            dynamic[1] = "decoder_tokens"
+            dims["decoder_tokens"] = (1, longest_text(checkpoint, sensor, example))
         elif sensor.modality == "audio" and value.ndim == 2:
             dynamic[1] = "samples"
             dims["samples"] = (

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mmedge_export.sources.huggingface.candidates import look_up
-from mmedge_export.sources.huggingface.examples import result_fields, runs
+from mmedge_export.sources.huggingface.examples import DECODER_TOKENS, result_fields, runs
 from mmedge_export.sources.huggingface.sensors import is_made_of_parts
 
 if TYPE_CHECKING:
@@ -108,7 +108,10 @@ def longest_text(
     checkpoint: Checkpoint, sensor: Sensor, example: Mapping[str, Tensor]
 ) -> int | None:
     """The longest text that the network takes, found by running it near what it states."""
-    places = look_up(checkpoint.config, "max_position_embeddings", "n_positions")
+    names = ["max_position_embeddings", "n_positions"]
+    if sensor.name == DECODER_TOKENS:
+        names.insert(0, "max_target_positions")
+    places = look_up(checkpoint.config, *names)
     if not isinstance(places, int):
         return None
     padding = look_up(checkpoint.config, "pad_token_id")

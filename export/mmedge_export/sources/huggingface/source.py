@@ -37,11 +37,15 @@ class HuggingFaceSource:
         with installed(f"reading {spec}"):
             from mmedge_export.sources.huggingface.checkpoint import read_checkpoint
             from mmedge_export.sources.huggingface.make_model import make_model
-            from mmedge_export.sources.huggingface.messages import errors_alone
+            from mmedge_export.sources.huggingface.messages import (
+                errors_alone,
+                reasons_with_advice,
+            )
         folder, remarks = _find_folder(spec.removeprefix(_PREFIX))
         with errors_alone():
             checkpoint = read_checkpoint(folder, trust_remote_code=options.trust_remote_code)
-            model = make_model(checkpoint, options)
+            with reasons_with_advice(type(checkpoint.network).__name__):
+                model = make_model(checkpoint, options)
         return SourceModel(model, tuple(dict.fromkeys([*remarks, *checkpoint.remarks])))
 
     def draft(self, spec: str, options: SourceOptions, output: Path) -> SourceDraft:
