@@ -214,11 +214,13 @@ def _shrink(config: Any, overrides: Mapping[str, Any]) -> Any:  # noqa: ANN401
             settings[name] = _rope(value)
         else:
             settings[name] = _small(name, value)
-    settings = {n: v for n, v in settings.items() if v is not None or n in known}
     settings.update({n: v for n, v in known.items() if n not in settings})
+    heads = _value(config, "num_attention_heads")
+    if heads == _value(config, "num_key_value_heads") and "num_key_value_heads" not in known:
+        settings["num_key_value_heads"] = settings.get("num_attention_heads")
     if "layer_types" in per_layer:
         settings["num_hidden_layers"] = len(per_layer["layer_types"])
-    return type(config)(**settings)
+    return type(config)(**{n: v for n, v in settings.items() if v is not None or n in known})
 
 
 def _names(config: Any) -> list[str]:  # noqa: ANN401
@@ -275,6 +277,8 @@ def _rope(value: Mapping[str, Any]) -> dict[str, Any]:
 
 def _small(name: str, value: Any) -> Any:  # noqa: ANN401
     """The small value of a field."""
+    if value is None and re.fullmatch(r"(image|video|audio)_token_(id|index)", name):
+        return _tokens(name, 0)  # every trained checkpoint says it
     if isinstance(value, bool) or value is None or isinstance(value, str):
         return value
     if re.fullmatch(r".*_(token_)?(id|ids|index)|.*_tokens?|im_\w+_id", name) and _are_ids(value):
