@@ -109,6 +109,18 @@ def act(folder, **settings):
     )  # fmt: skip
 
 
+def diffusion(folder, **settings):
+    options = {
+        "num_train_timesteps": 20, "noise_scheduler_type": "DDIM", "num_inference_steps": 5,
+        **settings,
+    }  # fmt: skip
+    return save(
+        "diffusion", folder, vision_backbone="resnet_small", crop_shape=(40, 56),
+        spatial_softmax_num_keypoints=4, down_dims=(16, 32), n_groups=4, horizon=8,
+        n_action_steps=4, n_obs_steps=2, diffusion_step_embed_dim=16, **options,
+    )  # fmt: skip
+
+
 def frames(rng, rows=1):
     """What sensors of a robot give at one time."""
     values = {c: rng.integers(0, 256, (rows, HEIGHT, WIDTH, 3), dtype=np.uint8) for c in CAMERAS}

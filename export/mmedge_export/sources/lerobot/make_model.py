@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mmedge_export.sources.lerobot.act import act_model
+from mmedge_export.sources.lerobot.diffusion import diffusion_model
 
 if TYPE_CHECKING:
     from mmedge_export.model import Model
@@ -19,4 +20,5 @@ def make_model(source: PolicyFolder) -> Model:
     Raises:
         ExportError: it has a setting that no bundle can have.
     """
-    return act_model(source)
+    makers = {"act": act_model, "diffusion": diffusion_model}
+    return makers[source.kind](source)

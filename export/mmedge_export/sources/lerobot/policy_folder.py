@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["KINDS", "PolicyFolder", "read_policy"]
 
 #: Policies that become a model, as config.json calls them.
-KINDS = ("act",)
+KINDS = ("act", "diffusion")
 
 _WEIGHTS = "model.safetensors"
 

@@ -1,0 +1,142 @@
+"""Policies of LeRobot that denoise their actions: schedules, actions of an episode, streams."""
+
+from __future__ import annotations
+
+import sys
+from types import SimpleNamespace
+
+import lerobot_policies as policies
+import numpy as np
+import pytest
+import torch
+
+import mmedge
+from mmedge.stream import SimulatedClock, Window
+from mmedge_export import export
+from mmedge_export.sources.loader import load_source
+
+STEPS = 52
+CLIP = 1.0
+
+
+def run_schedule(rows, predictions, x, noise):
+    """docs/reference/bundle.md, "Loop": what a runtime does with a table."""
+    for (_, a, p, q, r, s, u, _, c), prediction, z in zip(rows, predictions, noise, strict=True):
+        m = prediction(a * x)
+        e = np.clip(p * x + q * m, -CLIP, CLIP)
+        x = r * e + s * x + u * m + c * z
+    return x
+
+
+@pytest.mark.parametrize("steps", [20, 4])
+@pytest.mark.parametrize("name", ["DDPM", "DDIM"])
+def test_the_table_is_the_scheduler_of_the_policy(name, steps, tmp_path, monkeypatch):
+    policy, *_ = policies.diffusion(
+        tmp_path / "policy", noise_scheduler_type=name, num_inference_steps=steps
+    )
+    loop = load_source(f"lerobot:{tmp_path / 'policy'}").model.loop
+    assert loop.clip == CLIP
+    rng = np.random.default_rng(4)
+    noise = rng.standard_normal((steps, 2, 8, 5))
+    predictions = [lambda x, w=w: np.sin(w * x) for w in rng.uniform(0.5, 2, steps)]
+    x = rng.standard_normal((2, 8, 5))
+    scheduler = policy.diffusion.noise_scheduler
+    scheduler.set_timesteps(steps)
+    scheduler.alphas_cumprod = scheduler.alphas_cumprod.double()
+    module = sys.modules[type(scheduler).__module__]
+    draws = iter(torch.from_numpy(noise))
+    monkeypatch.setattr(module, "randn_tensor", lambda *_, **__: next(draws))
+    expected = torch.from_numpy(x)
+    for time, prediction in zip(scheduler.timesteps, predictions, strict=True):
+        made = torch.from_numpy(prediction(expected.numpy()))
+        expected = scheduler.step(made, time, expected).prev_sample
+    result = run_schedule(loop.schedule.rows, predictions, x, noise)
+    np.testing.assert_allclose(result, expected.numpy(), rtol=0, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def diffusion(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("diffusion")
+    policy, before, behind = policies.diffusion(folder / "policy")
+    export(f"lerobot:{folder / 'policy'}", folder / "policy.mmedge").close()
+    return SimpleNamespace(
+        path=folder / "policy.mmedge", policy=policy, before=before, behind=behind
+    )
+
+
+def same(actions, expected):
+    np.testing.assert_allclose(actions, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.further_class
+def test_actions_of_an_episode(diffusion):
+    """Step by step, with lerobot's queues on its side, and histories and a queue like it here."""
+    rng = np.random.default_rng(5)
+    policy = diffusion.policy
+    policy.reset()
+    shape = (1, policy.config.horizon, policies.ACTION)
+    earlier, queue, runs = None, [], 0
+    with mmedge.load(diffusion.path) as pipe:
+        for _ in range(STEPS):
+            values = policies.frames(rng)
+            noise = rng.standard_normal(shape).astype(np.float32)
+            if not queue:
+                history = {
+                    name: np.stack([(earlier or values)[name], value], 1)
+                    for name, value in values.items()
+                }
+                queue, runs = list(pipe(**history, noise=noise)["action"][0]), runs + 1
+            earlier = values
+            observation = diffusion.before(policies.observation(values))
+            expected = policy.select_action(observation, noise=torch.from_numpy(noise))
+            same(queue.pop(0), diffusion.behind(expected)[0].numpy())
+    assert runs == STEPS // policy.config.n_action_steps
+
+
+@pytest.mark.further_class
+def test_a_stream_keeps_the_last_frames_of_two_cameras(diffusion):
+    rng = np.random.default_rng(6)
+    policy, clock = diffusion.policy, SimulatedClock()
+    noise = rng.standard_normal((1, policy.config.horizon, policies.ACTION)).astype(np.float32)
+    pushed = {"front": [], "wrist": [], "state": []}
+    results = []
+    with (
+        mmedge.load(diffusion.path, plan="cut") as pipe,
+        pipe.stream(
+            trigger="front",
+            clock=clock,
+            align={name: Window(policy.config.n_obs_steps, axis=1) for name in pushed},
+            loop_options={"noise": noise},
+        ) as stream,
+    ):
+        for step in range(STEPS):
+            values = policies.frames(rng)
+            for name in ("wrist", "state", "front"):
+                if step % 2 == 0 or name != "wrist":
+                    pushed[name].append(values[name])
+                    stream.push(name, values[name][:, None], t=clock())
+            if step > 0:
+                results.append(stream.result(0.0))
+            clock.advance(1 / 30)
+    used = [
+        {name: [sample.seq for sample in samples] for name, samples in result.samples.items()}
+        for result in results
+        if result.outputs is not None
+    ]
+    assert len(used) == STEPS - 2  # the first frame of the wrist has none before it
+    assert used[9] == {"front": [10, 11], "wrist": [4, 5], "state": [10, 11]}
+    batch = policies.observation(
+        {
+            name: np.stack([np.concatenate([frames[n] for n in row[name]]) for row in used])
+            for name, frames in pushed.items()
+        }
+    )
+    batch = diffusion.before(batch)
+    batch["observation.images"] = torch.stack([batch[k] for k in policy.config.image_features], -4)
+    with torch.no_grad():
+        actions = policy.diffusion.generate_actions(
+            {k: v for k, v in batch.items() if k in ("observation.state", "observation.images")},
+            noise=torch.from_numpy(noise).repeat(len(used), 1, 1),
+        )
+    outputs = [result.outputs["action"] for result in results if result.outputs is not None]
+    same(np.concatenate(outputs), diffusion.behind(actions).numpy())
