@@ -230,7 +230,7 @@ def test_the_manifest_says_what_the_model_says(tmp_path):
     np.testing.assert_array_equal(tokens["ids"], [[7, 7]])
     assert manifest.name == "text-and-image"
     assert manifest.dimensions["length"] == Dimension(2, 6, 32)
-    assert manifest.dimensions["tokens_1"] == Dimension(0, 12, None)
+    assert manifest.dimensions["tokens_1"] == Dimension(4, 12, None)
     assert manifest.stages[0].outputs == (
         TensorSpec("logits", "float32", ("batch", 5)),
         TensorSpec("best", "int64", ("batch",)),

@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from mmedge.errors import BackendError, ExportError
 from mmedge.spec import Array, Dimension, TensorSpec
+from mmedge_export.onnx_graph.size import Size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -81,11 +82,9 @@ class Graph:
             name = str(value.name)
             if name not in model.inputs:
                 continue
-            for size, model_size in zip(
-                value.shape or (), model.inputs[name].shape(), strict=False
-            ):
+            for size, own_size in zip(value.shape or (), model.inputs[name].shape(), strict=False):
                 if isinstance(size, ir.SymbolicDim) and size.value:
-                    names[size.value] = model_size
+                    names[size.value] = own_size
         specs = []
         for value in self.model.graph.outputs:
             output = outputs[str(value.name)]
@@ -101,11 +100,12 @@ class Graph:
             for axis, declared_size in enumerate(declared_shape):
                 dimension = _known_size(declared_size, guess[axis], names)
                 if isinstance(dimension, str):
+                    least = Size.of(dimension).least(names, dimensions) if dimension else 0
                     new_name = _free(dimension_name(f"{value.name}_{axis}"), dimensions)
                     dimension = names.setdefault(dimension, new_name) if dimension else new_name
-                if isinstance(dimension, str):
-                    # There may be none of what only comes out, such as detections.
-                    dimensions.setdefault(dimension, Dimension(0, max(output.shape[axis], 1)))
+                    limits = Dimension(min(least, output.shape[axis]), max(output.shape[axis], 1))
+                    if isinstance(dimension, str):
+                        dimensions.setdefault(dimension, limits)
                 shape.append(dimension)
             specs.append(TensorSpec(str(value.name), output.dtype.name, tuple(shape)))
         return inputs, tuple(specs), dimensions

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from mmedge.spec import Dimension
+
 __all__ = ["ONE", "ZERO", "Size", "product", "total"]
 
 Monomial = tuple[str, ...]
@@ -51,6 +53,21 @@ class Size:
         if any(name not in sizes for names, _ in self.terms for name in names):
             return None
         return sum(f * math.prod(sizes[name] for name in names) for names, f in self.terms)
+
+    def least(self, names: Mapping[str, int | str], dimensions: Mapping[str, Dimension]) -> int:
+        """The smallest number; 0 where that is open, as of detections: there may be none.
+
+        Args:
+            names: what stands here for dimensions, or sizes of them.
+            dimensions: the limits of each.
+        """
+        if any(factor < 0 for _, factor in self.terms):
+            return 0
+        known = {
+            name: size if isinstance(size, int) else dimensions[size].min
+            for name, size in names.items()
+        }
+        return self.at(known) or 0
 
     def __add__(self, other: Size) -> Size:
         sums = dict(self.terms)

@@ -71,6 +71,8 @@ def find_example(
         except Exception as error:  # noqa: BLE001 - whatever a foreign class raises
             failure = failure or error
             continue
+        if rows == 1:
+            checkpoint.remarks.append(f"a call has one row: {type(network).__name__} takes no more")
         return sensors_tried, example
     first = {name: values[0][name] for name, values in candidates.items()}
     _refuse_needed(checkpoint, sensors, first)

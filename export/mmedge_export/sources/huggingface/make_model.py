@@ -40,11 +40,10 @@ def make_model(checkpoint: Checkpoint, options: SourceOptions) -> Model:
     """
     model = _make(checkpoint)
     batch = next((name for name in model.dims if name.endswith("batch")), None)
-    checkpoint.remarks.append(
-        f"a call has up to {MOST_ROWS} rows; --dim {batch}=1:MOST changes it"
-        if batch
-        else f"a call has one row: {type(checkpoint.network).__name__} takes no more"
-    )
+    if batch:
+        checkpoint.remarks.append(
+            f"a call has up to {MOST_ROWS} rows; --dim {batch}=1:MOST changes it"
+        )
     checkpoint.remarks.append(
         "samples are made up"
         if checkpoint.processor is None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from mmedge.errors import ExportError
@@ -250,7 +250,7 @@ def _with_companions(sensors: Sequence[Sensor], names: Sequence[str]) -> list[Se
             return int(same), len(words & set(sensor.name.split("_")))
 
         owners[max(candidates, key=likeness).name].append(name)
-    return [Sensor(s.name, s.modality, s.mask, tuple(owners[s.name])) for s in sensors]
+    return [replace(s, companions=tuple(owners[s.name])) for s in sensors]
 
 
 def sensors_left_out(network: Any, sensors: Sequence[Sensor]) -> list[str]:  # noqa: ANN401

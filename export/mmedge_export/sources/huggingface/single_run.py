@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from mmedge.errors import ExportError
 from mmedge_export.inputs import Input
 from mmedge_export.model import Model
-from mmedge_export.sources.huggingface.examples import (
-    DECODER_TOKENS,
-    options_of,
-    result_fields,
-    runs,
-)
+from mmedge_export.noise import quiet
+from mmedge_export.sources.huggingface.examples import DECODER_TOKENS, options_of, result_fields
 from mmedge_export.sources.huggingface.fronts import Fronts, find_front
+from mmedge_export.sources.huggingface.known_values import KnownValues, read_known_values
 from mmedge_export.sources.huggingface.size_limits import (
     batches_differ,
     free_axes,
     longest_text,
+    other_text,
     several_texts,
     shortest_sound,
     shortest_text,
@@ -47,20 +46,34 @@ class SingleRun(nn.Module):
 
     Args:
         network: in evaluation mode.
-        fields: of its ModelOutput.
-        fronts: preprocessing of an input, inside the graph.
+        flags: parameters that are false in each call, with a value for some rows, by the parameter
+            whose rows they have.
     """
 
-    def __init__(self, network: nn.Module, fields: Sequence[str], fronts: Fronts) -> None:
+    def __init__(self, network: nn.Module, flags: Mapping[str, tuple[str, Tensor]]) -> None:
         super().__init__()
-        self.network, self._fields = network, tuple(fields)
-        self.fronts = fronts
-        self._options = options_of(network)
+        self.network, self.fronts = network, Fronts(())
+        #: Set where they are known.
+        self.fields: Sequence[str] = ()
+        self.known_values = KnownValues(())
+        self._flags, self._options = dict(flags), options_of(network)
+
+    def inputs_of(self, example: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What of an example is an input."""
+        return {name: value for name, value in example.items() if name not in self._flags}
+
+    def call(self, **values: Tensor) -> Any:  # noqa: ANN401
+        """What the network returns for values of its own parameters."""
+        flags = {
+            name: torch.zeros((values[owner].shape[0], *value.shape[1:]), dtype=torch.bool)
+            for name, (owner, value) in self._flags.items()
+        }
+        return self.network(**values, **flags, **self._options)
 
     def forward(self, **inputs: Tensor) -> dict[str, Tensor]:
         """The fields, by name."""
-        result = self.network(**self.fronts(inputs), **self._options)
-        return {name: result[name] for name in self._fields}
+        result = self.known_values.run(self.call, self.fronts(inputs))
+        return {name: result[name] for name in self.fields}
 
 
 def single_run_model(
@@ -72,28 +85,66 @@ def single_run_model(
         ExportError: it returns no tensors by name.
     """
     network = checkpoint.network
+    what = type(network).__name__
     if (texts := several_texts(network, sensors, example)) is not None:
         example = texts
         checkpoint.remarks.append(
-            f"a call has several texts and one of anything else: {type(network).__name__} takes as "
-            "many texts for each"
+            f"a call has several texts and one of anything else: {what} takes as many texts for "
+            "each"
         )
-    result = runs(network, example)
+    flags = {
+        name: (sensor.name, example[name])
+        for sensor in sensors
+        for name in sensor.companions
+        if example[name].dtype == torch.bool
+    }
+    if flags:
+        checkpoint.remarks.append(f"{', '.join(flags)} is false in each call")
+        example = {**example, **{name: torch.zeros_like(example[name]) for name in flags}}
+    module = SingleRun(network, flags).eval()
+    if (known := _read_known(module, sensors, example)) is None:
+        checkpoint.remarks.append(
+            f"a call has one row: {what} reads values that differ with the number of rows"
+        )
+        example = {name: value[:1] for name, value in example.items()}
+        known = _read_known(module, sensors, example)
+    if known is not None:
+        module.known_values = known
+        if known.is_random:
+            checkpoint.remarks.append(
+                f"{what} draws at random; the bundle always has one draw, in order"
+            )
+    with quiet(), torch.no_grad():
+        result = module.known_values.run(module.call, module.inputs_of(example))
     fields = result_fields(result) if hasattr(result, "items") else []
-    fields = [name for name in fields if name not in example]  # handed through
-    if not fields:
-        raise ExportError(f"{type(network).__name__} returns no tensors by name")
+    module.fields = [name for name in fields if name not in example]  # the rest is handed through
+    if not module.fields:
+        raise ExportError(f"{what} returns no tensors by name; write a factory with mmedge init")
     # Some decoders silently take rows apart that are no rows of what the encoder made.
     one_batch = DECODER_TOKENS in example
-    inputs, dims, fronts = make_inputs(checkpoint, sensors, example, one_batch=one_batch)
+    inputs, dims, module.fronts = make_inputs(checkpoint, sensors, example, one_batch=one_batch)
+    inputs = {name: value for name, value in inputs.items() if name not in flags}
     return Model(
-        SingleRun(network, fields, fronts).eval(),
+        module,
         inputs=inputs,
-        outputs=list(fields),
+        outputs=list(module.fields),
         dims=dims,
-        labels=_labels(checkpoint, {name: result[name] for name in fields}),
+        labels=_labels(checkpoint, {name: result[name] for name in module.fields}),
         name=checkpoint.folder.resolve().name,
     )
+
+
+def _read_known(
+    module: SingleRun, sensors: Sequence[Sensor], example: Mapping[str, Tensor]
+) -> KnownValues | None:
+    """What the network reads of values that no input has a part in; None: it differs with sizes."""
+    one_row = {name: value[:1] for name, value in example.items()}
+    others = [other_text(sensor, example) for sensor in sensors if sensor.modality == "text"]
+    with quiet():
+        return read_known_values(
+            lambda values: module.call(**values),
+            [module.inputs_of(each) for each in (example, one_row, *others)],
+        )
 
 
 def make_inputs(

@@ -22,6 +22,7 @@ __all__ = [
     "batches_differ",
     "free_axes",
     "longest_text",
+    "other_text",
     "several_texts",
     "shortest_sound",
     "shortest_text",
@@ -128,6 +129,11 @@ def shortest_text(network: Any, sensor: Sensor, example: Mapping[str, Tensor]) -
     return next(
         (size for size in range(1, most) if _takes(network, _text(sensor, example, size))), most
     )
+
+
+def other_text(sensor: Sensor, example: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """An example of a shorter text."""
+    return _text(sensor, example, max(example[sensor.name].shape[1] - 2, 1))
 
 
 def _text(sensor: Sensor, example: Mapping[str, Tensor], size: int) -> dict[str, Tensor]:
