@@ -85,6 +85,7 @@ _RULES: Sequence[tuple[str, Callable[[int], int]]] = [
     (r"(image_seq_length|num_image_tokens|mm_tokens_per_image|vision_soft_tokens_per_image)",
      _constant((PICTURE // PATCH) ** 2)),
     (r"(num_frames|max_num_frames)", _at_most(4)),
+    (r"(n_window|n_window_infer)", _at_most(8)),
     (r"num_conv_pos_embeddings", _constant(16)),
     (r"num_conv_pos_embedding_groups", _constant(2)),
     ((r"(conv_channels|nemo_conv_channels|depthwise_separable_out_channel|ext_pw_out_channel|"
@@ -104,6 +105,8 @@ _ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 
 #: Settings that names do not tell, by model type of the configuration that has them.
 OVERRIDES: Mapping[str, Mapping[str, Any]] = {
+    "align": {"projection_dim": 64},
+    "align_vision_model": {"width_coefficient": 0.2, "depth_coefficient": 0.1},
     "apertus1p5": {
         "image_token_offset": 32, "audio_token_offset": 96, "text_config": {"vocab_size": 192}
     },
@@ -120,6 +123,10 @@ OVERRIDES: Mapping[str, Mapping[str, Any]] = {
                for n in range(64)},
         }
     },
+    "clap_audio_model": {
+        "spec_size": 64, "patch_size": 2, "patch_stride": [2, 2], "window_size": 4,
+        "depths": [2, 2], "num_attention_heads": [2, 2], "patch_embeds_hidden_size": 16,
+    },
     "cohere_compass_text": {
         "layer_types": ["sliding_attention", "full_attention"],
         "rope_parameters": {
@@ -130,6 +137,7 @@ OVERRIDES: Mapping[str, Mapping[str, Any]] = {
     "diffusion_gemma_text": {
         "num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 2 * WIDTH
     },
+    "edgetam_vision_model": {"backbone_channel_list": [1024, 512, 256, 64]},
     "emu3": {
         "vocabulary_map": {
             "<image>": 100, "<|extra_200|>": 101,
@@ -143,16 +151,18 @@ OVERRIDES: Mapping[str, Mapping[str, Any]] = {
             "model_args": {"inference_mode": True},
         }
     },
-    "dots3_note_text": {"num_key_value_heads": HEADS},
     "fun_asr_nano": {"adaptor_config": {"intermediate_size": WIDTH // 4}},
+    "fun_asr_nano_encoder": {"num_stacked_frames": 1},
     "gemma3n": {  # its vision tower gives as many
         "vision_soft_tokens_per_image": 256, "text_config": {"max_position_embeddings": 512},
     },
-    "glm5_next_text": {"num_key_value_heads": HEADS},
+    "gemma3n_vision": {"hidden_size": 2048},
     "granite4_vision": {
         "deepstack_layer_map": [[1, 0]], "spatial_target_layers": [1], "downsample_rate": "1/2",
         "vision_config": {"hidden_size": 64},
     },
+    "granite_speech": {"window_size": 4, "downsample_rate": 2},
+    "granite_speech_plus": {"window_size": 4, "downsample_rate": 2},
     "granite_speech_encoder": {"context_size": 16, "max_pos_emb": 32},
     "granite_speech_plus_encoder": {"context_size": 16, "max_pos_emb": 32},
     "hunyuan_vl_text": {"head_dim": HEAD_WIDTH},
@@ -229,13 +239,20 @@ def _names(config: Any) -> list[str]:  # noqa: ANN401
 
 
 def _value(config: Any, name: str) -> Any:  # noqa: ANN401
-    """A setting, where layers may have others too."""
-    return vars(config).get((config.attribute_map or {}).get(name, name))
+    """A setting, where layers may have others too; a part that is optional is there."""
+    value = vars(config).get((config.attribute_map or {}).get(name, name))
+    part = (getattr(config, "sub_configs_defaults", None) or {}).get(name)
+    if value is not None or part is None:
+        return value
+    of_type = getattr(part.config_class, "for_model", None)  # of the class for any type
+    return part.config_class() if of_type is None else of_type(part.model_type)
 
 
 def _per_layer(config: Any) -> dict[str, list[Any]]:  # noqa: ANN401
     """Lists with a value for each layer, cut to layers of every kind."""
     count = _value(config, "num_hidden_layers")
+    if _value(config, "depths") is not None:
+        return {}  # a list has a value for each stage
     lists = {
         name: list(value)
         for name in _names(config)
