@@ -52,10 +52,10 @@ def try_class(name: str, folder: Path, *, read_only: bool = False) -> Result:
     """
     import transformers
 
-    checkpoint = folder / "checkpoint"
+    checkpoint, kind = folder / "checkpoint", getattr(transformers, name)
     try:
         network = tiny_checkpoints.save(
-            lambda: tiny_checkpoints.make_tiny(getattr(transformers, name)),
+            lambda: tiny_checkpoints.make_tiny(kind),
             checkpoint,
             gain=GAIN,
             max_new_tokens=LENGTH,
@@ -64,7 +64,7 @@ def try_class(name: str, folder: Path, *, read_only: bool = False) -> Result:
         return {"result": "not tried", "reason": f"no tiny checkpoint: {in_words(error)}"}
     spec = f"hf:{checkpoint}"
     try:
-        with arguments_of_generate() as held:
+        with arguments_of_generate(kind) as held:
             source = load_source(spec)
         if read_only:
             return {"result": "read", "reason": "", "kind": kind_of(source.model)}
@@ -108,23 +108,25 @@ def without_folder(text: str, folder: Path) -> str:
 
 
 @contextlib.contextmanager
-def arguments_of_generate() -> Iterator[dict[str, Any]]:
-    """What the source calls ``generate()`` with: also what a bundle has as a constant."""
+def arguments_of_generate(kind: Any) -> Iterator[dict[str, Any]]:  # noqa: ANN401
+    """What the source calls ``generate()`` of a class with: also what a bundle has as a constant."""
     held: dict[str, Any] = {}
-    from transformers import GenerationMixin
-
-    generate = GenerationMixin.generate
+    owner = next((each for each in kind.__mro__ if "generate" in vars(each)), None)
+    if owner is None:
+        yield held
+        return
+    generate = owner.generate
 
     def note(self: Any, *args: Any, **options: Any) -> Any:  # noqa: ANN401
         if not held:
             held.update({n: v for n, v in options.items() if isinstance(v, torch.Tensor)})
         return generate(self, *args, **options)
 
-    GenerationMixin.generate = note
+    owner.generate = note
     try:
         yield held
     finally:
-        GenerationMixin.generate = generate
+        owner.generate = generate
 
 
 def check_bundle(network: Any, model: Model, path: Path, held: Mapping[str, Any]) -> str:  # noqa: ANN401

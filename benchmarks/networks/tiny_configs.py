@@ -137,6 +137,7 @@ OVERRIDES: Mapping[str, Mapping[str, Any]] = {
     "diffusion_gemma_text": {
         "num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 2 * WIDTH
     },
+    "edgetam": {"prompt_encoder_config": {"patch_size": 16}},
     "edgetam_vision_model": {"backbone_channel_list": [1024, 512, 256, 64]},
     "emu3": {
         "vocabulary_map": {
@@ -165,6 +166,8 @@ OVERRIDES: Mapping[str, Mapping[str, Any]] = {
     "granite_speech_plus": {"window_size": 4, "downsample_rate": 2},
     "granite_speech_encoder": {"context_size": 16, "max_pos_emb": 32},
     "granite_speech_plus_encoder": {"context_size": 16, "max_pos_emb": 32},
+    "grounding-dino": {"backbone_config": {"image_size": 64}},
+    "mm-grounding-dino": {"backbone_config": {"image_size": 64}},
     "hunyuan_vl_text": {"head_dim": HEAD_WIDTH},
     "hy_v4_vl_text": {"rope_parameters": {**_ROPE, "mrope_section": [2, 1, 1]}},
     "inkling_vision": {"num_hidden_layers": 6},
@@ -225,6 +228,8 @@ def _shrink(config: Any, overrides: Mapping[str, Any]) -> Any:  # noqa: ANN401
         else:
             settings[name] = _small(name, value)
     settings.update({n: v for n, v in known.items() if n not in settings})
+    if getattr(config, "out_indices", None) and "depths" in settings:
+        settings["out_indices"] = list(config.out_indices)  # of a backbone: no field
     heads = _value(config, "num_attention_heads")
     if heads == _value(config, "num_key_value_heads") and "num_key_value_heads" not in known:
         settings["num_key_value_heads"] = settings.get("num_attention_heads")
@@ -298,6 +303,8 @@ def _small(name: str, value: Any) -> Any:  # noqa: ANN401
         return _tokens(name, 0)  # every trained checkpoint says it
     if isinstance(value, bool) or value is None or isinstance(value, str):
         return value
+    if name == "backbone_feature_sizes":
+        return [[PICTURE // 4 >> level] * 2 for level in range(len(value))]
     if re.fullmatch(r".*_(token_)?(id|ids|index)|.*_tokens?|im_\w+_id", name) and _are_ids(value):
         return _tokens(name, value)
     if isinstance(value, float):
