@@ -138,7 +138,9 @@ OVERRIDES: Mapping[str, Mapping[str, Any]] = {
         "num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 2 * WIDTH
     },
     "edgetam": {"prompt_encoder_config": {"patch_size": 16}},
-    "edgetam_vision_model": {"backbone_channel_list": [1024, 512, 256, 64]},
+    "edgetam_vision_model": {
+        "backbone_channel_list": [384, 192, 96, 48], "backbone_config": {"architecture": "repvit_m1"}
+    },
     "emu3": {
         "vocabulary_map": {
             "<image>": 100, "<|extra_200|>": 101,
@@ -188,6 +190,12 @@ OVERRIDES: Mapping[str, Mapping[str, Any]] = {
         "indexer_n_heads": HEADS, "indexer_kv_heads": 1, "indexer_head_dim": HEAD_WIDTH,
         "indexer_budget": 16, "indexer_compress_ratio": 4,
     },
+    "sam2": {"prompt_encoder_config": {"patch_size": 16}},
+    "sam2_hiera_det_model": {
+        "embed_dim_per_stage": [32, 64, 128, 256], "window_size_per_stage": [8, 4, 14, 7],
+    },
+    "sam2_vision_model": {"backbone_channel_list": [256, 128, 64, 32]},
+    "sam3_vision_model": {"backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]]},
     "step3p5": {"sliding_window": 8},
     "t5gemma2_text": {"dropout_rate": 0.0},
     "vilt": {"num_images": 2, "modality_type_vocab_size": 3},
