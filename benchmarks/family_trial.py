@@ -109,7 +109,7 @@ def without_folder(text: str, folder: Path) -> str:
 
 @contextlib.contextmanager
 def arguments_of_generate(kind: Any) -> Iterator[dict[str, Any]]:  # noqa: ANN401
-    """What the source calls ``generate()`` of a class with: also what a bundle has as a constant."""
+    """What the source calls ``generate()`` with: also what a bundle has as a constant."""
     held: dict[str, Any] = {}
     owner = next((each for each in kind.__mro__ if "generate" in vars(each)), None)
     if owner is None:

@@ -2,7 +2,7 @@
 
 ``tiny_config`` takes the defaults of a configuration class and gives every size a small value that
 fits the others: all widths are one width, all layers are few, tokens that stand for something are
-in the vocabulary. Nothing here knows a model, but for a few settings that no name tells.
+in the vocabulary. Nothing here knows a model; what no name tells is in :mod:`tiny_overrides`.
 """
 
 from __future__ import annotations
@@ -11,13 +11,12 @@ import dataclasses
 import re
 from typing import TYPE_CHECKING, Any
 
+from tiny_overrides import HEAD_WIDTH, HEADS, LAYERS, OVERRIDES, PATCH, PICTURE, VOCABULARY, WIDTH
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-__all__ = ["OVERRIDES", "VOCABULARY", "tiny_config"]
-
-WIDTH, HEADS, LAYERS, VOCABULARY, PICTURE, PATCH = 32, 2, 2, 128, 32, 8
-HEAD_WIDTH = WIDTH // HEADS
+__all__ = ["VOCABULARY", "tiny_config"]
 
 #: Fields that say nothing of sizes, or follow from others.
 _LEAVE = frozenset(
@@ -100,107 +99,6 @@ _RULES: Sequence[tuple[str, Callable[[int], int]]] = [
     (r"(encoder_hash_byte_group_vocab|num_embeds|ngram_vocab_size_base)", _at_most(128)),
     (r"(canvas_length|index_topk|sliding_window|sliding_window_size)", _at_most(16)),
 ]  # fmt: skip
-
-_ROPE = {"rope_type": "default", "rope_theta": 10000.0}
-
-#: Settings that names do not tell, by model type of the configuration that has them.
-OVERRIDES: Mapping[str, Mapping[str, Any]] = {
-    "align": {"projection_dim": 64},
-    "align_vision_model": {"width_coefficient": 0.2, "depth_coefficient": 0.1},
-    "apertus1p5": {
-        "image_token_offset": 32, "audio_token_offset": 96, "text_config": {"vocab_size": 192}
-    },
-    "aria": {"projector_patch_to_query_dict": {(PICTURE // PATCH) ** 2: 4}},
-    "bridgetower": {  # a head has 64
-        "hidden_size": 64, "contrastive_hidden_size": 64, "logit_scale_init_value": 2.6592,
-    },
-    "bridgetower_text_model": {"hidden_size": 64},
-    "bridgetower_vision_model": {"hidden_size": 64},
-    "chameleon": {
-        "vocabulary_map": {
-            "<image>": 100,
-            **{f"IMGIMG{str(n).translate(str.maketrans('0123456789', 'ABCDEFGHIJ'))}Z": 30 + n
-               for n in range(64)},
-        }
-    },
-    "clap_audio_model": {
-        "spec_size": 64, "patch_size": 2, "patch_stride": [2, 2], "window_size": 4,
-        "depths": [2, 2], "num_attention_heads": [2, 2], "patch_embeds_hidden_size": 16,
-    },
-    "cohere_compass_text": {
-        "layer_types": ["sliding_attention", "full_attention"],
-        "rope_parameters": {
-            "sliding_attention": {**_ROPE, "mrope_section": [4, 2, 2]}, "full_attention": None
-        },
-    },
-    "deepseek_ocr2_text": {"mlp_layer_types": ["dense", "sparse"]},
-    "diffusion_gemma_text": {
-        "num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 2 * WIDTH
-    },
-    "edgetam": {"prompt_encoder_config": {"patch_size": 16}},
-    "edgetam_vision_model": {
-        "backbone_channel_list": [384, 192, 96, 48], "backbone_config": {"architecture": "repvit_m1"}
-    },
-    "emu3": {
-        "vocabulary_map": {
-            "<image>": 100, "<|extra_200|>": 101,
-            **{f"<|visual token {n:06d}|>": 30 + n for n in range(64)},
-        }
-    },
-    "ernie4_5_vl_moe_text": {"rope_parameters": {**_ROPE, "mrope_section": [3, 3, 2]}},
-    "fast_vlm": {
-        "vision_config": {
-            "architecture": "fastvit_mci0", "hidden_size": 1024, "num_classes": 1024,
-            "model_args": {"inference_mode": True},
-        }
-    },
-    "fun_asr_nano": {"adaptor_config": {"intermediate_size": WIDTH // 4}},
-    "fun_asr_nano_encoder": {"num_stacked_frames": 1},
-    "gemma3n": {  # its vision tower gives as many
-        "vision_soft_tokens_per_image": 256, "text_config": {"max_position_embeddings": 512},
-    },
-    "gemma3n_vision": {"hidden_size": 2048},
-    "granite4_vision": {
-        "deepstack_layer_map": [[1, 0]], "spatial_target_layers": [1], "downsample_rate": "1/2",
-        "vision_config": {"hidden_size": 64},
-    },
-    "granite_speech": {"window_size": 4, "downsample_rate": 2},
-    "granite_speech_plus": {"window_size": 4, "downsample_rate": 2},
-    "granite_speech_encoder": {"context_size": 16, "max_pos_emb": 32},
-    "granite_speech_plus_encoder": {"context_size": 16, "max_pos_emb": 32},
-    "grounding-dino": {"backbone_config": {"image_size": 64}},
-    "mm-grounding-dino": {"backbone_config": {"image_size": 64}},
-    "hunyuan_vl_text": {"head_dim": HEAD_WIDTH},
-    "hy_v4_vl_text": {"rope_parameters": {**_ROPE, "mrope_section": [2, 1, 1]}},
-    "inkling_vision": {"num_hidden_layers": 6},
-    "mimi": {"upsample_groups": WIDTH},
-    "muse_spark_audio": {"num_hidden_layers": 4},
-    "perception_lm": {
-        "vision_config": {
-            "architecture": "vit_pe_core_large_patch14_336",
-            "model_args": {
-                "embed_dim": 64, "img_size": [14, 14], "depth": 2, "global_pool": "",
-                "use_post_transformer_norm": False, "init_values": 0.1, "ref_feat_shape": [1, 1],
-            },
-        }
-    },
-    "qwen3_omni_moe": {"talker_config": {"spatial_merge_size": 2}},
-    "qwen3_omni_moe_talker_text": {"shared_expert_intermediate_size": 2 * WIDTH},
-    "qwen4_exp_text": {
-        "indexer_n_heads": HEADS, "indexer_kv_heads": 1, "indexer_head_dim": HEAD_WIDTH,
-        "indexer_budget": 16, "indexer_compress_ratio": 4,
-    },
-    "sam2": {"prompt_encoder_config": {"patch_size": 16}},
-    "sam2_hiera_det_model": {
-        "embed_dim_per_stage": [32, 64, 128, 256], "window_size_per_stage": [8, 4, 14, 7],
-    },
-    "sam2_vision_model": {"backbone_channel_list": [256, 128, 64, 32]},
-    "sam3_vision_model": {"backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]]},
-    "step3p5": {"sliding_window": 8},
-    "t5gemma2_text": {"dropout_rate": 0.0},
-    "vilt": {"num_images": 2, "modality_type_vocab_size": 3},
-    "wavtokenizer_encoder": {"codebook_dim": WIDTH},
-}  # fmt: skip
 
 _INDICES = re.compile(
     r".*(_indexes|_indices|_layers?|_layer_ids?|_idxs|layers_indices|_blocks|_stages)"
