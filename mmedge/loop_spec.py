@@ -69,7 +69,9 @@ class GenerateLoop:
     counts. Tokens of ``suppress`` are never chosen, those of ``suppress_first`` not as the first.
     A row ends at a token of ``stop``; all end after ``limit`` tokens. ``temperature`` 0 chooses the
     best; ``top_k`` 0 and ``top_p`` 1 leave all tokens to choose from. ``tokenizer`` is the path of
-    what turns tokens into text, in the format of the ``tokenizers`` library.
+    what turns tokens into text, in the format of the ``tokenizers`` library. With ``whole_prompt``
+    the caller's tokens see each other: they are taken in one run, and none is kept for a call that
+    begins with the same ones.
     """
 
     kind: Literal["generate"]
@@ -86,6 +88,7 @@ class GenerateLoop:
     top_k: int = 0
     top_p: float = 1.0
     tokenizer: str | None = None
+    whole_prompt: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -233,6 +233,100 @@ def smolvlm() -> Any:
     )
 
 
+_ROWS_AND_COLUMNS = {
+    "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}
+}
+_PATCHES = {
+    "depth": 2,
+    "hidden_size": 32,
+    "num_heads": 2,
+    "patch_size": 4,
+    "image_size": 32,
+    "temporal_patch_size": 2,
+    "spatial_merge_size": 2,
+}
+_MARKS = {
+    "image_token_id": PLACE,
+    "video_token_id": PLACE - 1,
+    "vision_start_token_id": PLACE - 2,
+    "vision_end_token_id": PLACE - 3,
+}
+
+
+def qwen2_vl() -> Any:
+    """Pictures are patches in one sequence; tokens of a picture have rows and columns."""
+    return hf.Qwen2VLForConditionalGeneration(
+        hf.Qwen2VLConfig(
+            text_config={**_LONGER, **_ROWS_AND_COLUMNS},
+            vision_config={**_PATCHES, "embed_dim": 32, "mlp_ratio": 2},
+            **_MARKS,
+        )
+    )
+
+
+_DEEPER = {**_PATCHES, "out_hidden_size": 32, "intermediate_size": 37}
+
+
+def qwen2_5_vl() -> Any:
+    """Patches see those of their window."""
+    return hf.Qwen2_5_VLForConditionalGeneration(
+        hf.Qwen2_5_VLConfig(
+            text_config={**_LONGER, **_ROWS_AND_COLUMNS},
+            vision_config={**_DEEPER, "window_size": 16, "fullatt_block_indexes": [1]},
+            **_MARKS,
+        )
+    )
+
+
+def qwen3_vl() -> Any:
+    """Features of inner layers of the encoder join inner layers of the decoder."""
+    return hf.Qwen3VLForConditionalGeneration(
+        hf.Qwen3VLConfig(
+            text_config={**_LONGER, **_ROWS_AND_COLUMNS, "head_dim": 16},
+            vision_config={
+                **_DEEPER,
+                "num_position_embeddings": 16,
+                "deepstack_visual_indexes": [0, 1],
+            },
+            **_MARKS,
+        )
+    )
+
+
+def qwen2_vl_model() -> Any:
+    return hf.Qwen2VLModel(qwen2_vl().config)
+
+
+def llava_next() -> Any:
+    """A picture is a whole and its tiles."""
+    return hf.LlavaNextForConditionalGeneration(
+        hf.LlavaNextConfig(
+            vision_config={**VISION, "model_type": "clip_vision_model"},
+            text_config={**_LONGER, "max_position_embeddings": 90, "model_type": "llama"},
+            image_token_id=PLACE,
+            image_grid_pinpoints=[[32, 64], [64, 64]],
+        )
+    )
+
+
+def gemma3() -> Any:
+    """Tokens of a picture see each other both ways, within a window in some layers."""
+    return hf.Gemma3ForConditionalGeneration(
+        hf.Gemma3Config(
+            vision_config={**VISION, "model_type": "siglip_vision_model"},
+            text_config={
+                **_LONGER,
+                "head_dim": 16,
+                "sliding_window": 6,
+                "layer_types": ["sliding_attention", "full_attention"],
+            },
+            mm_tokens_per_image=4,
+            image_token_id=PLACE,
+            image_token_index=PLACE,
+        )
+    )
+
+
 def paligemma() -> Any:
     """Tokens of the prompt see each other both ways."""
     return hf.PaliGemmaForConditionalGeneration(

@@ -145,6 +145,9 @@ class Generate:
     has room for ``start``, the caller's tokens and ``limit`` by default. The rest is what
     docs/reference/bundle.md says of a loop ``generate``. ``tokenizer`` turns tokens into text: the
     path of a file of the ``tokenizers`` library.
+
+    ``whole_prompt`` says that tokens of a prompt see later ones of it, so that they are another
+    thing one after another. They are not compared then; a runtime takes a prompt at once.
     """
 
     step: torch.nn.Module | Path
@@ -165,6 +168,7 @@ class Generate:
     token_dtype: str = "int64"  # noqa: S105
     position_shape: Sequence[int | str] | None = None
     dims: Mapping[str, Limits] = field(default_factory=dict)
+    whole_prompt: bool = False
 
     kind: Literal["generate"] = field(default="generate", init=False)
 

@@ -109,7 +109,8 @@ class TokenLoop:
         loop = manifest.loop
         if loop is None or loop.kind != "generate":
             raise ValueError("this bundle has no loop 'generate'")
-        self.loop, self.session, self.cache = loop, sessions[loop.stage], cache
+        self.loop, self.session = loop, sessions[loop.stage]
+        self.cache = None if loop.whole_prompt else cache
         self.prefix_name = prefix_name
         (stage,) = manifest.loop_stages()
         self.stage = stage
@@ -271,6 +272,11 @@ class GenerateRun:
             raise InputError(f"forced: expected tokens for {batch} rows, got {len(options.forced)}")
         self._key = key
         self._most_new = loop.most_new(batch) or self._tokens.shape[1]
+        if loop.loop.whole_prompt and self._tokens.shape[1] > self._most_new:
+            raise InputError(
+                f"the call begins with {self._tokens.shape[1]} tokens; this network's see each "
+                f"other, so one run takes all, up to {self._most_new}; give fewer"
+            )
         self._limit = self._room(first)
         self._stepper = make_stepper(loop.session, loop.first.states)
         self._stepper.begin(first)

@@ -12,6 +12,7 @@ from mmedge.schema.names import MAX_ELEMENTS, MAX_RANK, NAME, SAMPLES, TENSOR_NA
 from mmedge.schema.read import (
     Misfit,
     array,
+    boolean,
     integer,
     members,
     nullable,
@@ -64,6 +65,7 @@ _generate = record(
     top_k=integer(0, MAX_ELEMENTS),
     top_p=number(above=0, most=1),
     tokenizer=nullable(path),
+    whole_prompt=boolean,
 )
 _coefficient = number(least=-MAX_COEFFICIENT, most=MAX_COEFFICIENT)
 _denoise = record(

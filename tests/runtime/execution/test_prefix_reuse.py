@@ -102,6 +102,17 @@ def test_a_state_of_the_callers_is_not_kept(completer, runs):
     assert counters(pipe) == (0, 1, 1)
 
 
+def test_a_prompt_that_sees_itself_is_taken_whole(tmp_path, runs):
+    network = Completer()
+    network.write(tmp_path / "completer", start=(1,), whole_prompt=True, new=5)
+    with mmedge.load(tmp_path / "completer") as pipe:
+        for prompt in ([3, 4, 5], [3, 4, 5], [3, 4, 5, 6]):
+            generated(network, pipe, prompt)
+            assert first_runs(runs) == [1 + len(prompt)]
+        with pytest.raises(mmedge.errors.InputError, match="begins with 6 tokens.* up to 5"):
+            pipe(tokens=np.array([[3, 4, 5, 6, 7]]))
+
+
 @pytest.mark.parametrize("batch", [1, 3])
 def test_another_image_is_another_prefix(tmp_path, batch):
     network = Captioner()

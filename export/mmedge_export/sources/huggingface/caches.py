@@ -46,9 +46,26 @@ class _GrowingLayer(DynamicLayer):  # type: ignore[misc]  # not typed
         return self.keys.shape[-2] if self.is_initialized else 0
 
 
-def decoder_cache(tensors: Mapping[str, Tensor], prefix: str) -> DynamicCache:
-    """A cache of what ``tensors`` has as ``<prefix>key_0``, ``<prefix>value_0`` and so on."""
-    cache = DynamicCache()
+class _UnbegunCache(DynamicCache):  # type: ignore[misc]  # not typed
+    """A cache whose network is to take all tokens for a prompt."""
+
+    @property
+    def is_initialized(self) -> bool:
+        """No."""
+        return False
+
+
+def decoder_cache(
+    tensors: Mapping[str, Tensor], prefix: str, *, is_begun: bool = True
+) -> DynamicCache:
+    """A cache of what ``tensors`` has as ``<prefix>key_0``, ``<prefix>value_0`` and so on.
+
+    Args:
+        tensors: by name.
+        prefix: of their names.
+        is_begun: whether the network may see that there is a cache already.
+    """
+    cache = DynamicCache() if is_begun else _UnbegunCache()
     cache.layers, cache.layer_class_to_replicate = [], _GrowingLayer
     while f"{prefix}key_{len(cache.layers)}" in tensors:
         number = len(cache.layers)

@@ -103,7 +103,7 @@ def continuation_limits(checkpoint: Checkpoint, prompt: int = 1) -> Continuation
     places = look_up(network.config, "max_position_embeddings", "n_positions", "max_seq_len")
     wanted = _CONTEXT + prompt
     context = min(places, wanted) if isinstance(places, int) else wanted
-    stated = getattr(network.generation_config, "max_new_tokens", None)
+    stated = getattr(getattr(network, "generation_config", None), "max_new_tokens", None)
     limit = max(min(stated or _LIMIT, context - prompt), 1)
     if stated is None:
         checkpoint.remarks.append(
@@ -131,6 +131,8 @@ def continuation(
     states: Mapping[str, StateInput],
     rules: TokenRules,
     limits: ContinuationLimits,
+    *,
+    whole_prompt: bool = False,
 ) -> Generate:
     """The loop that goes on from a prompt, by a network's own rules."""
     return Generate(
@@ -142,6 +144,7 @@ def continuation(
         suppress_first=rules.suppress_first,
         limit=limits.run,
         dims={"past": (0, limits.context)},
+        whole_prompt=whole_prompt,
     )
 
 

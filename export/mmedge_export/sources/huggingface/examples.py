@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from mmedge_export.sources.huggingface.checkpoint import Checkpoint
     from mmedge_export.sources.huggingface.sensors import Sensor
 
-__all__ = ["DECODER_TOKENS", "find_example", "find_value", "options_of", "result_fields", "runs"]
+__all__ = ["DECODER_TOKENS", "find_example", "options_of", "result_fields", "runs", "sensor_values"]
 
 #: What a network with an encoder and a decoder calls the tokens of the latter.
 DECODER_TOKENS = "decoder_input_ids"
@@ -60,7 +60,7 @@ def find_example(
         ExportError: it takes none of what was tried.
     """
     network = checkpoint.network
-    candidates = {sensor.name: _values(checkpoint, sensor) for sensor in sensors}
+    candidates = {sensor.name: sensor_values(checkpoint, sensor) for sensor in sensors}
     failure: Exception | None = None
     for rows, (sensors_tried, values) in itertools.product(
         (ROWS, 1), itertools.islice(_examples(checkpoint, sensors, candidates), _MOST_TRIES)
@@ -107,7 +107,7 @@ def _refuse_needed(
         )
 
 
-def _values(checkpoint: Checkpoint, sensor: Sensor) -> list[Mapping[str, Tensor]]:
+def sensor_values(checkpoint: Checkpoint, sensor: Sensor) -> list[Mapping[str, Tensor]]:
     """Candidates for a sensor, each with what the processor makes beside it."""
     processed = processed_values(checkpoint, sensor)
     if sensor.name in processed:
@@ -136,27 +136,6 @@ def _examples(
                     )
             for further in itertools.product(*companions.values()):
                 yield tried, {**example, **dict(zip(companions, further, strict=True))}
-
-
-def find_value(checkpoint: Checkpoint, sensor: Sensor, part: Any) -> Tensor:  # noqa: ANN401
-    """A value for a sensor, that a part of the network takes.
-
-    Raises:
-        ExportError: it takes none of what was tried.
-    """
-    failure: Exception | None = None
-    for values in _values(checkpoint, sensor):
-        try:
-            with quiet(), torch.no_grad():
-                part(**{sensor.name: values[sensor.name].clone()})
-        except Exception as error:  # noqa: BLE001 - whatever a foreign class raises
-            failure = failure or error
-            continue
-        return values[sensor.name]
-    raise ExportError(
-        f"{type(checkpoint.network).__name__} takes no {sensor.name!r} that was made up for it: "
-        f"{type(failure).__name__}: {failure}"
-    ) from failure
 
 
 def options_of(network: Any) -> dict[str, Any]:  # noqa: ANN401

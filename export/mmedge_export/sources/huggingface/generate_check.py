@@ -30,13 +30,19 @@ _TOKENS, _TIE, _SCORES = 8, 1e-4, 1e-3
 _MORE = "it does more than keys and values tell. Write a factory: mmedge init"
 
 
-def check_tokens(network: Any, model: Model, inputs: Mapping[str, Tensor]) -> None:  # noqa: ANN401
+def check_tokens(
+    network: Any,  # noqa: ANN401
+    model: Model,
+    inputs: Mapping[str, Tensor],
+    sensors: Mapping[str, Tensor] | None = None,
+) -> None:
     """Refuse a model whose tokens are others than ``generate()`` chooses.
 
     Args:
         network: of transformers.
         model: with a loop that generates.
         inputs: of the network, of at least one row; the model takes some of them.
+        sensors: what the model takes in place of those beside tokens.
 
     Raises:
         ExportError: tokens differ, and it is no tie.
@@ -54,7 +60,7 @@ def check_tokens(network: Any, model: Model, inputs: Mapping[str, Tensor]) -> No
             output_logits=True,
             return_dict_in_generate=True,
         )
-        tokens, scores = _run(model, loop, inputs, count)
+        tokens, scores = _run(model, loop, inputs, sensors, count)
     expected_tokens = getattr(result, "sequences", result)
     if isinstance(expected_tokens, dict):  # a generate() of a class's own
         expected_tokens = expected_tokens["sequences"]
@@ -101,7 +107,11 @@ def _check_first_scores(
 
 
 def _run(
-    model: Model, loop: Generate, inputs: Mapping[str, Tensor], count: int
+    model: Model,
+    loop: Generate,
+    inputs: Mapping[str, Tensor],
+    sensors: Mapping[str, Tensor] | None,
+    count: int,
 ) -> tuple[Tensor, list[Tensor]]:
     """Tokens [rows, count], and the scores of each choice."""
     module: Any = model.module
@@ -109,11 +119,11 @@ def _run(
     # Values of the network pass the fronts of the model.
     own = {
         name: value
-        for name, value in inputs.items()
+        for name, value in (inputs if sensors is None else sensors).items()
         if name != loop.token and (name != "attention_mask" or name in model.inputs)
     }
     constants: dict[str, Tensor] = {} if module is None else module(**own)
-    rows = next(iter(inputs.values())).shape[0]
+    rows = next(iter((inputs if sensors is None else sensors).values())).shape[0]
     tokens = torch.tensor(loop.start, dtype=torch.int64).repeat(rows, 1)
     if loop.token in model.inputs:
         tokens = torch.cat([tokens, inputs[loop.token]], 1)

@@ -68,9 +68,20 @@ class TokenRules:
 
 
 def compare_tokens(
-    checkpoint: Checkpoint, rules: TokenRules, model: Model, inputs: Mapping[str, Tensor]
+    checkpoint: Checkpoint,
+    rules: TokenRules,
+    model: Model,
+    inputs: Mapping[str, Tensor],
+    sensors: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Hold the tokens of a model against ``generate()``, where that does no more than the model.
+
+    Args:
+        checkpoint: the network.
+        rules: of its tokens.
+        model: with a loop.
+        inputs: of the network.
+        sensors: what the model takes of them, where it takes them in another form.
 
     Raises:
         ExportError: they differ.
@@ -78,7 +89,7 @@ def compare_tokens(
     from mmedge_export.sources.huggingface.generate_check import check_tokens
 
     if rules.is_whole:
-        check_tokens(checkpoint.network, model, inputs)
+        check_tokens(checkpoint.network, model, inputs, sensors)
     else:
         checkpoint.remarks.append("tokens were not held against generate(), which does more")
 

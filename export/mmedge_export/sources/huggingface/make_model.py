@@ -64,11 +64,12 @@ def _make(checkpoint: Checkpoint) -> Model:
     network: Any = checkpoint.network
     sensors = find_sensors(network, checkpoint.processor)
     joins = len(sensors) > 1 and network.can_generate() and sensors[0].modality == "text"
-    if joins and not network.config.is_encoder_decoder:
-        from mmedge_export.sources.huggingface.prefixed import prefixed_model
+    if not network.config.is_encoder_decoder:
+        from mmedge_export.sources.huggingface.prefixed import has_places, prefixed_model
 
-        _tell_left_out(checkpoint, sensors)
-        return prefixed_model(checkpoint, sensors)
+        if joins or has_places(network, sensors):
+            _tell_left_out(checkpoint, sensors)
+            return prefixed_model(checkpoint, sensors)
     sensors, example = _find_example(checkpoint, sensors)
     _tell_left_out(checkpoint, sensors)
     if not network.can_generate():

@@ -1,4 +1,4 @@
-"""A network of transformers that continues tokens some of which stand for a picture or a sound.
+"""A network of transformers that takes tokens some of which stand for a picture or a sound.
 
 What the sensor's encoder makes is constant in a call. A step puts it in the places of the tokens
 that stand for it, however many of them came before.
@@ -6,13 +6,13 @@ that stand for it, however many of them came before.
 
 from __future__ import annotations
 
-import inspect
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from mmedge.errors import ExportError
+from mmedge_export.inputs import Input
 from mmedge_export.loops import StateInput
 from mmedge_export.model import Model
 from mmedge_export.noise import quiet
@@ -24,90 +24,82 @@ from mmedge_export.sources.huggingface.decoder_only import (
     continuation_limits,
     prompt_input,
 )
-from mmedge_export.sources.huggingface.examples import find_value
-from mmedge_export.sources.huggingface.fronts import Fronts
+from mmedge_export.sources.huggingface.examples import options_of, result_fields
+from mmedge_export.sources.huggingface.feature_encoder import find_encoder
+from mmedge_export.sources.huggingface.features import feature_function
 from mmedge_export.sources.huggingface.generation import compare_tokens, read_generation
-from mmedge_export.sources.huggingface.real_pictures import AllPicturesAreReal
+from mmedge_export.sources.huggingface.placed_tokens import call, find_way, make_prompt
 from mmedge_export.sources.huggingface.single_run import make_inputs
+from mmedge_export.sources.huggingface.tokenizer import tokenizer_file
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from mmedge_export.sources.huggingface.checkpoint import Checkpoint
+    from mmedge_export.sources.huggingface.placed_tokens import PlacedTokens
     from mmedge_export.sources.huggingface.sensors import Sensor
 
-__all__ = ["prefixed_model"]
+__all__ = ["has_places", "prefixed_model"]
 
-
-class _Features(nn.Module):
-    """A sensor's values to what stands in the places of its tokens, [batch, tokens, width].
-
-    Args:
-        network: the whole.
-        modality: such as ``image``.
-    """
-
-    def __init__(self, network: nn.Module, modality: str) -> None:
-        super().__init__()
-        self.network, self.fronts = network, Fronts(())
-        self._modality = modality
-        #: Whether the network would leave out what is padding.
-        self.drops_padding = False
-
-    def forward(self, **sensors: Tensor) -> dict[str, Tensor]:
-        """The features."""
-        values = self.fronts(sensors)
-        rows = next(iter(values.values())).shape[0]
-        encode = feature_function(self.network, self._modality)
-        with AllPicturesAreReal() as mode:
-            result = encode(**values, return_dict=True)
-            pooled = getattr(result, "pooler_output", result)
-            if isinstance(pooled, (list, tuple)):
-                pooled = torch.cat([part.reshape(-1, part.shape[-1]) for part in pooled])
-        self.drops_padding = mode.has_kept_rows
-        return {f"{self._modality}_features": pooled.reshape(rows, -1, pooled.shape[-1])}
-
-
-def feature_function(network: Any, modality: str) -> Any:  # noqa: ANN401
-    """The network's own function from values of a modality to features; None: it has none."""
-    for owner in (network.base_model, network):
-        if (function := getattr(owner, f"get_{modality}_features", None)) is not None:
-            return function
-    return None
+#: Most tokens of a text that is taken at once where no answer follows.
+_LONGEST = 1024
 
 
 class _ContinueAfter(nn.Module):
     """Tokens to scores of the one after the last; some tokens stand for features.
 
     Args:
-        network: the whole.
-        token: that stands for a feature.
-        features: name of what they are given as.
+        placed: how the network is called.
     """
 
-    def __init__(self, network: nn.Module, token: int, features: str) -> None:
+    def __init__(self, placed: PlacedTokens) -> None:
         super().__init__()
-        self.call = DecoderCall(network)
-        self._token, self._features = token, features
+        self.placed = placed
+        self.call = DecoderCall(placed.network)
 
-    def forward(self, input_ids: Tensor, places: Tensor, **tensors: Tensor) -> dict[str, Tensor]:
-        """``places`` [batch] counts the tokens before these that stand for features."""
-        features = tensors[self._features]
-        stands = input_ids == self._token
-        order = places[:, None] + stands.long().cumsum(1) - 1
-        last = features.shape[1] - 1
-        index = order.clamp(min=0).clamp(max=last)[..., None].expand(-1, -1, features.shape[2])
-        words = self.call.embed(input_ids)
-        words = torch.where(
-            (stands & (order <= last))[..., None], features.gather(1, index).to(words.dtype), words
-        )
-        cache = decoder_cache(tensors, "past_")
-        logits = self.call.scores({"inputs_embeds": words}, cache)
-        return {
-            "logits": logits,
-            "places_seen": places + stands.long().sum(1),
-            **cache_tensors(cache, "present_"),
-        }
+    def forward(
+        self, input_ids: Tensor, places: Tensor, position: Tensor | None = None, **tensors: Tensor
+    ) -> dict[str, Tensor]:
+        """``places`` [batch] counts the tokens before these that stand for features.
+
+        ``position`` [batch] is where the first of these tokens stands.
+        """
+        cache = decoder_cache(tensors, "past_", is_begun=not self.placed.sees_ahead)
+        past = cache.get_seq_length() if cache.layers else 0
+        taken, seen = self.placed.arguments(input_ids, tensors, places, position, past)
+        logits = self.placed(lambda **v: self.call.scores(v, cache), taken)
+        return {"logits": logits, **seen, **cache_tensors(cache, "present_")}
+
+
+class _RunOnce(nn.Module):
+    """Tokens and a sensor's values to the fields of the network's result."""
+
+    def __init__(self, encoder: nn.Module, placed: PlacedTokens, fields: Sequence[str]) -> None:
+        super().__init__()
+        self.encoder, self.placed, self._fields = encoder, placed, tuple(fields)
+        self._options = options_of(placed.network)
+
+    def forward(self, input_ids: Tensor, **sensors: Tensor) -> dict[str, Tensor]:
+        """The fields, by name."""
+        zero = torch.zeros_like(input_ids[:, 0])
+        taken, _ = self.placed.arguments(input_ids, self.encoder(**sensors), zero, zero)
+        result = self.placed(lambda **v: self.placed.network(**v, **self._options), taken)
+        return {name: result[name] for name in self._fields}
+
+
+def _token_of(network: Any, modality: str) -> Any:  # noqa: ANN401
+    """The token that stands for a feature of a modality; None: the configuration names none."""
+    return look_up(network.config, f"{modality}_token_id", f"{modality}_token_index")
+
+
+def has_places(network: Any, sensors: Sequence[Sensor]) -> bool:  # noqa: ANN401
+    """Whether tokens of a network stand for what another of its sensors gives."""
+    return any(sensor.modality == "text" for sensor in sensors) and any(
+        feature_function(network, sensor.modality) is not None
+        and isinstance(_token_of(network, sensor.modality), int)
+        for sensor in sensors
+        if sensor.modality != "text"
+    )
 
 
 def prefixed_model(checkpoint: Checkpoint, sensors: Sequence[Sensor]) -> Model:
@@ -130,39 +122,73 @@ def prefixed_model(checkpoint: Checkpoint, sensors: Sequence[Sensor]) -> Model:
         checkpoint.remarks.append(
             f"of {', '.join(s.modality for s in others)} it takes {sensor.modality} alone"
         )
-    token = look_up(network.config, f"{sensor.modality}_token_id", f"{sensor.modality}_token_index")
+    token = _token_of(network, sensor.modality)
     if not isinstance(token, int):
         raise ExportError(
             f"{what}: its configuration names no {sensor.modality}_token_id: which tokens stand "
             "for what the sensor gives is not known; write a factory with mmedge init"
         )
-    _refuse_further_arguments(network, sensor)
-    module = _Features(network, sensor.modality).eval()
-    values = {sensor.name: find_value(checkpoint, sensor, module)}
-    with quiet(), torch.no_grad():
-        constants = module(**values)
-    (name,) = constants
-    if module.drops_padding:
-        checkpoint.remarks.append(
-            f"each {sensor.modality} of a call counts: one of zeros alone, which the network would "
-            "leave out as padding, is not"
-        )
-    count = constants[name].shape[1]
-    rows = constants[name].shape[0]
-    text = torch.randint(3, 9, (rows, 5), generator=torch.Generator().manual_seed(0))
-    places = torch.full((rows, count), token)
-    prompt = torch.cat([text[:, :1], places, text[:, 1:]], 1)
-    held = {**values, "input_ids": prompt, "attention_mask": torch.ones_like(prompt)}
-    generation = read_generation(network, held)
-    rules = generation.rules
-    checkpoint.remarks.extend(rules.remarks)
+    encoder = find_encoder(checkpoint, sensor)
+    prompt = make_prompt(network, encoder, token)
+    placed = find_way(network, token, encoder, prompt, sensor.modality)
     checkpoint.remarks.append(
-        f"a prompt has {count} tokens {token} in the places of one {sensor.modality}, as the "
-        "processor writes them"
+        f"a prompt has {prompt.count} tokens {token} in the places of one {sensor.modality}, as "
+        "the processor writes them"
     )
-    step = _ContinueAfter(network, token, name).eval()
-    with quiet(), torch.no_grad():
-        first = step(prompt, torch.zeros(rows, dtype=torch.int64), **constants)
+    held = {**encoder.network_values, **prompt.network_values}
+    inputs, dims, encoder.module.fronts = make_inputs(
+        checkpoint, [sensor], encoder.values, one_batch=True
+    )
+    name = checkpoint.folder.resolve().name
+    if not network.can_generate():
+        longest = look_up(network.config, "max_position_embeddings") or _LONGEST
+        inputs["input_ids"] = Input(
+            prompt.tokens.numpy(),
+            modality="text",
+            dynamic={0: "batch", 1: "tokens"},
+            tokenizer=tokenizer_file(checkpoint, longest, pads=False),
+        )
+        fields = result_fields(call(network, held))
+        return Model(
+            _RunOnce(encoder.module, placed, fields).eval(),
+            inputs=inputs,
+            outputs=list(fields),
+            dims={**dims, "tokens": (1, min(longest, _LONGEST))},
+            name=name,
+        )
+    limits = continuation_limits(checkpoint, prompt.tokens.shape[1])
+    inputs["input_ids"] = prompt_input(checkpoint, prompt.tokens, limits)
+    rules = read_generation(network, held).rules
+    checkpoint.remarks.extend(rules.remarks)
+    step = _ContinueAfter(placed).eval()
+    states = _states(step, prompt.tokens, encoder.constants)
+    whole = placed.sees_ahead
+    model = Model(
+        encoder.module,
+        inputs=inputs,
+        outputs=list(encoder.constants),
+        dims={**dims, "new": (1, limits.prompt)},
+        name=name,
+        loop=continuation(step, states, rules, limits, whole_prompt=whole),
+    )
+    compare_tokens(checkpoint, rules, model, held, encoder.values)
+    return model
+
+
+def _states(
+    step: _ContinueAfter, tokens: Tensor, constants: Mapping[str, Tensor]
+) -> dict[str, StateInput]:
+    """What a step hands to the next."""
+    zero = torch.zeros(tokens.shape[0], dtype=torch.int64)
+    what = type(step.placed.network).__name__
+    try:
+        with quiet(), torch.no_grad():
+            first = step(tokens, zero, zero, **constants)
+    except Exception as error:
+        raise ExportError(
+            f"{what} does not run with a cache of keys and values that grow: "
+            f"{type(error).__name__}: {error}; write a factory with mmedge init"
+        ) from error
     states = {
         key.replace("present_", "past_"): StateInput(
             key, ("batch", value.shape[1], "past", value.shape[3]), grows="past"
@@ -171,33 +197,6 @@ def prefixed_model(checkpoint: Checkpoint, sensors: Sequence[Sensor]) -> Model:
         if key.startswith("present_")
     }
     states["places"] = StateInput("places_seen", ("batch",), dtype="int64")
-    limits = continuation_limits(checkpoint, count + text.shape[1])
-    inputs, dims, module.fronts = make_inputs(checkpoint, [sensor], values, one_batch=True)
-    inputs["input_ids"] = prompt_input(checkpoint, prompt, limits)
-    model = Model(
-        module,
-        inputs=inputs,
-        outputs=list(constants),
-        dims={**dims, "new": (1, limits.prompt)},
-        name=checkpoint.folder.resolve().name,
-        loop=continuation(step, states, rules, limits),
-    )
-    compare_tokens(checkpoint, rules, model, held)
-    return model
-
-
-def _refuse_further_arguments(network: Any, sensor: Sensor) -> None:  # noqa: ANN401
-    """Refuse a function of features that needs more than the sensor's values."""
-    signature = inspect.signature(feature_function(network, sensor.modality))
-    needed = [
-        name
-        for name, parameter in signature.parameters.items()
-        if parameter.default is parameter.empty
-        and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
-        and name != sensor.name
-    ]
-    if needed:
-        raise ExportError(
-            f"{type(network).__name__}.get_{sensor.modality}_features needs {', '.join(needed)} "
-            "beside the values of the sensor; write a factory with mmedge init"
-        )
+    if "position_seen" in first:
+        states["position"] = StateInput("position_seen", ("batch",), dtype="int64")
+    return states

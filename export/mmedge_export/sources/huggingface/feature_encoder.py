@@ -1,0 +1,212 @@
+"""The part of a network that makes features of a sensor's values, for any number of rows."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import itertools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from mmedge.errors import ExportError
+from mmedge_export.noise import quiet
+from mmedge_export.sources.huggingface.candidates import ROWS
+from mmedge_export.sources.huggingface.examples import sensor_values
+from mmedge_export.sources.huggingface.features import feature_function, read_layout
+from mmedge_export.sources.huggingface.fronts import Fronts
+from mmedge_export.sources.huggingface.picture_rows import picture_rows
+from mmedge_export.sources.huggingface.real_pictures import AllPicturesAreReal
+from mmedge_export.sources.huggingface.row_graph import RowGraph, trace_row
+from mmedge_export.sources.huggingface.sensors import parameters_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from mmedge_export.sources.huggingface.checkpoint import Checkpoint
+    from mmedge_export.sources.huggingface.features import FeatureLayout
+    from mmedge_export.sources.huggingface.sensors import Sensor
+
+__all__ = ["FeatureEncoder", "find_encoder"]
+
+#: How far features of rows may be from those of each row alone, as a share of the largest.
+_NEAR = 1e-4
+
+
+@dataclass(frozen=True)
+class FeatureEncoder:
+    """An encoder and an example of what it takes.
+
+    Attributes:
+        module: a sensor's values [rows, ...] to features, by name; it has ``fronts``.
+        values: of the sensor, by name, for several rows.
+        network_values: what the network's forward takes for the same.
+        constants: features of them, by name.
+        layout: where they are in a result of the network's own encoder.
+    """
+
+    module: Any
+    values: Mapping[str, Tensor]
+    network_values: Mapping[str, Tensor]
+    constants: Mapping[str, Tensor]
+    layout: FeatureLayout
+
+
+class _Encoder(nn.Module):
+    """A sensor's values to what stands in the places of its tokens, [rows, tokens, width]."""
+
+    def __init__(self, modality: str) -> None:
+        super().__init__()
+        self.fronts = Fronts(())
+        self._modality = modality
+
+    def name(self, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Features by the names that they have in a bundle."""
+        first = f"{self._modality}_features"
+        return {f"{first}_{n}" if n else first: tensor for n, tensor in enumerate(tensors)}
+
+
+class _BatchEncoder(_Encoder):
+    """An encoder that takes several rows by itself."""
+
+    def __init__(self, network: nn.Module, modality: str, *, all_real: bool) -> None:
+        super().__init__(modality)
+        self.network, self._all_real = network, all_real
+        self.layout: FeatureLayout | None = None
+        #: Whether the network would leave out what is padding.
+        self.drops_padding = False
+
+    def forward(self, **sensors: Tensor) -> dict[str, Tensor]:
+        """The features."""
+        values = self.fronts(sensors)
+        rows = next(iter(values.values())).shape[0]
+        mode = AllPicturesAreReal()
+        with mode if self._all_real else contextlib.nullcontext():
+            result = feature_function(self.network, self._modality)(**values, return_dict=True)
+            self.layout = self.layout or read_layout(result, rows)
+            tensors = self.layout.tensors(result, rows)
+        self.drops_padding = mode.has_kept_rows
+        return self.name(tensors)
+
+
+class _RowEncoder(_Encoder):
+    """An encoder of one row, of fixed size, that was made to take several."""
+
+    def __init__(self, graph: RowGraph, modality: str) -> None:
+        super().__init__(modality)
+        self.graph = graph
+
+    def forward(self, **sensors: Tensor) -> dict[str, Tensor]:
+        """The features."""
+        (values,) = self.fronts(sensors).values()
+        return self.name(self.graph(values))
+
+
+def find_encoder(checkpoint: Checkpoint, sensor: Sensor) -> FeatureEncoder:
+    """The encoder of a sensor; what is fixed of it goes to the checkpoint's remarks.
+
+    Raises:
+        ExportError: it takes nothing that was made up for it.
+    """
+    reasons: list[str] = []
+    row_reasons: list[str] = []
+    values = sensor_values(checkpoint, sensor)
+    for value, all_real in itertools.product(values, (True, False)):
+        try:
+            return _try_batch(checkpoint, sensor, value[sensor.name], all_real=all_real)
+        except Exception as error:  # noqa: BLE001 - whatever a foreign class raises
+            reasons.append(_first_line(error))
+    for row in picture_rows(checkpoint, sensor, _names_of(checkpoint.network, sensor)):
+        try:
+            return _try_row(checkpoint, sensor, row)
+        except Exception as error:  # noqa: BLE001 - whatever a foreign class raises
+            shapes = {name: list(value.shape) for name, value in row.items()}
+            row_reasons.append(f"{shapes}: {_first_line(error)}")
+    what = f"{type(checkpoint.network).__name__}.get_{sensor.modality}_features"
+    raise ExportError(
+        f"{what} takes no {sensor.name!r} that was made up for it: "
+        f"{(row_reasons + reasons)[0]}; write a factory with mmedge init"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+
+
+def _names_of(network: Any, sensor: Sensor) -> list[str]:  # noqa: ANN401
+    """What the function of features takes beside the sensor's values and is a tensor of forward."""
+    parameters = inspect.signature(feature_function(network, sensor.modality)).parameters
+    names = parameters_of(network)
+    takes_any = any(p.kind == p.VAR_POSITIONAL for p in parameters.values())
+    return [name for name in names if name in parameters or takes_any]
+
+
+def _try_batch(
+    checkpoint: Checkpoint, sensor: Sensor, value: Tensor, *, all_real: bool
+) -> FeatureEncoder:
+    module = _BatchEncoder(checkpoint.network, sensor.modality, all_real=all_real).eval()
+    values = {sensor.name: value}
+    with quiet(), torch.no_grad():
+        constants = module(**{sensor.name: value.clone()})
+        alone = module(**{sensor.name: value[:1].clone()})
+    _compare(alone, constants)
+    if module.drops_padding:
+        checkpoint.remarks.append(
+            f"each {sensor.modality} of a call counts: one of zeros alone, which the network would "
+            "leave out as padding, is not"
+        )
+    assert module.layout is not None  # noqa: S101 - it ran
+    return FeatureEncoder(module, values, values, constants, module.layout)
+
+
+def _try_row(checkpoint: Checkpoint, sensor: Sensor, row: Mapping[str, Tensor]) -> FeatureEncoder:
+    """An encoder of rows of one size; ``row`` is what the network takes for one."""
+    network, example = checkpoint.network, row[sensor.name]
+    encode = feature_function(network, sensor.modality)
+    fixed = {name: value for name, value in row.items() if name != sensor.name}
+    is_batch = example.shape[0] == 1
+
+    def encode_row(value: Tensor) -> Any:  # noqa: ANN401
+        values = {sensor.name: value[None] if is_batch else value}
+        return encode(**values, **{k: v.clone() for k, v in fixed.items()}, return_dict=True)
+
+    def features(value: Tensor) -> tuple[Tensor, ...]:
+        return tuple(t[0] for t in layout.tensors(encode_row(value), 1))
+
+    first = example[0] if is_batch else example
+    with quiet(), torch.no_grad():
+        layout = read_layout(encode_row(first), 1)
+    graph = RowGraph(trace_row(features, first)).eval()
+    module = _RowEncoder(graph, sensor.modality).eval()
+    several = torch.stack([first, *(first.roll(n, -1) for n in range(1, ROWS))])
+    with quiet(), torch.no_grad():
+        constants = module(**{sensor.name: several})
+        for at in range(ROWS):
+            alone = module.name([t[None] for t in features(several[at])])
+            _compare(alone, {name: value[at : at + 1] for name, value in constants.items()})
+    network_values = {name: torch.cat([value] * ROWS) for name, value in fixed.items()}
+    network_values[sensor.name] = several if is_batch else several.flatten(0, 1)
+    if fixed:
+        text = ", ".join(f"{name} {value.tolist()}" for name, value in _short(fixed).items())
+        checkpoint.remarks.append(
+            f"the {sensor.modality} has one size, that of {sensor.name} {list(first.shape)}"
+            + (f" with {text}" if text else "")
+            + "; another is refused by its shape"
+        )
+    return FeatureEncoder(module, {sensor.name: several}, network_values, constants, layout)
+
+
+def _short(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value for name, value in values.items() if value.numel() <= 8}
+
+
+def _compare(alone: Mapping[str, Tensor], together: Mapping[str, Tensor]) -> None:
+    """Refuse features of rows that are others than those of a row alone."""
+    for name, value in alone.items():
+        other = together[name][: value.shape[0]]
+        if other.shape != value.shape:
+            raise ExportError(f"features of a row have another shape beside other rows: {name}")
+        if float((value - other).abs().max()) > _NEAR * float(value.abs().max()):
+            raise ExportError(f"features of a row differ beside other rows: {name}")

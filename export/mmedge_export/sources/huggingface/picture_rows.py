@@ -1,0 +1,129 @@
+"""What a network takes of one picture beside its pixels, such as the grid of its patches.
+
+A processor knows best. Without one, it follows from the configuration: these parameters have the
+same names and meanings in all classes of transformers.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from mmedge_export.noise import quiet
+from mmedge_export.sources.huggingface.candidates import look_up, picture
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from mmedge_export.sources.huggingface.checkpoint import Checkpoint
+    from mmedge_export.sources.huggingface.sensors import Sensor
+
+__all__ = ["picture_rows"]
+
+#: Patches on a side of a picture, and pixels, where nothing says how large pictures are.
+_SIDE, _PIXELS = 16, 224
+
+
+def picture_rows(
+    checkpoint: Checkpoint, sensor: Sensor, names: Sequence[str]
+) -> Iterator[dict[str, Tensor]]:
+    """Tensors for one picture, as the network takes them.
+
+    Args:
+        checkpoint: the network, and its processor.
+        sensor: of pictures.
+        names: of parameters that take more of a picture.
+    """
+    if sensor.modality != "image":
+        return
+    if (made := _processed(checkpoint, sensor, names)) is not None:
+        yield made
+        return
+    config = checkpoint.config
+    config = getattr(config, "vision_config", None) or config
+    channels = look_up(config, "in_channels", "num_channels", "in_chans") or 3
+    patch = look_up(config, "patch_size", "spatial_patch_size") or 16
+    patch = patch if isinstance(patch, int) else patch[0]
+    frames = look_up(config, "temporal_patch_size") or 1
+    merge = look_up(checkpoint.config, "spatial_merge_size", "merge_size", "downsample_factor") or 2
+    size = look_up(config, "image_size")
+    size = size[0] if isinstance(size, (list, tuple)) else size
+    most = look_up(config, "num_patches", "max_num_patches")
+    side = size // patch if isinstance(size, int) else math.isqrt(most) if most else _SIDE
+    side = max(side // merge, 1) * merge
+    count = side * side
+    rng = torch.Generator().manual_seed(0)
+
+    def noise(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=rng)
+
+    pixels = side * patch
+    grid = {
+        "image_grid_thw": torch.tensor([[1, side, side]]),
+        "spatial_shapes": torch.tensor([[side, side]]),
+        "target_sizes": torch.tensor([[side, side]]),
+        "image_merge_sizes": torch.tensor([merge]),
+        "pixel_attention_mask": torch.ones(1, count, dtype=torch.int64),
+        "image_position_ids": torch.stack(
+            [torch.arange(count) % side, torch.arange(count) // side], -1
+        )[None],
+    }
+    patches = {name: value for name, value in grid.items() if name in names}
+    if patches:
+        width = channels * patch * patch
+        for value in (
+            noise(count, width * frames),
+            noise(1, count, width * frames),
+            noise(count, channels, patch, patch),
+            noise(1, channels, pixels, pixels),
+            noise(1, channels, patch, patch * count),
+        ):
+            yield {sensor.name: value, **patches}
+    pixels = size if isinstance(size, int) else _PIXELS
+    pinpoint = (look_up(checkpoint.config, "image_grid_pinpoints") or [[pixels, pixels]])[0]
+    sizes = {"image_sizes": torch.tensor([list(pinpoint)])} if "image_sizes" in names else {}
+    tiles = (pinpoint[0] // pixels) * (pinpoint[1] // pixels)
+    for count in dict.fromkeys((tiles + 1, 1)):
+        masks = {
+            name: torch.ones(1, *([count] if name != "pixel_mask" else []), pixels, pixels).long()
+            for name in ("pixel_attention_mask", "pixel_mask")
+            if name in names
+        }
+        for value in (
+            noise(1, count, channels, pixels, pixels),
+            noise(1, channels, pixels, pixels),
+        ):
+            yield {sensor.name: value, **sizes, **masks}
+            if masks:
+                yield {sensor.name: value, **sizes}
+
+
+def _processed(
+    checkpoint: Checkpoint, sensor: Sensor, names: Sequence[str]
+) -> dict[str, Tensor] | None:
+    """What the processor makes of one picture; None where it has no part for pictures."""
+    part = checkpoint.part("image_processor")
+    if part is None:
+        return None
+    size = look_up_size(checkpoint)
+    made: Any = {}
+    try:
+        with quiet():
+            made = part([picture(size, size)], return_tensors="pt")
+    except Exception:  # noqa: BLE001 - whatever a foreign class raises; said for the sensor already
+        return None
+    values = {
+        name: torch.as_tensor(made[name])
+        for name in (sensor.name, *names)
+        if name in made and name != "input_ids"
+    }
+    return values if sensor.name in values else None
+
+
+def look_up_size(checkpoint: Checkpoint) -> int:
+    """Pixels on a side of the picture that is made up for a processor that keeps sizes."""
+    size = look_up(checkpoint.config, "image_size")
+    return size if isinstance(size, int) else _PIXELS

@@ -1,0 +1,304 @@
+"""How a network is called with tokens some of which stand for features.
+
+Networks differ in what they do with such tokens beside putting features in their places: some count
+positions in rows and columns, some add features in several layers, in some the tokens of a picture
+see each other. None of it is told by a class's metadata. It is tried: of a few ways to call the
+network, the first counts whose result is that of the network's own call.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from mmedge.errors import ExportError
+from mmedge_export.noise import quiet
+from mmedge_export.sources.huggingface.places import (
+    FeaturesInPlace,
+    positions_of,
+    read_positions,
+    traceable,
+)
+from mmedge_export.sources.huggingface.sensors import parameters_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from mmedge_export.sources.huggingface.feature_encoder import FeatureEncoder
+    from mmedge_export.sources.huggingface.places import PositionTable
+
+__all__ = ["PlacedTokens", "Prompt", "find_way", "make_prompt"]
+
+#: How far results may be from those of the network's own call, as a share of the largest; and how
+#: near they are where nothing nearer is looked for.
+_NEAR, _SAME = 1e-3, 1e-5
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """An example of tokens around the places of a picture.
+
+    Attributes:
+        tokens: [rows, tokens].
+        begin: index of the first place.
+        count: of places.
+        network_values: what the network's forward takes beside a sensor's values.
+        types: values of token types, of text and of features; None: the network takes none.
+        sees_itself: whether tokens of it see later ones.
+    """
+
+    tokens: Tensor
+    begin: int
+    count: int
+    network_values: Mapping[str, Tensor]
+    types: tuple[int, int] | None = None
+    sees_itself: bool = False
+
+
+def _type_names(network: Any) -> list[str]:  # noqa: ANN401
+    return [name for name in parameters_of(network) if name.endswith("token_type_ids")]
+
+
+def make_prompt(network: Any, encoder: FeatureEncoder, token: int) -> Prompt:  # noqa: ANN401
+    """A prompt for an encoder's example.
+
+    Args:
+        network: that takes it.
+        encoder: of the sensor.
+        token: that stands for a feature.
+    """
+    rows, count = next(iter(encoder.constants.values())).shape[:2]
+    text = torch.randint(3, 9, (rows, 5), generator=torch.Generator().manual_seed(0))
+    tokens = torch.cat([text[:, :1], torch.full((rows, count), token), text[:, 1:]], 1)
+    values = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
+    names = _type_names(network)
+    if not names:
+        return Prompt(tokens, 1, count, values)
+    # Type 1 is that of features in most networks; in some 0 is that of a prompt, which sees itself.
+    zeros = dict.fromkeys(names, torch.zeros_like(tokens))
+    sees_itself = _looks_ahead(network, {**encoder.network_values, **values, **zeros})
+    types = (0, 0) if sees_itself else (0, 1)
+    stands = torch.where(tokens == token, types[1], types[0])
+    return Prompt(tokens, 1, count, {**values, **dict.fromkeys(names, stands)}, types, sees_itself)
+
+
+def _looks_ahead(network: Any, values: Mapping[str, Tensor]) -> bool:  # noqa: ANN401
+    """Whether what the first token gives depends on the last."""
+    other = values["input_ids"].clone()
+    other[:, -1] += 1
+    try:
+        first, second = (
+            _first_tensor(call(network, {**values, "input_ids": tokens}))[:, 0]
+            for tokens in (values["input_ids"], other)
+        )
+    except Exception:  # noqa: BLE001 - whatever a foreign class raises
+        return False
+    return not torch.allclose(first, second, rtol=_NEAR, atol=_NEAR * float(first.abs().max()))
+
+
+def call(network: Any, values: Mapping[str, Any]) -> Any:  # noqa: ANN401
+    """The network's result without a cache."""
+    options = {"use_cache": False} if "use_cache" in parameters_of(network) else {}
+    with quiet(), torch.no_grad():
+        return network(**{k: _copy(v) for k, v in values.items()}, return_dict=True, **options)
+
+
+def _copy(value: Any) -> Any:  # noqa: ANN401
+    return value.clone() if isinstance(value, Tensor) else value
+
+
+def _first_tensor(result: Any) -> Tensor:  # noqa: ANN401
+    return next(value for value in result.values() if isinstance(value, Tensor))
+
+
+@dataclass(frozen=True)
+class _Way:
+    """A way to call a network.
+
+    Attributes:
+        merges: whether the network itself puts the encoder's result in place.
+        table: of positions; None: the network counts them.
+        has_types: whether it takes token types.
+    """
+
+    merges: bool
+    table: PositionTable | None
+    has_types: bool
+
+
+class PlacedTokens(nn.Module):
+    """Tokens and features to arguments of a network.
+
+    Args:
+        network: that takes them.
+        token: that stands for a feature.
+        encoder: of the features.
+        prompt: the example.
+        way: of several.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        token: int,
+        encoder: FeatureEncoder,
+        prompt: Prompt,
+        way: _Way,
+        modality: str,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self._token, self._names = token, list(encoder.constants)
+        self._layout, self._modality = encoder.layout, modality
+        self._types, self._way = prompt.types, way
+        self.table = way.table
+        #: Whether tokens that are taken at once are others than one after another.
+        self.sees_ahead = False
+
+    def arguments(
+        self,
+        input_ids: Tensor,
+        tensors: Mapping[str, Tensor],
+        places: Tensor,
+        start: Tensor | None = None,
+        past: int = 0,
+    ) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """What the network takes, and how many places and positions were seen.
+
+        Args:
+            input_ids: [rows, tokens].
+            tensors: features, by name.
+            places: before these tokens, [rows].
+            start: where the first of these tokens stands, where positions are of a table.
+            past: number of tokens before these.
+        """
+        network: Any = self.network
+        is_token = input_ids == self._token
+        order = places[:, None] + is_token.long().cumsum(1) - 1
+        seen = {"places_seen": places + is_token.long().sum(1)}
+        features = [tensors[name] for name in self._names]
+        last = features[0].shape[1] - 1
+        # A token beyond the last feature, such as one that was chosen, is a word like any other.
+        stands = is_token & (order <= last)
+        index = order.clamp(min=0).clamp(max=last)[..., None]
+        placed = [f.gather(1, index.expand(-1, -1, f.shape[2])) for f in features]
+        table = network.get_input_embeddings()
+        is_word = self._token < getattr(table, "num_embeddings", self._token + 1)
+        words = table(input_ids if is_word else input_ids.masked_fill(is_token, 0))
+        words = torch.where(stands[..., None], placed[0].to(words.dtype), words)
+        taken: dict[str, Any] = {}
+        if self._way.merges:
+            layers = [torch.where(stands[..., None], layer, 0) for layer in placed[1:]]
+            taken["input_ids"] = input_ids
+            taken["mm_encoder_outputs"] = {self._modality: self._layout.result([words, *layers])}
+        else:
+            taken["inputs_embeds"] = words
+        if self.table is not None:
+            assert start is not None  # noqa: S101 - it comes with the table
+            taken["position_ids"], seen["position_seen"] = self.table(stands, order, start)
+        if self._way.has_types:
+            assert self._types is not None  # noqa: S101 - it comes with the way
+            text, feature = self._types
+            now = torch.where(stands, feature, text)
+            before = now.new_full((now.shape[0], past), 0 if feature else 1)
+            types = torch.cat([before, now], 1)
+            taken.update(dict.fromkeys(_type_names(self.network), types))
+        return taken, seen
+
+    def forward(self, function: Callable[..., Any], taken: Mapping[str, Any]) -> Any:  # noqa: ANN401
+        """Call ``function`` with arguments that were made here."""
+        with FeaturesInPlace(), traceable():
+            return function(**taken)
+
+
+def find_way(
+    network: Any,  # noqa: ANN401
+    token: int,
+    encoder: FeatureEncoder,
+    prompt: Prompt,
+    modality: str,
+) -> PlacedTokens:
+    """The first way to call a network that gives what the network's own call gives.
+
+    Raises:
+        ExportError: the network does not take the example, or none does.
+    """
+    what = type(network).__name__
+    values = {**encoder.network_values, **prompt.network_values}
+    values = {name: value for name, value in values.items() if name in parameters_of(network)}
+    results: list[Any] = []
+    try:
+        seen = positions_of(network, prompt.tokens, lambda: results.append(call(network, values)))
+    except Exception as error:
+        text = next(iter(str(error).splitlines()), "")
+        raise ExportError(
+            f"{what} does not take the example that was made up for it, a prompt with "
+            f"{prompt.count} tokens {token} for one {modality}: {type(error).__name__}: {text}; "
+            "write a factory with mmedge init"
+        ) from error
+    expected = _first_tensor(results[0])
+    scale = float(expected.abs().max())
+    best: PlacedTokens | None = None
+    least = float("inf")
+    for way in _ways(network, prompt, seen):
+        placed = PlacedTokens(network, token, encoder, prompt, way, modality).eval()
+        try:
+            result = _result(placed, prompt, encoder.constants)
+        except Exception:  # noqa: BLE001, S112 - whatever a foreign class raises: another way
+            continue
+        off = float((result - expected).abs().max()) / scale
+        # Where tokens see later ones, a network that is told so does not go by what is cached.
+        is_told = off <= _SAME and way.has_types and best is not None and best.sees_ahead
+        if off >= least and not is_told:
+            continue
+        best, least = placed, off
+        best.sees_ahead = prompt.sees_itself or _sees_later_features(best, prompt, encoder)
+        if off <= _SAME and (is_told or not best.sees_ahead):
+            break
+    if best is not None and least <= _NEAR:
+        return best
+    raise ExportError(
+        f"{what} does more with an input of {modality} than put features in the places of tokens: "
+        + (
+            "it takes them in none of the ways that mmedge knows"
+            if best is None
+            else f"results are off by {least:.2g} of the largest"
+        )
+        + "; write a factory with mmedge init"
+    )
+
+
+def _result(placed: PlacedTokens, prompt: Prompt, constants: Mapping[str, Tensor]) -> Tensor:
+    zero = torch.zeros(prompt.tokens.shape[0], dtype=torch.int64)
+    with quiet(), torch.no_grad():
+        taken, _ = placed.arguments(prompt.tokens, constants, zero, zero)
+        return _first_tensor(placed(lambda **v: call(placed.network, v), taken))
+
+
+def _sees_later_features(placed: PlacedTokens, prompt: Prompt, encoder: FeatureEncoder) -> bool:
+    """Whether what the first place gives depends on the feature of the last."""
+    if prompt.count < 2:
+        return False
+    others = {name: value.clone() for name, value in encoder.constants.items()}
+    for value in others.values():
+        value[:, -1] *= -2
+    first, second = (
+        _result(placed, prompt, constants)[:, prompt.begin]
+        for constants in (encoder.constants, others)
+    )
+    return not torch.allclose(first, second, rtol=_NEAR, atol=_NEAR * float(first.abs().max()))
+
+
+def _ways(network: Any, prompt: Prompt, positions: Sequence[Tensor]) -> Iterator[_Way]:  # noqa: ANN401
+    # Some prepend the order of tokens to their axes.
+    further = [value[1:] for value in positions if value.ndim == 3 and value.shape[0] == 4]
+    read = [read_positions(value, prompt.begin, prompt.count) for value in [*positions, *further]]
+    tables = [None, *(table for table in read if table is not None)]
+    merges = (False, True) if "mm_encoder_outputs" in parameters_of(network) else (False,)
+    types = (False, True) if prompt.types is not None else (False,)
+    for has_types, merge, table in itertools.product(types, merges, tables):
+        yield _Way(merge, table, has_types)
