@@ -22,6 +22,7 @@ from mmedge_export.sources.lerobot.policy_modules import (  # noqa: E402
     import_policy,
     stand_ins,
 )
+from mmedge_export.sources.lerobot.vlm_files import vlm_at_hand  # noqa: E402
 
 #: The module of the processors is needed here, and what it imports of robots is not.
 _STAND_INS = [name for name in NOT_NEEDED if name != "lerobot.processor"]
@@ -76,7 +77,7 @@ def statistics(rng):
     }
 
 
-def save(kind, folder, **settings):
+def save(kind, folder, construct=None, **settings):
     """A policy of a kind and its processors, as lerobot's trainer saves them."""
     vision.resnet_small = Backbone
     policy_class = import_policy(kind)
@@ -92,10 +93,10 @@ def save(kind, folder, **settings):
         **settings,
     )
     torch.manual_seed(1)
-    policy = policy_class(config).eval()
+    policy = (construct or policy_class)(config).eval()
     make = getattr(module_of(kind, "processor"), f"make_{kind}_pre_post_processors")
     before, behind = make(config, statistics(np.random.default_rng(2)))
-    Path(folder).mkdir(parents=True)
+    Path(folder).mkdir(parents=True, exist_ok=True)
     for part in (policy, before, behind):
         part.save_pretrained(folder)
     return policy, before, behind
@@ -119,6 +120,60 @@ def diffusion(folder, **settings):
         spatial_softmax_num_keypoints=4, down_dims=(16, 32), n_groups=4, horizon=8,
         n_action_steps=4, n_obs_steps=2, diffusion_step_embed_dim=16, **options,
     )  # fmt: skip
+
+
+#: What tasks of :func:`smolvla` are made of.
+WORDS = ["[UNK]", "\n", "pick", "up", "the", "red", "cube", "put", "it", "down"]
+
+
+def smolvla(folder, **settings):
+    """With a small language network, whose files lie in the folder ``vlm`` of the policy."""
+    import transformers
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+
+    vlm = Path(folder) / "vlm"
+    sizes = {
+        "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "intermediate_size": 37,
+    }  # fmt: skip
+    transformers.SmolVLMConfig(
+        vision_config={**sizes, "num_hidden_layers": 1, "image_size": 32, "patch_size": 8},
+        text_config={
+            **sizes, "model_type": "llama", "num_hidden_layers": 4, "num_key_value_heads": 1,
+            "head_dim": 16, "vocab_size": len(WORDS), "pad_token_id": 0, "attention_bias": False,
+        },
+        image_token_id=3,
+        scale_factor=2,
+        pad_token_id=0,
+    ).save_pretrained(vlm)  # fmt: skip
+    tokens = Tokenizer(models.WordLevel({word: at for at, word in enumerate(WORDS)}, "[UNK]"))
+    tokens.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex(" "), "removed"), pre_tokenizers.Split("\n", "isolated")]
+    )
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokens, pad_token="[UNK]", unk_token="[UNK]"
+    )
+    tokenizer.save_pretrained(vlm)
+    name = "somebody/vlm"
+
+    def construct(config):
+        with vlm_at_hand(Path(folder), {"vlm_model_name": str(vlm)}):
+            return import_policy("smolvla")(config)
+
+    policy, before, behind = save(
+        "smolvla", folder, construct, vlm_model_name=str(vlm), chunk_size=6, n_action_steps=3,
+        max_state_dim=8, max_action_dim=8, resize_imgs_with_padding=(32, 32),
+        tokenizer_max_length=10, num_vlm_layers=2, num_steps=10, expert_width_multiplier=0.5,
+        **settings,
+    )  # fmt: skip
+    # Saved as trainers save it, whose language network is one of the hub.
+    policy.config.vlm_model_name = name
+    for step in before.steps:
+        if hasattr(step, "tokenizer_name"):
+            step.tokenizer_name = name
+    for part in (policy, before):
+        part.save_pretrained(folder)
+    return policy, before, behind
 
 
 def frames(rng, rows=1):

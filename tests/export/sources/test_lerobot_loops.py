@@ -9,14 +9,18 @@ import lerobot_policies as policies
 import numpy as np
 import pytest
 import torch
+import transformers
+from tokenizers import Tokenizer
 
 import mmedge
+from mmedge.errors import ExportError
 from mmedge.stream import SimulatedClock, Window
 from mmedge_export import export
 from mmedge_export.sources.loader import load_source
 
 STEPS = 52
 CLIP = 1.0
+TASKS = ("pick up the red cube", "put it down")
 
 
 def run_schedule(rows, predictions, x, noise):
@@ -54,14 +58,22 @@ def test_the_table_is_the_scheduler_of_the_policy(name, steps, tmp_path, monkeyp
     np.testing.assert_allclose(result, expected.numpy(), rtol=0, atol=1e-5)
 
 
+def bundled(save, folder):
+    """A policy, its processors, and the path of its bundle."""
+    policy, before, behind = save(folder / "policy")
+    path = folder / "policy.mmedge"
+    export(f"lerobot:{folder / 'policy'}", path).close()
+    return SimpleNamespace(path=path, policy=policy, before=before, behind=behind)
+
+
 @pytest.fixture(scope="module")
 def diffusion(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("diffusion")
-    policy, before, behind = policies.diffusion(folder / "policy")
-    export(f"lerobot:{folder / 'policy'}", folder / "policy.mmedge").close()
-    return SimpleNamespace(
-        path=folder / "policy.mmedge", policy=policy, before=before, behind=behind
-    )
+    return bundled(policies.diffusion, tmp_path_factory.mktemp("diffusion"))
+
+
+@pytest.fixture(scope="module")
+def smolvla(tmp_path_factory):
+    return bundled(policies.smolvla, tmp_path_factory.mktemp("smolvla"))
 
 
 def same(actions, expected):
@@ -69,7 +81,7 @@ def same(actions, expected):
 
 
 @pytest.mark.further_class
-def test_actions_of_an_episode(diffusion):
+def test_an_episode_of_a_diffusion_policy(diffusion):
     """Step by step, with lerobot's queues on its side, and histories and a queue like it here."""
     rng = np.random.default_rng(5)
     policy = diffusion.policy
@@ -140,3 +152,92 @@ def test_a_stream_keeps_the_last_frames_of_two_cameras(diffusion):
         )
     outputs = [result.outputs["action"] for result in results if result.outputs is not None]
     same(np.concatenate(outputs), diffusion.behind(actions).numpy())
+
+
+def test_a_task_becomes_the_tokens_of_the_policy(tmp_path):
+    _, before, _ = policies.smolvla(tmp_path / "policy")
+    source_model = load_source(f"lerobot:{tmp_path / 'policy'}")
+    task = source_model.model.inputs["task"]
+    tokenizer = Tokenizer.from_file(str(task.tokenizer))
+    texts = ["pick up the cube", "put it down\n", "pick up\n\n", " ", "the red cube " * 5]
+    frame = policies.observation(policies.frames(np.random.default_rng(1), 1))
+    for text in texts:
+        made = before({**frame, "task": text})
+        ids = made["observation.language.tokens"][0].tolist()
+        encoding = tokenizer.encode(text)
+        assert len(encoding.ids) == task.shape()[1]
+        assert encoding.ids[: sum(encoding.attention_mask)] == ids, repr(text)
+
+
+def unreachable(name, file):
+    raise OSError(f"no network for {file} of {name}")
+
+
+def test_a_language_network_that_is_not_at_hand(tmp_path, monkeypatch):
+    monkeypatch.setattr(transformers.utils, "cached_file", unreachable)
+    policies.smolvla(tmp_path / "policy")
+    (tmp_path / "policy" / "vlm" / "tokenizer.json").unlink()
+    source_model = load_source(f"lerobot:{tmp_path / 'policy'}")
+    assert source_model.model.inputs["task"].tokenizer is None
+    assert any("the task goes in as token ids" in remark for remark in source_model.remarks)
+    (tmp_path / "policy" / "vlm" / "config.json").unlink()
+    with pytest.raises(ExportError, match="download config.json and tokenizer.json of it into"):
+        load_source(f"lerobot:{tmp_path / 'policy'}")
+
+
+def policy_batch(bundle, values, tasks):
+    """What SmolVLA takes of values and tasks."""
+    made = bundle.before({**policies.observation(values), "task": tasks})
+    return {name: value for name, value in made.items() if name.startswith("observation.")}
+
+
+@pytest.mark.further_class
+def test_an_episode_of_smolvla(smolvla):
+    """Step by step, with lerobot's queue on its side and one here; the task changes on the way."""
+    rng = np.random.default_rng(5)
+    policy, queue = smolvla.policy, []
+    policy.reset()
+    shape = (1, policy.config.chunk_size, policy.config.max_action_dim)
+    with mmedge.load(smolvla.path) as pipe:
+        for step in range(STEPS):
+            values, task = policies.frames(rng), TASKS[step > STEPS // 2]
+            noise = rng.standard_normal(shape).astype(np.float32)
+            if not queue:
+                chunk = pipe(**values, task=task, noise=noise)["action"][0]
+                queue = list(chunk[: policy.config.n_action_steps])
+            batch = policy_batch(smolvla, values, [task])
+            expected = policy.select_action(batch, noise=torch.from_numpy(noise))
+            same(queue.pop(0), smolvla.behind(expected)[0].numpy())
+
+
+@pytest.mark.further_class
+def test_a_stream_of_smolvla_encodes_each_camera_and_the_task_by_itself(smolvla):
+    rng = np.random.default_rng(6)
+    policy, clock = smolvla.policy, SimulatedClock()
+    shape = (1, policy.config.chunk_size, policy.config.max_action_dim)
+    noise = rng.standard_normal(shape).astype(np.float32)
+    pushed = {"front": [], "wrist": [], "state": []}
+    results = []
+    with (
+        mmedge.load(smolvla.path, plan="cut") as pipe,
+        pipe.stream(trigger="front", clock=clock, loop_options={"noise": noise}) as stream,
+    ):
+        stream.push("task", TASKS[0], t=0.0)
+        for step in range(STEPS):
+            values = policies.frames(rng)
+            for name in ("wrist", "state", "front"):
+                if step % 2 == 0 or name != "wrist":
+                    pushed[name].append(values[name])
+                    stream.push(name, values[name], t=clock())
+            results.append(stream.result(0.0))
+            clock.advance(1 / 30)
+        encodes = {name: each.encodes for name, each in stream.health().modalities.items()}
+    assert encodes == {"front": STEPS, "wrist": STEPS // 2, "state": STEPS, "task": 1}
+    used = [{name: result.samples[name][0].seq for name in pushed} for result in results]
+    values = {
+        name: np.concatenate([frames[row[name]] for row in used]) for name, frames in pushed.items()
+    }
+    batch = policy_batch(smolvla, values, [TASKS[0]] * STEPS)
+    actions = policy.predict_action_chunk(batch, torch.from_numpy(noise).repeat(STEPS, 1, 1))
+    outputs = np.concatenate([result.outputs["action"] for result in results])
+    same(outputs, smolvla.behind(actions).numpy())

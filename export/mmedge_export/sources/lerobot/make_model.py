@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from mmedge_export.sources.lerobot.act import act_model
 from mmedge_export.sources.lerobot.diffusion import diffusion_model
+from mmedge_export.sources.lerobot.smolvla import smolvla_model
 
 if TYPE_CHECKING:
     from mmedge_export.model import Model
@@ -20,5 +21,5 @@ def make_model(source: PolicyFolder) -> Model:
     Raises:
         ExportError: it has a setting that no bundle can have.
     """
-    makers = {"act": act_model, "diffusion": diffusion_model}
+    makers = {"act": act_model, "diffusion": diffusion_model, "smolvla": smolvla_model}
     return makers[source.kind](source)

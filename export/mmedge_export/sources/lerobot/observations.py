@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["Observations"]
 
 _VISUAL = "VISUAL"
+#: Cameras that a policy was trained with and a robot has not: it fills them in by itself.
+_EMPTY = "observation.images.empty_camera_"
 
 
 class Observations(nn.Module):
@@ -32,7 +34,11 @@ class Observations(nn.Module):
     def __init__(self, source: PolicyFolder, steps: int | None = None) -> None:
         super().__init__()
         self._source, self._steps = source, steps
-        features = source.config.input_features
+        features = {
+            key: value
+            for key, value in source.config.input_features.items()
+            if not key.startswith(_EMPTY)
+        }
         self._pictures = {key for key, value in features.items() if value.type.value == _VISUAL}
         raw_names = {key: source.before.renamed.get(key, key) for key in features}
         short = {key: name.split(".", 1)[-1] for key, name in raw_names.items()}

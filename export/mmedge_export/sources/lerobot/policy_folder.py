@@ -5,6 +5,7 @@ Nothing in the folder is executed: weights are safetensors, processors are read 
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["KINDS", "PolicyFolder", "read_policy"]
 
 #: Policies that become a model, as config.json calls them.
-KINDS = ("act", "diffusion")
+KINDS = ("act", "diffusion", "smolvla")
 
 _WEIGHTS = "model.safetensors"
 
@@ -107,9 +108,18 @@ def _load(folder: Path, kind: str, config: Mapping[str, Any], remarks: list[str]
         raise ExportError(f"lerobot: needs {error.name}: {remedy(error)}") from error
     settings = {name: value for name, value in config.items() if name != "type"}
     settings.update({name: value for name, value in _PLAIN.items() if name in settings})
+    files: contextlib.AbstractContextManager[dict[str, Any]] = contextlib.nullcontext(settings)
+    if kind == "smolvla":
+        from mmedge_export.sources.lerobot.vlm_files import vlm_at_hand
+
+        files = vlm_at_hand(folder, settings)
     try:
-        with quiet(), draccus.config_type("json"):
+        with files as settings, quiet(), draccus.config_type("json"):
             policy = policy_class(draccus.decode(policy_class.config_class, settings))
+        if vlm := settings.get("vlm_model_name"):
+            remarks.append(f"the configuration of the language network is that in {vlm}")
+    except ExportError:
+        raise
     except Exception as error:  # whatever a foreign class raises
         raise ExportError(
             f"{folder}: lerobot cannot make the policy {kind!r} of config.json: "
