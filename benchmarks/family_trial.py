@@ -1,23 +1,20 @@
 """One class of transformers through ``hf:``: a tiny checkpoint, its export, and a check of it.
 
-The check is independent of the one that export makes: the bundle runs on inputs that export has not
-seen, of another batch size and length where it takes such, beside the network of transformers.
+What a bundle then answers on other inputs is held against torch by :mod:`family_check`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import traceback
+import functools
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import tiny_checkpoints
 import torch
+from family_check import Wrong, check_bundle, in_words
 
-import mmedge
 from mmedge.errors import MMEdgeError
 from mmedge_export import export
-from mmedge_export.sources.huggingface.sensors import parameters_of
 from mmedge_export.sources.loader import load_source
 
 if TYPE_CHECKING:
@@ -28,18 +25,12 @@ if TYPE_CHECKING:
 
 __all__ = ["try_class"]
 
-#: Tokens that a run chooses, and how far values may be from torch's, as a share of the largest; and
-#: how far scores of two tokens are apart where either may be chosen.
-LENGTH, NEAR, TIE = 8, 1e-3, 1e-4
-#: Of weights, so that tokens differ: with more, attention is so steep that float32 does not tell.
-GAIN = 0.25
+#: Tokens that a run chooses; and the gain of weights, so that tokens differ: with more, attention
+#: is so steep that float32 does not tell.
+LENGTH, GAIN = 8, 0.25
 
 #: What became of a class, as JSON has it.
 Result = dict[str, Any]
-
-
-class Wrong(Exception):  # noqa: N818 - a result of a check
-    """A bundle was written, and it answers something else than the network."""
 
 
 def try_class(name: str, folder: Path, *, read_only: bool = False) -> Result:
@@ -64,7 +55,7 @@ def try_class(name: str, folder: Path, *, read_only: bool = False) -> Result:
         return {"result": "not tried", "reason": f"no tiny checkpoint: {in_words(error)}"}
     spec = f"hf:{checkpoint}"
     try:
-        with arguments_of_generate(kind) as held:
+        with network_arguments(kind) as held:
             source = load_source(spec)
         if read_only:
             return {"result": "read", "reason": "", "kind": kind_of(source.model)}
@@ -94,233 +85,51 @@ def kind_of(model: Model) -> str:
     return "single run" if model.loop is None else type(model.loop).__name__.lower()
 
 
-def in_words(error: Exception) -> str:
-    """An exception with the line that raised it, and the line of mmedge that came to it."""
-    frames = traceback.extract_tb(error.__traceback__)
-    last = [frames[-1], *(f for f in reversed(frames) if "mmedge" in f.filename)][:2]
-    places = [f"{'/'.join(f.filename.split('/')[-2:])}:{f.lineno}" for f in last]
-    return f"{type(error).__name__}: {str(error)[:500]} ({', by '.join(dict.fromkeys(places))})"
-
-
 def without_folder(text: str, folder: Path) -> str:
     """A message as one of a checkpoint whose folder does not matter."""
     return text.replace(str(folder / "checkpoint"), "checkpoint").replace(str(folder), "")
 
 
 @contextlib.contextmanager
-def arguments_of_generate(kind: Any) -> Iterator[dict[str, Any]]:  # noqa: ANN401
-    """What the source calls ``generate()`` with: also what a bundle has as a constant."""
+def network_arguments(kind: Any) -> Iterator[dict[str, Any]]:  # noqa: ANN401
+    """What the source calls a class with: also what a bundle has as a constant.
+
+    These are tensors of the first call of ``generate()``; of forward, where there is none, those of
+    the call that has most of them.
+    """
+    generated: list[dict[str, Any]] = []
     held: dict[str, Any] = {}
-    owner = next((each for each in kind.__mro__ if "generate" in vars(each)), None)
-    if owner is None:
+
+    def tensors_of(options: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in options.items() if isinstance(value, torch.Tensor)}
+
+    def note_generate(original: Any) -> Any:  # noqa: ANN401
+        @functools.wraps(original)
+        def note(self: Any, *args: Any, **options: Any) -> Any:  # noqa: ANN401
+            generated.append(tensors_of(options))
+            return original(self, *args, **options)
+
+        return note
+
+    def note_forward(original: Any) -> Any:  # noqa: ANN401
+        @functools.wraps(original)
+        def note(self: Any, *args: Any, **options: Any) -> Any:  # noqa: ANN401
+            result = original(self, *args, **options)
+            if len(tensors_of(options)) >= len(held) and not generated:
+                held.clear()
+                held.update(tensors_of(options))
+            return result
+
+        return note
+
+    with contextlib.ExitStack() as stack:
+        for name, wrap in (("generate", note_generate), ("forward", note_forward)):
+            owner = next((each for each in kind.__mro__ if name in vars(each)), None)
+            if owner is not None:
+                original = vars(owner)[name]
+                setattr(owner, name, wrap(original))
+                stack.callback(setattr, owner, name, original)
         yield held
-        return
-    generate = owner.generate
-
-    def note(self: Any, *args: Any, **options: Any) -> Any:  # noqa: ANN401
-        if not held:
-            held.update({n: v for n, v in options.items() if isinstance(v, torch.Tensor)})
-        return generate(self, *args, **options)
-
-    owner.generate = note
-    try:
-        yield held
-    finally:
-        owner.generate = generate
-
-
-def check_bundle(network: Any, model: Model, path: Path, held: Mapping[str, Any]) -> str:  # noqa: ANN401
-    """Hold a bundle against the network on new inputs; what was compared, in words.
-
-    Raises:
-        Wrong: they differ, or nothing could be compared.
-    """
-    failures: list[str] = []
-    with mmedge.load(path) as pipe:
-        for growth in (1, 0):
-            for part in ("batch and length", "batch"):
-                inputs = new_inputs(network, model, growth, lengths=part != "batch")
-                try:
-                    return compare(network, model, pipe, inputs, held)
-                except Wrong:
-                    raise
-                except Exception as error:  # noqa: BLE001 - other sizes are tried
-                    failures.append(in_words(error))
-    raise Wrong(f"nothing could be compared: {failures[0]}")
-
-
-def compare(
-    network: Any,  # noqa: ANN401
-    model: Model,
-    pipe: Any,  # noqa: ANN401
-    inputs: Mapping[str, np.ndarray[Any, Any]],
-    held: Mapping[str, Any],
-) -> str:
-    """As :func:`check_bundle`, on some inputs."""
-    result = pipe(**inputs)
-    tensors = {name: torch.from_numpy(value) for name, value in inputs.items()}
-    sizes = ", ".join(f"{name} {list(value.shape)}" for name, value in inputs.items())
-    if model.loop is None:
-        expected, reference = reference_outputs(network, model, tensors)
-        worst = 0.0
-        for name, value in result.items():
-            right = expected[name].numpy()
-            if right.shape != value.shape:
-                raise Wrong(f"{name} is {value.shape}, torch has {right.shape} ({sizes})")
-            scale = float(np.abs(right).max(initial=0.0)) or 1.0
-            off = float(np.abs(value.astype(np.float64) - right).max(initial=0.0)) / scale
-            worst = max(worst, off)
-            if not off <= NEAR:
-                raise Wrong(f"{name} is {off:.2g} of its largest off torch ({sizes})")
-        return f"within {worst:.1g} of {reference} at {sizes}"
-    seen = compare_tokens(network, model, result, tensors, held)
-    return f"{seen} tokens are those of generate() at {sizes}"
-
-
-def reference_outputs(
-    network: Any,  # noqa: ANN401
-    model: Model,
-    tensors: Mapping[str, torch.Tensor],
-) -> tuple[Mapping[str, torch.Tensor], str]:
-    """The network's own answer; where it needs more than the bundle takes, the model's module's."""
-    module: Any = model.module
-    with torch.no_grad():
-        try:
-            answer = network(**{n: t.clone() for n, t in tensors.items()}, return_dict=True)
-            return {name: answer[name] for name in model.outputs or ()}, "the network"
-        except Exception:  # noqa: BLE001 - it needs what the source gives it
-            answer = module(**{n: t.clone() for n, t in tensors.items()})
-            return answer, "the source's module"
-
-
-def compare_tokens(
-    network: Any,  # noqa: ANN401
-    model: Model,
-    result: Mapping[str, np.ndarray[Any, Any]],
-    tensors: Mapping[str, torch.Tensor],
-    held: Mapping[str, Any],
-) -> int:
-    """How many tokens were compared with those of ``generate()``.
-
-    Raises:
-        Wrong: one differs.
-    """
-    loop: Any = model.loop
-    rows = result["tokens"].shape[0]
-    further = {
-        name: adapted(value, tensors, rows)
-        for name, value in held.items()
-        if name not in tensors and name in parameters_of(network)
-    }
-    prompt = loop.token in model.inputs
-    with torch.no_grad():
-        answer = network.generate(
-            **{name: value.clone() for name, value in {**tensors, **further}.items()},
-            do_sample=False,
-            num_beams=1,
-            max_new_tokens=loop.limit + len(loop.start),
-            output_logits=True,
-            return_dict_in_generate=True,
-        )
-    sequences, scores = answer.sequences, getattr(answer, "logits", None)
-    begin = tensors[loop.token].shape[1] if prompt else len(loop.start)
-    begin = begin if sequences.shape[1] > begin or not prompt else 0
-    if not prompt and sequences[0, :begin].tolist() != list(loop.start):
-        begin = 0  # a generate() that gives what it chose alone
-    seen = 0
-    for row in range(rows):
-        length = int(result["lengths"][row])
-        ours = result["tokens"][row, :length].tolist()
-        for at, theirs in enumerate(sequences[row, begin:].tolist()):
-            if at >= len(ours):
-                if theirs not in loop.stop and len(ours) < loop.limit:
-                    raise Wrong(f"row {row} ends after {at} tokens, generate() goes on: {theirs}")
-                break
-            seen += 1
-            if theirs == ours[at]:
-                continue
-            step = None if scores is None else scores[at][row].float()
-            if step is not None and float(step[theirs] - step[ours[at]]) <= TIE * float(
-                step.abs().max()
-            ):
-                break  # a tie
-            raise Wrong(f"token {at} of row {row} is {ours[at]}, generate() chooses {theirs}")
-    return seen
-
-
-def adapted(value: torch.Tensor, tensors: Mapping[str, torch.Tensor], rows: int) -> torch.Tensor:
-    """An argument that the bundle has as a constant, for as many rows and tokens as now."""
-    ids = tensors.get("input_ids")
-    if ids is not None and value.ndim == 2 and not value.is_floating_point():
-        wide = value[[row % len(value) for row in range(rows)]]
-        more = ids.shape[1] - value.shape[1]
-        filled = torch.ones if bool((value == 1).all()) else torch.zeros
-        if value.shape[1] > 3 and more > 0:
-            return torch.cat([wide, filled((rows, more), dtype=value.dtype)], 1)
-        return wide
-    return value[[row % len(value) for row in range(rows)]]
-
-
-def new_inputs(
-    network: Any,  # noqa: ANN401
-    model: Model,
-    growth: int,
-    *,
-    lengths: bool,
-) -> dict[str, np.ndarray[Any, Any]]:
-    """Values of other sizes for the inputs of a model."""
-    rng = np.random.default_rng(5)
-    special = special_tokens(network.config)
-    inputs: dict[str, np.ndarray[Any, Any]] = {}
-    for name, entry in model.inputs.items():
-        example = np.asarray(entry.example)
-        shape = list(example.shape)
-        for axis, dimension in dict(entry.dynamic or {}).items():
-            if axis == 0 or lengths:
-                shape[axis] = other_size(model, str(dimension), shape[axis], growth)
-        inputs[name] = new_values(example, shape, rng, special, name)
-    return inputs
-
-
-def other_size(model: Model, dimension: str, size: int, growth: int) -> int:
-    """A size near that of the example, within the limits."""
-    least, most = (model.dims or {}).get(dimension, (1, None))[:2]
-    for other in (size + growth, size - growth):
-        if least <= other and (most is None or other <= most):
-            return other
-    return size
-
-
-def new_values(
-    example: np.ndarray[Any, Any],
-    shape: list[int],
-    rng: np.random.Generator,
-    special: set[int],
-    name: str,
-) -> np.ndarray[Any, Any]:
-    """Values such as the example's; tokens with a meaning stay where they are."""
-    rows = example[[row % len(example) for row in range(shape[0])]]
-    cut = rows[tuple(slice(size) for size in shape)]
-    if np.issubdtype(example.dtype, np.floating):
-        spread = float(example.std()) or 1.0
-        return (rng.standard_normal(shape) * spread + float(example.mean())).astype(example.dtype)
-    pads = [(0, size - have) for size, have in zip(shape, cut.shape, strict=True)]
-    values = np.pad(cut, pads, mode="edge")
-    if not name.endswith("input_ids"):
-        return values
-    text = example[~np.isin(example, list(special))]
-    words = rng.choice(text if text.size else np.arange(3, 9), size=shape).astype(example.dtype)
-    keep = np.pad(np.isin(cut, list(special)), pads, constant_values=False)
-    return np.where(keep, values, words)
-
-
-def special_tokens(config: Any) -> set[int]:  # noqa: ANN401
-    """Ids that a configuration gives a meaning."""
-    found: set[int] = set()
-    for name, value in vars(config).items():
-        if hasattr(value, "to_diff_dict"):
-            found |= special_tokens(value)
-        elif name.endswith(("token_id", "token_index", "token_ids", "_id")):
-            values = value if isinstance(value, (list, tuple)) else [value]
-            found |= {each for each in values if type(each) is int}
-    return found
+    if generated:
+        held.clear()
+        held.update(generated[0])

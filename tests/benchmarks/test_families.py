@@ -14,7 +14,7 @@ sys.path.append(str(Path(__file__).parents[2] / "docs"))
 
 import families
 import families_table
-from family_trial import other_size, special_tokens
+from family_check import other_size, special_tokens
 from huggingface_networks import hf
 from multimodal_classes import Candidate, modalities_of_parameters
 from tiny_configs import VOCABULARY, tiny_config
