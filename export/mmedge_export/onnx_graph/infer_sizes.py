@@ -3,6 +3,8 @@
 Exporters leave dimensions open that their own ``Shape`` and ``Concat`` nodes fix (the transposed
 keys of a decomposed attention, for instance); what is computed here follows those through. Names
 of dimensions are believed: two dimensions of one name have one size.
+
+It is long, since each operator has a rule of its own.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from mmedge_export.onnx_graph.size import ONE, Size, product, total
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["BROADCAST", "SAME", "Shape", "SymbolicSizes", "infer_sizes"]
+__all__ = ["BROADCAST", "SAME", "SAMPLES", "Shape", "SymbolicSizes", "infer_sizes"]
 
 Shape = tuple[Size, ...]
 
@@ -54,6 +56,15 @@ BROADCAST = frozenset(
         *("Add", "And", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Div", "Equal", "Greater"),
         *("GreaterOrEqual", "Less", "LessOrEqual", "Max", "Mean", "Min", "Mod", "Mul", "Or"),
         *("PRelu", "Pow", "Sub", "Sum", "Where", "Xor"),
+    ]
+)
+
+#: Ops that treat each sample of a batch, axis 0 of their first input, alike.
+SAMPLES = frozenset(
+    [
+        *("AveragePool", "BatchNormalization", "Conv", "ConvTranspose", "DepthToSpace"),
+        *("GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool", "GroupNormalization", "LRN"),
+        *("InstanceNormalization", "LpPool", "MaxPool", "SpaceToDepth"),
     ]
 )
 
@@ -209,6 +220,49 @@ def _expand(node: ir.Node, shapes: list[Shape], sizes: SymbolicSizes) -> Shape |
     return None if target is None else _broadcast([shapes[0], target])
 
 
+def _flatten(node: ir.Node, shapes: list[Shape], _: SymbolicSizes) -> Shape:
+    axis = axis_of(node, 1, len(shapes[0]))
+    return product(shapes[0][:axis]), product(shapes[0][axis:])
+
+
+def _resize(node: ir.Node, shapes: list[Shape], sizes: SymbolicSizes) -> Shape | None:
+    inputs = [*node.inputs, None, None][:4]
+    result = list(shapes[0])
+    axes = [a % len(result) for a in node.attributes.get_ints("axes", tuple(range(len(result))))]
+    if node.attributes.get_string("keep_aspect_ratio_policy", "stretch") != "stretch":
+        return None
+    if inputs[3] is not None:
+        content = sizes.content(inputs[3])
+        for axis, size in zip(axes, content or (), strict=False):
+            result[axis] = size
+        return None if content is None else tuple(result)
+    scales = None if inputs[2] is None else inputs[2].const_value
+    for axis, scale in zip(axes, () if scales is None else scales.numpy(), strict=False):
+        number = result[axis].number
+        if scale != 1:
+            name = f"{node.outputs[0].name}:{axis}"
+            result[axis] = Size.of(name if number is None else math.floor(number * scale))
+    return None if scales is None else tuple(result)
+
+
+def _pad(node: ir.Node, shapes: list[Shape], _: SymbolicSizes) -> Shape | None:
+    pads, rank = integers(node.inputs[1]), len(shapes[0])
+    given = node.inputs[3] if len(node.inputs) > 3 else None
+    axes = tuple(range(rank)) if given is None else integers(given)
+    if pads is None or axes is None:
+        return None
+    result = list(shapes[0])
+    for axis, before, after in zip(axes, pads, pads[len(axes) :], strict=False):
+        result[axis] = result[axis] + Size.of(before) + Size.of(after)
+    return tuple(result)
+
+
+def _samples(node: ir.Node, shapes: list[Shape], _: SymbolicSizes) -> Shape:
+    """As many samples come out as went in; the file may state the other sizes."""
+    name = node.outputs[0].name
+    return shapes[0][0], *(Size.of(f"{name}:{axis}") for axis in range(1, len(shapes[0])))
+
+
 def _unsqueeze(node: ir.Node, shapes: list[Shape], _: SymbolicSizes) -> Shape | None:
     axes = new_axes(node, len(shapes[0]))
     if axes is None:
@@ -265,16 +319,20 @@ RULES: dict[
 ] = {
     "Concat": _concat,
     "Expand": _expand,
+    "Flatten": _flatten,
     "Gather": _gather,
     "Gemm": _gemm,
     "MatMul": _matmul,
+    "Pad": _pad,
     "Reshape": _reshape,
+    "Resize": _resize,
     "Shape": _shape_of,
     "Slice": _slice,
     "Split": _split,
     "Squeeze": _squeeze,
     "Transpose": _transpose,
     "Unsqueeze": _unsqueeze,
+    **dict.fromkeys(SAMPLES, _samples),
 }
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from mmedge_export.onnx_graph.infer_sizes import Shape, SymbolicSizes
     from mmedge_export.partition.owners import Owners
-    from mmedge_export.partition.parts import Owner
+    from mmedge_export.partition.parts import Owner, RepeatedRows
 
 __all__ = ["GraphBuilder"]
 
@@ -44,7 +44,7 @@ class GraphBuilder:
         self._scalars: dict[tuple[float, ir.DataType], ir.Value] = {}
         self._integers: dict[tuple[int, ...], ir.Value] = {}
         self._lengths: dict[tuple[Owner, Size], ir.Value] = {}
-        self._targets: dict[tuple[Owner, tuple[Size | None, ...]], ir.Value] = {}
+        self._targets: dict[tuple[Owner, tuple[ir.Value | Size | None, ...]], ir.Value] = {}
 
     def shape(self, value: ir.Value | None) -> Shape | None:
         """Symbolic shape, of new values too."""
@@ -137,6 +137,18 @@ class GraphBuilder:
                 ):
                     self.graph.initializers.pop(str(value.name), None)
 
+    def discard(self, nodes: Sequence[ir.Node], but: set[ir.Node]) -> None:
+        """Remove those of ``nodes`` that nothing takes, and new nodes for them, ``but`` some."""
+        new_nodes, waiting = set(self.new_nodes) - but, list(nodes)
+        while waiting:
+            node = waiting.pop()
+            live = any(value.uses() or value.is_graph_output() for value in node.outputs)
+            if live or node.graph is not self.graph or node not in new_nodes:
+                continue
+            producers = [value.producer() for value in node.inputs if value is not None]
+            self.graph.remove(node, safe=True)
+            waiting += [producer for producer in producers if producer is not None]
+
     def _constant(self, name: str, array: NDArray[Any]) -> ir.Value:
         tensor = ir.tensor(array, name=name)
         value = ir.Value(
@@ -174,7 +186,7 @@ class GraphBuilder:
             inner_parts, here = self.parts.get(value) if value else None, self.shape(value)
             if value is None or here is None:
                 return None
-            if inner_parts is not None and inner_parts.axis == axis:
+            if inner_parts is not None and (inner_parts.axis, inner_parts.rounds) == (axis, ONE):
                 parts += zip(inner_parts.values, inner_parts.sizes, inner_parts.owners, strict=True)
             else:
                 parts.append(((value,), here[axis], self.owners.of(value)))
@@ -206,6 +218,74 @@ class GraphBuilder:
             )
             self._joined[values, axis] = node.outputs[0]
         return self._joined[values, axis]
+
+    def whole(self, parts: ConcatParts) -> ir.Value:
+        """What ``parts`` are parts of."""
+        leaves = tuple(leaf for part in parts.values for leaf in part)
+        if parts.rounds == ONE:
+            return self.join(leaves, parts.axis)
+        # Each round is a row of its own for the Concat.
+        axis, rows = parts.axis, []
+        for leaf, size in zip(leaves, parts.sizes, strict=True):
+            shape = self.sizes.shapes[leaf]
+            rows.append(
+                self._reshape(leaf, (*shape[:axis], parts.rounds, size, *shape[axis + 1 :]))
+            )
+        joined = self.join(tuple(rows), axis + 1)
+        shape = self.sizes.shapes[joined]
+        return self._reshape(
+            joined, (*shape[:axis], shape[axis] * shape[axis + 1], *shape[axis + 2 :])
+        )
+
+    def joinable(self, parts: ConcatParts) -> bool:
+        """Whether :meth:`whole` makes it: a Reshape finds one size, no two."""
+        numbers = all(size.number is not None for size in parts.sizes)
+        return parts.rounds == ONE or parts.rounds.number is not None or numbers
+
+    def _reshape(self, value: ir.Value, shape: Shape) -> ir.Value:
+        """``value`` in another shape; at most one size is neither a number nor that of an axis."""
+        pieces: list[int | ir.Value] = []
+        before = self.sizes.shapes[value]
+        for size in shape:
+            if size.number is not None:
+                pieces.append(size.number)
+            else:
+                pieces.append(self.axis_length(value, before.index(size)) if size in before else -1)
+        output = (f"{value.name}_rounds", value.dtype, shape)
+        return self.add("Reshape", [value, self._vector(pieces, value)], [output]).outputs[0]
+
+    def repeat(self, repeated: RepeatedRows, part: ir.Value, axis: int) -> ir.Value:
+        """What a part gets of :class:`RepeatedRows`: as many rows as it has along ``axis``."""
+        node, shape_value = repeated.node, repeated.node.inputs[repeated.shape]
+        assert shape_value is not None  # noqa: S101 - an Expand and a ConstantOfShape have one
+        shape = self.sizes.shapes[node.outputs[0]]
+        content = self.sizes.content(shape_value) or ()
+        skipped = len(shape) - len(content)
+        pieces: list[int | ir.Value] = []
+        for at, size in enumerate(content, skipped):
+            if at == repeated.axis:
+                pieces.append(self.axis_length(part, axis))
+            elif size.number is not None:
+                pieces.append(size.number)
+            else:
+                pieces.append(self._one("Gather", [shape_value, self.integers([at - skipped])]))
+        inputs = list(node.inputs)
+        inputs[repeated.shape] = self._vector(pieces, part)
+        size = self.sizes.shapes[part][axis]
+        whole = node.outputs[0]
+        output_shape = (*shape[: repeated.axis], size, *shape[repeated.axis + 1 :])
+        output = (f"{whole.name}_part", whole.dtype, output_shape)
+        attributes = list(node.attributes.values())
+        return self.add(node.op_type, inputs, [output], attributes, like=node).outputs[0]
+
+    def _vector(self, pieces: Sequence[int | ir.Value], like: ir.Value) -> ir.Value:
+        """Numbers and computed sizes as one tensor of int64."""
+        numbers = [piece for piece in pieces if isinstance(piece, int)]
+        if len(numbers) == len(pieces):
+            return self.integers(numbers)
+        values = [self.integers([p]) if isinstance(p, int) else p for p in pieces]
+        rank = [(f"{like.name}_target", INT64, (Size.of(len(pieces)),))]
+        return self.add("Concat", values, rank, [ir.AttrInt64("axis", 0)]).outputs[0]
 
     def split_constant(
         self, value: ir.Value, axis: int, sizes: tuple[Size, ...]
@@ -305,7 +385,13 @@ class GraphBuilder:
         )
 
     def target(
-        self, part: ir.Value, axis: int, target_sizes: Sequence[Size | None], shape_value: ir.Value
+        self,
+        part: ir.Value,
+        axis: int,
+        target_sizes: Sequence[Size | None],
+        shape_value: ir.Value,
+        *,
+        infers: bool = True,
     ) -> ir.Value:
         """The shape that a part is to get.
 
@@ -315,27 +401,28 @@ class GraphBuilder:
         Args:
             part: has this shape before.
             axis: along which it is a part.
-            target_sizes: sizes; None is -1, what is left.
+            target_sizes: sizes; None is what is left.
             shape_value: the shape for the whole.
+            infers: what takes the shape computes what is left where it is -1; otherwise it is the
+                size of the part along ``axis``.
         """
-        key = (self.owners.of(part), tuple(target_sizes))
+        key = (self.owners.of(part), tuple(target_sizes) if infers else (part, *target_sizes))
         if key in self._targets:
             return self._targets[key]
         pieces: list[int | ir.Value] = []
         for at, size in enumerate(target_sizes):
-            if size is None or size.number is not None:
-                pieces.append(-1 if size is None else size.number or 0)
+            if size is None:
+                pieces.append(-1 if infers else self.axis_length(part, axis))
+                continue
+            if size.number is not None:
+                pieces.append(size.number)
                 continue
             length = self.length(part, size, axis)
             pieces.append(length or self._one("Gather", [shape_value, self.integers([at])]))
-        numbers = [piece for piece in pieces if isinstance(piece, int)]
-        if len(numbers) == len(pieces):
-            return self.integers(numbers)
-        values = [self.integers([p]) if isinstance(p, int) else p for p in pieces]
-        rank = [(f"{part.name}_target", INT64, (Size.of(len(pieces)),))]
-        node = self.add("Concat", values, rank, [ir.AttrInt64("axis", 0)])
-        self._targets[key] = node.outputs[0]
-        return node.outputs[0]
+        if all(isinstance(piece, int) for piece in pieces):
+            return self._vector(pieces, part)
+        self._targets[key] = self._vector(pieces, part)
+        return self._targets[key]
 
 
 def _dimension(size: Size) -> int | str | None:

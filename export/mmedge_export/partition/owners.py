@@ -36,6 +36,16 @@ class Owners:
         if not fixed:
             self._runtime.add(value)
 
+    def follow(self, node: ir.Node) -> None:
+        """Enter what ``node`` gives, by what it takes."""
+        operands = used(node)
+        behind = frozenset[str]().union(*(self.of(value) for value in operands))
+        if standard(node) and node.op_type in ("Shape", "Size"):
+            behind = frozenset()
+        fixed = all(self.fixed(value) for value in operands)
+        for value in node.outputs:
+            self.set(value, behind, fixed=fixed)
+
 
 def find_owners(graph: ir.Graph, groups: Mapping[str, Sequence[str]]) -> Owners:
     """Owners of all values of ``graph`` proper.
@@ -56,11 +66,5 @@ def find_owners(graph: ir.Graph, groups: Mapping[str, Sequence[str]]) -> Owners:
     for value in graph.inputs:
         owners.set(value, of_input.get(str(value.name), everything))
     for node in graph:
-        operands = used(node)
-        behind = frozenset[str]().union(*(owners.of(value) for value in operands))
-        if standard(node) and node.op_type in ("Shape", "Size"):
-            behind = frozenset()
-        fixed = all(owners.fixed(value) for value in operands)
-        for value in node.outputs:
-            owners.set(value, behind, fixed=fixed)
+        owners.follow(node)
     return owners

@@ -24,7 +24,7 @@ Decisions:
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
@@ -32,19 +32,32 @@ import onnx_ir as ir
 from mmedge_export.onnx_graph.infer_shapes import InferShapesPass
 from mmedge_export.onnx_graph.infer_sizes import infer_sizes
 from mmedge_export.onnx_graph.read_node import shape_window, standard
-from mmedge_export.onnx_graph.size import Size
+from mmedge_export.onnx_graph.size import ONE, Size
 from mmedge_export.partition.graph_builder import GraphBuilder
 from mmedge_export.partition.owners import find_owners
-from mmedge_export.partition.parts import ConcatParts
+from mmedge_export.partition.parts import ConcatParts, RepeatedRows
 from mmedge_export.partition.rowwise import plan
+from mmedge_export.partition.shared_batch import SharedBatches
+from mmedge_export.partition.take_apart import take_apart
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+
+    from mmedge_export.partition.parts import RowwisePlan
+    from mmedge_export.partition.shared_batch import BatchRemark
 
 __all__ = ["Moved", "push_concat"]
 
 #: Axes of Squeeze, Unsqueeze, Split and ReduceSum are inputs, and Softmax has one axis, from here.
 OLDEST = 13
+
+#: Ops that compute nothing.
+MOVING = frozenset(
+    [
+        *("Concat", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Split"),
+        *("Squeeze", "Transpose", "Unsqueeze"),
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -62,13 +75,22 @@ class Moved:
     what: str
 
 
-def push_concat(model: ir.Model, groups: Mapping[str, Sequence[str]]) -> tuple[Moved, ...]:
+#: Of new work that is one modality's own the Concat that it came after, its owners, and the node.
+_Move = tuple[ir.Node, frozenset[str], ir.Node]
+
+
+def push_concat(
+    model: ir.Model,
+    groups: Mapping[str, Sequence[str]],
+    tell: Callable[[BatchRemark], None] = lambda _: None,
+) -> tuple[Moved, ...]:
     """Move each Concat of several modalities down, in place.
 
     Args:
         model: in topological order. Values need dtypes; shapes that the file does not state are
             inferred.
         groups: modality -> names of its inputs. Inputs of no modality count as all modalities'.
+        tell: called with a remark on each batch that inputs of several modalities were joined to.
 
     Returns:
         what moved, for each Concat and modality, in the order of the graph.
@@ -82,27 +104,75 @@ def push_concat(model: ir.Model, groups: Mapping[str, Sequence[str]]) -> tuple[M
     nodes = list(graph)
     live_values = {v for node in nodes for v in node.outputs if v.uses() or v.is_graph_output()}
     live_values |= {value for value in graph.initializers.values() if value.uses()}
-    pushed_nodes: set[ir.Node] = set()
-    moves: list[tuple[ir.Node, frozenset[str], ir.Node]] = []
+    pushed: dict[ir.Node, list[_Move]] = {}
+    taken: list[_Move] = []
+    regrouped: set[ir.Value] = set()
+    batches = SharedBatches(builder)
     for node in nodes:
         builder.point = node
-        node_moves = (
-            _push(node, builder) if any(value in builder.parts for value in node.inputs) else []
-        )
-        if node_moves:
-            pushed_nodes.add(node)
-            moves += node_moves
-        elif node.op_type == "Concat" and standard(node):
+        if taken:
+            builder.owners.follow(node)  # what was taken apart before it is one modality's own
+        if any(value in builder.parts for value in node.inputs):
+            if moves := _push(node, builder, regrouped):
+                pushed[node] = moves
+                batches.note_pushed(node)
+                continue
+            if moves := _take_apart(node, builder):
+                taken += moves
+                continue
+        if node.op_type == "Concat" and standard(node):
             parts = builder.parts_of(node, merge=True)
             if parts is not None and parts.worth():
                 builder.parts[node.outputs[0]] = parts
-    if moves:
-        _gather(nodes, pushed_nodes, live_values, builder)
+                continue
+        batches.note_refused(node)
+    _pull_back(pushed, regrouped, builder)
+    if pushed or taken:
+        _gather(nodes, set(pushed), live_values, builder)
     for name, value in list(graph.initializers.items()):
         ours = value in live_values or value not in builder.initializers_before
         if ours and not (value.uses() or value.is_graph_output() or value.is_graph_input()):
             del graph.initializers[name]
-    return _report(moves)
+    for remark in batches.remarks():
+        tell(remark)
+    return _report([move for node in nodes for move in pushed.get(node, ())], taken)
+
+
+def _pull_back(
+    pushed: dict[ir.Node, list[_Move]], regrouped: set[ir.Value], builder: GraphBuilder
+) -> None:
+    """Leave whole what only merges the axis of the parts with others, where no work follows."""
+    left: list[ir.Node] = []
+    for node in reversed(list(pushed)):
+        if regrouped.isdisjoint(node.outputs):
+            continue
+        parts = [builder.parts[value] for value in node.outputs if value in builder.parts]
+        leaves = {leaf for one in parts for values in one.values for leaf in values}
+        if any(leaf.uses() or leaf.is_graph_output() for leaf in leaves):
+            continue
+        for value, one in list(builder.parts.items()):
+            if any(not leaves.isdisjoint(values) for values in one.values):
+                del builder.parts[value]  # the outputs of the node, and a Concat of them
+        new_nodes = [new for _, _, new in pushed.pop(node)]
+        builder.discard(new_nodes, {new for moves in pushed.values() for _, _, new in moves})
+        left.append(node)
+    for node in reversed(left):
+        # Its parts are there for other work.
+        if any(value in builder.parts for value in node.inputs):
+            how = plan(node, builder)
+            if how is not None and not how.regroups:
+                builder.point = node
+                builder.forget()
+                pushed[node] = _push(node, builder, set())
+
+
+def _take_apart(node: ir.Node, builder: GraphBuilder) -> list[_Move]:
+    """Let what reads parts through ``node`` read them themselves; of each its Concat and owners."""
+    value = node.inputs[0] if node.inputs else None
+    parts = None if value is None else builder.parts.get(value)
+    if parts is None:
+        return []
+    return [(parts.origin, builder.owners.of(part), node) for part in take_apart(node, builder)]
 
 
 def _gather(
@@ -125,12 +195,19 @@ def _gather(
         if not _live(node) and any(value in live_values for value in node.outputs):
             builder.graph.remove(node, safe=True)
     for node in reversed(builder.new_nodes):
-        if not _live(node):
+        if node.graph is builder.graph and not _live(node):
             builder.graph.remove(node, safe=True)
 
 
-def _push(node: ir.Node, builder: GraphBuilder) -> list[tuple[ir.Node, frozenset[str], ir.Node]]:
-    """Compute ``node`` part by part; of each new node the Concat it came after and its owners."""
+def _push(node: ir.Node, builder: GraphBuilder, regrouped: set[ir.Value]) -> list[_Move]:
+    """Compute ``node`` part by part.
+
+    Args:
+        node: what may be row-wise.
+        builder: its point is ``node``.
+        regrouped: values before which nothing was computed since the axis of the parts was merged
+            with others.
+    """
     if not _live(node):
         return []
     how = plan(node, builder)
@@ -141,25 +218,12 @@ def _push(node: ir.Node, builder: GraphBuilder) -> list[tuple[ir.Node, frozenset
     values: list[list[tuple[ir.Value, ...]]] = [[] for _ in range(count)]
     moves = []
     for at, owner in enumerate(how.parts.owners):
-        inputs = [
-            builder.join(operand.values[at], operand.axis)
-            if isinstance(operand, ConcatParts)
-            else operand
-            for operand in how.inputs
-        ]
-        if (
-            how.targets is not None
-            and inputs[0] is not None
-            and isinstance(how.inputs[0], ConcatParts)
-        ):
-            shape_value = node.inputs[1]
-            if shape_value is not None:
-                inputs[1] = builder.target(inputs[0], how.inputs[0].axis, how.targets, shape_value)
+        inputs = _inputs(node, how, at, builder)
         output_specs = []
         for value in node.outputs[:count]:
             shape = builder.shape(value)
             if shape is not None:
-                shape = (*shape[: how.axis], how.parts.sizes[at], *shape[how.axis + 1 :])
+                shape = (*shape[: how.axis], how.parts.length(at), *shape[how.axis + 1 :])
             output_specs.append((f"{value.name}_part{at}", value.dtype, shape))
         new = builder.add(
             node.op_type,
@@ -173,11 +237,44 @@ def _push(node: ir.Node, builder: GraphBuilder) -> list[tuple[ir.Node, frozenset
         for value, parts in zip(new.outputs, values, strict=True):
             builder.owners.set(value, owner)
             parts.append((value,))
-    for value, parts in zip(node.outputs, values, strict=False):
-        builder.parts[value] = ConcatParts(
-            how.parts.origin, how.axis, tuple(parts), how.parts.sizes, how.parts.owners
-        )
+    for value, part_values in zip(node.outputs, values, strict=False):
+        builder.parts[value] = replace(how.parts, axis=how.axis, values=tuple(part_values))
+    # Where parts no longer take turns, the whole is easier to make than before.
+    eases = how.parts.rounds == ONE and any(
+        value is not None and value in builder.parts and builder.parts[value].rounds != ONE
+        for value in node.inputs
+    )
+    moves_only = node.op_type in MOVING and not regrouped.isdisjoint(node.inputs)
+    if (how.regroups or moves_only) and not eases:
+        regrouped.update(node.outputs)
     return moves
+
+
+def _inputs(
+    node: ir.Node, how: RowwisePlan, at: int, builder: GraphBuilder
+) -> list[ir.Value | None]:
+    """What ``node`` takes for one part."""
+    inputs: list[ir.Value | None] = []
+    repeated: dict[int, RepeatedRows] = {}
+    rows: tuple[ir.Value, int] | None = None
+    for operand in how.inputs:
+        if isinstance(operand, ConcatParts):
+            value = builder.join(operand.values[at], operand.axis)
+            rows = rows or (value, operand.axis)
+            inputs.append(value)
+        elif isinstance(operand, RepeatedRows):
+            repeated[len(inputs)] = operand
+            inputs.append(None)
+        else:
+            inputs.append(operand)
+    for place, operand in repeated.items():
+        inputs[place] = None if rows is None else builder.repeat(operand, *rows)
+    shape_value = node.inputs[how.target_at] if how.targets is not None else None
+    if how.targets is not None and rows is not None and shape_value is not None:
+        inputs[how.target_at] = builder.target(
+            *rows, how.targets[at], shape_value, infers=how.target_at == 1
+        )
+    return inputs
 
 
 def _live(node: ir.Node) -> bool:
@@ -203,8 +300,7 @@ def _settle(value: ir.Value, builder: GraphBuilder, *, stays: bool) -> None:
         for user in users:
             _sizes(user, parts, builder)
     elif not stays:
-        leaves = tuple(leaf for part in parts.values for leaf in part)
-        concat_value = builder.join(leaves, parts.axis)
+        concat_value = builder.whole(parts)
         concat_value.shape, concat_value.type = value.shape, value.type
         builder.stand_in(value, concat_value)
 
@@ -226,14 +322,19 @@ def _sizes(shape: ir.Node, parts: ConcatParts, builder: GraphBuilder) -> None:
     builder.graph.remove(shape, safe=True)
 
 
-def _report(moves: Sequence[tuple[ir.Node, frozenset[str], ir.Node]]) -> tuple[Moved, ...]:
+def _report(moves: Sequence[_Move], taken: Sequence[_Move]) -> tuple[Moved, ...]:
     groups: dict[tuple[ir.Node, str], list[ir.Node]] = {}
-    for origin, owner, node in moves:
-        if len(owner) == 1 and node.graph is not None:
+    moved_nodes = {node for _, _, node in moves if node.graph is not None}
+    for origin, owner, node in (*moves, *taken):
+        if len(owner) == 1 and (node in moved_nodes or (origin, owner, node) in taken):
             (modality,) = owner
             groups.setdefault((origin, modality), []).append(node)
     return tuple(
-        Moved(modality, tuple(nodes), f"{_counts(nodes)} after concat {origin.outputs[0].name!r}")
+        Moved(
+            modality,
+            tuple(node for node in nodes if node in moved_nodes),
+            f"{_counts(nodes)} after concat {origin.outputs[0].name!r}",
+        )
         for (origin, modality), nodes in groups.items()
     )
 

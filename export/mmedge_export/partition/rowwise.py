@@ -8,10 +8,9 @@ what is computed is cut along the rows.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from mmedge_export.onnx_graph.infer_sizes import BROADCAST
+from mmedge_export.onnx_graph.infer_sizes import BROADCAST, SAMPLES
 from mmedge_export.onnx_graph.read_node import (
     axis_of,
     given_axes,
@@ -22,18 +21,17 @@ from mmedge_export.onnx_graph.read_node import (
     slice_bounds,
     standard,
 )
-from mmedge_export.onnx_graph.size import ONE, Size, product
-from mmedge_export.partition.parts import ConcatParts
+from mmedge_export.onnx_graph.size import ONE
+from mmedge_export.partition.parts import RowwisePlan
+from mmedge_export.partition.rowwise_operands import plan_operands, with_owners
+from mmedge_export.partition.rowwise_shapes import RULES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
     import onnx_ir as ir
 
-    from mmedge_export.onnx_graph.infer_sizes import Shape
     from mmedge_export.partition.graph_builder import GraphBuilder
 
-__all__ = ["RowwisePlan", "plan"]
+__all__ = ["plan"]
 
 #: Ops of one tensor, element by element. Any further inputs are scalars.
 UNARY = frozenset(
@@ -49,61 +47,32 @@ UNARY = frozenset(
 #: Ops that work along one axis, with its default.
 ALONG = {"Hardmax": -1, "LogSoftmax": -1, "LpNormalization": -1, "Softmax": -1}
 
-#: Ops that treat each sample of a batch alike: rows are their axis 0.
-SAMPLES = frozenset(
-    ["AveragePool", "BatchNormalization", "Conv", "GlobalAveragePool", "GlobalMaxPool", "MaxPool"]
-)
-
-
-@dataclass(frozen=True)
-class RowwisePlan:
-    """How to compute a node part by part.
-
-    Attributes:
-        parts: what the parts have in common with those of the inputs: origin, sizes, owners.
-        axis: of the outputs, along which they are parts.
-        inputs: for each input what all parts share, or what it is cut into, or None if left out.
-        targets: where the second input is a shape, sizes for that of each part; None is -1.
-    """
-
-    parts: ConcatParts
-    axis: int
-    inputs: tuple[ir.Value | ConcatParts | None, ...]
-    targets: tuple[Size | None, ...] | None = None
-
 
 def plan(node: ir.Node, builder: GraphBuilder) -> RowwisePlan | None:
     """How to compute ``node`` part by part; None where it is not row-wise, or not known to be."""
     if not standard(node):
         return None
     if node.op_type in BROADCAST or node.op_type == "Concat":
-        return _elementwise(node, builder)
+        return plan_operands(node, builder)
     positions = [at for at, value in enumerate(node.inputs) if value in builder.parts]
+    if node.op_type == "MatMul" and len(positions) > 1:
+        return plan_operands(node, builder)
     value = node.inputs[positions[0]]
     shape = builder.shape(value)
     if value is None or shape is None or len(positions) > 1:
         return None
     parts = builder.parts[value]
     others = [other for at, other in enumerate(node.inputs) if at != positions[0]]
-    if node.op_type in ("Reshape", "Expand"):
-        reshape = _reshape if node.op_type == "Reshape" else _expand
-        return reshape(node, parts, builder) if positions[0] == 0 else None
+    if (rule := RULES.get(node.op_type)) is not None:
+        return rule(node, parts, builder) if positions[0] == 0 else None
     spare = () if node.op_type == "Split" else node.outputs[1:]
     if any(output.uses() or output.is_graph_output() for output in spare):
         return None  # such as the mean of a LayerNormalization
     axis = _axis(node, positions[0], parts.axis, len(shape), builder)
     if axis is None:
-        return None
+        return plan_operands(node, builder) if node.op_type == "MatMul" else None
     inputs = [parts if at == positions[0] else other for at, other in enumerate(node.inputs)]
-    return RowwisePlan(_with_owners(parts, others, builder), axis, tuple(inputs))
-
-
-def _with_owners(
-    parts: ConcatParts, whole_values: Iterable[ir.Value | None], builder: GraphBuilder
-) -> ConcatParts:
-    """The parts of what is made of ``parts`` and of values that all of them share."""
-    behind = frozenset[str]().union(*(builder.owners.of(value) for value in whole_values))
-    return replace(parts, owners=tuple(owner | behind for owner in parts.owners))
+    return RowwisePlan(with_owners(parts, others, builder), axis, tuple(inputs))
 
 
 def _axis(node: ir.Node, at: int, axis: int, rank: int, builder: GraphBuilder) -> int | None:
@@ -135,6 +104,11 @@ def _axis(node: ir.Node, at: int, axis: int, rank: int, builder: GraphBuilder) -
             if axis == 0 and others_fixed and node.attributes.get_int("training_mode", 0) == 0
             else None
         )
+    if kind == "CumSum":
+        along = integers(node.inputs[1])
+        return axis if along is not None and along[0] % rank != axis else None
+    if kind == "Trilu":
+        return axis if axis < rank - 2 and others_fixed else None
     return _move_axis(node, axis, rank) if others_fixed else None
 
 
@@ -185,163 +159,9 @@ def _move_axis(node: ir.Node, axis: int, rank: int) -> int | None:
             if removed_axes is None or axis in removed_axes
             else axis - sum(at < axis for at in removed_axes)
         )
-    if kind == "Flatten":
-        flatten_axis = axis_of(node, 1, rank)
-        return {(0, 1): 0, (rank - 1, rank - 1): 1}.get((axis, flatten_axis))
     if kind == "Split":
         return axis if axis_of(node, 0, rank) != axis else None
     if kind == "Slice":
         bounds = slice_bounds(node, rank)
         return axis if bounds is not None and axis not in bounds else None
     return None
-
-
-def _reshape(node: ir.Node, parts: ConcatParts, builder: GraphBuilder) -> RowwisePlan | None:
-    """The axis stays one where as much lies before it, and as much after it, as did before."""
-    input_shape, output_shape = builder.shape(node.inputs[0]), builder.shape(node.outputs[0])
-    target = node.inputs[1]
-    if input_shape is None or output_shape is None or target is None or target in builder.parts:
-        return None
-    stay = [
-        at
-        for at, size in enumerate(output_shape)
-        if size == input_shape[parts.axis]
-        and product(output_shape[:at]) == product(input_shape[: parts.axis])
-        and product(output_shape[at + 1 :]) == product(input_shape[parts.axis + 1 :])
-    ]
-    if not stay or any(size.number == 0 for size in output_shape):
-        return None
-    numbers = integers(target)
-    if numbers is not None and numbers[stay[0]] == -1:
-        return RowwisePlan(parts, stay[0], (parts, target))
-    target_sizes = tuple(None if at == stay[0] else size for at, size in enumerate(output_shape))
-    if not builder.reachable(parts, target_sizes, target):
-        return None
-    return RowwisePlan(parts, stay[0], (parts, target), target_sizes)
-
-
-def _expand(node: ir.Node, parts: ConcatParts, builder: GraphBuilder) -> RowwisePlan | None:
-    input_shape, output_shape, target = (
-        builder.shape(node.inputs[0]),
-        builder.shape(node.outputs[0]),
-        node.inputs[1],
-    )
-    target_sizes = builder.sizes.content(target)
-    if input_shape is None or output_shape is None or target is None or target_sizes is None:
-        return None
-    end = len(input_shape) - parts.axis  # the axis counted from the end
-    axis = len(output_shape) - end
-    if len(target_sizes) >= end and target_sizes[-end] not in (ONE, input_shape[parts.axis]):
-        return None
-    if len(target_sizes) >= end:
-        target_sizes = tuple(
-            ONE if at == len(target_sizes) - end else s for at, s in enumerate(target_sizes)
-        )
-    if not builder.reachable(parts, target_sizes, target):
-        return None
-    return RowwisePlan(parts, axis, (parts, target), target_sizes)
-
-
-def _elementwise(node: ir.Node, builder: GraphBuilder) -> RowwisePlan | None:
-    """Of operands that broadcast, and of a Concat along another axis, which do not."""
-    output_shape = builder.shape(node.outputs[0])
-    shapes = [builder.shape(value) for value in node.inputs]
-    if output_shape is None or None in shapes:
-        return None
-    part_operands = [(v, builder.parts[v], s) for v, s in zip(node.inputs, shapes, strict=True)
-             if v is not None and s is not None and v in builder.parts]  # fmt: skip
-    ends = {len(shape) - parts.axis for _, parts, shape in part_operands}
-    end = ends.pop()
-    axis = len(output_shape) - end
-    if ends or (node.op_type == "Concat" and axis_of(node, 0, len(output_shape)) == axis):
-        return None
-    width = output_shape[axis]
-    full = any(shape == output_shape for _, _, shape in part_operands)
-    operands: list[ir.Value | ConcatParts] = []
-    for value, shape in zip(node.inputs, shapes, strict=True):
-        if value is None or shape is None:
-            return None
-        operand = _operand(node, value, shape, end, width, builder, full=full)
-        if operand is None:
-            return None
-        operands.append(operand)
-    return _align(operands, node.inputs, axis, end, builder)
-
-
-def _operand(
-    node: ir.Node,
-    value: ir.Value,
-    shape: Shape,
-    end: int,
-    width: Size,
-    builder: GraphBuilder,
-    *,
-    full: bool,
-) -> ir.Value | ConcatParts | None:
-    """What one input of an elementwise node is to each part; a constant is cut up later."""
-    broadcast = node.op_type != "Concat"
-    if value not in builder.parts and broadcast and (len(shape) < end or shape[-end] == ONE):
-        return value
-    if len(shape) < end or shape[-end] != width:
-        return None
-    if value in builder.parts:
-        return builder.parts[value]
-    maker = value.producer()
-    if builder.constant(value) is not None:
-        return value
-    if maker is None or not standard(maker):
-        return None
-    if maker.op_type == "Concat" and axis_of(maker, 0, len(shape)) == len(shape) - end:
-        return builder.parts_of(maker)
-    source = builder.shape(maker.inputs[0]) if maker.inputs else None
-    if maker.op_type == "Expand" and broadcast and full and source is not None:
-        # Broadcasting does what the Expand did, since another operand has the full shape.
-        return maker.inputs[0] if len(source) < end or source[-end] == ONE else None
-    return None
-
-
-def _align(
-    operands: list[ir.Value | ConcatParts],
-    inputs: Sequence[ir.Value | None],
-    axis: int,
-    end: int,
-    builder: GraphBuilder,
-) -> RowwisePlan | None:
-    """The operands cut where all of them can be."""
-    part_operands = [operand for operand in operands if isinstance(operand, ConcatParts)]
-    input_parts = [operand for value, operand in zip(inputs, operands, strict=True)
-             if isinstance(operand, ConcatParts) and value in builder.parts]  # fmt: skip
-    ends = [e for e in input_parts[0].ends if all(e in parts.ends for parts in part_operands)]
-    if len(ends) < 2 or any(parts.ends[-1] != ends[-1] for parts in part_operands):
-        return None
-    merged_operands = [o.merge(ends) if isinstance(o, ConcatParts) else o for o in operands]
-    sizes = input_parts[0].merge(ends).sizes
-    results: list[ir.Value | ConcatParts | None] = []
-    for operand in merged_operands:
-        shape = None if isinstance(operand, ConcatParts) else builder.shape(operand)
-        if (
-            isinstance(operand, ConcatParts)
-            or shape is None
-            or len(shape) < end
-            or shape[-end] == ONE
-        ):
-            results.append(operand)
-            continue
-        pieces = builder.split_constant(operand, len(shape) - end, sizes)
-        if pieces is None:
-            return None
-        no_owners = tuple(frozenset[str]() for _ in pieces)
-        results.append(
-            ConcatParts(
-                input_parts[0].origin,
-                len(shape) - end,
-                tuple((p,) for p in pieces),
-                sizes,
-                no_owners,
-            )
-        )
-    behind = [o.owners for o in results if isinstance(o, ConcatParts)]
-    owners = tuple(frozenset[str]().union(*part) for part in zip(*behind, strict=True))
-    whole_values = [o for o in results if not isinstance(o, ConcatParts)]
-    parts = replace(input_parts[0].merge(ends), owners=owners)
-    return RowwisePlan(_with_owners(parts, whole_values, builder), axis, tuple(results))

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from mmedge.spec import Array
     from mmedge_export.partition.dataflow import Owner
+    from mmedge_export.partition.shared_batch import BatchRemark
 
 __all__ = ["LEAST_FLOPS", "Part", "Split", "split"]
 
@@ -119,10 +120,11 @@ def split(
         groups = assign_states(model.graph, groups, states)
     moves: Sequence[Moved] = ()
     replaced = 0
+    batch_remarks: list[BatchRemark] = []
     if rearrange:
         SimplifyReshapesPass(may_be_empty)(model)
         RemoveUnusedNodesPass()(model)
-        moves = push_concat(model, groups)
+        moves = push_concat(model, groups, batch_remarks.append)
         if moves:
             NameSizesPass()(model)
         replaced = segment_attention(model)
@@ -130,7 +132,7 @@ def split(
             NameSizesPass()(model)
     _name_values(model)
     return _Cutter(model, groups, example, least_flops, states).cut(
-        [(move.modality, move.what, move.nodes) for move in moves], replaced
+        [(move.modality, move.what, move.nodes) for move in moves], replaced, batch_remarks
     )
 
 
@@ -159,10 +161,16 @@ class _Cutter:
         #: Nodes that tell a size and run in an encoder, for the fusion stage.
         self.handed_sizes: set[ir.Node] = set()
 
-    def cut(self, pushed: Sequence[tuple[str, str, Sequence[ir.Node]]], replaced: int) -> Split:
+    def cut(
+        self,
+        pushed: Sequence[tuple[str, str, Sequence[ir.Node]]],
+        replaced: int,
+        batches: Sequence[BatchRemark],
+    ) -> Split:
         """All steps."""
         encoders = self._find_encoders()
         self._note_unused_inputs()
+        self.remarks += [remark.text for remark in batches if encoders or not remark.is_cut]
         if not encoders:
             part = Part("model", None, self.model, sum(self.flops_of.values()))
             return Split(self.model, (part,), Cut((), tuple(self.remarks)))
