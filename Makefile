@@ -31,8 +31,8 @@ demo: $(VENV)/.demo
 
 # Tests run in WORKERS processes of one thread each; those that hold a time against a limit follow
 # alone. NATIVE_BUILDS=always compiles native code under sanitizers, for a GPU and its emulation;
-# by default only where it differs from main. FURTHER= (nothing) runs more classes of Hugging Face
-# networks of kinds that other tests show, as .ci/run does. PYTEST takes further options. pytest ends
+# by default only where it differs from main. FURTHER= (nothing) runs more networks
+# of kinds that other tests show, as .ci/run does. PYTEST takes further options. pytest ends
 # with 5 where these leave no test.
 WORKERS ?= 2
 NATIVE_BUILDS ?= changed

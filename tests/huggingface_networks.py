@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
 from typing import Any
 
 import networks
-import pytest
 
 networks.declare_torchvision()  # transformers imports it
 
@@ -35,12 +33,6 @@ _BOTH = {
     "decoder_ffn_dim": 37,
     "vocab_size": WORDS,
 }
-
-
-def classes(names: Iterable[str], first: Collection[str]) -> list[Any]:
-    """Parameters of a test: those of ``first`` always, the others where further classes run."""
-    marks = pytest.mark.further_class
-    return [name if name in first else pytest.param(name, marks=marks) for name in names]
 
 
 def clip() -> Any:

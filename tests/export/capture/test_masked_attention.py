@@ -7,6 +7,7 @@ import onnx
 import pytest
 import torch
 import torch.nn.functional as F
+from kinds import kinds
 from onnx import numpy_helper
 from torch import Tensor, nn
 
@@ -137,7 +138,7 @@ def _as_in_training():
     torch.backends.mha.set_fastpath_enabled(True)
 
 
-@pytest.mark.parametrize("split", [False, True])
+@pytest.mark.parametrize("split", kinds([False, True], first=(True,)))
 @pytest.mark.parametrize("kind", NETS)
 def test_the_bundle_answers_as_torch_does(kind, split, tmp_path):
     net = network(kind)
@@ -153,7 +154,7 @@ def test_the_bundle_answers_as_torch_does(kind, split, tmp_path):
                 np.testing.assert_allclose(got, want.numpy(), rtol=1e-4, atol=2e-6)
 
 
-@pytest.mark.parametrize("opset", [18, 19, 21, 22, 23])
+@pytest.mark.parametrize("opset", kinds([18, 19, 21, 22, 23], first=(18, 23)))
 @pytest.mark.parametrize("kind", ["rows", "infinite"])
 def test_in_every_opset(kind, opset, tmp_path):
     net = network(kind)

@@ -8,6 +8,7 @@ import huggingface_networks as checkpoints
 import numpy as np
 import pytest
 import torch
+from kinds import kinds
 
 import mmedge
 from mmedge.errors import ExportError
@@ -90,9 +91,7 @@ STARTS = {"t5": 1, "marian": 1, "bart": 2, "whisper": 0, "trocr": 1, "blip": 1}
 
 # The decoder of BLIP reads no settings of its own from a checkpoint.
 @pytest.mark.filterwarnings("ignore:Using the model-agnostic default")
-@pytest.mark.parametrize(
-    "name", checkpoints.classes(CASES, first=("t5", "whisper", "llama", "llava"))
-)
+@pytest.mark.parametrize("name", kinds(CASES, first=("t5", "whisper", "llama", "llava")))
 def test_tokens_are_those_of_generate(name, tmp_path):
     network = checkpoints.save(
         getattr(checkpoints, name),

@@ -8,6 +8,7 @@ import huggingface_networks as checkpoints
 import numpy as np
 import pytest
 import torch
+from kinds import kinds
 
 import mmedge
 from mmedge.errors import ExportError
@@ -62,7 +63,7 @@ OUTPUTS = {
 }
 
 
-@pytest.mark.parametrize("name", checkpoints.classes(CASES, first=("bert", "clip", "wav2vec2")))
+@pytest.mark.parametrize("name", kinds(CASES, first=("bert", "clip", "wav2vec2")))
 def test_a_network_that_runs_once(name, tmp_path):
     network = checkpoints.save(getattr(checkpoints, name), tmp_path / name)
     bundle = export(f"hf:{tmp_path / name}", tmp_path / "bundle", samples_limit=1)
