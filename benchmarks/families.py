@@ -4,6 +4,7 @@ Each class gets a tiny random checkpoint and no code of a user. What becomes of 
 
 - *taken*: export proved its bundle, which then agrees with torch on inputs of other sizes;
 - *in part*: the same, but the bundle takes text alone;
+- *read*: the source takes it, and its tokens are those of `generate()`; its export was not run;
 - *refused*: export says why it cannot;
 - *wrong*: a bundle differs from torch, or something else than an error of mmedge is raised;
 - *not tried*: no tiny checkpoint could be made, or time or memory ran out.
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 HERE = Path(__file__).resolve().parent
 #: Most bytes of memory that a class may take.
 MEMORY = 8 << 30
-RESULTS = ("taken", "in part", "refused", "wrong", "not tried")
+RESULTS = ("taken", "in part", "read", "refused", "wrong", "not tried")
 #: Words of a message that say what to do.
 ADVICE = ("factory", "mmedge init", "--", "save ", "install ", "What to do")
 
@@ -168,7 +169,7 @@ def count(
     rows: Sequence[Result], key: Callable[[Result], str], *, best: bool = False
 ) -> dict[str, int]:
     """How many groups have each result; a group counts as its worst row, or as its best."""
-    order = ("wrong", "refused", "not tried", "in part", "taken")
+    order = ("wrong", "refused", "not tried", "in part", "read", "taken")
     groups: dict[str, list[int]] = {}
     for row in rows:
         groups.setdefault(key(row), []).append(order.index(row["result"]))

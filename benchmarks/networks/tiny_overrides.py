@@ -31,6 +31,7 @@ OVERRIDES: Mapping[str, Mapping[str, Any]] = {
         "image_token_offset": 32, "audio_token_offset": 96, "text_config": {"vocab_size": 192}
     },
     "aria": {"projector_patch_to_query_dict": {(PICTURE // PATCH) ** 2: 4}},
+    "apertus1p5_vision_tokenizer": {"image_size": PICTURE},  # else a picture of 224 is made up
     "bridgetower": {  # a head has 64
         "hidden_size": 64, "contrastive_hidden_size": 64, "logit_scale_init_value": 2.6592,
     },

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from kinds import kinds
+from tiny_checkpoints import make_tiny
 
 import mmedge
 from mmedge.errors import ExportError
@@ -155,6 +156,21 @@ def test_what_generate_does_beside_the_best_token_is_said(tmp_path):
     text = "\n".join(source.remarks)
     assert "num_beams 4: mmedge takes the best token" in text
     assert "NoRepeatNGram, which mmedge does not: tokens may differ" in text
+
+
+def test_a_text_with_the_places_of_a_picture_goes_through_an_encoder(tmp_path):
+    kind = checkpoints.hf.T5Gemma2ForConditionalGeneration
+    checkpoints.save(lambda: make_tiny(kind), tmp_path, gain=0.25, max_new_tokens=LENGTH)
+    source = read(tmp_path)  # its tokens are held against those of generate()
+    inputs = source.model.inputs
+    assert {name: value.shape() for name, value in inputs.items()} == {
+        "input_ids": ("batch", "tokens"),
+        "attention_mask": ("batch", "tokens"),
+        "pixel_values": ("batch", 3, 32, 32),
+    }
+    places = checkpoints.hf.T5Gemma2Config.from_pretrained(tmp_path).image_token_index
+    assert (inputs["input_ids"].example == places).sum(1).tolist() == [16, 16]
+    assert "a text has 16 tokens" in "\n".join(source.remarks)
 
 
 def test_a_model_is_held_against_generate(tmp_path):

@@ -27,6 +27,8 @@ from mmedge_export.sources.huggingface.candidates import look_up
 from mmedge_export.sources.huggingface.examples import DECODER_TOKENS
 from mmedge_export.sources.huggingface.fronts import Fronts
 from mmedge_export.sources.huggingface.generation import compare_tokens, read_generation
+from mmedge_export.sources.huggingface.placed_encoder import FeaturesByRow
+from mmedge_export.sources.huggingface.places import traceable
 from mmedge_export.sources.huggingface.sensors import parameters_of
 from mmedge_export.sources.huggingface.single_run import make_inputs
 from mmedge_export.sources.huggingface.tokenizer import tokenizer_file
@@ -34,7 +36,7 @@ from mmedge_export.sources.huggingface.tokenizer import tokenizer_file
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from mmedge_export.inputs import Input
+    from mmedge_export.inputs import Input, Limits
     from mmedge_export.sources.huggingface.checkpoint import Checkpoint
     from mmedge_export.sources.huggingface.generation import TokenRules
     from mmedge_export.sources.huggingface.sensors import Sensor
@@ -118,7 +120,8 @@ class _Encode(nn.Module):
         if (encoder := network.get_encoder()) is not None:
             hooks.append(encoder.register_forward_hook(keep_mask))
         try:
-            network(**values)
+            with FeaturesByRow(), traceable():
+                network(**values)
         finally:
             for hook in hooks:
                 hook.remove()
@@ -182,9 +185,18 @@ class _MaskedStep(_Step):
 
 
 def encoder_decoder_model(
-    checkpoint: Checkpoint, sensors: Sequence[Sensor], example: Mapping[str, Tensor]
+    checkpoint: Checkpoint,
+    sensors: Sequence[Sensor],
+    example: Mapping[str, Tensor],
+    known: tuple[dict[str, Input], dict[str, Limits]] | None = None,
 ) -> Model:
     """The model of a network that generates from what an encoder made.
+
+    Args:
+        checkpoint: the network.
+        sensors: that it takes.
+        example: a value for each.
+        known: inputs and limits of a network whose tokens stand for features in part.
 
     Raises:
         ExportError: its decoder holds something else than keys and values.
@@ -217,7 +229,10 @@ def encoder_decoder_model(
         for name, value in first.items()
         if name != "logits"
     }
-    inputs, dims, module.fronts = make_inputs(checkpoint, sensors, example, one_batch=True)
+    if known is not None:
+        inputs, dims = known
+    else:
+        inputs, dims, module.fronts = make_inputs(checkpoint, sensors, example, one_batch=True)
     limit, most = _run_limits(checkpoint, decoder, rules, len(start))
     model = Model(
         module,

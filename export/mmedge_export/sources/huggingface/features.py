@@ -20,7 +20,8 @@ _INNER = ("last_hidden_state", "hidden_states", "attentions")
 
 def feature_function(network: Any, modality: str) -> Any:  # noqa: ANN401
     """The network's own function from values of a modality to features; None: it has none."""
-    for owner in (network.base_model, network):
+    encoder = network.base_model.get_encoder() if network.config.is_encoder_decoder else None
+    for owner in (network.base_model, network, encoder):
         if (function := getattr(owner, f"get_{modality}_features", None)) is not None:
             return function
     return None

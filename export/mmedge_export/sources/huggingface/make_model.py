@@ -64,12 +64,17 @@ def _make(checkpoint: Checkpoint) -> Model:
     network: Any = checkpoint.network
     sensors = find_sensors(network, checkpoint.processor)
     joins = len(sensors) > 1 and network.can_generate() and sensors[0].modality == "text"
-    if not network.config.is_encoder_decoder:
-        from mmedge_export.sources.huggingface.prefixed import has_places, prefixed_model
+    from mmedge_export.sources.huggingface.prefixed import placed_sensor, prefixed_model
 
-        if joins or has_places(network, sensors):
-            _tell_left_out(checkpoint, sensors)
-            return prefixed_model(checkpoint, sensors)
+    placed = placed_sensor(network, sensors)
+    if placed is not None and network.config.is_encoder_decoder:
+        from mmedge_export.sources.huggingface.placed_encoder import placed_encoder_model
+
+        _tell_left_out(checkpoint, sensors)
+        return placed_encoder_model(checkpoint, *placed)
+    if not network.config.is_encoder_decoder and (joins or placed is not None):
+        _tell_left_out(checkpoint, sensors)
+        return prefixed_model(checkpoint, sensors)
     sensors, example = _find_example(checkpoint, sensors)
     _tell_left_out(checkpoint, sensors)
     if not network.can_generate():

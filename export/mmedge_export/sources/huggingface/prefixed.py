@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from mmedge_export.sources.huggingface.placed_tokens import PlacedTokens
     from mmedge_export.sources.huggingface.sensors import Sensor
 
-__all__ = ["has_places", "prefixed_model"]
+__all__ = ["placed_sensor", "prefixed_model"]
 
 #: Most tokens of a text that is taken at once where no answer follows.
 _LONGEST = 1024
@@ -92,14 +92,15 @@ def _token_of(network: Any, modality: str) -> Any:  # noqa: ANN401
     return look_up(network.config, f"{modality}_token_id", f"{modality}_token_index")
 
 
-def has_places(network: Any, sensors: Sequence[Sensor]) -> bool:  # noqa: ANN401
-    """Whether tokens of a network stand for what another of its sensors gives."""
-    return any(sensor.modality == "text" for sensor in sensors) and any(
-        feature_function(network, sensor.modality) is not None
-        and isinstance(_token_of(network, sensor.modality), int)
-        for sensor in sensors
-        if sensor.modality != "text"
-    )
+def placed_sensor(network: Any, sensors: Sequence[Sensor]) -> tuple[Sensor, int] | None:  # noqa: ANN401
+    """The sensor that tokens of a network stand for, with the token; None: there is none."""
+    if all(sensor.modality != "text" for sensor in sensors):
+        return None
+    for sensor in sensors:
+        token = None if sensor.modality == "text" else _token_of(network, sensor.modality)
+        if isinstance(token, int) and feature_function(network, sensor.modality) is not None:
+            return sensor, token
+    return None
 
 
 def prefixed_model(checkpoint: Checkpoint, sensors: Sequence[Sensor]) -> Model:
