@@ -25,9 +25,9 @@ from mmedge_export.sources.huggingface.caches import (
 )
 from mmedge_export.sources.huggingface.candidates import look_up
 from mmedge_export.sources.huggingface.examples import DECODER_TOKENS
+from mmedge_export.sources.huggingface.features_by_row import FeaturesByRow
 from mmedge_export.sources.huggingface.fronts import Fronts
 from mmedge_export.sources.huggingface.generation import compare_tokens, read_generation
-from mmedge_export.sources.huggingface.placed_encoder import FeaturesByRow
 from mmedge_export.sources.huggingface.places import traceable
 from mmedge_export.sources.huggingface.sensors import parameters_of
 from mmedge_export.sources.huggingface.single_run import make_inputs

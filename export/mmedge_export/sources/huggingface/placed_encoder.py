@@ -1,20 +1,18 @@
 """An encoder whose tokens stand for a picture in part, for a decoder that looks at what it makes.
 
-The network puts features in the places of tokens by itself. How many places a mask chooses depends
-on values, which no graph can follow: here the features of a row go to the places of that row.
+The network puts features in the places of tokens by itself.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from mmedge_export.inputs import Input
 from mmedge_export.model import Model
 from mmedge_export.sources.huggingface.candidates import look_up
+from mmedge_export.sources.huggingface.encoder_decoder import encoder_decoder_model
 from mmedge_export.sources.huggingface.examples import (
     DECODER_TOKENS,
     options_of,
@@ -22,6 +20,7 @@ from mmedge_export.sources.huggingface.examples import (
     runs,
 )
 from mmedge_export.sources.huggingface.feature_encoder import find_encoder
+from mmedge_export.sources.huggingface.features_by_row import FeaturesByRow
 from mmedge_export.sources.huggingface.placed_tokens import make_prompt
 from mmedge_export.sources.huggingface.places import traceable
 from mmedge_export.sources.huggingface.sensors import parameters_of
@@ -29,40 +28,16 @@ from mmedge_export.sources.huggingface.single_run import MOST_ROWS
 from mmedge_export.sources.huggingface.tokenizer import tokenizer_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from mmedge_export.inputs import Limits
     from mmedge_export.sources.huggingface.checkpoint import Checkpoint
     from mmedge_export.sources.huggingface.sensors import Sensor
 
-__all__ = ["FeaturesByRow", "placed_encoder_model"]
+__all__ = ["placed_encoder_model"]
 
 #: Most tokens of a text, where nothing states a number.
 _LONGEST = 1024
-
-
-class FeaturesByRow(TorchFunctionMode):
-    """What is put where a mask is true goes row by row: the first features to the first places."""
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:  # noqa: ANN401
-        """Call ``func``, but for places that a mask chooses."""
-        if getattr(func, "__name__", "") in ("masked_scatter", "masked_scatter_"):
-            whole, mask, source = args
-            if whole.ndim == 3:
-                places = mask.expand(whole.shape)[..., 0]
-                features = source.reshape(whole.shape[0], -1, whole.shape[-1])
-                order = (places.long().cumsum(1) - 1).clamp(min=0)
-                index = order.clamp(max=features.shape[1] - 1)[..., None]
-                placed = features.gather(1, index.expand(-1, -1, features.shape[-1]))
-                is_place = places & (order < features.shape[1])
-                return torch.where(is_place[..., None], placed.to(whole.dtype), whole)
-        return func(*args, **(kwargs or {}))
 
 
 class _RunOnce(nn.Module):
@@ -112,8 +87,6 @@ def placed_encoder_model(checkpoint: Checkpoint, sensor: Sensor, token: int) -> 
             tokenizer=tokenizer_file(checkpoint, longest) if name == "input_ids" else None,
         )
     if network.can_generate():
-        from mmedge_export.sources.huggingface.encoder_decoder import encoder_decoder_model
-
         return encoder_decoder_model(checkpoint, [], example, known=(inputs, dims))
     if DECODER_TOKENS in parameters_of(network):
         example[DECODER_TOKENS] = prompt.tokens[:, -4:]

@@ -1,0 +1,41 @@
+"""Features that a network puts in the places of tokens, row by row.
+
+How many places a mask chooses depends on values, which no graph can follow. Here the features of a
+row go to the places of that row.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+__all__ = ["FeaturesByRow"]
+
+
+class FeaturesByRow(TorchFunctionMode):
+    """What is put where a mask is true goes row by row: the first features to the first places."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401
+        """Call ``func``, but for places that a mask chooses."""
+        if getattr(func, "__name__", "") in ("masked_scatter", "masked_scatter_"):
+            whole, mask, source = args
+            if whole.ndim == 3:
+                places = mask.expand(whole.shape)[..., 0]
+                features = source.reshape(whole.shape[0], -1, whole.shape[-1])
+                order = (places.long().cumsum(1) - 1).clamp(min=0)
+                index = order.clamp(max=features.shape[1] - 1)[..., None]
+                placed = features.gather(1, index.expand(-1, -1, features.shape[-1]))
+                is_place = places & (order < features.shape[1])
+                return torch.where(is_place[..., None], placed.to(whole.dtype), whole)
+        return func(*args, **(kwargs or {}))
