@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
+import sys
 
 import lerobot_policies as policies
 import numpy as np
@@ -151,3 +153,18 @@ def test_processors_that_are_refused(folder):
     assert "no file '../model.safetensors'" in refusal(folder)
     file.unlink()
     assert "migrate_policy_normalization" in refusal(folder)
+
+
+def test_without_lerobot(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "lerobot", None)
+    assert "pip install --no-deps lerobot==0.4.4" in refusal(folder)
+
+
+def test_stand_ins_are_gone_afterwards(folder):
+    """Whoever imports these modules later gets the real ones, or learns that there are none."""
+    read_policy(folder)
+    for name in ("lerobot.datasets", "lerobot.configs.train", "lerobot.policies"):
+        assert name not in sys.modules
+    if importlib.util.find_spec("datasets") is None:
+        assert "datasets" not in sys.modules
+    assert not any(type(finder).__name__ == "_StandIns" for finder in sys.meta_path)

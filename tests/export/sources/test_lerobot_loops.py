@@ -154,6 +154,17 @@ def test_a_stream_keeps_the_last_frames_of_two_cameras(diffusion):
     same(np.concatenate(outputs), diffusion.behind(actions).numpy())
 
 
+@pytest.mark.further_class
+def test_each_camera_of_a_stacked_batch_has_its_own_encoder(diffusion):
+    """The policy runs one network on all pictures; what leaves an encoder are their features."""
+    with mmedge.Bundle.open(diffusion.path) as bundle:
+        stages = {stage.modality: stage for stage in bundle.manifest.stages}
+    features = 2 * diffusion.policy.config.spatial_softmax_num_keypoints
+    for camera in policies.CAMERAS:
+        shapes = [output.shape for output in stages[camera].outputs]
+        assert shapes == [("batch", diffusion.policy.config.n_obs_steps, features)]
+
+
 def test_a_task_becomes_the_tokens_of_the_policy(tmp_path):
     _, before, _ = policies.smolvla(tmp_path / "policy")
     source_model = load_source(f"lerobot:{tmp_path / 'policy'}")
