@@ -184,6 +184,14 @@ def llama() -> Any:
     return hf.LlamaForCausalLM(hf.LlamaConfig(**TEXT, **IDS, num_key_value_heads=1))
 
 
+def mixtral() -> Any:
+    """Each token goes to two of four experts."""
+    sizes = {**TEXT, **IDS, "num_key_value_heads": 1, "intermediate_size": 48}
+    return hf.MixtralForCausalLM(
+        hf.MixtralConfig(**sizes, num_local_experts=4, num_experts_per_tok=2)
+    )
+
+
 def gemma() -> Any:
     """Layers that see a window beside layers that see everything."""
     return hf.Gemma3ForCausalLM(

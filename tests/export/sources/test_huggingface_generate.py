@@ -53,6 +53,7 @@ CASES = {
     "blip": [{"pixel_values": floats(n, 3, 32, 32)} for n in (1, 3)],
     "llama": [words(1, 3), words(3, 9)],
     "gemma": [words(1, 3), words(3, 9)],
+    "mixtral": [words(1, 3), words(3, 9)],
     "llava": [{**prompt(n, 16, 2 + n), "pixel_values": floats(n, 3, 32, 32)} for n in (1, 3)],
     "smolvlm": [{**prompt(n, 4, 2 + n), "pixel_values": floats(n, 1, 3, 32, 32)} for n in (1, 3)],
     "paligemma": [{**prompt(n, 16, 2 + n), "pixel_values": floats(n, 3, 32, 32)} for n in (1, 3)],

@@ -114,6 +114,7 @@ def read_checkpoint(folder: Path, *, trust_remote_code: bool = False) -> Checkpo
                 f"{folder}: {kind.__name__} cannot be loaded: {type(error).__name__}: {error}"
             ) from error
         processor = _read_processor(folder, remarks, trust_remote_code=trust_remote_code)
+    _choose_experts(network, remarks)
     if missing := sorted(loading["missing_keys"]):
         raise ExportError(
             f"{folder}: {len(missing)} weights of {kind.__name__} are not in the checkpoint, such "
@@ -126,6 +127,19 @@ def read_checkpoint(folder: Path, *, trust_remote_code: bool = False) -> Checkpo
     if saved != "float32":
         remarks.append(f"weights were saved as {saved} and are exported as float32")
     return Checkpoint(folder, network.eval(), processor, remarks)
+
+
+def _choose_experts(network: Any, remarks: list[str]) -> None:  # noqa: ANN401
+    """Let a mixture of experts multiply by tokens: to sort tokens by expert depends on values."""
+    if not hasattr(network, "set_experts_implementation"):
+        return
+    before = network.get_experts_implementation()
+    network.set_experts_implementation("batched_mm")
+    if any(hasattr(part, "gate_up_proj") for part in network.modules()):
+        remarks.append(
+            "experts: each token takes copies of the weights of its experts, so memory grows with "
+            f"the tokens of a prompt (transformers: {before[''] or 'eager'}, here batched_mm)"
+        )
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
