@@ -46,7 +46,7 @@ _INNER = (
     "attention_mask",
 )
 #: Most runs until an example is given up.
-_MOST_TRIES = 300
+_MOST_TRIES = 100
 
 
 def find_example(

@@ -33,6 +33,10 @@ _MAKERS = frozenset(
         *("ones_like", "size", "zeros_like"),
     }
 )
+#: Functions that take sizes in a list, which a network may give as tensors.
+_SIZED = frozenset(
+    ("expand", "interpolate", "new_zeros", "ones", "pad", "reshape", "split", "view", "zeros")
+)
 #: Attribute of tensors that follow from an input.
 _GIVEN = "_follows_from_input"
 
@@ -60,7 +64,7 @@ class _Mode(TorchFunctionMode):
         is_given = any(getattr(x, _GIVEN, False) for x in tensors)
         if not is_given and tensors and _reads(name, args):
             return self._read(name, lambda: func(*args, **options))
-        if any(isinstance(argument, (tuple, list)) for argument in (*args, *options.values())):
+        if name in _SIZED:
             args = tuple(self._numbers(argument) for argument in args)
             options = {key: self._numbers(argument) for key, argument in options.items()}
         result = func(*args, **options)
