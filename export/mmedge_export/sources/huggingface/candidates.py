@@ -149,6 +149,9 @@ def _sounds(config: Any, noise: Any) -> Iterator[Tensor]:  # noqa: ANN401
             yield noise(ROWS, channels, side * side // mels, mels)
         if places:
             yield noise(ROWS, mels, 2 * places)
+        window = look_up(config, "n_window")
+        if window:
+            yield noise(ROWS, mels, 4 * window)
         yield noise(ROWS, length, mels)
         yield noise(ROWS, mels, length)
         yield noise(ROWS, 1, length, mels)
@@ -198,6 +201,10 @@ def companion_candidates(checkpoint: Checkpoint, name: str, value: Tensor) -> It
         yield torch.tensor([[height, width - (row == rows - 1)] for row in range(rows)])
     elif words[-1] == "sizes":
         yield torch.tensor([list(value.shape[-2:])] * rows)
+    elif words[-1] == "lengths":
+        bands = look_up(checkpoint.config, *_BANDS)
+        size = next((size for size in value.shape[:0:-1] if size != bands), value.shape[-1])
+        yield torch.full((rows,), size)
     elif words[-1] == "longer":
         yield torch.tensor([[row % 2 == 0] for row in range(rows)])
     elif value.ndim == 3:

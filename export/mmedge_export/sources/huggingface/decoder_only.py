@@ -100,7 +100,9 @@ def continuation_limits(checkpoint: Checkpoint, prompt: int = 1) -> Continuation
         prompt: tokens of the shortest prompt that is of use.
     """
     network = checkpoint.network
-    places = look_up(network.config, "max_position_embeddings", "n_positions", "max_seq_len")
+    places = look_up(
+        network.config.get_text_config(), "max_position_embeddings", "n_positions", "max_seq_len"
+    )
     wanted = _CONTEXT + prompt
     context = min(places, wanted) if isinstance(places, int) else wanted
     stated = getattr(getattr(network, "generation_config", None), "max_new_tokens", None)

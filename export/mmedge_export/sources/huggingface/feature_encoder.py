@@ -15,12 +15,17 @@ from mmedge.errors import ExportError
 from mmedge_export.noise import quiet
 from mmedge_export.sources.huggingface.candidates import ROWS
 from mmedge_export.sources.huggingface.examples import sensor_values
-from mmedge_export.sources.huggingface.features import feature_function, read_layout
+from mmedge_export.sources.huggingface.features import (
+    feature_function,
+    has_feature_function,
+    read_layout,
+)
 from mmedge_export.sources.huggingface.fronts import Fronts
 from mmedge_export.sources.huggingface.picture_rows import picture_rows
 from mmedge_export.sources.huggingface.real_pictures import AllPicturesAreReal
 from mmedge_export.sources.huggingface.row_graph import RowGraph, trace_row
 from mmedge_export.sources.huggingface.sensors import parameters_of
+from mmedge_export.sources.huggingface.sound_values import masks_beside, sound_values
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -112,13 +117,18 @@ def find_encoder(checkpoint: Checkpoint, sensor: Sensor) -> FeatureEncoder:
     """
     reasons: list[str] = []
     row_reasons: list[str] = []
-    values = sensor_values(checkpoint, sensor)
+    names = _names_of(checkpoint.network, sensor)
+    sounds = list(sound_values(checkpoint, sensor, names))
+    values = sounds or [
+        {sensor.name: each[sensor.name]} for each in sensor_values(checkpoint, sensor)
+    ]
     for value, all_real in itertools.product(values, (True, False)):
         try:
-            return _try_batch(checkpoint, sensor, value[sensor.name], all_real=all_real)
+            return _try_batch(checkpoint, sensor, value, all_real=all_real)
         except Exception as error:  # noqa: BLE001 - whatever a foreign class raises
             reasons.append(_first_line(error))
-    for row in picture_rows(checkpoint, sensor, _names_of(checkpoint.network, sensor)):
+    sound_rows = [{name: each[:1] for name, each in value.items()} for value in sounds]
+    for row in [*sound_rows, *picture_rows(checkpoint, sensor, names)]:
         try:
             return _try_row(checkpoint, sensor, row)
         except Exception as error:  # noqa: BLE001 - whatever a foreign class raises
@@ -144,21 +154,54 @@ def _names_of(network: Any, sensor: Sensor) -> list[str]:  # noqa: ANN401
 
 
 def _try_batch(
-    checkpoint: Checkpoint, sensor: Sensor, value: Tensor, *, all_real: bool
+    checkpoint: Checkpoint, sensor: Sensor, values: Mapping[str, Tensor], *, all_real: bool
 ) -> FeatureEncoder:
     module = _BatchEncoder(checkpoint.network, sensor.modality, all_real=all_real).eval()
-    values = {sensor.name: value}
     with quiet(), torch.no_grad():
-        constants = module(**{sensor.name: value.clone()})
-        alone = module(**{sensor.name: value[:1].clone()})
+        constants = module(**{name: value.clone() for name, value in values.items()})
+        alone = module(**{name: value[:1].clone() for name, value in values.items()})
     _compare(alone, constants)
-    if module.drops_padding:
+    if len(values) > 1:
+        _check_tracing(module, values)
+        checkpoint.remarks.append(
+            f"{', '.join(name for name in values if name != sensor.name)} says what of the "
+            f"{sensor.modality} is no padding; a prompt has as many places as that makes"
+        )
+    elif module.drops_padding:
         checkpoint.remarks.append(
             f"each {sensor.modality} of a call counts: one of zeros alone, which the network would "
             "leave out as padding, is not"
         )
     assert module.layout is not None  # noqa: S101 - it ran
-    return FeatureEncoder(module, values, values, constants, module.layout)
+    beside: dict[str, Tensor] = {}
+    if not has_feature_function(checkpoint.network, sensor.modality):
+        beside = masks_beside(checkpoint, sensor, values[sensor.name])
+    return FeatureEncoder(module, values, {**beside, **values}, constants, module.layout)
+
+
+class _ByPosition(nn.Module):
+    """A module that takes its values in order, as torch.export names dimensions."""
+
+    def __init__(self, module: nn.Module, names: Sequence[str]) -> None:
+        super().__init__()
+        self.module, self._names = module, tuple(names)
+
+    def forward(self, *values: Tensor) -> Any:  # noqa: ANN401
+        """What the module gives."""
+        return self.module(**dict(zip(self._names, values, strict=True)))
+
+
+def _check_tracing(module: nn.Module, values: Mapping[str, Tensor]) -> None:
+    """Raise where a graph cannot follow what masks and sizes beside a sensor's values choose."""
+    batch = torch.export.Dim("batch", max=ROWS * 4)
+    with quiet(), torch.no_grad():
+        torch.export.export(
+            _ByPosition(module, list(values)),
+            tuple(value.clone() for value in values.values()),
+            dynamic_shapes={"values": tuple({0: batch} for _ in values)},
+            strict=False,
+            prefer_deferred_runtime_asserts_over_guards=True,
+        )
 
 
 def _try_row(checkpoint: Checkpoint, sensor: Sensor, row: Mapping[str, Tensor]) -> FeatureEncoder:

@@ -12,19 +12,35 @@ from torch.utils import _pytree
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["FeatureLayout", "feature_function", "read_layout"]
+__all__ = ["FeatureLayout", "feature_function", "has_feature_function", "read_layout"]
 
 #: Fields of an encoder's result that stand in no places of tokens.
 _INNER = ("last_hidden_state", "hidden_states", "attentions")
 
 
+def has_feature_function(network: Any, modality: str) -> bool:  # noqa: ANN401
+    """Whether a network has a function of its own from values of a modality to features."""
+    return any(hasattr(part, f"get_{modality}_features") for part in (network.base_model, network))
+
+
 def feature_function(network: Any, modality: str) -> Any:  # noqa: ANN401
-    """The network's own function from values of a modality to features; None: it has none."""
+    """The network's own function from values of a modality to features; None: it has none.
+
+    A class without one has its parts: what reads the modality, and what projects that.
+    """
     encoder = network.base_model.get_encoder() if network.config.is_encoder_decoder else None
     for owner in (network.base_model, network, encoder):
         if (function := getattr(owner, f"get_{modality}_features", None)) is not None:
             return function
-    return None
+    tower = getattr(network.base_model, f"{modality}_tower", None)
+    projector = getattr(network.base_model, "multi_modal_projector", None)
+    if tower is None or projector is None:
+        return None
+
+    def project(*, return_dict: bool = True, **values: Tensor) -> Any:  # noqa: ANN401
+        return projector(tower(**values, return_dict=return_dict).last_hidden_state)
+
+    return project
 
 
 @dataclass(frozen=True)

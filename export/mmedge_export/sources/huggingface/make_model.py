@@ -12,7 +12,7 @@ from mmedge_export.sources.huggingface.sensors import (
     Sensor,
     find_sensors,
     parameters_of,
-    sensors_left_out,
+    tell_left_out,
 )
 from mmedge_export.sources.huggingface.single_run import MOST_ROWS
 
@@ -70,13 +70,12 @@ def _make(checkpoint: Checkpoint) -> Model:
     if placed is not None and network.config.is_encoder_decoder:
         from mmedge_export.sources.huggingface.placed_encoder import placed_encoder_model
 
-        _tell_left_out(checkpoint, sensors)
+        tell_left_out(checkpoint, sensors)
         return placed_encoder_model(checkpoint, *placed)
     if not network.config.is_encoder_decoder and (joins or placed is not None):
-        _tell_left_out(checkpoint, sensors)
         return prefixed_model(checkpoint, sensors)
     sensors, example = _find_example(checkpoint, sensors)
-    _tell_left_out(checkpoint, sensors)
+    tell_left_out(checkpoint, sensors)
     if not network.can_generate():
         from mmedge_export.sources.huggingface.single_run import single_run_model
 
@@ -105,8 +104,3 @@ def _find_example(
         return find_example(checkpoint, sensors)
     except ExportError:
         return find_example(checkpoint, [*sensors, Sensor(DECODER_TOKENS, "decoder")])
-
-
-def _tell_left_out(checkpoint: Checkpoint, sensors: Sequence[Sensor]) -> None:
-    if left_out := sensors_left_out(checkpoint.network, sensors):
-        checkpoint.remarks.append(f"forward also takes {', '.join(left_out)}, left out here")

@@ -6,6 +6,7 @@ that stand for it, however many of them came before.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -29,6 +30,7 @@ from mmedge_export.sources.huggingface.feature_encoder import find_encoder
 from mmedge_export.sources.huggingface.features import feature_function
 from mmedge_export.sources.huggingface.generation import compare_tokens, read_generation
 from mmedge_export.sources.huggingface.placed_tokens import call, find_way, make_prompt
+from mmedge_export.sources.huggingface.sensors import tell_left_out
 from mmedge_export.sources.huggingface.single_run import make_inputs
 from mmedge_export.sources.huggingface.tokenizer import tokenizer_file
 
@@ -36,7 +38,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from mmedge_export.sources.huggingface.checkpoint import Checkpoint
-    from mmedge_export.sources.huggingface.placed_tokens import PlacedTokens
+    from mmedge_export.sources.huggingface.feature_encoder import FeatureEncoder
+    from mmedge_export.sources.huggingface.placed_tokens import PlacedTokens, Prompt
     from mmedge_export.sources.huggingface.sensors import Sensor
 
 __all__ = ["placed_sensor", "prefixed_model"]
@@ -118,25 +121,20 @@ def prefixed_model(checkpoint: Checkpoint, sensors: Sequence[Sensor]) -> Model:
             f"{what} takes text and {', '.join(s.modality for s in others)} and has no "
             "get_..._features that makes tokens of the latter; write a factory with mmedge init"
         )
-    sensor = usable[0]
-    if len(others) > 1:
-        checkpoint.remarks.append(
-            f"of {', '.join(s.modality for s in others)} it takes {sensor.modality} alone"
-        )
+    sensor, encoder, prompt, placed = _first_that_joins(checkpoint, usable)
+    for other in others:
+        if other.modality != sensor.modality:
+            checkpoint.remarks.append(
+                f"{other.modality} is left out: one input beside text is taken"
+            )
     token = _token_of(network, sensor.modality)
-    if not isinstance(token, int):
-        raise ExportError(
-            f"{what}: its configuration names no {sensor.modality}_token_id: which tokens stand "
-            "for what the sensor gives is not known; write a factory with mmedge init"
-        )
-    encoder = find_encoder(checkpoint, sensor)
-    prompt = make_prompt(network, encoder, token)
-    placed = find_way(network, token, encoder, prompt, sensor.modality)
     checkpoint.remarks.append(
         f"a prompt has {prompt.count} tokens {token} in the places of one {sensor.modality}, as "
         "the processor writes them"
     )
     held = {**encoder.network_values, **prompt.network_values}
+    text = [each for each in sensors if each.modality == "text"]
+    tell_left_out(checkpoint, [*text, sensor])
     inputs, dims, encoder.module.fronts = make_inputs(
         checkpoint, [sensor], encoder.values, one_batch=True
     )
@@ -174,6 +172,43 @@ def prefixed_model(checkpoint: Checkpoint, sensors: Sequence[Sensor]) -> Model:
     )
     compare_tokens(checkpoint, rules, model, held, encoder.values)
     return model
+
+
+def _first_that_joins(
+    checkpoint: Checkpoint, sensors: Sequence[Sensor]
+) -> tuple[Sensor, FeatureEncoder, Prompt, PlacedTokens]:
+    """The first sensor whose features the network takes in places of tokens, and how.
+
+    Raises:
+        ExportError: of the first, where it takes none so.
+    """
+    errors: list[ExportError] = []
+    for sensor in sensors:
+        remarks = len(checkpoint.remarks)
+        try:
+            return _join(checkpoint, sensor)
+        except ExportError as error:
+            del checkpoint.remarks[remarks:]
+            errors.append(error)
+    raise errors[0]
+
+
+def _join(
+    checkpoint: Checkpoint, sensor: Sensor
+) -> tuple[Sensor, FeatureEncoder, Prompt, PlacedTokens]:
+    network = checkpoint.network
+    token = _token_of(network, sensor.modality)
+    if not isinstance(token, int):
+        raise ExportError(
+            f"{type(network).__name__}: its configuration names no {sensor.modality}_token_id: "
+            "which tokens stand for what the sensor gives is not known; write a factory with "
+            "mmedge init"
+        )
+    encoder = find_encoder(checkpoint, sensor)
+    prompt = make_prompt(network, encoder, token)
+    placed = find_way(network, token, encoder, prompt, sensor.modality)
+    beside = tuple(name for name in encoder.values if name != sensor.name)
+    return replace(sensor, companions=beside), encoder, prompt, placed
 
 
 def _states(

@@ -50,9 +50,9 @@ class AllPicturesAreReal(TorchFunctionMode):
         if name == "__getitem__":
             value, index = args
             is_row_mask = isinstance(index, Tensor) and index.dtype == torch.bool
-            if is_row_mask and index.ndim == 1 and value.ndim > 1:
+            if is_row_mask and index.ndim < min(value.ndim, 3):
                 self.has_kept_rows = True
-                return value
+                return value.flatten(0, index.ndim - 1)
         # What is taken apart by rows is put together again: it stays together.
         if name == "unbind" and args[1:] in ((), (0,)) and args[0].ndim > 2:
             return (args[0],)

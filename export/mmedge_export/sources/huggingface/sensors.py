@@ -16,13 +16,16 @@ from mmedge.errors import ExportError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from mmedge_export.sources.huggingface.checkpoint import Checkpoint
+
 __all__ = [
     "Sensor",
     "companion_sets",
     "find_sensors",
     "is_made_of_parts",
     "parameters_of",
-    "sensors_left_out",
+    "possible_companions",
+    "tell_left_out",
 ]
 
 #: Words in a parameter's name that say of which modality it is; the first of these counts.
@@ -197,6 +200,17 @@ def _is_companion(name: str, parameter: inspect.Parameter) -> bool:
     return is_tensor and (is_place or not is_inner) and _form(name) is None
 
 
+def possible_companions(network: Any, sensors: Sequence[Sensor]) -> list[str]:  # noqa: ANN401
+    """Parameters that may be masks, sizes or places of what sensors give."""
+    taken = {name for sensor in sensors for name in (sensor.name, sensor.mask)}
+    parameters = _parameters(network)
+    return [
+        name
+        for name, parameter in parameters.items()
+        if name not in taken and name != "attention_mask" and _is_companion(name, parameter)
+    ]
+
+
 def companion_sets(
     network: Any,  # noqa: ANN401
     sensors: Sequence[Sensor],
@@ -207,13 +221,7 @@ def companion_sets(
         network: of transformers.
         sensors: of it.
     """
-    taken = {name for sensor in sensors for name in (sensor.name, sensor.mask)}
-    parameters = _parameters(network)
-    possible = [
-        name
-        for name, parameter in parameters.items()
-        if name not in taken and name != "attention_mask" and _is_companion(name, parameter)
-    ]
+    possible = possible_companions(network, sensors)
     required = required_parameters(network)
     needed = [
         name
@@ -253,13 +261,15 @@ def _with_companions(sensors: Sequence[Sensor], names: Sequence[str]) -> list[Se
     return [replace(s, companions=tuple(owners[s.name])) for s in sensors]
 
 
-def sensors_left_out(network: Any, sensors: Sequence[Sensor]) -> list[str]:  # noqa: ANN401
-    """Parameters that take a sensor's values or hide some of them, and get none here."""
+def tell_left_out(checkpoint: Checkpoint, sensors: Sequence[Sensor]) -> None:
+    """Name parameters that take a sensor's values or hide some of them, and get none here."""
     taken = {n for sensor in sensors for n in (sensor.name, sensor.mask, *sensor.companions)}
-    return [
+    left_out = [
         name
-        for name, parameter in _parameters(network).items()
+        for name, parameter in _parameters(checkpoint.network).items()
         if name not in taken
         and name != "bool_masked_pos"
         and (_form(name) == 0 or name == "attention_mask" or _is_companion(name, parameter))
     ]
+    if left_out:
+        checkpoint.remarks.append(f"forward also takes {', '.join(left_out)}, left out here")
