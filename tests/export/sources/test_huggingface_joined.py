@@ -33,8 +33,6 @@ CLASSES = (
     "LxmertForQuestionAnswering",
     "Siglip2Model",
     "SamModel",
-    "OwlViTForObjectDetection",
-    "Qwen2AudioForConditionalGeneration",
     "AudioFlamingo3ForConditionalGeneration",
 )
 
