@@ -297,6 +297,14 @@ def qwen2_vl_model() -> Any:
     return hf.Qwen2VLModel(qwen2_vl().config)
 
 
+def colpali() -> Any:
+    """A head around a network with pictures; nothing but its embedding of tokens can be given."""
+    inner = paligemma().config
+    return hf.ColPaliForRetrieval(
+        hf.ColPaliConfig(vlm_config=inner, text_config=inner.text_config, embedding_dim=8)
+    )
+
+
 def llava_next() -> Any:
     """A picture is a whole and its tiles."""
     return hf.LlavaNextForConditionalGeneration(

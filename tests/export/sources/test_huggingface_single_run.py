@@ -34,6 +34,12 @@ def words(rows: int, count: int) -> dict[str, np.ndarray]:
     }
 
 
+def prompt(rows: int, places: int, count: int) -> dict[str, np.ndarray]:
+    """Words after the places of a picture."""
+    text = RNG.integers(3, 90, (rows, count))
+    return {"input_ids": np.concatenate([np.full((rows, places), checkpoints.PLACE), text], 1)}
+
+
 #: New inputs of two batch sizes, and two lengths where there are any.
 CASES = {
     "bert": [words(1, 4), words(3, 40)],
@@ -46,6 +52,7 @@ CASES = {
     "wav2vec2": [{"input_values": floats(1, 700)}, {"input_values": floats(3, 4001)}],
     "audio_classifier": [{"input_values": floats(n, 64, 16)} for n in (1, 3)],
     "detr": [{"pixel_values": floats(n, 3, 64, 64)} for n in (1, 3)],
+    "colpali": [{**prompt(n, 16, 2 + n), "pixel_values": floats(n, 3, 32, 32)} for n in (1, 3)],
     "whisper_model": [
         {"input_features": floats(n, 16, 60), "decoder_input_ids": RNG.integers(3, 90, (n, 4 * n))}
         for n in (1, 3)
@@ -59,6 +66,7 @@ OUTPUTS = {
     "wav2vec2": ["logits"],
     "audio_classifier": ["logits"],
     "detr": ["logits", "pred_boxes"],
+    "colpali": ["embeddings"],
     "whisper_model": ["last_hidden_state"],
 }
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from mmedge.errors import ExportError
 from mmedge_export.noise import quiet
@@ -47,14 +48,14 @@ class FeatureEncoder:
     Attributes:
         module: a sensor's values [rows, ...] to features, by name; it has ``fronts``.
         values: of the sensor, by name, for several rows.
-        network_values: what the network's forward takes for the same.
+        network_values: what the network's forward takes for the same; the likeliest first.
         constants: features of them, by name.
         layout: where they are in a result of the network's own encoder.
     """
 
     module: Any
     values: Mapping[str, Tensor]
-    network_values: Mapping[str, Tensor]
+    network_values: Sequence[Mapping[str, Tensor]]
     constants: Mapping[str, Tensor]
     layout: FeatureLayout
 
@@ -94,6 +95,25 @@ class _BatchEncoder(_Encoder):
             tensors = self.layout.tensors(result, rows)
         self.drops_padding = mode.has_kept_rows
         return self.name(tensors)
+
+
+class _CallCount(TorchFunctionMode):
+    """Counts calls of torch: a network that goes through rows one by one calls it for each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_function__(
+        self,
+        func: Any,  # noqa: ANN401
+        types: Any,  # noqa: ANN401
+        args: Any = (),  # noqa: ANN401
+        kwargs: Any = None,  # noqa: ANN401
+    ) -> Any:  # noqa: ANN401
+        """Call ``func``."""
+        self.count += 1
+        return func(*args, **(kwargs or {}))
 
 
 class _RowEncoder(_Encoder):
@@ -157,10 +177,16 @@ def _try_batch(
     checkpoint: Checkpoint, sensor: Sensor, values: Mapping[str, Tensor], *, all_real: bool
 ) -> FeatureEncoder:
     module = _BatchEncoder(checkpoint.network, sensor.modality, all_real=all_real).eval()
+    one = {name: value[:1] for name, value in values.items()}
     with quiet(), torch.no_grad():
-        constants = module(**{name: value.clone() for name, value in values.items()})
-        alone = module(**{name: value[:1].clone() for name, value in values.items()})
+        module(**_copies(one))  # what is made once is made
+        with _CallCount() as calls:
+            constants = module(**_copies(values))
+        with _CallCount() as calls_alone:
+            alone = module(**_copies(one))
     _compare(alone, constants)
+    if calls.count != calls_alone.count:
+        raise ExportError("it goes through rows one by one, which no graph can")
     if len(values) > 1:
         _check_tracing(module, values)
         checkpoint.remarks.append(
@@ -176,7 +202,11 @@ def _try_batch(
     beside: dict[str, Tensor] = {}
     if not has_feature_function(checkpoint.network, sensor.modality):
         beside = masks_beside(checkpoint, sensor, values[sensor.name])
-    return FeatureEncoder(module, values, {**beside, **values}, constants, module.layout)
+    return FeatureEncoder(module, values, [{**beside, **values}], constants, module.layout)
+
+
+def _copies(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in values.items()}
 
 
 class _ByPosition(nn.Module):
@@ -213,7 +243,7 @@ def _try_row(checkpoint: Checkpoint, sensor: Sensor, row: Mapping[str, Tensor]) 
 
     def encode_row(value: Tensor) -> Any:  # noqa: ANN401
         values = {sensor.name: value[None] if is_batch else value}
-        return encode(**values, **{k: v.clone() for k, v in fixed.items()}, return_dict=True)
+        return encode(**values, **_copies(fixed), return_dict=True)
 
     def features(value: Tensor) -> tuple[Tensor, ...]:
         return tuple(t[0] for t in layout.tensors(encode_row(value), 1))
@@ -229,8 +259,8 @@ def _try_row(checkpoint: Checkpoint, sensor: Sensor, row: Mapping[str, Tensor]) 
         for at in range(ROWS):
             alone = module.name([t[None] for t in features(several[at])])
             _compare(alone, {name: value[at : at + 1] for name, value in constants.items()})
-    network_values = {name: torch.cat([value] * ROWS) for name, value in fixed.items()}
-    network_values[sensor.name] = several if is_batch else several.flatten(0, 1)
+    further = {name: torch.cat([value] * ROWS) for name, value in fixed.items()}
+    forms = [several] if is_batch else [several.flatten(0, 1), several]
     if fixed:
         text = ", ".join(f"{name} {value.tolist()}" for name, value in _short(fixed).items())
         checkpoint.remarks.append(
@@ -238,6 +268,7 @@ def _try_row(checkpoint: Checkpoint, sensor: Sensor, row: Mapping[str, Tensor]) 
             + (f" with {text}" if text else "")
             + "; another is refused by its shape"
         )
+    network_values = [{**further, sensor.name: form} for form in forms]
     return FeatureEncoder(module, {sensor.name: several}, network_values, constants, layout)
 
 

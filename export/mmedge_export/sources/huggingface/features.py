@@ -24,12 +24,12 @@ def has_feature_function(network: Any, modality: str) -> bool:  # noqa: ANN401
 
 
 def feature_function(network: Any, modality: str) -> Any:  # noqa: ANN401
-    """The network's own function from values of a modality to features; None: it has none.
+    """The function from values of a modality to features, of a network or the first of its parts.
 
-    A class without one has its parts: what reads the modality, and what projects that.
+    None: there is none. A class without one has its parts: what reads the modality, and what
+    projects that.
     """
-    encoder = network.base_model.get_encoder() if network.config.is_encoder_decoder else None
-    for owner in (network.base_model, network, encoder):
+    for owner in (network.base_model, *network.modules()):
         if (function := getattr(owner, f"get_{modality}_features", None)) is not None:
             return function
     tower = getattr(network.base_model, f"{modality}_tower", None)

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["picture_rows"]
 
+#: How configurations call the number of patches on a side that become one token.
+_MERGES = ("spatial_merge_size", "merge_size", "downsample_factor", "pooling_kernel_size")
 #: Patches on a side of a picture, and pixels, where nothing says how large pictures are.
 _SIDE, _PIXELS = 16, 224
 
@@ -48,7 +50,8 @@ def picture_rows(
     patch = look_up(config, "patch_size", "spatial_patch_size") or 16
     patch = patch if isinstance(patch, int) else patch[0]
     frames = look_up(config, "temporal_patch_size") or 1
-    merge = look_up(checkpoint.config, "spatial_merge_size", "merge_size", "downsample_factor") or 2
+    pool = look_up(config, "pooling_kernel_size") or 1
+    merge = look_up(checkpoint.config, *_MERGES) or 2
     size = look_up(config, "image_size")
     size = size[0] if isinstance(size, (list, tuple)) else size
     most = look_up(config, "num_patches", "max_num_patches")
@@ -80,12 +83,14 @@ def picture_rows(
             noise(count, channels, patch, patch),
             noise(1, channels, pixels, pixels),
             noise(1, channels, patch, patch * count),
+            noise(1, count, width * pool * pool),
         ):
             yield {sensor.name: value, **patches}
     pixels = size if isinstance(size, int) else _PIXELS
-    pinpoint = (look_up(checkpoint.config, "image_grid_pinpoints") or [[pixels, pixels]])[0]
+    pinpoints = look_up(checkpoint.config, "image_grid_pinpoints") or [[pixels, pixels]]
+    pinpoint = min(pinpoints, key=math.prod)
     sizes = {"image_sizes": torch.tensor([list(pinpoint)])} if "image_sizes" in names else {}
-    tiles = (pinpoint[0] // pixels) * (pinpoint[1] // pixels)
+    tiles = math.prod(math.ceil(side / pixels) for side in pinpoint)
     for count in dict.fromkeys((tiles + 1, 1)):
         masks = {
             name: torch.ones(1, *([count] if name != "pixel_mask" else []), pixels, pixels).long()

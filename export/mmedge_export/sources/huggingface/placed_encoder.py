@@ -13,6 +13,7 @@ from mmedge_export.inputs import Input
 from mmedge_export.model import Model
 from mmedge_export.sources.huggingface.candidates import look_up
 from mmedge_export.sources.huggingface.encoder_decoder import encoder_decoder_model
+from mmedge_export.sources.huggingface.example_prompt import make_prompt
 from mmedge_export.sources.huggingface.examples import (
     DECODER_TOKENS,
     options_of,
@@ -21,7 +22,6 @@ from mmedge_export.sources.huggingface.examples import (
 )
 from mmedge_export.sources.huggingface.feature_encoder import find_encoder
 from mmedge_export.sources.huggingface.features_by_row import FeaturesByRow
-from mmedge_export.sources.huggingface.placed_tokens import make_prompt
 from mmedge_export.sources.huggingface.places import traceable
 from mmedge_export.sources.huggingface.sensors import parameters_of
 from mmedge_export.sources.huggingface.single_run import MOST_ROWS
@@ -73,7 +73,7 @@ def placed_encoder_model(checkpoint: Checkpoint, sensor: Sensor, token: int) -> 
         f"a text has {prompt.count} tokens {token} in the places of one {sensor.modality}, as the "
         "processor writes them"
     )
-    example = {**prompt.network_values, **encoder.network_values}
+    example = {**prompt.network_values, **encoder.network_values[0]}
     longest = look_up(network.config, "max_position_embeddings") or _LONGEST
     longest = max(min(longest, _LONGEST), prompt.tokens.shape[1])
     dims: dict[str, Limits] = {"batch": (1, MOST_ROWS), "tokens": (1, longest)}

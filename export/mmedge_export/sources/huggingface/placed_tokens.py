@@ -8,8 +8,10 @@ network, the first counts whose result is that of the network's own call.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +19,7 @@ from torch import Tensor, nn
 
 from mmedge.errors import ExportError
 from mmedge_export.noise import quiet
+from mmedge_export.sources.huggingface.example_prompt import NEAR, call, first_tensor, type_names
 from mmedge_export.sources.huggingface.places import (
     FeaturesInPlace,
     positions_of,
@@ -28,91 +31,16 @@ from mmedge_export.sources.huggingface.sensors import parameters_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from mmedge_export.sources.huggingface.example_prompt import Prompt
     from mmedge_export.sources.huggingface.feature_encoder import FeatureEncoder
     from mmedge_export.sources.huggingface.places import PositionTable
 
-__all__ = ["PlacedTokens", "Prompt", "find_way", "make_prompt"]
+__all__ = ["PlacedTokens", "find_way"]
 
-#: How far results may be from those of the network's own call, as a share of the largest; and how
-#: near they are where nothing nearer is looked for.
-_NEAR, _SAME = 1e-3, 1e-5
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """An example of tokens around the places of a picture.
-
-    Attributes:
-        tokens: [rows, tokens].
-        begin: index of the first place.
-        count: of places.
-        network_values: what the network's forward takes beside a sensor's values.
-        types: values of token types, of text and of features; None: the network takes none.
-        sees_itself: whether tokens of it see later ones.
-    """
-
-    tokens: Tensor
-    begin: int
-    count: int
-    network_values: Mapping[str, Tensor]
-    types: tuple[int, int] | None = None
-    sees_itself: bool = False
-
-
-def _type_names(network: Any) -> list[str]:  # noqa: ANN401
-    return [name for name in parameters_of(network) if name.endswith("token_type_ids")]
-
-
-def make_prompt(network: Any, encoder: FeatureEncoder, token: int) -> Prompt:  # noqa: ANN401
-    """A prompt for an encoder's example.
-
-    Args:
-        network: that takes it.
-        encoder: of the sensor.
-        token: that stands for a feature.
-    """
-    rows, count = next(iter(encoder.constants.values())).shape[:2]
-    text = torch.randint(3, 9, (rows, 5), generator=torch.Generator().manual_seed(0))
-    tokens = torch.cat([text[:, :1], torch.full((rows, count), token), text[:, 1:]], 1)
-    values = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
-    names = _type_names(network)
-    if not names:
-        return Prompt(tokens, 1, count, values)
-    # Type 1 is that of features in most networks; in some 0 is that of a prompt, which sees itself.
-    zeros = dict.fromkeys(names, torch.zeros_like(tokens))
-    sees_itself = _looks_ahead(network, {**encoder.network_values, **values, **zeros})
-    types = (0, 0) if sees_itself else (0, 1)
-    stands = torch.where(tokens == token, types[1], types[0])
-    return Prompt(tokens, 1, count, {**values, **dict.fromkeys(names, stands)}, types, sees_itself)
-
-
-def _looks_ahead(network: Any, values: Mapping[str, Tensor]) -> bool:  # noqa: ANN401
-    """Whether what the first token gives depends on the last."""
-    other = values["input_ids"].clone()
-    other[:, -1] += 1
-    try:
-        first, second = (
-            _first_tensor(call(network, {**values, "input_ids": tokens}))[:, 0]
-            for tokens in (values["input_ids"], other)
-        )
-    except Exception:  # noqa: BLE001 - whatever a foreign class raises
-        return False
-    return not torch.allclose(first, second, rtol=_NEAR, atol=_NEAR * float(first.abs().max()))
-
-
-def call(network: Any, values: Mapping[str, Any]) -> Any:  # noqa: ANN401
-    """The network's result without a cache."""
-    options = {"use_cache": False} if "use_cache" in parameters_of(network) else {}
-    with quiet(), torch.no_grad():
-        return network(**{k: _copy(v) for k, v in values.items()}, return_dict=True, **options)
-
-
-def _copy(value: Any) -> Any:  # noqa: ANN401
-    return value.clone() if isinstance(value, Tensor) else value
-
-
-def _first_tensor(result: Any) -> Tensor:  # noqa: ANN401
-    return next(value for value in result.values() if isinstance(value, Tensor))
+#: How near a result is to that of the network's own call where nothing nearer is looked for.
+_SAME = 1e-5
+#: Name of what the embedding of tokens is to give, among arguments of a network.
+_WORDS = "words"
 
 
 @dataclass(frozen=True)
@@ -120,12 +48,13 @@ class _Way:
     """A way to call a network.
 
     Attributes:
-        merges: whether the network itself puts the encoder's result in place.
+        entrance: where features enter: in ``inputs_embeds``, as what its encoder gives
+            (``mm_encoder_outputs``), or as what its embedding of tokens gives.
         table: of positions; None: the network counts them.
         has_types: whether it takes token types.
     """
 
-    merges: bool
+    entrance: str
     table: PositionTable | None
     has_types: bool
 
@@ -158,6 +87,8 @@ class PlacedTokens(nn.Module):
         self.table = way.table
         #: Whether tokens that are taken at once are others than one after another.
         self.sees_ahead = False
+        #: What the network itself takes for the example.
+        self.network_values: Mapping[str, Tensor] = {}
 
     def arguments(
         self,
@@ -191,12 +122,14 @@ class PlacedTokens(nn.Module):
         words = table(input_ids if is_word else input_ids.masked_fill(is_token, 0))
         words = torch.where(stands[..., None], placed[0].to(words.dtype), words)
         taken: dict[str, Any] = {}
-        if self._way.merges:
+        if self._way.entrance == "mm_encoder_outputs":
             layers = [torch.where(stands[..., None], layer, 0) for layer in placed[1:]]
             taken["input_ids"] = input_ids
             taken["mm_encoder_outputs"] = {self._modality: self._layout.result([words, *layers])}
-        else:
+        elif self._way.entrance == "inputs_embeds":
             taken["inputs_embeds"] = words
+        else:
+            taken["input_ids"], taken[_WORDS] = input_ids, words
         if self.table is not None:
             assert start is not None  # noqa: S101 - it comes with the table
             taken["position_ids"], seen["position_seen"] = self.table(stands, order, start)
@@ -206,13 +139,28 @@ class PlacedTokens(nn.Module):
             now = torch.where(stands, feature, text)
             before = now.new_full((now.shape[0], past), 0 if feature else 1)
             types = torch.cat([before, now], 1)
-            taken.update(dict.fromkeys(_type_names(self.network), types))
+            taken.update(dict.fromkeys(type_names(self.network), types))
         return taken, seen
 
     def forward(self, function: Callable[..., Any], taken: Mapping[str, Any]) -> Any:  # noqa: ANN401
         """Call ``function`` with arguments that were made here."""
-        with FeaturesInPlace(), traceable():
+        taken = dict(taken)
+        words = taken.pop(_WORDS, None)
+        with FeaturesInPlace(), traceable(), self._embedding_gives(words):
             return function(**taken)
+
+    @contextlib.contextmanager
+    def _embedding_gives(self, words: Tensor | None) -> Iterator[None]:
+        """Let the network's embedding of tokens give ``words``, if there are any."""
+        if words is None:
+            yield
+            return
+        network: Any = self.network
+        hook = network.get_input_embeddings().register_forward_hook(lambda *_: words)
+        try:
+            yield
+        finally:
+            hook.remove()
 
 
 def find_way(
@@ -228,23 +176,11 @@ def find_way(
         ExportError: the network does not take the example, or none does.
     """
     what = type(network).__name__
-    values = {**encoder.network_values, **prompt.network_values}
-    values = {name: value for name, value in values.items() if name in parameters_of(network)}
-    results: list[Any] = []
-    try:
-        seen = positions_of(network, prompt.tokens, lambda: results.append(call(network, values)))
-    except Exception as error:
-        text = next(iter(str(error).splitlines()), "")
-        raise ExportError(
-            f"{what} does not take the example that was made up for it, a prompt with "
-            f"{prompt.count} tokens {token} for one {modality}: {type(error).__name__}: {text}; "
-            "write a factory with mmedge init"
-        ) from error
-    expected = _first_tensor(results[0])
+    values, expected, positions = _call_itself(network, token, encoder, prompt, modality)
     scale = float(expected.abs().max())
     best: PlacedTokens | None = None
     least = float("inf")
-    for way in _ways(network, prompt, seen):
+    for way in _ways(network, prompt, positions):
         placed = PlacedTokens(network, token, encoder, prompt, way, modality).eval()
         try:
             result = _result(placed, prompt, encoder.constants)
@@ -259,7 +195,8 @@ def find_way(
         best.sees_ahead = prompt.sees_itself or _sees_later_features(best, prompt, encoder)
         if off <= _SAME and (is_told or not best.sees_ahead):
             break
-    if best is not None and least <= _NEAR:
+    if best is not None and least <= NEAR:
+        best.network_values = values
         return best
     raise ExportError(
         f"{what} does more with an input of {modality} than put features in the places of tokens: "
@@ -272,11 +209,37 @@ def find_way(
     )
 
 
+def _call_itself(
+    network: Any,  # noqa: ANN401
+    token: int,
+    encoder: FeatureEncoder,
+    prompt: Prompt,
+    modality: str,
+) -> tuple[dict[str, Tensor], Tensor, list[Tensor]]:
+    """What a network takes of an example, what it gives for it, and positions inside."""
+    names = [*parameters_of(network), *type_names(network)]
+    failure: Exception | None = None
+    for form in encoder.network_values:
+        values = {n: v for n, v in {**form, **prompt.network_values}.items() if n in names}
+        try:
+            result, seen = positions_of(network, prompt.tokens, partial(call, network, values))
+        except Exception as error:  # noqa: BLE001 - whatever a foreign class raises
+            failure = failure or error
+            continue
+        return values, first_tensor(result), seen
+    text = next(iter(str(failure).splitlines()), "")
+    raise ExportError(
+        f"{type(network).__name__} does not take the example that was made up for it, a prompt "
+        f"with {prompt.count} tokens {token} for one {modality}: {type(failure).__name__}: {text}; "
+        "write a factory with mmedge init"
+    ) from failure
+
+
 def _result(placed: PlacedTokens, prompt: Prompt, constants: Mapping[str, Tensor]) -> Tensor:
     zero = torch.zeros(prompt.tokens.shape[0], dtype=torch.int64)
     with quiet(), torch.no_grad():
         taken, _ = placed.arguments(prompt.tokens, constants, zero, zero)
-        return _first_tensor(placed(lambda **v: call(placed.network, v), taken))
+        return first_tensor(placed(lambda **v: call(placed.network, v), taken))
 
 
 def _sees_later_features(placed: PlacedTokens, prompt: Prompt, encoder: FeatureEncoder) -> bool:
@@ -290,7 +253,7 @@ def _sees_later_features(placed: PlacedTokens, prompt: Prompt, encoder: FeatureE
         _result(placed, prompt, constants)[:, prompt.begin]
         for constants in (encoder.constants, others)
     )
-    return not torch.allclose(first, second, rtol=_NEAR, atol=_NEAR * float(first.abs().max()))
+    return not torch.allclose(first, second, rtol=NEAR, atol=NEAR * float(first.abs().max()))
 
 
 def _ways(network: Any, prompt: Prompt, positions: Sequence[Tensor]) -> Iterator[_Way]:  # noqa: ANN401
@@ -298,7 +261,8 @@ def _ways(network: Any, prompt: Prompt, positions: Sequence[Tensor]) -> Iterator
     further = [value[1:] for value in positions if value.ndim == 3 and value.shape[0] == 4]
     read = [read_positions(value, prompt.begin, prompt.count) for value in [*positions, *further]]
     tables = [None, *(table for table in read if table is not None)]
-    merges = (False, True) if "mm_encoder_outputs" in parameters_of(network) else (False,)
+    named = {"inputs_embeds", "mm_encoder_outputs"}.intersection(parameters_of(network))
+    entrances = [*sorted(named), "embedding"]
     types = (False, True) if prompt.types is not None else (False,)
-    for has_types, merge, table in itertools.product(types, merges, tables):
-        yield _Way(merge, table, has_types)
+    for has_types, entrance, table in itertools.product(types, entrances, tables):
+        yield _Way(entrance, table, has_types)

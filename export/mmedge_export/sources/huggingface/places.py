@@ -145,8 +145,12 @@ def read_positions(positions: Tensor, begin: int, count: int) -> PositionTable |
     return table if torch.equal(again[..., 0, :].reshape(flat.shape), flat) else None
 
 
-def positions_of(network: Any, tokens: Tensor, run: Callable[[], Any]) -> list[Tensor]:  # noqa: ANN401
-    """Positions that parts of a network were given for tokens, without repetition.
+def positions_of(
+    network: Any,  # noqa: ANN401
+    tokens: Tensor,
+    run: Callable[[], Any],
+) -> tuple[Any, list[Tensor]]:
+    """The result of a call, and positions that parts of the network were given in it.
 
     Args:
         network: that ``run`` calls.
@@ -168,8 +172,8 @@ def positions_of(network: Any, tokens: Tensor, run: Callable[[], Any]) -> list[T
 
     hooks = [part.register_forward_pre_hook(note, with_kwargs=True) for part in network.modules()]
     try:
-        run()
+        result = run()
     finally:
         for hook in hooks:
             hook.remove()
-    return seen
+    return result, seen

@@ -25,11 +25,12 @@ from mmedge_export.sources.huggingface.decoder_only import (
     continuation_limits,
     prompt_input,
 )
+from mmedge_export.sources.huggingface.example_prompt import call, make_prompt
 from mmedge_export.sources.huggingface.examples import options_of, result_fields
 from mmedge_export.sources.huggingface.feature_encoder import find_encoder
 from mmedge_export.sources.huggingface.features import feature_function
 from mmedge_export.sources.huggingface.generation import compare_tokens, read_generation
-from mmedge_export.sources.huggingface.placed_tokens import call, find_way, make_prompt
+from mmedge_export.sources.huggingface.placed_tokens import find_way
 from mmedge_export.sources.huggingface.sensors import tell_left_out
 from mmedge_export.sources.huggingface.single_run import make_inputs
 from mmedge_export.sources.huggingface.tokenizer import tokenizer_file
@@ -38,8 +39,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from mmedge_export.sources.huggingface.checkpoint import Checkpoint
+    from mmedge_export.sources.huggingface.example_prompt import Prompt
     from mmedge_export.sources.huggingface.feature_encoder import FeatureEncoder
-    from mmedge_export.sources.huggingface.placed_tokens import PlacedTokens, Prompt
+    from mmedge_export.sources.huggingface.placed_tokens import PlacedTokens
     from mmedge_export.sources.huggingface.sensors import Sensor
 
 __all__ = ["placed_sensor", "prefixed_model"]
@@ -132,7 +134,7 @@ def prefixed_model(checkpoint: Checkpoint, sensors: Sequence[Sensor]) -> Model:
         f"a prompt has {prompt.count} tokens {token} in the places of one {sensor.modality}, as "
         "the processor writes them"
     )
-    held = {**encoder.network_values, **prompt.network_values}
+    held = placed.network_values
     text = [each for each in sensors if each.modality == "text"]
     tell_left_out(checkpoint, [*text, sensor])
     inputs, dims, encoder.module.fronts = make_inputs(
