@@ -68,7 +68,7 @@ _RULES: Sequence[tuple[str, Callable[[int], int]]] = [
      r".*_out_dim|.*(input|output)_dim|embedding_size|.*embed_hidden_size|.*embed_dim|vit_dim|"
      r"condition_dim|adapter_in(put)?_(dim|size)|decoder_dim|projection_size|patch_embed.*_size|"
      r".*embedding_dim|prediction_head_size|pooler_output_size|fpn_hidden_size|output_channels|"
-     r"text_projection_(in|out)_dim|share_expert_dim|classifier_proj_size|hidden_size_global)"),
+     r"text_projection_(in|out)_dim|word_embed_proj_dim|share_expert_dim|classifier_proj_size|hidden_size_global)"),
      _constant(WIDTH)),
     (r"(image_size|img_size|crop_size|pretrain_image_size|resolution)", _constant(PICTURE)),
     (r"patch_size", lambda old: min(PATCH, old)),
@@ -94,7 +94,8 @@ _RULES: Sequence[tuple[str, Callable[[int], int]]] = [
     (r"(.*_?(latent_channels|latent_dim|latent_size))", _at_most(16)),
     (r"(num_qa_labels|num_object_labels|num_attr_labels|num_classes)", _at_most(9)),
     (r"(visual_feat_dim|visual_embedding_dim)", _constant(WIDTH)),
-    (r"(coordinate_size|shape_size)", _constant(0)),
+    (r"coordinate_size", _constant(WIDTH // 8)),
+    (r"shape_size", _constant(WIDTH // 4)),
     (r"(num_pos_feats)", _constant(WIDTH // 2)),
     (r"(encoder_hash_byte_group_vocab|num_embeds|ngram_vocab_size_base)", _at_most(128)),
     (r"(canvas_length|index_topk|sliding_window|sliding_window_size)", _at_most(16)),
@@ -130,7 +131,7 @@ def _shrink(config: Any, overrides: Mapping[str, Any]) -> Any:  # noqa: ANN401
         elif name in known:
             settings[name] = known[name]
         elif isinstance(value, dict) and "rope_theta" in str(value):
-            settings[name] = _rope(value)
+            settings[name] = _rope(_with_axes(config, value))
         else:
             settings[name] = _small(name, value)
     settings.update({n: v for n, v in known.items() if n not in settings})
@@ -184,6 +185,13 @@ def _per_layer(config: Any) -> dict[str, list[Any]]:  # noqa: ANN401
         name: list(range(len(layers))) if name in counting else [value[n] for n in layers]
         for name, value in lists.items()
     }
+
+
+def _with_axes(config: Any, value: Mapping[str, Any]) -> Mapping[str, Any]:  # noqa: ANN401
+    """Rotary settings; with axes where networks count in rows and columns."""
+    ignored = getattr(config, "ignore_keys_at_rope_validation", None) or ()
+    has_axes = "mrope_section" in ignored and "rope_type" in value
+    return {"mrope_section": [1, 1, 1], **value} if has_axes else value
 
 
 def _rope(value: Mapping[str, Any]) -> dict[str, Any]:

@@ -135,7 +135,8 @@ def _choose_experts(network: Any, remarks: list[str]) -> None:  # noqa: ANN401
         return
     before = network.get_experts_implementation()
     network.set_experts_implementation("batched_mm")
-    if any(hasattr(part, "gate_up_proj") for part in network.modules()):
+    weights = (getattr(part, "down_proj", None) for part in network.modules())
+    if any(isinstance(value, torch.Tensor) and value.ndim == 3 for value in weights):
         remarks.append(
             "experts: each token takes copies of the weights of its experts, so memory grows with "
             f"the tokens of a prompt (transformers: {before[''] or 'eager'}, here batched_mm)"
