@@ -109,7 +109,7 @@ def test_init_writes_a_factory_of_the_same_model(folder, tmp_path):
     output.write_text(draft.text)
     model = load_source(f"{output}:factory").model
     assert list(model.inputs) == ["front", "wrist", "state"]
-    assert model.dims == {"batch": (1, 8)}
+    assert model.dims == {"batch": (1, 2)}
 
 
 def refusal(folder):

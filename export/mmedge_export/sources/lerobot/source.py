@@ -16,8 +16,9 @@ __all__ = ["LeRobotSource"]
 
 _PREFIX = "lerobot:"
 
-#: Rows that a call may have unless the user says otherwise.
-_MOST_ROWS = 8
+#: Rows that a call may have unless the user says otherwise. A robot gives one; export runs the
+#: network on as many, and pictures of cameras are large.
+_MOST_ROWS = 2
 
 
 class LeRobotSource:
