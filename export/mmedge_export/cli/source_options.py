@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mmedge_export.sources.example_file import read_example
-from mmedge_export.sources.source import DimensionOption, SourceOptions
+from mmedge_export.sources.source import DimensionOption, SourceOptions, parse_frame
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -120,6 +120,14 @@ class SourceFlags:
         Path | None,
         typer.Option(metavar="FILE", help="The tokenizer.json that makes text of tokens."),
     ] = None
+    frame: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HEIGHTxWIDTH",
+            help="Size of a camera's pictures: what a checkpoint's processor makes of them goes "
+            "into the graph.",
+        ),
+    ] = None
     task: Annotated[
         str | None, typer.Option(help="What a checkpoint is for, where its class leaves a choice.")
     ] = None
@@ -154,6 +162,7 @@ class SourceFlags:
             stop=_ids("--stop", self.stop),
             limit=self.limit,
             tokenizer=self.tokenizer,
+            frame=_frame(self.frame),
             task=self.task,
             trust_remote_code=self.trust_remote_code,
         )
@@ -166,6 +175,13 @@ class SourceFlags:
                 said.min, said.opt, said.max, _whole("--multiple", text, least=1)
             )
         return dims
+
+
+def _frame(text: str | None) -> tuple[int, int] | None:
+    try:
+        return None if text is None else parse_frame(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"--frame {text!r}: {error}") from error
 
 
 def pairs(option: str, words: Sequence[str]) -> list[tuple[str, str]]:

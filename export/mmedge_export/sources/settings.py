@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmedge.errors import ExportError
 from mmedge_export.sources.example_file import read_example
-from mmedge_export.sources.source import DimensionOption, SourceOptions, flags
+from mmedge_export.sources.source import DimensionOption, SourceOptions, flags, parse_frame
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -164,5 +164,6 @@ _KEYS: Mapping[str, tuple[str, str, Callable[[Any, Path], Any]]] = {
     "stop": ("stop", "a list of token ids", _plain(_ids)),
     "limit": ("limit", "a whole number", _plain(_whole)),
     "tokenizer": ("tokenizer", "a path", _path),
+    "frame": ("frame", 'a text such as "480x640"', _plain(lambda value: parse_frame(_text(value)))),
     "task": ("task", "a text", _plain(_text)),
 }

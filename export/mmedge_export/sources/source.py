@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from mmedge.spec import Array
     from mmedge_export.model import Model
 
-__all__ = ["DimensionOption", "Source", "SourceDraft", "SourceModel", "SourceOptions", "flags"]
+__all__ = [
+    "DimensionOption", "Source", "SourceDraft", "SourceModel", "SourceOptions", "flags",
+    "parse_frame",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,8 @@ class SourceOptions:
         stop: tokens that end a row.
         limit: most tokens that a call chooses.
         tokenizer: a file of the ``tokenizers`` library.
+        frame: height and width of a camera's pictures, in place of the size that a checkpoint's
+            processor makes of them.
         task: which of the things that a class can do.
         trust_remote_code: run Python code that lies in a checkpoint.
     """
@@ -97,6 +102,7 @@ class SourceOptions:
     stop: Sequence[int] | None = None
     limit: int | None = None
     tokenizer: Path | None = None
+    frame: tuple[int, int] | None = None
     task: str | None = None
     trust_remote_code: bool = False
 
@@ -113,6 +119,18 @@ class SourceOptions:
                 else getattr(self, each.name) != getattr(plain, each.name)
             )
         )
+
+
+def parse_frame(text: str) -> tuple[int, int]:
+    """Height and width of ``"480x640"``.
+
+    Raises:
+        ValueError: it has another form.
+    """
+    numbers = text.split("x")
+    if len(numbers) != 2 or not all(n.isascii() and n.isdigit() and int(n) for n in numbers):
+        raise ValueError("expected HEIGHTxWIDTH in pixels, such as 480x640")
+    return int(numbers[0]), int(numbers[1])
 
 
 def flags(names: Iterable[str]) -> list[str]:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import huggingface_networks as checkpoints
 import numpy as np
 import pytest
 import torch
 
 import mmedge
+from mmedge.errors import ExportError
 from mmedge_export import export
 from mmedge_export.sources.huggingface.candidates import picture, sound
+from mmedge_export.sources.huggingface.checkpoint import Checkpoint
+from mmedge_export.sources.huggingface.frames import FRAME_NEAR
+from mmedge_export.sources.huggingface.fronts import find_front
+from mmedge_export.sources.huggingface.sensors import Sensor
 from mmedge_export.sources.huggingface.source import HuggingFaceSource
 from mmedge_export.sources.source import SourceOptions
 
@@ -72,6 +79,66 @@ def test_preprocessing_that_is_not_the_same_stays_outside(tmp_path):
     source = read(tmp_path)
     assert list(source.model.inputs) == ["pixel_values"]
     assert any("stays outside: 'pixel_values' takes" in remark for remark in source.remarks)
+
+
+@pytest.mark.parametrize(
+    "processor",
+    [
+        image_processor(),
+        image_processor(resample=3, size={"height": 40, "width": 36}),
+        hf.CLIPImageProcessor(
+            size={"shortest_edge": 40}, crop_size={"height": 32, "width": 33}, resample=3
+        ),
+        image_processor(do_rescale=False, do_normalize=False),
+    ],
+    ids=["bilinear", "bicubic", "center", "colors"],
+)
+@pytest.mark.parametrize("size", [(48, 64), (75, 47), (20, 24)])
+def test_a_frame_is_resized_as_the_processor_does(size, processor):
+    """Front and processor, on pictures that were not tried; 20 x 24 is enlarged."""
+    cut = processor.crop_size if processor.do_center_crop else processor.size
+    example = torch.zeros(1, 3, cut["height"], cut["width"])
+    checkpoint = Checkpoint(Path("x"), None, processor, frame=size)
+    raw = find_front(checkpoint, Sensor("pixel_values", "image", None), example)
+    frames = [picture(*size, seed=seed) for seed in range(20, 24)]
+    frames[0][:] = np.random.default_rng(0).integers(0, 256, frames[0].shape)
+    expected = processor(frames, return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        planes = raw.front(torch.from_numpy(np.stack(frames)))
+    steps = (planes - expected).abs() / raw.front.scale.abs()
+    assert steps.max() <= FRAME_NEAR[0]
+    assert steps.mean() <= FRAME_NEAR[1]
+    assert f"uint8 [rows, {size[0]}, {size[1]}, 3]" in checkpoint.remarks[-1]
+
+
+def test_a_bundle_takes_whole_frames(tmp_path):
+    network = checkpoints.save(checkpoints.vit, tmp_path / "net")
+    processor = image_processor()
+    processor.save_pretrained(tmp_path / "net")
+    options = SourceOptions(frame=(48, 64))
+    export(f"hf:{tmp_path / 'net'}", tmp_path / "bundle", samples_limit=1, options=options).close()
+    frames = [picture(48, 64, seed) for seed in (5, 6, 7)]
+    with torch.no_grad():
+        expected = network(**processor(frames, return_tensors="pt")).logits
+    with mmedge.load(tmp_path / "bundle") as pipe:
+        logits = pipe(image=np.stack(frames))["logits"]
+    np.testing.assert_allclose(logits, expected.numpy(), rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("make", "processor", "message"),
+    [
+        (checkpoints.vit, None, "the checkpoint has no image processor"),
+        (checkpoints.vit, image_processor(resample=0), "is not resizing by a linear or cubic"),
+        (checkpoints.bert, None, "takes no pictures"),
+    ],
+)
+def test_a_frame_that_cannot_be_resized_is_refused(make, processor, message, tmp_path):
+    checkpoints.save(make, tmp_path)
+    if processor is not None:
+        processor.save_pretrained(tmp_path)
+    with pytest.raises(ExportError, match=message):
+        HuggingFaceSource().read(f"hf:{tmp_path}", SourceOptions(frame=(48, 64)))
 
 
 def test_texts_are_tokenized_as_the_checkpoint_does(tmp_path):

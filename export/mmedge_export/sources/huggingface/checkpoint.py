@@ -56,12 +56,15 @@ class Checkpoint:
         processor: of transformers (a processor, tokenizer, image processor or feature extractor);
             None where the folder has none.
         remarks: what a user should know of how it was read.
+        frame: height and width of the user's pictures, which the graph is to resize as the
+            processor does; None: it takes pictures of the size that the processor makes.
     """
 
     folder: Path
     network: Any
     processor: Any = None
     remarks: list[str] = field(default_factory=list)
+    frame: tuple[int, int] | None = None
 
     @property
     def config(self) -> Any:  # noqa: ANN401 - transformers is not imported here

@@ -39,7 +39,7 @@ CHECKPOINT = Path(__file__).resolve().parent / {there!r}
 
 def factory() -> Model:
     """The network with its inputs and outputs, for mmedge export."""
-    options = SourceOptions(trust_remote_code={trust})
+    options = SourceOptions(frame={frame}, trust_remote_code={trust})
     model = HuggingFaceSource().read(f"hf:{{CHECKPOINT}}", options).model
     # Inputs: {inputs}
     # Outputs: {outputs}
@@ -81,6 +81,7 @@ def draft_checkpoint(
         path=os.path.relpath(output) if output.is_absolute() else str(output),
         name=folder.resolve().name,
         there=there,
+        frame=options.frame,
         trust=options.trust_remote_code,
         inputs=", ".join(f"{name} {value}" for name, value in words.items()),
         outputs=", ".join(model.outputs) or getattr(model.loop, "result", ""),

@@ -14,8 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mmedge.errors import ExportError
 from mmedge_export.noise import quiet
 from mmedge_export.sources.huggingface.candidates import ROWS, picture, sound
+from mmedge_export.sources.huggingface.frames import FRAME_NEAR, Frame, frames
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -77,9 +79,15 @@ class _Pixels(Front):
     """Colors uint8 [batch, height, width, 3] to scaled and normalized planes."""
 
     def __init__(
-        self, parameter: str, factor: float, mean: Sequence[float], deviation: Sequence[float]
+        self,
+        parameter: str,
+        factor: float,
+        mean: Sequence[float],
+        deviation: Sequence[float],
+        frame: Frame | None = None,
     ) -> None:
         super().__init__(parameter)
+        self.frame = frame
         self.scale: Tensor
         self.shift: Tensor
         spread = torch.tensor(deviation, dtype=torch.float64)[:, None, None]
@@ -89,7 +97,8 @@ class _Pixels(Front):
 
     def forward(self, image: Tensor) -> Tensor:
         """The planes."""
-        return image.permute(0, 3, 1, 2).float() * self.scale - self.shift
+        planes = image.permute(0, 3, 1, 2).float() if self.frame is None else self.frame(image)
+        return planes * self.scale - self.shift
 
 
 class _Normalized(Front):
@@ -138,8 +147,14 @@ def find_front(checkpoint: Checkpoint, sensor: Sensor, example: Tensor) -> RawIn
         checkpoint: with its processor.
         sensor: of a picture or a sound.
         example: what the network takes of it.
+
+    Raises:
+        ExportError: the user's pictures cannot be resized in the graph as the processor does.
     """
-    if sensor.modality == "image" and (part := checkpoint.part("image_processor")) is not None:
+    part = checkpoint.part("image_processor") if sensor.modality == "image" else None
+    if checkpoint.frame is not None and sensor.modality == "image":
+        return _whole_frame(checkpoint, part, sensor.name, example, checkpoint.frame)
+    if part is not None:
         raw = _try_image(part, sensor.name, example)
         size = f"{example.shape[-1]} x {example.shape[-2]}"
         checkpoint.remarks.append(
@@ -164,10 +179,52 @@ def find_front(checkpoint: Checkpoint, sensor: Sensor, example: Tensor) -> RawIn
     return None
 
 
-def _try_image(part: Any, parameter: str, example: Tensor) -> RawInput | None:  # noqa: ANN401
+def _whole_frame(
+    checkpoint: Checkpoint,
+    part: Any,  # noqa: ANN401
+    parameter: str,
+    example: Tensor,
+    size: tuple[int, int],
+) -> RawInput:
+    """A front that takes whole pictures of a camera.
+
+    Raises:
+        ExportError: it is not what the processor does.
+    """
+    height, width = size
+    tried = [] if part is None else list(frames(part, height, width))
+    for frame in tried:
+        raw = _try_image(part, parameter, example, size, frame)
+        if raw is not None:
+            checkpoint.remarks.append(
+                f"input 'image' is uint8 [rows, {height}, {width}, 3]: what "
+                f"{type(part).__name__} makes of it is in the graph, each color within "
+                f"{FRAME_NEAR[0]:.0f} of 256 steps of it"
+            )
+            return raw
+    why = (
+        "the checkpoint has no image processor"
+        if part is None
+        else f"what {type(part).__name__} makes of such pictures for {parameter!r} "
+        f"{list(example.shape[1:])} is not resizing by a linear or cubic filter and cutting out "
+        "the middle"
+    )
+    raise ExportError(
+        f"--frame {height}x{width}: {why}; leave --frame out, and give the network what the "
+        "processor makes"
+    )
+
+
+def _try_image(
+    part: Any,  # noqa: ANN401
+    parameter: str,
+    example: Tensor,
+    size: tuple[int, int] | None = None,
+    frame: Frame | None = None,
+) -> RawInput | None:
     if example.ndim != 4 or example.shape[1] != 3:
         return None
-    height, width = example.shape[-2:]
+    height, width = size or example.shape[-2:]
 
     def setting(name: str, *, when: str, otherwise: Any) -> Any:  # noqa: ANN401
         return getattr(part, name, otherwise) if getattr(part, when, False) else otherwise
@@ -178,10 +235,13 @@ def _try_image(part: Any, parameter: str, example: Tensor) -> RawInput | None:  
             float(setting("rescale_factor", when="do_rescale", otherwise=1.0)),
             setting("image_mean", when="do_normalize", otherwise=[0.0] * 3),
             setting("image_std", when="do_normalize", otherwise=[1.0] * 3),
+            frame,
         )
 
     pictures = np.stack([picture(height, width, seed) for seed in range(ROWS)])
     expected = _call(lambda: part(list(pictures), return_tensors="pt")[parameter])
+    if expected is not None and expected.shape[1:] != example.shape[1:]:
+        return None
     front = _agreeing([make], torch.from_numpy(pictures), expected, "image")
     return None if front is None else RawInput("image", front, torch.from_numpy(pictures))
 
@@ -228,7 +288,12 @@ def _agreeing(
         result = _call(values)
         if result is None or result.shape != expected.shape:
             continue
-        off = float((result - expected).abs().max())
-        if off <= _NEAR[kind] * float(expected.abs().max()):
+        off = (result - expected).abs()
+        if isinstance(front, _Pixels) and front.frame is not None:
+            steps = off / front.scale.abs()
+            most, mean = FRAME_NEAR
+            if float(steps.max()) <= most and float(steps.mean()) <= mean:
+                return front
+        elif float(off.max()) <= _NEAR[kind] * float(expected.abs().max()):
             return front
     return None

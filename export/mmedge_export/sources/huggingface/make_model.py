@@ -39,6 +39,8 @@ def make_model(checkpoint: Checkpoint, options: SourceOptions) -> Model:
         ExportError: the class cannot be taken; the message has the reason.
     """
     model = _make(checkpoint)
+    if options.frame is not None and "image" not in model.inputs:
+        raise ExportError(f"--frame: {type(checkpoint.network).__name__} takes no pictures")
     batch = next((name for name in model.dims if name.endswith("batch")), None)
     if batch:
         checkpoint.remarks.append(

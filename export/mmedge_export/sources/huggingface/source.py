@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,7 @@ class HuggingFaceSource:
 
     name = "hf"
     forms = "hf:DIR"
-    options = frozenset({"dims", "limit", "stop", "trust_remote_code"})
+    options = frozenset({"dims", "frame", "limit", "stop", "trust_remote_code"})
 
     def takes(self, spec: str) -> bool:
         """Whether it begins with ``hf:``."""
@@ -45,7 +46,8 @@ class HuggingFaceSource:
         with errors_alone():
             checkpoint = read_checkpoint(folder, trust_remote_code=options.trust_remote_code)
             with reasons_with_advice(type(checkpoint.network).__name__):
-                model = make_model(checkpoint, options)
+                checkpoint = replace(checkpoint, frame=options.frame)
+            model = make_model(checkpoint, options)
         return SourceModel(model, tuple(dict.fromkeys([*remarks, *checkpoint.remarks])))
 
     def draft(self, spec: str, options: SourceOptions, output: Path) -> SourceDraft:
