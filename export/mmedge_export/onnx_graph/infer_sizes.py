@@ -317,6 +317,7 @@ def _shape_of(node: ir.Node, shapes: list[Shape], _: SymbolicSizes) -> Shape:
 RULES: dict[
     str, Callable[[ir.Node, list[Shape], SymbolicSizes], Shape | list[Shape | None] | None]
 ] = {
+    "Attention": _samples,
     "Concat": _concat,
     "Expand": _expand,
     "Flatten": _flatten,

@@ -16,6 +16,10 @@ Decisions:
   many rows as a concatenation of fixed size is cut up instead).
 - *Something must be gained*: at least one part is one modality's own, and another is not that
   modality's. Parts of no modality (learned tokens) stay parts; neighbours of one modality are one.
+- *A batch of inputs* is a Concat too. A Reshape may merge its axis with others; then the parts take
+  turns along it (``ConcatParts.rounds``). What only merges axes, and leads to no work, stays whole.
+- *What takes a part out* (Split, Slice, Gather at borders of parts) reads that part, and what
+  follows is again one modality's own (:mod:`mmedge_export.partition.take_apart`).
 - *Shapes* of the parts are computed from sizes of the part itself where these suffice, so that the
   encoder of one modality does not need the sizes of another.
 - Graphs below opset 13 stay as they are; nodes with subgraphs, and of functions, are not row-wise.

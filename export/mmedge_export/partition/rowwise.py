@@ -23,7 +23,7 @@ from mmedge_export.onnx_graph.read_node import (
 )
 from mmedge_export.onnx_graph.size import ONE
 from mmedge_export.partition.parts import RowwisePlan
-from mmedge_export.partition.rowwise_operands import plan_operands, with_owners
+from mmedge_export.partition.rowwise_operands import BATCHED, plan_operands, with_owners
 from mmedge_export.partition.rowwise_shapes import RULES
 
 if TYPE_CHECKING:
@@ -55,7 +55,10 @@ def plan(node: ir.Node, builder: GraphBuilder) -> RowwisePlan | None:
     if node.op_type in BROADCAST or node.op_type == "Concat":
         return plan_operands(node, builder)
     positions = [at for at, value in enumerate(node.inputs) if value in builder.parts]
-    if node.op_type == "MatMul" and len(positions) > 1:
+    spare = () if node.op_type == "Split" else node.outputs[1:]
+    if any(output.uses() or output.is_graph_output() for output in spare):
+        return None  # such as the mean of a LayerNormalization
+    if node.op_type in BATCHED and len(positions) > 1:
         return plan_operands(node, builder)
     value = node.inputs[positions[0]]
     shape = builder.shape(value)
@@ -65,9 +68,6 @@ def plan(node: ir.Node, builder: GraphBuilder) -> RowwisePlan | None:
     others = [other for at, other in enumerate(node.inputs) if at != positions[0]]
     if (rule := RULES.get(node.op_type)) is not None:
         return rule(node, parts, builder) if positions[0] == 0 else None
-    spare = () if node.op_type == "Split" else node.outputs[1:]
-    if any(output.uses() or output.is_graph_output() for output in spare):
-        return None  # such as the mean of a LayerNormalization
     axis = _axis(node, positions[0], parts.axis, len(shape), builder)
     if axis is None:
         return plan_operands(node, builder) if node.op_type == "MatMul" else None

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from mmedge_export.onnx_graph.size import Size
     from mmedge_export.partition.graph_builder import GraphBuilder
 
-__all__ = ["plan_operands", "with_owners"]
+__all__ = ["BATCHED", "plan_operands", "with_owners"]
+
+#: Ops that do the same for each sample of a batch of several operands.
+BATCHED = frozenset(["Attention", "MatMul"])
 
 
 def with_owners(
@@ -30,7 +33,7 @@ def with_owners(
 
 
 def plan_operands(node: ir.Node, builder: GraphBuilder) -> RowwisePlan | None:
-    """Of operands that broadcast: elementwise, or along the axes of a batch of a MatMul.
+    """Of operands that broadcast: elementwise, or along the batch of an Attention or MatMul.
 
     A Concat along another axis has the same rule, but does not broadcast.
     """
@@ -46,6 +49,8 @@ def plan_operands(node: ir.Node, builder: GraphBuilder) -> RowwisePlan | None:
     if ends or (node.op_type == "Concat" and axis_of(node, 0, len(output_shape)) == axis):
         return None
     if node.op_type == "MatMul" and (end < 3 or min(len(s) for s in shapes if s is not None) < 2):
+        return None
+    if node.op_type == "Attention" and (axis != 0 or any(p.axis for _, p, _ in part_operands)):
         return None
     if len({parts.rounds for _, parts, _ in part_operands}) > 1:
         return None
@@ -91,7 +96,7 @@ def _operand(
     source = builder.shape(maker.inputs[0]) if maker.op_type == "Expand" else ()
     if source is None or (len(source) >= end and source[-end] != ONE):
         return None
-    if broadcast and full and maker.op_type == "Expand" and node.op_type != "MatMul":
+    if broadcast and full and maker.op_type == "Expand" and node.op_type not in BATCHED:
         # Broadcasting does what the Expand did, since another operand has the full shape.
         return maker.inputs[0]
     shape_at = len(maker.inputs) - 1

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from mmedge_export.onnx_graph.infer_sizes import SAMPLES
 from mmedge_export.onnx_graph.read_node import standard
 from mmedge_export.onnx_graph.size import ONE
+from mmedge_export.partition.rowwise_operands import BATCHED
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -39,7 +40,7 @@ class SharedBatches:
     def note_pushed(self, node: ir.Node) -> None:
         """``node`` runs for each part by itself."""
         parts = [self._builder.parts[v] for v in node.inputs if v in self._builder.parts]
-        if node.op_type in SAMPLES or (node.op_type == "MatMul" and len(parts) > 1):
+        if node.op_type in SAMPLES or (node.op_type in BATCHED and len(parts) > 1):
             self._taken_apart.setdefault(parts[0].origin, parts[0])
 
     def note_refused(self, node: ir.Node) -> None:
@@ -56,11 +57,12 @@ class SharedBatches:
         """Concat by Concat."""
         remarks = []
         for origin in {**self._taken_apart, **self._ends}:
-            where = f"one batch (concat {origin.outputs[0].name!r})"
+            where = f"(concat {origin.outputs[0].name!r})"
             if (parts := self._taken_apart.get(origin)) is not None:
                 text = (
-                    f"{_modalities(parts)} are joined to {where}: its work is taken apart and runs "
-                    f"for each of the {len(parts.values)} by itself, with the same weights"
+                    f"{_modalities(parts)} are joined to one batch {where}: its work is taken "
+                    f"apart and runs for each of the {len(parts.values)} by itself, with the same "
+                    "weights"
                 )
                 remarks.append(BatchRemark(text, is_cut=True))
             node, parts = self._ends.get(origin, (None, None))
@@ -68,7 +70,7 @@ class SharedBatches:
                 continue
             if origin in self._taken_apart or _is_followed_by_samples(node):
                 text = (
-                    f"{_modalities(parts)} share {where} from {node.op_type} "
+                    f"{_modalities(parts)} share one batch {where} from {node.op_type} "
                     f"{node.outputs[0].name!r} on, which is not cut: {self._reason(node, parts)}"
                 )
                 remarks.append(BatchRemark(text, is_cut=False))

@@ -85,6 +85,15 @@ CASES = {
         {"left", "right"},
         None,
     ),
+    "attention within each sample": (
+        """
+        x = Concat<axis = 0>(left, right) q = Relu(x) h = Attention(q, x, x)
+        n = Shape<start = 0, end = 1>(left) nn = Concat<axis = 0>(n, n)
+        y, z = Split<axis = 0>(h, nn)
+        """,
+        {"left"},
+        None,
+    ),
     "a scale that another modality makes": (
         "x = Concat<axis = 0>(left, right) h = Mul(x, state) y = GlobalMaxPool(h)",
         {"left", "right", "state"},
@@ -106,7 +115,7 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_what_is_read_and_told_of_a_batch(name):
     body, modalities, told = CASES[name]
-    text = f"""<ir_version: 10, opset_import: ["" : 20]>
+    text = f"""<ir_version: 10, opset_import: ["" : 23]>
     g (float[B,2,3,3] left, float[B,2,3,3] right, float[1,2,1,1] state) => (float[N,M,K,L] y)
     <int64[1] s0 = {{0}}> {{ {body} }}"""
     model = ir.serde.deserialize_model(onnx.parser.parse_model(text))
