@@ -17,6 +17,7 @@ from mmedge.errors import ExportError
 from mmedge_export.sources.lerobot.policy_folder import read_policy
 from mmedge_export.sources.lerobot.processor import PREPROCESSOR, read_processor
 from mmedge_export.sources.loader import draft_source, load_source
+from mmedge_export.sources.source import SourceOptions
 
 MODES = ("MEAN_STD", "MIN_MAX", "QUANTILES", "IDENTITY")
 
@@ -76,18 +77,24 @@ def test_normalization_is_that_of_lerobot(mode, tmp_path):
 
 
 def test_the_frame_rate_of_the_training(folder, tmp_path):
-    assert "say --rate" in read_policy(folder).not_checked[0]
+    (unknown,) = load_source(f"lerobot:{folder}").not_checked
+    assert "the rate of front, wrist, state" in unknown
+    (unknown,) = load_source(
+        f"lerobot:{folder}", SourceOptions(rates={"front": 30, "state": 30})
+    ).not_checked
+    assert "the rate of wrist: " in unknown
     data = tmp_path / "data" / "meta"
     data.mkdir(parents=True)
     (data / "info.json").write_text('{"fps": 50}')
     training = folder / "train_config.json"
     training.write_text(json.dumps({"dataset": {"repo_id": "a/b", "root": str(data.parent)}}))
     source = read_policy(folder)
-    assert (source.rate_hz, source.not_checked) == (50, [])
+    assert source.rate_hz == 50
     assert "50 values a second" in source.remarks[0]
     training.write_text(json.dumps({"env": {"fps": 10}}))
-    model = load_source(f"lerobot:{folder}").model
-    assert {value.rate_hz for value in model.inputs.values()} == {10}
+    source_model = load_source(f"lerobot:{folder}")
+    assert {value.rate_hz for value in source_model.model.inputs.values()} == {10}
+    assert source_model.not_checked == ()
 
 
 def test_names_before_the_first_step(folder):

@@ -34,7 +34,6 @@ _WEIGHTS = "model.safetensors"
 
 #: Settings that would fetch weights, compile or need a device when the network is made.
 _PLAIN = {
-    "device": "cpu",
     "use_amp": False,
     "pretrained_backbone_weights": None,
     "load_vlm_weights": False,
@@ -54,7 +53,6 @@ class PolicyFolder:
         behind: what comes behind it.
         rate_hz: frames a second that it was trained on; None: not stated.
         remarks: what a user should know.
-        not_checked: what could not be found out.
     """
 
     folder: Path
@@ -64,7 +62,6 @@ class PolicyFolder:
     behind: Processor
     rate_hz: float | None = None
     remarks: list[str] = field(default_factory=list)
-    not_checked: list[str] = field(default_factory=list)
 
     @property
     def config(self) -> Any:  # noqa: ANN401 - lerobot is not imported here
@@ -91,11 +88,9 @@ def read_policy(folder: Path) -> PolicyFolder:
         raise ExportError(f"{folder} has no {_WEIGHTS}; expected a folder that lerobot wrote")
     before, behind = read_processor(folder, PREPROCESSOR), read_processor(folder, POSTPROCESSOR)
     rate, remark = _frame_rate(folder)
-    remarks = [*before.remarks, *behind.remarks, *([remark] if rate else [])]
+    remarks = [*before.remarks, *behind.remarks, *([remark] if remark else [])]
     policy = _load(folder, kind, config, remarks)
-    return PolicyFolder(
-        folder, kind, policy, before, behind, rate, remarks, [] if rate else [remark]
-    )
+    return PolicyFolder(folder, kind, policy, before, behind, rate, remarks)
 
 
 def _load(folder: Path, kind: str, config: Mapping[str, Any], remarks: list[str]) -> Any:  # noqa: ANN401
@@ -108,6 +103,7 @@ def _load(folder: Path, kind: str, config: Mapping[str, Any], remarks: list[str]
         raise ExportError(f"lerobot: needs {error.name}: {remedy(error)}") from error
     settings = {name: value for name, value in config.items() if name != "type"}
     settings.update({name: value for name, value in _PLAIN.items() if name in settings})
+    settings["device"] = "cpu"
     files: contextlib.AbstractContextManager[dict[str, Any]] = contextlib.nullcontext(settings)
     if kind == "smolvla":
         from mmedge_export.sources.lerobot.vlm_files import vlm_at_hand
@@ -140,14 +136,10 @@ def _load(folder: Path, kind: str, config: Mapping[str, Any], remarks: list[str]
 
 
 def _frame_rate(folder: Path) -> tuple[float | None, str]:
-    """Frames a second, and in words where they are from or that nothing states them."""
-    unknown = (
-        "the rate of the sensors: no file states the frame rate of the training; say --rate "
-        "INPUT=HZ for each"
-    )
+    """Frames a second, and in words where they are from; None and nothing: not stated."""
     file = folder / "train_config.json"
     if not file.is_file():
-        return None, unknown
+        return None, ""
     training = _read_json(file)
     environment, dataset = training.get("env") or {}, training.get("dataset") or {}
     places = [(file, environment)]
@@ -159,7 +151,7 @@ def _frame_rate(folder: Path) -> tuple[float | None, str]:
         rate = content.get("fps")
         if isinstance(rate, (int, float)) and rate > 0:
             return float(rate), f"sensors deliver {rate:g} values a second, as {place} states"
-    return None, unknown
+    return None, ""
 
 
 def _read_json(file: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from mmedge_export.install import installed
 from mmedge_export.sources.source import SourceModel
 
 if TYPE_CHECKING:
+    from mmedge_export.model import Model
     from mmedge_export.sources.source import SourceDraft, SourceOptions
 
 __all__ = ["LeRobotSource"]
@@ -32,8 +33,8 @@ class LeRobotSource:
         """Whether it begins with ``lerobot:``."""
         return spec.startswith(_PREFIX)
 
-    def read(self, spec: str, options: SourceOptions) -> SourceModel:  # noqa: ARG002 - see below
-        """The policy as a model. Limits of sizes that the options say are the loader's matter.
+    def read(self, spec: str, options: SourceOptions) -> SourceModel:
+        """The policy as a model. Limits of sizes and rates in the options are the loader's matter.
 
         Raises:
             ExportError: there is no policy, or none that can be taken; the message has the reason.
@@ -52,7 +53,7 @@ class LeRobotSource:
         model = replace(
             model, name=folder.resolve().name, dims={"batch": (1, _MOST_ROWS), **model.dims}
         )
-        return SourceModel(model, remarks, tuple(source.not_checked))
+        return SourceModel(model, remarks, _rates_not_known(model, options))
 
     def draft(self, spec: str, options: SourceOptions, output: Path) -> SourceDraft:
         """A factory that makes the same model.
@@ -65,3 +66,14 @@ class LeRobotSource:
 
         folder = Path(spec.removeprefix(_PREFIX)).expanduser()
         return draft_policy(spec, folder, model, output)
+
+
+def _rates_not_known(model: Model, options: SourceOptions) -> tuple[str, ...]:
+    """Which sensors have no rate, neither of the training nor of the user."""
+    names = [
+        name
+        for name, value in model.inputs.items()
+        if value.modality is None and value.rate_hz is None and name not in options.rates
+    ]
+    reason = "no file states the frame rate of the training"
+    return (f"the rate of {', '.join(names)}: {reason}; say --rate {names[0]}=HZ",) if names else ()
