@@ -70,6 +70,28 @@ def test_pictures_are_scaled_and_normalized_in_the_graph(tmp_path):
     np.testing.assert_allclose(result["logits"], expected.numpy(), rtol=1e-3, atol=1e-4)
 
 
+def test_pictures_become_patches_of_a_grid_in_the_graph(tmp_path):
+    checkpoints.save(checkpoints.qwen2_vl, tmp_path, max_new_tokens=4)
+    sizes = {"size": {"shortest_edge": 256, "longest_edge": 4096}}
+    parts = {"patch_size": 4, "merge_size": 2, "temporal_patch_size": 2}
+    processor = checkpoints.hf.Qwen2VLImageProcessor(**parts, **sizes)
+    processor.save_pretrained(tmp_path)
+    source = read(tmp_path)
+    assert source.model.inputs["image"].shape() == ("batch", 32, 32, 3)
+    text = "\n".join(source.remarks)
+    assert "of 32 x 32 pixels" in text
+    assert "image_grid_thw [[1, 8, 8]]" in text
+    pictures = np.stack([picture(32, 32, seed) for seed in range(5, 8)])
+    expected = processor(list(pictures), return_tensors="pt")
+    with torch.no_grad():
+        features = source.model.module(image=torch.from_numpy(pictures))["image_features"]
+        network = source.model.loop.step.placed.network
+        answer = network.get_image_features(**expected, return_dict=True)
+    # Weights of tiny networks are large.
+    expected_features = torch.cat(answer.pooler_output)
+    torch.testing.assert_close(features.flatten(0, 1), expected_features, rtol=1e-3, atol=1e-3)
+
+
 def test_preprocessing_that_is_not_the_same_stays_outside(tmp_path):
     """It cuts the picture's border off, which changes its size."""
     checkpoints.save(checkpoints.vit, tmp_path)

@@ -6,6 +6,7 @@ same. Where they agree, the bundle takes raw values; where none does, it takes t
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -101,6 +102,27 @@ class _Pixels(Front):
         return planes * self.scale - self.shift
 
 
+class _Patches(_Pixels):
+    """Colors uint8 [batch, height, width, 3] to patches [batch, patches, values], block by block.
+
+    A still picture stands for each of the frames that a patch has.
+    """
+
+    def __init__(self, parameter: str, settings: Any, part: Any, side: int) -> None:  # noqa: ANN401
+        super().__init__(parameter, *settings)
+        self._block, self._patch = int(getattr(part, "merge_size", 1)), int(part.patch_size)
+        self._frames, self._side = int(getattr(part, "temporal_patch_size", 1)), side
+
+    def forward(self, image: Tensor) -> Tensor:
+        """The patches of a square picture."""
+        planes = super().forward(image)
+        blocks, block, patch = self._side // self._block, self._block, self._patch
+        parts = planes.reshape(-1, 1, 3, blocks, block, patch, blocks, block, patch)
+        parts = parts.permute(0, 3, 6, 4, 7, 2, 1, 5, 8)
+        parts = parts.expand(-1, -1, -1, -1, -1, -1, self._frames, -1, -1)
+        return parts.reshape(image.shape[0], self._side**2, 3 * self._frames * patch**2)
+
+
 class _Normalized(Front):
     """Samples [batch, samples] of mean 0 and variance 1."""
 
@@ -156,11 +178,11 @@ def find_front(checkpoint: Checkpoint, sensor: Sensor, example: Tensor) -> RawIn
         return _whole_frame(checkpoint, part, sensor.name, example, checkpoint.frame)
     if part is not None:
         raw = _try_image(part, sensor.name, example)
-        size = f"{example.shape[-1]} x {example.shape[-2]}"
+        height, width = example.shape[-2:] if raw is None else raw.example.shape[1:3]
         checkpoint.remarks.append(
-            f"input 'image' is uint8 [rows, height, width, 3] of {size} pixels: the processor's "
-            "resizing and cropping stay outside; what follows them is in the graph, within "
-            f"{_NEAR['image']:g} of the processor"
+            f"input 'image' is uint8 [rows, height, width, 3] of {width} x {height} pixels: the "
+            "processor's resizing and cropping stay outside; what follows them is in the graph, "
+            f"within {_NEAR['image']:g} of the processor"
             if raw is not None
             else f"preprocessing of {type(part).__name__} stays outside: {sensor.name!r} takes "
             "what it makes"
@@ -222,24 +244,33 @@ def _try_image(
     size: tuple[int, int] | None = None,
     frame: Frame | None = None,
 ) -> RawInput | None:
-    if example.ndim != 4 or example.shape[1] != 3:
+    side = 0  # patches on a side
+    if example.ndim == 3 and frame is None and isinstance(getattr(part, "patch_size", None), int):
+        side = math.isqrt(example.shape[1])
+        height = width = side * part.patch_size
+    elif example.ndim == 4 and example.shape[1] == 3:
+        height, width = size or example.shape[-2:]
+    else:
         return None
-    height, width = size or example.shape[-2:]
 
     def setting(name: str, *, when: str, otherwise: Any) -> Any:  # noqa: ANN401
         return getattr(part, name, otherwise) if getattr(part, when, False) else otherwise
 
     def make() -> Front:
-        return _Pixels(
-            parameter,
+        settings = (
             float(setting("rescale_factor", when="do_rescale", otherwise=1.0)),
             setting("image_mean", when="do_normalize", otherwise=[0.0] * 3),
             setting("image_std", when="do_normalize", otherwise=[1.0] * 3),
             frame,
         )
+        if side:
+            return _Patches(parameter, settings, part, side)
+        return _Pixels(parameter, *settings)
 
     pictures = np.stack([picture(height, width, seed) for seed in range(ROWS)])
     expected = _call(lambda: part(list(pictures), return_tensors="pt")[parameter])
+    if expected is not None and side:  # of all rows in one sequence
+        expected = expected.reshape(ROWS, -1, expected.shape[-1])
     if expected is not None and expected.shape[1:] != example.shape[1:]:
         return None
     front = _agreeing([make], torch.from_numpy(pictures), expected, "image")

@@ -136,7 +136,7 @@ def prefixed_model(checkpoint: Checkpoint, sensors: Sequence[Sensor]) -> Model:
     )
     held = placed.network_values
     text = [each for each in sensors if each.modality == "text"]
-    tell_left_out(checkpoint, [*text, sensor])
+    tell_left_out(checkpoint, [*text, replace(sensor, companions=tuple(held))])
     inputs, dims, encoder.module.fronts = make_inputs(
         checkpoint, [sensor], encoder.values, one_batch=True
     )
