@@ -53,9 +53,13 @@ def reasons_with_advice(name: str) -> Iterator[None]:
             raise
         raise ExportError(f"{error}{_ADVICE}") from error
     except Exception as error:
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        if "mmedge_export" in frame.filename:
+        frames = traceback.extract_tb(error.__traceback__)
+        foreign = [frame for frame in frames if "mmedge_export" not in frame.filename]
+        # What runs inside a network's code is called there, whoever wrote it.
+        is_inside = any("/transformers/models/" in frame.filename for frame in foreign)
+        if foreign[-1:] != frames[-1:] and not is_inside:
             raise  # a fault of mmedge
+        frame = foreign[-1]
         raise ExportError(
             f"{name} fails in {frame.filename.rpartition('site-packages/')[2]} line "
             f"{frame.lineno}: {type(error).__name__}: {error}{_ADVICE}"
