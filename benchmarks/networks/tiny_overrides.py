@@ -98,7 +98,7 @@ OVERRIDES: Mapping[str, Mapping[str, Any]] = {
     "mimi": {"upsample_groups": WIDTH},
     "muse_spark_audio": {"num_hidden_layers": 4},
     "paddleocr_vl_text": {"rope_parameters": {**_ROPE, "mrope_section": [4, 2, 2]}},
-    "parakeet_encoder": {"projection_hidden_size": WIDTH},
+    "parakeet_encoder": {"projection_hidden_size": WIDTH, "projection_bias": False},
     "perception_lm": {
         "vision_config": {
             "architecture": "vit_pe_core_large_patch14_336",
