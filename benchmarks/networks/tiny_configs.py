@@ -84,7 +84,8 @@ _RULES: Sequence[tuple[str, Callable[[int], int]]] = [
     (r"(image_seq_length|num_image_tokens|mm_tokens_per_image|vision_soft_tokens_per_image)",
      _constant((PICTURE // PATCH) ** 2)),
     (r"(num_frames|max_num_frames)", _at_most(4)),
-    (r"(n_window|n_window_infer)", _at_most(8)),
+    (r"n_window", _at_most(8)),
+    (r"n_window_infer", _at_most(32)),
     (r"num_conv_pos_embeddings", _constant(16)),
     (r"num_conv_pos_embedding_groups", _constant(2)),
     ((r"(conv_channels|nemo_conv_channels|depthwise_separable_out_channel|ext_pw_out_channel|"
@@ -217,6 +218,8 @@ def _small(name: str, value: Any) -> Any:  # noqa: ANN401
         return _tokens(name, 0)  # every trained checkpoint says it
     if isinstance(value, bool) or value is None or isinstance(value, str):
         return value
+    if name == "image_grid_pinpoints":
+        return [[PICTURE, 2 * PICTURE], [2 * PICTURE, PICTURE], [2 * PICTURE, 2 * PICTURE]]
     if name == "backbone_feature_sizes":
         return [[PICTURE // 4 >> level] * 2 for level in range(len(value))]
     if re.fullmatch(r".*_(token_)?(id|ids|index)|.*_tokens?|im_\w+_id", name) and _are_ids(value):

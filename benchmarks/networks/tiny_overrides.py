@@ -102,9 +102,10 @@ OVERRIDES: Mapping[str, Mapping[str, Any]] = {
     "perception_lm": {
         "vision_config": {
             "architecture": "vit_pe_core_large_patch14_336",
+            "image_size": 28,
             "model_args": {
-                "embed_dim": 64, "img_size": [14, 14], "depth": 2, "global_pool": "",
-                "use_post_transformer_norm": False, "init_values": 0.1, "ref_feat_shape": [1, 1],
+                "embed_dim": 64, "img_size": [28, 28], "depth": 2, "global_pool": "",
+                "use_post_transformer_norm": False, "init_values": 0.1, "ref_feat_shape": [2, 2],
             },
         }
     },
