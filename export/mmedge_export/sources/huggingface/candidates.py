@@ -188,9 +188,13 @@ def companion_candidates(checkpoint: Checkpoint, name: str, value: Tensor) -> It
         if value.ndim > 3:
             yield torch.ones((rows, *value.shape[-2:]), dtype=torch.int64)
             return
-        # Of a sound it counts times, not frequencies.
+        # Of a sound it counts times, not frequencies, and of patches their number.
         bands = look_up(checkpoint.config, *_BANDS)
-        for size in sorted(value.shape[1:], key=lambda size: size == bands):
+        is_picture = bool({"pixel", "image", "visual"}.intersection(words))
+        sizes = list(value.shape[1:])
+        if not is_picture:
+            sizes.sort(key=lambda size: (size == bands, -size))
+        for size in sizes:
             yield torch.ones((rows, size), dtype=torch.int64)
     elif "labels" in words:
         yield (torch.arange(math.prod(value.shape[:-1])) % 2).reshape(value.shape[:-1])

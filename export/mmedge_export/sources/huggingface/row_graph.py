@@ -92,11 +92,29 @@ def trace_row(function: Callable[[Tensor], tuple[Tensor, ...]], row: Tensor) -> 
 
     try:
         with quiet(), torch.no_grad():
-            return make_fx(apart, tracing_mode="real", pre_dispatch=True)(row)
+            table = {torch.ops.aten.pad_sequence.default: _pad_sequence}
+            return make_fx(apart, table, tracing_mode="real", pre_dispatch=True)(row)
     except Exception as error:
         raise ExportError(
             f"what it does depends on values: {type(error).__name__}: {error}"
         ) from error
+
+
+def _pad_sequence(
+    parts: Sequence[Tensor],
+    batch_first: bool = False,  # noqa: FBT001, FBT002 - as the operator has it
+    padding_value: float = 0.0,
+    padding_side: str = "right",
+) -> Tensor:
+    """Parts side by side, in operators that have an axis of rows."""
+    most = max(part.shape[0] for part in parts)
+    padded = []
+    for part in parts:
+        missing = most - part.shape[0]
+        ends = (0, missing) if padding_side == "right" else (missing, 0)
+        sizes = [*[0] * (2 * part.ndim - 2), *ends]
+        padded.append(nn.functional.pad(part, sizes, value=padding_value) if missing else part)
+    return torch.stack(padded, 0 if batch_first else 1)
 
 
 class RowGraph(nn.Module):
