@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = ["FeatureLayout", "feature_function", "has_feature_function", "read_layout"]
 
+#: Fields of an encoder's result that have the features of tokens, in order of preference.
+_MAIN = ("pooler_output", "last_hidden_state")
 #: Fields of an encoder's result that stand in no places of tokens.
 _INNER = ("last_hidden_state", "hidden_states", "attentions")
 
@@ -101,13 +103,14 @@ def read_layout(result: Any, rows: int) -> FeatureLayout:  # noqa: ANN401
     if isinstance(result, (Tensor, list, tuple)):
         is_list = not isinstance(result, Tensor)
         return FeatureLayout(None, (_Field("pooler_output", None, is_list),))
-    pooled = result.get("pooler_output")
-    if pooled is None:
-        raise ValueError("its result has no pooler_output")
+    main = next((name for name in _MAIN if result.get(name) is not None), None)
+    if main is None:
+        raise ValueError(f"its result has none of {', '.join(_MAIN)}")
+    pooled = result[main]
     count = _joined(pooled, rows).shape[1]
-    fields = [_Field("pooler_output", None, not isinstance(pooled, Tensor))]
+    fields = [_Field(main, None, not isinstance(pooled, Tensor))]
     for name, value in result.items():
-        if name in (*_INNER, "pooler_output") or not isinstance(value, (list, tuple)):
+        if name in (*_INNER, main) or not isinstance(value, (list, tuple)):
             continue
         if all(_joined(layer, rows).shape[1] == count for layer in value):
             fields.append(_Field(name, len(value), not isinstance(value[0], Tensor)))

@@ -84,8 +84,11 @@ def picture_rows(
             noise(1, channels, pixels, pixels),
             noise(1, channels, patch, patch * count),
             noise(1, count, width * pool * pool),
+            noise(count, 2 * width),  # of two frames, which not all configurations say
         ):
             yield {sensor.name: value, **patches}
+    if not patches:
+        yield {sensor.name: noise(1, count, channels * patch * patch)}
     pixels = size if isinstance(size, int) else _PIXELS
     pinpoints = look_up(checkpoint.config, "image_grid_pinpoints") or [[pixels, pixels]]
     pinpoint = min(pinpoints, key=math.prod)

@@ -156,6 +156,10 @@ class _Interpreter(fx.Interpreter):
             args, kwargs = _pytree.tree_unflatten(joined, spec)
             result = target(*args, **kwargs)
             return _pytree.tree_map(lambda v: _Rows(v.reshape(-1, count, *v.shape[1:])), result)
+        if name == "squeeze" and len(args) > 1 and isinstance(args[1], int):
+            axis = self._shift(name, "dim", args[1], with_rows[0])
+            # torch leaves an axis of another size than 1 alone; ONNX does not.
+            return args[0] if with_rows[0].shape[axis] != 1 else _Rows(with_rows[0].squeeze(axis))
         if name == "bmm":
             return _Rows(torch.matmul(*map(_plain, args)))
         if name == "einsum":
@@ -173,6 +177,8 @@ class _Interpreter(fx.Interpreter):
         elif torch.Tag.pointwise in target.tags or name in ("matmul", "copy_"):
             rank = max(_rank(value) for value in arguments.values())
             arguments = {key: _pad_rank(value, rank) for key, value in arguments.items()}
+        elif name == "index" and not _has_rows(first) and len(arguments["indices"]) == 1:
+            pass  # what rows choose comes in their order
         elif name == "index" and _has_rows(first):
             arguments["indices"] = [None, *arguments["indices"]]
         elif name == "gather" or name.endswith("_as"):
@@ -182,6 +188,8 @@ class _Interpreter(fx.Interpreter):
         elif not set(names) & (_AXES | _SHAPES) and name not in _ANY_RANK:
             raise ExportError(f"{target} has no rule for several rows")
         for key in set(arguments) & (_AXES | _SHAPES):
+            if isinstance(arguments[key], (_Rows, Tensor)):
+                continue  # another thing of that name
             arguments[key] = self._shift(name, key, arguments[key], with_rows[0])
         if name in ("expand", "broadcast_to"):
             arguments[names[0]] = _pad_rank(first, len(arguments["size"]) - 1)
