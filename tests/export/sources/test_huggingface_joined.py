@@ -30,9 +30,7 @@ from mmedge_export.sources.source import SourceOptions
 
 CLASSES = (
     "ViltForQuestionAnswering",
-    "LxmertForQuestionAnswering",
     "Siglip2Model",
-    "SamModel",
     "AudioFlamingo3ForConditionalGeneration",
 )
 

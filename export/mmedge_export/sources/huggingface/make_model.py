@@ -75,6 +75,8 @@ def _make(checkpoint: Checkpoint) -> Model:
         tell_left_out(checkpoint, sensors)
         return placed_encoder_model(checkpoint, *placed)
     if not network.config.is_encoder_decoder and (joins or placed is not None):
+        if placed is None and (model := _decoder_behind(checkpoint, sensors)) is not None:
+            return model
         return prefixed_model(checkpoint, sensors)
     sensors, example = _find_example(checkpoint, sensors)
     tell_left_out(checkpoint, sensors)
@@ -93,6 +95,28 @@ def _make(checkpoint: Checkpoint) -> Model:
         sensors = [sensor for sensor in sensors if sensor.modality != "text"]
         example = {sensor.name: example[sensor.name] for sensor in sensors}
     return encoder_decoder_model(checkpoint, sensors, example)
+
+
+def _decoder_behind(checkpoint: Checkpoint, sensors: Sequence[Sensor]) -> Model | None:
+    """The model of a network whose decoder looks at what all sensors gave, text too; None: not so.
+
+    Its configuration does not say so, and neither does its class: it is tried, and its tokens are
+    those of ``generate()``.
+    """
+    from mmedge_export.sources.huggingface.encoder_decoder import encoder_decoder_model
+    from mmedge_export.sources.huggingface.generation import read_generation
+
+    remarks = len(checkpoint.remarks)
+    try:
+        tried, example = find_example(checkpoint, sensors)
+        if not read_generation(checkpoint.network, example).rules.is_whole:
+            return None
+        model = encoder_decoder_model(checkpoint, tried, example)
+    except Exception:  # noqa: BLE001 - whatever a foreign class raises: it is another kind
+        del checkpoint.remarks[remarks:]
+        return None
+    tell_left_out(checkpoint, tried)
+    return model
 
 
 def _find_example(
