@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from mmedge_export.sources.huggingface.sensors import is_made_of_parts
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
@@ -100,7 +102,9 @@ def sensor_candidates(checkpoint: Checkpoint, sensor: Sensor) -> Iterator[Tensor
         yield torch.cat([corners, corners + places // 8], -1)
     elif sensor.modality in ("points", "boxes"):
         yield from _prompts(sensor.modality, _image_sizes(config))
-    elif (shape := _feature_shape(checkpoint, sensor.name)) is not None:
+    elif is_made_of_parts(sensor) and (
+        (shape := _feature_shape(checkpoint, sensor.name)) is not None
+    ):
         yield noise(*shape)
     elif sensor.modality in ("image", "video"):
         height, width = _image_sizes(config)
