@@ -146,9 +146,12 @@ def find_encoder(checkpoint: Checkpoint, sensor: Sensor) -> FeatureEncoder:
         try:
             return _try_batch(checkpoint, sensor, value, all_real=all_real)
         except Exception as error:  # noqa: BLE001 - whatever a foreign class raises
-            reasons.append(_first_line(error))
+            if not all_real:  # else it may be what is changed for it here
+                reasons.append(_first_line(error))
     sound_rows = [{name: each[:1] for name, each in value.items()} for value in sounds]
-    for row in [*sound_rows, *picture_rows(checkpoint, sensor, names)]:
+    rows = [*sound_rows, *picture_rows(checkpoint, sensor, names)]
+    needs_more = any(len(row) > 1 for row in rows)
+    for row in rows:
         try:
             return _try_row(checkpoint, sensor, row)
         except Exception as error:  # noqa: BLE001 - whatever a foreign class raises
@@ -157,7 +160,7 @@ def find_encoder(checkpoint: Checkpoint, sensor: Sensor) -> FeatureEncoder:
     what = f"{type(checkpoint.network).__name__}.get_{sensor.modality}_features"
     raise ExportError(
         f"{what} takes no {sensor.name!r} that was made up for it: "
-        f"{(row_reasons + reasons)[0]}; write a factory with mmedge init"
+        f"{(row_reasons if needs_more else reasons)[0]}; write a factory with mmedge init"
     )
 
 
