@@ -37,6 +37,8 @@ _MAKERS = frozenset(
 _SIZED = frozenset(
     ("expand", "interpolate", "new_zeros", "ones", "pad", "reshape", "split", "view", "zeros")
 )
+#: Functions that take numbers, which a network may give as tensors.
+_COUNTED = frozenset(("arange", "linspace"))
 #: Attribute of tensors that follow from an input.
 _GIVEN = "_follows_from_input"
 
@@ -67,6 +69,8 @@ class _Mode(TorchFunctionMode):
         if name in _SIZED:
             args = tuple(self._numbers(argument) for argument in args)
             options = {key: self._numbers(argument) for key, argument in options.items()}
+        if name in _COUNTED:
+            args = tuple(self._numbers((argument,))[0] for argument in args)
         result = func(*args, **options)
         if is_given and name not in _MAKERS:
             _mark(_pytree.tree_leaves(result))
