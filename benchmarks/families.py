@@ -4,7 +4,7 @@ Each class gets a tiny random checkpoint and no code of a user. What becomes of 
 
 - *taken*: export proved its bundle, which then agrees with torch on inputs of other sizes;
 - *in part*: the same, but the bundle takes text alone;
-- *read*: the source takes it, and its tokens are those of `generate()`; its export was not run;
+- *read*: the source takes it, with the tokens of `generate()` in torch; its export was not run;
 - *refused*: export says why it cannot;
 - *wrong*: a bundle differs from torch, or something else than an error of mmedge is raised;
 - *not tried*: no tiny checkpoint could be made, or time or memory ran out.
