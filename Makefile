@@ -29,12 +29,12 @@ demo: $(VENV)/.demo
 	$(BIN)/mmedge run demo/vqa.mmedge --input image=$(SAMPLES)/00.png --input audio=$(SAMPLES)/00.wav
 	$(BIN)/mmedge bench demo/vqa.mmedge --output demo/report.json
 
-# Tests run in WORKERS processes of one thread each; those that hold a time against a limit follow
-# alone. NATIVE_BUILDS=always compiles native code under sanitizers, for a GPU and its emulation;
+# Tests run in WORKERS processes of one thread each: more than two cores, since many tests wait for
+# processes and clocks. Those that hold a time against a limit follow alone. NATIVE_BUILDS=always compiles native code under sanitizers, for a GPU and its emulation;
 # by default only where it differs from main. FURTHER= (nothing) runs more networks
 # of kinds that other tests show, as .ci/run does. PYTEST takes further options. pytest ends
 # with 5 where these leave no test.
-WORKERS ?= 2
+WORKERS ?= 3
 NATIVE_BUILDS ?= changed
 FURTHER ?= and not further_class
 PYTEST ?=

@@ -48,8 +48,8 @@ __all__ = [
     "Variant",
 ]
 
-#: Version of the manifest's schema. A reader takes this one, 3 and 4, and refuses any other.
-SCHEMA_VERSION = 5
+#: Version of the manifest's schema. A reader takes this one, 3, 4 and 5, and refuses any other.
+SCHEMA_VERSION = 6
 
 if TYPE_CHECKING:
     Array = NDArray[np.generic]

@@ -12,9 +12,13 @@ __all__ = ["OLDEST", "upgraded"]
 #: The oldest version that is still read.
 OLDEST = 3
 
-# Lists of the manifest that version 3 had not, and fields of a variant that version 4 had not.
+# Lists of the manifest that version 3 had not, and fields of items of lists by the version that
+# first had them; each means what older versions did.
 _ADDED = ("constraints", "not_checked", "plans", "states", "loops")
-_ADDED_TO_VARIANT = {"cache": "growing"}
+_ADDED_TO_ITEMS: dict[int, tuple[str, str, object]] = {
+    5: ("variants", "cache", "growing"),
+    6: ("loops", "whole_prompt", False),
+}
 
 
 def upgraded(tree: dict[str, Any]) -> dict[str, Any]:
@@ -31,12 +35,15 @@ def upgraded(tree: dict[str, Any]) -> dict[str, Any]:
         return tree
     if version == OLDEST:
         tree = _from_oldest(tree)
-    for index, variant in enumerate(_items(tree, "variants")):
-        for field in _ADDED_TO_VARIANT:
-            if field in variant:
-                at = f"$.variants[{index}]"
-                raise Misfit(at, f"no field {field!r} in version {version}", show(variant[field]))
-        variant.update(_ADDED_TO_VARIANT)
+    for first, (items, field, value) in _ADDED_TO_ITEMS.items():
+        if version >= first:
+            continue
+        for index, item in enumerate(_items(tree, items)):
+            if field in item:
+                at = f"$.{items}[{index}]"
+                raise Misfit(at, f"no field {field!r} in version {version}", show(item[field]))
+            if items != "loops" or item.get("kind") == "generate":
+                item[field] = value
     return tree | {"schema_version": SCHEMA_VERSION}
 
 

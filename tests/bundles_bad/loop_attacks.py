@@ -89,6 +89,7 @@ def generates(manifest):
             "top_k": 0,
             "top_p": 1,
             "tokenizer": None,
+            "whole_prompt": False,
         }
     ]
     manifest["samples"] = 0
@@ -437,6 +438,11 @@ ATTACKS = [
         "top_p of 0",
         r"\$\.loops\[0\]\.top_p: expected a finite number above 0",
         _loop_is(generates, "top_p", 0),
+    ),
+    Attack(
+        "whole prompts as a number",
+        r"\$\.loops\[0\]\.whole_prompt: expected true or false",
+        _loop_is(generates, "whole_prompt", 1),
     ),
     Attack(
         "top_p above 1",

@@ -191,8 +191,8 @@ ATTACKS = [
     ),
     Attack(
         "newer schema",
-        "newer schema version 6; upgrade mmedge",
-        on_manifest(lambda m: m.update(schema_version=6, more=True)),
+        "newer schema version 7; upgrade mmedge",
+        on_manifest(lambda m: m.update(schema_version=7, more=True)),
     ),
     Attack(
         "older schema",

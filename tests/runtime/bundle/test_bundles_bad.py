@@ -62,6 +62,18 @@ def test_what_attacks_on_loops_begin_with_is_good(kind, tiny_bundle):
     assert manifest_from_json(manifest_to_json(manifest)) == manifest
 
 
+def test_a_loop_of_an_older_version_takes_no_whole_prompts(tiny_bundle):
+    """A reader of that version would cut a prompt into pieces that do not see each other."""
+    tree = json.loads((tiny_bundle / "manifest.json").read_text())
+    loop_attacks.GOOD["generate"](tree)
+    expected = manifest_from_json(json.dumps(tree))
+    tree["schema_version"] = 5
+    with pytest.raises(BundleError, match="no field 'whole_prompt' in version 5"):
+        manifest_from_json(json.dumps(tree))
+    del tree["loops"][0]["whole_prompt"]
+    assert manifest_from_json(json.dumps(tree)) == expected
+
+
 def test_names_are_unique():
     names = [attack.name for attack in ATTACKS]
     assert len(set(names)) == len(names)

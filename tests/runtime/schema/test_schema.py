@@ -397,10 +397,12 @@ def test_version_3_is_read():
     assert manifest_from_json(json.dumps(older(good()))) == expected
 
 
-def test_version_4_is_read():
-    tree = json.loads(manifest_to_json(good())) | {"schema_version": 4}
-    for variant in tree["variants"]:
-        del variant["cache"]
+@pytest.mark.parametrize("version", [4, 5])
+def test_a_version_in_between_is_read(version):
+    tree = json.loads(manifest_to_json(good())) | {"schema_version": version}
+    if version == 4:
+        for variant in tree["variants"]:
+            del variant["cache"]
     assert manifest_from_json(json.dumps(tree)) == good()
 
 
