@@ -85,19 +85,9 @@ def job_of(
         model_folder = folder / "transformers"
         job["transformers"] = str(model_folder)
         job["gguf"] = str(module.WEIGHTS.fetch(None))
-        script = (
-            "import sys; sys.path[:0] = sys.argv[1:3]\n"
-            "sys.modules['torchvision'] = None  # of no use to text, and slow to load\n"
-            "import smollm2\n"
-            "model = smollm2.load()\n"
-            "smollm2.as_transformers(model).save_pretrained(sys.argv[3])\n"
-            "import pathlib, shutil\n"
-            "shutil.copy(model.loop.tokenizer, pathlib.Path(sys.argv[3]) / 'tokenizer.json')\n"
-        )
         tell("writing what transformers takes")
-        subprocess.run(
-            [peers, "-c", script, str(HERE / "networks"), str(HERE), str(model_folder)], check=True
-        )
+        write = [str(HERE / "networks" / "checkpoints.py"), "smollm2", str(model_folder)]
+        subprocess.run([peers, *write], check=True)
         for key, precision in (("genai", "fp32"), ("genai_int4", "int4")):
             output = job[key] = str(folder / key)
             tell(f"building for onnxruntime-genai, {precision}")

@@ -1,4 +1,4 @@
-"""Tables of the multimodal classes of transformers, from benchmarks/results/families.json."""
+"""Tables of what `hf:` takes: multimodal classes, and checkpoints with real weights."""
 
 from __future__ import annotations
 
@@ -18,6 +18,29 @@ def families_short() -> str:
 def families() -> str:
     """Every class, by family."""
     return long(load("families.json"))
+
+
+def real_checkpoints() -> str:
+    """Checkpoints with real weights beside transformers."""
+    data = load("real_checkpoints.json")
+    lines = [
+        (
+            f"`benchmarks/real_checkpoints.py`, transformers {data['libraries']['transformers']}, "
+            f"{data['date']}:"
+        ),
+        "",
+        "| network | compared on new inputs | result |",
+        "|---|---|---|",
+    ]
+    for row in data["rows"]:
+        result = (
+            f"{row['same']} of {row['cases']} equal"
+            if "same" in row
+            else f"{row['cases']} cases, largest difference {row['largest_difference']:.1e}"
+        )
+        option = f", exported with `--rtol {row['rtol']:g}`" if row["rtol"] else ""
+        lines.append(f"| {row['network']} | {row['what']} | {result}{option} |")
+    return "\n".join(lines)
 
 
 def short(data: dict[str, Any]) -> str:

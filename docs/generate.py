@@ -30,7 +30,7 @@ from benchmark_tables import (
     streaming,
     zoo,
 )
-from families_table import families, families_short
+from families_table import families, families_short, real_checkpoints
 from json_schema import report_schema
 from loop_table import loops
 
@@ -98,6 +98,7 @@ BLOCKS: dict[tuple[str, str], Callable[[], str]] = {
     ("docs/explanation/benchmarks.md", "streaming"): streaming,
     ("docs/howto/huggingface.md", "families short"): families_short,
     ("docs/reference/huggingface.md", "families"): families,
+    ("docs/reference/huggingface.md", "real checkpoints"): real_checkpoints,
     ("docs/explanation/attention.md", "attention"): attention,
     ("docs/explanation/attention.md", "attention gpu"): attention_gpu,
     ("docs/explanation/quantization.md", "quantization"): quantization,

@@ -282,22 +282,37 @@ def compare_with_ctranslate2(model: Model, clips: list[Clip], cache: Path | None
     return differ
 
 
-@torch.no_grad()
-def compare_with_transformers(model: Model, clips: list[Clip]) -> float:
-    """Largest difference of a score to transformers', after the same tokens of each clip."""
-    from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
+def as_transformers(model: Model) -> Any:  # noqa: ANN401
+    """The ``WhisperForConditionalGeneration`` of transformers with the same weights.
 
-    module, step = _parts(model)
+    Args:
+        model: from :func:`load`.
+    """
+    from transformers import WhisperConfig, WhisperForConditionalGeneration
+
     config = WhisperConfig(
         vocab_size=VOCABULARY,
         d_model=WIDTH,
         **{f"{part}_layers": LAYERS for part in ("encoder", "decoder")},
         **{f"{part}_attention_heads": HEADS for part in ("encoder", "decoder")},
         **{f"{part}_ffn_dim": 4 * WIDTH for part in ("encoder", "decoder")},
+        bos_token_id=START[0],
+        decoder_start_token_id=START[0],
+        eos_token_id=STOP,
+        pad_token_id=STOP,
     )
     peer = WhisperForConditionalGeneration(config).eval()
-    peer.load_state_dict(transformers_weights(module, step), strict=False)
-    extract = WhisperFeatureExtractor()
+    peer.load_state_dict(transformers_weights(*_parts(model)), strict=False)
+    return peer
+
+
+@torch.no_grad()
+def compare_with_transformers(model: Model, clips: list[Clip]) -> float:
+    """Largest difference of a score to transformers', after the same tokens of each clip."""
+    from transformers import WhisperFeatureExtractor
+
+    module = _parts(model)[0]
+    peer, extract = as_transformers(model), WhisperFeatureExtractor()
     spectrum, worst = 0.0, 0.0
     for clip in clips:
         mel = module.log_mel(torch.from_numpy(clip.samples)[None])
