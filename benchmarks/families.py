@@ -49,6 +49,8 @@ MEMORY = 8 << 30
 RESULTS = ("taken", "in part", "read", "refused", "wrong", "not tried")
 #: Words of a message that say what to do.
 ADVICE = ("factory", "mmedge init", "--", "save ", "install ", "What to do")
+#: Where checkpoints and libraries lie on this machine, which is nothing to a reader.
+_PLACES = re.compile(r"/\S*/(?:site-packages|work)/")
 
 #: What became of a class, as JSON has it.
 Result = dict[str, Any]
@@ -81,6 +83,7 @@ def run_apart(work: Callable[[Path], Result], seconds: float) -> Result:
     else:
         result = {"result": "wrong", "reason": "its process ended without an answer"}
     shutil.rmtree(folder, ignore_errors=True)
+    result["reason"] = _PLACES.sub("", result["reason"])
     return {**result, "seconds": round(usage.ru_utime + usage.ru_stime, 1)}
 
 

@@ -61,7 +61,7 @@ def try_class(name: str, folder: Path, *, read_only: bool = False) -> Result:
             return {"result": "read", "reason": "", "kind": kind_of(source.model)}
         bundle = export(source, folder / "bundle", samples_limit=1, source=spec)
     except MMEdgeError as error:
-        return {"result": "refused", "reason": without_folder(str(error), folder)}
+        return {"result": "refused", "reason": str(error)}
     except Exception as error:  # noqa: BLE001 - that is what is looked for
         return {"result": "wrong", "reason": f"a crash: {in_words(error)}"}
     result: Result = {
@@ -83,11 +83,6 @@ def try_class(name: str, folder: Path, *, read_only: bool = False) -> Result:
 def kind_of(model: Model) -> str:
     """Whether a bundle runs once, or what its loop is."""
     return "single run" if model.loop is None else type(model.loop).__name__.lower()
-
-
-def without_folder(text: str, folder: Path) -> str:
-    """A message as one of a checkpoint whose folder does not matter."""
-    return text.replace(str(folder / "checkpoint"), "checkpoint").replace(str(folder), "")
 
 
 @contextlib.contextmanager
