@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch.overrides import TorchFunctionMode
 
 import mmedge
 from mmedge_export.sources.huggingface.sensors import parameters_of
@@ -25,6 +26,23 @@ __all__ = ["Wrong", "check_bundle", "in_words"]
 #: How far values may be from torch's, as a share of the largest; and how far scores of two tokens
 #: are apart where either may be chosen.
 NEAR, TIE = 1e-3, 1e-4
+
+
+class _DrawsInOrder(TorchFunctionMode):
+    """Sorts what a network draws at random, as its bundle does: only so can both be held together.
+
+    What one call of such a network gives, the next does not.
+    """
+
+    has_drawn = False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
+        """Call ``func``."""
+        result = func(*args, **(kwargs or {}))
+        if func is not torch.multinomial:
+            return result
+        self.has_drawn = True
+        return result.sort().values
 
 
 class Wrong(Exception):  # noqa: N818 - a result of a check
@@ -99,8 +117,12 @@ def reference_outputs(
     with torch.no_grad():
         for values in (network_values(network, tensors, held), dict(tensors)):
             try:
-                answer = network(**values, **options, return_dict=True)
-                return {name: answer[name] for name in model.outputs or ()}, "the network"
+                with _DrawsInOrder() as draws:
+                    answer = network(**values, **options, return_dict=True)
+                words = (
+                    "the network, its random draws in order" if draws.has_drawn else "the network"
+                )
+                return {name: answer[name] for name in model.outputs or ()}, words
             except Exception:  # noqa: BLE001, S112 - it needs what the source gives it
                 continue
         return module(**{n: t.clone() for n, t in tensors.items()}), "the source's module"

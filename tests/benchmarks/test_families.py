@@ -4,6 +4,7 @@ import json
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ sys.path.append(str(Path(__file__).parents[2] / "docs"))
 
 import families
 import families_table
-from family_check import other_size, special_tokens
+from family_check import other_size, reference_outputs, special_tokens
 from huggingface_networks import hf
 from multimodal_classes import Candidate, modalities_of_parameters
 from tiny_configs import VOCABULARY, tiny_config
@@ -132,3 +133,15 @@ def test_another_size_is_within_the_limits():
     sizes = [other_size(Limited, name, size, 1) for name, size in
              (("batch", 2), ("tokens", 7), ("one", 2))]  # fmt: skip
     assert sizes == [1, 8, 2]
+
+
+def test_random_draws_are_held_in_order():
+    class Shuffled(torch.nn.Module):
+        def forward(self, places, return_dict):
+            return {"places": places[torch.multinomial(torch.ones(len(places)), len(places))]}
+
+    model = SimpleNamespace(module=None, outputs=["places"])
+    values = {"places": torch.arange(40)}
+    answer, words = reference_outputs(Shuffled(), model, values, {})
+    assert answer["places"].tolist() == list(range(40))
+    assert words == "the network, its random draws in order"
