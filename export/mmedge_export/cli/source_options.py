@@ -129,7 +129,17 @@ class SourceFlags:
         ),
     ] = None
     task: Annotated[
-        str | None, typer.Option(help="What a checkpoint is for, where its class leaves a choice.")
+        str | None,
+        typer.Option(
+            help="What a checkpoint is to do, where its class leaves a choice, such as translate."
+        ),
+    ] = None
+    language: Annotated[
+        str | None,
+        typer.Option(
+            help="The language that a checkpoint hears (--task transcribe) or writes, where its "
+            "class leaves a choice."
+        ),
     ] = None
     trust_remote_code: Annotated[
         bool,
@@ -164,6 +174,7 @@ class SourceFlags:
             tokenizer=self.tokenizer,
             frame=_frame(self.frame),
             task=self.task,
+            language=self.language,
             trust_remote_code=self.trust_remote_code,
         )
 

@@ -166,4 +166,5 @@ _KEYS: Mapping[str, tuple[str, str, Callable[[Any, Path], Any]]] = {
     "tokenizer": ("tokenizer", "a path", _path),
     "frame": ("frame", 'a text such as "480x640"', _plain(lambda value: parse_frame(_text(value)))),
     "task": ("task", "a text", _plain(_text)),
+    "language": ("language", "a text", _plain(_text)),
 }

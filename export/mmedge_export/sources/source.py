@@ -83,6 +83,7 @@ class SourceOptions:
         frame: height and width of a camera's pictures, in place of the size that a checkpoint's
             processor makes of them.
         task: which of the things that a class can do.
+        language: of speech, or of what is written, where a class knows several.
         trust_remote_code: run Python code that lies in a checkpoint.
     """
 
@@ -104,6 +105,7 @@ class SourceOptions:
     tokenizer: Path | None = None
     frame: tuple[int, int] | None = None
     task: str | None = None
+    language: str | None = None
     trust_remote_code: bool = False
 
     def names(self) -> frozenset[str]:

@@ -39,7 +39,7 @@ CHECKPOINT = Path(__file__).resolve().parent / {there!r}
 
 def factory() -> Model:
     """The network with its inputs and outputs, for mmedge export."""
-    options = SourceOptions(frame={frame}, trust_remote_code={trust})
+    options = SourceOptions({options})
     model = HuggingFaceSource().read(f"hf:{{CHECKPOINT}}", options).model
     # Inputs: {inputs}
     # Outputs: {outputs}
@@ -81,8 +81,9 @@ def draft_checkpoint(
         path=os.path.relpath(output) if output.is_absolute() else str(output),
         name=folder.resolve().name,
         there=there,
-        frame=options.frame,
-        trust=options.trust_remote_code,
+        options=", ".join(
+            f"{each}={getattr(options, each)!r}" for each in sorted(options.names() - {"dims"})
+        ),
         inputs=", ".join(f"{name} {value}" for name, value in words.items()),
         outputs=", ".join(model.outputs) or getattr(model.loop, "result", ""),
         dims=dict(model.dims),

@@ -23,7 +23,7 @@ class HuggingFaceSource:
 
     name = "hf"
     forms = "hf:DIR"
-    options = frozenset({"dims", "frame", "limit", "stop", "trust_remote_code"})
+    options = frozenset({"dims", "frame", "language", "limit", "stop", "task", "trust_remote_code"})
 
     def takes(self, spec: str) -> bool:
         """Whether it begins with ``hf:``."""
@@ -42,9 +42,11 @@ class HuggingFaceSource:
                 errors_alone,
                 reasons_with_advice,
             )
+            from mmedge_export.sources.huggingface.task import choose_task
         folder, remarks = _find_folder(spec.removeprefix(_PREFIX))
         with errors_alone():
             checkpoint = read_checkpoint(folder, trust_remote_code=options.trust_remote_code)
+            choose_task(checkpoint, options.task, options.language)
             with reasons_with_advice(type(checkpoint.network).__name__):
                 checkpoint = replace(checkpoint, frame=options.frame)
             model = make_model(checkpoint, options)
