@@ -54,7 +54,8 @@ OVERRIDES: Mapping[str, Mapping[str, Any]] = {
             "sliding_attention": {**_ROPE, "mrope_section": [4, 2, 2]}, "full_attention": None
         },
     },
-    "deepseek_ocr2_text": {"mlp_layer_types": ["dense", "sparse"]},
+    "deepseek_ocr2_sam_vision_model": {"downsample_channels": [WIDTH, WIDTH]},
+    "deepseek_ocr2_text": {"mlp_layer_types": ["dense", "sparse"], "num_experts_per_tok": 2},
     "diffusion_gemma_text": {
         "num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 2 * WIDTH
     },
@@ -69,6 +70,7 @@ OVERRIDES: Mapping[str, Mapping[str, Any]] = {
             **{f"<|visual token {n:06d}|>": 30 + n for n in range(64)},
         }
     },
+    "emu3_vqgan": {"channel_multiplier": [1, 1], "hidden_size": WIDTH},
     "ernie4_5_vl_moe_text": {"rope_parameters": {**_ROPE, "mrope_section": [3, 3, 2]}},
     "fast_vlm": {
         "vision_config": {
@@ -82,6 +84,8 @@ OVERRIDES: Mapping[str, Mapping[str, Any]] = {
         "vision_soft_tokens_per_image": 256, "text_config": {"max_position_embeddings": 512},
     },
     "gemma3n_vision": {"hidden_size": 2048},
+    "gemma4_unified_vision": {"output_proj_dims": WIDTH},
+    "glmasr_encoder": {"intermediate_size": 4 * WIDTH},  # of four frames that are merged
     "granite4_vision": {
         "deepstack_layer_map": [[1, 0]], "spatial_target_layers": [1], "downsample_rate": "1/2",
         "vision_config": {"hidden_size": 64},
@@ -94,9 +98,14 @@ OVERRIDES: Mapping[str, Mapping[str, Any]] = {
     "mm-grounding-dino": {"backbone_config": {"image_size": 128}},
     "hunyuan_vl_text": {"head_dim": HEAD_WIDTH},
     "hy_v4_vl_text": {"rope_parameters": {**_ROPE, "mrope_section": [2, 1, 1]}},
+    "inkling_text": {"max_position_embeddings": 512},  # a picture that is made up has 256 patches
     "inkling_vision": {"num_hidden_layers": 6},
+    "llama4_vision_model": {"intermediate_size": 4 * WIDTH},  # of four patches that are merged
     "mimi": {"upsample_groups": WIDTH},
+    "muse_glimmer": {"out_hidden_size": 4 * WIDTH},  # of four patches that are merged
+    "muse_spark": {"out_hidden_size": 4 * WIDTH},
     "muse_spark_audio": {"num_hidden_layers": 4},
+    "neomme": {"max_position_embeddings": 512},  # a picture that is made up has 256 patches
     "paddleocr_vl_text": {"rope_parameters": {**_ROPE, "mrope_section": [4, 2, 2]}},
     "parakeet_encoder": {"projection_hidden_size": WIDTH, "projection_bias": False},
     "perception_lm": {
@@ -109,7 +118,10 @@ OVERRIDES: Mapping[str, Mapping[str, Any]] = {
             },
         }
     },
+    "qwen2_5_omni_thinker": {"vision_start_token_id": 99, "audio_start_token_id": 98},
+    "qwen3_asr_encoder": {"n_window": 50, "n_window_infer": 200, "max_position_embeddings": 1500},
     "qwen3_omni_moe": {"talker_config": {"spatial_merge_size": 2}},
+    "qwen3_omni_moe_thinker": {"vision_start_token_id": 99, "audio_start_token_id": 98},
     "qwen3_omni_moe_talker_text": {"shared_expert_intermediate_size": 2 * WIDTH},
     "qwen4_exp_text": {
         "indexer_n_heads": HEADS, "indexer_kv_heads": 1, "indexer_head_dim": HEAD_WIDTH,
@@ -125,6 +137,9 @@ OVERRIDES: Mapping[str, Mapping[str, Any]] = {
     "shieldgemma2": {"yes_token_index": 20, "no_token_index": 21},
     "step3p5": {"sliding_window": 8},
     "t5gemma2_text": {"dropout_rate": 0.0},
+    "unlimited_ocr_sam_vision_model": {  # its patches are merged by four on each side
+        "downsample_channels": [WIDTH, WIDTH], "image_size": 4 * PICTURE,
+    },
     "vilt": {"num_images": 2, "modality_type_vocab_size": 3},
     "wavtokenizer_encoder": {"codebook_dim": WIDTH},
 }  # fmt: skip

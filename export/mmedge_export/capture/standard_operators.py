@@ -188,6 +188,25 @@ def _running(x: torch.Tensor, dim: int, *, largest: bool) -> tuple[torch.Tensor,
     return values.movedim(-1, dim), places.movedim(-1, dim)
 
 
+def _new_zeros(
+    x: torch.Tensor,
+    size: list[int],
+    *,
+    dtype: torch.dtype | None = None,
+    **_: Any,  # noqa: ANN401 - of a layout and a device, of which a graph knows nothing
+) -> torch.Tensor:
+    """Zeros for memory that is written before it is read: what lay there differs by run."""
+    return torch.zeros(size, dtype=dtype or x.dtype, device=x.device)
+
+
+def _zeros(size: list[int], *, dtype: torch.dtype | None = None, **_: Any) -> torch.Tensor:  # noqa: ANN401
+    return torch.zeros(size, dtype=dtype)
+
+
+def _zeros_like(x: torch.Tensor, *, dtype: torch.dtype | None = None, **_: Any) -> torch.Tensor:  # noqa: ANN401
+    return torch.zeros(x.shape, dtype=dtype or x.dtype, device=x.device)
+
+
 _DECOMPOSED: dict[str, Callable[..., Any]] = {
     _SEGMENTED: decompose,
     "aten::_is_all_true": _all_true,
@@ -198,7 +217,10 @@ _DECOMPOSED: dict[str, Callable[..., Any]] = {
     "aten::cummin": _running_least,
     "aten::div.Scalar_mode": _divide,
     "aten::div.Tensor_mode": _divide,
+    "aten::empty.memory_format": _zeros,
+    "aten::empty_like": _zeros_like,
     "aten::isin.Tensor_Tensor": _is_in,
+    "aten::new_empty": _new_zeros,
     "aten::repeat_interleave.self_int": _repeat,
     "aten::rsub.Scalar": _rsub,
 }

@@ -41,6 +41,9 @@ class Inverted(nn.Module):
 
 class Clamped(nn.Module):
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        parts = x.new_empty(x.shape)
+        parts[..., :1], parts[..., 1:] = x[..., :1], torch.empty_like(x[..., 1:]).fill_(2)
+        x = parts + torch.empty(3).zero_()
         limits = mask.clamp(0, 0.999) + mask.clamp(min=0.5) + mask.clamp_max(1.5) + mask.clamp(0, 2)
         return x.clamp(0, 0.5) * limits[..., None]
 

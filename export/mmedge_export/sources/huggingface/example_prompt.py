@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmedge_export.noise import quiet
 from mmedge_export.sources.huggingface.sensors import parameters_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from mmedge_export.sources.huggingface.feature_encoder import FeatureEncoder
 
@@ -94,8 +95,24 @@ def _looks_ahead(network: Any, values: Mapping[str, Tensor]) -> bool:  # noqa: A
 def call(network: Any, values: Mapping[str, Any]) -> Any:  # noqa: ANN401
     """The network's result without a cache."""
     options = {"use_cache": False} if "use_cache" in parameters_of(network) else {}
-    with quiet(), torch.no_grad():
+    with quiet(), torch.no_grad(), _nothing_stays(network):
         return network(**{k: _copy(v) for k, v in values.items()}, return_dict=True, **options)
+
+
+@contextlib.contextmanager
+def _nothing_stays(network: nn.Module) -> Iterator[None]:
+    """Take back what a call leaves in a network, such as positions that the next would go on from.
+
+    A graph is of one call: what it gives must follow from its inputs.
+    """
+    attributes = [(part, dict(vars(part))) for part in network.modules()]
+    try:
+        yield
+    finally:
+        for part, before in attributes:
+            for name, value in dict(vars(part)).items():
+                if isinstance(value, Tensor) and value is not before.get(name):
+                    setattr(part, name, before.get(name))
 
 
 def _copy(value: Any) -> Any:  # noqa: ANN401

@@ -22,7 +22,11 @@ from mmedge_export.sources.huggingface.features import (
     read_layout,
 )
 from mmedge_export.sources.huggingface.fronts import Fronts
-from mmedge_export.sources.huggingface.picture_rows import picture_rows
+from mmedge_export.sources.huggingface.picture_rows import (
+    further_pictures,
+    is_picture,
+    picture_rows,
+)
 from mmedge_export.sources.huggingface.real_pictures import AllPicturesAreReal
 from mmedge_export.sources.huggingface.row_graph import RowGraph, trace_row
 from mmedge_export.sources.huggingface.sensors import parameters_of
@@ -139,8 +143,9 @@ def find_encoder(checkpoint: Checkpoint, sensor: Sensor) -> FeatureEncoder:
     row_reasons: list[str] = []
     names = _names_of(checkpoint.network, sensor)
     sounds = list(sound_values(checkpoint, sensor, names))
+    beside = further_pictures(checkpoint, sensor, _required_names(checkpoint.network, sensor))
     values = sounds or [
-        {sensor.name: each[sensor.name]} for each in sensor_values(checkpoint, sensor)
+        {sensor.name: each[sensor.name], **beside} for each in sensor_values(checkpoint, sensor)
     ]
     for value, all_real in itertools.product(values, (True, False)):
         try:
@@ -156,7 +161,9 @@ def find_encoder(checkpoint: Checkpoint, sensor: Sensor) -> FeatureEncoder:
             return _try_row(checkpoint, sensor, row)
         except Exception as error:  # noqa: BLE001 - whatever a foreign class raises
             shapes = {name: list(value.shape) for name, value in row.items()}
-            row_reasons.append(f"{shapes}: {_first_line(error)}")
+            reason = f"{shapes}: {_first_line(error)}"
+            # What the network took, and no graph could follow, says more than a wrong shape.
+            row_reasons.insert(0 if isinstance(error, ExportError) else len(row_reasons), reason)
     what = f"{type(checkpoint.network).__name__}.get_{sensor.modality}_features"
     raise ExportError(
         f"{what} takes no {sensor.name!r} that was made up for it: "
@@ -166,6 +173,18 @@ def find_encoder(checkpoint: Checkpoint, sensor: Sensor) -> FeatureEncoder:
 
 def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+
+
+def _required_names(network: Any, sensor: Sensor) -> list[str]:  # noqa: ANN401
+    """What the function of features cannot be called without, beside the sensor's values."""
+    parameters = inspect.signature(feature_function(network, sensor.modality)).parameters
+    return [
+        name
+        for name, parameter in parameters.items()
+        if parameter.default is parameter.empty
+        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        and name != sensor.name
+    ]
 
 
 def _names_of(network: Any, sensor: Sensor) -> list[str]:  # noqa: ANN401
@@ -190,11 +209,12 @@ def _try_batch(
     _compare(alone, constants)
     if calls.count != calls_alone.count:
         raise ExportError("it goes through rows one by one, which no graph can")
-    if len(values) > 1:
+    masks = [name for name in values if name != sensor.name and not is_picture(name)]
+    if masks:
         _check_tracing(module, values)
         checkpoint.remarks.append(
-            f"{', '.join(name for name in values if name != sensor.name)} says what of the "
-            f"{sensor.modality} is no padding; a prompt has as many places as that makes"
+            f"{', '.join(masks)} says what of the {sensor.modality} is no padding; a prompt has "
+            "as many places as that makes"
         )
     elif module.drops_padding:
         checkpoint.remarks.append(
@@ -264,6 +284,8 @@ def _try_row(checkpoint: Checkpoint, sensor: Sensor, row: Mapping[str, Tensor]) 
             _compare(alone, {name: value[at : at + 1] for name, value in constants.items()})
     further = {name: torch.cat([value] * ROWS) for name, value in fixed.items()}
     forms = [several] if is_batch else [several.flatten(0, 1), several]
+    if is_batch and several.ndim == 3:  # some take the patches of all pictures one after another
+        forms.append(several.flatten(0, 1))
     if fixed:
         text = ", ".join(f"{name} {value.tolist()}" for name, value in _short(fixed).items())
         checkpoint.remarks.append(

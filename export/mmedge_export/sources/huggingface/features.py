@@ -112,6 +112,8 @@ def read_layout(result: Any, rows: int) -> FeatureLayout:  # noqa: ANN401
     for name, value in result.items():
         if name in (*_INNER, main) or not isinstance(value, (list, tuple)):
             continue
+        if not all(isinstance(leaf, Tensor) for leaf in _pytree.tree_leaves(value)):
+            continue
         if all(_joined(layer, rows).shape[1] == count for layer in value):
             fields.append(_Field(name, len(value), not isinstance(value[0], Tensor)))
     return FeatureLayout(type(result), tuple(fields))

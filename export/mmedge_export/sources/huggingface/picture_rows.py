@@ -13,20 +13,50 @@ import torch
 from torch import Tensor
 
 from mmedge_export.noise import quiet
-from mmedge_export.sources.huggingface.candidates import look_up, picture
+from mmedge_export.sources.huggingface.candidates import ROWS, look_up, picture
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from mmedge_export.sources.huggingface.checkpoint import Checkpoint
     from mmedge_export.sources.huggingface.sensors import Sensor
 
-__all__ = ["picture_rows"]
+__all__ = ["further_pictures", "is_picture", "picture_rows"]
 
 #: How configurations call the number of patches on a side that become one token.
 _MERGES = ("spatial_merge_size", "merge_size", "downsample_factor", "pooling_kernel_size")
+_CHANNELS = ("in_channels", "num_channels", "in_chans")
 #: Patches on a side of a picture, and pixels, where nothing says how large pictures are.
 _SIDE, _PIXELS = 16, 224
+
+
+def is_picture(name: str) -> bool:
+    """Whether a parameter of this name takes pictures, and not what says more of them."""
+    return name.endswith("pixel_values")
+
+
+def further_pictures(
+    checkpoint: Checkpoint, sensor: Sensor, names: Sequence[str]
+) -> dict[str, Tensor]:
+    """Pictures that a network takes beside those of a sensor, such as the same in more pixels.
+
+    Args:
+        checkpoint: the network.
+        sensor: of pictures.
+        names: of parameters that the network needs.
+    """
+    rng = torch.Generator().manual_seed(1)
+    pictures = {}
+    for name in names:
+        prefix = name.removesuffix("pixel_values")
+        if sensor.modality != "image" or not is_picture(name):
+            continue
+        config = getattr(checkpoint.config, f"{prefix}vision_config", None) or checkpoint.config
+        channels = look_up(config, *_CHANNELS) or 3
+        size = look_up(config, "image_size") or _PIXELS
+        height, width = size if isinstance(size, (list, tuple)) else (size, size)
+        pictures[name] = torch.randn((ROWS, channels, height, width), generator=rng)
+    return pictures
 
 
 def picture_rows(
@@ -44,12 +74,11 @@ def picture_rows(
     if (made := _processed(checkpoint, sensor, names)) is not None:
         yield made
         return
-    config = checkpoint.config
-    config = getattr(config, "vision_config", None) or config
-    channels = look_up(config, "in_channels", "num_channels", "in_chans") or 3
+    config = _vision(checkpoint.config)
+    channels = look_up(config, *_CHANNELS) or 3
     patch = look_up(config, "patch_size", "spatial_patch_size") or 16
     patch = patch if isinstance(patch, int) else patch[0]
-    frames = look_up(config, "temporal_patch_size") or 1
+    frames = look_up(config, "temporal_patch_size", "patch_temporal") or 1
     pool = look_up(config, "pooling_kernel_size") or 1
     merge = look_up(checkpoint.config, *_MERGES) or 2
     size = look_up(config, "image_size")
@@ -87,13 +116,31 @@ def picture_rows(
             noise(count, 2 * width),  # of two frames, which not all configurations say
         ):
             yield {sensor.name: value, **patches}
+    if "image_grid_thw" in names:  # a grid of tokens, each of several patches
+        of_tokens = torch.tensor([[1, side // merge, side // merge]])
+        value = noise(count // merge**2, patch * merge, patch * merge, channels)
+        yield {sensor.name: value, **patches, "image_grid_thw": of_tokens}
     if not patches:
         yield {sensor.name: noise(1, count, channels * patch * patch)}
+        yield {sensor.name: noise(count, frames, patch, patch, channels)}
+    yield from _tiles(checkpoint, sensor, names, noise, size)
+
+
+def _tiles(
+    checkpoint: Checkpoint,
+    sensor: Sensor,
+    names: Sequence[str],
+    noise: Callable[..., Tensor],
+    size: object,
+) -> Iterator[dict[str, Tensor]]:
+    """One picture as a whole and in tiles, with masks of its pixels or of its tiles."""
+    channels = look_up(_vision(checkpoint.config), *_CHANNELS) or 3
     pixels = size if isinstance(size, int) else _PIXELS
     pinpoints = look_up(checkpoint.config, "image_grid_pinpoints") or [[pixels, pixels]]
     pinpoint = min(pinpoints, key=math.prod)
     sizes = {"image_sizes": torch.tensor([list(pinpoint)])} if "image_sizes" in names else {}
     tiles = math.prod(math.ceil(side / pixels) for side in pinpoint)
+    of_tiles = "pixel_attention_mask" in names
     for count in dict.fromkeys((tiles + 1, 1)):
         masks = {
             name: torch.ones(1, *([count] if name != "pixel_mask" else []), pixels, pixels).long()
@@ -105,8 +152,20 @@ def picture_rows(
             noise(1, channels, pixels, pixels),
         ):
             yield {sensor.name: value, **sizes, **masks}
+            if of_tiles and value.ndim == 5:
+                yield {
+                    sensor.name: value,
+                    **sizes,
+                    **masks,
+                    "pixel_attention_mask": torch.ones(1, count, dtype=torch.bool),
+                }
             if masks:
                 yield {sensor.name: value, **sizes}
+
+
+def _vision(config: Any) -> Any:  # noqa: ANN401
+    """The part of a configuration that is of pictures."""
+    return getattr(config, "vision_config", None) or config
 
 
 def _processed(

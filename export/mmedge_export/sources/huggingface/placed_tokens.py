@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from mmedge.errors import ExportError
 from mmedge_export.noise import quiet
+from mmedge_export.sources.huggingface.candidates import look_up
 from mmedge_export.sources.huggingface.example_prompt import NEAR, call, first_tensor, type_names
 from mmedge_export.sources.huggingface.places import (
     FeaturesInPlace,
@@ -85,6 +86,10 @@ class PlacedTokens(nn.Module):
         self._layout, self._modality = encoder.layout, modality
         self._types, self._way = prompt.types, way
         self.table = way.table
+        width = next(iter(encoder.constants.values())).shape[-1]
+        #: What makes words of tokens; in a tuple, since it is a part of ``network`` already.
+        self._embedding = (_embedding_of(network, width),)
+        self._replaced = _replaced_tokens(network)
         #: Whether tokens that are taken at once are others than one after another.
         self.sees_ahead = False
         #: What the network itself takes for the example.
@@ -119,7 +124,10 @@ class PlacedTokens(nn.Module):
         placed = [f.gather(1, index.expand(-1, -1, f.shape[2])) for f in features]
         table = network.get_input_embeddings()
         is_word = self._token < getattr(table, "num_embeddings", self._token + 1)
-        words = table(input_ids if is_word else input_ids.masked_fill(is_token, 0))
+        ids = input_ids if is_word else input_ids.masked_fill(is_token, 0)
+        for token, other in self._replaced.items():
+            ids = ids.masked_fill(input_ids == token, other)
+        words = self._embedding[0](ids)
         words = torch.where(stands[..., None], placed[0].to(words.dtype), words)
         taken: dict[str, Any] = {}
         if self._way.entrance == "mm_encoder_outputs":
@@ -155,12 +163,50 @@ class PlacedTokens(nn.Module):
         if words is None:
             yield
             return
-        network: Any = self.network
-        hook = network.get_input_embeddings().register_forward_hook(lambda *_: words)
+        hook = self._embedding[0].register_forward_hook(lambda *_: words)
         try:
             yield
         finally:
             hook.remove()
+
+
+def _embedding_of(network: Any, width: int) -> nn.Module:  # noqa: ANN401
+    """The module that makes words of tokens: the table, or what has it and makes it wider."""
+    table: nn.Module = network.get_input_embeddings()
+    if getattr(table, "embedding_dim", width) == width:
+        return table
+    name = next((name for name, part in network.named_modules() if part is table), "")
+    token = torch.zeros((1, 1), dtype=torch.int64)
+    while "." in name:
+        name = name.rpartition(".")[0]
+        part: nn.Module = network.get_submodule(name)
+        with contextlib.suppress(Exception), torch.no_grad():  # whatever a foreign class raises
+            if part(token).shape == (1, 1, width):
+                return part
+    return table
+
+
+def _replaced_tokens(network: Any) -> dict[int, int]:  # noqa: ANN401
+    """Tokens that stand for something, and which a network embeds as another one where they do not.
+
+    A network that chose such a token goes on with what it embeds for it.
+    """
+    table = network.get_input_embeddings()
+    replaced: dict[int, int] = {}
+    for modality in ("image", "video", "audio"):
+        token = look_up(network.config, f"{modality}_token_id", f"{modality}_token_index")
+        if not isinstance(token, int):
+            continue
+        prompt = torch.tensor([[3, token]])
+        seen: list[Tensor] = []
+        hook = table.register_forward_pre_hook(lambda _, taken, seen=seen: seen.append(taken[0]))
+        # One that takes no such token by itself never goes on with it.
+        with contextlib.suppress(Exception):
+            call(network, {"input_ids": prompt, "attention_mask": torch.ones_like(prompt)})
+        hook.remove()
+        if seen and seen[0].shape == prompt.shape and int(seen[0][0, 1]) != token:
+            replaced[token] = int(seen[0][0, 1])
+    return replaced
 
 
 def find_way(

@@ -140,6 +140,26 @@ class RowGraph(nn.Module):
 
 
 class _Interpreter(fx.Interpreter):
+    def run_node(self, n: fx.Node) -> Any:  # noqa: ANN401
+        """As the base class; what is written into gets rows."""
+        if not str(n.target).startswith("aten.index_put_."):
+            return super().run_node(n)
+        target = n.args[0]
+        assert isinstance(target, fx.Node)  # noqa: S101 - the tensor that is written into
+        before = self.env[target]
+        rows = next((v for v in map(self.env.get, n.all_input_nodes) if _has_rows(v)), None)
+        if rows is None:
+            return super().run_node(n)
+        if not _has_rows(before):
+            before = _Rows(before.expand(rows.value.shape[0], *before.shape))
+        _, indices, values, *rest = self.fetch_args_kwargs_from_env(n)[0]
+        # Out of place: a network writes into a new tensor in each run, a graph into its constant.
+        written = torch.ops.aten.index_put.default(
+            before.value, [None, *indices], _plain(values), *rest
+        )
+        self.env[target] = _Rows(written)
+        return self.env[target]
+
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:  # noqa: ANN401
         """Run an operator, with rows where any argument has some."""
         leaves, spec = _pytree.tree_flatten((args, kwargs), is_leaf=_has_rows)

@@ -1,0 +1,127 @@
+"""What is made up for a sensor without a processor, and how a network is called with it."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+pytest.importorskip("transformers")
+
+from mmedge_export.sources.huggingface.checkpoint import Checkpoint
+from mmedge_export.sources.huggingface.example_prompt import call
+from mmedge_export.sources.huggingface.features import read_layout
+from mmedge_export.sources.huggingface.picture_rows import further_pictures, picture_rows
+from mmedge_export.sources.huggingface.placed_tokens import _embedding_of, _replaced_tokens
+from mmedge_export.sources.huggingface.sensors import Sensor
+
+IMAGE = Sensor("pixel_values", "image")
+
+
+def config(**settings: Any) -> Any:
+    """A configuration with parts."""
+    return SimpleNamespace(to_diff_dict=dict, **settings)
+
+
+def checkpoint(**settings: Any) -> Checkpoint:
+    return Checkpoint(None, SimpleNamespace(config=config(**settings)))
+
+
+def shapes(names: list[str], **settings: Any) -> list[dict[str, list[int]]]:
+    """Shapes of what is made up for a picture."""
+    rows = picture_rows(checkpoint(vision_config=config(**settings)), IMAGE, names)
+    return [{name: list(value.shape) for name, value in row.items()} for row in rows]
+
+
+def test_a_grid_is_of_patches_or_of_tokens():
+    made = picture_rows(
+        checkpoint(vision_config=config(patch_size=4, image_size=16, merge_size=2)),
+        IMAGE,
+        ["image_grid_thw"],
+    )
+    pairs = {
+        (tuple(row["pixel_values"].shape), tuple(row["image_grid_thw"].flatten().tolist()))
+        for row in made
+        if "image_grid_thw" in row
+    }
+    assert {((16, 48), (1, 4, 4)), ((4, 8, 8, 3), (1, 2, 2))} <= pairs
+
+
+def test_patches_of_a_picture_may_have_their_colors_last_and_masks_may_be_of_tiles():
+    assert {"pixel_values": [16, 2, 4, 4, 3]} in shapes(
+        [], patch_size=4, image_size=16, temporal_patch_size=2, spatial_merge_size=1
+    )
+    rows = shapes(["pixel_attention_mask"], patch_size=4, image_size=16)
+    assert {"pixel_values": [1, 2, 3, 16, 16], "pixel_attention_mask": [1, 2]} in rows
+
+
+def test_a_second_picture_has_the_size_of_its_own_part():
+    network = checkpoint(
+        image_size=8, high_res_vision_config=config(image_size=[32, 16], num_channels=1)
+    )
+    made = further_pictures(network, IMAGE, ["high_res_pixel_values", "image_grids"])
+    assert {name: list(value.shape) for name, value in made.items()} == {
+        "high_res_pixel_values": [2, 1, 32, 16]
+    }
+    assert further_pictures(network, Sensor("input_values", "audio"), ["pixel_values"]) == {}
+
+
+def test_lists_without_features_are_none():
+    result = {
+        "pooler_output": torch.zeros(2, 3, 4),
+        "deepstack_features": [torch.zeros(6, 4)],
+        "other_hidden_states": [None, None],
+    }
+    assert [field.name for field in read_layout(result, 2).fields] == [
+        "pooler_output",
+        "deepstack_features",
+    ]
+
+
+class Words(nn.Module):
+    """A table of low rank, with a projection behind it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.wider = nn.Embedding(9, 2), nn.Linear(2, 4)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.wider(self.table(ids))
+
+
+class Network(nn.Module):
+    """Embeds a picture's token as 0, and goes on from what the call before left."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.config = config(image_token_id=7, audio_token_id=8)
+        self.words = Words()
+        self.delta: Tensor | None = None
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.words.table
+
+    def forward(self, input_ids: Tensor, attention_mask: Any, return_dict: bool) -> dict[str, Any]:
+        words = self.words(input_ids.masked_fill(input_ids == 7, 0))
+        before = self.delta
+        self.delta = words.sum()
+        return {"logits": words if before is None else words + before}
+
+
+def test_a_call_leaves_nothing_in_the_network():
+    network, ids = Network(), torch.tensor([[3, 4]])
+    values = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    first, second = (call(network, values)["logits"] for _ in range(2))
+    assert torch.equal(first, second)
+    assert network.delta is None
+
+
+def test_words_are_those_of_the_network():
+    network = Network()
+    assert _replaced_tokens(network) == {7: 0}
+    assert _embedding_of(network, 2) is network.words.table
+    assert _embedding_of(network, 4) is network.words
+    assert _embedding_of(network, 5) is network.words.table
