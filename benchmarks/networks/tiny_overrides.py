@@ -103,6 +103,9 @@ OVERRIDES: Mapping[str, Mapping[str, Any]] = {
     "llama4_vision_model": {"intermediate_size": 4 * WIDTH},  # of four patches that are merged
     "mimi": {"upsample_groups": WIDTH},
     "muse_glimmer": {"out_hidden_size": 4 * WIDTH},  # of four patches that are merged
+    # At 0.02, norms behind attention divide by almost nothing.
+    "muse_glimmer_text": {"initializer_range": 0.3},
+    "muse_spark_text": {"initializer_range": 0.3},
     "muse_spark": {"out_hidden_size": 4 * WIDTH},
     "muse_spark_audio": {"num_hidden_layers": 4},
     "neomme": {"max_position_embeddings": 512},  # a picture that is made up has 256 patches

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 pytest.importorskip("transformers")
 
-from mmedge_export.sources.huggingface.checkpoint import Checkpoint
+from mmedge_export.sources.huggingface.checkpoint import Checkpoint, _multiply_by_tokens
 from mmedge_export.sources.huggingface.example_prompt import call
 from mmedge_export.sources.huggingface.features import read_layout
 from mmedge_export.sources.huggingface.picture_rows import further_pictures, picture_rows
@@ -125,3 +125,40 @@ def test_words_are_those_of_the_network():
     assert _embedding_of(network, 2) is network.words.table
     assert _embedding_of(network, 4) is network.words
     assert _embedding_of(network, 5) is network.words.table
+
+
+class Experts(nn.Module):
+    """Goes through experts, as classes do that know no other way."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.scale, self.num_experts = scale, 3
+        self.gate_up_proj = nn.Parameter(torch.randn(3, 8, 5))
+        self.down_proj = nn.Parameter(torch.randn(3, 5, 4))
+
+    def _apply_gate(self, both: Tensor) -> Tensor:
+        gate, up = both.chunk(2, -1)
+        return gate.clamp(max=1) * up
+
+    def forward(self, tokens: Tensor, experts: Tensor, weights: Tensor) -> Tensor:
+        result = torch.zeros_like(tokens)
+        for number in experts.unique():
+            at, order = torch.where(experts == number)
+            inner = self._apply_gate(tokens[at] @ self.gate_up_proj[number].T)
+            inner = inner @ self.down_proj[number].T * weights[at, order, None]
+            result.index_add_(0, at, inner * self.scale)
+        return result
+
+
+@torch.no_grad()
+def test_experts_multiply_by_tokens_where_that_gives_the_same():
+    torch.manual_seed(0)
+    values = torch.randn(4, 5), torch.tensor([[0, 2], [1, 2], [1, 0], [2, 1]]), torch.rand(4, 2)
+    same, other = Experts(1.0), Experts(2.0)
+    expected = [part(*values) for part in (same, other)]
+    for part in (same, other):
+        _multiply_by_tokens(part)
+    torch.testing.assert_close(same(*values), expected[0])
+    assert "forward" in vars(same)
+    assert "forward" not in vars(other)
+    assert torch.equal(other(*values), expected[1])

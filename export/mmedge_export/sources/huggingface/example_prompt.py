@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from mmedge_export.sources.huggingface.feature_encoder import FeatureEncoder
 
-__all__ = ["NEAR", "Prompt", "call", "first_tensor", "make_prompt", "type_names"]
+__all__ = ["NEAR", "Prompt", "call", "first_tensor", "make_prompt", "nothing_stays", "type_names"]
 
 #: How far results may be from those of the network's own call, as a share of the largest.
 NEAR = 1e-3
@@ -95,12 +95,12 @@ def _looks_ahead(network: Any, values: Mapping[str, Tensor]) -> bool:  # noqa: A
 def call(network: Any, values: Mapping[str, Any]) -> Any:  # noqa: ANN401
     """The network's result without a cache."""
     options = {"use_cache": False} if "use_cache" in parameters_of(network) else {}
-    with quiet(), torch.no_grad(), _nothing_stays(network):
+    with quiet(), torch.no_grad(), nothing_stays(network):
         return network(**{k: _copy(v) for k, v in values.items()}, return_dict=True, **options)
 
 
 @contextlib.contextmanager
-def _nothing_stays(network: nn.Module) -> Iterator[None]:
+def nothing_stays(network: nn.Module) -> Iterator[None]:
     """Take back what a call leaves in a network, such as positions that the next would go on from.
 
     A graph is of one call: what it gives must follow from its inputs.

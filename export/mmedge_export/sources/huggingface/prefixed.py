@@ -25,7 +25,7 @@ from mmedge_export.sources.huggingface.decoder_only import (
     continuation_limits,
     prompt_input,
 )
-from mmedge_export.sources.huggingface.example_prompt import call, make_prompt
+from mmedge_export.sources.huggingface.example_prompt import call, make_prompt, nothing_stays
 from mmedge_export.sources.huggingface.examples import options_of, result_fields
 from mmedge_export.sources.huggingface.feature_encoder import find_encoder
 from mmedge_export.sources.huggingface.features import feature_function
@@ -149,7 +149,7 @@ def prefixed_model(checkpoint: Checkpoint, sensors: Sequence[Sensor]) -> Model:
             dynamic={0: "batch", 1: "tokens"},
             tokenizer=tokenizer_file(checkpoint, longest, pads=False),
         )
-        fields = result_fields(call(network, held))
+        fields = _common_fields(checkpoint, call(network, held), placed, prompt, encoder)
         return Model(
             _RunOnce(encoder.module, placed, fields).eval(),
             inputs=inputs,
@@ -159,7 +159,8 @@ def prefixed_model(checkpoint: Checkpoint, sensors: Sequence[Sensor]) -> Model:
         )
     limits = continuation_limits(checkpoint, prompt.tokens.shape[1])
     inputs["input_ids"] = prompt_input(checkpoint, prompt.tokens, limits)
-    rules = read_generation(network, held).rules
+    with nothing_stays(network):
+        rules = read_generation(network, held).rules
     checkpoint.remarks.extend(rules.remarks)
     step = _ContinueAfter(placed).eval()
     states = _states(step, prompt.tokens, encoder.constants)
@@ -172,8 +173,26 @@ def prefixed_model(checkpoint: Checkpoint, sensors: Sequence[Sensor]) -> Model:
         name=name,
         loop=continuation(step, states, rules, limits, whole_prompt=whole),
     )
-    compare_tokens(checkpoint, rules, model, held, encoder.values)
+    with nothing_stays(network):
+        compare_tokens(checkpoint, rules, model, held, encoder.values)
     return model
+
+
+def _common_fields(
+    checkpoint: Checkpoint,
+    result: Any,  # noqa: ANN401
+    placed: PlacedTokens,
+    prompt: Prompt,
+    encoder: FeatureEncoder,
+) -> list[str]:
+    """Fields that a network gives for its inputs, and for features in the places of tokens."""
+    zero = torch.zeros(prompt.tokens.shape[0], dtype=torch.int64)
+    taken, _ = placed.arguments(prompt.tokens, encoder.constants, zero, zero)
+    again = placed(lambda **v: call(placed.network, v), taken)
+    fields = result_fields(again)
+    if missing := [name for name in result_fields(result) if name not in fields]:
+        checkpoint.remarks.append(f"left out of the result: {', '.join(missing)}")
+    return fields
 
 
 def _first_that_joins(
