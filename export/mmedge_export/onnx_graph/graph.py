@@ -15,6 +15,7 @@ import onnx_ir as ir
 from mmedge.errors import BackendError, ExportError
 from mmedge.spec import Array, Dimension, TensorSpec
 from mmedge_export.onnx_graph.size import Size
+from mmedge_export.onnx_graph.weight_rows import find_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -246,7 +247,7 @@ def save(models: Mapping[str, ir.Model], folder: Path, *, place: str = "onnx") -
     placed: dict[int, ir.ExternalTensor] = {}
     if tensors:
         files[f"{place}/{data}"] = base / data
-        pieces = _pieces(tensors) if len(models) > 1 else {}
+        pieces = find_rows(tensors) if len(models) > 1 else {}
         written = {key: tensor for key, tensor in tensors.items() if key not in pieces}
         external = ir.external_data.convert_tensors_to_external([*written.values()], base, data)
         placed = dict(zip(written, external, strict=True))
@@ -264,33 +265,6 @@ def save(models: Mapping[str, ir.Model], folder: Path, *, place: str = "onnx") -
             for value in values:
                 value.const_value = tensors[key]
     return files
-
-
-def _pieces(tensors: Mapping[int, ir.TensorProtocol]) -> dict[int, tuple[int, int]]:
-    """Tensors that are rows of another one: its key, and where in its bytes they begin.
-
-    The cut takes constants of a concatenation apart by rows, such as embeddings of positions.
-    """
-    pieces: dict[int, tuple[int, int]] = {}
-    for key, tensor in tensors.items():
-        for other, whole in tensors.items():
-            if other not in pieces and _may_be_rows(tensor, whole):
-                offset = whole.tobytes().find(tensor.tobytes())
-                if offset >= 0 and offset % tensor.dtype.itemsize == 0:
-                    pieces[key] = other, offset
-                    break
-    return pieces
-
-
-def _may_be_rows(tensor: ir.TensorProtocol, whole: ir.TensorProtocol) -> bool:
-    """Whether the shapes of two tensors allow that one is a block of the other's rows."""
-    if tensor.dtype != whole.dtype or tensor.dtype.itemsize < 1:
-        return False
-    ours, theirs = tuple(tensor.shape.numpy()), tuple(whole.shape.numpy())
-    if len(ours) != len(theirs) or tensor.nbytes >= whole.nbytes:
-        return False
-    other = [axis for axis, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b]
-    return len(other) == 1 and all(size == 1 for size in ours[: other[0]])
 
 
 def _piece(tensor: ir.TensorProtocol, whole: ir.ExternalTensor, offset: int) -> ir.ExternalTensor:
