@@ -1,8 +1,10 @@
-"""Checkpoints with real weights through ``hf:``, held against transformers on new inputs.
+"""Real weights, exported with no code of a user's, held against who ran them before on new inputs.
 
-Each is written by ``networks/checkpoints.py``, exported with no code of a user's, and its bundle
-called: MiniLM's hidden states at two batch sizes and several lengths, Whisper's tokens on recorded
-clips, SmolLM2's tokens after prompts. Run: ``python benchmarks/real_checkpoints.py``.
+Checkpoints that ``networks/checkpoints.py`` writes go through ``hf:`` and are held against
+transformers: MiniLM's hidden states at two batch sizes and several lengths, Whisper's tokens on
+recorded clips, SmolLM2's tokens after prompts. ONNX files of packages are held against the file in
+ONNX Runtime: PP-OCRv6's probabilities of characters in lines of text, silero-vad's of speech, from
+step to step. Run: ``python benchmarks/real_checkpoints.py``.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnxruntime
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent / "networks"))
@@ -23,6 +26,8 @@ from torchvision_import import declare_torchvision
 
 declare_torchvision()  # transformers imports it
 
+import pp_ocr  # noqa: E402
+import silero  # noqa: E402
 import transformers as hf  # noqa: E402
 from checkpoints import CHECKPOINTS  # noqa: E402
 
@@ -32,6 +37,8 @@ from mmedge_export.sources.source import DimensionOption, SourceOptions  # noqa:
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from package_files import PackageFile
 
 RESULTS = Path(__file__).parent / "results" / "real_checkpoints.json"
 
@@ -43,8 +50,16 @@ OPTIONS = {
     "smollm2": SourceOptions(
         limit=64,
         dims={"batch": DimensionOption(max=2), "new": DimensionOption(max=64)},
-    )
+    ),
+    "pp_ocr": SourceOptions(
+        rename={"DynamicDimension.0": "batch", "DynamicDimension.1": "width"},
+        dims={"batch": DimensionOption(1, 1, 8), "width": DimensionOption(16, 320, 1280)},
+    ),
+    "silero_vad": SourceOptions(states={"state": "stateN"}),
 }
+
+#: Networks that packages have as ONNX files.
+FILES: dict[str, PackageFile] = {"pp_ocr": pp_ocr.FILE, "silero_vad": silero.WEIGHTS}
 
 SENTENCES = (
     "The robot stops.",
@@ -105,6 +120,43 @@ def compare_smollm2(folder: Path, pipe: mmedge.Pipeline) -> dict[str, Any]:
     return {"what": "64 tokens of generate()", "cases": len(PROMPTS), "same": same}
 
 
+def compare_pp_ocr(file: Path, pipe: mmedge.Pipeline) -> dict[str, Any]:
+    """Lines of text, alone and together, and whether they are read as they were written."""
+    session = onnxruntime.InferenceSession(file)
+    characters = pp_ocr.read_characters(file)
+    worst, cases, same = 0.0, 0, 0
+    texts = ("The robot stops.", "Motor 2: 38.5 C", "EXIT")
+    for lines in (texts[:1], texts[1:], texts):
+        pictures = pp_ocr.draw_lines(lines)
+        expected = session.run(None, {pp_ocr.INPUT: pictures})[0]
+        probabilities = pipe(**{pp_ocr.INPUT: pictures})[pp_ocr.OUTPUT]
+        worst = max(worst, float(np.abs(probabilities - expected).max()))
+        same += pp_ocr.read_lines(probabilities, characters) == list(lines)
+        cases += 1
+    what = "probabilities of characters; lines are read as they were drawn"
+    return {"what": what, "cases": cases, "same": same, "largest_difference": worst}
+
+
+def compare_silero(file: Path, pipe: mmedge.Pipeline) -> dict[str, Any]:
+    """Two seconds of speech in pieces: the states go from run to run, here as in a session."""
+    from speech_clips import RATE, speech
+
+    session = onnxruntime.InferenceSession(file)
+    memory = np.zeros((2, 1, silero.MEMORY), np.float32)
+    rate = np.array(RATE, np.int64)
+    pieces = silero.chunks(speech(2))
+    before = np.zeros((1, silero.CONTEXT), np.float32)
+    worst = 0.0
+    state = pipe.state()
+    for piece in pieces[:, None]:
+        heard = np.concatenate([before, piece], axis=1)
+        before = piece[:, -silero.CONTEXT :]
+        expected, memory = session.run(None, {"input": heard, "state": memory, "sr": rate})
+        result = pipe.run({"input": heard, "sr": rate}, state=state)
+        worst = max(worst, float(np.abs(result["output"] - expected).max()))
+    return {"what": "probabilities of speech", "cases": len(pieces), "largest_difference": worst}
+
+
 def _tokens(result: dict[str, Any], stop: int) -> list[int]:
     tokens = result["tokens"][0, : int(result["lengths"][0])].tolist()
     return [token for token in tokens if token < stop]
@@ -114,6 +166,8 @@ COMPARISONS: dict[str, Callable[[Path, mmedge.Pipeline], dict[str, Any]]] = {
     "minilm": compare_minilm,
     "whisper_tiny": compare_whisper,
     "smollm2": compare_smollm2,
+    "pp_ocr": compare_pp_ocr,
+    "silero_vad": compare_silero,
 }
 
 
@@ -130,27 +184,36 @@ def main() -> None:
         rows = [row for row in rows if row["network"] not in options.networks]
     for name in options.networks:
         with tempfile.TemporaryDirectory() as scratch:
-            folder = Path(scratch) / name
-            CHECKPOINTS[name](folder)
+            path = Path(scratch) / name
+            if name in FILES:
+                path = FILES[name].fetch()
+            else:
+                CHECKPOINTS[name](path)
             bundle = Path(scratch) / "model.mmedge"
             export(
-                f"hf:{folder}",
+                str(path) if name in FILES else f"hf:{path}",
                 bundle,
                 rtol=RTOL.get(name),
                 options=OPTIONS.get(name),
                 progress=print,
             ).close()
             with mmedge.load(bundle) as pipe:
-                row = {"network": name, "rtol": RTOL.get(name), **COMPARISONS[name](folder, pipe)}
+                row = {
+                    "network": name,
+                    "source": "onnx" if name in FILES else "hf",
+                    "rtol": RTOL.get(name),
+                    **COMPARISONS[name](path, pipe),
+                }
         rows.append(row)
         print(json.dumps(row))
     result = {
-        "what": "checkpoints with real weights through hf:, beside transformers on new inputs",
+        "what": "real weights through hf: and ONNX files, beside who ran them before",
         "date": datetime.now(UTC).date().isoformat(),
         "libraries": {
             "mmedge": mmedge.__version__,
             "torch": torch.__version__,
             "transformers": hf.__version__,
+            "onnxruntime": onnxruntime.__version__,
         },
         "rows": rows,
     }

@@ -1,4 +1,4 @@
-"""Tables of what `hf:` takes: multimodal classes, and checkpoints with real weights."""
+"""Tables of what `hf:` and ONNX files give: multimodal classes, and real weights."""
 
 from __future__ import annotations
 
@@ -22,10 +22,19 @@ def families() -> str:
 
 def real_checkpoints() -> str:
     """Checkpoints with real weights beside transformers."""
+    return _real_weights("hf", "transformers")
+
+
+def real_files() -> str:
+    """ONNX files with real weights beside ONNX Runtime."""
+    return _real_weights("onnx", "onnxruntime")
+
+
+def _real_weights(source: str, library: str) -> str:
     data = load("real_checkpoints.json")
     lines = [
         (
-            f"`benchmarks/real_checkpoints.py`, transformers {data['libraries']['transformers']}, "
+            f"`benchmarks/real_checkpoints.py`, {library} {data['libraries'][library]}, "
             f"{data['date']}:"
         ),
         "",
@@ -33,11 +42,14 @@ def real_checkpoints() -> str:
         "|---|---|---|",
     ]
     for row in data["rows"]:
-        result = (
-            f"{row['same']} of {row['cases']} equal"
-            if "same" in row
-            else f"{row['cases']} cases, largest difference {row['largest_difference']:.1e}"
-        )
+        if row["source"] != source:
+            continue
+        results = [f"{row['same']} of {row['cases']} equal"] if "same" in row else []
+        if "largest_difference" in row:
+            results.append(
+                f"{row['cases']} cases, largest difference {row['largest_difference']:.1e}"
+            )
+        result = "; ".join(results)
         option = f", exported with `--rtol {row['rtol']:g}`" if row["rtol"] else ""
         lines.append(f"| {row['network']} | {row['what']} | {result}{option} |")
     return "\n".join(lines)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
+from mmedge.bundle.operators import NEEDS_ELEMENTS
 from mmedge.errors import ExportError
 from mmedge.execution.plan import StagePlan
 from mmedge.spec import Cut, Plan, Stage, TensorSpec, Tolerance
@@ -200,6 +201,11 @@ def _cut_stages(
         model, reference(example), reference.shapes
     )
     specs = {spec.name: spec for spec in (*inputs, *tensors)}
+    stages = tuple(_make_stage(part, specs) for part in network_parts.parts)
+    for stage, part in zip(stages, network_parts.parts, strict=True):
+        if fault := _empty_fault(stage, part.model, dimensions):
+            remarks = (f"not cut: {fault}", *network_parts.cut.remarks)
+            return whole_stage(graph, model, outputs, folder / "whole", remarks, flops)
     parts = {part.name: part.model for part in network_parts.parts}
     whole_name = _unused_name("model", parts)
     saved = folder / "cut"
@@ -207,7 +213,6 @@ def _cut_stages(
     files = save({**parts, whole_name: graph.model} if keep_whole else parts, saved)
     if not keep_whole:
         save({whole_name: graph.model}, folder / "whole")
-    stages = tuple(_make_stage(part, specs) for part in network_parts.parts)
     cut_plan = Plan("cut", tuple(parts))
     runs = {stage.name: Runner(saved / stage.graph) for stage in stages}
     plan = StagePlan(stages, runs, model.outputs)
@@ -248,6 +253,23 @@ def _unused_name(name: str, names: Container[str]) -> str:
     while name in names:
         name += "_"
     return name
+
+
+def _empty_fault(stage: Stage, part: ir.Model, dimensions: Mapping[str, Dimension]) -> str | None:
+    """Why a bundle must not have this stage: nobody knows that what it takes has elements."""
+    sizes = (size for spec in stage.inputs for size in spec.shape if isinstance(size, str))
+    size = next((size for size in sizes if dimensions[size].min == 0), None)
+    if size is None:
+        return None
+    graphs = (part.graph, *(function.graph for function in part.functions.values()))
+    for graph in graphs:
+        for node in ir.traversal.RecursiveGraphIterator(graph):
+            if (node.domain, node.op_type) in NEEDS_ELEMENTS:
+                return (
+                    f"what stage {stage.name!r} would take may have nothing along {size!r}, and "
+                    f"{node.op_type} ends the process there"
+                )
+    return None
 
 
 def _make_stage(part: Part, specs: Mapping[str, TensorSpec]) -> Stage:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+from onnx import helper
 from onnx_files import FLOAT, check, floats, relu_chain, save, two_encoders
 
 pytestmark = pytest.mark.left_out
@@ -86,3 +88,36 @@ def test_debug_shows_where_what_is_left_out_failed(tmp_path):
     assert "Traceback" not in plain.stderr
     debug = subprocess.run([*words, "--debug"], capture_output=True, text=True, check=True)
     assert "in owners" in debug.stderr
+
+
+def test_no_stage_takes_what_may_be_empty_where_that_ends_the_process(tmp_path):
+    """How many rows are left of `a` is seen in no shape; ONNX Runtime's LSTM needs one."""
+    nodes, weights = two_encoders(64)
+    nodes = [
+        *nodes[:-1],
+        helper.make_node("ReduceMax", ["a"], ["m"], axes=[1], keepdims=0),
+        helper.make_node("Greater", ["m", "zero"], ["g"]),
+        helper.make_node("Compress", ["d", "g"], ["k"], axis=0),
+        helper.make_node("Add", ["k", "f"], ["s"]),
+        helper.make_node("Unsqueeze", ["s", "one"], ["t"]),
+        helper.make_node("LSTM", ["t", "x", "h"], ["", "y"], hidden_size=4),
+    ]
+    weights |= {
+        "zero": np.zeros((), np.float32),
+        "one": np.array([1]),
+        "x": floats(1, 16, 64),
+        "h": floats(1, 16, 4),
+    }
+    path = save(
+        tmp_path / "net.onnx",
+        nodes,
+        [("a", FLOAT, ["n", 1024]), ("b", FLOAT, [1, 1024])],
+        [("y", FLOAT, [1, 1, 4])],
+        weights,
+    )
+    feeds = {"a": floats(3, 1024), "b": floats(1, 1024)}
+    manifest = check(path, tmp_path, feeds, split=True)
+    assert [stage.name for stage in manifest.stages] == ["model"]
+    assert "stage 'fusion' would take may have nothing along 'k_0', and LSTM ends" in " ".join(
+        manifest.cut.remarks
+    )

@@ -48,7 +48,7 @@ def choose_task(checkpoint: Checkpoint, task: str | None, language: str | None) 
         if "language" in takes and languages:
             arguments |= _language(config, languages, language, checkpoint.remarks)
         elif "tgt_lang" in takes:
-            names = getattr(config, "text_decoder_lang_to_id", None) or {}
+            names = getattr(config, "text_decoder_lang_to_code_id", None) or {}
             _must_say(names, language, "generate() takes the language that it writes (tgt_lang)")
             arguments["tgt_lang"] = language
         elif network.config.is_encoder_decoder:
