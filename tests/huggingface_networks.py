@@ -206,6 +206,50 @@ def gemma() -> Any:
     )
 
 
+def qwen3_5() -> Any:
+    """A layer of linear attention, whose states have a fixed size, and one of full attention."""
+    return hf.Qwen3_5ForCausalLM(
+        hf.Qwen3_5TextConfig(
+            **TEXT,
+            **IDS,
+            num_key_value_heads=1,
+            head_dim=16,
+            linear_num_key_heads=2,
+            linear_num_value_heads=2,
+            linear_key_head_dim=8,
+            linear_value_head_dim=8,
+            layer_types=["linear_attention", "full_attention"],
+        )
+    )
+
+
+def lfm2() -> Any:
+    """A layer of short convolution, whose last inputs are a state, and one of full attention."""
+    return hf.Lfm2ForCausalLM(
+        hf.Lfm2Config(**TEXT, **IDS, num_key_value_heads=1, layer_types=["conv", "full_attention"])
+    )
+
+
+def mamba() -> Any:
+    """No keys and values at all."""
+    return hf.MambaForCausalLM(
+        hf.MambaConfig(vocab_size=WORDS, hidden_size=32, num_hidden_layers=2, state_size=4, **IDS)
+    )
+
+
+def xlstm() -> Any:
+    """Its cache is of its own kind."""
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_heads": 2, "vocab_size": WORDS}
+    return hf.xLSTMForCausalLM(hf.xLSTMConfig(**sizes, num_blocks=2, **IDS))
+
+
+def rwkv() -> Any:
+    """It takes and gives its state in a list."""
+    return hf.RwkvForCausalLM(
+        hf.RwkvConfig(vocab_size=WORDS, hidden_size=32, num_hidden_layers=2, context_length=40)
+    )
+
+
 _LONGER = {**TEXT, **IDS, "num_key_value_heads": 1, "max_position_embeddings": 60}
 #: Stands for a part of a picture.
 PLACE = 97

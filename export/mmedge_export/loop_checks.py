@@ -119,10 +119,13 @@ def _check_prompt(loop: Generate, prompt: Input) -> None:
             f"Generate: input {loop.token!r} has rank {prompt.example.ndim}; the caller's tokens "
             "are [batch, new]"
         )
-    if loop.token_shape is not None and tuple(loop.token_shape) != prompt.shape():
+    # A step that takes one token takes a prompt in as many runs.
+    shapes = (prompt.shape(), (prompt.shape()[0], 1))
+    if loop.token_shape is not None and tuple(loop.token_shape) not in shapes:
         raise ExportError(
             f"Generate: token_shape is {tuple(loop.token_shape)}, but input {loop.token!r} is "
-            f"{prompt.shape()}; leave token_shape out"
+            f"{prompt.shape()}; expected {shapes[1]}, which takes one token at a time, or leave "
+            "token_shape out"
         )
     if not prompt.required and not loop.start:
         raise ExportError(

@@ -134,9 +134,9 @@ class Generate:
     ``token`` takes the last tokens, int64 [batch, new] (``token_shape`` and ``token_dtype`` say
     otherwise: without ``new``, or with 1 in its place, it takes one token at a time). One graph
     serves any number of new tokens. If ``token`` is one of ``Model.inputs``, the caller's tokens
-    follow ``start``. ``position`` takes the number of tokens before each token, in ``token_shape``
-    unless ``position_shape`` says ``("new",)`` or ``()``. ``logits`` is [batch, vocabulary] or
-    [batch, new, vocabulary].
+    follow ``start``, one at a time where ``token_shape`` says so. ``position`` takes the number of
+    tokens before each token, in ``token_shape`` unless ``position_shape`` says ``("new",)`` or
+    ``()``. ``logits`` is [batch, vocabulary] or [batch, new, vocabulary].
 
     ``state`` maps an input of the step to a :class:`StateInput`, or to the name of the step's
     output where the state begins as the output of ``module`` that is called like the input.

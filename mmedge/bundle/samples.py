@@ -13,6 +13,7 @@ loop gave: ``<i>.loop.tokens`` and ``<i>.loop.logits``, or ``<i>.loop.noise`` an
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -42,6 +43,9 @@ MAX_HEADER_BYTES: Final = 16 << 20
 #: Share of the values of an output, over all samples, that may be NaN: NaN equals NaN when a
 #: variant is held against them, so that of more nothing would be checked.
 MAX_NAN: Final = 0.5
+
+#: In a shape: any size.
+_ANY: Final = "*"
 
 
 class Samples(NamedTuple):
@@ -156,7 +160,7 @@ def _unconditional(manifest: Manifest) -> Iterator[TensorSpec]:
 
 
 def _loop_tensors(manifest: Manifest) -> dict[str, tuple[str, tuple[int | str, ...]]]:
-    """What a run of the loop gave, by name: its dtype, and its shape where ``"*"`` is any size."""
+    """What a run of the loop gave, by name: its dtype, and its shape where ``_ANY`` is any size."""
     if manifest.loop is None:
         return {}
     loop = manifest.loop
@@ -164,8 +168,8 @@ def _loop_tensors(manifest: Manifest) -> dict[str, tuple[str, tuple[int | str, .
         logits = _outputs(manifest)[loop.logits]
         batch, words = logits.shape[0], logits.shape[-1]
         return {
-            "tokens": ("int64", (batch, "*")),
-            "logits": (logits.dtype, (batch, "*", words)),
+            "tokens": ("int64", (batch, _ANY)),
+            "logits": (logits.dtype, (batch, _ANY, words)),
         }
     latent = manifest.step_inputs()[loop.latent]
     return {
@@ -179,7 +183,13 @@ def _sample_groups(manifest: Manifest, i: int) -> Iterator[dict[str, TensorSpec]
     """Tensors of sample ``i``, in groups within which one dynamic dimension has one size."""
     outputs = _outputs(manifest)
     in_loop = {spec.name for stage in manifest.loop_stages() for spec in stage.outputs}
-    network = {f"{i}.in.{name}": spec for name, spec in manifest.inputs().items()}
+    inputs, loop = manifest.inputs(), manifest.loop
+    if loop is not None and loop.kind == "generate" and loop.token in inputs:
+        # A call begins with any number of tokens, also where one run takes a fixed number.
+        token = inputs[loop.token]
+        if len(token.shape) < 2 or isinstance(token.shape[1], int):
+            inputs[loop.token] = replace(token, shape=(token.shape[0], _ANY))
+    network = {f"{i}.in.{name}": spec for name, spec in inputs.items()}
     network |= {f"{i}.out.{name}": s for name, s in outputs.items() if name not in in_loop}
     yield network
     # A step's tokens are not as many as those that a call begins with.
@@ -242,6 +252,8 @@ def _check_array(
     for size, expected in zip(array.shape, spec.shape, strict=True):
         if isinstance(expected, int):
             fits = size == expected
+        elif expected == _ANY:
+            fits = size > 0
         else:
             fits = allows(manifest.dimensions[expected], size)
             fits = fits and sizes.setdefault(expected, size) == size

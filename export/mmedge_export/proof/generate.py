@@ -153,10 +153,10 @@ class _GenerateExport:
 
     def _token_shape(self) -> tuple[int | str, ...]:
         loop, model = self.loop, self.parts.model
-        if loop.token in model.inputs:
-            return model.inputs[loop.token].shape()
         if loop.token_shape is not None:
             return tuple(loop.token_shape)
+        if loop.token in model.inputs:
+            return model.inputs[loop.token].shape()
         batch: int | str = 1
         for spec in self.constants.specs.values():
             if spec.shape:
@@ -248,8 +248,8 @@ class _GenerateExport:
     def _total(self) -> int | None:
         """Most tokens that a run sees, its own and those that it begins with."""
         prompt: int | None = 0
-        if self.loop.token in self.parts.model.inputs:
-            size = self.token_shape[1]
+        if (given := self.parts.model.inputs.get(self.loop.token)) is not None:
+            size = given.shape()[1]
             prompt = self.constants.dimensions[size].max if isinstance(size, str) else size
         return None if prompt is None else len(self.loop.start) + prompt + self.loop.limit - 1
 

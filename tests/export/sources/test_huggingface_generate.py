@@ -54,6 +54,9 @@ CASES = {
     "llama": [words(1, 3), words(3, 9)],
     "gemma": [words(1, 3), words(3, 9)],
     "mixtral": [words(1, 3), words(3, 9)],
+    "qwen3_5": [words(1, 3), words(3, 9)],
+    "lfm2": [words(1, 3), words(3, 9)],
+    "mamba": [words(1, 1), words(3, 9)],
     "llava": [{**prompt(n, 16, 2 + n), "pixel_values": floats(n, 3, 32, 32)} for n in (1, 3)],
     "smolvlm": [{**prompt(n, 4, 2 + n), "pixel_values": floats(n, 1, 3, 32, 32)} for n in (1, 3)],
     "paligemma": [{**prompt(n, 16, 2 + n), "pixel_values": floats(n, 3, 32, 32)} for n in (1, 3)],
@@ -73,7 +76,7 @@ def network_inputs(name: str, case: dict[str, np.ndarray]) -> dict[str, torch.Te
     tensors = {key: torch.from_numpy(value) for key, value in case.items()}
     rows = len(next(iter(tensors.values())))
     stands = (tensors.get("input_ids", torch.zeros(0)) == checkpoints.PLACE).long()
-    if name.startswith("qwen"):
+    if name == "qwen3_vl":
         tensors["pixel_values"] = tensors["pixel_values"].flatten(0, 1)
         tensors["image_grid_thw"] = torch.tensor([[1, 8, 8]] * rows)
         tensors["mm_token_type_ids"] = stands
@@ -90,7 +93,7 @@ STARTS = {"t5": 1, "marian": 1, "bart": 2, "whisper": 0, "trocr": 1, "blip": 1}
 
 # The decoder of BLIP reads no settings of its own from a checkpoint.
 @pytest.mark.filterwarnings("ignore:Using the model-agnostic default")
-@pytest.mark.parametrize("name", kinds(CASES, first=("t5", "whisper", "llama", "llava")))
+@pytest.mark.parametrize("name", kinds(CASES, first=("t5", "whisper", "llama", "qwen3_5", "llava")))
 def test_tokens_are_those_of_generate(name, tmp_path):
     network = checkpoints.save(
         getattr(checkpoints, name),
@@ -184,14 +187,14 @@ def test_a_model_is_held_against_generate(tmp_path):
         check_tokens(other, model, inputs)
 
 
-def test_a_network_whose_state_is_no_keys_and_values_is_refused(tmp_path):
-    def mamba():
-        return checkpoints.hf.MambaForCausalLM(
-            checkpoints.hf.MambaConfig(
-                vocab_size=checkpoints.WORDS, hidden_size=32, num_hidden_layers=2, state_size=4
-            )
-        )
-
-    checkpoints.save(mamba, tmp_path)
-    with pytest.raises(ExportError, match="MambaForCausalLM does not run with a cache of keys"):
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("xlstm", "does not run with a cache of keys and values that grow and of states of fixed"),
+        ("rwkv", "takes no cache"),
+    ],
+)
+def test_a_network_with_a_cache_of_another_kind_is_refused(tmp_path, name, reason):
+    checkpoints.save(getattr(checkpoints, name), tmp_path)
+    with pytest.raises(ExportError, match=reason):
         read(tmp_path)

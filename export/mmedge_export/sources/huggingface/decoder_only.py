@@ -10,10 +10,16 @@ from torch import Tensor, nn
 
 from mmedge.errors import ExportError
 from mmedge_export.inputs import Input
-from mmedge_export.loops import Generate, StateInput
+from mmedge_export.loops import Generate
 from mmedge_export.model import Model
 from mmedge_export.noise import quiet
-from mmedge_export.sources.huggingface.caches import cache_tensors, decoder_cache
+from mmedge_export.sources.huggingface.caches import (
+    cache_states,
+    cache_tensors,
+    decoder_cache,
+    has_recurrence,
+    layer_makers,
+)
 from mmedge_export.sources.huggingface.candidates import look_up
 from mmedge_export.sources.huggingface.generation import compare_tokens, read_generation
 from mmedge_export.sources.huggingface.sensors import parameters_of
@@ -21,8 +27,11 @@ from mmedge_export.sources.huggingface.single_run import MOST_ROWS
 from mmedge_export.sources.huggingface.tokenizer import tokenizer_file
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
+    from transformers.cache_utils import DynamicCache
+
+    from mmedge_export.loops import StateInput
     from mmedge_export.sources.huggingface.checkpoint import Checkpoint
     from mmedge_export.sources.huggingface.generation import TokenRules
 
@@ -32,6 +41,7 @@ __all__ = [
     "continuation",
     "continuation_limits",
     "decoder_only_model",
+    "first_states",
     "prompt_input",
 ]
 
@@ -45,16 +55,33 @@ class DecoderCall(nn.Module):
 
     Args:
         network: of transformers.
+
+    Raises:
+        ExportError: it takes no cache.
     """
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
         names = parameters_of(network)
-        self._cache = next(name for name in ("cache", "past_key_values") if name in names)
+        caches = [name for name in ("cache", "past_key_values") if name in names]
+        if not caches:
+            raise ExportError(
+                f"{type(network).__name__} takes no cache of transformers, which a loop could "
+                "hold; write a factory with mmedge init"
+            )
+        self._cache = caches[0]
         self._options: dict[str, Any] = {"use_cache": True} if "use_cache" in names else {}
         if "logits_to_keep" in names:
             self._options["logits_to_keep"] = 1
+        self._layers = layer_makers(network)
+
+    def cache(self, tensors: Mapping[str, Tensor], *, is_begun: bool = True) -> DynamicCache:
+        """What earlier runs left: those of ``tensors`` that are called ``past_...``.
+
+        ``is_begun`` says whether the network may see that there is a cache already.
+        """
+        return decoder_cache(tensors, "past_", self._layers, is_begun=is_begun)
 
     def embed(self, tokens: Tensor) -> Tensor:
         """What stands for tokens inside."""
@@ -78,9 +105,41 @@ class _Continue(nn.Module):
 
     def forward(self, input_ids: Tensor, **tensors: Tensor) -> dict[str, Tensor]:
         """Takes past_key_0 and the like [batch, heads, past, width]."""
-        cache = decoder_cache(tensors, "past_")
+        cache = self.call.cache(tensors)
         logits = self.call.scores({"input_ids": input_ids}, cache)
         return {"logits": logits, **cache_tensors(cache, "present_")}
+
+
+def first_states(
+    checkpoint: Checkpoint, step: DecoderCall, run: Callable[[DynamicCache], object]
+) -> dict[str, StateInput]:
+    """What a step hands to the next, by a run that fills a new cache.
+
+    Raises:
+        ExportError: it does not run so, or leaves nothing in the cache.
+    """
+    what = type(checkpoint.network).__name__
+    cache = step.cache({})
+    try:
+        with quiet(), torch.no_grad():
+            run(cache)
+    except Exception as error:
+        raise ExportError(
+            f"{what} does not run with a cache of keys and values that grow and of states of fixed "
+            f"size: {type(error).__name__}: {error}; write a factory with mmedge init"
+        ) from error
+    states = cache_states(cache)
+    if not states:
+        raise ExportError(
+            f"{what} hands no keys, values or states to its next step; write a factory with "
+            "mmedge init"
+        )
+    if has_recurrence(states):
+        checkpoint.remarks.append(
+            "a prompt is taken token by token: layers have recurrent states, and no graph follows "
+            "their loop over many tokens"
+        )
+    return states
 
 
 @dataclass(frozen=True)
@@ -137,6 +196,7 @@ def continuation(
     whole_prompt: bool = False,
 ) -> Generate:
     """The loop that goes on from a prompt, by a network's own rules."""
+    grows = any(state.grows for state in states.values())
     return Generate(
         step,
         token="input_ids",  # noqa: S106 - the name of an input
@@ -145,8 +205,9 @@ def continuation(
         suppress=rules.suppress,
         suppress_first=rules.suppress_first,
         limit=limits.run,
-        dims={"past": (0, limits.context)},
+        dims={"past": (0, limits.context)} if grows else {},
         whole_prompt=whole_prompt,
+        token_shape=("batch", 1) if has_recurrence(states) else None,
     )
 
 
@@ -154,7 +215,7 @@ def decoder_only_model(checkpoint: Checkpoint, example: Mapping[str, Tensor]) ->
     """The model of a network that takes tokens alone.
 
     Raises:
-        ExportError: it keeps something else than keys and values.
+        ExportError: it keeps something that no loop can hold.
     """
     network = checkpoint.network
     ids = {"input_ids": example["input_ids"][:1]}
@@ -162,23 +223,7 @@ def decoder_only_model(checkpoint: Checkpoint, example: Mapping[str, Tensor]) ->
     rules = generation.rules
     checkpoint.remarks.extend(rules.remarks)
     step = _Continue(network).eval()
-    try:
-        with quiet(), torch.no_grad():
-            first = step(**ids)
-    except Exception as error:
-        raise ExportError(
-            f"{type(network).__name__} does not run with a cache of keys and values that grow: "
-            f"{type(error).__name__}: {error}; write a factory with mmedge init"
-        ) from error
-    states = {
-        name.replace("present_", "past_"): StateInput(
-            name, ("batch", value.shape[1], "past", value.shape[3]), grows="past"
-        )
-        for name, value in first.items()
-        if name != "logits"
-    }
-    if not states:
-        raise ExportError(f"{type(network).__name__} hands no keys and values to its next step")
+    states = first_states(checkpoint, step.call, lambda cache: step.call.scores(ids, cache))
     limits = continuation_limits(checkpoint)
     model = Model(
         None,

@@ -27,7 +27,7 @@ __all__ = ["check_tokens"]
 #: largest, so that it is a tie which of them is chosen; and how far scores may differ.
 _TOKENS, _TIE, _SCORES = 8, 1e-4, 1e-3
 
-_MORE = "it does more than keys and values tell. Write a factory: mmedge init"
+_MORE = "it does more than its cache tells. Write a factory: mmedge init"
 
 
 def check_tokens(
@@ -134,8 +134,11 @@ def _run(
     chosen: list[Tensor] = []
     scores: list[Tensor] = []
     for at in range(count):
-        result = step(**{loop.token: tokens}, **constants, **states)
-        states = {name: result[output] for name, output in outputs.items()}
+        takes_one = loop.token_shape is not None and loop.token_shape[-1] == 1
+        pieces = torch.split(tokens, 1 if takes_one else tokens.shape[1], 1)
+        for piece in pieces:
+            result = step(**{loop.token: piece}, **constants, **states)
+            states = {name: result[output] for name, output in outputs.items()}
         values = result[loop.logits].clone()
         hidden = [*loop.suppress, *(() if at else loop.suppress_first)]
         values[:, hidden] = -torch.inf

@@ -16,13 +16,17 @@ from mmedge.errors import ExportError
 from mmedge_export.inputs import Input
 from mmedge_export.loops import StateInput
 from mmedge_export.model import Model
-from mmedge_export.noise import quiet
-from mmedge_export.sources.huggingface.caches import cache_tensors, decoder_cache
+from mmedge_export.sources.huggingface.caches import (
+    cache_tensors,
+    has_recurrence,
+    past_length,
+)
 from mmedge_export.sources.huggingface.candidates import look_up
 from mmedge_export.sources.huggingface.decoder_only import (
     DecoderCall,
     continuation,
     continuation_limits,
+    first_states,
     prompt_input,
 )
 from mmedge_export.sources.huggingface.example_prompt import call, make_prompt, nothing_stays
@@ -37,6 +41,8 @@ from mmedge_export.sources.huggingface.tokenizer import tokenizer_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from transformers.cache_utils import DynamicCache
 
     from mmedge_export.sources.huggingface.checkpoint import Checkpoint
     from mmedge_export.sources.huggingface.example_prompt import Prompt
@@ -69,11 +75,23 @@ class _ContinueAfter(nn.Module):
 
         ``position`` [batch] is where the first of these tokens stands.
         """
-        cache = decoder_cache(tensors, "past_", is_begun=not self.placed.sees_ahead)
-        past = cache.get_seq_length() if cache.layers else 0
+        cache = self.call.cache(tensors, is_begun=not self.placed.sees_ahead)
+        result = self.run(cache, input_ids, tensors, places, position)
+        return {**result, **cache_tensors(cache, "present_")}
+
+    def run(
+        self,
+        cache: DynamicCache,
+        input_ids: Tensor,
+        tensors: Mapping[str, Tensor],
+        places: Tensor,
+        position: Tensor | None,
+    ) -> dict[str, Tensor]:
+        """All that a run gives but what is in the cache."""
+        past = past_length(cache)
         taken, seen = self.placed.arguments(input_ids, tensors, places, position, past)
         logits = self.placed(lambda **v: self.call.scores(v, cache), taken)
-        return {"logits": logits, **seen, **cache_tensors(cache, "present_")}
+        return {"logits": logits, **seen}
 
 
 class _RunOnce(nn.Module):
@@ -163,7 +181,7 @@ def prefixed_model(checkpoint: Checkpoint, sensors: Sequence[Sensor]) -> Model:
         rules = read_generation(network, held).rules
     checkpoint.remarks.extend(rules.remarks)
     step = _ContinueAfter(placed).eval()
-    states = _states(step, prompt.tokens, encoder.constants)
+    states = _states(checkpoint, step, prompt.tokens, encoder.constants)
     whole = placed.sees_ahead
     model = Model(
         encoder.module,
@@ -233,27 +251,27 @@ def _join(
 
 
 def _states(
-    step: _ContinueAfter, tokens: Tensor, constants: Mapping[str, Tensor]
+    checkpoint: Checkpoint,
+    step: _ContinueAfter,
+    tokens: Tensor,
+    constants: Mapping[str, Tensor],
 ) -> dict[str, StateInput]:
-    """What a step hands to the next."""
+    """What a step hands to the next.
+
+    Raises:
+        ExportError: it cannot be given what it needs.
+    """
     zero = torch.zeros(tokens.shape[0], dtype=torch.int64)
-    what = type(step.placed.network).__name__
-    try:
-        with quiet(), torch.no_grad():
-            first = step(tokens, zero, zero, **constants)
-    except Exception as error:
+    states = first_states(
+        checkpoint, step.call, lambda cache: step.run(cache, tokens, constants, zero, zero)
+    )
+    if step.placed.sees_ahead and has_recurrence(states):
         raise ExportError(
-            f"{what} does not run with a cache of keys and values that grow: "
-            f"{type(error).__name__}: {error}; write a factory with mmedge init"
-        ) from error
-    states = {
-        key.replace("present_", "past_"): StateInput(
-            key, ("batch", value.shape[1], "past", value.shape[3]), grows="past"
+            f"{type(step.placed.network).__name__}: tokens of a prompt see later ones, and layers "
+            "have recurrent states, which take one token after another: write a factory with "
+            "mmedge init"
         )
-        for key, value in first.items()
-        if key.startswith("present_")
-    }
     states["places"] = StateInput("places_seen", ("batch",), dtype="int64")
-    if "position_seen" in first:
+    if step.placed.table is not None:
         states["position"] = StateInput("position_seen", ("batch",), dtype="int64")
     return states
