@@ -19,6 +19,7 @@ from mmedge_export.sources.huggingface.caches import (
     decoder_cache,
     has_recurrence,
     layer_makers,
+    past_length,
 )
 from mmedge_export.sources.huggingface.candidates import look_up
 from mmedge_export.sources.huggingface.generation import compare_tokens, read_generation
@@ -63,17 +64,20 @@ class DecoderCall(nn.Module):
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
-        names = parameters_of(network)
-        caches = [name for name in ("cache", "past_key_values") if name in names]
+        # A network that hands its further arguments to a decoder names none of them.
+        parts = [parameters_of(part) for part in (network, *network.children())]
+        caches = [(name, p) for p in parts for name in ("cache", "past_key_values") if name in p]
         if not caches:
             raise ExportError(
                 f"{type(network).__name__} takes no cache of transformers, which a loop could "
                 "hold; write a factory with mmedge init"
             )
-        self._cache = caches[0]
+        self._cache, names = caches[0]
         self._options: dict[str, Any] = {"use_cache": True} if "use_cache" in names else {}
         if "logits_to_keep" in names:
             self._options["logits_to_keep"] = 1
+        # One that knows of no cache would take the tokens of a step for all that there are.
+        self._counts_tokens = names != parts[0] and "attention_mask" in parts[0]
         self._layers = layer_makers(network)
 
     def cache(self, tensors: Mapping[str, Tensor], *, is_begun: bool = True) -> DynamicCache:
@@ -91,7 +95,14 @@ class DecoderCall(nn.Module):
 
     def scores(self, tokens: Mapping[str, Tensor], cache: Any) -> Tensor:  # noqa: ANN401
         """Of the token after the last, [batch, vocabulary]; the cache grows."""
-        result = self.network(**tokens, **{self._cache: cache}, **self._options)
+        masks: dict[str, Tensor] = {}
+        if self._counts_tokens:
+            new = next(value for value in tokens.values() if isinstance(value, Tensor))
+            past = past_length(cache)
+            masks["attention_mask"] = new.new_ones(
+                (new.shape[0], past + new.shape[1]), dtype=torch.int64
+            )
+        result = self.network(**tokens, **masks, **{self._cache: cache}, **self._options)
         logits: Tensor = result.logits[:, -1]
         return logits
 

@@ -27,7 +27,7 @@ from mmedge_export.sources.huggingface.places import (
     read_positions,
     traceable,
 )
-from mmedge_export.sources.huggingface.sensors import parameters_of
+from mmedge_export.sources.huggingface.sensors import parameters_of, required_parameters
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -90,6 +90,8 @@ class PlacedTokens(nn.Module):
         #: What makes words of tokens; in a tuple, since it is a part of ``network`` already.
         self._embedding = (_embedding_of(network, width),)
         self._replaced = _replaced_tokens(network)
+        # Networks that want a picture beside tokens do without it where its features are there.
+        self._absent = dict.fromkeys(required_parameters(network))
         #: Whether tokens that are taken at once are others than one after another.
         self.sees_ahead = False
         #: What the network itself takes for the example.
@@ -129,7 +131,7 @@ class PlacedTokens(nn.Module):
             ids = ids.masked_fill(input_ids == token, other)
         words = self._embedding[0](ids)
         words = torch.where(stands[..., None], placed[0].to(words.dtype), words)
-        taken: dict[str, Any] = {}
+        taken: dict[str, Any] = {**self._absent}
         if self._way.entrance == "mm_encoder_outputs":
             layers = [torch.where(stands[..., None], layer, 0) for layer in placed[1:]]
             taken["input_ids"] = input_ids

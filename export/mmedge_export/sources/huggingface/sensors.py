@@ -25,6 +25,7 @@ __all__ = [
     "is_made_of_parts",
     "parameters_of",
     "possible_companions",
+    "required_parameters",
     "tell_left_out",
 ]
 
