@@ -89,7 +89,8 @@ def kind_of(model: Model) -> str:
 def network_arguments(kind: Any) -> Iterator[dict[str, Any]]:  # noqa: ANN401
     """What the source calls a class with: also what a bundle has as a constant.
 
-    These are tensors of the first call of ``generate()``; of forward, where there is none, those of
+    These are tensors of the last call of ``generate()``, as earlier ones may be of ways that were
+    tried in vain; of forward, where there is none, those of
     the call that has most of them.
     """
     generated: list[dict[str, Any]] = []
@@ -127,4 +128,4 @@ def network_arguments(kind: Any) -> Iterator[dict[str, Any]]:  # noqa: ANN401
         yield held
     if generated:
         held.clear()
-        held.update(generated[0])
+        held.update(generated[-1])

@@ -39,6 +39,10 @@ def save(make: Callable[[], Any], folder: Path, *, gain: float = 1.0, **generati
     """
     torch.manual_seed(0)
     network = make().eval()
+    with torch.no_grad():
+        for value in network.parameters():
+            if value.numel() == 1 and not value.any():
+                value.fill_(0.5)  # a gate that training opens
     if network.can_generate():
         with torch.no_grad():
             for name, value in network.named_parameters():

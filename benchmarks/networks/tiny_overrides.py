@@ -95,6 +95,7 @@ OVERRIDES: Mapping[str, Mapping[str, Any]] = {
     "granite_speech_encoder": {"context_size": 16, "max_pos_emb": 32},
     "granite_speech_plus_encoder": {"context_size": 16, "max_pos_emb": 32},
     "grounding-dino": {"backbone_config": {"image_size": 128}},
+    "mllama_vision_model": {"vision_output_dim": 2 * WIDTH, "num_global_layers": 1},
     "mm-grounding-dino": {"backbone_config": {"image_size": 128}},
     "hunyuan_vl_text": {"head_dim": HEAD_WIDTH},
     "hy_v4_vl_text": {"rope_parameters": {**_ROPE, "mrope_section": [2, 1, 1]}},

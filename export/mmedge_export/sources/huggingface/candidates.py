@@ -32,6 +32,7 @@ __all__ = [
     "processed_values",
     "sensor_candidates",
     "sound",
+    "stated_shape",
 ]
 
 #: Rows of an example: more than one, since torch takes sizes 0 and 1 for constants.
@@ -95,7 +96,8 @@ def sensor_candidates(checkpoint: Checkpoint, sensor: Sensor) -> Iterator[Tensor
 
     if sensor.name.endswith("input_ids"):
         words = look_up(config, "vocab_size") or 2
-        yield torch.randint(min(5, words - 1), words, (ROWS, _TOKENS), generator=rng)
+        sizes = (ROWS, *_choices(checkpoint.network), _TOKENS)
+        yield torch.randint(min(5, words - 1), words, sizes, generator=rng)
     elif sensor.modality == "layout":
         places = look_up(config, "max_2d_position_embeddings") or 1024
         corners = torch.randint(0, places // 2, (ROWS, _TOKENS, 2), generator=rng)
@@ -105,13 +107,22 @@ def sensor_candidates(checkpoint: Checkpoint, sensor: Sensor) -> Iterator[Tensor
     elif is_made_of_parts(sensor) and (
         (shape := _feature_shape(checkpoint, sensor.name)) is not None
     ):
-        yield noise(*shape)
+        yield noise(shape[0], *_choices(checkpoint.network), *shape[1:])
+    elif sensor.name.endswith("_patches") and (width := look_up(config, "patch_embed_hidden_size")):
+        # A patch has its row and its column before its colors.
+        places = torch.arange(_COUNT).expand(ROWS, _COUNT)
+        at = torch.stack([places // 2, places % 2], -1)
+        yield torch.cat([at, torch.rand((ROWS, _COUNT, width), generator=rng)], -1)
     elif sensor.modality in ("image", "video"):
         height, width = _image_sizes(config)
         channels = look_up(config, "num_channels", "in_channels", "in_chans") or 3
         if sensor.modality == "image":
             yield noise(ROWS, channels, height, width)
             yield noise(ROWS, 1, channels, height, width)
+            if isinstance(count := look_up(config, "num_images"), int) and count > 1:
+                yield noise(ROWS, count, channels, height, width)
+            if isinstance(tiles := look_up(config, "max_num_tiles"), int):
+                yield noise(ROWS, 1, tiles, channels, height, width)
         frames = look_up(config, "num_frames") or 4
         yield noise(ROWS, frames, channels, height, width)
         yield noise(ROWS, channels, frames, height, width)
@@ -163,16 +174,21 @@ def _sounds(config: Any, noise: Any) -> Iterator[Tensor]:  # noqa: ANN401
     yield noise(ROWS, 1, 4000)
 
 
-def _stated_shape(network: Any, name: str) -> list[str] | None:  # noqa: ANN401
+def stated_shape(network: Any, name: str) -> list[str] | None:  # noqa: ANN401
     """The words of the shape that the documentation of forward states for a parameter."""
     text = inspect.getdoc(network.forward) or ""
     match = re.search(_SHAPE.format(re.escape(name)), text, re.MULTILINE)
     return None if match is None else [word.strip(" ()") for word in match[1].split(",")]
 
 
+def _choices(network: Any) -> tuple[int, ...]:  # noqa: ANN401
+    """The number of answers to choose from, where a text has an axis of them."""
+    return (2,) if "num_choices" in (stated_shape(network, "input_ids") or ()) else ()
+
+
 def _feature_shape(checkpoint: Checkpoint, name: str) -> tuple[int, ...] | None:
     """Of what another network made: its documentation names a width that the configuration has."""
-    words = _stated_shape(checkpoint.network, name)
+    words = stated_shape(checkpoint.network, name)
     if words is None or len(words) != 3:
         return None
     width = look_up(checkpoint.config, words[-1])
@@ -189,6 +205,9 @@ def companion_candidates(checkpoint: Checkpoint, name: str, value: Tensor) -> It
     """
     rows, words = value.shape[0], name.split("_")
     if "mask" in words:
+        if value.ndim > 5:  # of tiles of pictures
+            yield torch.ones(value.shape[:3], dtype=torch.int64)
+            return
         if value.ndim > 3:
             yield torch.ones((rows, *value.shape[-2:]), dtype=torch.int64)
             return
@@ -207,6 +226,8 @@ def companion_candidates(checkpoint: Checkpoint, name: str, value: Tensor) -> It
         height = max(math.isqrt(value.shape[1]), 1)
         width = value.shape[1] // height
         yield torch.tensor([[height, width - (row == rows - 1)] for row in range(rows)])
+    elif words[-2:] == ["ratio", "ids"] and value.ndim > 5:
+        yield (1 + torch.arange(rows))[:, None].expand(rows, value.shape[1]).clone()
     elif words[-1] == "sizes":
         yield torch.tensor([list(value.shape[-2:])] * rows)
     elif words[-1] == "lengths":
@@ -216,7 +237,7 @@ def companion_candidates(checkpoint: Checkpoint, name: str, value: Tensor) -> It
     elif words[-1] == "longer":
         yield torch.tensor([[row % 2 == 0] for row in range(rows)])
     elif value.ndim == 3:
-        stated = _stated_shape(checkpoint.network, name) or []
+        stated = stated_shape(checkpoint.network, name) or []
         if len(stated) == 3:
             width = look_up(checkpoint.config, stated[-1])
             rng = torch.Generator().manual_seed(1)

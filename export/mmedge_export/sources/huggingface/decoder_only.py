@@ -95,6 +95,11 @@ class DecoderCall(nn.Module):
 
     def scores(self, tokens: Mapping[str, Tensor], cache: Any) -> Tensor:  # noqa: ANN401
         """Of the token after the last, [batch, vocabulary]; the cache grows."""
+        logits: Tensor = self.result(tokens, cache).logits[:, -1]
+        return logits
+
+    def result(self, tokens: Mapping[str, Tensor], cache: Any) -> Any:  # noqa: ANN401
+        """What the network returns; the cache grows."""
         masks: dict[str, Tensor] = {}
         if self._counts_tokens:
             new = next(value for value in tokens.values() if isinstance(value, Tensor))
@@ -102,9 +107,7 @@ class DecoderCall(nn.Module):
             masks["attention_mask"] = new.new_ones(
                 (new.shape[0], past + new.shape[1]), dtype=torch.int64
             )
-        result = self.network(**tokens, **masks, **{self._cache: cache}, **self._options)
-        logits: Tensor = result.logits[:, -1]
-        return logits
+        return self.network(**tokens, **masks, **{self._cache: cache}, **self._options)
 
 
 class _Continue(nn.Module):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,10 +16,12 @@ from mmedge_export.sources.huggingface.candidates import (
     companion_candidates,
     processed_values,
     sensor_candidates,
+    stated_shape,
 )
 from mmedge_export.sources.huggingface.sensors import (
     companion_sets,
     parameters_of,
+    possible_companions,
     required_parameters,
 )
 
@@ -29,7 +33,15 @@ if TYPE_CHECKING:
     from mmedge_export.sources.huggingface.checkpoint import Checkpoint
     from mmedge_export.sources.huggingface.sensors import Sensor
 
-__all__ = ["DECODER_TOKENS", "find_example", "options_of", "result_fields", "runs", "sensor_values"]
+__all__ = [
+    "DECODER_TOKENS",
+    "find_example",
+    "main_part",
+    "options_of",
+    "result_fields",
+    "runs",
+    "sensor_values",
+]
 
 #: What a network with an encoder and a decoder calls the tokens of the latter.
 DECODER_TOKENS = "decoder_input_ids"
@@ -73,7 +85,7 @@ def find_example(
             continue
         if rows == 1:
             checkpoint.remarks.append(f"a call has one row: {type(network).__name__} takes no more")
-        return sensors_tried, example
+        return _with_stated_masks(network, sensors_tried, example)
     first = {name: values[0][name] for name, values in candidates.items()}
     _refuse_needed(checkpoint, sensors, first)
     shapes = {
@@ -132,10 +144,45 @@ def _examples(
                     companions[name] = (
                         [value[name]]
                         if name in value
-                        else list(companion_candidates(checkpoint, name, value[sensor.name]))
+                        else [
+                            *companion_candidates(checkpoint, name, value[sensor.name]),
+                            *_masks_over_text(name, tried, example, value[sensor.name]),
+                        ]
                     )
             for further in itertools.product(*companions.values()):
                 yield tried, {**example, **dict(zip(companions, further, strict=True))}
+
+
+def _masks_over_text(
+    name: str, sensors: Sequence[Sensor], example: Mapping[str, Tensor], value: Tensor
+) -> Iterator[Tensor]:
+    """A mask [rows, tokens, pictures] that lets each token look at each picture of its row."""
+    text = next((sensor for sensor in sensors if sensor.modality == "text"), None)
+    if "mask" in name.split("_") and value.ndim > 4 and text is not None and text.name in example:
+        yield torch.ones((*example[text.name].shape, *value.shape[1:-3]), dtype=torch.int64)
+
+
+def _with_stated_masks(
+    network: Any,  # noqa: ANN401
+    sensors: list[Sensor],
+    example: dict[str, Tensor],
+) -> tuple[list[Sensor], dict[str, Tensor]]:
+    """With masks over a text that the documentation states, as the processor gives them.
+
+    Networks do run without, and some then let a token look at less.
+    """
+    for at, sensor in enumerate(sensors):
+        for name in possible_companions(network, sensors):
+            words = stated_shape(network, name) or ["", ""]
+            if name in example or not words[1].startswith("seq"):
+                continue
+            for mask in _masks_over_text(name, sensors, example, example[sensor.name]):
+                with contextlib.suppress(Exception):
+                    runs(network, {**example, name: mask})
+                    owner = replace(sensor, companions=(*sensor.companions, name))
+                    sensors = [*sensors[:at], owner, *sensors[at + 1 :]]
+                    example = {**example, name: mask}
+    return sensors, example
 
 
 def options_of(network: Any) -> dict[str, Any]:  # noqa: ANN401
@@ -158,6 +205,14 @@ def runs(network: Any, example: Mapping[str, Tensor]) -> Any:  # noqa: ANN401
         return network(**values, **options_of(network))
 
 
+def main_part(result: Any) -> Any:  # noqa: ANN401
+    """A result, or the last of its parts that has tensors where it has none by itself."""
+    if any(isinstance(value, torch.Tensor) for value in result.values()):
+        return result
+    parts = [value for value in result.values() if hasattr(value, "items")]
+    return next((part for part in reversed(parts) if result_fields(part)), result)
+
+
 def result_fields(result: Any) -> list[str]:  # noqa: ANN401
     """Names of the tensors that a result is for."""
     tensors = [name for name, value in result.items() if isinstance(value, torch.Tensor)]
@@ -168,8 +223,8 @@ def result_fields(result: Any) -> list[str]:  # noqa: ANN401
 
 def _mask(checkpoint: Checkpoint, ids: Tensor) -> Tensor:
     """The last row is shorter, on the side where the tokenizer pads."""
-    mask = torch.ones(ids.shape[:2], dtype=torch.int64)
+    mask = torch.ones_like(ids, dtype=torch.int64)
     side = getattr(checkpoint.part("tokenizer"), "padding_side", "right")
-    if ids.shape[1] > 3:
-        mask[-1, slice(-2, None) if side == "right" else slice(0, 2)] = 0
+    if ids.shape[-1] > 3:
+        mask[-1, ..., slice(-2, None) if side == "right" else slice(0, 2)] = 0
     return mask

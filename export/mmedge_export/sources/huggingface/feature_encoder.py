@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from mmedge.errors import ExportError
 from mmedge_export.noise import quiet
-from mmedge_export.sources.huggingface.candidates import ROWS
+from mmedge_export.sources.huggingface.candidates import ROWS, sensor_candidates
 from mmedge_export.sources.huggingface.examples import sensor_values
 from mmedge_export.sources.huggingface.features import (
     feature_function,
@@ -29,7 +29,7 @@ from mmedge_export.sources.huggingface.picture_rows import (
 )
 from mmedge_export.sources.huggingface.real_pictures import AllPicturesAreReal
 from mmedge_export.sources.huggingface.row_graph import RowGraph, trace_row
-from mmedge_export.sources.huggingface.sensors import parameters_of
+from mmedge_export.sources.huggingface.sensors import Sensor, parameters_of
 from mmedge_export.sources.huggingface.sound_values import masks_beside, sound_values
 
 if TYPE_CHECKING:
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
     from mmedge_export.sources.huggingface.checkpoint import Checkpoint
     from mmedge_export.sources.huggingface.features import FeatureLayout
-    from mmedge_export.sources.huggingface.sensors import Sensor
 
 __all__ = ["FeatureEncoder", "find_encoder"]
 
@@ -55,6 +54,7 @@ class FeatureEncoder:
         network_values: what the network's forward takes for the same; the likeliest first.
         constants: features of them, by name.
         layout: where they are in a result of the network's own encoder.
+        texts: names among the values of what is a text, which the encoder sees beside the sensor.
     """
 
     module: Any
@@ -62,6 +62,7 @@ class FeatureEncoder:
     network_values: Sequence[Mapping[str, Tensor]]
     constants: Mapping[str, Tensor]
     layout: FeatureLayout
+    texts: tuple[str, ...] = ()
 
 
 class _Encoder(nn.Module):
@@ -143,13 +144,16 @@ def find_encoder(checkpoint: Checkpoint, sensor: Sensor) -> FeatureEncoder:
     row_reasons: list[str] = []
     names = _names_of(checkpoint.network, sensor)
     sounds = list(sound_values(checkpoint, sensor, names))
-    beside = further_pictures(checkpoint, sensor, _required_names(checkpoint.network, sensor))
+    required = _required_names(checkpoint.network, sensor)
+    texts = _texts_beside(checkpoint, required)
+    beside = {**further_pictures(checkpoint, sensor, required), **texts}
     values = sounds or [
         {sensor.name: each[sensor.name], **beside} for each in sensor_values(checkpoint, sensor)
     ]
     for value, all_real in itertools.product(values, (True, False)):
         try:
-            return _try_batch(checkpoint, sensor, value, all_real=all_real)
+            encoder = _try_batch(checkpoint, sensor, value, all_real=all_real)
+            return replace(encoder, texts=tuple(texts))
         except Exception as error:  # noqa: BLE001 - whatever a foreign class raises
             if not all_real:  # else it may be what is changed for it here
                 reasons.append(_first_line(error))
@@ -195,6 +199,15 @@ def _names_of(network: Any, sensor: Sensor) -> list[str]:  # noqa: ANN401
     return [name for name in names if name in parameters or takes_any]
 
 
+def _texts_beside(checkpoint: Checkpoint, names: Sequence[str]) -> dict[str, Tensor]:
+    """Texts among what the function of features cannot be called without, by name."""
+    return {
+        name: next(sensor_candidates(checkpoint, Sensor(name, name.split("_")[0])))
+        for name in names
+        if name.endswith("_input_ids")
+    }
+
+
 def _try_batch(
     checkpoint: Checkpoint, sensor: Sensor, values: Mapping[str, Tensor], *, all_real: bool
 ) -> FeatureEncoder:
@@ -212,6 +225,8 @@ def _try_batch(
     masks = [name for name in values if name != sensor.name and not is_picture(name)]
     if masks:
         _check_tracing(module, values)
+    masks = [name for name in masks if not name.endswith("_input_ids")]
+    if masks:
         checkpoint.remarks.append(
             f"{', '.join(masks)} says what of the {sensor.modality} is no padding; a prompt has "
             "as many places as that makes"

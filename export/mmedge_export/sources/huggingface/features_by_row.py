@@ -20,6 +20,11 @@ __all__ = ["FeaturesByRow"]
 class FeaturesByRow(TorchFunctionMode):
     """What is put where a mask is true goes row by row: the first features to the first places."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        #: Features of each row that were put somewhere.
+        self.count = 0
+
     def __torch_function__(
         self,
         func: Callable[..., Any],
@@ -33,6 +38,7 @@ class FeaturesByRow(TorchFunctionMode):
             if whole.ndim == 3:
                 places = mask.expand(whole.shape)[..., 0]
                 features = source.reshape(whole.shape[0], -1, whole.shape[-1])
+                self.count = max(self.count, features.shape[1])
                 order = (places.long().cumsum(1) - 1).clamp(min=0)
                 index = order.clamp(max=features.shape[1] - 1)[..., None]
                 placed = features.gather(1, index.expand(-1, -1, features.shape[-1]))

@@ -77,7 +77,16 @@ def _make(checkpoint: Checkpoint) -> Model:
     if not network.config.is_encoder_decoder and (joins or placed is not None):
         if placed is None and (model := _decoder_behind(checkpoint, sensors)) is not None:
             return model
-        return prefixed_model(checkpoint, sensors)
+        if placed is None and (model := _text_after(checkpoint, sensors)) is not None:
+            return model
+        if network.can_generate():
+            return prefixed_model(checkpoint, sensors)
+        try:
+            return prefixed_model(checkpoint, sensors)
+        except ExportError:
+            if (whole := _whole(checkpoint, sensors)) is None:
+                raise
+            return whole
     sensors, example = _find_example(checkpoint, sensors)
     tell_left_out(checkpoint, sensors)
     if not network.can_generate():
@@ -113,6 +122,36 @@ def _decoder_behind(checkpoint: Checkpoint, sensors: Sequence[Sensor]) -> Model 
             return None
         model = encoder_decoder_model(checkpoint, tried, example)
     except Exception:  # noqa: BLE001 - whatever a foreign class raises: it is another kind
+        del checkpoint.remarks[remarks:]
+        return None
+    tell_left_out(checkpoint, tried)
+    return model
+
+
+def _text_after(checkpoint: Checkpoint, sensors: Sequence[Sensor]) -> Model | None:
+    """The model of a network that keeps of a sensor what is the same for any text; None: not so."""
+    from mmedge_export.sources.huggingface.text_after import text_after_model
+
+    remarks = len(checkpoint.remarks)
+    try:
+        tried, example = find_example(checkpoint, sensors)
+        model = text_after_model(checkpoint, tried, example)
+    except Exception:  # noqa: BLE001 - whatever a foreign class raises: it is another kind
+        del checkpoint.remarks[remarks:]
+        return None
+    tell_left_out(checkpoint, tried)
+    return model
+
+
+def _whole(checkpoint: Checkpoint, sensors: Sequence[Sensor]) -> Model | None:
+    """The model of a network that runs once on a text with places; None: it does not run so."""
+    from mmedge_export.sources.huggingface.single_run import single_run_model
+
+    remarks = len(checkpoint.remarks)
+    try:
+        tried, example = _find_example(checkpoint, sensors)
+        model = single_run_model(checkpoint, tried, example)
+    except Exception:  # noqa: BLE001 - whatever a foreign class raises: the first reason counts
         del checkpoint.remarks[remarks:]
         return None
     tell_left_out(checkpoint, tried)

@@ -37,6 +37,7 @@ from mmedge_export.sources.huggingface.generation import compare_tokens, read_ge
 from mmedge_export.sources.huggingface.placed_tokens import find_way
 from mmedge_export.sources.huggingface.sensors import tell_left_out
 from mmedge_export.sources.huggingface.single_run import make_inputs
+from mmedge_export.sources.huggingface.text_places import place_token
 from mmedge_export.sources.huggingface.tokenizer import tokenizer_file
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 
     from transformers.cache_utils import DynamicCache
 
+    from mmedge_export.inputs import Limits
     from mmedge_export.sources.huggingface.checkpoint import Checkpoint
     from mmedge_export.sources.huggingface.example_prompt import Prompt
     from mmedge_export.sources.huggingface.feature_encoder import FeatureEncoder
@@ -110,17 +112,12 @@ class _RunOnce(nn.Module):
         return {name: result[name] for name in self._fields}
 
 
-def _token_of(network: Any, modality: str) -> Any:  # noqa: ANN401
-    """The token that stands for a feature of a modality; None: the configuration names none."""
-    return look_up(network.config, f"{modality}_token_id", f"{modality}_token_index")
-
-
 def placed_sensor(network: Any, sensors: Sequence[Sensor]) -> tuple[Sensor, int] | None:  # noqa: ANN401
     """The sensor that tokens of a network stand for, with the token; None: there is none."""
     if all(sensor.modality != "text" for sensor in sensors):
         return None
     for sensor in sensors:
-        token = None if sensor.modality == "text" else _token_of(network, sensor.modality)
+        token = None if sensor.modality == "text" else place_token(network, sensor.modality)
         if isinstance(token, int) and feature_function(network, sensor.modality) is not None:
             return sensor, token
     return None
@@ -143,11 +140,11 @@ def prefixed_model(checkpoint: Checkpoint, sensors: Sequence[Sensor]) -> Model:
         )
     sensor, encoder, prompt, placed = _first_that_joins(checkpoint, usable)
     for other in others:
-        if other.modality != sensor.modality:
+        if other.modality != sensor.modality and other.name not in encoder.texts:
             checkpoint.remarks.append(
                 f"{other.modality} is left out: one input beside text is taken"
             )
-    token = _token_of(network, sensor.modality)
+    token = place_token(network, sensor.modality)
     checkpoint.remarks.append(
         f"a prompt has {prompt.count} tokens {token} in the places of one {sensor.modality}, as "
         "the processor writes them"
@@ -158,6 +155,7 @@ def prefixed_model(checkpoint: Checkpoint, sensors: Sequence[Sensor]) -> Model:
     inputs, dims, encoder.module.fronts = make_inputs(
         checkpoint, [sensor], encoder.values, one_batch=True
     )
+    _add_texts(checkpoint, encoder, inputs, dims)
     name = checkpoint.folder.resolve().name
     if not network.can_generate():
         longest = look_up(network.config, "max_position_embeddings") or _LONGEST
@@ -213,6 +211,25 @@ def _common_fields(
     return fields
 
 
+def _add_texts(
+    checkpoint: Checkpoint,
+    encoder: FeatureEncoder,
+    inputs: dict[str, Input],
+    dims: dict[str, Limits],
+) -> None:
+    """Add the texts that an encoder sees beside its sensor; each is a modality of its own."""
+    for name in encoder.texts:
+        modality = name.split("_")[0]
+        checkpoint.remarks.append(f"{name} is a text without padding, beside that of input_ids")
+        part = getattr(checkpoint.config, f"{modality}_config", checkpoint.config)
+        inputs[name] = Input(
+            encoder.values[name].numpy(),
+            modality=modality,
+            dynamic={0: "batch", 1: f"{modality}_tokens"},
+        )
+        dims[f"{modality}_tokens"] = (1, look_up(part, "max_position_embeddings") or _LONGEST)
+
+
 def _first_that_joins(
     checkpoint: Checkpoint, sensors: Sequence[Sensor]
 ) -> tuple[Sensor, FeatureEncoder, Prompt, PlacedTokens]:
@@ -236,7 +253,7 @@ def _join(
     checkpoint: Checkpoint, sensor: Sensor
 ) -> tuple[Sensor, FeatureEncoder, Prompt, PlacedTokens]:
     network = checkpoint.network
-    token = _token_of(network, sensor.modality)
+    token = place_token(network, sensor.modality)
     if not isinstance(token, int):
         raise ExportError(
             f"{type(network).__name__}: its configuration names no {sensor.modality}_token_id: "
@@ -246,7 +263,7 @@ def _join(
     encoder = find_encoder(checkpoint, sensor)
     prompt = make_prompt(network, encoder, token)
     placed = find_way(network, token, encoder, prompt, sensor.modality)
-    beside = tuple(name for name in encoder.values if name != sensor.name)
+    beside = tuple(n for n in encoder.values if n != sensor.name and n not in encoder.texts)
     return replace(sensor, companions=beside), encoder, prompt, placed
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Sensor",
     "companion_sets",
+    "feature_parameters",
     "find_sensors",
     "is_made_of_parts",
     "parameters_of",
@@ -38,6 +39,7 @@ _MODALITY_OF_WORD = {
     "pixel": "image",
     "image": "image",
     "images": "image",
+    "patches": "image",
     "visual": "image",
     "points": "points",
     "boxes": "boxes",
@@ -104,6 +106,18 @@ def _parameters(network: Any) -> dict[str, inspect.Parameter]:  # noqa: ANN401
         if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
         and name != "self"
     }
+
+
+def feature_parameters(network: Any) -> list[str]:  # noqa: ANN401
+    """Names of what forward takes of features in place of what a sensor gives."""
+    return [
+        name
+        for name, parameter in _parameters(network).items()
+        if "Tensor" in str(parameter.annotation)
+        and parameter.default is None
+        and name.split("_")[-1] in (*_FEATURES, "embeddings", "states")
+        and "inputs" not in name.split("_")
+    ]
 
 
 def find_sensors(network: Any, processor: Any) -> list[Sensor]:  # noqa: ANN401
@@ -184,7 +198,7 @@ def _modality(name: str, stated: set[str]) -> str | None:
 def _form(name: str) -> int | None:
     """0 for what a sensor gives, 1 for features of it, None for anything else."""
     words = name.split("_")
-    if _INNER_WORDS.intersection(words):
+    if _INNER_WORDS.intersection(words) or (words[-1] == "ids" and "input" not in words):
         return None
     if words[-1] in _RAW or name == "input_features":
         return 0

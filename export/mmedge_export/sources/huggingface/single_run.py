@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,22 +12,31 @@ from mmedge.errors import ExportError
 from mmedge_export.inputs import Input
 from mmedge_export.model import Model
 from mmedge_export.noise import quiet
-from mmedge_export.sources.huggingface.examples import DECODER_TOKENS, options_of, result_fields
+from mmedge_export.sources.huggingface.examples import (
+    DECODER_TOKENS,
+    main_part,
+    options_of,
+    result_fields,
+)
+from mmedge_export.sources.huggingface.features_by_row import FeaturesByRow
 from mmedge_export.sources.huggingface.fronts import Fronts, find_front
 from mmedge_export.sources.huggingface.known_values import KnownValues, read_known_values
+from mmedge_export.sources.huggingface.places import traceable
 from mmedge_export.sources.huggingface.size_limits import (
     batches_differ,
     free_axes,
+    is_mask_over_text,
     longest_text,
     other_text,
     several_texts,
     shortest_sound,
     shortest_text,
 )
+from mmedge_export.sources.huggingface.text_places import add_places
 from mmedge_export.sources.huggingface.tokenizer import tokenizer_file
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from mmedge_export.inputs import Limits
     from mmedge_export.sources.huggingface.checkpoint import Checkpoint
@@ -46,12 +56,20 @@ class SingleRun(nn.Module):
 
     Args:
         network: in evaluation mode.
+        has_places: whether tokens of a text stand for features.
         flags: parameters that are false in each call, with a value for some rows, by the parameter
             whose rows they have.
     """
 
-    def __init__(self, network: nn.Module, flags: Mapping[str, tuple[str, Tensor]]) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        flags: Mapping[str, tuple[str, Tensor]],
+        *,
+        has_places: bool = False,
+    ) -> None:
         super().__init__()
+        self._has_places = has_places
         self.network, self.fronts = network, Fronts(())
         #: Set where they are known.
         self.fields: Sequence[str] = ()
@@ -68,12 +86,24 @@ class SingleRun(nn.Module):
             name: torch.zeros((values[owner].shape[0], *value.shape[1:]), dtype=torch.bool)
             for name, (owner, value) in self._flags.items()
         }
-        return self.network(**values, **flags, **self._options)
+        with _places_taken(self._has_places):
+            result = self.network(**values, **flags, **self._options)
+        return main_part(result) if hasattr(result, "items") else result
 
     def forward(self, **inputs: Tensor) -> dict[str, Tensor]:
         """The fields, by name."""
         result = self.known_values.run(self.call, self.fronts(inputs))
         return {name: result[name] for name in self.fields}
+
+
+@contextlib.contextmanager
+def _places_taken(has_places: bool) -> Iterator[None]:  # noqa: FBT001
+    """Let features go to places of a text, whatever their number, if it has any."""
+    if not has_places:
+        yield
+        return
+    with FeaturesByRow(), traceable():
+        yield
 
 
 def single_run_model(
@@ -86,6 +116,7 @@ def single_run_model(
     """
     network = checkpoint.network
     what = type(network).__name__
+    example, places = add_places(checkpoint, sensors, example)
     if (texts := several_texts(network, sensors, example)) is not None:
         example = texts
         checkpoint.remarks.append(
@@ -101,7 +132,7 @@ def single_run_model(
     if flags:
         checkpoint.remarks.append(f"{', '.join(flags)} is false in each call")
         example = {**example, **{name: torch.zeros_like(example[name]) for name in flags}}
-    module = SingleRun(network, flags).eval()
+    module = SingleRun(network, flags, has_places=places > 0).eval()
     if (known := _read_known(module, sensors, example)) is None:
         checkpoint.remarks.append(
             f"a call has one row: {what} reads values that differ with the number of rows"
@@ -121,9 +152,12 @@ def single_run_model(
     if not module.fields:
         raise ExportError(f"{what} returns no tensors by name; write a factory with mmedge init")
     # Some decoders silently take rows apart that are no rows of what the encoder made.
-    one_batch = DECODER_TOKENS in example
-    inputs, dims, module.fronts = make_inputs(checkpoint, sensors, example, one_batch=one_batch)
+    one_batch = DECODER_TOKENS in example or places > 0
+    with _places_taken(places > 0):
+        inputs, dims, module.fronts = make_inputs(checkpoint, sensors, example, one_batch=one_batch)
     inputs = {name: value for name, value in inputs.items() if name not in flags}
+    if places:
+        dims["tokens"] = (places, dims["tokens"][1])
     return Model(
         module,
         inputs=inputs,
@@ -169,6 +203,14 @@ def make_inputs(
     inputs: dict[str, Input] = {}
     dims: dict[str, Limits] = {}
     raw_inputs: list[RawInput] = []
+    answers = next(
+        (
+            value.shape[1]
+            for s in sensors
+            if s.modality == "text" and (value := example[s.name]).ndim > 2
+        ),
+        None,
+    )
     has_layout = any(sensor.modality == "layout" for sensor in sensors)
     for sensor in sensors:
         dynamic: dict[int, str] = {}
@@ -180,8 +222,11 @@ def make_inputs(
         if raw is not None:
             raw_inputs.append(raw)
             name, value = raw.name, raw.example
+        if answers is not None and value.shape[1] == answers:
+            dynamic[1] = "choices"
+            dims["choices"] = (1, MOST_ROWS)
         if sensor.modality in ("text", "layout"):
-            dynamic[1] = "tokens"
+            dynamic[value.ndim - 1 if sensor.modality == "text" else 1] = "tokens"
             if sensor.modality == "text":
                 longest = longest_text(checkpoint, sensor, example)
                 dims["tokens"] = (shortest_text(network, sensor, example), longest)
@@ -189,6 +234,9 @@ def make_inputs(
         elif sensor.name == DECODER_TOKENS:
             dynamic[1] = "decoder_tokens"
             dims["decoder_tokens"] = (1, longest_text(checkpoint, sensor, example))
+        elif sensor.name.endswith("_input_ids"):
+            dynamic[1] = f"{sensor.modality}_tokens"
+            dims[dynamic[1]] = (1, longest_text(checkpoint, sensor, example))
         elif sensor.modality == "audio" and value.ndim == 2:
             dynamic[1] = "samples"
             dims["samples"] = (
@@ -224,7 +272,8 @@ def make_inputs(
                     axis: symbol
                     for axis, symbol in dynamic.items()
                     if axis < beside.ndim and beside.shape[axis] == example[sensor.name].shape[axis]
-                },
+                }
+                | ({1: "tokens"} if is_mask_over_text(companion, example) else {}),
             )
     return inputs, dims, Fronts(raw_inputs)
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "batches_differ",
     "free_axes",
+    "is_mask_over_text",
     "longest_text",
     "other_text",
     "several_texts",
@@ -125,7 +126,7 @@ def longest_text(
 
 def shortest_text(network: Any, sensor: Sensor, example: Mapping[str, Tensor]) -> int:  # noqa: ANN401
     """The shortest text that the network takes."""
-    most = example[sensor.name].shape[1]
+    most = example[sensor.name].shape[-1]
     return next(
         (size for size in range(1, most) if _takes(network, _text(sensor, example, size))), most
     )
@@ -133,17 +134,30 @@ def shortest_text(network: Any, sensor: Sensor, example: Mapping[str, Tensor]) -
 
 def other_text(sensor: Sensor, example: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """An example of a shorter text."""
-    return _text(sensor, example, max(example[sensor.name].shape[1] - 2, 1))
+    return _text(sensor, example, max(example[sensor.name].shape[-1] - 2, 1))
 
 
 def _text(sensor: Sensor, example: Mapping[str, Tensor], size: int) -> dict[str, Tensor]:
     """An example of another length of text, nothing of which is padding."""
+    tokens = example[sensor.name]
     names = [n for n in (sensor.name, sensor.mask, "bbox") if n is not None and n in example]
-    index = torch.arange(size) % example[sensor.name].shape[1]
-    values = {**example, **{name: example[name][:, index] for name in names}}
+    names += [name for name in example if name not in names and is_mask_over_text(name, example)]
+    index, axis = torch.arange(size) % tokens.shape[-1], tokens.ndim - 1
+    values = {**example, **{name: example[name].index_select(axis, index) for name in names}}
     if sensor.mask is not None:
         values[sensor.mask] = torch.ones_like(values[sensor.mask])
     return values
+
+
+def is_mask_over_text(name: str, example: Mapping[str, Tensor]) -> bool:
+    """Whether a value says for each token of a text what of another modality it looks at."""
+    tokens, value = example.get("input_ids"), example[name]
+    return (
+        tokens is not None
+        and "mask" in name.split("_")
+        and value.ndim > 2
+        and value.shape[:2] == tokens.shape
+    )
 
 
 def shortest_sound(network: Any, name: str, example: Mapping[str, Tensor]) -> int:  # noqa: ANN401
