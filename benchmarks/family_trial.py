@@ -15,6 +15,7 @@ from family_check import Wrong, check_bundle, in_words
 
 from mmedge.errors import MMEdgeError
 from mmedge_export import export
+from mmedge_export.sources.huggingface.checkpoint import leave_out_noise
 from mmedge_export.sources.loader import load_source
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def try_class(name: str, folder: Path, *, read_only: bool = False) -> Result:
         )
     except Exception as error:  # noqa: BLE001 - whatever a foreign class raises
         return {"result": "not tried", "reason": f"no tiny checkpoint: {in_words(error)}"}
+    leave_out_noise(network, [])  # export says that it does
     spec = f"hf:{checkpoint}"
     try:
         with network_arguments(kind) as held:

@@ -70,7 +70,10 @@ OVERRIDES: Mapping[str, Mapping[str, Any]] = {
             **{f"<|visual token {n:06d}|>": 30 + n for n in range(64)},
         }
     },
-    "emu3_vqgan": {"channel_multiplier": [1, 1], "hidden_size": WIDTH},
+    "emu3_text_model": {"max_position_embeddings": 512},  # a picture that is made up has 272 tokens
+    "emu3_vqgan": {  # its class states no size of a picture: else one of 224 is made up
+        "channel_multiplier": [1, 1], "hidden_size": WIDTH, "image_size": PICTURE,
+    },
     "ernie4_5_vl_moe_text": {"rope_parameters": {**_ROPE, "mrope_section": [3, 3, 2]}},
     "fast_vlm": {
         "vision_config": {
@@ -104,6 +107,9 @@ OVERRIDES: Mapping[str, Mapping[str, Any]] = {
     "llama4_vision_model": {"intermediate_size": 4 * WIDTH},  # of four patches that are merged
     "mimi": {"upsample_groups": WIDTH},
     "muse_glimmer": {"out_hidden_size": 4 * WIDTH},  # of four patches that are merged
+    "molmo2_vision": {
+        "image_size": [PICTURE, PICTURE], "num_position_embeddings": (PICTURE // PATCH) ** 2
+    },
     # At 0.02, norms behind attention divide by almost nothing.
     "muse_glimmer_text": {"initializer_range": 0.3},
     "muse_spark_text": {"initializer_range": 0.3},

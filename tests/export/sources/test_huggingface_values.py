@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import UserDict
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,11 +12,17 @@ from torch import Tensor, nn
 
 pytest.importorskip("transformers")
 
-from mmedge_export.sources.huggingface.checkpoint import Checkpoint, _multiply_by_tokens
+from mmedge_export.sources.huggingface.checkpoint import (
+    Checkpoint,
+    _multiply_by_tokens,
+    leave_out_noise,
+)
 from mmedge_export.sources.huggingface.example_prompt import call
+from mmedge_export.sources.huggingface.feature_encoder import find_encoder
 from mmedge_export.sources.huggingface.features import read_layout
 from mmedge_export.sources.huggingface.picture_rows import further_pictures, picture_rows
 from mmedge_export.sources.huggingface.placed_tokens import _embedding_of, _replaced_tokens
+from mmedge_export.sources.huggingface.places import FeaturesInPlace
 from mmedge_export.sources.huggingface.sensors import Sensor
 
 IMAGE = Sensor("pixel_values", "image")
@@ -79,6 +86,93 @@ def test_lists_without_features_are_none():
         "pooler_output",
         "deepstack_features",
     ]
+
+
+def test_features_of_layers_come_with_their_numbers():
+    result = {"deepstack_features": [(3, [torch.ones(2, 4)]), (1, [torch.zeros(2, 4)])]}
+    layout = read_layout(UserDict(result), 1)
+    assert not layout.has_words
+    assert [tensor.shape for tensor in layout.tensors(result, 1)] == [(1, 2, 4)] * 2
+    again = layout.result(layout.tensors(result, 1))["deepstack_features"]
+    assert [(number, bool(layer[0].any())) for number, layer in again] == [(3, True), (1, False)]
+
+
+def test_patches_that_a_token_pools_go_on_from_picture_to_picture():
+    (row, *_) = picture_rows(
+        checkpoint(vision_config=config(patch_size=4, image_size=16, merge_size=2)),
+        IMAGE,
+        ["image_token_pooling", "image_grids"],
+    )
+    pooled = row["image_token_pooling"]
+    assert pooled.tolist() == [[0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]]
+    assert row["image_grids"].tolist() == [[2, 2, 0, 0]]
+    encoder = find_encoder(checkpoint_of(Pooling()), IMAGE)
+    values = encoder.network_values[0]
+    assert torch.equal(values["image_token_pooling"], torch.cat([pooled, pooled + 16]))
+    assert list(encoder.values) == ["pixel_values"]
+
+
+def checkpoint_of(network: Any) -> Checkpoint:
+    return Checkpoint(None, network)
+
+
+class Pooling(nn.Module):
+    """Pools patches by their numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.config = config(vision_config=config(patch_size=4, image_size=16, merge_size=2))
+        self.base_model = self
+
+    def get_image_features(
+        self, pixel_values: Tensor, image_token_pooling: Tensor, return_dict: bool
+    ) -> Tensor:
+        return pixel_values.flatten(0, -2)[image_token_pooling].sum(1)
+
+    def forward(self, pixel_values: Tensor, image_token_pooling: Tensor) -> None: ...
+
+
+class Noisy(nn.Module):
+    """Adds noise to features unless it is told not to; and counts places of a prompt."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.config = config(num_mel_bins=3, max_length=8, audio_token_id=9)
+        self.base_model = self
+
+    def get_audio_features(
+        self,
+        input_features: Tensor,
+        input_ids: Tensor,
+        sample: bool = True,
+        return_dict: Any = None,
+    ) -> Tensor:
+        first = int((input_ids == 9).nonzero()[0, 1])
+        noise = torch.randn_like(input_features) if sample else 0
+        return input_features * first + noise
+
+    def forward(self, input_ids: Tensor, input_features: Tensor) -> Tensor:
+        return self.get_audio_features(input_features, input_ids, sample=True)
+
+
+def test_features_without_noise_and_a_prompt_for_a_function_that_counts_its_places():
+    network, remarks = Noisy(), []
+    leave_out_noise(network, remarks)
+    assert "sample=False" in remarks[0]
+    value, ids = torch.ones(1, 8, 3), torch.tensor([[3, 9]])
+    assert torch.equal(network(ids, value), value)
+    encoder = find_encoder(checkpoint_of(network), Sensor("input_features", "audio"))
+    prompt = encoder.network_values[0]["input_ids"][0].tolist()
+    count = encoder.constants["audio_features"].shape[1]
+    assert prompt == [3, *[9] * count, 3]
+
+
+def test_features_are_added_in_the_places_of_a_mask():
+    whole, mask = torch.ones(1, 3, 2), torch.tensor([[False, True, False]])
+    wide = mask[..., None].expand_as(whole)
+    with FeaturesInPlace():
+        result = whole.masked_scatter(wide, whole[wide] + torch.full((6,), 4.0))
+    assert result[0, :, 0].tolist() == [1, 5, 1]
 
 
 class Words(nn.Module):

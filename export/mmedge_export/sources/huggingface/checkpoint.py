@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ from mmedge_export.noise import quiet
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["Checkpoint", "read_checkpoint"]
+__all__ = ["Checkpoint", "leave_out_noise", "read_checkpoint"]
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 #: Files whose presence says that there is a tokenizer or a processor to be read.
@@ -119,6 +120,7 @@ def read_checkpoint(folder: Path, *, trust_remote_code: bool = False) -> Checkpo
             ) from error
         processor = _read_processor(folder, remarks, trust_remote_code=trust_remote_code)
     _choose_experts(network, remarks)
+    leave_out_noise(network, remarks)
     if missing := sorted(loading["missing_keys"]):
         raise ExportError(
             f"{folder}: {len(missing)} weights of {kind.__name__} are not in the checkpoint, such "
@@ -131,6 +133,33 @@ def read_checkpoint(folder: Path, *, trust_remote_code: bool = False) -> Checkpo
     if saved != "float32":
         remarks.append(f"weights were saved as {saved} and are exported as float32")
     return Checkpoint(folder, network.eval(), processor, remarks)
+
+
+def leave_out_noise(network: Any, remarks: list[str]) -> None:  # noqa: ANN401
+    """Let a network add no noise to features of a sensor, where it can be told so.
+
+    Args:
+        network: of transformers.
+        remarks: what a user should know of it.
+    """
+    for part in network.modules():
+        for name in (f"get_{modality}_features" for modality in ("image", "video", "audio")):
+            function = getattr(part, name, None)
+            if function is None:
+                continue
+            sample = inspect.signature(function).parameters.get("sample")
+            if sample is not None and sample.default is True:
+                setattr(part, name, _without_noise(function))
+                remarks.append(f"{name} adds no noise (sample=False), as it does by default")
+
+
+def _without_noise(function: Any) -> Any:  # noqa: ANN401
+    @functools.wraps(function)
+    def features(*args: Any, **options: Any) -> Any:  # noqa: ANN401
+        # A network's forward says what it was told by itself, which is the default.
+        return function(*args, **{**options, "sample": False})
+
+    return features
 
 
 def _choose_experts(network: Any, remarks: list[str]) -> None:  # noqa: ANN401

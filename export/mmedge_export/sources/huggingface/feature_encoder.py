@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import itertools
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -14,12 +13,14 @@ from torch.overrides import TorchFunctionMode
 
 from mmedge.errors import ExportError
 from mmedge_export.noise import quiet
-from mmedge_export.sources.huggingface.candidates import ROWS, sensor_candidates
+from mmedge_export.sources.huggingface.candidates import ROWS, look_up, sensor_candidates
 from mmedge_export.sources.huggingface.examples import sensor_values
 from mmedge_export.sources.huggingface.features import (
     feature_function,
     has_feature_function,
+    names_beside,
     read_layout,
+    required_names,
 )
 from mmedge_export.sources.huggingface.fronts import Fronts
 from mmedge_export.sources.huggingface.picture_rows import (
@@ -27,9 +28,10 @@ from mmedge_export.sources.huggingface.picture_rows import (
     is_picture,
     picture_rows,
 )
+from mmedge_export.sources.huggingface.places import traceable
 from mmedge_export.sources.huggingface.real_pictures import AllPicturesAreReal
 from mmedge_export.sources.huggingface.row_graph import RowGraph, trace_row
-from mmedge_export.sources.huggingface.sensors import Sensor, parameters_of
+from mmedge_export.sources.huggingface.sensors import Sensor
 from mmedge_export.sources.huggingface.sound_values import masks_beside, sound_values
 
 if TYPE_CHECKING:
@@ -142,9 +144,9 @@ def find_encoder(checkpoint: Checkpoint, sensor: Sensor) -> FeatureEncoder:
     """
     reasons: list[str] = []
     row_reasons: list[str] = []
-    names = _names_of(checkpoint.network, sensor)
+    names = names_beside(checkpoint.network, sensor)
     sounds = list(sound_values(checkpoint, sensor, names))
-    required = _required_names(checkpoint.network, sensor)
+    required = required_names(checkpoint.network, sensor)
     texts = _texts_beside(checkpoint, required)
     beside = {**further_pictures(checkpoint, sensor, required), **texts}
     values = sounds or [
@@ -162,6 +164,8 @@ def find_encoder(checkpoint: Checkpoint, sensor: Sensor) -> FeatureEncoder:
     needs_more = any(len(row) > 1 for row in rows)
     for row in rows:
         try:
+            if "input_ids" in required:
+                row.update(_own_tokens(checkpoint.network, sensor, row))
             return _try_row(checkpoint, sensor, row)
         except Exception as error:  # noqa: BLE001 - whatever a foreign class raises
             shapes = {name: list(value.shape) for name, value in row.items()}
@@ -179,24 +183,19 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
 
 
-def _required_names(network: Any, sensor: Sensor) -> list[str]:  # noqa: ANN401
-    """What the function of features cannot be called without, beside the sensor's values."""
-    parameters = inspect.signature(feature_function(network, sensor.modality)).parameters
-    return [
-        name
-        for name, parameter in parameters.items()
-        if parameter.default is parameter.empty
-        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-        and name != sensor.name
-    ]
+def _own_tokens(network: Any, sensor: Sensor, row: Mapping[str, Tensor]) -> dict[str, Tensor]:  # noqa: ANN401
+    """A prompt in which tokens stand for the features of ``row``, for a function that counts them.
 
-
-def _names_of(network: Any, sensor: Sensor) -> list[str]:  # noqa: ANN401
-    """What the function of features takes beside the sensor's values and is a tensor of forward."""
-    parameters = inspect.signature(feature_function(network, sensor.modality)).parameters
-    names = parameters_of(network)
-    takes_any = any(p.kind == p.VAR_POSITIONAL for p in parameters.values())
-    return [name for name in names if name in parameters or takes_any]
+    A prompt with one such token tells how many features there are.
+    """
+    word = torch.tensor([[3]])
+    token = look_up(network.config, f"{sensor.modality}_token_id", f"{sensor.modality}_token_index")
+    with quiet(), torch.no_grad(), traceable():
+        prompt = torch.cat([word, torch.tensor([[token]]), word], 1)
+        function = feature_function(network, sensor.modality)
+        result = function(**_copies(row), input_ids=prompt, return_dict=True)
+        count = read_layout(result, 1).tensors(result, 1)[0].shape[1]
+    return {"input_ids": torch.cat([word, torch.full((1, count), token), word], 1)}
 
 
 def _texts_beside(checkpoint: Checkpoint, names: Sequence[str]) -> dict[str, Tensor]:
@@ -309,7 +308,21 @@ def _try_row(checkpoint: Checkpoint, sensor: Sensor, row: Mapping[str, Tensor]) 
             + "; another is refused by its shape"
         )
     network_values = [{**further, sensor.name: form} for form in forms]
+    counted = {name: _counted_on(value) for name, value in fixed.items() if _counts(value)}
+    network_values = [{**values, **counted} for values in network_values]
     return FeatureEncoder(module, {sensor.name: several}, network_values, constants, layout)
+
+
+def _counts(value: Tensor) -> bool:
+    """Whether a tensor numbers patches, each once."""
+    return value.ndim > 1 and torch.equal(
+        value.flatten().sort().values, torch.arange(value.numel())
+    )
+
+
+def _counted_on(value: Tensor) -> Tensor:
+    """Numbers of one picture's patches, for several: they go on from picture to picture."""
+    return torch.cat([value + n * value.numel() for n in range(ROWS)])
 
 
 def _short(values: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -93,7 +93,10 @@ def picture_rows(
         return torch.randn(shape, generator=rng)
 
     pixels = side * patch
+    squares = torch.arange(count).reshape(side // merge, merge, side // merge, merge)
     grid = {
+        "image_token_pooling": squares.transpose(1, 2).reshape(-1, merge**2),
+        "image_grids": torch.tensor([[side // merge, side // merge, 0, 0]]),
         "image_grid_thw": torch.tensor([[1, side, side]]),
         "spatial_shapes": torch.tensor([[side, side]]),
         "target_sizes": torch.tensor([[side, side]]),

@@ -133,9 +133,11 @@ class PlacedTokens(nn.Module):
         words = torch.where(stands[..., None], placed[0].to(words.dtype), words)
         taken: dict[str, Any] = {**self._absent}
         if self._way.entrance == "mm_encoder_outputs":
-            layers = [torch.where(stands[..., None], layer, 0) for layer in placed[1:]]
+            layers = [torch.where(stands[..., None], layer, 0) for layer in placed]
+            if self._layout.has_words:
+                layers[0] = words
             taken["input_ids"] = input_ids
-            taken["mm_encoder_outputs"] = {self._modality: self._layout.result([words, *layers])}
+            taken["mm_encoder_outputs"] = {self._modality: self._layout.result(layers)}
         elif self._way.entrance == "inputs_embeds":
             taken["inputs_embeds"] = words
         else:

@@ -42,7 +42,9 @@ class FeaturesInPlace(TorchFunctionMode):
                 return torch.where(mask, source.reshape(whole.shape), whole)
         if name in ("__getitem__", "__setitem__") and (mask := _place_mask(args[1])) is not None:
             whole = args[0]
-            if mask.ndim < whole.ndim:
+            if mask.ndim == whole.ndim == 3 and name == "__getitem__":
+                return whole.flatten()
+            if mask.ndim == 2 < whole.ndim:
                 if name == "__getitem__":
                     return whole
                 mask = mask.reshape(*mask.shape, *[1] * (whole.ndim - mask.ndim))
@@ -52,10 +54,10 @@ class FeaturesInPlace(TorchFunctionMode):
 
 
 def _place_mask(index: Any) -> Tensor | None:  # noqa: ANN401
-    """The mask [rows, tokens] that an index is."""
+    """The mask [rows, tokens] or [rows, tokens, width] that an index is."""
     first = index[0] if isinstance(index, tuple) and index else index
     rest = index[1:] if isinstance(index, tuple) else ()
-    is_mask = isinstance(first, Tensor) and first.dtype == torch.bool and first.ndim == 2
+    is_mask = isinstance(first, Tensor) and first.dtype == torch.bool and first.ndim in (2, 3)
     return first if is_mask and all(part == slice(None) for part in rest) else None
 
 
