@@ -64,6 +64,8 @@ def make_model(checkpoint: Checkpoint, options: SourceOptions) -> Model:
 
 def _make(checkpoint: Checkpoint) -> Model:
     network: Any = checkpoint.network
+    if not network.can_generate():
+        _keep_no_cache(network)
     sensors = find_sensors(network, checkpoint.processor)
     joins = len(sensors) > 1 and network.can_generate() and sensors[0].modality == "text"
     from mmedge_export.sources.huggingface.prefixed import placed_sensor, prefixed_model
@@ -104,6 +106,13 @@ def _make(checkpoint: Checkpoint) -> Model:
         sensors = [sensor for sensor in sensors if sensor.modality != "text"]
         example = {sensor.name: example[sensor.name] for sensor in sensors}
     return encoder_decoder_model(checkpoint, sensors, example)
+
+
+def _keep_no_cache(network: Any) -> None:  # noqa: ANN401
+    """Nothing for steps that never come: a cache of the last tokens alone wants a longest text."""
+    for part in network.modules():
+        if getattr(getattr(part, "config", None), "use_cache", None):
+            part.config.use_cache = False
 
 
 def _decoder_behind(checkpoint: Checkpoint, sensors: Sequence[Sensor]) -> Model | None:
