@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 import mmedge
 from mmedge_export.sources.huggingface.examples import main_part
 from mmedge_export.sources.huggingface.sensors import parameters_of
+from mmedge_export.sources.huggingface.task import text_alone
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -179,6 +180,7 @@ def compare_tokens(
     with torch.no_grad():
         answer = network.generate(
             **network_values(network, tensors, held),
+            **text_alone(network),
             do_sample=False,
             num_beams=1,
             max_new_tokens=loop.limit + len(loop.start),

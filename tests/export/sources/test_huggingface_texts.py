@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import huggingface_networks as checkpoints
 import pytest
@@ -20,7 +21,8 @@ from tiny_checkpoints import make_tiny
 from mmedge_export.sources.huggingface.decoder_only import DecoderCall
 from mmedge_export.sources.huggingface.examples import main_part, result_fields
 from mmedge_export.sources.huggingface.features_by_row import FeaturesByRow
-from mmedge_export.sources.huggingface.sensors import feature_parameters, find_sensors
+from mmedge_export.sources.huggingface.make_model import without_idle
+from mmedge_export.sources.huggingface.sensors import Sensor, feature_parameters, find_sensors
 from mmedge_export.sources.huggingface.size_limits import is_mask_over_text
 from mmedge_export.sources.huggingface.source import HuggingFaceSource
 from mmedge_export.sources.source import SourceOptions
@@ -78,6 +80,52 @@ def test_features_of_a_row_go_to_places_of_that_row_and_are_counted():
     assert mode.count == 2
     assert placed[0, 1:3].tolist() == features[0].tolist()
     assert placed[1, 0].tolist() == features[1, 0].tolist()
+
+
+def test_features_that_are_put_where_a_mask_is_true_go_by_row_too():
+    text, features = torch.zeros(2, 4, 3), torch.arange(12.0).reshape(4, 3)
+    places = torch.tensor([[0, 1, 1, 0], [1, 0, 0, 1]], dtype=torch.bool)
+    with FeaturesByRow() as mode:
+        text[places] = features
+    assert mode.count == 2
+    assert text[1, 3].tolist() == features[3].tolist()
+
+
+@pytest.mark.parametrize(
+    "name", kinds(("Kosmos2Model", "Kosmos2ForConditionalGeneration"), first=("Kosmos2Model",))
+)
+def test_a_mask_says_where_features_stand(name, tmp_path):
+    model, remarks = read(name, tmp_path)
+    if model.loop is None:
+        assert model.inputs["image_embeds_position_mask"].shape() == ("batch", "tokens")
+        assert model.dims["tokens"][0] == 8
+    else:
+        assert "a prompt has 8 places of one image from its token 1 on" in remarks
+
+
+@pytest.mark.further_class
+def test_a_sound_in_place_of_a_text_and_tokens_in_place_of_speech(tmp_path):
+    model, remarks = read("SeamlessM4TModel", tmp_path)
+    assert list(model.inputs) == ["input_features"]
+    assert "text is left out: SeamlessM4TModel takes it in place of audio" in remarks
+    assert "speech that generate() makes of them is not taken" in remarks
+
+
+def test_an_input_that_changes_nothing_is_left_out():
+    class Speech(nn.Module):
+        config = SimpleNamespace()
+
+        def can_generate(self):
+            return False
+
+        def forward(self, input_ids: Tensor, input_features: Tensor) -> BaseModelOutput:
+            return BaseModelOutput(last_hidden_state=2 * input_features)
+
+    checkpoint = SimpleNamespace(network=Speech(), remarks=[])
+    sensors = [Sensor("input_ids", "text"), Sensor("input_features", "audio")]
+    example = {"input_ids": torch.arange(6).reshape(2, 3), "input_features": torch.rand(2, 5, 3)}
+    assert without_idle(checkpoint, sensors, example) == sensors[1:]
+    assert "input_ids has no part in what Speech does" in checkpoint.remarks[0]
 
 
 class Words(nn.Module):

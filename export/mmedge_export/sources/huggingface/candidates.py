@@ -41,7 +41,10 @@ ROWS = 2
 _TOKENS, _SECONDS, _COUNT = 7, 1.0, 5
 _IMAGE_SIZE = 224
 #: How configurations call the number of frequencies of a spectrogram.
-_BANDS = ("num_mel_bins", "input_feat_per_channel", "feature_size", "num_audio_features")
+_BANDS = (
+    *("num_mel_bins", "input_feat_per_channel", "feature_size", "num_audio_features"),
+    "feature_projection_input_dim",
+)
 #: A stated shape, as ``name (`torch.Tensor` of shape `(batch_size, 2)```.
 _SHAPE = r"^\s*{}\s+\(`[\w.]*Tensor`,?\s+of shape `\((.*?)\)`"
 

@@ -31,6 +31,7 @@ from mmedge_export.sources.huggingface.generation import compare_tokens, read_ge
 from mmedge_export.sources.huggingface.places import traceable
 from mmedge_export.sources.huggingface.sensors import parameters_of
 from mmedge_export.sources.huggingface.single_run import make_inputs
+from mmedge_export.sources.huggingface.task import text_alone
 from mmedge_export.sources.huggingface.tokenizer import tokenizer_file
 
 if TYPE_CHECKING:
@@ -205,6 +206,11 @@ def encoder_decoder_model(
     generation = read_generation(network, example)
     decoder, rules = generation.decoder, generation.rules
     checkpoint.remarks.extend(rules.remarks)
+    for option in text_alone(network):
+        checkpoint.remarks.append(
+            f"the bundle gives tokens: {option.removeprefix('generate_')} that generate() makes of "
+            "them is not taken"
+        )
     if len({tuple(row) for row in generation.start.tolist()}) > 1:
         raise ExportError(
             f"{type(network).__name__}.generate() begins with other tokens for other inputs "

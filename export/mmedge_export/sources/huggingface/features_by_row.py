@@ -9,7 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
+
+from mmedge_export.sources.huggingface.places import place_mask
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -33,15 +36,23 @@ class FeaturesByRow(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:  # noqa: ANN401
         """Call ``func``, but for places that a mask chooses."""
-        if getattr(func, "__name__", "") in ("masked_scatter", "masked_scatter_"):
+        name = getattr(func, "__name__", "")
+        if name in ("masked_scatter", "masked_scatter_"):
             whole, mask, source = args
             if whole.ndim == 3:
-                places = mask.expand(whole.shape)[..., 0]
-                features = source.reshape(whole.shape[0], -1, whole.shape[-1])
-                self.count = max(self.count, features.shape[1])
-                order = (places.long().cumsum(1) - 1).clamp(min=0)
-                index = order.clamp(max=features.shape[1] - 1)[..., None]
-                placed = features.gather(1, index.expand(-1, -1, features.shape[-1]))
-                is_place = places & (order < features.shape[1])
-                return torch.where(is_place[..., None], placed.to(whole.dtype), whole)
+                return self._placed(whole, mask.expand(whole.shape)[..., 0], source)
+        if name == "__setitem__" and (places := place_mask(args[1])) is not None:
+            whole, _, source = args
+            if places.ndim == 2 < whole.ndim and isinstance(source, Tensor) and source.ndim == 2:
+                whole.copy_(self._placed(whole, places, source))
+                return None
         return func(*args, **(kwargs or {}))
+
+    def _placed(self, whole: Tensor, places: Tensor, source: Tensor) -> Tensor:
+        features = source.reshape(whole.shape[0], -1, whole.shape[-1])
+        self.count = max(self.count, features.shape[1])
+        order = (places.long().cumsum(1) - 1).clamp(min=0)
+        index = order.clamp(max=features.shape[1] - 1)[..., None]
+        placed = features.gather(1, index.expand(-1, -1, features.shape[-1]))
+        is_place = places & (order < features.shape[1])
+        return torch.where(is_place[..., None], placed.to(whole.dtype), whole)

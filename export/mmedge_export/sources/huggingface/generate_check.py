@@ -13,6 +13,7 @@ import torch
 from mmedge.errors import ExportError
 from mmedge_export.loops import Generate, StateInput
 from mmedge_export.noise import quiet
+from mmedge_export.sources.huggingface.task import text_alone
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -54,6 +55,7 @@ def check_tokens(
     with quiet(), torch.no_grad():
         result = network.generate(
             **{name: value.clone() for name, value in inputs.items()},
+            **text_alone(network),
             do_sample=False,
             num_beams=1,
             max_new_tokens=count + len(loop.start),

@@ -15,6 +15,7 @@ import torch
 from mmedge.errors import ExportError
 from mmedge_export.noise import quiet
 from mmedge_export.sources.huggingface.candidates import look_up
+from mmedge_export.sources.huggingface.task import text_alone
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -113,6 +114,7 @@ def read_generation(network: Any, example: Mapping[str, Tensor]) -> Generation: 
         try:
             network.generate(
                 **{name: value.clone() for name, value in example.items()},
+                **text_alone(network),
                 do_sample=False,
                 num_beams=1,
             )

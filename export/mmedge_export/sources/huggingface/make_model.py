@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from mmedge.errors import ExportError
 from mmedge_export.loops import Generate
-from mmedge_export.sources.huggingface.examples import DECODER_TOKENS, find_example
+from mmedge_export.sources.huggingface.example_prompt import first_tensor
+from mmedge_export.sources.huggingface.examples import DECODER_TOKENS, find_example, runs
 from mmedge_export.sources.huggingface.sensors import (
     Sensor,
     find_sensors,
@@ -17,7 +21,7 @@ from mmedge_export.sources.huggingface.sensors import (
 from mmedge_export.sources.huggingface.single_run import MOST_ROWS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from torch import Tensor
 
@@ -25,7 +29,7 @@ if TYPE_CHECKING:
     from mmedge_export.sources.huggingface.checkpoint import Checkpoint
     from mmedge_export.sources.source import SourceOptions
 
-__all__ = ["make_model"]
+__all__ = ["make_model", "without_idle"]
 
 
 def make_model(checkpoint: Checkpoint, options: SourceOptions) -> Model:
@@ -68,8 +72,14 @@ def _make(checkpoint: Checkpoint) -> Model:
         _keep_no_cache(network)
     sensors = find_sensors(network, checkpoint.processor)
     joins = len(sensors) > 1 and network.can_generate() and sensors[0].modality == "text"
+    from mmedge_export.sources.huggingface.places_by_mask import (
+        masked_places_model,
+        position_mask_of,
+    )
     from mmedge_export.sources.huggingface.prefixed import placed_sensor, prefixed_model
 
+    if (mask := position_mask_of(network)) is not None:
+        return masked_places_model(checkpoint, sensors, mask)
     placed = placed_sensor(network, sensors)
     if placed is not None and network.config.is_encoder_decoder:
         from mmedge_export.sources.huggingface.placed_encoder import placed_encoder_model
@@ -101,6 +111,13 @@ def _make(checkpoint: Checkpoint) -> Model:
         return decoder_only_model(checkpoint, example)
     from mmedge_export.sources.huggingface.encoder_decoder import encoder_decoder_model
 
+    sensors = without_idle(checkpoint, sensors, example)
+    example = {
+        name: example[name]
+        for sensor in sensors
+        for name in (sensor.name, sensor.mask, *sensor.companions)
+        if name in example
+    }
     if sensors[0].modality != "text" and any(sensor.modality == "text" for sensor in sensors):
         checkpoint.remarks.append("a run begins without a text of the caller's")
         sensors = [sensor for sensor in sensors if sensor.modality != "text"]
@@ -135,6 +152,31 @@ def _decoder_behind(checkpoint: Checkpoint, sensors: Sequence[Sensor]) -> Model 
         return None
     tell_left_out(checkpoint, tried)
     return model
+
+
+def without_idle(
+    checkpoint: Checkpoint, sensors: Sequence[Sensor], example: Mapping[str, Tensor]
+) -> list[Sensor]:
+    """Sensors that have a part in the answer where all are there; others are left out."""
+    network = checkpoint.network
+    if len(sensors) == 1:
+        return list(sensors)
+
+    def answer(values: Mapping[str, Tensor]) -> Tensor:
+        return first_tensor(runs(network, values))
+
+    expected = answer(example)
+    idle = [
+        sensor.name
+        for sensor in sensors
+        if torch.equal(answer({**example, sensor.name: example[sensor.name].flip(0, -1)}), expected)
+    ]
+    if idle:
+        checkpoint.remarks.append(
+            f"{', '.join(idle)} has no part in what {type(network).__name__} does beside the rest, "
+            "and is left out"
+        )
+    return [sensor for sensor in sensors if sensor.name not in idle]
 
 
 def _text_after(checkpoint: Checkpoint, sensors: Sequence[Sensor]) -> Model | None:
@@ -172,9 +214,32 @@ def _find_example(
 ) -> tuple[list[Sensor], dict[str, Tensor]]:
     """As :func:`find_example`; with tokens of the decoder where no loop gives them."""
     network = checkpoint.network
+    if network.can_generate() and network.config.is_encoder_decoder and len(sensors) > 1:
+        return _example_of_one(checkpoint, sensors)
     if network.can_generate() or DECODER_TOKENS not in parameters_of(network):
         return find_example(checkpoint, sensors)
     try:
         return find_example(checkpoint, sensors)
     except ExportError:
         return find_example(checkpoint, [*sensors, Sensor(DECODER_TOKENS, "decoder")])
+
+
+def _example_of_one(
+    checkpoint: Checkpoint, sensors: Sequence[Sensor]
+) -> tuple[list[Sensor], dict[str, Tensor]]:
+    """As :func:`find_example`; of one sensor where an encoder takes that in place of a text."""
+    try:
+        return find_example(checkpoint, sensors)
+    except ExportError:
+        for sensor in sensors:
+            if sensor.modality == "text":
+                continue
+            with contextlib.suppress(ExportError):
+                tried, example = find_example(checkpoint, [sensor])
+                others = [each.modality for each in sensors if each is not sensor]
+                checkpoint.remarks.append(
+                    f"{', '.join(others)} is left out: {type(checkpoint.network).__name__} takes "
+                    f"it in place of {sensor.modality}"
+                )
+                return tried, example
+        raise

@@ -17,7 +17,14 @@ from torch.overrides import TorchFunctionMode
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-__all__ = ["FeaturesInPlace", "PositionTable", "positions_of", "read_positions", "traceable"]
+__all__ = [
+    "FeaturesInPlace",
+    "PositionTable",
+    "place_mask",
+    "positions_of",
+    "read_positions",
+    "traceable",
+]
 
 
 class FeaturesInPlace(TorchFunctionMode):
@@ -40,7 +47,7 @@ class FeaturesInPlace(TorchFunctionMode):
             whole, mask, source = args
             if source.numel() == whole.numel():
                 return torch.where(mask, source.reshape(whole.shape), whole)
-        if name in ("__getitem__", "__setitem__") and (mask := _place_mask(args[1])) is not None:
+        if name in ("__getitem__", "__setitem__") and (mask := place_mask(args[1])) is not None:
             whole = args[0]
             if mask.ndim == whole.ndim == 3 and name == "__getitem__":
                 return whole.flatten()
@@ -48,12 +55,15 @@ class FeaturesInPlace(TorchFunctionMode):
                 if name == "__getitem__":
                     return whole
                 mask = mask.reshape(*mask.shape, *[1] * (whole.ndim - mask.ndim))
-                whole.copy_(torch.where(mask, args[2], whole))
+                value = args[2]
+                if isinstance(value, Tensor) and value.numel() == whole.numel():
+                    value = value.reshape(whole.shape)
+                whole.copy_(torch.where(mask, value, whole))
                 return None
         return func(*args, **(kwargs or {}))
 
 
-def _place_mask(index: Any) -> Tensor | None:  # noqa: ANN401
+def place_mask(index: Any) -> Tensor | None:  # noqa: ANN401
     """The mask [rows, tokens] or [rows, tokens, width] that an index is."""
     first = index[0] if isinstance(index, tuple) and index else index
     rest = index[1:] if isinstance(index, tuple) else ()

@@ -39,7 +39,6 @@ _MODALITY_OF_WORD = {
     "pixel": "image",
     "image": "image",
     "images": "image",
-    "patches": "image",
     "visual": "image",
     "points": "points",
     "boxes": "boxes",
@@ -49,6 +48,7 @@ _MODALITY_OF_NAME = {
     "input_ids": "text",
     "input_values": "audio",
     "input_features": "audio",
+    "flattened_patches": "image",
 }
 #: Last words of parameters that take what a sensor gives; what a network makes of it comes after,
 #: for networks that take nothing else of a modality.
@@ -200,7 +200,7 @@ def _form(name: str) -> int | None:
     words = name.split("_")
     if _INNER_WORDS.intersection(words) or (words[-1] == "ids" and "input" not in words):
         return None
-    if words[-1] in _RAW or name == "input_features":
+    if words[-1] in _RAW or name in _MODALITY_OF_NAME:
         return 0
     return 1 if words[-1] in _FEATURES else None
 

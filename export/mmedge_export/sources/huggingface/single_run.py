@@ -107,16 +107,27 @@ def _places_taken(has_places: bool) -> Iterator[None]:  # noqa: FBT001
 
 
 def single_run_model(
-    checkpoint: Checkpoint, sensors: Sequence[Sensor], example: Mapping[str, Tensor]
+    checkpoint: Checkpoint,
+    sensors: Sequence[Sensor],
+    example: Mapping[str, Tensor],
+    *,
+    places: int = 0,
 ) -> Model:
     """The model of a network that does not generate.
+
+    Args:
+        checkpoint: the network.
+        sensors: that it takes.
+        example: a value for each.
+        places: how many places for features the example's text has already.
 
     Raises:
         ExportError: it returns no tensors by name.
     """
     network = checkpoint.network
     what = type(network).__name__
-    example, places = add_places(checkpoint, sensors, example)
+    if not places:
+        example, places = add_places(checkpoint, sensors, example)
     if (texts := several_texts(network, sensors, example)) is not None:
         example = texts
         checkpoint.remarks.append(

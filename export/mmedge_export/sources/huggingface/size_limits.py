@@ -155,7 +155,7 @@ def is_mask_over_text(name: str, example: Mapping[str, Tensor]) -> bool:
     return (
         tokens is not None
         and "mask" in name.split("_")
-        and value.ndim > 2
+        and (value.ndim > 2 or name.endswith("_position_mask"))
         and value.shape[:2] == tokens.shape
     )
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from mmedge_export.sources.huggingface.checkpoint import Checkpoint
 
-__all__ = ["choose_task"]
+__all__ = ["choose_task", "text_alone"]
 
 #: Names that a message lists.
 _MOST = 12
@@ -48,9 +48,11 @@ def choose_task(checkpoint: Checkpoint, task: str | None, language: str | None) 
         if "language" in takes and languages:
             arguments |= _language(config, languages, language, checkpoint.remarks)
         elif "tgt_lang" in takes:
-            names = getattr(config, "text_decoder_lang_to_code_id", None) or {}
-            _must_say(names, language, "generate() takes the language that it writes (tgt_lang)")
-            arguments["tgt_lang"] = language
+            # A checkpoint that lists none leaves no choice.
+            if names := getattr(config, "text_decoder_lang_to_code_id", None) or {}:
+                why = "generate() takes the language that it writes (tgt_lang)"
+                _must_say(names, language, why)
+                arguments["tgt_lang"] = language
         elif network.config.is_encoder_decoder:
             arguments |= _first_token(checkpoint, language)
     for option, value, name in (
@@ -64,6 +66,14 @@ def choose_task(checkpoint: Checkpoint, task: str | None, language: str | None) 
     if arguments:
         # All that is read off generate() and held against it is what it does with these.
         network.generate = partial(network.generate, **arguments)
+
+
+def text_alone(network: Any) -> dict[str, bool]:  # noqa: ANN401
+    """Options by which ``generate()`` makes nothing further of its tokens, such as speech."""
+    parameters = inspect.signature(network.generate).parameters.values()
+    return {
+        p.name: False for p in parameters if p.name.startswith("generate_") and p.default is True
+    }
 
 
 def _task(
