@@ -50,6 +50,8 @@ def save(make: Callable[[], Any], folder: Path, *, gain: float = 1.0, **generati
                     value.mul_(max(1.0, gain * _gain(name)))
         network.generation_config.update(**generation)
     network.save_pretrained(folder)
+    if hasattr(network, "load_speakers"):  # of its own file, which it does not save
+        torch.save({}, folder / "spk_dict.pt")
     return type(network).from_pretrained(folder).eval()
 
 

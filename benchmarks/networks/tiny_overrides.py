@@ -106,6 +106,7 @@ OVERRIDES: Mapping[str, Mapping[str, Any]] = {
     "inkling_vision": {"num_hidden_layers": 6},
     "llama4_vision_model": {"intermediate_size": 4 * WIDTH},  # of four patches that are merged
     "mimi": {"upsample_groups": WIDTH},
+    "moshi_depth": {"audio_vocab_size": 64, "input_size": WIDTH},  # as the whole network has them
     "muse_glimmer": {"out_hidden_size": 4 * WIDTH},  # of four patches that are merged
     "molmo2_vision": {
         "image_size": [PICTURE, PICTURE], "num_position_embeddings": (PICTURE // PATCH) ** 2

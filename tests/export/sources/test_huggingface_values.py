@@ -12,12 +12,14 @@ from torch import Tensor, nn
 
 pytest.importorskip("transformers")
 
+from mmedge.errors import ExportError
 from mmedge_export.sources.huggingface.checkpoint import (
     Checkpoint,
     _multiply_by_tokens,
+    _refuse_parts,
     leave_out_noise,
 )
-from mmedge_export.sources.huggingface.example_prompt import call
+from mmedge_export.sources.huggingface.example_prompt import call, type_names
 from mmedge_export.sources.huggingface.feature_encoder import find_encoder
 from mmedge_export.sources.huggingface.features import read_layout
 from mmedge_export.sources.huggingface.picture_rows import further_pictures, picture_rows
@@ -219,6 +221,43 @@ def test_words_are_those_of_the_network():
     assert _embedding_of(network, 2) is network.words.table
     assert _embedding_of(network, 4) is network.words
     assert _embedding_of(network, 5) is network.words.table
+
+
+class Typed(nn.Module):
+    """Hands token types to a part of it, of which its generate() knows nothing."""
+
+    def __init__(self, known: str) -> None:
+        super().__init__()
+        self.part, self.known = Part(), known
+
+    def can_generate(self) -> bool:
+        return True
+
+    def _validate_model_kwargs(self, values: dict[str, Any]) -> None:
+        if unknown := [name for name, value in values.items() if value and name != self.known]:
+            raise ValueError(f"not used by the model: {unknown}")
+
+    def forward(self, input_ids: Tensor, **options: Any) -> None: ...
+
+
+class Part(nn.Module):
+    def get_input_embeddings(self) -> None: ...
+
+    def forward(self, input_ids: Tensor, token_type_ids: Tensor) -> None: ...
+
+
+def test_token_types_are_those_that_generate_takes():
+    assert type_names(Typed("token_type_ids")) == ["token_type_ids"]
+    assert type_names(Typed("")) == []
+
+
+def test_a_class_without_forward_is_refused_with_its_parts():
+    class Several(nn.Module):
+        config_class = SimpleNamespace(sub_configs={"thinker_config": None, "talker_config": None})
+
+    with pytest.raises(ExportError, match=r"thinker, talker; .*network\.thinker\.save_pretrained"):
+        _refuse_parts(Several)
+    _refuse_parts(Typed)
 
 
 class Experts(nn.Module):

@@ -103,6 +103,7 @@ def read_checkpoint(folder: Path, *, trust_remote_code: bool = False) -> Checkpo
     config = _read_config(folder)
     remarks: list[str] = []
     kind = _find_class(folder, config, remarks, trust_remote_code=trust_remote_code)
+    _refuse_parts(kind)
     _refuse_pickle(folder, kind.__name__)
     with quiet():
         try:
@@ -279,6 +280,20 @@ def _transformers() -> Any:  # noqa: ANN401
     except ImportError as error:
         raise ExportError(f"hf: needs transformers: {remedy(error)}") from error
     return transformers
+
+
+def _refuse_parts(kind: Any) -> None:  # noqa: ANN401
+    """Refuse a class that has no forward: it is no one network."""
+    if getattr(kind, "forward", None) is not torch.nn.Module.forward:
+        return
+    parts = [name.removesuffix("_config") for name in getattr(kind.config_class, "sub_configs", ())]
+    raise ExportError(
+        f"{kind.__name__} has no forward, only a generate() that runs its parts one after another"
+        + (f": {', '.join(parts)}" if parts else "")
+        + "; load it with transformers, save the part that you need, such as "
+        f"network.{(*parts, 'part')[0]}.save_pretrained(FOLDER), and export that folder, or write "
+        "a factory with mmedge init"
+    )
 
 
 def _refuse_pickle(folder: Path, name: str) -> None:

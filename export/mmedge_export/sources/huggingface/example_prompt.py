@@ -14,7 +14,7 @@ from mmedge_export.noise import quiet
 from mmedge_export.sources.huggingface.sensors import parameters_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from mmedge_export.sources.huggingface.feature_encoder import FeatureEncoder
 
@@ -52,7 +52,19 @@ def type_names(network: Any) -> list[str]:  # noqa: ANN401
     if any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters):
         parts += [part for part in network.children() if hasattr(part, "get_input_embeddings")]
     names = [[n for n in parameters_of(p) if n.endswith("token_type_ids")] for p in parts]
-    return next(filter(None, names), [])
+    types: list[str] = next(filter(None, names), [])
+    return types if _generates_with(network, types) else []
+
+
+def _generates_with(network: Any, names: Sequence[str]) -> bool:  # noqa: ANN401
+    """Whether ``generate()`` of a network takes parameters of these names, if it has one."""
+    if not names or not network.can_generate():
+        return True
+    try:
+        network._validate_model_kwargs(dict.fromkeys(names, True))  # noqa: SLF001 - it is not asked else
+    except ValueError:
+        return False
+    return True
 
 
 def make_prompt(network: Any, encoder: FeatureEncoder, token: int) -> Prompt:  # noqa: ANN401
