@@ -27,7 +27,7 @@ __all__ = ["Wrong", "check_bundle", "in_words"]
 
 #: How far values may be from torch's, as a share of the largest; and how far scores of two tokens
 #: are apart where either may be chosen.
-NEAR, TIE = 1e-3, 1e-4
+NEAR, TIE = 1e-4, 1e-4
 
 
 class _DrawsInOrder(TorchFunctionMode):

@@ -64,6 +64,8 @@ def try_class(name: str, folder: Path, *, read_only: bool = False) -> Result:
         bundle = export(source, folder / "bundle", samples_limit=1, source=spec)
     except MMEdgeError as error:
         return {"result": "refused", "reason": str(error)}
+    except MemoryError:
+        raise  # of the trial: more than a class may take
     except Exception as error:  # noqa: BLE001 - that is what is looked for
         return {"result": "wrong", "reason": f"a crash: {in_words(error)}"}
     result: Result = {

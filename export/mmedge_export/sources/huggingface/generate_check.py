@@ -26,7 +26,7 @@ __all__ = ["check_tokens"]
 
 #: Tokens that are compared, and how far scores of two tokens may be apart, as a share of the
 #: largest, so that it is a tie which of them is chosen; and how far scores may differ.
-_TOKENS, _TIE, _SCORES = 8, 1e-4, 1e-3
+_TOKENS, _TIE, _SCORES = 8, 1e-4, 1e-4
 
 _MORE = "it does more than its cache tells. Write a factory: mmedge init"
 
