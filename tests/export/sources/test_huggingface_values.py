@@ -177,6 +177,23 @@ def test_features_are_added_in_the_places_of_a_mask():
     assert result[0, :, 0].tolist() == [1, 5, 1]
 
 
+class Windows(nn.Module):
+    """Weighs each token with those before it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with FeaturesInPlace():
+            windows = nn.functional.pad(x, (3, 0)).unfold(-1, 4, 1).flip(-1).transpose(1, 2)
+            return windows.reshape(len(x), windows.shape[1], 2, -1, 4).sum(-1)
+
+
+def test_windows_over_tokens_have_any_length():
+    lengths = torch.export.Dim("tokens", min=1, max=9)
+    x = torch.randn(2, 6, 5)
+    program = torch.export.export(Windows(), (x,), dynamic_shapes=({2: lengths},), strict=False)
+    short = x[..., :2]
+    torch.testing.assert_close(program.module()(short), Windows()(short))
+
+
 class Words(nn.Module):
     """A table of low rank, with a projection behind it."""
 

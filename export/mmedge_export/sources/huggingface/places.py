@@ -43,6 +43,9 @@ class FeaturesInPlace(TorchFunctionMode):
     ) -> Any:  # noqa: ANN401
         """Call ``func``, but for choices of places by a mask."""
         name = getattr(func, "__name__", "")
+        if name == "unfold" and isinstance(args[0], Tensor):
+            # Windows lie over each other; how far depends on sizes, on which no graph branches.
+            return func(*args, **(kwargs or {})).contiguous()
         if name in ("masked_scatter", "masked_scatter_"):
             whole, mask, source = args
             if source.numel() == whole.numel():
