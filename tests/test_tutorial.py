@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from kinds import kinds
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 PAGES = ("tutorial", "tutorial-generate")
@@ -55,7 +56,7 @@ def run(line: str, folder: Path) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", kinds(PAGES, first=PAGES[:1]))
 def test_a_tutorial(page, tmp_path):
     printed, commands = "", 0
     for block in blocks((DOCS / f"{page}.md").read_text(encoding="utf-8")):

@@ -12,6 +12,9 @@ from mmedge_export.targets.tensorrt.float16 import TOLERANCE
 
 trt = pytest.importorskip("tensorrt_rtx", reason="pip install 'mmedge[rtx]'")
 
+# Other tests build engines of smaller networks.
+pytestmark = pytest.mark.further_class
+
 TARGETS = ("sm_86", "sm_89", "sm_120")
 
 

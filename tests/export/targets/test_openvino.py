@@ -88,6 +88,7 @@ def test_functions_are_written_out_and_weights_are_shared(zoo_bundle):
         assert verify(pipe).ok
 
 
+@pytest.mark.further_class
 def test_stages_with_functions_are_quantised(tmp_path):
     """What is saved is what OpenVINO reads, not only what the search has run."""
     model = FUSIONS["cross_attention"]()
