@@ -40,8 +40,9 @@ if TYPE_CHECKING:
 
 __all__ = ["first_divergence", "wrong_operator"]
 
-#: Values that are computed at a time: bounds the memory, and stops soon after the first fault.
-AT_ONCE = 64
+#: Values that are computed at first, and bytes of those that are each time later: it bounds the
+#: memory, and stops soon after the first fault. Each time the whole graph is run.
+_AT_ONCE, _AT_ONCE_BYTES = 64, 256 << 20
 
 #: Operators that sort, and the place of ``dim`` among their arguments.
 _DIM_OF = {torch.ops.aten.topk.default: 2, torch.ops.aten.sort.default: 1}
@@ -158,6 +159,7 @@ class _GraphValues:
         self._order = list(self.names)
         self._place = {node: place for place, node in enumerate(self._order)}
         self._results: dict[str, Array] = {}
+        self._count = _AT_ONCE
         path = next(iter(onnx_graph.save({"bisect": graph.model}, folder).values()))
         self._runner = onnx_graph.Runner(path, list(self.names.values()))
 
@@ -165,9 +167,11 @@ class _GraphValues:
         """The value of a node of the program, which is asked for once, in the program's order."""
         if node not in self._results:
             place = self._place[node]
-            chunk = self._order[place : place + AT_ONCE]
+            chunk = self._order[place : place + self._count]
             results = self._runner(self._case.inputs, [self.names[name] for name in chunk])
             self._results = {name: results[self.names[name]] for name in chunk}
+            used = sum(value.nbytes for value in self._results.values())
+            self._count = max(len(chunk) * _AT_ONCE_BYTES // max(used, 1), _AT_ONCE)
         return self._results.pop(node)
 
 

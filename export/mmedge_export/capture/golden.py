@@ -16,10 +16,12 @@ from mmedge.tolerance import difference
 from mmedge_export.capture import probe_inputs
 from mmedge_export.capture.case import ParityCase
 from mmedge_export.capture.finite import check_outputs, has_nan
+from mmedge_export.capture.run_size import LARGE
 from mmedge_export.sources.user_code import each
 from mmedge_export.text import side_check
 
 if TYPE_CHECKING:
+    from mmedge_export.capture.run_size import RunSize
     from mmedge_export.model import Model
 
 __all__ = [
@@ -126,10 +128,16 @@ def every(
     further_inputs: Iterator[dict[str, Array]] | None,
     tell: Callable[[str], None],
     leave: Callable[[str], None],
+    size: RunSize,
+    *,
+    few_batches: bool,
 ) -> Iterator[ParityCase]:
     """Every sample as it is, and at another batch size where the batch is dynamic.
 
-    Samples are taken one at a time and let go, so that any number of them fits in memory.
+    Samples are taken one at a time and let go, so that any number of them fits in memory. Those
+    that are made up here are not taken at another batch size where a run is large: random inputs
+    were compared at such sizes. With ``few_batches``
+    the golden ones alone are.
 
     Args:
         model: says which dimension is the batch (:func:`.probe_inputs.rebatch`).
@@ -138,7 +146,9 @@ def every(
         further_inputs: inputs of the samples after them.
         tell: called with a line of text every :data:`EVERY` samples.
         leave: called with a line on what is not checked: a sample at another batch size that the
-            network refuses.
+            network refuses, or is not tried at.
+        size: says which runs are large.
+        few_batches: whether further samples, steps of a loop, are taken as they are alone.
 
     Raises:
         ExportError: a sample does not fit the inputs, or the network fails on it as it is.
@@ -147,13 +157,20 @@ def every(
     further_cases = (ParityCase("", inputs, run(inputs)) for inputs in further_inputs or ())
     previous_inputs: Mapping[str, Array] | None = None
     has_refused = False
+    skipped: list[int] = []
     for index, case in enumerate(chain(golden_cases, further_cases)):
         yield replace(case, what=f"sample {index}")
         other = probe_inputs.rebatch(model, case.inputs, previous_inputs)
         previous_inputs = case.inputs
-        if other is not None:
-            size, inputs = other
-            what = f"sample {index} at {size}"
+        if other is not None and (
+            index >= len(samples)
+            if few_batches
+            else model.samples is None and size.is_large(probe_inputs.sizes(model, other[1]))
+        ):
+            skipped.append(index)
+        elif other is not None:
+            words, inputs = other
+            what = f"sample {index} at {words}"
             try:
                 outputs = run(inputs)
             except ExportError as refusal:
@@ -164,6 +181,13 @@ def every(
                 yield ParityCase(what, inputs, outputs)
         if (index + 1) % EVERY == 0:
             tell(f"checked {index + 1} samples")
+    if skipped and few_batches:
+        leave(f"loop: {len(skipped)} of the steps that were compared, at another batch size")
+    elif skipped:
+        leave(
+            f"{len(skipped)} of the made-up samples, at another batch size: a run takes more than "
+            f"{LARGE:,} operations, and random inputs were compared at other sizes"
+        )
 
 
 def absences(
@@ -255,9 +279,11 @@ def _generate(model: Model, run: Run, count: int, least: int) -> list[Sample]:
     opt = {name: limits.opt for name, limits in model.dimensions().items()}
     variety = [opt, *probe_inputs.probes(model)]
     for index in range(count - 1):
-        sizes = variety[index % len(variety)]
-        plain_sample = _answer(model, run, sizes, index, vary=False, least=least)
-        varied_sample = _answer(model, run, sizes, index, vary=True, least=least)
+        # What is first drawn at some sizes is what is compared there.
+        seed, place = divmod(index, len(variety))
+        sizes = variety[place]
+        plain_sample = _answer(model, run, sizes, seed, vary=False, least=least)
+        varied_sample = _answer(model, run, sizes, seed, vary=True, least=least)
         # The sizes of an ONNX file's outputs are what it says, whatever its inputs hold.
         if (
             varied_sample is not None

@@ -19,7 +19,8 @@ class ProofOptions:
     """How a network is held against its graph.
 
     ``samples`` golden samples are taken; ``tell`` is called with a line before each step, ``leave``
-    with a line on what is not checked. The others are those of
+    with a line on what is not checked. With ``few_batches`` samples after the golden ones
+    are not taken at another batch size. The others are those of
     :func:`mmedge_export.export_bundle.export`.
     """
 
@@ -29,3 +30,4 @@ class ProofOptions:
     leave: Tell
     opset: int | None = None
     allow_nan: bool = False
+    few_batches: bool = False

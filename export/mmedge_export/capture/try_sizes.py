@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mmedge.tolerance import Difference
     from mmedge_export.capture.golden import Run
     from mmedge_export.capture.limits import Limits
+    from mmedge_export.capture.run_size import RunSize
     from mmedge_export.model import Model
 
 __all__ = ["try_sizes"]
@@ -38,6 +39,8 @@ class _Trial:
     #: Output and difference of the worst; None where the graph does not run.
     worst: tuple[str, Difference] | None = None
     refusal: ExportError | None = None
+    #: Whether random inputs alone were compared.
+    is_bounded: bool = False
 
     @property
     def passes(self) -> bool:
@@ -52,6 +55,7 @@ def try_sizes(
     tolerance: Tolerance,
     leave: Callable[[str], None],
     *,
+    size: RunSize,
     varied: bool,
 ) -> list[ParityCase]:
     """Try ``graph`` at the sizes of :func:`.probe_inputs.probes` and at witnesses.
@@ -66,6 +70,8 @@ def try_sizes(
         graph: the exported graph.
         tolerance: of its outputs.
         leave: called with a line on what is not checked.
+        size: says which runs are large. There random inputs alone are compared, where the network
+            takes such.
         varied: whether the model's samples have other sizes than the example in every dimension.
             If so, a size that the network refuses is left unchecked: inputs that depend on each
             other (lengths, indices) can be real in samples only.
@@ -91,7 +97,8 @@ def try_sizes(
             and probe_inputs.elements(model, sizes) <= probe_inputs.LARGEST
         ):
             tried_sizes.append(sizes)
-            trials.append(_try(model, sizes, run, graph, tolerance))
+            is_large = size.is_large(sizes)
+            trials.append(_try(model, sizes, run, graph, tolerance, one_case=is_large))
         if not waiting:
             waiting.extend(limits.witnesses(tried_sizes))
     differing = [trial for trial in trials if trial.refusal is None and not trial.passes]
@@ -121,11 +128,33 @@ def try_sizes(
                 raise onnx_rules.refusal(advice, "sizes") from trial.refusal
             raise ExportError(advice) from trial.refusal
         leave(f"{trial.what}, which the network refuses ({trial.refusal})")
+    if bounded := [trial for trial in trials if trial.cases and trial.is_bounded]:
+        operations = max(size.operations(trial.sizes) for trial in bounded)
+        leave(
+            f"the example's values at {'; '.join(_sizes_text(trial.sizes) for trial in bounded)}: "
+            f"random inputs alone were compared there (a run takes up to {operations:,} operations)"
+        )
     return [case for trial in trials for case in trial.cases]
 
 
-def _try(model: Model, sizes: dict[str, int], run: Run, graph: Run, tolerance: Tolerance) -> _Trial:
-    what = "the example at " + ", ".join(f"{name}={size}" for name, size in sizes.items())
+def _sizes_text(sizes: Mapping[str, int]) -> str:
+    return ", ".join(f"{name}={size}" for name, size in sizes.items())
+
+
+def _try(
+    model: Model,
+    sizes: dict[str, int],
+    run: Run,
+    graph: Run,
+    tolerance: Tolerance,
+    *,
+    one_case: bool,
+) -> _Trial:
+    if one_case and (cases := _random(model, sizes, run)):
+        return _Trial(
+            sizes, cases[0].what, tuple(cases), _worst(graph, cases, tolerance), is_bounded=True
+        )
+    what = f"the example at {_sizes_text(sizes)}"
     inputs = probe_inputs.resize(model, probe_inputs.example(model), sizes)
     try:
         cases = [ParityCase(what, inputs, run(inputs)), *_random(model, sizes, run)]
@@ -143,7 +172,7 @@ def _random(model: Model, sizes: Mapping[str, int], run: Run) -> list[ParityCase
         return []
     if not all(np.isfinite(value).all() for value in outputs.values()):
         return []
-    what = "random inputs at " + ", ".join(f"{name}={size}" for name, size in sizes.items())
+    what = f"random inputs at {_sizes_text(sizes)}"
     return [ParityCase(what, inputs, outputs)]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
@@ -49,7 +49,8 @@ class ExportedStages:
     """What a bundle gets: stages, their files, limits of their dimensions, and how to run them.
 
     ``run`` gives the network's outputs; ``boundary_tensors`` those that pass between stages, for
-    given inputs. Without ``plans`` the stages are one.
+    given inputs. Without ``plans`` the stages are one. ``counted_at`` has the sizes at which
+    operations were counted, where these are not the example's.
     """
 
     stages: tuple[Stage, ...]
@@ -59,6 +60,12 @@ class ExportedStages:
     run: Callable[[Mapping[str, Array]], dict[str, Array]]
     boundary_tensors: Callable[[Mapping[str, Array]], dict[str, Array]]
     plans: tuple[Plan, ...] = ()
+    counted_at: Mapping[str, int] = field(default_factory=dict)
+
+    def flops(self) -> int:
+        """Operations of one run of the network."""
+        names = self.plans[0].stages if self.plans else [stage.name for stage in self.stages]
+        return sum(stage.flops or 0 for stage in self.stages if stage.name in names)
 
 
 def whole_stage(

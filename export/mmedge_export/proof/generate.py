@@ -42,7 +42,8 @@ if TYPE_CHECKING:
 __all__ = ["prove_generate"]
 
 #: Steps of a run that are held against the network one by one, beside its tokens: all of the first
-#: run, so many of each other; and bytes of states that all of them may have together.
+#: run unless a step is large, so many of each other; and bytes of states that all of them may have
+#: together.
 _FORCED, _FORCED_BYTES = 32, 512 << 20
 
 #: Bytes of golden scores in a bundle, about.
@@ -128,7 +129,11 @@ class _GenerateExport:
             samples = [steps[0] for steps in forced]
             samples += [feeds for steps in forced for feeds in steps[1:]]
             model = _with_samples(model, samples)
-        proof = prove(model, self._choose, replace(options, samples=len(runs)))
+        proof = prove(
+            model,
+            self._choose,
+            replace(options, samples=len(runs), few_batches=self.parts.is_large),
+        )
         if loop.temperature:
             options.leave(
                 f"tokens drawn at temperature {loop.temperature:g}: runs that take the best token "
@@ -373,7 +378,7 @@ class _GenerateExport:
         """What steps of a run took: the golden one first."""
         golden = min(1 + number, run.count - 1)
         rest = [feeds for at, feeds in run.feeds.items() if at != golden]
-        if number and len(rest) > _FORCED:
+        if (number or self.parts.is_large) and len(rest) > _FORCED:
             at = np.linspace(0, len(rest) - 1, _FORCED).round().astype(int)
             rest = [rest[index] for index in at]
         return [run.feeds[golden], *rest]
@@ -389,9 +394,10 @@ class _GenerateExport:
         one = {str(self.token_shape[1]): 1} if self.steps.takes_many else {}
         one_token = probe_inputs.resize(model, example, one)
         flops, remarks = count_flops(graph.model, one_token, self.names)
-        return whole_stage(
+        stages = whole_stage(
             graph, model, outputs, self.folder / "step", remarks, flops, name=self.stage
         )
+        return replace(stages, counted_at=one)
 
     def _compare(self, case: LoopCase, golden: TokenRun, graph: Run) -> None:
         """Tokens of the graph's own run against the network's."""

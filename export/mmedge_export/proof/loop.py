@@ -29,6 +29,9 @@ __all__ = ["prove_loop"]
 #: Work below which an encoder is no stage of its own: it runs once for all steps, so that any pays.
 _LEAST_FLOPS = 1
 
+#: Golden runs of a loop with a large step where the user gives none: each takes all of its steps.
+_LARGE_RUNS = 2
+
 
 def prove_loop(
     model: Model, folder: Path, options: ProofOptions, *, split: bool | None
@@ -49,6 +52,12 @@ def prove_loop(
         options.leave("the example is made up; --example FILE gives a real one")
     parts = LoopParts(model, options.samples)
     parts.check_inputs()
+    if parts.is_large and model.samples is None and options.samples > _LARGE_RUNS:
+        options.leave(
+            f"loop: more than {_LARGE_RUNS} made-up runs: a step has {parts.step_weights:,} weights"
+        )
+        options = replace(options, samples=_LARGE_RUNS)
+        parts = LoopParts(model, options.samples)
     proof = (
         None
         if model.module is None

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Constants", "LoopCase", "LoopParts", "constant_inputs"]
 
+#: Weights of a step that is large: a run of hundreds of its steps takes a minute of one core.
+_LARGE = 100_000_000
+
 #: What the output of ``module`` is called that a state of the same name begins with.
 _FIRST = "initial."
 
@@ -127,6 +130,17 @@ class LoopParts:
         """Inputs of the network that the step takes beside what the loop gives."""
         names = [name for name in self.model.inputs if name not in self.loop.given]
         return _taken(self.loop.step, names, any_keyword=False)
+
+    @cached_property
+    def step_weights(self) -> int:
+        """How many weights a step of torch has; 0 of a file."""
+        step: Any = self.loop.step
+        return 0 if isinstance(step, Path) else sum(p.numel() for p in step.parameters())
+
+    @property
+    def is_large(self) -> bool:
+        """Whether a step takes so long that fewer of them are run."""
+        return self.step_weights > _LARGE
 
     def check_inputs(self) -> None:
         """Refuse inputs that nobody takes."""

@@ -29,16 +29,20 @@ from mmedge_export.capture.finite import check_outputs, check_weights
 from mmedge_export.capture.golden import absences, checked, every, golden, has_other_sizes
 from mmedge_export.capture.limits import Limits
 from mmedge_export.capture.reference import open_reference
+from mmedge_export.capture.run_cache import RunCache
+from mmedge_export.capture.run_size import RunSize
 from mmedge_export.capture.try_sizes import try_sizes
 from mmedge_export.partition.simplify import simplify
 from mmedge_export.partition.stages import remark_of_failure
 from mmedge_export.passes.guard_division import GuardDivisionPass
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import onnx_ir as ir
 
     from mmedge.spec import Tolerance
-    from mmedge_export.capture.proof_options import ProofOptions
+    from mmedge_export.capture.proof_options import ProofOptions, Tell
     from mmedge_export.model import Model
     from mmedge_export.partition.stages import ExportedStages
 
@@ -109,11 +113,13 @@ def prove(model: Model, choose_stages: ChooseStages, options: ProofOptions) -> N
         tell("running the network itself")
         for remark in network.remarks:
             tell(f"  {remark}")
-        model, run_network = network.model, network.run
+        model = network.model
         if model.made_up is not None:
             leave("the example is made up; --example FILE gives a real one")
         values = probe_inputs.example(model)
         outputs = network.repeated(values, tolerance, leave)
+        run_network = RunCache(network.run)
+        run_network.add(values, outputs)
         if not options.allow_nan:
             check_outputs(model, outputs, "the example")
         absent = absences(model, run_network, outputs, leave)
@@ -135,15 +141,17 @@ def prove(model: Model, choose_stages: ChooseStages, options: ProofOptions) -> N
         for check in graph.checks:
             leave(f"what the network checks of values at {check}: the graphs do not make the check")
         GuardDivisionPass()(graph.model)
-        exported_stages = _make_stages(graph, choose_stages, model, base, tolerance)
+        exported_stages, run_graph = _make_stages(graph, choose_stages, model, base, tolerance)
         tell("checking the graph against the network")
+        size = RunSize(model, exported_stages.flops(), exported_stages.counted_at)
         size_cases = try_sizes(
             model,
             limits,
             run_network,
-            exported_stages.run,
+            run_graph,
             tolerance,
             leave,
+            size=size,
             varied=has_other_sizes(model, samples),
         )
         first_cases = [base, *absent, *size_cases]
@@ -156,14 +164,24 @@ def prove(model: Model, choose_stages: ChooseStages, options: ProofOptions) -> N
             if coverage.silent():
                 yield from wider(model, run_network, base)
 
-        seen_cases = coverage.watch(
-            chain(every(model, run_network, samples, samples_given, tell, leave), varied())
+        all_samples = every(
+            model,
+            run_network,
+            samples,
+            samples_given,
+            tell,
+            leave,
+            size,
+            few_batches=options.few_batches,
         )
-        worst = parity.check(graph, exported_stages.run, chain(first_cases, seen_cases), tolerance)
-        parity.check_operators(graph, [base, *size_cases[-1:]], tolerance, leave)
+        seen_cases = coverage.watch(chain(all_samples, varied()))
+        worst = parity.check(graph, run_graph, chain(first_cases, seen_cases), tolerance)
+        parity.check_operators(
+            graph, [base, *_other_size(model, size_cases, size, leave)], tolerance, leave
+        )
         for case in beyond(model, run_network, base):
             try:
-                parity.check(graph, exported_stages.run, [case], tolerance)
+                parity.check(graph, run_graph, [case], tolerance)
             except ExportError as fault:
                 leave(f"{case.what}: there the graph is another function ({fault})")
         for finding in coverage.findings():
@@ -189,25 +207,46 @@ def _make_stages(
     model: Model,
     example: ParityCase,
     tolerance: Tolerance,
-) -> ExportedStages:
+) -> tuple[ExportedStages, RunCache]:
     """Stages of the simplified graph; of the graph itself, with a remark, where that fails."""
 
-    def check(model_graph: ir.Model, stages: ExportedStages) -> None:
-        parity.check(CapturedGraph(model_graph), stages.run, [example], tolerance)
+    def check(model_graph: ir.Model, run: RunCache) -> None:
+        parity.check(CapturedGraph(model_graph), run, [example], tolerance)
 
     try:
         simple = replace(graph, model=simplify(graph.model, model))
         stages = choose_stages(simple, model, example.inputs, example.outputs)
-        check(simple.model, stages)
+        run = RunCache(stages.run)
+        check(simple.model, run)
     except Exception as error:  # noqa: BLE001 - a cheaper graph is never worth an export
         stages = choose_stages(graph, model, example.inputs, example.outputs)
+        run = RunCache(stages.run)
         try:
-            check(graph.model, stages)
+            check(graph.model, run)
         except ExportError:
-            return stages  # it is the graph that is wrong: the checks that follow say more
+            return stages, run  # it is the graph that is wrong: the checks that follow say more
         remark = remark_of_failure("simplifying the graph", error)
         stages = replace(stages, cut=replace(stages.cut, remarks=(*stages.cut.remarks, remark)))
-    return stages
+    return stages, run
+
+
+def _other_size(
+    model: Model, cases: Sequence[ParityCase], size: RunSize, leave: Tell
+) -> list[ParityCase]:
+    """The last case at another size; where its run is large, the last one whose run is not."""
+    if not cases:
+        return []
+    sizes_of = [probe_inputs.sizes(model, case.inputs) for case in cases]
+    smallest = min(range(len(cases)), key=lambda at: size.operations(sizes_of[at]))
+    chosen = next(
+        (at for at in reversed(range(len(cases))) if not size.is_large(sizes_of[at])), smallest
+    )
+    if chosen != len(cases) - 1:
+        leave(
+            f"the operators inside the graph, each on its own, for {cases[-1].what}: a run takes "
+            f"{size.operations(sizes_of[-1]):,} operations; they were for {cases[chosen].what}"
+        )
+    return [cases[chosen]]
 
 
 def _record_ranges(

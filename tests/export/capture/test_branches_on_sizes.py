@@ -17,6 +17,7 @@ from mmedge.errors import ExportError, InputError
 from mmedge.execution.verify import verify
 from mmedge.spec import Tolerance
 from mmedge_export import Input, Model, export
+from mmedge_export.capture.run_size import RunSize
 from mmedge_export.capture.try_sizes import try_sizes
 
 if TYPE_CHECKING:
@@ -354,7 +355,8 @@ def test_a_difference_that_may_be_rounding_names_the_tolerance_first(factor, wor
         witnesses=lambda _tried: [],
         reason=lambda *_: "this one needs n <= 5, because of an operator",
     )
+    size = RunSize(model, 0, {})
     with pytest.raises(ExportError) as raised:
-        try_sizes(model, limits, run, graph, Tolerance(1e-4, 1e-6), print, varied=False)
+        try_sizes(model, limits, run, graph, Tolerance(1e-4, 1e-6), print, size=size, varied=False)
     for each in words:
         assert each in str(raised.value)

@@ -23,7 +23,7 @@ from mmedge.bundle import Bundle
 from mmedge.cli.app import build_app
 from mmedge_export import Generate, Input, Model, StateInput, export
 from mmedge_export.capture.token_steps import _Feeds
-from mmedge_export.proof import generate
+from mmedge_export.proof import generate, loop_parts
 
 
 def exported(name: str, tmp_path_factory) -> Bundle:
@@ -322,10 +322,16 @@ def test_of_a_long_run_some_steps_are_kept():
 
 def test_steps_that_were_not_compared_are_told(tmp_path, monkeypatch):
     monkeypatch.setattr(generate, "_FORCED_BYTES", 1)
+    monkeypatch.setattr(loop_parts, "_LARGE", 1)
     with export(networks.continued(), tmp_path / "net") as bundle:
         lines = " ".join(bundle.manifest.not_checked)
+        samples = bundle.samples()
     assert "steps of golden runs" in lines
     assert "the tokens of all of them were" in lines
+    assert "at another batch size" in lines
+    # A large step makes fewer runs.
+    assert "loop: more than 2 made-up runs: a step has" in lines
+    assert len(samples) == 2
 
 
 def test_what_the_module_makes_may_stay_one_stage(tmp_path):

@@ -1,0 +1,53 @@
+"""How many operations a run of a network takes at other sizes, by which large runs are bounded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mmedge_export.model import Model
+
+__all__ = ["LARGE", "RunSize"]
+
+#: Operations of a run that is large: about a fifth of a second of one core. A large run is made
+#: once at its sizes, and not for every kind of inputs.
+LARGE = 10_000_000_000
+
+
+@dataclass(frozen=True)
+class RunSize:
+    """Operations of runs, in proportion to the input that grows most.
+
+    What a network computed itself does not count: a state is read, and tokens are the work.
+
+    Attributes:
+        model: its inputs.
+        flops: operations of one run; 0: not counted, and no run is large.
+        counted_at: sizes of that run that are not the example's.
+    """
+
+    model: Model
+    flops: int
+    counted_at: Mapping[str, int]
+
+    def operations(self, sizes: Mapping[str, int]) -> int:
+        """About how many a run at ``sizes`` takes."""
+        base = {name: limits.opt for name, limits in self.model.dimensions().items()}
+        base |= self.counted_at
+        inputs = [v for name, v in self.model.inputs.items() if name not in self.model.computed]
+        growth = max(
+            (
+                prod(sizes[name] / max(base[name], 1) for name in value.dynamic.values())
+                for value in inputs or self.model.inputs.values()
+            ),
+            default=1.0,
+        )
+        return round(self.flops * growth)
+
+    def is_large(self, sizes: Mapping[str, int]) -> bool:
+        """Whether a run at ``sizes`` is one of those that are bounded."""
+        return self.operations(sizes) > LARGE

@@ -1,0 +1,71 @@
+"""Large runs are made once at their sizes, and what was not compared there is said."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from mmedge.errors import ExportError
+from mmedge_export import Input, Model, export
+from mmedge_export.capture import run_size
+from mmedge_export.capture.run_size import RunSize
+
+
+class _Wide(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(6, 6)
+
+    def forward(self, x):
+        return {"y": torch.tanh(self.layer(x))}
+
+
+def _model():
+    torch.manual_seed(0)
+    x = np.random.default_rng(1).normal(size=(2, 5, 6)).astype(np.float32)
+    return Model(
+        _Wide().eval(),
+        {"x": Input(x, dynamic={0: "rows", 1: "parts"})},
+        ["y"],
+        dims={"rows": (1, 8), "parts": (1, 40)},
+    )
+
+
+def test_operations_grow_with_the_input_that_grows_most():
+    size = RunSize(_model(), 100, {})
+    assert size.operations({"rows": 2, "parts": 5}) == 100
+    assert size.operations({"rows": 8, "parts": 5}) == 400
+    assert RunSize(_model(), 100, {"parts": 1}).operations({"rows": 2, "parts": 5}) == 500
+    assert not RunSize(_model(), 0, {}).is_large({"rows": 8, "parts": 40})
+
+
+@pytest.mark.parametrize("large", [True, False])
+def test_an_export_says_what_it_did_not_compare_at_large_sizes(large, tmp_path, monkeypatch):
+    for name in ("mmedge_export.capture.run_size", "mmedge_export.capture.golden"):
+        monkeypatch.setattr(f"{name}.LARGE", 1000 if large else run_size.LARGE)
+    lines = []
+    with export(_model(), tmp_path / "x.mmedge", progress=lines.append) as bundle:
+        text = " ".join(bundle.manifest.not_checked)
+    assert ("the example's values at rows=3" in text) is large
+    assert ("rows=8, parts=1" in text) is large  # the largest of each is tried nevertheless
+    assert ("of the made-up samples, at another batch size" in text) is large
+    assert ("the operators inside the graph, each on its own, for" in text) is large
+    assert any("not checked: the example's values" in line for line in lines) is large
+
+
+class _Planted(_Wide):
+    """Wrong in the graph alone, from a size on: what is traced is what is small."""
+
+    def forward(self, x):
+        y = super().forward(x)["y"]
+        if torch.onnx.is_in_onnx_export():
+            return {"y": y}
+        return {"y": torch.where(torch.tensor(x.shape[0] > 7), y + 1, y)}
+
+
+def test_a_fault_at_the_largest_size_alone_is_found_in_a_large_run(tmp_path, monkeypatch):
+    monkeypatch.setattr("mmedge_export.capture.run_size.LARGE", 1)
+    model = replace(_model(), module=_Planted().eval())
+    with pytest.raises(ExportError, match="rows=8"):
+        export(model, tmp_path / "x.mmedge")
