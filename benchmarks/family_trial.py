@@ -94,8 +94,7 @@ def network_arguments(kind: Any) -> Iterator[dict[str, Any]]:  # noqa: ANN401
     """What the source calls a class with: also what a bundle has as a constant.
 
     These are tensors of the last call of ``generate()``, as earlier ones may be of ways that were
-    tried in vain; of forward, where there is none, those of
-    the call that has most of them.
+    tried in vain; of forward, where there is none, those of the call that has most of them.
     """
     generated: list[dict[str, Any]] = []
     held: dict[str, Any] = {}

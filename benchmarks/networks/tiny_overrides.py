@@ -26,7 +26,9 @@ _ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 #: Settings that names do not tell, by model type of the configuration that has them.
 OVERRIDES: Mapping[str, Mapping[str, Any]] = {
     "align": {"projection_dim": 64},
-    "align_vision_model": {"width_coefficient": 0.2, "depth_coefficient": 0.1},
+    "align_vision_model": {
+        "width_coefficient": 0.2, "depth_coefficient": 0.1, "initializer_range": 0.3,
+    },
     "apertus1p5": {
         "image_token_offset": 32, "audio_token_offset": 96, "text_config": {"vocab_size": 192}
     },

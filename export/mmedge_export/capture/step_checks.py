@@ -57,6 +57,7 @@ def check_generate(
     example: Mapping[str, Array],
     tolerance: Tolerance,
     leave: Callable[[str], None],
+    prompt: tuple[Mapping[str, Array], Mapping[str, Array], Array] | None = None,
 ) -> None:
     """Refuse a step that writes to what it takes, or whose scores do not follow from it.
 
@@ -66,6 +67,8 @@ def check_generate(
         example: what it takes in the middle of a run.
         tolerance: of what it gives when it is run again.
         leave: called with a line on a state that no score follows from.
+        prompt: what a first run takes: constants, states and tokens. Something else may stand in
+            the place of the example's token, as a picture does in places of a prompt.
     """
     loop = steps.loop
     scores = steps.scores(repeatable(run, example, tolerance))
@@ -75,8 +78,11 @@ def check_generate(
             f"Generate: the step writes to its input {name!r}; a state is returned, not written: "
             "build the new one with torch.cat, torch.where or a clone"
         )
-    token = example[loop.token]
-    if not _changes(steps, run, example, {loop.token: _other_tokens(token, scores.shape[-1])}):
+    words = scores.shape[-1]
+    other = {loop.token: _other_tokens(example[loop.token], words)}
+    if not _changes(steps, run, example, other) and not (
+        prompt is not None and _prompt_changes(steps, run, *prompt, words)
+    ):
         raise ExportError(
             f"Generate: {loop.logits!r} stays the same whatever {loop.token!r} is; use the token "
             "in step"
@@ -102,6 +108,24 @@ def _changes(
     """Whether scores are others with other values in place of some."""
     before, after = (steps.scores(run({**example, **more})) for more in ({}, others))
     return before.tobytes() != after.tobytes()
+
+
+def _prompt_changes(
+    steps: TokenSteps,
+    run: Run,
+    constants: Mapping[str, Array],
+    states: Mapping[str, Array],
+    tokens: Array,
+    words: int,
+) -> bool:
+    """Whether scores after a prompt are others after another one."""
+    if not steps.takes_many:
+        return False
+    scores: list[bytes] = []
+    for each in (tokens, _other_tokens(tokens, words)):
+        (end,) = steps.force(run, constants, states, [each])
+        scores.append(steps.scores(end.outputs).tobytes())
+    return scores[0] != scores[1]
 
 
 def _other_tokens(tokens: Array, words: int) -> Array:

@@ -102,8 +102,11 @@ class _GenerateExport:
             self._find_shapes(run)
             model = self._model(run, outputs)
             example = {name: value.example for name, value in model.inputs.items()}
-            step_checks.check_generate(self.steps, run, example, options.tolerance, options.leave)
             first = self.cases[0]
+            begin = (self.parts.values(first), self._first(first), self._begin(first))
+            step_checks.check_generate(
+                self.steps, run, example, options.tolerance, options.leave, begin
+            )
             if loop.whole_prompt:
                 options.leave(
                     "loop: tokens of a prompt see each other, so they were not compared with the "

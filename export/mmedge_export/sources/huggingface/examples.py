@@ -57,6 +57,8 @@ _INNER = (
     "model_output",
     "attention_mask",
 )
+#: Positions of an example: as many as of nothing else, so that none is taken for another.
+POSITIONS = 4
 #: Most runs until an example is given up.
 _MOST_TRIES = 100
 
@@ -147,6 +149,7 @@ def _examples(
                         else [
                             *companion_candidates(checkpoint, name, value[sensor.name]),
                             *_masks_over_text(name, tried, example, value[sensor.name]),
+                            *_positions_in_all(checkpoint.network, name, value[sensor.name]),
                         ]
                     )
             for further in itertools.product(*companions.values()):
@@ -160,6 +163,14 @@ def _masks_over_text(
     text = next((sensor for sensor in sensors if sensor.modality == "text"), None)
     if "mask" in name.split("_") and value.ndim > 4 and text is not None and text.name in example:
         yield torch.ones((*example[text.name].shape, *value.shape[1:-3]), dtype=torch.int64)
+
+
+def _positions_in_all(network: Any, name: str, value: Tensor) -> Iterator[Tensor]:  # noqa: ANN401
+    """Positions in a text and what stands beside it; -1 is none."""
+    words = stated_shape(network, name) or []
+    if name.endswith("_position") and words[1:] == ["total_sequence_length"]:
+        # No more than are there at the smallest sizes, one token beside one region.
+        yield (torch.arange(POSITIONS) % 3 - 1).expand(value.shape[0], POSITIONS).clone()
 
 
 def _with_stated_masks(

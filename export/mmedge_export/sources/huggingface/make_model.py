@@ -166,11 +166,14 @@ def without_idle(
         return first_tensor(runs(network, values))
 
     expected = answer(example)
-    idle = [
-        sensor.name
-        for sensor in sensors
-        if torch.equal(answer({**example, sensor.name: example[sensor.name].flip(0, -1)}), expected)
-    ]
+    idle: list[str] = []
+    for sensor in sensors:
+        own = (sensor.name, sensor.mask, *sensor.companions)
+        changed = {**example, sensor.name: example[sensor.name].flip(0, -1)}
+        without = {name: value for name, value in example.items() if name not in own}
+        with contextlib.suppress(Exception):  # it needs the sensor
+            if torch.equal(answer(changed), expected) and torch.equal(answer(without), expected):
+                idle.append(sensor.name)
     if idle:
         checkpoint.remarks.append(
             f"{', '.join(idle)} has no part in what {type(network).__name__} does beside the rest, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from mmedge.errors import ExportError
 from mmedge_export.model import Model
+from mmedge_export.noise import quiet
 from mmedge_export.sources.huggingface.caches import cache_tensors
 from mmedge_export.sources.huggingface.candidates import picture
 from mmedge_export.sources.huggingface.decoder_only import (
@@ -136,6 +138,10 @@ def masked_places_model(checkpoint: Checkpoint, sensors: Sequence[Sensor], mask:
     rules = read_generation(network, held).rules
     checkpoint.remarks.extend(rules.remarks)
     step = _Step(DecoderCall(network), mask, begin, constant).eval()
+    # A table of positions that grows by a branch has its full length then.
+    longest = tokens[:1].repeat(1, (limits.context + limits.prompt) // tokens.shape[1] + 1)
+    with contextlib.suppress(Exception), quiet(), torch.no_grad():
+        step.run(step.call.cache({}), longest, encoder.constants[constant][:1])
     states = first_states(
         checkpoint, step.call, lambda cache: step.run(cache, tokens, encoder.constants[constant])
     )

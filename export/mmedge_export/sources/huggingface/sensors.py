@@ -210,7 +210,7 @@ def _is_companion(name: str, parameter: inspect.Parameter) -> bool:
     annotation = str(parameter.annotation)
     is_tensor = "Tensor" in annotation and not any(t in annotation for t in ("list", "dict", "int"))
     is_tensor |= parameter.annotation is parameter.empty and parameter.default is None
-    is_place = name.endswith("_position_ids")
+    is_place = name.endswith(("_position_ids", "_position"))
     is_inner = bool(_INNER_WORDS.intersection(name.split("_"))) and name not in _LABELS_OF_PROMPTS
     return is_tensor and (is_place or not is_inner) and _form(name) is None
 
