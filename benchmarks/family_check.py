@@ -147,6 +147,11 @@ def network_values(
         # A bundle's rows may be one after another to the network.
         is_flat = name in held and held[name].ndim == value.ndim - 1
         values[name] = value.flatten(0, 1) if is_flat else value.clone()
+        # Or side by side, in one strip.
+        is_strip = value.ndim == 4 and name in held and held[name].shape[:1] == (1,)
+        if is_strip and held[name].shape[-1] > value.shape[-1]:
+            strip = value.movedim(0, 2)
+            values[name] = strip.reshape(1, *strip.shape[:2], -1)
     main = held.get("input_ids", next(iter(held.values()), None))
     for name, value in held.items():
         if name in values or name not in parameters_of(network) or main is None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from mmedge.spec import Array, Dimension
     from mmedge_export.inputs import Input
     from mmedge_export.model import Model
+
+    #: Of parts, by dimension, how many there are and how many are taken.
+    Orders = dict[tuple[str, int, int], np.ndarray[Any, np.dtype[np.int64]]]
 
 __all__ = [
     "LARGEST",
@@ -280,24 +283,40 @@ def random(
     anything from ``least`` to the example's largest, and booleans of a constant example are a half
     of each, but the first of every row as they are. What a network computed, and an input whose
     ``variation`` is ``"parts"``, keep their kind: along each dynamic axis they are parts of the
-    example in any order.
+    example in any order. It is one order for all that a network computed: a place of one state is
+    that place of all others, and equal places of an index are equal places of what it points to.
     """
     templates = resize(model, example(model), sizes)
+    orders: Orders = {}
     return {
-        name: _shuffle(model.inputs[name], templates[name].shape, rng)
+        name: _shuffle(
+            model.inputs[name],
+            templates[name].shape,
+            rng,
+            orders if name in model.computed else {},
+        )
         if name in model.computed or model.inputs[name].variation == "parts"
         else _like(model.inputs[name].example, templates[name].shape, rng, vary=vary, least=least)
         for name in model.inputs
     }
 
 
-def _shuffle(value: Input, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
+def _shuffle(
+    value: Input,
+    shape: tuple[int, ...],
+    rng: np.random.Generator,
+    orders: Orders,
+) -> Array:
+    """Parts of an example; ``orders`` are those of dimensions so far, and get what is new."""
     shuffled = value.example
-    for axis in value.dynamic:
+    for axis, symbol in value.dynamic.items():
         count = shuffled.shape[axis]
         if not count:
             return np.zeros(shape, shuffled.dtype)
-        shuffled = np.take(shuffled, rng.integers(0, count, shape[axis]), axis)
+        key = symbol, count, shape[axis]
+        if key not in orders:
+            orders[key] = rng.integers(0, count, shape[axis])
+        shuffled = np.take(shuffled, orders[key], axis)
     return contiguous(shuffled)
 
 

@@ -1,4 +1,7 @@
-"""The part of a network that makes features of a sensor's values, for any number of rows."""
+"""The part of a network that makes features of a sensor's values, for any number of rows.
+
+It is longer than most modules, since an encoder of a batch and one of a row are tried in turn.
+"""
 
 from __future__ import annotations
 
@@ -35,12 +38,12 @@ from mmedge_export.sources.huggingface.sensors import Sensor
 from mmedge_export.sources.huggingface.sound_values import masks_beside, sound_values
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from mmedge_export.sources.huggingface.checkpoint import Checkpoint
     from mmedge_export.sources.huggingface.features import FeatureLayout
 
-__all__ = ["FeatureEncoder", "find_encoder"]
+__all__ = ["FeatureEncoder", "find_encoder", "find_encoders"]
 
 #: How far features of rows may be from those of each row alone, as a share of the largest.
 _NEAR = 1e-4
@@ -137,11 +140,23 @@ class _RowEncoder(_Encoder):
 
 
 def find_encoder(checkpoint: Checkpoint, sensor: Sensor) -> FeatureEncoder:
-    """The encoder of a sensor; what is fixed of it goes to the checkpoint's remarks.
+    """The first of :func:`find_encoders`.
 
     Raises:
         ExportError: it takes nothing that was made up for it.
     """
+    return next(find_encoders(checkpoint, sensor))
+
+
+def find_encoders(checkpoint: Checkpoint, sensor: Sensor) -> Iterator[FeatureEncoder]:
+    """Encoders of a sensor, for each form of its values that is taken; there is one at least.
+
+    What is fixed of an encoder goes to the checkpoint's remarks before it comes.
+
+    Raises:
+        ExportError: the network takes nothing that was made up for it.
+    """
+    has_any = False
     reasons: list[str] = []
     row_reasons: list[str] = []
     names = names_beside(checkpoint.network, sensor)
@@ -155,10 +170,12 @@ def find_encoder(checkpoint: Checkpoint, sensor: Sensor) -> FeatureEncoder:
     for value, all_real in itertools.product(values, (True, False)):
         try:
             encoder = _try_batch(checkpoint, sensor, value, all_real=all_real)
-            return replace(encoder, texts=tuple(texts))
         except Exception as error:  # noqa: BLE001 - whatever a foreign class raises
             if not all_real:  # else it may be what is changed for it here
                 reasons.append(_first_line(error))
+            continue
+        has_any = True
+        yield replace(encoder, texts=tuple(texts))
     sound_rows = [{name: each[:1] for name, each in value.items()} for value in sounds]
     rows = [*sound_rows, *picture_rows(checkpoint, sensor, names)]
     needs_more = any(len(row) > 1 for row in rows)
@@ -166,12 +183,17 @@ def find_encoder(checkpoint: Checkpoint, sensor: Sensor) -> FeatureEncoder:
         try:
             if "input_ids" in required:
                 row.update(_own_tokens(checkpoint.network, sensor, row))
-            return _try_row(checkpoint, sensor, row)
+            encoder = _try_row(checkpoint, sensor, row)
         except Exception as error:  # noqa: BLE001 - whatever a foreign class raises
             shapes = {name: list(value.shape) for name, value in row.items()}
             reason = f"{shapes}: {_first_line(error)}"
             # What the network took, and no graph could follow, says more than a wrong shape.
             row_reasons.insert(0 if isinstance(error, ExportError) else len(row_reasons), reason)
+            continue
+        has_any = True
+        yield encoder
+    if has_any:
+        return
     what = f"{type(checkpoint.network).__name__}.get_{sensor.modality}_features"
     raise ExportError(
         f"{what} takes no {sensor.name!r} that was made up for it: "
@@ -300,6 +322,9 @@ def _try_row(checkpoint: Checkpoint, sensor: Sensor, row: Mapping[str, Tensor]) 
     forms = [several] if is_batch else [several.flatten(0, 1), several]
     if is_batch and several.ndim == 3:  # some take the patches of all pictures one after another
         forms.append(several.flatten(0, 1))
+    if is_batch and several.ndim == 4 and fixed:  # or in one strip of patches, side by side
+        strip = several.movedim(0, 2)
+        forms.append(strip.reshape(1, *strip.shape[:2], -1))
     if fixed:
         text = ", ".join(f"{name} {value.tolist()}" for name, value in _short(fixed).items())
         checkpoint.remarks.append(

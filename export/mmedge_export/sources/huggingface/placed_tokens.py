@@ -228,8 +228,36 @@ def find_way(
     Raises:
         ExportError: the network does not take the example, or none does.
     """
-    what = type(network).__name__
-    values, expected, positions = _call_itself(network, token, encoder, prompt, modality)
+    least: float | None = None
+    for values, expected, positions in _calls(network, token, encoder, prompt, modality):
+        best, off = _nearest_way(network, token, encoder, prompt, modality, expected, positions)
+        if best is not None and off <= _NEAR:
+            best.network_values = values
+            return best
+        if best is not None:
+            least = off if least is None else min(least, off)
+    raise ExportError(
+        f"{type(network).__name__} does more with an input of {modality} than put features in the "
+        "places of tokens: "
+        + (
+            "it takes them in none of the ways that mmedge knows"
+            if least is None
+            else f"results are off by {least:.2g} of the largest"
+        )
+        + "; write a factory with mmedge init"
+    )
+
+
+def _nearest_way(
+    network: Any,  # noqa: ANN401
+    token: int,
+    encoder: FeatureEncoder,
+    prompt: Prompt,
+    modality: str,
+    expected: Tensor,
+    positions: Sequence[Tensor],
+) -> tuple[PlacedTokens | None, float]:
+    """The way whose result is nearest to what is expected, and how far off that is."""
     scale = float(expected.abs().max())
     best: PlacedTokens | None = None
     least = float("inf")
@@ -248,28 +276,25 @@ def find_way(
         best.sees_ahead = prompt.sees_itself or _sees_later_features(best, prompt, encoder)
         if off <= _SAME and (is_told or not best.sees_ahead):
             break
-    if best is not None and least <= _NEAR:
-        best.network_values = values
-        return best
-    raise ExportError(
-        f"{what} does more with an input of {modality} than put features in the places of tokens: "
-        + (
-            "it takes them in none of the ways that mmedge knows"
-            if best is None
-            else f"results are off by {least:.2g} of the largest"
-        )
-        + "; write a factory with mmedge init"
-    )
+    return best, least
 
 
-def _call_itself(
+def _calls(
     network: Any,  # noqa: ANN401
     token: int,
     encoder: FeatureEncoder,
     prompt: Prompt,
     modality: str,
-) -> tuple[dict[str, Tensor], Tensor, list[Tensor]]:
-    """What a network takes of an example, what it gives for it, and positions inside."""
+) -> Iterator[tuple[dict[str, Tensor], Tensor, list[Tensor]]]:
+    """Calls of a network with an example: what it takes and gives, and positions inside.
+
+    There is one for each form of the example that it takes: some take several pictures in a form
+    of which they read the first alone.
+
+    Raises:
+        ExportError: it takes none.
+    """
+    has_any = False
     names = [*parameters_of(network), *type_names(network)]
     failure: Exception | None = None
     for form in encoder.network_values:
@@ -279,7 +304,10 @@ def _call_itself(
         except Exception as error:  # noqa: BLE001 - whatever a foreign class raises
             failure = failure or error
             continue
-        return values, first_tensor(result), seen
+        has_any = True
+        yield values, first_tensor(result), seen
+    if has_any:
+        return
     text = next(iter(str(failure).splitlines()), "")
     raise ExportError(
         f"{type(network).__name__} does not take the example that was made up for it, a prompt "

@@ -31,7 +31,7 @@ from mmedge_export.sources.huggingface.decoder_only import (
 )
 from mmedge_export.sources.huggingface.example_prompt import call, make_prompt, nothing_stays
 from mmedge_export.sources.huggingface.examples import options_of, result_fields
-from mmedge_export.sources.huggingface.feature_encoder import find_encoder
+from mmedge_export.sources.huggingface.feature_encoder import find_encoders
 from mmedge_export.sources.huggingface.features import feature_function
 from mmedge_export.sources.huggingface.generation import compare_tokens, read_generation
 from mmedge_export.sources.huggingface.placed_tokens import find_way
@@ -260,9 +260,20 @@ def _join(
             "which tokens stand for what the sensor gives is not known; write a factory with "
             "mmedge init"
         )
-    encoder = find_encoder(checkpoint, sensor)
-    prompt = make_prompt(network, encoder, token)
-    placed = find_way(network, token, encoder, prompt, sensor.modality)
+    remarks = len(checkpoint.remarks)
+    failure: ExportError | None = None
+    # An encoder may take a form of pictures that the network's own call reads in another way.
+    for encoder in find_encoders(checkpoint, sensor):
+        try:
+            prompt = make_prompt(network, encoder, token)
+            placed = find_way(network, token, encoder, prompt, sensor.modality)
+            break
+        except ExportError as error:
+            del checkpoint.remarks[remarks:]
+            failure = failure or error
+    else:
+        assert failure is not None  # noqa: S101 - there is an encoder, or an error of its own
+        raise failure
     beside = tuple(n for n in encoder.values if n != sensor.name and n not in encoder.texts)
     return replace(sensor, companions=beside), encoder, prompt, placed
 
