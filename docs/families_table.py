@@ -1,8 +1,9 @@
-"""Tables of what `hf:` and ONNX files give: multimodal classes, and real weights."""
+"""Tables of what `hf:` and ONNX files give: multimodal classes, real weights, and export time."""
 
 from __future__ import annotations
 
 import collections
+from statistics import median
 from typing import Any
 
 from benchmark_tables import load
@@ -18,6 +19,31 @@ def families_short() -> str:
 def families() -> str:
     """Every class, by family."""
     return long(load("families.json"))
+
+
+def export_time() -> str:
+    """What an export takes beside torch's own of the same parts."""
+    data = load("export_time.json")
+    lines = [
+        (
+            f"Processor time, {data['device']['cores']} cores of {data['device']['cpu']}, torch "
+            f"{data['libraries']['torch']}, {data['date']} (`benchmarks/export_time.py`):"
+        ),
+        "",
+        "| random weights at the sizes of | `mmedge export` | `torch.onnx.export` | ratio |",
+        "|---|---|---|---|",
+    ]
+    for row in data["rows"]:
+        if row["ratio"] is None:
+            ours = median(row["mmedge_cpu_s"])
+            lines.append(f"| {row['network']} | {ours:.0f} s | fails | |")
+            continue
+        ours, plain = (median(row[key][1:]) for key in ("mmedge_cpu_s", "torch_cpu_s"))
+        spread = f"{min(row['ratios']):.1f} to {max(row['ratios']):.1f}"
+        lines.append(
+            f"| {row['network']} | {ours:.1f} s | {plain:.1f} s | {row['ratio']:.1f} ({spread}) |"
+        )
+    return "\n".join([*lines, "", f"Geometric mean of these: {data['geometric_mean']:.1f}."])
 
 
 def real_checkpoints() -> str:

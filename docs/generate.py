@@ -30,7 +30,7 @@ from benchmark_tables import (
     streaming,
     zoo,
 )
-from families_table import families, families_short, real_checkpoints, real_files
+from families_table import export_time, families, families_short, real_checkpoints, real_files
 from json_schema import report_schema
 from loop_table import loops
 
@@ -99,6 +99,7 @@ BLOCKS: dict[tuple[str, str], Callable[[], str]] = {
     ("docs/howto/huggingface.md", "families short"): families_short,
     ("docs/reference/huggingface.md", "families"): families,
     ("docs/reference/huggingface.md", "real checkpoints"): real_checkpoints,
+    ("docs/reference/huggingface.md", "export time"): export_time,
     ("docs/howto/onnx.md", "real files"): real_files,
     ("docs/explanation/attention.md", "attention"): attention,
     ("docs/explanation/attention.md", "attention gpu"): attention_gpu,
