@@ -103,9 +103,8 @@ OVERRIDES: Mapping[str, Mapping[str, Any]] = {
     "mllama_vision_model": {"vision_output_dim": 2 * WIDTH, "num_global_layers": 1},
     "mm-grounding-dino": {"backbone_config": {"image_size": 128}},
     "hunyuan_vl_text": {"head_dim": HEAD_WIDTH},
-    # Of few heads many scores are 0 and level: which places an indexer takes would not be told.
-    "hy_v4_vl_text": {
-        "rope_parameters": {**_ROPE, "mrope_section": [2, 1, 1]}, "index_n_heads": 16,
+    "hy_v4_vl_text": {  # an indexer takes more places than a run has, as it does by default
+        "rope_parameters": {**_ROPE, "mrope_section": [2, 1, 1]}, "index_topk": 256,
     },
     "inkling_text": {"max_position_embeddings": 512},  # a picture that is made up has 256 patches
     "inkling_vision": {"num_hidden_layers": 6},
@@ -113,7 +112,7 @@ OVERRIDES: Mapping[str, Mapping[str, Any]] = {
     "lfm2": {"layer_types": ["conv", "full_attention"]},
     "mimi": {"upsample_groups": WIDTH},
     **{name: {"insert_layer_id": 0} for name in ("minicpm_ocr", "minicpmv4_6", "minicpmv4_7")},
-    "mistral_large4_text": {"index_n_heads": 16},
+    "mistral_large4_text": {"index_topk": 256},
     "moshi_depth": {"audio_vocab_size": 64, "input_size": WIDTH},  # as the whole network has them
     "muse_glimmer": {"out_hidden_size": 4 * WIDTH},  # of four patches that are merged
     "molmo2_vision": {

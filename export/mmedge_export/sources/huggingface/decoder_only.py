@@ -171,6 +171,9 @@ def continuation_limits(checkpoint: Checkpoint, prompt: int = 1) -> Continuation
     Args:
         checkpoint: the network.
         prompt: tokens of the shortest prompt that is of use.
+
+    Raises:
+        ExportError: it looks at fewer places than that has.
     """
     network = checkpoint.network
     places = look_up(
@@ -178,6 +181,20 @@ def continuation_limits(checkpoint: Checkpoint, prompt: int = 1) -> Continuation
     )
     wanted = _CONTEXT + prompt
     context = min(places, wanted) if isinstance(places, int) else wanted
+    choice = look_up(network.config.get_text_config(), "index_topk")
+    if isinstance(choice, int) and choice < context:
+        # Which places are best is a matter of rounding where scores are near each other.
+        if choice <= prompt:
+            raise ExportError(
+                f"{type(network).__name__}: its indexer chooses {choice} places (index_topk), and "
+                f"the shortest prompt has {prompt}: rounding would decide which; write a factory "
+                "with mmedge init"
+            )
+        checkpoint.remarks.append(
+            f"its indexer chooses {choice} places: runs are so short that it takes all, since "
+            "rounding would decide between others"
+        )
+        context = choice
     stated = getattr(getattr(network, "generation_config", None), "max_new_tokens", None)
     limit = max(min(stated or _LIMIT, context - prompt), 1)
     if stated is None:
