@@ -18,7 +18,6 @@ sys.path.append(str(Path(__file__).parents[3] / "benchmarks/networks"))
 from kinds import kinds
 from tiny_checkpoints import make_tiny
 
-from mmedge_export.sources.huggingface.chosen_rows import ChosenRows, has_chosen_rows
 from mmedge_export.sources.huggingface.decoder_only import DecoderCall
 from mmedge_export.sources.huggingface.examples import main_part, result_fields
 from mmedge_export.sources.huggingface.features_by_row import FeaturesByRow
@@ -129,33 +128,6 @@ def test_an_input_that_changes_nothing_is_left_out():
     example = {"input_ids": torch.arange(6).reshape(2, 3), "input_features": torch.rand(2, 5, 3)}
     assert without_idle(checkpoint, sensors, example) == sensors[1:]
     assert "input_ids has no part in what Speech does" in checkpoint.remarks[0]
-
-
-def fill_up(rows, length):
-    return torch.cat([rows, rows.new_zeros(length - rows.shape[0], *rows.shape[1:])])[:length]
-
-
-def test_what_a_mask_chooses_of_each_row_stays_as_long_as_the_row():
-    values = torch.arange(24.0).reshape(2, 4, 3)
-    places = torch.tensor([[1, 2], [3, 3]])
-
-    def run(last=False):
-        mask = torch.full((2, 4), fill_value=True)
-        order = torch.arange(len(places))[:, None].expand(places.shape)
-        rows, columns = zip(*torch.stack([order, places], -1).flatten(0, 1), strict=True)
-        mask[rows, columns] = False
-        chosen = [values[i][mask[i]] for i in range(len(mask))]
-        ones = [torch.ones(each.size(0)) for each in chosen]
-        filled = torch.stack([fill_up(each, 4) if each.shape[0] < 4 else each for each in chosen])
-        counts = torch.stack([fill_up(each, 4) if each.shape[0] < 4 else each for each in ones])
-        return {"filled": counts if last else filled}
-
-    assert has_chosen_rows(run)
-    assert has_chosen_rows(lambda: run(last=True))
-    with ChosenRows():
-        counts = run(last=True)["filled"]
-    assert counts.tolist() == [[1, 1, 0, 0], [1, 1, 1, 0]]
-    assert not has_chosen_rows(lambda: {"same": values[0] + len(values)})
 
 
 class Words(nn.Module):

@@ -6,7 +6,6 @@ holds of the encoder are the constants; a step runs the decoder on a cache of th
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,8 +24,7 @@ from mmedge_export.sources.huggingface.caches import (
     encoder_decoder_cache,
 )
 from mmedge_export.sources.huggingface.candidates import look_up
-from mmedge_export.sources.huggingface.chosen_rows import ChosenRows, has_chosen_rows
-from mmedge_export.sources.huggingface.examples import DECODER_TOKENS, runs
+from mmedge_export.sources.huggingface.examples import DECODER_TOKENS
 from mmedge_export.sources.huggingface.features_by_row import FeaturesByRow
 from mmedge_export.sources.huggingface.fronts import Fronts
 from mmedge_export.sources.huggingface.generation import compare_tokens, read_generation
@@ -37,8 +35,7 @@ from mmedge_export.sources.huggingface.task import text_alone
 from mmedge_export.sources.huggingface.tokenizer import tokenizer_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from contextlib import AbstractContextManager
+    from collections.abc import Mapping, Sequence
 
     from mmedge_export.inputs import Input, Limits
     from mmedge_export.sources.huggingface.checkpoint import Checkpoint
@@ -93,7 +90,6 @@ class _Encode(nn.Module):
         self.network, self._decoder, self._start = network, [decoder], start
         self.fronts = Fronts(())
         #: How the network goes through rows.
-        self.rows: Callable[[], AbstractContextManager[Any]] = nullcontext
         self._names = _Names.of(decoder)
         own = parameters_of(network)
         self._tokens = DECODER_TOKENS if DECODER_TOKENS in own else "input_ids"
@@ -126,7 +122,7 @@ class _Encode(nn.Module):
         if (encoder := network.get_encoder()) is not None:
             hooks.append(encoder.register_forward_hook(keep_mask))
         try:
-            with FeaturesByRow(), traceable(), self.rows():
+            with FeaturesByRow(), traceable():
                 network(**values)
         finally:
             for hook in hooks:
@@ -223,8 +219,6 @@ def encoder_decoder_model(
         )
     start = [*generation.start[0].tolist(), *rules.forced]
     module = _Encode(network, decoder, start[0]).eval()
-    if has_chosen_rows(lambda: runs(network, example)):
-        module.rows = ChosenRows
     width = _feature_width(generation.arguments)
     with quiet(), torch.no_grad():
         constants = module(**example)

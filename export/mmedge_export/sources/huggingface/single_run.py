@@ -12,7 +12,6 @@ from mmedge.errors import ExportError
 from mmedge_export.inputs import Input
 from mmedge_export.model import Model
 from mmedge_export.noise import quiet
-from mmedge_export.sources.huggingface.chosen_rows import ChosenRows, has_chosen_rows
 from mmedge_export.sources.huggingface.examples import (
     DECODER_TOKENS,
     main_part,
@@ -37,7 +36,7 @@ from mmedge_export.sources.huggingface.text_places import add_places
 from mmedge_export.sources.huggingface.tokenizer import tokenizer_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from mmedge_export.inputs import Limits
     from mmedge_export.sources.huggingface.checkpoint import Checkpoint
@@ -71,8 +70,6 @@ class SingleRun(nn.Module):
     ) -> None:
         super().__init__()
         self._has_places = has_places
-        #: How the network goes through rows.
-        self.rows: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
         self.network, self.fronts = network, Fronts(())
         #: Set where they are known.
         self.fields: Sequence[str] = ()
@@ -89,7 +86,7 @@ class SingleRun(nn.Module):
             name: torch.zeros((values[owner].shape[0], *value.shape[1:]), dtype=torch.bool)
             for name, (owner, value) in self._flags.items()
         }
-        with _places_taken(self._has_places), self.rows():
+        with _places_taken(self._has_places):
             result = self.network(**values, **flags, **self._options)
         return main_part(result) if hasattr(result, "items") else result
 
@@ -147,8 +144,6 @@ def single_run_model(
         checkpoint.remarks.append(f"{', '.join(flags)} is false in each call")
         example = {**example, **{name: torch.zeros_like(example[name]) for name in flags}}
     module = SingleRun(network, flags, has_places=places > 0).eval()
-    if has_chosen_rows(lambda: module.call(**module.inputs_of(example))):
-        module.rows = ChosenRows
     if (known := _read_known(module, sensors, example)) is None:
         checkpoint.remarks.append(
             f"a call has one row: {what} reads values that differ with the number of rows"
