@@ -36,6 +36,7 @@ class Inverted(nn.Module):
             (1.0 - mask)[..., None] * -1e4
             + (2 - mask.to(torch.int32))[..., None]
             + torch.rsub(x, 2, alpha=3)
+            + torch.erfinv(x.tanh())
         )
 
 
