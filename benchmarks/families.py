@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).resolve().parent
 #: Most bytes of memory that a class may take.
-MEMORY = 8 << 30
+MEMORY = 14 << 30
 RESULTS = ("taken", "in part", "read", "refused", "wrong", "not tried")
 #: Words of a message that say what to do.
 ADVICE = ("factory", "mmedge init", "--", "save ", "install ", "What to do")

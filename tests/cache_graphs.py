@@ -151,7 +151,7 @@ class Decoder:
             "tokens": pipe.run(inputs, cached=False)["tokens"],
             "logits": np.stack([step.scores for step in steps], 1),
         }
-        return Sample({**inputs, "tokens": taken["tokens"]}, outputs, taken, loop)
+        return Sample(inputs, outputs, taken, loop)
 
     def graph(self, inputs, outputs) -> bytes:
         """The step's."""

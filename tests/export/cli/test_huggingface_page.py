@@ -44,16 +44,9 @@ def test_init_writes_a_factory_of_the_same_model(tmp_path):
 
 
 def test_init_begins_a_factory_for_a_class_that_is_not_taken(tmp_path):
-    def mamba():
-        return checkpoints.hf.MambaForCausalLM(
-            checkpoints.hf.MambaConfig(
-                vocab_size=checkpoints.WORDS, hidden_size=32, num_hidden_layers=2, state_size=4
-            )
-        )
-
-    checkpoints.save(mamba, tmp_path / "net")
+    checkpoints.save(checkpoints.xlstm, tmp_path / "net")
     draft = draft_source(f"hf:{tmp_path / 'net'}", None, tmp_path / "factory.py")
-    assert "MambaForCausalLM.from_pretrained(checkpoint, use_safetensors=True)" in draft.text
+    assert "xLSTMForCausalLM.from_pretrained(checkpoint, use_safetensors=True)" in draft.text
     assert "mmedge does not take the class by itself" in draft.text
     assert draft.fill_in
     compile(draft.text, "factory.py", "exec")

@@ -89,10 +89,9 @@ def test_every_form_gives_the_same_tokens(form, tmp_path):
     assert ["looked at up to 32768" in line for line in open_questions] == [True] * (not form.most)
     turns = form.rotary != "none" and form.size % 16 == 0 and form.most is not None
     assert ("Cos" in names) == (form.rotary != "none" and not turns)
-    # Golden samples of a network that takes prompts token by token are no calls of it.
-    growing, in_place = both(path, allow_unverified=form.single)
+    growing, in_place = both(path)
     with growing, in_place:
-        assert form.single or verify(in_place).ok
+        assert verify(in_place).ok
         rng = np.random.default_rng(1)
         for batch, length in ((1, 1), (1, 9), (3, 4), (2, 1)):
             tokens = rng.integers(1, WORDS, (batch, length))

@@ -47,9 +47,9 @@ class HuggingFaceSource:
         with errors_alone():
             checkpoint = read_checkpoint(folder, trust_remote_code=options.trust_remote_code)
             choose_task(checkpoint, options.task, options.language)
+            checkpoint = replace(checkpoint, frame=options.frame)
             with reasons_with_advice(type(checkpoint.network).__name__):
-                checkpoint = replace(checkpoint, frame=options.frame)
-            model = make_model(checkpoint, options)
+                model = make_model(checkpoint, options)
         return SourceModel(model, tuple(dict.fromkeys([*remarks, *checkpoint.remarks])))
 
     def draft(self, spec: str, options: SourceOptions, output: Path) -> SourceDraft:
