@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -60,8 +61,9 @@ def test_a_text_for_the_encoder_of_a_picture_beside_that_of_the_answer(tmp_path)
     assert model.inputs["qformer_input_ids"].shape() == ("batch", "qformer_tokens")
     assert model.outputs == ["last_hidden_state"]  # of the last part of the result
     assert model.dims["tokens"][0] == 8
-    assert "a text has 8 tokens 126 in the places of one image" in remarks
-    assert (model.inputs["input_ids"].example == 126).sum(1).tolist() == [8, 8]
+    told = re.search(r"a text has 8 tokens (\d+) in the places of one image", remarks)
+    assert told  # which token it is depends on the networks that were made before
+    assert (model.inputs["input_ids"].example == int(told[1])).sum(1).tolist() == [8, 8]
 
 
 def test_a_result_without_tensors_is_that_of_its_last_part():
