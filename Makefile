@@ -9,7 +9,7 @@ TORCH ?= torch==2.13.0
 # It pins a torch that is older than the one that export needs, so it comes without what it asks for.
 LEROBOT ?= lerobot==0.4.4
 BIN := $(VENV)/bin
-SAMPLES := zoo/mmedge_zoo/samples
+SAMPLES := zoo/mmedge_zoo/samples/vqa
 
 # Benchmarks and tests may import ONNX Runtime before mmedge, which turns its telemetry off.
 export ORT_DISABLE_TELEMETRY ?= 1

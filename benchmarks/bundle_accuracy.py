@@ -20,11 +20,11 @@ import mmedge
 from mmedge.bench.machine import host
 from mmedge_export import export
 from mmedge_export.zoo import factory
-from mmedge_export.zoo.evaluate import SUBSETS, accuracy, draw, held_out
 from mmedge_export.zoo.pcm import pad, to_float
-from mmedge_export.zoo.questions import Questions, load
-from mmedge_export.zoo.tokenizer import encode
-from mmedge_export.zoo.vqa import VqaNet
+from mmedge_export.zoo.vqa.evaluate import SUBSETS, accuracy, draw, held_out
+from mmedge_export.zoo.vqa.network import VqaNet
+from mmedge_export.zoo.vqa.questions import Questions, load
+from mmedge_export.zoo.vqa.tokenizer import encode
 
 if TYPE_CHECKING:
     from mmedge_export.zoo.speech import Corpus

@@ -80,8 +80,8 @@ def _package(module: str, requirement: str) -> Path:
 
 def vqa() -> Task:
     """Visual question answering by the zoo's network; see the top of this file."""
-    from mmedge_export.zoo import questions, tokenizer
-    from mmedge_export.zoo.audio import SAMPLES
+    from mmedge_export.zoo.vqa import questions, tokenizer
+    from mmedge_export.zoo.vqa.audio import SAMPLES
 
     silence = np.zeros((1, SAMPLES[0]), np.float32)
 

@@ -67,7 +67,7 @@ def test_the_wheel_has_data_licence_and_commands(wheel):
         "mmedge/libmmedge_kernels.so",
         "mmedge/py.typed",
         "mmedge_export/py.typed",
-        "mmedge_export/zoo/tokenizer.json",
+        "mmedge_export/zoo/vqa/tokenizer.json",
     ):
         assert name in names(wheel)
     for end in ("licenses/LICENSE", "entry_points.txt"):
@@ -76,7 +76,7 @@ def test_the_wheel_has_data_licence_and_commands(wheel):
 
 def test_the_zoo_has_weights_samples_and_licence(zoo):
     assert {
-        "mmedge_zoo/samples/samples.json",
+        "mmedge_zoo/samples/vqa/samples.json",
         "mmedge_zoo/weights/vqa-attention.safetensors",
     } <= names(zoo)
     assert any(name.endswith("licenses/LICENSE") for name in names(zoo))

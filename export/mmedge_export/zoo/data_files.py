@@ -27,13 +27,13 @@ def weights() -> Path:
     return _directory() / "weights"
 
 
-def samples() -> Path:
-    """The folder of the images, the clips and ``samples.json``.
+def samples(task: str) -> Path:
+    """The folder of a task's samples, such as ``vqa``.
 
     Raises:
         ExportError: mmedge-zoo is not installed.
     """
-    return _directory() / "samples"
+    return _directory() / "samples" / task
 
 
 def _directory() -> Path:

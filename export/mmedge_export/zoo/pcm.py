@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmedge_export.zoo.audio import SAMPLES
+from mmedge_export.zoo.vqa.audio import SAMPLES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -1,96 +1,57 @@
-"""The training loop: loss, schedule, averaged weights, checkpoints."""
+"""What the trainers of all reference networks share: optimizer, schedule, average, checkpoints.
+
+A task has its own subclass of :class:`Trainer`, which says what is trained, on which batches, by
+which loss. ``mmedge-train`` (:mod:`mmedge_export.zoo.train`) runs it.
+"""
 
 from __future__ import annotations
 
 import copy
 import math
 import time
+from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from mmedge.errors import ExportError
-from mmedge_export.zoo import weight_file
-from mmedge_export.zoo.batch import Batch, batches
-from mmedge_export.zoo.text import VOCABULARY
-from mmedge_export.zoo.tokenizer import encode
-from mmedge_export.zoo.vqa import D, VqaNet
 
 if TYPE_CHECKING:
-    from mmedge_export.zoo.questions import Questions
-    from mmedge_export.zoo.speech import Corpus
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
 
+__all__ = ["Counts", "Recipe", "Trainer", "learning_rate", "option"]
 
 T = TypeVar("T")
+Net = TypeVar("Net", bound=nn.Module)
+Batch = TypeVar("Batch")
+
+Counts = dict[str, tuple[int, int]]
+"""How many answers were right, and of how many, by kind of question."""
 
 
-def _option(default: T, meaning: str) -> T:
-    """A field of :class:`Recipe` that says on the command line what it means."""
+def option(default: T, meaning: str) -> T:
+    """A field of a recipe that says on the command line what it means."""
     return field(default=default, metadata={"help": meaning})
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides the trained weights, besides the data.
+    """Everything that decides the trained weights, besides the data; a task adds to it.
 
     Each field is an option of ``mmedge-train``, where ``--help`` says what it means.
     """
 
-    image: str = _option("resnet", "image encoder")
-    text: str = _option("transformer", "text encoder")
-    audio: str = _option("cnn", "audio encoder")
-    fusion: str = _option("attention", "fusion")
-    epochs: int = _option(24, "passes over the training images")
-    images: int = _option(64, "images in a batch, each with all its questions")
-    spoken: int = _option(0, "most questions of a batch that are read aloud, 0 for all")
-    rate: float = _option(1.5e-3, "peak learning rate of AdamW")
-    decay: float = _option(0.05, "weight decay of matrices and kernels")
-    warmup: int = _option(150, "steps of linear warm-up; a cosine to 0 follows")
-    smoothing: float = _option(0.03, "label smoothing")
-    spotting: float = _option(2.0, "weight of the auxiliary word-spotting loss of the voice")
-    average: float = _option(0.99, "decay of the exponential average of weights, which is kept")
-    start: str = _option("", "weight file whose encoders are trained further; none: fresh ones")
-    takes: int = _option(2, "readings of each question by each training voice")
-    seed: int = _option(0, "of weights, batches, augmentation and dropout")
-
-    def network(self) -> VqaNet:
-        """A network of these parts, fresh but for the encoders of ``start``.
-
-        Raises:
-            ExportError: when ``start`` is no weight file or has other encoders.
-        """
-        net = VqaNet(image=self.image, text=self.text, audio=self.audio, fusion=self.fusion)
-        if self.start:
-            start_net = weight_file.load(Path(self.start))
-            if {**start_net.parts, "fusion": self.fusion} != net.parts:
-                raise ExportError(
-                    f"{self.start} holds {start_net.parts}, not encoders of {net.parts}"
-                )
-            net.encoders.load_state_dict(start_net.encoders.state_dict())
-        return net
-
-
-class Spotter(nn.Module):
-    """Auxiliary head, used in training only: which words does a clip hold?
-
-    The audio encoder gets a direct signal from it, long before answers depend on the voice.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.words = nn.Linear(D, VOCABULARY)
-
-    def forward(self, tokens: Tensor, valid: Tensor, ids: Tensor) -> Tensor:
-        """Loss of spotting the words of ``ids [B, 16]`` in ``tokens [B, T, D]``, a scalar."""
-        scores = self.words(tokens).masked_fill(~valid[..., None], -1e4).amax(dim=1)
-        target = torch.zeros_like(scores).scatter_(1, ids, 1.0)
-        target[:, 0] = 0.0
-        return F.binary_cross_entropy_with_logits(scores, target)
+    epochs: int = option(1, "epochs of training")
+    rate: float = option(1.5e-3, "peak learning rate of AdamW")
+    decay: float = option(0.05, "weight decay of matrices and kernels")
+    warmup: int = option(150, "steps of linear warm-up; a cosine to 0 follows")
+    smoothing: float = option(0.03, "label smoothing")
+    average: float = option(0.99, "decay of the exponential average of weights, which is kept")
+    seed: int = option(0, "of weights, batches, augmentation and dropout")
 
 
 def learning_rate(step: int, total: int, warmup: int) -> float:
@@ -100,82 +61,66 @@ def learning_rate(step: int, total: int, warmup: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
 
 
-class Trainer:
+class Trainer(ABC, Generic[Net, Batch]):
     """Trains one network; its state between two epochs can be saved and taken up again.
 
     Args:
         recipe: what to train and how.
-        data: the training split.
-        corpus: readings of its questions by the training voices.
+        steps: batches of an epoch.
+
+    Attributes:
+        net: the network.
+        auxiliary: what is trained with it and then left away.
+        average: the exponential average of the network's weights, which is the result.
+        epoch: epochs that are over.
+        seconds: time that they took.
     """
 
-    def __init__(self, recipe: Recipe, data: Questions, corpus: Corpus) -> None:
-        self.recipe, self.data, self.corpus = recipe, data, corpus
+    def __init__(self, recipe: Recipe, steps: int) -> None:
+        self.recipe, self.steps = recipe, steps
         torch.manual_seed(recipe.seed)
-        self.net = recipe.network()
-        self.spotter = Spotter()
+        self.net, self.auxiliary = self.networks()
         self.average = copy.deepcopy(self.net).requires_grad_(requires_grad=False)
-        trained = [*self.net.parameters(), *self.spotter.parameters()]
+        trained = [*self.net.parameters(), *self.auxiliary.parameters()]
         groups = [
             {"params": [p for p in trained if p.dim() > 1], "weight_decay": recipe.decay},
             {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
         ]
         self.optimizer = torch.optim.AdamW(groups, lr=recipe.rate, betas=(0.9, 0.98))
-        self.ids = encode(data.texts)
         self.epoch = 0
         self.step = 0
         self.seconds = 0.0
-        self.total = recipe.epochs * max(1, len(data.images) // recipe.images)
+        self.total = recipe.epochs * steps
 
-    def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The loss of a batch, a scalar, and which answers were right, bool ``[pairs]``."""
-        net = self.net
-        image, image_valid = net.encode("image", batch.image)
-        text, text_valid = net.encode("text", batch.text)
-        tokens, audio_valid = net.encoders["audio"](batch.audio)
-        audio = net.fusion.memory("audio", tokens, audio_valid)
-        logits = net.fuse(
-            {
-                "image": (image[batch.image_of], image_valid[batch.image_of]),
-                "text": (text[batch.text_of], text_valid[batch.text_of] & batch.has_text[:, None]),
-                "audio": (
-                    audio[batch.voice_of],
-                    audio_valid[batch.voice_of] & batch.has_voice[:, None],
-                ),
-            }
-        )
-        loss = F.cross_entropy(logits, batch.answer, label_smoothing=self.recipe.smoothing)
-        spotting_loss = self.spotter(tokens, audio_valid, batch.text[: len(tokens)])
-        return loss + self.recipe.spotting * spotting_loss, logits.argmax(dim=1) == batch.answer
+    @abstractmethod
+    def networks(self) -> tuple[Net, nn.Module]:
+        """The network before training, and what is trained with it."""
+
+    @abstractmethod
+    def batches(self) -> Iterator[Batch]:
+        """The batches of the next epoch, which depend on the recipe's seed and ``epoch`` alone."""
+
+    @abstractmethod
+    def loss(self, batch: Batch) -> tuple[Tensor, Counts]:
+        """The loss of a batch, a scalar, and how much of it was right."""
 
     def run_epoch(self) -> dict[str, float]:
         """Train one epoch.
 
         Returns:
-            Mean loss, and the share of right answers among the training pairs asked by text alone,
-            by voice alone and by both.
+            The mean loss as ``loss``, and the share of right answers by kind of question.
         """
         recipe, began = self.recipe, time.monotonic()
         # From the epoch's number, so that a run taken up again draws what the first would have.
         torch.manual_seed(recipe.seed * 100_003 + self.epoch)
         self.net.train()
-        losses, right, kinds = [], [], []
-        source = batches(
-            self.data,
-            self.ids,
-            self.corpus,
-            images=recipe.images,
-            spoken=recipe.spoken,
-            seed=recipe.seed,
-            epoch=self.epoch,
-        )
-        steps = self.total // recipe.epochs
-        for batch in tqdm(
-            source, total=steps, desc=f"epoch {self.epoch + 1}/{recipe.epochs}", mininterval=5
-        ):
+        losses: list[float] = []
+        right: dict[str, list[int]] = {}
+        name = f"epoch {self.epoch + 1}/{recipe.epochs}"
+        for batch in tqdm(self.batches(), total=self.steps, desc=name, mininterval=5):
             for group in self.optimizer.param_groups:
                 group["lr"] = recipe.rate * learning_rate(self.step, self.total, recipe.warmup)
-            loss, hits = self.loss(batch)
+            loss, counts = self.loss(batch)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
@@ -183,14 +128,13 @@ class Trainer:
             self._average()
             self.step += 1
             losses.append(float(loss.detach()))
-            right.append(hits)
-            kinds.append(batch.has_text.long() + 2 * batch.has_voice.long())
+            for kind, (hits, count) in counts.items():
+                total = right.setdefault(kind, [0, 0])
+                total[0] += hits
+                total[1] += count
         self.epoch += 1
         self.seconds += time.monotonic() - began
-        hit, kind = torch.cat(right).float(), torch.cat(kinds)
-        shares = {
-            n: float(hit[kind == k].mean()) for k, n in ((1, "text"), (2, "voice"), (3, "both"))
-        }
+        shares = {kind: hits / max(1, count) for kind, (hits, count) in right.items()}
         return {"loss": sum(losses) / len(losses), **shares}
 
     @torch.no_grad()
@@ -205,22 +149,20 @@ class Trainer:
             else:
                 average.copy_(new)
 
+    def _modules(self) -> Mapping[str, nn.Module | torch.optim.Optimizer]:
+        return {
+            "net": self.net,
+            "auxiliary": self.auxiliary,
+            "average": self.average,
+            "optimizer": self.optimizer,
+        }
+
     def save(self, path: Path) -> None:
         """Write the whole state; a broken write leaves the last one in place."""
         partial = path.with_suffix(".partial")
-        torch.save(
-            {
-                "recipe": asdict(self.recipe),
-                "net": self.net.state_dict(),
-                "spotter": self.spotter.state_dict(),
-                "average": self.average.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "epoch": self.epoch,
-                "step": self.step,
-                "seconds": self.seconds,
-            },
-            partial,
-        )
+        states = {name: module.state_dict() for name, module in self._modules().items()}
+        progress = {"epoch": self.epoch, "step": self.step, "seconds": self.seconds}
+        torch.save({"recipe": asdict(self.recipe), **progress, **states}, partial)
         partial.replace(path)
 
     def restore(self, path: Path) -> None:
@@ -235,8 +177,6 @@ class Trainer:
                 f"{path} was trained by another recipe: {state['recipe']}, not"
                 f" {asdict(self.recipe)}; use another --out or the same options"
             )
-        self.net.load_state_dict(state["net"])
-        self.spotter.load_state_dict(state["spotter"])
-        self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        for name, module in self._modules().items():
+            module.load_state_dict(state[name])
         self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]

@@ -1,30 +1,57 @@
-"""Weight files: safetensors with the recipe in their metadata."""
+"""Weight files: safetensors with the network's parts and the recipe in their metadata."""
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from mmedge.errors import ExportError
-from mmedge_export.zoo.vqa import VqaNet
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
+    from torch import Tensor
 
-def save(net: VqaNet, recipe: Mapping[str, object], path: Path, **facts: str) -> None:
+__all__ = ["ReferenceNetwork", "load", "save"]
+
+
+class ReferenceNetwork(Protocol):
+    """A network that can be built anew from ``parts``, the arguments of its class by keyword."""
+
+    @property
+    def parts(self) -> Mapping[str, str]:
+        """Arguments of its class."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """As a torch module has it."""
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> Any:  # noqa: ANN401
+        """As a torch module has it."""
+
+    def eval(self) -> Any:  # noqa: ANN401
+        """As a torch module has it."""
+
+
+Net = TypeVar("Net", bound=ReferenceNetwork)
+
+
+def save(net: ReferenceNetwork, recipe: Mapping[str, object], path: Path, **facts: str) -> None:
     """Write a network's weights, with its parts, its recipe and ``facts`` as metadata."""
     metadata = {"parts": json.dumps(net.parts), "recipe": json.dumps(recipe), **facts}
     tensors = {name: value.contiguous() for name, value in net.state_dict().items()}
     save_file(tensors, path, metadata=metadata)
 
 
-def load(path: Path) -> VqaNet:
+def load(path: Path, build: Callable[..., Net]) -> Net:
     """Build the network that a weight file holds, in evaluation mode.
+
+    Args:
+        path: from :func:`save`.
+        build: the network's class, which takes its parts.
 
     Raises:
         ExportError: when the file is missing, is no weight file of this network, or does not fit.
@@ -35,10 +62,11 @@ def load(path: Path) -> VqaNet:
         with safe_open(path, framework="pt") as file:
             parts = json.loads((file.metadata() or {})["parts"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        net = VqaNet(**parts)
+        net = build(**parts)
         net.load_state_dict(tensors)
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ExportError(
             f"{path} does not hold the weights of a reference network: {error}"
         ) from error
-    return net.eval()
+    net.eval()
+    return net

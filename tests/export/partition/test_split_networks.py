@@ -26,8 +26,8 @@ from mmedge_export.capture.network import TorchNetwork, evaluation
 from mmedge_export.onnx_graph.graph import Runner, save
 from mmedge_export.partition.flops import measure_shapes, node_flops
 from mmedge_export.partition.split import split
-from mmedge_export.zoo.model import describe
-from mmedge_export.zoo.vqa import FUSION, VqaNet
+from mmedge_export.zoo.vqa.model import describe
+from mmedge_export.zoo.vqa.network import FUSION, VqaNet
 
 #: What the hand counts of tests/fusions.py count.
 HEAVY = {"MatMul", "Gemm", "Conv", "GRU"}

@@ -14,7 +14,7 @@ import mmedge
 from mmedge.bundle import Bundle
 from mmedge.cli.app import build_app
 from mmedge.execution.verify import verify
-from mmedge_export.zoo.evaluation import Evaluation
+from mmedge_export.zoo.vqa.evaluation import Evaluation
 
 FACTORY = """
 import numpy as np

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from mmedge_export.zoo.recurrent import GRU
-from mmedge_export.zoo.vqa import VqaNet
+from mmedge_export.zoo.vqa.network import VqaNet
 
 ort = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from mmedge_export.zoo.audio import CnnAudio, CrnnAudio
-from mmedge_export.zoo.text import GruText, TransformerText
-from mmedge_export.zoo.vqa import FUSION, VqaNet
+from mmedge_export.zoo.vqa.audio import CnnAudio, CrnnAudio
+from mmedge_export.zoo.vqa.network import FUSION, VqaNet
+from mmedge_export.zoo.vqa.text import GruText, TransformerText
 
 torch.manual_seed(0)
 AUDIO: dict[str, nn.Module] = {"cnn": CnnAudio(32).eval(), "crnn": CrnnAudio(32).eval()}

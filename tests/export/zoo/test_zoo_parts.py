@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from mmedge.errors import ExportError
-from mmedge_export.zoo.fusion import MODALITIES
-from mmedge_export.zoo.vqa import ANSWERS, AUDIO, FUSION, IMAGE, TEXT, VqaNet
+from mmedge_export.zoo.vqa.fusion import MODALITIES
+from mmedge_export.zoo.vqa.network import ANSWERS, AUDIO, FUSION, IMAGE, TEXT, VqaNet
 
 
 def inputs(batch: int, samples: int, seed: int = 0) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mmedge_export.zoo import reports
-from mmedge_export.zoo.evaluate import SUBSETS
+from mmedge_export.zoo.vqa.evaluate import SUBSETS
 
 RESULTS = Path(__file__).parents[3] / "benchmarks/results/zoo_accuracy.json"
 
@@ -39,5 +39,5 @@ def test_reports_are_gathered_in_the_order_of_the_fusions(tmp_path, networks):
     for network in reversed(networks):
         name = f"vqa-{network['recipe']['fusion']}.json"
         (tmp_path / name).write_text(json.dumps(network))
-    reports.main([str(tmp_path), "--results", str(tmp_path / "all.json")])
-    assert json.loads((tmp_path / "all.json").read_text()) == {"networks": networks}
+    reports.main([str(tmp_path), "--results", str(tmp_path)])
+    assert json.loads((tmp_path / "zoo_accuracy.json").read_text()) == {"networks": networks}

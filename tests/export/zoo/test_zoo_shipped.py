@@ -11,8 +11,9 @@ import torch
 
 from mmedge.errors import ExportError
 from mmedge_export import zoo
-from mmedge_export.zoo import data_files, sample_set, voices, weight_file
-from mmedge_export.zoo.vqa import ANSWERS, VqaNet
+from mmedge_export.zoo import data_files, voices, weight_file
+from mmedge_export.zoo.vqa import sample_set
+from mmedge_export.zoo.vqa.network import ANSWERS, VqaNet
 
 WEIGHTS = data_files.weights() / "vqa-attention.safetensors"
 
@@ -51,7 +52,7 @@ def test_the_shipped_weights_answer_the_shipped_samples(model):
 
 def test_the_files_are_small():
     assert WEIGHTS.stat().st_size <= 8_000_000
-    assert sum(p.stat().st_size for p in data_files.samples().iterdir()) <= 1_200_000
+    assert sum(p.stat().st_size for p in data_files.samples("vqa").iterdir()) <= 1_200_000
 
 
 def test_the_weights_say_how_they_were_made():
@@ -71,7 +72,7 @@ def test_the_samples_are_varied_and_their_voices_were_held_out():
     for sample in samples:
         variant = sample.speaker.split(",")[0].split("+")[1]
         assert variant in voices.HELD_OUT
-        with wave.open(str(data_files.samples() / sample.voice)) as reader:
+        with wave.open(str(data_files.samples("vqa") / sample.voice)) as reader:
             assert (reader.getnchannels(), reader.getsampwidth(), reader.getframerate()) == (
                 1,
                 2,
@@ -95,7 +96,7 @@ def test_a_golden_sample_leaves_out_what_it_says():
 
 def test_the_samples_are_those_of_the_data_set():
     pytest.importorskip("easy_vqa", reason="needs easy-vqa")
-    from mmedge_export.zoo import questions
+    from mmedge_export.zoo.vqa import questions
 
     data = questions.load("test")
     for sample in sample_set.load():
@@ -111,12 +112,12 @@ def test_an_unknown_name_is_refused():
 
 
 def test_weights_that_are_not_shipped_say_how_to_train_them():
-    with pytest.raises(ExportError, match="mmedge-train --fusion concat"):
+    with pytest.raises(ExportError, match="mmedge-train vqa --fusion concat"):
         zoo.factory("vqa-concat")
 
 
 def test_given_weights_are_used(tmp_path):
-    from mmedge_export.zoo.training import Recipe
+    from mmedge_export.zoo.vqa.training import Recipe
 
     path = tmp_path / "vqa-conv.safetensors"
     weight_file.save(VqaNet(fusion="conv"), asdict(Recipe(fusion="conv")), path)

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmedge.errors import ExportError
-from mmedge_export.zoo import augment, speech, voices
+from mmedge_export.zoo import speech, voices
 from mmedge_export.zoo.resample import resample
+from mmedge_export.zoo.vqa import augment
 
 QUESTIONS = ["is there a red shape?", "what color is the shape?"]
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from mmedge_export.zoo import tokenizer
-from mmedge_export.zoo.text import LENGTH, VOCABULARY
+from mmedge_export.zoo.vqa import tokenizer
+from mmedge_export.zoo.vqa.text import LENGTH, VOCABULARY
 
 
 def test_padding_is_0_and_unknown_is_1():
@@ -21,7 +21,7 @@ def test_padding_is_0_and_unknown_is_1():
 
 def test_every_question_is_known_and_fits():
     pytest.importorskip("easy_vqa", reason="needs easy-vqa")
-    from mmedge_export.zoo import questions
+    from mmedge_export.zoo.vqa import questions
 
     texts = questions.load("test").texts
     assert len(texts) == 107
@@ -36,7 +36,7 @@ def test_every_question_is_known_and_fits():
 
 def test_the_shipped_file_is_what_the_training_questions_give():
     pytest.importorskip("easy_vqa", reason="needs easy-vqa")
-    from mmedge_export.zoo import questions
+    from mmedge_export.zoo.vqa import questions
 
     built = tokenizer.build(questions.load("train").texts)
     assert json.loads(built.to_str()) == json.loads(tokenizer.PATH.read_text())

@@ -8,13 +8,16 @@ import pytest
 import torch
 
 from mmedge.errors import ExportError
-from mmedge_export.zoo import evaluate, weight_file
-from mmedge_export.zoo.batch import batches
-from mmedge_export.zoo.questions import Questions
+from mmedge_export.zoo import weight_file
 from mmedge_export.zoo.speech import Corpus
-from mmedge_export.zoo.tokenizer import encode
-from mmedge_export.zoo.training import Recipe, Trainer, learning_rate
+from mmedge_export.zoo.training import learning_rate
 from mmedge_export.zoo.voices import Utterance
+from mmedge_export.zoo.vqa import evaluate
+from mmedge_export.zoo.vqa.batch import batches
+from mmedge_export.zoo.vqa.network import VqaNet
+from mmedge_export.zoo.vqa.questions import Questions
+from mmedge_export.zoo.vqa.tokenizer import encode
+from mmedge_export.zoo.vqa.training import Recipe, Trainer
 
 TEXTS = ["is there a red shape?", "what color is the shape?", "is there a circle?"]
 
@@ -65,7 +68,7 @@ def test_a_run_taken_up_again_ends_the_same(fusion, data, corpus, tmp_path):
     resumed.restore(tmp_path / "half")
     assert resumed.epoch == 1
     resumed.run_epoch()
-    for kept in ("net", "average", "spotter"):
+    for kept in ("net", "average", "auxiliary"):
         first, second = (getattr(t, kept).state_dict() for t in (whole, resumed))
         assert list(first) == list(second)
         for name in first:
@@ -148,7 +151,7 @@ def test_a_run_can_start_from_the_encoders_of_another(tmp_path):
 def test_weights_come_back_as_they_were(tmp_path):
     net = Recipe(fusion="conv", image="vit").network().eval()
     weight_file.save(net, asdict(Recipe()), tmp_path / "net.safetensors", data="none")
-    again = weight_file.load(tmp_path / "net.safetensors")
+    again = weight_file.load(tmp_path / "net.safetensors", VqaNet)
     assert again.parts == net.parts
     for name, value in net.state_dict().items():
         assert torch.equal(again.state_dict()[name], value)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from mmedge.errors import ExportError
 from mmedge_export.inputs import Input
 from mmedge_export.model import Model
-from mmedge_export.zoo import sample_set, tokenizer
-from mmedge_export.zoo.audio import SAMPLES
-from mmedge_export.zoo.evaluation import Evaluation
+from mmedge_export.zoo import data_files, weight_file
 from mmedge_export.zoo.logmel import RATE
-from mmedge_export.zoo.vqa import ANSWERS, VqaNet
+from mmedge_export.zoo.vqa import sample_set, tokenizer
+from mmedge_export.zoo.vqa.audio import SAMPLES
+from mmedge_export.zoo.vqa.evaluation import Evaluation
+from mmedge_export.zoo.vqa.network import ANSWERS, VqaNet
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
 FRAME_HZ = 30.0
@@ -20,6 +24,27 @@ FRAME_HZ = 30.0
 
 BATCH = (1, 64)
 """Smallest and largest batch."""
+
+
+def factory(name: str, weights: Path | None) -> Model:
+    """``vqa-FUSION`` with the shipped weights, or those of a file.
+
+    Raises:
+        ExportError: there are none, or they are those of another fusion.
+    """
+    fusion = name.removeprefix("vqa-")
+    path = data_files.weights() / f"{name}.safetensors" if weights is None else weights
+    if weights is None and not path.exists():
+        raise ExportError(
+            f"no weights are shipped for {name}; train them with"
+            f" `mmedge-train vqa --fusion {fusion} --out trained` (from mmedge[train]) and give"
+            f" weights=trained/{name}.safetensors"
+        )
+    net = weight_file.load(path, VqaNet)
+    if net.parts["fusion"] != fusion:
+        file_fusion = net.parts["fusion"]
+        raise ExportError(f"{path} holds a {file_fusion} fusion, not the {fusion} of {name}")
+    return describe(net, name)
 
 
 def accuracy(outputs: list[dict[str, NDArray[Any]]], targets: list[Any]) -> float:

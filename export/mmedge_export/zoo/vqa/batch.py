@@ -13,16 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmedge_export.zoo import augment
 from mmedge_export.zoo.pcm import pad
+from mmedge_export.zoo.vqa import augment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
-    from mmedge_export.zoo.questions import Questions
     from mmedge_export.zoo.speech import Corpus
+    from mmedge_export.zoo.vqa.questions import Questions
 
 TEXT_ONLY, VOICE_ONLY = 0.3, 0.45
 """Shares of pairs asked by text alone and by voice alone; the rest are asked by both."""

@@ -1,6 +1,6 @@
-"""Makes ``tokenizer.json`` and, in mmedge-zoo, ``samples/``.
+"""Makes ``tokenizer.json`` and, in mmedge-zoo, ``samples/vqa/``.
 
-``python -m mmedge_export.zoo.assets`` rewrites them; the same data give the same files.
+``python -m mmedge_export.zoo.vqa.assets`` rewrites them; the same data give the same files.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmedge_export.zoo import data_files, questions, sample_set, tokenizer
+from mmedge_export.zoo import data_files
+from mmedge_export.zoo.vqa import questions, sample_set, tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the draw of samples")
     options = parser.parse_args(argv)
     tokenizer.build(questions.load("train").texts).save(str(tokenizer.PATH))
-    sample_set.write(data_files.samples(), options.cache, options.seed)
+    sample_set.write(data_files.samples("vqa"), options.cache, options.seed)
 
 
 if __name__ == "__main__":

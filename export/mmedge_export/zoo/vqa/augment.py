@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mmedge_export.zoo.audio import SAMPLES
 from mmedge_export.zoo.logmel import RATE
 from mmedge_export.zoo.pcm import to_float
+from mmedge_export.zoo.vqa.audio import SAMPLES
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmedge_export.zoo.pcm import to_float
-from mmedge_export.zoo.sample_set import SILENCE
-from mmedge_export.zoo.tokenizer import encode
+from mmedge_export.zoo.vqa.sample_set import SILENCE
+from mmedge_export.zoo.vqa.tokenizer import encode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,7 +33,8 @@ class Evaluation:
 
     def __iter__(self) -> Iterator[tuple[dict[str, NDArray[Any]], int]]:
         # Data that most users of the network never need.
-        from mmedge_export.zoo import questions, speech, voices
+        from mmedge_export.zoo import speech, voices
+        from mmedge_export.zoo.vqa import questions
 
         data = questions.load("test")
         utterances: dict[str, list[voices.Utterance]] = {}

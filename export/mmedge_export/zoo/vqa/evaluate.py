@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mmedge_export.zoo.pcm import pad, to_float
 from mmedge_export.zoo.speech import Corpus, corpus
-from mmedge_export.zoo.tokenizer import encode
+from mmedge_export.zoo.vqa.tokenizer import encode
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from mmedge_export.zoo.questions import Questions
-    from mmedge_export.zoo.vqa import VqaNet
+    from mmedge_export.zoo.vqa.network import VqaNet
+    from mmedge_export.zoo.vqa.questions import Questions
 
 TAKES = 2
 """Readings of each question by each held-out voice."""

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, TypeVar
 from torch import Tensor, nn
 
 from mmedge.errors import ExportError
-from mmedge_export.zoo.audio import CnnAudio, CrnnAudio
-from mmedge_export.zoo.fusion import (
+from mmedge_export.zoo.vqa.audio import CnnAudio, CrnnAudio
+from mmedge_export.zoo.vqa.fusion import (
     MODALITIES,
     AttentionFusion,
     Concat,
@@ -17,8 +17,8 @@ from mmedge_export.zoo.fusion import (
     Memories,
     Weighted,
 )
-from mmedge_export.zoo.image import ResNet, ViT
-from mmedge_export.zoo.text import GruText, TransformerText
+from mmedge_export.zoo.vqa.image import ResNet, ViT
+from mmedge_export.zoo.vqa.text import GruText, TransformerText
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -12,7 +12,7 @@ from tokenizers.normalizers import Lowercase
 from tokenizers.pre_tokenizers import Punctuation, Whitespace
 from tokenizers.pre_tokenizers import Sequence as Steps
 
-from mmedge_export.zoo.text import LENGTH
+from mmedge_export.zoo.vqa.text import LENGTH
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

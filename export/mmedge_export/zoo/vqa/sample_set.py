@@ -13,8 +13,8 @@ from PIL import Image
 from mmedge_export.zoo import data_files
 from mmedge_export.zoo.logmel import RATE
 from mmedge_export.zoo.pcm import to_float
-from mmedge_export.zoo.tokenizer import encode
-from mmedge_export.zoo.vqa import ANSWERS
+from mmedge_export.zoo.vqa.network import ANSWERS
+from mmedge_export.zoo.vqa.tokenizer import encode
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,12 +47,12 @@ class ShippedSample:
 
     def frame(self) -> NDArray[np.uint8]:
         """uint8 ``[64, 64, 3]``, RGB."""
-        with Image.open(data_files.samples() / self.image) as picture:
+        with Image.open(_folder() / self.image) as picture:
             return np.array(picture.convert("RGB"))
 
     def pcm(self) -> NDArray[np.float32]:
         """float32 ``[samples]``, 16 kHz, -1 to 1."""
-        with wave.open(str(data_files.samples() / self.voice)) as reader:
+        with wave.open(str(_folder() / self.voice)) as reader:
             raw = reader.readframes(reader.getnframes())
         return to_float(np.frombuffer(raw, "<i2"))
 
@@ -66,9 +66,13 @@ class ShippedSample:
         }
 
 
+def _folder() -> Path:
+    return data_files.samples("vqa")
+
+
 def load() -> list[ShippedSample]:
     """The shipped samples."""
-    index = json.loads((data_files.samples() / "samples.json").read_text())
+    index = json.loads((_folder() / "samples.json").read_text())
     return [ShippedSample(**entry) for entry in index["samples"]]
 
 
@@ -93,8 +97,8 @@ def write(directory: Path, cache: Path, seed: int = 0) -> None:
         cache: of the spoken questions (see ``mmedge-train --cache``).
         seed: of the draw.
     """
-    from mmedge_export.zoo import questions
-    from mmedge_export.zoo.evaluate import held_out
+    from mmedge_export.zoo.vqa import questions
+    from mmedge_export.zoo.vqa.evaluate import held_out
 
     data = questions.load("test")
     clips = held_out(data.texts, cache)

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from mmedge.errors import ExportError
-from mmedge_export.zoo.vqa import ANSWERS
+from mmedge_export.zoo.vqa.network import ANSWERS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -1,0 +1,1 @@
+"""Visual question answering by text, by voice, or by both."""
