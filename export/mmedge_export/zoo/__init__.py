@@ -23,11 +23,13 @@ FOLDERS: dict[str, str] = {
     "vqa-concat": "vqa",
     "vqa-weighted": "vqa",
     "vqa-conv": "vqa",
+    "label-translate": "label_translate",
 }
 """Every network by name, and the folder of its task."""
 
 NAMES: tuple[str, ...] = tuple(FOLDERS)
-"""Every network by name; mmedge-zoo has the weights of ``vqa-attention``."""
+"""Every network by name; mmedge-zoo has the weights of ``vqa-attention`` and
+``label-translate``."""
 
 
 def factory(name: str, weights: Path | None = None) -> Model:

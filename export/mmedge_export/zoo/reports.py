@@ -12,7 +12,7 @@ from mmedge_export.zoo import FOLDERS
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-RESULTS = {"vqa": "zoo_accuracy.json"}
+RESULTS = {"vqa": "zoo_accuracy.json", "label_translate": "zoo_label_translate.json"}
 """The results file of each task, by its folder."""
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from mmedge_export.zoo.task import Task, TrainingRun
 
-TASKS = {"vqa": "vqa"}
+TASKS = {"vqa": "vqa", "label-translate": "label_translate"}
 """Every task, and its folder, whose module ``task`` has it as ``TASK``."""
 
 

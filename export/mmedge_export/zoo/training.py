@@ -104,6 +104,14 @@ class Trainer(ABC, Generic[Net, Batch]):
     def loss(self, batch: Batch) -> tuple[Tensor, Counts]:
         """The loss of a batch, a scalar, and how much of it was right."""
 
+    def rate_factor(self) -> float:
+        """Factor of the peak rate for the next step."""
+        return learning_rate(self.step, self.total, self.recipe.warmup)
+
+    def continues(self, recipe: Mapping[str, object], epoch: int) -> bool:  # noqa: ARG002
+        """Whether a run of another recipe was the same as this one's up to an epoch."""
+        return recipe == asdict(self.recipe)
+
     def run_epoch(self) -> dict[str, float]:
         """Train one epoch.
 
@@ -119,7 +127,7 @@ class Trainer(ABC, Generic[Net, Batch]):
         name = f"epoch {self.epoch + 1}/{recipe.epochs}"
         for batch in tqdm(self.batches(), total=self.steps, desc=name, mininterval=5):
             for group in self.optimizer.param_groups:
-                group["lr"] = recipe.rate * learning_rate(self.step, self.total, recipe.warmup)
+                group["lr"] = recipe.rate * self.rate_factor()
             loss, counts = self.loss(batch)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
@@ -172,7 +180,7 @@ class Trainer(ABC, Generic[Net, Batch]):
             ExportError: when it was saved under another recipe.
         """
         state = torch.load(path, weights_only=True)
-        if state["recipe"] != asdict(self.recipe):
+        if not self.continues(state["recipe"], state["epoch"]):
             raise ExportError(
                 f"{path} was trained by another recipe: {state['recipe']}, not"
                 f" {asdict(self.recipe)}; use another --out or the same options"

@@ -1,0 +1,1 @@
+"""A picture with an English label to text in English, Chinese or German."""

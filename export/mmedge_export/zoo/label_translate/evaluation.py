@@ -1,0 +1,106 @@
+"""How well texts are written: exact matches, and characters right by edit distance."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from mmedge_export.quantize.metrics import edit_distance, exact_match
+from mmedge_export.zoo.label_translate.characters import END, Characters
+from mmedge_export.zoo.label_translate.names import LANGUAGES
+from mmedge_export.zoo.label_translate.network import HEADS, PLACES, STATES, D, LabelNet
+from mmedge_export.zoo.label_translate.pictures import held_out_pictures
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from mmedge_export.zoo.label_translate.names import Names
+    from mmedge_export.zoo.label_translate.pictures import Pictures
+
+    Writer = Callable[[NDArray[np.uint8], str], list[str]]
+
+__all__ = [
+    "KNOWN_EACH",
+    "characters_right",
+    "figures",
+    "measure",
+    "torch_writer",
+    "write",
+]
+
+KNOWN_EACH = 3
+"""Test pictures of each name of the dictionary."""
+
+
+def characters_right(texts: Sequence[str], expected: Sequence[str]) -> float:
+    """1 minus the edit distance for each expected character."""
+    distance = sum(edit_distance(b, a) for a, b in zip(texts, expected, strict=True))
+    return 1 - distance / sum(len(text) for text in expected)
+
+
+@torch.inference_mode()
+def write(net: LabelNet, images: torch.Tensor, start: int, limit: int = PLACES) -> list[list[int]]:
+    """The likeliest token after the other, by the network's step, until all texts have ended."""
+    seen = net(images)
+    batch = len(images)
+    empty = seen["cross_key_0"].new_zeros((batch, HEADS, 0, D // HEADS))
+    past = {f"past_{name}": empty for name in STATES}
+    token = torch.full((batch, 1), start)
+    ended = torch.zeros(batch, dtype=torch.bool)
+    columns: list[torch.Tensor] = []
+    for place in range(limit):
+        outputs = net.step(token, torch.tensor([place]), **past, **seen)
+        past = {f"past_{name}": outputs[f"present_{name}"] for name in STATES}
+        chosen = outputs["logits"][:, -1].argmax(dim=-1)
+        columns.append(chosen.masked_fill(ended, END))
+        ended |= chosen == END
+        if bool(ended.all()):
+            break
+        token = chosen[:, None]
+    return torch.stack(columns, dim=1).tolist()
+
+
+def torch_writer(net: LabelNet) -> Writer:
+    """Pictures and a language to texts, by torch."""
+    net.eval()
+    characters = Characters(net.parts["characters"])
+
+    def texts(images: NDArray[np.uint8], language: str) -> list[str]:
+        rows = write(net, torch.from_numpy(images), characters.language(language))
+        return [characters.decode(row) for row in rows]
+
+    return texts
+
+
+def measure(
+    writer: Writer, pictures: Pictures, language: str, *, batch: int = 128
+) -> dict[str, float]:
+    """``exact`` and ``characters`` of all pictures, written out in a language."""
+    texts: list[str] = []
+    for start in range(0, len(pictures), batch):
+        texts += writer(pictures.images[start : start + batch], language)
+    expected = [name.text(language) for name in pictures.names]
+    return {
+        "exact": exact_match([{"text": texts}], [expected]),
+        "characters": characters_right(texts, expected),
+        "pictures": len(pictures),
+    }
+
+
+def figures(writer: Writer, names: Names, cache: Path) -> dict[str, dict[str, float]]:
+    """Every figure of the docs: known names in each language, and names never seen, in English.
+
+    Args:
+        writer: what is judged.
+        names: of the installed ``iso-codes``.
+        cache: folder for the pictures.
+    """
+    known = held_out_pictures(names.dictionary, KNOWN_EACH, 1, cache)
+    unseen = held_out_pictures(names.unseen, 1, 2, cache)
+    results = {f"known {language}": measure(writer, known, language) for language in LANGUAGES}
+    return {**results, "unseen en": measure(writer, unseen, "en")}
