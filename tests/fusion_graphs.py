@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from mmedge_export.capture.standard_operators import in_standard_operators
-from mmedge_export.onnx_graph.graph import Runner
+from mmedge_export.onnx_graph.runner import Runner
 
 D, HEADS, QUERIES = 16, 2, 3
 GROUPS = {"image": ["image", "image_valid"], "text": ["text", "text_valid"]}

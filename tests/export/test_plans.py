@@ -18,8 +18,9 @@ from mmedge.errors import ExportError
 from mmedge.execution.verify import verify
 from mmedge.spec import Stage, TensorSpec
 from mmedge_export import Input, Model, export
-from mmedge_export.onnx_graph.graph import EXTERNAL_BYTES, Runner
+from mmedge_export.onnx_graph.graph import EXTERNAL_BYTES
 from mmedge_export.onnx_graph.merge import merge
+from mmedge_export.onnx_graph.runner import Runner
 from mmedge_export.quantize import whole_graph
 from mmedge_export.quantize.options import QuantizeOptions
 from mmedge_export.quantize.quantize_bundle import quantize

@@ -25,7 +25,7 @@ from mmedge.schema import SAMPLES
 from mmedge_export.calibration.calibration_state import CalibrationState
 from mmedge_export.calibration.calls import BundleCalls, all_stages
 from mmedge_export.calibration.observed import Observed
-from mmedge_export.onnx_graph.graph import Runner
+from mmedge_export.onnx_graph.runner import Runner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence

@@ -4,7 +4,7 @@ torch's exporter gives the ONNX value that stands for a node of the traced progr
 and graph optimisation keeps most of them. Running the program node by node in torch gives
 references for these names; making them outputs of the graph gives what ONNX Runtime computes.
 
-:func:`first_divergence` says where a difference of an output begins. :func:`wrong_operator` looks
+:func:`first_divergence` says where a difference of an output begins. :class:`OperatorCheck` looks
 for one that no output shows: an argmax, a comparison or a saturated output answers the same though
 an operator before it computes something else.
 """
@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import ast
 import operator
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,7 +24,8 @@ from mmedge_export.capture.adapter import NAME
 from mmedge_export.capture.guard_attention import is_guarded
 from mmedge_export.capture.locate import source_line
 from mmedge_export.noise import quiet
-from mmedge_export.onnx_graph import graph as onnx_graph
+from mmedge_export.onnx_graph.memory_graph import MemoryGraph
+from mmedge_export.onnx_graph.runner import Runner
 from mmedge_export.passes.strip_metadata import SCOPES
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
     from mmedge_export.capture.captured_graph import CapturedGraph
     from mmedge_export.capture.case import ParityCase
 
-__all__ = ["first_divergence", "wrong_operator"]
+__all__ = ["OperatorCheck", "first_divergence"]
 
 #: Values that are computed at first, and bytes of those that are each time later: it bounds the
 #: memory, and stops soon after the first fault. Each time the whole graph is run.
@@ -139,13 +138,10 @@ class _GraphValues:
 
     Args:
         graph: came from torch.
-        case: the inputs.
         nodes: the program's, in their order.
     """
 
-    def __init__(
-        self, graph: CapturedGraph, case: ParityCase, nodes: Iterable[str], folder: Path
-    ) -> None:
+    def __init__(self, graph: CapturedGraph, nodes: Iterable[str]) -> None:
         values = {
             str(value.name): value
             for node in graph.model.graph
@@ -155,13 +151,15 @@ class _GraphValues:
         names = {node: graph.renamed.get(node, node) for node in nodes}
         self.names = {node: name for node, name in names.items() if name in values}
         self.values = values
-        self._case = case
         self._order = list(self.names)
         self._place = {node: place for place, node in enumerate(self._order)}
+        self._runner = Runner(MemoryGraph.of(graph.model), list(self.names.values()))
+
+    def begin(self, case: ParityCase) -> None:
+        """Take the values of ``case`` from here on."""
+        self._case = case
         self._results: dict[str, Array] = {}
         self._count = _AT_ONCE
-        path = next(iter(onnx_graph.save({"bisect": graph.model}, folder).values()))
-        self._runner = onnx_graph.Runner(path, list(self.names.values()))
 
     def __getitem__(self, node: str) -> Array:
         """The value of a node of the program, which is asked for once, in the program's order."""
@@ -189,41 +187,46 @@ def first_divergence(graph: CapturedGraph, case: ParityCase, tolerance: Toleranc
     module = program.module(check_guards=False)
     tape = _Tape(module)
     _run(tape, case)
-    with tempfile.TemporaryDirectory() as folder:
-        values = _GraphValues(graph, case, tape.values, Path(folder))
-        for node in values.names:
-            deviation = difference(values[node], tape.values[node], tolerance)
-            if not deviation.passes:
-                text = _describe(module, node, values, deviation)
-                return f"The first tensor that differs is {text}."
+    values = _GraphValues(graph, tape.values)
+    values.begin(case)
+    for node in values.names:
+        deviation = difference(values[node], tape.values[node], tolerance)
+        if not deviation.passes:
+            text = _describe(module, node, values, deviation)
+            return f"The first tensor that differs is {text}."
     return _nothing(graph, tape, case, tolerance)
 
 
-def wrong_operator(graph: CapturedGraph, case: ParityCase, tolerance: Tolerance) -> str:
-    """Which operation is the first to differ in ``case`` though it is given the same inputs.
+class OperatorCheck:
+    """Every operator of a graph on its own, given what the graph made of those before it.
 
-    Every operation whose value both have is tried on what the graph made of those before it, so
-    that rounding does not add up. What the graph optimised away is tried with what follows it.
+    So rounding does not add up. What the graph optimised away is tried with what follows it.
 
     Args:
-        graph: came from torch; its ``program`` is run by torch, its ``model`` by ONNX Runtime.
-        case: inputs.
-        tolerance: what counts as differing, for every tensor.
-
-    Returns:
-        Name, operator, place in the user's code and difference of its value; empty where none
-        differs, or where the graph did not come from torch.
+        graph: its ``program`` is run by torch, its ``model`` by ONNX Runtime.
+        program: that of ``graph``, which came from torch.
     """
-    program = graph.program
-    if program is None:
-        return ""
-    module = program.module(check_guards=False)
-    nodes = [node.name for node in module.graph.nodes if _is_tensor(node)]
-    with tempfile.TemporaryDirectory() as folder:
-        values = _GraphValues(graph, case, nodes, Path(folder))
-        tape = _Apart(module, values, tolerance)
+
+    def __init__(self, graph: CapturedGraph, program: torch.export.ExportedProgram) -> None:
+        self._module = program.module(check_guards=False)
+        nodes = [node.name for node in self._module.graph.nodes if _is_tensor(node)]
+        self._values = _GraphValues(graph, nodes)
+
+    def wrong(self, case: ParityCase, tolerance: Tolerance) -> str:
+        """Which operation is the first to differ in ``case``.
+
+        Returns:
+            Name, operator, place in the user's code and difference of its value; empty where none
+            differs.
+        """
+        self._values.begin(case)
+        tape = _Apart(self._module, self._values, tolerance)
         _run(tape, case)
-    return _describe(module, tape.wrong[0], values, tape.wrong[1]) if tape.wrong else ""
+        return (
+            _describe(self._module, tape.wrong[0], self._values, tape.wrong[1])
+            if tape.wrong
+            else ""
+        )
 
 
 def _run(tape: _Tape, case: ParityCase) -> None:

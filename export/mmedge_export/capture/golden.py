@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -282,22 +283,22 @@ def _generate(model: Model, run: Run, count: int, least: int) -> list[Sample]:
         # What is first drawn at some sizes is what is compared there.
         seed, place = divmod(index, len(variety))
         sizes = variety[place]
-        plain_sample = _answer(model, run, sizes, seed, vary=False, least=least)
-        varied_sample = _answer(model, run, sizes, seed, vary=True, least=least)
+        answer = partial(_answer, model, run, sizes, seed, least=least)
+        sample = answer(vary=True)
         # The sizes of an ONNX file's outputs are what it says, whatever its inputs hold.
-        if (
-            varied_sample is not None
-            and isinstance(model.module, Path)
-            and plain_sample is not None
-        ):
-            for name, value in plain_sample.outputs.items():
-                if value.shape != varied_sample.outputs[name].shape:
-                    varied_sample = None
-                    break
-        sample = varied_sample or plain_sample
+        if sample is None or isinstance(model.module, Path):
+            plain_sample = answer(vary=False)
+            if sample is None or (
+                plain_sample is not None and _shapes(plain_sample) != _shapes(sample)
+            ):
+                sample = plain_sample
         if sample is not None:
             samples.append(sample)
     return samples
+
+
+def _shapes(sample: Sample) -> dict[str, tuple[int, ...]]:
+    return {name: value.shape for name, value in sample.outputs.items()}
 
 
 def _answer(

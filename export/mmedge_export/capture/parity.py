@@ -86,12 +86,14 @@ def check_operators(
     """
     if graph.program is None:  # of an ONNX file, for which torch need not be installed
         return
-    from mmedge_export.capture.bisect import wrong_operator
+    from mmedge_export.capture.bisect import OperatorCheck
 
     inner_tolerance = Tolerance(tolerance.rtol * INSIDE, tolerance.atol * INSIDE)
+    check: OperatorCheck | None = None
     for case in cases:
         try:
-            text = wrong_operator(graph, case, inner_tolerance)
+            check = check or OperatorCheck(graph, graph.program)
+            text = check.wrong(case, inner_tolerance)
         except (ExportError, IndexError, RuntimeError, TypeError, ValueError) as error:
             leave(f"the operators inside the graph, each on its own: {error}")
             return

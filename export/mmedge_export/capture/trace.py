@@ -23,10 +23,12 @@ from mmedge_export.capture.captured_graph import CapturedGraph
 from mmedge_export.capture.locate import failing_node
 from mmedge_export.capture.network import TorchNetwork
 from mmedge_export.capture.relations import RelationRecorder, recording
+from mmedge_export.capture.slice_rule import tried_at_slices
 from mmedge_export.capture.standard_operators import in_standard_operators
 from mmedge_export.capture.tensor_lengths import dynamic_lengths
 from mmedge_export.noise import quiet
 from mmedge_export.passes.name_boundary import NameBoundaryPass
+from mmedge_export.passes.order_weights import OrderWeightsPass
 from mmedge_export.passes.strip_metadata import StripMetadataPass
 
 if TYPE_CHECKING:
@@ -107,6 +109,7 @@ def trace(model: Model, *, opset: int | None = None) -> CapturedGraph:
     naming = NameBoundaryPass(tuple(model.inputs), tuple(model.outputs))
     naming(graph)
     StripMetadataPass(NAME)(graph)
+    OrderWeightsPass()(graph)
     return CapturedGraph(
         graph,
         onnx_program.exported_program,
@@ -177,9 +180,10 @@ def _convert(
     module: torch.nn.Module, program: Program, shapes: dict[str, Any], opset: int
 ) -> torch.onnx.ONNXProgram:
     try:
-        onnx_program = torch.onnx.export(
-            program, (), opset_version=opset, dynamic_shapes=shapes, dynamo=True, verbose=False
-        )
+        with tried_at_slices():
+            onnx_program = torch.onnx.export(
+                program, (), opset_version=opset, dynamic_shapes=shapes, dynamo=True, verbose=False
+            )
     except Exception as error:  # the exporter's errors have no public base
         node = failing_node(error)
         raise explain(module, error, "the traced network has no ONNX form", node=node) from error

@@ -57,6 +57,7 @@ def try_sizes(
     *,
     size: RunSize,
     varied: bool,
+    least: int,
 ) -> list[ParityCase]:
     """Try ``graph`` at the sizes of :func:`.probe_inputs.probes` and at witnesses.
 
@@ -75,6 +76,7 @@ def try_sizes(
         varied: whether the model's samples have other sizes than the example in every dimension.
             If so, a size that the network refuses is left unchecked: inputs that depend on each
             other (lengths, indices) can be real in samples only.
+        least: smallest integer that may be made up, below those of the example.
 
     Returns:
         What was tried and the network did not refuse.
@@ -98,7 +100,7 @@ def try_sizes(
         ):
             tried_sizes.append(sizes)
             is_large = size.is_large(sizes)
-            trials.append(_try(model, sizes, run, graph, tolerance, one_case=is_large))
+            trials.append(_try(model, sizes, run, graph, tolerance, one_case=is_large, least=least))
         if not waiting:
             waiting.extend(limits.witnesses(tried_sizes))
     differing = [trial for trial in trials if trial.refusal is None and not trial.passes]
@@ -149,8 +151,9 @@ def _try(
     tolerance: Tolerance,
     *,
     one_case: bool,
+    least: int,
 ) -> _Trial:
-    if one_case and (cases := _random(model, sizes, run)):
+    if one_case and (cases := _random(model, sizes, run, least) or _random(model, sizes, run)):
         return _Trial(
             sizes, cases[0].what, tuple(cases), _worst(graph, cases, tolerance), is_bounded=True
         )
@@ -163,9 +166,16 @@ def _try(
     return _Trial(sizes, what, tuple(cases), _worst(graph, cases, tolerance))
 
 
-def _random(model: Model, sizes: Mapping[str, int], run: Run) -> list[ParityCase]:
-    """Random inputs of ``sizes``, where the network takes them and answers with numbers."""
-    inputs = probe_inputs.random(model, sizes, np.random.default_rng(0))
+def _random(
+    model: Model, sizes: Mapping[str, int], run: Run, least: int | None = None
+) -> list[ParityCase]:
+    """Random inputs of ``sizes``, where the network takes them and answers with numbers.
+
+    With ``least`` they vary as those of a golden sample, and are such a one's if one was made up at
+    these sizes: what was run for it is not run again.
+    """
+    rng = np.random.default_rng(0)
+    inputs = probe_inputs.random(model, sizes, rng, vary=least is not None, least=least or 0)
     try:
         outputs = run(inputs)
     except ExportError:

@@ -1,36 +1,31 @@
-"""An ONNX graph on its way into a bundle: what it takes and gives, and running it."""
+"""An ONNX graph on its way into a bundle: what it takes and gives, and its files."""
 
 from __future__ import annotations
 
-import tempfile
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-import onnx
 import onnx_ir as ir
 
-from mmedge.errors import BackendError, ExportError
+from mmedge.errors import ExportError
 from mmedge.spec import Array, Dimension, TensorSpec
 from mmedge_export.onnx_graph.size import Size
 from mmedge_export.onnx_graph.weight_rows import find_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from mmedge_export.model import Model
 
 __all__ = [
     "EXTERNAL_BYTES",
     "Graph",
-    "Runner",
     "dimension_name",
     "is_external",
     "precision",
     "save",
-    "temporary_file",
 ]
 
 #: A tensor of at least this many bytes goes to ``<graph>.onnx.data`` beside the graph, where a
@@ -66,7 +61,7 @@ class Graph:
             model: names the inputs and their dynamic dimensions.
             outputs: those of the example, which give the sizes of dimensions that only outputs
                 have.
-            inferred: shapes of outputs by :attr:`Runner.shapes`, for sizes that the graph leaves
+            inferred: shapes of outputs by ONNX Runtime, for sizes that the graph leaves
                 open.
 
         Raises:
@@ -110,118 +105,6 @@ class Graph:
                 shape.append(dimension)
             specs.append(TensorSpec(str(value.name), output.dtype.name, tuple(shape)))
         return inputs, tuple(specs), dimensions
-
-
-class Runner:
-    """A graph in ONNX Runtime on the CPU.
-
-    Args:
-        path: of the graph's file.
-        outputs: names of the tensors wanted, inner ones too; None: the graph's outputs. All outputs
-            of the graph stay, so that it is optimised as it is without the inner ones.
-        options: ONNX Runtime's ``SessionOptions``; None: such as get on with torch's own threads.
-        optimise: ``all``: as a bundle runs; ``basic``: nothing is fused that rounds between its
-            operators; ``none``: every inner tensor exists.
-
-    Raises:
-        BackendError: ONNX Runtime cannot be imported.
-        ExportError: ONNX Runtime does not load the graph.
-    """
-
-    def __init__(
-        self,
-        path: Path,
-        outputs: Sequence[str] | None = None,
-        options: Any = None,  # noqa: ANN401
-        *,
-        optimise: Literal["all", "basic", "none"] = "all",
-    ) -> None:
-        try:
-            import onnxruntime as ort
-        except ImportError as error:
-            raise BackendError(
-                f"ONNX Runtime, which runs {path.name}, is not installed: pip install 'mmedge[cpu]'"
-            ) from error
-        if options is None:
-            options = ort.SessionOptions()
-            # Sessions are short-lived here and share the machine with torch's own threads.
-            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        levels = ort.GraphOptimizationLevel
-        if optimise != "all":
-            options.graph_optimization_level = (
-                levels.ORT_ENABLE_BASIC if optimise == "basic" else levels.ORT_DISABLE_ALL
-            )
-        options.log_severity_level = 4  # fatal: errors are raised, and one voice is enough
-        try:
-            source = path if outputs is None else _with_outputs(path, outputs)
-            if isinstance(source, bytes):
-                options.add_session_config_entry(
-                    "session.model_external_initializers_file_folder_path", str(path.parent)
-                )
-            self._session = ort.InferenceSession(
-                source, options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # ONNX Runtime's and protobuf's errors have no common base
-            raise ExportError(
-                f"ONNX Runtime {ort.__version__} does not load {path.name}: {error}"
-            ) from error
-        self._outputs = (
-            [value.name for value in self._session.get_outputs()] if outputs is None else outputs
-        )
-
-    @property
-    def shapes(self) -> dict[str, list[object]]:
-        """Shape of each output as ONNX Runtime infers it: sizes, names, None for what is open."""
-        return {value.name: list(value.shape) for value in self._session.get_outputs()}
-
-    @property
-    def dtypes(self) -> dict[str, ir.DataType]:
-        """Dtype of each output that is a tensor of numbers."""
-        return {
-            value.name: ir.DataType[value.type.removeprefix("tensor(").removesuffix(")").upper()]
-            for value in self._session.get_outputs()
-            if value.type.startswith("tensor(") and value.type != "tensor(string)"
-        }
-
-    def __call__(
-        self, values: Mapping[str, Array], outputs: Sequence[str] | None = None
-    ) -> dict[str, Array]:
-        """Outputs by name: those named, or all that are wanted.
-
-        Raises:
-            ExportError: the run failed.
-        """
-        outputs = outputs or self._outputs
-        inputs = {value.name: values[value.name] for value in self._session.get_inputs()}
-        try:
-            results = self._session.run(outputs, inputs)
-        except Exception as error:  # ONNX Runtime's errors have no common base
-            shapes = ", ".join(f"{n}: {v.dtype} {list(v.shape)}" for n, v in inputs.items())
-            reason = " ".join(str(error).split())
-            raise ExportError(f"the graph fails on {shapes}: {reason}") from error
-        return dict(zip(outputs, results, strict=True))
-
-
-def _with_outputs(path: Path, names: Sequence[str]) -> Path | bytes:
-    """The graph with ``names`` among its outputs; the file itself where they are."""
-    proto = onnx.load(path, load_external_data=False)
-    outputs = {value.name for value in proto.graph.output}
-    inner_names = [name for name in dict.fromkeys(names) if name not in outputs]
-    if not inner_names:
-        return path
-    # ONNX Runtime infers the types.
-    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in inner_names)
-    serialized: bytes = proto.SerializeToString()
-    return serialized
-
-
-@contextmanager
-def temporary_file(model: ir.Model) -> Iterator[Path]:
-    """A file of ``model``, with its weights beside it, for as long as this is open."""
-    with tempfile.TemporaryDirectory(prefix="mmedge-graph-") as folder:
-        path = Path(folder) / "graph.onnx"
-        ir.save(model, path, external_data="graph.data")
-        yield path
 
 
 def save(models: Mapping[str, ir.Model], folder: Path, *, place: str = "onnx") -> dict[str, Path]:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
-from mmedge_export.onnx_graph.graph import Runner, temporary_file
+from mmedge_export.onnx_graph.memory_graph import MemoryGraph
+from mmedge_export.onnx_graph.runner import Runner
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -74,10 +75,9 @@ def measure_ranges(model: ir.Model, feeds: Iterable[Mapping[str, Array]]) -> dic
         if value.dtype == ir.DataType.FLOAT and value.name
     ]
     # Fusions would keep some tensors from ever existing.
-    with temporary_file(model) as path:
-        runner = Runner(path, inner_names, optimise="none")
-        for sample in samples:
-            for start in range(0, len(inner_names), CHUNK):
-                for name, array in runner(sample, inner_names[start : start + CHUNK]).items():
-                    ranges[name] = ranges.get(name, Magnitudes()) | magnitudes_of(array)
+    runner = Runner(MemoryGraph.of(model), inner_names, optimise="none")
+    for sample in samples:
+        for start in range(0, len(inner_names), CHUNK):
+            for name, array in runner(sample, inner_names[start : start + CHUNK]).items():
+                ranges[name] = ranges.get(name, Magnitudes()) | magnitudes_of(array)
     return ranges

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import onnx
 import onnx_ir as ir
 
 from mmedge.errors import ExportError
-from mmedge_export.onnx_graph.graph import Runner, temporary_file
+from mmedge_export.onnx_graph.memory_graph import MemoryGraph
+from mmedge_export.onnx_graph.runner import Runner
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from mmedge.spec import Array
 
@@ -71,26 +71,38 @@ def measure_shapes(model: ir.Model, inputs: Mapping[str, Array]) -> dict[str, Me
                 f"shapes cannot be measured: input {name!r} is missing; there are "
                 f"{', '.join(inputs) or 'none'}"
             )
-    names = [str(value.name) for node in model.graph for value in node.outputs if value.name]
+    values = [value for node in model.graph for value in node.outputs if value.name]
+    graph = MemoryGraph.of(model)
     try:
-        with temporary_file(model) as path:
-            # Optimised, some values would never exist.
-            dtypes = Runner(path, names, optimise="none").dtypes
-            shapes = _shapes(path, [name for name in dtypes if name not in tensors], inputs)
+        dtypes = _dtypes(graph, values)
+        shapes = _shapes(graph, [name for name in dtypes if name not in tensors], inputs)
     except ExportError as error:
         raise ExportError(f"shapes cannot be measured: {error}") from error
     tensors.update((name, MeasuredTensor(shape, dtypes[name])) for name, shape in shapes.items())
     return tensors
 
 
+def _dtypes(graph: MemoryGraph, values: Sequence[ir.Value]) -> dict[str, ir.DataType]:
+    """Dtypes by name of those that are tensors of numbers."""
+    types = {str(value.name): value.type for value in values}
+    if all(types.values()):
+        return {
+            name: type_.dtype
+            for name, type_ in types.items()
+            if isinstance(type_, ir.TensorType) and type_.dtype != ir.DataType.STRING
+        }
+    # Optimised, some values would never exist.
+    return Runner(graph, list(types), optimise="none").dtypes
+
+
 def _shapes(
-    path: Path, names: Sequence[str], inputs: Mapping[str, Array]
+    graph: MemoryGraph, names: Sequence[str], inputs: Mapping[str, Array]
 ) -> dict[str, tuple[int, ...]]:
     """Shapes of tensors, from a graph that yields nothing else."""
     if not names:
         return {}
-    # The weights stay where they lie; only the graph is written again.
-    proto = onnx.load(path, load_external_data=False)
+    proto = onnx.ModelProto()
+    proto.CopyFrom(graph.proto)
     del proto.graph.output[:]
     used_names = {name for node in proto.graph.node for name in (*node.input, *node.output)}
     used_names |= {value.name for value in (*proto.graph.input, *proto.graph.initializer)}
@@ -100,7 +112,5 @@ def _shapes(
     results = {f"{prefix}{index}": name for index, name in enumerate(names)}
     for result, name in results.items():
         proto.graph.node.append(onnx.helper.make_node("Shape", [name], [result]))
-    path = path.with_name("shapes.onnx")
-    onnx.save(proto, path)
-    shapes = Runner(path, list(results), optimise="none")(inputs)
+    shapes = Runner(replace(graph, proto=proto), list(results), optimise="none")(inputs)
     return {name: tuple(shapes[result].tolist()) for result, name in results.items()}

@@ -14,7 +14,10 @@ from mmedge.errors import ExportError
 from mmedge.execution.plan import StagePlan
 from mmedge.spec import Cut, Plan, Stage, TensorSpec, Tolerance
 from mmedge.tolerance import difference
-from mmedge_export.onnx_graph.graph import Graph, Runner, save
+from mmedge_export.capture.run_cache import RunCache
+from mmedge_export.onnx_graph.graph import Graph, save
+from mmedge_export.onnx_graph.memory_graph import MemoryGraph
+from mmedge_export.onnx_graph.runner import Runner
 from mmedge_export.partition.constant_work import constant_work
 from mmedge_export.partition.flops import measure_shapes, model_flops
 from mmedge_export.partition.simplify import may_be_empty
@@ -42,6 +45,9 @@ log = logging.getLogger(__name__)
 #: How far an output of the cut network may lie from the uncut graph's: the same float32 work in
 #: another order.
 CUT_RTOL, CUT_ATOL = 1e-5, 1e-6
+
+#: Bytes of results that are held of a stage, in which an encoder is given again what it had.
+_CACHED_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -199,11 +205,9 @@ def _cut_stages(
             graph, model, outputs, folder / "whole", network_parts.cut.remarks, flops
         )
     _declare(graph, outputs)
-    # Before the parts are saved: the graph is theirs, with every boundary tensor as an output.
-    uncut = folder / "uncut"
-    save({"uncut": network_parts.whole}, uncut)
+    # The parts' graph, with every boundary tensor as an output.
     names = [str(value.name) for value in network_parts.whole.graph.outputs]
-    reference = Runner(uncut / "onnx/uncut.onnx", names)
+    reference = Runner(MemoryGraph.of(network_parts.whole), names)
     inputs, tensors, dimensions = Graph(network_parts.whole).specs(
         model, reference(example), reference.shapes
     )
@@ -221,7 +225,8 @@ def _cut_stages(
     if not keep_whole:
         save({whole_name: graph.model}, folder / "whole")
     cut_plan = Plan("cut", tuple(parts))
-    runs = {stage.name: Runner(saved / stage.graph) for stage in stages}
+    # One modality is varied while the encoders of the others are given what they had.
+    runs = {stage.name: RunCache(Runner(saved / stage.graph), _CACHED_BYTES) for stage in stages}
     plan = StagePlan(stages, runs, model.outputs)
     place = saved if keep_whole else folder / "whole"
     exact = Runner(place / f"onnx/{whole_name}.onnx", list(model.outputs))

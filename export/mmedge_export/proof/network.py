@@ -153,6 +153,7 @@ def prove(model: Model, choose_stages: ChooseStages, options: ProofOptions) -> N
             leave,
             size=size,
             varied=has_other_sizes(model, samples),
+            least=least,
         )
         first_cases = [base, *absent, *size_cases]
         coverage, unproven = Coverage(model), list[str]()

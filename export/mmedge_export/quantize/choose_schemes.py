@@ -16,7 +16,7 @@ from onnx import helper, numpy_helper
 
 from mmedge.bench.stats.block_timer import compare_times
 from mmedge.errors import ExportError
-from mmedge_export.onnx_graph.graph import Runner
+from mmedge_export.onnx_graph.runner import Runner
 from mmedge_export.quantize.stage_runs import StageRun, time_runs
 from mmedge_export.quantize.stage_work import quantised
 from mmedge_export.targets.onnxruntime.schemes import DYNAMIC, EXACT_FIRST, RANGED

@@ -16,7 +16,7 @@ from mmedge.bench.machine.neighbours import busy_words
 from mmedge.bench.stats.block_timer import Disturbance, note_disturbance
 from mmedge.errors import AccuracyError
 from mmedge_export.calibration.checkpoint import digest
-from mmedge_export.onnx_graph.graph import Runner
+from mmedge_export.onnx_graph.runner import Runner
 from mmedge_export.quantize.back_off import BudgetError, back_off, offenders
 from mmedge_export.quantize.call_times import CallTimes, time_calls
 from mmedge_export.quantize.choose_schemes import (

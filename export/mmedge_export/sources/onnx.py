@@ -16,7 +16,8 @@ from mmedge.schema.names import MAX_ELEMENTS, MAX_RANK
 from mmedge.spec import DTYPES, Array
 from mmedge_export.inputs import Input
 from mmedge_export.model import Model
-from mmedge_export.onnx_graph.graph import Graph, Runner, dimension_name
+from mmedge_export.onnx_graph.graph import Graph, dimension_name
+from mmedge_export.onnx_graph.runner import Runner
 from mmedge_export.sources.onnx_example import Candidate, candidates
 from mmedge_export.sources.onnx_file import OnnxFile
 from mmedge_export.sources.onnx_loop import OnnxLoop, with_loop, zero_states

@@ -18,7 +18,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from mmedge.errors import ExportError
-from mmedge_export.onnx_graph.graph import Runner
+from mmedge_export.onnx_graph.runner import Runner
 from mmedge_export.sources.onnx_copy import CopyCall, save_copy
 from mmedge_export.sources.onnx_rename import rename
 

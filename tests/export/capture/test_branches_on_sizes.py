@@ -357,6 +357,16 @@ def test_a_difference_that_may_be_rounding_names_the_tolerance_first(factor, wor
     )
     size = RunSize(model, 0, {})
     with pytest.raises(ExportError) as raised:
-        try_sizes(model, limits, run, graph, Tolerance(1e-4, 1e-6), print, size=size, varied=False)
+        try_sizes(
+            model,
+            limits,
+            run,
+            graph,
+            Tolerance(1e-4, 1e-6),
+            print,
+            size=size,
+            varied=False,
+            least=0,
+        )
     for each in words:
         assert each in str(raised.value)

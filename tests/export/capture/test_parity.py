@@ -17,7 +17,8 @@ from mmedge_export.capture.case import ParityCase
 from mmedge_export.capture.network import TorchNetwork, evaluation
 from mmedge_export.capture.parity import check, check_operators
 from mmedge_export.capture.trace import trace
-from mmedge_export.onnx_graph.graph import Graph, Runner, save
+from mmedge_export.onnx_graph.graph import Graph, save
+from mmedge_export.onnx_graph.runner import Runner
 from mmedge_export.zoo.recurrent import GRU
 
 LIMIT = Tolerance(1e-4, 1e-6)

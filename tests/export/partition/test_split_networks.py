@@ -23,7 +23,8 @@ from mmedge.tolerance import difference
 from mmedge_export import export
 from mmedge_export.capture import probe_inputs
 from mmedge_export.capture.network import TorchNetwork, evaluation
-from mmedge_export.onnx_graph.graph import Runner, save
+from mmedge_export.onnx_graph.graph import save
+from mmedge_export.onnx_graph.runner import Runner
 from mmedge_export.partition.flops import measure_shapes, node_flops
 from mmedge_export.partition.split import split
 from mmedge_export.zoo.vqa.model import describe

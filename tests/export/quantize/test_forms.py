@@ -10,7 +10,7 @@ from graphs import convnet, saved
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmedge_export.onnx_graph.graph import Runner
+from mmedge_export.onnx_graph.runner import Runner
 from mmedge_export.quantize.choose_schemes import graph_bytes
 from mmedge_export.quantize.evaluate import error
 from mmedge_export.targets.onnxruntime.schemes import find_sites, prepare, write_form

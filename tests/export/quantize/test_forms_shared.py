@@ -11,7 +11,7 @@ import pytest
 from graphs import saved
 from onnx import TensorProto, helper, numpy_helper
 
-from mmedge_export.onnx_graph.graph import Runner
+from mmedge_export.onnx_graph.runner import Runner
 from mmedge_export.quantize.evaluate import error
 from mmedge_export.quantize.saturate import saturating_nodes
 from mmedge_export.targets.onnxruntime.schemes import DYNAMIC, find_sites, prepare, write_form

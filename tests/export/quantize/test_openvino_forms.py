@@ -15,7 +15,7 @@ from mmedge.errors import InputError
 from mmedge.execution.verify import verify
 from mmedge.spec import Stage
 from mmedge_export import Input, Model, export
-from mmedge_export.onnx_graph.graph import Runner
+from mmedge_export.onnx_graph.runner import Runner
 from mmedge_export.quantize import Task, quantize
 from mmedge_export.quantize.evaluate import error
 from mmedge_export.quantize.options import QuantizeOptions

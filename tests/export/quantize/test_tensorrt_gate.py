@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from mmedge.bundle import Bundle
 from mmedge.errors import AccuracyError, BackendError, InputError
 from mmedge_export import export
-from mmedge_export.onnx_graph.graph import Runner
+from mmedge_export.onnx_graph.runner import Runner
 from mmedge_export.quantize import QuantizeOptions, Task, plan_search, quantize, stage_work
 from mmedge_export.quantize.golden_differences import SLACK
 from mmedge_export.targets.quantizable import switches

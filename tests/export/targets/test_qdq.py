@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmedge.errors import BackendError, ExportError
-from mmedge_export.onnx_graph.graph import Runner
+from mmedge_export.onnx_graph.runner import Runner
 from mmedge_export.targets.tensorrt.qdq import LARGEST, find_nodes, prepare_model, write_qdq
 from mmedge_export.targets.tensorrt.quantizer import open_graph
 

@@ -11,7 +11,8 @@ from mmedge import native
 from mmedge.backends import SessionOptions
 from mmedge.backends.onnxruntime.session import kernel_library, session_options
 from mmedge.errors import ExportError, InputError
-from mmedge_export.onnx_graph.graph import Runner, save
+from mmedge_export.onnx_graph.graph import save
+from mmedge_export.onnx_graph.runner import Runner
 from mmedge_export.targets.graph_edits import untype
 from mmedge_export.targets.onnxruntime import SCHEMES
 from mmedge_export.targets.onnxruntime.schemes import find_sites, prepare, write_form

@@ -24,7 +24,7 @@ from mmedge.execution.plan import StagePlan
 from mmedge.pipeline import load
 from mmedge.tolerance import difference
 from mmedge_export.capture.other_sizes import check_sizes
-from mmedge_export.onnx_graph.graph import Runner
+from mmedge_export.onnx_graph.runner import Runner
 from mmedge_export.open_questions import line
 from mmedge_export.targets.openvino.integers import check_integers
 from mmedge_export.targets.variants import base_variant

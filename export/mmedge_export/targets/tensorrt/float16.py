@@ -146,7 +146,7 @@ def _check_types(file: Path, stage: Stage) -> None:
 
 
 def _runner(file: Path, stage: Stage) -> Run:
-    from mmedge_export.onnx_graph.graph import Runner
+    from mmedge_export.onnx_graph.runner import Runner
 
     try:
         # The higher levels fuse across the roundings that are to be seen.

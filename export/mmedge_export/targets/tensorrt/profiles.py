@@ -181,7 +181,7 @@ def _run(
 ) -> dict[str, int]:
     """Run ``stages`` on zeros; return the size of every dimension of their outputs."""
     # Imports onnx, which the command line does without until it builds.
-    from mmedge_export.onnx_graph.graph import Runner
+    from mmedge_export.onnx_graph.runner import Runner
 
     tensors: dict[str, Array] = {
         name: np.zeros(_shape(spec, sizes), DTYPES[spec.dtype])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from mmedge.errors import ExportError, InputError
 from mmedge.spec import Tolerance
-from mmedge_export.onnx_graph.graph import Runner
+from mmedge_export.onnx_graph.runner import Runner
 from mmedge_export.open_questions import NOT_RUN
 from mmedge_export.targets.tensorrt import EngineOptions
 from mmedge_export.targets.tensorrt.engine import (
