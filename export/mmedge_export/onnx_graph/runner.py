@@ -63,6 +63,8 @@ class Runner:
         try:
             source = _source(graph, outputs)
             if isinstance(graph, MemoryGraph):
+                # It runs a few times; laid out anew, weights would take their memory twice.
+                options.add_session_config_entry("session.disable_prepacking", "1")
                 #: A session reads these arrays, and does not keep them alive.
                 self._weights = [
                     ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array, graph.dtypes[key])
