@@ -52,7 +52,12 @@ class MemoryGraph:
                     weights[name] = array.reshape(tensor.shape.numpy()).view(f"u{array.itemsize}")
                     dtypes[name] = int(tensor.dtype)
                     absent_file: ir.TensorProtocol = ir.ExternalTensor(
-                        "weights", 0, tensor.nbytes, tensor.dtype, shape=tensor.shape, name=name
+                        "weights",
+                        0,
+                        tensor.nbytes,
+                        tensor.dtype,
+                        shape=ir.Shape(tensor.shape.numpy()),
+                        name=name,
                     )
                 elif isinstance(tensor, ir.ExternalTensor):
                     absent_file = ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=name)
