@@ -301,13 +301,14 @@ class _Slices:
     is False once samples had other numbers of slices: those are no channels.
     """
 
-    __slots__ = ("distinct", "errors", "fixed", "least", "sizes")
+    __slots__ = ("_scales", "distinct", "errors", "fixed", "least", "sizes")
 
     def __init__(
         self, errors: Floats, sizes: Floats, least: Floats, distinct: Floats, *, fixed: bool = True
     ) -> None:
         self.errors, self.sizes, self.least = errors, sizes, least
         self.distinct, self.fixed = distinct, fixed
+        self._scales: Floats | None = None
 
     @classmethod
     def of(cls, axis: int, errors: Floats, sizes: Floats, values: Floats) -> _Slices:
@@ -343,28 +344,27 @@ class _Slices:
         shares, from 0 to 1: a class that is never likely is no smaller a thing than one that is.
         A slice that is nearly zero throughout says nothing of its scale, and has the smallest.
         """
+        if self._scales is None:
+            self._scales = self._find_scales()
+        return self._scales
+
+    def _find_scales(self) -> Floats:
         sizes = self.sizes
         largest = float(sizes.max())
+        is_counted = sizes > FLOOR * largest
+        count = int(np.count_nonzero(is_counted))
+        if count < 2 or float(np.min(sizes, where=is_counted, initial=largest)) * APART > largest:
+            return np.full(sizes.shape, largest)
         order = np.argsort(-sizes, kind="stable")
         sorted_sizes = sizes[order]
-        count = int(np.count_nonzero(sorted_sizes > FLOOR * largest))
-        if count < 2 or sorted_sizes[count - 1] * APART > largest:
-            return np.full(sizes.shape, largest)
         below = np.cumsum(np.count_nonzero(self.distinct[order][:count] > 0, 1)[::-1])[::-1]
         share = (self.least >= 0.0) & (sizes <= 1.0)
         shares = np.cumprod(share[order][:count][::-1])[::-1]  # all from here on
-        scales = np.empty_like(sorted_sizes)
-        scale, all_shares = largest, bool(shares[0])
-        for place in range(count):
-            if (
-                place
-                and sorted_sizes[place] * APART <= sorted_sizes[place - 1]
-                and below[place] >= EVIDENCE
-                and not all_shares
-            ):
-                scale, all_shares = float(sorted_sizes[place]), bool(shares[place])
-            scales[place] = scale
-        scales[count:] = scale
+        is_gap = sorted_sizes[1:count] * APART <= sorted_sizes[: count - 1]
+        scales, all_shares = np.full_like(sorted_sizes, largest), bool(shares[0])
+        for place in np.flatnonzero(is_gap & (below[1:] >= EVIDENCE)) + 1:
+            if not all_shares:
+                scales[place:], all_shares = sorted_sizes[place], bool(shares[place])
         result = np.empty_like(scales)
         result[order] = scales
         return result

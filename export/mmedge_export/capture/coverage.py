@@ -105,6 +105,7 @@ class _TensorSummary:
         self.single = True
         self._value: np.generic | None = None
         self._first: dict[tuple[int, ...], Array] = {}
+        self._last: Array | None = None
 
     def add(self, value: Array) -> None:
         """Note what it was in one case."""
@@ -112,10 +113,14 @@ class _TensorSummary:
         if not value.size:
             self.empty += 1
             return
-        if has_nan(value) and np.isnan(value).all():
+        if value is self._last:  # as constants of a loop are: without NaN, and nothing new
+            return
+        holds_nan = has_nan(value)
+        self._last = None if holds_nan else value
+        if holds_nan and np.isnan(value).all():
             self.nan += 1
             return
-        self.nan += has_nan(value)
+        self.nan += holds_nan
         if self.varied:
             return
         if self._value is None:

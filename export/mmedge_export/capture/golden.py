@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = [
     "EVERY",
     "GENERATED",
+    "GENERATED_LARGE",
     "SAMPLES",
     "RepeatabilityError",
     "Run",
@@ -36,6 +37,7 @@ __all__ = [
     "every",
     "golden",
     "has_other_sizes",
+    "make_up",
     "repeatable",
 ]
 
@@ -44,6 +46,9 @@ SAMPLES = 16
 
 #: Golden samples of a model that brings none: its example, and random inputs of the same kind.
 GENERATED = 4
+
+#: As many of one whose run is large.
+GENERATED_LARGE = 2
 
 #: Samples between two lines of progress.
 EVERY = 100
@@ -59,32 +64,23 @@ Run = Callable[[Mapping[str, Array]], dict[str, Array]]
 def golden(
     model: Model,
     run: Run,
-    sample_inputs: Iterator[dict[str, Array]] | None,
+    sample_inputs: Iterator[dict[str, Array]],
     limit: int,
     *,
     allow_nan: bool = False,
-    least: int = 0,
 ) -> list[Sample]:
     """The first ``limit`` samples of ``model`` with the network's own outputs.
 
-    A model without samples gives its example and seeded random inputs of the same kind
-    (:func:`mmedge_export.capture.probe_inputs.random`) at several sizes, :data:`GENERATED` in all.
-    Booleans and integers that are constant in the example are varied where the network takes that.
-    Random inputs that the network refuses or answers with NaN are left out.
-
     Args:
-        model: has the example.
+        model: has the samples.
         run: the network itself.
-        sample_inputs: what :func:`checked` made of the model's samples; the rest stays in it.
+        sample_inputs: what :func:`checked` made of them; the rest stays in it.
         limit: at least 1.
         allow_nan: whether the network's answers may be NaN.
-        least: smallest integer that may be made up, below those of the example.
 
     Raises:
         ExportError: a sample does not fit the inputs, or the network fails on it or answers NaN.
     """
-    if sample_inputs is None:
-        return _generate(model, run, min(limit, GENERATED), least)
     samples = []
     for number, inputs in enumerate(islice(sample_inputs, limit)):
         outputs = run(inputs)
@@ -274,11 +270,43 @@ def repeatable(run: Run, inputs: Mapping[str, Array], tolerance: Tolerance) -> d
     return first
 
 
-def _generate(model: Model, run: Run, count: int, least: int) -> list[Sample]:
+def make_up(
+    model: Model,
+    run: Run,
+    limit: int,
+    size: RunSize,
+    leave: Callable[[str], None],
+    *,
+    least: int = 0,
+) -> list[Sample]:
+    """Golden samples of a model without any, with the network's own outputs.
+
+    They are its example and seeded random inputs of the same kind
+    (:func:`mmedge_export.capture.probe_inputs.random`) at several sizes, :data:`GENERATED` in all,
+    or :data:`GENERATED_LARGE` where a run of the example is large. Booleans and integers that are
+    constant in the example are varied where the network takes that. Random inputs that the network
+    refuses or answers with NaN are left out.
+
+    Args:
+        model: has the example.
+        run: the network itself.
+        limit: most samples, at least 1.
+        size: says which runs are large.
+        leave: called with a line on what is not checked.
+        least: smallest integer that may be made up, below those of the example.
+    """
     example = probe_inputs.example(model)
     samples = [Sample(example, run(example))]
     opt = {name: limits.opt for name, limits in model.dimensions().items()}
     variety = [opt, *probe_inputs.probes(model)]
+    count = min(limit, GENERATED)
+    if size.is_large(probe_inputs.sizes(model, example)) and count > GENERATED_LARGE:
+        leave(
+            f"more than {GENERATED_LARGE} made-up samples: a run takes {size.operations(opt):,} "
+            "operations"
+        )
+        count = GENERATED_LARGE
+        variety = variety[1:] or variety  # at which it is compared in any case
     for index in range(count - 1):
         # What is first drawn at some sizes is what is compared there.
         seed, place = divmod(index, len(variety))

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from mmedge.spec import Array
     from mmedge_export.capture.captured_graph import CapturedGraph
     from mmedge_export.capture.case import ParityCase
+    from mmedge_export.capture.golden import Run
 
-__all__ = ["ATOL", "RTOL", "check", "check_operators"]
+__all__ = ["ATOL", "RTOL", "ParityCheck", "check", "check_operators"]
 
 #: Default limits: float32 graphs that computed the same function lay within 1e-5 of the scale in
 #: every network tried; ``ATOL`` is for outputs that are zero but for rounding.
@@ -29,11 +30,64 @@ RTOL, ATOL = 1e-4, 1e-6
 INSIDE = 10
 
 
+class ParityCheck:
+    """Holds a graph in ONNX Runtime against its network, case by case.
+
+    Args:
+        graph: has the tensors that messages name.
+        run: the graph.
+        tolerance: of its outputs.
+    """
+
+    def __init__(self, graph: CapturedGraph, run: Run, tolerance: Tolerance) -> None:
+        self._graph, self._run, self._tolerance = graph, run, tolerance
+        self._comparisons: dict[str, OutputComparison] = {}
+        self._worst_cases: dict[str, tuple[float, ParityCase]] = {}
+
+    def check(self, cases: Iterable[ParityCase]) -> None:
+        """Run the graph in each case.
+
+        Raises:
+            ExportError: as :meth:`add`, or the graph fails.
+        """
+        for case in cases:
+            self.add(case, self._run(case.inputs))
+
+    def add(self, case: ParityCase, results: Mapping[str, Array]) -> None:
+        """Compare what the graph gave in a case.
+
+        Raises:
+            ExportError: an output differs by more than the tolerance in some case so far. The
+                message names the first tensor inside the graph that does, where the graph came from
+                torch.
+        """
+        tolerance = self._tolerance
+        for name, reference in case.outputs.items():
+            comparison = self._comparisons.setdefault(name, OutputComparison(tolerance))
+            share = comparison.relative(comparison.add(results[name], reference))
+            if name not in self._worst_cases or share > self._worst_cases[name][0]:
+                self._worst_cases[name] = share, case
+            deviation = comparison.result()
+            if not deviation.passes:
+                # That a channel is small may be known only now: the case that differs came before.
+                culprit = self._worst_cases[name][1]
+                more = allow_more(deviation, tolerance)
+                raise ExportError(
+                    f"the exported graph is not the network: output {name!r} {deviation} for "
+                    f"{culprit.what} (limit: {tolerance.rtol:g} of the scale + "
+                    f"{tolerance.atol:g}).\n  {_first(self._graph, culprit, tolerance)}"
+                    + (f"\n  What to do: {more}" if more else "")
+                )
+
+    def worst(self) -> float:
+        """The largest relative difference of any output that is not zero throughout."""
+        # Of a reference of zeros there is no share; what passes there is within atol.
+        shares = (comparison.result().max_rel for comparison in self._comparisons.values())
+        return max((share for share in shares if np.isfinite(share)), default=0.0)
+
+
 def check(
-    graph: CapturedGraph,
-    run: Callable[[Mapping[str, Array]], dict[str, Array]],
-    cases: Iterable[ParityCase],
-    tolerance: Tolerance,
+    graph: CapturedGraph, run: Run, cases: Iterable[ParityCase], tolerance: Tolerance
 ) -> float:
     """Hold ``run``, the graph in ONNX Runtime, against the network in every case.
 
@@ -41,32 +95,11 @@ def check(
         The largest relative difference of any output that is not zero throughout.
 
     Raises:
-        ExportError: an output differs by more than ``tolerance`` in some case. The message names
-            the first tensor inside the graph that does, where the graph came from torch.
+        ExportError: as :meth:`ParityCheck.check`.
     """
-    comparisons: dict[str, OutputComparison] = {}
-    worst_cases: dict[str, tuple[float, ParityCase]] = {}
-    for case in cases:
-        results = run(case.inputs)
-        for name, reference in case.outputs.items():
-            comparison = comparisons.setdefault(name, OutputComparison(tolerance))
-            share = comparison.relative(comparison.add(results[name], reference))
-            if name not in worst_cases or share > worst_cases[name][0]:
-                worst_cases[name] = share, case
-            deviation = comparison.result()
-            if not deviation.passes:
-                # That a channel is small may be known only now: the case that differs came before.
-                culprit = worst_cases[name][1]
-                more = allow_more(deviation, tolerance)
-                raise ExportError(
-                    f"the exported graph is not the network: output {name!r} {deviation} for "
-                    f"{culprit.what} (limit: {tolerance.rtol:g} of the scale + "
-                    f"{tolerance.atol:g}).\n  {_first(graph, culprit, tolerance)}"
-                    + (f"\n  What to do: {more}" if more else "")
-                )
-    # Of a reference of zeros there is no share; what passes there is within atol.
-    shares = (comparison.result().max_rel for comparison in comparisons.values())
-    return max((share for share in shares if np.isfinite(share)), default=0.0)
+    parity = ParityCheck(graph, run, tolerance)
+    parity.check(cases)
+    return parity.worst()
 
 
 def check_operators(

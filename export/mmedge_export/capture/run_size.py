@@ -7,15 +7,18 @@ from math import prod
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from mmedge_export.model import Model
 
-__all__ = ["LARGE", "RunSize"]
+__all__ = ["LARGE", "LARGEST", "RunSize"]
 
 #: Operations of a run that is large: about a fifth of a second of one core. A large run is made
 #: once at its sizes, and not for every kind of inputs.
 LARGE = 10_000_000_000
+
+#: Operations of the largest run that is made only because a size is allowed: seconds of a core.
+LARGEST = 100_000_000_000
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,10 @@ class RunSize:
             default=1.0,
         )
         return round(self.flops * growth)
+
+    def largest(self, sizes: Iterable[Mapping[str, int]]) -> int:
+        """Operations of the largest run that may be made where ``sizes`` are tried in any case."""
+        return max(LARGEST, *(self.operations(each) for each in sizes))
 
     def is_large(self, sizes: Mapping[str, int]) -> bool:
         """Whether a run at ``sizes`` is one of those that are bounded."""

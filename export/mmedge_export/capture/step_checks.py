@@ -72,6 +72,11 @@ def check_generate(
     """
     loop = steps.loop
     scores = steps.scores(repeatable(run, example, tolerance))
+
+    def changes(others: Mapping[str, Array]) -> bool:
+        """Whether scores are others with other values in place of some."""
+        return steps.scores(run({**example, **others})).tobytes() != scores.tobytes()
+
     find_writes = getattr(run, "written_inputs", None)  # of a torch module
     for name in () if find_writes is None else find_writes(example):
         raise ExportError(
@@ -80,7 +85,7 @@ def check_generate(
         )
     words = scores.shape[-1]
     other = {loop.token: _other_tokens(example[loop.token], words)}
-    if not _changes(steps, run, example, other) and not (
+    if not changes(other) and not (
         prompt is not None and _prompt_changes(steps, run, *prompt, words)
     ):
         raise ExportError(
@@ -91,23 +96,15 @@ def check_generate(
     others = {state.input: _other(example[state.input], rng) for state in steps.states}
     if not others:
         return
-    if not _changes(steps, run, example, others):
+    if not changes(others):
         raise ExportError(
             f"Generate: {loop.logits!r} stays the same whatever the states are "
             f"({', '.join(others)}): step does not use what came before; attend to the past, or "
             "leave state out"
         )
     for name, value in others.items():
-        if len(others) > 1 and not _changes(steps, run, example, {name: value}):
+        if len(others) > 1 and not changes({name: value}):
             leave(f"state {name!r}: {loop.logits!r} of the example does not depend on it")
-
-
-def _changes(
-    steps: TokenSteps, run: Run, example: Mapping[str, Array], others: Mapping[str, Array]
-) -> bool:
-    """Whether scores are others with other values in place of some."""
-    before, after = (steps.scores(run({**example, **more})) for more in ({}, others))
-    return before.tobytes() != after.tobytes()
 
 
 def _prompt_changes(

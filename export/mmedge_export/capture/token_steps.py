@@ -49,47 +49,47 @@ class TokenRun:
     Attributes:
         tokens: int64 [batch, n], a shorter row filled with the first stop token.
         scores: of each choice, float [batch, vocabulary]: n of them, and the one that ended it.
-        feeds: what steps took, by their numbers; of a long run, not of all.
+        steps: what steps took and gave, by their numbers; of a long run, not of all.
         count: how many steps there were.
     """
 
     tokens: Array
     scores: tuple[Array, ...]
-    feeds: Mapping[int, Mapping[str, Array]]
+    steps: Mapping[int, TokenStep]
     count: int
 
 
-class _Feeds:
-    """What steps of a run took: all, or every second, fourth and so on, as far as there is room.
+class _Steps:
+    """Steps of a run: all, or every second, fourth and so on, as far as there is room.
 
     Args:
         states: names of the states, which are another array in each step.
-        limit: bytes of states.
+        limit: bytes of states that steps took. What a step gives, the next one takes.
         first: so many steps from the beginning stay.
     """
 
     def __init__(self, states: Sequence[str], limit: int, first: int) -> None:
-        self.kept: dict[int, Mapping[str, Array]] = {}
+        self.kept: dict[int, TokenStep] = {}
         self.count = 0
         self._states, self._limit, self._first = tuple(states), limit, first
         self._bytes, self._stride = 0, 1
 
-    def add(self, feeds: Mapping[str, Array]) -> None:
-        """Note what the next step took."""
+    def add(self, step: TokenStep) -> None:
+        """Note the next step."""
         number = self.count
         self.count += 1
         if number >= self._first and number % self._stride:
             return
-        self.kept[number] = feeds
-        self._bytes += self._size(feeds)
+        self.kept[number] = step
+        self._bytes += self._size(step)
         while self._bytes > self._limit and self._stride <= self.count:
             self._stride *= 2
             for other in list(self.kept):
                 if other >= self._first and other % self._stride:
                     self._bytes -= self._size(self.kept.pop(other))
 
-    def _size(self, feeds: Mapping[str, Array]) -> int:
-        return sum(feeds[name].nbytes for name in self._states)
+    def _size(self, step: TokenStep) -> int:
+        return sum(step.feeds[name].nbytes for name in self._states)
 
 
 class TokenSteps:
@@ -216,14 +216,14 @@ class TokenSteps:
             begin: the first tokens, [batch, at least 1].
             limit: most tokens to choose.
             stops: whether rows end at a stop token.
-            keep_bytes: of states, for what steps took.
+            keep_bytes: of states, for steps.
             keep_first: steps from the beginning that are among them in any case.
         """
         batch = begin.shape[0]
         filler = self.loop.stop[0] if self.loop.stop else 0
         ended = np.zeros(batch, bool)
         lengths = np.zeros(batch, np.int64)
-        kept = _Feeds([state.input for state in self.states], keep_bytes, keep_first)
+        kept = _Steps([state.input for state in self.states], keep_bytes, keep_first)
         chosen: list[Array] = []
         scores: list[Array] = []
         pieces, position = self.pieces(begin), 0
@@ -231,7 +231,7 @@ class TokenSteps:
             for piece in pieces:
                 feeds = self.feeds(constants, states, piece, position)
                 outputs = run(feeds)
-                kept.add(feeds)
+                kept.add(TokenStep(position, feeds, outputs))
                 states = self.advance(states, outputs)
                 position += piece.shape[1]
             scores.append(self.scores(outputs))

@@ -19,7 +19,7 @@ from mmedge_export.sources import onnx_rules
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from mmedge.spec import Tolerance
+    from mmedge.spec import Array, Tolerance
     from mmedge.tolerance import Difference
     from mmedge_export.capture.golden import Run
     from mmedge_export.capture.limits import Limits
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from mmedge_export.model import Model
 
 __all__ = ["try_sizes"]
+
+#: Of the way from the example to sizes whose run is too large.
+_SHARES = (1 / 2, 1 / 4, 1 / 8, 1 / 16)
 
 
 @dataclass(frozen=True)
@@ -58,11 +61,12 @@ def try_sizes(
     size: RunSize,
     varied: bool,
     least: int,
+    note: Callable[[ParityCase, Mapping[str, Array]], None],
 ) -> list[ParityCase]:
     """Try ``graph`` at the sizes of :func:`.probe_inputs.probes` and at witnesses.
 
-    A case in which it is not the network for no reason that is known is left for the parity check,
-    which finds the tensor that differs.
+    A case in which it is not the network for no reason that is known is returned and not noted: the
+    parity check finds the tensor that differs.
 
     Args:
         model: has the example.
@@ -72,11 +76,12 @@ def try_sizes(
         tolerance: of its outputs.
         leave: called with a line on what is not checked.
         size: says which runs are large. There random inputs alone are compared, where the network
-            takes such.
+            takes such; and sizes nearer to the example's, where a run would be one of the largest.
         varied: whether the model's samples have other sizes than the example in every dimension.
             If so, a size that the network refuses is left unchecked: inputs that depend on each
             other (lengths, indices) can be real in samples only.
         least: smallest integer that may be made up, below those of the example.
+        note: called with each case in which the graph is the network, and what it gave.
 
     Returns:
         What was tried and the network did not refuse.
@@ -85,8 +90,10 @@ def try_sizes(
         ExportError: the graph is not the network at some sizes, for an assumption that does not
             hold there, or the network refuses sizes that its dimensions allow.
     """
-    waiting = deque(probe_inputs.probes(model))
+    probes = list(probe_inputs.probes(model))
     example = probe_inputs.sizes(model, probe_inputs.example(model))
+    most = size.largest([example, *probes[:1]])
+    waiting = deque(_bounded(probes, example, limits, size, most, leave))
     if 1 in example.values():  # at which it was not traced
         waiting.appendleft(example)
     tried_sizes: list[dict[str, int]] = []
@@ -100,7 +107,9 @@ def try_sizes(
         ):
             tried_sizes.append(sizes)
             is_large = size.is_large(sizes)
-            trials.append(_try(model, sizes, run, graph, tolerance, one_case=is_large, least=least))
+            trials.append(
+                _try(model, sizes, run, graph, tolerance, note, one_case=is_large, least=least)
+            )
         if not waiting:
             waiting.extend(limits.witnesses(tried_sizes))
     differing = [trial for trial in trials if trial.refusal is None and not trial.passes]
@@ -139,6 +148,35 @@ def try_sizes(
     return [case for trial in trials for case in trial.cases]
 
 
+def _bounded(
+    probes: Sequence[dict[str, int]],
+    example: Mapping[str, int],
+    limits: Limits,
+    size: RunSize,
+    most: int,
+    leave: Callable[[str], None],
+) -> list[dict[str, int]]:
+    """``probes``, nearer to the example where a run takes more than ``most`` operations."""
+    bounded: list[dict[str, int]] = []
+    for probe in probes:
+        if size.operations(probe) <= most:
+            bounded.append(probe)
+            continue
+        nearer: dict[str, int] | None = None
+        for share in _SHARES:
+            nearer = limits.domain.near(
+                {name: base + int((probe[name] - base) * share) for name, base in example.items()}
+            )
+            if nearer is not None and size.operations(nearer) <= most:
+                bounded.append(nearer)
+                break
+        leave(
+            f"{_sizes_text(probe)}: a run takes {size.operations(probe):,} operations"
+            + (f"; {_sizes_text(bounded[-1])} was tried" if nearer in bounded else "")
+        )
+    return bounded
+
+
 def _sizes_text(sizes: Mapping[str, int]) -> str:
     return ", ".join(f"{name}={size}" for name, size in sizes.items())
 
@@ -149,21 +187,21 @@ def _try(
     run: Run,
     graph: Run,
     tolerance: Tolerance,
+    note: Callable[[ParityCase, Mapping[str, Array]], None],
     *,
     one_case: bool,
     least: int,
 ) -> _Trial:
     if one_case and (cases := _random(model, sizes, run, least) or _random(model, sizes, run)):
-        return _Trial(
-            sizes, cases[0].what, tuple(cases), _worst(graph, cases, tolerance), is_bounded=True
-        )
+        worst = _worst(graph, cases, tolerance, note)
+        return _Trial(sizes, cases[0].what, tuple(cases), worst, is_bounded=True)
     what = f"the example at {_sizes_text(sizes)}"
     inputs = probe_inputs.resize(model, probe_inputs.example(model), sizes)
     try:
         cases = [ParityCase(what, inputs, run(inputs)), *_random(model, sizes, run)]
     except ExportError as refusal:
         return _Trial(sizes, what, refusal=refusal)
-    return _Trial(sizes, what, tuple(cases), _worst(graph, cases, tolerance))
+    return _Trial(sizes, what, tuple(cases), _worst(graph, cases, tolerance, note))
 
 
 def _random(
@@ -187,19 +225,28 @@ def _random(
 
 
 def _worst(
-    graph: Run, cases: Sequence[ParityCase], tolerance: Tolerance
+    graph: Run,
+    cases: Sequence[ParityCase],
+    tolerance: Tolerance,
+    note: Callable[[ParityCase, Mapping[str, Array]], None],
 ) -> tuple[str, Difference] | None:
-    """The output that takes most of its tolerance in any case; None where the graph fails."""
+    """The output that takes most of its tolerance in any case; None where the graph fails.
+
+    A case in which all are within it is noted.
+    """
     differences: list[tuple[str, Difference]] = []
     for case in cases:
         try:
             results = graph(case.inputs)
         except ExportError:
             return None
-        differences += [
+        of_case = [
             (name, difference(results[name], value, tolerance))
             for name, value in case.outputs.items()
         ]
+        if all(deviation.passes for _, deviation in of_case):
+            note(case, results)
+        differences += of_case
     return max(differences, key=lambda pair: _rank(pair[1]))
 
 

@@ -16,6 +16,7 @@ from mmedge.loop_spec import GenerateLoop, StateSpec
 from mmedge_export.capture import probe_inputs, step_checks
 from mmedge_export.capture.carried_state import first_state
 from mmedge_export.capture.reference import open_run
+from mmedge_export.capture.run_cache import RunCache
 from mmedge_export.capture.token_steps import StepState, TokenSteps
 from mmedge_export.inputs import Input
 from mmedge_export.model import Model
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from mmedge_export.capture.captured_graph import CapturedGraph
     from mmedge_export.capture.golden import Run
     from mmedge_export.capture.proof_options import ProofOptions
-    from mmedge_export.capture.token_steps import TokenRun
+    from mmedge_export.capture.token_steps import TokenRun, TokenStep
     from mmedge_export.inputs import Limits
     from mmedge_export.loops import Generate
     from mmedge_export.partition.stages import ExportedStages
@@ -45,6 +46,10 @@ __all__ = ["prove_generate"]
 #: run unless a step is large, so many of each other; and bytes of states that all of them may have
 #: together.
 _FORCED, _FORCED_BYTES = 32, 512 << 20
+
+#: Numbers that steps read in all, weights and inputs, beyond which few of them are taken at another
+#: batch size: seconds of one core.
+_READS = 1_000_000_000
 
 #: Bytes of golden scores in a bundle, about.
 _SCORES = 8 << 20
@@ -97,7 +102,8 @@ class _GenerateExport:
         inputs = [*self.names, *loop.state, *loop.given]
         outputs = [loop.logits, *(value.output for value in self.parts.state_inputs.values())]
         module: Any = loop.step
-        with open_run(module, inputs, outputs) as run:
+        with open_run(module, inputs, outputs) as network:
+            run = RunCache(network)
             options.tell("running the loop itself")
             self._find_shapes(run)
             model = self._model(run, outputs)
@@ -105,7 +111,7 @@ class _GenerateExport:
             first = self.cases[0]
             begin = (self.parts.values(first), self._first(first), self._begin(first))
             step_checks.check_generate(
-                self.steps, run, example, options.tolerance, options.leave, begin
+                self.steps, network, example, options.tolerance, options.leave, begin
             )
             if loop.whole_prompt:
                 options.leave(
@@ -130,12 +136,13 @@ class _GenerateExport:
                     "one; the tokens of all of them were"
                 )
             samples = [steps[0] for steps in forced]
-            samples += [feeds for steps in forced for feeds in steps[1:]]
-            model = _with_samples(model, samples)
+            samples += [step for steps in forced for step in steps[1:]]
+            model = replace(model, samples=[(step.feeds, None) for step in samples])
         proof = prove(
             model,
             self._choose,
-            replace(options, samples=len(runs), few_batches=self.parts.is_large),
+            replace(options, samples=len(runs), few_batches=self._takes_long(samples)),
+            [(step.feeds, step.outputs) for step in samples],
         )
         if loop.temperature:
             options.leave(
@@ -377,14 +384,19 @@ class _GenerateExport:
                 f"its end: {error}; if the step has room for fewer tokens, lower limit"
             ) from error
 
-    def _forced(self, number: int, run: TokenRun) -> list[Mapping[str, Array]]:
-        """What steps of a run took: the golden one first."""
+    def _forced(self, number: int, run: TokenRun) -> list[TokenStep]:
+        """Steps of a run: the golden one first."""
         golden = min(1 + number, run.count - 1)
-        rest = [feeds for at, feeds in run.feeds.items() if at != golden]
+        rest = [step for at, step in run.steps.items() if at != golden]
         if (number or self.parts.is_large) and len(rest) > _FORCED:
             at = np.linspace(0, len(rest) - 1, _FORCED).round().astype(int)
             rest = [rest[index] for index in at]
-        return [run.feeds[golden], *rest]
+        return [run.steps[golden], *rest]
+
+    def _takes_long(self, steps: Sequence[TokenStep]) -> bool:
+        """Whether steps read so much that only golden ones are taken at another batch size."""
+        values = sum(value.size for step in steps for value in step.feeds.values())
+        return self.parts.is_large or values + len(steps) * self.parts.step_weights > _READS
 
     def _choose(
         self,
@@ -475,7 +487,3 @@ class _GenerateExport:
 
 def _input(value: Array, shape: Sequence[int | str]) -> Input:
     return Input(value, dynamic={a: n for a, n in enumerate(shape) if isinstance(n, str)})
-
-
-def _with_samples(model: Model, samples: Sequence[Mapping[str, Array]]) -> Model:
-    return replace(model, samples=[(feeds, None) for feeds in samples])

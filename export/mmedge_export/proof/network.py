@@ -26,7 +26,14 @@ from mmedge_export.capture.coverage import (
     wider,
 )
 from mmedge_export.capture.finite import check_outputs, check_weights
-from mmedge_export.capture.golden import absences, checked, every, golden, has_other_sizes
+from mmedge_export.capture.golden import (
+    absences,
+    checked,
+    every,
+    golden,
+    has_other_sizes,
+    make_up,
+)
 from mmedge_export.capture.limits import Limits
 from mmedge_export.capture.reference import open_reference
 from mmedge_export.capture.run_cache import RunCache
@@ -95,13 +102,19 @@ class NetworkProof:
         )
 
 
-def prove(model: Model, choose_stages: ChooseStages, options: ProofOptions) -> NetworkProof:
+def prove(
+    model: Model,
+    choose_stages: ChooseStages,
+    options: ProofOptions,
+    runs: Sequence[tuple[Mapping[str, Array], Mapping[str, Array]]] = (),
+) -> NetworkProof:
     """Capture a network, make its stages, and hold them against it.
 
     Args:
         model: the network.
         choose_stages: makes the stages.
         options: how.
+        runs: inputs and outputs of the network that were made of it before.
 
     Raises:
         ExportError: as :func:`mmedge_export.export_bundle.export`.
@@ -118,7 +131,7 @@ def prove(model: Model, choose_stages: ChooseStages, options: ProofOptions) -> N
             leave("the example is made up; --example FILE gives a real one")
         values = probe_inputs.example(model)
         outputs = network.repeated(values, tolerance, leave)
-        run_network = RunCache(network.run)
+        run_network = RunCache(network.run, known=runs)
         run_network.add(values, outputs)
         if not options.allow_nan:
             check_outputs(model, outputs, "the example")
@@ -126,14 +139,11 @@ def prove(model: Model, choose_stages: ChooseStages, options: ProofOptions) -> N
         ranges: dict[str, Range] = {}
         samples_given = _record_ranges(model, checked(model), ranges)
         least = least_integer(network.graph)
-        samples = golden(
-            model,
-            run_network,
-            samples_given,
-            options.samples,
-            allow_nan=options.allow_nan,
-            least=least,
-        )
+        samples: list[Sample] = []
+        if samples_given is not None:
+            samples = golden(
+                model, run_network, samples_given, options.samples, allow_nan=options.allow_nan
+            )
         base = ParityCase("the example", values, outputs)
         tell("tracing")
         graph = network.trace(options.opset)
@@ -144,6 +154,15 @@ def prove(model: Model, choose_stages: ChooseStages, options: ProofOptions) -> N
         exported_stages, run_graph = _make_stages(graph, choose_stages, model, base, tolerance)
         tell("checking the graph against the network")
         size = RunSize(model, exported_stages.flops(), exported_stages.counted_at)
+        if samples_given is None:
+            samples = make_up(model, run_network, options.samples, size, leave, least=least)
+        parity_check = parity.ParityCheck(graph, run_graph, tolerance)
+        compared_cases: list[ParityCase] = []
+
+        def note(case: ParityCase, results: Mapping[str, Array]) -> None:
+            parity_check.add(case, results)
+            compared_cases.append(case)
+
         size_cases = try_sizes(
             model,
             limits,
@@ -154,8 +173,12 @@ def prove(model: Model, choose_stages: ChooseStages, options: ProofOptions) -> N
             size=size,
             varied=has_other_sizes(model, samples),
             least=least,
+            note=note,
         )
-        first_cases = [base, *absent, *size_cases]
+        is_compared = set(map(id, compared_cases))
+        parity_check.check(
+            case for case in (base, *absent, *size_cases) if id(case) not in is_compared
+        )
         coverage, unproven = Coverage(model), list[str]()
 
         def varied() -> Iterator[ParityCase]:
@@ -175,10 +198,9 @@ def prove(model: Model, choose_stages: ChooseStages, options: ProofOptions) -> N
             size,
             few_batches=options.few_batches,
         )
-        seen_cases = coverage.watch(chain(all_samples, varied()))
-        worst = parity.check(graph, run_graph, chain(first_cases, seen_cases), tolerance)
+        parity_check.check(coverage.watch(chain(all_samples, varied())))
         parity.check_operators(
-            graph, [base, *_other_size(model, size_cases, size, leave)], tolerance, leave
+            graph, _operator_cases(model, base, size_cases, size, leave), tolerance, leave
         )
         for case in beyond(model, run_network, base):
             try:
@@ -198,7 +220,7 @@ def prove(model: Model, choose_stages: ChooseStages, options: ProofOptions) -> N
         limits=limits,
         ranges=ranges,
         remarks=network.remarks,
-        worst=worst,
+        worst=parity_check.worst(),
     )
 
 
@@ -231,23 +253,39 @@ def _make_stages(
     return stages, run
 
 
-def _other_size(
-    model: Model, cases: Sequence[ParityCase], size: RunSize, leave: Tell
+def _operator_cases(
+    model: Model,
+    example: ParityCase,
+    cases: Sequence[ParityCase],
+    size: RunSize,
+    leave: Tell,
 ) -> list[ParityCase]:
-    """The last case at another size; where its run is large, the last one whose run is not."""
-    if not cases:
-        return []
-    sizes_of = [probe_inputs.sizes(model, case.inputs) for case in cases]
-    smallest = min(range(len(cases)), key=lambda at: size.operations(sizes_of[at]))
-    chosen = next(
-        (at for at in reversed(range(len(cases))) if not size.is_large(sizes_of[at])), smallest
-    )
-    if chosen != len(cases) - 1:
+    """The example, and the last case at another size.
+
+    Where a run of one of them is large, the last case whose run is not stands in its place, or else
+    the smallest.
+    """
+    sizes_of = {id(case): probe_inputs.sizes(model, case.inputs) for case in (example, *cases)}
+    small = [case for case in cases if not size.is_large(sizes_of[id(case)])]
+    smallest = min((example, *cases), key=lambda case: size.operations(sizes_of[id(case)]))
+    chosen: list[ParityCase] = []
+    skipped: list[ParityCase] = []
+    for wanted in (example, *cases[-1:]):
+        case = wanted
+        if size.is_large(sizes_of[id(case)]):
+            case = small[-1] if small else smallest
+        if case is not wanted:
+            skipped.append(wanted)
+        if all(case is not other for other in chosen):
+            chosen.append(case)
+    if skipped:
+        most = max(size.operations(sizes_of[id(case)]) for case in skipped)
         leave(
-            f"the operators inside the graph, each on its own, for {cases[-1].what}: a run takes "
-            f"{size.operations(sizes_of[-1]):,} operations; they were for {cases[chosen].what}"
+            "the operators inside the graph, each on its own, for "
+            f"{' and '.join(case.what for case in skipped)}: a run takes {most:,} operations; they "
+            f"were for {' and '.join(case.what for case in chosen)}"
         )
-    return [cases[chosen]]
+    return chosen
 
 
 def _record_ranges(

@@ -22,7 +22,7 @@ import mmedge
 from mmedge.bundle import Bundle
 from mmedge.cli.app import build_app
 from mmedge_export import Generate, Input, Model, StateInput, export
-from mmedge_export.capture.token_steps import _Feeds
+from mmedge_export.capture.token_steps import TokenStep, _Steps
 from mmedge_export.proof import generate, loop_parts
 
 
@@ -307,15 +307,16 @@ def test_a_state_of_one_size_begins_as_said(initial, tmp_path):
 
 
 def test_of_a_long_run_some_steps_are_kept():
-    feeds = _Feeds(["past"], limit=4000, first=3)
+    steps = _Steps(["past"], limit=4000, first=3)
     for number in range(1, 101):
-        feeds.add({"past": np.zeros(number, np.int8), "token": np.zeros(10**6, np.int8)})
-    assert feeds.count == 100
-    assert set(feeds.kept) >= {0, 1, 2}
-    assert sum(each["past"].nbytes for each in feeds.kept.values()) <= 4000
-    assert 20 < len(feeds.kept) < 100
+        feeds = {"past": np.zeros(number, np.int8), "token": np.zeros(10**6, np.int8)}
+        steps.add(TokenStep(number, feeds, {}))
+    assert steps.count == 100
+    assert set(steps.kept) >= {0, 1, 2}
+    assert sum(each.feeds["past"].nbytes for each in steps.kept.values()) <= 4000
+    assert 20 < len(steps.kept) < 100
     # They lie evenly, to the end.
-    later = [number for number in feeds.kept if number >= 3]
+    later = [number for number in steps.kept if number >= 3]
     assert len({b - a for a, b in pairwise(later)}) == 1
     assert later[-1] > 90
 
