@@ -23,33 +23,37 @@ LARGEST = 100_000_000_000
 
 @dataclass(frozen=True)
 class RunSize:
-    """Operations of runs, in proportion to the input that grows most.
+    """Operations of runs: those of a modality grow with its input that grows most.
 
     What a network computed itself does not count: a state is read, and tokens are the work.
 
     Attributes:
         model: its inputs.
-        flops: operations of one run; 0: not counted, and no run is large.
+        flops: operations of one run by modality, and under None those that follow from several;
+            empty: not counted, and no run is large.
         counted_at: sizes of that run that are not the example's.
     """
 
     model: Model
-    flops: int
+    flops: Mapping[str | None, int]
     counted_at: Mapping[str, int]
 
     def operations(self, sizes: Mapping[str, int]) -> int:
         """About how many a run at ``sizes`` takes."""
         base = {name: limits.opt for name, limits in self.model.dimensions().items()}
         base |= self.counted_at
-        inputs = [v for name, v in self.model.inputs.items() if name not in self.model.computed]
-        growth = max(
-            (
-                prod(sizes[name] / max(base[name], 1) for name in value.dynamic.values())
-                for value in inputs or self.model.inputs.values()
-            ),
-            default=1.0,
-        )
-        return round(self.flops * growth)
+        groups = self.model.modalities()
+
+        def growth(modality: str | None) -> float:
+            names = list(self.model.inputs) if modality is None else groups[modality]
+            inputs = [name for name in names if name not in self.model.computed] or names
+            dynamic = (self.model.inputs[name].dynamic.values() for name in inputs)
+            return max(
+                (prod(sizes[name] / max(base[name], 1) for name in each) for each in dynamic),
+                default=1.0,
+            )
+
+        return round(sum(flops * growth(modality) for modality, flops in self.flops.items()))
 
     def largest(self, sizes: Iterable[Mapping[str, int]]) -> int:
         """Operations of the largest run that may be made where ``sizes`` are tried in any case."""

@@ -68,10 +68,14 @@ class ExportedStages:
     plans: tuple[Plan, ...] = ()
     counted_at: Mapping[str, int] = field(default_factory=dict)
 
-    def flops(self) -> int:
-        """Operations of one run of the network."""
+    def flops(self) -> dict[str | None, int]:
+        """Operations of one run of the network by modality; under None those of no single one."""
         names = self.plans[0].stages if self.plans else [stage.name for stage in self.stages]
-        return sum(stage.flops or 0 for stage in self.stages if stage.name in names)
+        counts: dict[str | None, int] = {}
+        for stage in self.stages:
+            if stage.name in names:
+                counts[stage.modality] = counts.get(stage.modality, 0) + (stage.flops or 0)
+        return counts
 
 
 def whole_stage(

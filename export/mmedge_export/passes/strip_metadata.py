@@ -59,7 +59,7 @@ class StripMetadataPass(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, modified=True)
 
     def _strip(self, metadata: MutableMapping[str, str]) -> None:
-        scopes, classes = (ast.literal_eval(metadata.get(key, "[]")) for key in (SCOPES, CLASSES))
+        scopes, classes = (_read_list(metadata.get(key, "[]")) for key in (SCOPES, CLASSES))
         metadata.clear()
         # Two scopes that are no module of the network's: the adapter, and at the end the operator.
         if len(scopes) != len(classes) or len(scopes) < 2:
@@ -70,6 +70,15 @@ class StripMetadataPass(ir.passes.InPlacePass):
         metadata[NAMESPACE] = "/".join(
             f"{scope}: {kind}" for scope, kind in zip(scopes, classes, strict=True)
         )
+
+
+def _read_list(text: str) -> list[str]:
+    """A list of texts as ``repr`` writes it."""
+    if '"' in text or "\\" in text:
+        values: list[str] = ast.literal_eval(text)
+        return values
+    # Python's parser takes a twentieth of the time of an export.
+    return text[2:-2].split("', '") if len(text) > 2 else []
 
 
 def _values(graph: ir.Graph) -> Iterator[ir.Value]:

@@ -355,7 +355,7 @@ def test_a_difference_that_may_be_rounding_names_the_tolerance_first(factor, wor
         witnesses=lambda _tried: [],
         reason=lambda *_: "this one needs n <= 5, because of an operator",
     )
-    size = RunSize(model, 0, {})
+    size = RunSize(model, {}, {})
     with pytest.raises(ExportError) as raised:
         try_sizes(
             model,

@@ -33,11 +33,26 @@ def _model():
 
 
 def test_operations_grow_with_the_input_that_grows_most():
-    size = RunSize(_model(), 100, {})
+    size = RunSize(_model(), {None: 100}, {})
     assert size.operations({"rows": 2, "parts": 5}) == 100
     assert size.operations({"rows": 8, "parts": 5}) == 400
-    assert RunSize(_model(), 100, {"parts": 1}).operations({"rows": 2, "parts": 5}) == 500
-    assert not RunSize(_model(), 0, {}).is_large({"rows": 8, "parts": 40})
+    assert RunSize(_model(), {None: 100}, {"parts": 1}).operations({"rows": 2, "parts": 5}) == 500
+    assert not RunSize(_model(), {}, {}).is_large({"rows": 8, "parts": 40})
+
+
+def test_operations_of_a_modality_grow_with_its_own_inputs():
+    model = Model(
+        _Wide().eval(),
+        {
+            "picture": Input(np.zeros((2, 6), np.float32), dynamic={0: "pictures"}),
+            "text": Input(np.zeros((2, 5), np.float32), dynamic={0: "texts", 1: "tokens"}),
+        },
+        ["y"],
+        dims={"pictures": (1, 8), "texts": (1, 8), "tokens": (1, 40)},
+    )
+    size = RunSize(model, {"picture": 1000, "text": 10, None: 1}, {})
+    assert size.operations({"pictures": 2, "texts": 2, "tokens": 40}) == 1000 + 80 + 8
+    assert size.operations({"pictures": 8, "texts": 2, "tokens": 5}) == 4000 + 10 + 4
 
 
 @pytest.mark.parametrize("large", [True, False])
