@@ -301,10 +301,13 @@ def _record_ranges(
         for name in names
     }
 
+    latest: dict[str, Array] = {}  # constants of a loop are the same array in each step
+
     def watched() -> Iterator[dict[str, Array]]:
         for inputs in samples:
             for name, value in inputs.items():
-                if name not in tokens and value.dtype != np.bool_:
+                if name not in tokens and value.dtype != np.bool_ and latest.get(name) is not value:
+                    latest[name] = value
                     _widen(ranges, name, value)
             yield inputs
 
@@ -312,9 +315,13 @@ def _record_ranges(
 
 
 def _widen(ranges: dict[str, Range], name: str, value: Array) -> None:
-    finite = value[np.isfinite(value)]
-    if not finite.size:
+    if not value.size:
         return
-    low, high = float(finite.min()), float(finite.max())
+    low, high = float(value.min()), float(value.max())
+    if not np.isfinite(low + high):
+        finite = value[np.isfinite(value)]
+        if not finite.size:
+            return
+        low, high = float(finite.min()), float(finite.max())
     before = ranges.get(name, Range(low, high))
     ranges[name] = Range(min(low, before.min), max(high, before.max))

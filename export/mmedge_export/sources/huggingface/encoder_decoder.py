@@ -6,7 +6,8 @@ holds of the encoder are the constants; a step runs the decoder on a cache of th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import contextlib
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +36,7 @@ from mmedge_export.sources.huggingface.task import text_alone
 from mmedge_export.sources.huggingface.tokenizer import tokenizer_file
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from mmedge_export.inputs import Input, Limits
     from mmedge_export.sources.huggingface.checkpoint import Checkpoint
@@ -46,6 +47,9 @@ __all__ = ["encoder_decoder_model"]
 
 #: The output of an encoder that says which of its places count: those of several modalities.
 ENCODER_MASK = "encoder_mask"
+#: Operations of one row beyond which an encoder is given no more rows than it must: a good part of
+#: a second of one core.
+_LARGE_ROW = 10_000_000_000
 #: Most tokens of a run, where nothing states a number.
 _LIMIT = 256
 
@@ -204,7 +208,14 @@ def encoder_decoder_model(
         ExportError: its decoder holds something else than keys and values.
     """
     network = checkpoint.network
-    generation = read_generation(network, example)
+    all_rows = example
+    with _counted(network) as operations:
+        generation = read_generation(network, example)
+    rows = len(generation.start)
+    takes_long = known is None and sum(operations) > rows * _LARGE_ROW
+    if takes_long and not any(sensor.mask for sensor in sensors):
+        # The last row is another than the others in its mask alone, and there is none.
+        rows, example = 1, {name: value[:1] for name, value in example.items()}
     decoder, rules = generation.decoder, generation.rules
     checkpoint.remarks.extend(rules.remarks)
     for option in text_alone(network):
@@ -225,7 +236,7 @@ def encoder_decoder_model(
         masked = "attention_mask" in example and ENCODER_MASK not in constants
         step = (_MaskedStep if masked else _Step)(decoder, width).eval()
         mask = {"attention_mask": example["attention_mask"]} if masked else {}
-        tokens = torch.tensor([start] * len(generation.start))
+        tokens = torch.tensor([start] * rows)
         first = step(tokens, **mask, **constants)
     if not constants:
         raise ExportError(f"{type(decoder).__name__} caches nothing of its encoder")
@@ -239,7 +250,14 @@ def encoder_decoder_model(
     if known is not None:
         inputs, dims = known
     else:
-        inputs, dims, module.fronts = make_inputs(checkpoint, sensors, example, one_batch=True)
+        inputs, dims, module.fronts = make_inputs(checkpoint, sensors, all_rows, one_batch=True)
+        if example is not all_rows:
+            inputs = {
+                name: replace(
+                    value, example=value.example[:1] if 0 in value.dynamic else value.example
+                )
+                for name, value in inputs.items()
+            }
     limit, most = _run_limits(checkpoint, decoder, rules, len(start))
     model = Model(
         module,
@@ -260,8 +278,28 @@ def encoder_decoder_model(
             tokenizer=_tokenizer(checkpoint, inputs),
         ),
     )
-    compare_tokens(checkpoint, rules, model, example)
+    compare_tokens(checkpoint, rules, model, example, constants=constants)
     return model
+
+
+@contextlib.contextmanager
+def _counted(network: Any) -> Iterator[list[int]]:  # noqa: ANN401
+    """Operations of products with weights that a network makes meanwhile, one number each."""
+    operations: list[int] = []
+
+    def count(module: Any, args: Any, result: Any) -> None:  # noqa: ANN401, ARG001
+        if isinstance(result, torch.Tensor):
+            operations.append(2 * result.numel() * module.weight[0].numel())
+
+    kinds = (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
+    hooks = [
+        part.register_forward_hook(count) for part in network.modules() if isinstance(part, kinds)
+    ]
+    try:
+        yield operations
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _tokenizer(checkpoint: Checkpoint, inputs: Mapping[str, Input]) -> Path | None:

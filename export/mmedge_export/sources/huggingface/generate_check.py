@@ -36,6 +36,7 @@ def check_tokens(
     model: Model,
     inputs: Mapping[str, Tensor],
     sensors: Mapping[str, Tensor] | None = None,
+    constants: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Refuse a model whose tokens are others than ``generate()`` chooses.
 
@@ -44,6 +45,7 @@ def check_tokens(
         model: with a loop that generates.
         inputs: of the network, of at least one row; the model takes some of them.
         sensors: what the model takes in place of those beside tokens.
+        constants: what the model's module gave for them; None: it is run.
 
     Raises:
         ExportError: tokens differ, and it is no tie.
@@ -62,7 +64,7 @@ def check_tokens(
             output_logits=True,
             return_dict_in_generate=True,
         )
-        tokens, scores = _run(model, loop, inputs, sensors, count)
+        tokens, scores = _run(model, loop, inputs, sensors, constants, count)
     expected_tokens = getattr(result, "sequences", result)
     if isinstance(expected_tokens, dict):  # a generate() of a class's own
         expected_tokens = expected_tokens["sequences"]
@@ -113,6 +115,7 @@ def _run(
     loop: Generate,
     inputs: Mapping[str, Tensor],
     sensors: Mapping[str, Tensor] | None,
+    known: Mapping[str, Tensor] | None,
     count: int,
 ) -> tuple[Tensor, list[Tensor]]:
     """Tokens [rows, count], and the scores of each choice."""
@@ -124,7 +127,7 @@ def _run(
         for name, value in (inputs if sensors is None else sensors).items()
         if name != loop.token and (name != "attention_mask" or name in model.inputs)
     }
-    constants: dict[str, Tensor] = {} if module is None else module(**own)
+    constants: Mapping[str, Tensor] = known or ({} if module is None else module(**own))
     rows = next(iter((inputs if sensors is None else sensors).values())).shape[0]
     tokens = torch.tensor(loop.start, dtype=torch.int64).repeat(rows, 1)
     if loop.token in model.inputs:

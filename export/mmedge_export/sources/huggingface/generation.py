@@ -74,6 +74,7 @@ def compare_tokens(
     model: Model,
     inputs: Mapping[str, Tensor],
     sensors: Mapping[str, Tensor] | None = None,
+    constants: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Hold the tokens of a model against ``generate()``, where that does no more than the model.
 
@@ -83,6 +84,7 @@ def compare_tokens(
         model: with a loop.
         inputs: of the network.
         sensors: what the model takes of them, where it takes them in another form.
+        constants: what the model's module gave for them, where it was run.
 
     Raises:
         ExportError: they differ.
@@ -90,7 +92,7 @@ def compare_tokens(
     from mmedge_export.sources.huggingface.generate_check import check_tokens
 
     if rules.is_whole:
-        check_tokens(checkpoint.network, model, inputs, sensors)
+        check_tokens(checkpoint.network, model, inputs, sensors, constants)
     else:
         checkpoint.remarks.append("tokens were not held against generate(), which does more")
 
