@@ -152,6 +152,8 @@ def prove(
             leave(f"what the network checks of values at {check}: the graphs do not make the check")
         GuardDivisionPass()(graph.model)
         exported_stages, run_graph = _make_stages(graph, choose_stages, model, base, tolerance)
+        for omission in exported_stages.not_checked:
+            leave(omission)
         tell("checking the graph against the network")
         size = RunSize(model, exported_stages.flops(), exported_stages.counted_at)
         if samples_given is None:

@@ -10,6 +10,7 @@ from mmedge.errors import ExportError
 from mmedge_export import Input, Model, export
 from mmedge_export.capture import run_size
 from mmedge_export.capture.run_size import RunSize
+from mmedge_export.onnx_graph.runner import Runner
 
 
 class _Wide(torch.nn.Module):
@@ -84,3 +85,42 @@ def test_a_fault_at_the_largest_size_alone_is_found_in_a_large_run(tmp_path, mon
     model = replace(_model(), module=_Planted().eval())
     with pytest.raises(ExportError, match="rows=8"):
         export(model, tmp_path / "x.mmedge")
+
+
+class _Pair(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.see, self.hear = torch.nn.Linear(64, 9000), torch.nn.Linear(64, 9000)
+
+    def forward(self, image, audio):
+        return {"y": torch.tanh(self.see(image)) @ torch.tanh(self.hear(audio)).T}
+
+
+def test_a_large_network_is_compared_uncut_once_at_each_size(tmp_path, monkeypatch):
+    runs = []
+    call = Runner.__call__
+
+    def record(self, values, outputs=None):
+        runs.append(tuple(value.shape for value in values.values()))
+        return call(self, values, outputs)
+
+    monkeypatch.setattr(Runner, "__call__", record)
+    rng = np.random.default_rng(0)
+    rows = {
+        name: Input(rng.normal(size=(2, 64)).astype(np.float32), dynamic={0: f"{name}s"})
+        for name in ("image", "audio")
+    }
+    torch.manual_seed(0)
+    model = Model(_Pair().eval(), rows, ["y"], dims={"images": (1, 4), "audios": (1, 4)})
+    uncut_runs = {}
+    for large in (False, True):
+        if large:
+            monkeypatch.setattr("mmedge_export.partition.stages.LARGE", 1)
+        with export(model, tmp_path / f"{large}.mmedge") as bundle:
+            assert len(bundle.manifest.plans) == 2
+            lines = bundle.manifest.not_checked
+        assert any("the uncut network beside the cut one" in line for line in lines) is large
+        uncut_runs[large] = [shapes for shapes in runs if len(shapes) == 2]
+        runs.clear()
+    assert set(uncut_runs[True]) == set(uncut_runs[False])
+    assert len(uncut_runs[True]) < len(uncut_runs[False])
