@@ -192,13 +192,21 @@ def _try(
     one_case: bool,
     least: int,
 ) -> _Trial:
-    if one_case and (cases := _random(model, sizes, run, least) or _random(model, sizes, run)):
+    # At the example's sizes a large run was made of the example.
+    is_example = sizes == probe_inputs.sizes(model, probe_inputs.example(model))
+    if (
+        one_case
+        and not is_example
+        and (cases := _random(model, sizes, run, least) or _random(model, sizes, run))
+    ):
         worst = _worst(graph, cases, tolerance, note)
         return _Trial(sizes, cases[0].what, tuple(cases), worst, is_bounded=True)
     what = f"the example at {_sizes_text(sizes)}"
     inputs = probe_inputs.resize(model, probe_inputs.example(model), sizes)
     try:
-        cases = [ParityCase(what, inputs, run(inputs)), *_random(model, sizes, run)]
+        cases = [ParityCase(what, inputs, run(inputs))]
+        if not one_case or not is_example:
+            cases += _random(model, sizes, run)
     except ExportError as refusal:
         return _Trial(sizes, what, refusal=refusal)
     return _Trial(sizes, what, tuple(cases), _worst(graph, cases, tolerance, note))

@@ -138,13 +138,13 @@ class _Beginning:
 
 
 def _beginnings(bundle: Bundle, stage: Stage, loop: GenerateLoop) -> Iterator[_Beginning]:
-    """Of golden samples, as they are and with twice as many rows."""
+    """Of golden samples, and of the first with twice as many rows."""
     first = FirstStates(bundle, stage)
     by_loop = {loop.token, loop.position, *(state.input for state in first.states)}
     specs = {spec.name: spec for spec in stage.inputs}
     rows = specs[loop.token].shape[0]
     limit = bundle.manifest.dimensions[rows].max if isinstance(rows, str) else 0
-    for sample in bundle.samples()[:_SAMPLES]:
+    for number, sample in enumerate(bundle.samples()[:_SAMPLES]):
         tensors = sample.tensors()
         held = {name: tensors[name] for name in specs if name not in by_loop}
         batch = tensors[loop.token].shape[0]
@@ -153,7 +153,7 @@ def _beginnings(bundle: Bundle, stage: Stage, loop: GenerateLoop) -> Iterator[_B
             sizes[rows] = batch
         beginning = _Beginning(batch, first.make(sizes, tensors), held)
         yield beginning
-        if isinstance(rows, str) and (limit is None or 2 * batch <= limit):
+        if not number and isinstance(rows, str) and (limit is None or 2 * batch <= limit):
             yield beginning.doubled(specs, rows)
 
 
