@@ -24,6 +24,7 @@ from mmedge.spec import Array, Manifest, Modality, Tokenizer, Tolerance, Variant
 from mmedge_export.capture import parity
 from mmedge_export.capture.golden import SAMPLES
 from mmedge_export.capture.proof_options import ProofOptions, Tell
+from mmedge_export.collection import no_collection
 from mmedge_export.onnx_graph.graph import precision
 from mmedge_export.open_questions import INVENTED, NOT_RUN, line
 from mmedge_export.proof.content import manifest_name, tokenizer_path
@@ -48,6 +49,7 @@ __all__ = ["CUDA_RTOL", "SAMPLES", "export"]
 CUDA_RTOL = 1e-2
 
 
+@no_collection()
 def export(
     model: Model | SourceModel | str | Path,
     path: str | Path,

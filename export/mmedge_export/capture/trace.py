@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import gc
 from typing import TYPE_CHECKING, Any
 
 import onnx
@@ -34,7 +32,7 @@ from mmedge_export.passes.order_weights import OrderWeightsPass
 from mmedge_export.passes.strip_metadata import StripMetadataPass
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from mmedge_export.model import Model
 
@@ -95,13 +93,7 @@ def trace(model: Model, *, opset: int | None = None) -> CapturedGraph:
             prefer_deferred_runtime_asserts_over_guards=True,
         )
 
-    with (
-        quiet(),
-        torch.no_grad(),
-        recording(recorder),
-        dynamic_lengths(network.module),
-        _no_collection(),
-    ):
+    with quiet(), torch.no_grad(), recording(recorder), dynamic_lengths(network.module):
         captured = _capture(network.module, recorder, capture)
         program, checks = in_standard_operators(network.module, captured, opset)
         onnx_program = _convert(network.module, program, shapes, opset)
@@ -125,22 +117,6 @@ def trace(model: Model, *, opset: int | None = None) -> CapturedGraph:
         tuple(recorder.relations()),
         tuple(checks),
     )
-
-
-@contextlib.contextmanager
-def _no_collection() -> Iterator[None]:
-    """No search for garbage in cycles.
-
-    A trace makes objects by the hundred thousand and keeps them: looking through them again and
-    again took a tenth of the time of an export.
-    """
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def _dynamic_shapes(model: Model) -> dict[str, Any]:
