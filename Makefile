@@ -9,7 +9,7 @@ TORCH ?= torch==2.13.0
 # It pins a torch that is older than the one that export needs, so it comes without what it asks for.
 LEROBOT ?= lerobot==0.4.4
 BIN := $(VENV)/bin
-SAMPLES := zoo/mmedge_zoo/samples/vqa
+SAMPLES := zoo/mmedge_zoo/samples
 
 # Benchmarks and tests may import ONNX Runtime before mmedge, which turns its telemetry off.
 export ORT_DISABLE_TELEMETRY ?= 1
@@ -25,9 +25,11 @@ demo: $(VENV)/.demo
 	$(BIN)/mmedge export zoo:vqa-attention --output demo/vqa.mmedge --overwrite
 	$(BIN)/mmedge inspect demo/vqa.mmedge
 	$(BIN)/mmedge verify demo/vqa.mmedge
-	$(BIN)/mmedge run demo/vqa.mmedge --input image=$(SAMPLES)/00.png --input text="what color is the shape?"
-	$(BIN)/mmedge run demo/vqa.mmedge --input image=$(SAMPLES)/00.png --input audio=$(SAMPLES)/00.wav
+	$(BIN)/mmedge run demo/vqa.mmedge --input image=$(SAMPLES)/vqa/00.png --input text="what color is the shape?"
+	$(BIN)/mmedge run demo/vqa.mmedge --input image=$(SAMPLES)/vqa/00.png --input audio=$(SAMPLES)/vqa/00.wav
 	$(BIN)/mmedge bench demo/vqa.mmedge --output demo/report.json
+	$(BIN)/mmedge export zoo:label-translate --output demo/label.mmedge --overwrite
+	$(BIN)/mmedge run demo/label.mmedge --input image=$(SAMPLES)/label-translate/01.png --input language="<zh>"
 
 # Tests run in WORKERS processes of one thread each: more than two cores, since many tests wait for
 # processes and clocks. Those that hold a time against a limit follow alone. NATIVE_BUILDS=always compiles native code under sanitizers, for a GPU and its emulation;

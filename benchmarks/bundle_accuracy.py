@@ -1,25 +1,35 @@
-"""Accuracy of the exported reference network beside torch's, on the whole easy-VQA test split.
+"""Accuracy of exported reference networks beside torch's, on what training never saw.
 
-The bundle is made by ``export`` and run by ``mmedge.load`` as an application would, on the raw
-inputs, for every set of modalities a question may come by; torch answers the same questions.
-Needs easy-vqa and espeak-ng. Run: ``python benchmarks/bundle_accuracy.py``.
+The bundle is made by ``export`` and run by ``mmedge.load`` as an application would, on raw inputs;
+torch gets the same. Run ``python benchmarks/bundle_accuracy.py vqa`` (needs easy-vqa and espeak-ng)
+or ``... label-translate`` (needs ``iso-codes``, fonts and scikit-image). The latter also quantizes
+behind the network's own metric, and times both variants with ``mmedge bench``: ``--speed`` times
+them anew and leaves the rest, for a machine that was busy meanwhile.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import subprocess
+import sys
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 import mmedge
 from mmedge.bench.machine import host
+from mmedge.errors import AccuracyError
 from mmedge_export import export
+from mmedge_export.quantize import QuantizeOptions, Task, quantize
 from mmedge_export.zoo import factory
+from mmedge_export.zoo.label_translate import names
+from mmedge_export.zoo.label_translate.characters import Characters
+from mmedge_export.zoo.label_translate.evaluation import figures, torch_writer
+from mmedge_export.zoo.label_translate.network import LabelNet
 from mmedge_export.zoo.pcm import pad, to_float
 from mmedge_export.zoo.vqa.evaluate import SUBSETS, accuracy, draw, held_out
 from mmedge_export.zoo.vqa.network import VqaNet
@@ -27,11 +37,16 @@ from mmedge_export.zoo.vqa.questions import Questions, load
 from mmedge_export.zoo.vqa.tokenizer import encode
 
 if TYPE_CHECKING:
+    from mmedge_export.model import Model
+    from mmedge_export.zoo.label_translate.evaluation import Writer
     from mmedge_export.zoo.speech import Corpus
 
-RESULTS = Path(__file__).parent / "results" / "bundle_accuracy.json"
-NAME = "vqa-attention"
+RESULTS = Path(__file__).parent / "results"
+FILES = {"vqa": "bundle_accuracy.json", "label-translate": "bundle_label_translate.json"}
 BATCH = 64
+MAX_DROP = 0.01
+#: Characters of a call that is timed: as many as a name of the dictionary has, rounded.
+CHARACTERS = 10
 
 
 def of_bundle(pipe: mmedge.Pipeline, data: Questions, clips: Corpus) -> dict[str, float]:
@@ -58,36 +73,157 @@ def of_bundle(pipe: mmedge.Pipeline, data: Questions, clips: Corpus) -> dict[str
     return {name: count / len(data) for name, count in right.items()}
 
 
-def main() -> None:
-    """Measure, print and write the results."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument(
-        "--cache", type=Path, default=Path(".cache/speech"), help="spoken questions"
-    )
-    parser.add_argument("--output", type=Path, default=RESULTS)
-    options = parser.parse_args()
+def answer_questions(cache: Path, folder: Path) -> dict[str, Any]:
+    """Questions about images, on the whole easy-VQA test split."""
+    name = "vqa-attention"
     data = load("test")
-    clips = held_out(data.texts, options.cache)
-    model = factory(NAME)
+    clips = held_out(data.texts, cache)
+    model = factory(name)
     assert isinstance(model.module, VqaNet)  # noqa: S101
     torch_accuracy = accuracy(model.module, data, clips)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "bundle")
-        export(model, path).close()
-        with mmedge.load(path, backend="ort", precision="fp32", device="cpu") as pipe:
-            bundle_accuracy = of_bundle(pipe, data, clips)
-    result = {
-        "what": f"accuracy of {NAME} on the easy-VQA test split, held-out voices",
-        "date": datetime.now(UTC).date().isoformat(),
+    export(model, folder / "bundle").close()
+    with mmedge.load(folder / "bundle", backend="ort", precision="fp32", device="cpu") as pipe:
+        bundle_accuracy = of_bundle(pipe, data, clips)
+    return {
+        "what": f"accuracy of {name} on the easy-VQA test split, held-out voices",
         "questions": len(data),
         "rows": [
             {"given": name, "torch": torch_accuracy[name], "bundle": bundle_accuracy[name]}
             for name in SUBSETS
         ],
-        "device": host.state(),
     }
-    options.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    print(json.dumps(result["rows"], indent=2))
+
+
+def write_labels(cache: Path, folder: Path) -> dict[str, Any]:
+    """Labels in fonts and over photos held out: known names in each language, unseen names."""
+    name = "label-translate"
+    model, bundle, known = factory(name), folder / "bundle", names.load()
+    assert isinstance(model.module, LabelNet)  # noqa: S101
+    characters = Characters(model.module.parts["characters"])
+    results = {"torch": figures(torch_writer(model.module), known, cache)}
+    export(model, bundle).close()
+    quantization = quantize_labels(model, bundle)
+    variants = ["fp32", "int8"] if quantization.get("variant") else ["fp32"]
+    for variant in variants:
+        with mmedge.load(bundle, backend="ort", precision=variant, device="cpu") as pipe:
+            results[variant] = figures(bundle_writer(pipe, characters), known, cache)
+    rows = [
+        {"what": what, **{by: measured[what] for by, measured in results.items()}}
+        for what in results["torch"]
+    ]
+    return {
+        "what": f"texts of {name}, fonts and photos held out",
+        "rows": rows,
+        "quantization": quantization,
+        "speed": time_labels(bundle),
+    }
+
+
+def bundle_writer(pipe: mmedge.Pipeline, characters: Characters) -> Writer:
+    """Pictures and a language to texts, by a loaded bundle."""
+
+    def write(images: np.ndarray[Any, np.dtype[np.uint8]], language: str) -> list[str]:
+        texts: list[str] = []
+        for start in range(0, len(images), BATCH):
+            rows = np.ascontiguousarray(images[start : start + BATCH])
+            token = np.full((len(rows), 1), characters.language(language))
+            texts += list(pipe.run({"image": rows, "language": token})["text"])
+        return texts
+
+    return write
+
+
+def quantize_labels(model: Model, bundle: Path) -> dict[str, Any]:
+    """Add an int8 variant that loses at most a point, for speed, or else for size."""
+    task = Task.of(model)
+    for goal in ("speed", "size"):
+        try:
+            opened, report = quantize(
+                bundle, task, QuantizeOptions(max_drop=MAX_DROP, goal=goal), progress=tell
+            )
+        except AccuracyError as error:
+            return {"refused": str(error)}
+        opened.close()
+        if report.variant:
+            break
+    return {
+        "goal": goal,
+        "variant": report.variant,
+        "max_drop": MAX_DROP,
+        "samples": report.samples,
+        "others_share": report.others_share,
+        "metric_fp32": report.metric,
+        "metric_int8": report.verdict.metric if report.verdict else None,
+        "bytes": [report.bytes_before, report.bytes_after],
+        "summary": dict(report.summary()),
+    }
+
+
+def time_labels(bundle: Path) -> list[dict[str, Any]]:
+    """What ``mmedge bench`` says of each variant, with one thread and a picture at a time."""
+    with mmedge.Bundle.open(bundle) as opened:
+        precisions = dict.fromkeys(variant.precision for variant in opened.manifest.variants)
+    rows = []
+    for precision in precisions:
+        report = bundle.with_name(f"report-{precision}.json")
+        command = [sys.executable, "-m", "mmedge", "bench", str(bundle), "--precision", precision]
+        command += ["--tokens", str(CHARACTERS), "--threads", "1", "--calls", "300"]
+        command += ["--no-profile", "--output", str(report)]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        measured = json.loads(report.read_text())
+        loop, call_ms = measured["loop"], measured["latency_ms"]["p50"]
+        rows.append(
+            {
+                "precision": precision,
+                "characters": CHARACTERS,
+                "first_ms": loop["first_ms"]["p50"],
+                "encoders_ms": loop["encoders_ms"]["p50"],
+                "first_cached_ms": loop["first_cached_ms"]["p50"],
+                "step_ms": loop["step_ms"]["p50"],
+                "call_ms": call_ms,
+                "characters_per_s": 1000 * CHARACTERS / call_ms,
+                "size_bytes": measured["size_bytes"],
+                "others_share": measured["device"]["after"]["cpu_share"]["others"],
+            }
+        )
+    return rows
+
+
+def tell(text: str) -> None:
+    """A line of progress."""
+    print(text, file=sys.stderr, flush=True)
+
+
+TASKS = {"vqa": answer_questions, "label-translate": write_labels}
+
+
+def main() -> None:
+    """Measure, print and write the results."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("task", choices=TASKS)
+    parser.add_argument("--cache", type=Path, default=Path(".cache"), help="prepared data")
+    parser.add_argument("--work", type=Path, help="empty folder for the bundle, which is kept")
+    parser.add_argument(
+        "--speed", action="store_true", help="of label-translate: time the bundle in --work again"
+    )
+    parser.add_argument("--output", type=Path, help="in place of the task's results file")
+    options = parser.parse_args()
+    output = options.output or RESULTS / FILES[options.task]
+    if options.speed:
+        result = json.loads(output.read_text(encoding="utf-8"))
+        result["speed"] = time_labels(options.work / "bundle")
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            measured = TASKS[options.task](options.cache, options.work or Path(folder))
+        result = {
+            "what": measured.pop("what"),
+            "date": datetime.now(UTC).date().isoformat(),
+            **measured,
+            "device": host.state(),
+        }
+        print(json.dumps(result["rows"], indent=2))
+    text = json.dumps(result, indent=2, ensure_ascii=False) + "\n"
+    output.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

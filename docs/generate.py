@@ -32,6 +32,7 @@ from benchmark_tables import (
 )
 from families_table import export_time, families, families_short, real_checkpoints, real_files
 from json_schema import report_schema
+from label_tables import label_accuracy, label_quantization, label_speed, label_training
 from loop_table import loops
 
 if TYPE_CHECKING:
@@ -112,6 +113,10 @@ BLOCKS: dict[tuple[str, str], Callable[[], str]] = {
     ("docs/explanation/benchmarks.md", "soak"): soak,
     ("docs/reference/zoo.md", "bundle accuracy"): bundle_accuracy,
     ("docs/reference/zoo.md", "zoo accuracy"): zoo,
+    ("docs/reference/zoo.md", "label accuracy"): label_accuracy,
+    ("docs/reference/zoo.md", "label speed"): label_speed,
+    ("docs/reference/zoo.md", "label quantization"): label_quantization,
+    ("docs/reference/zoo.md", "label training"): label_training,
 }
 
 #: Generated files -> what they hold.

@@ -121,6 +121,10 @@ def test_augmentation_is_seeded_and_leaves_its_pictures(scenery):
     np.testing.assert_array_equal(first, second)
     np.testing.assert_array_equal(images, before)
     assert (first[0] != first[1]).any()
+    textures = [np.random.default_rng(1).integers(0, 256, (200, 400, 3)).astype(np.uint8)]
+    harder = augment(images, np.random.default_rng(5), textures)
+    assert harder.shape == images.shape
+    assert (harder != first).any()
 
 
 def test_the_tokenizer_file_gives_the_tokens_that_the_network_has():

@@ -5,21 +5,32 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from PIL import Image
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
 __all__ = ["augment"]
 
-_SHIFT = (3, 6)
+#: Most pixels up or down, and to a side; with textures less to a side, so that no letter is cut.
+_SHIFT, _SMALL_SHIFT = (3, 6), 3
+
+#: Shares of pictures that are sheared and stretched, and that get texture.
+_SHEARED, _CLUTTERED = 0.5, 0.5
 
 
-def augment(images: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+def augment(
+    images: NDArray[np.uint8], rng: np.random.Generator, textures: Sequence[NDArray[np.uint8]] = ()
+) -> NDArray[np.uint8]:
     """Shift, exchange channels, invert, change the light and add noise, each picture its own way.
 
     Args:
         images: uint8 ``[batch, height, width, 3]``; not changed.
         rng: what is drawn from.
+        textures: photos; with them, half of the pictures are sheared and stretched, and pieces of
+            photos are added to half.
     """
     batch, height, width, _ = images.shape
     (down, right) = _SHIFT
@@ -27,14 +38,50 @@ def augment(images: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.u
     noise = rng.standard_normal((height, width, 3), dtype=np.float32)
     result = np.empty(images.shape, np.uint8)
     for n in range(batch):
-        y, x = rng.integers(2 * down + 1), rng.integers(2 * right + 1)
-        picture = padded[n, y : y + height, x : x + width]
+        source = padded[n]
+        if textures and rng.random() < _SHEARED:
+            source = _sheared(source, rng)
+        side = _SMALL_SHIFT if textures else right
+        y, x = rng.integers(2 * down + 1), right - side + rng.integers(2 * side + 1)
+        picture = source[y : y + height, x : x + width]
         picture = picture[..., rng.permutation(3)].astype(np.float32)
         if rng.random() < 0.3:
             picture = 255 - picture
+        if textures and rng.random() < _CLUTTERED:
+            picture = picture + rng.uniform(0.1, 0.45) * _texture((height, width), textures, rng)
         gain, offset = rng.uniform(0.7, 1.3), rng.uniform(-20, 20)
         # One draw of noise for the batch, at another place and of another strength for each.
         moved = np.roll(noise, (int(rng.integers(height)), int(rng.integers(width))), axis=(0, 1))
         picture = picture * gain + (offset + rng.uniform(0, 6) * moved)
         result[n] = np.clip(picture, 0, 255)
     return result
+
+
+def _sheared(picture: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Letters slanted, narrower and lower, about the middle."""
+    height, width, _ = picture.shape
+    across, shear, along = rng.uniform(1.02, 1.25), rng.uniform(-0.2, 0.2), rng.uniform(1.0, 1.2)
+    left = width / 2 * (1 - across) - shear * height / 2
+    matrix = (across, shear, left, 0.0, along, height / 2 * (1 - along))
+    image = Image.fromarray(picture).transform(
+        (width, height), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR
+    )
+    return np.asarray(image)
+
+
+def _texture(
+    size: tuple[int, int], textures: Sequence[NDArray[np.uint8]], rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """A piece of a photo about its mean, turned, mirrored or taken coarsely."""
+    photo = textures[int(rng.integers(len(textures)))]
+    if rng.random() < 0.5:
+        photo = photo.transpose(1, 0, 2)
+    height, width = size
+    has_room = photo.shape[0] > 2 * height and photo.shape[1] > 2 * width
+    step = int(rng.integers(1, 3)) if has_room else 1
+    y = int(rng.integers(photo.shape[0] - step * height + 1))
+    x = int(rng.integers(photo.shape[1] - step * width + 1))
+    piece = photo[y : y + step * height : step, x : x + step * width : step].astype(np.float32)
+    down, right, sign = (1 - 2 * rng.integers(2, size=3)).tolist()
+    turned: NDArray[np.float32] = piece[::down, ::right] - piece.mean()
+    return turned * np.float32(sign)

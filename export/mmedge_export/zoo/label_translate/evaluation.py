@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from mmedge_export.quantize.metrics import edit_distance, exact_match
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from mmedge_export.zoo.label_translate.names import Names
@@ -71,7 +71,8 @@ def torch_writer(net: LabelNet) -> Writer:
     characters = Characters(net.parts["characters"])
 
     def texts(images: NDArray[np.uint8], language: str) -> list[str]:
-        rows = write(net, torch.from_numpy(images), characters.language(language))
+        # A copy: pictures from the cache are read-only.
+        rows = write(net, torch.from_numpy(np.array(images)), characters.language(language))
         return [characters.decode(row) for row in rows]
 
     return texts

@@ -22,7 +22,17 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["HEIGHT", "HELD_OUT", "PACKAGES", "TRAIN", "WIDTH", "Scenery", "load_scenery", "render"]
+__all__ = [
+    "HEIGHT",
+    "HELD_OUT",
+    "PACKAGES",
+    "TRAIN",
+    "WIDTH",
+    "Scenery",
+    "load_photos",
+    "load_scenery",
+    "render",
+]
 
 HEIGHT, WIDTH = 32, 192
 """Size of a picture, pixels."""
@@ -121,6 +131,16 @@ def load_scenery(choice: Choice) -> Scenery:
             f"no font {', '.join(missing)} in {_FONT_FOLDER}; install the fonts of the labels: "
             f"apt-get install {' '.join(PACKAGES)}"
         )
+    families = tuple(tuple(by_family[family]) for family in choice.families)
+    return Scenery(families, load_photos(choice))
+
+
+def load_photos(choice: Choice) -> tuple[NDArray[np.uint8], ...]:
+    """Photos uint8 ``[height, width, 3]``.
+
+    Raises:
+        ExportError: scikit-image is not installed.
+    """
     # Its photos are read as files: the package itself and what it imports are not needed.
     package = importlib.util.find_spec("skimage")
     if package is None or package.origin is None:
@@ -130,7 +150,7 @@ def load_scenery(choice: Choice) -> Scenery:
     for name in choice.photos:
         with Image.open(folder / name) as photo:
             photos.append(np.array(photo.convert("RGB")))
-    return Scenery(tuple(tuple(by_family[family]) for family in choice.families), tuple(photos))
+    return tuple(photos)
 
 
 def _family_and_style(stem: str) -> tuple[str, str]:

@@ -7,7 +7,7 @@ import subprocess
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from mmedge_export.zoo.label_translate import names, pictures
+from mmedge_export.zoo.label_translate import names, pictures, rendering
 from mmedge_export.zoo.label_translate.characters import Characters
 from mmedge_export.zoo.label_translate.evaluation import figures, torch_writer
 from mmedge_export.zoo.label_translate.model import TOKENIZER
@@ -28,7 +28,8 @@ class _Run(TrainingRun):
         data = pictures.training_pictures(self._names, recipe.pictures, recipe.seed, self._cache)
         self._characters = Characters(self._names.characters())
         self.data = f"iso-codes {_version_of_names()}"
-        self.trainer = self._trainer = LabelTrainer(recipe, data, self._characters)
+        photos = rendering.load_photos(rendering.TRAIN)
+        self.trainer = self._trainer = LabelTrainer(recipe, data, self._characters, photos)
 
     def companions(self) -> dict[str, str]:
         return {TOKENIZER: self._characters.tokenizer().to_str(pretty=True) + "\n"}

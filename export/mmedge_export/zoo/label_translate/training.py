@@ -19,6 +19,8 @@ from mmedge_export.zoo.training import Counts, Recipe, Trainer, option
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from numpy.typing import NDArray
+
     from mmedge_export.zoo.label_translate.pictures import Pictures
 
 __all__ = ["LabelRecipe", "LabelTrainer"]
@@ -30,14 +32,15 @@ _IGNORED = -100
 class LabelRecipe(Recipe):
     """The recipe of ``zoo:label-translate``."""
 
-    epochs: int = option(20, "epochs of training")
-    cooldown: int = option(4, "last epochs, in which the rate goes to 0 along a line")
+    epochs: int = option(29, "epochs of training")
+    cooldown: int = option(8, "last epochs, in which the rate goes to 0 along a line")
     steps: int = option(250, "batches of an epoch")
     images: int = option(64, "pictures in a batch, each written out in every language it has")
     pictures: int = option(96_000, "pictures that are rendered and drawn from")
     rate: float = option(1.2e-3, "peak learning rate of AdamW")
     warmup: int = option(300, "steps of linear warm-up; the rate then stays until the cool-down")
     average: float = option(0.998, "decay of the exponential average of weights, which is kept")
+    plain_epochs: int = option(11, "first epochs, without shear and added texture")
     ctc: float = option(1.0, "weight of the auxiliary CTC loss of the encoder")
     corruption: float = option(0.1, "share of characters shown wrong to the decoder")
 
@@ -105,12 +108,19 @@ class LabelTrainer(Trainer[LabelNet, LabelBatch]):
         recipe: what to train and how.
         data: training pictures.
         characters: the tokens.
+        textures: photos that pieces of are added to pictures; none: no shear and no texture.
     """
 
     recipe: LabelRecipe
 
-    def __init__(self, recipe: LabelRecipe, data: Pictures, characters: Characters) -> None:
-        self.data, self.characters = data, characters
+    def __init__(
+        self,
+        recipe: LabelRecipe,
+        data: Pictures,
+        characters: Characters,
+        textures: Sequence[NDArray[np.uint8]] = (),
+    ) -> None:
+        self.data, self.characters, self.textures = data, characters, textures
         super().__init__(recipe, recipe.steps)
 
     def networks(self) -> tuple[LabelNet, nn.Module]:
@@ -155,7 +165,8 @@ class LabelTrainer(Trainer[LabelNet, LabelBatch]):
             for language in LANGUAGES
             if rows[language]
         }
-        images = augment(self.data.images[picked], rng)
+        textures = self.textures if self.epoch >= self.recipe.plain_epochs else ()
+        images = augment(self.data.images[picked], rng, textures)
         return LabelBatch(
             torch.from_numpy(images), {k: torch.tensor(v) for k, v in rows.items()}, texts
         )
