@@ -43,7 +43,7 @@ def parser_of(name: str) -> argparse.ArgumentParser:
     )
     for field in fields(chosen.recipe):
         parser.add_argument(
-            f"--{field.name}",
+            f"--{field.name.replace('_', '-')}",
             type=type(field.default),
             default=field.default,
             choices=chosen.choices.get(field.name),
