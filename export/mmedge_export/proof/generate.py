@@ -47,9 +47,10 @@ __all__ = ["prove_generate"]
 #: together.
 _FORCED, _FORCED_BYTES = 32, 512 << 20
 
-#: Numbers that steps read in all, weights and inputs, beyond which few of them are taken at another
-#: batch size: seconds of one core.
-_READS = 1_000_000_000
+#: Numbers that steps read in all, weights and inputs, beyond which golden ones alone are compared
+#: at another batch size, and few of each further run: seconds of one core. And how many of such a
+#: run.
+_READS, _FEW = 1_000_000_000, 8
 
 #: Bytes of golden scores in a bundle, about.
 _SCORES = 8 << 20
@@ -128,7 +129,11 @@ class _GenerateExport:
                     options.tolerance,
                 )
             runs = [self._follow(run, number, case) for number, case in enumerate(self.cases)]
-            forced = [self._forced(number, each) for number, each in enumerate(runs)]
+            takes_long = self._takes_long(runs)
+            forced = [
+                self._forced(number, each, _FEW if number and takes_long else _FORCED)
+                for number, each in enumerate(runs)
+            ]
             compared, count = sum(map(len, forced)), sum(each.count for each in runs)
             if compared < count:
                 options.leave(
@@ -141,7 +146,7 @@ class _GenerateExport:
         proof = prove(
             model,
             self._choose,
-            replace(options, samples=len(runs), few_batches=self._takes_long(samples)),
+            replace(options, samples=len(runs), few_batches=takes_long),
             [(step.feeds, step.outputs) for step in samples],
         )
         if loop.temperature:
@@ -384,17 +389,18 @@ class _GenerateExport:
                 f"its end: {error}; if the step has room for fewer tokens, lower limit"
             ) from error
 
-    def _forced(self, number: int, run: TokenRun) -> list[TokenStep]:
+    def _forced(self, number: int, run: TokenRun, most: int) -> list[TokenStep]:
         """Steps of a run: the golden one first."""
         golden = min(1 + number, run.count - 1)
         rest = [step for at, step in run.steps.items() if at != golden]
-        if (number or self.parts.is_large) and len(rest) > _FORCED:
-            at = np.linspace(0, len(rest) - 1, _FORCED).round().astype(int)
+        if (number or self.parts.is_large) and len(rest) > most:
+            at = np.linspace(0, len(rest) - 1, most).round().astype(int)
             rest = [rest[index] for index in at]
         return [run.steps[golden], *rest]
 
-    def _takes_long(self, steps: Sequence[TokenStep]) -> bool:
-        """Whether steps read so much that only golden ones are taken at another batch size."""
+    def _takes_long(self, runs: Sequence[TokenRun]) -> bool:
+        """Whether steps read so much that fewer of them are compared."""
+        steps = [step for each in runs for step in each.steps.values()]
         values = sum(value.size for step in steps for value in step.feeds.values())
         return self.parts.is_large or values + len(steps) * self.parts.step_weights > _READS
 

@@ -324,6 +324,7 @@ def test_of_a_long_run_some_steps_are_kept():
 def test_steps_that_were_not_compared_are_told(tmp_path, monkeypatch):
     monkeypatch.setattr(generate, "_FORCED_BYTES", 1)
     monkeypatch.setattr(loop_parts, "_LARGE", 1)
+    monkeypatch.setattr(generate, "_FEW", 0)
     with export(networks.continued(), tmp_path / "net") as bundle:
         lines = " ".join(bundle.manifest.not_checked)
         samples = bundle.samples()
