@@ -94,6 +94,8 @@ def difference(got: Array, golden: Array, tolerance: Tolerance) -> Difference:
     Integers and booleans must be equal. Another shape or dtype, or NaN or Inf where the golden
     value has another, is infinitely far.
     """
+    if got.dtype == golden.dtype and np.array_equal(got, golden):
+        return Difference(0.0, 0.0, 0.0)  # as most second runs, and most operators on their own
     comparison = OutputComparison(tolerance)
     comparison.add(got, golden)
     return comparison.result()
