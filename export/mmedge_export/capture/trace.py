@@ -23,7 +23,7 @@ from mmedge_export.capture.captured_graph import CapturedGraph
 from mmedge_export.capture.locate import failing_node
 from mmedge_export.capture.network import TorchNetwork
 from mmedge_export.capture.relations import RelationRecorder, recording
-from mmedge_export.capture.slice_rule import tried_at_slices
+from mmedge_export.capture.rewrite_rules import tried_at_their_operators
 from mmedge_export.capture.standard_operators import in_standard_operators
 from mmedge_export.capture.tensor_lengths import dynamic_lengths
 from mmedge_export.noise import quiet
@@ -180,7 +180,7 @@ def _convert(
     module: torch.nn.Module, program: Program, shapes: dict[str, Any], opset: int
 ) -> torch.onnx.ONNXProgram:
     try:
-        with tried_at_slices():
+        with tried_at_their_operators():
             onnx_program = torch.onnx.export(
                 program, (), opset_version=opset, dynamic_shapes=shapes, dynamo=True, verbose=False
             )
