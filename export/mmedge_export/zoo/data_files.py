@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mmedge.errors import ExportError
 
-__all__ = ["samples", "weights"]
+__all__ = ["samples", "weight_path", "weights"]
 
 PACKAGE = "mmedge_zoo"
 #: Where a checkout has them; code that runs from one is read with the data of the same commit.
@@ -25,6 +25,26 @@ def weights() -> Path:
         ExportError: mmedge-zoo is not installed.
     """
     return _directory() / "weights"
+
+
+def weight_path(name: str, given: Path | None, training: str) -> Path:
+    """The weight file of a network: the one that is given, or the one that is shipped.
+
+    Args:
+        name: of the network.
+        given: a file; None: the shipped one.
+        training: arguments of ``mmedge-train`` that make one.
+
+    Raises:
+        ExportError: none is given and none is shipped, or mmedge-zoo is not installed.
+    """
+    path = weights() / f"{name}.safetensors" if given is None else given
+    if given is None and not path.exists():
+        raise ExportError(
+            f"no weights are shipped for {name}; train them with `mmedge-train {training} --out "
+            f"trained` (from mmedge[train]) and give weights=trained/{name}.safetensors"
+        )
+    return path
 
 
 def samples(task: str) -> Path:

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmedge.errors import ExportError
 from mmedge_export.inputs import Input
 from mmedge_export.loops import Generate, StateInput
 from mmedge_export.model import Model
@@ -38,12 +37,7 @@ def factory(name: str, weights: Path | None) -> Model:
     Raises:
         ExportError: there are no weights, or no tokenizer beside them.
     """
-    path = data_files.weights() / f"{name}.safetensors" if weights is None else weights
-    if weights is None and not path.exists():
-        raise ExportError(
-            f"no weights are shipped for {name}; train them with `mmedge-train {name} --out "
-            f"trained` (from mmedge[train]) and give weights=trained/{name}.safetensors"
-        )
+    path = data_files.weight_path(name, weights, name)
     return describe(weight_file.load(path, LabelNet), name, path.with_suffix(TOKENIZER))
 
 

@@ -33,13 +33,7 @@ def factory(name: str, weights: Path | None) -> Model:
         ExportError: there are none, or they are those of another fusion.
     """
     fusion = name.removeprefix("vqa-")
-    path = data_files.weights() / f"{name}.safetensors" if weights is None else weights
-    if weights is None and not path.exists():
-        raise ExportError(
-            f"no weights are shipped for {name}; train them with"
-            f" `mmedge-train vqa --fusion {fusion} --out trained` (from mmedge[train]) and give"
-            f" weights=trained/{name}.safetensors"
-        )
+    path = data_files.weight_path(name, weights, f"vqa --fusion {fusion}")
     net = weight_file.load(path, VqaNet)
     if net.parts["fusion"] != fusion:
         file_fusion = net.parts["fusion"]
