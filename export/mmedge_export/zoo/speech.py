@@ -1,4 +1,4 @@
-"""The spoken questions: synthesised by espeak-ng, cached as int16 PCM at 16 kHz."""
+"""Spoken sentences: synthesised by espeak-ng, cached as int16 PCM at 16 kHz."""
 
 from __future__ import annotations
 
@@ -109,9 +109,23 @@ def corpus(
     Raises:
         ExportError: when espeak-ng is missing or fails.
     """
-    utterances = plan(split, questions, takes, seed)
+    return record(plan(split, questions, takes, seed), split, cache, processes=processes)
+
+
+def record(utterances: list[Utterance], name: str, cache: Path, *, processes: int = 2) -> Corpus:
+    """A clip of each utterance, from the cache or synthesised into it.
+
+    Args:
+        utterances: who says what.
+        name: in the file's name, beside a hash of the utterances.
+        cache: directory for the clips; a change of any utterance makes a new file.
+        processes: synthesisers at work at a time.
+
+    Raises:
+        ExportError: when espeak-ng is missing or fails.
+    """
     key = hashlib.sha256(json.dumps([astuple(u) for u in utterances]).encode()).hexdigest()[:12]
-    path = cache / f"speech-{split}-{key}.npz"
+    path = cache / f"speech-{name}-{key}.npz"
     if not path.exists():
         cache.mkdir(parents=True, exist_ok=True)
         with get_context("spawn").Pool(processes) as pool:
@@ -120,7 +134,7 @@ def corpus(
                 tqdm(
                     work,
                     total=len(utterances),
-                    desc=f"synthesising {split}",
+                    desc=f"synthesising {name}",
                     unit="clip",
                     mininterval=2,
                 )

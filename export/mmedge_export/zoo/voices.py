@@ -7,8 +7,12 @@ variants are held out, never only a speed or a pitch of one; one accent is in th
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 # Variants of espeak-ng 1.51. Left out: whispers, croaks, effects, and the higher numbers of a
 # family (robosoft2 to 8, klatt5 and 6 and the like).
@@ -44,7 +48,7 @@ PITCH = (25, 80)
 
 @dataclass(frozen=True)
 class Utterance:
-    """One way of saying one question.
+    """One way of saying one sentence.
 
     Attributes:
         text: the sentence.
@@ -73,17 +77,54 @@ def plan(split: str, questions: list[str], takes: int, seed: int = 0) -> list[Ut
     Returns:
         ``len(questions) * len(variants) * takes`` utterances, in a fixed order.
     """
-    variants, accents = (TRAIN, TRAIN_ACCENTS) if split == "train" else (HELD_OUT, TEST_ACCENTS)
+    variants, accents = _speakers(split)
     rng = np.random.default_rng([seed, split == "train"])
     return [
-        Utterance(
-            text,
-            accents[int(rng.integers(len(accents)))],
-            variant,
-            int(rng.integers(SPEED_WPM[0], SPEED_WPM[1] + 1)),
-            int(rng.integers(PITCH[0], PITCH[1] + 1)),
-        )
+        _utterance(text, variant, accents, rng)
         for text in questions
         for variant in variants
         for _ in range(takes)
     ]
+
+
+def draw(split: str, sentences: Sequence[str], each: int, seed: int = 0) -> list[Utterance]:
+    """Who says what, where there are too many sentences for every variant to say them all.
+
+    Args:
+        split: ``train`` or ``test`` (the held-out variants).
+        sentences: the distinct sentences.
+        each: readings of each sentence, by as many variants drawn for it.
+        seed: of the draws.
+
+    Returns:
+        ``len(sentences) * each`` utterances, in a fixed order.
+
+    Raises:
+        ValueError: the split has fewer variants.
+    """
+    variants, accents = _speakers(split)
+    if each > len(variants):
+        raise ValueError(f"{each} readings of each sentence; {split} has {len(variants)} variants")
+    rng = np.random.default_rng([seed, split == "train", each])
+    return [
+        _utterance(text, variants[n], accents, rng)
+        for text in sentences
+        for n in rng.permutation(len(variants))[:each].tolist()
+    ]
+
+
+def _speakers(split: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Variants and accents."""
+    return (TRAIN, TRAIN_ACCENTS) if split == "train" else (HELD_OUT, TEST_ACCENTS)
+
+
+def _utterance(
+    text: str, variant: str, accents: Sequence[str], rng: np.random.Generator
+) -> Utterance:
+    return Utterance(
+        text,
+        accents[int(rng.integers(len(accents)))],
+        variant,
+        int(rng.integers(SPEED_WPM[0], SPEED_WPM[1] + 1)),
+        int(rng.integers(PITCH[0], PITCH[1] + 1)),
+    )

@@ -20,7 +20,9 @@ from mmedge_export.zoo.label_translate.names import Name
 from mmedge_export.zoo.label_translate.network import HEADS, STATES, D, LabelNet
 from mmedge_export.zoo.label_translate.pictures import Pictures, pictures
 from mmedge_export.zoo.label_translate.rendering import HEIGHT, WIDTH, Choice, Scenery
-from mmedge_export.zoo.label_translate.training import LabelRecipe, LabelTrainer, Texts
+from mmedge_export.zoo.label_translate.training import LabelRecipe, LabelTrainer
+from mmedge_export.zoo.text_evaluation import word_error_rate
+from mmedge_export.zoo.text_training import Texts
 
 NAMES = (
     Name("Iceland", {"zh": "冰岛", "de": "Island"}),
@@ -140,6 +142,12 @@ def test_the_tokenizer_file_gives_the_tokens_that_the_network_has():
 def test_characters_right_counts_edits():
     assert characters_right(["Kuba", "Islnd"], ["Kuba", "Island"]) == 1 - 1 / 10
     assert characters_right(["", "xyz"], ["ab", "xyz"]) == 1 - 2 / 5
+
+
+def test_word_errors_are_counted_over_all_words():
+    texts, expected = ["turn left", "stop", ""], ["turn to the left", "stop", "go home now"]
+    assert word_error_rate(texts, expected) == (2 + 0 + 3) / 8
+    assert word_error_rate(["stop it now"], ["stop"]) == 2
 
 
 def test_step_by_step_is_the_run_with_all_tokens():

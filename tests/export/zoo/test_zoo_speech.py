@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmedge.errors import ExportError
-from mmedge_export.zoo import speech, voices
+from mmedge_export.zoo import clip_augment, speech, voices
 from mmedge_export.zoo.resample import resample
 from mmedge_export.zoo.vqa import augment
 
@@ -31,6 +31,21 @@ def test_the_plan_is_whole_and_repeats():
     assert len(plan) == len(QUESTIONS) * len(voices.HELD_OUT) * 3
     for text in QUESTIONS:
         assert {u.variant for u in plan if u.text == text} == set(voices.HELD_OUT)
+
+
+def test_voices_are_drawn_for_each_sentence():
+    drawn = voices.draw("train", QUESTIONS, 5)
+    assert drawn == voices.draw("train", QUESTIONS, 5)
+    assert drawn != voices.draw("train", QUESTIONS, 5, seed=1)
+    assert len(drawn) == 5 * len(QUESTIONS)
+    for text in QUESTIONS:
+        variants = [u.variant for u in drawn if u.text == text]
+        assert len(set(variants)) == 5
+        assert set(variants) <= set(voices.TRAIN)
+    held_out = voices.draw("test", QUESTIONS, len(voices.HELD_OUT))
+    assert {u.variant for u in held_out} == set(voices.HELD_OUT)
+    with pytest.raises(ValueError, match="14 readings of each sentence; test has 13 variants"):
+        voices.draw("test", QUESTIONS, 14)
 
 
 @pytest.mark.parametrize("hz", [200.0, 1_000.0, 6_000.0])
@@ -98,6 +113,19 @@ def test_an_augmented_clip_stays_a_signal(samples, seed):
     assert out.ndim == 1
     assert len(out) <= 80_000
     assert 0 < np.abs(out).max() <= 1
+
+
+@settings(max_examples=20, deadline=None)
+@given(samples=st.integers(2_000, 90_000), seed=st.integers(0, 1_000))
+def test_a_colored_clip_is_as_long_and_as_loud(samples, seed):
+    pcm = np.sin(np.arange(samples) / 9).astype(np.float32) * np.float32(0.4)
+    before = pcm.copy()
+    out = clip_augment.color(pcm, np.random.default_rng(seed))
+    np.testing.assert_array_equal(pcm, before)
+    assert out.shape == pcm.shape
+    assert out.dtype == np.float32
+    assert np.abs(out).max() == pytest.approx(np.abs(pcm).max(), rel=1e-3)
+    assert (out != pcm).any()
 
 
 def test_an_augmented_image_keeps_its_colour():

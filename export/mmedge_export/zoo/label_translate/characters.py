@@ -1,14 +1,11 @@
-"""Characters as tokens: the tokenizer of the texts that are written out."""
+"""Characters of labels as tokens."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tokenizers import AddedToken, Regex, Tokenizer
-from tokenizers.decoders import Fuse
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Split
-
+from mmedge_export.zoo import characters
+from mmedge_export.zoo.characters import END
 from mmedge_export.zoo.label_translate.names import LANGUAGES
 
 if TYPE_CHECKING:
@@ -16,52 +13,16 @@ if TYPE_CHECKING:
 
 __all__ = ["END", "FIRST", "Characters"]
 
-END = 0
-"""Token at the end of a text, and after it."""
-
 FIRST = 1 + len(LANGUAGES)
 """Token of the first character; those of the languages are before it."""
 
 
-class Characters:
-    """Texts to tokens and back.
+class Characters(characters.Characters):
+    """Texts to tokens and back, in the languages of labels.
 
     Args:
         characters: all that there are, in the order of their tokens.
     """
 
     def __init__(self, characters: Sequence[str]) -> None:
-        self.characters = "".join(characters)
-        self._tokens = {character: FIRST + n for n, character in enumerate(characters)}
-
-    def __len__(self) -> int:
-        """How many tokens there are."""
-        return FIRST + len(self.characters)
-
-    def language(self, language: str) -> int:
-        """The token that begins a text of a language."""
-        return 1 + LANGUAGES.index(language)
-
-    def encode(self, text: str) -> list[int]:
-        """A text's tokens, without language and end."""
-        return [self._tokens[character] for character in text]
-
-    def decode(self, tokens: Sequence[int]) -> str:
-        """The text before the first end; tokens of languages are left out."""
-        text: list[str] = []
-        for token in tokens:
-            if token == END:
-                break
-            if token >= FIRST:
-                text.append(self.characters[token - FIRST])
-        return "".join(text)
-
-    def tokenizer(self) -> Tokenizer:
-        """The same as a file of the ``tokenizers`` library: ``<zh>`` is a language's token."""
-        special = ["<end>", *(f"<{language}>" for language in LANGUAGES)]
-        vocabulary = {token: n for n, token in enumerate([*special, *self.characters])}
-        tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="<end>"))  # noqa: S106
-        tokenizer.add_special_tokens([AddedToken(token, special=True) for token in special])
-        tokenizer.pre_tokenizer = Split(Regex("."), "isolated")
-        tokenizer.decoder = Fuse()
-        return tokenizer
+        super().__init__(characters, LANGUAGES)

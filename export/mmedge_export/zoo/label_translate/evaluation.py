@@ -1,4 +1,4 @@
-"""How well texts are written: exact matches, and characters right by edit distance."""
+"""How well labels are written: exact matches, and characters right by edit distance."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from mmedge_export.quantize.metrics import edit_distance, exact_match
-from mmedge_export.zoo.label_translate.characters import END, Characters
+from mmedge_export.quantize.metrics import exact_match
+from mmedge_export.zoo.label_translate.characters import Characters
 from mmedge_export.zoo.label_translate.names import LANGUAGES
-from mmedge_export.zoo.label_translate.network import HEADS, PLACES, STATES, D, LabelNet
 from mmedge_export.zoo.label_translate.pictures import held_out_pictures
+from mmedge_export.zoo.text_evaluation import characters_right, write
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     from mmedge_export.zoo.label_translate.names import Names
+    from mmedge_export.zoo.label_translate.network import LabelNet
     from mmedge_export.zoo.label_translate.pictures import Pictures
 
     Writer = Callable[[NDArray[np.uint8], str], list[str]]
@@ -30,39 +31,10 @@ __all__ = [
     "figures",
     "measure",
     "torch_writer",
-    "write",
 ]
 
 KNOWN_EACH = 3
 """Test pictures of each name of the dictionary."""
-
-
-def characters_right(texts: Sequence[str], expected: Sequence[str]) -> float:
-    """1 minus the edit distance for each expected character."""
-    distance = sum(edit_distance(b, a) for a, b in zip(texts, expected, strict=True))
-    return 1 - distance / sum(len(text) for text in expected)
-
-
-@torch.inference_mode()
-def write(net: LabelNet, images: torch.Tensor, start: int, limit: int = PLACES) -> list[list[int]]:
-    """The likeliest token after the other, by the network's step, until all texts have ended."""
-    seen = net(images)
-    batch = len(images)
-    empty = seen["cross_key_0"].new_zeros((batch, HEADS, 0, D // HEADS))
-    past = {f"past_{name}": empty for name in STATES}
-    token = torch.full((batch, 1), start)
-    ended = torch.zeros(batch, dtype=torch.bool)
-    columns: list[torch.Tensor] = []
-    for place in range(limit):
-        outputs = net.step(token, torch.tensor([place]), **past, **seen)
-        past = {f"past_{name}": outputs[f"present_{name}"] for name in STATES}
-        chosen = outputs["logits"][:, -1].argmax(dim=-1)
-        columns.append(chosen.masked_fill(ended, END))
-        ended |= chosen == END
-        if bool(ended.all()):
-            break
-        token = chosen[:, None]
-    return torch.stack(columns, dim=1).tolist()
 
 
 def torch_writer(net: LabelNet) -> Writer:
