@@ -1,10 +1,11 @@
 """Accuracy of exported reference networks beside torch's, on what training never saw.
 
 The bundle is made by ``export`` and run by ``mmedge.load`` as an application would, on raw inputs;
-torch gets the same. Run ``python benchmarks/bundle_accuracy.py vqa`` (needs easy-vqa and espeak-ng)
-or ``... label-translate`` (needs ``iso-codes``, fonts and scikit-image). The latter also quantizes
-behind the network's own metric, and times both variants with ``mmedge bench``: ``--speed`` times
-them anew and leaves the rest, for a machine that was busy meanwhile.
+torch gets the same. Run ``python benchmarks/bundle_accuracy.py vqa`` (needs easy-vqa and
+espeak-ng), ``... label-translate`` (needs ``iso-codes``, fonts and scikit-image) or ``... hear``
+(needs espeak-ng). The two that write text also quantize behind the network's own metric, and time
+both variants with ``mmedge bench``: ``--speed`` times them anew and leaves the rest, for a machine
+that was busy meanwhile.
 """
 
 from __future__ import annotations
@@ -26,8 +27,11 @@ from mmedge.errors import AccuracyError
 from mmedge_export import export
 from mmedge_export.quantize import QuantizeOptions, Task, quantize
 from mmedge_export.zoo import factory
+from mmedge_export.zoo.characters import Characters
+from mmedge_export.zoo.hear import evaluation as hear
+from mmedge_export.zoo.hear import phrases
+from mmedge_export.zoo.hear.network import HearNet
 from mmedge_export.zoo.label_translate import names
-from mmedge_export.zoo.label_translate.characters import Characters
 from mmedge_export.zoo.label_translate.evaluation import figures, torch_writer
 from mmedge_export.zoo.label_translate.network import LabelNet
 from mmedge_export.zoo.pcm import pad, to_float
@@ -37,16 +41,24 @@ from mmedge_export.zoo.vqa.questions import Questions, load
 from mmedge_export.zoo.vqa.tokenizer import encode
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mmedge_export.model import Model
-    from mmedge_export.zoo.label_translate.evaluation import Writer
     from mmedge_export.zoo.speech import Corpus
 
+    Writer = Callable[[np.ndarray[Any, Any], str], list[str]]
+
 RESULTS = Path(__file__).parent / "results"
-FILES = {"vqa": "bundle_accuracy.json", "label-translate": "bundle_label_translate.json"}
+FILES = {
+    "vqa": "bundle_accuracy.json",
+    "label-translate": "bundle_label_translate.json",
+    "hear": "bundle_hear.json",
+}
 BATCH = 64
 MAX_DROP = 0.01
-#: Characters of a call that is timed: as many as a name of the dictionary has, rounded.
-CHARACTERS = 10
+#: Characters of a call that is timed: as many as a name of the dictionary has, and as many as an
+#: English and a Chinese request have in the mean, rounded.
+CHARACTERS = {"label-translate": 10, "hear": 16}
 
 
 def of_bundle(pipe: mmedge.Pipeline, data: Questions, clips: Corpus) -> dict[str, float]:
@@ -97,43 +109,75 @@ def answer_questions(cache: Path, folder: Path) -> dict[str, Any]:
 def write_labels(cache: Path, folder: Path) -> dict[str, Any]:
     """Labels in fonts and over photos held out: known names in each language, unseen names."""
     name = "label-translate"
-    model, bundle, known = factory(name), folder / "bundle", names.load()
+    model, known = factory(name), names.load()
     assert isinstance(model.module, LabelNet)  # noqa: S101
-    characters = Characters(model.module.parts["characters"])
-    results = {"torch": figures(torch_writer(model.module), known, cache)}
+    characters = Characters(model.module.parts["characters"], names.LANGUAGES)
+    return {
+        "what": f"texts of {name}, fonts and photos held out",
+        **write_texts(
+            model,
+            folder / "bundle",
+            torch_writer(model.module),
+            lambda pipe: bundle_writer(pipe, "image", characters),
+            lambda writer: figures(writer, known, cache),
+        ),
+    }
+
+
+def hear_requests(cache: Path, folder: Path) -> dict[str, Any]:
+    """Requests by held-out voices: those that training heard, and those that it did not."""
+    model, requests = factory("hear"), phrases.load()
+    assert isinstance(model.module, HearNet)  # noqa: S101
+    characters = Characters(model.module.parts["characters"], phrases.LANGUAGES)
+    return {
+        "what": "texts of hear, voices held out",
+        **write_texts(
+            model,
+            folder / "bundle",
+            hear.torch_writer(model.module),
+            lambda pipe: bundle_writer(pipe, "audio", characters),
+            lambda writer: hear.figures(writer, requests, cache),
+        ),
+    }
+
+
+def write_texts(
+    model: Model,
+    bundle: Path,
+    by_torch: Writer,
+    by_bundle: Callable[[mmedge.Pipeline], Writer],
+    judge: Callable[[Writer], dict[str, dict[str, float]]],
+) -> dict[str, Any]:
+    """Figures of torch and of each variant of the bundle that is made."""
+    results = {"torch": judge(by_torch)}
     export(model, bundle).close()
-    quantization = quantize_labels(model, bundle)
+    quantization = quantize_texts(model, bundle)
     variants = ["fp32", "int8"] if quantization.get("variant") else ["fp32"]
     for variant in variants:
         with mmedge.load(bundle, backend="ort", precision=variant, device="cpu") as pipe:
-            results[variant] = figures(bundle_writer(pipe, characters), known, cache)
+            results[variant] = judge(by_bundle(pipe))
     rows = [
         {"what": what, **{by: measured[what] for by, measured in results.items()}}
         for what in results["torch"]
     ]
-    return {
-        "what": f"texts of {name}, fonts and photos held out",
-        "rows": rows,
-        "quantization": quantization,
-        "speed": time_labels(bundle),
-    }
+    return {"rows": rows, "quantization": quantization}
 
 
-def bundle_writer(pipe: mmedge.Pipeline, characters: Characters) -> Writer:
-    """Pictures and a language to texts, by a loaded bundle."""
+def bundle_writer(pipe: mmedge.Pipeline, name: str, characters: Characters) -> Writer:
+    """An input of a name and a language to texts, by a loaded bundle."""
 
-    def write(images: np.ndarray[Any, np.dtype[np.uint8]], language: str) -> list[str]:
+    def write(inputs: np.ndarray[Any, Any], language: str) -> list[str]:
         texts: list[str] = []
-        for start in range(0, len(images), BATCH):
-            rows = np.ascontiguousarray(images[start : start + BATCH])
+        for start in range(0, len(inputs), BATCH):
+            rows = np.ascontiguousarray(inputs[start : start + BATCH])
             token = np.full((len(rows), 1), characters.language(language))
-            texts += list(pipe.run({"image": rows, "language": token})["text"])
+            texts += list(pipe.run({name: rows, "language": token})["text"])
         return texts
 
     return write
 
 
-def quantize_labels(model: Model, bundle: Path) -> dict[str, Any]:
+def quantize_texts(model: Model, bundle: Path) -> dict[str, Any]:
     """Add an int8 variant that loses at most a point, for speed, or else for size."""
     task = Task.of(model)
     for goal in ("speed", "size"):
@@ -159,15 +203,15 @@ def quantize_labels(model: Model, bundle: Path) -> dict[str, Any]:
     }
 
 
-def time_labels(bundle: Path) -> list[dict[str, Any]]:
-    """What ``mmedge bench`` says of each variant, with one thread and a picture at a time."""
+def time_texts(bundle: Path, characters: int) -> list[dict[str, Any]]:
+    """What ``mmedge bench`` says of each variant, with one thread and one input at a time."""
     with mmedge.Bundle.open(bundle) as opened:
         precisions = dict.fromkeys(variant.precision for variant in opened.manifest.variants)
     rows = []
     for precision in precisions:
         report = bundle.with_name(f"report-{precision}.json")
         command = [sys.executable, "-m", "mmedge", "bench", str(bundle), "--precision", precision]
-        command += ["--tokens", str(CHARACTERS), "--threads", "1", "--calls", "300"]
+        command += ["--tokens", str(characters), "--threads", "1", "--calls", "300"]
         command += ["--no-profile", "--output", str(report)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         measured = json.loads(report.read_text())
@@ -175,13 +219,14 @@ def time_labels(bundle: Path) -> list[dict[str, Any]]:
         rows.append(
             {
                 "precision": precision,
-                "characters": CHARACTERS,
+                "characters": characters,
                 "first_ms": loop["first_ms"]["p50"],
                 "encoders_ms": loop["encoders_ms"]["p50"],
                 "first_cached_ms": loop["first_cached_ms"]["p50"],
                 "step_ms": loop["step_ms"]["p50"],
                 "call_ms": call_ms,
-                "characters_per_s": 1000 * CHARACTERS / call_ms,
+                "real_time_factor": loop["real_time_factor"],
+                "characters_per_s": 1000 * characters / call_ms,
                 "size_bytes": measured["size_bytes"],
                 "others_share": measured["device"]["after"]["cpu_share"]["others"],
             }
@@ -194,7 +239,7 @@ def tell(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-TASKS = {"vqa": answer_questions, "label-translate": write_labels}
+TASKS = {"vqa": answer_questions, "label-translate": write_labels, "hear": hear_requests}
 
 
 def main() -> None:
@@ -204,17 +249,20 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path(".cache"), help="prepared data")
     parser.add_argument("--work", type=Path, help="empty folder for the bundle, which is kept")
     parser.add_argument(
-        "--speed", action="store_true", help="of label-translate: time the bundle in --work again"
+        "--speed", action="store_true", help="not of vqa: time the bundle in --work again"
     )
     parser.add_argument("--output", type=Path, help="in place of the task's results file")
     options = parser.parse_args()
     output = options.output or RESULTS / FILES[options.task]
     if options.speed:
         result = json.loads(output.read_text(encoding="utf-8"))
-        result["speed"] = time_labels(options.work / "bundle")
+        result["speed"] = time_texts(options.work / "bundle", CHARACTERS[options.task])
     else:
-        with tempfile.TemporaryDirectory() as folder:
-            measured = TASKS[options.task](options.cache, options.work or Path(folder))
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = options.work or Path(temporary)
+            measured = TASKS[options.task](options.cache, folder)
+            if options.task in CHARACTERS:
+                measured["speed"] = time_texts(folder / "bundle", CHARACTERS[options.task])
         result = {
             "what": measured.pop("what"),
             "date": datetime.now(UTC).date().isoformat(),

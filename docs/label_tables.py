@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from benchmark_tables import load
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 WHAT = {
     "known en": "names of the dictionary, read",
@@ -35,19 +40,28 @@ def label_accuracy() -> str:
 
 def label_speed() -> str:
     """What ``mmedge bench`` says of the bundle."""
-    data = load("bundle_label_translate.json")
+    return speed_table(load("bundle_label_translate.json"), "picture")
+
+
+def speed_table(data: Mapping[str, Any], what: str) -> str:
+    """Times of a bundle that writes text.
+
+    Args:
+        data: results of benchmarks/bundle_accuracy.py.
+        what: it looks at or listens to.
+    """
     device = data["device"]
     most = max(row["others_share"] for row in data["speed"])
     characters = data["speed"][0]["characters"]
     lines = [
         (
-            f"One picture, {characters} characters, one thread, {device['cores']} cores of "
+            f"One {what}, {characters} characters, one thread, {device['cores']} cores of "
             f"{device['cpu']}, {data['date']}. Other processes took up to {most:.0%} of the cores "
             "meanwhile."
         ),
         "",
         (
-            "| variant | first character | of it the picture | the same picture again "
+            f"| variant | first character | of it the {what} | the same {what} again "
             "| each further character | whole text | characters a second | size |"
         ),
         "|---|---|---|---|---|---|---|---|",
@@ -63,7 +77,22 @@ def label_speed() -> str:
 
 def label_quantization() -> str:
     """What the gate decided."""
-    decided = load("bundle_label_translate.json")["quantization"]
+    return quantization_text(
+        load("bundle_label_translate.json"),
+        "pictures, in the three languages in turn",
+        "{int8} of the texts are right ({fp32} in float32)",
+    )
+
+
+def quantization_text(data: Mapping[str, Any], samples: str, metric: str) -> str:
+    """What the gate decided about a bundle that writes text.
+
+    Args:
+        data: results of benchmarks/bundle_accuracy.py.
+        samples: what the gate counted.
+        metric: what is right of them, with ``{int8}`` and ``{fp32}``.
+    """
+    decided = data["quantization"]
     if "refused" in decided:
         return f"`mmedge quantize` added no int8 variant: {decided['refused']}"
     if not decided["variant"]:
@@ -73,12 +102,12 @@ def label_quantization() -> str:
     busy = "" if others is None else f" Other processes took {others:.0%} of the cores meanwhile."
     before, after = (size / 2**20 for size in decided["bytes"])
     summary = decided["summary"]
+    shares = {by: f"{decided[f'metric_{by}']:.1%}" for by in ("int8", "fp32")}
     return (
         f"`mmedge quantize --precision int8 --max-drop {decided['max_drop']} --for "
         f"{decided['goal']}`{order} kept a variant of {after:.1f} MiB ({before:.1f} MiB in "
-        f"float32). On {decided['samples']:,} pictures, in the three languages in turn, "
-        f"{decided['metric_int8']:.1%} of the texts are right ({decided['metric_fp32']:.1%} in "
-        f"float32): a drop of {summary['drop']}. A call: {summary['latency']}.{busy}"
+        f"float32). On {decided['samples']:,} {samples}, {metric.format(**shares)}: a drop of "
+        f"{summary['drop']}. A call: {summary['latency']}.{busy}"
     )
 
 

@@ -24,6 +24,7 @@ FOLDERS: dict[str, str] = {
     "vqa-weighted": "vqa",
     "vqa-conv": "vqa",
     "label-translate": "label_translate",
+    "hear": "hear",
 }
 """Every network by name, and the folder of its task."""
 

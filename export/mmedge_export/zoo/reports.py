@@ -12,7 +12,11 @@ from mmedge_export.zoo import FOLDERS
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-RESULTS = {"vqa": "zoo_accuracy.json", "label_translate": "zoo_label_translate.json"}
+RESULTS = {
+    "vqa": "zoo_accuracy.json",
+    "label_translate": "zoo_label_translate.json",
+    "hear": "zoo_hear.json",
+}
 """The results file of each task, by its folder."""
 
 

@@ -72,11 +72,13 @@ class LetterSpotter(nn.Module):
         width: of the encoder's tokens.
         letters: what the texts are made of.
         characters: the tokens of texts.
+        steps: of CTC for each of the encoder's tokens: one step holds one letter at most.
     """
 
-    def __init__(self, width: int, letters: str, characters: Characters) -> None:
+    def __init__(self, width: int, letters: str, characters: Characters, *, steps: int = 1) -> None:
         super().__init__()
-        self.letters = nn.Linear(width, 1 + len(letters))
+        self.steps = steps
+        self.letters = nn.Linear(width, steps * (1 + len(letters)))
         # CTC's blank is class 0.
         classes = torch.zeros(len(characters), dtype=torch.int64)
         classes[characters.encode(letters)] = torch.arange(1, 1 + len(letters))
@@ -88,14 +90,15 @@ class LetterSpotter(nn.Module):
         ``valid`` bool ``[batch, tokens]`` says how many tokens of each row count, from the first to
         the last that is; None: all.
         """
-        scores = self.letters(encoded).log_softmax(dim=-1).transpose(0, 1)
+        scores = self.letters(encoded).unflatten(2, (self.steps, -1)).flatten(1, 2)
+        scores = scores.log_softmax(dim=-1).transpose(0, 1)
         lengths = (texts.expected != _IGNORED).sum(dim=1) - 1
         if valid is None:
-            steps = torch.full_like(lengths, encoded.shape[1])
+            tokens = torch.full_like(lengths, encoded.shape[1])
         else:
-            steps = (valid * torch.arange(1, 1 + valid.shape[1])).amax(dim=1)
+            tokens = (valid * torch.arange(1, 1 + valid.shape[1])).amax(dim=1)
         targets = cast("Tensor", self.classes)[texts.tokens[:, 1:]]
-        return F.ctc_loss(scores, targets, steps, lengths, zero_infinity=True)
+        return F.ctc_loss(scores, targets, self.steps * tokens, lengths, zero_infinity=True)
 
 
 class TextTrainer(Trainer[Net, Batch]):

@@ -23,7 +23,11 @@ if TYPE_CHECKING:
 
     from mmedge_export.zoo.task import Task, TrainingRun
 
-TASKS = {"vqa": "vqa", "label-translate": "label_translate"}
+TASKS = {
+    "vqa": "vqa",
+    "label-translate": "label_translate",
+    "hear": "hear",
+}
 """Every task, and its folder, whose module ``task`` has it as ``TASK``."""
 
 

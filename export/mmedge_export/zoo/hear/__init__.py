@@ -1,0 +1,1 @@
+"""``zoo:hear``: spoken requests to English or Chinese text."""
