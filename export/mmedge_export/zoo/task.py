@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Mapping, Sequence
 
-    from mmedge_export.zoo.training import Recipe, Trainer
+    from mmedge_export.zoo.training import BaseRecipe, Trainer
 
 __all__ = ["Task", "TrainingRun"]
 
@@ -54,7 +54,7 @@ class Task:
     """
 
     summary: str
-    recipe: type[Recipe]
+    recipe: type[BaseRecipe]
     start: Callable[[Any, argparse.Namespace], TrainingRun]
     choices: Mapping[str, Sequence[str]] = field(default_factory=dict)
     add_options: Callable[[argparse.ArgumentParser], None] = lambda parser: None  # noqa: ARG005

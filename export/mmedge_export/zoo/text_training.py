@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar, cast
 
 import torch
@@ -11,7 +11,13 @@ from torch import Tensor, nn
 
 from mmedge_export.zoo.characters import END, Characters
 from mmedge_export.zoo.text_decoder import TextNet
-from mmedge_export.zoo.training import Counts, Recipe, Trainer, option
+from mmedge_export.zoo.training import (
+    CooldownRecipe,
+    CooldownTrainer,
+    Counts,
+    Recipe,
+    option,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -25,7 +31,7 @@ Batch = TypeVar("Batch")
 
 
 @dataclass(frozen=True)
-class TextRecipe(Recipe):
+class TextRecipe(Recipe, CooldownRecipe):
     """What the recipes of networks that write text have in common."""
 
     cooldown: int = option(8, "last epochs, in which the rate goes to 0 along a line")
@@ -101,7 +107,7 @@ class LetterSpotter(nn.Module):
         return F.ctc_loss(scores, targets, self.steps * tokens, lengths, zero_infinity=True)
 
 
-class TextTrainer(Trainer[Net, Batch]):
+class TextTrainer(CooldownTrainer[Net, Batch]):
     """Trains a network that writes text in several languages.
 
     Args:
@@ -114,20 +120,6 @@ class TextTrainer(Trainer[Net, Batch]):
     def __init__(self, recipe: TextRecipe, characters: Characters) -> None:
         self.characters = characters
         super().__init__(recipe, recipe.steps)
-
-    def rate_factor(self) -> float:
-        """A rate that stays can be trained on from any checkpoint before the cool-down."""
-        rise = (self.step + 1) / self.recipe.warmup
-        fall = (self.total - self.step) / max(1, self.recipe.cooldown * self.steps)
-        return min(1.0, rise, fall)
-
-    def continues(self, recipe: Mapping[str, object], epoch: int) -> bool:
-        """As well as its own, a run for more or fewer epochs that was not in its cool-down."""
-        mine = asdict(self.recipe)
-        if {**recipe, "epochs": 0} != {**mine, "epochs": 0}:
-            return False
-        fewest = min(cast("int", recipe["epochs"]), self.recipe.epochs)
-        return recipe == mine or epoch <= fewest - self.recipe.cooldown
 
     def text_loss(
         self,

@@ -11,7 +11,7 @@ import math
 import time
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-__all__ = ["Counts", "Recipe", "Trainer", "learning_rate", "option"]
+__all__ = [
+    "BaseRecipe",
+    "CooldownRecipe",
+    "CooldownTrainer",
+    "Counts",
+    "Recipe",
+    "Trainer",
+    "learning_rate",
+    "option",
+]
 
 T = TypeVar("T")
 Net = TypeVar("Net", bound=nn.Module)
@@ -39,7 +48,7 @@ def option(default: T, meaning: str) -> T:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class BaseRecipe:
     """Everything that decides the trained weights, besides the data; a task adds to it.
 
     Each field is an option of ``mmedge-train``, where ``--help`` says what it means.
@@ -49,9 +58,22 @@ class Recipe:
     rate: float = option(1.5e-3, "peak learning rate of AdamW")
     decay: float = option(0.05, "weight decay of matrices and kernels")
     warmup: int = option(150, "steps of linear warm-up; a cosine to 0 follows")
-    smoothing: float = option(0.03, "label smoothing")
     average: float = option(0.99, "decay of the exponential average of weights, which is kept")
     seed: int = option(0, "of weights, batches, augmentation and dropout")
+
+
+@dataclass(frozen=True)
+class Recipe(BaseRecipe):
+    """That of a network whose answers are classes."""
+
+    smoothing: float = option(0.03, "label smoothing")
+
+
+@dataclass(frozen=True)
+class CooldownRecipe(BaseRecipe):
+    """That of a :class:`CooldownTrainer`."""
+
+    cooldown: int = option(1, "last epochs, in which the rate goes to 0 along a line")
 
 
 def learning_rate(step: int, total: int, warmup: int) -> float:
@@ -76,7 +98,7 @@ class Trainer(ABC, Generic[Net, Batch]):
         seconds: time that they took.
     """
 
-    def __init__(self, recipe: Recipe, steps: int) -> None:
+    def __init__(self, recipe: BaseRecipe, steps: int) -> None:
         self.recipe, self.steps = recipe, steps
         torch.manual_seed(recipe.seed)
         self.net, self.auxiliary = self.networks()
@@ -188,3 +210,27 @@ class Trainer(ABC, Generic[Net, Batch]):
         for name, module in self._modules().items():
             module.load_state_dict(state[name])
         self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
+
+
+class CooldownTrainer(Trainer[Net, Batch]):
+    """A trainer whose rate stays after the warm-up, and goes to 0 in the last epochs.
+
+    So a run can be trained on, for longer than it was meant to, from any checkpoint before its
+    cool-down.
+    """
+
+    recipe: CooldownRecipe
+
+    def rate_factor(self) -> float:
+        """Linear warm-up, then 1, then along a line to 0 over the epochs of the cool-down."""
+        rise = (self.step + 1) / self.recipe.warmup
+        fall = (self.total - self.step) / max(1, self.recipe.cooldown * self.steps)
+        return min(1.0, rise, fall)
+
+    def continues(self, recipe: Mapping[str, object], epoch: int) -> bool:
+        """As well as its own, a run for more or fewer epochs that was not in its cool-down."""
+        mine = asdict(self.recipe)
+        if {**recipe, "epochs": 0} != {**mine, "epochs": 0}:
+            return False
+        fewest = min(cast("int", recipe["epochs"]), self.recipe.epochs)
+        return recipe == mine or epoch <= fewest - self.recipe.cooldown
