@@ -2,30 +2,29 @@
 
 The bundle is made by ``export`` and run by ``mmedge.load`` as an application would, on raw inputs;
 torch gets the same. Run ``python benchmarks/bundle_accuracy.py vqa`` (needs easy-vqa and
-espeak-ng), ``... label-translate`` (needs ``iso-codes``, fonts and scikit-image) or ``... hear``
-(needs espeak-ng). The two that write text also quantize behind the network's own metric, and time
-both variants with ``mmedge bench``: ``--speed`` times them anew and leaves the rest, for a machine
-that was busy meanwhile.
+espeak-ng), ``... label-translate`` (needs ``iso-codes``, fonts and scikit-image), ``... hear``
+(needs espeak-ng) or ``... draw`` (needs easy-vqa). The last three also quantize behind the
+network's own metric, and time both variants with ``mmedge bench``: ``--speed`` times them anew and
+leaves the rest, for a machine that was busy meanwhile.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 import tempfile
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from bundle_draw import draw_pictures, time_pictures
+from zoo_bundles import bench, precisions, quantize_bundle
 
 import mmedge
 from mmedge.bench.machine import host
-from mmedge.errors import AccuracyError
 from mmedge_export import export
-from mmedge_export.quantize import QuantizeOptions, Task, quantize
 from mmedge_export.zoo import factory
 from mmedge_export.zoo.characters import Characters
 from mmedge_export.zoo.hear import evaluation as hear
@@ -53,6 +52,7 @@ FILES = {
     "vqa": "bundle_accuracy.json",
     "label-translate": "bundle_label_translate.json",
     "hear": "bundle_hear.json",
+    "draw": "bundle_draw.json",
 }
 BATCH = 64
 MAX_DROP = 0.01
@@ -151,7 +151,7 @@ def write_texts(
     """Figures of torch and of each variant of the bundle that is made."""
     results = {"torch": judge(by_torch)}
     export(model, bundle).close()
-    quantization = quantize_texts(model, bundle)
+    quantization = quantize_bundle(model, bundle, MAX_DROP)
     variants = ["fp32", "int8"] if quantization.get("variant") else ["fp32"]
     for variant in variants:
         with mmedge.load(bundle, backend="ort", precision=variant, device="cpu") as pipe:
@@ -177,44 +177,11 @@ def bundle_writer(pipe: mmedge.Pipeline, name: str, characters: Characters) -> W
     return write
 
 
-def quantize_texts(model: Model, bundle: Path) -> dict[str, Any]:
-    """Add an int8 variant that loses at most a point, for speed, or else for size."""
-    task = Task.of(model)
-    for goal in ("speed", "size"):
-        try:
-            opened, report = quantize(
-                bundle, task, QuantizeOptions(max_drop=MAX_DROP, goal=goal), progress=tell
-            )
-        except AccuracyError as error:
-            return {"refused": str(error)}
-        opened.close()
-        if report.variant:
-            break
-    return {
-        "goal": goal,
-        "variant": report.variant,
-        "max_drop": MAX_DROP,
-        "samples": report.samples,
-        "others_share": report.others_share,
-        "metric_fp32": report.metric,
-        "metric_int8": report.verdict.metric if report.verdict else None,
-        "bytes": [report.bytes_before, report.bytes_after],
-        "summary": dict(report.summary()),
-    }
-
-
 def time_texts(bundle: Path, characters: int) -> list[dict[str, Any]]:
     """What ``mmedge bench`` says of each variant, with one thread and one input at a time."""
-    with mmedge.Bundle.open(bundle) as opened:
-        precisions = dict.fromkeys(variant.precision for variant in opened.manifest.variants)
     rows = []
-    for precision in precisions:
-        report = bundle.with_name(f"report-{precision}.json")
-        command = [sys.executable, "-m", "mmedge", "bench", str(bundle), "--precision", precision]
-        command += ["--tokens", str(characters), "--threads", "1", "--calls", "300"]
-        command += ["--no-profile", "--output", str(report)]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        measured = json.loads(report.read_text())
+    for precision in precisions(bundle):
+        measured = bench(bundle, precision, ["--tokens", str(characters), "--calls", "300"])
         loop, call_ms = measured["loop"], measured["latency_ms"]["p50"]
         rows.append(
             {
@@ -234,12 +201,16 @@ def time_texts(bundle: Path, characters: int) -> list[dict[str, Any]]:
     return rows
 
 
-def tell(text: str) -> None:
-    """A line of progress."""
-    print(text, file=sys.stderr, flush=True)
-
-
-TASKS = {"vqa": answer_questions, "label-translate": write_labels, "hear": hear_requests}
+TASKS = {
+    "vqa": answer_questions,
+    "label-translate": write_labels,
+    "hear": hear_requests,
+    "draw": draw_pictures,
+}
+SPEED: dict[str, Callable[[Path], list[dict[str, Any]]]] = {
+    **{task: partial(time_texts, characters=count) for task, count in CHARACTERS.items()},
+    "draw": time_pictures,
+}
 
 
 def main() -> None:
@@ -253,16 +224,18 @@ def main() -> None:
     )
     parser.add_argument("--output", type=Path, help="in place of the task's results file")
     options = parser.parse_args()
+    if options.speed and options.task not in SPEED:
+        parser.error(f"--speed: {options.task} is not timed; these are: {', '.join(SPEED)}")
     output = options.output or RESULTS / FILES[options.task]
     if options.speed:
         result = json.loads(output.read_text(encoding="utf-8"))
-        result["speed"] = time_texts(options.work / "bundle", CHARACTERS[options.task])
+        result["speed"] = SPEED[options.task](options.work / "bundle")
     else:
         with tempfile.TemporaryDirectory() as temporary:
             folder = options.work or Path(temporary)
             measured = TASKS[options.task](options.cache, folder)
-            if options.task in CHARACTERS:
-                measured["speed"] = time_texts(folder / "bundle", CHARACTERS[options.task])
+            if options.task in SPEED:
+                measured["speed"] = SPEED[options.task](folder / "bundle")
         result = {
             "what": measured.pop("what"),
             "date": datetime.now(UTC).date().isoformat(),

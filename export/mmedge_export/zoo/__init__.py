@@ -25,6 +25,7 @@ FOLDERS: dict[str, str] = {
     "vqa-conv": "vqa",
     "label-translate": "label_translate",
     "hear": "hear",
+    "draw": "draw",
 }
 """Every network by name, and the folder of its task."""
 

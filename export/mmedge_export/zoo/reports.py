@@ -16,6 +16,7 @@ RESULTS = {
     "vqa": "zoo_accuracy.json",
     "label_translate": "zoo_label_translate.json",
     "hear": "zoo_hear.json",
+    "draw": "zoo_draw.json",
 }
 """The results file of each task, by its folder."""
 

@@ -27,6 +27,7 @@ TASKS = {
     "vqa": "vqa",
     "label-translate": "label_translate",
     "hear": "hear",
+    "draw": "draw",
 }
 """Every task, and its folder, whose module ``task`` has it as ``TASK``."""
 

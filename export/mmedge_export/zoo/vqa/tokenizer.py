@@ -46,7 +46,7 @@ def build(questions: Iterable[str]) -> Tokenizer:
     return tokenizer
 
 
-def encode(questions: Sequence[str]) -> NDArray[np.int64]:
-    """Token ids of sentences by the shipped tokenizer: int64 ``[sentences, 16]``."""
-    rows = Tokenizer.from_file(str(PATH)).encode_batch(list(questions))
+def encode(questions: Sequence[str], path: Path = PATH) -> NDArray[np.int64]:
+    """Token ids of sentences by a tokenizer that :func:`build` made: int64 ``[sentences, 16]``."""
+    rows = Tokenizer.from_file(str(path)).encode_batch(list(questions))
     return np.array([row.ids for row in rows], dtype=np.int64).reshape(-1, LENGTH)

@@ -1,0 +1,1 @@
+"""A picture of a colored shape, drawn from a caption by flow matching."""
