@@ -20,6 +20,7 @@ from mmedge_export.capture import locate, probe_inputs
 from mmedge_export.capture.adapter import NAME, Adapter
 from mmedge_export.capture.advice import explain
 from mmedge_export.capture.captured_graph import CapturedGraph
+from mmedge_export.capture.decomposition import decomposed_where_needed
 from mmedge_export.capture.locate import failing_node
 from mmedge_export.capture.network import TorchNetwork
 from mmedge_export.capture.relations import RelationRecorder, recording
@@ -180,7 +181,7 @@ def _convert(
     module: torch.nn.Module, program: Program, shapes: dict[str, Any], opset: int
 ) -> torch.onnx.ONNXProgram:
     try:
-        with tried_at_their_operators():
+        with tried_at_their_operators(), decomposed_where_needed():
             onnx_program = torch.onnx.export(
                 program, (), opset_version=opset, dynamic_shapes=shapes, dynamo=True, verbose=False
             )
