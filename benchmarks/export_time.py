@@ -41,6 +41,7 @@ from mmedge_export.capture import probe_inputs  # noqa: E402
 from mmedge_export.capture import trace as tracing  # noqa: E402
 from mmedge_export.capture.adapter import Adapter  # noqa: E402
 from mmedge_export.capture.network import TorchNetwork  # noqa: E402
+from mmedge_export.capture.operator_registry import forget_registry  # noqa: E402
 from mmedge_export.capture.standard_operators import in_standard_operators  # noqa: E402
 
 if TYPE_CHECKING:
@@ -94,6 +95,8 @@ def export_ours(checkpoint: Path, target: Path) -> list[Model]:
     """Export by mmedge; the modules that were traced, as models."""
     traced: list[Model] = []
     trace = tracing.trace
+
+    forget_registry()  # each export pays for it, as in a process of its own
 
     def record(model: Model, **options: Any) -> Any:  # noqa: ANN401
         traced.append(model)

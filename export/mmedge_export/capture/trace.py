@@ -23,10 +23,12 @@ from mmedge_export.capture.captured_graph import CapturedGraph
 from mmedge_export.capture.decomposition import decomposed_where_needed
 from mmedge_export.capture.locate import failing_node
 from mmedge_export.capture.network import TorchNetwork
+from mmedge_export.capture.operator_registry import registry_made_once
 from mmedge_export.capture.relations import RelationRecorder, recording
 from mmedge_export.capture.rewrite_rules import tried_at_their_operators
 from mmedge_export.capture.standard_operators import in_standard_operators
 from mmedge_export.capture.tensor_lengths import dynamic_lengths
+from mmedge_export.capture.type_promotion import promoted_by_known_types
 from mmedge_export.noise import quiet
 from mmedge_export.passes.name_boundary import NameBoundaryPass
 from mmedge_export.passes.order_weights import OrderWeightsPass
@@ -181,7 +183,12 @@ def _convert(
     module: torch.nn.Module, program: Program, shapes: dict[str, Any], opset: int
 ) -> torch.onnx.ONNXProgram:
     try:
-        with tried_at_their_operators(), decomposed_where_needed():
+        with (
+            tried_at_their_operators(),
+            registry_made_once(),
+            decomposed_where_needed(),
+            promoted_by_known_types(),
+        ):
             onnx_program = torch.onnx.export(
                 program, (), opset_version=opset, dynamic_shapes=shapes, dynamo=True, verbose=False
             )

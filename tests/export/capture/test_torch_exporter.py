@@ -1,4 +1,4 @@
-"""Programs that torch's exporter need not trace once more: the same graph, the same values."""
+"""What torch's exporter is spared: the graph is the same without, and so are its values."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.onnx._internal.exporter import _fx_passes
+from torch.onnx._internal.exporter import _fx_passes, _registration
+from torch.onnx._internal.fx.passes import type_promotion
 
 from mmedge_export.capture.decomposition import decomposed_where_needed
+from mmedge_export.capture.operator_registry import forget_registry, registry_made_once
+from mmedge_export.capture.type_promotion import promoted_by_known_types
 from mmedge_export.onnx_graph.memory_graph import MemoryGraph
 from mmedge_export.onnx_graph.runner import Runner
 
@@ -163,9 +166,63 @@ def test_what_needs_a_second_trace_gets_it(name: str, traces: list[int]) -> None
     np.testing.assert_allclose(run(graph, x), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_the_exporter_is_as_before_afterwards() -> None:
-    before = _fx_passes.decompose_with_registry
-    with pytest.raises(KeyError), decomposed_where_needed():
-        assert _fx_passes.decompose_with_registry is not before
+#: Operators whose operands the exporter converts, or has computed in another type.
+MIXED: dict[str, Callable[[Tensor], Tensor]] = {
+    "bool times float": lambda x: (x > 0) * x,
+    "half by float": lambda x: x.half() * 2.5 + x,
+    "half by itself": lambda x: torch.log_softmax(x.half(), -1).exp(),
+    "int and float": lambda x: x.long() + x,
+    "int by float number": lambda x: (x.long() * 1.5 + 1).int() - 0.5,
+    "int by int": lambda x: x.long() / (x.shape[0] + 1),
+    "mean of bools": lambda x: (x > 0).float().mean(-1) + (x > 0).sum(-1),
+    "power": lambda x: x.int() ** 2 + 2**x,
+    "size": lambda x: x.int() * x.shape[0] + x.double().shape[0],
+    "where": lambda x: torch.where(x > 0, x, x.long()),
+}
+
+
+@pytest.mark.parametrize("name", MIXED)
+def test_types_that_are_known_convert_the_same_operands(name: str) -> None:
+    graphs = [
+        export(MIXED[name], (2, 5), context)
+        for context in (promoted_by_known_types(), nullcontext())
+    ]
+    operators, computed = ([node.op_type for node in each.model.graph] for each in graphs)
+    assert operators == computed
+    x = np.random.default_rng(0).normal(scale=3, size=(4, 5)).astype(np.float32)
+    result, other = (run(graph, x) for graph in graphs)
+    assert result.dtype == other.dtype
+    np.testing.assert_array_equal(result, other)
+    with torch.no_grad():
+        expected = MIXED[name](torch.from_numpy(x)).numpy()
+    assert result.dtype == expected.dtype
+    np.testing.assert_allclose(result, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_a_registry_is_made_once_for_each_opset() -> None:
+    registry = _registration.ONNXRegistry
+    forget_registry()
+    with registry_made_once():
+        first, again = registry.from_torchlib(20), registry.from_torchlib(20)
+        other = registry.from_torchlib(18)
+        assert first is again
+        assert (first.opset_version, other.opset_version) == (20, 18)
+        forget_registry()
+        assert registry.from_torchlib(20) is not first
+    assert registry.from_torchlib(20) is not registry.from_torchlib(20)
+
+
+@pytest.mark.parametrize(
+    ("context", "owner", "name"),
+    [
+        (decomposed_where_needed, _fx_passes, "decompose_with_registry"),
+        (promoted_by_known_types, type_promotion._TypePromotionInterpreter, "run_node"),
+        (registry_made_once, _registration.ONNXRegistry, "from_torchlib"),
+    ],
+)
+def test_the_exporter_is_as_before_afterwards(context: Any, owner: Any, name: str) -> None:
+    before = getattr(owner, name)
+    with pytest.raises(KeyError), context():
+        assert getattr(owner, name) != before
         raise KeyError
-    assert _fx_passes.decompose_with_registry is before
+    assert getattr(owner, name) == before
