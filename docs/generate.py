@@ -31,6 +31,13 @@ from benchmark_tables import (
     zoo,
 )
 from families_table import export_time, families, families_short, real_checkpoints, real_files
+from hear_tables import (
+    hear_accuracy,
+    hear_quantization,
+    hear_speed,
+    hear_training,
+    hear_whisper,
+)
 from json_schema import report_schema
 from label_tables import label_accuracy, label_quantization, label_speed, label_training
 from loop_table import loops
@@ -117,6 +124,11 @@ BLOCKS: dict[tuple[str, str], Callable[[], str]] = {
     ("docs/reference/zoo.md", "label speed"): label_speed,
     ("docs/reference/zoo.md", "label quantization"): label_quantization,
     ("docs/reference/zoo.md", "label training"): label_training,
+    ("docs/reference/zoo.md", "hear accuracy"): hear_accuracy,
+    ("docs/reference/zoo.md", "hear speed"): hear_speed,
+    ("docs/reference/zoo.md", "hear quantization"): hear_quantization,
+    ("docs/reference/zoo.md", "hear training"): hear_training,
+    ("docs/reference/zoo.md", "hear whisper"): hear_whisper,
 }
 
 #: Generated files -> what they hold.

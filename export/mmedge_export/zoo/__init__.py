@@ -30,8 +30,8 @@ FOLDERS: dict[str, str] = {
 """Every network by name, and the folder of its task."""
 
 NAMES: tuple[str, ...] = tuple(FOLDERS)
-"""Every network by name; mmedge-zoo has the weights of ``vqa-attention`` and
-``label-translate``."""
+"""Every network by name; mmedge-zoo has the weights of ``vqa-attention``,
+``label-translate`` and ``hear``."""
 
 
 def factory(name: str, weights: Path | None = None) -> Model:

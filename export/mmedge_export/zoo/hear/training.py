@@ -35,7 +35,7 @@ _POOL = 16
 class HearRecipe(TextRecipe):
     """The recipe of ``zoo:hear``."""
 
-    epochs: int = option(32, "epochs of training")
+    epochs: int = option(24, "epochs of training")
     steps: int = option(300, "batches of an epoch")
     clips: int = option(32, "clips in a batch, each written out in every language")
     voices: int = option(18, "training voices that say each request")
