@@ -26,6 +26,7 @@ FOLDERS: dict[str, str] = {
     "label-translate": "label_translate",
     "hear": "hear",
     "draw": "draw",
+    "speak": "speak",
 }
 """Every network by name, and the folder of its task."""
 

@@ -17,6 +17,7 @@ RESULTS = {
     "label_translate": "zoo_label_translate.json",
     "hear": "zoo_hear.json",
     "draw": "zoo_draw.json",
+    "speak": "zoo_speak.json",
 }
 """The results file of each task, by its folder."""
 

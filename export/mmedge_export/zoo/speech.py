@@ -93,6 +93,19 @@ def synthesise(utterance: Utterance) -> NDArray[np.int16]:
     return np.clip(np.round(pcm * 32767), -32768, 32767).astype(np.int16)
 
 
+def version() -> str:
+    """What espeak-ng says of itself; that it is unknown where the program is missing."""
+    unknown = "espeak-ng of unknown version"
+    program = shutil.which("espeak-ng")
+    if program is None:
+        return unknown
+    process = subprocess.run(  # noqa: S603 - arguments are a list, no shell
+        [program, "--version"], capture_output=True, check=False, text=True
+    )
+    # The version stands before the folder of its data.
+    return process.stdout.split("Data at")[0].strip() or unknown
+
+
 def corpus(
     split: str, questions: list[str], cache: Path, *, takes: int, seed: int = 0, processes: int = 2
 ) -> Corpus:

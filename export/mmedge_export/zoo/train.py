@@ -28,6 +28,7 @@ TASKS = {
     "label-translate": "label_translate",
     "hear": "hear",
     "draw": "draw",
+    "speak": "speak",
 }
 """Every task, and its folder, whose module ``task`` has it as ``TASK``."""
 

@@ -23,7 +23,7 @@ class ReferenceNetwork(Protocol):
     """A network that can be built anew from ``parts``, the arguments of its class by keyword."""
 
     @property
-    def parts(self) -> Mapping[str, str]:
+    def parts(self) -> Mapping[str, object]:
         """Arguments of its class."""
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from typing import TYPE_CHECKING, Any
 
 from mmedge_export.zoo import speech, voices
@@ -29,7 +28,7 @@ class _Run(TrainingRun):
         sentences = [phrase.english for phrase in known]
         utterances = voices.draw("train", sentences, recipe.voices, recipe.seed)
         clips = speech.record(utterances, "train", self._cache)
-        self.data = f"requests of mmedge's grammar, {_version_of_espeak()}"
+        self.data = f"requests of mmedge's grammar, {speech.version()}"
         self.trainer = self._trainer = HearTrainer(recipe, clips, known, self._characters)
 
     def companions(self) -> dict[str, str]:
@@ -48,20 +47,8 @@ class _Run(TrainingRun):
             "tokens": len(self._characters),
             "train_clips": len(clips),
             "train_hours": round(len(clips.pcm) / speech.RATE / 3600, 2),
-            "versions": {"espeak-ng": _version_of_espeak()},
+            "versions": {"espeak-ng": speech.version()},
         }
-
-
-def _version_of_espeak() -> str:
-    """What the program says of itself."""
-    process = subprocess.run(
-        ["espeak-ng", "--version"],  # noqa: S607 - found on the path, as to synthesise
-        capture_output=True,
-        check=False,
-        text=True,
-    )
-    # The version stands before the folder of its data.
-    return process.stdout.split("Data at")[0].strip() or "espeak-ng of unknown version"
 
 
 TASK = Task(

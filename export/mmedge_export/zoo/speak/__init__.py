@@ -1,0 +1,1 @@
+"""``zoo:speak``: text to speech, one voice learned from espeak-ng."""
