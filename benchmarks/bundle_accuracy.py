@@ -3,9 +3,9 @@
 The bundle is made by ``export`` and run by ``mmedge.load`` as an application would, on raw inputs;
 torch gets the same. Run ``python benchmarks/bundle_accuracy.py vqa`` (needs easy-vqa and
 espeak-ng), ``... label-translate`` (needs ``iso-codes``, fonts and scikit-image), ``... hear``
-(needs espeak-ng) or ``... draw`` (needs easy-vqa). The last three also quantize behind the
-network's own metric, and time both variants with ``mmedge bench``: ``--speed`` times them anew and
-leaves the rest, for a machine that was busy meanwhile.
+(needs espeak-ng), ``... draw`` (needs easy-vqa) or ``... speak`` (needs espeak-ng). All but ``vqa``
+also quantize behind the network's own metric, and time each variant with ``mmedge bench``:
+``--speed`` times them anew and leaves the rest, for a machine that was busy meanwhile.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from bundle_draw import draw_pictures, time_pictures
+from bundle_speak import speak_requests, time_speech
 from zoo_bundles import bench, precisions, quantize_bundle
 
 import mmedge
@@ -53,6 +54,7 @@ FILES = {
     "label-translate": "bundle_label_translate.json",
     "hear": "bundle_hear.json",
     "draw": "bundle_draw.json",
+    "speak": "bundle_speak.json",
 }
 BATCH = 64
 MAX_DROP = 0.01
@@ -206,10 +208,12 @@ TASKS = {
     "label-translate": write_labels,
     "hear": hear_requests,
     "draw": draw_pictures,
+    "speak": speak_requests,
 }
 SPEED: dict[str, Callable[[Path], list[dict[str, Any]]]] = {
     **{task: partial(time_texts, characters=count) for task, count in CHARACTERS.items()},
     "draw": time_pictures,
+    "speak": time_speech,
 }
 
 

@@ -41,6 +41,13 @@ from hear_tables import (
 from json_schema import report_schema
 from label_tables import label_accuracy, label_quantization, label_speed, label_training
 from loop_table import loops
+from speak_tables import (
+    speak_accuracy,
+    speak_quantization,
+    speak_speed,
+    speak_training,
+    speak_whisper,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -129,6 +136,11 @@ BLOCKS: dict[tuple[str, str], Callable[[], str]] = {
     ("docs/reference/zoo.md", "hear quantization"): hear_quantization,
     ("docs/reference/zoo.md", "hear training"): hear_training,
     ("docs/reference/zoo.md", "hear whisper"): hear_whisper,
+    ("docs/reference/zoo.md", "speak accuracy"): speak_accuracy,
+    ("docs/reference/zoo.md", "speak whisper"): speak_whisper,
+    ("docs/reference/zoo.md", "speak quantization"): speak_quantization,
+    ("docs/reference/zoo.md", "speak speed"): speak_speed,
+    ("docs/reference/zoo.md", "speak training"): speak_training,
 }
 
 #: Generated files -> what they hold.

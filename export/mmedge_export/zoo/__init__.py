@@ -32,7 +32,7 @@ FOLDERS: dict[str, str] = {
 
 NAMES: tuple[str, ...] = tuple(FOLDERS)
 """Every network by name; mmedge-zoo has the weights of ``vqa-attention``,
-``label-translate`` and ``hear``."""
+``label-translate``, ``hear`` and ``speak``."""
 
 
 def factory(name: str, weights: Path | None = None) -> Model:

@@ -16,7 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from mmedge.errors import ExportError
-from mmedge_export.zoo.pcm import to_float
+from mmedge_export.zoo.pcm import to_float, to_int16
 from mmedge_export.zoo.resample import resample
 from mmedge_export.zoo.voices import Utterance, plan
 
@@ -90,7 +90,7 @@ def synthesise(utterance: Utterance) -> NDArray[np.int16]:
         raise ExportError(f"{' '.join(command)} gave silence")
     edge = RATE * _EDGE_MS // 1000
     pcm = pcm[max(0, loud[0] - edge) : loud[-1] + edge]
-    return np.clip(np.round(pcm * 32767), -32768, 32767).astype(np.int16)
+    return to_int16(pcm)
 
 
 def version() -> str:

@@ -258,7 +258,7 @@ def test_the_exported_network_speaks_texts_of_any_length(net, tmp_path):
     samples = list(model.samples)[:1]
     small = replace(describe(model.module, "small"), samples=samples)
     # The phase of the pitch adds up over all frames, and with it the rounding.
-    export(small, tmp_path / "bundle", rtol=5e-3).close()
+    export(small, tmp_path / "bundle", rtol=1e-2).close()
     with mmedge.load(tmp_path / "bundle", backend="ort", device="cpu") as pipe:
         for text in ("No.", "draw a big teal triangle at the left"):
             spoken = pipe(text=text)

@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mmedge_export.zoo import data_files
+from mmedge_export.zoo import data_files, pcm
 from mmedge_export.zoo.hear import phrases
-from mmedge_export.zoo.logmel import RATE
-from mmedge_export.zoo.pcm import to_float
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,7 +46,7 @@ class HearSample:
         """float32 ``[samples]``, 16 kHz, -1 to 1."""
         with wave.open(str(folder() / self.audio)) as reader:
             raw = reader.readframes(reader.getnframes())
-        return to_float(np.frombuffer(raw, "<i2"))
+        return pcm.to_float(np.frombuffer(raw, "<i2"))
 
 
 def folder() -> Path:
@@ -86,11 +84,7 @@ def write(directory: Path, seed: int = 3) -> None:
     for number, (phrase, utterance) in enumerate(zip(picked, utterances, strict=True)):
         language = phrases.LANGUAGES[number % len(phrases.LANGUAGES)]
         file = f"{number:02d}.wav"
-        with wave.open(str(directory / file), "wb") as writer:
-            writer.setnchannels(1)
-            writer.setsampwidth(2)
-            writer.setframerate(RATE)
-            writer.writeframes(speech.synthesise(utterance).astype("<i2").tobytes())
+        pcm.write(directory / file, speech.synthesise(utterance))
         speaker = (
             f"{utterance.accent}+{utterance.variant}, {utterance.speed} words/min, "
             f"pitch {utterance.pitch}"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmedge.errors import ExportError
-from mmedge_export.zoo.pcm import to_float
+from mmedge_export.zoo.pcm import to_float, to_int16
 from mmedge_export.zoo.resample import resample
 from mmedge_export.zoo.speech import RATE
 
@@ -173,5 +173,4 @@ def read(text: str) -> Reading:
         for (name, word, _), start, end in zip(heard, starts, ends, strict=True)
     )
     pcm = resample(to_float(np.frombuffer(b"".join(blocks), "<i2")[:last]), rate, RATE)
-    scaled = np.clip(np.round(pcm * 32767), -32768, 32767).astype(np.int16)
-    return Reading(text, scaled, sounds)
+    return Reading(text, to_int16(pcm), sounds)

@@ -13,8 +13,10 @@ from mmedge_export.zoo.hear.evaluation import torch_writer
 from mmedge_export.zoo.hear.network import SAMPLES, HearNet
 from mmedge_export.zoo.pcm import pad, to_float
 from mmedge_export.zoo.speak import espeak
+from mmedge_export.zoo.speak.pitch import track
 from mmedge_export.zoo.speak.text import encode
 from mmedge_export.zoo.speak.training import collate, errors
+from mmedge_export.zoo.speak.vocoder import Vocoder, log_energies
 from mmedge_export.zoo.text_evaluation import word_error_rate
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ __all__ = [
     "listen",
     "torch_speaker",
     "understood",
+    "vocoder_speaker",
     "words_understood",
 ]
 
@@ -58,6 +61,22 @@ def espeak_speaker(texts: list[str]) -> list[NDArray[np.float32]]:
         ExportError: espeak-ng is not installed.
     """
     return [to_float(espeak.read(text).pcm) for text in texts]
+
+
+def vocoder_speaker(texts: list[str]) -> list[NDArray[np.float32]]:
+    """Texts to clips, by the vocoder from what was measured in readings of the voice.
+
+    That is the best that the network could do.
+
+    Raises:
+        ExportError: espeak-ng is not installed.
+    """
+    vocoder, clips = Vocoder(), []
+    for clip in espeak_speaker(texts):
+        energies = log_energies(torch.from_numpy(clip))
+        measured = (energies, *(torch.from_numpy(row) for row in track(clip)))
+        clips.append(vocoder(*(row[None] for row in measured))[0].numpy())
+    return clips
 
 
 @cache
