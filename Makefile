@@ -30,6 +30,8 @@ demo: $(VENV)/.demo
 	$(BIN)/mmedge bench demo/vqa.mmedge --output demo/report.json
 	$(BIN)/mmedge export zoo:label-translate --output demo/label.mmedge --overwrite
 	$(BIN)/mmedge run demo/label.mmedge --input image=$(SAMPLES)/label-translate/01.png --input language="<zh>"
+	$(BIN)/mmedge export zoo:draw --output demo/draw.mmedge --overwrite
+	$(BIN)/mmedge run demo/draw.mmedge --input text="a big teal triangle at the left" --output demo/draw.safetensors
 
 # Tests run in WORKERS processes of one thread each: more than two cores, since many tests wait for
 # processes and clocks. Those that hold a time against a limit follow alone. NATIVE_BUILDS=always compiles native code under sanitizers, for a GPU and its emulation;

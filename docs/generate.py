@@ -30,6 +30,13 @@ from benchmark_tables import (
     streaming,
     zoo,
 )
+from draw_tables import (
+    draw_accuracy,
+    draw_quantization,
+    draw_speed,
+    draw_spread,
+    draw_training,
+)
 from families_table import export_time, families, families_short, real_checkpoints, real_files
 from hear_tables import (
     hear_accuracy,
@@ -141,6 +148,11 @@ BLOCKS: dict[tuple[str, str], Callable[[], str]] = {
     ("docs/reference/zoo.md", "speak quantization"): speak_quantization,
     ("docs/reference/zoo.md", "speak speed"): speak_speed,
     ("docs/reference/zoo.md", "speak training"): speak_training,
+    ("docs/reference/zoo.md", "draw accuracy"): draw_accuracy,
+    ("docs/reference/zoo.md", "draw spread"): draw_spread,
+    ("docs/reference/zoo.md", "draw speed"): draw_speed,
+    ("docs/reference/zoo.md", "draw quantization"): draw_quantization,
+    ("docs/reference/zoo.md", "draw training"): draw_training,
 }
 
 #: Generated files -> what they hold.

@@ -31,8 +31,8 @@ FOLDERS: dict[str, str] = {
 """Every network by name, and the folder of its task."""
 
 NAMES: tuple[str, ...] = tuple(FOLDERS)
-"""Every network by name; mmedge-zoo has the weights of ``vqa-attention``,
-``label-translate``, ``hear`` and ``speak``."""
+"""Every network by name; mmedge-zoo has the weights of ``vqa-attention``, ``label-translate``,
+``hear``, ``draw`` and ``speak``."""
 
 
 def factory(name: str, weights: Path | None = None) -> Model:

@@ -30,14 +30,14 @@ BATCH = (1, 16)
 SAMPLES: tuple[Caption, ...] = (
     Caption("teal", "triangle", "big", "at the left"),
     Caption("red", "circle", "small", "in the middle"),
-    Caption("blue", "rectangle", None, "at the bottom right"),
-    Caption("yellow", "circle"),
-    Caption(None, "triangle", "big", None),
-    Caption("gray", None, "small", "at the top"),
-    Caption("black", "rectangle", "big", "in the middle"),
-    Caption(),
+    Caption("yellow", "rectangle", "big", "at the bottom right"),
+    Caption("gray", "rectangle", "small", "at the top"),
 )
-"""Captions of the golden samples; the first is of a combination that training never showed."""
+"""Captions of the golden samples; the first is of a combination that training never showed.
+
+They say all four parts: what a caption leaves open is up to the least difference in a latent, and a
+lower precision then draws another shape from the same noise, which no tolerance allows.
+"""
 
 
 def factory(name: str, weights: Path | None) -> Model:

@@ -33,7 +33,7 @@ _EARLIEST = 0.04
 class DrawRecipe(CooldownRecipe):
     """The recipe of ``zoo:draw``."""
 
-    epochs: int = option(34, "epochs of training")
+    epochs: int = option(22, "epochs of training")
     cooldown: int = option(8, "last epochs, in which the rate goes to 0 along a line")
     steps: int = option(500, "batches of an epoch")
     images: int = option(32, "pictures in a batch")
