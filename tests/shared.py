@@ -47,6 +47,19 @@ def once(factory: pytest.TempPathFactory, key: str, make: Callable[[Path], objec
     return folder
 
 
+def zoo_bundle(factory: pytest.TempPathFactory, name: str) -> Path:
+    """A reference network as one file, that of questions cut into stages; change a copy of it."""
+
+    def make(folder: Path) -> None:
+        from mmedge_export import export
+
+        split = True if name.startswith("vqa") else None
+        with translations_read_once():
+            export(f"zoo:{name}", folder / f"{name}.mmedge", split=split).close()
+
+    return once(factory, f"zoo-{name}", make) / f"{name}.mmedge"
+
+
 @contextmanager
 def translations_read_once() -> Iterator[None]:
     """Let all exports of a process share torch's table of translations to ONNX.

@@ -6,11 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from shared import once, translations_read_once
+from shared import translations_read_once, zoo_bundle
 
 from mmedge.bench import subprocesses
 from mmedge.bench.stats import block_timer
-from mmedge_export import export
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -38,8 +37,4 @@ def quick_exports() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def zoo_cut(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The reference network cut into stages, as one file; change a copy of it."""
-
-    def make(folder: Path) -> None:
-        export("zoo:vqa-attention", folder / "vqa.mmedge", split=True).close()
-
-    return once(tmp_path_factory, "zoo-vqa-attention", make) / "vqa.mmedge"
+    return zoo_bundle(tmp_path_factory, "vqa-attention")

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from shared import zoo_bundle
 
 import mmedge
-from mmedge_export import export, zoo
+from mmedge_export import zoo
 from mmedge_export.zoo import data_files
 from mmedge_export.zoo.draw import evaluation
 from mmedge_export.zoo.draw.captions import Caption, encode
@@ -99,9 +100,8 @@ def test_the_shipped_weights_are_those_of_the_results():
             assert row["fp32"]["all"] == pytest.approx(row["torch"]["all"], abs=0.02)
 
 
-def test_the_exported_bundle_draws_what_torch_draws(model, noise, drawn, tmp_path):
-    export(model, tmp_path / "bundle").close()
-    with mmedge.load(tmp_path / "bundle", precision="fp32") as pipe:
+def test_the_exported_bundle_draws_what_torch_draws(noise, drawn, tmp_path_factory):
+    with mmedge.load(zoo_bundle(tmp_path_factory, "draw"), precision="fp32") as pipe:
         result = pipe(text=encode([caption.text for caption in CAPTIONS]), noise=noise)
         pictures = to_bytes(result["image"])
         assert np.abs(pictures.astype(int) - drawn).max() <= 2

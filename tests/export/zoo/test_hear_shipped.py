@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from shared import zoo_bundle
 
 import mmedge
 from mmedge.errors import ExportError
 from mmedge.execution.verify import verify
-from mmedge_export import export, zoo
+from mmedge_export import zoo
 from mmedge_export.zoo import data_files, voices
 from mmedge_export.zoo.hear import phrases, sample_set
 from mmedge_export.zoo.hear.evaluation import torch_writer
@@ -79,10 +80,9 @@ def test_weights_without_a_tokenizer_beside_them_are_refused(tmp_path):
 
 
 @pytest.mark.further_class
-def test_the_exported_bundle_hears_what_torch_hears(model, texts, tmp_path):
-    export(model, tmp_path / "bundle").close()
+def test_the_exported_bundle_hears_what_torch_hears(texts, tmp_path_factory):
     samples = sample_set.load()
-    with mmedge.load(tmp_path / "bundle", precision="fp32") as pipe:
+    with mmedge.load(zoo_bundle(tmp_path_factory, "hear"), precision="fp32") as pipe:
         assert verify(pipe).ok
         for sample, expected in zip(samples, texts, strict=True):
             result = pipe(audio=sample.pcm()[None], language=f"<{sample.language}>")

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from shared import zoo_bundle
 
 import mmedge
 from mmedge.errors import ExportError
-from mmedge_export import export, zoo
+from mmedge_export import zoo
 from mmedge_export.zoo import data_files
 from mmedge_export.zoo.label_translate import sample_set
 from mmedge_export.zoo.label_translate.evaluation import torch_writer
@@ -75,10 +76,10 @@ def test_weights_without_a_tokenizer_beside_them_are_refused(tmp_path):
 
 
 @pytest.mark.further_class
-def test_the_exported_bundle_writes_what_torch_writes(model, texts, tmp_path):
-    export(model, tmp_path / "bundle").close()
+def test_the_exported_bundle_writes_what_torch_writes(model, texts, tmp_path_factory):
     samples = sample_set.load()
-    with mmedge.load(tmp_path / "bundle", precision="fp32") as pipe:
+    path = zoo_bundle(tmp_path_factory, "label-translate")
+    with mmedge.load(path, precision="fp32") as pipe:
         for sample, expected in zip(samples, texts, strict=True):
             result = pipe(image=sample.picture()[None], language=f"<{sample.language}>")
             assert list(result["text"]) == [expected]

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
 import json
 import re
-import shutil
 from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import reports
-from PIL import Image
+from browsers import Browser, chromium
 
 from mmedge.bench.report.page import render
 
@@ -30,11 +28,8 @@ PLOTS = {
 INK = "path, rect, circle"
 
 
-class Browser:
-    """Headless Chromium with one page open."""
-
-    def __init__(self, driver, folder):
-        self.driver, self.folder = driver, folder
+class ReportBrowser(Browser):
+    """Headless Chromium with one report open."""
 
     def open(self, report, size=DESKTOP, *, dark=False):
         path = self.folder / "page.html"
@@ -44,60 +39,14 @@ class Browser:
         self.resize(size)
         self.driver.get(path.as_uri())
 
-    def resize(self, size):
-        self.driver.execute_cdp_cmd(
-            "Emulation.setDeviceMetricsOverride",
-            {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": False},
-        )
-
-    def js(self, script, *arguments):
-        return self.driver.execute_script(script, *arguments)
-
-    def text(self, selector):
-        return self.js("return document.querySelector(arguments[0]).innerText", selector)
-
-    def texts(self, selector):
-        return self.js(
-            "return [...document.querySelectorAll(arguments[0])].map(one => one.innerText)",
-            selector,
-        )
-
-    def click(self, selector):
-        self.js("document.querySelector(arguments[0]).click()", selector)
-
     def figure(self, key):
         return self.text(f'[data-figure="{key}"]')
-
-    def complaints(self):
-        return [one for one in self.driver.get_log("browser") if one["level"] != "INFO"]
-
-    def screenshot(self, path):
-        shot = self.driver.execute_cdp_cmd(
-            "Page.captureScreenshot", {"captureBeyondViewport": True}
-        )
-        path.write_bytes(base64.b64decode(shot["data"]))
-        return np.asarray(Image.open(io.BytesIO(path.read_bytes())).convert("RGB"))
 
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
-    selenium = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    chromedriver = shutil.which("chromedriver")
-    if not chromium or not chromedriver:
-        pytest.skip("chromium or chromedriver is not installed")
-    options = selenium.ChromeOptions()
-    options.binary_location = chromium
-    for flag in (
-        "headless=new", "no-sandbox", "disable-gpu", "no-first-run",
-        "disable-background-networking", "disable-component-update", "disable-sync",
-        "hide-scrollbars", f"user-data-dir={tmp_path_factory.mktemp('profile')}",
-    ):  # fmt: skip
-        options.add_argument(f"--{flag}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = selenium.Chrome(options=options, service=selenium.ChromeService(chromedriver))
-    yield Browser(driver, tmp_path_factory.mktemp("page"))
-    driver.quit()
+    with chromium(tmp_path_factory) as driver:
+        yield ReportBrowser(driver, tmp_path_factory.mktemp("page"))
 
 
 def shown(value):

@@ -1,0 +1,1 @@
+"""The parts of the assistant example: networks, answers, sensors, page."""
