@@ -1,16 +1,17 @@
-"""An assistant that looks, listens, answers and draws, made of four reference networks.
+"""An assistant that looks, listens, speaks and draws, made of five reference networks.
 
 A camera's picture runs through a stream of ``zoo:vqa-attention`` with a deadline for each frame;
 questions are typed or spoken. ``zoo:hear`` writes what was said, ``zoo:draw`` draws what comes
-after "draw", ``zoo:label-translate`` reads a label. Picture and question are encoded when they
-change, and kept otherwise.
+after "draw", ``zoo:label-translate`` reads a label, ``zoo:speak`` says the answer. Picture and
+question are encoded when they change, and kept otherwise.
 
     python examples/assistant.py                         # shipped pictures and recordings
     python examples/assistant.py --serve                 # a page on http://127.0.0.1:8000
     python examples/assistant.py --camera --microphone   # typed and spoken questions, live
 
 Bundles that are missing are exported first, which needs torch; nothing else here does. Answers are
-text and pictures. Answers in sound wait for ``zoo:speak``, which this example does not use yet.
+text, pictures and sound. Sound is written as WAV files and played by the page; what a label says is
+not spoken, for the voice learned the words of requests and no names.
 
 The networks know pictures of one colored shape, labels in print and the voices of a synthesizer.
 Of what a real camera or microphone brings they make some answer, and not a good one. ``--camera``
@@ -21,14 +22,23 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import time
 from contextlib import ExitStack
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from assistant_parts.answers import Answer, Assistant
 from assistant_parts.networks import Networks
-from assistant_parts.sensors import SAMPLES, Camera, read_picture, read_voice, record
+from assistant_parts.sensors import (
+    SAMPLES,
+    Camera,
+    read_picture,
+    read_voice,
+    record,
+    write_voice,
+)
 from assistant_parts.web import make_server
 from PIL import Image
 
@@ -57,15 +67,18 @@ def picture_of(task: str, number: int) -> NDArray[np.uint8]:
     return read_picture((folder / row["image"]).read_bytes())
 
 
-def show(answer: Answer, folder: Path, expected: str = "") -> None:
-    """Print an answer and how it came about; a drawing is written to the folder."""
+def show(answer: Answer, folder: Path, number: int, expected: str = "") -> None:
+    """Print an answer and how it came about; drawing and sound are files with its number."""
     print(f"\n> {answer.request}\n  {answer.text}  ({answer.ms:.0f} ms)", end="")
     print(f"  [the sample says: {expected}]" if expected else "")
+    path = folder / "-".join([f"{number:02d}", *re.findall(r"\w+", answer.request)])
+    folder.mkdir(parents=True, exist_ok=True)
     if answer.picture is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{'-'.join(answer.request.split())}.png"
-        Image.fromarray(answer.picture).save(path)
-        print(f"  written to {path}")
+        Image.fromarray(answer.picture).save(path.with_suffix(".png"))
+        print(f"  written to {path.with_suffix('.png')}")
+    if answer.sound is not None:
+        path.with_suffix(".wav").write_bytes(write_voice(answer.sound))
+        print(f"  spoken in {path.with_suffix('.wav')}")
     for fact in answer.facts:
         print(f"  - {fact}")
 
@@ -93,7 +106,7 @@ def demonstrate(
         except ExportError as error:  # its bundle is missing
             print(f"\n> {request if isinstance(request, str) else '(spoken)'}\n  left out: {error}")
             return None
-        show(answers[-1], folder, expected)
+        show(answers[-1], folder, len(answers), expected)
         return answers[-1]
 
     for number in (3, 5):  # the same question twice: the second time it is kept
@@ -128,7 +141,7 @@ def talk(assistant: Assistant, folder: Path, *, camera: int | None, microphone: 
             stack.callback(Camera(camera, assistant.see).close)
         print("Type a question or 'draw ...'", end="")
         print(f"; an empty line records {RECORD_S:g} s." if microphone else ".")
-        while True:
+        for number in count(1):
             try:
                 line = input("? ").strip()
             except EOFError:
@@ -136,7 +149,7 @@ def talk(assistant: Assistant, folder: Path, *, camera: int | None, microphone: 
             if not line and not microphone:
                 continue
             try:
-                show(assistant.reply(line or record(RECORD_S), picture), folder)
+                show(assistant.reply(line or record(RECORD_S), picture), folder, number)
             except MMEdgeError as error:
                 print(f"  {error}")
 
@@ -147,7 +160,7 @@ def main(arguments: list[str] | None = None) -> int:
     folder = Path("build/assistant")
     for flag, words in (
         ("bundles", "folder of the bundles; those that are missing are exported"),
-        ("output", "folder of the drawings"),
+        ("output", "folder of drawings and sound"),
     ):
         options.add_argument(f"--{flag}", type=Path, default=folder, metavar="FOLDER", help=words)
     for flag, const, words in (

@@ -54,8 +54,9 @@ def zoo_bundle(factory: pytest.TempPathFactory, name: str) -> Path:
         from mmedge_export import export
 
         split = True if name.startswith("vqa") else None
+        rtol = 0.01 if name == "speak" else None  # as its documentation says
         with translations_read_once():
-            export(f"zoo:{name}", folder / f"{name}.mmedge", split=split).close()
+            export(f"zoo:{name}", folder / f"{name}.mmedge", split=split, rtol=rtol).close()
 
     return once(factory, f"zoo-{name}", make) / f"{name}.mmedge"
 

@@ -29,7 +29,7 @@ from mmedge import ExportError, InputError
 from mmedge.stream import SimulatedClock
 
 EXAMPLE = Path(example.__file__)
-EVERY = ("vqa-attention", "hear", "draw", "label-translate")
+EVERY = ("vqa-attention", "hear", "draw", "label-translate", "speak")
 
 
 def linked(factory, names):
@@ -58,11 +58,11 @@ def everything(bundles):
 
 
 @contextmanager
-def simulated(loaded, costs=None):
+def simulated(loaded, costs=None, *, speaks=False):
     """An assistant whose stages take 1 ms each, but those of ``costs``, and its clock."""
     stages = [stage.name for stage in loaded.vqa.bundle.manifest.stages]
     clock = SimulatedClock(costs=dict.fromkeys(stages, 0.001) | (costs or {}))
-    with Assistant(loaded, clock=clock) as assistant:
+    with Assistant(loaded, clock=clock, speaks=speaks) as assistant:
         yield assistant, clock
 
 
@@ -244,7 +244,7 @@ def test_a_camera_s_frames_are_asked_about_live(asking, monkeypatch, capsys, tmp
             raise EOFError from None
 
     monkeypatch.setattr("builtins.input", typed)
-    with Assistant(asking, still=False) as assistant:
+    with Assistant(asking, still=False, speaks=False) as assistant:
         example.talk(assistant, tmp_path, camera=2, microphone=False)
     assert released.is_set()
     assert f"\n  {answer}  (" in capsys.readouterr().out
@@ -404,7 +404,7 @@ def page(tmp_path_factory):
 def test_a_question_is_asked_in_a_browser(asking, serve, page, tmp_path):
     picture, words, answer = question(5)
     (tmp_path / "mine.png").write_bytes(png(picture))
-    with Assistant(asking) as assistant:
+    with Assistant(asking, speaks=False) as assistant:
         page.open(serve(assistant))
         shown = page.ask("what color is the shape?")
         assert shown["answer"].strip() == question(3)[2]
@@ -425,7 +425,7 @@ def test_a_question_is_asked_in_a_browser(asking, serve, page, tmp_path):
 
 @pytest.mark.further_class
 def test_the_demonstration_answers_as_the_samples_say(everything, tmp_path, capsys):
-    with simulated(everything) as (assistant, clock):
+    with simulated(everything, speaks=True) as (assistant, clock):
         found = example.demonstrate(assistant, tmp_path, clock.advance_to)
     assert [(one.request, one.text) for one in found] == [
         ("what color is the shape?", "brown"),
@@ -445,13 +445,36 @@ def test_the_demonstration_answers_as_the_samples_say(everything, tmp_path, caps
     assert 'heard "what color is the triangle", in Chinese "三角形是什么颜色"' in out
     assert 'heard "draw a black rectangle at the left"' in out
     for drawn in (found[3], found[6]):
-        path = tmp_path / f"{drawn.request.replace(' ', '-')}.png"
+        name = f"{found.index(drawn) + 1:02d}-{drawn.request.replace(' ', '-')}.png"
+        path = tmp_path / name
         np.testing.assert_array_equal(np.asarray(Image.open(path)), drawn.picture)
         assert str(path) in out
         assert drawn.picture.std() > 5
+    assert [one.sound is not None for one in found] == [True] * 9 + [False] * 3
+    assert all("not spoken: the voice learned" in one.facts[1] for one in found[9:])
+    voice = sensors.read_voice((tmp_path / "03-what-color-is-the-triangle.wav").read_bytes())
+    np.testing.assert_allclose(voice[0], found[2].sound.clip(-1, 1), atol=1e-4)
     assert [found[n].facts[0] for n in (9, 10, 11)] == [
         "picture encoded", "picture kept from before", "picture kept from before",
     ]  # fmt: skip
+
+
+@pytest.mark.further_class
+def test_each_answer_is_understood_where_it_is_spoken(everything):
+    picture, words, _ = question(3)
+    for answer in everything.vqa.bundle.labels("answer"):
+        sentence = answers.spoken_sentence(answer)
+        result = everything.speak(text=sentence)
+        sound = result["audio"][:, : int(result["samples"][0])]
+        heard = everything.hear(audio=sound, language="<en>")["text"][0]
+        assert answer in heard.split(), sentence
+    with simulated(everything, speaks=True) as (assistant, _):
+        said = assistant.reply(words, picture)
+        long = assistant.reply("draw " + "triangle " * 7 + "circle", picture)
+    assert said.facts[-1].startswith('said "there is a brown shape", 1.')
+    assert np.abs(said.sound).max() > 0.05
+    assert long.sound is None
+    assert long.facts[-1] == "not spoken: 74 characters, and the voice takes 64"
 
 
 @pytest.mark.further_class
@@ -494,6 +517,8 @@ def test_a_drawing_and_a_recording_in_a_browser(everything, serve, page, tmp_pat
         assert page.js("return document.getElementById('view').src") == source
         assert page.ask("what color is the shape?")["answer"].strip() == "teal"
         page.wait("[...document.images].every(one => one.naturalWidth > 0)")
+        page.wait("[...document.querySelectorAll('audio')].every(one => one.duration > 0.5)")
+        assert page.js("return document.querySelectorAll('audio').length") == 2
         spoken = page.ask(form="#spoken")
         assert 'heard "draw a teal circle at the left"' in spoken["text"]
         before = page.js("return document.querySelectorAll('article').length")

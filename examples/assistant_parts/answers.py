@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from assistant_parts.sensors import FRAME_HZ, fit
+from assistant_parts.sensors import FRAME_HZ, RATE, fit
 from mmedge import InputError
 from mmedge.stream import Latest, Sanity
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from assistant_parts.networks import Networks
     from mmedge import Pipeline
 
-__all__ = ["DEADLINE_MS", "DRAW_DEADLINE_MS", "Answer", "Assistant"]
+__all__ = ["DEADLINE_MS", "DRAW_DEADLINE_MS", "Answer", "Assistant", "spoken_sentence"]
 
 DEADLINE_MS = 50.0
 """From a frame to the answer about it."""
@@ -32,6 +32,7 @@ DRAW_DEADLINE_MS = 5000.0
 end."""
 
 PATIENCE_S = 5.0
+SHAPES = ("circle", "rectangle", "triangle")
 LANGUAGES = {"chinese": "zh", "german": "de", "english": "en"}
 
 
@@ -45,6 +46,8 @@ class Answer:
         ms: from the request to the answer; of a spoken one, with the time to write it.
         facts: how it came about: deadlines, ages, what was encoded and what was kept.
         picture: what was drawn, uint8 ``[64, 64, 3]``; None: nothing was.
+        sound: the answer spoken, float32 ``[samples]`` at 16 kHz, made after it and not part of
+            ``ms``; None: it is not spoken.
         in_time: whether the deadline was kept; None: there is none.
     """
 
@@ -54,6 +57,14 @@ class Answer:
     facts: tuple[str, ...]
     picture: NDArray[np.uint8] | None = None
     in_time: bool | None = None
+    sound: NDArray[np.float32] | None = None
+
+
+def spoken_sentence(answer: str) -> str:
+    """An answer about a picture as a sentence; ``zoo:hear`` gets the answer out of each of them."""
+    if answer in ("yes", "no"):
+        return answer
+    return f"there is a {answer}" if answer in SHAPES else f"there is a {answer} shape"
 
 
 def split_words(pipe: Pipeline, text: str) -> tuple[str, list[str]]:
@@ -77,6 +88,7 @@ class Assistant:
         networks: the networks, loaded.
         clock: of the stream, such as a simulated one; None: the machine's.
         still: the frames are those of a picture, so that it is no fault if nothing moves.
+        speaks: whether answers are spoken as well.
     """
 
     def __init__(
@@ -85,8 +97,9 @@ class Assistant:
         *,
         clock: Callable[[], float] | None = None,
         still: bool = True,
+        speaks: bool = True,
     ) -> None:
-        self._networks = networks
+        self._networks, self._speaks = networks, speaks
         self._answers = networks.vqa.bundle.labels("answer")
         self._stream = networks.vqa.stream(
             trigger="image",
@@ -187,6 +200,22 @@ class Assistant:
             return self._read(words, label)
         return self._ask(request, words, picture)
 
+    def _say(self, answer: Answer, sentence: str) -> Answer:
+        """The answer with a sentence spoken."""
+        if not self._speaks:
+            return answer
+        speak = self._networks.speak  # it may be loaded here, which is not timed
+        most = speak.bundle.manifest.dimensions["tokens"].max
+        if most is not None and len(sentence) > most:
+            fact = f"not spoken: {len(sentence)} characters, and the voice takes {most}"
+            return replace(answer, facts=(*answer.facts, fact))
+        start = perf_counter()
+        result = speak(text=sentence)
+        ms = 1e3 * (perf_counter() - start)
+        sound = result["audio"][0, : int(result["samples"][0])]
+        fact = f'said "{sentence}", {len(sound) / RATE:.1f} s of sound, in {ms:.0f} ms more'
+        return replace(answer, sound=sound, facts=(*answer.facts, fact))
+
     def _ask(
         self,
         question: str | NDArray[np.float32],
@@ -234,7 +263,9 @@ class Assistant:
         share = 1.0 / np.exp(logits - logits[best]).sum()  # softmax at its largest
         facts.append(f"probability {share:.2f} among the {len(logits)} answers that it knows")
         ms = 1e3 * (result.made - start)
-        return Answer(words, self._answers[best], ms, tuple(facts), in_time=result.met)
+        found = self._answers[best]
+        answer = Answer(words, found, ms, tuple(facts), in_time=result.met)
+        return self._say(answer, spoken_sentence(found))
 
     def _draw(self, words: str, caption: str) -> Answer:
         self._seed += 1
@@ -263,7 +294,9 @@ class Assistant:
             f"{ms:.0f} of {DRAW_DEADLINE_MS:g} ms: {'in time' if in_time else 'deadline missed'}",
         )
         picture = np.rint(255 * result["image"][0]).astype(np.uint8)
-        return Answer(words, f"drew {known}", ms, facts, picture, in_time)
+        return self._say(
+            Answer(words, f"drew {known}", ms, facts, picture, in_time), f"drew {known}"
+        )
 
     def _read(self, words: str, picture: NDArray[np.uint8]) -> Answer:
         label = self._networks.label
@@ -276,6 +309,7 @@ class Assistant:
         ms = 1e3 * (perf_counter() - start)
         is_kept = label.cache_info()["image"].hits > kept
         facts = ["picture kept from before" if is_kept else "picture encoded"]
+        facts.append("not spoken: the voice learned the words of requests, and no names")
         if result["finish"][0] != "stop":
             facts.append(f"the text has no end: {result['finish'][0]}")
         return Answer(words, result["text"][0], ms, tuple(facts))

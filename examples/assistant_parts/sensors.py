@@ -1,4 +1,4 @@
-"""What the assistant sees and hears: pictures and WAV files, a camera, a microphone.
+"""What the assistant sees, hears and says: pictures and WAV files, a camera, a microphone.
 
 Camera and microphone need libraries that mmedge does not: OpenCV and sounddevice. This code has
 been tried with stand-ins of both and with no real device.
@@ -23,7 +23,16 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["RATE", "SAMPLES", "Camera", "fit", "read_picture", "read_voice", "record"]
+__all__ = [
+    "RATE",
+    "SAMPLES",
+    "Camera",
+    "fit",
+    "read_picture",
+    "read_voice",
+    "record",
+    "write_voice",
+]
 
 SAMPLES = Path(__file__).parents[2] / "zoo/mmedge_zoo/samples"
 """Pictures and spoken requests of mmedge-zoo, in a folder for each task."""
@@ -86,6 +95,17 @@ def read_voice(data: bytes) -> NDArray[np.float32]:
             "such as by ffmpeg -i IN -ac 1 -ar 16000 OUT.wav"
         )
     return (np.frombuffer(pcm, "<i2") / 32768).astype(np.float32)[None]
+
+
+def write_voice(sound: NDArray[np.float32]) -> bytes:
+    """Sound of -1 to 1 at 16 kHz, ``[samples]``, as a WAV file that :func:`read_voice` takes."""
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(RATE)
+        file.writeframes(np.rint(32767 * sound.clip(-1, 1)).astype("<i2").tobytes())
+    return buffer.getvalue()
 
 
 def _device_library(name: str, package: str) -> Any:  # noqa: ANN401

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from assistant_parts.sensors import SAMPLES, read_picture, read_voice
+from assistant_parts.sensors import SAMPLES, read_picture, read_voice, write_voice
 from mmedge import InputError, MMEdgeError
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def make_server(assistant: Assistant, port: int = 0) -> ThreadingHTTPServer:
         port: 0: any that is free.
     """
     page = PAGE.read_bytes()
-    policy = "default-src 'none'; connect-src 'self'; img-src 'self' data:"
+    policy = "default-src 'none'; connect-src 'self'; img-src 'self' data:; media-src data:"
     for tag, content in re.findall(r"<(script|style)>(.*?)</", page.decode(), re.DOTALL):
         digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
         policy += f"; {tag}-src 'sha256-{digest}'"
@@ -154,12 +154,14 @@ def _content(name: str, files: dict[str, Path]) -> bytes:
 
 
 def _plain(answer: Answer) -> dict[str, Any]:
-    """An answer as JSON has it; a drawing as a PNG in a ``data:`` URL."""
-    drawn = None
+    """An answer as JSON has it; drawing and sound as PNG and WAV in ``data:`` URLs."""
+    drawn = spoken = None
     if answer.picture is not None:
         buffer = io.BytesIO()
         Image.fromarray(answer.picture).save(buffer, "PNG")
-        drawn = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+        drawn = _data("image/png", buffer.getvalue())
+    if answer.sound is not None:
+        spoken = _data("audio/wav", write_voice(answer.sound))
     return {
         "request": answer.request,
         "text": answer.text,
@@ -167,4 +169,9 @@ def _plain(answer: Answer) -> dict[str, Any]:
         "facts": answer.facts,
         "in_time": answer.in_time,
         "picture": drawn,
+        "sound": spoken,
     }
+
+
+def _data(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
