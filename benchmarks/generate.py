@@ -1,10 +1,11 @@
 """mmedge beside its peers in loops: time to the first token, between tokens, and of whole runs.
 
 Networks with real weights (``networks/``): SmolLM2-135M after a prompt, whisper-tiny.en on a clip,
-a recurrent speller. Each engine runs alone in a process of its own (``generate_engines.py``), with
-one thread and with two. It first has to give the tokens that torch gives: one that gives others is
-timed, but is nobody's rival, and the result says where it differs and how many tokens are the same.
-Our own variants in fewer bits are those that the network's task lets pass (``generate_job.py``).
+a recurrent speller; of the reference networks that write, a label in English and a spoken request.
+Each engine runs alone in a process of its own (``generate_engines.py``), with one thread and with
+two. It first has to give the tokens that torch gives: one that gives others is timed, but is
+nobody's rival, and the result says where it differs and how many tokens are the same. Our own
+variants in fewer bits are those that the network's task lets pass (``generate_job.py``).
 Then all engines run the same number of tokens in turn, in random order; ratios are of each round's
 medians, with quartiles. All processes are started anew some times: where memory lies makes 4 % of a
 token's time.
@@ -56,6 +57,8 @@ MORE = {
     ),
     "whisper_tiny": ("CTranslate2", "CTranslate2 int8"),
     "g2p": (),
+    "label_translate": (),
+    "hear": (),
 }  # fmt: skip
 #: Engines whose weights have fewer bits than float32: other tokens may be right, too.
 FEWER_BITS = (
@@ -283,7 +286,11 @@ def main() -> int:
     )
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args()
-    state, rows = host.state(), []
+    state, rows = host.state(), list[dict[str, Any]]()
+    if options.output.exists():  # of networks that are not run now
+        before = json.loads(options.output.read_text("utf-8"))
+        told = {"date": before["date"], "cpu": before["device"]["cpu"]}
+        rows = [told | row for row in before["rows"] if row["network"] not in options.networks]
     for network in options.networks:
         with tempfile.TemporaryDirectory(prefix="mmedge-generate-") as name:
             folder = Path(name)
@@ -302,6 +309,7 @@ def main() -> int:
                     only=options.engines,
                     patience=options.patience,
                 )
+                row["date"], row["cpu"] = datetime.now(UTC).date().isoformat(), state["cpu"]
                 rows.append(row)
                 show(row)
     document = {

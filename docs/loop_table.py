@@ -24,6 +24,11 @@ def loops() -> str:
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in data["rows"]:
+        # What was measured on another day, or another machine.
+        origin = {row.get("date"), row.get("cpu")} - {data["date"], device["cpu"], None}
+        what = f"{row['network']}, {row['tokens']} tokens"
+        if origin:
+            what += f" ({', '.join(sorted(origin))})"
         for engine in row["engines"]:
             name = engine["engine"]
             marks = ""
@@ -42,10 +47,7 @@ def loops() -> str:
                 else f"{share['median']:.2f} [{share['low']:.2f}, {share['high']:.2f}]"
                 for key in ("first_ms", "between_ms", "total_ms")
             ]
-            lines.append(
-                f"| {row['network']}, {row['tokens']} tokens | {row['threads']} | {name}{marks} "
-                f"| {' | '.join(cells)} |"
-            )
+            lines.append(f"| {what} | {row['threads']} | {name}{marks} | {' | '.join(cells)} |")
     lines += [
         "",
         (

@@ -42,7 +42,8 @@ class Run:
         made: Tensors = {}
         if isinstance(model.module, nn.Module):
             with torch.no_grad():
-                made = model.module(**{name: inputs[name] for name in model.inputs})
+                names = [name for name in model.inputs if name != model.loop.token]
+                made = model.module(**{name: inputs[name] for name in names})
         self._states = {name: _first(state, made) for name, state in _states(self.loop)}
         sources = {state.source for _, state in _states(self.loop)}
         self._constants = {name: value for name, value in made.items() if name not in sources}
