@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import fcntl
 import os
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,33 +53,6 @@ def zoo_bundle(factory: pytest.TempPathFactory, name: str) -> Path:
 
         split = True if name.startswith("vqa") else None
         rtol = 0.01 if name == "speak" else None  # as its documentation says
-        with translations_read_once():
-            export(f"zoo:{name}", folder / f"{name}.mmedge", split=split, rtol=rtol).close()
+        export(f"zoo:{name}", folder / f"{name}.mmedge", split=split, rtol=rtol).close()
 
     return once(factory, f"zoo-{name}", make) / f"{name}.mmedge"
-
-
-@contextmanager
-def translations_read_once() -> Iterator[None]:
-    """Let all exports of a process share torch's table of translations to ONNX.
-
-    torch parses the source of some 500 translations anew for each export, which takes longer than
-    the rest of the export of a small network. They do not change, but for those of torchvision's
-    operators, which are there once it is imported. Each export gets a copy of its own.
-    """
-    from torch.onnx._internal.exporter._registration import ONNXRegistry
-
-    read = ONNXRegistry.from_torchlib.__func__  # type: ignore[attr-defined]
-    tables: dict[tuple[int | None, bool], ONNXRegistry] = {}
-
-    def from_torchlib(cls: type[ONNXRegistry], opset_version: int | None = None) -> ONNXRegistry:
-        key = opset_version, "torchvision" in sys.modules
-        if key not in tables:
-            tables[key] = read(cls) if opset_version is None else read(cls, opset_version)
-        table = copy.copy(tables[key])
-        table.functions = {name: list(ways) for name, ways in table.functions.items()}
-        return table
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ONNXRegistry, "from_torchlib", classmethod(from_torchlib))
-        yield

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from shared import translations_read_once, zoo_bundle
+from shared import zoo_bundle
 
 from mmedge.bench import subprocesses
 from mmedge.bench.stats import block_timer
@@ -24,13 +24,6 @@ def brief_timing() -> Iterator[None]:
         patch.setattr(subprocesses, "BLOCK_MS", 1.0)
         patch.setattr(block_timer, "PAUSE_S", 0.0)
         patch.setattr(block_timer, "BLOCK_S", 0.0003)
-        yield
-
-
-@pytest.fixture(scope="session", autouse=True)
-def quick_exports() -> Iterator[None]:
-    """Exports of one process share what torch reads anew for each."""
-    with translations_read_once():
         yield
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -19,12 +20,14 @@ __all__ = ["forget_registry", "registry_made_once"]
 def registry_made_once() -> Iterator[None]:
     """Have the exporter read its list of operators once in a process for each opset.
 
-    It only looks operators up in it, and none are added here.
+    It only looks operators up in it, and none are added here. Those of torchvision are on it once
+    that is imported: then it is read again.
     """
     make: Any = ONNXRegistry.__dict__["from_torchlib"]
 
     def from_torchlib(_: type, *arguments: Any, **options: Any) -> ONNXRegistry:  # noqa: ANN401
-        return _registry(make.__func__, *arguments, **options)
+        has_torchvision = "torchvision" in sys.modules
+        return _registry(make.__func__, has_torchvision, *arguments, **options)
 
     ONNXRegistry.from_torchlib = classmethod(from_torchlib)  # type: ignore[method-assign,assignment]
     try:
@@ -39,5 +42,10 @@ def forget_registry() -> None:
 
 
 @cache
-def _registry(make: Callable[..., ONNXRegistry], *arguments: Any, **options: Any) -> ONNXRegistry:  # noqa: ANN401
+def _registry(
+    make: Callable[..., ONNXRegistry],
+    has_torchvision: bool,  # noqa: ARG001, FBT001 - part of the key
+    *arguments: Any,  # noqa: ANN401
+    **options: Any,  # noqa: ANN401
+) -> ONNXRegistry:
     return make(ONNXRegistry, *arguments, **options)
