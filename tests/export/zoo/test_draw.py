@@ -57,14 +57,6 @@ def picture(box: Box, color=(0, 128, 128), background=(250, 240, 230)) -> np.nda
     return image
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def net() -> DrawNet:
     torch.manual_seed(0)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from shared import zoo_bundle
 
 import mmedge
@@ -29,14 +28,6 @@ CAPTIONS = [
     Caption("black", "circle", "big", "in the middle"),
     Caption("green", "rectangle", "small", "at the bottom right"),
 ]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -32,14 +32,6 @@ NAMES = (
 CHARACTERS = Characters(sorted({*names.LETTERS, *"冰岛古巴"}))
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture
 def scenery(monkeypatch) -> Scenery:
     """Without Debian's fonts: Pillow's own."""

@@ -29,14 +29,6 @@ from mmedge_export.zoo.speak.vocoder import BANDS, FLOOR, HOP, Vocoder, log_ener
 needs_espeak = pytest.mark.skipif(not espeak.is_installed(), reason="needs espeak-ng's library")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def net() -> SpeakNet:
     torch.manual_seed(0)

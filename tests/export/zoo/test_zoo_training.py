@@ -22,15 +22,6 @@ from mmedge_export.zoo.vqa.training import Recipe, Trainer
 TEXTS = ["is there a red shape?", "what color is the shape?", "is there a circle?"]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    # Steps this small are slower on two threads, far slower where cores are shared.
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def data() -> Questions:
     rng = np.random.default_rng(0)

@@ -4,30 +4,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from mmedge_export.inputs import Input
-from mmedge_export.loops import Generate, StateInput
 from mmedge_export.model import Model
 from mmedge_export.quantize.metrics import word_accuracy
 from mmedge_export.zoo import data_files, weight_file
-from mmedge_export.zoo.characters import END, Characters
+from mmedge_export.zoo.characters import Characters
 from mmedge_export.zoo.hear import sample_set
 from mmedge_export.zoo.hear.evaluation_set import Evaluation
 from mmedge_export.zoo.hear.network import SAMPLES, SIZE, HearNet
 from mmedge_export.zoo.hear.phrases import LANGUAGES
 from mmedge_export.zoo.logmel import RATE
+from mmedge_export.zoo.text_model import TOKENIZER, prompt, prompt_input, writing_loop
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["TOKENIZER", "describe", "factory"]
+__all__ = ["describe", "factory"]
 
 BATCH = (1, 64)
 """Smallest and largest batch."""
-
-TOKENIZER = ".tokenizer.json"
-"""What a tokenizer's file has in place of the ending of the weights."""
 
 
 def factory(name: str, weights: Path | None) -> Model:
@@ -51,14 +46,13 @@ def describe(net: HearNet, name: str, tokenizer: Path) -> Model:
         (
             {
                 "audio": sample.pcm()[None],
-                "language": np.array([[characters.language(sample.language)]]),
+                "language": prompt(characters, sample.language),
             },
             sample.text,
         )
         for sample in sample_set.load()
     ]
     example: dict[str, Any] = samples[0][0]
-    state = ("batch", SIZE.heads, "past", SIZE.width // SIZE.heads)
     return Model(
         net,
         inputs={
@@ -68,12 +62,7 @@ def describe(net: HearNet, name: str, tokenizer: Path) -> Model:
                 dynamic={0: "batch", 1: "samples"},
                 sample_rate_hz=RATE,
             ),
-            "language": Input(
-                example["language"],
-                modality="language",
-                dynamic={0: "batch", 1: "new"},
-                tokenizer=tokenizer,
-            ),
+            "language": prompt_input(example["language"], tokenizer),
         },
         outputs=[*(f"cross_{name}" for name in SIZE.states), "cross_bias"],
         samples=samples,
@@ -81,18 +70,5 @@ def describe(net: HearNet, name: str, tokenizer: Path) -> Model:
         metric=word_accuracy,
         dims={"batch": BATCH, "samples": SAMPLES, "new": (1, SIZE.places)},
         name=name,
-        loop=Generate(
-            net.step,
-            token="language",  # noqa: S106 - the name of an input
-            position="position",
-            position_shape=("new",),
-            state={
-                f"past_{name}": StateInput(f"present_{name}", state, grows="past")
-                for name in SIZE.states
-            },
-            stop=[END],
-            limit=SIZE.places - 1,
-            dims={"past": (0, SIZE.places)},
-            tokenizer=tokenizer,
-        ),
+        loop=writing_loop(net, SIZE, tokenizer),
     )

@@ -8,9 +8,9 @@ from mmedge_export.zoo import speech, voices
 from mmedge_export.zoo.characters import Characters
 from mmedge_export.zoo.hear import phrases
 from mmedge_export.zoo.hear.evaluation import figures, torch_writer
-from mmedge_export.zoo.hear.model import TOKENIZER
 from mmedge_export.zoo.hear.training import HearRecipe, HearTrainer
 from mmedge_export.zoo.task import Task, TrainingRun
+from mmedge_export.zoo.text_model import TOKENIZER
 
 if TYPE_CHECKING:
     import argparse

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from mmedge_export.zoo.label_translate import names, pictures, rendering
 from mmedge_export.zoo.label_translate.characters import Characters
 from mmedge_export.zoo.label_translate.evaluation import figures, torch_writer
-from mmedge_export.zoo.label_translate.model import TOKENIZER
 from mmedge_export.zoo.label_translate.training import LabelRecipe, LabelTrainer
 from mmedge_export.zoo.task import Task, TrainingRun
+from mmedge_export.zoo.text_model import TOKENIZER
 
 if TYPE_CHECKING:
     import argparse
