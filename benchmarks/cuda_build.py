@@ -181,7 +181,7 @@ def fingerprint() -> str:
     digest = hashlib.sha256(Path(__file__).read_bytes())
     for path in sorted((SOURCE / "kernels" / "cuda").iterdir()):
         digest.update(path.read_bytes())
-    digest.update((SOURCE / "include" / "mmedge.h").read_bytes())
+    digest.update((SOURCE / "include" / "mmedge" / "kernels.h").read_bytes())
     digest.update(f"{version(find_nvcc())} {version(find_nvdisasm())}".encode())
     return digest.hexdigest()[:16]
 

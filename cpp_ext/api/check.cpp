@@ -1,4 +1,4 @@
-// The rules of mmedge.h, checked: what each error says.
+// The rules of mmedge/kernels.h, checked: what each error says.
 #include "check.h"
 
 #include <cstdint>
@@ -128,7 +128,7 @@ mmedge_status check(const mmedge_segattn* call) {
   if (call->struct_size != sizeof(mmedge_segattn)) {
     return fail(MMEDGE_INVALID,
                 "struct_size is %u, this library's mmedge_segattn has %zu bytes: it was built from "
-                "another mmedge.h; build the caller and the library from one version",
+                "another mmedge/kernels.h; build the caller and the library from one version",
                 call->struct_size, sizeof(mmedge_segattn));
   }
   if (call->mode != MMEDGE_JOINT && call->mode != MMEDGE_INDEPENDENT) {

@@ -1,10 +1,10 @@
-// The rules of mmedge.h, checked.
+// The rules of mmedge/kernels.h, checked.
 #ifndef MMEDGE_API_CHECK_H_
 #define MMEDGE_API_CHECK_H_
 
 #include <cstddef>
 
-#include "mmedge.h"
+#include "mmedge/kernels.h"
 
 namespace mmedge {
 

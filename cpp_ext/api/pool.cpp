@@ -11,7 +11,7 @@
 #include <thread>
 #include <vector>
 
-#include "mmedge.h"
+#include "mmedge/kernels.h"
 #include "status.h"
 
 namespace mmedge {

@@ -1,4 +1,4 @@
-// The functions of mmedge.h for the CPU.
+// The functions of mmedge/kernels.h for the CPU.
 #include <atomic>
 #include <cstdint>
 

@@ -1,4 +1,4 @@
-// The functions of mmedge.h for GPUs: checks, a plan, and a launch on the caller's stream.
+// The functions of mmedge/kernels.h for GPUs: checks, a plan, and a launch on the caller's stream.
 #include <cuda_runtime_api.h>
 
 #include <cstdint>

@@ -1,4 +1,4 @@
-// The functions of mmedge.h for GPUs, of a library that was built without CUDA.
+// The functions of mmedge/kernels.h for GPUs, of a library that was built without CUDA.
 #include "check.h"
 #include "status.h"
 

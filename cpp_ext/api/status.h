@@ -2,7 +2,7 @@
 #ifndef MMEDGE_API_STATUS_H_
 #define MMEDGE_API_STATUS_H_
 
-#include "mmedge.h"
+#include "mmedge/kernels.h"
 
 namespace mmedge {
 

@@ -9,7 +9,7 @@
 #include <mutex>
 #include <new>
 
-#include "mmedge.h"
+#include "mmedge/kernels.h"
 #include "ort_abi.h"
 
 namespace mmedge::ort {

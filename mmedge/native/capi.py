@@ -1,4 +1,4 @@
-"""The native library's C API by ctypes; ``cpp_ext/include/mmedge.h`` says what is computed."""
+"""The kernels of the native library by ctypes: ``cpp_ext/include/mmedge/kernels.h``."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ __all__ = [
 #: Operator domain of the kernels, and of the functions that they take the place of.
 DOMAIN = "mmedge"
 
-#: As in mmedge.h, as are the structures below.
+#: As in its header, as are the structures below.
 ABI_VERSION = 1
 MAX_SEGMENTS = 8
 OK, INVALID, UNSUPPORTED = range(3)
@@ -145,7 +145,7 @@ class NativeLibrary:
         """Compute ``call`` on the CPU with so many threads.
 
         Raises:
-            InputError: the call breaks the rules of mmedge.h.
+            InputError: the call breaks the rules of mmedge/kernels.h.
             BackendError: no threads can be had.
         """
         size = ctypes.c_size_t()
@@ -164,7 +164,7 @@ class NativeLibrary:
         none was built for this GPU.
 
         Raises:
-            InputError: the call breaks the rules of mmedge.h.
+            InputError: the call breaks the rules of mmedge/kernels.h.
             BackendError: there is no GPU, or it failed.
         """
         size = ctypes.c_size_t()
@@ -178,7 +178,7 @@ class NativeLibrary:
         """Compute on the current GPU; ``workspace`` and ``stream`` are addresses, 0 for none.
 
         Raises:
-            InputError: the call breaks the rules of mmedge.h, or there is no kernel for it.
+            InputError: the call breaks the rules of mmedge/kernels.h, or there is no kernel for it.
             BackendError: the GPU failed, or there is none.
         """
         self.check(self.c.mmedge_segattn_enqueue(call, workspace or None, stream or None))

@@ -33,7 +33,7 @@ class Prepared:
         """Compute.
 
         Raises:
-            InputError: the call breaks the rules of mmedge.h.
+            InputError: the call breaks the rules of mmedge/kernels.h.
             BackendError: no threads can be had.
         """
         if self.out.size:

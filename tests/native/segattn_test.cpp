@@ -12,7 +12,7 @@
 #include <thread>
 #include <vector>
 
-#include "mmedge.h"
+#include "mmedge/kernels.h"
 
 namespace {
 

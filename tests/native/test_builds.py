@@ -24,7 +24,7 @@ def run(*command):
 def build(folder, *options):
     """Build with the C++ test; the test's path."""
     out = run("cmake", "-S", ROOT / "cpp_ext", "-B", folder, "-DMMEDGE_TESTS=ON", *options)
-    out += run("cmake", "--build", folder, "--parallel", jobs())
+    out += run("cmake", "--build", folder, "--target", "segattn_test", "--parallel", jobs())
     assert "warning:" not in out, out
     return folder / "segattn_test", out
 

@@ -4,7 +4,7 @@
 
 #include <cstddef>
 
-#include "mmedge.h"
+#include "mmedge/kernels.h"
 
 namespace mmedge::cpu {
 

@@ -5,7 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "mmedge.h"
+#include "mmedge/kernels.h"
 
 namespace mmedge::cpu {
 

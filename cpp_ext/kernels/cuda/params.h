@@ -2,7 +2,7 @@
 #ifndef MMEDGE_KERNELS_CUDA_PARAMS_H_
 #define MMEDGE_KERNELS_CUDA_PARAMS_H_
 
-#include "mmedge.h"
+#include "mmedge/kernels.h"
 #include "tiling.h"
 
 namespace mmedge::cuda {

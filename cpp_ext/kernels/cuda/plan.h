@@ -5,7 +5,7 @@
 
 #include <cstddef>
 
-#include "mmedge.h"
+#include "mmedge/kernels.h"
 #include "tiling.h"
 
 namespace mmedge::cuda {

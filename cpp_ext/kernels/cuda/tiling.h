@@ -8,7 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "mmedge.h"
+#include "mmedge/kernels.h"
 
 namespace mmedge::cuda {
 

@@ -1,4 +1,4 @@
-// What tests ask of the emulated library, beside mmedge.h.
+// What tests ask of the emulated library, beside mmedge/kernels.h.
 #include "emulator.h"
 #include "kernels/cuda/plan.h"
 

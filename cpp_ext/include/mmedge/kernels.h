@@ -1,23 +1,13 @@
-/* mmedge's C API: attention over several segments of keys and values in one softmax.
+/* mmedge's kernels: attention over several segments of keys and values in one softmax.
  *
- * This is the only public header. It needs neither CUDA nor any framework. Tensors are raw pointers
- * with strides in elements; the last dimension is always contiguous. No function allocates memory
- * on behalf of the caller, and none but the two that make and end a pool allocates at all.
- *
- * Every function that can fail returns a status; mmedge_last_error() then tells what was expected,
- * what was found and what to do.
+ * It needs neither CUDA nor any framework. Tensors are raw pointers with strides in elements; the last
+ * dimension is always contiguous. No function allocates memory on behalf of the caller, and none but
+ * the two that make and end a pool allocates at all.
  */
-#ifndef MMEDGE_H_
-#define MMEDGE_H_
+#ifndef MMEDGE_KERNELS_H_
+#define MMEDGE_KERNELS_H_
 
-#include <stddef.h>
-#include <stdint.h>
-
-#if defined(MMEDGE_BUILD)
-#define MMEDGE_API __attribute__((visibility("default")))
-#else
-#define MMEDGE_API
-#endif
+#include "mmedge/base.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -28,46 +18,9 @@ extern "C" {
 #define MMEDGE_MAX_DIM 128
 #define MMEDGE_MAX_DIM_CPU 256
 
-/* Version of the structures below. It changes when one of them does; a caller compares it with
- * mmedge_abi_version() of the library that it loaded. */
-#define MMEDGE_ABI_VERSION 1
-
-/* ---- Status ----------------------------------------------------------------------------------
- *
- * MMEDGE_OK           done.
- * MMEDGE_INVALID      the arguments contradict each other or these rules. Nothing was written.
- * MMEDGE_UNSUPPORTED  the arguments are sound, but this library, processor or GPU has no kernel for
- *                     them (a dtype, a head's width). Nothing was written.
- * MMEDGE_NO_DEVICE    there is no usable GPU, or the library was built without CUDA.
- * MMEDGE_DEVICE_ERROR the CUDA runtime reported an error; the message has its text.
- */
-typedef enum mmedge_status {
-  MMEDGE_OK = 0,
-  MMEDGE_INVALID = 1,
-  MMEDGE_UNSUPPORTED = 2,
-  MMEDGE_NO_DEVICE = 3,
-  MMEDGE_DEVICE_ERROR = 4
-} mmedge_status;
-
-/* Element types. The CPU kernel takes MMEDGE_F32 alone; CUDA kernels take MMEDGE_F16 and
- * MMEDGE_BF16 for queries and outputs, and these and MMEDGE_I8 for keys and values. */
-typedef enum mmedge_dtype {
-  MMEDGE_F32 = 0,
-  MMEDGE_F16 = 1,
-  MMEDGE_BF16 = 2,
-  MMEDGE_I8 = 3
-} mmedge_dtype;
-
 /* MMEDGE_JOINT: one softmax over the keys of all segments.
  * MMEDGE_INDEPENDENT: sum over segments of gamma * softmax(segment) * values; no log-sum-exp. */
 typedef enum mmedge_mode { MMEDGE_JOINT = 0, MMEDGE_INDEPENDENT = 1 } mmedge_mode;
-
-/* Text about the last call of this thread that did not return MMEDGE_OK; "" before any. It is valid
- * until the thread's next call. */
-MMEDGE_API const char* mmedge_last_error(void);
-
-/* MMEDGE_ABI_VERSION of the library. */
-MMEDGE_API int mmedge_abi_version(void);
 
 /* ---- Threads of the caller -------------------------------------------------------------------
  *
@@ -196,4 +149,4 @@ MMEDGE_API const char* mmedge_cuda_architectures(void);
 }
 #endif
 
-#endif /* MMEDGE_H_ */
+#endif /* MMEDGE_KERNELS_H_ */
