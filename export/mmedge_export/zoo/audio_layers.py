@@ -1,11 +1,11 @@
-"""Layers that audio encoders share: log-mel spectrogram to tokens, convolutions over valid ones."""
+"""Layers that audio encoders share: a spectrogram to tokens, convolutions over valid ones."""
 
 from __future__ import annotations
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmedge_export.zoo.logmel import MELS, LogMel
+from mmedge_export.zoo.logmel import LogBands, LogMel
 
 __all__ = ["ConvBlock", "Stem", "halve"]
 
@@ -21,27 +21,31 @@ def halve(valid: Tensor) -> Tensor:
 
 
 class Stem(nn.Module):
-    """Log-mel spectrogram, then two strided 2-D convolutions and a projection: one token in 40 ms.
+    """Spectrogram, then two strided 2-D convolutions and a projection: one token in 40 ms.
 
     Steps without signal are zeroed before every convolution. They then equal the zeros that a
     convolution pads with, so neither the padding of a batch nor trailing silence changes a result.
+
+    Args:
+        d: width of a token.
+        features: the spectrogram, of a multiple of 4 bands; None: log-mel.
     """
 
-    def __init__(self, d: int) -> None:
+    def __init__(self, d: int, features: LogBands | None = None) -> None:
         super().__init__()
-        self.logmel = LogMel()
+        self.features = features or LogMel()
         self.conv1 = nn.Conv2d(1, 16, 3, stride=2, padding=1)
         self.conv2 = nn.Conv2d(16, 32, 3, stride=2, padding=1)
-        self.project = nn.Linear(32 * MELS // 4, d)
+        self.project = nn.Linear(32 * self.features.bands // 4, d)
         self.norm = nn.LayerNorm(d)
 
     def forward(self, pcm: Tensor) -> tuple[Tensor, Tensor]:
         """float32 ``[B, samples]`` to ``[B, T, d]`` and valid float ``[B, 1, T]`` of 0 and 1."""
-        mels, signal = self.logmel(pcm)
-        valid = signal.to(mels.dtype)[:, None, :]
+        power, signal = self.features(pcm)
+        valid = signal.to(power.dtype)[:, None, :]
         # The mean over time of each band is the speaker's loudness and the microphone's colour.
-        mean = (mels * valid).sum(-1, keepdim=True) / valid.sum(-1, keepdim=True).clamp(min=1.0)
-        x = ((mels - mean) * valid * 0.5)[:, None]
+        mean = (power * valid).sum(-1, keepdim=True) / valid.sum(-1, keepdim=True).clamp(min=1.0)
+        x = ((power - mean) * valid * 0.5)[:, None]
         valid = halve(valid)
         x = F.relu(self.conv1(x)) * valid[:, None]
         valid = halve(valid)

@@ -62,21 +62,25 @@ def dft_basis() -> NDArray[np.float64]:
     return basis
 
 
-class LogMel(nn.Module):
-    """Log-mel features and which windows carry any signal at all.
+class LogBands(nn.Module):
+    """Log power in bands of frequency, and which windows carry any signal at all.
 
     The signal is followed by one window of zeros, so that every sample lies in some window and
     zero padding adds only windows that are not valid.
+
+    Args:
+        bank: weight of each bin of the DFT in each band, ``[bands, WINDOW // 2 + 1]``.
     """
 
     basis: Tensor
     bank: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, bank: NDArray[np.float64]) -> None:
         super().__init__()
+        self.bands = len(bank)
         basis = torch.from_numpy(dft_basis()).float()[:, None, :]
         self.register_buffer("basis", basis, persistent=False)
-        self.register_buffer("bank", torch.from_numpy(filterbank()).float(), persistent=False)
+        self.register_buffer("bank", torch.from_numpy(bank).float(), persistent=False)
 
     def forward(self, pcm: Tensor) -> tuple[Tensor, Tensor]:
         """Analyse PCM.
@@ -85,7 +89,7 @@ class LogMel(nn.Module):
             pcm: float32 ``[B, samples]``, 16 kHz, -1 to 1.
 
         Returns:
-            Natural logarithm of mel power, float32 ``[B, MELS, windows]`` with
+            Natural logarithm of the bands' power, float32 ``[B, bands, windows]`` with
             ``windows = samples // 160 + 1``, and valid bool ``[B, windows]``: a window is valid
             when any of its samples is not exactly zero.
         """
@@ -95,3 +99,10 @@ class LogMel(nn.Module):
         # Not max_pool1d: torch.export fixes its length to that of the example.
         peak = F.max_pool2d(signal.abs()[:, None], (1, WINDOW), stride=(1, HOP))
         return torch.log(torch.clamp(power, min=FLOOR)), peak.flatten(1) > 0
+
+
+class LogMel(LogBands):
+    """Log power of :data:`MELS` bands that are equally wide in mel."""
+
+    def __init__(self) -> None:
+        super().__init__(filterbank())

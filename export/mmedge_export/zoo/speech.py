@@ -60,6 +60,25 @@ class Corpus:
             clips.setdefault(utterance.text, []).append(index)
         return clips
 
+    def draw(self, share: float, seed: int) -> Corpus:
+        """A share of the readings of each question, drawn uniformly.
+
+        By one seed, a smaller share is part of a larger one.
+
+        Args:
+            share: of each question's readings, rounded to whole ones and at least one of them.
+            seed: of the draw.
+        """
+        rng = np.random.default_rng(seed)
+        kept: list[int] = []
+        for readings in self.by_question().values():
+            order = rng.permutation(readings)
+            kept += order[: max(1, round(share * len(order)))].tolist()
+        kept.sort()
+        clips = [self.clip(index) for index in kept]
+        starts = np.concatenate([[0], np.cumsum([len(c) for c in clips])]).astype(np.int64)
+        return Corpus(np.concatenate(clips), starts, [self.utterances[index] for index in kept])
+
 
 def synthesise(utterance: Utterance) -> NDArray[np.int16]:
     """Say one sentence.

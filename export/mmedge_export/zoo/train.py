@@ -48,12 +48,22 @@ def parser_of(name: str) -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     for field in fields(chosen.recipe):
+        name_of_option = f"--{field.name.replace('_', '-')}"
+        text = field.metadata["help"]
+        if isinstance(field.default, bool):
+            parser.add_argument(
+                name_of_option,
+                action=argparse.BooleanOptionalAction,
+                default=field.default,
+                help=text,
+            )
+            continue
         parser.add_argument(
-            f"--{field.name.replace('_', '-')}",
+            name_of_option,
             type=type(field.default),
             default=field.default,
             choices=chosen.choices.get(field.name),
-            help=field.metadata["help"],
+            help=text,
         )
     parser.add_argument("--out", type=Path, default=Path("zoo"), help="directory for what is made")
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "mmedge"

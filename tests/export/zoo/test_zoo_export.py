@@ -52,6 +52,7 @@ def test_the_gru_exports_with_a_dynamic_length(tmp_path):
     [
         {"image": "resnet", "text": "transformer", "audio": "cnn", "fusion": "attention"},
         {"image": "vit", "text": "gru", "audio": "crnn", "fusion": "conv"},
+        {"image": "classical", "text": "gru", "audio": "spectrum-cnn", "fusion": "weighted"},
     ],
     ids=lambda parts: "-".join(parts.values()),
 )

@@ -10,9 +10,11 @@ import torch
 from mmedge.errors import ExportError
 from mmedge_export.zoo import weight_file
 from mmedge_export.zoo.speech import Corpus
+from mmedge_export.zoo.train import parser_of
 from mmedge_export.zoo.training import learning_rate
 from mmedge_export.zoo.voices import Utterance
 from mmedge_export.zoo.vqa import evaluate
+from mmedge_export.zoo.vqa import task as vqa_task
 from mmedge_export.zoo.vqa.batch import batches
 from mmedge_export.zoo.vqa.network import VqaNet
 from mmedge_export.zoo.vqa.questions import Questions
@@ -103,6 +105,76 @@ def test_only_so_many_questions_of_a_batch_are_read_aloud(data, corpus):
         assert not batch.has_voice[batch.text_of >= 2].any()
         assert batch.has_text[batch.text_of >= 2].all()
         assert torch.equal(batch.voice_of[batch.has_voice], batch.text_of[batch.has_voice])
+
+
+def test_without_augmentation_images_and_clips_are_as_recorded(data, corpus):
+    ids = encode(TEXTS)
+    images = {frame.tobytes() for frame in data.images}
+    clips = {(corpus.clip(n) / np.float32(32768)).tobytes() for n in range(len(corpus))}
+    for epoch in (0, 1):
+        options = {"images": 3, "spoken": 0, "seed": 4, "epoch": epoch}
+        for batch in batches(data, ids, corpus, augmented=False, **options):
+            assert {frame.tobytes() for frame in batch.image.numpy()} <= images
+            for clip in batch.audio.numpy():
+                assert clip[: np.flatnonzero(clip)[-1] + 1].tobytes() in clips
+        for batch in batches(data, ids, corpus, **options):
+            assert not {frame.tobytes() for frame in batch.image.numpy()} & images
+    trainer = Trainer(recipe(augment=False), data, corpus)
+    assert {f.tobytes() for b in trainer.batches() for f in b.image.numpy()} <= images
+
+
+def test_a_share_of_the_data_is_a_draw_of_images_and_of_readings(data, corpus):
+    half = data.draw(0.5, seed=3)
+    assert len(half.images) == 3
+    assert len(half) == 6
+    assert half.texts == data.texts
+    rows = [int(np.flatnonzero(data.ids == n)[0]) for n in half.ids]
+    np.testing.assert_array_equal(half.images, data.images[rows])
+    for number, row in enumerate(rows):
+        for field in ("text", "answer"):
+            np.testing.assert_array_equal(
+                getattr(half, field)[half.image == number],
+                getattr(data, field)[data.image == row],
+            )
+    np.testing.assert_array_equal(half.ids, data.draw(0.5, seed=3).ids)
+    assert set(data.draw(0.2, seed=3).ids) < set(half.ids)
+    assert len({tuple(data.draw(0.5, seed=seed).ids) for seed in range(8)}) > 1
+    readings = corpus.draw(0.5, seed=3)
+    assert [u.text for u in readings.utterances].count(TEXTS[0]) == 1
+    assert set(readings.by_question()) == set(TEXTS)
+    clips = [corpus.clip(n).tobytes() for n in range(len(corpus))]
+    for n in range(len(readings)):
+        source = clips.index(readings.clip(n).tobytes())
+        assert readings.utterances[n] == corpus.utterances[source]
+
+
+def test_the_command_line_takes_share_and_augmentation():
+    parser = parser_of("vqa")
+    options = parser.parse_args(["--no-augment", "--share", "0.1", "--image", "classical"])
+    assert (options.augment, options.share, options.image) == (False, 0.1, "classical")
+    assert parser.parse_args([]).augment is True
+    assert parser.parse_args(["--audio", "spectrum-cnn"]).audio == "spectrum-cnn"
+
+
+@pytest.mark.parametrize("share", [0.0, -0.1, 1.1])
+def test_a_share_that_is_none_is_refused(share, monkeypatch, data, corpus, tmp_path):
+    monkeypatch.setattr(vqa_task.questions, "load", lambda _: data)
+    monkeypatch.setattr(vqa_task, "held_out", lambda *_: corpus)
+    monkeypatch.setattr(vqa_task, "corpus", lambda *_, **__: corpus)
+    options = parser_of("vqa").parse_args(["--cache", str(tmp_path)])
+    with pytest.raises(ExportError, match="--share is above 0 and at most 1"):
+        vqa_task.TASK.start(recipe(share=share), options)
+
+
+def test_a_run_trains_on_its_share(monkeypatch, data, corpus, tmp_path):
+    monkeypatch.setattr(vqa_task.questions, "load", lambda _: data)
+    monkeypatch.setattr(vqa_task, "held_out", lambda *_: corpus)
+    monkeypatch.setattr(vqa_task, "corpus", lambda *_, **__: corpus)
+    options = parser_of("vqa").parse_args(["--cache", str(tmp_path)])
+    facts = vqa_task.TASK.start(recipe(share=0.5), options).facts()
+    assert (facts["train_images"], facts["train_questions"], facts["train_clips"]) == (3, 6, 3)
+    whole = vqa_task.TASK.start(recipe(), options).facts()
+    assert (whole["train_images"], whole["train_questions"], whole["train_clips"]) == (6, 12, 6)
 
 
 @pytest.mark.parametrize("step", range(0, 101, 10))

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmedge_export.zoo.pcm import pad
+from mmedge_export.zoo.pcm import pad, to_float
 from mmedge_export.zoo.vqa import augment
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ def batches(
     spoken: int,
     seed: int,
     epoch: int,
+    augmented: bool = True,
 ) -> Iterator[Batch]:
     """All batches of one epoch; the same for the same seed and epoch.
 
@@ -76,6 +77,8 @@ def batches(
             text alone. The voice takes most of a step's time.
         seed: of the run.
         epoch: number from 0.
+        augmented: whether images and clips are changed at random; if not, they are as recorded.
+            Which reading asks, and whether by text or by voice, is drawn all the same.
     """
     rng = np.random.default_rng([seed, epoch])
     readings = corpus.by_question()
@@ -91,10 +94,14 @@ def batches(
         aloud = texts[: spoken or None]
         clips = [corpus.clip(int(rng.choice(readings[data.texts[t]]))) for t in aloud]
         kind = np.where(text_of < len(aloud), rng.random(len(pairs)), 0.0)
+        frames = data.images[rows]
+        if augmented:
+            frames = np.stack([augment.image(frame, rng) for frame in frames])
+        voices = [augment.clip(c, rng) if augmented else to_float(c) for c in clips]
         yield Batch(
-            image=torch.from_numpy(np.stack([augment.image(data.images[r], rng) for r in rows])),
+            image=torch.from_numpy(frames),
             text=torch.from_numpy(ids[texts]),
-            audio=torch.from_numpy(pad([augment.clip(c, rng) for c in clips])),
+            audio=torch.from_numpy(pad(voices)),
             image_of=torch.from_numpy(
                 np.repeat(np.arange(len(rows)), [len(pairs_of_image[r]) for r in rows])
             ),

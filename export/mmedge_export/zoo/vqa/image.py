@@ -36,18 +36,27 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Small residual CNN: 16 tokens, one for each cell of a 4 x 4 grid."""
+    """Small residual CNN: 16 tokens, one for each cell of a 4 x 4 grid.
 
-    def __init__(self, d: int) -> None:
+    Args:
+        d: width of a token.
+        channels: of :meth:`features`.
+    """
+
+    def __init__(self, d: int, channels: int = 3) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(3, 32, 3, stride=2, padding=1, bias=False)
+        self.stem = nn.Conv2d(channels, 32, 3, stride=2, padding=1, bias=False)
         self.stem_norm = nn.BatchNorm2d(32)
         self.blocks = nn.Sequential(Block(32, 48), Block(48, 96), Block(96, d))
         self.norm = nn.LayerNorm(d)
 
+    def features(self, frame: Tensor) -> Tensor:
+        """What the first convolution sees: uint8 ``[B, H, W, 3]`` to ``[B, channels, H, W]``."""
+        return normalise(frame)
+
     def forward(self, frame: Tensor) -> tuple[Tensor, Tensor]:
         """uint8 ``[B, 64, 64, 3]`` to tokens ``[B, 16, d]`` and bool ``[B, 16]``, all valid."""
-        x = F.relu(self.stem_norm(self.stem(normalise(frame))))
+        x = F.relu(self.stem_norm(self.stem(self.features(frame))))
         tokens = self.norm(self.blocks(x).flatten(2).transpose(1, 2))
         return tokens, tokens.new_ones(tokens.shape[:2], dtype=torch.bool)
 

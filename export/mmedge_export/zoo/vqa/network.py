@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, TypeVar
 from torch import Tensor, nn
 
 from mmedge.errors import ExportError
-from mmedge_export.zoo.vqa.audio import CnnAudio, CrnnAudio
+from mmedge_export.zoo.vqa.audio import CnnAudio, CrnnAudio, SpectrumCnn
+from mmedge_export.zoo.vqa.classical import Classical
 from mmedge_export.zoo.vqa.fusion import (
     MODALITIES,
     AttentionFusion,
@@ -34,9 +35,13 @@ ANSWERS = (
 )  # fmt: skip
 """The 13 answers, in the order of the logits (that of easy-vqa 1.0)."""
 
-IMAGE: Mapping[str, type[nn.Module]] = {"resnet": ResNet, "vit": ViT}
+IMAGE: Mapping[str, type[nn.Module]] = {"resnet": ResNet, "vit": ViT, "classical": Classical}
 TEXT: Mapping[str, type[nn.Module]] = {"transformer": TransformerText, "gru": GruText}
-AUDIO: Mapping[str, type[nn.Module]] = {"cnn": CnnAudio, "crnn": CrnnAudio}
+AUDIO: Mapping[str, type[nn.Module]] = {
+    "cnn": CnnAudio,
+    "crnn": CrnnAudio,
+    "spectrum-cnn": SpectrumCnn,
+}
 FUSION: Mapping[str, type[Fusion]] = {
     "attention": AttentionFusion,
     "concat": Concat,
@@ -51,9 +56,9 @@ class VqaNet(nn.Module):
     Each part is chosen by name, so that a variant is a plain dictionary of four words.
 
     Args:
-        image: ``resnet`` or ``vit``.
+        image: ``resnet``, ``vit`` or ``classical``.
         text: ``transformer`` or ``gru``.
-        audio: ``cnn`` or ``crnn``.
+        audio: ``cnn``, ``crnn`` or ``spectrum-cnn``.
         fusion: ``attention``, ``concat``, ``weighted`` or ``conv``.
 
     Raises:

@@ -45,12 +45,27 @@ class Questions:
 
     def first(self, images: int) -> Questions:
         """The questions about the first ``images`` images only."""
-        keep = self.image < images
+        return self._about(np.arange(len(self.images))[:images])
+
+    def draw(self, share: float, seed: int) -> Questions:
+        """The questions about a share of the images only, drawn uniformly.
+
+        By one seed, a smaller share is part of a larger one.
+
+        Args:
+            share: of the images, rounded to whole ones, above 0 and at most 1.
+            seed: of the draw.
+        """
+        order = np.random.default_rng(seed).permutation(len(self.images))
+        return self._about(np.sort(order[: max(1, round(share * len(order)))]))
+
+    def _about(self, rows: NDArray[np.int64]) -> Questions:
+        keep = np.isin(self.image, rows)
         return Questions(
-            self.images[:images],
-            self.ids[:images],
+            self.images[rows],
+            self.ids[rows],
             self.texts,
-            self.image[keep],
+            np.searchsorted(rows, self.image[keep]),
             self.text[keep],
             self.answer[keep],
         )

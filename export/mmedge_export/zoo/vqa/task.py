@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from mmedge.errors import ExportError
 from mmedge_export.zoo.speech import corpus
 from mmedge_export.zoo.task import Task, TrainingRun
 from mmedge_export.zoo.vqa import questions
@@ -24,6 +25,11 @@ class _Run(TrainingRun):
             data = data.first(options.limit)
         self._unheard = held_out(self._test.texts, options.cache)
         readings = corpus("train", data.texts, options.cache, takes=recipe.takes)
+        if not 0 < recipe.share <= 1:
+            raise ExportError(f"--share is above 0 and at most 1, not {recipe.share}")
+        if recipe.share < 1:
+            data = data.draw(recipe.share, recipe.seed)
+            readings = readings.draw(recipe.share, recipe.seed)
         self.name = f"vqa-{recipe.fusion}"
         self.data = f"easy-vqa {questions.VERSION}"
         self.trainer = self._trainer = Trainer(recipe, data, readings)
@@ -33,6 +39,7 @@ class _Run(TrainingRun):
 
     def facts(self) -> dict[str, Any]:
         return {
+            "train_images": len(self._trainer.data.images),
             "train_questions": len(self._trainer.data),
             "train_clips": len(self._trainer.corpus),
             "test_questions": len(self._test),

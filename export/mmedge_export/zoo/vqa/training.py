@@ -41,6 +41,10 @@ class Recipe(training.Recipe):
     spotting: float = option(2.0, "weight of the auxiliary word-spotting loss of the voice")
     start: str = option("", "weight file whose encoders are trained further; none: fresh ones")
     takes: int = option(2, "readings of each question by each training voice")
+    share: float = option(
+        1.0, "share of the images, and of the readings of each question, drawn by the seed"
+    )
+    augment: bool = option(default=True, meaning="change images and clips at random")
 
     def network(self) -> VqaNet:
         """A network of these parts, fresh but for the encoders of ``start``.
@@ -108,6 +112,7 @@ class Trainer(training.Trainer[VqaNet, Batch]):
             spoken=recipe.spoken,
             seed=recipe.seed,
             epoch=self.epoch,
+            augmented=recipe.augment,
         )
 
     def loss(self, batch: Batch) -> tuple[Tensor, Counts]:
