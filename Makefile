@@ -17,7 +17,7 @@ export ORT_DISABLE_TELEMETRY ?= 1
 # What the native library is made of: a change of it installs the package anew.
 NATIVE := $(shell find cpp_ext -type f)
 
-.PHONY: demo docs fuzz promise test test-long soak lint format bench wheels clean
+.PHONY: conformance demo docs fuzz promise test test-long soak lint format bench wheels clean
 
 demo: $(VENV)/.demo
 	mkdir -p demo
@@ -49,6 +49,11 @@ test: $(VENV)/.test
 # Everything, with 2,000 random examples where `make test` has 100.
 test-long: promise
 	$(MAKE) test NATIVE_BUILDS=always FURTHER= PYTEST="--hypothesis-profile=long --timeout=0 $(PYTEST)"
+
+# The cases that every runtime is held to: what is committed is what is made, and Python passes it.
+conformance: $(VENV)/.test
+	$(BIN)/python conformance/make.py --check
+	$(BIN)/python conformance/run_python.py
 
 # The documentation as a site, in build/docs: from the tree alone, without the network. A warning is an
 # error, and everything is read anew: what a build before warned of would go unseen.

@@ -63,7 +63,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 #: Folders whose source files stand in the code map, in this order.
 SOURCES = (
-    "mmedge", "export/mmedge_export", "zoo", "cpp_ext", "examples", "benchmarks", "docs",
+    "mmedge", "export/mmedge_export", "zoo", "cpp_ext", "conformance", "examples", "benchmarks",
+    "docs",
 )  # fmt: skip
 
 #: What lines of a first comment begin with, by a file's suffix; Python files have docstrings.

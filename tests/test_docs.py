@@ -136,7 +136,16 @@ def test_python_on_the_pages_is_python_and_imports_what_there_is():
 def test_files_that_pages_name_are_there():
     names = {
         path.relative_to(ROOT).as_posix()
-        for folder in ("mmedge", "export", "cpp_ext", "tests", "benchmarks", "docs", "examples")
+        for folder in (
+            "mmedge",
+            "export",
+            "cpp_ext",
+            "conformance",
+            "tests",
+            "benchmarks",
+            "docs",
+            "examples",
+        )
         for path in (ROOT / folder).rglob("*")
     }
     checked = 0

@@ -1,0 +1,47 @@
+"""The Python runtime does what the cases in ``conformance/`` say."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import run_python
+from case_files import CASES, write_lines
+from case_streams import random_schedules
+from hostile_bundles import ATTACKS, write_hostile
+
+from mmedge.backends import cores
+from mmedge.execution import generate, inputs
+from mmedge.stream import latency_predictor, modality_state, sample, state_machine
+
+
+@pytest.mark.parametrize("name", run_python.CHECKS)
+def test_nothing_differs(name):
+    assert run_python.CHECKS[name]() == []
+
+
+@pytest.mark.parametrize(
+    ("check", "module", "name", "value"),
+    [
+        ("choices", cores, "FLOPS_PER_THREAD", 5_000_000),
+        ("streams", state_machine, "PATIENCE", 0.5),
+        ("streams", latency_predictor, "RELAXED", 0.5),
+        ("streams", modality_state, "HANG", 0.01),
+        ("streams", sample.SampleAccounting, "condemn", lambda *_: None),
+        ("calls", inputs.np, "zeros", np.ones),
+        ("loops", generate.GenerateRun, "_positions", lambda self, start, count: np.arange(count)),
+    ],
+)
+def test_a_change_of_the_runtime_shows(check, module, name, value, monkeypatch):
+    monkeypatch.setattr(module, name, value)
+    assert run_python.CHECKS[check]()
+
+
+def test_random_schedules_are_played_alike(tmp_path):
+    write_lines(tmp_path / "random.jsonl", random_schedules(CASES / "bundles", 77, range(30)))
+    assert run_python.check_streams(tmp_path / "random.jsonl") == []
+
+
+def test_hostile_bundles_are_refused(tmp_path):
+    # Every one is in test_bundles_bad.py; here they are read back from where others read them.
+    write_hostile(tmp_path / "hostile", ATTACKS[::12])
+    assert run_python.check_hostile(tmp_path / "hostile") == []
