@@ -281,10 +281,17 @@ Op* make_ops() {
   return ops;
 }
 
-// One domain serves all sessions of the process, and sessions refer to it as long as they live.
+// The operators with one copy of ONNX Runtime. They serve all its sessions, which refer to them as
+// long as they live.
+struct Registered {
+  const Api* api;
+  Domain* domain;
+  Registered* next;
+};
+
 Status* make_domain(const Api& api, Domain** made) {
   MMEDGE_TRY(api.get<CreateCustomOpDomain>()("mmedge", made));
-  Op* ops = make_ops();
+  static Op* const ops = make_ops();
   for (int i = 0; i < kCount; ++i) MMEDGE_TRY(api.get<CustomOpDomainAdd>()(*made, &ops[i]));
   return nullptr;
 }
@@ -299,12 +306,16 @@ extern "C" MMEDGE_API mmedge::ort::Status* RegisterCustomOps(
   const Api* api = base->get_api(kApiVersion);
   if (api == nullptr) return nullptr;  // older than 1.17: ONNX Runtime has said so, bodies run
   static std::mutex lock;
-  static Domain* domain = nullptr;
+  static Registered* first = nullptr;
   const std::lock_guard<std::mutex> held(lock);
-  if (domain == nullptr) {
+  Registered* found = first;
+  while (found != nullptr && found->api != api) found = found->next;
+  if (found == nullptr) {
     Domain* made = nullptr;
     MMEDGE_TRY(make_domain(*api, &made));
-    domain = made;
+    found = new (std::nothrow) Registered{api, made, first};
+    if (found == nullptr) return api->get<CreateStatus>()(kFail, "mmedge: out of memory");
+    first = found;
   }
-  return api->get<AddCustomOpDomain>()(options, domain);
+  return api->get<AddCustomOpDomain>()(options, found->domain);
 }

@@ -1,0 +1,78 @@
+// Lists of backends, and what all of them share.
+#include "backend.h"
+
+#include <algorithm>
+
+namespace mmedge::runtime {
+
+void check_threads(const std::optional<int>& threads) {
+  if (threads && *threads < 1) {
+    throw Error(Code::kInput, "threads must be a whole number from 1, or none; got " +
+                                  std::to_string(*threads));
+  }
+}
+
+std::string Attention::text() const {
+  const std::string by =
+      kernel.empty() ? "standard operators: " + reason : "kernel (" + kernel + ")";
+  return std::to_string(nodes) + (nodes == 1 ? " node by " : " nodes by ") + by;
+}
+
+std::string StageSource::where() const {
+  return "stage '" + stage->name + "', variant " + variant->id();
+}
+
+std::vector<TensorSpec> graph_inputs(const Manifest& manifest, const Stage& stage,
+                                     const Variant& variant) {
+  std::vector<TensorSpec> inputs = stage.inputs;
+  const auto* loop = std::get_if<GenerateLoop>(&manifest.loop);
+  if (!variant.in_place || loop == nullptr || loop->stage != stage.name) return inputs;
+  TensorSpec last{"cache.last", DType::kInt32, {}};
+  for (const TensorSpec& spec : stage.inputs) {
+    if (spec.name == loop->token && !spec.shape.empty()) last.shape = {spec.shape[0]};
+  }
+  inputs.push_back(last);
+  inputs.push_back({"cache.total", DType::kInt32, {}});
+  return inputs;
+}
+
+void Backends::add(Backend backend) {
+  if (backend.name.empty() || backend.version == nullptr || backend.missing == nullptr ||
+      backend.targets == nullptr || backend.open_stage == nullptr) {
+    throw Error(Code::kInput, "backend '" + backend.name +
+                                  "': a backend has a name and all four functions; set them");
+  }
+  for (Backend& each : backends_) {
+    if (each.name == backend.name) {
+      each = std::move(backend);
+      return;
+    }
+  }
+  backends_.push_back(std::move(backend));
+}
+
+const Backend* Backends::find(const std::string& name) const noexcept {
+  for (const Backend& backend : backends_) {
+    if (backend.name == name) return &backend;
+  }
+  return nullptr;
+}
+
+std::unique_ptr<Session> Backends::open_stage(const StageSource& source,
+                                              const SessionOptions& options) const {
+  check_threads(options.threads);
+  const Backend* backend = find(source.variant->backend);
+  if (backend == nullptr) {
+    std::vector<std::string> names;
+    for (const Backend& each : backends_) names.push_back(each.name);
+    std::sort(names.begin(), names.end());
+    std::string list;
+    for (const std::string& name : names) list += (list.empty() ? "" : ", ") + name;
+    throw Error(Code::kBackend, "variant " + source.variant->id() + ": backend '" +
+                                    source.variant->backend + "' is not known; there is " +
+                                    (list.empty() ? "none" : list));
+  }
+  return backend->open_stage(backend->context.get(), source, options);
+}
+
+}  // namespace mmedge::runtime
