@@ -14,6 +14,7 @@ WATCHED = (
     "tests/native",
     "tests/emulated_cuda.py",
     "tests/segattn_call.py",
+    "tests/probe_cases.py",
     "tests/segattn_checks.py",
     "mmedge/native",
     "mmedge/testing.py",

@@ -1,0 +1,223 @@
+// Choosing a token from the scores of all: the best, or one drawn by its probability.
+#include "execution/sampling.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "execution/convert.h"
+#include "execution/float16.h"
+#include "execution/random_numbers.h"
+
+namespace mmedge::runtime {
+namespace {
+
+constexpr double kInfinite = std::numeric_limits<double>::infinity();
+
+// How many probabilities are put in order at first: of tens of thousands, most often the first
+// hundreds hold the token.
+constexpr size_t kFirstSorted = 256;
+
+struct FromFloat16 {
+  using Bits = uint16_t;
+  static float read(uint16_t bits) noexcept { return half_to_float(bits); }
+};
+template <typename T>
+struct FromFloat {
+  using Bits = T;
+  static T read(T value) noexcept { return value; }
+};
+
+// Takes scores [begin, end) into the largest so far and the place of the first of its value.
+// False where there is NaN.
+template <typename From>
+bool take_best(const void* row, size_t begin, size_t end, double* best, size_t* place) noexcept {
+  using Bits = typename From::Bits;
+  using Value = decltype(From::read(Bits{}));
+  const auto* bytes = static_cast<const uint8_t*>(row);
+  const auto read = [bytes](size_t i) noexcept {
+    Bits bits;
+    std::memcpy(&bits, bytes + i * sizeof bits, sizeof bits);
+    return From::read(bits);
+  };
+  // Parts side by side, which a compiler makes one instruction of.
+  constexpr size_t kLanes = 8;
+  Value lanes[kLanes];
+  bool is_number = true;
+  std::fill(lanes, lanes + kLanes, -std::numeric_limits<Value>::infinity());
+  size_t i = begin;
+  for (; i + kLanes <= end; i += kLanes) {
+    bool is_nan = false;
+    for (size_t lane = 0; lane < kLanes; ++lane) {
+      const Value value = read(i + lane);
+      is_nan |= value != value;
+      lanes[lane] = value > lanes[lane] ? value : lanes[lane];
+    }
+    is_number &= !is_nan;
+  }
+  for (; i < end; ++i) {
+    const Value value = read(i);
+    is_number &= value == value;
+    lanes[0] = value > lanes[0] ? value : lanes[0];
+  }
+  if (!is_number) return false;
+  const Value largest = *std::max_element(lanes, lanes + kLanes);
+  if (!(largest > *best)) return true;
+  for (i = begin; read(i) != largest;) ++i;
+  *best = largest, *place = i;
+  return true;
+}
+
+bool take_best(const void* row, DType dtype, size_t begin, size_t end, double* best,
+               size_t* place) noexcept {
+  switch (dtype) {
+    case DType::kFloat16: return take_best<FromFloat16>(row, begin, end, best, place);
+    case DType::kFloat32: return take_best<FromFloat<float>>(row, begin, end, best, place);
+    case DType::kFloat64: return take_best<FromFloat<double>>(row, begin, end, best, place);
+    default: return false;
+  }
+}
+
+// The first of the largest scores that may be chosen; false where there is none, or NaN.
+bool find_best(const void* row, const Scores& scores, const std::vector<int64_t>& suppress,
+               int64_t* token) noexcept {
+  double best = -kInfinite;
+  size_t place = 0, begin = 0;
+  for (const int64_t suppressed : suppress) {
+    const size_t end = static_cast<size_t>(suppressed);
+    if (suppressed < 0 || end >= scores.vocabulary) continue;
+    if (!take_best(row, scores.dtype, begin, end, &best, &place)) return false;
+    begin = end + 1;
+  }
+  if (!take_best(row, scores.dtype, begin, scores.vocabulary, &best, &place)) return false;
+  *token = static_cast<int64_t>(place);
+  return best > -kInfinite;
+}
+
+}  // namespace
+
+std::vector<int64_t> make_suppress_list(std::vector<int64_t> tokens) {
+  std::sort(tokens.begin(), tokens.end());
+  tokens.erase(std::unique(tokens.begin(), tokens.end()), tokens.end());
+  return tokens;
+}
+
+double sum_pairwise(const double* numbers, size_t count) noexcept {
+  if (count < 8) {
+    double sum = 0.0;
+    for (size_t i = 0; i < count; ++i) sum += numbers[i];
+    return sum;
+  }
+  if (count > 128) {
+    const size_t half = count / 2 - count / 2 % 8;
+    return sum_pairwise(numbers, half) + sum_pairwise(numbers + half, count - half);
+  }
+  double parts[8];
+  std::copy(numbers, numbers + 8, parts);
+  size_t i = 8;
+  for (; i + 8 <= count; i += 8) {
+    for (size_t part = 0; part < 8; ++part) parts[part] += numbers[i + part];
+  }
+  double sum = ((parts[0] + parts[1]) + (parts[2] + parts[3])) +
+               ((parts[4] + parts[5]) + (parts[6] + parts[7]));
+  for (; i < count; ++i) sum += numbers[i];
+  return sum;
+}
+
+TokenSampler::TokenSampler(size_t vocabulary)
+    : shares_(vocabulary), order_(vocabulary), tokens_(vocabulary) {}
+
+bool TokenSampler::choose(const Scores& scores, const Sampling& sampling, uint64_t choice,
+                          const std::vector<int64_t>& suppress, int64_t* tokens) noexcept {
+  const auto* row = static_cast<const uint8_t*>(scores.data);
+  const RandomStream numbers(sampling.seed, choice);
+  const size_t step = scores.stride * item_size(scores.dtype);
+  for (size_t i = 0; i < scores.rows; ++i, row += step) {
+    const bool is_chosen =
+        sampling.temperature == 0.0
+            ? find_best(row, scores, suppress, &tokens[i])
+            : draw(row, scores, sampling, numbers.uniform(i), suppress, &tokens[i]);
+    if (!is_chosen) return false;
+  }
+  return true;
+}
+
+bool TokenSampler::draw(const void* row, const Scores& scores, const Sampling& sampling, double u,
+                        const std::vector<int64_t>& suppress, int64_t* token) noexcept {
+  size_t count = scores.vocabulary;
+  to_float64(scores.dtype, row, count, shares_.data());
+  for (const int64_t suppressed : suppress) {
+    if (suppressed >= 0 && static_cast<size_t>(suppressed) < count) {
+      shares_[static_cast<size_t>(suppressed)] = -kInfinite;
+    }
+  }
+  double largest = -kInfinite;
+  for (size_t i = 0; i < count; ++i) {
+    const double score = shares_[i] /= sampling.temperature;
+    if (std::isnan(score)) return false;
+    largest = std::max(largest, score);
+  }
+  // Infinite scores have no probability: the difference of two is no number.
+  if (!std::isfinite(largest)) return false;
+  const bool is_cut = sampling.top_k > 0 && static_cast<uint64_t>(sampling.top_k) < count;
+  if (is_cut) {
+    const auto keep = static_cast<std::ptrdiff_t>(sampling.top_k);
+    for (size_t i = 0; i < count; ++i) tokens_[i] = static_cast<uint32_t>(i);
+    std::nth_element(tokens_.begin(), tokens_.begin() + (keep - 1),
+                     tokens_.begin() + static_cast<std::ptrdiff_t>(count),
+                     [this](uint32_t a, uint32_t b) noexcept {
+                       return shares_[a] > shares_[b] || (shares_[a] == shares_[b] && a < b);
+                     });
+    std::sort(tokens_.begin(), tokens_.begin() + keep);
+    count = static_cast<size_t>(keep);
+    // Never before its own place: the tokens ascend.
+    for (size_t i = 0; i < count; ++i) shares_[i] = shares_[tokens_[i]];
+  }
+  for (size_t i = 0; i < count; ++i) shares_[i] = std::exp(shares_[i] - largest);
+  const size_t place = find_place(count, sampling.top_p, u);
+  *token = static_cast<int64_t>(is_cut ? tokens_[place] : place);
+  return true;
+}
+
+// The place that `u` falls on, where places lie from the largest share to the smallest, equal ones
+// in their own order. Only as many are put in order as it takes.
+size_t TokenSampler::find_place(size_t count, double top_p, double u) noexcept {
+  const double total = sum_pairwise(shares_.data(), count);
+  for (size_t i = 0; i < count; ++i) order_[i] = static_cast<uint32_t>(i);
+  const auto is_before = [this](uint32_t a, uint32_t b) noexcept {
+    return shares_[a] > shares_[b] || (shares_[a] == shares_[b] && a < b);
+  };
+  size_t sorted = 0;
+  const auto sort_more = [&]() noexcept {
+    const size_t end = std::min(count, sorted == 0 ? kFirstSorted : sorted * 16);
+    const auto begin = order_.begin() + static_cast<std::ptrdiff_t>(sorted);
+    const auto middle = order_.begin() + static_cast<std::ptrdiff_t>(end);
+    const auto last = order_.begin() + static_cast<std::ptrdiff_t>(count);
+    if (middle != last) std::nth_element(begin, middle, last, is_before);
+    std::sort(begin, middle, is_before);
+    sorted = end;
+  };
+  size_t end = count;
+  double target = u * total, sum = 0.0;
+  if (top_p < 1.0) {
+    const double limit = top_p * total;
+    for (size_t i = 0; i < count; ++i) {
+      if (i == sorted) sort_more();
+      sum += shares_[order_[i]];
+      if (!(sum >= limit)) continue;
+      end = i + 1;
+      break;
+    }
+    target = u * sum;
+    sum = 0.0;
+  }
+  for (size_t i = 0; i < end; ++i) {
+    if (i == sorted) sort_more();
+    sum += shares_[order_[i]];
+    if (sum > target) return order_[i];
+  }
+  return order_[end - 1];
+}
+
+}  // namespace mmedge::runtime
