@@ -148,7 +148,7 @@ class _Check:
         #: Nodes of each function, and of all calls so far.
         self._sizes: dict[str, int] = {}
         self._expanded = 0
-        self._called_so: dict[tuple[str, tuple[bool, ...]], tuple[bool, ...]] = {}
+        self._called_so: dict[tuple[str, tuple[bool, ...], int], tuple[bool, ...]] = {}
 
     def run(self) -> None:
         """Check all of it."""
@@ -158,6 +158,7 @@ class _Check:
                 self._sizes[op] = size
         self._nodes = 0
         self._graph(self._model.graph, Scope(), in_function=False)
+        self._check_count()
 
     def _function(self, function: ParsedFunction) -> int:
         """Check a function's body, of whose inputs nothing is known; how many nodes it has."""
@@ -195,6 +196,9 @@ class _Check:
             self.needs_elements.add(node.op)
         function = self._model.functions.get((node.domain, node.op))
         if function is not None:
+            if any(attribute.graphs for attribute in node.attributes.values()):
+                # Its operators would be called in a place where nothing is known of them.
+                raise BundleError(f"{self._where}: a call of function {node.op!r} passes a graph")
             return self._results(function, node, scope)
         bodies = [
             self._graph(body, Scope(scope), in_function=in_function)
@@ -213,15 +217,25 @@ class _Check:
     def _results(self, function: ParsedFunction, node: ParsedNode, scope: Scope) -> dict[str, bool]:
         """Of a function's results, where it is called so, whether each may be int32 or int64."""
         integer_inputs = tuple(scope.may_be_integer(name) for name in node.inputs)
-        integer_results = self._called_so.get((function.op, integer_inputs))
+        call = function.op, integer_inputs, len(node.outputs)
+        integer_results = self._called_so.get(call)
         if integer_results is None:
             body_scope = Scope()
             body_scope.integers.update(zip(function.inputs, integer_inputs, strict=False))
             for body_node in function.nodes:
                 body_scope.add(body_node)
-            integer_results = tuple(body_scope.may_be_integer(name) for name in function.outputs)
-            self._called_so[function.op, integer_inputs] = integer_results
+            # A function may have more results than a call takes.
+            results = function.outputs[: len(node.outputs)]
+            integer_results = tuple(body_scope.may_be_integer(name) for name in results)
+            self._called_so[call] = integer_results
         return dict(zip(node.outputs, integer_results, strict=False))
+
+    def _check_count(self) -> None:
+        if self._nodes + self._expanded > MAX_NODES:
+            raise BundleError(
+                f"{self._where}: more than {MAX_NODES} nodes with the bodies of functions in their "
+                "places"
+            )
 
     def _check_operator(self, node: ParsedNode, *, in_function: bool) -> None:
         call = node.domain, node.op
@@ -231,12 +245,7 @@ class _Check:
         if call in self._model.functions and node.domain == OWN_DOMAIN:
             self.called[node.op] += 1
             self._expanded += self._sizes[node.op]
-            # Before the body is gone through once more for this call.
-            if self._nodes + self._expanded > MAX_NODES:
-                raise BundleError(
-                    f"{self._where}: more than {MAX_NODES} nodes with the bodies of functions in "
-                    "their places"
-                )
+            self._check_count()  # before the body is gone through once more for this call
             return
         operators = DOMAINS.get(node.domain)
         if operators is not None and node.op in operators:

@@ -105,7 +105,7 @@ class ParsedTensor:
         values: of a small int32 or int64 constant in the file; None: not looked at.
     """
 
-    __slots__ = ("external", "kind", "name", "shape", "values")
+    __slots__ = ("_asked", "external", "kind", "name", "shape", "values")
 
     def __init__(
         self, kind: int = 0, shape: tuple[int, ...] = (), values: tuple[int, ...] | None = None
@@ -115,6 +115,14 @@ class ParsedTensor:
         self.shape = shape
         self.external: dict[str, str] = {}
         self.values = values
+        self._asked: tuple[int, int] | None = None
+
+    def asked(self) -> tuple[int, int]:
+        """What its values ask for as sizes of at least 1: multiplied, and the largest alone."""
+        if self._asked is None:  # once, for any number of nodes that take it
+            sizes = [max(1, abs(size)) for size in self.values or ()]
+            self._asked = prod(sizes), max(sizes, default=1)
+        return self._asked
 
 
 class ParsedAttribute:
@@ -275,6 +283,8 @@ class _ModelReader(WireReader):
             raise WireError("a file without a graph")
         if not has_version:
             raise WireError("a file without an IR version")
+        if self._left < 0:  # of messages around others it is counted when they end
+            raise WireError(f"more than {MAX_FIELDS} fields")
         return ParsedModel(graph, functions, self._external, opsets)
 
     def _opset(self, start: int, end: int) -> tuple[str, int]:
@@ -325,7 +335,8 @@ class _ModelReader(WireReader):
             elif number == 7:
                 function.nodes.append(self._counted_node(begin, stop, 2))
             elif number == 11:
-                self._attribute(begin, stop, 2)
+                # What a body takes by reference could be anything, a graph too.
+                raise WireError(f"a default of an attribute of function {function.op!r}")
             elif number == 13 and begin != stop:
                 raise WireError("an overload of a function")
         return function

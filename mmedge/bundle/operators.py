@@ -145,7 +145,7 @@ def node_fault(node: ParsedNode, values: Values) -> str | None:
         if (
             integers
             and (min(integers) < -(1 << 31) or max(integers) >= 1 << 31)
-            and (node.op, name) not in _ANY_INTEGER
+            and (node.domain or (node.op, name) not in _ANY_INTEGER)
         ):
             return f"attribute {name!r} beyond 32 bits"
     rule = _RULES.get((node.domain, node.op))
@@ -193,10 +193,9 @@ def _limit_elements(
 
     def fault(node: ParsedNode, values: Values) -> str | None:
         constant = values.constant(_input(node, index))
-        if constant is None or not constant.values:
+        if constant is None:
             return None
-        sizes = [max(1, abs(size)) for size in constant.values]
-        size = prod(sizes) if factors else max(sizes)
+        size = constant.asked()[0 if factors else 1]
         return (
             f"a constant asks for {size} elements, at most {MAX_MADE}" if size > MAX_MADE else None
         )
@@ -215,6 +214,8 @@ def _range(node: ParsedNode, values: Values) -> str | None:
 
 def _random(node: ParsedNode, _: Values) -> str | None:
     shape = node.attributes.get("shape")
+    if shape is not None and shape.reference:
+        return "a shape that the function's caller chooses"
     size = prod(max(1, size) for size in shape.integers) if shape is not None else 0
     return f"asks for {size} elements, at most {MAX_MADE}" if size > MAX_MADE else None
 

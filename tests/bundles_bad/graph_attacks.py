@@ -46,6 +46,20 @@ def _functions(*functions):
     return _graph(change)
 
 
+def _by_reference(change):
+    """A function whose branches are an attribute of its own; ``change`` says what it is."""
+
+    def apply(model):
+        branch = helper.make_node("If", ["score"], ["more"])
+        for name in ("then_branch", "else_branch"):
+            branch.attribute.add(name=name, type=onnx.AttributeProto.GRAPH, ref_attr_name="body")
+        model.functions.append(_function("F", branch))
+        model.graph.node.append(_node("F", "mmedge"))
+        change(model, helper.make_attribute("body", _body(_node("Steal", "evil"))))
+
+    return _graph(apply)
+
+
 def _location(location, offset=0):
     """The second weight moved to ``location``."""
 
@@ -134,6 +148,16 @@ ATTACKS = [
     Attack("operator in nested branches", STEAL, _add(_deep(8))),
     Attack("branches without end", "nested deeper than 48", _add(_deep(20))),
     Attack("operator in a function", STEAL, _functions(_function("F", _node("Steal", "evil")))),
+    Attack(
+        "operator in a graph that a function is given",
+        r"onnx/net\.onnx: a call of function 'F' passes a graph",
+        _by_reference(lambda model, body: model.graph.node[-1].attribute.append(body)),
+    ),
+    Attack(
+        "operator in a graph that a function has by default",
+        "not an ONNX graph: a default of an attribute of function 'F'",
+        _by_reference(lambda model, body: model.functions[-1].attribute_proto.append(body)),
+    ),
     Attack("training graph", "not an ONNX graph: a training graph", _graph(_training)),
     Attack(
         "operator with a body of its own domain",
