@@ -154,7 +154,8 @@ class Session {
 };
 
 // A stage's graph, from a file or from memory, and what a bundle says of it. What it refers to has
-// to stay while the stage is opened; what is in memory, as long as the session.
+// to stay while the stage is opened; graph and weights in memory, as long as the session: an engine
+// may read them there. ONNX Runtime copies weights from memory, and maps those of a file.
 struct StageSource {
   const Stage* stage = nullptr;
   const Variant* variant = nullptr;

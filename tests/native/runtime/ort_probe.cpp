@@ -4,7 +4,9 @@
 // then calls a slot's functions at random with tensors that mostly do not fit.
 #include <dlfcn.h>
 
+#include <chrono>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <iostream>
 #include <nlohmann/json.hpp>
@@ -264,6 +266,22 @@ Json run_threads(const Json& command) {
   return answers;
 }
 
+// Ends the program with everything still open, perhaps while a thread runs a slot.
+[[noreturn]] void leave(bool busy) {
+  static auto* left = new std::map<std::string, Slot>;
+  static auto* open = new std::map<std::string, std::unique_ptr<Opened>>;
+  left->swap(slots);
+  open->swap(sessions);
+  RunSlot* slot = left->begin()->second.slot.get();
+  if (busy) {
+    std::thread([slot] {
+      while (slot->run() == Code::kOk) {}
+    }).detach();
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  }
+  std::exit(0);
+}
+
 Json answer(const Json& command) {
   const std::string what = command.at("command");
   if (what == "open") return open(command);
@@ -304,6 +322,7 @@ Json answer(const Json& command) {
     }
     return answer;
   }
+  if (what == "exit") leave(command.at("busy"));
   throw Error(Code::kInput, "unknown command " + what);
 }
 

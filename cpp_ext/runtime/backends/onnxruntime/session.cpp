@@ -1,8 +1,11 @@
 // Loads graphs, and checks what ONNX Runtime has made of them.
 #include "session.h"
 
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
+
 #include <algorithm>
-#include <string_view>
 #include <utility>
 
 #include "../cores.h"
@@ -12,6 +15,9 @@
 
 namespace mmedge::runtime::onnxruntime {
 namespace {
+
+// Bytes of weights in memory from which the allocator is asked to give back what is free.
+[[maybe_unused]] constexpr size_t kTrimBytes = 4 << 20;
 
 // Frees what ONNX Runtime has made.
 template <class Function, class T>
@@ -187,7 +193,9 @@ ort::Session* make_session(Library& library, const Kernels* kernels, const Stage
   std::vector<const char*> names;
   std::vector<char*> data;
   std::vector<size_t> bytes;
+  [[maybe_unused]] size_t total = 0;
   for (const auto& [name, file] : source.weights) {
+    total += file.size;
     names.push_back(name.c_str());
     data.push_back(reinterpret_cast<char*>(const_cast<uint8_t*>(file.data)));
     bytes.push_back(file.size);
@@ -200,6 +208,11 @@ ort::Session* make_session(Library& library, const Kernels* kernels, const Stage
   }
   library.check(library.call<ort::CreateSessionFromArray>(
       env, static_cast<const void*>(source.graph.data), source.graph.size, held, &session));
+#ifdef __GLIBC__
+  // It copied the weights and let go of those that it packed anew, half of which the allocator may
+  // still hold.
+  if (total >= kTrimBytes) malloc_trim(0);
+#endif
   return session;
 }
 

@@ -1,0 +1,240 @@
+// Counts what code of our own allocates, frees and locks while it runs a stage.
+//
+// `ort_allocations LIBRARY GRAPH RUNS`: the graph has inputs x and state, and outputs doubled and
+// total, all float32 [n]. The functions below take the place of the C library's; a call counts as
+// ours where it comes from this program's code, of which the standard library of C++ is a part
+// (-static-libstdc++). What ONNX Runtime does in its own code is counted beside it.
+#include <dlfcn.h>
+#include <pthread.h>
+
+#include <atomic>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <mutex>
+#include <string>
+#include <thread>
+
+#include "backends/onnxruntime/session.h"
+
+extern "C" {
+extern const char __executable_start, etext;
+void* __libc_malloc(size_t);
+void* __libc_calloc(size_t, size_t);
+void* __libc_realloc(void*, size_t);
+void* __libc_memalign(size_t, size_t);
+void __libc_free(void*);
+}
+
+namespace {
+
+std::atomic<bool> counting{false};
+std::atomic<long> allocations{0}, frees{0}, locks{0}, engine_allocations{0};
+
+bool from_here(const void* caller) {
+  const auto* at = static_cast<const char*>(caller);
+  return at >= &__executable_start && at < &etext;
+}
+
+void count(std::atomic<long>& counter) {
+  if (counting.load(std::memory_order_relaxed)) counter.fetch_add(1, std::memory_order_relaxed);
+}
+
+// What our code allocated and did not free yet. Whose a call of free is, the caller does not tell:
+// ONNX Runtime's functions that release something may end with a jump into free.
+std::atomic<void*> own[1 << 14];
+
+// Puts `next` in the place of `expected`, in one of the places where `memory` may be.
+bool replace(void* memory, void* expected, void* next) {
+  const size_t first = (reinterpret_cast<uintptr_t>(memory) >> 4) * 0x9E3779B97F4A7C15u >> 50;
+  for (size_t i = 0; i < 32; ++i) {
+    void* held = expected;
+    std::atomic<void*>& place = own[(first + i) % (1 << 14)];
+    if (place.load(std::memory_order_relaxed) != held) continue;
+    if (place.compare_exchange_strong(held, next)) return true;
+  }
+  return false;
+}
+
+void* allocated(void* memory, const void* caller) {
+  if (!from_here(caller)) {
+    count(engine_allocations);
+    return memory;
+  }
+  count(allocations);
+  if (!replace(memory, nullptr, memory)) std::abort();  // the table is too small
+  return memory;
+}
+
+void freed(void* memory) {
+  if (memory != nullptr && replace(memory, memory, nullptr)) count(frees);
+}
+
+int lock_next(const char* name, void* object) {
+  using Lock = int (*)(void*);
+  return reinterpret_cast<Lock>(dlsym(RTLD_NEXT, name))(object);
+}
+
+}  // namespace
+
+#define CALLER __builtin_return_address(0)
+
+extern "C" {
+void* malloc(size_t bytes) {
+  return allocated(__libc_malloc(bytes), CALLER);
+}
+void* calloc(size_t items, size_t bytes) {
+  return allocated(__libc_calloc(items, bytes), CALLER);
+}
+void* realloc(void* old, size_t bytes) {
+  freed(old);
+  return allocated(__libc_realloc(old, bytes), CALLER);
+}
+void* aligned_alloc(size_t alignment, size_t bytes) {
+  return allocated(__libc_memalign(alignment, bytes), CALLER);
+}
+int posix_memalign(void** out, size_t alignment, size_t bytes) {
+  *out = allocated(__libc_memalign(alignment, bytes), CALLER);
+  return *out == nullptr ? 12 : 0;
+}
+void free(void* memory) {
+  freed(memory);
+  __libc_free(memory);
+}
+int pthread_mutex_lock(pthread_mutex_t* mutex) {
+  if (from_here(CALLER)) count(locks);
+  return lock_next("pthread_mutex_lock", mutex);
+}
+int pthread_mutex_trylock(pthread_mutex_t* mutex) {
+  if (from_here(CALLER)) count(locks);
+  return lock_next("pthread_mutex_trylock", mutex);
+}
+int pthread_rwlock_rdlock(pthread_rwlock_t* lock) {
+  if (from_here(CALLER)) count(locks);
+  return lock_next("pthread_rwlock_rdlock", lock);
+}
+int pthread_rwlock_wrlock(pthread_rwlock_t* lock) {
+  if (from_here(CALLER)) count(locks);
+  return lock_next("pthread_rwlock_wrlock", lock);
+}
+}
+
+using namespace mmedge::runtime;
+
+namespace {
+
+constexpr int64_t kSize = 64;
+
+TensorView view(float* data, int64_t size = kSize) {
+  TensorView view;
+  view.dtype = DType::kFloat32;
+  view.rank = 1;
+  view.shape[0] = size;
+  view.data = data;
+  return view;
+}
+
+// The memory of a thread, and its slot.
+struct Work {
+  float x[2][kSize] = {}, state[kSize] = {}, out[2][kSize] = {}, short_one[1] = {};
+  std::unique_ptr<RunSlot> slot;
+  Value kept;
+
+  // Every way to run; false where one goes wrong.
+  bool run(int i) noexcept {
+    RunSlot& each = *slot;
+    bool ok = true;
+    const auto check = [&](Code code) { ok = ok && code == Code::kOk; };
+    // Inputs at the same and at other addresses, outputs in the caller's memory.
+    check(each.set_input(0, view(x[i % 2])));
+    check(each.set_input(1, view(state)));
+    check(each.set_output(0, view(out[i % 2])));
+    each.reset_output(1);
+    check(each.run());
+    // A state goes back, is taken out, and is an input again; the old one is let go of.
+    check(each.feed_back(1, 1));
+    check(each.run());
+    Value next = each.take_output(1);
+    ok = ok && static_cast<bool>(next);
+    check(each.set_input(1, next));
+    kept = std::move(next);
+    check(each.run());
+    // What is refused: by us, and by ONNX Runtime.
+    ok = ok && each.set_input(7, view(state)) == Code::kInput;
+    check(each.set_input(1, view(short_one, 1)));
+    check(each.set_output(1, view(short_one, 1)));
+    ok = ok && each.run() == Code::kBackend && std::strlen(each.message()) > 0;
+    return ok;
+  }
+};
+
+}  // namespace
+
+int main(int, char** arguments) {
+  const int runs = std::atoi(arguments[3]);
+  Stage stage;
+  stage.name = "net";
+  for (const char* name : {"x", "state"}) {
+    stage.inputs.push_back({name, DType::kFloat32, {{0, "n"}}});
+  }
+  for (const char* name : {"doubled", "total"}) {
+    stage.outputs.push_back({name, DType::kFloat32, {{0, "n"}}});
+  }
+  Variant variant;
+  variant.backend = "ort";
+  variant.target = "cpu";
+  StageSource source;
+  source.stage = &stage;
+  source.variant = &variant;
+  source.inputs = stage.inputs;
+  source.alone = true;
+  source.path = arguments[2];
+  const Backend backend = onnxruntime::make_backend(arguments[1], {});
+  const auto session = backend.open_stage(backend.context.get(), source, {});
+
+  std::mutex mutex;
+  counting = true;
+  {  // What the counters are to see.
+    const std::lock_guard<std::mutex> held(mutex);
+    const std::string text(100, 'x');
+  }
+  counting = false;
+  const long seen[] = {allocations.exchange(0), frees.exchange(0), locks.exchange(0)};
+  if (seen[0] < 1 || seen[1] < 1 || seen[2] < 1) {
+    std::printf("the counters see nothing: %ld %ld %ld\n", seen[0], seen[1], seen[2]);
+    return 2;
+  }
+  Work work[2];
+  bool ok = true;
+  for (Work& each : work) {
+    each.slot = session->make_slot();
+    for (int i = 0; i < 2; ++i) ok = each.run(i) && ok;
+  }
+  std::atomic<int> ready{0};
+  std::atomic<bool> good{ok};
+  const auto turn = [&](Work& each) {
+    ++ready;
+    while (ready < 2) {}
+    for (int i = 0; i < runs; ++i) {
+      if (!each.run(i)) good = false;
+    }
+    ++ready;
+    while (ready < 5) {}
+  };
+  std::thread threads[] = {std::thread(turn, std::ref(work[0])),
+                           std::thread(turn, std::ref(work[1]))};
+  while (ready < 2) {}
+  counting = true;
+  while (ready < 4) {}
+  counting = false;
+  ready = 5;
+  for (std::thread& thread : threads) thread.join();
+  std::printf("%d %ld %ld %ld %ld\n", static_cast<int>(good), allocations.load(), frees.load(),
+              locks.load(), engine_allocations.load());
+  if (!good) std::printf("%s\n", work[0].slot->message());
+  for (Work& each : work) {
+    each.slot.reset();  // before what it refers to
+    each.kept = Value();
+  }
+  return good ? 0 : 1;
+}
