@@ -49,7 +49,8 @@ def choose(
         suppress: tokens that are not chosen.
 
     Raises:
-        BackendError: the scores of a row hold NaN, or none that may be chosen.
+        BackendError: the scores of a row hold NaN, or none that may be chosen; or plus infinity,
+            where a token is drawn.
     """
     if len(suppress):
         # Never in place: the scores may be a cache's.
@@ -78,38 +79,41 @@ def choose(
 
 def _no_number(choice: int) -> BackendError:
     return BackendError(
-        f"the scores for token {choice} hold NaN, or nothing but minus infinity, so that no token "
-        "can be chosen; look at the inputs of this call, and run mmedge verify on the bundle"
+        f"the scores for token {choice} hold NaN or infinity, or nothing but minus infinity, so "
+        "that no token can be chosen; look at the inputs of this call, and run mmedge verify on "
+        "the bundle"
     )
 
 
 def _draw(scores: NDArray[np.float64], sampling: Sampling, u: float, choice: int) -> int:
-    scores = scores / sampling.temperature
+    with np.errstate(over="ignore"):
+        scores = scores / sampling.temperature
+    largest = scores.max()
+    # NaN counts as the largest, and plus infinity less itself is no number.
+    if not -inf < largest < inf:
+        raise _no_number(choice)
     tokens = None
     if 0 < sampling.top_k < scores.size:
         tokens = _largest(scores, sampling.top_k)
         scores = scores[tokens]
-    largest = scores.max()
-    if not largest > -inf:
-        raise _no_number(choice)
-    with np.errstate(invalid="ignore"):  # plus infinity less itself
-        shares = np.exp(scores - largest)
-    token = _place(shares, sampling.top_p, u)
+    token = _place(scores, np.exp(scores - largest), sampling.top_p, u)
     return token if tokens is None else int(tokens[token])
 
 
-def _place(shares: NDArray[np.float64], top_p: float, u: float) -> int:
-    """The place that ``u`` falls on, where places lie from large to small.
+def _place(scores: NDArray[np.float64], shares: NDArray[np.float64], top_p: float, u: float) -> int:
+    """The place that ``u`` falls on, where places lie from the largest score to the smallest.
 
-    Only as many are put in order as it takes: of tens of thousands, most often the first hundreds.
+    By their shares, the order of two that are nearly equal would depend on the last bit of ``exp``,
+    which is another one on another machine. Only as many are put in order as it takes: of tens of
+    thousands, most often the first hundreds.
     """
     total, count = shares.sum(), _FIRST_SORTED
     while True:
-        is_all = count >= len(shares)
+        is_all = count >= len(scores)
         # All that equal the last one are there, too.
-        least = -inf if is_all else np.partition(shares, -count)[-count]
-        candidates = np.flatnonzero(shares >= least)
-        order = candidates[np.argsort(-shares[candidates], kind="stable")]
+        least = -inf if is_all else np.partition(scores, -count)[-count]
+        candidates = np.flatnonzero(scores >= least)
+        order = candidates[np.argsort(-scores[candidates], kind="stable")]
         sums = np.cumsum(shares[order])
         end = len(order)
         if top_p < 1.0:

@@ -334,9 +334,9 @@ Code GenerateState::accept(const TensorView& logits, double now, CallError* erro
   } else if (!sampler_.choose(scores, sampling_, static_cast<uint64_t>(choice),
                               choice ? loop_.suppress : loop_.suppress_first, chosen)) {
     return error->set(Code::kBackend,
-                      "the scores for token %lld hold NaN, or nothing but minus infinity, so that no "
-                      "token can be chosen; look at the inputs of this call, and run mmedge verify "
-                      "on the bundle",
+                      "the scores for token %lld hold NaN or infinity, or nothing but minus infinity, "
+                      "so that no token can be chosen; look at the inputs of this call, and run "
+                      "mmedge verify on the bundle",
                       static_cast<long long>(choice));
   }
   bool has_ended = true;

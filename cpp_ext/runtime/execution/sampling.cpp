@@ -19,6 +19,15 @@ constexpr double kInfinite = std::numeric_limits<double>::infinity();
 // hundreds hold the token.
 constexpr size_t kFirstSorted = 256;
 
+// From the largest score to the smallest, equal ones in their own order.
+struct OrderByScore {
+  const double* scores;
+
+  bool operator()(uint32_t a, uint32_t b) const noexcept {
+    return scores[a] > scores[b] || (scores[a] == scores[b] && a < b);
+  }
+};
+
 struct FromFloat16 {
   using Bits = uint16_t;
   static float read(uint16_t bits) noexcept { return half_to_float(bits); }
@@ -126,7 +135,7 @@ double sum_pairwise(const double* numbers, size_t count) noexcept {
 }
 
 TokenSampler::TokenSampler(size_t vocabulary)
-    : shares_(vocabulary), order_(vocabulary), tokens_(vocabulary) {}
+    : scores_(vocabulary), shares_(vocabulary), order_(vocabulary), tokens_(vocabulary) {}
 
 bool TokenSampler::choose(const Scores& scores, const Sampling& sampling, uint64_t choice,
                           const std::vector<int64_t>& suppress, int64_t* tokens) noexcept {
@@ -146,48 +155,46 @@ bool TokenSampler::choose(const Scores& scores, const Sampling& sampling, uint64
 bool TokenSampler::draw(const void* row, const Scores& scores, const Sampling& sampling, double u,
                         const std::vector<int64_t>& suppress, int64_t* token) noexcept {
   size_t count = scores.vocabulary;
-  to_float64(scores.dtype, row, count, shares_.data());
+  to_float64(scores.dtype, row, count, scores_.data());
   for (const int64_t suppressed : suppress) {
     if (suppressed >= 0 && static_cast<size_t>(suppressed) < count) {
-      shares_[static_cast<size_t>(suppressed)] = -kInfinite;
+      scores_[static_cast<size_t>(suppressed)] = -kInfinite;
     }
   }
   double largest = -kInfinite;
   for (size_t i = 0; i < count; ++i) {
-    const double score = shares_[i] /= sampling.temperature;
+    const double score = scores_[i] /= sampling.temperature;
     if (std::isnan(score)) return false;
     largest = std::max(largest, score);
   }
   // Infinite scores have no probability: the difference of two is no number.
   if (!std::isfinite(largest)) return false;
+  const OrderByScore is_before{scores_.data()};
   const bool is_cut = sampling.top_k > 0 && static_cast<uint64_t>(sampling.top_k) < count;
   if (is_cut) {
     const auto keep = static_cast<std::ptrdiff_t>(sampling.top_k);
     for (size_t i = 0; i < count; ++i) tokens_[i] = static_cast<uint32_t>(i);
     std::nth_element(tokens_.begin(), tokens_.begin() + (keep - 1),
                      tokens_.begin() + static_cast<std::ptrdiff_t>(count),
-                     [this](uint32_t a, uint32_t b) noexcept {
-                       return shares_[a] > shares_[b] || (shares_[a] == shares_[b] && a < b);
-                     });
+                     is_before);
     std::sort(tokens_.begin(), tokens_.begin() + keep);
     count = static_cast<size_t>(keep);
     // Never before its own place: the tokens ascend.
-    for (size_t i = 0; i < count; ++i) shares_[i] = shares_[tokens_[i]];
+    for (size_t i = 0; i < count; ++i) scores_[i] = scores_[tokens_[i]];
   }
-  for (size_t i = 0; i < count; ++i) shares_[i] = std::exp(shares_[i] - largest);
+  for (size_t i = 0; i < count; ++i) shares_[i] = std::exp(scores_[i] - largest);
   const size_t place = find_place(count, sampling.top_p, u);
   *token = static_cast<int64_t>(is_cut ? tokens_[place] : place);
   return true;
 }
 
-// The place that `u` falls on, where places lie from the largest share to the smallest, equal ones
-// in their own order. Only as many are put in order as it takes.
+// The place that `u` falls on, where places lie from the largest score to the smallest, equal ones
+// in their own order. By their shares, the order of two that are nearly equal would depend on the
+// last bit of exp. Only as many are put in order as it takes.
 size_t TokenSampler::find_place(size_t count, double top_p, double u) noexcept {
   const double total = sum_pairwise(shares_.data(), count);
   for (size_t i = 0; i < count; ++i) order_[i] = static_cast<uint32_t>(i);
-  const auto is_before = [this](uint32_t a, uint32_t b) noexcept {
-    return shares_[a] > shares_[b] || (shares_[a] == shares_[b] && a < b);
-  };
+  const OrderByScore is_before{scores_.data()};
   size_t sorted = 0;
   const auto sort_more = [&]() noexcept {
     const size_t end = std::min(count, sorted == 0 ? kFirstSorted : sorted * 16);

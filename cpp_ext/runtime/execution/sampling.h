@@ -52,6 +52,7 @@ class TokenSampler {
             const std::vector<int64_t>& suppress, int64_t* token) noexcept;
   size_t find_place(size_t count, double top_p, double u) noexcept;
 
+  std::vector<double> scores_;
   std::vector<double> shares_;
   std::vector<uint32_t> order_;
   std::vector<uint32_t> tokens_;

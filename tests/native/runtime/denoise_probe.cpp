@@ -1,6 +1,7 @@
 // Runs of the loop `denoise` on predictions that are there already; writes latents and estimates.
 #include "execution/denoise_step.h"
 
+#include "allocation_guard.h"
 #include "case_reader.h"
 
 using namespace mmedge::runtime;
@@ -40,6 +41,7 @@ void run(CaseReader* cases) {
     Tensor predictions = cases->tensor();
     const auto* prediction = reinterpret_cast<const float*>(predictions.data.data());
     const auto count = static_cast<size_t>(predictions.shape.at(2));
+    const AllocationGuard guard;
     step.begin(count, seed, has_noise ? reinterpret_cast<const float*>(noise.data.data()) : nullptr,
                deadline);
     while (step.index() != cancel && step.prepare(static_cast<double>(step.index()))) {

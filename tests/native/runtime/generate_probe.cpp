@@ -3,7 +3,9 @@
 #include <cmath>
 #include <deque>
 #include <optional>
+#include <utility>
 
+#include "allocation_guard.h"
 #include "case_reader.h"
 #include "error.h"
 #include "execution/generate_state.h"
@@ -177,6 +179,7 @@ void run(CaseReader* cases, GenerateState* state) {
   std::deque<Tensor> logits;
   for (int64_t count = cases->whole(); count > 0; --count) logits.push_back(cases->tensor());
   CallError error;
+  std::optional<AllocationGuard> guard(std::in_place);
   if (state->begin(call, options, &error) != Code::kOk) {
     std::printf("error %d %s\n", static_cast<int>(error.code), error.text);
     return;
@@ -190,7 +193,7 @@ void run(CaseReader* cases, GenerateState* state) {
       std::printf("error %d %s\n", static_cast<int>(error.code), error.text);
       return false;
     }
-    logits.pop_front();
+    logits.pop_front();  // frees memory, and takes none
     if (state->index() == before) return true;
     std::printf("step");
     for (int64_t row = 0; row < state->batch(); ++row) {
@@ -220,6 +223,7 @@ void run(CaseReader* cases, GenerateState* state) {
     if (!accept()) return;
   }
   state->cancel();
+  guard.reset();
   print_end(*state);
 }
 

@@ -1,6 +1,7 @@
 // Random numbers, sums, numbers of 16 bits and choices of tokens, written as the bytes of arrays.
 #include "execution/sampling.h"
 
+#include "allocation_guard.h"
 #include "case_reader.h"
 #include "execution/float16.h"
 #include "execution/random_numbers.h"
@@ -65,9 +66,12 @@ void write_choices(CaseReader* cases) {
   TokenSampler sampler(scores.vocabulary);
   std::vector<int64_t> tokens(scores.rows);
   for (uint64_t choice = first; choice < first + choices; ++choice) {
-    if (!sampler.choose(scores, sampling, choice, suppress, tokens.data())) {
-      tokens.assign(scores.rows, -1);
+    bool is_chosen;
+    {
+      const AllocationGuard guard;
+      is_chosen = sampler.choose(scores, sampling, choice, suppress, tokens.data());
     }
+    if (!is_chosen) tokens.assign(scores.rows, -1);
     write(tokens);
   }
 }

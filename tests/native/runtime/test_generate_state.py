@@ -102,11 +102,8 @@ def manifest_of(rng: np.random.Generator) -> Manifest:
 class FakeSession:
     """A stage that gives random scores, and remembers what it took and gave."""
 
-    def __init__(self, rng: np.random.Generator, manifest: Manifest, call: dict[str, Any]) -> None:
-        self._rng, self._rows = rng, call["batch"]
-        # mmedge/execution/sampling.py overlooks NaN and plus infinity where it draws from the best.
-        best = call["options"].get("top_k", manifest.loop.top_k)
-        self._special = (50.0, -np.inf) if best else (50.0, -np.inf, np.nan)
+    def __init__(self, rng: np.random.Generator, manifest: Manifest, rows: int) -> None:
+        self._rng, self._rows = rng, rows
         (self._logits, *_) = manifest.stages[0].outputs
         self.taken: list[str] = []
         self.scores: list[np.ndarray] = []
@@ -115,7 +112,7 @@ class FakeSession:
     def make_scores(self, new: int, *, rank: int) -> np.ndarray:
         shape = (self._rows, self._words) if rank == 2 else (self._rows, new, self._words)
         scores = np.asarray(self._rng.integers(-3, 4, shape) * 0.7)
-        scores[self._rng.random(shape) < 0.01] = self._rng.choice(self._special)
+        scores[self._rng.random(shape) < 0.01] = self._rng.choice([50.0, -np.inf, np.inf, np.nan])
         self.scores.append(scores.astype(DTYPES[self._logits.dtype]))
         return self.scores[-1]
 
@@ -212,7 +209,7 @@ def expected_of(
     rng: np.random.Generator, loop: TokenLoop, manifest: Manifest, call: dict[str, Any]
 ) -> tuple[str, list[np.ndarray]]:
     """The lines of one call, and the scores that it was given."""
-    session = FakeSession(rng, manifest, call)
+    session = FakeSession(rng, manifest, call["batch"])
     loop.session = session  # type: ignore[assignment]
     generate.monotonic = lambda: float(len(session.taken))
     tensors = {} if call["prompt"] is None else {"tokens": call["prompt"]}
@@ -232,7 +229,7 @@ def expected_of(
             size = call["prefix"].shape[1]
             states = {**arrays, "past": np.zeros((call["batch"], size), np.float32)}
             states = {state.input: states[state.input] for state in manifest.states}
-            kept = FakeSession(rng, manifest, call)
+            kept = FakeSession(rng, manifest, call["batch"])
             prefix = Prefix("constants", call["prefix"], states, np.zeros(0))
             common = run._common(prefix)
             lines.append(f"common {common}")

@@ -136,11 +136,11 @@ def check(program, cases) -> None:
 def test_figures_words_and_decision_are_those_of_python(probe, seed):
     """Bit for bit: all types, with fill values, channels, rows, NaN and infinities."""
     rng = np.random.default_rng(seed)
-    cases = [case_of(rng) for _ in range(700)]
+    cases = [case_of(rng) for _ in range(400)]
     check(probe("tolerance_probe"), cases)
     passed = [expected_of(*case).split("|")[-2] for case in cases]
-    assert passed.count("1") > 150
-    assert passed.count("0") > 150
+    assert passed.count("1") > 80
+    assert passed.count("0") > 80
 
 
 def test_what_looks_like_a_fill_value_is_the_same_number(probe):

@@ -36,7 +36,7 @@ def chosen_by_the_page(scores, sampling, choice, suppress, row=0) -> int:
         tokens = sorted(tokens, key=lambda token: -scores[token])[: sampling.top_k]
     largest = max(scores[token] for token in tokens)
     p = {token: float(np.exp(scores[token] - largest)) for token in sorted(tokens)}
-    order = sorted(p, key=lambda token: -p[token])
+    order = sorted(p, key=lambda token: -scores[token])
     if sampling.top_p < 1:
         total = sum(p[token] for token in order)
         so_far = 0.0
@@ -113,13 +113,39 @@ def test_a_large_vocabulary_with_ties():
             assert choose(row, sampling, 0, ())[0] == chosen_by_the_page(row[0], sampling, 0, ())
 
 
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize(
+    "sampling", [Sampling(), Sampling(1.0), Sampling(1.0, 1), Sampling(1.0, 2)]
+)
 @pytest.mark.parametrize("batch", [1, 3])
-def test_nan_is_no_token(temperature, batch):
+def test_nan_is_no_token(sampling, batch):
     rows = np.zeros((batch, 4), np.float32)
     rows[-1, 2] = np.nan
     with pytest.raises(BackendError, match="token 7 hold NaN.*run mmedge verify"):
-        choose(rows, Sampling(temperature), 7, ())
+        choose(rows, sampling, 7, ())
+    assert len(choose(rows, sampling, 7, [2])) == batch
+
+
+@pytest.mark.parametrize("top_k", [0, 2])
+@pytest.mark.parametrize("places", [[1], [0, 2], [0, 1, 2, 3]])
+def test_nothing_is_drawn_beside_infinity(top_k, places):
+    """It has no share. Of the best alone, the first one is chosen."""
+    rows = np.zeros((1, 4), np.float32)
+    rows[0, places] = np.inf
+    assert choose(rows, Sampling(), 0, ()) == places[:1]
+    with pytest.raises(BackendError, match="infinity"):
+        choose(rows, Sampling(1.0, top_k), 0, ())
+    with pytest.raises(BackendError, match="infinity"):
+        choose(np.array([[1.0, 2.0]]), Sampling(1e-308), 0, ())
+
+
+def test_scores_that_are_nearly_equal_lie_in_their_own_order():
+    """Whatever the last bit of exp: a slower token never comes before a better one."""
+    row = np.array([[0.0, 1e-16, 3e-16, 2e-16]])
+    tokens = [choose(row, Sampling(1.0, seed=seed), 0, ())[0] for seed in range(400)]
+    numbers = [float(uniform(seed, 0, 1)[0]) for seed in range(400)]
+    order = [token for _, token in sorted(zip(numbers, tokens, strict=True))]
+    assert list(dict.fromkeys(order)) == [2, 3, 1, 0]
+    assert order == sorted(order, key=[2, 3, 1, 0].index)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
