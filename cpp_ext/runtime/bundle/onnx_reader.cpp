@@ -1,6 +1,7 @@
 // One pass over an ONNX file, from its bytes to records.
 #include <algorithm>
 
+#include "bundle/item_stack.h"
 #include "bundle/onnx_graph.h"
 #include "bundle/paths.h"
 #include "bundle/protobuf.h"
@@ -57,25 +58,6 @@ std::string shape_text(const std::vector<int64_t>& shape) {
   return text + "]";
 }
 
-// Names and places that are gathered while other messages, which gather too, lie between them.
-class Stack {
- public:
-  size_t mark() const { return items_.size(); }
-  void push(uint32_t item) { items_.push_back(item); }
-  const uint32_t* from(size_t mark) const { return items_.data() + mark; }
-  void drop(size_t mark) { items_.resize(mark); }
-  // Moves all since the mark to the end of `items`.
-  Items take(size_t mark, std::vector<uint32_t>* items) {
-    const auto begin = static_cast<uint32_t>(items->size());
-    items->insert(items->end(), items_.begin() + static_cast<std::ptrdiff_t>(mark), items_.end());
-    items_.resize(mark);
-    return {begin, static_cast<uint32_t>(items->size())};
-  }
-
- private:
-  std::vector<uint32_t> items_;
-};
-
 class ModelReader {
  public:
   explicit ModelReader(Bytes data) : file_(data) {}
@@ -94,7 +76,10 @@ class ModelReader {
           break;
         case 8: opset(field, &domains); break;
         case 20: throw WireError("a training graph, which nothing here runs");
-        case 25: model_.functions.push_back(function(field)); break;
+        case 25:
+          model_.functions.push_back(function(field));
+          check_last_function();
+          break;
         default: break;
       }
     }
@@ -143,7 +128,15 @@ class ModelReader {
     const auto twice =
         std::adjacent_find(functions.begin(), functions.end(),
                            [&](const auto& one, const auto& two) { return key(one) == key(two); });
-    if (twice != functions.end()) throw WireError("function " + quote(twice->op) + " given twice");
+    if (twice != functions.end()) refuse_twice("function", twice->op);
+  }
+
+  void check_last_function() const {
+    if (model_.functions.size() < 2) return;
+    const ParsedFunction* last = &model_.functions.back();
+    if (last[0].domain == last[-1].domain && last[0].op == last[-1].op) {
+      refuse_twice("function", last->op);
+    }
   }
 
   void opset(const Field& place, std::vector<NameId>* domains) {
@@ -169,12 +162,15 @@ class ModelReader {
     if (is_empty && has_empty_graph_) return empty_graph_;  // of a file that holds millions
     const size_t first_node = nodes_.mark(), first_constant = constants_.mark();
     const size_t first_input = values_.mark(), first_output = results_.mark();
+    const size_t first_name = constant_names_.mark();
     FieldReader fields(file_, kGraph, place.begin, place.end);
     for (Field field; fields.next(&field);) {
       switch (field.number) {
         case 1: nodes_.push(node(field, depth + 1)); break;
         case 5:
           constants_.push(static_cast<uint32_t>(tensor(field)));
+          constant_names_.push(model_.tensors.back().name);
+          check_last("constant", constant_names_, first_name);
           count_names(1);
           break;
         case 11:
@@ -195,7 +191,7 @@ class ModelReader {
     graph.constants = constants_.take(first_constant, &model_.items);
     graph.inputs = values_.take(first_input, &model_.items);
     graph.outputs = results_.take(first_output, &model_.items);
-    check_constants(graph.constants);
+    check_names("constant", &constant_names_, first_name);
     model_.graphs.push_back(graph);
     const auto index = static_cast<uint32_t>(model_.graphs.size() - 1);
     if (is_empty) {
@@ -205,14 +201,22 @@ class ModelReader {
     return index;
   }
 
-  void check_constants(Items constants) {
-    std::vector<NameId> names;
-    for (uint32_t at = constants.begin; at < constants.end; ++at) {
-      names.push_back(model_.tensors[model_.items[at]].name);
+  // Throws where a name since the mark is there twice, and drops them.
+  void check_names(const char* what, ItemStack* names, size_t mark) {
+    if (const NameId* twice = find_twice(names->from(mark), names->mark() - mark)) {
+      refuse_twice(what, *twice);
     }
-    if (const NameId* twice = find_twice(names.data(), names.size())) {
-      throw WireError("constant " + quote(*twice) + " given twice");
-    }
+    names->drop(mark);
+  }
+
+  // The same of the last two, so that a file that says one thing millions of times costs little.
+  void check_last(const char* what, const ItemStack& names, size_t mark) const {
+    const NameId* last = names.from(names.mark()) - 1;
+    if (names.mark() - mark > 1 && last[0] == last[-1]) refuse_twice(what, last[0]);
+  }
+
+  [[noreturn]] void refuse_twice(const char* what, NameId name) const {
+    throw WireError(std::string(what) + " " + quote(name) + " given twice");
   }
 
   ParsedFunction function(const Field& place) {
@@ -259,6 +263,7 @@ class ModelReader {
           const uint32_t index = attribute(field, depth + 1);
           attributes_.push(index);
           attribute_names_.push(model_.attributes[index].name);
+          check_last("attribute", attribute_names_, first_name);
           break;
         }
         case 7: node.domain = domain(field); break;
@@ -271,11 +276,7 @@ class ModelReader {
     node.inputs = inputs_.take(first_input, &model_.items);
     node.outputs = outputs_.take(first_output, &model_.items);
     node.attributes = attributes_.take(first_attribute, &model_.items);
-    const size_t attribute_count = attribute_names_.mark() - first_name;
-    if (const NameId* twice = find_twice(attribute_names_.from(first_name), attribute_count)) {
-      throw WireError("attribute " + quote(*twice) + " of " + quote(node.op) + " given twice");
-    }
-    attribute_names_.drop(first_name);
+    check_names("attribute", &attribute_names_, first_name);
     count_names(int64_t{node.inputs.size()} + node.outputs.size());
     model_.nodes.push_back(node);
     return static_cast<uint32_t>(model_.nodes.size() - 1);
@@ -483,10 +484,10 @@ class ModelReader {
   int64_t name_count_ = 0;
   bool has_empty_graph_ = false;
   uint32_t empty_graph_ = 0;
-  Stack nodes_, constants_, values_, results_;               // of graphs
-  Stack inputs_, outputs_, attributes_, attribute_names_;    // of nodes
-  Stack bodies_;                                             // of attributes
-  std::vector<int64_t> shape_, data_;                        // of a tensor
+  ItemStack nodes_, constants_, constant_names_, values_, results_;  // of graphs
+  ItemStack inputs_, outputs_, attributes_, attribute_names_;        // of nodes
+  ItemStack bodies_;                                                 // of attributes
+  std::vector<int64_t> shape_, data_;                            // of a tensor
   std::vector<NameId> sorted_;
 };
 
