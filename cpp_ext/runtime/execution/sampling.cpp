@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <functional>
 #include <limits>
 
 #include "execution/convert.h"
@@ -18,6 +19,9 @@ constexpr double kInfinite = std::numeric_limits<double>::infinity();
 // How many probabilities are put in order at first: of tens of thousands, most often the first
 // hundreds hold the token.
 constexpr size_t kFirstSorted = 256;
+
+// Up to so many of the largest are kept in a heap, which takes few of all the scores.
+constexpr size_t kMostInHeap = 1024;
 
 // From the largest score to the smallest, equal ones in their own order.
 struct OrderByScore {
@@ -169,23 +173,44 @@ bool TokenSampler::draw(const void* row, const Scores& scores, const Sampling& s
   }
   // Infinite scores have no probability: the difference of two is no number.
   if (!std::isfinite(largest)) return false;
-  const OrderByScore is_before{scores_.data()};
   const bool is_cut = sampling.top_k > 0 && static_cast<uint64_t>(sampling.top_k) < count;
-  if (is_cut) {
-    const auto keep = static_cast<std::ptrdiff_t>(sampling.top_k);
-    for (size_t i = 0; i < count; ++i) tokens_[i] = static_cast<uint32_t>(i);
-    std::nth_element(tokens_.begin(), tokens_.begin() + (keep - 1),
-                     tokens_.begin() + static_cast<std::ptrdiff_t>(count),
-                     is_before);
-    std::sort(tokens_.begin(), tokens_.begin() + keep);
-    count = static_cast<size_t>(keep);
-    // Never before its own place: the tokens ascend.
-    for (size_t i = 0; i < count; ++i) scores_[i] = scores_[tokens_[i]];
-  }
+  if (is_cut) count = keep_largest(count, static_cast<size_t>(sampling.top_k));
   for (size_t i = 0; i < count; ++i) shares_[i] = std::exp(scores_[i] - largest);
   const size_t place = find_place(count, sampling.top_p, u);
   *token = static_cast<int64_t>(is_cut ? tokens_[place] : place);
   return true;
+}
+
+// Keeps the largest scores in their own order, of equal ones the first, and their tokens.
+size_t TokenSampler::keep_largest(size_t count, size_t keep) noexcept {
+  double* largest = shares_.data();  // free until the scores are chosen
+  double least;                      // the smallest score that stays
+  if (keep <= kMostInHeap) {
+    std::copy_n(scores_.data(), keep, largest);
+    std::make_heap(largest, largest + keep, std::greater<double>());
+    for (size_t i = keep; i < count; ++i) {
+      if (!(scores_[i] > largest[0])) continue;
+      std::pop_heap(largest, largest + keep, std::greater<double>());
+      largest[keep - 1] = scores_[i];
+      std::push_heap(largest, largest + keep, std::greater<double>());
+    }
+    least = largest[0];
+  } else {
+    std::copy_n(scores_.data(), count, largest);
+    std::nth_element(largest, largest + (keep - 1), largest + count, std::greater<double>());
+    least = largest[keep - 1];
+  }
+  size_t equal = keep;
+  for (size_t i = 0; i < count; ++i) equal -= scores_[i] > least;
+  size_t kept = 0;
+  for (size_t i = 0; i < count; ++i) {
+    const double score = scores_[i];
+    if (score < least || (score == least && equal == 0)) continue;
+    equal -= score == least;
+    tokens_[kept] = static_cast<uint32_t>(i);
+    scores_[kept++] = score;  // never before its own place
+  }
+  return kept;
 }
 
 // The place that `u` falls on, where places lie from the largest score to the smallest, equal ones

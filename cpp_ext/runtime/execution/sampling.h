@@ -50,6 +50,7 @@ class TokenSampler {
  private:
   bool draw(const void* row, const Scores& scores, const Sampling& sampling, double u,
             const std::vector<int64_t>& suppress, int64_t* token) noexcept;
+  size_t keep_largest(size_t count, size_t keep) noexcept;
   size_t find_place(size_t count, double top_p, double u) noexcept;
 
   std::vector<double> scores_;
