@@ -2,13 +2,19 @@
 #include "backend.h"
 
 #include <algorithm>
+#include <cmath>
 
 namespace mmedge::runtime {
 
-void check_threads(const std::optional<int>& threads) {
-  if (threads && *threads < 1) {
+void check_options(const SessionOptions& options) {
+  if (options.threads && *options.threads < 1) {
     throw Error(Code::kInput, "threads must be a whole number from 1, or none; got " +
-                                  std::to_string(*threads));
+                                  std::to_string(*options.threads));
+  }
+  const double seconds = options.run_timeout_s.value_or(1);
+  if (!(seconds > 0 && std::isfinite(seconds))) {
+    throw Error(Code::kInput, "run_timeout_s must be seconds above 0, or none; got " +
+                                  std::to_string(seconds));
   }
 }
 
@@ -36,6 +42,21 @@ std::vector<TensorSpec> graph_inputs(const Manifest& manifest, const Stage& stag
   return inputs;
 }
 
+namespace {
+
+std::string names(const std::vector<Backend>& backends, bool that_limit_runs) {
+  std::vector<std::string> names;
+  for (const Backend& each : backends) {
+    if (each.limits_runs || !that_limit_runs) names.push_back(each.name);
+  }
+  std::sort(names.begin(), names.end());
+  std::string list;
+  for (const std::string& name : names) list += (list.empty() ? "" : ", ") + name;
+  return list.empty() ? "none" : list;
+}
+
+}  // namespace
+
 void Backends::add(Backend backend) {
   if (backend.name.empty() || backend.version == nullptr || backend.missing == nullptr ||
       backend.targets == nullptr || backend.open_stage == nullptr) {
@@ -60,17 +81,17 @@ const Backend* Backends::find(const std::string& name) const noexcept {
 
 std::unique_ptr<Session> Backends::open_stage(const StageSource& source,
                                               const SessionOptions& options) const {
-  check_threads(options.threads);
+  check_options(options);
   const Backend* backend = find(source.variant->backend);
   if (backend == nullptr) {
-    std::vector<std::string> names;
-    for (const Backend& each : backends_) names.push_back(each.name);
-    std::sort(names.begin(), names.end());
-    std::string list;
-    for (const std::string& name : names) list += (list.empty() ? "" : ", ") + name;
     throw Error(Code::kBackend, "variant " + source.variant->id() + ": backend '" +
                                     source.variant->backend + "' is not known; there is " +
-                                    (list.empty() ? "none" : list));
+                                    names(backends_, false));
+  }
+  if (options.run_timeout_s && !backend->limits_runs) {
+    throw Error(Code::kBackend, "variant " + source.variant->id() +
+                                    ": its backend does not end runs at run_timeout_s, as does " +
+                                    names(backends_, true) + "; load with that, or leave it out");
   }
   return backend->open_stage(backend->context.get(), source, options);
 }

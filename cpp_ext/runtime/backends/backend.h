@@ -29,10 +29,11 @@ struct SessionOptions {
   std::optional<int> threads;   // most intra-op threads; none: the engine's default
   std::optional<bool> kernels;  // mmedge's own kernels; none: where they were measured to pay
   std::optional<bool> spin;     // idle threads wait awake; none: those of a stage by itself do
+  std::optional<double> run_timeout_s;  // most seconds of one run of a stage; none: no limit
 };
 
-// Throws Error(kInput) unless `threads` is none, or 1 or more.
-void check_threads(const std::optional<int>& threads);
+// Throws Error(kInput) unless threads are 1 or more and seconds above 0, where they are given.
+void check_options(const SessionOptions& options);
 
 // What runs a stage's attention over segments.
 struct Attention {
@@ -177,7 +178,8 @@ std::vector<TensorSpec> graph_inputs(const Manifest& manifest, const Stage& stag
 
 // An engine. `context` is handed to each function. Functions may throw Error.
 struct Backend {
-  std::string name;  // in a variant
+  std::string name;          // in a variant
+  bool limits_runs = false;  // whether run_timeout_s ends its runs
   std::shared_ptr<void> context;
   // Version of the engine; empty where it is not here.
   std::string (*version)(void* context) = nullptr;

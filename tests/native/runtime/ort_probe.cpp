@@ -149,6 +149,7 @@ Json open(const Json& command) {
   if (command.contains("threads")) options.threads = command["threads"].get<int>();
   if (command.contains("kernels")) options.kernels = command["kernels"].get<bool>();
   if (command.contains("spin")) options.spin = command["spin"].get<bool>();
+  if (command.contains("run_timeout_s")) options.run_timeout_s = command["run_timeout_s"];
   Backends backends;
   backends.add(onnxruntime::make_backend(command.at("library"), to_kernels(command)));
   opened->session = backends.open_stage(source, options);

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from time import monotonic
 
 import numpy as np
 import onnx
@@ -32,6 +34,7 @@ from ort_kit import (
 
 from mmedge.backends import SessionOptions
 from mmedge.backends.registry import open_stage
+from mmedge.errors import BackendError
 from mmedge.spec import DTYPES, TensorSpec
 
 pytestmark = pytest.mark.native_build
@@ -142,6 +145,57 @@ def test_stages_pass_tensors_on_and_values_outlive_runs(cpp, adder):
     assert array(cpp.do("value", name="kept")).tolist() == [13, 26]
     cpp.run(session, {"state": row(0, 0)}, slot=first)  # nobody borrows it now
     cpp.do("drop", name="kept")
+
+
+def endless(folder) -> OneGraph:
+    """x + 1 as often as the input says; each time one operator."""
+    inputs = (TensorSpec("count", "int64", ()), TensorSpec("x", "float32", ("n",)))
+    outputs = (TensorSpec("y", "float32", ("n",)),)
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["go"], ["on"]),
+            helper.make_node("Add", ["value", "one"], ["next"]),
+        ],
+        "body",
+        [
+            helper.make_tensor_value_info("i", onnx.TensorProto.INT64, []),
+            helper.make_tensor_value_info("go", onnx.TensorProto.BOOL, []),
+            helper.make_tensor_value_info("value", onnx.TensorProto.FLOAT, ["n"]),
+        ],
+        [
+            helper.make_tensor_value_info("on", onnx.TensorProto.BOOL, []),
+            helper.make_tensor_value_info("next", onnx.TensorProto.FLOAT, ["n"]),
+        ],
+        [helper.make_tensor("one", onnx.TensorProto.FLOAT, [], [1.0])],
+    )
+    g = Graph()
+    g("Loop", "count", "", "x", name="y", body=body)
+    return OneGraph(folder, g.bytes(inputs, outputs), inputs, outputs)
+
+
+def test_a_run_that_takes_too_long_is_ended(cpp, tmp_path):
+    bundle, name = endless(tmp_path), cpp.name()
+    cpp.do("open", session=name, **bundle.fields(run_timeout_s=0.25))
+    feeds = {"count": np.int64(3), "x": row(1, 2)}
+    assert cpp.run(name, feeds, slot=name)["y"].tolist() == [4, 5]
+    late = {"count": tensor(np.int64(10**12))}
+    start = monotonic()
+    kind, words = cpp.ask("run", session=name, slot=name, inputs=late)
+    assert 0.2 < monotonic() - start < 10
+    assert (kind, words) == (
+        BACKEND,
+        (
+            "stage 'net', variant ort-fp32-cpu: the run took more than run_timeout_s = 0.25 and was"
+            " ended; allow it more time, or do not trust the bundle"
+        ),
+    )
+    with pytest.raises(BackendError, match=re.escape(words)):
+        bundle.python(run_timeout_s=0.25).run({"count": np.array(10**12), "x": row(1, 2)})
+    for _ in range(3):
+        assert cpp.run(name, feeds, slot=name)["y"].tolist() == [4, 5]
+    cpp.do("close", session=name)
+    for seconds in (0, -1):
+        assert cpp.ask("open", session="x", **bundle.fields(run_timeout_s=seconds))[0] == INPUT
 
 
 def test_states_go_back_without_a_copy(cpp, adder):

@@ -55,9 +55,14 @@ OrtRunSlot::OrtRunSlot(const LoadedGraph& graph)
       inputs_(graph.inputs->size()),
       outputs_(graph.outputs->size()),
       input_values_(graph.inputs->size()),
-      output_values_(graph.outputs->size()) {}
+      output_values_(graph.outputs->size()) {
+  if (graph.watch == nullptr) return;
+  limit_ = std::make_unique<LimitedRun>(*graph.library, graph.run_timeout_s);
+  graph.watch->add(limit_.get());
+}
 
 OrtRunSlot::~OrtRunSlot() {
+  if (limit_) graph_.watch->remove(limit_.get());
   for (size_t i = 0; i < inputs_.size(); ++i) clear(&inputs_[i], &input_values_[i]);
   for (size_t i = 0; i < outputs_.size(); ++i) clear(&outputs_[i], &output_values_[i]);
 }
@@ -198,11 +203,7 @@ Code OrtRunSlot::run() noexcept {
   }
   const bool unproven = graph_.unproven.load(std::memory_order_relaxed) != 0;
   const uint64_t before = unproven ? graph_.kernels->calls() : 0;
-  ort::Status* status = graph_.library->call<ort::Run>(
-      graph_.session, static_cast<const ort::RunOptions*>(nullptr), graph_.input_names.data(),
-      const_cast<const ort::Value* const*>(input_values_.data()), input_values_.size(),
-      graph_.output_names.data(), output_values_.size(), output_values_.data());
-  Code code = status == nullptr ? Code::kOk : fail(status);
+  Code code = call();
   if (code == Code::kOk && unproven) code = prove(graph_.kernels->calls() - before);
   for (size_t i = 0; i < outputs_.size() && code == Code::kOk; ++i) {
     if (outputs_[i].origin == Origin::kCaller) continue;
@@ -215,6 +216,24 @@ Code OrtRunSlot::run() noexcept {
     }
   }
   return code;
+}
+
+Code OrtRunSlot::call() noexcept {
+  if (limit_) {
+    if (ort::Status* status = limit_->begin()) return fail(status);
+  }
+  ort::Status* status = graph_.library->call<ort::Run>(
+      graph_.session, limit_ ? limit_->options() : nullptr, graph_.input_names.data(),
+      const_cast<const ort::Value* const*>(input_values_.data()), input_values_.size(),
+      graph_.output_names.data(), output_values_.size(), output_values_.data());
+  const bool late = limit_ && limit_->end();
+  if (status == nullptr) return Code::kOk;
+  if (!late) return fail(status);
+  graph_.library->call<ort::ReleaseStatus>(status);
+  return fail(Code::kBackend,
+              "the run took more than run_timeout_s = %g and was ended; allow it more time, or do "
+              "not trust the bundle",
+              graph_.run_timeout_s);
 }
 
 Code OrtRunSlot::prove(uint64_t calls) noexcept {

@@ -4,12 +4,14 @@
 
 #include <atomic>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "../backend.h"
 #include "kernels.h"
 #include "library.h"
+#include "run_limit.h"
 
 namespace mmedge::runtime::onnxruntime {
 
@@ -28,10 +30,13 @@ struct LoadedGraph {
   const Kernels* kernels = nullptr;
   // Nodes that the kernel is said to run; 0 as soon as its own count of calls has shown it.
   mutable std::atomic<int64_t> unproven{0};
+  double run_timeout_s = 0;
+  RunWatch* watch = nullptr;  // where runs have a limit
 };
 
 class OrtRunSlot final : public RunSlot {
  public:
+  // Throws Error(kBackend).
   explicit OrtRunSlot(const LoadedGraph& graph);
   ~OrtRunSlot() override;
   OrtRunSlot(const OrtRunSlot&) = delete;
@@ -63,11 +68,13 @@ class OrtRunSlot final : public RunSlot {
   Code wrap(const TensorView& tensor, ort::Value** out) noexcept;
   Code view(const ort::Value* value, TensorView* out) noexcept;
   void clear(Place* place, ort::Value** value) noexcept;
+  Code call() noexcept;
   Code prove(uint64_t calls) noexcept;
 
   const LoadedGraph& graph_;
   std::vector<Place> inputs_, outputs_;
   std::vector<ort::Value*> input_values_, output_values_;
+  std::unique_ptr<LimitedRun> limit_;
   char message_[1024] = {};
 };
 

@@ -66,9 +66,15 @@ class OrtSession final : public Session {
   // the graph says otherwise.
   void take_specs(const StageSource& source);
   void set_attention(Attention attention) { attention_ = std::move(attention); }
+  void limit_runs(double seconds) {
+    watch_ = std::make_unique<RunWatch>(seconds);
+    graph_.watch = watch_.get();
+    graph_.run_timeout_s = seconds;
+  }
 
  private:
   const Kernels kernels_;
+  std::unique_ptr<RunWatch> watch_;
   LoadedGraph graph_;
 };
 
@@ -301,6 +307,7 @@ std::unique_ptr<Session> open_stage(Library& library, const Kernels& kernels,
     }
   }
   session->take_specs(source);
+  if (options.run_timeout_s) session->limit_runs(*options.run_timeout_s);
   return session;
 }
 
@@ -330,6 +337,7 @@ std::map<std::string, std::string> missing(void* context) {
 Backend make_backend(std::string location, Kernels kernels) {
   Backend backend;
   backend.name = "ort";
+  backend.limits_runs = true;
   backend.context = std::make_shared<Context>(Context{std::move(location), std::move(kernels)});
   backend.missing = missing;
   backend.version = [](void* context) -> std::string {
