@@ -123,6 +123,96 @@ def test_hostile_manifests_are_refused_with_the_same_words(program, tiny_bundle,
     assert refused > 0.8 * len(attacks.ATTACKS)
 
 
+def edges(manifests):
+    """Manifests at and past limits that random changes seldom meet."""
+    newest = [tree for tree in manifests if tree["schema_version"] == 6]
+    generate, denoise, decoder, encoders, limited = (
+        next(filter(fits, newest))
+        for fits in (
+            lambda m: m["loops"] and m["loops"][0]["kind"] == "generate",
+            lambda m: m["loops"] and m["loops"][0]["kind"] == "denoise",
+            lambda m: m["loops"] and m["loops"][0].get("decoder"),
+            lambda m: m["name"] == "streaming",
+            lambda m: m["constraints"],
+        )
+    )
+    for version, items, field, value in [
+        (5, "loops", "whole_prompt", False),
+        (4, "loops", "whole_prompt", None),
+        (4, "variants", "cache", "growing"),
+        (3, "variants", "cache", "growing"),
+        (3, "variants", "plan", None),
+        (3, "variants", "plan", "cut"),
+        (3, "variants", "not_checked", ["x"]),
+        (3, "variants", "not_checked", 1),
+        (3, "stages", "loop", 0),
+        (3, "stages", "loop", {}),
+        (4, "stages", "loop", None),
+    ]:
+        tree = older(encoders if version == 3 else generate, version)
+        tree[items][0][field] = value
+        yield tree
+    for field in ("constraints", "not_checked", "plans", "states", "loops"):
+        yield {**older(encoders, 3), field: []}
+    for multiple in (1, 2, 0, None):
+        tree = older(encoders, 3)
+        for dimension in tree["dimensions"].values():
+            dimension["multiple"] = multiple
+        yield tree
+    tree = older(encoders, 3)
+    for stage in tree["stages"]:
+        del stage["loop"]
+    yield tree
+    for stage in encoders["stages"]:
+        for modality in (*encoders["modalities"], {"name": None}, {"name": "unknown"}):
+            stages = [
+                {**s, "modality": modality["name"]} if s is stage else s for s in encoders["stages"]
+            ]
+            yield {**encoders, "stages": stages}
+    for count in (1, 8, 16, 17, 255, 256, 257):
+        relation = {"expression": "+".join(["batch"] * 63) + " > batch", "source": "x"}
+        yield {**limited, "constraints": [relation] * count}
+        yield {**limited, "constraints": [{**relation, "expression": "batch > 0"}] * count}
+    yield {**limited, "labels": {**limited["labels"], "other": "x"}}
+    for loop, field, values in [
+        (generate, "axis", [None, 0, 1, 2, 7, 8, True]),
+        (generate, "initial", ["zeros", "empty", "stored", "output"]),
+        (generate, "source", ["score", "other"]),
+    ]:
+        for value in values:
+            for i in range(len(loop["states"])):
+                states = [dict(state) for state in loop["states"]]
+                states[i][field] = value
+                yield {**loop, "states": states}
+    for loop in (generate, denoise, decoder):
+        for i, stage in enumerate(loop["stages"]):
+            for side in ("inputs", "outputs"):
+                for j, spec in enumerate(stage[side]):
+                    for change in [
+                        {"name": "score"},
+                        {"name": stage["outputs"][0]["name"]},
+                        {"name": loop["loops"][0].get("latent", "past")},
+                        {"shape": [*spec["shape"], 1]},
+                        {"shape": [1 for _ in spec["shape"]]},
+                        {"shape": spec["shape"][1:]},
+                        {"dtype": "float32"},
+                        {"dtype": "float16"},
+                        {"dtype": "int64"},
+                    ]:
+                        tree = json.loads(json.dumps(loop))
+                        tree["stages"][i][side][j] |= change
+                        yield tree
+
+
+def test_manifests_at_limits(program, manifests):
+    cases = [json.dumps(tree).encode() for tree in edges(manifests)]
+    got = ask(program, [("manifest", case) for case in cases])
+    expected = [python_manifest(case) for case in cases]
+    assert decisions_that_differ(cases, got, expected) == []
+    assert share_at_same_place(got, expected) == 1
+    assert 0 < sum("ok" in answer for answer in got) < len(got)
+
+
 def compare_changed_manifests(program, manifests, seed, count):
     """Answers of both to ``count`` changes of manifests, and to as many of another kind."""
     rng = random.Random(seed)

@@ -116,6 +116,61 @@ def tokenizer_cases(rng, count):
     return cases + list(mutated(seeds, rng, count))
 
 
+def edges():
+    """Tokenizer files at and past limits that random changes seldom meet."""
+    base = tokenizers()[0]
+    padding, truncation = base["padding"], {"max_length": 8, "stride": 0}
+    values = [None, False, True, 0, 0.0, -0.0, 1e-400, 0.1, float("nan"), "", "x", [], [0], {}]
+    values += [{"a": 0}, 1, -1, 8, 511, 512, 513, 1 << 16, (1 << 16) + 1, (1 << 31) - 1, 1 << 31]
+    for value in values:
+        yield {**base, "model": {**base["model"], "dropout": value}}
+        yield {**base, "model": {**base["model"], "max_input_chars_per_word": value}}
+        yield {**base, "model": {**base["model"], "type": value}}
+        for field in ("pad_id", "pad_to_multiple_of", "strategy"):
+            yield {**base, "padding": {**padding, field: value}}
+        yield {**base, "padding": {**padding, "strategy": {"Fixed": value}}}
+        for field in ("max_length", "stride", "strategy"):
+            yield {**base, "truncation": {**truncation, field: value}}
+    for strategy in ("OnlySecond", "OnlyFirst", "LongestFirst"):
+        yield {**base, "truncation": {**truncation, "strategy": strategy}}
+    for most, stride in [(10**30, 10**30), (10**30, 10**30 - 1), (5, -(10**30)), (-(10**30), 0)]:
+        yield {**base, "truncation": {"max_length": most, "stride": stride}}
+    for count in (1, 4, 5, 31, 32, 33):
+        split = {"type": "Split", "pattern": {"Regex": "a+b"}}
+        yield {**base, "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split] * count}}
+        for name in ("ByteLevel", "Whitespace"):
+            parts = [{"type": name}, split]
+            yield {**base, "pre_tokenizer": {"type": "Sequence", "pretokenizers": parts}}
+        for content in ("", "é" * 1023, "é" * 1024, "é" * 1025, "é" * 2049):
+            for pattern in (
+                {"Regex": "x"},
+                {"String": "xé"},
+                "x",
+                {"String": ""},
+                {},
+                {"Other": ""},
+            ):
+                part = {"type": "Replace", "pattern": pattern, "content": content}
+                yield {**base, "normalizer": part}
+        text = {"type": "Prepend", "prepend": "é" * (count + 32)}
+        parts = [text, *[{"type": "NFKC"}] * (count % 4)]
+        yield {**base, "normalizer": {"type": "Sequence", "normalizers": parts}}
+        yield {**base, "post_processor": template(*"A" * (count % 4))}
+        tokens = {"x": {"ids": [0] * (count + 32)}}
+        yield {**base, "post_processor": template("A", special=tokens)}
+    for special in (None, [], {"x": None}, {"x": {"ids": 1}}, {"x": {}}):
+        yield {**base, "post_processor": {**template("A"), "special_tokens": special}}
+
+
+def test_tokenizer_files_at_limits(program):
+    cases = [json.dumps(tree).encode() for tree in edges()]
+    got = ask(program, [("tokenizer", case) for case in cases])
+    expected = [python_tokenizer(case) for case in cases]
+    assert decisions_that_differ(cases, got, expected) == []
+    assert share_at_same_place(got, expected) == 1
+    assert 0 < sum("ok" in answer for answer in got) < len(got)
+
+
 def compare_tokenizers(program, seed, count):
     """Answers of both to about ``count`` tokenizer files."""
     cases = tokenizer_cases(random.Random(seed), count)
