@@ -5,14 +5,12 @@
 
 #include "bundle/paths.h"
 #include "bundle/sha256.h"
+#include "schema/manifest.h"
 #include "spec.h"
 
 namespace mmedge::runtime {
 
 namespace {
-
-// The oldest version of the schema that is read: it had no manifest.sha256.
-constexpr int64_t kOldestVersion = 3;
 
 void refuse_files(const Archive& archive, const char* fault,
                   const std::vector<std::string>& names) {
@@ -29,7 +27,7 @@ std::string manifest_digest(Bytes manifest) {
   return sha256_hexadecimal(manifest) + "  " + kManifestFile + "\n";
 }
 
-Bytes read_manifest_bytes(Archive& archive, std::optional<int64_t> (*stated_version)(Bytes)) {
+Bytes read_manifest_bytes(Archive& archive) {
   const std::string where = archive.path() + ": ";
   const auto manifest = archive.sizes().find(kManifestFile);
   if (manifest == archive.sizes().end()) {
@@ -48,6 +46,7 @@ Bytes read_manifest_bytes(Archive& archive, std::optional<int64_t> (*stated_vers
     }
     return data;
   }
+  // The oldest version had none.
   const int64_t version = stated_version(data).value_or(kOldestVersion);
   if (version > kOldestVersion && version <= kSchemaVersion) {
     throw Error(Code::kBundle, where + "no " + kDigestFile + ", which a bundle of this version "

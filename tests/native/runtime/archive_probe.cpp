@@ -30,14 +30,6 @@ namespace {
 
 std::unique_ptr<Archive> opened;
 
-std::optional<int64_t> stated_version(Bytes json) {
-  const Json tree = Json::parse(json.begin(), json.end(), nullptr, false);
-  if (!tree.is_object() || !tree.contains("schema_version")) return std::nullopt;
-  const Json& version = tree["schema_version"];
-  if (!version.is_number_integer()) return std::nullopt;
-  return version.get<int64_t>();
-}
-
 std::string contents(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
   return {std::istreambuf_iterator<char>(file), {}};
@@ -65,7 +57,7 @@ std::string list(Archive& archive) {
 
 // What opening a bundle checks before it reads its manifest's fields, and all digests.
 std::string check(Archive& archive) {
-  const Bytes manifest = read_manifest_bytes(archive, stated_version);
+  const Bytes manifest = read_manifest_bytes(archive);
   const Json tree = Json::parse(manifest.begin(), manifest.end());
   const auto files = tree.at("files").get<std::map<std::string, std::string>>();
   check_listing(archive, files);

@@ -19,6 +19,7 @@ import pytest
 from bundles_bad import file_attacks, zip_attacks
 from bundles_bad.attack import on_directory, on_text, rewrite_manifest
 from bundles_bad.zip_attacks import entries_of, pack
+from line_probe import LineProbe
 from native_builds import ROOT
 from tiny import GRAPH, LABELS, WEIGHTS
 
@@ -32,43 +33,9 @@ pytestmark = pytest.mark.native_build
 ATTACKS = [*file_attacks.ATTACKS, *zip_attacks.ATTACKS]
 
 
-class Files:
-    """The program that answers questions about files, one a line."""
-
-    def __init__(self, program: Path) -> None:
-        self.program = program
-        self._process = subprocess.Popen(
-            [program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-
-    def ask(self, *words: object) -> tuple[bool, list[str]]:
-        """Whether the command succeeded, and what it answered."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write("\t".join(map(str, words)) + "\n")
-        self._process.stdin.flush()
-        verdict, *answers = self._process.stdout.readline().rstrip("\n").split("\t")
-        assert verdict in {"ok", "error"}, self._process.wait()
-        return verdict == "ok", answers
-
-    def get(self, *words: object) -> list[str]:
-        taken, answers = self.ask(*words)
-        assert taken, answers
-        return answers
-
-    def error(self, *words: object) -> str:
-        taken, answers = self.ask(*words)
-        assert not taken, answers
-        return answers[0]
-
-    def close(self) -> None:
-        self._process.communicate()
-        assert self._process.returncode == 0
-
-
 @pytest.fixture(scope="module")
-def files(probe) -> Iterator[Files]:
-    program = Files(probe("archive_probe"))
+def files(probe) -> Iterator[LineProbe]:
+    program = LineProbe(probe("archive_probe"))
     yield program
     program.close()
 
@@ -285,6 +252,21 @@ def test_mutated_zips(files, tiny_bundle, tiny_zip, tmp_path, monkeypatch):
             assert answers == [message]
         assert taken == (expected is not None)
     assert 50 < sum(verdicts) < 650
+
+
+@pytest.mark.parametrize("name", [b"\xff", b"onnx/\xc3\xa9", b"a" * 220 + b"\xff", b"\xf0\x9f"])
+def test_names_that_are_no_ascii(name, files, tiny_bundle, tmp_path):
+    path = shutil.copytree(tiny_bundle, tmp_path / "b")
+    (tmp_path / "b.mmedge").write_bytes(
+        pack([*entries_of(path), zip_attacks.Entry("x" * len(name), b"")]).replace(
+            b"x" * len(name), name
+        )
+    )
+    Path(os.fsdecode(os.fsencode(path) + b"/" + name)).write_bytes(b"")
+    for each in (path, tmp_path / "b.mmedge"):
+        expected, _ = attempt(each)
+        assert expected is None
+        assert "unsafe characters in path" in files.error("list", each)
 
 
 def test_unreadable_paths(files, tiny_bundle, tmp_path):
