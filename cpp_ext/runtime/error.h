@@ -18,6 +18,8 @@ enum class Code {
   kNoVariant,  // no variant of a bundle can run here
   kBackend,    // a backend could not be loaded or run
   kAccuracy,   // outputs left their limit
+  kNotWarm,    // a call needs more memory than was set aside
+  kTooSmall,   // a caller's buffer is too small
 };
 
 class Error : public std::runtime_error {

@@ -1,0 +1,412 @@
+// The functions of mmedge/mmedge.h: handles around the runtime, and no exception across the border.
+#include "mmedge/mmedge.h"
+
+#include <cstring>
+#include <exception>
+#include <memory>
+#include <new>
+#include <string>
+#include <vector>
+
+#include "backends/onnxruntime/session.h"
+#include "bundle/bundle.h"
+#include "error.h"
+#include "execution/verify.h"
+#include "mmedge/kernels.h"
+#include "pipeline.h"
+#include "status.h"
+
+namespace rt = mmedge::runtime;
+
+struct mmedge_bundle {
+  std::shared_ptr<rt::Bundle> bundle;
+};
+
+struct mmedge_pipeline {
+  std::shared_ptr<const rt::Network> network;
+  std::unique_ptr<rt::Pipeline> pipeline;
+  std::vector<rt::NamedTensor> arguments;  // of a call, as many as the network has inputs
+  std::string variant;                     // texts that handles give out
+  rt::Verification verification;
+};
+
+// Of ort/ops.cpp, which is linked in.
+extern "C" mmedge::ort::Status* RegisterCustomOps(mmedge::ort::SessionOptions* options,
+                                                  const mmedge::ort::ApiBase* base);
+
+namespace {
+
+mmedge_status to_status(rt::Code code) noexcept {
+  switch (code) {
+    case rt::Code::kOk: return MMEDGE_OK;
+    case rt::Code::kBundle: return MMEDGE_BUNDLE_ERROR;
+    case rt::Code::kInput: return MMEDGE_INPUT_ERROR;
+    case rt::Code::kNoVariant: return MMEDGE_NO_VARIANT;
+    case rt::Code::kBackend: return MMEDGE_BACKEND_ERROR;
+    case rt::Code::kAccuracy: return MMEDGE_ACCURACY_ERROR;
+    case rt::Code::kNotWarm: return MMEDGE_NOT_WARM;
+    case rt::Code::kTooSmall: return MMEDGE_TOO_SMALL;
+  }
+  return MMEDGE_INVALID;
+}
+
+// Runs what may throw.
+template <class Work>
+mmedge_status guard(Work work) noexcept {
+  try {
+    work();
+    return MMEDGE_OK;
+  } catch (const rt::Error& error) {
+    return mmedge::fail(to_status(error.code()), "%s", error.what());
+  } catch (const std::bad_alloc&) {
+    return mmedge::fail(MMEDGE_OUT_OF_MEMORY, "memory is exhausted");
+  } catch (const std::exception& error) {
+    return mmedge::fail(MMEDGE_BACKEND_ERROR, "unexpected: %s", error.what());
+  }
+}
+
+mmedge_status missing(const char* argument) noexcept {
+  return mmedge::fail(MMEDGE_INVALID, "%s is NULL", argument);
+}
+
+// A structure that a caller made with another header is refused and not guessed at.
+template <class Struct>
+bool has_size(const Struct* value) noexcept {
+  return value->struct_size == sizeof(Struct);
+}
+
+template <class Struct>
+mmedge_status wrong_size(const char* name, const Struct* value) noexcept {
+  return mmedge::fail(MMEDGE_INVALID,
+                      "%s has struct_size %u, and this library expects %zu; make it with the macro of "
+                      "mmedge.h, and build the caller and the library from one version",
+                      name, value->struct_size, sizeof(Struct));
+}
+
+struct Element {
+  mmedge_dtype dtype;
+  rt::DType type;
+};
+
+constexpr Element kElements[] = {
+    {MMEDGE_BOOL, rt::DType::kBool},   {MMEDGE_F16, rt::DType::kFloat16},
+    {MMEDGE_F32, rt::DType::kFloat32}, {MMEDGE_F64, rt::DType::kFloat64},
+    {MMEDGE_I8, rt::DType::kInt8},     {MMEDGE_I16, rt::DType::kInt16},
+    {MMEDGE_I32, rt::DType::kInt32},   {MMEDGE_I64, rt::DType::kInt64},
+    {MMEDGE_U8, rt::DType::kUint8},    {MMEDGE_U16, rt::DType::kUint16},
+    {MMEDGE_U32, rt::DType::kUint32},  {MMEDGE_U64, rt::DType::kUint64},
+};
+
+int32_t to_dtype(rt::DType type) noexcept {
+  for (const Element& element : kElements) {
+    if (element.type == type) return element.dtype;
+  }
+  return -1;
+}
+
+bool from_dtype(int32_t dtype, rt::DType* type) noexcept {
+  for (const Element& element : kElements) {
+    if (element.dtype == dtype) {
+      *type = element.type;
+      return true;
+    }
+  }
+  return false;
+}
+
+bool to_tensor(const mmedge_tensor& tensor, rt::NamedTensor* out, mmedge_status* status) noexcept {
+  const char* name = tensor.name != nullptr ? tensor.name : "";
+  if (tensor.rank < 0 || tensor.rank > MMEDGE_MAX_RANK) {
+    *status = mmedge::fail(MMEDGE_INVALID, "input '%.200s' has rank %d, expected 0 to %d", name,
+                           tensor.rank, MMEDGE_MAX_RANK);
+    return false;
+  }
+  out->name = name;
+  out->bytes = tensor.bytes;
+  out->view.rank = static_cast<size_t>(tensor.rank);
+  out->view.data = tensor.data;
+  int64_t elements = 1;
+  for (size_t axis = 0; axis < out->view.rank; ++axis) {
+    const int64_t size = tensor.shape[axis];
+    if (size < 0 || __builtin_mul_overflow(elements, size, &elements) ||
+        elements > (int64_t{1} << 56)) {
+      *status = mmedge::fail(MMEDGE_INVALID, "input '%.200s' has size %lld along axis %zu", name,
+                             static_cast<long long>(size), axis);
+      return false;
+    }
+    out->view.shape[axis] = size;
+  }
+  if (!from_dtype(tensor.dtype, &out->view.dtype)) {
+    *status = mmedge::fail(MMEDGE_INVALID, "input '%.200s' has dtype %d, which is none of a bundle's",
+                           name, tensor.dtype);
+    return false;
+  }
+  return true;
+}
+
+// The caller's tensors into the handle's own list, which has room for one more than there are inputs.
+bool take_arguments(mmedge_pipeline* pipeline, const mmedge_tensor* inputs, int32_t count,
+                    mmedge_status* status) noexcept {
+  if (count < 0 || (inputs == nullptr && count > 0)) {
+    *status = mmedge::fail(MMEDGE_INVALID, "inputs is NULL or their count %d is negative", count);
+    return false;
+  }
+  if (static_cast<size_t>(count) > pipeline->arguments.size()) {
+    *status = mmedge::fail(MMEDGE_INPUT_ERROR, "%d inputs, and this bundle takes at most %zu", count,
+                           pipeline->arguments.size());
+    return false;
+  }
+  for (int32_t i = 0; i < count; ++i) {
+    if (!to_tensor(inputs[i], &pipeline->arguments[static_cast<size_t>(i)], status)) return false;
+  }
+  return true;
+}
+
+void describe(const rt::TensorSpec& from, mmedge_tensor_spec* to) noexcept {
+  to->name = from.name.c_str();
+  to->dtype = to_dtype(from.dtype);
+  to->rank = static_cast<int32_t>(from.shape.size());
+  for (size_t axis = 0; axis < from.shape.size(); ++axis) {
+    const rt::Axis& size = from.shape[axis];
+    to->shape[axis] = size.is_dynamic() ? -1 : size.size;
+    to->dimension[axis] = size.is_dynamic() ? size.dimension.c_str() : nullptr;
+  }
+}
+
+mmedge_status no_index(const char* what, int32_t index, size_t count) noexcept {
+  return mmedge::fail(MMEDGE_INVALID, "no %s %d; there are %zu", what, index, count);
+}
+
+std::string text_or_empty(const char* text) { return text != nullptr ? text : ""; }
+
+std::unique_ptr<mmedge_pipeline> make_handle(std::shared_ptr<const rt::Network> network) {
+  auto handle = std::make_unique<mmedge_pipeline>();
+  handle->pipeline = std::make_unique<rt::Pipeline>(network);
+  handle->arguments.resize(network->inputs().specs().size());
+  handle->variant = network->variant().id();
+  handle->network = std::move(network);
+  return handle;
+}
+
+mmedge_status give_output(mmedge_pipeline* handle, mmedge_tensor* out) noexcept {
+  const auto& specs = handle->network->outputs();
+  size_t index = 0;
+  while (index < specs.size() && (out->name == nullptr || specs[index].name != out->name)) ++index;
+  if (index == specs.size()) {
+    return mmedge::fail(MMEDGE_INPUT_ERROR, "no output '%.200s' in this bundle",
+                        out->name != nullptr ? out->name : "");
+  }
+  const rt::TensorView& view = handle->pipeline->output(index);
+  const size_t bytes = view.bytes(), room = out->bytes;
+  out->dtype = to_dtype(view.dtype);
+  out->rank = static_cast<int32_t>(view.rank);
+  for (size_t axis = 0; axis < view.rank; ++axis) out->shape[axis] = view.shape[axis];
+  out->bytes = bytes;
+  if (out->data == nullptr) {
+    out->data = view.data;
+    return MMEDGE_OK;
+  }
+  if (room < bytes) {
+    return mmedge::fail(MMEDGE_TOO_SMALL, "output '%s' needs %zu bytes, and its buffer has %zu",
+                        out->name, bytes, room);
+  }
+  if (bytes > 0) std::memcpy(out->data, view.data, bytes);
+  return MMEDGE_OK;
+}
+
+}  // namespace
+
+extern "C" {
+
+mmedge_status mmedge_bundle_open(const char* path, mmedge_bundle** bundle) {
+  if (bundle == nullptr) return missing("bundle");
+  *bundle = nullptr;
+  if (path == nullptr) return missing("path");
+  return guard([&] {
+    auto handle = std::make_unique<mmedge_bundle>();
+    handle->bundle = rt::Bundle::open(path);
+    *bundle = handle.release();
+  });
+}
+
+void mmedge_bundle_close(mmedge_bundle* bundle) { delete bundle; }
+
+const char* mmedge_bundle_digest(const mmedge_bundle* bundle) {
+  return bundle == nullptr ? "" : bundle->bundle->digest().c_str();
+}
+
+const char* mmedge_bundle_manifest(const mmedge_bundle* bundle, size_t* size) {
+  const rt::Bytes bytes = bundle == nullptr ? rt::Bytes{} : bundle->bundle->manifest_bytes();
+  if (size != nullptr) *size = bytes.size;
+  return bytes.text().data();
+}
+
+mmedge_status mmedge_bundle_verify(mmedge_bundle* bundle) {
+  if (bundle == nullptr) return missing("bundle");
+  return guard([&] { bundle->bundle->verify(); });
+}
+
+mmedge_status mmedge_pipeline_load(mmedge_bundle* bundle, const mmedge_load_options* options,
+                                   mmedge_pipeline** pipeline) {
+  if (pipeline == nullptr) return missing("pipeline");
+  *pipeline = nullptr;
+  if (bundle == nullptr) return missing("bundle");
+  const mmedge_load_options defaults = MMEDGE_LOAD_OPTIONS;
+  const mmedge_load_options& from = options != nullptr ? *options : defaults;
+  if (!has_size(&from)) return wrong_size("options", &from);
+  return guard([&] {
+    rt::LoadOptions to;
+    to.wish = {text_or_empty(from.variant), text_or_empty(from.backend),
+               text_or_empty(from.precision)};
+    to.device = text_or_empty(from.device);
+    to.plan = text_or_empty(from.plan);
+    if (from.threads != 0) to.session.threads = from.threads;
+    if (from.kernels >= 0) to.session.kernels = from.kernels != 0;
+    if (from.spin >= 0) to.session.spin = from.spin != 0;
+    to.cache = from.cache != 0;
+    to.allow_unverified = from.allow_unverified != 0;
+    to.allow_non_finite = from.allow_non_finite != 0;
+    rt::Backends backends;
+    rt::onnxruntime::Kernels kernels;
+    kernels.register_operators = RegisterCustomOps;
+    kernels.isa = mmedge_cpu_isa;
+    kernels.calls = mmedge_segattn_cpu_calls;
+    kernels.path = "libmmedge";
+    backends.add(rt::onnxruntime::make_backend(text_or_empty(from.onnxruntime), kernels));
+    *pipeline = make_handle(rt::Network::load(bundle->bundle, backends, to)).release();
+  });
+}
+
+mmedge_status mmedge_pipeline_clone(const mmedge_pipeline* pipeline, mmedge_pipeline** clone) {
+  if (clone == nullptr) return missing("clone");
+  *clone = nullptr;
+  if (pipeline == nullptr) return missing("pipeline");
+  return guard([&] { *clone = make_handle(pipeline->network).release(); });
+}
+
+void mmedge_pipeline_close(mmedge_pipeline* pipeline) { delete pipeline; }
+
+mmedge_status mmedge_pipeline_choice(const mmedge_pipeline* pipeline, mmedge_choice* choice) {
+  if (pipeline == nullptr || choice == nullptr) return missing("pipeline or choice");
+  if (!has_size(choice)) return wrong_size("choice", choice);
+  const rt::Network& network = *pipeline->network;
+  choice->variant = pipeline->variant.c_str();
+  choice->plan = network.plan().plan.c_str();
+  choice->why_plan = network.plan().reason.c_str();
+  choice->backend = network.engine().c_str();
+  choice->threads = network.threads();
+  choice->decisions = static_cast<int32_t>(network.decisions().size());
+  return MMEDGE_OK;
+}
+
+mmedge_status mmedge_pipeline_decision(const mmedge_pipeline* pipeline, int32_t index,
+                                       const char** variant, int32_t* accepted,
+                                       const char** reason) {
+  if (pipeline == nullptr) return missing("pipeline");
+  const auto& decisions = pipeline->network->decisions();
+  if (index < 0 || static_cast<size_t>(index) >= decisions.size()) {
+    return no_index("decision", index, decisions.size());
+  }
+  const rt::Decision& decision = decisions[static_cast<size_t>(index)];
+  if (variant != nullptr) *variant = decision.variant.c_str();
+  if (accepted != nullptr) *accepted = decision.accepted;
+  if (reason != nullptr) *reason = decision.reason.c_str();
+  return MMEDGE_OK;
+}
+
+int32_t mmedge_pipeline_input_count(const mmedge_pipeline* pipeline) {
+  if (pipeline == nullptr) return 0;
+  return static_cast<int32_t>(pipeline->network->inputs().specs().size());
+}
+
+int32_t mmedge_pipeline_output_count(const mmedge_pipeline* pipeline) {
+  return pipeline == nullptr ? 0 : static_cast<int32_t>(pipeline->network->outputs().size());
+}
+
+mmedge_status mmedge_pipeline_input(const mmedge_pipeline* pipeline, int32_t index,
+                                    mmedge_tensor_spec* spec) {
+  if (pipeline == nullptr || spec == nullptr) return missing("pipeline or spec");
+  if (!has_size(spec)) return wrong_size("spec", spec);
+  const rt::Inputs& inputs = pipeline->network->inputs();
+  if (index < 0 || static_cast<size_t>(index) >= inputs.specs().size()) {
+    return no_index("input", index, inputs.specs().size());
+  }
+  const auto place = static_cast<size_t>(index);
+  describe(inputs.specs()[place], spec);
+  spec->modality = inputs.modality(place).name.c_str();
+  spec->required = inputs.modality(place).required;
+  return MMEDGE_OK;
+}
+
+mmedge_status mmedge_pipeline_output(const mmedge_pipeline* pipeline, int32_t index,
+                                     mmedge_tensor_spec* spec) {
+  if (pipeline == nullptr || spec == nullptr) return missing("pipeline or spec");
+  if (!has_size(spec)) return wrong_size("spec", spec);
+  const auto& outputs = pipeline->network->outputs();
+  if (index < 0 || static_cast<size_t>(index) >= outputs.size()) {
+    return no_index("output", index, outputs.size());
+  }
+  describe(outputs[static_cast<size_t>(index)], spec);
+  spec->modality = nullptr;
+  spec->required = 0;
+  return MMEDGE_OK;
+}
+
+mmedge_status mmedge_pipeline_warm_up(mmedge_pipeline* pipeline, const mmedge_tensor* inputs,
+                                      int32_t count) {
+  if (pipeline == nullptr) return missing("pipeline");
+  mmedge_status status = MMEDGE_OK;
+  if (!take_arguments(pipeline, inputs, count, &status)) return status;
+  return guard([&] {
+    pipeline->pipeline->warm_up(pipeline->arguments.data(), static_cast<size_t>(count));
+  });
+}
+
+mmedge_status mmedge_pipeline_run(mmedge_pipeline* pipeline, const mmedge_tensor* inputs,
+                                  int32_t input_count, mmedge_tensor* outputs,
+                                  int32_t output_count) {
+  if (pipeline == nullptr) return missing("pipeline");
+  if (output_count < 0 || (outputs == nullptr && output_count > 0)) return missing("outputs");
+  mmedge_status status = MMEDGE_OK;
+  if (!take_arguments(pipeline, inputs, input_count, &status)) return status;
+  const rt::Code code =
+      pipeline->pipeline->run(pipeline->arguments.data(), static_cast<size_t>(input_count));
+  if (code != rt::Code::kOk) {
+    return mmedge::fail(to_status(code), "%s", pipeline->pipeline->message());
+  }
+  for (int32_t i = 0; i < output_count; ++i) {
+    const mmedge_status given = give_output(pipeline, &outputs[i]);
+    if (given != MMEDGE_OK) status = given;
+  }
+  return status;
+}
+
+mmedge_status mmedge_pipeline_verify(mmedge_pipeline* pipeline, int32_t* samples,
+                                     int32_t* outputs) {
+  if (pipeline == nullptr) return missing("pipeline");
+  return guard([&] {
+    pipeline->verification = rt::verify(*pipeline->pipeline);
+    const rt::Verification& verification = pipeline->verification;
+    if (samples != nullptr) *samples = static_cast<int32_t>(verification.samples);
+    if (outputs != nullptr) *outputs = static_cast<int32_t>(verification.outputs.size());
+    verification.check();
+  });
+}
+
+mmedge_status mmedge_pipeline_verified_output(const mmedge_pipeline* pipeline, int32_t index,
+                                              mmedge_verified_output* output) {
+  if (pipeline == nullptr || output == nullptr) return missing("pipeline or output");
+  if (!has_size(output)) return wrong_size("output", output);
+  const auto& outputs = pipeline->verification.outputs;
+  if (index < 0 || static_cast<size_t>(index) >= outputs.size()) {
+    return no_index("verified output", index, outputs.size());
+  }
+  const rt::VerifiedOutput& from = outputs[static_cast<size_t>(index)];
+  output->stage = from.stage.c_str();
+  output->output = from.output.c_str();
+  output->max_abs = from.worst.max_abs;
+  output->limit_used = from.worst.limit_used;
+  return MMEDGE_OK;
+}
+
+}  // extern "C"

@@ -1,0 +1,210 @@
+/* mmedge's C API: open a bundle, load it on this machine, run it.
+ *
+ *   mmedge_bundle* bundle;      mmedge_bundle_open("vqa.mmedge", &bundle)
+ *   mmedge_pipeline* pipeline;  mmedge_pipeline_load(bundle, NULL, &pipeline)
+ *                               mmedge_pipeline_warm_up(pipeline, NULL, 0)
+ *                               mmedge_pipeline_run(pipeline, inputs, 2, outputs, 1)   as often as needed
+ *                               mmedge_pipeline_close(pipeline), mmedge_bundle_close(bundle)
+ *
+ * mmedge/mmedge.hpp wraps it for C++17.
+ *
+ * Memory. Opening, loading and warming up may allocate, start threads and fail. What the rest of this
+ * header calls *real-time* does not allocate, lock, log or throw in mmedge's own code; the backend's
+ * share is its own. Every tensor's memory belongs to the caller, or to the pipeline until its next
+ * call.
+ *
+ * Threads. A handle may be used by one thread at a time. mmedge_pipeline_clone() gives another thread a
+ * handle of its own on the same loaded network.
+ *
+ * Errors. See mmedge/base.h. After a failed call the handle is as it was before, unless a function says
+ * otherwise, and what it would have made is NULL.
+ *
+ * There is no function to call before the first or after the last one, and no environment variable is
+ * read. Structures begin with their size, so that a later version can add fields at their end: make
+ * them with the macro beside them.
+ */
+#ifndef MMEDGE_MMEDGE_H_
+#define MMEDGE_MMEDGE_H_
+
+#include "mmedge/base.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Most axes of a tensor. */
+#define MMEDGE_MAX_RANK 8
+
+/* ---- Bundles --------------------------------------------------------------------------------- */
+
+/* An open bundle: its files are mapped, and were checked. */
+typedef struct mmedge_bundle mmedge_bundle;
+
+/* Opens a bundle (a folder or a .mmedge file) and checks all of it: layout, manifest, the SHA-256 of
+ * every file, graphs, tokenizers. Nothing is unpacked or executed.
+ * MMEDGE_BUNDLE_ERROR: a rule is broken; the message names the file and the rule. */
+MMEDGE_API mmedge_status mmedge_bundle_open(const char* path, mmedge_bundle** bundle);
+
+/* Closes it. Pipelines that were loaded from it go on: they hold what they need. NULL is allowed. */
+MMEDGE_API void mmedge_bundle_close(mmedge_bundle* bundle);
+
+/* SHA-256 of the manifest in 64 hexadecimal digits, which stands for the whole bundle. Valid until the
+ * bundle is closed, as is the manifest's JSON (docs/reference/bundle.md), of `*size` bytes. */
+MMEDGE_API const char* mmedge_bundle_digest(const mmedge_bundle* bundle);
+MMEDGE_API const char* mmedge_bundle_manifest(const mmedge_bundle* bundle, size_t* size);
+
+/* Reads what opening leaves for later, and checks it: every file's digest once more, golden samples,
+ * labels. MMEDGE_BUNDLE_ERROR: something is not as the manifest declares. */
+MMEDGE_API mmedge_status mmedge_bundle_verify(mmedge_bundle* bundle);
+
+/* ---- Loading --------------------------------------------------------------------------------- */
+
+/* A bundle's network, loaded. */
+typedef struct mmedge_pipeline mmedge_pipeline;
+
+typedef struct mmedge_load_options {
+  uint32_t struct_size;
+  const char* variant;     /* its id, such as "ort-int8-cpu"; NULL: the best that runs here */
+  const char* backend;     /* "ort"; NULL: any */
+  const char* precision;   /* such as "fp32"; NULL: any */
+  const char* device;      /* a target, such as "cpu"; NULL: any that this machine has */
+  const char* plan;        /* "whole" or "cut"; NULL: as docs/reference/bundle.md says */
+  const char* onnxruntime; /* path of ONNX Runtime's library, or of a folder that holds it; NULL:
+                              beside this library, then the system's */
+  int32_t threads;         /* most threads of a stage; 0: as docs/reference/bundle.md says */
+  int32_t kernels;         /* 1, 0: attention by mmedge's kernels, or not; -1: where measured faster */
+  int32_t spin;            /* 1, 0: idle threads stay awake, or not; -1: only those of a single stage */
+  int32_t cache;           /* 1: an encoder does not run where its modality holds what it held in the
+                              call before; 0: every stage runs */
+  int32_t allow_unverified; /* 1: golden samples are not replayed where export could not prove the
+                               variant for this kind of machine */
+  int32_t allow_non_finite; /* 1: NaN and infinity in inputs are passed on to the network */
+} mmedge_load_options;
+
+#define MMEDGE_LOAD_OPTIONS \
+  {sizeof(mmedge_load_options), NULL, NULL, NULL, NULL, NULL, NULL, 0, -1, -1, 1, 0, 0}
+
+/* Chooses a variant for this machine, loads it, and checks that it computes here what it should.
+ * `options` may be NULL. MMEDGE_NO_VARIANT, MMEDGE_INPUT_ERROR (no such variant, plan or device),
+ * MMEDGE_BACKEND_ERROR, MMEDGE_ACCURACY_ERROR, MMEDGE_OUT_OF_MEMORY. */
+MMEDGE_API mmedge_status mmedge_pipeline_load(mmedge_bundle* bundle,
+                                              const mmedge_load_options* options,
+                                              mmedge_pipeline** pipeline);
+
+/* Another handle on the same network, for another thread; not warm. */
+MMEDGE_API mmedge_status mmedge_pipeline_clone(const mmedge_pipeline* pipeline,
+                                               mmedge_pipeline** clone);
+
+/* Frees it. NULL is allowed. */
+MMEDGE_API void mmedge_pipeline_close(mmedge_pipeline* pipeline);
+
+/* What was loaded, and why; valid until the pipeline is closed. */
+typedef struct mmedge_choice {
+  uint32_t struct_size;
+  const char* variant;        /* id */
+  const char* plan;           /* "whole" or "cut" */
+  const char* why_plan;       /* in words */
+  const char* backend;        /* name and version of the library that runs it */
+  int32_t threads;            /* most threads of a stage; 0: the backend's default */
+  int32_t decisions;          /* how many variants the bundle has */
+} mmedge_choice;
+
+#define MMEDGE_CHOICE {sizeof(mmedge_choice), NULL, NULL, NULL, NULL, 0, 0}
+
+MMEDGE_API mmedge_status mmedge_pipeline_choice(const mmedge_pipeline* pipeline,
+                                                mmedge_choice* choice);
+
+/* The decision on variant `index`, in the manifest's order: its id, whether it could run here, and the
+ * reason in words. MMEDGE_INVALID: no such index. */
+MMEDGE_API mmedge_status mmedge_pipeline_decision(const mmedge_pipeline* pipeline, int32_t index,
+                                                  const char** variant, int32_t* accepted,
+                                                  const char** reason);
+
+/* ---- Tensors --------------------------------------------------------------------------------- */
+
+/* What the network takes or gives under one name. */
+typedef struct mmedge_tensor_spec {
+  uint32_t struct_size;
+  const char* name;
+  const char* modality; /* of an input; NULL for an output */
+  int32_t required;     /* an input: whether a call must bring it */
+  int32_t dtype;        /* an mmedge_dtype */
+  int32_t rank;
+  int64_t shape[MMEDGE_MAX_RANK];         /* -1 where the size is a dimension's */
+  const char* dimension[MMEDGE_MAX_RANK]; /* its name; NULL where the size is fixed */
+} mmedge_tensor_spec;
+
+#define MMEDGE_TENSOR_SPEC {sizeof(mmedge_tensor_spec), NULL, NULL, 0, 0, 0, {0}, {NULL}}
+
+MMEDGE_API int32_t mmedge_pipeline_input_count(const mmedge_pipeline* pipeline);
+MMEDGE_API int32_t mmedge_pipeline_output_count(const mmedge_pipeline* pipeline);
+MMEDGE_API mmedge_status mmedge_pipeline_input(const mmedge_pipeline* pipeline, int32_t index,
+                                               mmedge_tensor_spec* spec);
+MMEDGE_API mmedge_status mmedge_pipeline_output(const mmedge_pipeline* pipeline, int32_t index,
+                                                mmedge_tensor_spec* spec);
+
+/* A tensor in C order. */
+typedef struct mmedge_tensor {
+  const char* name;
+  void* data;
+  size_t bytes;   /* an input: of all elements, or 0: not stated. An output: what `data` has room for */
+  int32_t dtype;  /* an mmedge_dtype */
+  int32_t rank;
+  int64_t shape[MMEDGE_MAX_RANK];
+} mmedge_tensor;
+
+/* ---- Running --------------------------------------------------------------------------------- */
+
+/* Sets aside what calls need and runs the network, so that later calls meet no first time. Call it for
+ * each handle before mmedge_pipeline_run(), with inputs of the largest sizes that calls will have:
+ * what stands in for an absent modality may not be larger later. With count 0, every dimension has its
+ * `opt` size, every input is zeros, and optional modalities are absent in a second run. */
+MMEDGE_API mmedge_status mmedge_pipeline_warm_up(mmedge_pipeline* pipeline,
+                                                 const mmedge_tensor* inputs, int32_t count);
+
+/* Real-time. Runs the network once.
+ *
+ * `inputs` are named as the network's inputs, in any order; those of an optional modality may be left
+ * out. `outputs` are named as the network's outputs, any of them in any order. An output with `data` is
+ * written there, and MMEDGE_TOO_SMALL is returned where `bytes` are too few (shape and dtype say what
+ * is needed; other outputs may have been written). One whose `data` is NULL is given the address of the
+ * pipeline's own memory, which is valid until the next call of this handle. dtype, rank, shape and
+ * bytes are filled in.
+ *
+ * MMEDGE_INPUT_ERROR: a name, dtype, rank, size, a NaN or infinity where no golden sample has one.
+ * MMEDGE_NOT_WARM: see mmedge_pipeline_warm_up(). MMEDGE_BACKEND_ERROR: the engine failed. */
+MMEDGE_API mmedge_status mmedge_pipeline_run(mmedge_pipeline* pipeline, const mmedge_tensor* inputs,
+                                             int32_t input_count, mmedge_tensor* outputs,
+                                             int32_t output_count);
+
+/* ---- Verification ---------------------------------------------------------------------------- */
+
+/* What golden samples said of one output. */
+typedef struct mmedge_verified_output {
+  uint32_t struct_size;
+  const char* stage;  /* "(whole network)" where it is the network's; valid until the pipeline's next
+                         verification */
+  const char* output;
+  double max_abs;     /* largest difference */
+  double limit_used;  /* largest share of the tolerance that an element takes; it passes up to 1 */
+} mmedge_verified_output;
+
+#define MMEDGE_VERIFIED_OUTPUT {sizeof(mmedge_verified_output), NULL, NULL, 0, 0}
+
+/* Replays all golden samples: every stage of the loaded plan on the tensors that enter it, and the
+ * whole network. `samples` and `outputs`, which may be NULL, get the number of samples, and of outputs
+ * that were compared. MMEDGE_ACCURACY_ERROR: an output is off; the message names the first.
+ * MMEDGE_BUNDLE_ERROR: there are no samples. */
+MMEDGE_API mmedge_status mmedge_pipeline_verify(mmedge_pipeline* pipeline, int32_t* samples,
+                                                int32_t* outputs);
+
+/* One output of the last verification, in the order of the stages. MMEDGE_INVALID: no such index. */
+MMEDGE_API mmedge_status mmedge_pipeline_verified_output(const mmedge_pipeline* pipeline,
+                                                         int32_t index,
+                                                         mmedge_verified_output* output);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* MMEDGE_MMEDGE_H_ */

@@ -1,0 +1,195 @@
+// mmedge for C++17: owners around the C API of mmedge/mmedge.h, which explains what each call does.
+//
+// Nothing throws. What can fail gives a Result: a value, or a status and a message.
+//
+//   auto bundle = mmedge::Bundle::open("vqa.mmedge");
+//   if (!bundle) return report(bundle.error());
+//   auto pipeline = mmedge::Pipeline::load(*bundle);
+//   ...
+#ifndef MMEDGE_MMEDGE_HPP_
+#define MMEDGE_MMEDGE_HPP_
+
+#include <initializer_list>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "mmedge/mmedge.h"
+
+namespace mmedge {
+
+// What went wrong: a status of mmedge/base.h, and what to do in words.
+struct Failure {
+  mmedge_status status = MMEDGE_OK;
+  std::string message;
+};
+
+// A value or a failure. `*result` of a failure is undefined.
+template <class T>
+class [[nodiscard]] Result {
+ public:
+  Result(T value) : value_(std::move(value)) {}            // NOLINT: from a value
+  Result(Failure failure) : failure_(std::move(failure)) {}  // NOLINT: from a failure
+
+  explicit operator bool() const { return value_.has_value(); }
+  T& operator*() { return *value_; }
+  T* operator->() { return &*value_; }
+  const Failure& error() const { return failure_; }
+
+ private:
+  std::optional<T> value_;
+  Failure failure_;
+};
+
+// A status of a call that gives nothing. The message is that of mmedge_last_error(), which a further
+// call of this thread replaces: text() copies it, and a Status itself costs nothing.
+class [[nodiscard]] Status {
+ public:
+  Status(mmedge_status status) : status_(status) {}  // NOLINT: from a status
+  explicit operator bool() const { return status_ == MMEDGE_OK; }
+  mmedge_status code() const { return status_; }
+  Failure error() const { return {status_, mmedge_last_error()}; }
+
+ private:
+  mmedge_status status_;
+};
+
+inline Failure last_failure(mmedge_status status) { return {status, mmedge_last_error()}; }
+
+// The mmedge_dtype of a C++ type.
+template <class T>
+struct dtype_of;
+template <> struct dtype_of<bool> { static constexpr mmedge_dtype value = MMEDGE_BOOL; };
+template <> struct dtype_of<float> { static constexpr mmedge_dtype value = MMEDGE_F32; };
+template <> struct dtype_of<double> { static constexpr mmedge_dtype value = MMEDGE_F64; };
+template <> struct dtype_of<int8_t> { static constexpr mmedge_dtype value = MMEDGE_I8; };
+template <> struct dtype_of<int16_t> { static constexpr mmedge_dtype value = MMEDGE_I16; };
+template <> struct dtype_of<int32_t> { static constexpr mmedge_dtype value = MMEDGE_I32; };
+template <> struct dtype_of<int64_t> { static constexpr mmedge_dtype value = MMEDGE_I64; };
+template <> struct dtype_of<uint8_t> { static constexpr mmedge_dtype value = MMEDGE_U8; };
+template <> struct dtype_of<uint16_t> { static constexpr mmedge_dtype value = MMEDGE_U16; };
+template <> struct dtype_of<uint32_t> { static constexpr mmedge_dtype value = MMEDGE_U32; };
+template <> struct dtype_of<uint64_t> { static constexpr mmedge_dtype value = MMEDGE_U64; };
+
+// An input of a call: elements in C order that the caller owns. `name` has to outlive the call.
+template <class T>
+mmedge_tensor input(const char* name, const T* data, std::initializer_list<int64_t> shape) {
+  mmedge_tensor tensor{};
+  tensor.name = name;
+  tensor.data = const_cast<T*>(data);  // inputs are not written to
+  tensor.dtype = dtype_of<T>::value;
+  tensor.rank = static_cast<int32_t>(shape.size());
+  size_t axis = 0, elements = 1;
+  for (const int64_t size : shape) {
+    if (axis < MMEDGE_MAX_RANK) tensor.shape[axis] = size;
+    ++axis;
+    elements *= static_cast<size_t>(size);
+  }
+  tensor.bytes = elements * sizeof(T);
+  return tensor;
+}
+
+// An output of a call that is written to `data`, which has room for `count` elements.
+template <class T>
+mmedge_tensor output(const char* name, T* data, size_t count) {
+  mmedge_tensor tensor{};
+  tensor.name = name;
+  tensor.data = data;
+  tensor.bytes = count * sizeof(T);
+  return tensor;
+}
+
+// An output that stays in the pipeline's memory until its next call.
+inline mmedge_tensor output(const char* name) {
+  mmedge_tensor tensor{};
+  tensor.name = name;
+  return tensor;
+}
+
+class Bundle {
+ public:
+  static Result<Bundle> open(const std::string& path) {
+    mmedge_bundle* handle = nullptr;
+    const mmedge_status status = mmedge_bundle_open(path.c_str(), &handle);
+    if (status != MMEDGE_OK) return last_failure(status);
+    return Bundle(handle);
+  }
+
+  std::string digest() const { return mmedge_bundle_digest(handle_.get()); }
+  std::string manifest() const {
+    size_t size = 0;
+    const char* text = mmedge_bundle_manifest(handle_.get(), &size);
+    return std::string(text, size);
+  }
+  // Reads what opening leaves for later, and checks it.
+  Status verify() { return mmedge_bundle_verify(handle_.get()); }
+  mmedge_bundle* handle() const { return handle_.get(); }
+
+ private:
+  struct Close {
+    void operator()(mmedge_bundle* handle) const { mmedge_bundle_close(handle); }
+  };
+  explicit Bundle(mmedge_bundle* handle) : handle_(handle) {}
+  std::unique_ptr<mmedge_bundle, Close> handle_;
+};
+
+// Options of a load, to be changed before it: `auto options = mmedge::load_options();`.
+inline mmedge_load_options load_options() {
+  mmedge_load_options options = MMEDGE_LOAD_OPTIONS;
+  return options;
+}
+
+class Pipeline {
+ public:
+  static Result<Pipeline> load(const Bundle& bundle,
+                               const mmedge_load_options& options = load_options()) {
+    mmedge_pipeline* handle = nullptr;
+    const mmedge_status status = mmedge_pipeline_load(bundle.handle(), &options, &handle);
+    if (status != MMEDGE_OK) return last_failure(status);
+    return Pipeline(handle);
+  }
+
+  // A handle for another thread.
+  Result<Pipeline> clone() const {
+    mmedge_pipeline* handle = nullptr;
+    const mmedge_status status = mmedge_pipeline_clone(handle_.get(), &handle);
+    if (status != MMEDGE_OK) return last_failure(status);
+    return Pipeline(handle);
+  }
+
+  // With inputs of the largest sizes that calls will have; without any: of the example's.
+  Status warm_up() { return mmedge_pipeline_warm_up(handle_.get(), nullptr, 0); }
+  template <size_t N>
+  Status warm_up(const mmedge_tensor (&inputs)[N]) {
+    return mmedge_pipeline_warm_up(handle_.get(), inputs, static_cast<int32_t>(N));
+  }
+
+  template <size_t N, size_t M>
+  Status run(const mmedge_tensor (&inputs)[N], mmedge_tensor (&outputs)[M]) noexcept {
+    return mmedge_pipeline_run(handle_.get(), inputs, static_cast<int32_t>(N), outputs,
+                               static_cast<int32_t>(M));
+  }
+
+  // Replays the golden samples; an accuracy error where an output is off.
+  Status verify() { return mmedge_pipeline_verify(handle_.get(), nullptr, nullptr); }
+
+  mmedge_choice choice() const {
+    mmedge_choice choice = MMEDGE_CHOICE;
+    mmedge_pipeline_choice(handle_.get(), &choice);
+    return choice;
+  }
+  mmedge_pipeline* handle() const { return handle_.get(); }
+
+ private:
+  struct Close {
+    void operator()(mmedge_pipeline* handle) const { mmedge_pipeline_close(handle); }
+  };
+  explicit Pipeline(mmedge_pipeline* handle) : handle_(handle) {}
+  std::unique_ptr<mmedge_pipeline, Close> handle_;
+};
+
+}  // namespace mmedge
+
+#endif  // MMEDGE_MMEDGE_HPP_

@@ -1,0 +1,157 @@
+// Calls of a loaded network: inputs are checked, stages run in order, encoders of what has not
+// changed are left out.
+#include "pipeline.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "error.h"
+
+namespace mmedge::runtime {
+namespace {
+
+// Runs of a warm-up: the second still grows an engine's memory, the third finds it.
+constexpr int kWarmRuns = 3;
+
+bool same_kind(const TensorView& a, const TensorView& b) noexcept {
+  return a.rank == b.rank && std::equal(a.shape, a.shape + a.rank, b.shape);
+}
+
+}  // namespace
+
+Pipeline::Pipeline(std::shared_ptr<const Network> network)
+    : network_(std::move(network)), call_(network_->inputs().make_call()) {
+  for (const PlanStage& stage : network_->stages()) {
+    slots_.push_back(stage.session->make_slot());
+    values_.emplace_back(stage.boundaries.size());
+  }
+  const std::vector<Modality>& modalities = network_->manifest().modalities;
+  held_.resize(modalities.size());
+  for (size_t m = 0; m < modalities.size(); ++m) {
+    held_[m].views.resize(modalities[m].inputs.size());
+    held_[m].memory.resize(modalities[m].inputs.size());
+  }
+  // A single stage is the whole network, and not an encoder in front of anything.
+  if (!network_->options().cache || network_->stages().size() == 1) return;
+  for (const PlanStage& stage : network_->stages()) {
+    if (stage.modality >= 0) held_[static_cast<size_t>(stage.modality)].cached = true;
+  }
+}
+
+void Pipeline::warm_up(const NamedTensor* tensors, size_t count) {
+  const Inputs& inputs = network_->inputs();
+  std::vector<Tensor> memory;
+  std::vector<NamedTensor> example;
+  for (const bool required_only : {false, true}) {
+    if (count == 0) {
+      example = inputs.example(required_only, &memory);
+    } else if (required_only) {
+      break;
+    } else {
+      example.assign(tensors, tensors + count);
+    }
+    inputs.reserve(example.data(), example.size(), &call_);
+    for (size_t m = 0; m < held_.size(); ++m) {
+      if (held_[m].cached) reserve(m);
+    }
+    for (int i = 0; i < kWarmRuns; ++i) {
+      const Code code = run(example.data(), example.size(), false);
+      if (code != Code::kOk) throw Error(code, message());
+    }
+  }
+}
+
+void Pipeline::reserve(size_t modality) {
+  const size_t first = network_->inputs().first_input(modality);
+  Held& held = held_[modality];
+  for (size_t i = 0; i < held.memory.size(); ++i) {
+    const size_t bytes = call_.values[first + i].bytes();
+    if (held.memory[i].size() < bytes) {
+      held.memory[i].resize(bytes);
+      held.valid = false;
+    }
+  }
+}
+
+bool Pipeline::holds(size_t modality) noexcept {
+  const Held& held = held_[modality];
+  if (!held.valid) return false;
+  const size_t first = network_->inputs().first_input(modality);
+  for (size_t i = 0; i < held.views.size(); ++i) {
+    const TensorView& value = call_.values[first + i];
+    if (!same_kind(value, held.views[i])) return false;
+    const size_t bytes = value.bytes();
+    if (bytes > 0 && std::memcmp(value.data, held.memory[i].data(), bytes) != 0) return false;
+  }
+  return true;
+}
+
+void Pipeline::hold(size_t modality) noexcept {
+  Held& held = held_[modality];
+  held.valid = false;
+  const size_t first = network_->inputs().first_input(modality);
+  for (size_t i = 0; i < held.views.size(); ++i) {
+    const TensorView& value = call_.values[first + i];
+    const size_t bytes = value.bytes();
+    if (bytes > held.memory[i].size()) return;  // larger than any that was warmed up with
+    if (bytes > 0) std::memcpy(held.memory[i].data(), value.data, bytes);
+    held.views[i] = value;
+  }
+  held.valid = true;
+}
+
+Code Pipeline::run_stage(size_t place) noexcept {
+  const PlanStage& stage = network_->stages()[place];
+  RunSlot& slot = *slots_[place];
+  for (const auto& [input, source] : stage.network_inputs) {
+    if (const Code code = slot.set_input(input, call_.values[source]); code != Code::kOk) {
+      return call_.error.set(code, "%s", slot.message());
+    }
+  }
+  if (const Code code = slot.run(); code != Code::kOk) {
+    return call_.error.set(code, "%s", slot.message());
+  }
+  for (size_t b = 0; b < stage.boundaries.size(); ++b) {
+    const Boundary& boundary = stage.boundaries[b];
+    Value value = slot.take_output(boundary.output);
+    for (const auto& [taker, input] : boundary.takers) {
+      RunSlot& next = *slots_[taker];
+      if (const Code code = next.set_input(input, value); code != Code::kOk) {
+        return call_.error.set(code, "%s", next.message());
+      }
+    }
+    values_[place][b] = std::move(value);  // lets the one before go, which nobody takes any more
+  }
+  return Code::kOk;
+}
+
+Code Pipeline::run(const NamedTensor* tensors, size_t count, bool cached) noexcept {
+  if (const Code code = network_->inputs().prepare(tensors, count, &call_); code != Code::kOk) {
+    return code;
+  }
+  const std::vector<PlanStage>& stages = network_->stages();
+  for (size_t m = 0; m < held_.size(); ++m) {
+    held_[m].skip = cached && held_[m].cached && holds(m);
+    if (!held_[m].skip) held_[m].valid = false;
+  }
+  for (size_t place = 0; place < stages.size(); ++place) {
+    const int modality = stages[place].modality;
+    if (modality >= 0 && held_[static_cast<size_t>(modality)].skip) continue;
+    if (const Code code = run_stage(place); code != Code::kOk) return code;
+  }
+  for (size_t m = 0; m < held_.size() && cached; ++m) {
+    if (held_[m].cached && !held_[m].skip) hold(m);
+  }
+  return Code::kOk;
+}
+
+const TensorView& Pipeline::output(size_t index) const noexcept {
+  const auto& [stage, place] = network_->output_places()[index];
+  const std::vector<Boundary>& boundaries = network_->stages()[stage].boundaries;
+  for (size_t b = 0; b < boundaries.size(); ++b) {
+    if (boundaries[b].output == place) return values_[stage][b].view();
+  }
+  return slots_[stage]->output(place);
+}
+
+}  // namespace mmedge::runtime

@@ -1,0 +1,126 @@
+// A bundle's network, loaded on this machine, and calls of it: mmedge/pipeline.py.
+#ifndef MMEDGE_RUNTIME_PIPELINE_H_
+#define MMEDGE_RUNTIME_PIPELINE_H_
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "backends/backend.h"
+#include "bundle/bundle.h"
+#include "bundle/choose.h"
+#include "execution/inputs.h"
+#include "execution/call_error.h"
+
+namespace mmedge::runtime {
+
+struct LoadOptions {
+  Wish wish;
+  std::string device;  // a target; empty: any
+  std::string plan;    // empty: by the rule for single calls
+  SessionOptions session;
+  bool cache = true;
+  bool allow_unverified = false;
+  bool allow_non_finite = false;
+};
+
+// A tensor that a stage of the plan gives.
+struct Boundary {
+  size_t stage = 0;   // its place in the plan
+  size_t output = 0;  // its place among the stage's outputs
+  // Which inputs of later stages take it: stage and place.
+  std::vector<std::pair<size_t, size_t>> takers;
+};
+
+// A stage of the plan, and where its inputs come from.
+struct PlanStage {
+  const Stage* stage = nullptr;
+  std::unique_ptr<Session> session;
+  int modality = -1;  // of an encoder: its place in the manifest; -1: a fusion stage
+  std::vector<std::pair<size_t, size_t>> network_inputs;  // place of the stage's input, of the network's
+  std::vector<Boundary> boundaries;                       // outputs that other stages take
+};
+
+// What was loaded; handles of several threads share it.
+class Network {
+ public:
+  // Throws Error: as mmedge_pipeline_load says.
+  static std::shared_ptr<const Network> load(std::shared_ptr<Bundle> bundle,
+                                             const Backends& backends, const LoadOptions& options);
+
+  Bundle& bundle() const { return *bundle_; }
+  const Manifest& manifest() const { return bundle_->manifest(); }
+  const Variant& variant() const { return *variant_; }
+  const std::vector<Decision>& decisions() const { return decisions_; }
+  const PlanChoice& plan() const { return plan_; }
+  const std::string& engine() const { return engine_; }
+  int threads() const { return options_.session.threads.value_or(0); }
+  const LoadOptions& options() const { return options_; }
+  const std::vector<PlanStage>& stages() const { return stages_; }
+  const Inputs& inputs() const { return *inputs_; }
+  const std::vector<TensorSpec>& outputs() const { return outputs_; }
+  // Stage and place of each of the network's outputs.
+  const std::vector<std::pair<size_t, size_t>>& output_places() const { return output_places_; }
+
+ private:
+  void open_stages(const Backends& backends);
+  void connect();
+
+  std::shared_ptr<Bundle> bundle_;
+  const Variant* variant_ = nullptr;
+  std::vector<Decision> decisions_;
+  PlanChoice plan_;
+  std::string engine_;
+  LoadOptions options_;
+  std::vector<PlanStage> stages_;
+  std::unique_ptr<Inputs> inputs_;
+  std::vector<TensorSpec> outputs_;
+  std::vector<std::pair<size_t, size_t>> output_places_;
+};
+
+// One caller's handle: slots of the sessions, and the memory of its calls.
+class Pipeline {
+ public:
+  // Throws Error(kBackend): a session gives no further slot.
+  explicit Pipeline(std::shared_ptr<const Network> network);
+
+  const std::shared_ptr<const Network>& network() const { return network_; }
+
+  // Sets aside what calls of these inputs need, and runs them until nothing is a first time. With
+  // count 0: inputs of the example's sizes, with and without what is optional. Throws Error.
+  void warm_up(const NamedTensor* tensors, size_t count);
+
+  // Runs once: outputs are read by output(). `cached`: an encoder does not run where its modality
+  // holds what it held in the call before. After another code than kOk message() says why.
+  Code run(const NamedTensor* tensors, size_t count, bool cached = true) noexcept;
+
+  // The network's output of the last run, by place; valid until the next one.
+  const TensorView& output(size_t index) const noexcept;
+
+  const char* message() const noexcept { return call_.error.text; }
+
+ private:
+  // What a modality held when its encoders last ran.
+  struct Held {
+    bool cached = false;  // whether it has encoders that need not run again
+    bool skip = false;    // of this call: they do not run
+    std::vector<TensorView> views;
+    std::vector<std::vector<uint8_t>> memory;
+    bool valid = false;
+  };
+
+  bool holds(size_t modality) noexcept;
+  void hold(size_t modality) noexcept;
+  void reserve(size_t modality);
+  Code run_stage(size_t stage) noexcept;
+
+  std::shared_ptr<const Network> network_;
+  std::vector<std::unique_ptr<RunSlot>> slots_;
+  std::vector<std::vector<Value>> values_;  // of each stage, by boundary
+  std::vector<Held> held_;                  // by modality
+  InputCall call_;
+};
+
+}  // namespace mmedge::runtime
+
+#endif  // MMEDGE_RUNTIME_PIPELINE_H_

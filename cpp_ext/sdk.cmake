@@ -1,0 +1,71 @@
+# libmmedge, its tools, and what an application needs to build with them. Included by CMakeLists.txt.
+#
+# `cmake --install` puts bin, include and lib below the prefix. In a wheel include and lib lie in the
+# folder mmedge/sdk of the package; `python -m mmedge.sdk` says where.
+include(CMakePackageConfigHelpers)
+include(GNUInstallDirs)
+
+if(SKBUILD_PROJECT_VERSION)
+  set(MMEDGE_VERSION ${SKBUILD_PROJECT_VERSION})
+  set(sdk mmedge/sdk/)
+  set(libraries mmedge/sdk/lib)
+else()
+  file(STRINGS ${CMAKE_CURRENT_SOURCE_DIR}/../pyproject.toml line REGEX "^version = " LIMIT_COUNT 1)
+  string(REGEX MATCH "[0-9.]+" MMEDGE_VERSION "${line}")
+  set(sdk "")
+  set(libraries ${CMAKE_INSTALL_LIBDIR})
+endif()
+
+add_library(mmedge SHARED api/runtime.cpp $<TARGET_OBJECTS:mmedge_kernels_cpu>)
+if(NOT MMEDGE_SANITIZE)
+  # Neither a new C library nor a new C++ library is asked of the system that it runs on.
+  target_sources(mmedge PRIVATE api/old_glibc.cpp)
+  target_link_options(
+    mmedge PRIVATE -static-libstdc++
+    -Wl,--no-as-needed -l:libdl.so.2 -l:libpthread.so.0 -Wl,--as-needed)
+endif()
+target_compile_definitions(mmedge PRIVATE MMEDGE_BUILD)
+target_include_directories(
+  mmedge
+  PRIVATE api
+  PUBLIC $<BUILD_INTERFACE:${CMAKE_CURRENT_SOURCE_DIR}/include> $<INSTALL_INTERFACE:${sdk}include>)
+target_link_libraries(mmedge PRIVATE mmedge_runtime)
+# The version of the ABI is in the file's name, and there is no other name: a wheel holds no links.
+set_target_properties(mmedge PROPERTIES SUFFIX .so.0)
+if(NOT MMEDGE_SANITIZE)
+  target_link_options(mmedge PRIVATE -Wl,--no-undefined -Wl,--gc-sections)
+  target_link_options(
+    mmedge PRIVATE -Wl,--version-script=${CMAKE_CURRENT_SOURCE_DIR}/exports.map)
+endif()
+
+if(CMAKE_BUILD_TYPE STREQUAL "Release")
+  target_link_options(mmedge PRIVATE -s)
+endif()
+
+install(TARGETS mmedge EXPORT mmedgeTargets LIBRARY DESTINATION ${libraries})
+
+# Not in a wheel, which has `mmedge verify`: a program asks for the C library that it was built with.
+if(NOT SKBUILD)
+  add_executable(mmedge-verify tools/verify.cpp)
+  target_link_libraries(mmedge-verify PRIVATE mmedge)
+  file(RELATIVE_PATH up /p/${CMAKE_INSTALL_BINDIR} /p/${libraries})
+  set_target_properties(mmedge-verify PROPERTIES INSTALL_RPATH "$ORIGIN/${up}")
+  install(TARGETS mmedge-verify RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+endif()
+
+install(DIRECTORY include/mmedge DESTINATION ${sdk}include)
+install(EXPORT mmedgeTargets NAMESPACE mmedge:: DESTINATION ${libraries}/cmake/mmedge)
+configure_package_config_file(
+  ${CMAKE_CURRENT_SOURCE_DIR}/cmake/mmedgeConfig.cmake.in
+  ${CMAKE_CURRENT_BINARY_DIR}/mmedgeConfig.cmake
+  INSTALL_DESTINATION ${libraries}/cmake/mmedge)
+write_basic_package_version_file(
+  ${CMAKE_CURRENT_BINARY_DIR}/mmedgeConfigVersion.cmake
+  VERSION ${MMEDGE_VERSION}
+  COMPATIBILITY SameMajorVersion)
+install(FILES ${CMAKE_CURRENT_BINARY_DIR}/mmedgeConfig.cmake
+              ${CMAKE_CURRENT_BINARY_DIR}/mmedgeConfigVersion.cmake
+        DESTINATION ${libraries}/cmake/mmedge)
+file(RELATIVE_PATH up /p/${libraries}/pkgconfig /p/${sdk}.)
+configure_file(cmake/mmedge.pc.in ${CMAKE_CURRENT_BINARY_DIR}/mmedge.pc @ONLY)
+install(FILES ${CMAKE_CURRENT_BINARY_DIR}/mmedge.pc DESTINATION ${libraries}/pkgconfig)

@@ -1,0 +1,404 @@
+"""libmmedge, the runtime in C++, by ctypes: ``cpp_ext/include/mmedge/mmedge.h``."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+from functools import cache
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+import numpy as np
+
+from mmedge import sdk
+from mmedge.errors import (
+    AccuracyError,
+    BackendError,
+    BundleError,
+    InputError,
+    MMEdgeError,
+    NoVariantError,
+)
+from mmedge.spec import Decision
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+    from types import TracebackType
+
+    from mmedge.spec import Array
+
+__all__ = ["NativeBundle", "NativePipeline", "library"]
+
+MAX_RANK = 8
+NAME = "libmmedge.so.0"
+
+#: NumPy's dtypes in the order of ``mmedge_dtype``; bfloat16 is in no bundle.
+DTYPES = (
+    "float32", "float16", None, "int8", "bool", "float64", "int16", "int32", "int64", "uint8",
+    "uint16", "uint32", "uint64",
+)  # fmt: skip
+NUMBERS = {np.dtype(name): number for number, name in enumerate(DTYPES) if name is not None}
+
+#: Statuses of mmedge/base.h; any other is a BackendError.
+ERRORS: Mapping[int, type[MMEdgeError]] = {
+    1: InputError,
+    100: BundleError,
+    101: NoVariantError,
+    102: BackendError,
+    103: AccuracyError,
+    200: InputError,
+    201: InputError,
+    202: InputError,
+}
+
+
+class LoadOptions(ctypes.Structure):
+    """``mmedge_load_options``."""
+
+    _fields_ = (
+        ("struct_size", ctypes.c_uint32),
+        ("variant", ctypes.c_char_p),
+        ("backend", ctypes.c_char_p),
+        ("precision", ctypes.c_char_p),
+        ("device", ctypes.c_char_p),
+        ("plan", ctypes.c_char_p),
+        ("onnxruntime", ctypes.c_char_p),
+        ("threads", ctypes.c_int32),
+        ("kernels", ctypes.c_int32),
+        ("spin", ctypes.c_int32),
+        ("cache", ctypes.c_int32),
+        ("allow_unverified", ctypes.c_int32),
+        ("allow_non_finite", ctypes.c_int32),
+    )
+
+
+class Choice(ctypes.Structure):
+    """``mmedge_choice``."""
+
+    _fields_ = (
+        ("struct_size", ctypes.c_uint32),
+        ("variant", ctypes.c_char_p),
+        ("plan", ctypes.c_char_p),
+        ("why_plan", ctypes.c_char_p),
+        ("backend", ctypes.c_char_p),
+        ("threads", ctypes.c_int32),
+        ("decisions", ctypes.c_int32),
+    )
+
+
+class TensorSpecStruct(ctypes.Structure):
+    """``mmedge_tensor_spec``."""
+
+    _fields_ = (
+        ("struct_size", ctypes.c_uint32),
+        ("name", ctypes.c_char_p),
+        ("modality", ctypes.c_char_p),
+        ("required", ctypes.c_int32),
+        ("dtype", ctypes.c_int32),
+        ("rank", ctypes.c_int32),
+        ("shape", ctypes.c_int64 * MAX_RANK),
+        ("dimension", ctypes.c_char_p * MAX_RANK),
+    )
+
+
+class Tensor(ctypes.Structure):
+    """``mmedge_tensor``."""
+
+    _fields_ = (
+        ("name", ctypes.c_char_p),
+        ("data", ctypes.c_void_p),
+        ("bytes", ctypes.c_size_t),
+        ("dtype", ctypes.c_int32),
+        ("rank", ctypes.c_int32),
+        ("shape", ctypes.c_int64 * MAX_RANK),
+    )
+
+
+class VerifiedOutputStruct(ctypes.Structure):
+    """``mmedge_verified_output``."""
+
+    _fields_ = (
+        ("struct_size", ctypes.c_uint32),
+        ("stage", ctypes.c_char_p),
+        ("output", ctypes.c_char_p),
+        ("max_abs", ctypes.c_double),
+        ("limit_used", ctypes.c_double),
+    )
+
+
+class VerifiedOutput(NamedTuple):
+    """What golden samples said of one output; ``stage`` may be ``(whole network)``."""
+
+    stage: str
+    output: str
+    max_abs: float
+    limit_used: float
+
+    @property
+    def passes(self) -> bool:
+        """Whether every sample lies within the tolerance. NaN never does."""
+        return self.limit_used <= 1.0
+
+
+@cache
+def library(path: Path | None = None) -> Any:  # noqa: ANN401
+    """The loaded library; None: that of this installation.
+
+    Raises:
+        BackendError: there is none.
+    """
+    place = sdk.folder() / "lib" / NAME if path is None else path
+    try:
+        c = ctypes.CDLL(str(place))
+    except OSError as error:
+        raise BackendError(f"{place} cannot be loaded: {error}") from error
+    c.mmedge_last_error.restype = ctypes.c_char_p
+    c.mmedge_bundle_digest.restype = ctypes.c_char_p
+    pointer, handle = ctypes.POINTER, ctypes.c_void_p
+    c.mmedge_bundle_open.argtypes = (ctypes.c_char_p, pointer(handle))
+    c.mmedge_bundle_close.argtypes = (handle,)
+    c.mmedge_bundle_close.restype = None
+    c.mmedge_bundle_digest.argtypes = (handle,)
+    c.mmedge_pipeline_load.argtypes = (handle, pointer(LoadOptions), pointer(handle))
+    c.mmedge_pipeline_clone.argtypes = (handle, pointer(handle))
+    c.mmedge_pipeline_close.argtypes = (handle,)
+    c.mmedge_pipeline_close.restype = None
+    c.mmedge_pipeline_choice.argtypes = (handle, pointer(Choice))
+    c.mmedge_pipeline_decision.argtypes = (
+        handle, ctypes.c_int32, pointer(ctypes.c_char_p), pointer(ctypes.c_int32),
+        pointer(ctypes.c_char_p),
+    )  # fmt: skip
+    for kind in ("input", "output"):
+        getattr(c, f"mmedge_pipeline_{kind}_count").argtypes = (handle,)
+        getattr(c, f"mmedge_pipeline_{kind}").argtypes = (
+            handle, ctypes.c_int32, pointer(TensorSpecStruct),
+        )  # fmt: skip
+    c.mmedge_pipeline_warm_up.argtypes = (handle, pointer(Tensor), ctypes.c_int32)
+    c.mmedge_pipeline_run.argtypes = (
+        handle, pointer(Tensor), ctypes.c_int32, pointer(Tensor), ctypes.c_int32,
+    )  # fmt: skip
+    c.mmedge_pipeline_verify.argtypes = (
+        handle, pointer(ctypes.c_int32), pointer(ctypes.c_int32),
+    )  # fmt: skip
+    c.mmedge_pipeline_verified_output.argtypes = (
+        handle, ctypes.c_int32, pointer(VerifiedOutputStruct),
+    )  # fmt: skip
+    c.mmedge_bundle_verify.argtypes = (handle,)
+    c.mmedge_bundle_manifest.argtypes = (handle, pointer(ctypes.c_size_t))
+    c.mmedge_bundle_manifest.restype = ctypes.c_void_p
+    return c
+
+
+def check(c: Any, status: int) -> None:  # noqa: ANN401
+    """Raise what a status stands for, with the library's words."""
+    if status:
+        raise ERRORS.get(status, BackendError)(c.mmedge_last_error().decode(errors="replace"))
+
+
+class NativeBundle:
+    """A bundle, opened and checked by libmmedge.
+
+    Raises:
+        BundleError: it breaks a rule.
+        BackendError: this installation has no libmmedge.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self._c = library()
+        self.handle = ctypes.c_void_p()
+        check(self._c, self._c.mmedge_bundle_open(str(path).encode(), ctypes.byref(self.handle)))
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the manifest in lower-case hex."""
+        text: bytes = self._c.mmedge_bundle_digest(self.handle)
+        return text.decode()
+
+    def manifest(self) -> Any:  # noqa: ANN401
+        """The manifest as it is written: plain values of JSON."""
+        size = ctypes.c_size_t()
+        text = self._c.mmedge_bundle_manifest(self.handle, size)
+        return json.loads(ctypes.string_at(text, size.value))
+
+    def verify(self) -> None:
+        """Read and check what opening leaves for later: samples and labels.
+
+        Raises:
+            BundleError: something is not as the manifest declares.
+        """
+        check(self._c, self._c.mmedge_bundle_verify(self.handle))
+
+    def close(self) -> None:
+        """Free it. Pipelines go on. May be called twice."""
+        handle, self.handle = self.handle, ctypes.c_void_p()
+        self._c.mmedge_bundle_close(handle)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class NativePipeline:
+    """A bundle's network, loaded by libmmedge; for one thread at a time.
+
+    Args:
+        bundle: open.
+        options: fields of ``mmedge_load_options`` by name; a text for a path or a name, and for
+            ``kernels`` and ``spin`` also None. ``onnxruntime`` is by default the library of the
+            installed package.
+
+    Raises:
+        MMEdgeError: as :func:`mmedge.load`.
+    """
+
+    def __init__(self, bundle: NativeBundle, **options: Any) -> None:  # noqa: ANN401
+        self._c = c = library()
+        self.handle = ctypes.c_void_p()
+        options.setdefault("onnxruntime", installed_onnxruntime())
+        fields: dict[str, Any] = {"kernels": -1, "spin": -1, "cache": 1}
+        for name, value in options.items():
+            if value is not None:
+                fields[name] = str(value).encode() if isinstance(value, (str, bytes)) else value
+        given = LoadOptions(ctypes.sizeof(LoadOptions), **fields)
+        check(c, c.mmedge_pipeline_load(bundle.handle, given, ctypes.byref(self.handle)))
+        self.outputs = tuple(
+            self._spec("output", index).name
+            for index in range(c.mmedge_pipeline_output_count(self.handle))
+        )
+        self._is_warm = False
+
+    def _spec(self, kind: str, index: int) -> TensorSpecStruct:
+        spec = TensorSpecStruct(ctypes.sizeof(TensorSpecStruct))
+        check(self._c, getattr(self._c, f"mmedge_pipeline_{kind}")(self.handle, index, spec))
+        return spec
+
+    def choice(self) -> dict[str, Any]:
+        """What was loaded, and why: fields of ``mmedge_choice``."""
+        choice = Choice(ctypes.sizeof(Choice))
+        check(self._c, self._c.mmedge_pipeline_choice(self.handle, choice))
+        return {
+            name: value.decode() if isinstance(value := getattr(choice, name), bytes) else value
+            for name, *_ in Choice._fields_[1:]
+        }
+
+    def decisions(self) -> tuple[Decision, ...]:
+        """For every variant of the bundle, whether it was chosen and why."""
+        decisions = []
+        for index in range(self.choice()["decisions"]):
+            variant, accepted, reason = ctypes.c_char_p(), ctypes.c_int32(), ctypes.c_char_p()
+            check(
+                self._c,
+                self._c.mmedge_pipeline_decision(self.handle, index, variant, accepted, reason),
+            )
+            texts = [(text.value or b"").decode() for text in (variant, reason)]
+            decisions.append(Decision(texts[0], accepted=bool(accepted.value), reason=texts[1]))
+        return tuple(decisions)
+
+    def warm_up(self, inputs: Mapping[str, Array] | None = None) -> None:
+        """Set memory aside for calls of these inputs, or of the example's sizes.
+
+        Raises:
+            MMEdgeError: as :meth:`run`.
+        """
+        tensors = _tensors(inputs or {})
+        check(
+            self._c,
+            self._c.mmedge_pipeline_warm_up(self.handle, tensors, len(inputs or {})),
+        )
+        self._is_warm = True
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Run once; arrays by output name.
+
+        The handle is warmed up for inputs that need more memory than those before.
+
+        Raises:
+            InputError: a name, dtype, rank or size that does not fit.
+            BackendError: the engine failed.
+        """
+        arrays = {name: np.ascontiguousarray(value) for name, value in inputs.items()}
+        # ascontiguousarray makes a vector of a number.
+        arrays = {name: array.reshape(np.shape(inputs[name])) for name, array in arrays.items()}
+        tensors = _tensors(arrays)
+        outputs = (Tensor * len(self.outputs))(*(Tensor(name) for name in self.outputs))
+        arguments = (self.handle, tensors, len(arrays), outputs, len(outputs))
+        status = self._c.mmedge_pipeline_run(*arguments)
+        if status == NOT_WARM:
+            self.warm_up(arrays)
+            status = self._c.mmedge_pipeline_run(*arguments)
+        check(self._c, status)
+        return {output.name.decode(): _array(output) for output in outputs}
+
+    def verify(self) -> tuple[VerifiedOutput, ...]:
+        """Replay the golden samples; each output that was compared.
+
+        Raises:
+            BackendError: a stage failed.
+            BundleError: there are no samples.
+        """
+        count = ctypes.c_int32()
+        status = self._c.mmedge_pipeline_verify(self.handle, None, count)
+        if ERRORS.get(status) is not AccuracyError:
+            check(self._c, status)
+        rows = []
+        for index in range(count.value):
+            row = VerifiedOutputStruct(ctypes.sizeof(VerifiedOutputStruct))
+            check(self._c, self._c.mmedge_pipeline_verified_output(self.handle, index, row))
+            names = (row.stage.decode(), row.output.decode())
+            rows.append(VerifiedOutput(*names, row.max_abs, row.limit_used))
+        return tuple(rows)
+
+    def close(self) -> None:
+        """Free it. May be called twice."""
+        handle, self.handle = self.handle, ctypes.c_void_p()
+        self._c.mmedge_pipeline_close(handle)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+NOT_WARM = 201
+
+
+def installed_onnxruntime() -> str | None:
+    """The folder of the installed package's library; None where there is none."""
+    from importlib.util import find_spec
+
+    spec = find_spec("onnxruntime")
+    places = spec.submodule_search_locations if spec is not None else None
+    return f"{places[0]}/capi" if places else None
+
+
+def _tensors(arrays: Mapping[str, Array]) -> Any:  # noqa: ANN401
+    """An array of ``mmedge_tensor`` over arrays in C order, which have to outlive it."""
+    tensors = (Tensor * len(arrays))()
+    for tensor, (name, array) in zip(tensors, arrays.items(), strict=True):
+        if array.dtype not in NUMBERS or array.ndim > MAX_RANK:
+            raise InputError(f"input {name!r}: no bundle takes {array.dtype} of rank {array.ndim}")
+        tensor.name, tensor.data = name.encode(), array.ctypes.data
+        tensor.bytes, tensor.dtype, tensor.rank = array.nbytes, NUMBERS[array.dtype], array.ndim
+        tensor.shape[: array.ndim] = array.shape
+    return tensors
+
+
+def _array(tensor: Tensor) -> Array:
+    """A copy of what the library gave."""
+    dtype = np.dtype(DTYPES[tensor.dtype])
+    shape = tuple(tensor.shape[: tensor.rank])
+    data = ctypes.string_at(tensor.data, tensor.bytes) if tensor.bytes else b""
+    return np.frombuffer(data, dtype).reshape(shape).copy()
