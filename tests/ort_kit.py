@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import onnx_ir as ir
 import onnxruntime
 from loop_bundles import variant
 from tiny import make_tiny
@@ -16,7 +17,8 @@ from mmedge import native
 from mmedge.backends import SessionOptions
 from mmedge.backends.registry import open_stage
 from mmedge.bundle import Bundle
-from mmedge.spec import Stage
+from mmedge.spec import Stage, TensorSpec
+from mmedge_export.partition.attention_function import attention_function
 
 ROOT = Path(__file__).resolve().parents[1]
 CAPI = Path(onnxruntime.__file__).parent / "capi"
@@ -144,3 +146,26 @@ def write_tiny(path):
 
 def row(*values):
     return np.array(values, np.float32)
+
+
+def attention_graph(kind="", dtype=np.float32, width=None, nodes=1):
+    """One node, or several, and what it takes and gives."""
+    function = attention_function(2, kind, 20)
+    letters = ("k", "v", *(["bias"] if kind else []))
+    names = ["q", *(f"{letter}{i}" for letter in letters for i in range(2))]
+    inputs = [
+        ir.val(n, ir.DataType.from_numpy(np.dtype(dtype)),
+               [None, None, None, None if n.startswith("bias") else width])
+        for n in names
+    ]  # fmt: skip
+    made = []
+    for index in range(nodes):
+        taken = inputs if index == 0 else [made[-1].outputs[0], *inputs[1:]]
+        made.append(ir.node(function.name, taken, {"scale": 0.3}, domain="mmedge"))
+    out = made[-1].outputs[0]
+    out.name, out.type, out.shape = "y", inputs[0].type, ir.Shape([None] * 4)
+    graph = ir.Graph(inputs, [out], nodes=made, opset_imports={"": 20, "mmedge": 1}, name="g")
+    model = ir.serde.serialize_model(ir.Model(graph, ir_version=10, functions=[function]))
+    axes = ("a", "b", "c", "d")
+    took = [TensorSpec(n, np.dtype(dtype).name, axes) for n in names]
+    return model.SerializeToString(), took, [TensorSpec("y", np.dtype(dtype).name, axes)]

@@ -1,10 +1,13 @@
 // Counts what code of our own allocates, frees and locks while it runs a stage.
 //
-// `ort_allocations LIBRARY GRAPH RUNS`: the graph has inputs x and state, and outputs doubled and
-// total, all float32 [n]. The functions below take the place of the C library's; a call counts as
+// `ort_allocations LIBRARY GRAPH RUNS KERNELS ATTENTION`: the graph has inputs x and state, and
+// outputs doubled and total, all float32 [n]; the other one has attention over two segments, which
+// the library KERNELS runs. The functions below take the place of the C library's; a call counts as
 // ours where it comes from this program's code, of which the standard library of C++ is a part
-// (-static-libstdc++). What ONNX Runtime does in its own code is counted beside it.
+// (-static-libstdc++), or from that of the kernels. What ONNX Runtime does in its own code is
+// counted beside it.
 #include <dlfcn.h>
+#include <link.h>
 #include <pthread.h>
 
 #include <atomic>
@@ -28,16 +31,18 @@ void __libc_free(void*);
 
 namespace {
 
-std::atomic<bool> counting{false};
+thread_local bool counting = false;
+// Code of the library of kernels.
+const char *kernels_begin = nullptr, *kernels_end = nullptr;
 std::atomic<long> allocations{0}, frees{0}, locks{0}, engine_allocations{0};
 
 bool from_here(const void* caller) {
   const auto* at = static_cast<const char*>(caller);
-  return at >= &__executable_start && at < &etext;
+  return (at >= &__executable_start && at < &etext) || (at >= kernels_begin && at < kernels_end);
 }
 
 void count(std::atomic<long>& counter) {
-  if (counting.load(std::memory_order_relaxed)) counter.fetch_add(1, std::memory_order_relaxed);
+  if (counting) counter.fetch_add(1, std::memory_order_relaxed);
 }
 
 // What our code allocated and did not free yet. Whose a call of free is, the caller does not tell:
@@ -134,10 +139,21 @@ TensorView view(float* data, int64_t size = kSize) {
   return view;
 }
 
-// The memory of a thread, and its slot.
+TensorView view4(float* data, int64_t rows) {
+  TensorView view;
+  view.dtype = DType::kFloat32;
+  view.rank = 4;
+  const int64_t shape[] = {1, 2, rows, 16};
+  for (size_t axis = 0; axis < 4; ++axis) view.shape[axis] = shape[axis];
+  view.data = data;
+  return view;
+}
+
+// The memory of a thread, and its slots.
 struct Work {
   float x[2][kSize] = {}, state[kSize] = {}, out[2][kSize] = {}, short_one[1] = {};
-  std::unique_ptr<RunSlot> slot;
+  float tokens[2 * 9 * 16] = {};
+  std::unique_ptr<RunSlot> slot, attention;
   Value kept;
 
   // Every way to run; false where one goes wrong.
@@ -164,22 +180,23 @@ struct Work {
     check(each.set_input(1, view(short_one, 1)));
     check(each.set_output(1, view(short_one, 1)));
     ok = ok && each.run() == Code::kBackend && std::strlen(each.message()) > 0;
+    for (size_t k = 0; k < 5; ++k) {
+      check(attention->set_input(k, view4(tokens, k == 0 ? 3 : k % 2 == 1 ? 9 : 5)));
+    }
+    check(attention->run());
     return ok;
   }
 };
 
-}  // namespace
-
-int main(int, char** arguments) {
-  const int runs = std::atoi(arguments[3]);
+std::unique_ptr<Session> open(const char* library, const char* graph, const char* kernels,
+                              std::vector<const char*> inputs, std::vector<const char*> outputs,
+                              size_t rank, double seconds) {
   Stage stage;
   stage.name = "net";
-  for (const char* name : {"x", "state"}) {
-    stage.inputs.push_back({name, DType::kFloat32, {{0, "n"}}});
-  }
-  for (const char* name : {"doubled", "total"}) {
-    stage.outputs.push_back({name, DType::kFloat32, {{0, "n"}}});
-  }
+  const std::vector<Axis> axes = {{0, "a"}, {0, "b"}, {0, "c"}, {0, "d"}};
+  const std::vector<Axis> shape(axes.begin(), axes.begin() + static_cast<long>(rank));
+  for (const char* name : inputs) stage.inputs.push_back({name, DType::kFloat32, shape});
+  for (const char* name : outputs) stage.outputs.push_back({name, DType::kFloat32, shape});
   Variant variant;
   variant.backend = "ort";
   variant.target = "cpu";
@@ -188,10 +205,45 @@ int main(int, char** arguments) {
   source.variant = &variant;
   source.inputs = stage.inputs;
   source.alone = true;
-  source.path = arguments[2];
-  const Backend backend = onnxruntime::make_backend(arguments[1], {});
-  const auto session = backend.open_stage(backend.context.get(), source, {});
+  source.functions = rank == 4;
+  source.path = graph;
+  SessionOptions options;
+  options.kernels = true;
+  options.threads = 1;
+  if (seconds > 0) options.run_timeout_s = seconds;
+  const Backend backend = onnxruntime::make_backend(library, onnxruntime::load_kernels(kernels));
+  return backend.open_stage(backend.context.get(), source, options);
+}
 
+// Where the code of a loaded library lies.
+int find_kernels(dl_phdr_info* info, size_t, void* name) {
+  if (std::strcmp(info->dlpi_name, static_cast<const char*>(name)) != 0) return 0;
+  for (int i = 0; i < info->dlpi_phnum; ++i) {
+    const auto& part = info->dlpi_phdr[i];
+    if (part.p_type != PT_LOAD || (part.p_flags & PF_X) == 0) continue;
+    kernels_begin = reinterpret_cast<const char*>(info->dlpi_addr + part.p_vaddr);
+    kernels_end = kernels_begin + part.p_memsz;
+  }
+  return 1;
+}
+
+}  // namespace
+
+int main(int, char** arguments) {
+  const char* library = arguments[1];
+  const int runs = std::atoi(arguments[3]);
+  const char* kernels = arguments[4];
+  // One has a limit to the time of its runs.
+  const std::unique_ptr<Session> sessions[] = {
+      open(library, arguments[2], kernels, {"x", "state"}, {"doubled", "total"}, 1, 0),
+      open(library, arguments[2], kernels, {"x", "state"}, {"doubled", "total"}, 1, 100)};
+  const auto attention =
+      open(library, arguments[5], kernels, {"q", "k0", "k1", "v0", "v1"}, {"y"}, 4, 0);
+  dl_iterate_phdr(find_kernels, arguments[4]);
+  if (kernels_begin == nullptr || attention->attention()->kernel.empty()) {
+    std::printf("the kernels were not found\n");
+    return 2;
+  }
   std::mutex mutex;
   counting = true;
   {  // What the counters are to see.
@@ -205,35 +257,29 @@ int main(int, char** arguments) {
     return 2;
   }
   Work work[2];
-  bool ok = true;
-  for (Work& each : work) {
-    each.slot = session->make_slot();
-    for (int i = 0; i < 2; ++i) ok = each.run(i) && ok;
-  }
-  std::atomic<int> ready{0};
-  std::atomic<bool> good{ok};
-  const auto turn = [&](Work& each) {
-    ++ready;
-    while (ready < 2) {}
+  std::atomic<bool> good{true};
+  const auto turn = [&](int index) {
+    Work& each = work[index];
+    each.slot = sessions[index]->make_slot();
+    each.attention = attention->make_slot();
+    for (int i = 0; i < 2; ++i) {
+      if (!each.run(i)) good = false;
+    }
+    counting = true;
     for (int i = 0; i < runs; ++i) {
       if (!each.run(i)) good = false;
     }
-    ++ready;
-    while (ready < 5) {}
+    counting = false;
   };
-  std::thread threads[] = {std::thread(turn, std::ref(work[0])),
-                           std::thread(turn, std::ref(work[1]))};
-  while (ready < 2) {}
-  counting = true;
-  while (ready < 4) {}
-  counting = false;
-  ready = 5;
-  for (std::thread& thread : threads) thread.join();
+  std::thread first(turn, 0), second(turn, 1);
+  first.join();
+  second.join();
   std::printf("%d %ld %ld %ld %ld\n", static_cast<int>(good), allocations.load(), frees.load(),
               locks.load(), engine_allocations.load());
-  if (!good) std::printf("%s\n", work[0].slot->message());
+  if (!good) std::printf("%s; %s\n", work[0].slot->message(), work[0].attention->message());
   for (Work& each : work) {
     each.slot.reset();  // before what it refers to
+    each.attention.reset();
     each.kept = Value();
   }
   return good ? 0 : 1;

@@ -26,12 +26,14 @@ from ort_kit import (
     Probe,
     array,
     assert_same,
+    attention_graph,
     open_fields,
     row,
     tensor,
     write_tiny,
 )
 
+from mmedge import native
 from mmedge.backends import SessionOptions
 from mmedge.backends.registry import open_stage
 from mmedge.errors import BackendError
@@ -398,12 +400,13 @@ def test_runs_neither_allocate_nor_lock_in_code_of_our_own(tmp_path, adder):
         [*command, *sources, "-o", program, "-ldl", "-lpthread"], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    done = subprocess.run(
-        [program, LIBRARY, bundle.file("net.onnx"), "2500"], capture_output=True, text=True
-    )
+    attention = tmp_path / "attention.onnx"
+    attention.write_bytes(attention_graph()[0])
+    arguments = (LIBRARY, bundle.file("net.onnx"), "2500", native.library().path, attention)
+    done = subprocess.run([program, *arguments], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
     good, allocations, frees, locks, engine = map(int, done.stdout.split())
     assert good == 1
-    # Two threads, each 2500 times three runs that succeed and one that fails.
+    # Two threads, each 2500 times four runs that succeed and one that fails.
     assert (allocations, frees, locks) == (0, 0, 0)
     assert engine > 0

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnx_ir as ir
 import onnxruntime
 import pytest
 from loop_bundles import Graph
@@ -24,6 +23,7 @@ from ort_kit import (
     OneGraph,
     Probe,
     assert_same,
+    attention_graph,
     open_fields,
     tensor,
     write_tiny,
@@ -39,7 +39,6 @@ from mmedge.device import usable_cores
 from mmedge.errors import BackendError
 from mmedge.native import dispatch
 from mmedge.spec import Stage, TensorSpec
-from mmedge_export.partition.attention_function import attention_function
 
 pytestmark = pytest.mark.native_build
 
@@ -63,29 +62,6 @@ def tiny(tmp_path_factory):
 
 
 # Attention over segments.
-
-
-def attention_graph(kind="", dtype=np.float32, width=None, nodes=1):
-    """One node, or several, and what it takes and gives."""
-    function = attention_function(2, kind, 20)
-    letters = ("k", "v", *(["bias"] if kind else []))
-    names = ["q", *(f"{letter}{i}" for letter in letters for i in range(2))]
-    inputs = [
-        ir.val(n, ir.DataType.from_numpy(np.dtype(dtype)),
-               [None, None, None, None if n.startswith("bias") else width])
-        for n in names
-    ]  # fmt: skip
-    made = []
-    for index in range(nodes):
-        taken = inputs if index == 0 else [made[-1].outputs[0], *inputs[1:]]
-        made.append(ir.node(function.name, taken, {"scale": 0.3}, domain="mmedge"))
-    out = made[-1].outputs[0]
-    out.name, out.type, out.shape = "y", inputs[0].type, ir.Shape([None] * 4)
-    graph = ir.Graph(inputs, [out], nodes=made, opset_imports={"": 20, "mmedge": 1}, name="g")
-    model = ir.serde.serialize_model(ir.Model(graph, ir_version=10, functions=[function]))
-    axes = ("a", "b", "c", "d")
-    took = [TensorSpec(n, np.dtype(dtype).name, axes) for n in names]
-    return model.SerializeToString(), took, [TensorSpec("y", np.dtype(dtype).name, axes)]
 
 
 def attention_feeds(kind="", dtype=np.float32, width=16):
