@@ -244,6 +244,17 @@ LIMITS = {
         ),
         False,
     ),
+    "a shape that a caller chooses": lambda: (
+        with_nodes(
+            call("F", [], []),
+            functions=[
+                named_function(
+                    "F", field(4, "RandomNormal") + field(5, field(1, "shape") + field(21, "s"))
+                )
+            ],
+        ),
+        False,
+    ),
     "a surrogate in a name": lambda: (with_nodes(RELU + field(2, b"\xed\xa0\x80")), False),
     "a long form in a name": lambda: (with_nodes(RELU + field(2, b"\xc0\x80")), False),
     "a name of four bytes": lambda: (with_nodes(RELU + field(2, b"\xf4\x8f\xbf\xbf")), True),
