@@ -80,7 +80,7 @@ MMEDGE_HIDDEN int __pthread_key_create(pthread_key_t* key, void (*destroy)(void*
 }
 
 // Since 2.29 it does not set errno, which nobody here reads.
-MMEDGE_HIDDEN double pow(double base, double exponent) noexcept {
+double pow(double base, double exponent) noexcept {
   return oldest_pow(base, exponent);
 }
 

@@ -45,7 +45,7 @@ std::shared_ptr<const Network> Network::load(std::shared_ptr<Bundle> bundle,
                                              const Backends& backends,
                                              const LoadOptions& options) {
   check_supported(bundle->manifest());
-  check_threads(options.session.threads);
+  check_options(options.session);
   auto network = std::make_shared<Network>();
   network->bundle_ = std::move(bundle);
   network->options_ = options;
