@@ -69,3 +69,13 @@ install(FILES ${CMAKE_CURRENT_BINARY_DIR}/mmedgeConfig.cmake
 file(RELATIVE_PATH up /p/${libraries}/pkgconfig /p/${sdk}.)
 configure_file(cmake/mmedge.pc.in ${CMAKE_CURRENT_BINARY_DIR}/mmedge.pc @ONLY)
 install(FILES ${CMAKE_CURRENT_BINARY_DIR}/mmedge.pc DESTINATION ${libraries}/pkgconfig)
+
+if(MMEDGE_TESTS)
+  # All of it in one program, where the tests tell its code from that of ONNX Runtime.
+  add_executable(
+    pipeline_allocations EXCLUDE_FROM_ALL ../tests/native/runtime/pipeline_allocations.cpp
+    api/runtime.cpp $<TARGET_OBJECTS:mmedge_kernels_cpu>)
+  target_include_directories(pipeline_allocations PRIVATE api include)
+  target_link_libraries(pipeline_allocations PRIVATE mmedge_runtime)
+  target_link_options(pipeline_allocations PRIVATE -static-libstdc++ -static-libgcc)
+endif()

@@ -1,0 +1,156 @@
+"""libmmedge as an application meets it: installed, found, linked, run; memory that calls take."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from native_builds import ROOT, jobs
+from shared import once, zoo_bundle
+
+import mmedge
+from mmedge.native.runtime import installed_onnxruntime
+
+pytestmark = pytest.mark.native_build
+
+CASES = ROOT / "conformance" / "cases" / "bundles"
+
+
+def run(*command, **options):
+    return subprocess.run([str(c) for c in command], capture_output=True, text=True, **options)
+
+
+def check(*command, **options):
+    done = run(*command, **options)
+    assert done.returncode == 0, f"{command}:\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """What ``cmake --install`` puts into a fresh folder; the program that counts lies beside it."""
+
+    def make(folder):
+        packages = Path(sys.modules["pytest"].__file__).parents[1]
+        build = folder / "build"
+        check(
+            *("cmake", "-S", ROOT / "cpp_ext", "-B", build, "-DMMEDGE_TESTS=ON"),
+            *(f"-Dnlohmann_json_DIR={packages}", f"-DCMAKE_INSTALL_PREFIX={folder / 'sdk'}"),
+            "-DCMAKE_INSTALL_LIBDIR=lib",
+        )
+        targets = ("mmedge", "mmedge-verify", "mmedge_kernels", "pipeline_allocations")
+        out = check("cmake", "--build", build, "--target", *targets, "--parallel", jobs())
+        assert "warning:" not in out, out
+        check("cmake", "--install", build)
+        (build / "pipeline_allocations").rename(folder / "pipeline_allocations")
+
+    folder = tmp_path_factory.mktemp("installed") / "copy"
+    shutil.copytree(
+        once(tmp_path_factory, "sdk", make), folder, ignore=shutil.ignore_patterns("build")
+    )
+    for program in (folder / "sdk/bin/mmedge-verify", folder / "pipeline_allocations"):
+        program.chmod(0o755)  # what workers share can only be read
+    return folder
+
+
+@pytest.fixture(scope="module")
+def vqa(tmp_path_factory):
+    return zoo_bundle(tmp_path_factory, "vqa-attention")
+
+
+def test_a_call_allocates_frees_and_locks_nothing(installed, vqa):
+    for plan in ("cut", "whole"):
+        out = check(installed / "pipeline_allocations", vqa, installed_onnxruntime(), plan, 500)
+        good, *ours, engine = map(int, out.split())
+        # 500 times: new or old content, an absent modality, a call that is refused.
+        assert (good, ours) == (1, [0, 0, 0]), plan
+        assert engine > 0
+
+
+def test_an_example_is_built_against_it_and_gives_what_python_gives(installed, vqa, tmp_path):
+    check(
+        *("cmake", "-S", ROOT / "examples/cpp", "-B", tmp_path / "build"),
+        f"-DCMAKE_PREFIX_PATH={installed / 'sdk'}",
+    )
+    check("cmake", "--build", tmp_path / "build")
+    rng = np.random.default_rng(0)
+    inputs = {
+        "image": rng.integers(0, 256, (1, 64, 64, 3), dtype=np.uint8),
+        "audio": rng.uniform(-1, 1, (1, 2000)).astype(np.float32),
+    }
+    for name, array in inputs.items():
+        (tmp_path / name).write_bytes(array.tobytes())
+    words = [f"{name}={tmp_path / name}" for name in inputs]
+    environment = {"LD_LIBRARY_PATH": library_folder()}
+    out = check(tmp_path / "build" / "run_bundle", vqa, *words, env=environment)
+    (line,) = (line for line in out.splitlines() if line.startswith("answer:"))
+    values = [float(word) for word in line.split("(")[0].split()[1:]]
+    with mmedge.load(vqa) as pipe:
+        expected = pipe(**inputs)["answer"][0]
+    assert np.allclose(values, expected, rtol=1e-4, atol=1e-4)
+
+
+def library_folder():
+    """A folder in which ONNX Runtime's library has the name that a system gives it."""
+    return str(installed_onnxruntime())
+
+
+def test_a_c_program_is_compiled_by_pkg_config(installed, tmp_path):
+    source = tmp_path / "digest.c"
+    source.write_text(
+        "#include <mmedge/mmedge.h>\n#include <stdio.h>\n"
+        "int main(int n, char** a) {\n  mmedge_bundle* b = NULL;\n"
+        "  if (mmedge_bundle_open(a[n - 1], &b) != MMEDGE_OK)\n"
+        "    return puts(mmedge_last_error()), 1;\n"
+        "  puts(mmedge_bundle_digest(b));\n  mmedge_bundle_close(b);\n  return 0;\n}\n"
+    )
+    environment = {"PKG_CONFIG_PATH": str(installed / "sdk/lib/pkgconfig"), "PATH": "/usr/bin:/bin"}
+    flags = (installed / "sdk/lib/pkgconfig/mmedge.pc").read_text()
+    assert "@" not in flags
+    words = ("--cflags", "--libs", "mmedge")
+    options = check("pkg-config", *words, env=environment).split()
+    program = tmp_path / "digest"
+    check("cc", "-std=c99", "-Wall", "-Werror", "-pedantic", source, "-o", program, *options)
+    environment = {"LD_LIBRARY_PATH": str(installed / "sdk/lib")}
+    with mmedge.Bundle.open(CASES / "tiny.mmedge") as bundle:
+        assert check(program, CASES / "tiny.mmedge", env=environment) == f"{bundle.digest}\n"
+    refused = run(program, CASES / "nothing", env=environment)
+    assert refused.returncode == 1
+    assert "nothing" in refused.stdout
+
+
+def test_verify_says_by_its_exit_code_whether_a_bundle_works_here(installed, tmp_path):
+    verify = installed / "sdk/bin/mmedge-verify"
+    options = ("--onnxruntime", installed_onnxruntime(), "--threads", 1)
+    out = check(verify, *options, "--plan", "cut", CASES / "both.mmedge")
+    assert "plan cut (it was asked for)" in out
+    assert out.endswith("passes\n")
+    off = run(verify, *options, CASES / "off.mmedge")
+    assert off.returncode == 1
+    assert off.stdout.endswith("FAILS\n")
+    assert "'score' of stage" in off.stderr
+    altered = tmp_path / "altered.mmedge"
+    altered.write_bytes((CASES / "tiny.mmedge").read_bytes().replace(b"onnx", b"omnx"))
+    refused = run(verify, "--open-only", altered)
+    assert refused.returncode == 1
+    assert str(altered) in refused.stderr
+    assert run(verify, "--onnxruntime", tmp_path, CASES / "tiny.mmedge").returncode == 1
+    assert run(verify, "--colour", CASES / "tiny.mmedge").returncode == 2
+    assert run(verify).returncode == 2
+
+
+def test_the_library_is_small_shows_its_own_names_and_runs_on_old_systems(installed):
+    library = installed / "sdk/lib/libmmedge.so.0"
+    assert library.stat().st_size <= 1_500_000
+    symbols = check("objdump", "-T", library)
+    own = {line.split()[-1] for line in symbols.splitlines() if ".text" in line}
+    assert {"mmedge_bundle_open", "mmedge_pipeline_run"} <= own
+    assert [name for name in own if not name.startswith("mmedge_")] == []
+    versions = re.findall(r"\(?GLIBC_(\d+)\.(\d+)", symbols)
+    assert max((int(a), int(b)) for a, b in versions) <= (2, 27)
+    assert "GLIBCXX" not in symbols
