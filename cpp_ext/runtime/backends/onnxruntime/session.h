@@ -2,7 +2,8 @@
 //
 // As mmedge/backends/onnxruntime/session.py: every node has to run on the provider that the
 // variant's target stands for, which is read back after loading; attention over segments runs in
-// mmedge's kernel where that pays, which is read back as well and proved in the first run.
+// mmedge's kernel where that pays, which is read back as well and proved in the first run. On a GPU,
+// inputs and outputs pass through the memory of the host.
 #ifndef MMEDGE_RUNTIME_BACKENDS_ONNXRUNTIME_SESSION_H_
 #define MMEDGE_RUNTIME_BACKENDS_ONNXRUNTIME_SESSION_H_
 
