@@ -38,6 +38,7 @@ from draw_tables import (
     draw_training,
 )
 from families_table import export_time, families, families_short, real_checkpoints, real_files
+from front_end_tables import front_ends, front_ends_bundle, front_ends_kinds
 from hear_tables import (
     hear_accuracy,
     hear_quantization,
@@ -135,6 +136,9 @@ BLOCKS: dict[tuple[str, str], Callable[[], str]] = {
     ("docs/explanation/benchmarks.md", "soak"): soak,
     ("docs/reference/zoo.md", "bundle accuracy"): bundle_accuracy,
     ("docs/reference/zoo.md", "zoo accuracy"): zoo,
+    ("docs/reference/zoo.md", "front ends"): front_ends,
+    ("docs/reference/zoo.md", "front ends kinds"): front_ends_kinds,
+    ("docs/reference/zoo.md", "front ends bundle"): front_ends_bundle,
     ("docs/reference/zoo.md", "label accuracy"): label_accuracy,
     ("docs/reference/zoo.md", "label speed"): label_speed,
     ("docs/reference/zoo.md", "label quantization"): label_quantization,

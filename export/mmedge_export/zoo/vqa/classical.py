@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mmedge_export.zoo.vqa.image import ResNet
 
-__all__ = ["PROTOTYPES", "Classical", "ColorSegmentation", "Sobel", "lab"]
+__all__ = ["PROTOTYPES", "Classical", "ColorSegmentation", "Sobel", "lab", "pixels"]
 
 PROTOTYPES = {
     "black": (0, 0, 0), "silver": (192, 192, 192), "gray": (128, 128, 128),
@@ -36,6 +36,11 @@ LUMA = (0.299, 0.587, 0.114)
 
 XYZ = ((0.4124, 0.3576, 0.1805), (0.2126, 0.7152, 0.0722), (0.0193, 0.1192, 0.9505))
 """Linear sRGB to CIE XYZ (IEC 61966-2-1)."""
+
+
+def pixels(frame: Tensor) -> Tensor:
+    """uint8 ``[B, H, W, 3]`` to float32 ``[B, 3, H, W]``, 0 to 1."""
+    return frame.to(torch.float32).permute(0, 3, 1, 2) / 255
 
 
 class Sobel(nn.Module):
@@ -121,5 +126,5 @@ class Classical(ResNet):
 
     def features(self, frame: Tensor) -> Tensor:
         """uint8 ``[B, H, W, 3]`` to float32 ``[B, 22, H, W]``."""
-        rgb = frame.to(torch.float32).permute(0, 3, 1, 2) / 255
+        rgb = pixels(frame)
         return torch.cat([self.sobel(rgb), self.segmentation(rgb)], dim=1)

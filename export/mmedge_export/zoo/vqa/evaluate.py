@@ -62,9 +62,17 @@ def _stack(rows: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     return torch.nn.utils.rnn.pad_sequence([m for m, _ in rows], batch_first=True), valid
 
 
-@torch.inference_mode()
 def accuracy(net: VqaNet, data: Questions, clips: Corpus, *, batch: int = 256) -> dict[str, float]:
-    """Share of right answers for each of :data:`SUBSETS`.
+    """Share of right answers for each of :data:`SUBSETS`; arguments of :func:`right_answers`."""
+    answers = right_answers(net, data, clips, batch=batch)
+    return {name: int(right.sum()) / len(data) for name, right in answers.items()}
+
+
+@torch.inference_mode()
+def right_answers(
+    net: VqaNet, data: Questions, clips: Corpus, *, batch: int = 256
+) -> dict[str, NDArray[np.bool_]]:
+    """Whether each question is answered right, bool ``[questions]``, for each of :data:`SUBSETS`.
 
     Args:
         net: the network; it is put in evaluation mode.
@@ -86,7 +94,7 @@ def accuracy(net: VqaNet, data: Questions, clips: Corpus, *, batch: int = 256) -
         for n in range(0, len(order), step)
     )
     voices = dict(zip(order, _encode_all(net, "audio", audio), strict=True))
-    right_counts = dict.fromkeys(SUBSETS, 0)
+    right = {name: np.zeros(len(data), np.bool_) for name in SUBSETS}
     for start in range(0, len(data), batch):
         pick = slice(start, start + batch)
         image = _stack([images[i] for i in data.image[pick]])
@@ -99,5 +107,5 @@ def accuracy(net: VqaNet, data: Questions, clips: Corpus, *, batch: int = 256) -
                 "text": (text[0], text[1] & has_text),
                 "audio": (voice[0], voice[1] & has_voice),
             }
-            right_counts[name] += int((net.fuse(memories).argmax(dim=1) == answer).sum())
-    return {name: count / len(data) for name, count in right_counts.items()}
+            right[name][pick] = (net.fuse(memories).argmax(dim=1) == answer).numpy()
+    return right
