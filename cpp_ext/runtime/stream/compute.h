@@ -1,0 +1,58 @@
+// Runs the stages for a stream: one modality's encoder, stand-ins, and the fusion.
+#ifndef MMEDGE_RUNTIME_STREAM_COMPUTE_H_
+#define MMEDGE_RUNTIME_STREAM_COMPUTE_H_
+
+#include <memory>
+#include <vector>
+
+#include "stream/chooser.h"
+#include "stream/modality_state.h"
+#include "stream/stage_runner.h"
+
+namespace mmedge::runtime::stream {
+
+// Outcome of a fusion.
+struct Fused {
+  int slot = -1;  // of the outputs; -1: there are none
+  Text message;   // what went wrong
+};
+
+// The work itself, without time: mmedge/stream/compute.py. It keeps nothing but which stand-ins are
+// encoded.
+class Compute {
+ public:
+  // Has the runner set aside its slots, and encodes the stand-ins of optional modalities. Throws
+  // Error.
+  Compute(StageRunner* runner, const std::vector<std::unique_ptr<ModalityState>>& tracks,
+          const DimensionTable& table, size_t results);
+
+  // Runs a modality's encoder on an item, unless the one before had the same content; the outcome
+  // is the track's. What it costs is added to `seconds`.
+  void encode(ModalityState* track, const Item& item, double* seconds) noexcept;
+  // Outputs from what was chosen of each modality, or its stand-in.
+  void fuse(const Active& active, Slots* results, Fused* outcome, double* seconds) noexcept;
+
+ private:
+  // Sets of sizes of a modality for which the features of its stand-in are kept. Python keeps so
+  // many times the number of modalities, of all together.
+  static constexpr size_t kMostStandIns = 16;
+
+  struct StandIns {
+    size_t first_slot = 0, most = 0, count = 0;
+    std::vector<int64_t> keys;
+  };
+
+  // The slot of a stand-in; -1: it could not be encoded.
+  int stand_in(const ModalityState& track, const int64_t* sizes, double* seconds) noexcept;
+
+  StageRunner* runner_;
+  const std::vector<std::unique_ptr<ModalityState>>& tracks_;
+  const DimensionTable& table_;
+  std::vector<StandIns> stand_ins_;  // by modality
+  std::vector<FusionPart> parts_;
+  std::vector<int64_t> key_, no_sizes_;
+};
+
+}  // namespace mmedge::runtime::stream
+
+#endif  // MMEDGE_RUNTIME_STREAM_COMPUTE_H_

@@ -1,0 +1,169 @@
+"""Streams of the C++ runtime: every result, age, drop, reason and counter is Python's."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from native_builds import ROOT
+
+if str(ROOT / "conformance") not in sys.path:
+    sys.path.insert(0, str(ROOT / "conformance"))
+
+from case_streams import random_schedules
+
+pytestmark = pytest.mark.native_build
+
+CASES = ROOT / "conformance" / "cases"
+BUNDLES = CASES / "bundles"
+#: Bundles that have a loop, or stages with state: C++ refuses to stream them.
+REFUSED = {"recurrent", "policy", "captioner", "growing"}
+
+
+def play(probe, schedules):
+    """What the C++ runtime makes of schedules."""
+    lines = []
+    for schedule in schedules:
+        # Python keeps any number of chunks of any length.
+        align = {
+            name: {**tree, "chunks": 512, "chunk_rows": 64} if tree["policy"] == "Window" else tree
+            for name, tree in schedule["options"]["align"].items()
+        }
+        lines.append(json.dumps({**schedule, "options": {**schedule["options"], "align": align}}))
+    done = subprocess.run(
+        [probe("stream_probe"), BUNDLES], input="\n".join(lines), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(rows) == len(schedules)
+    return rows
+
+
+def without_values(result):
+    """A result that says of its outputs alone whether there are any: no stage ran."""
+    return {**result, "outputs": True} if "outputs" in result else result
+
+
+def check(probe, schedules):
+    """Compare schedules; how many were compared."""
+    compared = 0
+    for schedule, row in zip(schedules, play(probe, schedules), strict=True):
+        assert ("left_out" in row) == (schedule["bundle"] in REFUSED), row.get("left_out")
+        if "left_out" in row:
+            assert "the runtime in Python" in row["left_out"]
+            continue
+        compared += 1
+        results = [without_values(result) for result in schedule["results"]]
+        for what, expected in (
+            ("results", results),
+            ("healths", schedule["healths"]),
+            ("errors", schedule["errors"]),
+        ):
+            assert row[what] == expected, (schedule["name"], what)
+    return compared
+
+
+def test_schedules_of_the_cases(probe):
+    lines = (CASES / "streams" / "schedules.jsonl").read_text(encoding="ascii").splitlines()
+    assert check(probe, [json.loads(line) for line in lines]) >= 26
+
+
+def test_random_schedules(probe):
+    schedules = json.loads(json.dumps(random_schedules(BUNDLES, 7, range(80))))
+    assert check(probe, schedules) > 30
+
+
+def test_windows_without_room_are_counted(probe):
+    """Where memory for chunks is short, they are dropped as queue_full, and the account holds."""
+    lines = (CASES / "streams" / "schedules.jsonl").read_text(encoding="ascii").splitlines()
+    schedules = [json.loads(line) for line in lines if '"Window"' in line]
+    schedules = [s for s in schedules if s["bundle"] == "streaming"]
+    for schedule in schedules:
+        schedule["options"]["align"]["voice"].update(policy="Window", length=60, hop=1)
+        schedule["options"]["align"]["voice"].update(rate_hz=None, max_age_ms=None)
+    drops = 0
+    done = subprocess.run(
+        [probe("stream_probe"), BUNDLES],
+        input="\n".join(
+            json.dumps(_with_memory(schedule, chunks=2, chunk_rows=64)) for schedule in schedules
+        ),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    for line in done.stdout.splitlines():
+        health = json.loads(line)["healths"][-1]
+        for state in health["modalities"].values():
+            counts = state.get("dropped", {})
+            total = state.get("used", 0) + sum(counts.values()) + state.get("pending", 0)
+            assert state.get("pushed", 0) == total
+            assert "pending" not in state
+        drops += health["modalities"]["voice"].get("dropped", {}).get("queue_full", 0)
+    assert drops > 0
+
+
+def _with_memory(schedule, **memory):
+    align = schedule["options"]["align"]
+    return {
+        **schedule,
+        "options": {
+            **schedule["options"],
+            "align": {**align, "voice": {**align["voice"], **memory}},
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"trigger": "radar"}, "expected 'any', a rate in Hz, or one of camera, lidar"),
+        ({"trigger": 0.0}, "must be above 0 Hz"),
+        ({"trigger": 1e6}, "must be 1e-05 to 100000 Hz"),
+        ({"deadline_ms": 0.0}, "deadline_ms must be above 0"),
+        ({"depth": 1}, "depth must be at least 2"),
+        ({"keep": 0}, "keep must be at least 1"),
+        ({"recover_after": 0}, "recover_after must be at least 1"),
+        ({"future": -1.0}, "future must be at least 0"),
+        ({"align": {"radar": {"policy": "Latest"}}}, "align: unknown modality 'radar'"),
+        ({"align": {"state": {"policy": "Hold", "max_age_ms": 0.0}}}, "max_age_ms must be above"),
+        ({"align": {"state": {"policy": "Exact", "tolerance_ms": -1.0}}}, "0 or more, got -1"),
+        ({"align": {"text": {"policy": "Interpolate"}}}, "only float inputs are interpolated"),
+        (
+            {"align": {"odom": {"policy": "Interpolate", "quaternions": [[0, 4]]}}},
+            "no elements (0, 4) on the last axis",
+        ),
+        (
+            {"align": {"odom": {"policy": "Interpolate", "quaternions": [[0, 2]]}}},
+            "a quaternion is 4 elements",
+        ),
+        (
+            {"align": {"odom": {"policy": "Interpolate", "angles": [[0, 2], [1, 2]]}}},
+            "overlap",
+        ),
+        ({"align": {"voice": {"policy": "Window", "length": 0}}}, "length must be at least 1"),
+        ({"align": {"voice": {"policy": "Window", "length": 65}}}, "the window's length is 65"),
+        (
+            {"align": {"voice": {"policy": "Window", "length": 64, "rate_hz": 100.0}}},
+            "is 630 ms older than its newest, but max_age_ms is 500",
+        ),
+        ({"sanity": {"odom": {"frozen_after": 1}}}, "frozen_after must be 2 or more"),
+        ({"sanity": {"odom": {"range_margin": -1.0}}}, "range_margin must be 0 or more"),
+    ],
+)
+def test_options_that_are_refused(probe, options, words):
+    schedule = {
+        "bundle": "streaming",
+        "start": 0.0,
+        "costs": {},
+        "failing": {},
+        "fail_every": 0,
+        "options": {"trigger": "camera", "align": {}, "sanity": {}, **options},
+        "events": [],
+    }
+    done = subprocess.run(
+        [probe("stream_probe"), BUNDLES], input=json.dumps(schedule), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert words in json.loads(done.stdout)["left_out"]
