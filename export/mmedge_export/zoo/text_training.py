@@ -97,7 +97,7 @@ class LetterSpotter(nn.Module):
         the last that is; None: all.
         """
         scores = self.letters(encoded).unflatten(2, (self.steps, -1)).flatten(1, 2)
-        scores = scores.log_softmax(dim=-1).transpose(0, 1)
+        scores = scores.float().log_softmax(dim=-1).transpose(0, 1)
         lengths = (texts.expected != _IGNORED).sum(dim=1) - 1
         if valid is None:
             tokens = torch.full_like(lengths, encoded.shape[1])
@@ -139,7 +139,7 @@ class TextTrainer(CooldownTrainer[Net, Batch]):
         for language, expected_texts in texts.items():
             tokens = expected_texts.corrupted(self.recipe.corruption, self.characters)
             mine = seen if rows is None else {k: v[rows[language]] for k, v in seen.items()}
-            logits = self.net.write(tokens, mine)
+            logits = self.net.write(tokens, mine).float()
             expected = expected_texts.expected.flatten()
             total = total + F.cross_entropy(
                 logits.flatten(0, 1),

@@ -24,12 +24,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = [
+    "COMPUTE",
     "BaseRecipe",
     "CooldownRecipe",
     "CooldownTrainer",
     "Counts",
     "Recipe",
     "Trainer",
+    "autocast",
     "learning_rate",
     "option",
 ]
@@ -40,6 +42,15 @@ Batch = TypeVar("Batch")
 
 Counts = dict[str, tuple[int, int]]
 """How many answers were right, and of how many, by kind of question."""
+
+
+COMPUTE = ("bfloat16", "float32")
+"""Types that :func:`autocast` takes."""
+
+
+def autocast(compute: str) -> torch.autocast:
+    """Convolutions and products on the CPU in a type of :data:`COMPUTE`; weights stay float32."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=compute == "bfloat16")
 
 
 def option(default: T, meaning: str) -> T:

@@ -9,6 +9,7 @@ from mmedge_export.zoo.draw.captions import HELD_OUT
 from mmedge_export.zoo.draw.drawing import torch_artist
 from mmedge_export.zoo.draw.training import DrawRecipe, DrawTrainer
 from mmedge_export.zoo.task import Task, TrainingRun
+from mmedge_export.zoo.training import COMPUTE
 from mmedge_export.zoo.vqa.questions import VERSION
 
 if TYPE_CHECKING:
@@ -42,5 +43,5 @@ TASK = Task(
     ),
     recipe=DrawRecipe,
     start=_Run,
-    choices={"compute": ("bfloat16", "float32")},
+    choices={"compute": COMPUTE},
 )

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mmedge_export.zoo.draw import captions
 from mmedge_export.zoo.draw.network import DrawNet
 from mmedge_export.zoo.draw.pictures import move
-from mmedge_export.zoo.training import CooldownRecipe, CooldownTrainer, Counts, option
+from mmedge_export.zoo.training import CooldownRecipe, CooldownTrainer, Counts, autocast, option
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -111,8 +111,7 @@ class DrawTrainer(CooldownTrainer[DrawNet, DrawBatch]):
         time = SHIFT * even / (1 + (SHIFT - 1) * even)
         share = time[:, None, None, None]
         latent = torch.lerp(pictures, torch.randn_like(pictures), share)
-        is_half = self.recipe.compute == "bfloat16"
-        with torch.autocast("cpu", torch.bfloat16, enabled=is_half):
+        with autocast(self.recipe.compute):
             condition = self.net(batch.text)["condition"]
             sample = self.net.step.sample(latent, time, condition)
         # (latent - sample) / time is off by as much as (picture - sample) / time.
