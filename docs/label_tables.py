@@ -121,6 +121,7 @@ def label_training() -> str:
         f"pictures, {network['train_seconds'] / 60:.0f} min on {network['threads']} thread shared "
         f"with other work. {names['dictionary']:,} names in the dictionary, "
         f"{names['reading']:,} to read, {names['unseen']:,} never seen; {network['tokens']} "
-        f"tokens. iso-codes {network['versions']['iso-codes']}, torch "
+        f"tokens; {network['families']} families of fonts, {network['photos']} photos. "
+        f"iso-codes {network['versions']['iso-codes']}, torch "
         f"{network['versions']['torch']}."
     )

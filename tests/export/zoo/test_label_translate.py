@@ -3,23 +3,39 @@ file."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from PIL import ImageFont
+from safetensors.torch import save_file
 
 from mmedge.errors import ExportError
-from mmedge_export.zoo import train
+from mmedge_export.zoo import train, weight_file
 from mmedge_export.zoo.label_translate import names, rendering
-from mmedge_export.zoo.label_translate.augment import augment
+from mmedge_export.zoo.label_translate import scenery as sceneries
+from mmedge_export.zoo.label_translate.augment import augment, warp
+from mmedge_export.zoo.label_translate.backgrounds import draw_background
 from mmedge_export.zoo.label_translate.characters import END, Characters
 from mmedge_export.zoo.label_translate.evaluation import characters_right, measure, torch_writer
 from mmedge_export.zoo.label_translate.names import Name
-from mmedge_export.zoo.label_translate.network import HEADS, STATES, D, LabelNet
-from mmedge_export.zoo.label_translate.pictures import Pictures, pictures
-from mmedge_export.zoo.label_translate.rendering import HEIGHT, WIDTH, Choice, Scenery
+from mmedge_export.zoo.label_translate.network import (
+    HEADS,
+    STATES,
+    D,
+    LabelNet,
+    PictureEncoder,
+)
+from mmedge_export.zoo.label_translate.pictures import (
+    Letterings,
+    Pictures,
+    letterings,
+    pictures,
+)
+from mmedge_export.zoo.label_translate.rendering import HEIGHT, WIDTH
+from mmedge_export.zoo.label_translate.scenery import Choice, Scenery
 from mmedge_export.zoo.label_translate.training import LabelRecipe, LabelTrainer
 from mmedge_export.zoo.text_evaluation import word_error_rate
 from mmedge_export.zoo.text_training import Texts
@@ -74,13 +90,28 @@ def test_the_names_of_the_installed_system():
 
 
 def test_fonts_and_photos_of_tests_are_in_no_training_picture():
-    assert not set(rendering.TRAIN.families) & set(rendering.HELD_OUT.families)
-    assert not set(rendering.TRAIN.photos) & set(rendering.HELD_OUT.photos)
+    for kind in ("families", "photos"):
+        trained = getattr(sceneries.TRAIN, kind)
+        assert len(set(trained)) == len(trained)
+        assert not set(trained) & set(getattr(sceneries.HELD_OUT, kind))
 
 
 def test_a_missing_font_is_told_with_the_packages():
-    with pytest.raises(ExportError, match="no font No such family.*apt-get install fonts-canta"):
-        rendering.load_scenery(Choice(("No such family",), ()))
+    with pytest.raises(ExportError, match="no font No such family.*apt-get install fonts-adf-acc"):
+        sceneries.load_scenery(Choice(("No such family",), ()))
+
+
+def test_a_missing_photo_is_told_with_the_packages():
+    with pytest.raises(ExportError, match="no/such.jpg.*apt-get install lomiri-wallpapers-16.04"):
+        sceneries.load_photos(Choice((), ("no/such.jpg",)))
+
+
+def test_photos_are_made_smaller_but_for_the_tests():
+    pytest.importorskip("skimage")
+    choice = Choice((), ("coffee.png",))
+    (whole,), (small,) = (sceneries.load_photos(choice, largest=n) for n in (None, 300))
+    assert whole.shape == (400, 600, 3)
+    assert small.shape == (200, 300, 3)
 
 
 def test_rendering_is_seeded_and_shows_the_text(scenery):
@@ -97,13 +128,66 @@ def test_rendering_is_seeded_and_shows_the_text(scenery):
         draw("W" * names.LENGTH, seed)
 
 
+def test_a_picture_is_its_lettering_photographed(scenery):
+    """Test pictures are rendered in one go, training pictures of stored letterings."""
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        whole = rendering.render("Cuba", scenery, np.random.default_rng(seed))
+        rng.integers(1), rng.integers(1), rng.integers(1)  # family, font, photo
+        background = rendering.piece_of_photo(scenery.photos[0], rng)
+        masks = rendering._draw("Cuba", "font", rng)
+        np.testing.assert_array_equal(whole, rendering.photograph(masks, background, rng))
+
+
+def test_letterings_have_letters_and_half_of_them_a_plate(scenery, monkeypatch, tmp_path):
+    import mmedge_export.zoo.label_translate.pictures as module
+
+    monkeypatch.setattr(module, "load_families", lambda choice: scenery.families)
+    drawn = letterings(NAMES * 20, sceneries.TRAIN, 0, tmp_path)
+    assert drawn.masks.shape == (60, 2, HEIGHT, WIDTH)
+    assert drawn.masks[:, 0].any(axis=(1, 2)).all()
+    assert 15 < drawn.masks[:, 1].any(axis=(1, 2)).sum() < 45
+    # No two are the same, though each name comes 20 times.
+    assert len({mask.tobytes() for mask in drawn.masks}) == 60
+    monkeypatch.setattr(module, "load_families", None)
+    again = letterings(NAMES * 20, sceneries.TRAIN, 0, tmp_path)
+    np.testing.assert_array_equal(drawn.masks, again.masks)
+
+
+def test_backgrounds_are_seeded_and_of_every_kind(scenery):
+    def draw(seed: int):
+        return draw_background(scenery.photos, np.random.default_rng(seed))
+
+    for seed in range(40):
+        background = draw(seed)
+        assert background.shape == (HEIGHT, WIDTH, 3)
+        assert background.min() >= 0
+        assert background.max() <= 255
+        np.testing.assert_array_equal(background, draw(seed))
+    # The photo is dark (at most 90 of 255, more with more contrast), drawn shapes need not be.
+    brightest = [draw(seed).max() for seed in range(40)]
+    assert min(brightest) < 150 < 200 < max(brightest)
+
+
+def test_a_warped_label_keeps_its_letters(scenery):
+    masks = rendering.letter("Iceland", scenery.families, np.random.default_rng(0))
+    before = masks.copy()
+    warped = [warp(masks, np.random.default_rng(seed)) for seed in range(20)]
+    np.testing.assert_array_equal(masks, before)
+    changed = [one for one in warped if (one != masks).any()]
+    assert 4 < len(changed) < 16
+    for one in changed:
+        assert one.shape == masks.shape
+        assert 0.6 < one[0].sum() / masks[0].sum() < 1.1
+
+
 def test_pictures_are_rendered_once(scenery, monkeypatch, tmp_path):
     import mmedge_export.zoo.label_translate.pictures as module
 
     monkeypatch.setattr(module, "load_scenery", lambda choice: scenery)
-    first = pictures(NAMES, rendering.TRAIN, 0, tmp_path)
+    first = pictures(NAMES, sceneries.TRAIN, 0, tmp_path)
     monkeypatch.setattr(module, "load_scenery", None)
-    again = pictures(NAMES, rendering.TRAIN, 0, tmp_path)
+    again = pictures(NAMES, sceneries.TRAIN, 0, tmp_path)
     np.testing.assert_array_equal(first.images, again.images)
     assert len(list(tmp_path.iterdir())) == 1
 
@@ -166,15 +250,17 @@ def test_darkness_and_light_are_taken_out():
         torch.testing.assert_close(encoder(images), encoder(images + 100), rtol=1e-4, atol=1e-4)
 
 
-def _trainer(data: Pictures, **changes: object) -> LabelTrainer:
-    small = LabelRecipe(epochs=2, cooldown=1, steps=2, images=3, warmup=2)
-    return LabelTrainer(replace(small, **changes), data, CHARACTERS)
+def _trainer(data: Letterings, **changes: object) -> LabelTrainer:
+    # The second of two epochs has slanted letters and texture.
+    small = LabelRecipe(epochs=2, cooldown=1, steps=2, images=3, warmup=2, plain_epochs=1)
+    photo = np.random.default_rng(1).integers(0, 256, (200, 200, 3)).astype(np.uint8)
+    return LabelTrainer(replace(small, **changes), data, CHARACTERS, [photo])
 
 
 @pytest.fixture(scope="module")
-def data() -> Pictures:
-    images = np.random.default_rng(0).integers(0, 256, (3, HEIGHT, WIDTH, 3)).astype(np.uint8)
-    return Pictures(images, NAMES)
+def data() -> Letterings:
+    masks = np.random.default_rng(0).integers(0, 256, (3, 2, HEIGHT, WIDTH)).astype(np.uint8)
+    return Letterings(masks, NAMES)
 
 
 def test_a_run_taken_up_again_ends_the_same(data, tmp_path):
@@ -191,9 +277,48 @@ def test_a_run_taken_up_again_ends_the_same(data, tmp_path):
         first, second = (getattr(t, part).state_dict() for t in (whole, resumed))
         for name, value in first.items():
             torch.testing.assert_close(value, second[name], rtol=0, atol=0)
-    assert set(measure(torch_writer(whole.average), data, "en")) == {
+    images = np.random.default_rng(0).integers(0, 256, (3, HEIGHT, WIDTH, 3)).astype(np.uint8)
+    assert set(measure(torch_writer(whole.average), Pictures(images, NAMES), "en")) == {
         "exact", "characters", "pictures",
     }  # fmt: skip
+
+
+def test_training_in_bfloat16_has_the_loss_of_float32(data):
+    whole, half = (_trainer(data, compute=compute) for compute in ("float32", "bfloat16"))
+    batch = next(whole.batches())
+    losses = []
+    for trainer in (whole, half):
+        torch.manual_seed(0)  # of the wrong characters
+        losses.append(float(trainer.loss(batch)[0].detach()))
+    assert losses[0] != losses[1]
+    assert losses[1] == pytest.approx(losses[0], rel=0.01)
+
+
+def test_a_run_can_start_from_the_network_s_first_form(data, tmp_path):
+    """What that form lacks changes nothing at first."""
+    torch.manual_seed(3)
+    first = LabelNet(CHARACTERS.characters)
+    state = {
+        name: value
+        for name, value in first.state_dict().items()
+        if not name.startswith(PictureEncoder.later_parts)
+    }
+    assert 0 < len(state) < len(first.state_dict())
+    path = tmp_path / "first.safetensors"
+    save_file(state, path, metadata={"parts": json.dumps(first.parts)})
+    net = _trainer(data, start=str(path)).average
+    images = torch.randint(0, 256, (2, HEIGHT, WIDTH, 3), dtype=torch.uint8)
+    with torch.inference_mode():
+        torch.testing.assert_close(net.eval()(images), first.eval()(images), rtol=1e-4, atol=1e-4)
+    with pytest.raises(ExportError, match="no weights at"):
+        _trainer(data, start=str(tmp_path / "none.safetensors"))
+    weight_file.save(LabelNet("abc"), {}, path)
+    with pytest.raises(ExportError, match="holds .*abc.*, not"):
+        _trainer(data, start=str(path))
+    del state["cross.0.weight"]
+    save_file(state, path, metadata={"parts": json.dumps(first.parts)})
+    with pytest.raises(ExportError, match="Missing key.*cross.0.weight"):
+        _trainer(data, start=str(path))
 
 
 def test_a_longer_run_goes_on_from_before_the_cool_down(data, tmp_path):

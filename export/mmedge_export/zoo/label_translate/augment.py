@@ -12,13 +12,39 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["augment"]
+__all__ = ["augment", "warp"]
 
-#: Most pixels up or down, and to a side; with textures less to a side, so that no letter is cut.
-_SHIFT, _SMALL_SHIFT = (3, 6), 3
+#: Most pixels up or down, and to a side.
+_SHIFT = (3, 3)
 
-#: Shares of pictures that are sheared and stretched, and that get texture.
-_SHEARED, _CLUTTERED = 0.5, 0.5
+#: Share of pictures that get texture, and how strong it is.
+_TEXTURED, _STRENGTH = 0.25, (0.1, 0.4)
+
+#: Share of labels that are slanted, and how far; by how much they are made narrower and lower.
+_WARPED, _SLANT, _NARROWER, _LOWER = 0.5, 0.2, (0.98, 1.2), (0.98, 1.15)
+
+
+def warp(masks: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Half of the labels slanted, narrower and lower, about the middle.
+
+    Args:
+        masks: uint8 ``[2, height, width]``, of letters and plate; not changed.
+        rng: what is drawn from.
+    """
+    if rng.random() >= _WARPED:
+        return masks
+    _, height, width = masks.shape
+    across, along = rng.uniform(*_NARROWER), rng.uniform(*_LOWER)
+    slant = rng.uniform(-_SLANT, _SLANT)
+    left = width / 2 * (1 - across) - slant * height / 2
+    matrix = (across, slant, left, 0.0, along, height / 2 * (1 - along))
+    warped = [
+        Image.fromarray(mask).transform(
+            (width, height), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR
+        )
+        for mask in masks
+    ]
+    return np.stack([np.asarray(mask) for mask in warped])
 
 
 def augment(
@@ -29,8 +55,7 @@ def augment(
     Args:
         images: uint8 ``[batch, height, width, 3]``; not changed.
         rng: what is drawn from.
-        textures: photos; with them, half of the pictures are sheared and stretched, and pieces of
-            photos are added to half.
+        textures: photos; with them, pieces of photos are added to a quarter of the pictures.
     """
     batch, height, width, _ = images.shape
     (down, right) = _SHIFT
@@ -38,35 +63,19 @@ def augment(
     noise = rng.standard_normal((height, width, 3), dtype=np.float32)
     result = np.empty(images.shape, np.uint8)
     for n in range(batch):
-        source = padded[n]
-        if textures and rng.random() < _SHEARED:
-            source = _sheared(source, rng)
-        side = _SMALL_SHIFT if textures else right
-        y, x = rng.integers(2 * down + 1), right - side + rng.integers(2 * side + 1)
-        picture = source[y : y + height, x : x + width]
+        y, x = rng.integers(2 * down + 1), rng.integers(2 * right + 1)
+        picture = padded[n, y : y + height, x : x + width]
         picture = picture[..., rng.permutation(3)].astype(np.float32)
         if rng.random() < 0.3:
             picture = 255 - picture
-        if textures and rng.random() < _CLUTTERED:
-            picture = picture + rng.uniform(0.1, 0.45) * _texture((height, width), textures, rng)
-        gain, offset = rng.uniform(0.7, 1.3), rng.uniform(-20, 20)
+        if textures and rng.random() < _TEXTURED:
+            picture = picture + rng.uniform(*_STRENGTH) * _texture((height, width), textures, rng)
+        gain, offset = rng.uniform(0.75, 1.3), rng.uniform(-20, 20)
         # One draw of noise for the batch, at another place and of another strength for each.
         moved = np.roll(noise, (int(rng.integers(height)), int(rng.integers(width))), axis=(0, 1))
-        picture = picture * gain + (offset + rng.uniform(0, 6) * moved)
+        picture = picture * gain + (offset + rng.uniform(0, 5) * moved)
         result[n] = np.clip(picture, 0, 255)
     return result
-
-
-def _sheared(picture: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Letters slanted, narrower and lower, about the middle."""
-    height, width, _ = picture.shape
-    across, shear, along = rng.uniform(1.02, 1.25), rng.uniform(-0.2, 0.2), rng.uniform(1.0, 1.2)
-    left = width / 2 * (1 - across) - shear * height / 2
-    matrix = (across, shear, left, 0.0, along, height / 2 * (1 - along))
-    image = Image.fromarray(picture).transform(
-        (width, height), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR
-    )
-    return np.asarray(image)
 
 
 def _texture(

@@ -33,14 +33,14 @@ class Evaluation:
 
     def __iter__(self) -> Iterator[tuple[dict[str, NDArray[Any]], str]]:
         # Data that most users of the network never need.
-        from mmedge_export.zoo.label_translate import names, rendering
+        from mmedge_export.zoo.label_translate import names, rendering, scenery
 
         known = names.load().dictionary
-        scenery = rendering.load_scenery(rendering.HELD_OUT)
+        held_out = scenery.load_scenery(scenery.HELD_OUT)
         for number in range(self._count):
             rng = np.random.default_rng([self._seed, number])
             name = known[rng.integers(len(known))]
             language = LANGUAGES[number % len(LANGUAGES)]
-            image = rendering.render(name.english, scenery, rng)[None]
+            image = rendering.render(name.english, held_out, rng)[None]
             token = np.array([[self._characters.language(language)]])
             yield {"image": image, "language": token}, name.text(language)

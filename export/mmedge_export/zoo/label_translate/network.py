@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
+from typing import TYPE_CHECKING, cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -10,6 +13,9 @@ from mmedge_export.zoo.label_translate.characters import FIRST
 from mmedge_export.zoo.label_translate.rendering import HEIGHT, WIDTH
 from mmedge_export.zoo.layers import Transformer
 from mmedge_export.zoo.text_decoder import DecoderSize, TextNet
+
+if TYPE_CHECKING:
+    from typing import Self
 
 __all__ = ["HEADS", "LAYERS", "PLACES", "SIZE", "STATES", "D", "LabelNet", "PictureEncoder"]
 
@@ -43,6 +49,13 @@ class _Block(nn.Module):
         self.norm2 = nn.BatchNorm2d(out_channels)
         self.skip = nn.Conv2d(in_channels, out_channels, 1, stride)
 
+    def start_as_identity(self) -> Self:
+        """Give what it takes, if that is not negative, until training changes it."""
+        nn.init.zeros_(self.norm2.weight)
+        nn.init.dirac_(self.skip.weight)
+        nn.init.zeros_(cast("Tensor", self.skip.bias))
+        return self
+
     def forward(self, x: Tensor) -> Tensor:
         y = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x)))))
         return F.relu(y + self.skip(x))
@@ -51,6 +64,9 @@ class _Block(nn.Module):
 class PictureEncoder(nn.Module):
     """A CNN that keeps the width, then a Transformer over the columns."""
 
+    later_parts = ("encoder.between.", "encoder.body.attention.1.", "encoder.body.mlp.1.")
+    """How the names begin of those weights of the network that its first form did not have."""
+
     def __init__(self) -> None:
         super().__init__()
         self.stem = nn.Conv2d(3, 24, 3, stride=2, padding=1, bias=False)
@@ -58,9 +74,18 @@ class PictureEncoder(nn.Module):
         self.blocks = nn.Sequential(
             _Block(24, 48, (2, 2)), _Block(48, 80, (2, 1)), _Block(80, 112, (2, 1))
         )
+        # A network that was trained without these parts is trained further with them (`start` of
+        # the recipe), so they change nothing at first.
+        self.between = nn.ModuleList(
+            _Block(channels, channels, (1, 1)).start_as_identity() for channels in (48, 80)
+        )
         self.columns = nn.Linear(112 * HEIGHT // 16, D)
         self.place = nn.Parameter(torch.randn(1, COLUMNS, D) * 0.02)
-        self.body = Transformer(D, layers=1, heads=HEADS, hidden=3 * D)
+        self.body = Transformer(D, layers=2, heads=HEADS, hidden=3 * D)
+        attention, mlp = self.body.attention[1], self.body.mlp[1]
+        for last in (cast("nn.Linear", attention.out), cast("nn.Linear", mlp.contract)):
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
 
     def forward(self, image: Tensor) -> Tensor:
         """uint8 ``[batch, 32, 192, 3]`` to ``[batch, 48, D]``."""
@@ -70,7 +95,11 @@ class PictureEncoder(nn.Module):
         middle = pixels.mean(dim=(1, 2, 3), keepdim=True)
         spread = ((pixels - middle) ** 2).mean(dim=(1, 2, 3), keepdim=True).sqrt()
         x = (pixels - middle) / (spread + 4.0)
-        x = self.blocks(F.relu(self.stem_norm(self.stem(x))))
+        x = F.relu(self.stem_norm(self.stem(x)))
+        for block, further in zip_longest(self.blocks, self.between):
+            x = block(x)
+            if further is not None:
+                x = further(x)
         tokens = self.columns(x.permute(0, 3, 1, 2).flatten(2)) + self.place
         valid = tokens.new_ones(tokens.shape[:2], dtype=torch.bool)
         encoded: Tensor = self.body(tokens, valid)

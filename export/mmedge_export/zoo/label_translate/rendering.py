@@ -1,38 +1,21 @@
-"""Draws a name as a camera may see a label: any font, over a photo, askew, blurred, dark, noisy.
-
-Fonts are those of Debian packages, photos those that ``scikit-image`` carries. Whole families of
-fonts and whole photos are held out: no training picture shows them.
-"""
+"""Draws a name as a camera may see a label: any font, over a photo, askew, blurred, dark, noisy."""
 
 from __future__ import annotations
 
-import importlib.util
-from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
-
-from mmedge.errors import ExportError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-__all__ = [
-    "HEIGHT",
-    "HELD_OUT",
-    "PACKAGES",
-    "TRAIN",
-    "WIDTH",
-    "Scenery",
-    "load_photos",
-    "load_scenery",
-    "render",
-]
+    from mmedge_export.zoo.label_translate.scenery import Scenery
+
+__all__ = ["HEIGHT", "WIDTH", "letter", "photograph", "piece_of_photo", "render"]
 
 HEIGHT, WIDTH = 32, 192
 """Size of a picture, pixels."""
@@ -45,126 +28,6 @@ _FONT_SIZES = (15 * _SCALE, 26 * _SCALE)
 #: that varies.
 _SMALLEST_CONTRAST, _VARIATIONS = 70.0, 1.5
 
-_FONT_FOLDER = Path("/usr/share/fonts")
-
-PACKAGES: tuple[str, ...] = (
-    "fonts-cantarell", "fonts-comic-neue", "fonts-crosextra-caladea", "fonts-crosextra-carlito",
-    "fonts-dejavu", "fonts-ebgaramond", "fonts-firacode", "fonts-freefont-ttf", "fonts-hack",
-    "fonts-inter", "fonts-junicode", "fonts-lato", "fonts-league-spartan", "fonts-liberation",
-    "fonts-linuxlibertine", "fonts-noto-core", "fonts-open-sans", "fonts-quicksand",
-    "fonts-roboto-unhinted", "fonts-sil-gentium", "fonts-urw-base35",
-)  # fmt: skip
-"""Debian packages of all fonts."""
-
-
-@dataclass(frozen=True)
-class Choice:
-    """Which fonts and photos a set of pictures is made of, by name.
-
-    Attributes:
-        families: how the files of each family of fonts begin.
-        photos: files of ``skimage/data``.
-    """
-
-    families: tuple[str, ...]
-    photos: tuple[str, ...]
-
-
-TRAIN = Choice(
-    (
-        "C059", "Cantarell", "Carlito", "ComicNeue", "DejaVuSans", "DejaVuSansCondensed",
-        "DejaVuSansMono", "DejaVuSerif", "FreeMono", "FreeSans", "FreeSerif", "Hack", "Inter",
-        "InterDisplay", "JunicodeTwoBeta", "Lato", "LeagueSpartan", "LiberationMono",
-        "LiberationSans", "LiberationSansNarrow", "LiberationSerif", "LinBiolinum", "LinLibertine",
-        "NimbusMonoPS", "NimbusRoman", "NimbusSans", "NimbusSansNarrow", "NotoSans",
-        "NotoSansDisplay", "NotoSerif", "NotoSerifDisplay", "OpenSans", "P052", "Quicksand",
-        "URWBookman", "URWGothic",
-    ),
-    (
-        "astronaut.png", "brick.png", "camera.png", "cell.png", "chelsea.png", "clock_motion.png",
-        "coins.png", "grass.png", "hubble_deep_field.jpg", "ihc.png", "moon.png", "retina.jpg",
-    ),
-)  # fmt: skip
-"""What training pictures are made of."""
-
-HELD_OUT = Choice(
-    ("Caladea", "EBGaramond12", "FiraCode", "Gentium", "Roboto", "RobotoCondensed"),
-    ("coffee.png", "gravel.png", "motorcycle_left.png", "rocket.jpg"),
-)
-"""What test pictures are made of. No font here is a copy of one above under another name."""
-
-#: Others are too thin or too heavy for 32 pixels.
-_STYLES = frozenset(
-    (
-        "", "Regular", "Roman", "Book", "R", "Medium", "Retina", "Bold", "Semibold", "SemiBold",
-        "Demi", "RB", "Italic", "Oblique", "I", "RI", "BoldItalic", "BoldOblique", "Light",
-    )
-)  # fmt: skip
-
-
-#: Ornamental capitals alone.
-_NO_LETTERS = frozenset(("LinLibertine_I",))
-
-
-@dataclass(frozen=True)
-class Scenery:
-    """Fonts by family, and photos uint8 ``[height, width, 3]``."""
-
-    families: tuple[tuple[str, ...], ...]
-    photos: tuple[NDArray[np.uint8], ...]
-
-
-def load_scenery(choice: Choice) -> Scenery:
-    """Find the fonts and read the photos.
-
-    Raises:
-        ExportError: a font's package or scikit-image is not installed.
-    """
-    by_family: dict[str, list[str]] = {}
-    for path in sorted(_FONT_FOLDER.glob("*type/**/*.[ot]tf")):
-        family, style = _family_and_style(path.stem)
-        if style in _STYLES and path.stem not in _NO_LETTERS:
-            by_family.setdefault(family, []).append(str(path))
-    missing = [family for family in choice.families if family not in by_family]
-    if missing:
-        raise ExportError(
-            f"no font {', '.join(missing)} in {_FONT_FOLDER}; install the fonts of the labels: "
-            f"apt-get install {' '.join(PACKAGES)}"
-        )
-    families = tuple(tuple(by_family[family]) for family in choice.families)
-    return Scenery(families, load_photos(choice))
-
-
-def load_photos(choice: Choice) -> tuple[NDArray[np.uint8], ...]:
-    """Photos uint8 ``[height, width, 3]``.
-
-    Raises:
-        ExportError: scikit-image is not installed.
-    """
-    # Its photos are read as files: the package itself and what it imports are not needed.
-    package = importlib.util.find_spec("skimage")
-    if package is None or package.origin is None:
-        raise ExportError("scikit-image, whose photos are used, comes with mmedge[train]")
-    folder = Path(package.origin).with_name("data")
-    photos = []
-    for name in choice.photos:
-        with Image.open(folder / name) as photo:
-            photos.append(np.array(photo.convert("RGB")))
-    return tuple(photos)
-
-
-def _family_and_style(stem: str) -> tuple[str, str]:
-    """``FreeSansBold`` and ``NotoSans-Bold`` are both written in these packages."""
-    for mark in ("-", "_"):
-        if mark in stem:
-            family, style = stem.split(mark, 1)
-            return family, style
-    if stem.startswith("Free"):
-        for style in ("BoldOblique", "BoldItalic", "Bold", "Oblique", "Italic"):
-            if stem.endswith(style):
-                return stem.removesuffix(style), style
-    return stem, ""
-
 
 @lru_cache(maxsize=4096)
 def _font(path: str, size: int) -> ImageFont.FreeTypeFont:
@@ -173,9 +36,35 @@ def _font(path: str, size: int) -> ImageFont.FreeTypeFont:
 
 def render(text: str, scenery: Scenery, rng: np.random.Generator) -> NDArray[np.uint8]:
     """A picture of a label, uint8 ``[32, 192, 3]``; the same for the same state of ``rng``."""
-    family = scenery.families[rng.integers(len(scenery.families))]
-    path = family[rng.integers(len(family))]
-    background = _background(scenery.photos[rng.integers(len(scenery.photos))], rng)
+    path = _choose_font(scenery.families, rng)
+    background = piece_of_photo(scenery.photos[rng.integers(len(scenery.photos))], rng)
+    return photograph(_draw(text, path, rng), background, rng)
+
+
+def letter(
+    text: str, families: Sequence[Sequence[str]], rng: np.random.Generator
+) -> NDArray[np.uint8]:
+    """A label without colors and background: where letters are, and the plate behind them.
+
+    Args:
+        text: what it says.
+        families: paths of fonts by family.
+        rng: what is drawn from.
+
+    Returns:
+        uint8 ``[2, 32, 192]``, cover of the letters and of the plate, 0 to 255; half of the labels
+        have no plate, and zeros there.
+    """
+    return _draw(text, _choose_font(families, rng), rng)
+
+
+def _choose_font(families: Sequence[Sequence[str]], rng: np.random.Generator) -> str:
+    family = families[int(rng.integers(len(families)))]
+    return family[int(rng.integers(len(family)))]
+
+
+def _draw(text: str, path: str, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """:func:`letter` in one font."""
     size = int(rng.integers(_FONT_SIZES[0], _FONT_SIZES[1] + 1))
     left, top, right, bottom = _font(path, size).getbbox(text)
     canvas = (WIDTH * _SCALE, HEIGHT * _SCALE)
@@ -191,20 +80,40 @@ def render(text: str, scenery: Scenery, rng: np.random.Generator) -> NDArray[np.
     letters = Image.new("L", canvas)
     ImageDraw.Draw(letters).text((x - left, y - top), text, fill=255, font=_font(path, size))
     warp = _perspective(rng)
-    ink = _warped(letters, warp)
+    masks = np.zeros((2, HEIGHT, WIDTH), np.uint8)
+    masks[0] = _warped(letters, warp)
     if rng.random() < 0.5:  # a plate behind the letters, as on a sign
         plate = Image.new("L", canvas)
         pad = int(rng.integers(2, 12))
         corners = (x - pad, y - pad, x + width + pad, y + height + pad)
         ImageDraw.Draw(plate).rounded_rectangle(corners, radius=int(rng.integers(1, 12)), fill=255)
-        cover = _warped(plate, warp)[..., None] * rng.uniform(0.5, 1.0)
+        masks[1] = _warped(plate, warp)
+    return masks
+
+
+def photograph(
+    masks: NDArray[np.uint8], background: NDArray[np.float64], rng: np.random.Generator
+) -> NDArray[np.uint8]:
+    """The picture that a camera takes of a label.
+
+    Args:
+        masks: from :func:`letter`.
+        background: what is behind the label, ``[32, 192, 3]``, 0 to 255.
+        rng: what colors, blur, light and noise are drawn from.
+
+    Returns:
+        uint8 ``[32, 192, 3]``.
+    """
+    ink, plate = masks.astype(np.float64) / 255
+    if plate.any():
+        cover = plate[..., None] * rng.uniform(0.5, 1.0)
         background = background * (1 - cover) + rng.uniform(0, 255, 3) * cover
     picture = background + (_ink_color(background, ink, rng) - background) * ink[..., None]
-    return _photographed(picture, rng)
+    return _exposed(picture, rng)
 
 
-def _background(photo: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.float64]:
-    """A piece of a photo at any scale that fits."""
+def piece_of_photo(photo: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.float64]:
+    """A piece of a photo at any scale that fits, ``[32, 192, 3]``, 0 to 255."""
     largest = min(photo.shape[1] / WIDTH, photo.shape[0] / HEIGHT)
     scale = rng.uniform(min(0.75, largest), largest)
     width, height = int(WIDTH * scale), int(HEIGHT * scale)
@@ -245,15 +154,15 @@ def _perspective(rng: np.random.Generator) -> list[float]:
     return coefficients
 
 
-def _warped(mask: Image.Image, coefficients: Sequence[float]) -> NDArray[np.float64]:
-    """A mask of the canvas as the picture sees it, 0 to 1 ``[32, 192]``."""
+def _warped(mask: Image.Image, coefficients: Sequence[float]) -> NDArray[np.uint8]:
+    """A mask of the canvas as the picture sees it, 0 to 255 ``[32, 192]``."""
     small = mask.transform(
         (WIDTH, HEIGHT), Image.Transform.PERSPECTIVE, coefficients, Image.Resampling.BICUBIC
     )
-    return np.asarray(small, np.float64) / 255
+    return np.asarray(small)
 
 
-def _photographed(picture: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.uint8]:
+def _exposed(picture: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.uint8]:
     """What the camera adds: blur, low light, noise."""
     image = Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8))
     if rng.random() < 0.6:

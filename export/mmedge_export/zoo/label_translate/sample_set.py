@@ -11,7 +11,8 @@ from PIL import Image
 
 from mmedge_export.zoo import data_files
 from mmedge_export.zoo.label_translate.names import LANGUAGES, Names
-from mmedge_export.zoo.label_translate.rendering import HELD_OUT, load_scenery, render
+from mmedge_export.zoo.label_translate.rendering import render
+from mmedge_export.zoo.label_translate.scenery import HELD_OUT, load_scenery
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -7,12 +7,14 @@ import subprocess
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from mmedge_export.zoo.label_translate import names, pictures, rendering
+from mmedge_export.zoo.label_translate import names, pictures, scenery
+from mmedge_export.zoo.label_translate.backgrounds import LARGEST_PHOTO
 from mmedge_export.zoo.label_translate.characters import Characters
 from mmedge_export.zoo.label_translate.evaluation import figures, torch_writer
 from mmedge_export.zoo.label_translate.training import LabelRecipe, LabelTrainer
 from mmedge_export.zoo.task import Task, TrainingRun
 from mmedge_export.zoo.text_model import TOKENIZER
+from mmedge_export.zoo.training import COMPUTE
 
 if TYPE_CHECKING:
     import argparse
@@ -25,10 +27,10 @@ class _Run(TrainingRun):
 
     def __init__(self, recipe: LabelRecipe, options: argparse.Namespace) -> None:
         self._names, self._cache = names.load(), options.cache
-        data = pictures.training_pictures(self._names, recipe.pictures, recipe.seed, self._cache)
+        data = pictures.training_letterings(self._names, recipe.pictures, recipe.seed, self._cache)
         self._characters = Characters(self._names.characters())
         self.data = f"iso-codes {_version_of_names()}"
-        photos = rendering.load_photos(rendering.TRAIN)
+        photos = scenery.load_photos(scenery.TRAIN, largest=LARGEST_PHOTO)
         self.trainer = self._trainer = LabelTrainer(recipe, data, self._characters, photos)
 
     def companions(self) -> dict[str, str]:
@@ -46,6 +48,8 @@ class _Run(TrainingRun):
             },
             "tokens": len(self._characters),
             "train_pictures": len(self._trainer.data),
+            "families": len(scenery.TRAIN.families),
+            "photos": len(scenery.TRAIN.photos),
             "versions": {
                 "iso-codes": _version_of_names(),
                 **{package: version(package) for package in ("pillow", "scikit-image")},
@@ -70,8 +74,9 @@ def _version_of_names() -> str:
 TASK = Task(
     summary=(
         "Train the network that reads and translates labels: names of iso-codes, rendered in "
-        "Debian's fonts over photos of scikit-image."
+        "Debian's fonts over photos of Debian and scikit-image."
     ),
     recipe=LabelRecipe,
     start=_Run,
+    choices={"compute": COMPUTE},
 )

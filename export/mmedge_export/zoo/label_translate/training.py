@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from mmedge_export.zoo.label_translate.augment import augment
+from mmedge_export.zoo import weight_file
+from mmedge_export.zoo.label_translate.augment import augment, warp
+from mmedge_export.zoo.label_translate.backgrounds import draw_background
 from mmedge_export.zoo.label_translate.names import LANGUAGES, LETTERS
-from mmedge_export.zoo.label_translate.network import D, LabelNet
+from mmedge_export.zoo.label_translate.network import D, LabelNet, PictureEncoder
+from mmedge_export.zoo.label_translate.rendering import photograph
 from mmedge_export.zoo.text_training import LetterSpotter, TextRecipe, Texts, TextTrainer
-from mmedge_export.zoo.training import Counts, option
+from mmedge_export.zoo.training import Counts, autocast, option
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -21,7 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mmedge_export.zoo.label_translate.characters import Characters
-    from mmedge_export.zoo.label_translate.pictures import Pictures
+    from mmedge_export.zoo.label_translate.pictures import Letterings
 
 __all__ = ["LabelRecipe", "LabelTrainer"]
 
@@ -32,8 +37,10 @@ class LabelRecipe(TextRecipe):
 
     epochs: int = option(29, "epochs of training")
     images: int = option(64, "pictures in a batch, each written out in every language it has")
-    pictures: int = option(96_000, "pictures that are rendered and drawn from")
-    plain_epochs: int = option(11, "first epochs, without shear and added texture")
+    pictures: int = option(160_000, "letterings that are rendered and drawn from")
+    plain_epochs: int = option(11, "first epochs, without slanted letters and added texture")
+    compute: str = option("bfloat16", "type of convolutions and products; weights are float32")
+    start: str = option("", "weight file that is trained further; none: a fresh network")
 
 
 @dataclass(frozen=True)
@@ -56,9 +63,9 @@ class LabelTrainer(TextTrainer[LabelNet, LabelBatch]):
 
     Args:
         recipe: what to train and how.
-        data: training pictures.
+        data: training names as they stand on labels.
         characters: the tokens.
-        textures: photos that pieces of are added to pictures; none: no shear and no texture.
+        photos: what is behind them, and what pieces are added of.
     """
 
     recipe: LabelRecipe
@@ -66,16 +73,20 @@ class LabelTrainer(TextTrainer[LabelNet, LabelBatch]):
     def __init__(
         self,
         recipe: LabelRecipe,
-        data: Pictures,
+        data: Letterings,
         characters: Characters,
-        textures: Sequence[NDArray[np.uint8]] = (),
+        photos: Sequence[NDArray[np.uint8]],
     ) -> None:
-        self.data, self.textures = data, textures
+        self.data, self.photos = data, photos
         super().__init__(recipe, characters)
 
     def networks(self) -> tuple[LabelNet, nn.Module]:
-        """The network, and the head that spots letters."""
-        return LabelNet(self.characters.characters), LetterSpotter(D, LETTERS, self.characters)
+        """The network, and the head that spots letters; the latter is always a fresh one."""
+        # The layout that kernels for bfloat16 take without a copy.
+        net = LabelNet(self.characters.characters).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if self.recipe.start:
+            weight_file.load_into(Path(self.recipe.start), net, may_lack=PictureEncoder.later_parts)
+        return net, LetterSpotter(D, LETTERS, self.characters)
 
     def batches(self) -> Iterator[LabelBatch]:
         """Pictures drawn at random, none twice before all were drawn."""
@@ -101,15 +112,25 @@ class LabelTrainer(TextTrainer[LabelNet, LabelBatch]):
             for language in LANGUAGES
             if rows[language]
         }
-        textures = self.textures if self.epoch >= self.recipe.plain_epochs else ()
-        images = augment(self.data.images[picked], rng, textures)
+        photos = self.photos
+        is_plain = self.epoch < self.recipe.plain_epochs
+        images = []
+        # Colors and what is behind a label are others each time.
+        for number in picked:
+            masks = self.data.masks[number]
+            background = draw_background(photos, rng)
+            images.append(photograph(masks if is_plain else warp(masks, rng), background, rng))
+        pictures = augment(np.stack(images), rng, () if is_plain else photos)
         return LabelBatch(
-            torch.from_numpy(images), {k: torch.tensor(v) for k, v in rows.items()}, texts
+            torch.from_numpy(pictures), {k: torch.tensor(v) for k, v in rows.items()}, texts
         )
 
     def loss(self, batch: LabelBatch) -> tuple[Tensor, Counts]:
         """Mean cross entropy of a character in each language, and the CTC loss."""
-        encoded = self.net.encoder(batch.images)
-        spotting_loss = self.auxiliary(encoded, batch.texts["en"])
-        loss, counts = self.text_loss(self.net.look(encoded), batch.texts, batch.rows)
+        # Over so few tokens, attention spelled out takes half the time of the fused kernel's
+        # backward pass on a CPU.
+        with autocast(self.recipe.compute), sdpa_kernel(SDPBackend.MATH):
+            encoded = self.net.encoder(batch.images)
+            spotting_loss = self.auxiliary(encoded, batch.texts["en"])
+            loss, counts = self.text_loss(self.net.look(encoded), batch.texts, batch.rows)
         return self.recipe.ctc * spotting_loss + loss, counts
