@@ -12,7 +12,10 @@ ROOT = Path(__file__).parents[1]
 WATCHED = (
     "cpp_ext",
     "tests/native",
+    "conformance",
     "tests/emulated_cuda.py",
+    "tests/line_probe.py",
+    "tests/ort_kit.py",
     "tests/segattn_call.py",
     "tests/probe_cases.py",
     "tests/segattn_checks.py",

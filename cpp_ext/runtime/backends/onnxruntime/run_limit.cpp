@@ -1,8 +1,15 @@
 // Ends runs that take too long.
 #include "run_limit.h"
 
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
+#include <cstring>
+#include <string>
 
 #include "../../error.h"
 
@@ -60,15 +67,20 @@ void LimitedRun::end_late(int64_t time) noexcept {
 
 RunWatch::RunWatch(double seconds)
     : pause_ns_(std::clamp<int64_t>(to_nanoseconds(seconds) / 8, 1'000'000, 250'000'000)),
-      thread_([this] { watch(); }) {}
+      stop_(eventfd(0, EFD_CLOEXEC)) {
+  if (stop_ < 0) {
+    throw Error(Code::kBackend, std::string("no descriptor for a limit to runs: ") +
+                                    std::strerror(errno));
+  }
+  thread_ = std::thread([this] { watch(); });
+}
 
 RunWatch::~RunWatch() {
-  {
-    const std::lock_guard<std::mutex> held(lock_);
-    stopped_ = true;
-  }
-  changed_.notify_all();
+  const uint64_t one = 1;
+  // An eventfd of 0 always takes it.
+  [[maybe_unused]] const ssize_t written = ::write(stop_, &one, sizeof one);
   thread_.join();
+  ::close(stop_);
 }
 
 void RunWatch::add(LimitedRun* run) {
@@ -82,11 +94,15 @@ void RunWatch::remove(LimitedRun* run) noexcept {
 }
 
 void RunWatch::watch() noexcept {
-  std::unique_lock<std::mutex> held(lock_);
-  while (!stopped_) {
-    const int64_t time = now();
-    for (LimitedRun* run : runs_) run->end_late(time);
-    changed_.wait_for(held, std::chrono::nanoseconds(pause_ns_));
+  pollfd event{stop_, POLLIN, 0};
+  const int pause_ms = static_cast<int>(pause_ns_ / 1'000'000);
+  while ((event.revents & POLLIN) == 0) {
+    {
+      const std::lock_guard<std::mutex> held(lock_);
+      const int64_t time = now();
+      for (LimitedRun* run : runs_) run->end_late(time);
+    }
+    poll(&event, 1, pause_ms);
   }
 }
 

@@ -8,7 +8,6 @@
 #define MMEDGE_RUNTIME_BACKENDS_ONNXRUNTIME_RUN_LIMIT_H_
 
 #include <atomic>
-#include <condition_variable>
 #include <cstdint>
 #include <mutex>
 #include <thread>
@@ -57,10 +56,11 @@ class RunWatch {
   void watch() noexcept;
 
   const int64_t pause_ns_;
-  std::mutex lock_;  // of runs_ and stopped_
-  std::condition_variable changed_;
+  std::mutex lock_;  // of runs_
   std::vector<LimitedRun*> runs_;
-  bool stopped_ = false;
+  // Written to once, at the end. A wait for it goes by the clock that never jumps, on every C library;
+  // std::condition_variable's does so since glibc 2.30 alone.
+  int stop_;
   std::thread thread_;
 };
 
