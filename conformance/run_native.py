@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from case_files import CASES, read, read_tensors
 from run_python import BUNDLES, differ
 
 from mmedge.errors import AccuracyError, BundleError, MMEdgeError
-from mmedge.native.runtime import NativeBundle, NativePipeline
+from mmedge.native.runtime import NativeBundle, NativePipeline, NativeState
 
 __all__ = ["CHECKS", "check_hostile"]
 
@@ -30,11 +31,12 @@ def check_bundles() -> list[str]:
 
 
 def check_calls() -> list[str]:
-    """Single calls of bundles without loop and state, on tensors."""
+    """Single calls of bundles without loop, on tensors."""
     faults: list[str] = []
     for path in sorted((CASES / "calls").glob("*.json")):
         content, tensors = read(path), read_tensors(path)
         pipes: dict[Any, NativePipeline] = {}
+        states: dict[str, NativeState] = {}
         with NativeBundle(BUNDLES / f"{content['bundle']}.mmedge") as bundle:
             if _is_left_out(bundle):
                 continue
@@ -49,17 +51,25 @@ def check_calls() -> list[str]:
                         allow_non_finite=key[1],
                     )  # fmt: skip
             inputs = {name: tensors[case["inputs"][name]] for name in case["order"]}
-            faults += _compare(f"{path.stem}: {case['name']}", case, tensors, pipes[key], inputs)
+            state = None
+            if case["state"] is not None:
+                if case["state"] not in states:
+                    states[case["state"]] = pipes[key].state()
+                state = states[case["state"]]
+            run = partial(pipes[key].run, inputs, state=state)
+            faults += _compare(f"{path.stem}: {case['name']}", case, tensors, run)
+        for state in states.values():
+            state.close()
         for pipe in pipes.values():
             pipe.close()
     return faults
 
 
 def _compare(
-    where: str, case: dict[str, Any], tensors: Any, pipe: NativePipeline, inputs: dict[str, Any]
+    where: str, case: dict[str, Any], tensors: Any, run: Callable[[], dict[str, Any]]
 ) -> list[str]:
     try:
-        outputs = pipe.run(inputs)
+        outputs = run()
     except MMEdgeError as error:
         got = type(error).__name__
         return [] if got == case.get("error") else [f"{where}: {got}: {error}"]
@@ -102,7 +112,7 @@ def check_verification() -> list[str]:
 def _is_left_out(bundle: NativeBundle) -> bool:
     """Whether libmmedge refuses to load it, as its page says."""
     manifest = bundle.manifest()
-    return bool(manifest["loops"] or manifest["states"])
+    return bool(manifest["loops"])
 
 
 def check_hostile(folder: Path) -> list[str]:

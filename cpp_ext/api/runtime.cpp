@@ -30,6 +30,10 @@ struct mmedge_pipeline {
   rt::Verification verification;
 };
 
+struct mmedge_state {
+  std::unique_ptr<rt::State> state;
+};
+
 // Of ort/ops.cpp, which is linked in.
 extern "C" mmedge::ort::Status* RegisterCustomOps(mmedge::ort::SessionOptions* options,
                                                   const mmedge::ort::ApiBase* base);
@@ -365,12 +369,49 @@ mmedge_status mmedge_pipeline_warm_up(mmedge_pipeline* pipeline, const mmedge_te
 mmedge_status mmedge_pipeline_run(mmedge_pipeline* pipeline, const mmedge_tensor* inputs,
                                   int32_t input_count, mmedge_tensor* outputs,
                                   int32_t output_count) {
+  return mmedge_pipeline_run_state(pipeline, inputs, input_count, outputs, output_count, nullptr);
+}
+
+mmedge_status mmedge_state_create(const mmedge_pipeline* pipeline, mmedge_state** state) {
+  if (state == nullptr) return missing("state");
+  *state = nullptr;
+  if (pipeline == nullptr) return missing("pipeline");
+  return guard([&] {
+    auto made = std::make_unique<rt::State>(pipeline->network);
+    *state = new mmedge_state{std::move(made)};
+  });
+}
+
+mmedge_status mmedge_state_copy(const mmedge_state* state, mmedge_state** copy) {
+  if (copy == nullptr) return missing("copy");
+  *copy = nullptr;
+  if (state == nullptr) return missing("state");
+  return guard([&] {
+    auto made = state->state->copy();
+    *copy = new mmedge_state{std::move(made)};
+  });
+}
+
+void mmedge_state_reset(mmedge_state* state) {
+  if (state != nullptr) state->state->reset();
+}
+
+int64_t mmedge_state_position(const mmedge_state* state) {
+  return state == nullptr ? 0 : state->state->position;
+}
+
+void mmedge_state_close(mmedge_state* state) { delete state; }
+
+mmedge_status mmedge_pipeline_run_state(mmedge_pipeline* pipeline, const mmedge_tensor* inputs,
+                                        int32_t input_count, mmedge_tensor* outputs,
+                                        int32_t output_count, mmedge_state* state) {
   if (pipeline == nullptr) return missing("pipeline");
   if (output_count < 0 || (outputs == nullptr && output_count > 0)) return missing("outputs");
   mmedge_status status = MMEDGE_OK;
   if (!take_arguments(pipeline, inputs, input_count, &status)) return status;
   const rt::Code code =
-      pipeline->pipeline->run(pipeline->arguments.data(), static_cast<size_t>(input_count));
+      pipeline->pipeline->run(pipeline->arguments.data(), static_cast<size_t>(input_count), true,
+                              state != nullptr ? state->state.get() : nullptr);
   if (code != rt::Code::kOk) {
     return mmedge::fail(to_status(code), "%s", pipeline->pipeline->message());
   }

@@ -28,14 +28,16 @@ std::string folder_of(const std::string& file) {
   return slash == std::string::npos ? "" : file.substr(0, slash + 1);
 }
 
+bool is_state(const Manifest& manifest, const Stage& stage, const std::string& input) {
+  return std::any_of(manifest.states.begin(), manifest.states.end(), [&](const StateSpec& state) {
+    return state.stage == stage.name && state.input == input;
+  });
+}
+
 void check_supported(const Manifest& manifest) {
   if (!std::holds_alternative<std::monostate>(manifest.loop)) {
     throw Error(Code::kInput, "this bundle has a loop, and this version of libmmedge runs none; use "
                               "the Python runtime");
-  }
-  if (!manifest.states.empty()) {
-    throw Error(Code::kInput, "this bundle has stages with state, and this version of libmmedge "
-                              "keeps none; use the Python runtime");
   }
 }
 
@@ -111,11 +113,45 @@ void Network::open_stages(const Backends& backends) {
   archive.check_unchanged();
 }
 
+Boundary& PlanStage::boundary(size_t place, size_t output) {
+  const auto known = std::find_if(boundaries.begin(), boundaries.end(),
+                                  [=](const Boundary& each) { return each.output == output; });
+  if (known != boundaries.end()) return *known;
+  Boundary& added = boundaries.emplace_back();
+  added.stage = place;
+  added.output = output;
+  return added;
+}
+
+void Network::connect_states(PlanStage* stage, size_t place) {
+  const std::vector<StateSpec>& states = manifest().states;
+  bool stored = false;
+  for (size_t i = 0; i < states.size(); ++i) {
+    if (states[i].stage != stage->stage->name) continue;
+    const auto output = static_cast<size_t>(stage->session->output_index(states[i].output));
+    StatePlace each;
+    each.input = static_cast<size_t>(stage->session->input_index(states[i].input));
+    each.state = i;
+    const Boundary& boundary = stage->boundary(place, output);
+    each.boundary = static_cast<size_t>(&boundary - stage->boundaries.data());
+    stage->states.push_back(each);
+    stored = stored || states[i].initial == Initial::kStored;
+  }
+  if (stage->states.empty()) return;
+  stage->first = std::make_unique<FirstStates>(manifest(), *stage->stage,
+                                               stored ? bundle_->samples() : nullptr);
+}
+
 void Network::connect() {
   std::map<std::string, size_t> inputs;
+  size_sources_.resize(manifest().dimensions.size());
   for (const TensorSpec& spec : manifest().inputs()) {
     const size_t place = inputs.size();
     inputs[spec.name] = place;
+    const std::vector<int> places = dimension_places(manifest(), spec);
+    for (size_t axis = 0; axis < places.size(); ++axis) {
+      if (places[axis] >= 0) size_sources_[static_cast<size_t>(places[axis])] = {true, place, axis};
+    }
   }
   std::map<std::string, std::pair<size_t, size_t>> makers;
   for (size_t s = 0; s < stages_.size(); ++s) {
@@ -125,22 +161,18 @@ void Network::connect() {
   for (size_t s = 0; s < stages_.size(); ++s) {
     const std::vector<TensorSpec>& taken = stages_[s].session->inputs();
     for (size_t i = 0; i < taken.size(); ++i) {
+      if (is_state(manifest(), *stages_[s].stage, taken[i].name)) continue;
       const auto maker = makers.find(taken[i].name);
       if (maker == makers.end()) {
         stages_[s].network_inputs.emplace_back(i, inputs.at(taken[i].name));
         continue;
       }
       const auto [from, output] = maker->second;
-      std::vector<Boundary>& boundaries = stages_[from].boundaries;
-      const auto known =
-          std::find_if(boundaries.begin(), boundaries.end(),
-                       [output = output](const Boundary& b) { return b.output == output; });
-      Boundary& boundary = known != boundaries.end() ? *known : boundaries.emplace_back();
-      boundary.stage = from;
-      boundary.output = output;
+      Boundary& boundary = stages_[from].boundary(from, output);
       boundary.takers.emplace_back(s, i);
     }
   }
+  for (size_t s = 0; s < stages_.size(); ++s) connect_states(&stages_[s], s);
   for (const std::string& name : manifest().outputs) {
     const auto [stage, output] = makers.at(name);
     output_places_.emplace_back(stage, output);

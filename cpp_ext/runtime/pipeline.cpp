@@ -24,7 +24,10 @@ Pipeline::Pipeline(std::shared_ptr<const Network> network)
   for (const PlanStage& stage : network_->stages()) {
     slots_.push_back(stage.session->make_slot());
     values_.emplace_back(stage.boundaries.size());
+    first_.push_back(stage.first ? stage.first->make_memory() : FirstMemory());
   }
+  sizes_.resize(network_->size_sources().size());
+  views_.resize(network_->outputs().size());
   const std::vector<Modality>& modalities = network_->manifest().modalities;
   held_.resize(modalities.size());
   for (size_t m = 0; m < modalities.size(); ++m) {
@@ -35,6 +38,12 @@ Pipeline::Pipeline(std::shared_ptr<const Network> network)
   if (!network_->options().cache || network_->stages().size() == 1) return;
   for (const PlanStage& stage : network_->stages()) {
     if (stage.modality >= 0) held_[static_cast<size_t>(stage.modality)].cached = true;
+  }
+  // What an encoder with state gives depends on more than its inputs.
+  for (const PlanStage& stage : network_->stages()) {
+    if (stage.modality >= 0 && stage.first) {
+      held_[static_cast<size_t>(stage.modality)].cached = false;
+    }
   }
 }
 
@@ -53,6 +62,11 @@ void Pipeline::warm_up(const NamedTensor* tensors, size_t count) {
     inputs.reserve(example.data(), example.size(), &call_);
     for (size_t m = 0; m < held_.size(); ++m) {
       if (held_[m].cached) reserve(m);
+    }
+    find_sizes();
+    for (size_t place = 0; place < first_.size(); ++place) {
+      const auto& first = network_->stages()[place].first;
+      if (first) first->reserve(sizes_.data(), &first_[place]);
     }
     for (int i = 0; i < kWarmRuns; ++i) {
       const Code code = run(example.data(), example.size(), false);
@@ -125,7 +139,61 @@ Code Pipeline::run_stage(size_t place) noexcept {
   return Code::kOk;
 }
 
-Code Pipeline::run(const NamedTensor* tensors, size_t count, bool cached) noexcept {
+void Pipeline::find_sizes() noexcept {
+  for (size_t i = 0; i < sizes_.size(); ++i) {
+    const Network::SizeSource& source = network_->size_sources()[i];
+    sizes_[i] = source.known ? call_.values[source.input].shape[source.axis] : kUnknownSize;
+  }
+}
+
+Code Pipeline::begin_states(size_t place, const State* state) noexcept {
+  const PlanStage& stage = network_->stages()[place];
+  RunSlot& slot = *slots_[place];
+  for (size_t i = 0; i < stage.states.size(); ++i) {
+    const StatePlace& each = stage.states[i];
+    Code code = Code::kOk;
+    if (state != nullptr && !state->is_new()) {
+      const StateTensor& held = state->tensors[each.state];
+      code = stage.first->check(i, held.view, sizes_.data(), &call_.error);
+      if (code != Code::kOk) return code;
+      code = held.give(&slot, each.input);
+    } else {
+      TensorView value;
+      code = stage.first->make(i, sizes_.data(), nullptr, &first_[place], &value, &call_.error);
+      if (code != Code::kOk) return code;
+      code = slot.set_input(each.input, value);
+    }
+    if (code != Code::kOk) return call_.error.set(code, "%s", slot.message());
+  }
+  return Code::kOk;
+}
+
+Code Pipeline::check_states() noexcept {
+  for (size_t place = 0; place < values_.size(); ++place) {
+    const PlanStage& stage = network_->stages()[place];
+    for (size_t i = 0; i < stage.states.size(); ++i) {
+      const Value& value = values_[place][stage.states[i].boundary];
+      const Code code = stage.first->check_left(i, value.view(), &call_.error);
+      if (code != Code::kOk) return code;
+    }
+  }
+  return Code::kOk;
+}
+
+void Pipeline::leave_states(State* state) noexcept {
+  for (size_t place = 0; place < values_.size(); ++place) {
+    for (const StatePlace& each : network_->stages()[place].states) {
+      state->tensors[each.state].leave(&values_[place][each.boundary]);
+    }
+  }
+}
+
+Code Pipeline::run(const NamedTensor* tensors, size_t count, bool cached, State* state) noexcept {
+  if (state != nullptr && state->network() != network_) {
+    return call_.error.set(Code::kInput,
+                           "this State belongs to another pipeline; make one of the pipeline that "
+                           "you call");
+  }
   if (const Code code = network_->inputs().prepare(tensors, count, &call_); code != Code::kOk) {
     return code;
   }
@@ -133,6 +201,11 @@ Code Pipeline::run(const NamedTensor* tensors, size_t count, bool cached) noexce
   for (size_t m = 0; m < held_.size(); ++m) {
     held_[m].skip = cached && held_[m].cached && holds(m);
     if (!held_[m].skip) held_[m].valid = false;
+  }
+  find_sizes();
+  for (size_t place = 0; place < stages.size(); ++place) {
+    if (stages[place].first == nullptr) continue;
+    if (const Code code = begin_states(place, state); code != Code::kOk) return code;
   }
   for (size_t place = 0; place < stages.size(); ++place) {
     const int modality = stages[place].modality;
@@ -142,10 +215,15 @@ Code Pipeline::run(const NamedTensor* tensors, size_t count, bool cached) noexce
   for (size_t m = 0; m < held_.size() && cached; ++m) {
     if (held_[m].cached && !held_[m].skip) hold(m);
   }
+  for (size_t i = 0; i < views_.size(); ++i) views_[i] = find_output(i);
+  if (state == nullptr) return Code::kOk;
+  if (const Code code = check_states(); code != Code::kOk) return code;
+  leave_states(state);
+  ++state->position;
   return Code::kOk;
 }
 
-const TensorView& Pipeline::output(size_t index) const noexcept {
+const TensorView& Pipeline::find_output(size_t index) const noexcept {
   const auto& [stage, place] = network_->output_places()[index];
   const std::vector<Boundary>& boundaries = network_->stages()[stage].boundaries;
   for (size_t b = 0; b < boundaries.size(); ++b) {

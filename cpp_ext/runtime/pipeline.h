@@ -9,8 +9,10 @@
 #include "backends/backend.h"
 #include "bundle/bundle.h"
 #include "bundle/choose.h"
-#include "execution/inputs.h"
 #include "execution/call_error.h"
+#include "execution/first_states.h"
+#include "execution/inputs.h"
+#include "state.h"
 
 namespace mmedge::runtime {
 
@@ -32,13 +34,26 @@ struct Boundary {
   std::vector<std::pair<size_t, size_t>> takers;
 };
 
+// A state of a stage: what the stage makes of it is one of its boundaries.
+struct StatePlace {
+  size_t input = 0;     // of the stage
+  size_t boundary = 0;
+  size_t state = 0;     // among the manifest's states
+};
+
 // A stage of the plan, and where its inputs come from.
 struct PlanStage {
   const Stage* stage = nullptr;
   std::unique_ptr<Session> session;
   int modality = -1;  // of an encoder: its place in the manifest; -1: a fusion stage
   std::vector<std::pair<size_t, size_t>> network_inputs;  // place of the stage's input, of the network's
-  std::vector<Boundary> boundaries;                       // outputs that other stages take
+  // Outputs that other stages take, and those that the stage hands to itself.
+  std::vector<Boundary> boundaries;
+  std::vector<StatePlace> states;
+  std::unique_ptr<FirstStates> first;  // in the order of `states`; null where there are none
+
+  // The one of an output of this stage, which is the plan's `place`th; added where there is none.
+  Boundary& boundary(size_t place, size_t output);
 };
 
 // What was loaded; handles of several threads share it.
@@ -61,10 +76,18 @@ class Network {
   const std::vector<TensorSpec>& outputs() const { return outputs_; }
   // Stage and place of each of the network's outputs.
   const std::vector<std::pair<size_t, size_t>>& output_places() const { return output_places_; }
+  // By dimension, the input of the network and its axis that say how large it is.
+  struct SizeSource {
+    bool known = false;
+    size_t input = 0;
+    size_t axis = 0;
+  };
+  const std::vector<SizeSource>& size_sources() const { return size_sources_; }
 
  private:
   void open_stages(const Backends& backends);
   void connect();
+  void connect_states(PlanStage* stage, size_t place);
 
   std::shared_ptr<Bundle> bundle_;
   const Variant* variant_ = nullptr;
@@ -76,6 +99,7 @@ class Network {
   std::unique_ptr<Inputs> inputs_;
   std::vector<TensorSpec> outputs_;
   std::vector<std::pair<size_t, size_t>> output_places_;
+  std::vector<SizeSource> size_sources_;
 };
 
 // One caller's handle: slots of the sessions, and the memory of its calls.
@@ -91,11 +115,15 @@ class Pipeline {
   void warm_up(const NamedTensor* tensors, size_t count);
 
   // Runs once: outputs are read by output(). `cached`: an encoder does not run where its modality
-  // holds what it held in the call before. After another code than kOk message() says why.
-  Code run(const NamedTensor* tensors, size_t count, bool cached = true) noexcept;
+  // holds what it held in the call before. Stages with state begin with what `state` holds, and
+  // leave their states in it; null: each begins anew. After another code than kOk message() says
+  // why, and `state` is as it was.
+  Code run(const NamedTensor* tensors, size_t count, bool cached = true,
+           State* state = nullptr) noexcept;
 
-  // The network's output of the last run, by place; valid until the next one.
-  const TensorView& output(size_t index) const noexcept;
+  // The network's output of the last run, by place; valid until the next one, and until a State
+  // that the run left it in is changed.
+  const TensorView& output(size_t index) const noexcept { return views_[index]; }
 
   const char* message() const noexcept { return call_.error.text; }
 
@@ -112,13 +140,23 @@ class Pipeline {
   bool holds(size_t modality) noexcept;
   void hold(size_t modality) noexcept;
   void reserve(size_t modality);
+  void find_sizes() noexcept;
+  Code begin_states(size_t stage, const State* state) noexcept;
   Code run_stage(size_t stage) noexcept;
+  // Whether the states that the stages have left can be kept.
+  Code check_states() noexcept;
+  // Moves them into `state`.
+  void leave_states(State* state) noexcept;
+  const TensorView& find_output(size_t index) const noexcept;
 
   std::shared_ptr<const Network> network_;
   std::vector<std::unique_ptr<RunSlot>> slots_;
   std::vector<std::vector<Value>> values_;  // of each stage, by boundary
   std::vector<Held> held_;                  // by modality
   InputCall call_;
+  std::vector<int64_t> sizes_;        // of each dimension in this call
+  std::vector<FirstMemory> first_;    // of each stage
+  std::vector<TensorView> views_;     // of each of the network's outputs
 };
 
 }  // namespace mmedge::runtime

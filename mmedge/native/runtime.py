@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from mmedge.spec import Array
 
-__all__ = ["NativeBundle", "NativePipeline", "library"]
+__all__ = ["NativeBundle", "NativePipeline", "NativeState", "library"]
 
 MAX_RANK = 8
 NAME = "libmmedge.so.0"
@@ -177,6 +177,14 @@ def library(path: Path | None = None) -> Any:  # noqa: ANN401
     c.mmedge_pipeline_run.argtypes = (
         handle, pointer(Tensor), ctypes.c_int32, pointer(Tensor), ctypes.c_int32,
     )  # fmt: skip
+    c.mmedge_pipeline_run_state.argtypes = (*c.mmedge_pipeline_run.argtypes, handle)
+    c.mmedge_state_create.argtypes = (handle, pointer(handle))
+    c.mmedge_state_copy.argtypes = (handle, pointer(handle))
+    c.mmedge_state_position.argtypes = (handle,)
+    c.mmedge_state_position.restype = ctypes.c_int64
+    for name in ("close", "reset"):
+        getattr(c, f"mmedge_state_{name}").argtypes = (handle,)
+        getattr(c, f"mmedge_state_{name}").restype = None
     c.mmedge_pipeline_verify.argtypes = (
         handle, pointer(ctypes.c_int32), pointer(ctypes.c_int32),
     )  # fmt: skip
@@ -314,8 +322,20 @@ class NativePipeline:
         )
         self._is_warm = True
 
-    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Run once; arrays by output name.
+    def state(self) -> NativeState:
+        """A new state for calls.
+
+        Raises:
+            InputError: the bundle keeps none between calls.
+        """
+        state = NativeState(self._c)
+        check(self._c, self._c.mmedge_state_create(self.handle, ctypes.byref(state.handle)))
+        return state
+
+    def run(
+        self, inputs: Mapping[str, Array], *, state: NativeState | None = None
+    ) -> dict[str, Array]:
+        """Run once; arrays by output name. ``state`` is taken, and holds the new one afterwards.
 
         The handle is warmed up for inputs that need more memory than those before.
 
@@ -323,16 +343,15 @@ class NativePipeline:
             InputError: a name, dtype, rank or size that does not fit.
             BackendError: the engine failed.
         """
-        arrays = {name: np.ascontiguousarray(value) for name, value in inputs.items()}
-        # ascontiguousarray makes a vector of a number.
-        arrays = {name: array.reshape(np.shape(inputs[name])) for name, array in arrays.items()}
+        arrays = _contiguous(inputs)
         tensors = _tensors(arrays)
         outputs = (Tensor * len(self.outputs))(*(Tensor(name) for name in self.outputs))
-        arguments = (self.handle, tensors, len(arrays), outputs, len(outputs))
-        status = self._c.mmedge_pipeline_run(*arguments)
+        kept = None if state is None else state.handle
+        arguments = (self.handle, tensors, len(arrays), outputs, len(outputs), kept)
+        status = self._c.mmedge_pipeline_run_state(*arguments)
         if status == NOT_WARM:
             self.warm_up(arrays)
-            status = self._c.mmedge_pipeline_run(*arguments)
+            status = self._c.mmedge_pipeline_run_state(*arguments)
         check(self._c, status)
         return {output.name.decode(): _array(output) for output in outputs}
 
@@ -372,6 +391,35 @@ class NativePipeline:
         self.close()
 
 
+class NativeState:
+    """What stages hand to themselves between calls; :meth:`NativePipeline.state` makes it."""
+
+    def __init__(self, c: Any) -> None:  # noqa: ANN401
+        self._c = c
+        self.handle = ctypes.c_void_p()
+
+    @property
+    def position(self) -> int:
+        """Tokens that the stage of a loop has taken; without a loop, calls."""
+        position: int = self._c.mmedge_state_position(self.handle)
+        return position
+
+    def copy(self) -> NativeState:
+        """Another state of the same content."""
+        other = NativeState(self._c)
+        check(self._c, self._c.mmedge_state_copy(self.handle, ctypes.byref(other.handle)))
+        return other
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self._c.mmedge_state_reset(self.handle)
+
+    def close(self) -> None:
+        """Free it. May be called twice."""
+        handle, self.handle = self.handle, ctypes.c_void_p()
+        self._c.mmedge_state_close(handle)
+
+
 NOT_WARM = 201
 
 
@@ -382,6 +430,13 @@ def installed_onnxruntime() -> str | None:
     spec = find_spec("onnxruntime")
     places = spec.submodule_search_locations if spec is not None else None
     return f"{places[0]}/capi" if places else None
+
+
+def _contiguous(arrays: Mapping[str, Array]) -> dict[str, Array]:
+    """In C order; ascontiguousarray makes a vector of a number."""
+    return {
+        name: np.ascontiguousarray(value).reshape(np.shape(value)) for name, value in arrays.items()
+    }
 
 
 def _tensors(arrays: Mapping[str, Array]) -> Any:  # noqa: ANN401

@@ -177,6 +177,37 @@ MMEDGE_API mmedge_status mmedge_pipeline_run(mmedge_pipeline* pipeline, const mm
                                              int32_t input_count, mmedge_tensor* outputs,
                                              int32_t output_count);
 
+/* ---- State ----------------------------------------------------------------------------------- */
+
+/* What the stages of a network hand to themselves from call to call, such as a recurrent network's
+ * memory. Without one, each call begins anew. For handles of one loaded network, one call at a time. */
+typedef struct mmedge_state mmedge_state;
+
+/* A new state: the first call begins with the bundle's first values. MMEDGE_INPUT_ERROR: the bundle
+ * keeps none between calls. */
+MMEDGE_API mmedge_status mmedge_state_create(const mmedge_pipeline* pipeline, mmedge_state** state);
+
+/* Another state of the same content. What happens to one does not change the other. */
+MMEDGE_API mmedge_status mmedge_state_copy(const mmedge_state* state, mmedge_state** copy);
+
+/* Forgets everything. */
+MMEDGE_API void mmedge_state_reset(mmedge_state* state);
+
+/* Calls that have left their state in it. */
+MMEDGE_API int64_t mmedge_state_position(const mmedge_state* state);
+
+/* Frees it. NULL is allowed. */
+MMEDGE_API void mmedge_state_close(mmedge_state* state);
+
+/* Real-time. As mmedge_pipeline_run(): stages begin with what `state` holds, and leave their new state
+ * in it. After a failed call it is as it was; MMEDGE_BACKEND_ERROR: a stage made NaN of its state. An
+ * output without a buffer of the caller's is also given up by what changes the state, and is not to be
+ * written to. `state` may be NULL. */
+MMEDGE_API mmedge_status mmedge_pipeline_run_state(mmedge_pipeline* pipeline,
+                                                   const mmedge_tensor* inputs, int32_t input_count,
+                                                   mmedge_tensor* outputs, int32_t output_count,
+                                                   mmedge_state* state);
+
 /* ---- Verification ---------------------------------------------------------------------------- */
 
 /* What golden samples said of one output. */

@@ -141,6 +141,8 @@ inline mmedge_load_options load_options() {
   return options;
 }
 
+class State;
+
 class Pipeline {
  public:
   static Result<Pipeline> load(const Bundle& bundle,
@@ -172,6 +174,10 @@ class Pipeline {
                                static_cast<int32_t>(M));
   }
 
+  // Begins with what `state` holds, and leaves the new state in it.
+  template <size_t N, size_t M>
+  Status run(const mmedge_tensor (&inputs)[N], mmedge_tensor (&outputs)[M], State& state) noexcept;
+
   // Replays the golden samples; an accuracy error where an output is off.
   Status verify() { return mmedge_pipeline_verify(handle_.get(), nullptr, nullptr); }
 
@@ -189,6 +195,43 @@ class Pipeline {
   explicit Pipeline(mmedge_pipeline* handle) : handle_(handle) {}
   std::unique_ptr<mmedge_pipeline, Close> handle_;
 };
+
+// What the stages of a network hand to themselves from call to call.
+class State {
+ public:
+  static Result<State> create(const Pipeline& pipeline) {
+    mmedge_state* handle = nullptr;
+    const mmedge_status status = mmedge_state_create(pipeline.handle(), &handle);
+    if (status != MMEDGE_OK) return last_failure(status);
+    return State(handle);
+  }
+
+  // Another state of the same content.
+  Result<State> copy() const {
+    mmedge_state* handle = nullptr;
+    const mmedge_status status = mmedge_state_copy(handle_.get(), &handle);
+    if (status != MMEDGE_OK) return last_failure(status);
+    return State(handle);
+  }
+
+  void reset() noexcept { mmedge_state_reset(handle_.get()); }
+  int64_t position() const noexcept { return mmedge_state_position(handle_.get()); }
+  mmedge_state* handle() const { return handle_.get(); }
+
+ private:
+  struct Close {
+    void operator()(mmedge_state* handle) const { mmedge_state_close(handle); }
+  };
+  explicit State(mmedge_state* handle) : handle_(handle) {}
+  std::unique_ptr<mmedge_state, Close> handle_;
+};
+
+template <size_t N, size_t M>
+Status Pipeline::run(const mmedge_tensor (&inputs)[N], mmedge_tensor (&outputs)[M],
+                     State& state) noexcept {
+  return mmedge_pipeline_run_state(handle_.get(), inputs, static_cast<int32_t>(N), outputs,
+                                   static_cast<int32_t>(M), state.handle());
+}
 
 }  // namespace mmedge
 

@@ -56,6 +56,7 @@ class Comparisons {
 };
 
 const TensorView& golden(const Sample& sample, const std::string& name) {
+  if (const auto step = sample.step.find(name); step != sample.step.end()) return step->second;
   const auto input = sample.inputs.find(name);
   return input != sample.inputs.end() ? input->second : sample.outputs.at(name);
 }
@@ -107,8 +108,18 @@ Verification verify(Pipeline& pipeline) {
     }
     std::vector<NamedTensor> inputs;
     for (const auto& [name, view] : sample.inputs) inputs.push_back({name.c_str(), view, 0});
+    // States begin with what they were in the sample.
+    const std::vector<StateSpec>& states = network.manifest().states;
+    std::unique_ptr<State> state;
+    if (!states.empty()) {
+      state = std::make_unique<State>(pipeline.network());
+      state->position = 1;
+      for (size_t i = 0; i < states.size(); ++i) {
+        state->tensors[i].copy(sample.step.at(states[i].input));
+      }
+    }
     // Not cached: content that comes again must be computed again to prove anything.
-    check(pipeline.run(inputs.data(), inputs.size(), false), pipeline.message());
+    check(pipeline.run(inputs.data(), inputs.size(), false, state.get()), pipeline.message());
     for (size_t o = 0; o < network.outputs().size(); ++o) {
       const std::string& name = network.outputs()[o].name;
       comparisons.add(kWhole, name, pipeline.output(o), sample.outputs.at(name));
