@@ -22,7 +22,9 @@ Compute::Compute(StageRunner* runner, const std::vector<std::unique_ptr<Modality
       stand_ins.keys.resize(stand_ins.most * dimensions);
     }
     longest = std::max(longest, dimensions);
-    runner->reserve(track->place, stand_ins.first_slot + slots);
+    std::vector<size_t> bytes;
+    for (const InputLayout& input : track->layout().inputs) bytes.push_back(input.window_bytes);
+    runner->reserve(track->place, stand_ins.first_slot + slots, bytes.data());
     stand_ins_.push_back(std::move(stand_ins));
   }
   key_.resize(longest);

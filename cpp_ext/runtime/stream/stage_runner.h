@@ -27,8 +27,8 @@ class StageRunner {
   virtual ~StageRunner() = default;
 
   // Sets aside slots 0 to `slots` - 1 for the features of a modality, by its place in the manifest.
-  // Throws Error.
-  virtual void reserve(size_t modality, size_t slots) = 0;
+  // `input_bytes` is the most that each of its inputs takes. Throws Error.
+  virtual void reserve(size_t modality, size_t slots, const size_t* input_bytes) = 0;
   // The same for the outputs of results. Throws Error.
   virtual void reserve_results(size_t slots) = 0;
 

@@ -1,8 +1,9 @@
 // Plays schedules of streams (conformance/README.md) on a simulated clock: a line of JSON each on
 // the standard input, and what came of it, a line each, on the standard output.
 //
-// Arguments: the folder of the bundles. A stream that C++ refuses is said to be left out. No call of a
-// stream may take memory.
+// Arguments: the folder of the bundles, and ONNX Runtime's library, which runs the stages; without
+// it they compute nothing, and no call of a stream may take memory. A stream that C++ refuses is
+// said to be left out.
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -14,7 +15,10 @@
 #include <vector>
 
 #include "allocation_guard.h"
+#include "backends/onnxruntime/session.h"
 #include "bundle/bundle.h"
+#include "pipeline.h"
+#include "stream/network_runner.h"
 #include "stream/stream.h"
 
 using mmedge::runtime::AllocationGuard;
@@ -23,6 +27,7 @@ using mmedge::runtime::Code;
 using mmedge::runtime::DType;
 using mmedge::runtime::Error;
 using mmedge::runtime::Manifest;
+using mmedge::runtime::Network;
 using mmedge::runtime::Stage;
 using mmedge::runtime::Tensor;
 using mmedge::runtime::TensorView;
@@ -43,11 +48,12 @@ std::string plan_of(const Manifest& manifest) {
   return "whole";
 }
 
-// Stages that compute nothing, cost what a schedule says, and fail on what it says.
+// Stages that cost what a schedule says, and fail on what it says. `stages` runs them; null: nothing
+// is computed.
 class ScheduledStages : public stream::StageRunner {
  public:
-  ScheduledStages(const Manifest& manifest, const json& schedule)
-      : manifest_(manifest), every_(schedule["fail_every"]) {
+  ScheduledStages(const Manifest& manifest, const json& schedule, stream::NetworkRunner* stages)
+      : every_(schedule["fail_every"]), stages_(stages) {
     encoders_.resize(manifest.modalities.size());
     for (const Stage* stage : manifest.in_order(plan_of(manifest))) {
       Run run{stage->name, schedule["costs"].value(stage->name, 0.0), -1};
@@ -67,10 +73,15 @@ class ScheduledStages : public stream::StageRunner {
     }
   }
 
-  void reserve(size_t, size_t) override {}
-  void reserve_results(size_t) override {}
+  void reserve(size_t modality, size_t slots, const size_t* input_bytes) override {
+    if (stages_ != nullptr) stages_->reserve(modality, slots, input_bytes);
+  }
+  void reserve_results(size_t slots) override {
+    if (stages_ != nullptr) stages_->reserve_results(slots);
+  }
 
-  Code encode(size_t modality, const TensorView* inputs, size_t, double* seconds) noexcept override {
+  Code encode(size_t modality, const TensorView* inputs, size_t slot,
+              double* seconds) noexcept override {
     for (const Run& run : encoders_[modality]) {
       *seconds += run.cost;
       if (every_ == 0 || run.input < 0 || inputs[run.input].elements() == 0) continue;
@@ -80,17 +91,18 @@ class ScheduledStages : public stream::StageRunner {
                     static_cast<long long>(number));
       return Code::kBackend;
     }
-    return Code::kOk;
+    return stages_ == nullptr ? Code::kOk : told(stages_->encode(modality, inputs, slot, seconds));
   }
 
-  Code stand_in(size_t modality, const int64_t*, size_t, double* seconds) noexcept override {
+  Code stand_in(size_t modality, const int64_t* sizes, size_t slot,
+                double* seconds) noexcept override {
     for (const Run& run : encoders_[modality]) *seconds += run.cost;
-    return Code::kOk;
+    return stages_ == nullptr ? Code::kOk : told(stages_->stand_in(modality, sizes, slot, seconds));
   }
 
-  Code fuse(const stream::FusionPart*, size_t, double* seconds) noexcept override {
+  Code fuse(const stream::FusionPart* parts, size_t result, double* seconds) noexcept override {
     for (const Run& run : fusion_) *seconds += run.cost;
-    return Code::kOk;
+    return stages_ == nullptr ? Code::kOk : told(stages_->fuse(parts, result, seconds));
   }
 
   const char* message() const noexcept override { return message_; }
@@ -101,6 +113,11 @@ class ScheduledStages : public stream::StageRunner {
     double cost;
     int input;  // whose first element says whether it fails; -1: it does not
   };
+
+  Code told(Code code) noexcept {
+    if (code != Code::kOk) std::snprintf(message_, sizeof message_, "%s", stages_->message());
+    return code;
+  }
 
   static int64_t first(const TensorView& view) {
     switch (view.dtype) {
@@ -115,8 +132,8 @@ class ScheduledStages : public stream::StageRunner {
     }
   }
 
-  const Manifest& manifest_;
   int64_t every_;
+  stream::NetworkRunner* stages_;
   std::vector<std::vector<Run>> encoders_;
   std::vector<Run> fusion_;
   char message_[256] = "";
@@ -232,7 +249,17 @@ void put(json* row, const char* name, const json& value) {
 
 std::string text(const stream::Text& of) { return std::string(of.view()); }
 
-json show(const Manifest& manifest, const stream::Result& result) {
+// A floating-point output: its shape and elements.
+json show(const TensorView& view) {
+  json elements = json::array();
+  for (int64_t i = 0; i < view.elements(); ++i) {
+    const float value = static_cast<const float*>(view.data)[i];
+    elements.push_back(std::isnan(value) ? json(nullptr) : json(static_cast<double>(value)));
+  }
+  return json::array({std::vector<int64_t>(view.shape, view.shape + view.rank), elements});
+}
+
+json show(const Manifest& manifest, const stream::Result& result, stream::NetworkRunner* stages) {
   json ages, samples, absent, dropped, notes;
   for (size_t i = 0; i < result.modalities.size(); ++i) {
     const stream::ModalityResult& part = result.modalities[i];
@@ -259,6 +286,10 @@ json show(const Manifest& manifest, const stream::Result& result) {
   if (result.met) row["met"] = *result.met;
   if (result.outputs_t) row["outputs_t"] = *result.outputs_t;
   if (result.has_outputs) row["outputs"] = true;
+  for (size_t i = 0; i < manifest.outputs.size() && stages != nullptr && result.has_outputs; ++i) {
+    if (i == 0) row["outputs"] = json::object();
+    row["outputs"][manifest.outputs[i]] = show(stages->output(static_cast<size_t>(result.slot), i));
+  }
   if (result.trigger >= 0) {
     row["trigger"] = manifest.modalities[static_cast<size_t>(result.trigger)].name;
   }
@@ -312,15 +343,20 @@ size_t place_of(const Manifest& manifest, const std::string& name) {
   return manifest.modalities.size();
 }
 
-template <class Call>
-auto guarded(Call call) {
-  const AllocationGuard guard;
-  return call();
-}
-
-json play(const Manifest& manifest, const json& schedule) {
+json play(const Manifest& manifest, const json& schedule,
+          const std::shared_ptr<const Network>& network) {
   json results = json::array(), healths = json::array(), errors = json::array();
-  ScheduledStages stages(manifest, schedule);
+  std::unique_ptr<stream::NetworkRunner> computes;
+  if (network != nullptr) {
+    computes = std::make_unique<stream::NetworkRunner>(network, std::map<std::string, int64_t>());
+  }
+  // An engine takes memory in its runs.
+  const auto guarded = [&computes](auto call) {
+    std::optional<AllocationGuard> guard;
+    if (computes == nullptr) guard.emplace();
+    return call();
+  };
+  ScheduledStages stages(manifest, schedule, computes.get());
   std::unique_ptr<stream::Stream> runs;
   try {
     runs = std::make_unique<stream::Stream>(manifest, &stages, read_options(schedule["options"]),
@@ -357,7 +393,7 @@ json play(const Manifest& manifest, const json& schedule) {
     } else if (what == "fetch" || what == "latest") {
       const bool latest = what == "latest";
       while (const stream::Result* result = guarded([&] { return runs->take(latest); })) {
-        results.push_back(show(manifest, *result));
+        results.push_back(show(manifest, *result, computes.get()));
       }
     }
     if (code != Code::kOk) {
@@ -369,17 +405,36 @@ json play(const Manifest& manifest, const json& schedule) {
   return {{"results", results}, {"healths", healths}, {"errors", errors}};
 }
 
+std::shared_ptr<const Network> load(const std::shared_ptr<Bundle>& bundle, const char* library) {
+  mmedge::runtime::LoadOptions options;
+  options.plan = plan_of(bundle->manifest());
+  options.session.threads = 1;
+  options.session.kernels = false;
+  options.allow_unverified = options.allow_non_finite = true;
+  mmedge::runtime::Backends backends;
+  backends.add(mmedge::runtime::onnxruntime::make_backend(library, {}));
+  try {
+    return Network::load(bundle, backends, options);
+  } catch (const Error&) {
+    return nullptr;  // of a loop or a state, which the stream refuses, too
+  }
+}
+
 }  // namespace
 
-int main(int, char** arguments) {
+int main(int count, char** arguments) {
   std::map<std::string, std::shared_ptr<Bundle>> bundles;
+  std::map<std::string, std::shared_ptr<const Network>> networks;
   std::string line;
   while (std::getline(std::cin, line)) {
     const json schedule = json::parse(line);
     const std::string name = schedule["bundle"];
     std::shared_ptr<Bundle>& bundle = bundles[name];
-    if (bundle == nullptr) bundle = Bundle::open(std::string(arguments[1]) + "/" + name + ".mmedge");
-    const std::string row = play(bundle->manifest(), schedule).dump();
+    if (bundle == nullptr) {
+      bundle = Bundle::open(std::string(arguments[1]) + "/" + name + ".mmedge");
+      if (count > 2) networks[name] = load(bundle, arguments[2]);
+    }
+    const std::string row = play(bundle->manifest(), schedule, networks[name]).dump();
     std::printf("%s\n", row.c_str());
   }
   return 0;
