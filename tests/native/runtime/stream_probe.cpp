@@ -3,7 +3,8 @@
 //
 // Arguments: the folder of the bundles, and ONNX Runtime's library, which runs the stages; without
 // it they compute nothing, and no call of a stream may take memory. A stream that C++ refuses is
-// said to be left out.
+// said to be left out. A schedule with "own_clock": true is played on a clock of the caller's, which
+// stages move on while they run; a snapshot of the counters follows each event.
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -48,12 +49,20 @@ std::string plan_of(const Manifest& manifest) {
   return "whole";
 }
 
+// A clock of the caller's: it moves when a stage runs, and between events.
+struct OwnClock {
+  double time = 0;
+
+  static double read(void* context) { return static_cast<OwnClock*>(context)->time; }
+};
+
 // Stages that cost what a schedule says, and fail on what it says. `stages` runs them; null: nothing
 // is computed.
 class ScheduledStages : public stream::StageRunner {
  public:
-  ScheduledStages(const Manifest& manifest, const json& schedule, stream::NetworkRunner* stages)
-      : every_(schedule["fail_every"]), stages_(stages) {
+  ScheduledStages(const Manifest& manifest, const json& schedule, stream::NetworkRunner* stages,
+                  OwnClock* clock)
+      : every_(schedule["fail_every"]), stages_(stages), clock_(clock) {
     encoders_.resize(manifest.modalities.size());
     for (const Stage* stage : manifest.in_order(plan_of(manifest))) {
       Run run{stage->name, schedule["costs"].value(stage->name, 0.0), -1};
@@ -83,7 +92,7 @@ class ScheduledStages : public stream::StageRunner {
   Code encode(size_t modality, const TensorView* inputs, size_t slot,
               double* seconds) noexcept override {
     for (const Run& run : encoders_[modality]) {
-      *seconds += run.cost;
+      spend(run, seconds);
       if (every_ == 0 || run.input < 0 || inputs[run.input].elements() == 0) continue;
       const int64_t number = first(inputs[run.input]);
       if (number == 0 || number % every_ != 0) continue;
@@ -96,12 +105,12 @@ class ScheduledStages : public stream::StageRunner {
 
   Code stand_in(size_t modality, const int64_t* sizes, size_t slot,
                 double* seconds) noexcept override {
-    for (const Run& run : encoders_[modality]) *seconds += run.cost;
+    for (const Run& run : encoders_[modality]) spend(run, seconds);
     return stages_ == nullptr ? Code::kOk : told(stages_->stand_in(modality, sizes, slot, seconds));
   }
 
   Code fuse(const stream::FusionPart* parts, size_t result, double* seconds) noexcept override {
-    for (const Run& run : fusion_) *seconds += run.cost;
+    for (const Run& run : fusion_) spend(run, seconds);
     return stages_ == nullptr ? Code::kOk : told(stages_->fuse(parts, result, seconds));
   }
 
@@ -113,6 +122,14 @@ class ScheduledStages : public stream::StageRunner {
     double cost;
     int input;  // whose first element says whether it fails; -1: it does not
   };
+
+  void spend(const Run& run, double* seconds) noexcept {
+    if (clock_ != nullptr) {
+      clock_->time += run.cost;
+    } else {
+      *seconds += run.cost;
+    }
+  }
 
   Code told(Code code) noexcept {
     if (code != Code::kOk) std::snprintf(message_, sizeof message_, "%s", stages_->message());
@@ -134,6 +151,7 @@ class ScheduledStages : public stream::StageRunner {
 
   int64_t every_;
   stream::NetworkRunner* stages_;
+  OwnClock* clock_;
   std::vector<std::vector<Run>> encoders_;
   std::vector<Run> fusion_;
   char message_[256] = "";
@@ -356,20 +374,34 @@ json play(const Manifest& manifest, const json& schedule,
     if (computes == nullptr) guard.emplace();
     return call();
   };
-  ScheduledStages stages(manifest, schedule, computes.get());
+  const bool has_own_clock = schedule.value("own_clock", false);
+  OwnClock own_clock;
+  own_clock.time = schedule["start"];
+  ScheduledStages stages(manifest, schedule, computes.get(), has_own_clock ? &own_clock : nullptr);
+  stream::Clock clock;
+  if (has_own_clock) clock = {OwnClock::read, &own_clock};
   std::unique_ptr<stream::Stream> runs;
   try {
     runs = std::make_unique<stream::Stream>(manifest, &stages, read_options(schedule["options"]),
-                                            stream::Clock(), schedule["start"].get<double>());
+                                            clock, schedule["start"].get<double>());
   } catch (const Error& error) {
     return {{"left_out", error.what()}};
   }
   std::map<std::string, DType> dtypes;
   for (const mmedge::runtime::TensorSpec& spec : manifest.inputs()) dtypes[spec.name] = spec.dtype;
   size_t event_number = 0;
+  bool closed = false;
   for (const json& event : schedule["events"]) {
     const std::string what = event["do"];
     const double at = event["at"];
+    if (has_own_clock) {
+      // As a loop of a program does: it looks when something is due.
+      while (runs->next_time() <= at && !closed) {
+        own_clock.time = std::max(own_clock.time, runs->next_time());
+        guarded([&] { return runs->advance_to(0); });
+      }
+      own_clock.time = std::max(own_clock.time, at);
+    }
     Code code = guarded([&] { return runs->advance_to(at); });
     if (code == Code::kOk && what == "push") {
       const size_t place = place_of(manifest, event["modality"]);
@@ -390,6 +422,7 @@ json play(const Manifest& manifest, const json& schedule,
       healths.push_back(show(manifest, *guarded([&] { return &runs->health(); })));
     } else if (what == "close") {
       guarded([&] { return runs->close(), 0; });
+      closed = true;
     } else if (what == "fetch" || what == "latest") {
       const bool latest = what == "latest";
       while (const stream::Result* result = guarded([&] { return runs->take(latest); })) {
@@ -400,6 +433,7 @@ json play(const Manifest& manifest, const json& schedule,
       const char* kind = code == Code::kInput ? "InputError" : "BackendError";
       errors.push_back({{"event", event_number}, {"error", kind}});
     }
+    if (has_own_clock) healths.push_back(show(manifest, runs->health()));
     ++event_number;
   }
   return {{"results", results}, {"healths", healths}, {"errors", errors}};

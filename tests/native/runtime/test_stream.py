@@ -83,6 +83,32 @@ def test_random_schedules(probe):
     assert check(probe, schedules, LIBRARY) > 30
 
 
+def test_account_holds_on_a_clock_of_the_callers(probe):
+    """Stages take time while they run, and results say so: nothing of Python's to compare with."""
+    rows = random_schedules(BUNDLES, 9, range(60))
+    schedules = [s for s in json.loads(json.dumps(rows)) if s["bundle"] not in REFUSED]
+    results = 0
+    for schedule, row in zip(
+        schedules, play(probe, [{**s, "own_clock": True} for s in schedules]), strict=True
+    ):
+        for health in row["healths"]:
+            for state in health["modalities"].values():
+                drops = sum(state.get("dropped", {}).values())
+                total = state.get("used", 0) + drops + state.get("pending", 0)
+                assert state.get("pushed", 0) == total, schedule["name"]
+            ended = ("results", "triggers_superseded", "triggers_closed", "triggers_pending")
+            assert health.get("triggers", 0) == sum(health.get(name, 0) for name in ended)
+        made = [result["made"] for result in row["results"]]
+        assert made == sorted(made)
+        cost = schedule["costs"].get("fuse", 0.0)
+        for result in row["results"]:
+            assert result["made"] >= schedule["start"]
+            if result["fresh"] and result["latency"] > 0:
+                assert result["latency"] >= cost - 1e-6
+        results += len(made)
+    assert results > 100
+
+
 def test_windows_without_room_are_counted(probe):
     """Where memory for chunks is short, they are dropped as queue_full, and the account holds."""
     lines = (CASES / "streams" / "schedules.jsonl").read_text(encoding="ascii").splitlines()
