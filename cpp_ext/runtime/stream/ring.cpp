@@ -60,10 +60,9 @@ bool Ring::has_gap(const Sample& sample, Text* why) noexcept {
   const double rows = static_cast<double>(whole_rows), interval = sample.t - newest_->t;
   double row = row_.value_or(0.0), jitter = 0.0;
   if (!row_) {
-    double sorted[kIntervals];
+    double earlier[kIntervals];
     const size_t known = interval_count_;
-    std::copy(intervals_, intervals_ + known, sorted);
-    std::sort(sorted, sorted + known);
+    std::copy(intervals_, intervals_ + known, earlier);
     intervals_[next_interval_] = interval / rows;
     next_interval_ = (next_interval_ + 1) % kIntervals;
     interval_count_ = std::min(interval_count_ + 1, kIntervals);
@@ -75,7 +74,9 @@ bool Ring::has_gap(const Sample& sample, Text* why) noexcept {
           .add(" s; state the rows' rate (Window(rate_hz=)) if chunks come this slowly");
       return true;
     }
-    row = sorted[(known - 1) / 2];
+    double* median = earlier + (known - 1) / 2;
+    std::nth_element(earlier, median, earlier + known);
+    row = *median;
     jitter = kJitter;
   }
   const double max_gap =

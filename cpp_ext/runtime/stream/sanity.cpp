@@ -6,6 +6,7 @@
 #include <cstring>
 #include <limits>
 
+#include "execution/finite.h"
 #include "execution/float16.h"
 
 namespace mmedge::runtime::stream {
@@ -18,9 +19,9 @@ bool is_float(DType dtype) {
   return dtype == DType::kFloat16 || dtype == DType::kFloat32 || dtype == DType::kFloat64;
 }
 
-// What a tensor holds: whether there is NaN or infinity, and the smallest and largest finite value.
+// The smallest and largest finite value of a tensor.
 struct Extremes {
-  bool has_nan = false, has_infinity = false, has_finite = false;
+  bool has_finite = false;
   double least = std::numeric_limits<double>::infinity();
   double most = -std::numeric_limits<double>::infinity();
 };
@@ -42,15 +43,10 @@ void find_extremes(const TensorView& view, Convert convert, Extremes* found) noe
   const int64_t count = view.elements();
   for (int64_t i = 0; i < count; ++i) {
     const double value = convert(elements[i]);
-    if (std::isfinite(value)) {
-      found->least = std::min(found->least, value);
-      found->most = std::max(found->most, value);
-      found->has_finite = true;
-    } else if (std::isnan(value)) {
-      found->has_nan = true;
-    } else {
-      found->has_infinity = true;
-    }
+    if (!std::isfinite(value)) continue;
+    found->least = std::min(found->least, value);
+    found->most = std::max(found->most, value);
+    found->has_finite = true;
   }
 }
 
@@ -149,16 +145,14 @@ DropReason Checker::check(Sample* sample) noexcept {
 }
 
 DropReason Checker::check(const TensorView& value, const Limits& limits) const noexcept {
-  const bool looks = (is_float(value.dtype) && finite_) || limits.is_there;
-  if (!looks) return DropReason::kNone;
-  const Extremes found = find_extremes(value);
-  if (finite_ && found.has_nan) return DropReason::kNan;
-  if (finite_ && found.has_infinity) return DropReason::kInf;
-  if (limits.is_there && found.has_finite &&
-      (found.least < limits.low || found.most > limits.high)) {
-    return DropReason::kOutOfRange;
+  if (finite_ && !is_finite(value)) {
+    return find_non_finite(value).nan ? DropReason::kNan : DropReason::kInf;
   }
-  return DropReason::kNone;
+  if (!limits.is_there) return DropReason::kNone;
+  const Extremes found = find_extremes(value);
+  const bool is_within =
+      !found.has_finite || (found.least >= limits.low && found.most <= limits.high);
+  return is_within ? DropReason::kNone : DropReason::kOutOfRange;
 }
 
 bool Checker::is_frozen(Sample* sample) noexcept {
