@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from case_files import CASES, read, read_tensors
 from run_python import BUNDLES, differ
 
@@ -84,12 +85,80 @@ def _compare(
     ]
 
 
+def check_loops() -> list[str]:
+    """Runs of loops on tensors; see :func:`count_left_out`."""
+    faults: list[str] = []
+    for path in sorted((CASES / "loops").glob("*.json")):
+        content, tensors = read(path), read_tensors(path)
+        if not any(is_run(case) for case in content["cases"] if "bundle" in content):
+            continue
+        with NativeBundle(BUNDLES / f"{content['bundle']}.mmedge") as bundle:
+            if _is_left_out(bundle):
+                continue
+            pipe = NativePipeline(bundle, threads=1, kernels=0, allow_unverified=1, cache=0)
+        with pipe:
+            pipe.reserve(8, 64)
+            states: dict[str, NativeState] = {}
+            for case in filter(is_run, content["cases"]):
+                if case["state"] is not None and case["state"] not in states:
+                    states[case["state"]] = pipe.state()
+                faults += _compare_loop(path.stem, case, tensors, pipe, states.get(case["state"]))
+            for state in states.values():
+                state.close()
+    return faults
+
+
+def is_run(case: dict[str, Any]) -> bool:
+    """Whether libmmedge runs the case: it makes no tokens of texts, and no cache in place."""
+    return not case["texts"] and not case["variant"].endswith("-in_place")
+
+
+def count_left_out() -> dict[str, int]:
+    """Cases of loops that are not run, by why."""
+    counts = {"texts": 0, "a cache in place": 0, "a loop denoise": 0}
+    for path in sorted((CASES / "loops").glob("*.json")):
+        for case in read(path)["cases"] if "bundle" in read(path) else ():
+            counts["texts"] += bool(case["texts"])
+            counts["a cache in place"] += case["variant"].endswith("-in_place")
+            counts["a loop denoise"] += path.stem in ("painter", "policy")
+    return counts
+
+
+def _compare_loop(
+    where: str, case: dict[str, Any], tensors: Any, pipe: NativePipeline, state: NativeState | None
+) -> list[str]:
+    where = f"{where}: {case['name']}"
+    options = dict(case["options"])
+    options |= {name: tensors[case[name]] for name in ("forced", "noise") if name in case}
+    inputs = {name: tensors[key] for name, key in case["inputs"].items()}
+    steps: list[Any] = []
+    finish: list[str] = []
+
+    def run() -> dict[str, Any]:
+        pipe.begin(inputs, cached=False, state=state, **options)
+        steps.extend(pipe.steps())
+        outputs, words = pipe.result(len(case.get("finish", [""])))
+        finish.extend(words)
+        return outputs
+
+    faults = _compare(where, case, tensors, run)
+    if "error" not in case and finish != case["finish"]:
+        faults.append(f"{where}: {finish}")
+    if (
+        "scores" in case
+        and steps
+        and differ(np.stack([s.scores for s in steps], 1), tensors[case["scores"]])
+    ):
+        faults.append(f"{where}: scores")
+    return faults
+
+
 def check_verification() -> list[str]:
     """What a verification finds, and what loading refuses by it."""
     faults = []
     for case in read(CASES / "rules" / "verification.json")["cases"]:
         with NativeBundle(BUNDLES / f"{case['bundle']}.mmedge") as bundle:
-            if _is_left_out(bundle):
+            if _is_left_out(bundle) or case["variant"].endswith("-in_place"):
                 continue
             pipe = NativePipeline(
                 bundle, variant=case["variant"], plan=case["plan"], threads=1, kernels=0,
@@ -112,7 +181,7 @@ def check_verification() -> list[str]:
 def _is_left_out(bundle: NativeBundle) -> bool:
     """Whether libmmedge refuses to load it, as its page says."""
     manifest = bundle.manifest()
-    return bool(manifest["loops"])
+    return any(loop["kind"] == "denoise" for loop in manifest["loops"])
 
 
 def check_hostile(folder: Path) -> list[str]:
@@ -133,6 +202,7 @@ def check_hostile(folder: Path) -> list[str]:
 CHECKS: dict[str, Callable[[], list[str]]] = {
     "bundles": check_bundles,
     "calls": check_calls,
+    "loops": check_loops,
     "verification": check_verification,
 }
 
@@ -144,6 +214,8 @@ def main() -> None:
         found = check()
         print(f"{name}: {len(found)} faults")
         faults += found
+    left_out = ", ".join(f"{count} with {why}" for why, count in count_left_out().items())
+    print(f"loops that are left out: {left_out}")
     print("\n".join(faults))
     sys.exit(1 if faults else 0)
 

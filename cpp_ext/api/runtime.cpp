@@ -1,6 +1,7 @@
 // The functions of mmedge/mmedge.h: handles around the runtime, and no exception across the border.
 #include "mmedge/mmedge.h"
 
+#include <cmath>
 #include <cstring>
 #include <exception>
 #include <memory>
@@ -10,8 +11,10 @@
 
 #include "backends/onnxruntime/session.h"
 #include "bundle/bundle.h"
+#include "clock.h"
 #include "error.h"
 #include "execution/verify.h"
+#include "generate_run.h"
 #include "mmedge/kernels.h"
 #include "pipeline.h"
 #include "status.h"
@@ -25,6 +28,8 @@ struct mmedge_bundle {
 struct mmedge_pipeline {
   std::shared_ptr<const rt::Network> network;
   std::unique_ptr<rt::Pipeline> pipeline;
+  std::unique_ptr<rt::GenerateRun> generate;  // null without such a loop
+  std::vector<uint8_t> active;                // of a step's rows
   std::vector<rt::NamedTensor> arguments;  // of a call, as many as the network has inputs
   std::string variant;                     // texts that handles give out
   rt::Verification verification;
@@ -177,6 +182,14 @@ void describe(const rt::TensorSpec& from, mmedge_tensor_spec* to) noexcept {
   }
 }
 
+mmedge_status give_outputs(mmedge_pipeline* handle, mmedge_tensor* outputs,
+                           int32_t count) noexcept;
+
+mmedge_status no_loop() noexcept {
+  return mmedge::fail(MMEDGE_INPUT_ERROR,
+                      "this bundle has no loop, so there are no steps; call mmedge_pipeline_run()");
+}
+
 mmedge_status no_index(const char* what, int32_t index, size_t count) noexcept {
   return mmedge::fail(MMEDGE_INVALID, "no %s %d; there are %zu", what, index, count);
 }
@@ -186,21 +199,43 @@ std::string text_or_empty(const char* text) { return text != nullptr ? text : ""
 std::unique_ptr<mmedge_pipeline> make_handle(std::shared_ptr<const rt::Network> network) {
   auto handle = std::make_unique<mmedge_pipeline>();
   handle->pipeline = std::make_unique<rt::Pipeline>(network);
+  if (network->token_loop() != nullptr) {
+    handle->generate = std::make_unique<rt::GenerateRun>(handle->pipeline.get());
+  }
   handle->arguments.resize(network->inputs().specs().size());
   handle->variant = network->variant().id();
   handle->network = std::move(network);
   return handle;
 }
 
+size_t output_count_of(const rt::Network& network) noexcept {
+  return network.loop_outputs().size() + network.outputs().size();
+}
+
+// What the loop gives comes first.
+const rt::TensorSpec& output_spec(const rt::Network& network, size_t index) noexcept {
+  const size_t of_loop = network.loop_outputs().size();
+  return index < of_loop ? network.loop_outputs()[index] : network.outputs()[index - of_loop];
+}
+
+rt::TensorView output_view(mmedge_pipeline* handle, size_t index) noexcept {
+  const size_t of_loop = handle->network->loop_outputs().size();
+  if (index >= of_loop) return handle->pipeline->output(index - of_loop);
+  return index == 0 ? handle->generate->tokens() : handle->generate->lengths();
+}
+
 mmedge_status give_output(mmedge_pipeline* handle, mmedge_tensor* out) noexcept {
-  const auto& specs = handle->network->outputs();
+  const rt::Network& network = *handle->network;
+  const size_t count = output_count_of(network);
   size_t index = 0;
-  while (index < specs.size() && (out->name == nullptr || specs[index].name != out->name)) ++index;
-  if (index == specs.size()) {
+  while (index < count && (out->name == nullptr || output_spec(network, index).name != out->name)) {
+    ++index;
+  }
+  if (index == count) {
     return mmedge::fail(MMEDGE_INPUT_ERROR, "no output '%.200s' in this bundle",
                         out->name != nullptr ? out->name : "");
   }
-  const rt::TensorView& view = handle->pipeline->output(index);
+  const rt::TensorView view = output_view(handle, index);
   const size_t bytes = view.bytes(), room = out->bytes;
   out->dtype = to_dtype(view.dtype);
   out->rank = static_cast<int32_t>(view.rank);
@@ -216,6 +251,42 @@ mmedge_status give_output(mmedge_pipeline* handle, mmedge_tensor* out) noexcept 
   }
   if (bytes > 0) std::memcpy(out->data, view.data, bytes);
   return MMEDGE_OK;
+}
+
+mmedge_status give_outputs(mmedge_pipeline* handle, mmedge_tensor* outputs,
+                           int32_t count) noexcept {
+  mmedge_status status = MMEDGE_OK;
+  for (int32_t i = 0; i < count; ++i) {
+    const mmedge_status given = give_output(handle, &outputs[i]);
+    if (given != MMEDGE_OK) status = given;
+  }
+  return status;
+}
+
+bool to_options(const mmedge_loop_options& from, rt::GenerateOptions* to,
+                mmedge_status* status) noexcept {
+  if (from.limit != -1) to->limit = from.limit;
+  if (from.stop_count >= 0) to->stop = {from.stop, static_cast<size_t>(from.stop_count)};
+  to->seed = from.seed;
+  if (from.temperature != -1.0) to->temperature = from.temperature;
+  if (from.top_k != -1) to->top_k = from.top_k;
+  if (from.top_p != -1.0) to->top_p = from.top_p;
+  to->forced = from.forced;
+  to->forced_rows = from.forced_rows;
+  to->forced_count = from.forced_count;
+  if ((from.stop == nullptr && from.stop_count > 0) ||
+      (from.forced != nullptr && (from.forced_rows < 0 || from.forced_count < 0))) {
+    *status = mmedge::fail(MMEDGE_INVALID, "stop is NULL, or a size of forced is negative");
+    return false;
+  }
+  if (from.deadline_ms == -1.0) return true;
+  if (!std::isfinite(from.deadline_ms) || from.deadline_ms < 0) {
+    *status = mmedge::fail(MMEDGE_INPUT_ERROR, "deadline_ms: expected milliseconds from 0, got %g",
+                           from.deadline_ms);
+    return false;
+  }
+  to->deadline = rt::now() + from.deadline_ms / 1000;
+  return true;
 }
 
 }  // namespace
@@ -324,7 +395,7 @@ int32_t mmedge_pipeline_input_count(const mmedge_pipeline* pipeline) {
 }
 
 int32_t mmedge_pipeline_output_count(const mmedge_pipeline* pipeline) {
-  return pipeline == nullptr ? 0 : static_cast<int32_t>(pipeline->network->outputs().size());
+  return pipeline == nullptr ? 0 : static_cast<int32_t>(output_count_of(*pipeline->network));
 }
 
 mmedge_status mmedge_pipeline_input(const mmedge_pipeline* pipeline, int32_t index,
@@ -346,11 +417,9 @@ mmedge_status mmedge_pipeline_output(const mmedge_pipeline* pipeline, int32_t in
                                      mmedge_tensor_spec* spec) {
   if (pipeline == nullptr || spec == nullptr) return missing("pipeline or spec");
   if (!has_size(spec)) return wrong_size("spec", spec);
-  const auto& outputs = pipeline->network->outputs();
-  if (index < 0 || static_cast<size_t>(index) >= outputs.size()) {
-    return no_index("output", index, outputs.size());
-  }
-  describe(outputs[static_cast<size_t>(index)], spec);
+  const size_t count = output_count_of(*pipeline->network);
+  if (index < 0 || static_cast<size_t>(index) >= count) return no_index("output", index, count);
+  describe(output_spec(*pipeline->network, static_cast<size_t>(index)), spec);
   spec->modality = nullptr;
   spec->required = 0;
   return MMEDGE_OK;
@@ -362,7 +431,14 @@ mmedge_status mmedge_pipeline_warm_up(mmedge_pipeline* pipeline, const mmedge_te
   mmedge_status status = MMEDGE_OK;
   if (!take_arguments(pipeline, inputs, count, &status)) return status;
   return guard([&] {
-    pipeline->pipeline->warm_up(pipeline->arguments.data(), static_cast<size_t>(count));
+    rt::Pipeline::WarmUp loop;
+    if (pipeline->generate) {
+      loop = [&](const rt::NamedTensor* given, size_t number) {
+        pipeline->generate->warm_up(given, number);
+      };
+    }
+    pipeline->pipeline->warm_up(pipeline->arguments.data(), static_cast<size_t>(count), loop);
+    if (pipeline->generate) pipeline->active.resize(pipeline->generate->pending_room());
   });
 }
 
@@ -378,6 +454,7 @@ mmedge_status mmedge_state_create(const mmedge_pipeline* pipeline, mmedge_state*
   if (pipeline == nullptr) return missing("pipeline");
   return guard([&] {
     auto made = std::make_unique<rt::State>(pipeline->network);
+    if (pipeline->generate) made->pending.resize(pipeline->generate->pending_room());
     *state = new mmedge_state{std::move(made)};
   });
 }
@@ -408,6 +485,14 @@ mmedge_status mmedge_pipeline_run_state(mmedge_pipeline* pipeline, const mmedge_
   if (pipeline == nullptr) return missing("pipeline");
   if (output_count < 0 || (outputs == nullptr && output_count > 0)) return missing("outputs");
   mmedge_status status = MMEDGE_OK;
+  if (pipeline->generate) {
+    status = mmedge_loop_begin(pipeline, inputs, input_count, nullptr, state);
+    mmedge_loop_step_info step = MMEDGE_LOOP_STEP_INFO;
+    step.taken = 1;
+    while (status == MMEDGE_OK && step.taken) status = mmedge_loop_step(pipeline, &step);
+    if (status != MMEDGE_OK) return status;
+    return mmedge_loop_result(pipeline, nullptr, 0, outputs, output_count);
+  }
   if (!take_arguments(pipeline, inputs, input_count, &status)) return status;
   const rt::Code code =
       pipeline->pipeline->run(pipeline->arguments.data(), static_cast<size_t>(input_count), true,
@@ -415,17 +500,89 @@ mmedge_status mmedge_pipeline_run_state(mmedge_pipeline* pipeline, const mmedge_
   if (code != rt::Code::kOk) {
     return mmedge::fail(to_status(code), "%s", pipeline->pipeline->message());
   }
-  for (int32_t i = 0; i < output_count; ++i) {
-    const mmedge_status given = give_output(pipeline, &outputs[i]);
-    if (given != MMEDGE_OK) status = given;
+  return give_outputs(pipeline, outputs, output_count);
+}
+
+mmedge_status mmedge_loop_reserve(mmedge_pipeline* pipeline, int64_t rows, int64_t tokens) {
+  if (pipeline == nullptr) return missing("pipeline");
+  if (!pipeline->generate) return no_loop();
+  return guard([&] {
+    pipeline->generate->reserve(rows, tokens);
+    pipeline->active.resize(pipeline->generate->pending_room());
+  });
+}
+
+mmedge_status mmedge_loop_begin(mmedge_pipeline* pipeline, const mmedge_tensor* inputs,
+                                int32_t input_count, const mmedge_loop_options* options,
+                                mmedge_state* state) {
+  if (pipeline == nullptr) return missing("pipeline");
+  if (!pipeline->generate) return no_loop();
+  const mmedge_loop_options defaults = MMEDGE_LOOP_OPTIONS;
+  const mmedge_loop_options& from = options != nullptr ? *options : defaults;
+  if (!has_size(&from)) return wrong_size("options", &from);
+  mmedge_status status = MMEDGE_OK;
+  rt::GenerateOptions to;
+  if (!to_options(from, &to, &status)) return status;
+  if (!take_arguments(pipeline, inputs, input_count, &status)) return status;
+  const rt::Code code = pipeline->generate->begin(
+      pipeline->arguments.data(), static_cast<size_t>(input_count), to, from.cached != 0,
+      state != nullptr ? state->state.get() : nullptr);
+  if (code == rt::Code::kOk) return MMEDGE_OK;
+  return mmedge::fail(to_status(code), "%s", pipeline->generate->message());
+}
+
+mmedge_status mmedge_loop_step(mmedge_pipeline* pipeline, mmedge_loop_step_info* step) {
+  if (pipeline == nullptr || step == nullptr) return missing("pipeline or step");
+  if (!has_size(step)) return wrong_size("step", step);
+  if (!pipeline->generate) return no_loop();
+  bool taken = false;
+  const rt::Code code = pipeline->generate->step(&taken);
+  step->taken = taken;
+  if (code != rt::Code::kOk) {
+    return mmedge::fail(to_status(code), "%s", pipeline->generate->message());
   }
-  return status;
+  const rt::GenerateState& progress = pipeline->generate->progress();
+  step->done = progress.finish() != rt::LoopFinish::kNone;
+  if (!taken) return MMEDGE_OK;
+  step->rows = static_cast<int32_t>(progress.batch());
+  step->index = progress.index() - 1;
+  step->tokens = progress.tokens();
+  for (int64_t row = 0; row < progress.batch(); ++row) {
+    pipeline->active[static_cast<size_t>(row)] = progress.is_active(row);
+  }
+  step->active = pipeline->active.data();
+  const rt::TensorView scores = pipeline->generate->scores(&step->scores_stride);
+  step->scores = scores.data;
+  step->scores_dtype = to_dtype(scores.dtype);
+  step->vocabulary = scores.shape[1];
+  return MMEDGE_OK;
+}
+
+void mmedge_loop_cancel(mmedge_pipeline* pipeline) {
+  if (pipeline != nullptr && pipeline->generate) pipeline->generate->cancel();
+}
+
+mmedge_status mmedge_loop_result(mmedge_pipeline* pipeline, int32_t* finish, int32_t finish_count,
+                                 mmedge_tensor* outputs, int32_t output_count) {
+  if (pipeline == nullptr) return missing("pipeline");
+  if (output_count < 0 || (outputs == nullptr && output_count > 0)) return missing("outputs");
+  if (!pipeline->generate) return no_loop();
+  if (!pipeline->generate->has_begun()) {
+    return mmedge::fail(MMEDGE_INPUT_ERROR, "no loop was begun; call mmedge_loop_begin()");
+  }
+  pipeline->generate->cancel();
+  const rt::GenerateState& progress = pipeline->generate->progress();
+  for (int32_t row = 0; row < finish_count && row < progress.batch() && finish != nullptr; ++row) {
+    finish[row] = static_cast<int32_t>(progress.row_finish(row));
+  }
+  return give_outputs(pipeline, outputs, output_count);
 }
 
 mmedge_status mmedge_pipeline_verify(mmedge_pipeline* pipeline, int32_t* samples,
                                      int32_t* outputs) {
   if (pipeline == nullptr) return missing("pipeline");
   return guard([&] {
+    if (pipeline->generate) pipeline->generate->give_up();
     pipeline->verification = rt::verify(*pipeline->pipeline);
     const rt::Verification& verification = pipeline->verification;
     if (samples != nullptr) *samples = static_cast<int32_t>(verification.samples);

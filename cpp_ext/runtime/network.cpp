@@ -1,6 +1,7 @@
 // Loading: a variant and a plan are chosen, the plan's stages are opened and joined by their tensors.
 #include <algorithm>
 #include <map>
+#include <set>
 
 #include "device.h"
 #include "error.h"
@@ -35,10 +36,40 @@ bool is_state(const Manifest& manifest, const Stage& stage, const std::string& i
 }
 
 void check_supported(const Manifest& manifest) {
-  if (!std::holds_alternative<std::monostate>(manifest.loop)) {
-    throw Error(Code::kInput, "this bundle has a loop, and this version of libmmedge runs none; use "
-                              "the Python runtime");
+  if (std::holds_alternative<DenoiseLoop>(manifest.loop)) {
+    throw Error(Code::kInput, "this bundle has a loop 'denoise', which this version of libmmedge does "
+                              "not run; use the Python runtime");
   }
+}
+
+// As select(), without variants that this library does not run; their decisions say so.
+Choice select_supported(const Manifest& manifest, const Device& device, const Wish& wish,
+                        const std::string& source) {
+  static constexpr const char* kWhy =
+      "it writes to a cache in place, which libmmedge does not do yet; the Python runtime does";
+  Manifest reduced = manifest;
+  std::vector<Variant>& variants = reduced.variants;
+  variants.erase(std::remove_if(variants.begin(), variants.end(),
+                                [](const Variant& variant) { return variant.in_place; }),
+                 variants.end());
+  for (const Variant& variant : manifest.variants) {
+    if (!variant.in_place || (variants.size() > 0 && variant.id() != wish.variant)) continue;
+    throw Error(Code::kNoVariant, source + ": variant " + variant.id() + ": " + kWhy);
+  }
+  Choice choice = select(reduced, device, wish, source);
+  const std::string chosen = choice.variant->id();
+  std::vector<Decision> decisions;
+  auto next = choice.decisions.begin();
+  for (const Variant& variant : manifest.variants) {
+    if (variant.in_place) {
+      decisions.push_back({variant.id(), false, kWhy});
+    } else {
+      decisions.push_back(std::move(*next++));
+      if (variant.id() == chosen) choice.variant = &variant;
+    }
+  }
+  choice.decisions = std::move(decisions);
+  return choice;
 }
 
 }  // namespace
@@ -53,8 +84,8 @@ std::shared_ptr<const Network> Network::load(std::shared_ptr<Bundle> bundle,
   network->options_ = options;
   const Manifest& manifest = network->manifest();
   const Device here = probe(backends);
-  Choice choice = select(manifest, restrict_device(here, options.device), options.wish,
-                         network->bundle_->path());
+  Choice choice = select_supported(manifest, restrict_device(here, options.device), options.wish,
+                                   network->bundle_->path());
   network->variant_ = choice.variant;
   network->decisions_ = std::move(choice.decisions);
   network->plan_ = choose_plan(manifest, *network->variant_, here, options.plan);
@@ -78,39 +109,49 @@ std::shared_ptr<const Network> Network::load(std::shared_ptr<Bundle> bundle,
   return network;
 }
 
-void Network::open_stages(const Backends& backends) {
+std::unique_ptr<Session> Network::open_stage(const Backends& backends, const Stage& stage) {
   Archive& archive = bundle_->archive();
-  for (const Stage* stage : manifest().in_order(plan_.plan)) {
-    const std::string& file = variant_->files.at(stage->name);
-    const GraphFile& graph = bundle_->graph(file);
-    StageSource source;
-    source.stage = stage;
-    source.variant = variant_;
-    source.inputs = graph_inputs(manifest(), *stage, *variant_);
-    source.alone = manifest().has_cores(*stage);
-    for (const auto& [name, calls] : graph.functions) source.functions += calls;
-    if (archive.zipped()) {
-      source.graph = archive.read(file);
-      // A graph names weights relative to its own folder.
-      const std::string folder = folder_of(file);
-      for (const std::string& weights : graph.weights) {
-        source.weights[weights.substr(folder.size())] = archive.read(weights);
-      }
-    } else {
-      source.path = archive.file(file);
-      for (const std::string& weights : graph.weights) archive.file(weights);
+  const std::string& file = variant_->files.at(stage.name);
+  const GraphFile& graph = bundle_->graph(file);
+  StageSource source;
+  source.stage = &stage;
+  source.variant = variant_;
+  source.inputs = graph_inputs(manifest(), stage, *variant_);
+  source.alone = manifest().has_cores(stage);
+  for (const auto& [name, calls] : graph.functions) source.functions += calls;
+  if (archive.zipped()) {
+    source.graph = archive.read(file);
+    // A graph names weights relative to its own folder.
+    const std::string folder = folder_of(file);
+    for (const std::string& weights : graph.weights) {
+      source.weights[weights.substr(folder.size())] = archive.read(weights);
     }
+  } else {
+    source.path = archive.file(file);
+    for (const std::string& weights : graph.weights) archive.file(weights);
+  }
+  return backends.open_stage(source, options_.session);
+}
+
+void Network::open_stages(const Backends& backends) {
+  for (const Stage* stage : manifest().in_order(plan_.plan)) {
     PlanStage entry;
     entry.stage = stage;
-    entry.session = backends.open_stage(source, options_.session);
+    entry.session = open_stage(backends, *stage);
     const std::vector<Modality>& modalities = manifest().modalities;
     for (size_t m = 0; m < modalities.size() && stage->modality; ++m) {
       if (modalities[m].name == *stage->modality) entry.modality = static_cast<int>(m);
     }
     stages_.push_back(std::move(entry));
   }
+  for (const Stage* stage : manifest().loop_stages()) {
+    LoopStage entry;
+    entry.stage = stage;
+    entry.session = open_stage(backends, *stage);
+    loop_stages_.push_back(std::move(entry));
+  }
   // Backends opened files by their paths: were they those that were checked?
-  archive.check_unchanged();
+  bundle_->archive().check_unchanged();
 }
 
 Boundary& PlanStage::boundary(size_t place, size_t output) {
@@ -173,10 +214,68 @@ void Network::connect() {
     }
   }
   for (size_t s = 0; s < stages_.size(); ++s) connect_states(&stages_[s], s);
-  for (const std::string& name : manifest().outputs) {
+  if (!loop_stages_.empty()) connect_loop();
+  for (const std::string& name : manifest().returned_outputs()) {
     const auto [stage, output] = makers.at(name);
     output_places_.emplace_back(stage, output);
     outputs_.push_back(stages_[stage].session->outputs()[output]);
+  }
+}
+
+void Network::connect_loop() {
+  const std::vector<TensorSpec> network = manifest().inputs();
+  // The stage of the plan, and its boundary, that makes a tensor.
+  const auto find_maker = [this](const std::string& name, size_t* stage, size_t* place) {
+    for (size_t s = 0; s < stages_.size(); ++s) {
+      const int output = stages_[s].session->output_index(name);
+      if (output < 0) continue;
+      const Boundary& boundary = stages_[s].boundary(s, static_cast<size_t>(output));
+      *stage = s;
+      *place = static_cast<size_t>(&boundary - stages_[s].boundaries.data());
+      return true;
+    }
+    return false;
+  };
+  std::set<std::string> own;  // what the loop writes
+  if (const auto* generate = std::get_if<GenerateLoop>(&manifest().loop)) {
+    token_loop_ = std::make_unique<TokenLoop>(manifest(), bundle_->path());
+    own.insert(generate->token);
+    if (generate->position) own.insert(*generate->position);
+    const TensorSpec tokens{"tokens", DType::kInt64, {token_loop_->token.shape[0], {0, "tokens"}}};
+    const TensorSpec lengths{"lengths", DType::kInt64, {token_loop_->token.shape[0]}};
+    loop_outputs_ = {tokens, lengths};
+  }
+  for (LoopStage& stage : loop_stages_) {
+    bool stored = false;
+    for (const TensorSpec& spec : stage.session->inputs()) {
+      LoopInput input;
+      input.dimensions = dimension_places(manifest(), spec);
+      if (is_state(manifest(), *stage.stage, spec.name)) {
+        input.source = LoopInput::Source::kState;
+      } else if (own.count(spec.name) == 0) {
+        input.source = LoopInput::Source::kMade;
+        if (!find_maker(spec.name, &input.stage, &input.place)) {
+          input.source = LoopInput::Source::kNetwork;
+          while (network.at(input.place).name != spec.name) ++input.place;
+        }
+      }
+      stage.inputs.push_back(std::move(input));
+    }
+    const std::vector<StateSpec>& states = manifest().states;
+    for (size_t i = 0; i < states.size(); ++i) {
+      if (states[i].stage != stage.stage->name) continue;
+      LoopState each;
+      each.input = static_cast<size_t>(stage.session->input_index(states[i].input));
+      each.output = static_cast<size_t>(stage.session->output_index(states[i].output));
+      each.state = i;
+      each.has_source =
+          states[i].source && find_maker(*states[i].source, &each.stage, &each.place);
+      stored = stored || states[i].initial == Initial::kStored;
+      stage.states.push_back(each);
+    }
+    if (stage.states.empty()) continue;
+    stage.first = std::make_unique<FirstStates>(manifest(), *stage.stage,
+                                                stored ? bundle_->samples() : nullptr);
   }
 }
 

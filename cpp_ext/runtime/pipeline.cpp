@@ -28,14 +28,19 @@ Pipeline::Pipeline(std::shared_ptr<const Network> network)
   }
   sizes_.resize(network_->size_sources().size());
   views_.resize(network_->outputs().size());
+  for (const TensorSpec& spec : network_->inputs().specs()) {
+    input_dimensions_.push_back(dimension_places(network_->manifest(), spec));
+  }
   const std::vector<Modality>& modalities = network_->manifest().modalities;
   held_.resize(modalities.size());
   for (size_t m = 0; m < modalities.size(); ++m) {
     held_[m].views.resize(modalities[m].inputs.size());
     held_[m].memory.resize(modalities[m].inputs.size());
   }
-  // A single stage is the whole network, and not an encoder in front of anything.
-  if (!network_->options().cache || network_->stages().size() == 1) return;
+  // A single stage is the whole network, and not an encoder in front of anything; with a loop it is
+  // in front of that.
+  const bool is_all = network_->stages().size() == 1 && network_->loop_stages().empty();
+  if (!network_->options().cache || is_all) return;
   for (const PlanStage& stage : network_->stages()) {
     if (stage.modality >= 0) held_[static_cast<size_t>(stage.modality)].cached = true;
   }
@@ -47,7 +52,7 @@ Pipeline::Pipeline(std::shared_ptr<const Network> network)
   }
 }
 
-void Pipeline::warm_up(const NamedTensor* tensors, size_t count) {
+void Pipeline::warm_up(const NamedTensor* tensors, size_t count, const WarmUp& after) {
   const Inputs& inputs = network_->inputs();
   std::vector<Tensor> memory;
   std::vector<NamedTensor> example;
@@ -59,23 +64,28 @@ void Pipeline::warm_up(const NamedTensor* tensors, size_t count) {
     } else {
       example.assign(tensors, tensors + count);
     }
-    inputs.reserve(example.data(), example.size(), &call_);
-    for (size_t m = 0; m < held_.size(); ++m) {
-      if (held_[m].cached) reserve(m);
-    }
-    find_sizes();
-    for (size_t place = 0; place < first_.size(); ++place) {
-      const auto& first = network_->stages()[place].first;
-      if (first) first->reserve(sizes_.data(), &first_[place]);
-    }
+    reserve(example.data(), example.size());
     for (int i = 0; i < kWarmRuns; ++i) {
       const Code code = run(example.data(), example.size(), false);
       if (code != Code::kOk) throw Error(code, message());
     }
+    if (after) after(example.data(), example.size());
   }
 }
 
-void Pipeline::reserve(size_t modality) {
+void Pipeline::reserve(const NamedTensor* tensors, size_t count) {
+  network_->inputs().reserve(tensors, count, &call_);
+  for (size_t m = 0; m < held_.size(); ++m) {
+    if (held_[m].cached) reserve_copies(m);
+  }
+  find_sizes();
+  for (size_t place = 0; place < first_.size(); ++place) {
+    const auto& first = network_->stages()[place].first;
+    if (first) first->reserve(sizes_.data(), &first_[place]);
+  }
+}
+
+void Pipeline::reserve_copies(size_t modality) {
   const size_t first = network_->inputs().first_input(modality);
   Held& held = held_[modality];
   for (size_t i = 0; i < held.memory.size(); ++i) {
@@ -146,6 +156,23 @@ void Pipeline::find_sizes() noexcept {
   }
 }
 
+void Pipeline::find_loop_sizes(const LoopStage& stage, int left_out,
+                               std::vector<int64_t>* sizes) const noexcept {
+  std::fill(sizes->begin(), sizes->end(), kUnknownSize);
+  const auto add = [sizes](const std::vector<int>& places, const TensorView& view) noexcept {
+    for (size_t axis = 0; axis < places.size(); ++axis) {
+      if (places[axis] >= 0) (*sizes)[static_cast<size_t>(places[axis])] = view.shape[axis];
+    }
+  };
+  for (const LoopInput& input : stage.inputs) {
+    if (input.source != LoopInput::Source::kMade) continue;
+    add(input.dimensions, made(input.stage, input.place).view());
+  }
+  for (size_t i = 0; i < input_dimensions_.size(); ++i) {
+    if (static_cast<int>(i) != left_out) add(input_dimensions_[i], call_.values[i]);
+  }
+}
+
 Code Pipeline::begin_states(size_t place, const State* state) noexcept {
   const PlanStage& stage = network_->stages()[place];
   RunSlot& slot = *slots_[place];
@@ -188,7 +215,8 @@ void Pipeline::leave_states(State* state) noexcept {
   }
 }
 
-Code Pipeline::run(const NamedTensor* tensors, size_t count, bool cached, State* state) noexcept {
+Code Pipeline::compute(const NamedTensor* tensors, size_t count, bool cached,
+                       const State* state) noexcept {
   if (state != nullptr && state->network() != network_) {
     return call_.error.set(Code::kInput,
                            "this State belongs to another pipeline; make one of the pipeline that "
@@ -216,6 +244,11 @@ Code Pipeline::run(const NamedTensor* tensors, size_t count, bool cached, State*
     if (held_[m].cached && !held_[m].skip) hold(m);
   }
   for (size_t i = 0; i < views_.size(); ++i) views_[i] = find_output(i);
+  return Code::kOk;
+}
+
+Code Pipeline::run(const NamedTensor* tensors, size_t count, bool cached, State* state) noexcept {
+  if (const Code code = compute(tensors, count, cached, state); code != Code::kOk) return code;
   if (state == nullptr) return Code::kOk;
   if (const Code code = check_states(); code != Code::kOk) return code;
   leave_states(state);

@@ -2,6 +2,7 @@
 #ifndef MMEDGE_RUNTIME_PIPELINE_H_
 #define MMEDGE_RUNTIME_PIPELINE_H_
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -12,6 +13,8 @@
 #include "execution/call_error.h"
 #include "execution/first_states.h"
 #include "execution/inputs.h"
+#include "execution/token_loop.h"
+#include "loop_stage.h"
 #include "state.h"
 
 namespace mmedge::runtime {
@@ -73,7 +76,13 @@ class Network {
   const LoadOptions& options() const { return options_; }
   const std::vector<PlanStage>& stages() const { return stages_; }
   const Inputs& inputs() const { return *inputs_; }
+  // Of the stages of the plan, that calls return; those of the bundle without what a loop takes.
   const std::vector<TensorSpec>& outputs() const { return outputs_; }
+  // That of the loop, and its decoder if there is one; empty without a loop.
+  const std::vector<LoopStage>& loop_stages() const { return loop_stages_; }
+  // What the loop gives: tokens and lengths.
+  const std::vector<TensorSpec>& loop_outputs() const { return loop_outputs_; }
+  const TokenLoop* token_loop() const { return token_loop_.get(); }  // null without one
   // Stage and place of each of the network's outputs.
   const std::vector<std::pair<size_t, size_t>>& output_places() const { return output_places_; }
   // By dimension, the input of the network and its axis that say how large it is.
@@ -87,6 +96,8 @@ class Network {
  private:
   void open_stages(const Backends& backends);
   void connect();
+  std::unique_ptr<Session> open_stage(const Backends& backends, const Stage& stage);
+  void connect_loop();
   void connect_states(PlanStage* stage, size_t place);
 
   std::shared_ptr<Bundle> bundle_;
@@ -100,6 +111,9 @@ class Network {
   std::vector<TensorSpec> outputs_;
   std::vector<std::pair<size_t, size_t>> output_places_;
   std::vector<SizeSource> size_sources_;
+  std::vector<LoopStage> loop_stages_;
+  std::vector<TensorSpec> loop_outputs_;
+  std::unique_ptr<TokenLoop> token_loop_;
 };
 
 // One caller's handle: slots of the sessions, and the memory of its calls.
@@ -111,8 +125,10 @@ class Pipeline {
   const std::shared_ptr<const Network>& network() const { return network_; }
 
   // Sets aside what calls of these inputs need, and runs them until nothing is a first time. With
-  // count 0: inputs of the example's sizes, with and without what is optional. Throws Error.
-  void warm_up(const NamedTensor* tensors, size_t count);
+  // count 0: inputs of the example's sizes, with and without what is optional. Throws Error, as does
+  // `after`, which is called for each set of inputs where it is there.
+  using WarmUp = std::function<void(const NamedTensor* tensors, size_t count)>;
+  void warm_up(const NamedTensor* tensors, size_t count, const WarmUp& after = nullptr);
 
   // Runs once: outputs are read by output(). `cached`: an encoder does not run where its modality
   // holds what it held in the call before. Stages with state begin with what `state` holds, and
@@ -120,6 +136,25 @@ class Pipeline {
   // why, and `state` is as it was.
   Code run(const NamedTensor* tensors, size_t count, bool cached = true,
            State* state = nullptr) noexcept;
+
+  // Sets aside what calls of these inputs need of the handle's own. Throws Error(kInput).
+  void reserve(const NamedTensor* tensors, size_t count);
+
+  // The parts of run() that a loop needs by themselves: runs the stages of the plan; says whether the
+  // states that they left can be kept; moves them into `state`.
+  Code compute(const NamedTensor* tensors, size_t count, bool cached, const State* state) noexcept;
+  Code check_states() noexcept;
+  void leave_states(State* state) noexcept;
+
+  // What the last call took, by place among the network's inputs, and what a stage made of it.
+  const TensorView& input(size_t place) const noexcept { return call_.values[place]; }
+  const Value& made(size_t stage, size_t boundary) const noexcept {
+    return values_[stage][boundary];
+  }
+  // Sizes of dimensions in the last call, by what a stage of the loop takes and by the network's
+  // inputs without the one at `left_out`; -1: all.
+  void find_loop_sizes(const LoopStage& stage, int left_out,
+                       std::vector<int64_t>* sizes) const noexcept;
 
   // The network's output of the last run, by place; valid until the next one, and until a State
   // that the run left it in is changed.
@@ -139,14 +174,10 @@ class Pipeline {
 
   bool holds(size_t modality) noexcept;
   void hold(size_t modality) noexcept;
-  void reserve(size_t modality);
+  void reserve_copies(size_t modality);
   void find_sizes() noexcept;
   Code begin_states(size_t stage, const State* state) noexcept;
   Code run_stage(size_t stage) noexcept;
-  // Whether the states that the stages have left can be kept.
-  Code check_states() noexcept;
-  // Moves them into `state`.
-  void leave_states(State* state) noexcept;
   const TensorView& find_output(size_t index) const noexcept;
 
   std::shared_ptr<const Network> network_;
@@ -157,6 +188,7 @@ class Pipeline {
   std::vector<int64_t> sizes_;        // of each dimension in this call
   std::vector<FirstMemory> first_;    // of each stage
   std::vector<TensorView> views_;     // of each of the network's outputs
+  std::vector<std::vector<int>> input_dimensions_;  // of each input of the network, of each axis
 };
 
 }  // namespace mmedge::runtime

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import json
+from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -18,10 +19,21 @@ from mmedge.errors import (
     MMEdgeError,
     NoVariantError,
 )
+from mmedge.native.structures import (
+    MAX_RANK,
+    Choice,
+    LoadOptions,
+    LoopOptions,
+    LoopStepStruct,
+    Tensor,
+    TensorSpecStruct,
+    VerifiedOutput,
+    VerifiedOutputStruct,
+)
 from mmedge.spec import Decision
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
     from types import TracebackType
 
@@ -29,7 +41,6 @@ if TYPE_CHECKING:
 
 __all__ = ["NativeBundle", "NativePipeline", "NativeState", "library"]
 
-MAX_RANK = 8
 NAME = "libmmedge.so.0"
 
 #: NumPy's dtypes in the order of ``mmedge_dtype``; bfloat16 is in no bundle.
@@ -52,92 +63,14 @@ ERRORS: Mapping[int, type[MMEdgeError]] = {
 }
 
 
-class LoadOptions(ctypes.Structure):
-    """``mmedge_load_options``."""
+@dataclass(frozen=True, eq=False)
+class NativeStep:
+    """A step of a loop ``generate``, copied: as :class:`mmedge.GenerateStep`."""
 
-    _fields_ = (
-        ("struct_size", ctypes.c_uint32),
-        ("variant", ctypes.c_char_p),
-        ("backend", ctypes.c_char_p),
-        ("precision", ctypes.c_char_p),
-        ("device", ctypes.c_char_p),
-        ("plan", ctypes.c_char_p),
-        ("onnxruntime", ctypes.c_char_p),
-        ("threads", ctypes.c_int32),
-        ("kernels", ctypes.c_int32),
-        ("spin", ctypes.c_int32),
-        ("cache", ctypes.c_int32),
-        ("allow_unverified", ctypes.c_int32),
-        ("allow_non_finite", ctypes.c_int32),
-    )
-
-
-class Choice(ctypes.Structure):
-    """``mmedge_choice``."""
-
-    _fields_ = (
-        ("struct_size", ctypes.c_uint32),
-        ("variant", ctypes.c_char_p),
-        ("plan", ctypes.c_char_p),
-        ("why_plan", ctypes.c_char_p),
-        ("backend", ctypes.c_char_p),
-        ("threads", ctypes.c_int32),
-        ("decisions", ctypes.c_int32),
-    )
-
-
-class TensorSpecStruct(ctypes.Structure):
-    """``mmedge_tensor_spec``."""
-
-    _fields_ = (
-        ("struct_size", ctypes.c_uint32),
-        ("name", ctypes.c_char_p),
-        ("modality", ctypes.c_char_p),
-        ("required", ctypes.c_int32),
-        ("dtype", ctypes.c_int32),
-        ("rank", ctypes.c_int32),
-        ("shape", ctypes.c_int64 * MAX_RANK),
-        ("dimension", ctypes.c_char_p * MAX_RANK),
-    )
-
-
-class Tensor(ctypes.Structure):
-    """``mmedge_tensor``."""
-
-    _fields_ = (
-        ("name", ctypes.c_char_p),
-        ("data", ctypes.c_void_p),
-        ("bytes", ctypes.c_size_t),
-        ("dtype", ctypes.c_int32),
-        ("rank", ctypes.c_int32),
-        ("shape", ctypes.c_int64 * MAX_RANK),
-    )
-
-
-class VerifiedOutputStruct(ctypes.Structure):
-    """``mmedge_verified_output``."""
-
-    _fields_ = (
-        ("struct_size", ctypes.c_uint32),
-        ("stage", ctypes.c_char_p),
-        ("output", ctypes.c_char_p),
-        ("max_abs", ctypes.c_double),
-        ("limit_used", ctypes.c_double),
-    )
-
-
-class VerifiedOutput(NamedTuple):
-    """What golden samples said of one output; ``stage`` may be ``(whole network)``."""
-
-    stage: str
-    output: str
-    max_abs: float
-    limit_used: float
-
-    @property
-    def passes(self) -> bool:
-        """Whether every sample lies within the tolerance. NaN never does."""
-        return self.limit_used <= 1.0
+    index: int
+    tokens: Array
+    active: Array
+    scores: Array
 
 
 @cache
@@ -185,6 +118,16 @@ def library(path: Path | None = None) -> Any:  # noqa: ANN401
     for name in ("close", "reset"):
         getattr(c, f"mmedge_state_{name}").argtypes = (handle,)
         getattr(c, f"mmedge_state_{name}").restype = None
+    c.mmedge_loop_reserve.argtypes = (handle, ctypes.c_int64, ctypes.c_int64)
+    c.mmedge_loop_begin.argtypes = (
+        handle, pointer(Tensor), ctypes.c_int32, pointer(LoopOptions), handle,
+    )  # fmt: skip
+    c.mmedge_loop_step.argtypes = (handle, pointer(LoopStepStruct))
+    c.mmedge_loop_cancel.argtypes = (handle,)
+    c.mmedge_loop_cancel.restype = None
+    c.mmedge_loop_result.argtypes = (
+        handle, pointer(ctypes.c_int32), ctypes.c_int32, pointer(Tensor), ctypes.c_int32,
+    )  # fmt: skip
     c.mmedge_pipeline_verify.argtypes = (
         handle, pointer(ctypes.c_int32), pointer(ctypes.c_int32),
     )  # fmt: skip
@@ -281,6 +224,7 @@ class NativePipeline:
             for index in range(c.mmedge_pipeline_output_count(self.handle))
         )
         self._is_warm = False
+        self._options: object = None
 
     def _spec(self, kind: str, index: int) -> TensorSpecStruct:
         spec = TensorSpecStruct(ctypes.sizeof(TensorSpecStruct))
@@ -355,6 +299,72 @@ class NativePipeline:
         check(self._c, status)
         return {output.name.decode(): _array(output) for output in outputs}
 
+    def reserve(self, rows: int, tokens: int) -> None:
+        """Set memory aside for loops of so many rows that begin with so many tokens each."""
+        check(self._c, self._c.mmedge_loop_reserve(self.handle, rows, tokens))
+
+    def begin(
+        self,
+        inputs: Mapping[str, Array],
+        *,
+        cached: bool = True,
+        state: NativeState | None = None,
+        **options: Any,  # noqa: ANN401
+    ) -> None:
+        """Begin a loop; ``options`` are those of :meth:`mmedge.Pipeline.iterate`.
+
+        Raises:
+            InputError: an input, an option or the state does not fit.
+            BackendError: the engine failed.
+        """
+        given = _loop_options(options, cached=cached)
+        arrays = _contiguous(inputs)
+        tensors = _tensors(arrays)
+        kept = None if state is None else state.handle
+        arguments = (self.handle, tensors, len(arrays), ctypes.byref(given), kept)
+        status = self._c.mmedge_loop_begin(*arguments)
+        if status == NOT_WARM:
+            self.warm_up(arrays)
+            status = self._c.mmedge_loop_begin(*arguments)
+        check(self._c, status)
+        # Arrays that options point to have to stay.
+        self._options = (given, options)
+
+    def steps(self) -> Iterator[NativeStep]:
+        """The steps of the loop that was begun, as they come."""
+        step = LoopStepStruct(ctypes.sizeof(LoopStepStruct))
+        while True:
+            check(self._c, self._c.mmedge_loop_step(self.handle, step))
+            if not step.taken:
+                return
+            dtype = np.dtype(DTYPES[step.scores_dtype])
+            memory = ctypes.string_at(
+                step.scores,
+                dtype.itemsize * ((step.rows - 1) * step.scores_stride + step.vocabulary),
+            )
+            stride = step.scores_stride * dtype.itemsize
+            scores = np.stack([
+                np.frombuffer(memory, dtype, step.vocabulary, row * stride)
+                for row in range(step.rows)
+            ])  # fmt: skip
+            tokens = np.array(step.tokens[: step.rows], np.int64)
+            yield NativeStep(step.index, tokens, np.array(step.active[: step.rows], bool), scores)
+
+    def cancel(self) -> None:
+        """Take no more steps of the loop."""
+        self._c.mmedge_loop_cancel(self.handle)
+
+    def result(self, rows: int) -> tuple[dict[str, Array], list[str]]:
+        """What the loop gives, and why each of ``rows`` rows ended; it ends with that."""
+        outputs = (Tensor * len(self.outputs))(*(Tensor(name) for name in self.outputs))
+        finish = (ctypes.c_int32 * rows)()
+        check(
+            self._c,
+            self._c.mmedge_loop_result(self.handle, finish, rows, outputs, len(outputs)),
+        )
+        arrays = {output.name.decode(): _array(output) for output in outputs}
+        return arrays, [FINISH[word] for word in finish]
+
     def verify(self) -> tuple[VerifiedOutput, ...]:
         """Replay the golden samples; each output that was compared.
 
@@ -421,6 +431,35 @@ class NativeState:
 
 
 NOT_WARM = 201
+
+#: By ``mmedge_finish``.
+FINISH = ("", "stop", "limit", "schedule", "deadline", "cancel")
+
+
+def _loop_options(options: Mapping[str, Any], *, cached: bool) -> LoopOptions:
+    """The structure; what an option of the C API cannot say is refused here."""
+    given = LoopOptions(
+        ctypes.sizeof(LoopOptions), limit=-1, stop_count=-1, temperature=-1.0, top_k=-1, top_p=-1.0,
+        deadline_ms=-1.0, cached=cached,
+    )  # fmt: skip
+    for name, value in options.items():
+        if value is None:
+            continue
+        if name == "stop":
+            stops = list(value)
+            given.stop, given.stop_count = (ctypes.c_int64 * len(stops))(*stops), len(stops)
+        elif name == "forced":
+            array = np.asarray(value)
+            if array.dtype != np.int64 or array.ndim != 2 or not array.flags.c_contiguous:
+                raise InputError(f"forced: expected int64 [batch, n], got {array.dtype}")
+            given.forced, (given.forced_rows, given.forced_count) = array.ctypes.data, array.shape
+        elif name not in ("limit", "seed", "temperature", "top_k", "top_p", "deadline_ms"):
+            raise InputError(f"option {name!r}: a bundle with a loop 'generate' does not take it")
+        elif value < 0:
+            raise InputError(f"{name}: expected a number from 0, got {value}")
+        else:
+            setattr(given, name, value)
+    return given
 
 
 def installed_onnxruntime() -> str | None:

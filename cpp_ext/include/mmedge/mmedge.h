@@ -193,7 +193,7 @@ MMEDGE_API mmedge_status mmedge_state_copy(const mmedge_state* state, mmedge_sta
 /* Forgets everything. */
 MMEDGE_API void mmedge_state_reset(mmedge_state* state);
 
-/* Calls that have left their state in it. */
+/* Tokens that the stage of a loop has taken; without a loop, calls that have left their state in it. */
 MMEDGE_API int64_t mmedge_state_position(const mmedge_state* state);
 
 /* Frees it. NULL is allowed. */
@@ -207,6 +207,94 @@ MMEDGE_API mmedge_status mmedge_pipeline_run_state(mmedge_pipeline* pipeline,
                                                    const mmedge_tensor* inputs, int32_t input_count,
                                                    mmedge_tensor* outputs, int32_t output_count,
                                                    mmedge_state* state);
+
+/* ---- Loops ----------------------------------------------------------------------------------- */
+
+/* A bundle with a loop `generate` makes tokens one after another. mmedge_pipeline_run() takes all steps
+ * with the bundle's options. These functions take them one by one:
+ *
+ *   mmedge_loop_begin(pipeline, inputs, 2, &options, NULL)
+ *   while (mmedge_loop_step(pipeline, &step) == MMEDGE_OK && step.taken) ...
+ *   mmedge_loop_result(pipeline, finish, rows, outputs, 2)
+ *
+ * A handle has one loop at a time. Tokens are numbers: no text is tokenized or made of them, and the
+ * tokenizers of a bundle are not used. */
+
+/* Why a loop, or a row of it, has no more steps; 0: it has. */
+typedef enum mmedge_finish {
+  MMEDGE_FINISH_NONE = 0,
+  MMEDGE_FINISH_STOP = 1,     /* a stop token */
+  MMEDGE_FINISH_LIMIT = 2,    /* as many tokens as the limit, or as the states take */
+  MMEDGE_FINISH_SCHEDULE = 3, /* all steps of a loop `denoise` */
+  MMEDGE_FINISH_DEADLINE = 4,
+  MMEDGE_FINISH_CANCEL = 5
+} mmedge_finish;
+
+typedef struct mmedge_loop_options {
+  uint32_t struct_size;
+  int64_t limit;          /* most tokens; -1: the bundle's */
+  const int64_t* stop;    /* tokens that end a row, and are not in the result */
+  int32_t stop_count;     /* -1: the bundle's */
+  uint64_t seed;          /* of all drawing */
+  double temperature;     /* 0: the best token; -1: the bundle's */
+  int64_t top_k;          /* 0: all; -1: the bundle's */
+  double top_p;           /* -1: the bundle's */
+  double deadline_ms;     /* from mmedge_loop_begin() on; after it no run begins; -1: none */
+  const int64_t* forced;  /* [forced_rows, forced_count]: what the first choices are, whatever the
+                             scores. It has to stay as it is until the loop has ended. NULL: none */
+  int64_t forced_rows;
+  int64_t forced_count;
+  int32_t cached;         /* 0: encoders run again even where their modality holds what it held */
+} mmedge_loop_options;
+
+#define MMEDGE_LOOP_OPTIONS \
+  {sizeof(mmedge_loop_options), -1, NULL, -1, 0, -1.0, -1, -1.0, -1.0, NULL, 0, 0, 1}
+
+/* Sets memory aside for calls of `rows` rows that begin with `tokens` tokens each: the bundle's, or
+ * those that a state has left over, and the caller's. Warming up does so for its inputs. */
+MMEDGE_API mmedge_status mmedge_loop_reserve(mmedge_pipeline* pipeline, int64_t rows,
+                                             int64_t tokens);
+
+/* Real-time. Runs the stages before the loop, and begins it. What was begun before is given up, and its
+ * state is as it was. `options` and `state` may be NULL. With a state, the loop goes on from there, and
+ * leaves its own there when it has ended or is cancelled; the state may not be closed before.
+ * MMEDGE_INPUT_ERROR: no loop, or an input, an option or the state does not fit. MMEDGE_NOT_WARM. */
+MMEDGE_API mmedge_status mmedge_loop_begin(mmedge_pipeline* pipeline, const mmedge_tensor* inputs,
+                                           int32_t input_count, const mmedge_loop_options* options,
+                                           mmedge_state* state);
+
+typedef struct mmedge_loop_step_info {
+  uint32_t struct_size;
+  int32_t taken;         /* 1: there was a step; 0: the loop has ended, and nothing below is set */
+  int32_t done;          /* no further step comes */
+  int32_t rows;
+  int64_t index;         /* which step, from 0 */
+  const int64_t* tokens; /* one for each row; valid until the next step, as is the rest */
+  const uint8_t* active; /* for each row, whether its token counts: it is no stop token, and of no row
+                            that ended before */
+  const void* scores;    /* what the network gave for the choice: `vocabulary` numbers for each row, row
+                            i `scores_stride` elements after row i - 1 */
+  int32_t scores_dtype;  /* an mmedge_dtype */
+  int64_t vocabulary;
+  int64_t scores_stride;
+} mmedge_loop_step_info;
+
+#define MMEDGE_LOOP_STEP_INFO \
+  {sizeof(mmedge_loop_step_info), 0, 0, 0, 0, NULL, NULL, NULL, 0, 0, 0}
+
+/* Real-time. Takes the next step. After a failure the loop is given up, and the state is as it was. */
+MMEDGE_API mmedge_status mmedge_loop_step(mmedge_pipeline* pipeline, mmedge_loop_step_info* step);
+
+/* Real-time. Takes no more steps. A state holds what there is so far. */
+MMEDGE_API void mmedge_loop_cancel(mmedge_pipeline* pipeline);
+
+/* Real-time. What the loop gives; one that has steps left is cancelled. `finish` (an mmedge_finish for
+ * each of up to `finish_count` rows) may be NULL. `outputs` as of mmedge_pipeline_run(): `tokens`, int64
+ * [rows, longest], filled up with the first stop token; `lengths`, int64 [rows]; and the network's
+ * outputs that no stage of the loop takes. mmedge_pipeline_output() lists all of them. */
+MMEDGE_API mmedge_status mmedge_loop_result(mmedge_pipeline* pipeline, int32_t* finish,
+                                            int32_t finish_count, mmedge_tensor* outputs,
+                                            int32_t output_count);
 
 /* ---- Verification ---------------------------------------------------------------------------- */
 

@@ -178,6 +178,20 @@ class Pipeline {
   template <size_t N, size_t M>
   Status run(const mmedge_tensor (&inputs)[N], mmedge_tensor (&outputs)[M], State& state) noexcept;
 
+  // The steps of a loop, as mmedge.h says. `state` may be null.
+  template <size_t N>
+  Status begin(const mmedge_tensor (&inputs)[N], const mmedge_loop_options& options,
+               State* state = nullptr) noexcept;
+  Status step(mmedge_loop_step_info& step) noexcept {
+    return mmedge_loop_step(handle_.get(), &step);
+  }
+  void cancel() noexcept { mmedge_loop_cancel(handle_.get()); }
+  template <size_t R, size_t M>
+  Status result(int32_t (&finish)[R], mmedge_tensor (&outputs)[M]) noexcept {
+    return mmedge_loop_result(handle_.get(), finish, static_cast<int32_t>(R), outputs,
+                              static_cast<int32_t>(M));
+  }
+
   // Replays the golden samples; an accuracy error where an output is off.
   Status verify() { return mmedge_pipeline_verify(handle_.get(), nullptr, nullptr); }
 
@@ -231,6 +245,13 @@ Status Pipeline::run(const mmedge_tensor (&inputs)[N], mmedge_tensor (&outputs)[
                      State& state) noexcept {
   return mmedge_pipeline_run_state(handle_.get(), inputs, static_cast<int32_t>(N), outputs,
                                    static_cast<int32_t>(M), state.handle());
+}
+
+template <size_t N>
+Status Pipeline::begin(const mmedge_tensor (&inputs)[N], const mmedge_loop_options& options,
+                       State* state) noexcept {
+  return mmedge_loop_begin(handle_.get(), inputs, static_cast<int32_t>(N), &options,
+                           state != nullptr ? state->handle() : nullptr);
 }
 
 }  // namespace mmedge

@@ -55,17 +55,59 @@ bool same_shape(const TensorView& a, const TensorView& b) noexcept {
   return a.rank == b.rank && std::equal(a.shape, a.shape + a.rank, b.shape);
 }
 
+// The dimension of a caller's tokens; no bundle can have one of that name.
+constexpr const char* kPrompt = "prompt tokens";
+
+// The tokens of a loop among the network's inputs; null where there are none.
+const std::string* prompt_of(const Manifest& manifest) {
+  const auto* loop = std::get_if<GenerateLoop>(&manifest.loop);
+  if (loop == nullptr) return nullptr;
+  for (const Modality& modality : manifest.modalities) {
+    for (const std::string& input : modality.inputs) {
+      if (input == loop->token) return &input;
+    }
+  }
+  return nullptr;
+}
+
+// A loop takes the caller's tokens in as many runs of its stage as it needs, so that they are any
+// number: [batch, n], whatever one run takes.
+std::vector<TensorSpec> call_specs(const Manifest& manifest) {
+  std::vector<TensorSpec> specs = manifest.inputs();
+  const std::string* prompt = prompt_of(manifest);
+  for (TensorSpec& spec : specs) {
+    if (prompt != nullptr && spec.name == *prompt) spec.shape = {spec.shape[0], {0, kPrompt}};
+  }
+  return specs;
+}
+
+std::map<std::string, Dimension> call_dimensions(const Manifest& manifest) {
+  std::map<std::string, Dimension> dimensions = manifest.dimensions;
+  const std::string* prompt = prompt_of(manifest);
+  for (const Modality& modality : manifest.modalities) {
+    for (const std::string& input : modality.inputs) {
+      if (&input != prompt) continue;
+      // One that is left out has no tokens, unless a token stands for it.
+      Dimension any;
+      any.min = modality.absent == Absent::kToken && !modality.required ? 1 : 0;
+      dimensions[kPrompt] = any;
+    }
+  }
+  return dimensions;
+}
+
 }  // namespace
 
 Inputs::Inputs(const Manifest& manifest, std::shared_ptr<const Samples> samples,
                bool allow_non_finite)
     : manifest_(manifest),
       samples_(std::move(samples)),
-      specs_(manifest.inputs()),
-      relations_(manifest.dimensions, manifest.constraints),
+      specs_(call_specs(manifest)),
+      relations_(call_dimensions(manifest), manifest.constraints),
       allow_non_finite_(allow_non_finite) {
+  const std::map<std::string, Dimension> dimensions = call_dimensions(manifest);
   for (const std::string& name : relations_.names()) {
-    dimensions_.push_back(manifest.dimensions.at(name));
+    dimensions_.push_back(dimensions.at(name));
     spans_.push_back(spans(dimensions_.back()));
   }
   std::vector<std::string> names;

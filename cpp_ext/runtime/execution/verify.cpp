@@ -2,20 +2,27 @@
 #include "execution/verify.h"
 
 #include <cstdio>
+#include <set>
 
 #include "error.h"
+#include "execution/verify_loop.h"
 
 namespace mmedge::runtime {
 namespace {
 
 constexpr const char* kWhole = "(whole network)";
+constexpr const char* kLoop = "(loop)";
 
 // Comparisons by stage and output, in the order in which they came first.
 class Comparisons {
  public:
   explicit Comparisons(const Pipeline& pipeline)
       : variant_(pipeline.network()->variant()),
-        parts_(pipeline.network()->plan().plan == "cut") {}
+        parts_(pipeline.network()->plan().plan == "cut") {
+    for (const LoopStage& stage : pipeline.network()->loop_stages()) {
+      loop_stages_.insert(stage.stage->name);
+    }
+  }
 
   void add(const std::string& stage, const std::string& output, const TensorView& got,
            const TensorView& golden) {
@@ -26,7 +33,8 @@ class Comparisons {
       }
     }
     Tolerance tolerance = variant_.tolerance;
-    if (parts_ && stage != kWhole) {
+    // A stage that is all of the network has errors that add up as those of all stages do.
+    if (loop_stages_.count(stage) > 0 || (parts_ && stage != kWhole && stage != kLoop)) {
       const auto own = variant_.tolerances.find(output);
       if (own != variant_.tolerances.end()) tolerance = own->second;
     }
@@ -52,6 +60,7 @@ class Comparisons {
 
   const Variant& variant_;
   bool parts_;
+  std::set<std::string> loop_stages_;
   std::vector<Entry> entries_;
 };
 
@@ -86,25 +95,43 @@ Verification verify(Pipeline& pipeline) {
     throw Error(Code::kBundle,
                 network.bundle().path() + ": no golden samples; export the bundle again");
   }
-  std::vector<std::unique_ptr<RunSlot>> slots;
-  for (const PlanStage& stage : network.stages()) slots.push_back(stage.session->make_slot());
+  struct Alone {
+    const std::string& name;
+    const Session& session;
+    std::unique_ptr<RunSlot> slot;
+  };
+  std::vector<Alone> alone;
+  for (const PlanStage& stage : network.stages()) {
+    alone.push_back({stage.stage->name, *stage.session, stage.session->make_slot()});
+  }
+  for (const LoopStage& stage : network.loop_stages()) {
+    alone.push_back({stage.stage->name, *stage.session, stage.session->make_slot()});
+  }
   Comparisons comparisons(pipeline);
+  std::vector<TokenChoice> choices;
   const auto check = [](Code code, const char* message) {
     if (code != Code::kOk) throw Error(code, message);
   };
   for (const Sample& sample : samples->golden) {
-    for (size_t s = 0; s < slots.size(); ++s) {
-      const Session& session = *network.stages()[s].session;
-      RunSlot& slot = *slots[s];
-      for (size_t i = 0; i < session.inputs().size(); ++i) {
-        check(slot.set_input(i, golden(sample, session.inputs()[i].name)), slot.message());
+    for (const Alone& stage : alone) {
+      const std::vector<TensorSpec>& taken = stage.session.inputs();
+      for (size_t i = 0; i < taken.size(); ++i) {
+        check(stage.slot->set_input(i, golden(sample, taken[i].name)), stage.slot->message());
       }
-      check(slot.run(), slot.message());
-      for (size_t o = 0; o < session.outputs().size(); ++o) {
-        const std::string& name = session.outputs()[o].name;
-        comparisons.add(network.stages()[s].stage->name, name, slot.output(o),
-                        sample.outputs.at(name));
+      check(stage.slot->run(), stage.slot->message());
+      const std::vector<TensorSpec>& outputs = stage.session.outputs();
+      for (size_t o = 0; o < outputs.size(); ++o) {
+        comparisons.add(stage.name, outputs[o].name, stage.slot->output(o),
+                        sample.outputs.at(outputs[o].name));
       }
+    }
+    if (network.token_loop() != nullptr) {
+      const auto compare = [&](const std::string& name, const TensorView& got,
+                               const TensorView& expected) {
+        comparisons.add(kLoop, name, got, expected);
+      };
+      replay_generate(&pipeline, sample, compare, &choices);
+      continue;
     }
     std::vector<NamedTensor> inputs;
     for (const auto& [name, view] : sample.inputs) inputs.push_back({name.c_str(), view, 0});
@@ -125,7 +152,12 @@ Verification verify(Pipeline& pipeline) {
       comparisons.add(kWhole, name, pipeline.output(o), sample.outputs.at(name));
     }
   }
-  return {network.variant().id(), samples->golden.size(), comparisons.result()};
+  Verification told{network.variant().id(), samples->golden.size(), comparisons.result()};
+  if (network.token_loop() != nullptr) {
+    const Tolerance& tolerance = network.variant().tolerance;
+    told.outputs.push_back({kLoop, "tokens", tolerance, worst_choice(choices, tolerance)});
+  }
+  return told;
 }
 
 }  // namespace mmedge::runtime
