@@ -179,9 +179,7 @@ Code Stream::advance_to(double time) noexcept {
     return error_.set(Code::kInput, "time does not go backward: it is %.17g s, asked for %.17g s",
                       now_, time);
   }
-  while (step(std::max(time, now_))) {
-    if (clock_.read == nullptr) continue;
-    time = now_;
+  while (step(std::max(time, now_), time)) {
   }
   now_ = std::max(now_, time);
   return Code::kOk;
@@ -258,19 +256,22 @@ void Stream::start() noexcept {
 
 void Stream::wake() noexcept {
   if (core_->closed) return;
+  const double begun = now_;
   start();
-  while (step(now_)) {
+  while (step(now_, begun)) {
   }
 }
 
-bool Stream::step(double limit) noexcept {
-  auto first = planned_.begin();
+bool Stream::step(double limit, double tick_limit) noexcept {
+  auto first = planned_.end();
   for (auto each = planned_.begin(); each != planned_.end(); ++each) {
-    if (each->time < first->time || (each->time == first->time && each->number < first->number)) {
+    if (each->time > (each->event == Event::kTick ? tick_limit : limit)) continue;
+    if (first == planned_.end() || each->time < first->time ||
+        (each->time == first->time && each->number < first->number)) {
       first = each;
     }
   }
-  if (first == planned_.end() || first->time > limit) return false;
+  if (first == planned_.end()) return false;
   const Planned planned = *first;
   planned_.erase(first);
   now_ = std::max(now_, planned.time);

@@ -84,7 +84,10 @@ class Stream {
   void cancel_fusion() noexcept;
   void start() noexcept;
   void wake() noexcept;
-  bool step(double limit) noexcept;
+  // Lets the next event happen if it is due; says whether one did. Ticks have a limit of their own:
+  // where stages take longer than a period, one call would go on for ever with those that come due
+  // meanwhile.
+  bool step(double limit, double tick_limit) noexcept;
   void happen(const Planned& planned) noexcept;
   Code check_open() noexcept;
 

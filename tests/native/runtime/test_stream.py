@@ -109,6 +109,34 @@ def test_account_holds_on_a_clock_of_the_callers(probe):
     assert results > 100
 
 
+def test_timer_that_is_faster_than_its_stages_comes_back(probe):
+    """Ticks that come due while stages run wait for the next call."""
+    camera = {"inputs": {"image": [[1, 4], [1, 0, 0, 0]]}, "modality": "camera", "t": None}
+    schedule = {
+        "bundle": "streaming",
+        "own_clock": True,
+        "start": 0.0,
+        "costs": {"fuse": 0.3},
+        "failing": {},
+        "fail_every": 0,
+        "options": {
+            "trigger": 20.0,
+            "align": {"camera": {"policy": "Hold", "max_age_ms": 1e6}},
+            "sanity": {},
+        },
+        "events": [
+            {"at": 0.0, "do": "push", **camera},
+            {"at": 2.0, "do": "push", **camera},
+            {"at": 3.0, "do": "fetch"},
+        ],
+    }
+    (row,) = play(probe, [schedule])
+    health = row["healths"][-1]
+    assert 5 < health["results"] < 15
+    assert health["triggers_superseded"] > 30
+    assert len(row["results"]) == health["results"]
+
+
 def test_windows_without_room_are_counted(probe):
     """Where memory for chunks is short, they are dropped as queue_full, and the account holds."""
     lines = (CASES / "streams" / "schedules.jsonl").read_text(encoding="ascii").splitlines()
