@@ -12,6 +12,7 @@
 #include "backends/onnxruntime/session.h"
 #include "bundle/bundle.h"
 #include "clock.h"
+#include "denoise_run.h"
 #include "error.h"
 #include "execution/verify.h"
 #include "generate_run.h"
@@ -29,6 +30,7 @@ struct mmedge_pipeline {
   std::shared_ptr<const rt::Network> network;
   std::unique_ptr<rt::Pipeline> pipeline;
   std::unique_ptr<rt::GenerateRun> generate;  // null without such a loop
+  std::unique_ptr<rt::DenoiseRun> denoise;
   std::vector<uint8_t> active;                // of a step's rows
   std::vector<rt::NamedTensor> arguments;  // of a call, as many as the network has inputs
   std::string variant;                     // texts that handles give out
@@ -201,6 +203,8 @@ std::unique_ptr<mmedge_pipeline> make_handle(std::shared_ptr<const rt::Network> 
   handle->pipeline = std::make_unique<rt::Pipeline>(network);
   if (network->token_loop() != nullptr) {
     handle->generate = std::make_unique<rt::GenerateRun>(handle->pipeline.get());
+  } else if (!network->loop_stages().empty()) {
+    handle->denoise = std::make_unique<rt::DenoiseRun>(handle->pipeline.get());
   }
   handle->arguments.resize(network->inputs().specs().size());
   handle->variant = network->variant().id();
@@ -221,6 +225,7 @@ const rt::TensorSpec& output_spec(const rt::Network& network, size_t index) noex
 rt::TensorView output_view(mmedge_pipeline* handle, size_t index) noexcept {
   const size_t of_loop = handle->network->loop_outputs().size();
   if (index >= of_loop) return handle->pipeline->output(index - of_loop);
+  if (handle->denoise) return handle->denoise->output(index);
   return index == 0 ? handle->generate->tokens() : handle->generate->lengths();
 }
 
@@ -287,6 +292,50 @@ bool to_options(const mmedge_loop_options& from, rt::GenerateOptions* to,
   }
   to->deadline = rt::now() + from.deadline_ms / 1000;
   return true;
+}
+
+mmedge_status begin_denoise(mmedge_pipeline* pipeline, int32_t input_count,
+                            const mmedge_loop_options& from, const rt::GenerateOptions& checked,
+                            mmedge_state* state) noexcept {
+  if (checked.limit || checked.stop || checked.temperature || checked.top_k || checked.top_p ||
+      from.forced != nullptr) {
+    return mmedge::fail(MMEDGE_INPUT_ERROR,
+                        "limit, stop, temperature, top_k, top_p, forced: a bundle with a loop "
+                        "'denoise' takes seed, noise and deadline_ms; leave the others out");
+  }
+  rt::DenoiseOptions to;
+  to.seed = from.seed;
+  to.deadline = checked.deadline;
+  if (from.noise != nullptr) {
+    mmedge_status status = MMEDGE_OK;
+    rt::NamedTensor noise;
+    if (!to_tensor(*from.noise, &noise, &status)) return status;
+    if (noise.view.data == nullptr || (noise.bytes != 0 && noise.bytes != noise.view.bytes())) {
+      return mmedge::fail(MMEDGE_INPUT_ERROR, "noise has no data, or not as much as its shape says");
+    }
+    to.noise = noise.view;
+  }
+  const rt::Code code = pipeline->denoise->begin(
+      pipeline->arguments.data(), static_cast<size_t>(input_count), to, from.cached != 0,
+      state != nullptr ? state->state.get() : nullptr);
+  if (code == rt::Code::kOk) return MMEDGE_OK;
+  return mmedge::fail(to_status(code), "%s", pipeline->denoise->message());
+}
+
+mmedge_status step_denoise(mmedge_pipeline* pipeline, mmedge_loop_step_info* step) noexcept {
+  bool taken = false;
+  const rt::Code code = pipeline->denoise->step(&taken);
+  step->taken = taken;
+  if (code != rt::Code::kOk) {
+    return mmedge::fail(to_status(code), "%s", pipeline->denoise->message());
+  }
+  const rt::DenoiseStep& progress = pipeline->denoise->progress();
+  step->done = progress.finish() != rt::LoopFinish::kNone;
+  if (!taken) return MMEDGE_OK;
+  step->index = static_cast<int64_t>(progress.index()) - 1;
+  step->latent = progress.latent();
+  step->latent_elements = static_cast<int64_t>(progress.elements());
+  return MMEDGE_OK;
 }
 
 }  // namespace
@@ -436,6 +485,10 @@ mmedge_status mmedge_pipeline_warm_up(mmedge_pipeline* pipeline, const mmedge_te
       loop = [&](const rt::NamedTensor* given, size_t number) {
         pipeline->generate->warm_up(given, number);
       };
+    } else if (pipeline->denoise) {
+      loop = [&](const rt::NamedTensor* given, size_t number) {
+        pipeline->denoise->warm_up(given, number);
+      };
     }
     pipeline->pipeline->warm_up(pipeline->arguments.data(), static_cast<size_t>(count), loop);
     if (pipeline->generate) pipeline->active.resize(pipeline->generate->pending_room());
@@ -485,7 +538,7 @@ mmedge_status mmedge_pipeline_run_state(mmedge_pipeline* pipeline, const mmedge_
   if (pipeline == nullptr) return missing("pipeline");
   if (output_count < 0 || (outputs == nullptr && output_count > 0)) return missing("outputs");
   mmedge_status status = MMEDGE_OK;
-  if (pipeline->generate) {
+  if (pipeline->generate || pipeline->denoise) {
     status = mmedge_loop_begin(pipeline, inputs, input_count, nullptr, state);
     mmedge_loop_step_info step = MMEDGE_LOOP_STEP_INFO;
     step.taken = 1;
@@ -505,8 +558,13 @@ mmedge_status mmedge_pipeline_run_state(mmedge_pipeline* pipeline, const mmedge_
 
 mmedge_status mmedge_loop_reserve(mmedge_pipeline* pipeline, int64_t rows, int64_t tokens) {
   if (pipeline == nullptr) return missing("pipeline");
-  if (!pipeline->generate) return no_loop();
+  if (!pipeline->generate && !pipeline->denoise) return no_loop();
   return guard([&] {
+    if (pipeline->denoise) {
+      int64_t elements = 0;
+      if (__builtin_mul_overflow(rows, tokens, &elements)) elements = -1;
+      return pipeline->denoise->reserve(elements);
+    }
     pipeline->generate->reserve(rows, tokens);
     pipeline->active.resize(pipeline->generate->pending_room());
   });
@@ -516,7 +574,7 @@ mmedge_status mmedge_loop_begin(mmedge_pipeline* pipeline, const mmedge_tensor* 
                                 int32_t input_count, const mmedge_loop_options* options,
                                 mmedge_state* state) {
   if (pipeline == nullptr) return missing("pipeline");
-  if (!pipeline->generate) return no_loop();
+  if (!pipeline->generate && !pipeline->denoise) return no_loop();
   const mmedge_loop_options defaults = MMEDGE_LOOP_OPTIONS;
   const mmedge_loop_options& from = options != nullptr ? *options : defaults;
   if (!has_size(&from)) return wrong_size("options", &from);
@@ -524,6 +582,11 @@ mmedge_status mmedge_loop_begin(mmedge_pipeline* pipeline, const mmedge_tensor* 
   rt::GenerateOptions to;
   if (!to_options(from, &to, &status)) return status;
   if (!take_arguments(pipeline, inputs, input_count, &status)) return status;
+  if (pipeline->denoise) return begin_denoise(pipeline, input_count, from, to, state);
+  if (from.noise != nullptr) {
+    return mmedge::fail(MMEDGE_INPUT_ERROR,
+                        "option noise: a bundle with a loop 'generate' does not take it; leave it out");
+  }
   const rt::Code code = pipeline->generate->begin(
       pipeline->arguments.data(), static_cast<size_t>(input_count), to, from.cached != 0,
       state != nullptr ? state->state.get() : nullptr);
@@ -534,6 +597,7 @@ mmedge_status mmedge_loop_begin(mmedge_pipeline* pipeline, const mmedge_tensor* 
 mmedge_status mmedge_loop_step(mmedge_pipeline* pipeline, mmedge_loop_step_info* step) {
   if (pipeline == nullptr || step == nullptr) return missing("pipeline or step");
   if (!has_size(step)) return wrong_size("step", step);
+  if (pipeline->denoise) return step_denoise(pipeline, step);
   if (!pipeline->generate) return no_loop();
   bool taken = false;
   const rt::Code code = pipeline->generate->step(&taken);
@@ -559,16 +623,29 @@ mmedge_status mmedge_loop_step(mmedge_pipeline* pipeline, mmedge_loop_step_info*
 }
 
 void mmedge_loop_cancel(mmedge_pipeline* pipeline) {
-  if (pipeline != nullptr && pipeline->generate) pipeline->generate->cancel();
+  if (pipeline == nullptr) return;
+  if (pipeline->generate) pipeline->generate->cancel();
+  if (pipeline->denoise) pipeline->denoise->cancel();
 }
 
 mmedge_status mmedge_loop_result(mmedge_pipeline* pipeline, int32_t* finish, int32_t finish_count,
                                  mmedge_tensor* outputs, int32_t output_count) {
   if (pipeline == nullptr) return missing("pipeline");
   if (output_count < 0 || (outputs == nullptr && output_count > 0)) return missing("outputs");
-  if (!pipeline->generate) return no_loop();
-  if (!pipeline->generate->has_begun()) {
+  if (!pipeline->generate && !pipeline->denoise) return no_loop();
+  if (pipeline->generate ? !pipeline->generate->has_begun() : !pipeline->denoise->has_begun()) {
     return mmedge::fail(MMEDGE_INPUT_ERROR, "no loop was begun; call mmedge_loop_begin()");
+  }
+  if (pipeline->denoise) {
+    const rt::Code code = pipeline->denoise->make_result();
+    if (code != rt::Code::kOk) {
+      return mmedge::fail(pipeline->denoise->is_late() ? MMEDGE_TIMEOUT : to_status(code), "%s",
+                          pipeline->denoise->message());
+    }
+    if (finish != nullptr && finish_count > 0) {
+      finish[0] = static_cast<int32_t>(pipeline->denoise->progress().finish());
+    }
+    return give_outputs(pipeline, outputs, output_count);
   }
   pipeline->generate->cancel();
   const rt::GenerateState& progress = pipeline->generate->progress();
@@ -583,6 +660,7 @@ mmedge_status mmedge_pipeline_verify(mmedge_pipeline* pipeline, int32_t* samples
   if (pipeline == nullptr) return missing("pipeline");
   return guard([&] {
     if (pipeline->generate) pipeline->generate->give_up();
+    if (pipeline->denoise) pipeline->denoise->give_up();
     pipeline->verification = rt::verify(*pipeline->pipeline);
     const rt::Verification& verification = pipeline->verification;
     if (samples != nullptr) *samples = static_cast<int32_t>(verification.samples);

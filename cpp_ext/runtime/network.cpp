@@ -35,13 +35,6 @@ bool is_state(const Manifest& manifest, const Stage& stage, const std::string& i
   });
 }
 
-void check_supported(const Manifest& manifest) {
-  if (std::holds_alternative<DenoiseLoop>(manifest.loop)) {
-    throw Error(Code::kInput, "this bundle has a loop 'denoise', which this version of libmmedge does "
-                              "not run; use the Python runtime");
-  }
-}
-
 // As select(), without variants that this library does not run; their decisions say so.
 Choice select_supported(const Manifest& manifest, const Device& device, const Wish& wish,
                         const std::string& source) {
@@ -77,7 +70,6 @@ Choice select_supported(const Manifest& manifest, const Device& device, const Wi
 std::shared_ptr<const Network> Network::load(std::shared_ptr<Bundle> bundle,
                                              const Backends& backends,
                                              const LoadOptions& options) {
-  check_supported(bundle->manifest());
   check_options(options.session);
   auto network = std::make_shared<Network>();
   network->bundle_ = std::move(bundle);
@@ -244,6 +236,15 @@ void Network::connect_loop() {
     const TensorSpec tokens{"tokens", DType::kInt64, {token_loop_->token.shape[0], {0, "tokens"}}};
     const TensorSpec lengths{"lengths", DType::kInt64, {token_loop_->token.shape[0]}};
     loop_outputs_ = {tokens, lengths};
+  } else if (const auto* denoise = std::get_if<DenoiseLoop>(&manifest().loop)) {
+    own = {denoise->latent, denoise->time};
+    const Session& step = *loop_stages_.front().session;
+    if (denoise->decoder) {
+      loop_outputs_ = loop_stages_.at(1).session->outputs();
+    } else {
+      loop_outputs_ = {step.inputs()[static_cast<size_t>(step.input_index(denoise->latent))]};
+      loop_outputs_.front().name = "latent";
+    }
   }
   for (LoopStage& stage : loop_stages_) {
     bool stored = false;

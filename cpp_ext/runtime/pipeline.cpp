@@ -17,6 +17,13 @@ bool same_kind(const TensorView& a, const TensorView& b) noexcept {
   return a.rank == b.rank && std::equal(a.shape, a.shape + a.rank, b.shape);
 }
 
+void add_sizes(const std::vector<int>& places, const TensorView& view,
+               std::vector<int64_t>* sizes) noexcept {
+  for (size_t axis = 0; axis < places.size(); ++axis) {
+    if (places[axis] >= 0) (*sizes)[static_cast<size_t>(places[axis])] = view.shape[axis];
+  }
+}
+
 }  // namespace
 
 Pipeline::Pipeline(std::shared_ptr<const Network> network)
@@ -24,6 +31,10 @@ Pipeline::Pipeline(std::shared_ptr<const Network> network)
   for (const PlanStage& stage : network_->stages()) {
     slots_.push_back(stage.session->make_slot());
     values_.emplace_back(stage.boundaries.size());
+    std::vector<std::vector<int>>& dimensions = output_dimensions_.emplace_back();
+    for (const TensorSpec& spec : stage.session->outputs()) {
+      dimensions.push_back(dimension_places(network_->manifest(), spec));
+    }
     first_.push_back(stage.first ? stage.first->make_memory() : FirstMemory());
   }
   sizes_.resize(network_->size_sources().size());
@@ -159,17 +170,24 @@ void Pipeline::find_sizes() noexcept {
 void Pipeline::find_loop_sizes(const LoopStage& stage, int left_out,
                                std::vector<int64_t>* sizes) const noexcept {
   std::fill(sizes->begin(), sizes->end(), kUnknownSize);
-  const auto add = [sizes](const std::vector<int>& places, const TensorView& view) noexcept {
-    for (size_t axis = 0; axis < places.size(); ++axis) {
-      if (places[axis] >= 0) (*sizes)[static_cast<size_t>(places[axis])] = view.shape[axis];
-    }
-  };
   for (const LoopInput& input : stage.inputs) {
     if (input.source != LoopInput::Source::kMade) continue;
-    add(input.dimensions, made(input.stage, input.place).view());
+    add_sizes(input.dimensions, made(input.stage, input.place).view(), sizes);
   }
   for (size_t i = 0; i < input_dimensions_.size(); ++i) {
-    if (static_cast<int>(i) != left_out) add(input_dimensions_[i], call_.values[i]);
+    if (static_cast<int>(i) != left_out) add_sizes(input_dimensions_[i], call_.values[i], sizes);
+  }
+}
+
+void Pipeline::find_all_sizes(std::vector<int64_t>* sizes) const noexcept {
+  std::fill(sizes->begin(), sizes->end(), kUnknownSize);
+  for (size_t stage = 0; stage < output_dimensions_.size(); ++stage) {
+    for (size_t output = 0; output < output_dimensions_[stage].size(); ++output) {
+      add_sizes(output_dimensions_[stage][output], find_output(stage, output), sizes);
+    }
+  }
+  for (size_t i = 0; i < input_dimensions_.size(); ++i) {
+    add_sizes(input_dimensions_[i], call_.values[i], sizes);
   }
 }
 
@@ -243,7 +261,10 @@ Code Pipeline::compute(const NamedTensor* tensors, size_t count, bool cached,
   for (size_t m = 0; m < held_.size() && cached; ++m) {
     if (held_[m].cached && !held_[m].skip) hold(m);
   }
-  for (size_t i = 0; i < views_.size(); ++i) views_[i] = find_output(i);
+  for (size_t i = 0; i < views_.size(); ++i) {
+    const auto& [stage, output] = network_->output_places()[i];
+    views_[i] = find_output(stage, output);
+  }
   return Code::kOk;
 }
 
@@ -256,8 +277,7 @@ Code Pipeline::run(const NamedTensor* tensors, size_t count, bool cached, State*
   return Code::kOk;
 }
 
-const TensorView& Pipeline::find_output(size_t index) const noexcept {
-  const auto& [stage, place] = network_->output_places()[index];
+const TensorView& Pipeline::find_output(size_t stage, size_t place) const noexcept {
   const std::vector<Boundary>& boundaries = network_->stages()[stage].boundaries;
   for (size_t b = 0; b < boundaries.size(); ++b) {
     if (boundaries[b].output == place) return values_[stage][b].view();

@@ -80,7 +80,7 @@ class Network {
   const std::vector<TensorSpec>& outputs() const { return outputs_; }
   // That of the loop, and its decoder if there is one; empty without a loop.
   const std::vector<LoopStage>& loop_stages() const { return loop_stages_; }
-  // What the loop gives: tokens and lengths.
+  // What the loop gives: tokens and lengths, or a latent, or what the decoder makes of it.
   const std::vector<TensorSpec>& loop_outputs() const { return loop_outputs_; }
   const TokenLoop* token_loop() const { return token_loop_.get(); }  // null without one
   // Stage and place of each of the network's outputs.
@@ -156,6 +156,9 @@ class Pipeline {
   void find_loop_sizes(const LoopStage& stage, int left_out,
                        std::vector<int64_t>* sizes) const noexcept;
 
+  // The same by all that the stages of the plan gave, and by the network's inputs.
+  void find_all_sizes(std::vector<int64_t>* sizes) const noexcept;
+
   // The network's output of the last run, by place; valid until the next one, and until a State
   // that the run left it in is changed.
   const TensorView& output(size_t index) const noexcept { return views_[index]; }
@@ -178,7 +181,7 @@ class Pipeline {
   void find_sizes() noexcept;
   Code begin_states(size_t stage, const State* state) noexcept;
   Code run_stage(size_t stage) noexcept;
-  const TensorView& find_output(size_t index) const noexcept;
+  const TensorView& find_output(size_t stage, size_t output) const noexcept;
 
   std::shared_ptr<const Network> network_;
   std::vector<std::unique_ptr<RunSlot>> slots_;
@@ -188,6 +191,7 @@ class Pipeline {
   std::vector<int64_t> sizes_;        // of each dimension in this call
   std::vector<FirstMemory> first_;    // of each stage
   std::vector<TensorView> views_;     // of each of the network's outputs
+  std::vector<std::vector<std::vector<int>>> output_dimensions_;  // of each stage
   std::vector<std::vector<int>> input_dimensions_;  // of each input of the network, of each axis
 };
 

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import json
-from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, Self
-
-import numpy as np
 
 from mmedge import sdk
 from mmedge.errors import (
@@ -19,8 +16,8 @@ from mmedge.errors import (
     MMEdgeError,
     NoVariantError,
 )
+from mmedge.native.loop_calls import FINISH, NativeStep, loop_options, read_step
 from mmedge.native.structures import (
-    MAX_RANK,
     Choice,
     LoadOptions,
     LoopOptions,
@@ -29,6 +26,9 @@ from mmedge.native.structures import (
     TensorSpecStruct,
     VerifiedOutput,
     VerifiedOutputStruct,
+    array_of,
+    contiguous,
+    tensors_of,
 )
 from mmedge.spec import Decision
 
@@ -43,15 +43,9 @@ __all__ = ["NativeBundle", "NativePipeline", "NativeState", "library"]
 
 NAME = "libmmedge.so.0"
 
-#: NumPy's dtypes in the order of ``mmedge_dtype``; bfloat16 is in no bundle.
-DTYPES = (
-    "float32", "float16", None, "int8", "bool", "float64", "int16", "int32", "int64", "uint8",
-    "uint16", "uint32", "uint64",
-)  # fmt: skip
-NUMBERS = {np.dtype(name): number for number, name in enumerate(DTYPES) if name is not None}
 
 #: Statuses of mmedge/base.h; any other is a BackendError.
-ERRORS: Mapping[int, type[MMEdgeError]] = {
+ERRORS: Mapping[int, type[MMEdgeError | TimeoutError]] = {
     1: InputError,
     100: BundleError,
     101: NoVariantError,
@@ -60,17 +54,8 @@ ERRORS: Mapping[int, type[MMEdgeError]] = {
     200: InputError,
     201: InputError,
     202: InputError,
+    203: TimeoutError,
 }
-
-
-@dataclass(frozen=True, eq=False)
-class NativeStep:
-    """A step of a loop ``generate``, copied: as :class:`mmedge.GenerateStep`."""
-
-    index: int
-    tokens: Array
-    active: Array
-    scores: Array
 
 
 @cache
@@ -259,7 +244,7 @@ class NativePipeline:
         Raises:
             MMEdgeError: as :meth:`run`.
         """
-        tensors = _tensors(inputs or {})
+        tensors = tensors_of(inputs or {})
         check(
             self._c,
             self._c.mmedge_pipeline_warm_up(self.handle, tensors, len(inputs or {})),
@@ -287,8 +272,8 @@ class NativePipeline:
             InputError: a name, dtype, rank or size that does not fit.
             BackendError: the engine failed.
         """
-        arrays = _contiguous(inputs)
-        tensors = _tensors(arrays)
+        arrays = contiguous(inputs)
+        tensors = tensors_of(arrays)
         outputs = (Tensor * len(self.outputs))(*(Tensor(name) for name in self.outputs))
         kept = None if state is None else state.handle
         arguments = (self.handle, tensors, len(arrays), outputs, len(outputs), kept)
@@ -297,7 +282,7 @@ class NativePipeline:
             self.warm_up(arrays)
             status = self._c.mmedge_pipeline_run_state(*arguments)
         check(self._c, status)
-        return {output.name.decode(): _array(output) for output in outputs}
+        return {output.name.decode(): array_of(output) for output in outputs}
 
     def reserve(self, rows: int, tokens: int) -> None:
         """Set memory aside for loops of so many rows that begin with so many tokens each."""
@@ -317,9 +302,9 @@ class NativePipeline:
             InputError: an input, an option or the state does not fit.
             BackendError: the engine failed.
         """
-        given = _loop_options(options, cached=cached)
-        arrays = _contiguous(inputs)
-        tensors = _tensors(arrays)
+        given, arrays_kept = loop_options(options, cached=cached)
+        arrays = contiguous(inputs)
+        tensors = tensors_of(arrays)
         kept = None if state is None else state.handle
         arguments = (self.handle, tensors, len(arrays), ctypes.byref(given), kept)
         status = self._c.mmedge_loop_begin(*arguments)
@@ -328,7 +313,7 @@ class NativePipeline:
             status = self._c.mmedge_loop_begin(*arguments)
         check(self._c, status)
         # Arrays that options point to have to stay.
-        self._options = (given, options)
+        self._options = (given, arrays_kept)
 
     def steps(self) -> Iterator[NativeStep]:
         """The steps of the loop that was begun, as they come."""
@@ -337,32 +322,25 @@ class NativePipeline:
             check(self._c, self._c.mmedge_loop_step(self.handle, step))
             if not step.taken:
                 return
-            dtype = np.dtype(DTYPES[step.scores_dtype])
-            memory = ctypes.string_at(
-                step.scores,
-                dtype.itemsize * ((step.rows - 1) * step.scores_stride + step.vocabulary),
-            )
-            stride = step.scores_stride * dtype.itemsize
-            scores = np.stack([
-                np.frombuffer(memory, dtype, step.vocabulary, row * stride)
-                for row in range(step.rows)
-            ])  # fmt: skip
-            tokens = np.array(step.tokens[: step.rows], np.int64)
-            yield NativeStep(step.index, tokens, np.array(step.active[: step.rows], bool), scores)
+            yield read_step(step)
 
     def cancel(self) -> None:
         """Take no more steps of the loop."""
         self._c.mmedge_loop_cancel(self.handle)
 
-    def result(self, rows: int) -> tuple[dict[str, Array], list[str]]:
-        """What the loop gives, and why each of ``rows`` rows ended; it ends with that."""
+    def result(self, rows: int = 1) -> tuple[dict[str, Array], list[str]]:
+        """What the loop gives, and why each of ``rows`` rows ended; it ends with that.
+
+        Raises:
+            TimeoutError: the deadline of a loop ``denoise`` passed before it had an estimate.
+        """
         outputs = (Tensor * len(self.outputs))(*(Tensor(name) for name in self.outputs))
         finish = (ctypes.c_int32 * rows)()
         check(
             self._c,
             self._c.mmedge_loop_result(self.handle, finish, rows, outputs, len(outputs)),
         )
-        arrays = {output.name.decode(): _array(output) for output in outputs}
+        arrays = {output.name.decode(): array_of(output) for output in outputs}
         return arrays, [FINISH[word] for word in finish]
 
     def verify(self) -> tuple[VerifiedOutput, ...]:
@@ -432,35 +410,6 @@ class NativeState:
 
 NOT_WARM = 201
 
-#: By ``mmedge_finish``.
-FINISH = ("", "stop", "limit", "schedule", "deadline", "cancel")
-
-
-def _loop_options(options: Mapping[str, Any], *, cached: bool) -> LoopOptions:
-    """The structure; what an option of the C API cannot say is refused here."""
-    given = LoopOptions(
-        ctypes.sizeof(LoopOptions), limit=-1, stop_count=-1, temperature=-1.0, top_k=-1, top_p=-1.0,
-        deadline_ms=-1.0, cached=cached,
-    )  # fmt: skip
-    for name, value in options.items():
-        if value is None:
-            continue
-        if name == "stop":
-            stops = list(value)
-            given.stop, given.stop_count = (ctypes.c_int64 * len(stops))(*stops), len(stops)
-        elif name == "forced":
-            array = np.asarray(value)
-            if array.dtype != np.int64 or array.ndim != 2 or not array.flags.c_contiguous:
-                raise InputError(f"forced: expected int64 [batch, n], got {array.dtype}")
-            given.forced, (given.forced_rows, given.forced_count) = array.ctypes.data, array.shape
-        elif name not in ("limit", "seed", "temperature", "top_k", "top_p", "deadline_ms"):
-            raise InputError(f"option {name!r}: a bundle with a loop 'generate' does not take it")
-        elif value < 0:
-            raise InputError(f"{name}: expected a number from 0, got {value}")
-        else:
-            setattr(given, name, value)
-    return given
-
 
 def installed_onnxruntime() -> str | None:
     """The folder of the installed package's library; None where there is none."""
@@ -469,30 +418,3 @@ def installed_onnxruntime() -> str | None:
     spec = find_spec("onnxruntime")
     places = spec.submodule_search_locations if spec is not None else None
     return f"{places[0]}/capi" if places else None
-
-
-def _contiguous(arrays: Mapping[str, Array]) -> dict[str, Array]:
-    """In C order; ascontiguousarray makes a vector of a number."""
-    return {
-        name: np.ascontiguousarray(value).reshape(np.shape(value)) for name, value in arrays.items()
-    }
-
-
-def _tensors(arrays: Mapping[str, Array]) -> Any:  # noqa: ANN401
-    """An array of ``mmedge_tensor`` over arrays in C order, which have to outlive it."""
-    tensors = (Tensor * len(arrays))()
-    for tensor, (name, array) in zip(tensors, arrays.items(), strict=True):
-        if array.dtype not in NUMBERS or array.ndim > MAX_RANK:
-            raise InputError(f"input {name!r}: no bundle takes {array.dtype} of rank {array.ndim}")
-        tensor.name, tensor.data = name.encode(), array.ctypes.data
-        tensor.bytes, tensor.dtype, tensor.rank = array.nbytes, NUMBERS[array.dtype], array.ndim
-        tensor.shape[: array.ndim] = array.shape
-    return tensors
-
-
-def _array(tensor: Tensor) -> Array:
-    """A copy of what the library gave."""
-    dtype = np.dtype(DTYPES[tensor.dtype])
-    shape = tuple(tensor.shape[: tensor.rank])
-    data = ctypes.string_at(tensor.data, tensor.bytes) if tensor.bytes else b""
-    return np.frombuffer(data, dtype).reshape(shape).copy()

@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 import ctypes
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from mmedge.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mmedge.spec import Array
 
 __all__ = [
+    "DTYPES",
     "MAX_RANK",
     "Choice",
     "LoadOptions",
@@ -15,10 +25,20 @@ __all__ = [
     "TensorSpecStruct",
     "VerifiedOutput",
     "VerifiedOutputStruct",
+    "array_of",
+    "contiguous",
+    "tensors_of",
 ]
 
 #: Most axes of a tensor.
 MAX_RANK = 8
+
+#: NumPy's dtypes in the order of ``mmedge_dtype``; bfloat16 is in no bundle.
+DTYPES = (
+    "float32", "float16", None, "int8", "bool", "float64", "int16", "int32", "int64", "uint8",
+    "uint16", "uint32", "uint64",
+)  # fmt: skip
+NUMBERS = {np.dtype(name): number for number, name in enumerate(DTYPES) if name is not None}
 
 
 class LoadOptions(ctypes.Structure):
@@ -111,6 +131,7 @@ class LoopOptions(ctypes.Structure):
         ("forced", ctypes.c_void_p),
         ("forced_rows", ctypes.c_int64),
         ("forced_count", ctypes.c_int64),
+        ("noise", ctypes.c_void_p),
         ("cached", ctypes.c_int32),
     )
 
@@ -130,6 +151,8 @@ class LoopStepStruct(ctypes.Structure):
         ("scores_dtype", ctypes.c_int32),
         ("vocabulary", ctypes.c_int64),
         ("scores_stride", ctypes.c_int64),
+        ("latent", ctypes.POINTER(ctypes.c_float)),
+        ("latent_elements", ctypes.c_int64),
     )
 
 
@@ -145,3 +168,30 @@ class VerifiedOutput(NamedTuple):
     def passes(self) -> bool:
         """Whether every sample lies within the tolerance. NaN never does."""
         return self.limit_used <= 1.0
+
+
+def contiguous(arrays: Mapping[str, Array]) -> dict[str, Array]:
+    """In C order; ascontiguousarray makes a vector of a number."""
+    return {
+        name: np.ascontiguousarray(value).reshape(np.shape(value)) for name, value in arrays.items()
+    }
+
+
+def tensors_of(arrays: Mapping[str, Array]) -> Any:  # noqa: ANN401
+    """An array of ``mmedge_tensor`` over arrays in C order, which have to outlive it."""
+    tensors = (Tensor * len(arrays))()
+    for tensor, (name, array) in zip(tensors, arrays.items(), strict=True):
+        if array.dtype not in NUMBERS or array.ndim > MAX_RANK:
+            raise InputError(f"input {name!r}: no bundle takes {array.dtype} of rank {array.ndim}")
+        tensor.name, tensor.data = name.encode(), array.ctypes.data
+        tensor.bytes, tensor.dtype, tensor.rank = array.nbytes, NUMBERS[array.dtype], array.ndim
+        tensor.shape[: array.ndim] = array.shape
+    return tensors
+
+
+def array_of(tensor: Tensor) -> Array:
+    """A copy of what the library gave."""
+    dtype = np.dtype(DTYPES[tensor.dtype])
+    shape = tuple(tensor.shape[: tensor.rank])
+    data = ctypes.string_at(tensor.data, tensor.bytes) if tensor.bytes else b""
+    return np.frombuffer(data, dtype).reshape(shape).copy()

@@ -210,8 +210,9 @@ MMEDGE_API mmedge_status mmedge_pipeline_run_state(mmedge_pipeline* pipeline,
 
 /* ---- Loops ----------------------------------------------------------------------------------- */
 
-/* A bundle with a loop `generate` makes tokens one after another. mmedge_pipeline_run() takes all steps
- * with the bundle's options. These functions take them one by one:
+/* A bundle with a loop `generate` makes tokens one after another; one with a loop `denoise` makes an
+ * array from noise. mmedge_pipeline_run() takes all steps with the bundle's options. These functions
+ * take them one by one:
  *
  *   mmedge_loop_begin(pipeline, inputs, 2, &options, NULL)
  *   while (mmedge_loop_step(pipeline, &step) == MMEDGE_OK && step.taken) ...
@@ -230,6 +231,7 @@ typedef enum mmedge_finish {
   MMEDGE_FINISH_CANCEL = 5
 } mmedge_finish;
 
+/* A loop `denoise` takes `seed`, `noise`, `deadline_ms` and `cached`, and refuses the others. */
 typedef struct mmedge_loop_options {
   uint32_t struct_size;
   int64_t limit;          /* most tokens; -1: the bundle's */
@@ -244,14 +246,17 @@ typedef struct mmedge_loop_options {
                              scores. It has to stay as it is until the loop has ended. NULL: none */
   int64_t forced_rows;
   int64_t forced_count;
+  const mmedge_tensor* noise; /* of `denoise`: the first noise, float32, before it is scaled, whose name
+                             is not looked at; NULL: normal numbers of the seed */
   int32_t cached;         /* 0: encoders run again even where their modality holds what it held */
 } mmedge_loop_options;
 
 #define MMEDGE_LOOP_OPTIONS \
-  {sizeof(mmedge_loop_options), -1, NULL, -1, 0, -1.0, -1, -1.0, -1.0, NULL, 0, 0, 1}
+  {sizeof(mmedge_loop_options), -1, NULL, -1, 0, -1.0, -1, -1.0, -1.0, NULL, 0, 0, NULL, 1}
 
 /* Sets memory aside for calls of `rows` rows that begin with `tokens` tokens each: the bundle's, or
- * those that a state has left over, and the caller's. Warming up does so for its inputs. */
+ * those that a state has left over, and the caller's. Of a loop `denoise` the product counts: elements
+ * of the latent. Warming up does so for its inputs. */
 MMEDGE_API mmedge_status mmedge_loop_reserve(mmedge_pipeline* pipeline, int64_t rows,
                                              int64_t tokens);
 
@@ -277,10 +282,13 @@ typedef struct mmedge_loop_step_info {
   int32_t scores_dtype;  /* an mmedge_dtype */
   int64_t vocabulary;
   int64_t scores_stride;
+  const float* latent;   /* of `denoise`, which sets neither rows, tokens, active nor scores: the latent
+                            after the step */
+  int64_t latent_elements;
 } mmedge_loop_step_info;
 
 #define MMEDGE_LOOP_STEP_INFO \
-  {sizeof(mmedge_loop_step_info), 0, 0, 0, 0, NULL, NULL, NULL, 0, 0, 0}
+  {sizeof(mmedge_loop_step_info), 0, 0, 0, 0, NULL, NULL, NULL, 0, 0, 0, NULL, 0}
 
 /* Real-time. Takes the next step. After a failure the loop is given up, and the state is as it was. */
 MMEDGE_API mmedge_status mmedge_loop_step(mmedge_pipeline* pipeline, mmedge_loop_step_info* step);
@@ -289,9 +297,12 @@ MMEDGE_API mmedge_status mmedge_loop_step(mmedge_pipeline* pipeline, mmedge_loop
 MMEDGE_API void mmedge_loop_cancel(mmedge_pipeline* pipeline);
 
 /* Real-time. What the loop gives; one that has steps left is cancelled. `finish` (an mmedge_finish for
- * each of up to `finish_count` rows) may be NULL. `outputs` as of mmedge_pipeline_run(): `tokens`, int64
- * [rows, longest], filled up with the first stop token; `lengths`, int64 [rows]; and the network's
- * outputs that no stage of the loop takes. mmedge_pipeline_output() lists all of them. */
+ * each of up to `finish_count` rows; of `denoise` one) may be NULL. `outputs` as of
+ * mmedge_pipeline_run(). Of `generate`: `tokens`, int64 [rows, longest], filled up with the first stop
+ * token, and `lengths`, int64 [rows]. Of `denoise`: `latent`, or what the decoder makes of it; if not all
+ * steps were taken, of the estimate of the last one. And the network's outputs that no stage of the loop
+ * takes. mmedge_pipeline_output() lists all of them. MMEDGE_TIMEOUT: the deadline passed before there
+ * was an estimate; MMEDGE_INPUT_ERROR: there is none for another reason. */
 MMEDGE_API mmedge_status mmedge_loop_result(mmedge_pipeline* pipeline, int32_t* finish,
                                             int32_t finish_count, mmedge_tensor* outputs,
                                             int32_t output_count);

@@ -125,12 +125,16 @@ Verification verify(Pipeline& pipeline) {
                         sample.outputs.at(outputs[o].name));
       }
     }
-    if (network.token_loop() != nullptr) {
+    if (!network.loop_stages().empty()) {
       const auto compare = [&](const std::string& name, const TensorView& got,
                                const TensorView& expected) {
         comparisons.add(kLoop, name, got, expected);
       };
-      replay_generate(&pipeline, sample, compare, &choices);
+      if (network.token_loop() != nullptr) {
+        replay_generate(&pipeline, sample, compare, &choices);
+      } else {
+        replay_denoise(&pipeline, sample, compare);
+      }
       continue;
     }
     std::vector<NamedTensor> inputs;

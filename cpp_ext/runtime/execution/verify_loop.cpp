@@ -7,6 +7,7 @@
 #include <limits>
 #include <set>
 
+#include "denoise_run.h"
 #include "error.h"
 #include "execution/convert.h"
 #include "generate_run.h"
@@ -179,6 +180,40 @@ void replay_generate(Pipeline* pipeline, const Sample& sample, const CompareTens
         first_other(Row(first, first + run.progress().length(row)), Row(begin, end),
                     static_cast<size_t>(row), loop.stop, all, words);
     if (choice) choices->push_back(*choice);
+  }
+}
+
+void replay_denoise(Pipeline* pipeline, const Sample& sample, const CompareTensors& compare) {
+  const auto& loop = std::get<DenoiseLoop>(pipeline->network()->manifest().loop);
+  const TensorView& latents = sample.loop.at("latents");
+  const size_t last = loop.schedule.size() - 1;
+  const std::vector<NamedTensor> inputs = named(sample.inputs);
+  pipeline->reserve(inputs.data(), inputs.size());
+  check(pipeline->compute(inputs.data(), inputs.size(), false, nullptr), pipeline->message());
+  DenoiseRun run(pipeline);
+  DenoiseOptions options;
+  options.noise = sample.loop.at("noise");
+  run.reserve(options.noise->elements());
+  run.reserve_for_call();
+  check(run.begin(inputs.data(), inputs.size(), options, false, nullptr), run.message());
+  for (bool taken = true;;) {
+    check(run.step(&taken), run.message());
+    if (!taken) break;
+    const size_t index = run.progress().index() - 1;
+    // Of a short schedule some of the three are the same step, and the last says what it was.
+    size_t place = 0;
+    if (index == last) {
+      place = 2;
+    } else if (index == last / 2) {
+      place = 1;
+    } else if (index != 0) {
+      continue;
+    }
+    TensorView golden = latents;
+    golden.rank = latents.rank - 1;
+    std::copy(latents.shape + 1, latents.shape + latents.rank, golden.shape);
+    golden.data = static_cast<uint8_t*>(latents.data) + place * golden.bytes();
+    compare(loop.latent, run.latent(), golden);
   }
 }
 

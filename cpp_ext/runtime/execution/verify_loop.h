@@ -37,6 +37,10 @@ struct TokenChoice {
 void replay_generate(Pipeline* pipeline, const Sample& sample, const CompareTensors& compare,
                      std::vector<TokenChoice>* choices);
 
+// Runs the loop `denoise` on one golden sample: hands the latent after the first, a middle and the
+// last step to `compare`. Throws Error(kBackend) where a stage fails.
+void replay_denoise(Pipeline* pipeline, const Sample& sample, const CompareTensors& compare);
+
 // The choice that takes most of its limit, as a difference; none is no difference.
 Difference worst_choice(const std::vector<TokenChoice>& choices, const Tolerance& tolerance);
 
