@@ -37,6 +37,10 @@ NetworkRunner::NetworkRunner(std::shared_ptr<const Network> network,
     : network_(std::move(network)),
       relations_(network_->manifest().dimensions, network_->manifest().constraints) {
   const Manifest& manifest = network_->manifest();
+  if (!network_->loop_stages().empty() || !manifest.states.empty()) {
+    throw Error(Code::kInput, "streams in C++ run neither loops nor stages with state; push to a "
+                              "stream of the Python runtime, or call the pipeline");
+  }
   const std::vector<PlanStage>& stages = network_->stages();
   for (const PlanStage& stage : stages) {
     slots_.push_back(stage.session->make_slot());

@@ -19,7 +19,8 @@ namespace mmedge::runtime::stream {
 // allocates in its runs is its own share.
 class NetworkRunner : public StageRunner {
  public:
-  // `largest`: as StreamOptions has it. Throws Error(kBackend): a session gives no further slot;
+  // `largest`: as StreamOptions has it. Throws Error(kInput): there is a loop, or a stage with state;
+  // kBackend: a session gives no further slot;
   // Error(kInput): a dimension of an output without largest size.
   NetworkRunner(std::shared_ptr<const Network> network,
                 const std::map<std::string, int64_t>& largest);
