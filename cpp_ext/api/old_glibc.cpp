@@ -1,10 +1,10 @@
 // Lets the library run on C libraries older than the one that it was built with (from glibc 2.27 on).
 //
-// glibc gave some functions a new version without a change of what they do: dlopen and its kin,
-// and those of threads, moved to libc in 2.34, stat and its kin became functions of their own in 2.33, and pow in 2.29
-// sets no errno. A program that is
-// linked with a new glibc asks for those versions, and an old one refuses to load it. The names below
-// are found here first, hidden from everybody else, and lead to what every glibc has.
+// glibc gave some functions a new version without a change of what they do: dlopen and its kin, and
+// those of threads, moved to libc in 2.34, stat and its kin became functions of their own in 2.33, and
+// exp, log and pow set no errno since 2.29. A program that is linked with a new glibc asks for those
+// versions, and an old one refuses to load it. The names below are found here first, hidden from
+// everybody else, and lead to what every glibc has.
 #include <gnu/libc-version.h>
 
 #if defined(__GLIBC__) && (defined(__x86_64__) || defined(__aarch64__))
@@ -34,6 +34,8 @@ __asm__(".symver oldest_dlsym, dlsym@" MMEDGE_OLDEST);
 __asm__(".symver oldest_dlerror, dlerror@" MMEDGE_OLDEST);
 __asm__(".symver oldest_dladdr, dladdr@" MMEDGE_OLDEST);
 __asm__(".symver oldest_dlinfo, dlinfo@" MMEDGE_OLDEST_DLINFO);
+__asm__(".symver oldest_exp, exp@" MMEDGE_OLDEST);
+__asm__(".symver oldest_log, log@" MMEDGE_OLDEST);
 __asm__(".symver oldest_pow, pow@" MMEDGE_OLDEST);
 __asm__(".symver oldest_pthread_create, pthread_create@" MMEDGE_OLDEST);
 __asm__(".symver oldest_pthread_join, pthread_join@" MMEDGE_OLDEST);
@@ -46,6 +48,8 @@ void* oldest_dlsym(void*, const char*);
 char* oldest_dlerror();
 int oldest_dladdr(const void*, Dl_info*);
 int oldest_dlinfo(void*, int, void*);
+double oldest_exp(double);
+double oldest_log(double);
 double oldest_pow(double, double);
 int oldest_pthread_create(pthread_t*, const pthread_attr_t*, void* (*)(void*), void*);
 int oldest_pthread_join(pthread_t, void**);
@@ -79,7 +83,9 @@ MMEDGE_HIDDEN int __pthread_key_create(pthread_key_t* key, void (*destroy)(void*
   return oldest_pthread_key_create(key, destroy);
 }
 
-// Since 2.29 it does not set errno, which nobody here reads.
+// Since 2.29 these do not set errno, which nobody here reads.
+double exp(double x) noexcept { return oldest_exp(x); }
+double log(double x) noexcept { return oldest_log(x); }
 double pow(double base, double exponent) noexcept {
   return oldest_pow(base, exponent);
 }
