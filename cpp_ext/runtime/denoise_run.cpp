@@ -197,6 +197,22 @@ Code DenoiseRun::fail(Code code) noexcept {
 Code DenoiseRun::begin(const NamedTensor* tensors, size_t count, const DenoiseOptions& options,
                        bool cached, State* state) noexcept {
   fail(Code::kOk);
+  if (state != nullptr) {
+    const Code code = state->acquire(pipeline_.network().get(), &error_);
+    if (code != Code::kOk) return code;
+  }
+  const Code code = begin_call(tensors, count, options, cached, state);
+  if (code == Code::kOk) {
+    state_ = state;
+    has_begun_ = is_open_ = true;
+  } else if (state != nullptr) {
+    state->release();
+  }
+  return code;
+}
+
+Code DenoiseRun::begin_call(const NamedTensor* tensors, size_t count, const DenoiseOptions& options,
+                            bool cached, const State* state) noexcept {
   Code code = pipeline_.compute(tensors, count, cached, state);
   if (code == Code::kOk && state != nullptr) code = pipeline_.check_states();
   if (code != Code::kOk) return error_.set(code, "%s", pipeline_.message());
@@ -227,8 +243,6 @@ Code DenoiseRun::begin(const NamedTensor* tensors, size_t count, const DenoiseOp
   progress_->begin(static_cast<size_t>(elements), options.seed,
                    options.noise ? static_cast<const float*>(options.noise->data) : nullptr,
                    options.deadline);
-  state_ = state;
-  has_begun_ = is_open_ = true;
   result_ = nullptr;
   return Code::kOk;
 }
@@ -279,6 +293,7 @@ void DenoiseRun::leave() noexcept {
   if (state_ == nullptr) return;
   pipeline_.leave_states(state_);
   ++state_->position;
+  state_->release();
   state_ = nullptr;
 }
 
@@ -291,6 +306,7 @@ void DenoiseRun::cancel() noexcept {
 void DenoiseRun::give_up() noexcept {
   if (is_open_) progress_->cancel();
   is_open_ = false;
+  if (state_ != nullptr) state_->release();
   state_ = nullptr;
 }
 

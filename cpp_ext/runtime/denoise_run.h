@@ -26,6 +26,9 @@ class DenoiseRun {
  public:
   // The pipeline stays as long as this does. Throws Error.
   explicit DenoiseRun(Pipeline* pipeline);
+  ~DenoiseRun() { give_up(); }
+  DenoiseRun(const DenoiseRun&) = delete;
+  DenoiseRun& operator=(const DenoiseRun&) = delete;
 
   // Sets aside what a latent of so many elements needs. Throws Error(kInput), std::bad_alloc.
   void reserve(int64_t elements);
@@ -62,6 +65,8 @@ class DenoiseRun {
   Code predict(LoopSlot* slot, const float** prediction) noexcept;
   Code fail(Code code) noexcept;
   void leave() noexcept;
+  Code begin_call(const NamedTensor* tensors, size_t count, const DenoiseOptions& options, bool cached,
+                  const State* state) noexcept;
 
   // What stands for an input in the unconditional run.
   struct Replacement {

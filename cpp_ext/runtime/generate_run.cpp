@@ -109,6 +109,22 @@ Code GenerateRun::fail(Code code) noexcept {
 Code GenerateRun::begin(const NamedTensor* tensors, size_t count, const GenerateOptions& options,
                         bool cached, State* state) noexcept {
   fail(Code::kOk);
+  if (state != nullptr) {
+    const Code code = state->acquire(pipeline_.network().get(), &error_);
+    if (code != Code::kOk) return code;
+  }
+  const Code code = begin_call(tensors, count, options, cached, state);
+  if (code == Code::kOk) {
+    state_ = state;
+    has_begun_ = is_open_ = true;
+  } else if (state != nullptr) {
+    state->release();
+  }
+  return code;
+}
+
+Code GenerateRun::begin_call(const NamedTensor* tensors, size_t count, const GenerateOptions& options,
+                             bool cached, const State* state) noexcept {
   Code code = check_generate_options(options, loop_.loop, loop_.most_token, &error_);
   if (code != Code::kOk) return code;
   code = pipeline_.compute(tensors, count, cached, state);
@@ -153,8 +169,6 @@ Code GenerateRun::begin(const NamedTensor* tensors, size_t count, const Generate
   call.state_sizes = growing_sizes_.data();
   code = progress_->begin(call, options, &error_);
   if (code != Code::kOk) return code;
-  state_ = state;
-  has_begun_ = is_open_ = true;
   return Code::kOk;
 }
 
@@ -190,6 +204,7 @@ void GenerateRun::leave() noexcept {
   state_->pending_rows = progress_->batch();
   state_->pending_count = progress_->pending_count();
   progress_->write_pending(state_->pending.data());
+  state_->release();
   state_ = nullptr;
 }
 
@@ -202,6 +217,7 @@ void GenerateRun::cancel() noexcept {
 void GenerateRun::give_up() noexcept {
   if (is_open_) progress_->cancel();
   is_open_ = false;
+  if (state_ != nullptr) state_->release();
   state_ = nullptr;
 }
 

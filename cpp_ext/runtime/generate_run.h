@@ -18,6 +18,9 @@ class GenerateRun {
  public:
   // The pipeline stays as long as this does. Throws Error(kBackend).
   explicit GenerateRun(Pipeline* pipeline);
+  ~GenerateRun() { give_up(); }
+  GenerateRun(const GenerateRun&) = delete;
+  GenerateRun& operator=(const GenerateRun&) = delete;
 
   // Sets aside what calls of so many rows and first tokens of each need. Throws Error(kInput) for
   // numbers out of range.
@@ -60,6 +63,8 @@ class GenerateRun {
  private:
   void find_sizes() noexcept;
   void leave() noexcept;
+  Code begin_call(const NamedTensor* tensors, size_t count, const GenerateOptions& options, bool cached,
+                  const State* state) noexcept;
   Code fail(Code code) noexcept;
 
   Pipeline& pipeline_;

@@ -235,11 +235,6 @@ void Pipeline::leave_states(State* state) noexcept {
 
 Code Pipeline::compute(const NamedTensor* tensors, size_t count, bool cached,
                        const State* state) noexcept {
-  if (state != nullptr && state->network() != network_) {
-    return call_.error.set(Code::kInput,
-                           "this State belongs to another pipeline; make one of the pipeline that "
-                           "you call");
-  }
   if (const Code code = network_->inputs().prepare(tensors, count, &call_); code != Code::kOk) {
     return code;
   }
@@ -269,12 +264,17 @@ Code Pipeline::compute(const NamedTensor* tensors, size_t count, bool cached,
 }
 
 Code Pipeline::run(const NamedTensor* tensors, size_t count, bool cached, State* state) noexcept {
-  if (const Code code = compute(tensors, count, cached, state); code != Code::kOk) return code;
-  if (state == nullptr) return Code::kOk;
-  if (const Code code = check_states(); code != Code::kOk) return code;
-  leave_states(state);
-  ++state->position;
-  return Code::kOk;
+  if (state == nullptr) return compute(tensors, count, cached, nullptr);
+  Code code = state->acquire(network_.get(), &call_.error);
+  if (code != Code::kOk) return code;
+  code = compute(tensors, count, cached, state);
+  if (code == Code::kOk) code = check_states();
+  if (code == Code::kOk) {
+    leave_states(state);
+    ++state->position;
+  }
+  state->release();
+  return code;
 }
 
 const TensorView& Pipeline::find_output(size_t stage, size_t place) const noexcept {

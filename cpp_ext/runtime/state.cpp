@@ -61,6 +61,17 @@ std::unique_ptr<State> State::copy() const {
   return other;
 }
 
+Code State::acquire(const Network* network, CallError* error) noexcept {
+  if (network != network_.get()) {
+    return error->set(Code::kInput,
+                      "this State belongs to another pipeline; make one of the pipeline that you call");
+  }
+  if (!used_.test_and_set(std::memory_order_acquire)) return Code::kOk;
+  return error->set(Code::kInput,
+                    "this State is in use by another call, or by a loop that has not ended; give each "
+                    "its own, such as a copy");
+}
+
 void State::reset() noexcept {
   for (StateTensor& tensor : tensors) {
     tensor.value = Value();

@@ -2,11 +2,13 @@
 #ifndef MMEDGE_RUNTIME_STATE_H_
 #define MMEDGE_RUNTIME_STATE_H_
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <vector>
 
 #include "backends/backend.h"
+#include "execution/call_error.h"
 
 namespace mmedge::runtime {
 
@@ -37,6 +39,11 @@ class State {
   // Forgets everything: the next call begins with the first value.
   void reset() noexcept;
 
+  // Takes it for a call of a network's handle; release() gives it back. kInput: it is of another
+  // network, or another call uses it.
+  Code acquire(const Network* network, CallError* error) noexcept;
+  void release() noexcept { used_.clear(std::memory_order_release); }
+
   const std::shared_ptr<const Network>& network() const noexcept { return network_; }
   bool is_new() const noexcept { return position == 0; }
 
@@ -50,6 +57,7 @@ class State {
 
  private:
   std::shared_ptr<const Network> network_;
+  std::atomic_flag used_ = ATOMIC_FLAG_INIT;
 };
 
 }  // namespace mmedge::runtime

@@ -263,7 +263,8 @@ MMEDGE_API mmedge_status mmedge_loop_reserve(mmedge_pipeline* pipeline, int64_t 
 /* Real-time. Runs the stages before the loop, and begins it. What was begun before is given up, and its
  * state is as it was. `options` and `state` may be NULL. With a state, the loop goes on from there, and
  * leaves its own there when it has ended or is cancelled; the state may not be closed before.
- * MMEDGE_INPUT_ERROR: no loop, or an input, an option or the state does not fit. MMEDGE_NOT_WARM. */
+ * MMEDGE_INPUT_ERROR: no loop, or an input, an option or the state does not fit, or a loop that has not
+ * ended has the state. MMEDGE_NOT_WARM. */
 MMEDGE_API mmedge_status mmedge_loop_begin(mmedge_pipeline* pipeline, const mmedge_tensor* inputs,
                                            int32_t input_count, const mmedge_loop_options* options,
                                            mmedge_state* state);

@@ -65,6 +65,10 @@ def test_a_loop_that_is_given_up_leaves_its_state_as_it_was(both):
     other = state.copy()
     native.begin(prompt(), seed=1, state=state)
     next(native.steps())
+    with NativeBundle(BUNDLES / "completer.mmedge") as bundle, NativePipeline(bundle) as another:
+        another.reserve(4, 64)
+        with pytest.raises(InputError, match="another pipeline"):
+            another.begin(prompt(), state=state)
     native.begin(prompt(), seed=2, limit=6, state=other)  # gives the one before up
     first = [step.tokens.tolist() for step in native.steps()]
     assert state.position == position < other.position
