@@ -16,7 +16,7 @@ else()
   set(libraries ${CMAKE_INSTALL_LIBDIR})
 endif()
 
-add_library(mmedge SHARED api/runtime.cpp $<TARGET_OBJECTS:mmedge_kernels_cpu>)
+add_library(mmedge SHARED api/runtime.cpp api/stream.cpp $<TARGET_OBJECTS:mmedge_kernels_cpu>)
 if(NOT MMEDGE_SANITIZE)
   # Neither a new C library nor a new C++ library is asked of the system that it runs on.
   target_sources(mmedge PRIVATE api/old_glibc.cpp)

@@ -16,30 +16,9 @@
 #include "error.h"
 #include "execution/verify.h"
 #include "generate_run.h"
+#include "handles.h"
 #include "mmedge/kernels.h"
 #include "pipeline.h"
-#include "status.h"
-
-namespace rt = mmedge::runtime;
-
-struct mmedge_bundle {
-  std::shared_ptr<rt::Bundle> bundle;
-};
-
-struct mmedge_pipeline {
-  std::shared_ptr<const rt::Network> network;
-  std::unique_ptr<rt::Pipeline> pipeline;
-  std::unique_ptr<rt::GenerateRun> generate;  // null without such a loop
-  std::unique_ptr<rt::DenoiseRun> denoise;
-  std::vector<uint8_t> active;                // of a step's rows
-  std::vector<rt::NamedTensor> arguments;  // of a call, as many as the network has inputs
-  std::string variant;                     // texts that handles give out
-  rt::Verification verification;
-};
-
-struct mmedge_state {
-  std::unique_ptr<rt::State> state;
-};
 
 // Of ort/ops.cpp, which is linked in.
 extern "C" mmedge::ort::Status* RegisterCustomOps(mmedge::ort::SessionOptions* options,
@@ -47,113 +26,7 @@ extern "C" mmedge::ort::Status* RegisterCustomOps(mmedge::ort::SessionOptions* o
 
 namespace {
 
-mmedge_status to_status(rt::Code code) noexcept {
-  switch (code) {
-    case rt::Code::kOk: return MMEDGE_OK;
-    case rt::Code::kBundle: return MMEDGE_BUNDLE_ERROR;
-    case rt::Code::kInput: return MMEDGE_INPUT_ERROR;
-    case rt::Code::kNoVariant: return MMEDGE_NO_VARIANT;
-    case rt::Code::kBackend: return MMEDGE_BACKEND_ERROR;
-    case rt::Code::kAccuracy: return MMEDGE_ACCURACY_ERROR;
-    case rt::Code::kNotWarm: return MMEDGE_NOT_WARM;
-    case rt::Code::kTooSmall: return MMEDGE_TOO_SMALL;
-  }
-  return MMEDGE_INVALID;
-}
-
-// Runs what may throw.
-template <class Work>
-mmedge_status guard(Work work) noexcept {
-  try {
-    work();
-    return MMEDGE_OK;
-  } catch (const rt::Error& error) {
-    return mmedge::fail(to_status(error.code()), "%s", error.what());
-  } catch (const std::bad_alloc&) {
-    return mmedge::fail(MMEDGE_OUT_OF_MEMORY, "memory is exhausted");
-  } catch (const std::exception& error) {
-    return mmedge::fail(MMEDGE_BACKEND_ERROR, "unexpected: %s", error.what());
-  }
-}
-
-mmedge_status missing(const char* argument) noexcept {
-  return mmedge::fail(MMEDGE_INVALID, "%s is NULL", argument);
-}
-
-// A structure that a caller made with another header is refused and not guessed at.
-template <class Struct>
-bool has_size(const Struct* value) noexcept {
-  return value->struct_size == sizeof(Struct);
-}
-
-template <class Struct>
-mmedge_status wrong_size(const char* name, const Struct* value) noexcept {
-  return mmedge::fail(MMEDGE_INVALID,
-                      "%s has struct_size %u, and this library expects %zu; make it with the macro of "
-                      "mmedge.h, and build the caller and the library from one version",
-                      name, value->struct_size, sizeof(Struct));
-}
-
-struct Element {
-  mmedge_dtype dtype;
-  rt::DType type;
-};
-
-constexpr Element kElements[] = {
-    {MMEDGE_BOOL, rt::DType::kBool},   {MMEDGE_F16, rt::DType::kFloat16},
-    {MMEDGE_F32, rt::DType::kFloat32}, {MMEDGE_F64, rt::DType::kFloat64},
-    {MMEDGE_I8, rt::DType::kInt8},     {MMEDGE_I16, rt::DType::kInt16},
-    {MMEDGE_I32, rt::DType::kInt32},   {MMEDGE_I64, rt::DType::kInt64},
-    {MMEDGE_U8, rt::DType::kUint8},    {MMEDGE_U16, rt::DType::kUint16},
-    {MMEDGE_U32, rt::DType::kUint32},  {MMEDGE_U64, rt::DType::kUint64},
-};
-
-int32_t to_dtype(rt::DType type) noexcept {
-  for (const Element& element : kElements) {
-    if (element.type == type) return element.dtype;
-  }
-  return -1;
-}
-
-bool from_dtype(int32_t dtype, rt::DType* type) noexcept {
-  for (const Element& element : kElements) {
-    if (element.dtype == dtype) {
-      *type = element.type;
-      return true;
-    }
-  }
-  return false;
-}
-
-bool to_tensor(const mmedge_tensor& tensor, rt::NamedTensor* out, mmedge_status* status) noexcept {
-  const char* name = tensor.name != nullptr ? tensor.name : "";
-  if (tensor.rank < 0 || tensor.rank > MMEDGE_MAX_RANK) {
-    *status = mmedge::fail(MMEDGE_INVALID, "input '%.200s' has rank %d, expected 0 to %d", name,
-                           tensor.rank, MMEDGE_MAX_RANK);
-    return false;
-  }
-  out->name = name;
-  out->bytes = tensor.bytes;
-  out->view.rank = static_cast<size_t>(tensor.rank);
-  out->view.data = tensor.data;
-  int64_t elements = 1;
-  for (size_t axis = 0; axis < out->view.rank; ++axis) {
-    const int64_t size = tensor.shape[axis];
-    if (size < 0 || __builtin_mul_overflow(elements, size, &elements) ||
-        elements > (int64_t{1} << 56)) {
-      *status = mmedge::fail(MMEDGE_INVALID, "input '%.200s' has size %lld along axis %zu", name,
-                             static_cast<long long>(size), axis);
-      return false;
-    }
-    out->view.shape[axis] = size;
-  }
-  if (!from_dtype(tensor.dtype, &out->view.dtype)) {
-    *status = mmedge::fail(MMEDGE_INVALID, "input '%.200s' has dtype %d, which is none of a bundle's",
-                           name, tensor.dtype);
-    return false;
-  }
-  return true;
-}
+using namespace mmedge::api;
 
 // The caller's tensors into the handle's own list, which has room for one more than there are inputs.
 bool take_arguments(mmedge_pipeline* pipeline, const mmedge_tensor* inputs, int32_t count,
@@ -240,22 +113,7 @@ mmedge_status give_output(mmedge_pipeline* handle, mmedge_tensor* out) noexcept 
     return mmedge::fail(MMEDGE_INPUT_ERROR, "no output '%.200s' in this bundle",
                         out->name != nullptr ? out->name : "");
   }
-  const rt::TensorView view = output_view(handle, index);
-  const size_t bytes = view.bytes(), room = out->bytes;
-  out->dtype = to_dtype(view.dtype);
-  out->rank = static_cast<int32_t>(view.rank);
-  for (size_t axis = 0; axis < view.rank; ++axis) out->shape[axis] = view.shape[axis];
-  out->bytes = bytes;
-  if (out->data == nullptr) {
-    out->data = view.data;
-    return MMEDGE_OK;
-  }
-  if (room < bytes) {
-    return mmedge::fail(MMEDGE_TOO_SMALL, "output '%s' needs %zu bytes, and its buffer has %zu",
-                        out->name, bytes, room);
-  }
-  if (bytes > 0) std::memcpy(out->data, view.data, bytes);
-  return MMEDGE_OK;
+  return give_tensor(output_view(handle, index), out);
 }
 
 mmedge_status give_outputs(mmedge_pipeline* handle, mmedge_tensor* outputs,
