@@ -39,7 +39,7 @@ NetworkRunner::NetworkRunner(std::shared_ptr<const Network> network,
   const Manifest& manifest = network_->manifest();
   if (!network_->loop_stages().empty() || !manifest.states.empty()) {
     throw Error(Code::kInput, "streams in C++ run neither loops nor stages with state; push to a "
-                              "stream of the Python runtime, or call the pipeline");
+                              "stream of the runtime in Python, or call the pipeline");
   }
   const std::vector<PlanStage>& stages = network_->stages();
   for (const PlanStage& stage : stages) {

@@ -365,8 +365,12 @@ json play(const Manifest& manifest, const json& schedule,
           const std::shared_ptr<const Network>& network) {
   json results = json::array(), healths = json::array(), errors = json::array();
   std::unique_ptr<stream::NetworkRunner> computes;
-  if (network != nullptr) {
-    computes = std::make_unique<stream::NetworkRunner>(network, std::map<std::string, int64_t>());
+  try {
+    if (network != nullptr) {
+      computes = std::make_unique<stream::NetworkRunner>(network, std::map<std::string, int64_t>());
+    }
+  } catch (const Error& error) {
+    return {{"left_out", error.what()}};
   }
   // An engine takes memory in its runs.
   const auto guarded = [&computes](auto call) {
