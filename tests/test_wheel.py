@@ -13,7 +13,7 @@ from shared import once
 
 ROOT = Path(__file__).resolve().parent.parent
 #: Bytes that a device downloads at most.
-LIMIT = 1_500_000
+LIMIT = 2_500_000
 
 
 def build(factory, source, key):

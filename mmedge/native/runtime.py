@@ -1,4 +1,7 @@
-"""libmmedge, the runtime in C++, by ctypes: ``cpp_ext/include/mmedge/mmedge.h``."""
+"""libmmedge, the runtime in C++, by ctypes: ``cpp_ext/include/mmedge/mmedge.h``.
+
+It is long, since it declares every function of the API, and its three handles refer to each other.
+"""
 
 from __future__ import annotations
 
