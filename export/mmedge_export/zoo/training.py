@@ -239,9 +239,14 @@ class CooldownTrainer(Trainer[Net, Batch]):
         return min(1.0, rise, fall)
 
     def continues(self, recipe: Mapping[str, object], epoch: int) -> bool:
-        """As well as its own, a run for more or fewer epochs that was not in its cool-down."""
+        """As well as its own, a run of another length that was in neither cool-down yet."""
         mine = asdict(self.recipe)
-        if {**recipe, "epochs": 0} != {**mine, "epochs": 0}:
-            return False
-        fewest = min(cast("int", recipe["epochs"]), self.recipe.epochs)
-        return recipe == mine or epoch <= fewest - self.recipe.cooldown
+        if recipe == mine:
+            return True
+        length = ("epochs", "cooldown")
+        starts = [
+            cast("int", each["epochs"]) - cast("int", each["cooldown"]) for each in (recipe, mine)
+        ]
+        return epoch <= min(starts) and all(
+            recipe[name] == mine[name] for name in mine if name not in length
+        )

@@ -326,6 +326,9 @@ def test_a_longer_run_goes_on_from_before_the_cool_down(data, tmp_path):
     trainer.epoch, trainer.step = 2, 4
     trainer.save(tmp_path / "state")
     _trainer(data, epochs=9).restore(tmp_path / "state")
+    _trainer(data, epochs=9, cooldown=7).restore(tmp_path / "state")
+    with pytest.raises(ExportError, match="another recipe"):
+        _trainer(data, epochs=9, cooldown=8).restore(tmp_path / "state")  # it would have begun
     trainer.epoch = 3  # the rate has gone to 0
     trainer.save(tmp_path / "state")
     for changes in ({"epochs": 9}, {"epochs": 3, "seed": 1}):
