@@ -44,7 +44,6 @@ from mmedge.backends.registry import probe
 from mmedge.bench.machine import host
 from mmedge.bench.tune import tune
 from mmedge.bundle import Bundle
-from mmedge.bundle.choose import restrict
 from mmedge.errors import MMEdgeError
 from mmedge.spec import Tolerance
 from mmedge.tolerance import difference
@@ -101,10 +100,11 @@ def make(net: Net, folder: Path, threads: int) -> Files:
     tune(Bundle.open(path), threads=threads)[0].close()
     chain = []
     with Bundle.open(path) as bundle:
-        manifest, device = bundle.manifest, restrict(probe(), "cpu")
-        best, decisions = bundle.select(device)
+        manifest, device = bundle.manifest, probe()
+        best, decisions = bundle.select(device, target="cpu")
         runs = {decision.variant for decision in decisions if decision.accepted}
-        picked = {"fp32": bundle.select(device, precision="fp32")[0].id, "best": best.id}
+        fp32 = bundle.select(device, precision="fp32", target="cpu")[0]
+        picked = {"fp32": fp32.id, "best": best.id}
         precisions = {v.id: v.precision for v in manifest.variants if v.id in runs}
         for variant in manifest.variants:
             if variant.id == "ort-int8-cpu":

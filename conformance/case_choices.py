@@ -11,7 +11,7 @@ from case_files import write
 
 from mmedge.backends import cores
 from mmedge.bundle import Bundle
-from mmedge.bundle.choose import choose_plan, is_proven, restrict, tuned_threads
+from mmedge.bundle.choose import choose_plan, is_proven, tuned_threads
 from mmedge.errors import MMEdgeError, NoVariantError
 from mmedge.spec import Device
 
@@ -122,9 +122,9 @@ def _plain(device: Device) -> dict[str, Any]:
 
 
 def _choose(bundle: Bundle, device: Device, options: dict[str, Any]) -> dict[str, Any]:
-    select = {k: options[k] for k in ("variant", "backend", "precision") if k in options}
+    select = {k: options[k] for k in ("variant", "backend", "precision", "target") if k in options}
     try:
-        variant, decisions = bundle.select(restrict(device, options.get("target")), **select)
+        variant, decisions = bundle.select(device, **select)
     except NoVariantError as error:
         return {"error": "NoVariantError", "decisions": [asdict(d) for d in error.decisions]}
     except MMEdgeError as error:

@@ -14,7 +14,7 @@ from mmedge.backends import SessionOptions, check_threads
 from mmedge.backends.large_pages import NOT_ASKED
 from mmedge.backends.registry import probe
 from mmedge.bundle import Bundle
-from mmedge.bundle.choose import choose_plan, is_proven, restrict, tuned_threads
+from mmedge.bundle.choose import choose_plan, is_proven, tuned_threads
 from mmedge.errors import BundleError, InputError, MMEdgeError
 from mmedge.execution.calls import Calls
 from mmedge.execution.loaded_plan import CACHE_BYTES, Laps, LoadedPlan, pipeline_title
@@ -485,10 +485,11 @@ def load(
             raise BundleError(f"{path}: changed since a child process loaded it; load it again")
         here = probe()
         chosen_variant, decisions = open_bundle.select(
-            restrict(here, device),
+            here,
             variant=variant,
             backend=backend.replace("-", "_"),
             precision=precision,
+            target=device,
         )
         name, why = choose_plan(open_bundle.manifest, chosen_variant, here, plan=plan)
         pipe = Pipeline(

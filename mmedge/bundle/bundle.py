@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from mmedge.bundle.choose import choose
+from mmedge.bundle.choose import choose, restrict
 from mmedge.bundle.digests import DigestCheck
 from mmedge.bundle.load import CheckedBundle, load
 from mmedge.bundle.onnxfile import GraphFile
@@ -356,6 +356,7 @@ class Bundle:
         variant: str | None = None,
         backend: str = "auto",
         precision: str | None = None,
+        target: str | None = None,
     ) -> tuple[Variant, tuple[Decision, ...]]:
         """The variant to run on ``device``, and a decision with its reason on every variant.
 
@@ -369,18 +370,21 @@ class Bundle:
             variant: allow the one of this id only.
             backend: allow this backend only; ``auto`` allows all.
             precision: allow this precision only.
+            target: take the device as one that offers this target alone. What it measured and built
+                counts all the same.
 
         Raises:
-            InputError: there is no variant of that id.
+            InputError: there is no variant of that id, or the device does not offer the target.
             NoVariantError: none can run; its ``decisions`` say why.
         """
+        restricted = restrict(device, target)
         ids = [entry.id for entry in self.manifest.variants]
         if variant is not None and variant not in ids:
             raise InputError(
                 f"{self.path}: no variant {variant!r}; this bundle has {', '.join(ids)}"
             )
         best, decisions = choose(
-            self.on(device), device, variant=variant, backend=backend, precision=precision
+            self.on(device), restricted, variant=variant, backend=backend, precision=precision
         )
         if best is None:
             reasons = "; ".join(f"{d.variant}: {d.reason}" for d in decisions)

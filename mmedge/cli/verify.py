@@ -8,7 +8,6 @@ from typer import Exit, Option
 
 from mmedge.backends.registry import probe
 from mmedge.bundle import Bundle
-from mmedge.bundle.choose import restrict
 from mmedge.cli.console import (
     BackendOption,
     BundleArgument,
@@ -45,12 +44,14 @@ def verify(
     as_json: JsonOption = False,
 ) -> None:
     """Replay the golden samples and compare every output of every stage, of each plan."""
-    here = restrict(probe(), device)
+    here = probe()
     with Bundle.open(bundle) as open_bundle:
         manifest = open_bundle.on(here)
         backend = backend.replace("-", "_")
         # Raises where none runs here as asked.
-        best, decisions = open_bundle.select(here, backend=backend, precision=precision)
+        best, decisions = open_bundle.select(
+            here, backend=backend, precision=precision, target=device
+        )
     chosen_ids = {d.variant for d in decisions if d.accepted} if every else {best.id}
     skipped = [
         f"variant {d.variant}: " + ("not asked for; --all checks it" if d.accepted else d.reason)

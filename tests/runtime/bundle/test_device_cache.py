@@ -16,7 +16,7 @@ from mmedge.bench.tune import tune
 from mmedge.bundle import Bundle
 from mmedge.bundle.device_cache import Measurement, cache_folder, read_measurements
 from mmedge.cli.app import build_app
-from mmedge.errors import BundleError
+from mmedge.errors import BundleError, InputError
 
 MEASURED = {
     "ort-fp32-cpu": Measurement(2.0, 1, "cut"),
@@ -67,6 +67,22 @@ def test_another_device_does_not_go_by_it(bundle, here, changes):
     keep(bundle, replace(here, **changes))
     with mmedge.load(bundle) as pipe:
         assert (pipe.variant.id, pipe.plan, pipe.threads) == ("ort-fp32-cpu", "whole", None)
+
+
+def test_loading_goes_by_it_where_one_target_is_asked_for(bundle, here, monkeypatch):
+    """The machine is the same one, whichever of its targets is to run the bundle."""
+    robot = replace(here, name="a GPU", gpus=("a GPU (sm_87)",), targets=("cpu", "cuda", "sm_87"))
+    keep(bundle, robot)
+    monkeypatch.setattr("mmedge.pipeline.probe", lambda: robot)
+    for target in ("cpu", None):
+        with mmedge.load(bundle, device=target) as pipe:
+            assert (pipe.variant.id, pipe.plan, pipe.threads) == ("ort-int8-cpu", "cut", 1)
+    with pytest.raises(InputError, match="'sm_99' is not here"):
+        mmedge.load(bundle, device="sm_99")
+    monkeypatch.setattr("mmedge.cli.verify.probe", lambda: robot)
+    done = CliRunner().invoke(build_app(), ["verify", str(bundle), "--device", "cpu", "--json"])
+    assert done.exit_code == 0, done.stderr
+    assert {row["variant"] for row in json.loads(done.stdout)["verified"]} == {"ort-int8-cpu"}
 
 
 def test_two_devices_keep_theirs_side_by_side(bundle, here):

@@ -76,6 +76,17 @@ def test_they_are_chosen_where_they_were_built_and_the_bundle_stays_as_it_was(bu
         assert {v.backend for v in opened.manifest.variants} == {"ort"}
 
 
+def test_they_are_found_where_one_target_is_asked_for(bundle, jetson):
+    keep(bundle, jetson)
+    with Bundle.open(bundle) as opened:
+        variant, decisions = opened.select(jetson, target="sm_87")
+        assert variant.id == "tensorrt-fp16-sm_87"
+        assert "this device offers sm_87" in decisions[0].reason
+        variant, decisions = opened.select(jetson, target="cpu")
+        assert variant.id == "ort-fp32-cpu"
+        assert "this device offers cpu" in decisions[-1].reason
+
+
 def test_elsewhere_they_are_not_there(bundle, jetson):
     keep(bundle, jetson)
     others = (
