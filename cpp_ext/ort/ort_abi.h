@@ -72,6 +72,8 @@ using SessionGetOutputName = Slot<37, Status*(const Session*, size_t, Allocator*
 using CreateRunOptions = Slot<39, Status*(RunOptions** out)>;
 using RunOptionsSetTerminate = Slot<46, Status*(RunOptions*)>;
 using RunOptionsUnsetTerminate = Slot<47, Status*(RunOptions*)>;
+using CreateTensor = Slot<48, Status*(Allocator*, const int64_t* dims, size_t count, int type,
+                                     Value** out)>;
 using CreateTensorWithData =
     Slot<49, Status*(const MemoryInfo*, void* data, size_t bytes, const int64_t* dims, size_t count,
                      int type, Value** out)>;

@@ -35,36 +35,6 @@ bool is_state(const Manifest& manifest, const Stage& stage, const std::string& i
   });
 }
 
-// As select(), without variants that this library does not run; their decisions say so.
-Choice select_supported(const Manifest& manifest, const Device& device, const Wish& wish,
-                        const std::string& source) {
-  static constexpr const char* kWhy =
-      "it writes to a cache in place, which libmmedge does not do yet; the Python runtime does";
-  Manifest reduced = manifest;
-  std::vector<Variant>& variants = reduced.variants;
-  variants.erase(std::remove_if(variants.begin(), variants.end(),
-                                [](const Variant& variant) { return variant.in_place; }),
-                 variants.end());
-  for (const Variant& variant : manifest.variants) {
-    if (!variant.in_place || (variants.size() > 0 && variant.id() != wish.variant)) continue;
-    throw Error(Code::kNoVariant, source + ": variant " + variant.id() + ": " + kWhy);
-  }
-  Choice choice = select(reduced, device, wish, source);
-  const std::string chosen = choice.variant->id();
-  std::vector<Decision> decisions;
-  auto next = choice.decisions.begin();
-  for (const Variant& variant : manifest.variants) {
-    if (variant.in_place) {
-      decisions.push_back({variant.id(), false, kWhy});
-    } else {
-      decisions.push_back(std::move(*next++));
-      if (variant.id() == chosen) choice.variant = &variant;
-    }
-  }
-  choice.decisions = std::move(decisions);
-  return choice;
-}
-
 }  // namespace
 
 std::shared_ptr<const Network> Network::load(std::shared_ptr<Bundle> bundle,
@@ -76,8 +46,8 @@ std::shared_ptr<const Network> Network::load(std::shared_ptr<Bundle> bundle,
   network->options_ = options;
   const Manifest& manifest = network->manifest();
   const Device here = probe(backends);
-  Choice choice = select_supported(manifest, restrict_device(here, options.device), options.wish,
-                                   network->bundle_->path());
+  Choice choice = select(manifest, restrict_device(here, options.device), options.wish,
+                         network->bundle_->path());
   network->variant_ = choice.variant;
   network->decisions_ = std::move(choice.decisions);
   network->plan_ = choose_plan(manifest, *network->variant_, here, options.plan);
@@ -109,6 +79,8 @@ std::unique_ptr<Session> Network::open_stage(const Backends& backends, const Sta
   source.stage = &stage;
   source.variant = variant_;
   source.inputs = graph_inputs(manifest(), stage, *variant_);
+  source.manifest = &manifest();
+  source.cache_loop = in_place_loop(manifest(), stage, *variant_);
   source.alone = manifest().has_cores(stage);
   for (const auto& [name, calls] : graph.functions) source.functions += calls;
   if (archive.zipped()) {

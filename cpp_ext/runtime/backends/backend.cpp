@@ -28,11 +28,17 @@ std::string StageSource::where() const {
   return "stage '" + stage->name + "', variant " + variant->id();
 }
 
+const GenerateLoop* in_place_loop(const Manifest& manifest, const Stage& stage,
+                                  const Variant& variant) {
+  const auto* loop = std::get_if<GenerateLoop>(&manifest.loop);
+  return variant.in_place && loop != nullptr && loop->stage == stage.name ? loop : nullptr;
+}
+
 std::vector<TensorSpec> graph_inputs(const Manifest& manifest, const Stage& stage,
                                      const Variant& variant) {
   std::vector<TensorSpec> inputs = stage.inputs;
-  const auto* loop = std::get_if<GenerateLoop>(&manifest.loop);
-  if (!variant.in_place || loop == nullptr || loop->stage != stage.name) return inputs;
+  const GenerateLoop* loop = in_place_loop(manifest, stage, variant);
+  if (loop == nullptr) return inputs;
   TensorSpec last{"cache.last", DType::kInt32, {}};
   for (const TensorSpec& spec : stage.inputs) {
     if (spec.name == loop->token && !spec.shape.empty()) last.shape = {spec.shape[0]};

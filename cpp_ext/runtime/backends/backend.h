@@ -161,6 +161,9 @@ struct StageSource {
   const Stage* stage = nullptr;
   const Variant* variant = nullptr;
   std::vector<TensorSpec> inputs;  // of the graph: graph_inputs()
+  // Of a stage that writes to a cache in place; the session takes and gives what the stage does.
+  const Manifest* manifest = nullptr;
+  const GenerateLoop* cache_loop = nullptr;
   bool alone = false;              // has the cores to itself: Manifest::has_cores
   int64_t functions = 0;           // calls of functions of the domain "mmedge" in the graph
   std::string path;                // of the graph's file, weights beside it; empty: in memory
@@ -171,6 +174,9 @@ struct StageSource {
   std::string where() const;
 };
 
+// The loop whose stage writes to a cache in place in this variant, if this is that stage; else null.
+const GenerateLoop* in_place_loop(const Manifest& manifest, const Stage& stage,
+                                  const Variant& variant);
 // Inputs of a stage's graph in a variant: the stage's, and what a cache in place takes beside them
 // (docs/reference/bundle.md, "Cache in place").
 std::vector<TensorSpec> graph_inputs(const Manifest& manifest, const Stage& stage,

@@ -7,7 +7,7 @@ import pytest
 from native_builds import ROOT
 
 import mmedge
-from mmedge.errors import InputError, NoVariantError
+from mmedge.errors import InputError
 from mmedge.native.runtime import NativeBundle, NativePipeline
 
 BUNDLES = ROOT / "conformance" / "cases" / "bundles"
@@ -106,12 +106,3 @@ def test_more_rows_than_were_set_aside_are_told(both):
     native.begin(tokens, seed=5)  # warms up again, and tries once more
     list(native.steps())
     assert np.array_equal(native.result(5)[0]["tokens"], python.run(tokens, seed=5)["tokens"])
-
-
-def test_a_cache_in_place_is_refused_by_name():
-    with NativeBundle(BUNDLES / "decoder.mmedge") as bundle:
-        with pytest.raises(NoVariantError, match="cache in place"):
-            NativePipeline(bundle, variant="ort-fp32-cpu-in_place")
-        with NativePipeline(bundle, threads=1) as pipe:
-            refused = [each for each in pipe.decisions() if not each.accepted]
-    assert [each.variant for each in refused] == ["ort-fp32-cpu-in_place"]

@@ -134,6 +134,26 @@ void OrtRunSlot::clear(Place* place, ort::Value** value) noexcept {
   *place = Place{};
 }
 
+Code OrtRunSlot::make_tensor(const TensorView& shape, Value* out) noexcept {
+  const Library& library = *graph_.library;
+  ort::Allocator* allocator = nullptr;
+  ort::Status* status = library.call<ort::GetAllocatorWithDefaultOptions>(&allocator);
+  if (status != nullptr) return fail(status);
+  ort::Value* value = nullptr;
+  status = library.call<ort::CreateTensor>(allocator, shape.shape, shape.rank,
+                                           element_type(shape.dtype), &value);
+  if (status != nullptr) return fail(status);
+  Value made = own(value, shape);
+  TensorView seen;
+  if (const Code code = view(value, &seen); code != Code::kOk) return code;
+  *out = own(made.leave(), seen);
+  return Code::kOk;
+}
+
+Value OrtRunSlot::own(void* tensor, const TensorView& view) const noexcept {
+  return {graph_.library, tensor, release_value, view};
+}
+
 Code OrtRunSlot::set_input(size_t index, const TensorView& tensor) noexcept {
   if (index >= inputs_.size()) return fail(Code::kInput, "there is no input %zu", index);
   Place& place = inputs_[index];
@@ -260,13 +280,13 @@ const TensorView& OrtRunSlot::input(size_t index) const noexcept {
 Value OrtRunSlot::take_output(size_t index) noexcept {
   if (index >= outputs_.size() || outputs_[index].origin != Origin::kEngine) return Value();
   const TensorView view = std::exchange(outputs_[index], Place{}).view;
-  return {graph_.library, std::exchange(output_values_[index], nullptr), release_value, view};
+  return own(std::exchange(output_values_[index], nullptr), view);
 }
 
 Value OrtRunSlot::take_input(size_t index) noexcept {
   if (index >= inputs_.size() || inputs_[index].origin != Origin::kEngine) return Value();
   const TensorView view = std::exchange(inputs_[index], Place{}).view;
-  return {graph_.library, std::exchange(input_values_[index], nullptr), release_value, view};
+  return own(std::exchange(input_values_[index], nullptr), view);
 }
 
 }  // namespace mmedge::runtime::onnxruntime

@@ -54,6 +54,12 @@ class OrtRunSlot final : public RunSlot {
   Value take_input(size_t index) noexcept override;
   const char* message() const noexcept override { return message_; }
 
+  // A tensor of this type and these sizes, in memory of the engine.
+  Code make_tensor(const TensorView& shape, Value* out) noexcept;
+  // What ONNX Runtime made, as a value that is seen as `view`.
+  Value own(void* tensor, const TensorView& view) const noexcept;
+  Code fail(Code code, const char* format, ...) noexcept __attribute__((format(printf, 3, 4)));
+
  private:
   // Where a value comes from, which says who frees it and whether it can be handed on.
   enum class Origin { kNone, kCaller, kEngine, kBorrowed };
@@ -62,7 +68,6 @@ class OrtRunSlot final : public RunSlot {
     TensorView view;
   };
 
-  Code fail(Code code, const char* format, ...) noexcept __attribute__((format(printf, 3, 4)));
   Code fail(ort::Status* status) noexcept;
   bool fits(const TensorSpec& spec, const char* kind, const TensorView& tensor) noexcept;
   Code wrap(const TensorView& tensor, ort::Value** out) noexcept;

@@ -10,6 +10,7 @@
 
 #include "../cores.h"
 #include "../dispatch.h"
+#include "in_place_slot.h"
 #include "placement.h"
 #include "run_slot.h"
 
@@ -59,7 +60,10 @@ class OrtSession final : public Session {
   OrtSession(const OrtSession&) = delete;
   OrtSession& operator=(const OrtSession&) = delete;
 
-  std::unique_ptr<RunSlot> make_slot() override { return std::make_unique<OrtRunSlot>(graph_); }
+  std::unique_ptr<RunSlot> make_slot() override {
+    if (cache_) return std::make_unique<InPlaceSlot>(graph_, *cache_);
+    return std::make_unique<OrtRunSlot>(graph_);
+  }
 
   LoadedGraph& graph() { return graph_; }
   // Takes what the manifest says of the graph's inputs and outputs; throws Error(kBackend) where
@@ -76,6 +80,8 @@ class OrtSession final : public Session {
   const Kernels kernels_;
   std::unique_ptr<RunWatch> watch_;
   LoadedGraph graph_;
+  std::vector<TensorSpec> graph_inputs_;  // the stage's, and then what a cache in place takes
+  std::optional<InPlaceCache> cache_;
 };
 
 std::vector<GraphValue> read_values(const LoadedGraph& graph, bool inputs) {
@@ -150,11 +156,21 @@ std::vector<TensorSpec> match(const std::vector<GraphValue>& values,
 
 void OrtSession::take_specs(const StageSource& source) {
   const std::string& name = source.stage->name;
-  inputs_ = match(read_values(graph_, true), source.inputs, "input", name);
+  graph_inputs_ = match(read_values(graph_, true), source.inputs, "input", name);
   outputs_ = match(read_values(graph_, false), source.stage->outputs, "output", name);
-  graph_.inputs = &inputs_;
+  // Runs name their inputs: any order will do.
+  const auto of_cache = std::stable_partition(
+      graph_inputs_.begin(), graph_inputs_.end(), [&](const TensorSpec& spec) {
+        return source.cache_loop == nullptr ||
+               (spec.name != kCacheLast && spec.name != kCacheTotal);
+      });
+  inputs_.assign(graph_inputs_.begin(), of_cache);
+  if (source.cache_loop != nullptr) {
+    cache_.emplace(*source.manifest, *source.cache_loop, *source.stage, graph_inputs_, outputs_);
+  }
+  graph_.inputs = &graph_inputs_;
   graph_.outputs = &outputs_;
-  for (const TensorSpec& spec : inputs_) graph_.input_names.push_back(spec.name.c_str());
+  for (const TensorSpec& spec : graph_inputs_) graph_.input_names.push_back(spec.name.c_str());
   for (const TensorSpec& spec : outputs_) graph_.output_names.push_back(spec.name.c_str());
 }
 
