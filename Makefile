@@ -72,10 +72,12 @@ EXAMPLES ?= 2000
 promise: $(VENV)/.test
 	OMP_NUM_THREADS=1 MMEDGE_EXAMPLES=$(EXAMPLES) MMEDGE_PROMISE=promise $(BIN)/pytest tests/promise --timeout=0 --numprocesses $(WORKERS)
 
-# Every parser of what others wrote, on so many changed inputs each; faults go to fuzz-faults/.
+# Every parser of what others wrote, on so many changed inputs each: Python's, whose faults go to
+# fuzz-faults/, and libmmedge's.
 RUNS ?= 100000
 fuzz: $(VENV)/.test
 	$(BIN)/python tests/fuzz/run.py --runs $(RUNS)
+	$(BIN)/python tests/fuzz/native.py --runs $(RUNS)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

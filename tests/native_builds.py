@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from importlib.metadata import distribution
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -14,6 +15,7 @@ WATCHED = (
     "tests/native",
     "conformance",
     "tests/emulated_cuda.py",
+    "tests/fuzz/native.py",
     "tests/line_probe.py",
     "tests/ort_kit.py",
     "tests/segattn_call.py",
@@ -70,6 +72,28 @@ def git(root: Path, *words: str) -> str | None:
     except OSError:
         return None
     return done.stdout.strip() if done.returncode == 0 else None
+
+
+def build_probe(folder: Path, name: str) -> Path:
+    """The program made of ``tests/native/runtime/NAME.cpp``, built there under sanitizers."""
+    if not (folder / "CMakeCache.txt").exists():
+        packages = Path(str(distribution("nlohmann-json").locate_file("")))
+        _run(
+            *("cmake", "-S", ROOT / "cpp_ext", "-B", folder, "-DMMEDGE_TESTS=ON"),
+            # Faults of memory and arithmetic end a program with a report.
+            "-DMMEDGE_SANITIZE=address,undefined",
+            # Less time to compile than -O3 takes, and tests that end soon all the same.
+            "-DCMAKE_CXX_FLAGS_RELEASE=-O1",
+            f"-Dnlohmann_json_DIR={packages}",
+        )
+    _run("cmake", "--build", folder, "--target", name, "--parallel", str(jobs()))
+    (program,) = folder.rglob(name)
+    return program
+
+
+def _run(*command: str | Path) -> None:
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def jobs() -> int:

@@ -37,20 +37,6 @@ def ask(program: Path, cases: Iterable[tuple[str, bytes]]) -> list[dict[str, Any
     return [json.loads(line) for line in done.stdout.split(b"\n")[:-1]]
 
 
-def fuzz_bytes(
-    program: Path, kind: str, seeds: Iterable[str], *, count: int, seed: int = 1
-) -> dict[str, Any]:
-    """What the probe counts while it parses ``count`` changes of the bytes of ``seeds``."""
-    request = b"".join(
-        b"%s %d\n%s" % (kind.encode(), len(data), data) for data in map(str.encode, seeds)
-    )
-    command = [program, "fuzz", kind, str(seed), str(count)]
-    done = subprocess.run(command, input=request, capture_output=True, timeout=600)
-    assert done.returncode == 0, done.stderr.decode(errors="replace")[-4000:]
-    counts: dict[str, Any] = json.loads(done.stdout)
-    return counts
-
-
 def place(message: str) -> str:
     """The JSON path of a message, and what is before it."""
     return message.partition(": expected")[0]

@@ -1,9 +1,7 @@
 // Shows a test the files of bundles: lists, reads, digests, and what is refused.
 //
 // One command a line, words separated by tabs; one line answers: "ok" and words, or "error" and a
-// message. `fuzz` changes the zips that it is given.
-#include <unistd.h>
-
+// message. `fuzz zip SEED COUNT SCRATCH` changes zips: fuzz_loop.h.
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
@@ -22,6 +20,7 @@
 #include "bundle/manifest_bytes.h"
 #include "bundle/paths.h"
 #include "bundle/sha256.h"
+#include "fuzz_loop.h"
 
 using namespace mmedge::runtime;
 using Json = nlohmann::json;
@@ -120,69 +119,27 @@ std::string respond(const std::vector<std::string>& words) {
   }
 }
 
-// Changes `data` in a few places: bytes, numbers of records, pieces that move.
-void mutate(std::string* data, std::mt19937* random) {
-  const auto below = [random](size_t n) { return n == 0 ? 0 : (*random)() % n; };
-  for (size_t k = 1 + below(3); k > 0; --k) {
-    const size_t at = below(data->size());
-    const size_t length = std::min<size_t>(data->size() - at, 1 + below(64));
-    switch (below(6)) {
-      case 0:
-        if (!data->empty()) (*data)[at] = static_cast<char>(1u << below(8) ^ (*data)[at]);
-        break;
-      case 1:
-        data->erase(at, length);
-        break;
-      case 2:
-        data->insert(below(data->size()), data->substr(at, length));
-        break;
-      case 3:
-        data->replace(at, length, data->substr(below(data->size()), length));
-        break;
-      case 4: {  // a number of up to 8 bytes becomes another one
-        const uint64_t values[] = {0, 1, 0xFFFF, 0xFFFFFFFF, ~uint64_t{0}, (*random)()};
-        const uint64_t value = values[below(6)];
-        for (size_t i = 0; i < 8 && at + i < data->size() && i < (2u << below(3)); ++i) {
-          (*data)[at + i] = static_cast<char>(value >> (8 * i));
-        }
-        break;
-      }
-      default:
-        data->resize(data->size() - std::min(data->size(), below(30)));
-    }
-  }
-}
-
-// fuzz SEED COUNT SCRATCH FILE...: opens changed zips; counts those that were taken.
-int fuzz(int count, char** words) {
-  std::mt19937 random(static_cast<unsigned>(atoi(words[0])));
-  const std::string scratch = words[2];
-  std::vector<std::string> seeds;
-  for (int i = 3; i < count; ++i) seeds.push_back(contents(words[i]));
-  const int rounds = atoi(words[1]);
-  int taken = 0;
-  for (int round = 0; round < rounds; ++round) {
-    std::string data = seeds[random() % seeds.size()];
-    mutate(&data, &random);
-    std::ofstream(scratch, std::ios::binary) << data;
-    alarm(10);  // a round that hangs ends the program
+// Opens a changed zip, which lies at the path that is the first further word.
+int fuzz(FuzzLoop loop) {
+  return loop.run([&](const std::string& data) {
+    std::ofstream(loop.more.at(0), std::ios::binary) << data;
+    bool taken = false;  // as an archive: its manifest is looked at after that
     try {
-      const std::unique_ptr<Archive> archive = Archive::open(scratch);
+      const std::unique_ptr<Archive> archive = Archive::open(loop.more[0]);
       list(*archive);
-      ++taken;
+      taken = true;
       check(*archive);
     } catch (const Error&) {
     } catch (const Json::exception&) {
     }
-  }
-  std::cout << rounds << " zips, " << taken << " taken\n";
-  return 0;
+    return taken;
+  });
 }
 
 }  // namespace
 
 int main(int count, char** words) {
-  if (count > 4 && std::string(words[1]) == "fuzz") return fuzz(count - 2, words + 2);
+  if (count > 1 && std::string(words[1]) == "fuzz") return fuzz(FuzzLoop(count - 2, words + 2));
   for (std::string line; std::getline(std::cin, line);) {
     std::vector<std::string> parts;
     std::stringstream stream(line);

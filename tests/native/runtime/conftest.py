@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from native_builds import ROOT, jobs
+from native_builds import build_probe
 from shared import alone
 
 
@@ -26,23 +24,6 @@ def probe(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
     def make(name: str) -> Path:
         with alone(folder):
-            if not (folder / "CMakeCache.txt").exists():
-                packages = Path(sys.modules["pytest"].__file__).parents[1]
-                run(
-                    *("cmake", "-S", ROOT / "cpp_ext", "-B", folder, "-DMMEDGE_TESTS=ON"),
-                    # Faults of memory and arithmetic end a program with a report.
-                    "-DMMEDGE_SANITIZE=address,undefined",
-                    # Less time to compile than -O3 takes, and tests that end soon all the same.
-                    "-DCMAKE_CXX_FLAGS_RELEASE=-O1",
-                    f"-Dnlohmann_json_DIR={packages}",
-                )
-            run("cmake", "--build", folder, "--target", name, "--parallel", str(jobs()))
-            (program,) = folder.rglob(name)
-            return program
+            return build_probe(folder, name)
 
     return make
-
-
-def run(*command: str | Path) -> None:
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr

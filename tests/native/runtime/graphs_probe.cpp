@@ -6,8 +6,7 @@
 //                                                    file PATH
 //   graphs_probe table                               the allowed operators
 //   graphs_probe time FILE COUNT                     milliseconds of a check
-//   graphs_probe fuzz COUNT SEED < cases             checks the cases and mutations of them; ends
-//                                                    non-zero on a crash or a slow case
+//   graphs_probe fuzz graph SEED COUNT < cases       checks the cases and changes of them: fuzz_loop.h
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -17,7 +16,6 @@
 #include <iostream>
 #include <iterator>
 #include <nlohmann/json.hpp>
-#include <random>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -25,6 +23,7 @@
 #include "bundle/onnx_file.h"
 #include "bundle/operators.h"
 #include "error.h"
+#include "fuzz_loop.h"
 
 using namespace mmedge::runtime;
 using nlohmann::json;
@@ -121,63 +120,10 @@ json check_bundle(const std::string& folder) {
   }
 }
 
-void mutate(std::string* data, std::mt19937_64& random, const std::vector<std::string>& seeds) {
-  const auto below = [&](size_t limit) {
-    return limit == 0 ? 0 : static_cast<size_t>(random() % limit);
-  };
-  for (size_t change = 1 + below(6); change-- > 0;) {
-    const size_t at = below(data->size() + 1), size = below(24);
-    const std::string& other = seeds[below(seeds.size())];
-    switch (below(7)) {
-      case 0:
-        if (at < data->size()) (*data)[at] ^= static_cast<char>(1 << below(8));
-        break;
-      case 1:
-        if (at < data->size()) (*data)[at] = static_cast<char>(random());
-        break;
-      case 2: data->erase(at, size); break;
-      case 3: data->insert(at, data->substr(below(data->size() + 1), size)); break;
-      case 4: data->insert(at, other.substr(below(other.size() + 1), below(200))); break;
-      case 5:  // a number that goes on
-        data->insert(at, std::string(1 + below(11), static_cast<char>(0x80 + below(128))));
-        break;
-      default:
-        for (size_t i = at; i < std::min(data->size(), at + 8); ++i) {
-          (*data)[i] = below(2) == 0 ? '\xff' : '\0';
-        }
-    }
-  }
-  data->resize(std::min<size_t>(data->size(), 1 << 18));
-}
-
-int fuzz(long count, uint64_t seed) {
-  const std::vector<std::string> seeds = read_cases();
+int fuzz(FuzzLoop loop) {
   const Sizes sizes = {{"onnx/net.onnx", 1000}, {"onnx/net.onnx.data", 424}, {"manifest.json", 9}};
-  std::mt19937_64 random(seed);
-  constexpr size_t kMost = 4096;
-  long taken = 0;
-  std::vector<std::string> pool = seeds;
-  for (long i = -static_cast<long>(seeds.size()); i < count; ++i) {
-    std::string data = i < 0 ? seeds[static_cast<size_t>(-i - 1)] : pool[random() % pool.size()];
-    if (i >= 0) mutate(&data, random, seeds);
-    const auto begin = std::chrono::steady_clock::now();
-    const bool is_taken = !check(data, "onnx/net.onnx", sizes).contains("fault");
-    const std::chrono::duration<double> time = std::chrono::steady_clock::now() - begin;
-    if (time.count() > 5) {
-      std::fprintf(stderr, "%.1f s for %zu bytes\n", time.count(), data.size());
-      return 1;
-    }
-    taken += is_taken;
-    // What is taken is mutated further, so that changes add up.
-    if (!is_taken || i < 0) continue;
-    if (pool.size() < seeds.size() + kMost) {
-      pool.push_back(data);
-    } else {
-      pool[seeds.size() + random() % kMost] = data;
-    }
-  }
-  std::printf("%ld of %ld taken\n", taken, count);
-  return 0;
+  return loop.run(
+      [&](const std::string& data) { return !check(data, "onnx/net.onnx", sizes).contains("fault"); });
 }
 
 int time_check(const std::string& path, int count) {
@@ -204,7 +150,7 @@ int main(int argc, char** argv) {
     return 0;
   }
   if (mode == "time") return time_check(words.at(1), std::stoi(words.at(2)));
-  if (mode == "fuzz") return fuzz(std::stol(words.at(1)), std::stoull(words.at(2)));
+  if (mode == "fuzz") return fuzz(FuzzLoop(argc - 2, argv + 2));
   if (mode == "bundle") {
     std::cout << check_bundle(words.at(1)).dump() << "\n";
     return 0;

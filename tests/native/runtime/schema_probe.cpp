@@ -1,9 +1,7 @@
 // Shows how the C++ runtime reads manifests, tokenizer files and constraints.
 //
 // Each case on stdin is a line "KIND LENGTH" and so many bytes; each answer on stdout a line of
-// JSON. `schema_probe fuzz KIND SEED COUNT` reads such cases and parses changes of them instead.
-#include <algorithm>
-#include <chrono>
+// JSON. `schema_probe fuzz KIND SEED COUNT` parses changed inputs: fuzz_loop.h.
 #include <cstdio>
 #include <cstdlib>
 #include <new>
@@ -11,6 +9,7 @@
 #include <vector>
 
 #include "error.h"
+#include "fuzz_loop.h"
 #include "schema/constraints.h"
 #include "schema/manifest.h"
 #include "schema/patterns.h"
@@ -429,73 +428,10 @@ std::string run(const Case& each) {
   return answer(each.kind, {exact.data(), exact.size()});
 }
 
-class Random {
- public:
-  explicit Random(uint64_t seed) : state_(seed) {}
-  size_t below(size_t limit) {
-    state_ += 0x9e3779b97f4a7c15;
-    uint64_t z = (state_ ^ state_ >> 30) * 0xbf58476d1ce4e5b9;
-    z = (z ^ z >> 27) * 0x94d049bb133111eb;
-    return limit == 0 ? 0 : static_cast<size_t>((z ^ z >> 31) % limit);
-  }
-
- private:
-  uint64_t state_;
-};
-
-void change(std::string* data, const std::vector<Case>& seeds, Random* random) {
-  const size_t at = random->below(data->size() + 1), length = random->below(40);
-  const char* words[] = {"null", "-1", "1e400", "9223372036854775808", "[]", "{}", "\"", "\\ud800",
-                         "NaN", ",", ":", "0", "true", "\xff", "[[[[", "\"a\":1,", "(?:", "{2,}"};
-  switch (random->below(6)) {
-    case 0:
-      if (at < data->size()) (*data)[at] ^= static_cast<char>(1 << random->below(8));
-      break;
-    case 1:
-      data->erase(std::min(at, data->size()), length);
-      break;
-    case 2:
-      data->insert(at, data->substr(random->below(data->size() + 1), length));
-      break;
-    case 3: {
-      const std::string& other = seeds[random->below(seeds.size())].data;
-      data->replace(at, length, other, random->below(other.size() + 1), random->below(200));
-      break;
-    }
-    case 4: {  // a number
-      size_t digit = data->find_first_of("0123456789", at);
-      if (digit == std::string::npos) break;
-      const size_t end = data->find_first_not_of("0123456789.eE", digit);
-      data->replace(digit, std::min(end, data->size()) - digit,
-                    std::to_string(static_cast<int64_t>(random->below(1 << 20)) *
-                                   (random->below(9) == 0 ? -1048576 : 1)));
-      break;
-    }
-    default:
-      data->insert(at, words[random->below(sizeof words / sizeof *words)]);
-  }
-}
-
-int fuzz(const std::string& kind, uint64_t seed, size_t count) {
-  std::vector<Case> seeds;
-  for (Case each; read_case(&each);) seeds.push_back(each);
-  if (seeds.empty()) return 2;
-  Random random(seed);
-  size_t taken = 0;
-  double slowest = 0;
-  for (size_t i = 0; i < count; ++i) {
-    Case each = seeds[random.below(seeds.size())];
-    each.kind = kind;
-    for (size_t changes = 1 + random.below(4); changes > 0; --changes) {
-      change(&each.data, seeds, &random);
-    }
-    const auto begin = std::chrono::steady_clock::now();
-    taken += run(each).rfind("{\"ok\"", 0) == 0;
-    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
-    slowest = std::max(slowest, seconds.count());
-  }
-  std::printf("{\"inputs\":%zu,\"taken\":%zu,\"slowest_s\":%.3f}\n", count, taken, slowest);
-  return slowest > 5 ? 1 : 0;
+int fuzz(FuzzLoop loop) {
+  return loop.run([&](const std::string& data) {
+    return run({loop.kind, data}).rfind("{\"ok\"", 0) == 0;
+  });
 }
 
 }  // namespace
@@ -503,9 +439,7 @@ int fuzz(const std::string& kind, uint64_t seed, size_t count) {
 
 int main(int argc, char** argv) {
   using namespace mmedge::runtime;
-  if (argc == 5 && std::string(argv[1]) == "fuzz") {
-    return fuzz(argv[2], std::strtoull(argv[3], nullptr, 10), std::strtoull(argv[4], nullptr, 10));
-  }
+  if (argc > 1 && std::string(argv[1]) == "fuzz") return fuzz(FuzzLoop(argc - 2, argv + 2));
   for (Case each; read_case(&each);) std::printf("%s\n", run(each).c_str());
   return 0;
 }

@@ -1,9 +1,7 @@
 // Shows a test what is read of safetensors files and golden samples.
 //
 // One command a line, words separated by tabs; one line answers: "ok" and words, or "error" and a
-// message. `fuzz` changes a file that it is given.
-#include <unistd.h>
-
+// message. `fuzz samples SEED COUNT MANIFEST` changes files: fuzz_loop.h.
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -11,7 +9,6 @@
 #include <iostream>
 #include <iterator>
 #include <memory>
-#include <random>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -20,6 +17,7 @@
 #include "bundle/samples.h"
 #include "bundle/sha256.h"
 #include "error.h"
+#include "fuzz_loop.h"
 #include "schema/manifest.h"
 
 using namespace mmedge::runtime;
@@ -120,76 +118,38 @@ std::string respond(const std::vector<std::string>& words) {
   }
 }
 
-// Changes bytes of the header, mostly: pieces of it move, numbers and words are exchanged.
-void mutate(std::string* data, std::mt19937* random) {
-  static const char* const kWords[] = {"0",   "1",     "-0",   "9223372036854775808", "null", "[",
-                                       "]",   "{",     "}",    "\"",                  ",",    "\\u",
-                                       "F64", "\"U8\"", "NaN", "1e400",               ":",    "\xff"};
-  const auto below = [random](size_t n) { return n == 0 ? 0 : (*random)() % n; };
-  for (size_t k = 1 + below(3); k > 0; --k) {
-    const size_t at = below(below(4) == 0 ? data->size() : std::min<size_t>(data->size(), 600));
-    const size_t length = std::min<size_t>(data->size() - at, 1 + below(40));
-    switch (below(6)) {
-      case 0:
-        if (!data->empty()) (*data)[at] = static_cast<char>(1u << below(8) ^ (*data)[at]);
-        break;
-      case 1:
-        data->erase(at, length);
-        break;
-      case 2:
-        data->insert(at, data->substr(below(data->size()), length));
-        break;
-      case 3:
-        data->insert(at, kWords[below(sizeof(kWords) / sizeof(*kWords))]);
-        break;
-      case 4: {
-        const std::string word = kWords[below(sizeof(kWords) / sizeof(*kWords))];
-        data->replace(at, std::min(word.size(), data->size() - at), word);
-        break;
-      }
-      default:
-        data->resize(data->size() - std::min(data->size(), below(30)));
-    }
-    if (below(2) == 0 && data->size() >= 8) {  // the header ends where it did before
-      const size_t brace = data->find("}}");
-      if (brace != std::string::npos && brace > 6) {
-        const size_t size = (brace + 2 - 8 + 7) / 8 * 8;
-        for (int i = 0; i < 8; ++i) (*data)[i] = static_cast<char>(size >> (8 * i));
-      }
-    }
-  }
+// The header ends where it did before.
+void mend(std::string* data) {
+  const size_t brace = data->find("}}");
+  if (data->size() < 8 || brace == std::string::npos || brace <= 6) return;
+  const size_t size = (brace + 2 - 8 + 7) / 8 * 8;
+  for (int i = 0; i < 8; ++i) (*data)[i] = static_cast<char>(size >> (8 * i));
 }
 
-// fuzz SEED COUNT MANIFEST FILE: reads changed files; counts what was taken.
-int fuzz(char** words) {
-  std::mt19937 random(static_cast<unsigned>(atoi(words[0])));
-  const int rounds = atoi(words[1]);
-  const Manifest manifest = manifest_at(words[2]);
-  const std::string seed = contents(words[3]);
-  int taken[3] = {};
-  for (int round = 0; round < rounds; ++round) {
-    std::string text = seed;
-    mutate(&text, &random);
+// Reads changed files by the three readers; the first further word is the manifest's path.
+int fuzz(FuzzLoop loop) {
+  const Manifest manifest = manifest_at(loop.more.at(0));
+  const auto is_taken = [&](const std::string& text) {
     const Copy data(text);
-    alarm(10);  // a round that hangs ends the program
+    bool taken = false;
     for (int reader = 0; reader < 3; ++reader) {
       try {
         if (reader == 0) line(read_tensors(data.bytes, ""));
         if (reader == 1) line(read_sample_tensors(data.bytes, 100000, ""));
         if (reader == 2) line(read_samples(data.bytes, manifest, ""));
-        ++taken[reader];
+        taken = true;
       } catch (const Error&) {
       }
     }
-  }
-  std::cout << rounds << " files, taken " << taken[0] << " " << taken[1] << " " << taken[2] << "\n";
-  return 0;
+    return taken;
+  };
+  return loop.run(is_taken, mend);
 }
 
 }  // namespace
 
 int main(int count, char** words) {
-  if (count == 6 && std::string(words[1]) == "fuzz") return fuzz(words + 2);
+  if (count > 1 && std::string(words[1]) == "fuzz") return fuzz(FuzzLoop(count - 2, words + 2));
   for (std::string input; std::getline(std::cin, input);) {
     std::vector<std::string> parts;
     std::stringstream stream(input);

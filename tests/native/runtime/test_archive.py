@@ -19,6 +19,7 @@ import pytest
 from bundles_bad import file_attacks, zip_attacks
 from bundles_bad.attack import on_directory, on_text, rewrite_manifest
 from bundles_bad.zip_attacks import entries_of, pack
+from fuzz.native import fuzz
 from line_probe import LineProbe
 from native_builds import ROOT
 from tiny import GRAPH, LABELS, WEIGHTS
@@ -433,11 +434,6 @@ def test_a_manifest_that_lists_itself(files, tiny_bundle, tmp_path):
 
 def test_fuzz(files, tiny_zip, tiny_bundle, tmp_path):
     (tmp_path / "other.mmedge").write_bytes(pack(entries_of(tiny_bundle)))
-    done = subprocess.run(
-        [files.program, "fuzz", "1", "500", tmp_path / "scratch", tiny_zip,
-         tmp_path / "other.mmedge"],
-        check=True, capture_output=True, text=True,
-    )  # fmt: skip
-    taken = re.fullmatch(r"500 zips, (\d+) taken\n", done.stdout)
-    assert taken is not None
-    assert int(taken[1]) > 10
+    seeds = [path.read_bytes() for path in (tiny_zip, tmp_path / "other.mmedge")]
+    counts = fuzz(files.program, "zip", seeds, tmp_path / "scratch", count=500)
+    assert counts["taken"] > 10

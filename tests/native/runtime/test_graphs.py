@@ -12,6 +12,7 @@ from random import Random
 import pytest
 from bundles_bad import graph_attacks
 from fuzz.mutate import mutate_protobuf
+from fuzz.native import fuzz
 from fuzz.targets import CORPUS
 from loop_bundles import Captioner, Completer, Filter, Painter, Speller
 from random_graphs import field, plain, random_model, varint
@@ -320,20 +321,12 @@ COSTLY = {
 
 def test_no_graph_costs_much(program):
     for name, data in COSTLY.items():
-        fuzz(program, [data()], name)
-
-
-def fuzz(program: Path, seeds: list[bytes], name: str = "", count: int = 0) -> None:
-    """Check the seeds and mutations of them; a case that takes seconds is a fault."""
-    cases = b"".join(struct.pack("<Q", len(data)) + data for data in seeds)
-    done = subprocess.run(
-        [program, "fuzz", str(count), "3"], input=cases, capture_output=True, timeout=120
-    )
-    assert done.returncode == 0, (name, done.stderr.decode()[-4000:])
+        assert fuzz(program, "graph", [data()], count=0)["slowest_s"] > 0, name
 
 
 def test_mutations_in_one_process(program):
-    fuzz(program, [path.read_bytes() for path in sorted((CORPUS / "graph").iterdir())], count=10000)
+    seeds = [path.read_bytes() for path in sorted((CORPUS / "graph").iterdir())]
+    assert fuzz(program, "graph", seeds, count=10000)["taken"] > 100
 
 
 @pytest.mark.parametrize("least", [0, 1])

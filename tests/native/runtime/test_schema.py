@@ -10,6 +10,7 @@ import unicodedata
 import pytest
 from bundles_bad import cache_attacks, loop_attacks, manifest_attacks
 from fuzz.mutate import mutate_json
+from fuzz.native import fuzz
 from fuzz.targets import CORPUS
 from loop_bundles import Captioner, Completer, Filter, Painter, Speller
 from schema_cases import (
@@ -20,7 +21,6 @@ from schema_cases import (
     VALUES,
     ask,
     decisions_that_differ,
-    fuzz_bytes,
     mutated,
     older,
     place,
@@ -313,6 +313,6 @@ def test_what_is_printable(program):
 
 @pytest.mark.parametrize("kind", ["manifest", "json"])
 def test_changed_bytes_break_nothing(program, manifests, kind):
-    counts = fuzz_bytes(program, kind, map(json.dumps, manifests), count=1000)
+    counts = fuzz(program, kind, [json.dumps(m).encode() for m in manifests], count=1000)
     assert counts["inputs"] == 1000
     assert counts["taken"] > 0

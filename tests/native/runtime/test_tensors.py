@@ -6,7 +6,6 @@ import hashlib
 import json
 import random
 import re
-import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from bundles_bad import file_attacks
+from fuzz.native import fuzz
 from line_probe import LineProbe
 from loop_samples import write_captions, write_filter, write_pictures
 from safetensors import SafetensorError, deserialize
@@ -508,11 +508,5 @@ def test_attacks(attack, tensors, tiny_bundle, tmp_path):
 @pytest.mark.parametrize("kind", ["tokens", "captions"])
 def test_fuzz(kind, cases, tensors):
     case = cases[kind]
-    case.path.write_bytes(case.data)
-    done = subprocess.run(
-        [tensors.program, "fuzz", "1", "500", case.manifest_path, case.path],
-        check=True, capture_output=True, text=True,
-    )  # fmt: skip
-    taken = re.fullmatch(r"500 files, taken (\d+) (\d+) (\d+)\n", done.stdout)
-    assert taken is not None
-    assert all(int(count) > 5 for count in taken.groups())
+    counts = fuzz(tensors.program, "samples", [case.data], case.manifest_path, count=500)
+    assert counts["taken"] > 5
