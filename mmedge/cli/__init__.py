@@ -21,12 +21,12 @@ def main() -> None:
     try:
         _open_closed()
         code = _run()
+        stop.settled = True
     except BaseException as error:  # also what a library made of the interruption
-        stop.settle()
+        stop.settled = True
         if stop.number is None:
             raise
         code = _stopped(stop.number, error)
-    stop.settle()
     stop.release()
     sys.exit(_flushed(code))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
@@ -19,17 +20,29 @@ AGAIN_S = 0.01
 SWALLOWED_S = 0.05
 
 
+class Interruption(KeyboardInterrupt):
+    """What a signal raises.
+
+    KeyboardInterrupt itself would do, but where it leaves an exec of text, as in what dataclasses
+    and namedtuple make of a class, Python notes it as one that nobody handled, and ends the process
+    by SIGINT whatever the exit code.
+    """
+
+
 class Stop:
-    """Turns SIGINT, SIGTERM and SIGHUP into KeyboardInterrupt, so that everything cleans up.
+    """Turns SIGINT, SIGTERM and SIGHUP into an :class:`Interruption`, so that everything cleans up.
 
     Attributes:
         number: of the signal that came; None: none did.
+        settled: the command's work has ended, by itself or by an interruption: nothing is raised
+            any more. An attribute and no method: Python handles signals when a function is called,
+            and one between the end of the work and this would be raised where nobody handles it.
     """
 
     def __init__(self) -> None:
         self.number: int | None = None
+        self.settled = False
         self._at = 0.0
-        self._settled = False
         self._signals: list[int] = []
 
     def watch(self) -> None:
@@ -44,9 +57,12 @@ class Stop:
         now = time.monotonic()
         if self.number is not None and now - self._at < TWICE_S:
             return
+        if self.settled:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
         self.number, self._at = number, now
         self._raise_again(SWALLOWED_S)
-        raise KeyboardInterrupt
+        raise Interruption
 
     def _ignored(self, args: Any) -> None:  # noqa: ANN401 - a type of typeshed alone
         """Python drops what is raised in a finalizer: an interruption there is raised once more."""
@@ -65,19 +81,15 @@ class Stop:
         A library that is interrupted while it is imported says that it cannot be; whoever can do
         without it would go on.
         """
-        if self._settled:  # the alarm was on its way
+        if self.settled:
             return
         self._raise_again(SWALLOWED_S)
         if not _is_interruption(sys.exc_info()[1]):
-            raise KeyboardInterrupt
-
-    def settle(self) -> None:
-        """The interruption has come to where it ends the command: it is raised no more."""
-        self._settled = True
-        signal.setitimer(signal.ITIMER_REAL, 0)
+            raise Interruption
 
     def release(self) -> None:
         """From now on a signal ends the process at once: nothing is left to clean up."""
+        signal.setitimer(signal.ITIMER_REAL, 0)
         for number in self._signals:
             signal.signal(number, signal.SIG_DFL)
 

@@ -152,10 +152,7 @@ def test_ctrl_c_at_any_moment(pair, tmp_path, at):
     os.killpg(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=60)
     if not ended:
-        # Where it met a class that dataclasses or namedtuple were making, Python ends itself by
-        # SIGINT in the end (an interrupted exec of text counts as one that nobody handled): a shell
-        # has 130 for that, too.
-        assert process.returncode in (130, -signal.SIGINT), err + out
+        assert process.returncode == 130, err + out
         assert bundle.read_bytes() == before
     assert "Traceback" not in err
     assert [path.name for path in tmp_path.iterdir()] == ["b.mmedge"]
@@ -189,7 +186,7 @@ try:
     time.sleep(30)
 except KeyboardInterrupt:
     time.sleep(0.5)  # what cleans up is not cut short
-    stop.settle()
+    stop.settled = True
     print("cleaned up")
     time.sleep(0.5)
     print("ended")
@@ -201,6 +198,81 @@ def test_an_interruption_that_a_library_took_for_an_error_comes_once_more():
     done = subprocess.run([sys.executable, "-c", SWALLOWED], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "cleaned up\nended\n"), done.stderr
     assert time.monotonic() - start < 20
+
+
+#: A command whose work is a function of this body.
+WORK = """
+import os, signal, sys, time
+from mmedge import cli
+import mmedge.cli.app
+
+def work():
+    {}
+
+cli._run = work
+cli.main()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "work",
+    [
+        # As dataclasses and namedtuple make classes: Python takes a KeyboardInterrupt that leaves
+        # it for one that nobody handles, and would end by SIGINT whatever was handled.
+        "exec('os.kill(os.getpid(), {number}); len(str())')",
+        # A library took it for an error.
+        """try: exec('os.kill(os.getpid(), {number}); len(str())')
+    except BaseException: pass
+    time.sleep(30)""",
+        # What the command ends by is no interruption.
+        """try: os.kill(os.getpid(), {number})
+    except BaseException: pass
+    sys.exit(3)""",
+    ],
+    ids=["exec", "exec swallowed", "exit"],
+)
+def test_the_exit_code_tells_the_signal_wherever_it_came(work, number, tmp_path):
+    (tmp_path / "command.py").write_text(WORK.format(work.format(number=int(number))))
+    # With -m, Python looks at what was not handled before it ends.
+    command = [sys.executable, "-m", "command"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 128 + number, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_signal_between_the_end_of_the_work_and_that_of_the_process_leaves_no_traceback():
+    """It comes at each call that the command line makes once its work is done."""
+    program = """
+import os, signal, sys
+from mmedge import cli
+
+count = int(sys.argv[1])
+
+def trace(frame, event, arg):
+    global count
+    if event == "call" and frame.f_code.co_name != "work":
+        count -= 1
+        if count == 0:
+            sys.setprofile(None)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+def work():
+    sys.setprofile(trace)
+    return 0
+
+cli._run = work
+cli.main()
+"""
+    codes = []
+    for count in range(1, 8):
+        command = [sys.executable, "-c", program, str(count)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.stderr == ""
+        codes.append(done.returncode)
+    # The work was done, so it is not undone: the process ends by the signal, or had ended.
+    assert set(codes) <= {-signal.SIGTERM, 0}, codes
+    assert codes[0] == -signal.SIGTERM
 
 
 def test_sigterm_cleans_up_too(pair, tmp_path):
