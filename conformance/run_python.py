@@ -25,7 +25,7 @@ from mmedge.execution.inputs import Feeds
 from mmedge.execution.random_numbers import normal, uniform
 from mmedge.execution.sampling import Sampling, choose
 from mmedge.execution.verify import verify
-from mmedge.spec import Constraint, Dimension, Tolerance
+from mmedge.spec import Constraint, Dimension, RuntimeName, Tolerance
 from mmedge.tolerance import OutputComparison
 
 __all__ = ["CHECKS"]
@@ -62,19 +62,26 @@ def check_bundles() -> list[str]:
     return faults
 
 
-def check_calls() -> list[str]:
-    """Single calls."""
+def every(_case: dict[str, Any]) -> bool:
+    """Of all cases."""
+    return True
+
+
+def check_calls(
+    takes: Callable[[dict[str, Any]], bool] = every, *, runtime: RuntimeName = "python"
+) -> list[str]:
+    """Single calls; of :func:`mmedge.load` with another ``runtime`` those that ``takes`` takes."""
     faults: list[str] = []
     for path in sorted((CASES / "calls").glob("*.json")):
         content, tensors = read(path), read_tensors(path)
         pipes: dict[Any, Any] = {}
         states: dict[str, Any] = {}
-        for case in content["cases"]:
+        for case in filter(takes, content["cases"]):
             key = case["plan"], case["allow_non_finite"]
             if key not in pipes:
                 pipes[key] = mmedge.load(
                     BUNDLES / f"{content['bundle']}.mmedge", content["variant"], plan=key[0],
-                    threads=1, kernels=False, allow_non_finite=key[1],
+                    threads=1, kernels=False, allow_non_finite=key[1], runtime=runtime,
                 )  # fmt: skip
             pipe = pipes[key]
             options = {}
@@ -83,9 +90,9 @@ def check_calls() -> list[str]:
             arrays = {name: tensors[key] for name, key in case["inputs"].items()}
             values = {**arrays, **case["texts"]}
             inputs = {name: values[name] for name in case["order"]}
-            faults += compare_run(
-                f"{path.stem}: {case['name']}", case, tensors, partial(pipe.run, inputs, **options)
-            )
+            run = partial(pipe.run, inputs, **options)
+            where = f"{path.stem}: {case['name']}"
+            faults += compare_run(where, case, tensors, run, messages=runtime == "python")
         for pipe in pipes.values():
             pipe.close()
     return faults
@@ -125,8 +132,10 @@ def compare_run(
     ]
 
 
-def check_loops() -> list[str]:
-    """Runs of loops."""
+def check_loops(
+    takes: Callable[[dict[str, Any]], bool] = every, *, runtime: RuntimeName = "python"
+) -> list[str]:
+    """Runs of loops; arguments as of :func:`check_calls`."""
     faults: list[str] = []
     for path in sorted((CASES / "loops").glob("*.json")):
         content, tensors = read(path), read_tensors(path)
@@ -134,12 +143,12 @@ def check_loops() -> list[str]:
             continue
         pipes: dict[str, Any] = {}
         states: dict[Any, Any] = {}
-        for case in content["cases"]:
+        for case in filter(takes, content["cases"]):
             variant = case["variant"]
             if variant not in pipes:
                 pipes[variant] = mmedge.load(
                     BUNDLES / f"{content['bundle']}.mmedge", variant, threads=1, kernels=False,
-                    allow_unverified=True,
+                    allow_unverified=True, runtime=runtime,
                 )  # fmt: skip
             pipe = pipes[variant]
             options = dict(case["options"])
@@ -151,7 +160,7 @@ def check_loops() -> list[str]:
             steps: list[Any] = []
             extra: dict[str, Any] = {}
             run = partial(_run_loop, pipe, inputs, options, steps, extra)
-            faults += compare_run(where, case, tensors, run)
+            faults += compare_run(where, case, tensors, run, messages=runtime == "python")
             faults += [f"{where}: {k} {v!r}" for k, v in extra.items() if v != case.get(k)]
             if "pieces" in case and [list(step.text) for step in steps] != case["pieces"]:
                 faults.append(f"{where}: pieces of the text")

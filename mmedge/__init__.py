@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from mmedge.bench.report.report import Report
     from mmedge.bundle import Bundle
     from mmedge.execution.state import State
-    from mmedge.pipeline import Pipeline, load
+    from mmedge.loader import load
+    from mmedge.pipeline import Pipeline
     from mmedge.stream import Stream
 
     __version__: str
@@ -62,7 +63,7 @@ _HOMES = {
     "Report": "mmedge.bench.report.report",
     "State": "mmedge.execution.state",
     "Stream": "mmedge.stream",
-    "load": "mmedge.pipeline",
+    "load": "mmedge.loader",
 }
 
 

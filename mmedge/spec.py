@@ -40,6 +40,7 @@ __all__ = [
     "Plan",
     "PlanName",
     "Range",
+    "RuntimeName",
     "Sample",
     "Stage",
     "TensorSpec",
@@ -57,6 +58,9 @@ else:
     Array = np.ndarray  # numpy.typing is slow to import
 Absent = Literal["zeros", "token", "last"]
 PlanName = Literal["cut", "whole"]
+
+#: What runs a bundle: mmedge in Python, or libmmedge.
+RuntimeName = Literal["python", "native"]
 CacheForm = Literal["growing", "in_place"]
 
 #: dtype names a manifest may use -> NumPy dtype. All are ONNX tensor types that ONNX Runtime takes

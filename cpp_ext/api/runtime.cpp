@@ -1,6 +1,7 @@
 // The functions of mmedge/mmedge.h: handles around the runtime, and no exception across the border.
 #include "mmedge/mmedge.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <exception>
@@ -193,6 +194,9 @@ mmedge_status step_denoise(mmedge_pipeline* pipeline, mmedge_loop_step_info* ste
   step->index = static_cast<int64_t>(progress.index()) - 1;
   step->latent = progress.latent();
   step->latent_elements = static_cast<int64_t>(progress.elements());
+  const rt::TensorView latent = pipeline->denoise->latent();
+  step->latent_rank = static_cast<int32_t>(latent.rank);
+  for (size_t axis = 0; axis < latent.rank; ++axis) step->latent_shape[axis] = latent.shape[axis];
   return MMEDGE_OK;
 }
 
@@ -359,6 +363,10 @@ mmedge_status mmedge_pipeline_run(mmedge_pipeline* pipeline, const mmedge_tensor
   return mmedge_pipeline_run_state(pipeline, inputs, input_count, outputs, output_count, nullptr);
 }
 
+void mmedge_pipeline_forget(mmedge_pipeline* pipeline) {
+  if (pipeline != nullptr) pipeline->pipeline->forget();
+}
+
 mmedge_status mmedge_state_create(const mmedge_pipeline* pipeline, mmedge_state** state) {
   if (state == nullptr) return missing("state");
   *state = nullptr;
@@ -377,6 +385,15 @@ mmedge_status mmedge_state_copy(const mmedge_state* state, mmedge_state** copy) 
   return guard([&] {
     auto made = state->state->copy();
     *copy = new mmedge_state{std::move(made)};
+  });
+}
+
+mmedge_status mmedge_state_reserve(mmedge_state* state, const mmedge_pipeline* pipeline) {
+  if (state == nullptr || pipeline == nullptr) return missing("state or pipeline");
+  if (!pipeline->generate) return MMEDGE_OK;
+  return guard([&] {
+    std::vector<int64_t>& pending = state->state->pending;
+    pending.resize(std::max(pending.size(), pipeline->generate->pending_room()));
   });
 }
 
@@ -540,6 +557,9 @@ mmedge_status mmedge_pipeline_verified_output(const mmedge_pipeline* pipeline, i
   output->output = from.output.c_str();
   output->max_abs = from.worst.max_abs;
   output->limit_used = from.worst.limit_used;
+  output->max_rel = from.worst.max_rel;
+  output->scale = from.worst.scale;
+  output->where = from.worst.where.c_str();
   return MMEDGE_OK;
 }
 

@@ -135,6 +135,10 @@ void Pipeline::hold(size_t modality) noexcept {
   held.valid = true;
 }
 
+void Pipeline::forget() noexcept {
+  for (Held& held : held_) held.valid = false;
+}
+
 Code Pipeline::run_stage(size_t place) noexcept {
   const PlanStage& stage = network_->stages()[place];
   RunSlot& slot = *slots_[place];

@@ -137,6 +137,9 @@ class Pipeline {
   Code run(const NamedTensor* tensors, size_t count, bool cached = true,
            State* state = nullptr) noexcept;
 
+  // Forgets what modalities held in the call before: the next one runs every stage.
+  void forget() noexcept;
+
   // Sets aside what calls of these inputs need of the handle's own. Throws Error(kInput).
   void reserve(const NamedTensor* tensors, size_t count);
 

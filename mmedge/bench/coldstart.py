@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from mmedge.bench.machine.host import peak_memory_bytes
 from mmedge.errors import BackendError
-from mmedge.pipeline import load
+from mmedge.loader import load
 
 if TYPE_CHECKING:
     from mmedge.bench.loop_calls import LoopCalls

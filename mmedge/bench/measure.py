@@ -29,7 +29,7 @@ from mmedge.bench.sessions import (
     time_session,
 )
 from mmedge.bench.untimed import FirstCall, run_fresh
-from mmedge.pipeline import load as open_pipeline
+from mmedge.loader import load as open_pipeline
 
 if TYPE_CHECKING:
     import os

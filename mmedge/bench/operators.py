@@ -22,7 +22,7 @@ from mmedge.backends.profile import Operator, Profile, ProfileRequest, Span
 from mmedge.bench.stage_inputs import stage_inputs
 from mmedge.errors import MMEdgeError
 from mmedge.execution.plan import StagePlan
-from mmedge.pipeline import load
+from mmedge.loader import load
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

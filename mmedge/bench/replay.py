@@ -22,7 +22,7 @@ from mmedge.bench.stream_run import ResultCollector, StreamRun, Timed
 from mmedge.bench.untimed import FirstCall, run_fresh
 from mmedge.bench.warmup import warm_up
 from mmedge.errors import InputError
-from mmedge.pipeline import load
+from mmedge.loader import load
 from mmedge.recording import Golden, open_recording
 from mmedge.recording.pace import Pace, pace
 from mmedge.recording.timeline import plan_replay

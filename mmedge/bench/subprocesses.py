@@ -19,7 +19,7 @@ import numpy as np
 from mmedge.bench.loop_calls import loop_options
 from mmedge.bench.stats.block_timer import turns
 from mmedge.errors import BackendError
-from mmedge.pipeline import load
+from mmedge.loader import load
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -25,7 +25,7 @@ from mmedge.bench.tune import thread_counts
 from mmedge.bundle import Bundle
 from mmedge.errors import BundleError, MMEdgeError, NoVariantError
 from mmedge.execution.verify import verify
-from mmedge.pipeline import load
+from mmedge.loader import load
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

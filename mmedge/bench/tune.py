@@ -19,7 +19,7 @@ from mmedge.bench.subprocesses import Cell, time_apart
 from mmedge.bundle.device_cache import Measurement
 from mmedge.errors import BundleError, MMEdgeError
 from mmedge.execution.verify import verify
-from mmedge.pipeline import load
+from mmedge.loader import load
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -20,7 +20,7 @@ from rich.table import Table
 
 from mmedge.backends.registry import BACKENDS
 from mmedge.errors import InputError
-from mmedge.spec import PlanName
+from mmedge.spec import PlanName, RuntimeName
 
 __all__ = [
     "BackendOption",
@@ -29,6 +29,7 @@ __all__ = [
     "JsonOption",
     "PlanOption",
     "PrecisionOption",
+    "RuntimeOption",
     "ThreadsOption",
     "emit",
     "emit_json",
@@ -86,6 +87,23 @@ PlanOption = Annotated[
         "this device, else whole.",
         metavar="cut|whole",
         parser=_read_plan,
+    ),
+]
+
+
+def _read_runtime(value: str) -> RuntimeName:
+    for runtime in get_args(RuntimeName):
+        if value == runtime:
+            return cast("RuntimeName", runtime)
+    raise typer.BadParameter(f"expected python or native, got {value!r}")
+
+
+RuntimeOption = Annotated[
+    RuntimeName,
+    typer.Option(
+        help="python, or native: libmmedge, the runtime in C++.",
+        metavar="python|native",
+        parser=_read_runtime,
     ),
 ]
 ThreadsOption = Annotated[int | None, typer.Option(help="CPU threads per stage.", min=1)]

@@ -22,7 +22,7 @@ from mmedge.cli.console import (
     warn,
 )
 from mmedge.cli.output import check_new, finite
-from mmedge.pipeline import load
+from mmedge.loader import load
 from mmedge.recording import Golden, Recorder, RecordingStream
 from mmedge.recording.pace import Pace, pace
 from mmedge.recording.sample import Recorded

@@ -19,6 +19,7 @@ from mmedge.cli.console import (
     JsonOption,
     PlanOption,
     PrecisionOption,
+    RuntimeOption,
     ThreadsOption,
     emit_json,
     number,
@@ -30,8 +31,9 @@ from mmedge.cli.console import (
 from mmedge.cli.generated import describe_rows, print_steps, show_rows
 from mmedge.cli.output import check_file
 from mmedge.execution.generate import RESULTS
+from mmedge.loader import load
 from mmedge.media.decode import read_inputs
-from mmedge.pipeline import Pipeline, load
+from mmedge.pipeline import Pipeline
 from mmedge.spec import Array
 
 __all__ = ["run"]
@@ -59,6 +61,7 @@ def run(
     device: DeviceOption = None,
     plan: PlanOption = None,
     threads: ThreadsOption = None,
+    runtime: RuntimeOption = "python",
     allow_unverified: Annotated[
         bool, typer.Option("--allow-unverified", help="Do not replay golden samples first.")
     ] = False,
@@ -115,6 +118,7 @@ def run(
             threads=threads,
             allow_unverified=allow_unverified,
             allow_non_finite=allow_non_finite,
+            runtime=runtime,
         )
     with pipe:
         with warnings.catch_warnings(record=True) as remarks:

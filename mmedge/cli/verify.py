@@ -14,6 +14,7 @@ from mmedge.cli.console import (
     DeviceOption,
     JsonOption,
     PrecisionOption,
+    RuntimeOption,
     emit_json,
     list_not_checked,
     number,
@@ -24,7 +25,8 @@ from mmedge.cli.console import (
 from mmedge.errors import MMEdgeError
 from mmedge.execution.verify import Verification
 from mmedge.execution.verify import verify as replay
-from mmedge.pipeline import Pipeline, load
+from mmedge.loader import load
+from mmedge.pipeline import Pipeline
 from mmedge.spec import Variant
 
 __all__ = ["verify"]
@@ -41,6 +43,7 @@ def verify(
     precision: PrecisionOption = None,
     device: DeviceOption = None,
     every: AllOption = False,
+    runtime: RuntimeOption = "python",
     as_json: JsonOption = False,
 ) -> None:
     """Replay the golden samples and compare every output of every stage, of each plan."""
@@ -65,7 +68,9 @@ def verify(
         for plan in manifest.plan_names(variant) if variant.id in chosen_ids else ():
             try:
                 with waiting(f"loading {variant.id}, {plan}"):
-                    pipe = load(bundle, variant.id, plan=plan, allow_unverified=True)
+                    pipe = load(
+                        bundle, variant.id, plan=plan, allow_unverified=True, runtime=runtime
+                    )
                 with pipe:
                     verifications.append(_replay(pipe))
             except MMEdgeError as error:

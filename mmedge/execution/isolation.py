@@ -36,7 +36,7 @@ import json, sys
 from mmedge.errors import MMEdgeError
 settings = json.loads(sys.argv[1])
 try:
-    from mmedge.pipeline import load
+    from mmedge.loader import load
     with load(**settings) as pipe:
         digest = pipe.bundle.digest
         for sample in pipe.bundle.samples():

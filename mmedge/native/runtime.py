@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import ctypes
 import json
+from copy import copy
 from functools import cache
 from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
 
 from mmedge import sdk
 from mmedge.errors import (
@@ -98,9 +101,12 @@ def library(path: Path | None = None) -> Any:  # noqa: ANN401
     c.mmedge_pipeline_run.argtypes = (
         handle, pointer(Tensor), ctypes.c_int32, pointer(Tensor), ctypes.c_int32,
     )  # fmt: skip
+    c.mmedge_pipeline_forget.argtypes = (handle,)
+    c.mmedge_pipeline_forget.restype = None
     c.mmedge_pipeline_run_state.argtypes = (*c.mmedge_pipeline_run.argtypes, handle)
     c.mmedge_state_create.argtypes = (handle, pointer(handle))
     c.mmedge_state_copy.argtypes = (handle, pointer(handle))
+    c.mmedge_state_reserve.argtypes = (handle, handle)
     c.mmedge_state_position.argtypes = (handle,)
     c.mmedge_state_position.restype = ctypes.c_int64
     for name in ("close", "reset"):
@@ -211,7 +217,6 @@ class NativePipeline:
             self._spec("output", index).name
             for index in range(c.mmedge_pipeline_output_count(self.handle))
         )
-        self._is_warm = False
         self._options: object = None
 
     def _spec(self, kind: str, index: int) -> TensorSpecStruct:
@@ -252,7 +257,17 @@ class NativePipeline:
             self._c,
             self._c.mmedge_pipeline_warm_up(self.handle, tensors, len(inputs or {})),
         )
-        self._is_warm = True
+
+    def clone(self) -> NativePipeline:
+        """A handle of the same network for another thread; not warm."""
+        other = copy(self)
+        other.handle = ctypes.c_void_p()
+        check(self._c, self._c.mmedge_pipeline_clone(self.handle, ctypes.byref(other.handle)))
+        return other
+
+    def forget(self) -> None:
+        """Run every stage in the next call."""
+        self._c.mmedge_pipeline_forget(self.handle)
 
     def state(self) -> NativeState:
         """A new state for calls.
@@ -282,10 +297,15 @@ class NativePipeline:
         arguments = (self.handle, tensors, len(arrays), outputs, len(outputs), kept)
         status = self._c.mmedge_pipeline_run_state(*arguments)
         if status == NOT_WARM:
-            self.warm_up(arrays)
+            self._warm_up_for(arrays, state)
             status = self._c.mmedge_pipeline_run_state(*arguments)
         check(self._c, status)
         return {output.name.decode(): array_of(output) for output in outputs}
+
+    def _warm_up_for(self, arrays: Mapping[str, Array], state: NativeState | None) -> None:
+        self.warm_up(arrays)
+        if state is not None:
+            check(self._c, self._c.mmedge_state_reserve(state.handle, self.handle))
 
     def reserve(self, rows: int, tokens: int) -> None:
         """Set memory aside for loops of so many rows that begin with so many tokens each."""
@@ -312,7 +332,9 @@ class NativePipeline:
         arguments = (self.handle, tensors, len(arrays), ctypes.byref(given), kept)
         status = self._c.mmedge_loop_begin(*arguments)
         if status == NOT_WARM:
-            self.warm_up(arrays)
+            self._warm_up_for(arrays, state)
+            if given.noise:  # its shape may be larger than that of the example
+                self.reserve(1, np.size(options["noise"]))
             status = self._c.mmedge_loop_begin(*arguments)
         check(self._c, status)
         # Arrays that options point to have to stay.
@@ -320,12 +342,14 @@ class NativePipeline:
 
     def steps(self) -> Iterator[NativeStep]:
         """The steps of the loop that was begun, as they come."""
+        while (step := self.step()) is not None:
+            yield step
+
+    def step(self) -> NativeStep | None:
+        """The next step of the loop that was begun; None: it has ended."""
         step = LoopStepStruct(ctypes.sizeof(LoopStepStruct))
-        while True:
-            check(self._c, self._c.mmedge_loop_step(self.handle, step))
-            if not step.taken:
-                return
-            yield read_step(step)
+        check(self._c, self._c.mmedge_loop_step(self.handle, step))
+        return read_step(step) if step.taken else None
 
     def cancel(self) -> None:
         """Take no more steps of the loop."""
@@ -362,7 +386,8 @@ class NativePipeline:
             row = VerifiedOutputStruct(ctypes.sizeof(VerifiedOutputStruct))
             check(self._c, self._c.mmedge_pipeline_verified_output(self.handle, index, row))
             names = (row.stage.decode(), row.output.decode())
-            rows.append(VerifiedOutput(*names, row.max_abs, row.limit_used))
+            numbers = (row.max_abs, row.limit_used, row.max_rel, row.scale)
+            rows.append(VerifiedOutput(*names, *numbers, row.where.decode()))
         return tuple(rows)
 
     def close(self) -> None:

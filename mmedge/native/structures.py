@@ -112,6 +112,9 @@ class VerifiedOutputStruct(ctypes.Structure):
         ("output", ctypes.c_char_p),
         ("max_abs", ctypes.c_double),
         ("limit_used", ctypes.c_double),
+        ("max_rel", ctypes.c_double),
+        ("scale", ctypes.c_double),
+        ("where", ctypes.c_char_p),
     )
 
 
@@ -153,6 +156,8 @@ class LoopStepStruct(ctypes.Structure):
         ("scores_stride", ctypes.c_int64),
         ("latent", ctypes.POINTER(ctypes.c_float)),
         ("latent_elements", ctypes.c_int64),
+        ("latent_rank", ctypes.c_int32),
+        ("latent_shape", ctypes.c_int64 * MAX_RANK),
     )
 
 
@@ -163,6 +168,9 @@ class VerifiedOutput(NamedTuple):
     output: str
     max_abs: float
     limit_used: float
+    max_rel: float
+    scale: float
+    where: str
 
     @property
     def passes(self) -> bool:
@@ -193,5 +201,7 @@ def array_of(tensor: Tensor) -> Array:
     """A copy of what the library gave."""
     dtype = np.dtype(DTYPES[tensor.dtype])
     shape = tuple(tensor.shape[: tensor.rank])
-    data = ctypes.string_at(tensor.data, tensor.bytes) if tensor.bytes else b""
-    return np.frombuffer(data, dtype).reshape(shape).copy()
+    if not tensor.bytes:
+        return np.empty(shape, dtype)
+    memory = (ctypes.c_char * tensor.bytes).from_address(tensor.data)
+    return np.frombuffer(memory, dtype).reshape(shape).copy()

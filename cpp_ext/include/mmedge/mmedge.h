@@ -177,6 +177,9 @@ MMEDGE_API mmedge_status mmedge_pipeline_run(mmedge_pipeline* pipeline, const mm
                                              int32_t input_count, mmedge_tensor* outputs,
                                              int32_t output_count);
 
+/* Real-time. Forgets what inputs held in the call before, so that the next call runs every stage. */
+MMEDGE_API void mmedge_pipeline_forget(mmedge_pipeline* pipeline);
+
 /* ---- State ----------------------------------------------------------------------------------- */
 
 /* What the stages of a network hand to themselves from call to call, such as a recurrent network's
@@ -189,6 +192,10 @@ MMEDGE_API mmedge_status mmedge_state_create(const mmedge_pipeline* pipeline, mm
 
 /* Another state of the same content. What happens to one does not change the other. */
 MMEDGE_API mmedge_status mmedge_state_copy(const mmedge_state* state, mmedge_state** copy);
+
+/* Sets memory aside in a state for calls as large as `pipeline` is warm for; a new state has it. Between
+ * two calls that have the state. */
+MMEDGE_API mmedge_status mmedge_state_reserve(mmedge_state* state, const mmedge_pipeline* pipeline);
 
 /* Forgets everything. */
 MMEDGE_API void mmedge_state_reset(mmedge_state* state);
@@ -286,10 +293,12 @@ typedef struct mmedge_loop_step_info {
   const float* latent;   /* of `denoise`, which sets neither rows, tokens, active nor scores: the latent
                             after the step */
   int64_t latent_elements;
+  int32_t latent_rank;
+  int64_t latent_shape[MMEDGE_MAX_RANK];
 } mmedge_loop_step_info;
 
 #define MMEDGE_LOOP_STEP_INFO \
-  {sizeof(mmedge_loop_step_info), 0, 0, 0, 0, NULL, NULL, NULL, 0, 0, 0, NULL, 0}
+  {sizeof(mmedge_loop_step_info), 0, 0, 0, 0, NULL, NULL, NULL, 0, 0, 0, NULL, 0, 0, {0}}
 
 /* Real-time. Takes the next step. After a failure the loop is given up, and the state is as it was. */
 MMEDGE_API mmedge_status mmedge_loop_step(mmedge_pipeline* pipeline, mmedge_loop_step_info* step);
@@ -318,9 +327,12 @@ typedef struct mmedge_verified_output {
   const char* output;
   double max_abs;     /* largest difference */
   double limit_used;  /* largest share of the tolerance that an element takes; it passes up to 1 */
+  double max_rel;     /* largest difference as a share of the scale of its place */
+  double scale;       /* what the difference that takes most of its limit is held against */
+  const char* where;  /* what has that scale, in words; "" for the whole tensor */
 } mmedge_verified_output;
 
-#define MMEDGE_VERIFIED_OUTPUT {sizeof(mmedge_verified_output), NULL, NULL, 0, 0}
+#define MMEDGE_VERIFIED_OUTPUT {sizeof(mmedge_verified_output), NULL, NULL, 0, 0, 0, 0, NULL}
 
 /* Replays all golden samples: every stage of the loaded plan on the tensors that enter it, and the
  * whole network. `samples` and `outputs`, which may be NULL, get the number of samples, and of outputs

@@ -174,6 +174,9 @@ class Pipeline {
                                static_cast<int32_t>(M));
   }
 
+  // The next call runs every stage, also where inputs hold what they held.
+  void forget() noexcept { mmedge_pipeline_forget(handle_.get()); }
+
   // Begins with what `state` holds, and leaves the new state in it.
   template <size_t N, size_t M>
   Status run(const mmedge_tensor (&inputs)[N], mmedge_tensor (&outputs)[M], State& state) noexcept;
@@ -228,6 +231,10 @@ class State {
     return State(handle);
   }
 
+  // Memory for calls as large as the pipeline is warm for.
+  Status reserve(const Pipeline& pipeline) {
+    return mmedge_state_reserve(handle_.get(), pipeline.handle());
+  }
   void reset() noexcept { mmedge_state_reset(handle_.get()); }
   int64_t position() const noexcept { return mmedge_state_position(handle_.get()); }
   mmedge_state* handle() const { return handle_.get(); }

@@ -14,7 +14,7 @@ import onnx_ir as ir
 from mmedge.bundle.load import ENGINE_BACKENDS
 from mmedge.errors import ExportError, MMEdgeError
 from mmedge.execution.verify import verify
-from mmedge.pipeline import load
+from mmedge.loader import load
 from mmedge_export.onnx_graph.merge import merge
 
 if TYPE_CHECKING:

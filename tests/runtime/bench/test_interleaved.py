@@ -25,7 +25,8 @@ from mmedge.bench.report.report import Report
 from mmedge.bench.stats.resample import half_width, pairs, spreads
 from mmedge.cli.app import build_app
 from mmedge.errors import InputError, MMEdgeError
-from mmedge.pipeline import Pipeline, load
+from mmedge.loader import load
+from mmedge.pipeline import Pipeline
 
 SESSIONS = 16
 

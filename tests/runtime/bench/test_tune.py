@@ -26,7 +26,7 @@ CORES = 4
 @pytest.fixture(autouse=True)
 def four_cores(monkeypatch):
     """As on a machine of four cores."""
-    for module in ("mmedge.bench.tune", "mmedge.cli.tune", "mmedge.pipeline"):
+    for module in ("mmedge.bench.tune", "mmedge.cli.tune", "mmedge.loader", "mmedge.pipeline"):
         monkeypatch.setattr(f"{module}.probe", lambda: replace(probe(), cores=CORES))
 
 

@@ -21,7 +21,7 @@ from mmedge.backends.openvino.session import (
 )
 from mmedge.errors import AccuracyError, BackendError, ExportError, MMEdgeError
 from mmedge.execution.plan import StagePlan
-from mmedge.pipeline import load
+from mmedge.loader import load
 from mmedge.tolerance import difference
 from mmedge_export.capture.other_sizes import check_sizes
 from mmedge_export.onnx_graph.runner import Runner
