@@ -16,7 +16,8 @@ else()
   set(libraries ${CMAKE_INSTALL_LIBDIR})
 endif()
 
-add_library(mmedge SHARED api/runtime.cpp api/stream.cpp $<TARGET_OBJECTS:mmedge_kernels_cpu>)
+add_library(mmedge SHARED api/runtime.cpp api/stream.cpp api/backend.cpp $<TARGET_OBJECTS:mmedge_kernels_cpu>)
+set_source_files_properties(api/backend.cpp PROPERTIES COMPILE_OPTIONS -Os)
 if(NOT MMEDGE_SANITIZE)
   # Neither a new C library nor a new C++ library is asked of the system that it runs on.
   target_sources(mmedge PRIVATE api/old_glibc.cpp)
@@ -74,7 +75,7 @@ if(MMEDGE_TESTS)
   # All of it in one program, where the tests tell its code from that of ONNX Runtime.
   add_executable(
     pipeline_allocations EXCLUDE_FROM_ALL ../tests/native/runtime/pipeline_allocations.cpp
-    api/runtime.cpp $<TARGET_OBJECTS:mmedge_kernels_cpu>)
+    api/runtime.cpp api/backend.cpp $<TARGET_OBJECTS:mmedge_kernels_cpu>)
   target_include_directories(pipeline_allocations PRIVATE api include)
   target_link_libraries(pipeline_allocations PRIVATE mmedge_runtime)
   target_link_options(pipeline_allocations PRIVATE -static-libstdc++ -static-libgcc)

@@ -120,6 +120,17 @@ inline bool from_dtype(int32_t dtype, rt::DType* type) noexcept {
   return false;
 }
 
+inline void describe(const rt::TensorSpec& from, mmedge_tensor_spec* to) noexcept {
+  to->name = from.name.c_str();
+  to->dtype = to_dtype(from.dtype);
+  to->rank = static_cast<int32_t>(from.shape.size());
+  for (size_t axis = 0; axis < from.shape.size(); ++axis) {
+    const rt::Axis& size = from.shape[axis];
+    to->shape[axis] = size.is_dynamic() ? -1 : size.size;
+    to->dimension[axis] = size.is_dynamic() ? size.dimension.c_str() : nullptr;
+  }
+}
+
 inline bool to_tensor(const mmedge_tensor& tensor, rt::NamedTensor* out, mmedge_status* status) noexcept {
   const char* name = tensor.name != nullptr ? tensor.name : "";
   if (tensor.rank < 0 || tensor.rank > MMEDGE_MAX_RANK) {

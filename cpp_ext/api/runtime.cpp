@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "backends/onnxruntime/session.h"
+#include "backends/openvino/session.h"
 #include "bundle/bundle.h"
 #include "clock.h"
 #include "denoise_run.h"
@@ -19,6 +20,7 @@
 #include "generate_run.h"
 #include "handles.h"
 #include "mmedge/kernels.h"
+#include "own_backend.h"
 #include "pipeline.h"
 
 // Of ort/ops.cpp, which is linked in.
@@ -45,17 +47,6 @@ bool take_arguments(mmedge_pipeline* pipeline, const mmedge_tensor* inputs, int3
     if (!to_tensor(inputs[i], &pipeline->arguments[static_cast<size_t>(i)], status)) return false;
   }
   return true;
-}
-
-void describe(const rt::TensorSpec& from, mmedge_tensor_spec* to) noexcept {
-  to->name = from.name.c_str();
-  to->dtype = to_dtype(from.dtype);
-  to->rank = static_cast<int32_t>(from.shape.size());
-  for (size_t axis = 0; axis < from.shape.size(); ++axis) {
-    const rt::Axis& size = from.shape[axis];
-    to->shape[axis] = size.is_dynamic() ? -1 : size.size;
-    to->dimension[axis] = size.is_dynamic() ? size.dimension.c_str() : nullptr;
-  }
 }
 
 mmedge_status give_outputs(mmedge_pipeline* handle, mmedge_tensor* outputs,
@@ -259,6 +250,10 @@ mmedge_status mmedge_pipeline_load(mmedge_bundle* bundle, const mmedge_load_opti
     kernels.calls = mmedge_segattn_cpu_calls;
     kernels.path = "libmmedge";
     backends.add(rt::onnxruntime::make_backend(text_or_empty(from.onnxruntime), kernels));
+    backends.add(rt::openvino::make_backend(text_or_empty(from.openvino)));
+    for (int32_t i = 0; i < from.backend_count; ++i) {
+      backends.add(make_own_backend(from.backends != nullptr ? from.backends[i] : nullptr));
+    }
     *pipeline = make_handle(rt::Network::load(bundle->bundle, backends, to)).release();
   });
 }

@@ -45,7 +45,7 @@ std::shared_ptr<const Network> Network::load(std::shared_ptr<Bundle> bundle,
   network->bundle_ = std::move(bundle);
   network->options_ = options;
   const Manifest& manifest = network->manifest();
-  const Device here = probe(backends);
+  const Device here = probe(backends, &manifest);
   Choice choice = select(manifest, restrict_device(here, options.device), options.wish,
                          network->bundle_->path());
   network->variant_ = choice.variant;
@@ -64,17 +64,42 @@ std::shared_ptr<const Network> Network::load(std::shared_ptr<Bundle> bundle,
       manifest, needs_samples(manifest) ? network->bundle_->samples() : nullptr,
       options.allow_non_finite);
   // Export has held the bundle's own graphs on the CPU against the network.
-  if (!options.allow_unverified && !is_proven(manifest, *network->variant_)) {
+  const bool proven = is_proven(manifest, *network->variant_) && !engine.of_application;
+  if (!options.allow_unverified && !proven) {
     Pipeline pipeline(network);
     verify(pipeline).check();
   }
   return network;
 }
 
+// Sizes of a stage's inputs in each golden sample; none where each run has others.
+std::vector<std::vector<std::vector<int64_t>>> Network::find_shapes(const StageSource& source) {
+  std::vector<std::vector<std::vector<int64_t>>> shapes;
+  for (const StateSpec& state : manifest().states) {
+    if (state.stage == source.stage->name && state.axis) return shapes;
+  }
+  for (const Sample& sample : bundle_->samples()->golden) {
+    auto& sizes = shapes.emplace_back();
+    for (const TensorSpec& spec : source.inputs) {
+      const TensorView* view = nullptr;
+      for (const TensorMap* map : {&sample.inputs, &sample.outputs, &sample.step}) {
+        if (const auto entry = map->find(spec.name); entry != map->end()) view = &entry->second;
+      }
+      if (view == nullptr) {
+        throw Error(Code::kBundle, bundle_->path() + ": a golden sample has no '" + spec.name +
+                                       "'; export the bundle again");
+      }
+      sizes.emplace_back(view->shape, view->shape + view->rank);
+    }
+  }
+  return shapes;
+}
+
 std::unique_ptr<Session> Network::open_stage(const Backends& backends, const Stage& stage) {
   Archive& archive = bundle_->archive();
   const std::string& file = variant_->files.at(stage.name);
-  const GraphFile& graph = bundle_->graph(file);
+  // What an engine of an application reads may be no graph of ONNX.
+  const GraphFile* graph = bundle_->find_graph(file);
   StageSource source;
   source.stage = &stage;
   source.variant = variant_;
@@ -82,17 +107,21 @@ std::unique_ptr<Session> Network::open_stage(const Backends& backends, const Sta
   source.manifest = &manifest();
   source.cache_loop = in_place_loop(manifest(), stage, *variant_);
   source.alone = manifest().has_cores(stage);
-  for (const auto& [name, calls] : graph.functions) source.functions += calls;
+  const GraphFile& functions = bundle_->graph(variant_->backend == "ort" ? file : stage.graph);
+  for (const auto& [name, calls] : functions.functions) source.functions += calls;
+  source.golden_shapes = [this, &source] { return find_shapes(source); };
+  const std::vector<std::string> weights_files =
+      graph != nullptr ? graph->weights : std::vector<std::string>();
   if (archive.zipped()) {
     source.graph = archive.read(file);
     // A graph names weights relative to its own folder.
     const std::string folder = folder_of(file);
-    for (const std::string& weights : graph.weights) {
+    for (const std::string& weights : weights_files) {
       source.weights[weights.substr(folder.size())] = archive.read(weights);
     }
   } else {
     source.path = archive.file(file);
-    for (const std::string& weights : graph.weights) archive.file(weights);
+    for (const std::string& weights : weights_files) archive.file(weights);
   }
   return backends.open_stage(source, options_.session);
 }

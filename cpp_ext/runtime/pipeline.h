@@ -97,6 +97,7 @@ class Network {
   void open_stages(const Backends& backends);
   void connect();
   std::unique_ptr<Session> open_stage(const Backends& backends, const Stage& stage);
+  std::vector<std::vector<std::vector<int64_t>>> find_shapes(const StageSource& source);
   void connect_loop();
   void connect_states(PlanStage* stage, size_t place);
 

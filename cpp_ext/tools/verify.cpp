@@ -19,6 +19,7 @@ constexpr const char* kHelp =
     "  --plan NAME         whole or cut; default: the rule for single calls\n"
     "  --threads N         most threads of a stage\n"
     "  --onnxruntime PATH  ONNX Runtime's library, or a folder that holds it\n"
+    "  --openvino PATH     the same of OpenVINO: libopenvino_c\n"
     "  --open-only         check the bundle and load nothing\n"
     "\n"
     "Exit code: 0 within the tolerance, 1 not, or an error; 2 wrong options.\n";
@@ -50,6 +51,8 @@ int main(int count, char** arguments) {
       options.plan = arguments[++i];
     } else if (value != nullptr && word == "--onnxruntime") {
       options.onnxruntime = arguments[++i];
+    } else if (value != nullptr && word == "--openvino") {
+      options.openvino = arguments[++i];
     } else if (value != nullptr && word == "--threads" && std::atoi(value) > 0) {
       options.threads = std::atoi(arguments[++i]);
     } else {

@@ -196,8 +196,8 @@ class NativePipeline:
     Args:
         bundle: open.
         options: fields of ``mmedge_load_options`` by name; a text for a path or a name, and for
-            ``kernels`` and ``spin`` also None. ``onnxruntime`` is by default the library of the
-            installed package.
+            ``kernels`` and ``spin`` also None. ``onnxruntime`` and ``openvino`` are by default the
+            libraries of the installed packages.
 
     Raises:
         MMEdgeError: as :func:`mmedge.load`.
@@ -207,6 +207,7 @@ class NativePipeline:
         self._c = c = library()
         self.handle = ctypes.c_void_p()
         options.setdefault("onnxruntime", installed_onnxruntime())
+        options.setdefault("openvino", installed_openvino())
         fields: dict[str, Any] = {"kernels": -1, "spin": -1, "cache": 1}
         for name, value in options.items():
             if value is not None:
@@ -441,8 +442,17 @@ NOT_WARM = 201
 
 def installed_onnxruntime() -> str | None:
     """The folder of the installed package's library; None where there is none."""
+    return _folder_of("onnxruntime", "capi")
+
+
+def installed_openvino() -> str | None:
+    """The same of OpenVINO."""
+    return _folder_of("openvino", "libs")
+
+
+def _folder_of(package: str, below: str) -> str | None:
     from importlib.util import find_spec
 
-    spec = find_spec("onnxruntime")
+    spec = find_spec(package)
     places = spec.submodule_search_locations if spec is not None else None
-    return f"{places[0]}/capi" if places else None
+    return f"{places[0]}/{below}" if places else None

@@ -58,6 +58,9 @@ class LoadOptions(ctypes.Structure):
         ("cache", ctypes.c_int32),
         ("allow_unverified", ctypes.c_int32),
         ("allow_non_finite", ctypes.c_int32),
+        ("openvino", ctypes.c_char_p),
+        ("backends", ctypes.c_void_p),
+        ("backend_count", ctypes.c_int32),
     )
 
 

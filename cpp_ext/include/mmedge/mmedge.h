@@ -62,10 +62,13 @@ MMEDGE_API mmedge_status mmedge_bundle_verify(mmedge_bundle* bundle);
 /* A bundle's network, loaded. */
 typedef struct mmedge_pipeline mmedge_pipeline;
 
+/* An engine of the application's own: mmedge/backend.h. */
+struct mmedge_backend;
+
 typedef struct mmedge_load_options {
   uint32_t struct_size;
   const char* variant;     /* its id, such as "ort-int8-cpu"; NULL: the best that runs here */
-  const char* backend;     /* "ort"; NULL: any */
+  const char* backend;     /* "ort", "openvino" or one of `backends`; NULL: any */
   const char* precision;   /* such as "fp32"; NULL: any */
   const char* device;      /* a target, such as "cpu"; NULL: any that this machine has */
   const char* plan;        /* "whole" or "cut"; NULL: as docs/reference/bundle.md says */
@@ -79,10 +82,15 @@ typedef struct mmedge_load_options {
   int32_t allow_unverified; /* 1: golden samples are not replayed where export could not prove the
                                variant for this kind of machine */
   int32_t allow_non_finite; /* 1: NaN and infinity in inputs are passed on to the network */
+  const char* openvino;    /* as `onnxruntime`: of OpenVINO's libopenvino_c */
+  const struct mmedge_backend* const* backends; /* further ones, by their names; one with the name of
+                                                   libmmedge's own takes its place */
+  int32_t backend_count;
 } mmedge_load_options;
 
 #define MMEDGE_LOAD_OPTIONS \
-  {sizeof(mmedge_load_options), NULL, NULL, NULL, NULL, NULL, NULL, 0, -1, -1, 1, 0, 0}
+  {sizeof(mmedge_load_options), NULL, NULL, NULL, NULL, NULL, NULL, 0, -1, -1, 1, 0, 0, NULL, \
+   NULL, 0}
 
 /* Chooses a variant for this machine, loads it, and checks that it computes here what it should.
  * `options` may be NULL. MMEDGE_NO_VARIANT, MMEDGE_INPUT_ERROR (no such variant, plan or device),

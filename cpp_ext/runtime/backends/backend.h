@@ -11,6 +11,7 @@
 #define MMEDGE_RUNTIME_BACKENDS_BACKEND_H_
 
 #include <cstddef>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -165,7 +166,12 @@ struct StageSource {
   const Manifest* manifest = nullptr;
   const GenerateLoop* cache_loop = nullptr;
   bool alone = false;              // has the cores to itself: Manifest::has_cores
-  int64_t functions = 0;           // calls of functions of the domain "mmedge" in the graph
+  // Calls of functions of the domain "mmedge": in this graph for ONNX Runtime, which runs them; in the
+  // stage's own for others, whose files have their bodies in place of them.
+  int64_t functions = 0;
+  // Sizes of each of `inputs` in each golden sample, in order; none where every run has others. Reads
+  // the samples; throws Error(kBundle) where they are not what the manifest declares.
+  std::function<std::vector<std::vector<std::vector<int64_t>>>()> golden_shapes;
   std::string path;                // of the graph's file, weights beside it; empty: in memory
   Bytes graph;
   std::map<std::string, Bytes> weights;  // files, by the names that the graph has for them
@@ -186,6 +192,7 @@ std::vector<TensorSpec> graph_inputs(const Manifest& manifest, const Stage& stag
 struct Backend {
   std::string name;          // in a variant
   bool limits_runs = false;  // whether run_timeout_s ends its runs
+  bool of_application = false;  // not mmedge's own: what it loads is always verified
   std::shared_ptr<void> context;
   // Version of the engine; empty where it is not here.
   std::string (*version)(void* context) = nullptr;

@@ -27,6 +27,11 @@ class Bundle {
   const std::string& digest() const { return digest_; }
   Archive& archive() { return *archive_; }
   const GraphFile& graph(const std::string& file) const { return graphs_.at(file); }
+  // Null where the file was not checked as a graph: it is of a backend that reads something else.
+  const GraphFile* find_graph(const std::string& file) const {
+    const auto entry = graphs_.find(file);
+    return entry == graphs_.end() ? nullptr : &entry->second;
+  }
 
   // Golden samples and what else is stored with them; read once. Throws Error(kBundle): the file is
   // not what the manifest declares.

@@ -1,119 +1,28 @@
 // Finds, loads and keeps copies of ONNX Runtime.
 #include "library.h"
 
-#include <dirent.h>
 #include <dlfcn.h>
-#include <link.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
-#include <climits>
 #include <cstdio>
-#include <cstdlib>
 #include <utility>
 
 #include "../../error.h"
+#include "../shared_library.h"
 
 namespace mmedge::runtime::onnxruntime {
 namespace {
-
-constexpr const char kName[] = "libonnxruntime.so";
 
 // Oldest version that checks a divisor for zero.
 constexpr int kOldest[2] = {1, 25};
 
 [[noreturn]] void fail(const std::string& message) { throw Error(Code::kBackend, message); }
 
-std::string last_error() {
-  const char* error = dlerror();
-  return error == nullptr ? "the loader gives no reason" : error;
-}
-
-bool is_folder(const std::string& path) {
-  struct stat status;
-  return stat(path.c_str(), &status) == 0 && S_ISDIR(status.st_mode);
-}
-
-// The numbers in what follows the name, such as ".1.32.0"; false where it is something else.
-bool parse_suffix(const char* text, std::vector<long>* numbers) {
-  numbers->clear();
-  while (*text == '.') {
-    char* end = nullptr;
-    if (text[1] < '0' || text[1] > '9') return false;
-    numbers->push_back(std::strtol(text + 1, &end, 10));
-    text = end;
-  }
-  return *text == '\0';
-}
-
-// The library of the highest version in a folder; empty where there is none.
-std::string find_in(const std::string& folder) {
-  DIR* entries = opendir(folder.c_str());
-  if (entries == nullptr) return "";
-  std::string best;
-  std::vector<long> best_numbers, numbers;
-  while (const dirent* entry = readdir(entries)) {
-    const std::string name = entry->d_name;
-    if (name.compare(0, sizeof kName - 1, kName) != 0) continue;
-    if (!parse_suffix(name.c_str() + sizeof kName - 1, &numbers)) continue;
-    if (best.empty() || numbers > best_numbers) {
-      best = name;
-      best_numbers = numbers;
-    }
-  }
-  closedir(entries);
-  return best.empty() ? "" : folder + "/" + best;
-}
-
-// The folder of the library or program that this code is in.
-std::string own_folder() {
-  Dl_info info{};
-  std::string path;
-  if (dladdr(reinterpret_cast<const void*>(&own_folder), &info) != 0 && info.dli_fname != nullptr) {
-    path = info.dli_fname;
-  }
-  if (path.empty() || path[0] != '/') {  // a program, by the name that it was called by
-    char target[PATH_MAX];
-    const ssize_t length = readlink("/proc/self/exe", target, sizeof target);
-    if (length <= 0 || length == sizeof target) return "";
-    path.assign(target, static_cast<size_t>(length));
-  }
-  return path.substr(0, path.rfind('/'));
-}
-
-void* open(const std::string& location, std::string* name) {
-  if (!location.empty()) {
-    *name = location;
-    if (is_folder(location)) {
-      name->clear();
-      for (const char* below : {"", "/lib", "/capi", "/onnxruntime/capi"}) {
-        if (name->empty()) *name = find_in(location + below);
-      }
-      if (name->empty()) {
-        fail("no ONNX Runtime in " + location + ": expected a file " + kName +
-             "* there, or in lib, capi or onnxruntime/capi below it; give the path of the library");
-      }
-    }
-  } else {
-    const std::string folder = own_folder();
-    *name = folder.empty() ? "" : find_in(folder);
-    if (name->empty()) {
-      std::string errors;
-      for (const char* system : {"libonnxruntime.so.1", kName}) {
-        *name = system;
-        if (void* handle = dlopen(system, RTLD_NOW | RTLD_LOCAL)) return handle;
-        errors += "; " + last_error();
-      }
-      fail("ONNX Runtime is not here: no " + std::string(kName) + "* in " + folder + errors +
-           "; install it, or give the path of the library");
-    }
-  }
-  void* handle = dlopen(name->c_str(), RTLD_NOW | RTLD_LOCAL);
-  if (handle == nullptr) {
-    fail("ONNX Runtime cannot be loaded from " + *name + ": " + last_error());
-  }
-  return handle;
-}
+constexpr const char* kBelow[] = {"", "/lib", "/capi", "/onnxruntime/capi", nullptr};
+constexpr const char* kSystem[] = {"libonnxruntime.so.1", "libonnxruntime.so", nullptr};
+constexpr const char* kNone[] = {nullptr};
+constexpr LibraryPlaces kPlaces = {"ONNX Runtime", "libonnxruntime.so",
+                                   kBelow,         "lib, capi or onnxruntime/capi",
+                                   kSystem,        kNone};
 
 }  // namespace
 
@@ -129,15 +38,13 @@ Library& Library::load(const std::string& location) {
   static Library* first = nullptr;
   const std::lock_guard<std::mutex> held(lock);
   std::string name;
-  void* handle = open(location, &name);
+  void* handle = open_library(kPlaces, location, &name);
   for (Library* each = first; each != nullptr; each = each->next_) {
     if (each->handle_ == handle) {
       dlclose(handle);  // counted twice
       return *each;
     }
   }
-  link_map* map = nullptr;
-  if (dlinfo(handle, RTLD_DI_LINKMAP, &map) == 0 && map->l_name[0] != '\0') name = map->l_name;
   using GetBase = const ort::ApiBase* (*)();
   const auto get_base = reinterpret_cast<GetBase>(dlsym(handle, "OrtGetApiBase"));
   if (get_base == nullptr) {
