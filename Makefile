@@ -14,6 +14,15 @@ SAMPLES := zoo/mmedge_zoo/samples
 # Benchmarks and tests may import ONNX Runtime before mmedge, which turns its telemetry off.
 export ORT_DISABLE_TELEMETRY ?= 1
 
+# Tests compile the same sources in several folders: with ccache once. To it, g++ and c++ are two
+# compilers, and pip calls the one, CMake by itself the other.
+ifneq ($(shell command -v ccache),)
+export CMAKE_CXX_COMPILER_LAUNCHER ?= ccache
+export CCACHE_DIR ?= $(CURDIR)/build/ccache
+export CCACHE_NOHASHDIR ?= 1
+export CXX
+endif
+
 # What the native library is made of: a change of it installs the package anew.
 NATIVE := $(shell find cpp_ext -type f)
 
