@@ -30,6 +30,7 @@ from benchmark_tables import (
     streaming,
     zoo,
 )
+from c_reference import c_reference, real_time_calls
 from draw_tables import (
     draw_accuracy,
     draw_quantization,
@@ -133,6 +134,8 @@ BLOCKS: dict[tuple[str, str], Callable[[], str]] = {
     ("docs/explanation/benchmarks.md", "peers"): peers,
     ("docs/explanation/benchmarks.md", "peers short"): peers_short,
     ("docs/code-map.md", "code map"): code_map,
+    ("docs/reference/c.md", "real-time calls"): real_time_calls,
+    ("docs/reference/c.md", "headers"): c_reference,
     ("docs/explanation/benchmarks.md", "soak"): soak,
     ("docs/reference/zoo.md", "bundle accuracy"): bundle_accuracy,
     ("docs/reference/zoo.md", "zoo accuracy"): zoo,

@@ -8,6 +8,8 @@ import importlib.resources
 import re
 from pathlib import Path
 
+import pytest
+
 import mmedge
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -174,3 +176,92 @@ def test_every_public_name_is_on_the_page_of_the_api():
     errors = {name for name in mmedge.__all__ if name.endswith("Error")}
     for name in {*mmedge.__all__} - errors - {"__version__"}:
         assert f"mmedge.{name}\n" in page
+
+
+def test_what_the_safety_page_names_is_there():
+    page = (DOCS / "explanation" / "safety.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", page)
+    assert len(named) > 30
+    for file, test in named:
+        assert f"\ndef {test}(" in (ROOT / file).read_text(encoding="utf-8"), f"{file}::{test}"
+
+
+HEADER = """/* What it is for.
+ *
+ *   a_call()
+ */
+#ifndef X_H_
+#define X_H_
+
+/* ---- Things ------------------------------------------------ */
+
+/* About all of them. */
+
+/* A thing. */
+typedef struct mmedge_thing mmedge_thing;
+
+/* Real-time. Makes *many* of `these`. */
+MMEDGE_API int mmedge_make(mmedge_thing* thing,
+                           void (*back)(int));
+MMEDGE_API int mmedge_make_more(void);
+
+typedef struct mmedge_options {
+  /* before
+   * it */
+  int32_t first;
+  int64_t a, b; /* behind [both]
+                   of a_b */
+  const char* (*ask)(void* context, int32_t); /* function */
+  int32_t shape[4];
+} mmedge_options;
+
+#define MMEDGE_OPTIONS \\
+  {1, 2}
+
+typedef enum mmedge_kind { MMEDGE_A = 0, MMEDGE_B = -1 /* last */ } mmedge_kind;
+
+#endif
+"""
+
+
+def test_a_header_is_read_with_all_it_declares(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(DOCS))
+    c_reference = importlib.import_module("c_reference")
+    path = tmp_path / "thing.h"
+    path.write_text(HEADER)
+    header = c_reference.read_header(path)
+    assert header.words == "What it is for.\n\n  a_call()"
+    assert list(header.functions()) == [("mmedge_make", True), ("mmedge_make_more", True)]
+    things = header.sections[1]
+    assert (things.title, things.words) == ("Things", "About all of them.")
+    handle, functions, options, kind = things.items
+    assert (handle.kind, handle.words) == ("handle", "A thing.")
+    assert functions.code == [
+        "int mmedge_make(mmedge_thing* thing, void (*back)(int));",
+        "int mmedge_make_more(void);",
+    ]
+    assert options.members == [
+        ("first", "int32_t", "before it"),
+        ("a, b", "int64_t", "behind [both] of a_b"),
+        ("ask", "const char* (*)(void* context, int32_t)", "function"),
+        ("shape", "int32_t[4]", ""),
+    ]
+    assert options.code == ["#define MMEDGE_OPTIONS {1, 2}"]
+    assert kind.members == [("MMEDGE_A", "0", ""), ("MMEDGE_B", "-1", "last")]
+    shown = c_reference.show(options)
+    assert "| `a, b` | `int64_t` | behind \\[both\\] of `a_b` |" in shown
+    assert "Makes *many* of `these`." in c_reference.show(functions)
+    path.write_text("/* What. */\n}{\n")
+    with pytest.raises(SystemExit, match=r"thing.h:2: "):
+        c_reference.read_header(path)
+
+
+def test_the_page_of_the_c_api_has_every_name_of_the_headers():
+    page = (DOCS / "reference" / "c.md").read_text(encoding="utf-8")
+    names = set()
+    for path in (ROOT / "cpp_ext" / "include" / "mmedge").glob("*.h"):
+        text = re.sub(r"/\*.*?\*/", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+        names |= set(re.findall(r"\b(?:mmedge|MMEDGE)_\w+", text)) - {"MMEDGE_API", "MMEDGE_BUILD"}
+    names = {name for name in names if not name.endswith("_H_")}
+    assert len(names) > 100
+    assert [name for name in sorted(names) if name not in page] == []
