@@ -73,7 +73,7 @@ def test_loading_goes_by_it_where_one_target_is_asked_for(bundle, here, monkeypa
     """The machine is the same one, whichever of its targets is to run the bundle."""
     robot = replace(here, name="a GPU", gpus=("a GPU (sm_87)",), targets=("cpu", "cuda", "sm_87"))
     keep(bundle, robot)
-    monkeypatch.setattr("mmedge.pipeline.probe", lambda: robot)
+    monkeypatch.setattr("mmedge.loader.probe", lambda: robot)
     for target in ("cpu", None):
         with mmedge.load(bundle, device=target) as pipe:
             assert (pipe.variant.id, pipe.plan, pipe.threads) == ("ort-int8-cpu", "cut", 1)
