@@ -30,6 +30,8 @@ class GenerateRun {
   void warm_up(const NamedTensor* tensors, size_t count);
   // The same without steps.
   void reserve_for_call();
+  // Rows that memory is set aside for.
+  int64_t most_rows() const noexcept { return capacity_.batch; }
   // Tokens that a State has to have room for.
   size_t pending_room() const noexcept {
     return static_cast<size_t>(capacity_.batch * capacity_.first_tokens);

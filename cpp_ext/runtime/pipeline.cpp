@@ -26,10 +26,10 @@ void add_sizes(const std::vector<int>& places, const TensorView& view,
 
 }  // namespace
 
-Pipeline::Pipeline(std::shared_ptr<const Network> network)
-    : network_(std::move(network)), call_(network_->inputs().make_call()) {
+Pipeline::Pipeline(std::shared_ptr<const Network> network, bool has_slots)
+    : call_(network->inputs().make_call()), network_(std::move(network)) {
   for (const PlanStage& stage : network_->stages()) {
-    slots_.push_back(stage.session->make_slot());
+    if (has_slots) slots_.push_back(stage.session->make_slot());
     values_.emplace_back(stage.boundaries.size());
     std::vector<std::vector<int>>& dimensions = output_dimensions_.emplace_back();
     for (const TensorSpec& spec : stage.session->outputs()) {
@@ -178,6 +178,10 @@ void Pipeline::find_loop_sizes(const LoopStage& stage, int left_out,
     if (input.source != LoopInput::Source::kMade) continue;
     add_sizes(input.dimensions, made(input.stage, input.place).view(), sizes);
   }
+  add_input_sizes(left_out, sizes);
+}
+
+void Pipeline::add_input_sizes(int left_out, std::vector<int64_t>* sizes) const noexcept {
   for (size_t i = 0; i < input_dimensions_.size(); ++i) {
     if (static_cast<int>(i) != left_out) add_sizes(input_dimensions_[i], call_.values[i], sizes);
   }
@@ -190,9 +194,7 @@ void Pipeline::find_all_sizes(std::vector<int64_t>* sizes) const noexcept {
       add_sizes(output_dimensions_[stage][output], find_output(stage, output), sizes);
     }
   }
-  for (size_t i = 0; i < input_dimensions_.size(); ++i) {
-    add_sizes(input_dimensions_[i], call_.values[i], sizes);
-  }
+  add_input_sizes(-1, sizes);
 }
 
 Code Pipeline::begin_states(size_t place, const State* state) noexcept {

@@ -121,7 +121,8 @@ class Network {
 class Pipeline {
  public:
   // Throws Error(kBackend): a session gives no further slot.
-  explicit Pipeline(std::shared_ptr<const Network> network);
+  explicit Pipeline(std::shared_ptr<const Network> network) : Pipeline(std::move(network), true) {}
+  virtual ~Pipeline() = default;
 
   const std::shared_ptr<const Network>& network() const { return network_; }
 
@@ -146,7 +147,8 @@ class Pipeline {
 
   // The parts of run() that a loop needs by themselves: runs the stages of the plan; says whether the
   // states that they left can be kept; moves them into `state`.
-  Code compute(const NamedTensor* tensors, size_t count, bool cached, const State* state) noexcept;
+  virtual Code compute(const NamedTensor* tensors, size_t count, bool cached,
+                       const State* state) noexcept;
   Code check_states() noexcept;
   void leave_states(State* state) noexcept;
 
@@ -161,13 +163,24 @@ class Pipeline {
                        std::vector<int64_t>* sizes) const noexcept;
 
   // The same by all that the stages of the plan gave, and by the network's inputs.
-  void find_all_sizes(std::vector<int64_t>* sizes) const noexcept;
+  virtual void find_all_sizes(std::vector<int64_t>* sizes) const noexcept;
 
   // The network's output of the last run, by place; valid until the next one, and until a State
   // that the run left it in is changed.
   const TensorView& output(size_t index) const noexcept { return views_[index]; }
 
   const char* message() const noexcept { return call_.error.text; }
+
+ protected:
+  // Without slots it runs no stage: another one does, and what it made is put in `values_`.
+  Pipeline(std::shared_ptr<const Network> network, bool has_slots);
+  // Adds the sizes of the network's inputs without the one at `left_out`; -1: of all.
+  void add_input_sizes(int left_out, std::vector<int64_t>* sizes) const noexcept;
+
+  std::vector<std::vector<Value>> values_;  // of each stage, by boundary
+  InputCall call_;
+  std::vector<int64_t> sizes_;        // of each dimension in this call
+  std::vector<std::vector<std::vector<int>>> output_dimensions_;  // of each stage
 
  private:
   // What a modality held when its encoders last ran.
@@ -189,13 +202,9 @@ class Pipeline {
 
   std::shared_ptr<const Network> network_;
   std::vector<std::unique_ptr<RunSlot>> slots_;
-  std::vector<std::vector<Value>> values_;  // of each stage, by boundary
   std::vector<Held> held_;                  // by modality
-  InputCall call_;
-  std::vector<int64_t> sizes_;        // of each dimension in this call
   std::vector<FirstMemory> first_;    // of each stage
   std::vector<TensorView> views_;     // of each of the network's outputs
-  std::vector<std::vector<std::vector<int>>> output_dimensions_;  // of each stage
   std::vector<std::vector<int>> input_dimensions_;  // of each input of the network, of each axis
 };
 

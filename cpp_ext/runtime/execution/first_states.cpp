@@ -12,9 +12,6 @@
 namespace mmedge::runtime {
 namespace {
 
-constexpr const char* kGiven = "the State given";
-constexpr const char* kReset = "call with the same sizes, or reset() the State";
-
 bool same_shape(const TensorView& a, const TensorView& b) noexcept {
   return a.rank == b.rank && std::equal(a.shape, a.shape + a.rank, b.shape);
 }
@@ -49,6 +46,10 @@ FirstStates::FirstStates(const Manifest& manifest, const Stage& stage,
       if (spec.name == state.input) entry.spec = spec;
     }
     entry.places = dimension_places(manifest, entry.spec);
+    for (const Axis& axis : entry.spec.shape) {
+      entry.axes.push_back(axis.is_dynamic() ? "'" + axis.dimension + "'"
+                                             : std::to_string(axis.size));
+    }
     if (state.initial == Initial::kStored) entry.stored = samples_->states.at(state.input);
     states_.push_back(std::move(entry));
   }
@@ -123,8 +124,8 @@ Code FirstStates::make(size_t index, const int64_t* sizes, const TensorView* out
 }
 
 Code FirstStates::check(size_t index, const TensorView& value, const int64_t* sizes,
-                        CallError* error) const noexcept {
-  return check_sizes(states_[index], value, sizes, kGiven, kReset, error);
+                        CallError* error, const char* source, const char* advice) const noexcept {
+  return check_sizes(states_[index], value, sizes, source, advice, error);
 }
 
 Code FirstStates::check_left(size_t index, const TensorView& value,
@@ -156,11 +157,11 @@ Code FirstStates::check_sizes(const Entry& entry, const TensorView& value, const
     if (place >= 0) expected = sizes[place] == kUnknownSize ? length : sizes[place];
     if (length == expected) continue;
     return error->set(Code::kInput,
-                      "state '%s' of stage '%s': %s has size %lld along axis %zu, this call has "
-                      "%lld; %s",
+                      "state '%s' of stage '%s': %s has size %lld along axis %zu (%s), this call "
+                      "has %lld; %s",
                       entry.state->input.c_str(), stage_.c_str(), source,
-                      static_cast<long long>(length), axis, static_cast<long long>(expected),
-                      advice);
+                      static_cast<long long>(length), axis, entry.axes[axis].c_str(),
+                      static_cast<long long>(expected), advice);
   }
   return Code::kOk;
 }

@@ -44,9 +44,11 @@ class FirstStates {
   Code make(size_t index, const int64_t* sizes, const TensorView* output, FirstMemory* memory,
             TensorView* value, CallError* error) const noexcept;
 
-  // kInput where a state of an earlier call has not the sizes of this one.
-  Code check(size_t index, const TensorView& value, const int64_t* sizes,
-             CallError* error) const noexcept;
+  // kInput where a state of an earlier call has not the sizes of this one; in the words of a caller who
+  // knows where it came from, and what to do.
+  Code check(size_t index, const TensorView& value, const int64_t* sizes, CallError* error,
+             const char* source = "the State given",
+             const char* advice = "call with the same sizes, or reset() the State") const noexcept;
 
   // kBackend where what a run left of a state, its next value, is NaN somewhere.
   Code check_left(size_t index, const TensorView& value, CallError* error) const noexcept;
@@ -56,6 +58,7 @@ class FirstStates {
     const StateSpec* state = nullptr;
     TensorSpec spec;
     std::vector<int> places;
+    std::vector<std::string> axes;  // in messages
     TensorView stored;  // without data where nothing is
   };
 

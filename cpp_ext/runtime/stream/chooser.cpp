@@ -22,6 +22,18 @@ void Active::begin(const Trigger& new_trigger, std::optional<double> new_patienc
   std::fill(sizes.begin(), sizes.end(), kNoSize);
   std::fill(owners.begin(), owners.end(), -1);
   holds.clear();
+  first_step.reset();
+}
+
+void Active::follow_clock(double ahead) noexcept {
+  trigger.follow_clock(ahead);
+  begun += ahead;
+  if (first_step) *first_step += ahead;
+  for (Part& part : parts) {
+    if (part.until) *part.until += ahead;
+  }
+  if (patience) *patience += ahead;
+  if (alarm) *alarm += ahead;
 }
 
 void Chooser::begin(Active* active, ModalityState* track, double now) const noexcept {
@@ -155,7 +167,7 @@ void Chooser::choose_failed(ModalityState* track, double t, const Text& message,
     choose_late(*track, absent, choice);
     return;
   }
-  absent.add("; its last good value stands in, age ").add_number(t - last_good->t).add(" s");
+  absent.add("; its last good value stands in, age ").add_number(track->age(*last_good, t)).add(" s");
   choice->item = last_good;
   choice->absent = absent;
   choice->stands_in = true;

@@ -18,6 +18,16 @@ struct Trigger {
   double begin = 0;  // what its latency counts from
   ModalityState* track = nullptr;
   Item* item = nullptr;
+  // The number of the first jump of the stream's time since it came. What those span never passed, so
+  // `arrival` and `begin` are moved by them; `t` is not, which is compared with the stamps of what came
+  // before.
+  int64_t first_jump = 0;
+
+  // Goes on after a jump of the time.
+  void follow_clock(double ahead) noexcept {
+    arrival += ahead;
+    begin += ahead;
+  }
 };
 
 // The trigger at work: mmedge/stream/choose.py.
@@ -37,16 +47,21 @@ struct Active {
   Trigger trigger;
   std::optional<double> patience;  // until when it waits for optional modalities
   std::optional<double> alarm;     // the first time that it waits for
-  bool cold = false;  // a stage runs for the first time: its latency says nothing of those to come
+  // A stage runs for the first time, or a clock was set meanwhile: its latency says nothing of those to
+  // come.
+  bool cold = false;
   double begun = 0;
   std::vector<Part> parts;  // by modality
   std::vector<int64_t> sizes;
   std::vector<int> owners;  // of each size: the modality
   bool fusing = false, handed_out = false;
   std::vector<Hold> holds;
+  std::optional<double> first_step;  // when the first step of a loop ended
 
   // Begins with a trigger, and keeps its memory.
   void begin(const Trigger& new_trigger, std::optional<double> new_patience) noexcept;
+  // Goes on after a jump of the time as if there had been none.
+  void follow_clock(double ahead) noexcept;
   // Sets the alarm, unless it rings before that.
   void wake_at(double time) noexcept { alarm = alarm && *alarm <= time ? *alarm : time; }
   void hold(ModalityState* track, Item* item) noexcept {

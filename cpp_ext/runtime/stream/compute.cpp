@@ -6,8 +6,12 @@
 namespace mmedge::runtime::stream {
 
 Compute::Compute(StageRunner* runner, const std::vector<std::unique_ptr<ModalityState>>& tracks,
-                 const DimensionTable& table, size_t results)
-    : runner_(runner), tracks_(tracks), table_(table), parts_(tracks.size()) {
+                 const DimensionTable& table, size_t results, size_t fusion_states)
+    : runner_(runner),
+      tracks_(tracks),
+      table_(table),
+      parts_(tracks.size()),
+      goes_on_(fusion_states) {
   size_t longest = 0;
   no_sizes_.assign(table.names.size(), kNoSize);
   for (const auto& track : tracks) {
@@ -69,7 +73,8 @@ void Compute::encode(ModalityState* track, const Item& item, double* seconds) no
     outcome.has_failed = true;
     return;
   }
-  outcome.slot = track->slot_of_same(inputs);
+  // With state it runs whatever came before.
+  if (!track->sequence) outcome.slot = track->slot_of_same(inputs);
   if (outcome.slot >= 0) {
     outcome.is_skipped = true;
     return;
@@ -81,20 +86,25 @@ void Compute::encode(ModalityState* track, const Item& item, double* seconds) no
     return;
   }
   const size_t slot = static_cast<size_t>(outcome.slot);
-  if (runner_->encode(track->place, inputs, slot, seconds) != Code::kOk) {
+  const bool goes_on = item.turn && item.turn->goes_on;
+  if (runner_->encode(track->place, inputs, goes_on, slot, seconds) != Code::kOk) {
     outcome.has_failed = true;
-    outcome.message = runner_->message();
+    outcome.message = runner_->message(static_cast<int>(track->place));
     track->slots.release(outcome.slot);
     outcome.slot = -1;
     return;
   }
-  track->keep_content(item, inputs, outcome.slot);
+  if (!track->sequence) track->keep_content(item, inputs, outcome.slot);
 }
 
-void Compute::fuse(const Active& active, Slots* results, Fused* outcome,
-                   double* seconds) noexcept {
+void Compute::fuse(const Active& active, const FusionStates& states, Slots* results,
+                   Fused* outcome, double* seconds) noexcept {
   outcome->slot = -1;
   outcome->message.clear();
+  outcome->remark.clear();
+  outcome->has_loop = outcome->has_more = false;
+  outcome->steps = 0;
+  for (size_t i = 0; i < goes_on_.size(); ++i) goes_on_[i] = states.stages()[i].turn.goes_on;
   for (const auto& track : tracks_) {
     FusionPart& part = parts_[track->place];
     part = FusionPart();
@@ -102,7 +112,7 @@ void Compute::fuse(const Active& active, Slots* results, Fused* outcome,
     if (item == nullptr) {
       part.slot = stand_in(*track, active.sizes.data(), seconds);
       if (part.slot >= 0) continue;
-      outcome->message = runner_->message();
+      outcome->message = runner_->message(-1);
       return;
     }
     if (item->features >= 0) {
@@ -117,12 +127,50 @@ void Compute::fuse(const Active& active, Slots* results, Fused* outcome,
     outcome->message = "BackendError: all places for outputs are in use";
     return;
   }
-  if (runner_->fuse(parts_.data(), static_cast<size_t>(slot), seconds) != Code::kOk) {
-    outcome->message = runner_->message();
+  if (runner_->fuse(parts_.data(), goes_on_.data(), static_cast<size_t>(slot), seconds) !=
+      Code::kOk) {
+    outcome->message = runner_->message(-1);
     results->release(slot);
     return;
   }
   outcome->slot = slot;
+  outcome->has_loop = runner_->has_loop();
+}
+
+void Compute::step(Slots* results, Fused* outcome, double* seconds) noexcept {
+  if (runner_->step(&outcome->has_more, seconds) == Code::kOk) {
+    ++outcome->steps;
+    return;
+  }
+  outcome->message = runner_->message(-1);
+  results->release(outcome->slot);
+  outcome->slot = -1;
+  outcome->has_loop = outcome->has_more = false;
+}
+
+void Compute::end(LoopEnd why, Slots* results, Fused* outcome, double* seconds) noexcept {
+  const bool has_loop = outcome->has_loop;
+  outcome->has_loop = false;
+  bool has_outputs = false;
+  const LoopFinish finish =
+      why == LoopEnd::kDeadline ? LoopFinish::kDeadline : LoopFinish::kCancel;
+  const size_t slot = outcome->slot < 0 ? 0 : static_cast<size_t>(outcome->slot);
+  // After a step that failed there is nothing to take, and the time is as long.
+  const Code code = runner_->end(finish, slot, has_loop ? &has_outputs : nullptr, seconds);
+  if (!has_loop) return;
+  if (why != LoopEnd::kNone) {
+    outcome->remark = why == LoopEnd::kCanceled ? "canceled: a newer trigger came"
+                                                : "deadline: the loop was ended";
+    outcome->remark.add(" after ").add_whole(outcome->steps).add(" steps");
+  }
+  if (code == Code::kOk && has_outputs) return;
+  if (code == Code::kOk) {
+    outcome->remark.add(", before it had a result");
+  } else {
+    outcome->message = runner_->message(-1);
+  }
+  results->release(outcome->slot);
+  outcome->slot = -1;
 }
 
 }  // namespace mmedge::runtime::stream

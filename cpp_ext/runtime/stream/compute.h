@@ -11,10 +11,17 @@
 
 namespace mmedge::runtime::stream {
 
+// Why a loop takes no more steps, though it has some left.
+enum class LoopEnd : uint8_t { kNone, kCanceled, kDeadline };
+
 // Outcome of a fusion.
 struct Fused {
-  int slot = -1;  // of the outputs; -1: there are none
-  Text message;   // what went wrong
+  int slot = -1;          // of the outputs; -1: there are none
+  Text message;           // what went wrong
+  bool has_loop = false;  // steps are to follow, of which `steps` were taken
+  bool has_more = false;  // after a step: there are more
+  int64_t steps = 0;
+  Text remark;            // why there were no more
 };
 
 // The work itself, without time: mmedge/stream/compute.py. It keeps nothing but which stand-ins are
@@ -24,13 +31,18 @@ class Compute {
   // Has the runner set aside its slots, and encodes the stand-ins of optional modalities. Throws
   // Error.
   Compute(StageRunner* runner, const std::vector<std::unique_ptr<ModalityState>>& tracks,
-          const DimensionTable& table, size_t results);
+          const DimensionTable& table, size_t results, size_t fusion_states);
 
   // Runs a modality's encoder on an item, unless the one before had the same content; the outcome
   // is the track's. What it costs is added to `seconds`.
   void encode(ModalityState* track, const Item& item, double* seconds) noexcept;
-  // Outputs from what was chosen of each modality, or its stand-in.
-  void fuse(const Active& active, Slots* results, Fused* outcome, double* seconds) noexcept;
+  // Outputs from what was chosen of each modality, or its stand-in, and a loop that is begun.
+  void fuse(const Active& active, const FusionStates& states, Slots* results, Fused* outcome,
+            double* seconds) noexcept;
+  // Takes the next step of a loop.
+  void step(Slots* results, Fused* outcome, double* seconds) noexcept;
+  // Takes what the loop gives.
+  void end(LoopEnd why, Slots* results, Fused* outcome, double* seconds) noexcept;
 
  private:
   // Sets of sizes of a modality for which the features of its stand-in are kept. Python keeps so
@@ -50,6 +62,7 @@ class Compute {
   const DimensionTable& table_;
   std::vector<StandIns> stand_ins_;  // by modality
   std::vector<FusionPart> parts_;
+  std::vector<uint8_t> goes_on_;  // by fusion stage with state
   std::vector<int64_t> key_, no_sizes_;
 };
 

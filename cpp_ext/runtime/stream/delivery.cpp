@@ -18,8 +18,9 @@ void StreamStateMachine::fill(Result* result, const Trigger& trigger, double now
   for (const auto& track : tracks_) {
     result->modalities[track->place].dropped = track->ledger.since_last();
   }
-  result->t = trigger.t;
-  result->made = now;
+  const double ahead = jumps_.since(trigger.first_jump);
+  result->t = trigger.t + ahead - offset_;
+  result->made = now - offset_;
   result->latency = now - trigger.begin;
   result->fresh = fresh;
   result->met.reset();
@@ -28,7 +29,7 @@ void StreamStateMachine::fill(Result* result, const Trigger& trigger, double now
   result->lateness = 0;
   result->has_outputs = result->slot >= 0;
   result->outputs_t.reset();
-  if (result->has_outputs) result->outputs_t = outputs_t;
+  if (result->has_outputs) result->outputs_t = outputs_t + ahead - offset_;
   result->trigger = trigger.track == nullptr ? -1 : static_cast<int>(trigger.track->place);
 }
 
@@ -44,28 +45,49 @@ void StreamStateMachine::deliver(int slot, const Text& reason, double now) noexc
     part.note.clear();
     const std::optional<Choice>& choice = active_.parts[track->place].choice;
     if (!choice) continue;
-    if (Item* item = choice->item) {
-      part.age = trigger.t - item->t;
+    Item* item = choice->item;
+    double ahead = 0;
+    if (item != nullptr) {
+      part.age = track->age(*item, trigger.t);
+      ahead = jumps_.since(trigger.first_jump, item->samples[0]->arrival);
       for (size_t i = 0; i < item->count; ++i) {
-        part.samples.push_back({item->samples[i]->seq, item->samples[i]->t});
+        part.samples.push_back({item->samples[i]->seq, item->samples[i]->t + ahead - offset_});
       }
       if (slot >= 0) track->use(item);
     }
     part.absent = choice->absent;
     if (!choice->absent.empty()) continue;
     part.note = choice->note;
-    Text newest;
-    if (trigger.track != track.get()) track->newest_note(&newest);
-    if (!newest.empty()) part.note.add(part.note.empty() ? "" : "; ").add(newest);
+    const auto add = [&part](const Text& remark) {
+      if (!remark.empty()) part.note.add(part.note.empty() ? "" : "; ").add(remark);
+    };
+    Text remark;
+    if (trigger.track != track.get()) track->newest_note(&remark);
+    add(remark);
+    if (ahead != 0.0) {
+      remark = "its age leaves out ";
+      add(remark.add_number(ahead).add(" s by which the clock was set ahead"));
+    }
+    remark.clear();
+    // Without outputs a later result says it.
+    if (item != nullptr && slot >= 0) track->state_note(*item, &remark);
+    add(remark);
+  }
+  for (size_t i = 0; i < states_.size(); ++i) {
+    result->stage_notes[i].clear();
+    if (slot >= 0) states_.tell(i, &result->stage_notes[i]);
   }
   fill(result, trigger, now, trigger.t, slot >= 0, reason);
   if (slot < 0) {
     ++empty_;
   } else {
-    set_good(result, trigger.t);
-    if (!active_.cold) predictor_.observe(result->latency);
+    // What was held before a jump is older by it from now on: no outputs for repeating.
+    set_good(has_jumped(trigger) ? nullptr : result, trigger.t);
+    if (!active_.cold) {
+      predictor_.observe(result->latency - (active_.first_step ? now - *active_.first_step : 0.0));
+    }
   }
-  outbox_.put(now);
+  outbox_.put(now - ahead_);
 }
 
 bool StreamStateMachine::has_age_fault(const ModalityState& track, double t,
@@ -96,7 +118,7 @@ void StreamStateMachine::repeat(const Trigger& trigger, double latency, double n
       .add(" s, ")
       .add_number(*deadline_)
       .add(" s are allowed; these are the outputs of t=")
-      .add_number(good_t_)
+      .add_number(good_t_ - offset_)
       .add(" s");
   Result* result = outbox_.next();
   *result = good_;
@@ -115,7 +137,7 @@ void StreamStateMachine::repeat(const Trigger& trigger, double latency, double n
   predictor_.relax();
   ++stale_;
   fill(result, trigger, now, good_t_, false, reason);
-  outbox_.put(now);
+  outbox_.put(now - ahead_);
 }
 
 }  // namespace mmedge::runtime::stream

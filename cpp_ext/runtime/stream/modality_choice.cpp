@@ -94,6 +94,7 @@ bool ModalityState::is_absent(const Item* item, double t, bool is_trigger,
     }
     return true;
   }
+  if (limit) t += lead(*item);
   if (limit && t - item->t > *limit + kSlack) {
     why->add("too_old: ").add_number(t - item->t).add(" s, limit ").add_number(*limit).add(" s");
     if (ring_) why->add(" for the oldest row of the window");
@@ -113,6 +114,11 @@ bool ModalityState::is_absent(const Item* item, double t, bool is_trigger,
   if (!sensor.is_recovering(why)) return false;
   add_problem(why);
   return true;
+}
+
+double ModalityState::lead(const Item& item) const noexcept {
+  if (jumps_.next() == first_jump) return 0.0;
+  return jumps_.since(first_jump) - jumps_.since(first_jump, item.samples[0]->arrival);
 }
 
 void ModalityState::add_problem(Text* text) const noexcept {
@@ -150,7 +156,9 @@ bool ModalityState::is_missing(double now, Text* why) noexcept {
     why->add("its encoder has run for ").add_number(now - started).add(" s");
     return true;
   }
-  return is_absent(newest_item(), now, false, why);
+  const Item* newest = newest_item();
+  // It is asked about now, and not about the trigger at work.
+  return is_absent(newest, newest == nullptr ? now : now - lead(*newest), false, why);
 }
 
 bool ModalityState::is_distrusted(Text* why) const noexcept {

@@ -23,10 +23,15 @@ size_t chunks_of(const ModalityLayout& layout) {
   return layout.has_rows ? static_cast<size_t>(layout.policy.chunks) : 0;
 }
 
-size_t samples_of(const ModalityLayout& layout, const StreamOptions& options) {
+// Items that wait for an encoder with state.
+size_t queue_of(bool has_state, const StreamOptions& options) {
+  return has_state ? static_cast<size_t>(options.depth) + 1 : 0;
+}
+
+size_t samples_of(const ModalityLayout& layout, bool has_state, const StreamOptions& options) {
   if (layout.has_rows) return chunks_of(layout) + 3;
   const size_t depth = layout.policy.matches_times() ? static_cast<size_t>(options.depth) + 1 : 0;
-  return depth + kSpareSamples * (depth ? 2 : 1);
+  return queue_of(has_state, options) + depth + kSpareSamples * (depth ? 2 : 1);
 }
 
 size_t most_samples_of_item(const ModalityLayout& layout) {
@@ -37,7 +42,8 @@ size_t most_samples_of_item(const ModalityLayout& layout) {
 }  // namespace
 
 ModalityState::ModalityState(const ModalityLayout& layout, size_t dimensions, size_t at,
-                             bool encoder, bool is_lazy, const StreamOptions& options)
+                             bool encoder, bool has_state, bool is_lazy, const Jumps& jumps,
+                             const StreamOptions& options)
     : place(at),
       required(layout.modality->required),
       repeats(layout.modality->absent == Absent::kLast && !layout.modality->required),
@@ -46,13 +52,22 @@ ModalityState::ModalityState(const ModalityLayout& layout, size_t dimensions, si
       sensor(layout.modality->required, options.recover_after),
       slots(encoder ? kSpareSlots + windows_of_chunk(layout) : 0),
       layout_(layout),
+      jumps_(jumps),
       dimensions_(dimensions),
+      depth_(static_cast<size_t>(options.depth)),
       most_windows_(windows_of_chunk(layout)),
       most_chunks_(chunks_of(layout)),
-      pool_(layout, dimensions, samples_of(layout, options)),
-      items_(dimensions, kSpareItems + 2 * windows_of_chunk(layout), most_samples_of_item(layout)),
+      pool_(layout, dimensions, samples_of(layout, has_state, options)),
+      items_(dimensions,
+             kSpareItems + 2 * windows_of_chunk(layout) + queue_of(has_state, options),
+             most_samples_of_item(layout)),
       clock_({}, 0.0) {
   const Policy& policy = layout.policy;
+  if (has_state) {
+    const auto after = options.reset_after.find(layout.modality->name);
+    sequence.emplace(after == options.reset_after.end() ? std::nullopt
+                                                        : std::optional<double>(after->second));
+  }
   std::optional<double> limit_ms = layout.modality->max_age_ms;
   if (policy.max_age_ms && policy.kind != Policy::Kind::kLatest &&
       policy.kind != Policy::Kind::kExact) {
@@ -73,7 +88,7 @@ ModalityState::ModalityState(const ModalityLayout& layout, size_t dimensions, si
   if (!layout.has_rows) wait = policy.wait_ms / 1000.0;
   newest_.reserve(most_windows_);
   arrived_.reserve(most_windows_);
-  queue_.reserve(kSpareItems + 2 * most_windows_);
+  queue_.reserve(kSpareItems + 2 * most_windows_ + queue_of(has_state, options));
   if (!history_ && !ring_) return;
   size_t bytes = 0;
   for (const InputLayout& input : layout.inputs) bytes += align_up(input.window_bytes);
@@ -166,11 +181,19 @@ void ModalityState::refuse(Sample* sample, DropReason reason) noexcept {
   if (ring_ && !ring_->repeats(*sample)) {
     // A window over the gap would join what was not one after the other.
     Text why("a chunk was dropped as ");
-    ring_->clear(why.add(drop_reason_name(reason)));
-    release_all(ring_->gone(), DropReason::kGap);
+    begin_window_anew(why.add(drop_reason_name(reason)), reason);
+  } else if (!ring_ && reason != DropReason::kDuplicate) {
+    miss(1, reason);
   }
   ledger.drop(sample, reason);
   if (reason != DropReason::kDuplicate) sensor.refusal = reason;
+}
+
+void ModalityState::begin_window_anew(const Text& why, DropReason reason) noexcept {
+  ring_->clear(why);
+  release_all(ring_->gone(), DropReason::kGap);
+  // How many windows the rows would have made, nobody can tell.
+  miss(1, reason);
 }
 
 Item* ModalityState::make_item(Sample* sample) noexcept {
@@ -211,8 +234,9 @@ void ModalityState::accept(Sample* sample) noexcept {
   if (!arrived_.empty() && lazy) {
     replace_newest(true, DropReason::kSuperseded);
   } else if (!arrived_.empty()) {
-    drop_queue(DropReason::kSuperseded, false);
+    if (!sequence) drop_queue(DropReason::kSuperseded, false);
     for (Item* item : arrived_) enqueue(item);
+    if (sequence) miss(trim_queue(std::max(depth_, arrived_.size())), DropReason::kQueueFull);
   }
   // Not before the windows that they are part of are held.
   if (ring_) {
@@ -223,17 +247,16 @@ void ModalityState::accept(Sample* sample) noexcept {
 
 void ModalityState::cut_windows(Sample* sample) noexcept {
   Text why;
-  if (ring_->has_gap(*sample, &why)) {
-    ring_->clear(why);
-    release_all(ring_->gone(), DropReason::kGap);
-  }
+  if (ring_->has_gap(*sample, &why)) begin_window_anew(why, DropReason::kGap);
   ++sample->holders;
   ring_->add(sample);
   windows->skip(ring_->left_out(), DropReason::kQueueFull);
+  miss(ring_->left_out(), DropReason::kQueueFull);
   for (int64_t number = 0; number < ring_->windows(); ++number) {
     Item* item = items_.make();
     if (item == nullptr || !ring_->make_window(number, item, items_.most_samples())) {
       windows->skip(1, DropReason::kQueueFull);
+      miss(1, DropReason::kQueueFull);
       continue;
     }
     std::copy(sample->sizes, sample->sizes + dimensions_, item->sizes);
@@ -253,8 +276,9 @@ void ModalityState::insert(Sample* sample) noexcept {
 
 void ModalityState::restart(Sample* sample) noexcept {
   ++jumps;
-  drop_queue(DropReason::kClockJump, false);
+  miss(drop_queue(DropReason::kClockJump, false), DropReason::kClockJump);
   clear(DropReason::kClockJump, "its source's clock was set back", &clock_);
+  if (sequence) sequence->jump();
   clock_.restart(sample->t, sample->arrival);
   accept(sample);
 }
@@ -280,6 +304,7 @@ void ModalityState::forget(DropReason reason, const char* problem) noexcept {
   drop_queue(reason, true);
   Text why("the stream was told to forget (");
   clear(reason, why.add(drop_reason_name(reason)).add(")"), nullptr);
+  if (sequence) sequence->restart();
   encoder_error.clear();
   sensor.begin(problem);
 }
@@ -318,14 +343,32 @@ void ModalityState::enqueue(Item* item) noexcept {
   queue_.push_back(item);
 }
 
-void ModalityState::drop_queue(DropReason reason, bool with_pinned) noexcept {
+int64_t ModalityState::drop_queue(DropReason reason, bool with_pinned) noexcept {
+  int64_t count = 0;
   for (size_t i = 0; i < queue_.size();) {
     if (with_pinned || !queue_[i]->pinned) {
       dequeue(queue_[i], reason);
+      ++count;
     } else {
       ++i;
     }
   }
+  return count;
+}
+
+int64_t ModalityState::trim_queue(size_t most) noexcept {
+  size_t surplus = queue_.size() > most ? queue_.size() - most : 0;
+  int64_t count = 0;
+  for (size_t i = 0; i < queue_.size() && surplus > 0;) {
+    if (queue_[i]->pinned) {
+      ++i;
+      continue;
+    }
+    dequeue(queue_[i], DropReason::kQueueFull);
+    --surplus;
+    ++count;
+  }
+  return count;
 }
 
 void ModalityState::dequeue(Item* item, DropReason reason) noexcept {
@@ -335,6 +378,8 @@ void ModalityState::dequeue(Item* item, DropReason reason) noexcept {
 }
 
 void ModalityState::withdraw(Item* item, DropReason reason) noexcept {
+  // An encoder with state takes it all the same.
+  if (sequence) return;
   if (std::find(queue_.begin(), queue_.end(), item) != queue_.end()) dequeue(item, reason);
 }
 
@@ -352,6 +397,7 @@ Item* ModalityState::next_job(double now) noexcept {
   running_ = queue_.front();
   queue_.erase(queue_.begin());
   running_->progress = Progress::kRunning;
+  if (sequence) running_->turn = sequence->begin(running_->end);
   started = now;
   return running_;
 }
@@ -398,8 +444,16 @@ void ModalityState::keep_content(const Item& item, const TensorView* inputs, int
   content_slot_ = slot;
 }
 
-void ModalityState::finish(Item* item, double now) noexcept {
+void ModalityState::follow_clock(double ahead) noexcept {
+  started += ahead;
+  if (sequence) sequence->follow_clock(ahead);
+}
+
+bool ModalityState::finish(Item* item, double now) noexcept {
   running_ = nullptr;
+  const bool is_kept = sequence && sequence->finish(*item->turn);
+  // Whether a result uses its features or not, those after it depend on it.
+  if (is_kept) use(item);
   item->features = outcome.slot;
   outcome.slot = -1;
   item->progress = Progress::kReady;
@@ -413,6 +467,7 @@ void ModalityState::finish(Item* item, double now) noexcept {
   if (item->epoch == epoch_) replace_ready(item, DropReason::kSuperseded);
   // Of this epoch it is held as ready now, and the reason has no effect.
   release(item, ended_by_);
+  return is_kept;
 }
 
 void ModalityState::fail(Item* item) noexcept {
@@ -421,6 +476,7 @@ void ModalityState::fail(Item* item) noexcept {
   item->error = outcome.message;
   ++errors;
   last_error = outcome.message;
+  if (sequence) sequence->fail(*item->turn, DropReason::kEncoderError);
   if (item->epoch == epoch_) {
     encoder_error = outcome.message;
     sensor.note_problem(Text("encoder_error: ").add(outcome.message), false);

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "stream/history.h"
+#include "stream/jumps.h"
 #include "stream/latency_predictor.h"
 #include "stream/layout.h"
 #include "stream/options.h"
@@ -15,6 +16,7 @@
 #include "stream/sample.h"
 #include "stream/slots.h"
 #include "stream/source_clock.h"
+#include "stream/state_sequence.h"
 
 namespace mmedge::runtime::stream {
 
@@ -38,9 +40,10 @@ struct Encoded {
 // when it is made; afterwards nothing is allocated.
 class ModalityState {
  public:
-  // Throws Error, std::bad_alloc.
+  // `has_state`: its encoder takes every value, once and in order. `jumps` are those of the stream's
+  // time. Throws Error, std::bad_alloc.
   ModalityState(const ModalityLayout& layout, size_t dimensions, size_t place, bool has_encoder,
-                bool is_lazy, const StreamOptions& options);
+                bool has_state, bool is_lazy, const Jumps& jumps, const StreamOptions& options);
 
   const size_t place;      // in the manifest
   const bool required;
@@ -63,6 +66,9 @@ class ModalityState {
   Presence sensor;
   Slots slots;            // of features
   Encoded outcome;        // of the encoding under way
+  std::optional<StateSequence> sequence;  // of its encoder's states; none: it has none
+  // The number of the first jump of the stream's time since the trigger at work came.
+  int64_t first_jump = 0;
 
   const ModalityLayout& layout() const noexcept { return layout_; }
   size_t most_windows() const noexcept { return most_windows_; }
@@ -105,9 +111,14 @@ class ModalityState {
   int slot_of_same(const TensorView* inputs) noexcept;
   // Notes the content of an encoding, as build() gave it, and where its features are.
   void keep_content(const Item& item, const TensorView* inputs, int slot) noexcept;
-  void finish(Item* item, double now) noexcept;
+  // Ends an encoding. True: the states that it left are to be kept.
+  bool finish(Item* item, double now) noexcept;
   void fail(Item* item) noexcept;
+  // Goes on timing what is under way after a jump of the time, in seconds.
+  void follow_clock(double ahead) noexcept;
 
+  // How old what is used for the trigger at work is at its time `t`, in seconds.
+  double age(const Item& item, double t) const noexcept { return t - item.t + lead(item); }
   // For a lazy modality: what stands for it at a trigger's time.
   void choose(double t, Choice* choice) noexcept;
   bool is_settled(double t) const noexcept { return !history_ || history_->is_settled(t); }
@@ -125,6 +136,10 @@ class ModalityState {
   Item* last_good(double t) noexcept;
   // Whether it is absent at time `t` if `item` is what there is; says why.
   bool is_absent(const Item* item, double t, bool is_trigger, Text* why) const noexcept;
+  // Adds what a result with outputs that uses an item should say of its encoder's state.
+  void state_note(const Item& item, Text* note) noexcept {
+    if (sequence && item.turn) sequence->tell(*item.turn, note);
+  }
   // What a result that uses an older sample should say of the newest.
   void newest_note(Text* note) const noexcept;
   // Whether a result at this moment would do without it; says why.
@@ -145,14 +160,26 @@ class ModalityState {
   void replace_ready(Item* item, DropReason reason) noexcept;
   void replace_newest(bool by_arrived, DropReason reason) noexcept;
   void enqueue(Item* item) noexcept;
-  void drop_queue(DropReason reason, bool with_pinned) noexcept;
+  // How many were dropped.
+  int64_t drop_queue(DropReason reason, bool with_pinned) noexcept;
+  // Drops the oldest of more than `most` items that wait for an encoder with state; how many. No
+  // trigger waits for one of them: one that waits is of the newest, or has it pinned.
+  int64_t trim_queue(size_t most) noexcept;
+  // Notes values that its encoder's state will not take.
+  void miss(int64_t count, DropReason reason) noexcept {
+    if (sequence) sequence->miss(count, reason);
+  }
+  void begin_window_anew(const Text& why, DropReason reason) noexcept;
+  // Seconds that the clock was set ahead by after the trigger came and before an item did.
+  double lead(const Item& item) const noexcept;
   void dequeue(Item* item, DropReason reason) noexcept;
   double begun(double now) const noexcept { return running_ == nullptr ? now : started; }
   void add_problem(Text* text) const noexcept;
   Item* newest_item() noexcept;
 
   const ModalityLayout& layout_;
-  size_t dimensions_;
+  const Jumps& jumps_;
+  size_t dimensions_, depth_;
   size_t most_windows_, most_chunks_;
   SamplePool pool_;
   ItemPool items_;

@@ -5,8 +5,6 @@
 #include <cstdio>
 #include <cstring>
 
-#include "error.h"
-
 namespace mmedge::runtime::stream {
 namespace {
 
@@ -30,225 +28,174 @@ void repeat(const TensorView& token, const TensorSpec& spec, const TensorView& t
   }
 }
 
+constexpr uint8_t kAnew = 0;
+
 }  // namespace
 
-NetworkRunner::NetworkRunner(std::shared_ptr<const Network> network,
-                             const std::map<std::string, int64_t>& largest)
-    : network_(std::move(network)),
-      relations_(network_->manifest().dimensions, network_->manifest().constraints) {
-  const Manifest& manifest = network_->manifest();
-  if (!network_->loop_stages().empty() || !manifest.states.empty()) {
-    throw Error(Code::kInput, "streams in C++ run neither loops nor stages with state; push to a "
-                              "stream of the runtime in Python, or call the pipeline");
-  }
-  const std::vector<PlanStage>& stages = network_->stages();
-  for (const PlanStage& stage : stages) {
-    slots_.push_back(stage.session->make_slot());
-    values_.emplace_back(stage.session->outputs().size());
-  }
-  modalities_.resize(manifest.modalities.size());
-  for (size_t m = 0; m < modalities_.size(); ++m) {
-    modalities_[m].takes_input.resize(manifest.modalities[m].inputs.size());
-  }
-  for (size_t place = 0; place < stages.size(); ++place) {
-    Step step{place, {}};
-    const int modality = stages[place].modality;
-    for (const TensorSpec& spec : stages[place].session->inputs()) {
-      Source source = find_source(spec.name, modality);
-      if (source.kind == Source::Kind::kInput && modality < 0) {
-        modalities_[source.of].takes_input[source.place] = true;
-      }
-      if (source.kind == Source::Kind::kFeature) {
-        const int owner = stages[source.of].modality;
-        source.place = feature(static_cast<size_t>(owner), source.of, source.place);
-        source.of = static_cast<size_t>(owner);
-      }
-      step.inputs.push_back(source);
-    }
-    (modality < 0 ? fusion_ : modalities_[static_cast<size_t>(modality)].steps)
-        .push_back(std::move(step));
-  }
-  for (size_t i = 0; i < network_->outputs().size(); ++i) {
-    const auto [stage, output] = network_->output_places()[i];
-    const int owner = stages[stage].modality;
-    Source source{Source::Kind::kStage, stage, output};
-    size_t bytes = 0;
-    if (owner >= 0) {
-      source = {Source::Kind::kFeature, static_cast<size_t>(owner),
-                feature(static_cast<size_t>(owner), stage, output)};
-      bytes = most_bytes(network_->outputs()[i], largest);
-    }
-    outputs_.push_back(source);
-    output_bytes_.push_back(bytes);
-  }
-  tokens_.resize(manifest.inputs().size());
-  for (size_t m = 0; m < modalities_.size(); ++m) {
-    const Modality& modality = manifest.modalities[m];
-    if (modality.required || modality.absent != Absent::kToken) continue;
-    samples_ = network_->bundle().samples();
-    for (size_t k = 0; k < modality.inputs.size(); ++k) {
-      tokens_[network_->inputs().first_input(m) + k] = samples_->absent.at(modality.inputs[k]);
-    }
-  }
-  sizes_.resize(relations_.names().size());
-  scratch_.resize(sizes_.size());
-}
-
-NetworkRunner::Source NetworkRunner::find_source(const std::string& tensor, int modality) const {
-  const std::vector<PlanStage>& stages = network_->stages();
-  for (size_t place = 0; place < stages.size(); ++place) {
-    const int output = stages[place].session->output_index(tensor);
-    if (output < 0) continue;
-    const bool is_together = stages[place].modality == modality;
-    return {is_together ? Source::Kind::kStage : Source::Kind::kFeature, place,
-            static_cast<size_t>(output)};
-  }
-  const std::vector<Modality>& modalities = network_->manifest().modalities;
-  for (size_t m = 0; m < modalities.size(); ++m) {
-    const std::vector<std::string>& inputs = modalities[m].inputs;
-    const auto found = std::find(inputs.begin(), inputs.end(), tensor);
-    if (found == inputs.end()) continue;
-    return {Source::Kind::kInput, m, static_cast<size_t>(found - inputs.begin())};
-  }
-  throw Error(Code::kBundle, "nothing gives tensor '" + tensor + "'");
-}
-
-size_t NetworkRunner::feature(size_t modality, size_t stage, size_t output) {
-  std::vector<std::pair<size_t, size_t>>& features = modalities_[modality].features;
-  const std::pair<size_t, size_t> wanted(stage, output);
-  const auto found = std::find(features.begin(), features.end(), wanted);
-  if (found != features.end()) return static_cast<size_t>(found - features.begin());
-  features.push_back(wanted);
-  return features.size() - 1;
-}
-
-size_t NetworkRunner::most_bytes(const TensorSpec& spec,
-                                 const std::map<std::string, int64_t>& largest) const {
-  size_t bytes = item_size(spec.dtype);
-  for (const Axis& axis : spec.shape) {
-    int64_t size = axis.size;
-    if (axis.is_dynamic()) {
-      const auto stated = largest.find(axis.dimension);
-      const auto limit = network_->manifest().dimensions.find(axis.dimension);
-      if (stated != largest.end()) {
-        size = stated->second;
-      } else if (limit != network_->manifest().dimensions.end() && limit->second.max) {
-        size = *limit->second.max;
-      } else {
-        throw Error(Code::kInput, "output " + spec.text() + ": dimension '" + axis.dimension +
-                                      "' has no largest size in this bundle; state one in the "
-                                      "option `largest`, so that memory can be set aside");
-      }
-    }
-    if (size != 0 && bytes > (size_t{1} << 40) / static_cast<size_t>(size)) {
-      throw Error(Code::kInput, "output " + spec.text() + ": more memory than can be set aside");
-    }
-    bytes *= static_cast<size_t>(size);
-  }
-  return bytes;
-}
-
-void NetworkRunner::reserve(size_t modality, size_t slots, const size_t* input_bytes) {
-  ModalityPlan& plan = modalities_[modality];
-  const size_t inputs = plan.takes_input.size();
-  plan.slots.resize(slots);
-  for (Features& features : plan.slots) {
-    features.values.resize(plan.features.size());
-    features.memory.resize(inputs);
-    features.inputs.resize(inputs);
-    for (size_t k = 0; k < inputs; ++k) {
-      if (plan.takes_input[k]) features.memory[k].resize(std::max<size_t>(input_bytes[k], 1));
-    }
-  }
-  if (network_->manifest().modalities[modality].required) return;
-  plan.stand_in.resize(inputs);
-  plan.stand_in_views.resize(inputs);
-  for (size_t k = 0; k < inputs; ++k) plan.stand_in[k].resize(std::max<size_t>(input_bytes[k], 1));
-}
-
-void NetworkRunner::reserve_results(size_t slots) {
-  results_.resize(slots);
-  for (Outputs& result : results_) {
-    result.values.resize(outputs_.size());
-    result.views.resize(outputs_.size());
-    result.memory.resize(outputs_.size());
-    for (size_t i = 0; i < outputs_.size(); ++i) result.memory[i].resize(output_bytes_[i]);
-  }
-}
-
-Code NetworkRunner::fail(Code code, const char* text) noexcept {
+Code NetworkRunner::fail(Lane* lane, Code code, const char* text) noexcept {
   const char* kind = code == Code::kInput ? "InputError" : "BackendError";
-  std::snprintf(message_, sizeof message_, "%s: %s", kind, text);
+  std::snprintf(lane->message, sizeof lane->message, "%s: %s", kind, text);
   return code;
 }
 
-Code NetworkRunner::set_input(RunSlot* slot, size_t at, const Source& source,
+Code NetworkRunner::set_input(Lane* lane, size_t stage, size_t at, const Source& source,
                               const TensorView* inputs, const FusionPart* parts) noexcept {
+  RunSlot* slot = lane->slots[stage].get();
   switch (source.kind) {
+    case Source::Kind::kState:
+      return Code::kOk;
     case Source::Kind::kStage:
-      return slot->set_input(at, values_[source.of][source.place]);
+      return slot->set_input(at, lane->values[source.of][source.place]);
     case Source::Kind::kFeature: {
       const size_t from = static_cast<size_t>(parts[source.of].slot);
-      return slot->set_input(at, modalities_[source.of].slots[from].values[source.place]);
+      return modalities_[source.of].slots[from].tensors[source.place].give(slot, at);
     }
     case Source::Kind::kInput:
-      if (parts == nullptr) return slot->set_input(at, inputs[source.place]);
-      if (parts[source.of].slot < 0) {
-        return slot->set_input(at, parts[source.of].inputs[source.place]);
-      }
-      return slot->set_input(
-          at, modalities_[source.of]
-                  .slots[static_cast<size_t>(parts[source.of].slot)]
-                  .inputs[source.place]);
+      if (parts != nullptr) inputs = inputs_of(source.of, parts[source.of]);
+      return slot->set_input(at, inputs[source.place]);
   }
   return Code::kBackend;
 }
 
-Code NetworkRunner::run(const std::vector<Step>& steps, const TensorView* inputs,
-                        const FusionPart* parts) noexcept {
-  for (const Step& step : steps) {
-    RunSlot& slot = *slots_[step.stage];
-    for (size_t at = 0; at < step.inputs.size(); ++at) {
-      const Code code = set_input(&slot, at, step.inputs[at], inputs, parts);
-      if (code != Code::kOk) return fail(code, slot.message());
+const TensorView* NetworkRunner::inputs_of(size_t modality,
+                                           const FusionPart& part) const noexcept {
+  if (part.slot < 0) return part.inputs;
+  return modalities_[modality].slots[static_cast<size_t>(part.slot)].inputs.data();
+}
+
+// With the sizes of what the stage takes beside its states, which are set.
+Code NetworkRunner::enter_states(Lane* lane, const Step& step, bool goes_on) noexcept {
+  const PlanStage& stage = network_->stages()[step.stage];
+  RunSlot* slot = lane->slots[step.stage].get();
+  std::fill(lane->sizes.begin(), lane->sizes.end(), kUnknownSize);
+  for (size_t at = 0; at < step.inputs.size(); ++at) {
+    if (step.inputs[at].kind == Source::Kind::kState) continue;
+    const TensorView& view = slot->input(at);
+    for (size_t axis = 0; axis < step.places[at].size(); ++axis) {
+      const int place = step.places[at][axis];
+      if (place >= 0) lane->sizes[static_cast<size_t>(place)] = view.shape[axis];
     }
-    const Code code = slot.run();
-    if (code != Code::kOk) return fail(code, slot.message());
-    std::vector<Value>& values = values_[step.stage];
-    for (size_t k = 0; k < values.size(); ++k) values[k] = slot.take_output(k);
+  }
+  for (size_t i = 0; i < stage.states.size(); ++i) {
+    const size_t input = stage.states[i].input;
+    Code code = Code::kOk;
+    if (goes_on) {
+      const Value& kept = states_[step.stage].kept[i];
+      code = stage.first->check(i, kept.view(), lane->sizes.data(), &lane->error,
+                                "the stream's state",
+                                "push values of one size, or reset the stream first");
+      if (code != Code::kOk) return fail(lane, code, lane->error.text);
+      code = slot->set_input(input, kept);
+    } else {
+      TensorView value;
+      code = stage.first->make(i, lane->sizes.data(), nullptr, &lane->first[step.stage], &value,
+                               &lane->error);
+      if (code != Code::kOk) return fail(lane, code, lane->error.text);
+      code = slot->set_input(input, value);
+    }
+    if (code != Code::kOk) return fail(lane, code, slot->message());
   }
   return Code::kOk;
 }
 
-Code NetworkRunner::encode(size_t modality, const TensorView* inputs, size_t slot,
-                           double*) noexcept {
+Code NetworkRunner::check_states(Lane* lane, size_t place) noexcept {
+  const PlanStage& stage = network_->stages()[place];
+  for (size_t i = 0; i < stage.states.size(); ++i) {
+    const size_t output = stage.boundaries[stage.states[i].boundary].output;
+    const Code code =
+        stage.first->check_left(i, lane->values[place][output].view(), &lane->error);
+    if (code != Code::kOk) return fail(lane, code, lane->error.text);
+  }
+  return Code::kOk;
+}
+
+Code NetworkRunner::run(Lane* lane, const std::vector<Step>& steps, const TensorView* inputs,
+                        const FusionPart* parts, const uint8_t* goes_on,
+                        double* seconds) noexcept {
+  for (const Step& step : steps) {
+    RunSlot& slot = *lane->slots[step.stage];
+    for (size_t at = 0; at < step.inputs.size(); ++at) {
+      const Code code = set_input(lane, step.stage, at, step.inputs[at], inputs, parts);
+      if (code != Code::kOk) return fail(lane, code, slot.message());
+    }
+    const bool has_states = !network_->stages()[step.stage].states.empty();
+    if (has_states) {
+      const Code code = enter_states(lane, step, goes_on != nullptr && goes_on[step.flag] != 0);
+      if (code != Code::kOk) return code;
+    }
+    *seconds += cost(step.stage);
+    if (const Code code = slot.run(); code != Code::kOk) return fail(lane, code, slot.message());
+    std::vector<Value>& values = lane->values[step.stage];
+    for (size_t k = 0; k < values.size(); ++k) values[k] = slot.take_output(k);
+    if (!has_states) continue;
+    if (const Code code = check_states(lane, step.stage); code != Code::kOk) return code;
+  }
+  return Code::kOk;
+}
+
+void NetworkRunner::leave_states(Lane* lane, const std::vector<Step>& steps) noexcept {
+  for (const Step& step : steps) {
+    const PlanStage& stage = network_->stages()[step.stage];
+    for (size_t i = 0; i < stage.states.size(); ++i) {
+      const size_t output = stage.boundaries[stage.states[i].boundary].output;
+      states_[step.stage].made[i] = std::move(lane->values[step.stage][output]);
+    }
+  }
+}
+
+Code NetworkRunner::keep_features(Lane* lane, size_t modality, const TensorView* inputs,
+                                  size_t slot) noexcept {
   ModalityPlan& plan = modalities_[modality];
-  const Code code = run(plan.steps, inputs, nullptr);
-  if (code != Code::kOk) return code;
   Features& features = plan.slots[slot];
   for (size_t f = 0; f < plan.features.size(); ++f) {
-    features.values[f] = std::move(values_[plan.features[f].first][plan.features[f].second]);
+    const auto [stage, output] = plan.features[f];
+    Value& value = lane->values[stage][output];
+    if (features.tensors[f].memory.empty()) {
+      features.tensors[f].keep(&value);
+    } else if (!features.tensors[f].copy(value.view())) {
+      return fail(lane, Code::kBackend, "a feature is larger than what was set aside for it");
+    }
   }
   for (size_t k = 0; k < plan.takes_input.size(); ++k) {
+    features.inputs[k] = inputs[k];
+    features.inputs[k].data = nullptr;
     if (!plan.takes_input[k]) continue;
     const size_t bytes = inputs[k].bytes();
     if (bytes > features.memory[k].size()) {
-      return fail(Code::kBackend, "an input is larger than what was set aside for it");
+      return fail(lane, Code::kBackend, "an input is larger than what was set aside for it");
     }
-    features.inputs[k] = inputs[k];
     features.inputs[k].data = features.memory[k].data();
     if (bytes) std::memcpy(features.memory[k].data(), inputs[k].data, bytes);
   }
   return Code::kOk;
 }
 
+Code NetworkRunner::encode(size_t modality, const TensorView* inputs, bool goes_on, size_t slot,
+                           double* seconds) noexcept {
+  Lane* lane = &lanes_[modality];
+  const std::vector<Step>& steps = modalities_[modality].steps;
+  const uint8_t flag = goes_on;
+  // Stages of one encoder go on together.
+  Code code = run(lane, steps, inputs, nullptr, &flag, seconds);
+  if (code == Code::kOk) code = keep_features(lane, modality, inputs, slot);
+  if (code == Code::kOk) leave_states(lane, steps);
+  return code;
+}
+
+void NetworkRunner::keep_states(size_t modality) noexcept {
+  for (const Step& step : modalities_[modality].steps) {
+    states_[step.stage].kept.swap(states_[step.stage].made);
+  }
+}
+
 Code NetworkRunner::stand_in(size_t modality, const int64_t* sizes, size_t slot,
                              double* seconds) noexcept {
+  Lane* lane = &lanes_.back();
   ModalityPlan& plan = modalities_[modality];
   std::copy(sizes, sizes + sizes_.size(), sizes_.begin());
   if (!relations_.complete(sizes_.data(), scratch_.data())) {
-    return fail(Code::kInput, "nothing can stand in for what is absent: no sizes keep the bundle's "
-                              "constraints");
+    return fail(lane, Code::kInput, "nothing can stand in for what is absent: no sizes keep the "
+                                    "bundle's constraints");
   }
   const Modality& of = network_->manifest().modalities[modality];
   const size_t first = network_->inputs().first_input(modality);
@@ -265,7 +212,7 @@ Code NetworkRunner::stand_in(size_t modality, const int64_t* sizes, size_t slot,
     }
     const size_t bytes = view.bytes();
     if (bytes > plan.stand_in[k].size()) {
-      return fail(Code::kBackend, "a stand-in is larger than what was set aside for it");
+      return fail(lane, Code::kBackend, "a stand-in is larger than what was set aside for it");
     }
     if (of.absent == Absent::kToken) {
       repeat(tokens_[first + k], spec, view);
@@ -273,31 +220,97 @@ Code NetworkRunner::stand_in(size_t modality, const int64_t* sizes, size_t slot,
       std::memset(view.data, 0, bytes);
     }
   }
-  return encode(modality, plan.stand_in_views.data(), slot, seconds);
+  const TensorView* inputs = plan.stand_in_views.data();
+  const Code code = run(lane, plan.steps, inputs, nullptr, &kAnew, seconds);
+  return code == Code::kOk ? keep_features(lane, modality, inputs, slot) : code;
 }
 
-Code NetworkRunner::fuse(const FusionPart* parts, size_t result, double*) noexcept {
-  const Code code = run(fusion_, nullptr, parts);
-  if (code != Code::kOk) return code;
-  Outputs& to = results_[result];
+Code NetworkRunner::keep_outputs(Lane* lane, const FusionPart* parts, Outputs* to) noexcept {
   for (size_t i = 0; i < outputs_.size(); ++i) {
     const Source& source = outputs_[i];
+    KeptTensor& tensor = to->tensors[i];
+    const TensorView* view;
     if (source.kind == Source::Kind::kStage) {
-      to.values[i] = std::move(values_[source.of][source.place]);
-      to.views[i] = to.values[i].view();
+      Value& value = lane->values[source.of][source.place];
+      if (tensor.memory.empty()) {
+        tensor.keep(&value);
+        continue;
+      }
+      view = &value.view();
+    } else {
+      const size_t slot = static_cast<size_t>(parts[source.of].slot);
+      view = &modalities_[source.of].slots[slot].tensors[source.place].view;
+    }
+    if (!tensor.copy(*view)) {
+      return fail(lane, Code::kBackend, "an output is larger than what was set aside for it");
+    }
+  }
+  return Code::kOk;
+}
+
+Code NetworkRunner::begin_loop(const FusionPart* parts) noexcept {
+  Lane* lane = &lanes_.back();
+  MadeCall& call = loop_->call();
+  call.clear();
+  for (size_t m = 0; m < modalities_.size(); ++m) {
+    const ModalityPlan& plan = modalities_[m];
+    // Its sizes are those of all inputs, whatever its stages take of them.
+    const TensorView* inputs = inputs_of(m, parts[m]);
+    const size_t first = network_->inputs().first_input(m);
+    for (size_t k = 0; k < plan.takes_input.size(); ++k) call.set_input(first + k, inputs[k]);
+    for (size_t f = 0; f < plan.features.size(); ++f) {
+      const auto [stage, output] = plan.features[f];
+      call.add_sizes(stage, output, plan.slots[static_cast<size_t>(parts[m].slot)].tensors[f].view);
+    }
+  }
+  for (const Step& step : fusion_) {
+    const std::vector<Value>& values = lane->values[step.stage];
+    for (size_t k = 0; k < values.size(); ++k) call.add_sizes(step.stage, k, values[k].view());
+  }
+  for (const LoopTensor& tensor : loop_tensors_) {
+    const Source& source = tensor.source;
+    if (source.kind == Source::Kind::kStage) {
+      call.set_made(tensor.stage, tensor.boundary,
+                    borrow(lane->values[source.of][source.place]));
       continue;
     }
     const size_t slot = static_cast<size_t>(parts[source.of].slot);
-    const TensorView& view = modalities_[source.of].slots[slot].values[source.place].view();
-    const size_t bytes = view.bytes();
-    if (bytes > to.memory[i].size()) {
-      return fail(Code::kBackend, "an output is larger than what was set aside for it");
-    }
-    to.views[i] = view;
-    to.views[i].data = to.memory[i].data();
-    if (bytes) std::memcpy(to.views[i].data, view.data, bytes);
+    call.set_made(tensor.stage, tensor.boundary,
+                  borrow(modalities_[source.of].slots[slot].tensors[source.place]));
   }
-  return Code::kOk;
+  const Code code = loop_->begin();
+  return code == Code::kOk ? code : fail(lane, code, loop_->message());
+}
+
+Code NetworkRunner::fuse(const FusionPart* parts, const uint8_t* goes_on, size_t result,
+                         double* seconds) noexcept {
+  Lane* lane = &lanes_.back();
+  Code code = run(lane, fusion_, nullptr, parts, goes_on, seconds);
+  if (code == Code::kOk && loop_) code = begin_loop(parts);
+  if (code == Code::kOk) code = keep_outputs(lane, parts, &results_[result]);
+  if (code == Code::kOk) leave_states(lane, fusion_);
+  return code;
+}
+
+void NetworkRunner::keep_fusion_states(const uint8_t* which) noexcept {
+  for (size_t i = 0; i < fusion_states_.size(); ++i) {
+    States& states = states_[fusion_states_[i]];
+    if (which[i]) states.kept.swap(states.made);
+  }
+}
+
+Code NetworkRunner::step(bool* more, double* seconds) noexcept {
+  *seconds += step_cost_;
+  const Code code = loop_->step(more);
+  return code == Code::kOk ? code : fail(&lanes_.back(), code, loop_->message());
+}
+
+Code NetworkRunner::end(LoopFinish why, size_t result, bool* has_outputs,
+                        double* seconds) noexcept {
+  *seconds += end_cost_;
+  if (has_outputs == nullptr) return Code::kOk;
+  const Code code = loop_->end(why, &results_[result].loop, has_outputs);
+  return code == Code::kOk ? code : fail(&lanes_.back(), code, loop_->message());
 }
 
 }  // namespace mmedge::runtime::stream

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <variant>
 
 #include "error.h"
 #include "stream/text.h"
@@ -98,6 +99,22 @@ void check_slices(const char* what, const Slices& slices, size_t length, const M
       }
     }
   }
+}
+
+// Whether an encoder with state would take each value once, in order.
+void check_order(const Policy& policy, const Modality& modality) {
+  using Kind = Policy::Kind;
+  const std::string where =
+      "modality '" + modality.name + "': its encoder has a state, which takes each value once; ";
+  if (policy.matches_times()) {
+    refuse(where + (policy.kind == Kind::kExact ? "Exact" : "Interpolate") +
+           " encodes at a trigger and not in order; use Latest or Hold");
+  }
+  if (policy.kind != Kind::kWindow || policy.hop == policy.length) return;
+  const std::string length = std::to_string(policy.length);
+  refuse(where + "windows of " + length + " rows every " + std::to_string(policy.hop) +
+         " rows would give it rows " + (policy.hop < policy.length ? "again and again" : "not at all") +
+         "; set hop=" + length);
 }
 
 void check_turns(const Policy& policy, const TensorSpec& input, const Manifest& manifest,
@@ -197,8 +214,9 @@ size_t row_axis(const Policy& policy, const TensorSpec& input) {
 
 void check_policy(const Policy& policy, const Modality& modality,
                   const std::vector<TensorSpec>& inputs, const Manifest& manifest,
-                  const SizeRules* rules) {
+                  const SizeRules* rules, bool has_state) {
   check_numbers(policy);
+  if (has_state) check_order(policy, modality);
   if (policy.kind == Policy::Kind::kInterpolate) {
     check_slices("quaternions", policy.quaternions, 4, modality);
     check_slices("angles", policy.angles, 0, modality);
@@ -230,6 +248,9 @@ void check_options(const StreamOptions& options, const Manifest& manifest) {
   if (options.deadline_ms && !(std::isfinite(*options.deadline_ms) && *options.deadline_ms > 0)) {
     refuse("deadline_ms must be above 0, got " + shown(*options.deadline_ms));
   }
+  if (options.cancels && std::holds_alternative<std::monostate>(manifest.loop)) {
+    refuse("newer_trigger: bundle '" + manifest.name + "' has no loop; leave it out");
+  }
   for (const auto& [name, sanity] : options.sanity) {
     if (!sanity.is_frozen_auto && sanity.frozen_after && *sanity.frozen_after < 2) {
       refuse("frozen_after must be 2 or more samples, 'auto' or None; got " +
@@ -247,6 +268,51 @@ void check_options(const StreamOptions& options, const Manifest& manifest) {
              ", got " + std::to_string(size));
     }
   }
+}
+
+StatePlan read_states(const std::vector<const Stage*>& stages, const Manifest& manifest) {
+  StatePlan plan;
+  plan.encoders.resize(manifest.modalities.size());
+  for (const Stage* stage : stages) {
+    const bool has_state =
+        std::any_of(manifest.states.begin(), manifest.states.end(),
+                    [stage](const StateSpec& state) { return state.stage == stage->name; });
+    if (!has_state) continue;
+    if (!stage->modality) plan.fusion.push_back(stage->name);
+    for (size_t i = 0; i < manifest.modalities.size() && stage->modality; ++i) {
+      if (manifest.modalities[i].name == *stage->modality) plan.encoders[i] = true;
+    }
+  }
+  return plan;
+}
+
+std::map<std::string, double> read_reset_after(const StreamOptions& options, const StatePlan& states,
+                                               const Manifest& manifest) {
+  std::map<std::string, double> limits = options.reset_after;
+  if (!options.reset_all_after && limits.empty()) return limits;
+  std::vector<std::string> names;
+  for (size_t i = 0; i < states.encoders.size(); ++i) {
+    if (states.encoders[i]) names.push_back(manifest.modalities[i].name);
+  }
+  std::sort(names.begin(), names.end());
+  names.insert(names.end(), states.fusion.begin(), states.fusion.end());
+  if (names.empty()) {
+    refuse("reset_after: no stage that this stream runs has a state; leave it out");
+  }
+  if (options.reset_all_after) {
+    for (const std::string& name : names) limits.emplace(name, *options.reset_all_after);
+  }
+  for (const auto& [name, seconds] : limits) {
+    if (std::find(names.begin(), names.end(), name) == names.end()) {
+      std::string list;
+      for (const std::string& each : names) list += (list.empty() ? "" : ", ") + each;
+      refuse("reset_after: '" + name + "' has no state; " + list + " do");
+    }
+    if (!(std::isfinite(seconds) && seconds > 0)) {
+      refuse("reset_after of '" + name + "' must be above 0 s, got " + shown(seconds));
+    }
+  }
+  return limits;
 }
 
 TriggerPlan read_trigger(const StreamOptions& options, const Manifest& manifest) {

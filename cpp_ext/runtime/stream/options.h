@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "spec.h"
+#include "tensor.h"
 
 namespace mmedge::runtime::stream {
 
@@ -51,6 +52,19 @@ struct Sanity {
   std::optional<double> range_margin = 0.5;
 };
 
+// Options of every run of a stream's loop, as those of a call; what is left out is what the bundle says.
+struct LoopOptions {
+  std::optional<int64_t> limit;
+  std::optional<std::vector<int64_t>> stop;
+  std::optional<double> temperature;
+  std::optional<int64_t> top_k;
+  std::optional<double> top_p;
+  uint64_t seed = 0;
+  std::vector<int64_t> forced;  // [forced_rows, forced_count]
+  int64_t forced_rows = 0, forced_count = 0;
+  std::optional<Tensor> noise;  // of a loop `denoise`
+};
+
 // Arguments of mmedge.stream.Stream.
 struct StreamOptions {
   std::string plan;                  // that was loaded; empty: "cut" where there is one, or "whole"
@@ -63,9 +77,19 @@ struct StreamOptions {
   int64_t keep = 16;
   double future = 1.0;
   int64_t recover_after = 3;
+  // Seconds after which a state begins anew, by modality and fusion stage; and of all of them.
+  std::map<std::string, double> reset_after;
+  std::optional<double> reset_all_after;
+  bool cancels = false;  // a newer trigger ends a loop; else it waits for the end
   // Largest sizes to set memory aside for, by dimension: needed where the bundle states none, and
   // may be below what it states. A push of a larger size is refused.
   std::map<std::string, int64_t> largest;
+};
+
+// Stages with state that a stream runs.
+struct StatePlan {
+  std::vector<bool> encoders;       // by modality
+  std::vector<std::string> fusion;  // names of stages, in the plan's order
 };
 
 // Modalities that trigger, by their place, and the rate of triggers in Hz where it is known.
@@ -88,10 +112,14 @@ class SizeRules {
 // Each throws Error(kInput): a name or number that Python refuses, too.
 TriggerPlan read_trigger(const StreamOptions& options, const Manifest& manifest);
 void check_options(const StreamOptions& options, const Manifest& manifest);
-// `inputs` are the modality's.
+StatePlan read_states(const std::vector<const Stage*>& stages, const Manifest& manifest);
+// Seconds after which a state begins anew, by name.
+std::map<std::string, double> read_reset_after(const StreamOptions& options, const StatePlan& states,
+                                               const Manifest& manifest);
+// `inputs` are the modality's. `has_state`: of its encoder.
 void check_policy(const Policy& policy, const Modality& modality,
                   const std::vector<TensorSpec>& inputs, const Manifest& manifest,
-                  const SizeRules* rules);
+                  const SizeRules* rules, bool has_state);
 // The axis of a window's rows in an input.
 size_t row_axis(const Policy& policy, const TensorSpec& input);
 // Slices of one input of a modality.

@@ -38,6 +38,7 @@ struct Result {
   double lateness = 0;
   std::optional<double> outputs_t;
   int trigger = -1;  // the modality whose sample it was made for; -1: a tick
+  std::vector<Text> stage_notes;  // of fusion stages with state, in the plan's order
 };
 
 struct ModalityHealth {
@@ -52,6 +53,7 @@ struct ModalityHealth {
   int64_t windows = 0, windows_used = 0;
   DropCounts windows_dropped;
   int64_t windows_pending = 0;
+  int64_t state_missed = 0, state_resets = 0;
 };
 
 struct Health {
@@ -59,6 +61,9 @@ struct Health {
   int64_t triggers = 0, triggers_superseded = 0, triggers_closed = 0, triggers_pending = 0;
   int64_t results = 0, stale = 0, empty = 0, deadline_misses = 0, results_dropped = 0;
   std::optional<double> latency_p95;
+  int64_t clock_jumps = 0, clock_glitches = 0;
+  Text failure;  // why the stream ended by itself; empty: it did not
+  int64_t state_resets = 0;
 };
 
 }  // namespace mmedge::runtime::stream

@@ -127,6 +127,7 @@ Item* ItemPool::make() noexcept {
     item.progress = Progress::kNew;
     item.pinned = false;
     item.features = -1;
+    item.turn.reset();
     item.error.clear();
     return &item;
   }

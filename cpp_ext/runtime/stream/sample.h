@@ -3,10 +3,12 @@
 #define MMEDGE_RUNTIME_STREAM_SAMPLE_H_
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "stream/drop_reason.h"
 #include "stream/layout.h"
+#include "stream/state_sequence.h"
 #include "stream/text.h"
 #include "tensor.h"
 
@@ -52,6 +54,7 @@ struct Item : Counted {
   bool pinned = false;       // a trigger waits for it
   int features = -1;         // where its features are; -1: it has none
   int refs = 0;              // holds of the item itself
+  std::optional<Turn> turn;  // where it is in the sequence of an encoder with state, once it runs
   Text error;                // why it could not be encoded
 
   // Whether both are made of the same samples for the same time.

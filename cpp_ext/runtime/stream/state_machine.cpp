@@ -19,7 +19,8 @@ StreamStateMachine::StreamStateMachine(const std::vector<std::unique_ptr<Modalit
                                        const std::vector<bool>& triggers,
                                        const DimensionTable& table, const SizeRules* rules,
                                        std::optional<double> rate, std::optional<double> deadline,
-                                       size_t keep)
+                                       size_t keep, std::vector<FusionStates::Stage> states,
+                                       bool cancels, Jumps* jumps, StageRunner* runner)
     : slots(keep + 6),
       tracks_(tracks),
       triggering_(triggers),
@@ -27,12 +28,17 @@ StreamStateMachine::StreamStateMachine(const std::vector<std::unique_ptr<Modalit
       rules_(rules),
       deadline_(deadline),
       chooser_(deadline.has_value(), has_many(triggers)),
-      outbox_(keep, make_result(), &slots),
+      outbox_(keep, make_result(states.size()), &slots),
+      states_(std::move(states), tracks.size()),
+      cancels_(cancels),
+      jumps_(*jumps),
+      runner_(runner),
       dropped_(tracks.size()),
-      scratch_(table.names.size()) {
+      scratch_(table.names.size()),
+      kept_(states_.size()) {
   if (rate) patience_ = 1.0 / *rate;
   if (deadline) patience_ = kPatience * *deadline;
-  copy_with_memory(make_result(), &good_);
+  copy_with_memory(make_result(states_.size()), &good_);
   active_.parts.resize(tracks.size());
   active_.sizes.resize(table.names.size());
   active_.owners.resize(table.names.size());
@@ -43,8 +49,9 @@ StreamStateMachine::StreamStateMachine(const std::vector<std::unique_ptr<Modalit
   incoming_.reserve(most + 2);
 }
 
-Result StreamStateMachine::make_result() const {
+Result StreamStateMachine::make_result(size_t stages) const {
   Result result;
+  result.stage_notes.resize(stages);
   result.modalities.resize(tracks_.size());
   for (const auto& track : tracks_) {
     result.modalities[track->place].samples.reserve(track->most_samples());
@@ -59,14 +66,11 @@ void StreamStateMachine::push(ModalityState* track, Sample* sample, DropReason f
   incoming_.clear();
   if (triggering_[track->place]) {
     if (track->jumps > jumps) {
-      // Times from before are not comparable with those after.
-      predictor_ = LatencyPredictor();
-      set_good(nullptr, 0);
-      active_.cold = true;
+      forget_latencies();
     }
     for (Item* item : track->arrived()) {
       const double begin = std::min(item->end + track->behind(), now);
-      incoming_.push_back({item->end, now, begin, track, item});
+      incoming_.push_back({item->end, now, begin, track, item, jumps_.next()});
     }
   }
   if (!incoming_.empty()) {
@@ -76,11 +80,37 @@ void StreamStateMachine::push(ModalityState* track, Sample* sample, DropReason f
   }
 }
 
+void StreamStateMachine::forget_latencies() noexcept {
+  // A clock was set: times from before are not comparable with those after.
+  predictor_ = LatencyPredictor();
+  set_good(nullptr, 0);
+  active_.cold = true;
+}
+
+void StreamStateMachine::follow_clock(double now, double ahead, double offset) noexcept {
+  offset_ = offset;
+  forget_latencies();
+  if (ahead == 0.0) return;
+  ahead_ += ahead;
+  loop_times_.follow_clock(ahead);
+  // It tells what came before the jump from what comes after.
+  jumps_.add(now - 0.5 * ahead, ahead);
+  for (Trigger& trigger : waiting_) trigger.follow_clock(ahead);
+  if (active_.is_there) active_.follow_clock(ahead);
+  if (!active_.is_there) set_first_jump(jumps_.next());
+  for (const auto& track : tracks_) track->follow_clock(ahead);
+  states_.follow_clock(ahead);
+}
+
+void StreamStateMachine::set_first_jump(int64_t first) noexcept {
+  for (const auto& track : tracks_) track->first_jump = first;
+}
+
 void StreamStateMachine::tick(double t, int64_t missed, double now) noexcept {
   triggers_ += missed;
   superseded_ += missed;
   incoming_.clear();
-  incoming_.push_back({t, now, std::min(t, now), nullptr, nullptr});
+  incoming_.push_back({t, now, std::min(t, now), nullptr, nullptr, jumps_.next()});
   fire(now);
 }
 
@@ -123,6 +153,7 @@ void StreamStateMachine::begin(const Trigger& trigger, double now) noexcept {
   if (patience_) patience = trigger.begin + *patience_ - fusion_time_.estimate().value_or(0.0);
   active_.begin(trigger, patience);
   ++serial_;
+  set_first_jump(trigger.first_jump);
   for (const auto& track : tracks_) chooser_.begin(&active_, track.get(), now);
 }
 
@@ -208,6 +239,7 @@ void StreamStateMachine::forget(ModalityState* track, double now) noexcept {
   }
   track->forget(DropReason::kForgotten, drop_reason_name(DropReason::kForgotten));
   drop_results(static_cast<int>(track->place));
+  states_.forget(static_cast<int>(track->place));
   if (has_good_ && has_used(good_, track->place)) set_good(nullptr, 0);
   proceed(now);
 }
@@ -220,6 +252,7 @@ void StreamStateMachine::reset() noexcept {
   waiting_.clear();
   for (const auto& track : tracks_) track->forget(DropReason::kReset, "");
   drop_results(-1);
+  states_.forget(-1);
   set_good(nullptr, 0);
 }
 
@@ -241,32 +274,67 @@ void StreamStateMachine::wake(double now) noexcept {
 const Active* StreamStateMachine::fusion() noexcept {
   if (!active_.is_there || !active_.fusing || active_.handed_out) return nullptr;
   active_.handed_out = true;
+  states_.begin(active_.trigger.t);
   return &active_;
 }
 
 void StreamStateMachine::fused(const Fused& outcome, double now) noexcept {
-  fusion_time_.observe(now - active_.begun);
+  // Of a loop, what there must be time for is its first step: it can be ended after that.
+  fusion_time_.observe(active_.first_step.value_or(now) - active_.begun);
+  if (active_.first_step) loop_times_.end(now);
   active_.cold = active_.cold || !has_fused_;
   has_fused_ = has_fused_ || outcome.slot >= 0;
+  if (outcome.slot >= 0 && states_.size() > 0) {
+    states_.finish();
+    for (size_t i = 0; i < kept_.size(); ++i) kept_[i] = states_.stages()[i].is_kept;
+    runner_->keep_fusion_states(kept_.data());
+    for (const auto& track : tracks_) {
+      if (active_.parts[track->place].choice->item != nullptr) states_.note_taken(track->place);
+    }
+  }
   Text reason;
-  if (!outcome.message.empty()) reason.add("fusion failed: ").add(outcome.message);
+  if (!outcome.message.empty()) {
+    reason.add("fusion failed: ").add(outcome.message);
+  } else {
+    reason = outcome.remark;
+  }
   deliver(outcome.slot, reason, now);
   slots.release(outcome.slot);
   end();
   proceed(now);
 }
 
+LoopEnd StreamStateMachine::loop_end(double now) noexcept {
+  if (cancels_ && !waiting_.empty()) return LoopEnd::kCanceled;
+  if (deadline_ && now + loop_times_.expected() - active_.trigger.begin > *deadline_) {
+    return LoopEnd::kDeadline;
+  }
+  loop_times_.begin_step(now);
+  return LoopEnd::kNone;
+}
+
+void StreamStateMachine::stepped(double now) noexcept {
+  loop_times_.end_step(now, !active_.first_step);
+  if (!active_.first_step) active_.first_step = now;
+}
+
 void StreamStateMachine::encoded(ModalityState* track, Item* item, double now) noexcept {
   if (closed) return;
   const bool is_skipped = track->outcome.is_skipped;
   if (!track->outcome.has_failed) {
-    track->finish(item, now);
+    if (track->finish(item, now)) runner_->keep_states(track->place);
     if (track->encodes == 1 && !is_skipped) active_.cold = true;
   } else {
     track->fail(item);
     if (active_.is_there) active_.parts[track->place].gave_up = true;
   }
   proceed(now);
+}
+
+void StreamStateMachine::fail(const Text& why) noexcept {
+  if (closed) return;
+  failure = why;
+  close();
 }
 
 void StreamStateMachine::close() noexcept {
@@ -304,6 +372,10 @@ void StreamStateMachine::read_health(double now, Health* health) noexcept {
     state.errors = track->errors;
     state.last_error = track->last_error;
     state.clock_jumps = track->jumps;
+    if (track->sequence) {
+      state.state_missed = track->sequence->missed;
+      state.state_resets = track->sequence->resets;
+    }
     if (!track->windows) continue;
     state.windows = track->windows->pushed;
     state.windows_used = track->windows->used;
@@ -321,6 +393,8 @@ void StreamStateMachine::read_health(double now, Health* health) noexcept {
   health->deadline_misses = outbox_.misses;
   health->results_dropped = outbox_.losses;
   health->latency_p95 = predictor_.estimate();
+  health->failure = failure;
+  health->state_resets = states_.resets();
 }
 
 }  // namespace mmedge::runtime::stream

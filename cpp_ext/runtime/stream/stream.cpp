@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <variant>
 
 namespace mmedge::runtime::stream {
 namespace {
@@ -25,32 +24,22 @@ std::vector<const Stage*> stages_of(const Manifest& manifest, const StreamOption
 }
 
 const Manifest& check_bundle(const Manifest& manifest, const StreamOptions& options) {
-  if (!std::holds_alternative<std::monostate>(manifest.loop)) {
-    throw Error(Code::kInput, "bundle '" + manifest.name +
-                                  "' has a loop, which streams in C++ do not run; stream it with "
-                                  "the runtime in Python");
-  }
-  for (const Stage* stage : stages_of(manifest, options)) {
-    for (const StateSpec& state : manifest.states) {
-      if (state.stage != stage->name) continue;
-      throw Error(Code::kInput, "stage '" + stage->name +
-                                    "' has a state, which streams in C++ do not keep; stream the "
-                                    "bundle with the runtime in Python");
-    }
-  }
   check_options(options, manifest);
   return manifest;
 }
 
 }  // namespace
 
-Stream::Stream(const Manifest& manifest, StageRunner* runner, const StreamOptions& options,
+Stream::Stream(const Manifest& manifest, StageRunner* runner, const StreamOptions& given,
                Clock clock, double start)
-    : clock_(clock),
-      now_(start),
-      table_(check_bundle(manifest, options)),
+    : time_(clock, start),
+      table_(check_bundle(manifest, given)),
       rules_(manifest) {
-  const TriggerPlan triggers = read_trigger(options, manifest);
+  const TriggerPlan triggers = read_trigger(given, manifest);
+  const std::vector<const Stage*> stages = stages_of(manifest, given);
+  const StatePlan states = read_states(stages, manifest);
+  StreamOptions options = given;
+  options.reset_after = read_reset_after(given, states, manifest);
   const size_t count = manifest.modalities.size();
   const std::vector<TensorSpec> specs = manifest.inputs();
   layouts_.reserve(count);  // others hold references to them
@@ -64,10 +53,9 @@ Stream::Stream(const Manifest& manifest, StageRunner* runner, const StreamOption
         inputs.push_back(spec);
       }
     }
-    check_policy(policy, modality, inputs, manifest, &rules_);
+    check_policy(policy, modality, inputs, manifest, &rules_, states.encoders[layouts_.size()]);
     layouts_.emplace_back(modality, policy, manifest, options, table_);
   }
-  const std::vector<const Stage*> stages = stages_of(manifest, options);
   for (size_t place = 0; place < count; ++place) {
     const Modality& modality = manifest.modalities[place];
     const bool has_encoder =
@@ -75,35 +63,76 @@ Stream::Stream(const Manifest& manifest, StageRunner* runner, const StreamOption
                     [&modality](const Stage* stage) { return stage->modality == modality.name; });
     const bool is_faster =
         triggers.rate && modality.rate_hz && *modality.rate_hz > *triggers.rate;
+    const bool has_state = states.encoders[place];
     const bool is_lazy =
-        !has_encoder || is_faster || layouts_[place].policy.matches_times();
+        !has_encoder || (!has_state && (is_faster || layouts_[place].policy.matches_times()));
     tracks_.push_back(std::make_unique<ModalityState>(layouts_[place], table_.names.size(), place,
-                                                      has_encoder, is_lazy, options));
+                                                      has_encoder, has_state, is_lazy, jumps_,
+                                                      options));
     const auto sanity = options.sanity.find(modality.name);
     checkers_.emplace_back(sanity == options.sanity.end() ? Sanity() : sanity->second,
                            layouts_[place], manifest);
   }
   std::optional<double> deadline;
   if (options.deadline_ms) deadline = *options.deadline_ms / 1000.0;
+  std::vector<FusionStates::Stage> fusion;
+  for (const std::string& name : states.fusion) {
+    const auto after = options.reset_after.find(name);
+    const bool is_limited = after != options.reset_after.end();
+    fusion.push_back({name,
+                      StateSequence(is_limited ? std::optional<double>(after->second)
+                                               : std::nullopt),
+                      Turn(), 0});
+  }
   core_ = std::make_unique<StreamStateMachine>(tracks_, triggers.modalities, table_, &rules_,
                                                triggers.rate, deadline,
-                                               static_cast<size_t>(options.keep));
+                                               static_cast<size_t>(options.keep),
+                                               std::move(fusion), options.cancels, &jumps_, runner);
   planned_.reserve(kMostAlarms + count + 4);
   sizes_.resize(table_.names.size());
   health_.modalities.resize(count);
-  compute_ = std::make_unique<Compute>(runner, tracks_, table_, core_->slots.size());
-  if (clock_.read != nullptr) now_ = clock_.read(clock_.context);
+  compute_ = std::make_unique<Compute>(runner, tracks_, table_, core_->slots.size(),
+                                       states.fusion.size());
   if (triggers.is_timer) {
-    ticker_.emplace(now_, *triggers.rate);
+    ticker_.emplace(time_.last, *triggers.rate);
     plan(ticker_->next(), Event::kTick);
   }
 }
 
-void Stream::read_clock() noexcept {
-  if (clock_.read != nullptr) now_ = std::max(now_, clock_.read(clock_.context));
+double Stream::read_clock() noexcept {
+  if (core_->closed) return time_.last;
+  Text failure;
+  switch (time_.read(&failure)) {
+    case ClockEvent::kTime:
+      break;
+    case ClockEvent::kJump:
+      core_->follow_clock(time_.last, time_.jump, time_.offset);
+      plan_alarm();
+      if (time_.jump != 0.0) plan_tick();
+      break;
+    case ClockEvent::kFailure:
+      core_->fail(failure);
+      break;
+  }
+  return time_.last;
+}
+
+void Stream::plan_tick() noexcept {
+  if (!ticker_) return;
+  const auto found = std::find_if(planned_.begin(), planned_.end(), [](const Planned& each) {
+    return each.event == Event::kTick;
+  });
+  if (found != planned_.end()) planned_.erase(found);
+  ticker_->restart(time_.last);
+  plan(ticker_->next(), Event::kTick);
 }
 
 Code Stream::check_open() noexcept {
+  if (!core_->failure.empty()) {
+    const std::string_view why = core_->failure.view();
+    return error_.set(Code::kBackend, "the stream failed: %.*s; make a new one",
+                      static_cast<int>(why.size()), why.data());
+  }
   if (!core_->closed) return Code::kOk;
   return error_.set(Code::kBackend, "the stream is closed; make a new one");
 }
@@ -121,9 +150,11 @@ Code Stream::push(size_t modality, const TensorView* inputs, std::optional<doubl
   Code code = layouts_[modality].check(inputs, table_, &rules_, sizes_.data(), &error_);
   if (code == Code::kOk) code = check_open();
   if (code != Code::kOk) return code;
-  read_clock();
-  const double stamp = t.value_or(now_);
-  DropReason fault = track->stamp_fault(stamp, now_);
+  const double now = read_clock();
+  if ((code = check_open()) != Code::kOk) return code;
+  // From here on in the stream's own time.
+  const double stamp = t ? *t + time_.offset : now;
+  DropReason fault = track->stamp_fault(stamp, now);
   bool is_lying = false;
   Sample* sample = nullptr;
   if (fault == DropReason::kNone) {
@@ -138,9 +169,9 @@ Code Stream::push(size_t modality, const TensorView* inputs, std::optional<doubl
   if (sample == nullptr) sample = track->make_passing(inputs, sizes_.data());
   sample->seq = track->ledger.take();
   sample->t = stamp;
-  sample->arrival = now_;
+  sample->arrival = now;
   if (seq != nullptr) *seq = sample->seq;
-  core_->push(track, sample, fault, is_lying, now_);
+  core_->push(track, sample, fault, is_lying, now);
   wake();
   return Code::kOk;
 }
@@ -150,11 +181,12 @@ Code Stream::forget(size_t modality) noexcept {
     return error_.set(Code::kInput, "unknown modality %zu; this bundle has %zu", modality,
                       tracks_.size());
   }
-  const Code code = check_open();
+  Code code = check_open();
   if (code != Code::kOk) return code;
-  read_clock();
+  const double now = read_clock();
+  if ((code = check_open()) != Code::kOk) return code;
   checkers_[modality].forget();
-  core_->forget(tracks_[modality].get(), now_);
+  core_->forget(tracks_[modality].get(), now);
   wake();
   return Code::kOk;
 }
@@ -172,33 +204,33 @@ Code Stream::reset() noexcept {
 void Stream::close() noexcept { core_->close(); }
 
 Code Stream::advance_to(double time) noexcept {
-  if (clock_.read != nullptr) {
-    read_clock();
-    time = now_;
-  } else if (!std::isfinite(time) || !(time >= now_)) {
+  if (!time_.is_simulated()) {
+    time = read_clock();
+  } else if (!std::isfinite(time) || !(time >= time_.last)) {
     return error_.set(Code::kInput, "time does not go backward: it is %.17g s, asked for %.17g s",
-                      now_, time);
+                      time_.last, time);
   }
-  while (step(std::max(time, now_), time)) {
+  while (step(std::max(time, time_.last), time)) {
   }
-  now_ = std::max(now_, time);
-  return Code::kOk;
+  time_.advance(time);
+  return core_->failure.empty() ? Code::kOk : check_open();
 }
 
 double Stream::next_time() const noexcept {
   double next = std::numeric_limits<double>::infinity();
   for (const Planned& planned : planned_) next = std::min(next, planned.time);
-  return next;
+  return next - time_.offset;
 }
 
 const Result* Stream::take(bool latest) noexcept {
-  read_clock();
-  return core_->closed ? nullptr : core_->take(now_, latest);
+  const double now = read_clock();
+  return core_->closed ? nullptr : core_->take(now, latest);
 }
 
 const Health& Stream::health() noexcept {
-  if (!core_->closed) read_clock();
-  core_->read_health(now_, &health_);
+  core_->read_health(read_clock(), &health_);
+  health_.clock_jumps = time_.jumps;
+  health_.clock_glitches = time_.glitches;
   return health_;
 }
 
@@ -226,7 +258,7 @@ void Stream::plan_alarm() noexcept {
 
 void Stream::cancel_fusion() noexcept {
   const auto found = std::find_if(planned_.begin(), planned_.end(), [](const Planned& each) {
-    return each.event == Event::kFused;
+    return each.event == Event::kFused || each.event == Event::kStepped;
   });
   if (found == planned_.end()) return;
   core_->slots.release(fused_.slot);
@@ -236,36 +268,39 @@ void Stream::cancel_fusion() noexcept {
 void Stream::start() noexcept {
   if (core_->closed) return;
   for (const auto& track : tracks_) {
-    Item* item = track->next_job(now_);
+    Item* item = track->next_job(time_.last);
     if (item == nullptr) continue;
     double seconds = 0;
     compute_->encode(track.get(), *item, &seconds);
-    read_clock();
-    plan(now_ + seconds, Event::kEncoded, track->place, item);
+    plan(read_clock() + seconds, Event::kEncoded, track->place, item);
   }
   if (const Active* active = core_->fusion()) {
     cancel_fusion();  // of a trigger that was begun anew
     double seconds = 0;
-    compute_->fuse(*active, &core_->slots, &fused_, &seconds);
+    compute_->fuse(*active, core_->states(), &core_->slots, &fused_, &seconds);
     fused_serial_ = core_->serial();
-    read_clock();
-    plan(now_ + seconds, Event::kFused);
+    plan(read_clock() + seconds, Event::kFused);
   }
   plan_alarm();
 }
 
 void Stream::wake() noexcept {
   if (core_->closed) return;
-  const double begun = now_;
+  const double begun = time_.last;
   start();
-  while (step(now_, begun)) {
+  while (step(time_.last, begun)) {
   }
 }
 
-bool Stream::step(double limit, double tick_limit) noexcept {
+bool Stream::is_patient(const Planned& planned) const noexcept {
+  return planned.event == Event::kTick || planned.event == Event::kStepped ||
+         (planned.event == Event::kFused && fused_.has_loop);
+}
+
+bool Stream::step(double limit, double patient_limit) noexcept {
   auto first = planned_.end();
   for (auto each = planned_.begin(); each != planned_.end(); ++each) {
-    if (each->time > (each->event == Event::kTick ? tick_limit : limit)) continue;
+    if (each->time > (is_patient(*each) ? patient_limit : limit)) continue;
     if (first == planned_.end() || each->time < first->time ||
         (each->time == first->time && each->number < first->number)) {
       first = each;
@@ -274,29 +309,60 @@ bool Stream::step(double limit, double tick_limit) noexcept {
   if (first == planned_.end()) return false;
   const Planned planned = *first;
   planned_.erase(first);
-  now_ = std::max(now_, planned.time);
+  time_.advance(planned.time);
   happen(planned);
   return true;
+}
+
+// Between two steps it is seen whether anything ends the loop.
+void Stream::take_step() noexcept {
+  const LoopEnd why = core_->loop_end(time_.last);
+  if (why != LoopEnd::kNone) {
+    end_loop(why);
+    return;
+  }
+  double seconds = 0;
+  compute_->step(&core_->slots, &fused_, &seconds);
+  plan(read_clock() + seconds, Event::kStepped);
+}
+
+void Stream::end_loop(LoopEnd why) noexcept {
+  double seconds = 0;
+  compute_->end(why, &core_->slots, &fused_, &seconds);
+  plan(read_clock() + seconds, Event::kFused);
 }
 
 void Stream::happen(const Planned& planned) noexcept {
   switch (planned.event) {
     case Event::kEncoded:
-      core_->encoded(tracks_[planned.modality].get(), planned.item, now_);
+      core_->encoded(tracks_[planned.modality].get(), planned.item, time_.last);
       start();
       break;
     case Event::kFused:
+    case Event::kStepped:
       if (core_->closed || fused_serial_ != core_->serial()) {
         core_->slots.release(fused_.slot);
+        fused_.has_loop = false;
+      } else if (planned.event == Event::kStepped) {
+        core_->stepped(time_.last);
+        if (!fused_.has_more) {
+          end_loop(LoopEnd::kNone);
+        } else {
+          take_step();
+        }
+        break;
+      } else if (fused_.has_loop) {
+        take_step();
+        break;
       } else {
-        core_->fused(fused_, now_);
+        core_->fused(fused_, time_.last);
       }
       start();
       break;
     case Event::kAlarm: {
       const std::optional<double> alarm = core_->alarm();
-      if (!alarm || *alarm > now_) break;
-      core_->wake(now_);
+      if (!alarm || *alarm > time_.last) break;
+      core_->wake(time_.last);
       start();
       break;
     }
@@ -304,8 +370,8 @@ void Stream::happen(const Planned& planned) noexcept {
       if (core_->closed) break;
       double t = 0;
       int64_t missed = 0;
-      if (ticker_->due(now_, &t, &missed)) {
-        core_->tick(t, missed, now_);
+      if (ticker_->due(time_.last, &t, &missed)) {
+        core_->tick(t, missed, time_.last);
         start();
       }
       plan(ticker_->next(), Event::kTick);

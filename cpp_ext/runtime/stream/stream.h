@@ -22,29 +22,22 @@
 #include "stream/sanity.h"
 #include "stream/stage_runner.h"
 #include "stream/state_machine.h"
+#include "stream/stream_clock.h"
 #include "stream/ticker.h"
 
 namespace mmedge::runtime::stream {
 
-// Seconds of a clock that never goes backward. Without `read` time is simulated: it moves only by
-// advance_to(), and a stage takes what the stage runner says.
-struct Clock {
-  double (*read)(void* context) = nullptr;
-  void* context = nullptr;
-};
-
 class Stream {
  public:
   // `start` is the first time of a simulated clock. `manifest` and `runner` stay as long as the
-  // stream. Throws Error(kInput): options that Python refuses, a bundle with a loop or with stages
-  // that have state (which only the runtime in Python streams), or a dimension without largest size.
+  // stream. Throws Error(kInput): options that Python refuses, or a dimension without largest size.
   Stream(const Manifest& manifest, StageRunner* runner, const StreamOptions& options, Clock clock,
          double start = 0.0);
 
   // A sample of a modality, by its place in the manifest: its inputs in the modality's order, or
   // chunks of rows under a window. They are copied. `t`: when it was measured; none: now. The
   // sample's number is in `seq`, which may be null. kInput: it does not fit, and nothing changed.
-  // kBackend: the stream is closed. message() says more.
+  // kBackend: the stream is closed, or its clock has failed. message() says more.
   Code push(size_t modality, const TensorView* inputs, std::optional<double> t,
             int64_t* seq) noexcept;
   // Withdraws the samples of a modality: no result that is taken after this has used them.
@@ -53,11 +46,13 @@ class Stream {
   Code reset() noexcept;
   void close() noexcept;
 
-  // Does what is due. On a simulated clock it is `time` then; on another `time` is not looked at.
+  // Does what is due. On a simulated clock it is `time` then; on another `time` is not looked at, and
+  // what comes due while stages run waits for the next call: ticks, and steps of a loop.
   Code advance_to(double time) noexcept;
-  // When something is due next, if nothing is pushed until then; infinity: nothing is.
+  // When something is due next, if nothing is pushed until then, in seconds of the clock; infinity:
+  // nothing is.
   double next_time() const noexcept;
-  double now() const noexcept { return now_; }
+  double now() const noexcept { return time_.last - time_.offset; }
 
   // The oldest result that there is, or the newest, passing over the others; null: there is none.
   // It stays until the next call.
@@ -66,10 +61,12 @@ class Stream {
   const Health& health() noexcept;
 
   size_t modalities() const noexcept { return tracks_.size(); }
+  // Fusion stages with state, of which results have notes.
+  const FusionStates& states() const noexcept { return core_->states(); }
   const char* message() const noexcept { return error_.text; }
 
  private:
-  enum class Event : uint8_t { kEncoded, kFused, kTick, kAlarm };
+  enum class Event : uint8_t { kEncoded, kFused, kStepped, kTick, kAlarm };
   struct Planned {
     double time;
     int64_t number;  // those of one time happen in the order in which they were planned
@@ -78,21 +75,26 @@ class Stream {
     Item* item;
   };
 
-  void read_clock() noexcept;
+  // The time now. A clock that was set moves what is planned; one that fails ends the stream.
+  double read_clock() noexcept;
+  void plan_tick() noexcept;
+  bool is_patient(const Planned& planned) const noexcept;
+  void take_step() noexcept;
+  void end_loop(LoopEnd why) noexcept;
   void plan(double time, Event event, size_t modality = 0, Item* item = nullptr) noexcept;
   void plan_alarm() noexcept;
   void cancel_fusion() noexcept;
   void start() noexcept;
   void wake() noexcept;
-  // Lets the next event happen if it is due; says whether one did. Ticks have a limit of their own:
-  // where stages take longer than a period, one call would go on for ever with those that come due
-  // meanwhile.
-  bool step(double limit, double tick_limit) noexcept;
+  // Lets the next event happen if it is due; says whether one did. Ticks and steps of a loop have a
+  // limit of their own: where stages take longer than a period, one call would go on for ever with
+  // those that come due meanwhile, and nothing could be pushed between two steps.
+  bool step(double limit, double patient_limit) noexcept;
   void happen(const Planned& planned) noexcept;
   Code check_open() noexcept;
 
-  Clock clock_;
-  double now_;
+  StreamClock time_;
+  Jumps jumps_;
   DimensionTable table_;
   RelationRules rules_;
   std::vector<ModalityLayout> layouts_;

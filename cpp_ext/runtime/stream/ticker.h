@@ -28,6 +28,14 @@ class Ticker {
     return true;
   }
 
+  // Ticks at `now`, and from then on: time jumped ahead, and nothing was missed.
+  void restart(double now) noexcept {
+    start_ = now - 1.0 / hz_;
+    count_ = 0;
+    // Rounding may have made the first tick a hair later than now.
+    start_ -= std::max(0.0, next() - now);
+  }
+
  private:
   double at(int64_t count) const noexcept { return start_ + static_cast<double>(count) / hz_; }
 

@@ -1,10 +1,11 @@
 // Plays schedules of streams (conformance/README.md) on a simulated clock: a line of JSON each on
 // the standard input, and what came of it, a line each, on the standard output.
 //
-// Arguments: the folder of the bundles, and ONNX Runtime's library, which runs the stages; without
-// it they compute nothing, and no call of a stream may take memory. A stream that C++ refuses is
-// said to be left out. A schedule with "own_clock": true is played on a clock of the caller's, which
-// stages move on while they run; a snapshot of the counters follows each event.
+// Arguments: the folder of the bundles, and ONNX Runtime's library, which runs the stages. But for the
+// engine no call of a stream may take memory. A stream that is refused is said to be "refused". A
+// schedule with "own_clock": true is played on a clock of the caller's, which stages move on while they
+// run; a snapshot of the counters follows each event. Of such a clock an event may have "clock": what it
+// is set ahead by, in seconds, before the event, as long as "clock_for" readings (or for good).
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -29,9 +30,12 @@ using mmedge::runtime::DType;
 using mmedge::runtime::Error;
 using mmedge::runtime::Manifest;
 using mmedge::runtime::Network;
+using mmedge::runtime::RunSlot;
+using mmedge::runtime::Session;
 using mmedge::runtime::Stage;
 using mmedge::runtime::Tensor;
 using mmedge::runtime::TensorView;
+using mmedge::runtime::Value;
 using nlohmann::json;
 namespace stream = mmedge::runtime::stream;
 
@@ -52,109 +56,135 @@ std::string plan_of(const Manifest& manifest) {
 // A clock of the caller's: it moves when a stage runs, and between events.
 struct OwnClock {
   double time = 0;
+  double offset = 0;      // it is set to another time
+  int64_t readings = -1;  // for so many more; -1: for good
 
-  static double read(void* context) { return static_cast<OwnClock*>(context)->time; }
+  static double read(void* context) {
+    auto* clock = static_cast<OwnClock*>(context);
+    if (clock->readings == 0) clock->offset = 0;
+    if (clock->readings >= 0) --clock->readings;
+    return clock->time + clock->offset;
+  }
+  static double read_real(void* context) { return static_cast<OwnClock*>(context)->time; }
 };
 
-// Stages that cost what a schedule says, and fail on what it says. `stages` runs them; null: nothing
-// is computed.
-class ScheduledStages : public stream::StageRunner {
+// What stages do beside computing: they fail on some values, and take time of a caller's clock.
+struct Script {
+  std::map<std::string, std::string> failing;  // by stage, the input that says whether it fails
+  int64_t every = 0;
+  std::map<std::string, double> costs;
+  OwnClock* clock = nullptr;
+};
+Script script;
+
+int64_t first_element(const TensorView& view) {
+  if (view.elements() == 0) return 0;
+  if (view.dtype == DType::kInt64) return *static_cast<const int64_t*>(view.data);
+  if (view.dtype != DType::kFloat32) return 0;
+  const float value = *static_cast<const float*>(view.data);
+  return std::isfinite(value) ? static_cast<int64_t>(value) : 0;
+}
+
+// An engine takes memory in its calls.
+class EngineCall {
  public:
-  ScheduledStages(const Manifest& manifest, const json& schedule, stream::NetworkRunner* stages,
-                  OwnClock* clock)
-      : every_(schedule["fail_every"]), stages_(stages), clock_(clock) {
-    encoders_.resize(manifest.modalities.size());
-    for (const Stage* stage : manifest.in_order(plan_of(manifest))) {
-      Run run{stage->name, schedule["costs"].value(stage->name, 0.0), -1};
-      if (!stage->modality) {
-        fusion_.push_back(run);
-        continue;
-      }
-      for (size_t i = 0; i < encoders_.size(); ++i) {
-        const mmedge::runtime::Modality& modality = manifest.modalities[i];
-        if (modality.name != *stage->modality) continue;
-        const std::string failing = schedule["failing"].value(stage->name, "");
-        for (size_t k = 0; k < modality.inputs.size(); ++k) {
-          if (modality.inputs[k] == failing) run.input = static_cast<int>(k);
-        }
-        encoders_[i].push_back(run);
+  EngineCall() { std::swap(guards_, mmedge::runtime::guards); }
+  ~EngineCall() { std::swap(guards_, mmedge::runtime::guards); }
+
+ private:
+  int guards_ = 0;
+};
+
+// What engines made: they take memory, too, when they are given it back.
+std::map<void*, Value> made;
+
+void give_back(const void*, void* tensor) noexcept {
+  const EngineCall call;
+  made.erase(tensor);
+}
+
+Value watch(Value value) {
+  if (!value) return value;
+  Value watched(value.engine(), value.tensor(), give_back, value.view());
+  made[value.tensor()] = std::move(value);
+  return watched;
+}
+
+class ScriptedSlot final : public RunSlot {
+ public:
+  ScriptedSlot(std::unique_ptr<RunSlot> slot, const Session& session, const std::string& stage)
+      : slot_(std::move(slot)), session_(session), stage_(stage) {}
+
+  Code set_input(size_t index, const TensorView& tensor) noexcept override {
+    const EngineCall call;
+    return told(slot_->set_input(index, tensor));
+  }
+  Code set_input(size_t index, const Value& value) noexcept override {
+    const EngineCall call;
+    return told(slot_->set_input(index, value));
+  }
+  Code feed_back(size_t output, size_t input) noexcept override {
+    const EngineCall call;
+    return told(slot_->feed_back(output, input));
+  }
+  Code set_output(size_t index, const TensorView& memory) noexcept override {
+    const EngineCall call;
+    return told(slot_->set_output(index, memory));
+  }
+  void reset_output(size_t index) noexcept override { slot_->reset_output(index); }
+  Code run() noexcept override {
+    const EngineCall call;
+    if (script.clock != nullptr) script.clock->time += script.costs[stage_];
+    const auto failing = script.failing.find(stage_);
+    if (script.every != 0 && failing != script.failing.end()) {
+      const int place = session_.input_index(failing->second);
+      const int64_t number = first_element(slot_->input(static_cast<size_t>(place)));
+      if (number != 0 && number % script.every == 0) {
+        std::snprintf(message_, sizeof message_, "%s failed on %lld", stage_.c_str(),
+                      static_cast<long long>(number));
+        return Code::kBackend;
       }
     }
+    return told(slot_->run());
   }
-
-  void reserve(size_t modality, size_t slots, const size_t* input_bytes) override {
-    if (stages_ != nullptr) stages_->reserve(modality, slots, input_bytes);
+  const TensorView& output(size_t index) const noexcept override { return slot_->output(index); }
+  Value take_output(size_t index) noexcept override {
+    const EngineCall call;
+    return watch(slot_->take_output(index));
   }
-  void reserve_results(size_t slots) override {
-    if (stages_ != nullptr) stages_->reserve_results(slots);
+  const TensorView& input(size_t index) const noexcept override { return slot_->input(index); }
+  Value take_input(size_t index) noexcept override {
+    const EngineCall call;
+    return watch(slot_->take_input(index));
   }
-
-  Code encode(size_t modality, const TensorView* inputs, size_t slot,
-              double* seconds) noexcept override {
-    for (const Run& run : encoders_[modality]) {
-      spend(run, seconds);
-      if (every_ == 0 || run.input < 0 || inputs[run.input].elements() == 0) continue;
-      const int64_t number = first(inputs[run.input]);
-      if (number == 0 || number % every_ != 0) continue;
-      std::snprintf(message_, sizeof message_, "BackendError: %s failed on %lld", run.name.c_str(),
-                    static_cast<long long>(number));
-      return Code::kBackend;
-    }
-    return stages_ == nullptr ? Code::kOk : told(stages_->encode(modality, inputs, slot, seconds));
-  }
-
-  Code stand_in(size_t modality, const int64_t* sizes, size_t slot,
-                double* seconds) noexcept override {
-    for (const Run& run : encoders_[modality]) spend(run, seconds);
-    return stages_ == nullptr ? Code::kOk : told(stages_->stand_in(modality, sizes, slot, seconds));
-  }
-
-  Code fuse(const stream::FusionPart* parts, size_t result, double* seconds) noexcept override {
-    for (const Run& run : fusion_) spend(run, seconds);
-    return stages_ == nullptr ? Code::kOk : told(stages_->fuse(parts, result, seconds));
-  }
-
   const char* message() const noexcept override { return message_; }
 
  private:
-  struct Run {
-    std::string name;
-    double cost;
-    int input;  // whose first element says whether it fails; -1: it does not
-  };
-
-  void spend(const Run& run, double* seconds) noexcept {
-    if (clock_ != nullptr) {
-      clock_->time += run.cost;
-    } else {
-      *seconds += run.cost;
-    }
-  }
-
   Code told(Code code) noexcept {
-    if (code != Code::kOk) std::snprintf(message_, sizeof message_, "%s", stages_->message());
+    if (code != Code::kOk) std::snprintf(message_, sizeof message_, "%s", slot_->message());
     return code;
   }
 
-  static int64_t first(const TensorView& view) {
-    switch (view.dtype) {
-      case DType::kFloat32: {
-        const float value = *static_cast<const float*>(view.data);
-        return std::isfinite(value) ? static_cast<int64_t>(value) : 0;
-      }
-      case DType::kInt64:
-        return *static_cast<const int64_t*>(view.data);
-      default:
-        return 0;
-    }
+  std::unique_ptr<RunSlot> slot_;
+  const Session& session_;
+  const std::string stage_;
+  char message_[512] = "";
+};
+
+class ScriptedSession final : public Session {
+ public:
+  ScriptedSession(std::unique_ptr<Session> session, const std::string& stage)
+      : session_(std::move(session)), stage_(stage) {
+    inputs_ = session_->inputs();
+    outputs_ = session_->outputs();
+  }
+  std::unique_ptr<RunSlot> make_slot() override {
+    return std::make_unique<ScriptedSlot>(session_->make_slot(), *this, stage_);
   }
 
-  int64_t every_;
-  stream::NetworkRunner* stages_;
-  OwnClock* clock_;
-  std::vector<std::vector<Run>> encoders_;
-  std::vector<Run> fusion_;
-  char message_[256] = "";
+ private:
+  std::unique_ptr<Session> session_;
+  const std::string stage_;
 };
 
 std::optional<double> number(const json& tree, const char* name) {
@@ -214,6 +244,12 @@ stream::StreamOptions read_options(const json& tree) {
   options.keep = tree.value("keep", options.keep);
   options.future = tree.value("future", options.future);
   options.recover_after = tree.value("recover_after", options.recover_after);
+  options.cancels = tree.value("newer_trigger", "wait") == "cancel";
+  options.largest = tree.value("largest", options.largest);
+  if (const auto after = tree.find("reset_after"); after != tree.end()) {
+    if (after->is_number()) options.reset_all_after = after->get<double>();
+    if (after->is_object()) options.reset_after = after->get<std::map<std::string, double>>();
+  }
   for (const auto& [name, policy] : tree["align"].items()) {
     options.align[name] = read_policy(policy);
   }
@@ -226,6 +262,15 @@ stream::StreamOptions read_options(const json& tree) {
     sanity.range_margin = number(given, "range_margin");
     options.sanity[name] = sanity;
   }
+  return options;
+}
+
+stream::LoopOptions read_loop_options(const json& tree) {
+  stream::LoopOptions options;
+  const auto found = tree.find("loop_options");
+  if (found == tree.end()) return options;
+  options.seed = found->value("seed", options.seed);
+  if (found->contains("limit")) options.limit = (*found)["limit"].get<int64_t>();
   return options;
 }
 
@@ -267,17 +312,23 @@ void put(json* row, const char* name, const json& value) {
 
 std::string text(const stream::Text& of) { return std::string(of.view()); }
 
-// A floating-point output: its shape and elements.
+// An output: its shape and elements.
 json show(const TensorView& view) {
   json elements = json::array();
   for (int64_t i = 0; i < view.elements(); ++i) {
+    if (view.dtype == DType::kInt64) {
+      elements.push_back(static_cast<const int64_t*>(view.data)[i]);
+      continue;
+    }
     const float value = static_cast<const float*>(view.data)[i];
     elements.push_back(std::isnan(value) ? json(nullptr) : json(static_cast<double>(value)));
   }
   return json::array({std::vector<int64_t>(view.shape, view.shape + view.rank), elements});
 }
 
-json show(const Manifest& manifest, const stream::Result& result, stream::NetworkRunner* stages) {
+json show(const Network& network, const stream::Stream& runs, const stream::Result& result,
+          const stream::NetworkRunner& stages) {
+  const Manifest& manifest = network.manifest();
   json ages, samples, absent, dropped, notes;
   for (size_t i = 0; i < result.modalities.size(); ++i) {
     const stream::ModalityResult& part = result.modalities[i];
@@ -289,6 +340,9 @@ json show(const Manifest& manifest, const stream::Result& result, stream::Networ
     put(&absent, name.c_str(), text(part.absent));
     put(&dropped, name.c_str(), counts(part.dropped));
     put(&notes, name.c_str(), text(part.note));
+  }
+  for (size_t i = 0; i < result.stage_notes.size(); ++i) {
+    put(&notes, runs.states().stages()[i].name.c_str(), text(result.stage_notes[i]));
   }
   json row = {{"t", result.t},
               {"made", result.made},
@@ -303,10 +357,24 @@ json show(const Manifest& manifest, const stream::Result& result, stream::Networ
   put(&row, "reason", text(result.reason));
   if (result.met) row["met"] = *result.met;
   if (result.outputs_t) row["outputs_t"] = *result.outputs_t;
-  if (result.has_outputs) row["outputs"] = true;
-  for (size_t i = 0; i < manifest.outputs.size() && stages != nullptr && result.has_outputs; ++i) {
-    if (i == 0) row["outputs"] = json::object();
-    row["outputs"][manifest.outputs[i]] = show(stages->output(static_cast<size_t>(result.slot), i));
+  if (result.has_outputs) {
+    const auto slot = static_cast<size_t>(result.slot);
+    json outputs = json::object();
+    for (size_t i = 0; i < network.outputs().size(); ++i) {
+      outputs[network.outputs()[i].name] = show(stages.output(slot, i));
+    }
+    if (stages.has_loop()) {
+      const stream::LoopOutputs& loop = stages.loop_outputs(slot);
+      for (size_t i = 0; i < loop.tensors.size(); ++i) {
+        outputs[network.loop_outputs()[i].name] = show(loop.tensors[i].view);
+      }
+      json finish = json::array();
+      for (size_t i = 0; i < loop.rows; ++i) {
+        finish.push_back(mmedge::runtime::loop_finish_name(loop.finish[i]));
+      }
+      outputs["finish"] = network.token_loop() != nullptr ? finish : finish[0];
+    }
+    row["outputs"] = outputs;
   }
   if (result.trigger >= 0) {
     row["trigger"] = manifest.modalities[static_cast<size_t>(result.trigger)].name;
@@ -338,6 +406,8 @@ json show(const Manifest& manifest, const stream::Health& health) {
     put_count(&part, "windows_used", state.windows_used);
     put(&part, "windows_dropped", counts(state.windows_dropped));
     put_count(&part, "windows_pending", state.windows_pending);
+    put_count(&part, "state_missed", state.state_missed);
+    put_count(&part, "state_resets", state.state_resets);
     row["modalities"][manifest.modalities[i].name] = part;
   }
   put_count(&row, "triggers", health.triggers);
@@ -350,6 +420,10 @@ json show(const Manifest& manifest, const stream::Health& health) {
   put_count(&row, "deadline_misses", health.deadline_misses);
   put_count(&row, "results_dropped", health.results_dropped);
   if (health.latency_p95 && *health.latency_p95 != 0) row["latency_p95"] = *health.latency_p95;
+  put_count(&row, "clock_jumps", health.clock_jumps);
+  put_count(&row, "clock_glitches", health.clock_glitches);
+  put(&row, "failure", text(health.failure));
+  put_count(&row, "state_resets", health.state_resets);
   return row;
 }
 
@@ -361,35 +435,39 @@ size_t place_of(const Manifest& manifest, const std::string& name) {
   return manifest.modalities.size();
 }
 
-json play(const Manifest& manifest, const json& schedule,
-          const std::shared_ptr<const Network>& network) {
+// A clock of the caller's, and where it is set to.
+void set_clock(OwnClock* clock, const json& event) {
+  const auto found = event.find("clock");
+  if (found == event.end()) return;
+  clock->offset = found->is_null() ? NAN : clock->offset + found->get<double>();
+  clock->readings = event.value("clock_for", -1);
+}
+
+json play(const std::shared_ptr<const Network>& network, const json& schedule) {
+  const Manifest& manifest = network->manifest();
   json results = json::array(), healths = json::array(), errors = json::array();
-  std::unique_ptr<stream::NetworkRunner> computes;
-  try {
-    if (network != nullptr) {
-      computes = std::make_unique<stream::NetworkRunner>(network, std::map<std::string, int64_t>());
-    }
-  } catch (const Error& error) {
-    return {{"left_out", error.what()}};
-  }
-  // An engine takes memory in its runs.
-  const auto guarded = [&computes](auto call) {
-    std::optional<AllocationGuard> guard;
-    if (computes == nullptr) guard.emplace();
+  const auto guarded = [](auto call) {
+    const AllocationGuard guard;
     return call();
   };
   const bool has_own_clock = schedule.value("own_clock", false);
   OwnClock own_clock;
   own_clock.time = schedule["start"];
-  ScheduledStages stages(manifest, schedule, computes.get(), has_own_clock ? &own_clock : nullptr);
   stream::Clock clock;
-  if (has_own_clock) clock = {OwnClock::read, &own_clock};
+  if (has_own_clock) clock = {OwnClock::read, &own_clock, false, OwnClock::read_real};
+  script = {schedule["failing"], schedule["fail_every"], schedule["costs"],
+            has_own_clock ? &own_clock : nullptr};
+  std::unique_ptr<stream::NetworkRunner> stages;
   std::unique_ptr<stream::Stream> runs;
   try {
-    runs = std::make_unique<stream::Stream>(manifest, &stages, read_options(schedule["options"]),
-                                            clock, schedule["start"].get<double>());
+    const stream::StreamOptions options = read_options(schedule["options"]);
+    stages = std::make_unique<stream::NetworkRunner>(
+        network, options.largest, read_loop_options(schedule["options"]),
+        has_own_clock ? std::map<std::string, double>() : script.costs);
+    runs = std::make_unique<stream::Stream>(manifest, stages.get(), options, clock,
+                                            schedule["start"].get<double>());
   } catch (const Error& error) {
-    return {{"left_out", error.what()}};
+    return {{"refused", error.what()}};
   }
   std::map<std::string, DType> dtypes;
   for (const mmedge::runtime::TensorSpec& spec : manifest.inputs()) dtypes[spec.name] = spec.dtype;
@@ -401,10 +479,11 @@ json play(const Manifest& manifest, const json& schedule,
     if (has_own_clock) {
       // As a loop of a program does: it looks when something is due.
       while (runs->next_time() <= at && !closed) {
-        own_clock.time = std::max(own_clock.time, runs->next_time());
+        own_clock.time = std::max(own_clock.time, runs->next_time() - own_clock.offset);
         guarded([&] { return runs->advance_to(0); });
       }
       own_clock.time = std::max(own_clock.time, at);
+      set_clock(&own_clock, event);
     }
     Code code = guarded([&] { return runs->advance_to(at); });
     if (code == Code::kOk && what == "push") {
@@ -430,7 +509,7 @@ json play(const Manifest& manifest, const json& schedule,
     } else if (what == "fetch" || what == "latest") {
       const bool latest = what == "latest";
       while (const stream::Result* result = guarded([&] { return runs->take(latest); })) {
-        results.push_back(show(manifest, *result, computes.get()));
+        results.push_back(show(*network, *runs, *result, *stages));
       }
     }
     if (code != Code::kOk) {
@@ -443,36 +522,40 @@ json play(const Manifest& manifest, const json& schedule,
   return {{"results", results}, {"healths", healths}, {"errors", errors}};
 }
 
-std::shared_ptr<const Network> load(const std::shared_ptr<Bundle>& bundle, const char* library) {
+std::shared_ptr<const Network> load(const std::string& path, const char* library) {
+  const std::shared_ptr<Bundle> bundle = Bundle::open(path);
   mmedge::runtime::LoadOptions options;
   options.plan = plan_of(bundle->manifest());
   options.session.threads = 1;
   options.session.kernels = false;
   options.allow_unverified = options.allow_non_finite = true;
+  mmedge::runtime::Backend engine = mmedge::runtime::onnxruntime::make_backend(library, {});
+  static decltype(engine.open_stage) open_stage;
+  open_stage = engine.open_stage;
+  engine.open_stage = [](void* context, const mmedge::runtime::StageSource& source,
+                         const mmedge::runtime::SessionOptions& how) {
+    std::unique_ptr<Session> session = open_stage(context, source, how);
+    session = std::make_unique<ScriptedSession>(std::move(session), source.stage->name);
+    return session;
+  };
   mmedge::runtime::Backends backends;
-  backends.add(mmedge::runtime::onnxruntime::make_backend(library, {}));
-  try {
-    return Network::load(bundle, backends, options);
-  } catch (const Error&) {
-    return nullptr;  // of a loop or a state, which the stream refuses, too
-  }
+  backends.add(std::move(engine));
+  return Network::load(bundle, backends, options);
 }
 
 }  // namespace
 
-int main(int count, char** arguments) {
-  std::map<std::string, std::shared_ptr<Bundle>> bundles;
+int main(int, char** arguments) {
   std::map<std::string, std::shared_ptr<const Network>> networks;
   std::string line;
   while (std::getline(std::cin, line)) {
     const json schedule = json::parse(line);
     const std::string name = schedule["bundle"];
-    std::shared_ptr<Bundle>& bundle = bundles[name];
-    if (bundle == nullptr) {
-      bundle = Bundle::open(std::string(arguments[1]) + "/" + name + ".mmedge");
-      if (count > 2) networks[name] = load(bundle, arguments[2]);
+    std::shared_ptr<const Network>& network = networks[name];
+    if (network == nullptr) {
+      network = load(std::string(arguments[1]) + "/" + name + ".mmedge", arguments[2]);
     }
-    const std::string row = play(bundle->manifest(), schedule, networks[name]).dump();
+    const std::string row = play(network, schedule).dump();
     std::printf("%s\n", row.c_str());
   }
   return 0;
