@@ -101,6 +101,10 @@ mmedge_status mmedge_stream_open(mmedge_pipeline* pipeline, const mmedge_stream_
     auto handle = std::make_unique<mmedge_stream>();
     handle->network = pipeline->network;
     const rt::Manifest& manifest = handle->network->manifest();
+    if (!handle->network->loop_stages().empty() || !manifest.states.empty()) {
+      throw rt::Error(rt::Code::kInput, "streams of this API run neither loops nor stages with state; "
+                                        "push to a stream of the runtime in Python");
+    }
     st::StreamOptions to;
     to.plan = handle->network->plan().plan;
     if (options->trigger != nullptr) to.trigger = options->trigger;

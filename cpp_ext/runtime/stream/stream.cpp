@@ -150,10 +150,11 @@ Code Stream::push(size_t modality, const TensorView* inputs, std::optional<doubl
   Code code = layouts_[modality].check(inputs, table_, &rules_, sizes_.data(), &error_);
   if (code == Code::kOk) code = check_open();
   if (code != Code::kOk) return code;
-  const double now = read_clock();
+  double now = read_clock();
   if ((code = check_open()) != Code::kOk) return code;
+  const double ahead = time_.ahead;
   // From here on in the stream's own time.
-  const double stamp = t ? *t + time_.offset : now;
+  double stamp = t ? *t + time_.offset : now;
   DropReason fault = track->stamp_fault(stamp, now);
   bool is_lying = false;
   Sample* sample = nullptr;
@@ -166,12 +167,20 @@ Code Stream::push(size_t modality, const TensorView* inputs, std::optional<doubl
       is_lying = fault != DropReason::kNone;
     }
   }
+  // To copy and to check takes time.
+  const double later = read_clock();
+  if ((code = check_open()) != Code::kOk) return code;
+  if (time_.ahead != ahead) {
+    // The clock was set meanwhile: it is a sample of now, and not of before.
+    stamp += time_.ahead - ahead;
+    now = later;
+  }
   if (sample == nullptr) sample = track->make_passing(inputs, sizes_.data());
   sample->seq = track->ledger.take();
   sample->t = stamp;
   sample->arrival = now;
   if (seq != nullptr) *seq = sample->seq;
-  core_->push(track, sample, fault, is_lying, now);
+  core_->push(track, sample, fault, is_lying, later);
   wake();
   return Code::kOk;
 }

@@ -4,8 +4,9 @@
 // Arguments: the folder of the bundles, and ONNX Runtime's library, which runs the stages. But for the
 // engine no call of a stream may take memory. A stream that is refused is said to be "refused". A
 // schedule with "own_clock": true is played on a clock of the caller's, which stages move on while they
-// run; a snapshot of the counters follows each event. Of such a clock an event may have "clock": what it
-// is set ahead by, in seconds, before the event, as long as "clock_for" readings (or for good).
+// run; a snapshot of the counters follows each event, and no other. Of such a clock an event may have
+// "clock", what it is set ahead by before the event, in seconds, or "wrong": what its next reading is
+// ahead by. Null stands for NaN. "sets" lists when else it is set, also while a stage runs: time, seconds.
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -16,10 +17,9 @@
 #include <string>
 #include <vector>
 
-#include "allocation_guard.h"
-#include "backends/onnxruntime/session.h"
 #include "bundle/bundle.h"
 #include "pipeline.h"
+#include "scripted_engine.h"
 #include "stream/network_runner.h"
 #include "stream/stream.h"
 
@@ -29,20 +29,14 @@ using mmedge::runtime::Code;
 using mmedge::runtime::DType;
 using mmedge::runtime::Error;
 using mmedge::runtime::Manifest;
+using mmedge::runtime::make_scripted_engine;
 using mmedge::runtime::Network;
-using mmedge::runtime::RunSlot;
-using mmedge::runtime::Session;
-using mmedge::runtime::Stage;
+using mmedge::runtime::OwnClock;
+using mmedge::runtime::script;
 using mmedge::runtime::Tensor;
 using mmedge::runtime::TensorView;
-using mmedge::runtime::Value;
 using nlohmann::json;
 namespace stream = mmedge::runtime::stream;
-
-// Its memory is given back by the guard's `delete`, too.
-__attribute__((noinline)) void* operator new(size_t size, const std::nothrow_t&) noexcept {
-  return operator new(size);
-}
 
 namespace {
 
@@ -52,140 +46,6 @@ std::string plan_of(const Manifest& manifest) {
   }
   return "whole";
 }
-
-// A clock of the caller's: it moves when a stage runs, and between events.
-struct OwnClock {
-  double time = 0;
-  double offset = 0;      // it is set to another time
-  int64_t readings = -1;  // for so many more; -1: for good
-
-  static double read(void* context) {
-    auto* clock = static_cast<OwnClock*>(context);
-    if (clock->readings == 0) clock->offset = 0;
-    if (clock->readings >= 0) --clock->readings;
-    return clock->time + clock->offset;
-  }
-  static double read_real(void* context) { return static_cast<OwnClock*>(context)->time; }
-};
-
-// What stages do beside computing: they fail on some values, and take time of a caller's clock.
-struct Script {
-  std::map<std::string, std::string> failing;  // by stage, the input that says whether it fails
-  int64_t every = 0;
-  std::map<std::string, double> costs;
-  OwnClock* clock = nullptr;
-};
-Script script;
-
-int64_t first_element(const TensorView& view) {
-  if (view.elements() == 0) return 0;
-  if (view.dtype == DType::kInt64) return *static_cast<const int64_t*>(view.data);
-  if (view.dtype != DType::kFloat32) return 0;
-  const float value = *static_cast<const float*>(view.data);
-  return std::isfinite(value) ? static_cast<int64_t>(value) : 0;
-}
-
-// An engine takes memory in its calls.
-class EngineCall {
- public:
-  EngineCall() { std::swap(guards_, mmedge::runtime::guards); }
-  ~EngineCall() { std::swap(guards_, mmedge::runtime::guards); }
-
- private:
-  int guards_ = 0;
-};
-
-// What engines made: they take memory, too, when they are given it back.
-std::map<void*, Value> made;
-
-void give_back(const void*, void* tensor) noexcept {
-  const EngineCall call;
-  made.erase(tensor);
-}
-
-Value watch(Value value) {
-  if (!value) return value;
-  Value watched(value.engine(), value.tensor(), give_back, value.view());
-  made[value.tensor()] = std::move(value);
-  return watched;
-}
-
-class ScriptedSlot final : public RunSlot {
- public:
-  ScriptedSlot(std::unique_ptr<RunSlot> slot, const Session& session, const std::string& stage)
-      : slot_(std::move(slot)), session_(session), stage_(stage) {}
-
-  Code set_input(size_t index, const TensorView& tensor) noexcept override {
-    const EngineCall call;
-    return told(slot_->set_input(index, tensor));
-  }
-  Code set_input(size_t index, const Value& value) noexcept override {
-    const EngineCall call;
-    return told(slot_->set_input(index, value));
-  }
-  Code feed_back(size_t output, size_t input) noexcept override {
-    const EngineCall call;
-    return told(slot_->feed_back(output, input));
-  }
-  Code set_output(size_t index, const TensorView& memory) noexcept override {
-    const EngineCall call;
-    return told(slot_->set_output(index, memory));
-  }
-  void reset_output(size_t index) noexcept override { slot_->reset_output(index); }
-  Code run() noexcept override {
-    const EngineCall call;
-    if (script.clock != nullptr) script.clock->time += script.costs[stage_];
-    const auto failing = script.failing.find(stage_);
-    if (script.every != 0 && failing != script.failing.end()) {
-      const int place = session_.input_index(failing->second);
-      const int64_t number = first_element(slot_->input(static_cast<size_t>(place)));
-      if (number != 0 && number % script.every == 0) {
-        std::snprintf(message_, sizeof message_, "%s failed on %lld", stage_.c_str(),
-                      static_cast<long long>(number));
-        return Code::kBackend;
-      }
-    }
-    return told(slot_->run());
-  }
-  const TensorView& output(size_t index) const noexcept override { return slot_->output(index); }
-  Value take_output(size_t index) noexcept override {
-    const EngineCall call;
-    return watch(slot_->take_output(index));
-  }
-  const TensorView& input(size_t index) const noexcept override { return slot_->input(index); }
-  Value take_input(size_t index) noexcept override {
-    const EngineCall call;
-    return watch(slot_->take_input(index));
-  }
-  const char* message() const noexcept override { return message_; }
-
- private:
-  Code told(Code code) noexcept {
-    if (code != Code::kOk) std::snprintf(message_, sizeof message_, "%s", slot_->message());
-    return code;
-  }
-
-  std::unique_ptr<RunSlot> slot_;
-  const Session& session_;
-  const std::string stage_;
-  char message_[512] = "";
-};
-
-class ScriptedSession final : public Session {
- public:
-  ScriptedSession(std::unique_ptr<Session> session, const std::string& stage)
-      : session_(std::move(session)), stage_(stage) {
-    inputs_ = session_->inputs();
-    outputs_ = session_->outputs();
-  }
-  std::unique_ptr<RunSlot> make_slot() override {
-    return std::make_unique<ScriptedSlot>(session_->make_slot(), *this, stage_);
-  }
-
- private:
-  std::unique_ptr<Session> session_;
-  const std::string stage_;
-};
 
 std::optional<double> number(const json& tree, const char* name) {
   const auto found = tree.find(name);
@@ -435,12 +295,12 @@ size_t place_of(const Manifest& manifest, const std::string& name) {
   return manifest.modalities.size();
 }
 
-// A clock of the caller's, and where it is set to.
 void set_clock(OwnClock* clock, const json& event) {
-  const auto found = event.find("clock");
-  if (found == event.end()) return;
-  clock->offset = found->is_null() ? NAN : clock->offset + found->get<double>();
-  clock->readings = event.value("clock_for", -1);
+  if (const auto set = event.find("clock"); set != event.end()) {
+    clock->offset += set->is_null() ? NAN : set->get<double>();
+  }
+  if (!event.contains("wrong")) return;
+  clock->wrong = event["wrong"].is_null() ? NAN : event["wrong"].get<double>();
 }
 
 json play(const std::shared_ptr<const Network>& network, const json& schedule) {
@@ -453,6 +313,7 @@ json play(const std::shared_ptr<const Network>& network, const json& schedule) {
   const bool has_own_clock = schedule.value("own_clock", false);
   OwnClock own_clock;
   own_clock.time = schedule["start"];
+  if (schedule.contains("sets")) own_clock.sets = schedule["sets"];
   stream::Clock clock;
   if (has_own_clock) clock = {OwnClock::read, &own_clock, false, OwnClock::read_real};
   script = {schedule["failing"], schedule["fail_every"], schedule["costs"],
@@ -478,9 +339,10 @@ json play(const std::shared_ptr<const Network>& network, const json& schedule) {
     const double at = event["at"];
     if (has_own_clock) {
       // As a loop of a program does: it looks when something is due.
-      while (runs->next_time() <= at && !closed) {
-        own_clock.time = std::max(own_clock.time, runs->next_time() - own_clock.offset);
+      while (runs->next_time() <= at + own_clock.ahead() && !closed) {
+        own_clock.time = std::max(own_clock.time, runs->next_time() - own_clock.ahead());
         guarded([&] { return runs->advance_to(0); });
+        own_clock.time += 1e-6;  // a call takes time: rounding may have left a tick a hair ahead
       }
       own_clock.time = std::max(own_clock.time, at);
       set_clock(&own_clock, event);
@@ -501,7 +363,7 @@ json play(const std::shared_ptr<const Network>& network, const json& schedule) {
       code = guarded([&] { return runs->forget(place); });
     } else if (what == "reset") {
       code = guarded([&] { return runs->reset(); });
-    } else if (what == "health") {
+    } else if (what == "health" && !has_own_clock) {
       healths.push_back(show(manifest, *guarded([&] { return &runs->health(); })));
     } else if (what == "close") {
       guarded([&] { return runs->close(), 0; });
@@ -516,7 +378,9 @@ json play(const std::shared_ptr<const Network>& network, const json& schedule) {
       const char* kind = code == Code::kInput ? "InputError" : "BackendError";
       errors.push_back({{"event", event_number}, {"error", kind}});
     }
-    if (has_own_clock) healths.push_back(show(manifest, runs->health()));
+    if (has_own_clock) {
+      healths.push_back(show(manifest, *guarded([&] { return &runs->health(); })));
+    }
     ++event_number;
   }
   return {{"results", results}, {"healths", healths}, {"errors", errors}};
@@ -529,17 +393,8 @@ std::shared_ptr<const Network> load(const std::string& path, const char* library
   options.session.threads = 1;
   options.session.kernels = false;
   options.allow_unverified = options.allow_non_finite = true;
-  mmedge::runtime::Backend engine = mmedge::runtime::onnxruntime::make_backend(library, {});
-  static decltype(engine.open_stage) open_stage;
-  open_stage = engine.open_stage;
-  engine.open_stage = [](void* context, const mmedge::runtime::StageSource& source,
-                         const mmedge::runtime::SessionOptions& how) {
-    std::unique_ptr<Session> session = open_stage(context, source, how);
-    session = std::make_unique<ScriptedSession>(std::move(session), source.stage->name);
-    return session;
-  };
   mmedge::runtime::Backends backends;
-  backends.add(std::move(engine));
+  backends.add(make_scripted_engine(library));
   return Network::load(bundle, backends, options);
 }
 

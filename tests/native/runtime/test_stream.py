@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 import sys
 
@@ -14,6 +15,7 @@ if str(ROOT / "conformance") not in sys.path:
     sys.path.insert(0, str(ROOT / "conformance"))
 
 import case_streams
+from caller_driver import play_on_own_clock
 from case_streams import random_schedules
 
 pytestmark = pytest.mark.native_build
@@ -75,30 +77,39 @@ def test_random_schedules(probe):
     check(probe, json.loads(json.dumps(random_schedules(BUNDLES, 7, range(80)))))
 
 
-def test_account_holds_on_a_clock_of_the_callers(probe):
-    """Stages take time while they run, and results say so: nothing of Python's to compare with."""
-    rows = random_schedules(BUNDLES, 9, range(60))
-    schedules = json.loads(json.dumps(rows))
-    results = 0
-    for schedule, row in zip(
-        schedules, play(probe, [{**s, "own_clock": True} for s in schedules]), strict=True
-    ):
-        for health in row["healths"]:
-            for state in health["modalities"].values():
-                drops = sum(state.get("dropped", {}).values())
-                total = state.get("used", 0) + drops + state.get("pending", 0)
-                assert state.get("pushed", 0) == total, schedule["name"]
-            ended = ("results", "triggers_superseded", "triggers_closed", "triggers_pending")
-            assert health.get("triggers", 0) == sum(health.get(name, 0) for name in ended)
-        made = [result["made"] for result in row["results"]]
-        assert made == sorted(made)
-        cost = schedule["costs"].get("fuse", 0.0)
-        for result in row["results"]:
-            assert result["made"] >= schedule["start"]
-            if result["fresh"] and result["latency"] > 0:
-                assert result["latency"] >= cost - 1e-6
-        results += len(made)
-    assert results > 100
+def on_own_clock(seed, numbers):
+    """Random schedules on a clock of the caller's that is set, and has wrong readings."""
+    schedules = []
+    for number in numbers:
+        rng = random.Random(f"clock-{seed}-{number}")
+        schedule = json.loads(json.dumps(case_streams.random_schedule(rng)))
+        schedule.update(name=f"clock-{seed}-{number}", own_clock=True)
+        steps = [-1e4, -3.0, -0.5, -0.05, 0.5, 2.5, 60.0, 3600.0]
+        times = [event["at"] for event in schedule["events"]]
+        sets = [(rng.uniform(times[0], times[-1]), rng.choice(steps)) for _ in range(4)]
+        schedule["sets"] = sorted(sets)
+        for event in schedule["events"]:
+            if rng.random() < 0.03:
+                event["clock"] = rng.choice(steps)
+            elif rng.random() < 0.03:
+                event["wrong"] = rng.choice([None, -1e6, 1e6, 5.0])
+        if rng.random() < 0.1:
+            # It gives nothing of use any more.
+            schedule["events"][len(schedule["events"]) // 2]["clock"] = None
+        schedules.append({**schedule, **play_on_own_clock(BUNDLES, schedule)})
+    return json.loads(json.dumps(schedules))
+
+
+def test_clock_of_the_callers_that_is_set(probe):
+    """What jumps and wrong readings do, with loops and states too, is what Python makes of them."""
+    schedules = on_own_clock(3, range(60))
+    check(probe, schedules)
+    lasts = [schedule["healths"][-1] for schedule in schedules]
+    assert sum(health.get("clock_jumps", 0) for health in lasts) > 50
+    assert sum(health.get("clock_glitches", 0) for health in lasts) > 30
+    assert any("failure" in health for health in lasts)
+    notes = [note for s in schedules for r in s["results"] for note in r.get("notes", {}).values()]
+    assert any("by which the clock was set ahead" in note for note in notes)
 
 
 def test_timer_that_is_faster_than_its_stages_comes_back(probe):
