@@ -50,6 +50,7 @@ from hear_tables import (
 from json_schema import report_schema
 from label_tables import label_accuracy, label_quantization, label_speed, label_training
 from loop_table import loops
+from native_tables import native_allocations, native_runtime
 from speak_tables import (
     speak_accuracy,
     speak_quantization,
@@ -119,6 +120,8 @@ BLOCKS: dict[tuple[str, str], Callable[[], str]] = {
     ("docs/explanation/benchmarks.md", "overhead"): overhead,
     ("docs/explanation/benchmarks.md", "import time"): import_time,
     ("docs/explanation/benchmarks.md", "plans"): plans,
+    ("docs/howto/cpp.md", "native runtime"): native_runtime,
+    ("docs/howto/cpp.md", "native allocations"): native_allocations,
     ("docs/explanation/benchmarks.md", "loops"): loops,
     ("docs/explanation/benchmarks.md", "streaming"): streaming,
     ("docs/howto/huggingface.md", "families short"): families_short,

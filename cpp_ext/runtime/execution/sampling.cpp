@@ -6,6 +6,7 @@
 #include <cstring>
 #include <functional>
 #include <limits>
+#include <type_traits>
 
 #include "execution/convert.h"
 #include "execution/float16.h"
@@ -32,62 +33,81 @@ struct OrderByScore {
   }
 };
 
-struct FromFloat16 {
-  using Bits = uint16_t;
-  static float read(uint16_t bits) noexcept { return half_to_float(bits); }
-};
+// Scores whose largest is found at once: the place of it is looked for in them alone.
+constexpr size_t kBlock = 1024;
+
 template <typename T>
-struct FromFloat {
-  using Bits = T;
-  static T read(T value) noexcept { return value; }
-};
+T read(const uint8_t* bytes, size_t i) noexcept {
+  T value;
+  std::memcpy(&value, bytes + i * sizeof value, sizeof value);
+  return value;
+}
+
+// Of bits as they are stored, what they are compared as.
+inline float value_of(uint16_t bits) noexcept { return half_to_float(bits); }
+inline float value_of(float value) noexcept { return value; }
+inline double value_of(double value) noexcept { return value; }
+
+// The largest of scores [begin, end); NaN where there is one.
+template <typename Bits>
+auto find_largest(const uint8_t* bytes, size_t begin, size_t end) noexcept {
+  using Value = decltype(value_of(Bits{}));
+  Value largest = -std::numeric_limits<Value>::infinity();
+  bool is_nan = false;
+  size_t i = begin;
+  if constexpr (std::is_same_v<Bits, Value>) {
+    // In the processor's vectors, several of them side by side: no compiler makes them of a loop at
+    // the level that the library is built with.
+    typedef Value Vector __attribute__((vector_size(16)));
+    constexpr size_t kVectors = 4, kElements = sizeof(Vector) / sizeof(Value);
+    Vector vectors[kVectors];
+    for (Vector& vector : vectors) vector = Vector{} + largest;
+    auto nan = vectors[0] != vectors[0];
+    for (; i + kVectors * kElements <= end; i += kVectors * kElements) {
+#pragma GCC unroll 4
+      for (size_t k = 0; k < kVectors; ++k) {  // unrolled, vectors stay in registers
+        Vector vector;
+        std::memcpy(&vector, bytes + (i + k * kElements) * sizeof(Value), sizeof vector);
+        nan |= vector != vector;
+        vectors[k] = vector > vectors[k] ? vector : vectors[k];
+      }
+    }
+    for (size_t lane = 0; lane < kElements; ++lane) {
+      is_nan |= nan[lane] != 0;
+      for (const Vector& vector : vectors) largest = std::max<Value>(largest, vector[lane]);
+    }
+  }
+  for (; i < end; ++i) {
+    const Value value = value_of(read<Bits>(bytes, i));
+    is_nan |= value != value;
+    largest = value > largest ? value : largest;
+  }
+  return is_nan ? std::numeric_limits<Value>::quiet_NaN() : largest;
+}
 
 // Takes scores [begin, end) into the largest so far and the place of the first of its value.
 // False where there is NaN.
-template <typename From>
+template <typename Bits>
 bool take_best(const void* row, size_t begin, size_t end, double* best, size_t* place) noexcept {
-  using Bits = typename From::Bits;
-  using Value = decltype(From::read(Bits{}));
   const auto* bytes = static_cast<const uint8_t*>(row);
-  const auto read = [bytes](size_t i) noexcept {
-    Bits bits;
-    std::memcpy(&bits, bytes + i * sizeof bits, sizeof bits);
-    return From::read(bits);
-  };
-  // Parts side by side, which a compiler makes one instruction of.
-  constexpr size_t kLanes = 8;
-  Value lanes[kLanes];
-  bool is_number = true;
-  std::fill(lanes, lanes + kLanes, -std::numeric_limits<Value>::infinity());
-  size_t i = begin;
-  for (; i + kLanes <= end; i += kLanes) {
-    bool is_nan = false;
-    for (size_t lane = 0; lane < kLanes; ++lane) {
-      const Value value = read(i + lane);
-      is_nan |= value != value;
-      lanes[lane] = value > lanes[lane] ? value : lanes[lane];
-    }
-    is_number &= !is_nan;
+  size_t block = end;
+  for (; begin < end; begin += std::min(kBlock, end - begin)) {
+    const double largest = find_largest<Bits>(bytes, begin, std::min(begin + kBlock, end));
+    if (largest != largest) return false;
+    if (largest > *best) *best = largest, block = begin;
   }
-  for (; i < end; ++i) {
-    const Value value = read(i);
-    is_number &= value == value;
-    lanes[0] = value > lanes[0] ? value : lanes[0];
-  }
-  if (!is_number) return false;
-  const Value largest = *std::max_element(lanes, lanes + kLanes);
-  if (!(largest > *best)) return true;
-  for (i = begin; read(i) != largest;) ++i;
-  *best = largest, *place = i;
+  if (block == end) return true;
+  while (value_of(read<Bits>(bytes, block)) != *best) ++block;
+  *place = block;
   return true;
 }
 
 bool take_best(const void* row, DType dtype, size_t begin, size_t end, double* best,
                size_t* place) noexcept {
   switch (dtype) {
-    case DType::kFloat16: return take_best<FromFloat16>(row, begin, end, best, place);
-    case DType::kFloat32: return take_best<FromFloat<float>>(row, begin, end, best, place);
-    case DType::kFloat64: return take_best<FromFloat<double>>(row, begin, end, best, place);
+    case DType::kFloat16: return take_best<uint16_t>(row, begin, end, best, place);
+    case DType::kFloat32: return take_best<float>(row, begin, end, best, place);
+    case DType::kFloat64: return take_best<double>(row, begin, end, best, place);
     default: return false;
   }
 }

@@ -123,6 +123,35 @@ def test_the_same_tokens_are_chosen(probe, seed):
     assert (written < 0).any()
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_best_is_found_at_every_place(probe, dtype):
+    rng = np.random.default_rng(8)
+    cases = []
+    for vocabulary in (1, 2, 15, 16, 17, 33, 1023, 1024, 1025, 1040, 2049, 5000):
+        places = {
+            0,
+            1,
+            15,
+            16,
+            1023,
+            1024,
+            vocabulary - 1,
+            *rng.integers(0, vocabulary, 6).tolist(),
+        }
+        for place in sorted(place for place in places if place < vocabulary):
+            scores = rng.normal(size=(1, vocabulary)).astype(dtype)
+            scores[0, place] = 9
+            equal = int(rng.integers(vocabulary))  # the first of the two is chosen
+            scores[0, equal] = 9
+            cases.append((scores, Sampling(), 0, 1, []))
+            cases.append((scores, Sampling(), 0, 1, sorted({place, equal // 2})))
+            cases.append((np.where(scores == 9, np.nan, scores).astype(dtype), *cases[-1][1:]))
+    written = run_cases(probe("sampling_probe"), [bytes_of(*case) for case in cases])
+    expected = [token for case in cases for row in expected_of(*case) for token in row]
+    assert np.frombuffer(written, np.int64).tolist() == expected
+    assert -1 in expected
+
+
 def test_large_vocabularies(probe):
     rng = np.random.default_rng(5)
     cases = []
