@@ -55,6 +55,9 @@ if TYPE_CHECKING:
 RESULTS = Path(__file__).parent / "results" / "native_runtime.json"
 SOURCE = Path(__file__).with_suffix(".cpp")
 
+#: Has allocation_counter.h.
+COUNTERS = Path(__file__).parents[1] / "tests" / "native" / "runtime"
+
 #: Words of the vocabulary of the loop, and steps of a block.
 WORDS, STEPS = 151_936, 32
 
@@ -179,25 +182,34 @@ def environment() -> dict[str, str]:
     return {**kept, "ORT_DISABLE_TELEMETRY": "1"}
 
 
-def build(folder: Path) -> Programs:
-    """Compile the C++ program from the installed SDK."""
+def compile_program(source: Path, folder: Path) -> Path:
+    """A C++ program of one file, compiled from the installed SDK."""
     root = sdk.folder()
     (library,) = root.glob("lib/libmmedge.so.?")
-    program = folder / "native_runtime"
+    program = folder / source.stem
     subprocess.run(
         [
             os.environ.get("CXX", "c++"), "-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror",
-            f"-I{root / 'include'}", str(SOURCE), "-o", str(program), str(library), "-ldl",
-            f"-Wl,-rpath,{library.parent}",
+            f"-I{root / 'include'}", f"-I{COUNTERS}", str(source), "-o", str(program), str(library),
+            "-ldl", "-static-libstdc++", f"-Wl,-rpath,{library.parent}",
         ],
         check=True,
     )  # fmt: skip
-    place = installed_onnxruntime() or "."
-    (engine,) = Path(place).glob("libonnxruntime.so.*")
+    return program
+
+
+def engine_library() -> Path:
+    """ONNX Runtime's library of the installed package."""
+    (engine,) = Path(installed_onnxruntime() or ".").glob("libonnxruntime.so.*")
+    return engine
+
+
+def build(folder: Path) -> Programs:
+    """Compile the C++ program."""
+    program = compile_program(SOURCE, folder)
     python = PYTHON % {"dtypes": DTYPES}
-    return Programs(
-        {"native": [str(program)], "python": [sys.executable, "-c", python]}, str(engine)
-    )
+    commands = {"native": [str(program)], "python": [sys.executable, "-c", python]}
+    return Programs(commands, str(engine_library()))
 
 
 def input_words(inputs: Mapping[str, Array], folder: Path) -> list[str]:

@@ -2,7 +2,8 @@
 //
 // The functions below take the place of the C library's. A call counts as ours where it comes from the
 // program's code, of which the standard library of C++ is a part (-static-libstdc++), or from that of
-// the kernels, if they are a library. What ONNX Runtime does in its own code is counted beside it.
+// a library that the program names, such as the kernels. What ONNX Runtime does in its own code is
+// counted beside it.
 #ifndef MMEDGE_TESTS_NATIVE_RUNTIME_ALLOCATION_COUNTER_H_
 #define MMEDGE_TESTS_NATIVE_RUNTIME_ALLOCATION_COUNTER_H_
 
@@ -27,9 +28,9 @@ void __libc_free(void*);
 namespace {
 
 thread_local bool counting = false;
-// Code of the library of kernels.
+// Code of a library that counts as ours.
 const char *kernels_begin = nullptr, *kernels_end = nullptr;
-std::atomic<long> allocations{0}, frees{0}, locks{0}, engine_allocations{0};
+std::atomic<long> allocations{0}, frees{0}, locks{0}, engine_allocations{0}, engine_locks{0};
 
 bool from_here(const void* caller) {
   const auto* at = static_cast<const char*>(caller);
@@ -70,7 +71,9 @@ void freed(void* memory) {
   if (memory != nullptr && replace(memory, memory, nullptr)) count(frees);
 }
 
-int lock_next(const char* name, void* object) {
+// Counts a lock as ours or the engine's, and takes it.
+int lock_next(const char* name, void* object, const void* caller) {
+  count(from_here(caller) ? locks : engine_locks);
   using Lock = int (*)(void*);
   return reinterpret_cast<Lock>(dlsym(RTLD_NEXT, name))(object);
 }
@@ -102,20 +105,16 @@ void free(void* memory) {
   __libc_free(memory);
 }
 int pthread_mutex_lock(pthread_mutex_t* mutex) {
-  if (from_here(CALLER)) count(locks);
-  return lock_next("pthread_mutex_lock", mutex);
+  return lock_next("pthread_mutex_lock", mutex, CALLER);
 }
 int pthread_mutex_trylock(pthread_mutex_t* mutex) {
-  if (from_here(CALLER)) count(locks);
-  return lock_next("pthread_mutex_trylock", mutex);
+  return lock_next("pthread_mutex_trylock", mutex, CALLER);
 }
 int pthread_rwlock_rdlock(pthread_rwlock_t* lock) {
-  if (from_here(CALLER)) count(locks);
-  return lock_next("pthread_rwlock_rdlock", lock);
+  return lock_next("pthread_rwlock_rdlock", lock, CALLER);
 }
 int pthread_rwlock_wrlock(pthread_rwlock_t* lock) {
-  if (from_here(CALLER)) count(locks);
-  return lock_next("pthread_rwlock_wrlock", lock);
+  return lock_next("pthread_rwlock_wrlock", lock, CALLER);
 }
 }
 
@@ -131,7 +130,7 @@ inline bool counters_work() {
   }
   counting = false;
   const long seen[] = {allocations.exchange(0), frees.exchange(0), locks.exchange(0)};
-  engine_allocations = 0;
+  engine_allocations = engine_locks = 0;
   return seen[0] >= 1 && seen[1] >= 1 && seen[2] >= 1;
 }
 
