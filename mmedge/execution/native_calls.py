@@ -34,7 +34,8 @@ class Handles:
     def __init__(self, origin: runtime.NativePipeline, title: str) -> None:
         self._origin, self._title = origin, title
         self._idle: list[runtime.NativePipeline] = []
-        self._lock = threading.Lock()
+        # Steps of a loop that are collected give their handle back, also within one of these calls.
+        self._lock = threading.RLock()
         self._closed = self._disowned = False
 
     def take(self) -> runtime.NativePipeline:

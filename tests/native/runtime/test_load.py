@@ -21,6 +21,7 @@ from mmedge.cli.app import build_app
 from mmedge.errors import BackendError, InputError, MMEdgeError, NoVariantError
 from mmedge.execution.denoise import DenoiseStep
 from mmedge.execution.verify import verify
+from mmedge.native.runtime import NativePipeline
 
 
 @pytest.fixture
@@ -247,6 +248,28 @@ def test_threads_have_handles_of_their_own(both):
     for offset, rows in enumerate(results):
         for i, row in enumerate(rows):
             alike(row, expected[(offset + i) % 8])
+
+
+def test_steps_may_be_collected_while_a_handle_is_made(both, monkeypatch):
+    _, native = both("decoder")
+    inputs = example(native)
+    clone = NativePipeline.clone
+
+    def collect_and_clone(handle):
+        gc.collect()
+        return clone(handle)
+
+    gc.disable()
+    try:
+        steps = native.iterate(inputs)
+        next(steps)
+        circle = [steps]
+        circle.append(circle)
+        del steps, circle
+        monkeypatch.setattr(NativePipeline, "clone", collect_and_clone)
+        assert native.run(inputs)
+    finally:
+        gc.enable()
 
 
 def test_a_closed_pipeline_and_a_dropped_one(both):
