@@ -144,7 +144,7 @@ def describe(code: str, words: str) -> Item | None:
         name, value = found.groups()
         if name.endswith("_H_") or name == "MMEDGE_API":
             return None
-        value = value.removeprefix("\\ ")
+        value = value.replace("\\ ", "")
         return Item("macro", [name], [f"#define {name} {value}"], words)
     if (found := re.match(r"typedef (struct|enum) (?:\w+ )?\{.*\} (\w+);", bare)) is not None:
         body = code[code.index("{") + 1 : code.rindex("}")]
