@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import zipfile
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from shared import once
 pytestmark = pytest.mark.native_build
 
 ROOT = Path(__file__).resolve().parents[2]
-CROSS = "aarch64-linux-gnu-g++"
+CROSS, CROSS_C = "aarch64-linux-gnu-g++", "aarch64-linux-gnu-gcc"
 ARCHITECTURES = ("x86_64", "aarch64")
 #: Numbers of the ELF header.
 MACHINES = {"x86_64": 62, "aarch64": 183}
@@ -132,29 +133,127 @@ int main(int count, char** arguments) {
 """
 
 
-def test_the_aarch64_library_takes_good_bundles_and_refuses_hostile_ones(wheels, tmp_path):
+@pytest.fixture(scope="module")
+def aarch64_sdk(wheels, tmp_path_factory):
+    """The SDK of the wheel for aarch64, whose programs run here under qemu."""
     if shutil.which("qemu-aarch64") is None:
         pytest.skip("no qemu-aarch64: apt-get install qemu-user")
+    folder = tmp_path_factory.mktemp("aarch64")
     with zipfile.ZipFile(mmedge_wheel(wheels, "aarch64")) as archive:
-        archive.extractall(tmp_path)
-    sdk = tmp_path / "mmedge" / "sdk"
-    (tmp_path / "opener.c").write_text(OPENER)
-    command = ["aarch64-linux-gnu-gcc", "-std=c99", "-Wall", "-Werror", tmp_path / "opener.c"]
-    command += [f"-I{sdk / 'include'}", f"-L{sdk / 'lib'}", "-l:libmmedge.so.0"]
+        archive.extractall(folder)
+    return folder / "mmedge" / "sdk"
+
+
+def compile_with(sdk, source, program, *options):
+    """Compile a program that uses libmmedge for aarch64."""
+    command = [*options, "-Wall", "-Werror", source, f"-I{sdk / 'include'}", f"-L{sdk / 'lib'}"]
     # What the library itself needs is looked for when it runs.
-    command += ["-Wl,--unresolved-symbols=ignore-in-shared-libs", "-o", tmp_path / "opener"]
-    subprocess.run(command, check=True)
+    command += ["-l:libmmedge.so.0", "-Wl,--unresolved-symbols=ignore-in-shared-libs"]
+    subprocess.run([*command, "-o", program], check=True)
+    return program
+
+
+def test_the_aarch64_library_takes_good_bundles_and_refuses_hostile_ones(aarch64_sdk, tmp_path):
+    (tmp_path / "opener.c").write_text(OPENER)
+    program = compile_with(
+        aarch64_sdk, tmp_path / "opener.c", tmp_path / "opener", CROSS_C, "-std=c99"
+    )
     good = sorted((ROOT / "conformance/cases/bundles").iterdir())
     cases = [case for case in write_hostile(tmp_path / "hostile") if not case["late"]]
     hostile = [tmp_path / "hostile" / case["path"] for case in cases]
     emulator = ["qemu-aarch64", "-L", "/usr/aarch64-linux-gnu", "-E"]
-    command = [*emulator, f"LD_LIBRARY_PATH={sdk / 'lib'}", tmp_path / "opener", *good, *hostile]
+    command = [*emulator, f"LD_LIBRARY_PATH={aarch64_sdk / 'lib'}", program, *good, *hostile]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace")
     assert done.returncode == 0, done.stderr
     told = [line for line in done.stdout.splitlines() if re.match(r"\d+ ", line)]
     statuses = [line.split()[0] for line in told]
     assert len(hostile) > 300
     assert statuses == ["0"] * len(good) + ["100"] * len(hostile)
+
+
+#: What ONNX Runtime asks of a processor: qemu shows that of this machine, which ends the process.
+CPUINFO = """processor\t: 0
+BogoMIPS\t: 100.00
+Features\t: fp asimd evtstrm aes pmull sha1 sha2 crc32 cpuid
+CPU implementer\t: 0x41
+CPU architecture: 8
+CPU variant\t: 0x0
+CPU part\t: 0xd03
+CPU revision\t: 4
+
+"""
+
+
+@pytest.fixture(scope="module")
+def aarch64_engine(tmp_path_factory):
+    """ONNX Runtime for aarch64, of the version that is installed."""
+
+    def download(folder):
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--retries=1"]
+        command += ["--platform=manylinux_2_28_aarch64", "--only-binary=:all:", "--timeout=30"]
+        command += [f"onnxruntime=={version('onnxruntime')}", "--dest", folder]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+        except subprocess.TimeoutExpired:
+            pytest.skip("ONNX Runtime for aarch64 cannot be had: it takes too long")
+        if done.returncode:
+            reason = (done.stderr.strip() or "pip failed").splitlines()[-1]
+            pytest.skip(f"ONNX Runtime for aarch64 cannot be had: {reason}")
+        (wheel,) = folder.glob("*.whl")
+        with zipfile.ZipFile(wheel) as archive:
+            library = f"onnxruntime/capi/libonnxruntime.so.{version('onnxruntime')}"
+            archive.extract(library, folder)
+        wheel.unlink()
+
+    return once(tmp_path_factory, "onnxruntime-aarch64", download) / "onnxruntime" / "capi"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["attention"],
+        ["both", "--plan", "cut"],
+        ["floats"],
+        ["growing"],
+        ["off"],
+        ["policy"],
+        ["recurrent"],
+        ["captioner"],
+        ["decoder"],
+        ["painter"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_golden_samples_pass_on_aarch64(words, verify_on_aarch64):
+    """Calls, states and loops: of tokens (``captioner``, ``decoder``), of a latent."""
+    name, *options = words
+    done = verify_on_aarch64(*options, ROOT / "conformance/cases/bundles" / f"{name}.mmedge")
+    if name == "off":  # its golden sample is another network's
+        assert (done.returncode, done.stdout.splitlines()[-1]) == (1, "FAILS"), done.stderr
+        assert "'score' of stage" in done.stderr
+        return
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "passes"), done.stderr
+    used = float(re.search(r"worst +(\S+) of the tolerance", done.stdout)[1])
+    assert used < 0.1
+    assert f"on ort {version('onnxruntime')}" in done.stdout
+
+
+@pytest.fixture(scope="module")
+def verify_on_aarch64(aarch64_sdk, aarch64_engine, tmp_path_factory):
+    """Runs mmedge-verify for aarch64 with the library of the wheel."""
+    folder = tmp_path_factory.mktemp("verify")
+    source = ROOT / "cpp_ext/tools/verify.cpp"
+    program = compile_with(aarch64_sdk, source, folder / "mmedge-verify", CROSS, "-std=c++17")
+    (folder / "proc").mkdir()
+    (folder / "proc/cpuinfo").write_text(CPUINFO)
+    (folder / "lib").symlink_to("/usr/aarch64-linux-gnu/lib")
+    emulator = ["qemu-aarch64", "-L", folder, "-E", f"LD_LIBRARY_PATH={aarch64_sdk / 'lib'}"]
+    command = [*emulator, program, "--threads", "1", "--onnxruntime", aarch64_engine]
+
+    def run(*words):
+        return subprocess.run([*command, *words], capture_output=True, text=True)
+
+    return run
 
 
 def test_the_x86_64_wheel_installs_and_runs(wheels, tmp_path):
