@@ -5,7 +5,8 @@ spills are read from the compiler's report, the machine code's size from the ELF
 instructions that matter from the disassembly. No GPU is needed; nvcc is, and nvdisasm of CUDA 13.2
 or later for the instructions (``pip install nvidia-cuda-nvdisasm``; else they are left out).
 
-Run: ``python benchmarks/cuda_build.py``.
+Run: ``python benchmarks/cuda_build.py``. The tests go by what it wrote where its fingerprint is
+that of the sources and compilers, and else compile all of it.
 """
 
 from __future__ import annotations
@@ -215,6 +216,7 @@ def main() -> None:
     result = {
         "what": "CUDA kernels of segmented attention as compiled; nothing was run",
         "date": datetime.now(UTC).date().isoformat(),
+        "fingerprint": fingerprint(),
         "nvcc": version(find_nvcc()),
         "nvdisasm": version(find_nvdisasm()),
         "jobs": options.jobs,
