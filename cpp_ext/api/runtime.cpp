@@ -359,7 +359,9 @@ mmedge_status mmedge_pipeline_run(mmedge_pipeline* pipeline, const mmedge_tensor
 }
 
 void mmedge_pipeline_forget(mmedge_pipeline* pipeline) {
-  if (pipeline != nullptr) pipeline->pipeline->forget();
+  if (pipeline == nullptr) return;
+  pipeline->pipeline->forget();
+  if (pipeline->generate) pipeline->generate->forget();
 }
 
 mmedge_status mmedge_state_create(const mmedge_pipeline* pipeline, mmedge_state** state) {

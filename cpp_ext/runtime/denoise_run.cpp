@@ -12,8 +12,6 @@
 namespace mmedge::runtime {
 namespace {
 
-// Runs of a warm-up, and steps of each.
-constexpr int kWarmRuns = 3;
 constexpr int64_t kMaxElements = int64_t{1} << 31;
 
 bool same_shape(const TensorView& a, const TensorView& b) noexcept {
@@ -23,9 +21,7 @@ bool same_shape(const TensorView& a, const TensorView& b) noexcept {
 }  // namespace
 
 DenoiseRun::DenoiseRun(Pipeline* pipeline)
-    : pipeline_(*pipeline),
-      loop_(std::get<DenoiseLoop>(pipeline->network()->manifest().loop)),
-      step_(pipeline->network()->loop_stages().front()) {
+    : LoopRun(pipeline), loop_(std::get<DenoiseLoop>(pipeline->network()->manifest().loop)) {
   const Network& network = *pipeline_.network();
   const Manifest& manifest = network.manifest();
   const LoopStage& stage = step_.stage();
@@ -98,10 +94,10 @@ void DenoiseRun::reserve_for_call() {
 
 void DenoiseRun::warm_up(const NamedTensor* tensors, size_t count) {
   reserve_for_call();
-  for (int i = 0; i < kWarmRuns; ++i) {
+  for (int i = 0; i < kWarmLoopRuns; ++i) {
     bool taken = false;
     Code code = begin(tensors, count, {}, false, nullptr);
-    for (int step = 0; step < kWarmRuns && code == Code::kOk; ++step) code = this->step(&taken);
+    for (int step = 0; step < kWarmLoopRuns && code == Code::kOk; ++step) code = this->step(&taken);
     if (code != Code::kOk) throw Error(code, message());
     cancel();
     make_result();  // a schedule may have no estimate yet, which is no fault here
@@ -188,34 +184,15 @@ Code DenoiseRun::fit_unconditional() noexcept {
   return Code::kOk;
 }
 
-Code DenoiseRun::fail(Code code) noexcept {
-  give_up();
-  has_begun_ = false;
-  return code;
-}
-
 Code DenoiseRun::begin(const NamedTensor* tensors, size_t count, const DenoiseOptions& options,
                        bool cached, State* state) noexcept {
-  fail(Code::kOk);
-  if (state != nullptr) {
-    const Code code = state->acquire(pipeline_.network().get(), &error_);
-    if (code != Code::kOk) return code;
-  }
-  const Code code = begin_call(tensors, count, options, cached, state);
-  if (code == Code::kOk) {
-    state_ = state;
-    has_begun_ = is_open_ = true;
-  } else if (state != nullptr) {
-    state->release();
-  }
-  return code;
+  return begin_call(state, [&]() noexcept {
+    const Code code = compute(tensors, count, cached, state);
+    return code == Code::kOk ? begin_latent(options) : code;
+  });
 }
 
-Code DenoiseRun::begin_call(const NamedTensor* tensors, size_t count, const DenoiseOptions& options,
-                            bool cached, const State* state) noexcept {
-  Code code = pipeline_.compute(tensors, count, cached, state);
-  if (code == Code::kOk && state != nullptr) code = pipeline_.check_states();
-  if (code != Code::kOk) return error_.set(code, "%s", pipeline_.message());
+Code DenoiseRun::begin_latent(const DenoiseOptions& options) noexcept {
   pipeline_.find_loop_sizes(step_.stage(), -1, &first_sizes_);
   pipeline_.find_all_sizes(&sizes_);
   latent_view_ = shape_of(latent_spec_, latent_places_);
@@ -234,7 +211,7 @@ Code DenoiseRun::begin_call(const NamedTensor* tensors, size_t count, const Deno
                       static_cast<long long>(elements), static_cast<long long>(capacity_));
   }
   time_view_.data = time_memory_.data();
-  code = step_.begin(pipeline_, first_sizes_.data(), nullptr, &error_);
+  Code code = step_.begin(pipeline_, first_sizes_.data(), nullptr, &error_);
   if (code == Code::kOk && unconditional_) {
     code = unconditional_->begin(pipeline_, first_sizes_.data(), nullptr, &error_);
     if (code == Code::kOk) code = fit_unconditional();
@@ -270,8 +247,7 @@ Code DenoiseRun::predict(LoopSlot* loop_slot, const float** prediction) noexcept
 
 Code DenoiseRun::step(bool* taken) noexcept {
   *taken = false;
-  if (!has_begun_) return error_.set(Code::kInput, "no loop was begun; call mmedge_loop_begin()");
-  if (!is_open_) return Code::kOk;
+  if (const Code code = check_begun(); code != Code::kOk || !is_open_) return code;
   if (progress_->prepare(now())) {
     progress_->fill_time(time_view_);
     const float* prediction = nullptr;
@@ -284,30 +260,13 @@ Code DenoiseRun::step(bool* taken) noexcept {
     progress_->finish_step(prediction);
     *taken = true;
   }
-  if (progress_->finish() != LoopFinish::kNone) leave();
+  return progress_->finish() == LoopFinish::kNone ? Code::kOk : leave();
+}
+
+// That of the loop itself is of one call.
+Code DenoiseRun::leave_states(State* state) noexcept {
+  ++state->position;
   return Code::kOk;
-}
-
-void DenoiseRun::leave() noexcept {
-  is_open_ = false;
-  if (state_ == nullptr) return;
-  pipeline_.leave_states(state_);
-  ++state_->position;
-  state_->release();
-  state_ = nullptr;
-}
-
-void DenoiseRun::cancel() noexcept {
-  if (!is_open_) return;
-  progress_->cancel();
-  leave();
-}
-
-void DenoiseRun::give_up() noexcept {
-  if (is_open_) progress_->cancel();
-  is_open_ = false;
-  if (state_ != nullptr) state_->release();
-  state_ = nullptr;
 }
 
 Code DenoiseRun::make_result() noexcept {

@@ -10,8 +10,7 @@
 #include <vector>
 
 #include "execution/denoise_step.h"
-#include "loop_slot.h"
-#include "pipeline.h"
+#include "loop_run.h"
 
 namespace mmedge::runtime {
 
@@ -22,13 +21,11 @@ struct DenoiseOptions {
   double deadline = std::numeric_limits<double>::infinity();
 };
 
-class DenoiseRun {
+class DenoiseRun final : public LoopRun {
  public:
   // The pipeline stays as long as this does. Throws Error.
   explicit DenoiseRun(Pipeline* pipeline);
   ~DenoiseRun() { give_up(); }
-  DenoiseRun(const DenoiseRun&) = delete;
-  DenoiseRun& operator=(const DenoiseRun&) = delete;
 
   // Sets aside what a latent of so many elements needs. Throws Error(kInput), std::bad_alloc.
   void reserve(int64_t elements);
@@ -41,9 +38,6 @@ class DenoiseRun {
   Code begin(const NamedTensor* tensors, size_t count, const DenoiseOptions& options, bool cached,
              State* state) noexcept;
   Code step(bool* taken) noexcept;
-  void cancel() noexcept;
-  void give_up() noexcept;
-  bool has_begun() const noexcept { return has_begun_; }
 
   // Makes what the loop gives, for output(); kInput where there is no estimate: is_late() says
   // whether the deadline is why.
@@ -56,17 +50,14 @@ class DenoiseRun {
   // As it is now.
   TensorView latent() const noexcept;
 
-  const char* message() const noexcept { return error_.text; }
-
  private:
   TensorView shape_of(const TensorSpec& spec, const std::vector<int>& places) const noexcept;
   Code take_noise(const TensorView& noise) noexcept;
   Code fit_unconditional() noexcept;
   Code predict(LoopSlot* slot, const float** prediction) noexcept;
-  Code fail(Code code) noexcept;
-  void leave() noexcept;
-  Code begin_call(const NamedTensor* tensors, size_t count, const DenoiseOptions& options, bool cached,
-                  const State* state) noexcept;
+  Code begin_latent(const DenoiseOptions& options) noexcept;
+  void stop() noexcept override { progress_->cancel(); }
+  Code leave_states(State* state) noexcept override;
 
   // What stands for an input in the unconditional run.
   struct Replacement {
@@ -78,10 +69,8 @@ class DenoiseRun {
   };
   TensorView shape_of(const Replacement& replacement) const noexcept;
 
-  Pipeline& pipeline_;
   const DenoiseLoop& loop_;
   std::shared_ptr<const Samples> samples_;
-  LoopSlot step_;
   std::optional<LoopSlot> unconditional_, decoder_;
   std::vector<Replacement> replacements_;
   size_t latent_ = 0, time_ = 0, prediction_ = 0, decoder_latent_ = 0;  // places in the stages
@@ -94,9 +83,6 @@ class DenoiseRun {
   TensorView latent_view_, time_view_;
   std::vector<uint8_t> time_memory_;
   const float* result_ = nullptr;
-  State* state_ = nullptr;
-  bool has_begun_ = false, is_open_ = false;
-  CallError error_;
 };
 
 }  // namespace mmedge::runtime

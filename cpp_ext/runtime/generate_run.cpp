@@ -2,7 +2,10 @@
 #include "generate_run.h"
 
 #include <algorithm>
+#include <cstring>
+#include <utility>
 
+#include "bundle/sha256.h"
 #include "clock.h"
 #include "error.h"
 #include "schema/constraints.h"
@@ -10,15 +13,27 @@
 namespace mmedge::runtime {
 namespace {
 
-// Runs of a warm-up, and steps of each.
-constexpr int kWarmRuns = 3;
+TensorView shaped(DType dtype, int64_t rows, int64_t columns) noexcept {
+  TensorView view;
+  view.dtype = dtype;
+  view.rank = 2;
+  view.shape[0] = rows, view.shape[1] = columns;
+  return view;
+}
+
+// Dtype, sizes and bytes.
+void hash(const TensorView& tensor, Sha256* digest) noexcept {
+  int64_t head[kMaxRank + 2] = {static_cast<int64_t>(tensor.dtype),
+                                static_cast<int64_t>(tensor.rank)};
+  std::copy_n(tensor.shape, tensor.rank, head + 2);
+  digest->update({reinterpret_cast<const uint8_t*>(head), sizeof head});
+  if (tensor.bytes() > 0) digest->update({static_cast<const uint8_t*>(tensor.data), tensor.bytes()});
+}
 
 }  // namespace
 
 GenerateRun::GenerateRun(Pipeline* pipeline)
-    : pipeline_(*pipeline),
-      loop_(*pipeline->network()->token_loop()),
-      step_(pipeline->network()->loop_stages().front()) {
+    : LoopRun(pipeline), loop_(*pipeline->network()->token_loop()) {
   const Network& network = *pipeline_.network();
   const Manifest& manifest = network.manifest();
   const Session& session = *step_.stage().session;
@@ -42,6 +57,13 @@ GenerateRun::GenerateRun(Pipeline* pipeline)
   if (const Axis& words = logits.shape.back(); words.is_dynamic()) {
     const Dimension& limits = manifest.dimensions.at(words.dimension);
     capacity_.vocabulary = limits.max.value_or(limits.opt);
+  }
+  // What is behind a stage with state depends on more than the inputs.
+  const auto has_state = [](const PlanStage& stage) { return stage.first != nullptr; };
+  if (network.options().cache && !loop_.loop.whole_prompt &&
+      std::none_of(network.stages().begin(), network.stages().end(), has_state)) {
+    prefixes_.emplace(step_.stage().states.size());
+    digests_.resize(manifest.modalities.size());
   }
 }
 
@@ -82,13 +104,13 @@ void GenerateRun::reserve_for_call() {
 
 void GenerateRun::warm_up(const NamedTensor* tensors, size_t count) {
   reserve_for_call();
-  for (int i = 0; i < kWarmRuns; ++i) {
+  for (int i = 0; i < kWarmLoopRuns; ++i) {
     // Zeros may choose the end at once.
     GenerateOptions options;
     options.stop = TokenList{};
     bool taken = false;
     Code code = begin(tensors, count, options, false, nullptr);
-    for (int step = 0; step < kWarmRuns && code == Code::kOk; ++step) code = this->step(&taken);
+    for (int step = 0; step < kWarmLoopRuns && code == Code::kOk; ++step) code = this->step(&taken);
     if (code != Code::kOk) throw Error(code, message());
   }
   give_up();
@@ -100,38 +122,46 @@ void GenerateRun::find_sizes() noexcept {
   pipeline_.find_loop_sizes(step_.stage(), prompt_ ? static_cast<int>(*prompt_) : -1, &sizes_);
 }
 
-Code GenerateRun::fail(Code code) noexcept {
-  give_up();
-  has_begun_ = false;
-  return code;
-}
-
 Code GenerateRun::begin(const NamedTensor* tensors, size_t count, const GenerateOptions& options,
                         bool cached, State* state) noexcept {
-  fail(Code::kOk);
-  if (state != nullptr) {
-    const Code code = state->acquire(pipeline_.network().get(), &error_);
+  return begin_call(state, [&]() noexcept {
+    Code code = check_generate_options(options, loop_.loop, loop_.most_token, &error_);
+    if (code == Code::kOk) code = compute(tensors, count, cached, state);
+    if (code == Code::kOk) code = begin_tokens(options, state);
     if (code != Code::kOk) return code;
-  }
-  const Code code = begin_call(tensors, count, options, cached, state);
-  if (code == Code::kOk) {
-    state_ = state;
-    has_begun_ = is_open_ = true;
-  } else if (state != nullptr) {
-    state->release();
-  }
-  return code;
+    // What an earlier call left may be anything: nothing else begins so.
+    const bool is_forgotten = std::exchange(is_forgotten_, false);
+    has_key_ = cached && prefixes_ && !is_forgotten && (state == nullptr || state->is_new());
+    if (prefixes_) find_key();
+    is_first_ = true;
+    whole_ = nullptr;
+    return code;
+  });
 }
 
-Code GenerateRun::begin_call(const NamedTensor* tensors, size_t count, const GenerateOptions& options,
-                             bool cached, const State* state) noexcept {
-  Code code = check_generate_options(options, loop_.loop, loop_.most_token, &error_);
-  if (code != Code::kOk) return code;
-  code = pipeline_.compute(tensors, count, cached, state);
-  if (code == Code::kOk && state != nullptr) code = pipeline_.check_states();
-  if (code != Code::kOk) return error_.set(code, "%s", pipeline_.message());
-  find_sizes();
+// Hashes what is not known to be the same as before.
+void GenerateRun::find_key() noexcept {
+  Sha256 all;
+  for (size_t m = 0; m < digests_.size(); ++m) {
+    if (!pipeline_.is_held(m)) digests_[m].reset();
+    if (!has_key_) continue;
+    if (!digests_[m]) {
+      Sha256 each;
+      const Inputs& inputs = pipeline_.network()->inputs();
+      const size_t first = inputs.first_input(m);
+      const size_t count = pipeline_.network()->manifest().modalities[m].inputs.size();
+      for (size_t place = first; place < first + count; ++place) {
+        if (place != prompt_) hash(pipeline_.input(place), &each);
+      }
+      digests_[m] = each.digest();
+    }
+    all.update({digests_[m]->data(), digests_[m]->size()});
+  }
+  if (has_key_) key_ = all.digest();
+}
 
+Code GenerateRun::begin_tokens(const GenerateOptions& options, const State* state) noexcept {
+  find_sizes();
   GenerateCall call;
   if (prompt_) call.prompt = pipeline_.input(*prompt_);
   int64_t rows = loop_.token.shape[0].size;
@@ -161,22 +191,70 @@ Code GenerateRun::begin_call(const NamedTensor* tensors, size_t count, const Gen
                       static_cast<long long>(capacity_.batch),
                       static_cast<long long>(capacity_.first_tokens));
   }
-  code = step_.begin(pipeline_, sizes_.data(), state, &error_);
+  Code code = step_.begin(pipeline_, sizes_.data(), state, &error_);
   if (code != Code::kOk) return code;
   for (size_t i = 0; i < growing_.size(); ++i) {
     growing_sizes_[i] = step_.size_along(growing_[i], loop_.growing[i].axis);
   }
   call.state_sizes = growing_sizes_.data();
-  code = progress_->begin(call, options, &error_);
+  return progress_->begin(call, options, &error_);
+}
+
+// Begins with what an earlier call left. `*taken`: that was all of the first tokens, and the first
+// choice was made.
+Code GenerateRun::reuse_prefix(bool* taken) noexcept {
+  if (!has_key_) return Code::kOk;
+  int64_t common = 0;
+  const Prefix* prefix = prefixes_->best(*progress_, key_, &common);
+  if (prefix == nullptr) return Code::kOk;
+  const int64_t left_out = prefix->tokens.view().shape[1] - common;
+  const Code code = step_.begin_after(prefix->states, left_out, &error_);
   if (code != Code::kOk) return code;
-  return Code::kOk;
+  progress_->skip(common);
+  if (common < progress_->first_count()) return code;
+  whole_ = prefix;
+  *taken = true;
+  return progress_->accept(prefix->scores.view(), now(), &error_);
+}
+
+// Keeps what the run of the last first tokens left, for calls that begin with the same.
+Code GenerateRun::keep_prefix() noexcept {
+  int64_t stride = 0;
+  const TensorView last = scores(&stride);
+  const int64_t rows = progress_->batch(), count = progress_->first_count();
+  if (last.rank != 2 || last.shape[0] != rows) return Code::kOk;  // accept() refuses it
+  TensorView kept = shaped(last.dtype, rows, last.shape[1]);
+  const TensorView tokens = shaped(DType::kInt64, rows, count);
+  const size_t bytes = step_.state_bytes() + kept.bytes() +
+                       static_cast<size_t>(rows * count) * item_size(loop_.token.dtype);
+  Prefix* prefix = prefixes_->add(bytes);
+  RunSlot& slot = step_.slot();
+  if (prefix == nullptr || slot.make_tensor(kept, &prefix->scores) != Code::kOk ||
+      slot.make_tensor(tokens, &prefix->tokens) != Code::kOk) {
+    return Code::kOk;
+  }
+  prefix->key = key_;
+  std::copy_n(progress_->first_tokens(), rows * count,
+              static_cast<int64_t*>(prefix->tokens.view().data));
+  const size_t item = item_size(last.dtype), row = static_cast<size_t>(last.shape[1]) * item;
+  for (int64_t i = 0; i < rows; ++i) {
+    std::memcpy(static_cast<uint8_t*>(prefix->scores.view().data) + static_cast<size_t>(i) * row,
+                static_cast<const uint8_t*>(last.data) + static_cast<size_t>(i * stride) * item, row);
+  }
+  const Code code = step_.keep(&prefix->states, &error_);
+  if (code != Code::kOk) prefix->tokens = Value();
+  return code;
 }
 
 Code GenerateRun::step(bool* taken) noexcept {
   *taken = false;
-  if (!has_begun_) return error_.set(Code::kInput, "no loop was begun; call mmedge_loop_begin()");
+  if (const Code code = check_begun(); code != Code::kOk || !is_open_) return code;
+  if (is_first_) {
+    is_first_ = false;
+    if (const Code code = reuse_prefix(taken); code != Code::kOk) return fail(code);
+  }
   TokenRun run;
-  while (is_open_ && progress_->next_run(now(), &run)) {
+  while (!*taken && progress_->next_run(now(), &run)) {
     RunSlot& slot = step_.slot();
     Code code = slot.set_input(token_, run.token);
     if (code == Code::kOk && run.position.data != nullptr) {
@@ -184,45 +262,30 @@ Code GenerateRun::step(bool* taken) noexcept {
     }
     if (code != Code::kOk) return fail(error_.set(code, "%s", slot.message()));
     if (code = step_.run(&error_); code != Code::kOk) return fail(code);
-    code = progress_->accept(slot.output(logits_), now(), &error_);
+    const bool is_kept = has_key_ && run.are_scores_used && progress_->index() == 0;
+    whole_ = nullptr;
+    if (is_kept) code = keep_prefix();
+    if (code == Code::kOk) code = progress_->accept(slot.output(logits_), now(), &error_);
     if (code != Code::kOk) return fail(code);
-    if (!run.are_scores_used) continue;
-    *taken = true;
-    break;
+    *taken = run.are_scores_used;
   }
-  if (is_open_ && progress_->finish() != LoopFinish::kNone) leave();
-  return Code::kOk;
+  return progress_->finish() == LoopFinish::kNone ? Code::kOk : leave();
 }
 
-void GenerateRun::leave() noexcept {
-  is_open_ = false;
-  if (state_ == nullptr) return;
-  pipeline_.leave_states(state_);
-  step_.leave(state_);
-  state_->position = progress_->taken();
-  state_->choices = progress_->choices();
-  state_->pending_rows = progress_->batch();
-  state_->pending_count = progress_->pending_count();
-  progress_->write_pending(state_->pending.data());
-  state_->release();
-  state_ = nullptr;
-}
-
-void GenerateRun::cancel() noexcept {
-  if (!is_open_) return;
-  progress_->cancel();
-  leave();
-}
-
-void GenerateRun::give_up() noexcept {
-  if (is_open_) progress_->cancel();
-  is_open_ = false;
-  if (state_ != nullptr) state_->release();
-  state_ = nullptr;
+Code GenerateRun::leave_states(State* state) noexcept {
+  const Code code = step_.leave(state, &error_);
+  if (code != Code::kOk) return code;
+  state->position = progress_->taken();
+  state->choices = progress_->choices();
+  state->pending_rows = progress_->batch();
+  state->pending_count = progress_->pending_count();
+  progress_->write_pending(state->pending.data());
+  return code;
 }
 
 TensorView GenerateRun::scores(int64_t* stride) const noexcept {
-  const TensorView& logits = const_cast<LoopSlot&>(step_).slot().output(logits_);
+  const TensorView& logits =
+      whole_ != nullptr ? whole_->scores.view() : const_cast<LoopSlot&>(step_).slot().output(logits_);
   TensorView view = logits;
   const int64_t words = logits.rank > 0 ? logits.shape[logits.rank - 1] : 0;
   const int64_t each = logits.rank == 3 ? logits.shape[1] : 1;

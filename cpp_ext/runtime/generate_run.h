@@ -1,26 +1,24 @@
 // The loop `generate` of a loaded network in one handle: what is before it, and token after token.
 //
-// mmedge/execution/generate.py is the reference. No prefix is kept from call to call, which changes
-// no bit.
+// mmedge/execution/generate.py is the reference.
 #ifndef MMEDGE_RUNTIME_GENERATE_RUN_H_
 #define MMEDGE_RUNTIME_GENERATE_RUN_H_
 
+#include <array>
 #include <optional>
 #include <vector>
 
 #include "execution/generate_state.h"
-#include "loop_slot.h"
-#include "pipeline.h"
+#include "execution/prefix_cache.h"
+#include "loop_run.h"
 
 namespace mmedge::runtime {
 
-class GenerateRun {
+class GenerateRun final : public LoopRun {
  public:
   // The pipeline stays as long as this does. Throws Error(kBackend).
   explicit GenerateRun(Pipeline* pipeline);
   ~GenerateRun() { give_up(); }
-  GenerateRun(const GenerateRun&) = delete;
-  GenerateRun& operator=(const GenerateRun&) = delete;
 
   // Sets aside what calls of so many rows and first tokens of each need. Throws Error(kInput) for
   // numbers out of range.
@@ -32,26 +30,22 @@ class GenerateRun {
   void reserve_for_call();
   // Rows that memory is set aside for.
   int64_t most_rows() const noexcept { return capacity_.batch; }
+  // Has the next call run all of its first tokens.
+  void forget() noexcept { is_forgotten_ = true; }
   // Tokens that a State has to have room for.
   size_t pending_room() const noexcept {
     return static_cast<size_t>(capacity_.batch * capacity_.first_tokens);
   }
 
   // Runs the stages before the loop, and begins it. What an earlier call began is given up, and its
-  // State is as it was. The deadline of `options` is a time of now(). After another code than kOk
-  // message() says why.
+  // State is as it was. `cached`: as for Pipeline::run(), and first tokens that a cached call began
+  // with are not run again where its other inputs were the same. The deadline of `options` is a time
+  // of now(). After another code than kOk message() says why.
   Code begin(const NamedTensor* tensors, size_t count, const GenerateOptions& options, bool cached,
              State* state) noexcept;
   // Chooses a token for each row; `*taken` says whether there was one to choose. When the loop has
   // ended, its states are in the State.
   Code step(bool* taken) noexcept;
-  // Takes no more steps; the State holds what there is so far.
-  void cancel() noexcept;
-  // Ends a loop that is under way and leaves the State as it was.
-  void give_up() noexcept;
-
-  // Whether there is a call whose steps or results can be asked for.
-  bool has_begun() const noexcept { return has_begun_; }
   const GenerateState& progress() const noexcept { return *progress_; }
   // What the stage gave for the last choice, [batch, vocabulary] with `*stride` elements from row to
   // row; valid until the next step.
@@ -60,18 +54,16 @@ class GenerateRun {
   TensorView tokens() noexcept;
   TensorView lengths() noexcept;
 
-  const char* message() const noexcept { return error_.text; }
-
  private:
   void find_sizes() noexcept;
-  void leave() noexcept;
-  Code begin_call(const NamedTensor* tensors, size_t count, const GenerateOptions& options, bool cached,
-                  const State* state) noexcept;
-  Code fail(Code code) noexcept;
+  Code begin_tokens(const GenerateOptions& options, const State* state) noexcept;
+  void find_key() noexcept;
+  Code reuse_prefix(bool* taken) noexcept;
+  Code keep_prefix() noexcept;
+  void stop() noexcept override { progress_->cancel(); }
+  Code leave_states(State* state) noexcept override;
 
-  Pipeline& pipeline_;
   const TokenLoop& loop_;
-  LoopSlot step_;
   size_t token_ = 0, position_ = 0, logits_ = 0;  // places in the stage
   std::optional<size_t> prompt_;                  // the tokens' place among the network's inputs
   int rows_dimension_ = -1;
@@ -80,9 +72,15 @@ class GenerateRun {
   GenerateCapacity capacity_;
   std::optional<GenerateState> progress_;
   std::vector<int64_t> tokens_, lengths_;
-  State* state_ = nullptr;
-  bool has_begun_ = false, is_open_ = false;
-  CallError error_;
+
+  std::optional<PrefixCache> prefixes_;  // none where calls cannot begin with what others left
+  // Of each modality's inputs without the loop's tokens, where they are known; and of all of them.
+  std::vector<std::optional<std::array<uint8_t, 32>>> digests_;
+  std::array<uint8_t, 32> key_{};
+  bool has_key_ = false;        // whether this call may begin with what others left, and is kept
+  bool is_forgotten_ = false;
+  bool is_first_ = false;       // no run or choice was asked for yet
+  const Prefix* whole_ = nullptr;  // whose scores are those of the last choice
 };
 
 }  // namespace mmedge::runtime

@@ -30,13 +30,24 @@ class LoopSlot {
   // Runs once; the next run begins with the states that this one left.
   Code run(CallError* error) noexcept;
 
-  // Moves the states of the last run to `state`.
-  void leave(State* state) noexcept;
+  // Begins with the states that keep() gave, where the last `left_out` tokens of those that they hold
+  // are not this call's. They stay as long as the call.
+  Code begin_after(const std::vector<Value>& states, int64_t left_out, CallError* error) noexcept;
+  // Gives the states of the last run to `states`; the slot goes on with them, so they stay as long as
+  // the call. How many bytes those are.
+  Code keep(std::vector<Value>* states, CallError* error) noexcept;
+  size_t state_bytes() const noexcept;
+
+  // Moves the states of the last run to `state`; kBackend, and it is as it was, where there is no
+  // memory for what is not the slot's alone.
+  Code leave(State* state, CallError* error) noexcept;
 
  private:
   const LoopStage& stage_;
   std::unique_ptr<RunSlot> slot_;
   FirstMemory first_;
+  std::vector<Value> parts_, copies_;  // by state
+  bool are_lent_ = false;              // whether the slot's states are another's
 };
 
 }  // namespace mmedge::runtime

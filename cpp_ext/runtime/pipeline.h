@@ -157,6 +157,8 @@ class Pipeline {
   const Value& made(size_t stage, size_t boundary) const noexcept {
     return values_[stage][boundary];
   }
+  // Whether the last call's inputs of a modality are those of the cached call before it.
+  bool is_held(size_t modality) const noexcept { return held_[modality].skip; }
   // Sizes of dimensions in the last call, by what a stage of the loop takes and by the network's
   // inputs without the one at `left_out`; -1: all.
   void find_loop_sizes(const LoopStage& stage, int left_out,

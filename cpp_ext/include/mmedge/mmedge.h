@@ -263,7 +263,8 @@ typedef struct mmedge_loop_options {
   int64_t forced_count;
   const mmedge_tensor* noise; /* of `denoise`: the first noise, float32, before it is scaled, whose name
                              is not looked at; NULL: normal numbers of the seed */
-  int32_t cached;         /* 0: encoders run again even where their modality holds what it held */
+  int32_t cached;         /* 0: encoders run again even where their modality holds what it held, and
+                             first tokens even where an earlier call began with them */
 } mmedge_loop_options;
 
 #define MMEDGE_LOOP_OPTIONS \

@@ -122,6 +122,13 @@ class RunSlot {
   // What feed_back left at an input; the caller's from now on. Empty where the slot owns nothing.
   virtual Value take_input(size_t index) noexcept = 0;
 
+  // A tensor of this type and these sizes, and a copy of what an input is at present, in memory of the
+  // engine. kBackend where there is none: then no call begins with what another one left.
+  virtual Code make_tensor(const TensorView& /*shape*/, Value* /*out*/) noexcept {
+    return Code::kBackend;
+  }
+  virtual Code copy_input(size_t /*index*/, Value* /*out*/) noexcept { return Code::kBackend; }
+
   virtual const char* message() const noexcept = 0;
 };
 

@@ -200,6 +200,19 @@ Value BufferedSlot::take_output(size_t index) noexcept {
   return value;
 }
 
+Code BufferedSlot::make_tensor(const TensorView& shape, Value* out) noexcept {
+  TensorView view = shape;
+  view.data = nullptr;
+  *out = pool_.copy(view);
+  return *out ? Code::kOk : out_of_memory();
+}
+
+Code BufferedSlot::copy_input(size_t index, Value* out) noexcept {
+  if (!input(index).data) return fail(Code::kInput, "input %zu is not set", index);
+  *out = pool_.copy(input(index));
+  return *out ? Code::kOk : out_of_memory();
+}
+
 Value BufferedSlot::take_input(size_t index) noexcept {
   if (index >= inputs_.size() || !inputs_[index].held) return Value();
   if (copy_held(index) != Code::kOk) return Value();

@@ -29,6 +29,8 @@ class BufferedSlot : public RunSlot {
   Value take_output(size_t index) noexcept final;
   const TensorView& input(size_t index) const noexcept final;
   Value take_input(size_t index) noexcept final;
+  Code make_tensor(const TensorView& shape, Value* out) noexcept final;
+  Code copy_input(size_t index, Value* out) noexcept final;
   const char* message() const noexcept final { return message_; }
 
  protected:

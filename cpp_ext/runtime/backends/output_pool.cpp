@@ -74,7 +74,7 @@ Value OutputPool::copy(const TensorView& tensor) noexcept {
   }
   Buffer* buffer = *place;
   buffer->state.store(kHeld, std::memory_order_relaxed);
-  if (bytes > 0) std::memcpy(buffer->data(), tensor.data, bytes);
+  if (bytes > 0 && tensor.data != nullptr) std::memcpy(buffer->data(), tensor.data, bytes);
   TensorView view = tensor;
   view.data = buffer->data();
   return {&kTag, buffer, release, view};

@@ -17,7 +17,7 @@ class OutputPool {
   OutputPool(const OutputPool&) = delete;
   OutputPool& operator=(const OutputPool&) = delete;
 
-  // A copy of a tensor, at a multiple of 64 bytes. Allocates only where no free buffer is large
+  // A copy of a tensor, or room for one without data, at a multiple of 64 bytes. Allocates only where no free buffer is large
   // enough. Empty: memory is exhausted.
   Value copy(const TensorView& tensor) noexcept;
 

@@ -68,6 +68,27 @@ def test_a_call_allocates_frees_and_locks_nothing(installed, vqa):
     assert engine > 0
 
 
+@pytest.mark.parametrize(
+    ("bundle", "variant"),
+    [
+        ("completer", "ort-fp32-cpu"),
+        ("captioner", "ort-fp32-cpu"),
+        ("speller", "ort-fp32-cpu"),
+        ("decoder", "ort-fp32-cpu"),
+        ("decoder", "ort-fp32-cpu-in_place"),
+        ("painter", "ort-fp32-cpu"),
+        ("state", "ort-fp32-cpu"),
+    ],
+)
+def test_loops_and_states_allocate_free_and_lock_nothing(installed, bundle, variant):
+    path, library = CASES / f"{bundle}.mmedge", installed_onnxruntime()
+    out = check(installed / "pipeline_allocations", path, library, "whole", 50, variant)
+    good, *ours, engine = map(int, out.split())
+    # Loops to their end and cancelled, greedy and drawn, alone and with a state that is reset.
+    assert (good, ours) == (1, [0, 0, 0])
+    assert engine > 0
+
+
 def test_an_example_is_built_against_it_and_gives_what_python_gives(installed, vqa, tmp_path):
     check(
         *("cmake", "-S", ROOT / "examples/cpp", "-B", tmp_path / "build"),

@@ -333,4 +333,13 @@ Value InPlaceSlot::take_input(size_t index) noexcept {
   return capacity_ > 0 && state->is_set ? take(state, length_) : Value();
 }
 
+Code InPlaceSlot::copy_input(size_t index, Value* out) noexcept {
+  const State* state = find(index, &InPlaceCache::Pair::input);
+  if (state == nullptr) return slot_.copy_input(index, out);
+  if (!state->is_set) return slot_.fail(Code::kInput, "input %zu is not set", index);
+  const Code code = slot_.make_tensor(state->before, out);
+  if (code == Code::kOk) spread(slot_.input(index), state->before.shape[kLength], out->view());
+  return code;
+}
+
 }  // namespace mmedge::runtime::onnxruntime

@@ -61,6 +61,10 @@ class InPlaceSlot final : public RunSlot {
   Value take_output(size_t index) noexcept override;
   const TensorView& input(size_t index) const noexcept override;
   Value take_input(size_t index) noexcept override;
+  Code make_tensor(const TensorView& shape, Value* out) noexcept override {
+    return slot_.make_tensor(shape, out);
+  }
+  Code copy_input(size_t index, Value* out) noexcept override;
   const char* message() const noexcept override { return slot_.message(); }
 
  private:

@@ -3,6 +3,7 @@
 
 #include <cstdarg>
 #include <cstdio>
+#include <cstring>
 #include <utility>
 
 namespace mmedge::runtime::onnxruntime {
@@ -148,6 +149,14 @@ Code OrtRunSlot::make_tensor(const TensorView& shape, Value* out) noexcept {
   if (const Code code = view(value, &seen); code != Code::kOk) return code;
   *out = own(made.leave(), seen);
   return Code::kOk;
+}
+
+Code OrtRunSlot::copy_input(size_t index, Value* out) noexcept {
+  const TensorView from = input(index);
+  if (from.data == nullptr) return fail(Code::kInput, "input %zu is not set", index);
+  const Code code = make_tensor(from, out);
+  if (code == Code::kOk) std::memcpy(out->view().data, from.data, from.bytes());
+  return code;
 }
 
 Value OrtRunSlot::own(void* tensor, const TensorView& view) const noexcept {

@@ -52,10 +52,10 @@ class OrtRunSlot final : public RunSlot {
   Value take_output(size_t index) noexcept override;
   const TensorView& input(size_t index) const noexcept override;
   Value take_input(size_t index) noexcept override;
+  Code make_tensor(const TensorView& shape, Value* out) noexcept override;
+  Code copy_input(size_t index, Value* out) noexcept override;
   const char* message() const noexcept override { return message_; }
 
-  // A tensor of this type and these sizes, in memory of the engine.
-  Code make_tensor(const TensorView& shape, Value* out) noexcept;
   // What ONNX Runtime made, as a value that is seen as `view`.
   Value own(void* tensor, const TensorView& view) const noexcept;
   Code fail(Code code, const char* format, ...) noexcept __attribute__((format(printf, 3, 4)));
