@@ -265,3 +265,13 @@ def test_the_page_of_the_c_api_has_every_name_of_the_headers():
     names = {name for name in names if not name.endswith("_H_")}
     assert len(names) > 100
     assert [name for name in sorted(names) if name not in page] == []
+
+
+def test_real_time_calls_are_told_from_those_that_make_and_free(monkeypatch):
+    monkeypatch.syspath_prepend(str(DOCS))
+    c_reference = importlib.import_module("c_reference")
+    told = dict(call for header in c_reference.headers() for call in header.functions())
+    for name in ("pipeline_run", "loop_step", "stream_push", "stream_poll", "stream_take"):
+        assert told[f"mmedge_{name}"], name
+    for name in ("bundle_open", "pipeline_load", "pipeline_warm_up", "stream_open", "stream_close"):
+        assert not told[f"mmedge_{name}"], name
