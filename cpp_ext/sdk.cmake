@@ -47,11 +47,25 @@ install(TARGETS mmedge EXPORT mmedgeTargets LIBRARY DESTINATION ${libraries})
 
 # Not in a wheel, which has `mmedge verify`: a program asks for the C library that it was built with.
 if(NOT SKBUILD)
+  # Readers of recordings, which are no part of libmmedge.
+  file(GLOB recording CONFIGURE_DEPENDS tools/recording/*.cpp)
+  add_library(mmedge_recording STATIC EXCLUDE_FROM_ALL ${recording})
+  target_include_directories(mmedge_recording PUBLIC tools)
+  target_link_libraries(mmedge_recording PUBLIC mmedge_runtime)
+  if(TARGET recording_probe)
+    target_link_libraries(recording_probe PRIVATE mmedge_recording)
+  endif()
+
   add_executable(mmedge-verify tools/verify.cpp)
-  target_link_libraries(mmedge-verify PRIVATE mmedge)
+  add_executable(mmedge-replay tools/replay.cpp tools/player.cpp tools/result_lines.cpp
+                 tools/survey.cpp)
+  target_link_libraries(mmedge-replay PRIVATE mmedge_recording)
   file(RELATIVE_PATH up /p/${CMAKE_INSTALL_BINDIR} /p/${libraries})
-  set_target_properties(mmedge-verify PROPERTIES INSTALL_RPATH "$ORIGIN/${up}")
-  install(TARGETS mmedge-verify RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+  foreach(tool mmedge-verify mmedge-replay)
+    target_link_libraries(${tool} PRIVATE mmedge)
+    set_target_properties(${tool} PROPERTIES INSTALL_RPATH "$ORIGIN/${up}")
+  endforeach()
+  install(TARGETS mmedge-verify mmedge-replay RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
 endif()
 
 install(DIRECTORY include/mmedge DESTINATION ${sdk}include)

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from mmedge.stream.clock import SimulatedClock
     from mmedge.stream.policies import Policy
 
-__all__ = ["SECONDS", "StreamRun", "bench_stream", "replay"]
+__all__ = ["SECONDS", "StreamRun", "bench_stream", "check_fits", "replay"]
 
 #: Default seconds of golden samples.
 SECONDS = 10.0
@@ -87,7 +87,7 @@ def replay(
     """
     if not 0.0 < speed < float("inf"):
         raise InputError(f"speed must be above 0, got {speed}")
-    _check_fits(pipe, recording, trigger)
+    check_fits(pipe, recording, trigger)
     pipe.use_plan(pipe.bundle.manifest.stream_plan(pipe.variant))
     recording = plan_replay(
         recording, speed=speed, skip_gaps=skip_gaps, say=say, waits=clock is None
@@ -181,7 +181,7 @@ def bench_stream(
         pipe.use_plan(pipe.bundle.manifest.stream_plan(pipe.variant))
         last = trigger if isinstance(trigger, str) else None
         source: Recording = opened or Golden(pipe.bundle, seconds=seconds, last=last)
-        _check_fits(pipe, source, trigger)
+        check_fits(pipe, source, trigger)
         # Before anything takes time: a recording that cannot be replayed is refused at once.
         source = plan_replay(source, skip_gaps=skip_gaps, say=say)
         first = FirstCall.of(pipe, path, tell)
@@ -243,7 +243,12 @@ def bench_stream(
     )
 
 
-def _check_fits(pipe: Pipeline, recording: Recording, trigger: str | float) -> None:
+def check_fits(pipe: Pipeline, recording: Recording, trigger: str | float) -> None:
+    """Make sure that a recording can be replayed.
+
+    Raises:
+        InputError: it has other modalities than the bundle, or lacks what triggers.
+    """
     read_trigger(trigger, pipe.bundle.manifest)
     names = [modality.name for modality in pipe.bundle.manifest.modalities]
     for name in recording.modalities:

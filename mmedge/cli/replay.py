@@ -10,9 +10,12 @@ from typing import Annotated
 import typer
 
 from mmedge.bench.replay import SECONDS, bench_stream
-from mmedge.cli.console import BundleArgument, phases, say
+from mmedge.bench.result_lines import result_lines
+from mmedge.cli.console import BundleArgument, emit, phases, say
 from mmedge.cli.measure_options import SkipGapsOption, TriggerOption, VariantOptions
 from mmedge.cli.output import finite
+from mmedge.loader import load
+from mmedge.recording import open_recording
 
 __all__ = ["replay"]
 
@@ -27,6 +30,14 @@ SecondsOption = Annotated[
     float | None,
     typer.Option(help=f"How long golden samples come; {SECONDS:g} s.", min=0.001, callback=finite),
 ]
+SimulatedOption = Annotated[
+    bool,
+    typer.Option(
+        "--simulated",
+        help="Play it on a simulated clock, on which stages take no time, and print each result as "
+        "a line of JSON, as libmmedge's mmedge-replay does; nothing is measured.",
+    ),
+]
 
 
 def replay(
@@ -36,9 +47,13 @@ def replay(
     trigger: TriggerOption,
     seconds: SecondsOption = None,
     skip_gaps: SkipGapsOption = None,
+    simulated: SimulatedOption = False,
     options: VariantOptions,
 ) -> None:
     """Push a recording to a stream as it came, and measure the results: ages, drops, deadlines."""
+    if simulated:
+        _simulate(bundle, recording, _trigger(trigger), seconds, options, skip_gaps=bool(skip_gaps))
+        return
     warmup = options.warmup_calls()
     options.check_files()
     background = options.background_load()
@@ -63,6 +78,36 @@ def replay(
             words = f"{background.words}, and during the cold start and the profile"
             report = replace(report, load={**report.load, "interference": words})
         keep(report)
+
+
+def _simulate(
+    bundle: str,
+    recording: Path | None,
+    trigger: str | float,
+    seconds: float | None,
+    options: VariantOptions,
+    *,
+    skip_gaps: bool,
+) -> None:
+    """Print the lines of a replay on a simulated clock."""
+    measured = (options.output, options.html, options.interference, seconds)
+    if options.as_json or options.warmup != "auto" or any(each is not None for each in measured):
+        raise typer.BadParameter(
+            "--simulated measures nothing: leave out --output, --html, --json, --warmup, "
+            "--interference and --seconds"
+        )
+    if recording is None:
+        raise typer.BadParameter("--simulated needs a recording")
+    opened = open_recording(recording)
+    with load(
+        bundle, backend=options.backend, precision=options.precision, device=options.device,
+        threads=options.threads,
+    ) as pipe:  # fmt: skip
+        for line in result_lines(
+            pipe, opened, trigger=trigger, deadline_ms=options.deadline,
+            skip_gaps=skip_gaps, say=say,
+        ):  # fmt: skip
+            emit(f"{line}\n")
 
 
 def _trigger(text: str) -> str | float:

@@ -76,6 +76,8 @@ MESSAGE = struct.Struct("<HIQQ")
 #: Bytes of the metadata record at the end; ours has about a hundred.
 MAX_END_BYTES = 1 << 20
 
+#: Times of the metadata record at the beginning, as the writer writes them.
+_WHOLE, _NUMBER = re.compile(r"[0-9]{1,20}"), re.compile(r"-?[0-9]+(\.[0-9]+)?(e[+-][0-9]+)?")
 #: As in a folder's ``recording.json``.
 _read_lost = table(text(re.compile(r"[a-z_]{1,64}")), integer(0, 1 << 53))
 
@@ -341,7 +343,11 @@ class McapRecording:
         try:
             modalities = json.loads(data["modalities"])
             self.bundle = data["bundle"]
-            self._start_ns, self._origin = int(data["start_ns"]), float(data["origin_s"])
+            start, origin = data["start_ns"], data["origin_s"]
+            are_numbers = (
+                len(origin) <= 64 and _WHOLE.fullmatch(start) and _NUMBER.fullmatch(origin)
+            )
+            self._start_ns, self._origin = (int(start), float(origin)) if are_numbers else (-1, 0.0)
             if not (0 <= self._start_ns < 1 << 64 and abs(self._origin) <= MAX_SECONDS):
                 raise ValueError("times that no clock has")
         except (KeyError, ValueError, RecursionError) as error:

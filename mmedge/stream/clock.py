@@ -249,6 +249,11 @@ class SimulatedClock:
         event()
         return True
 
+    @property
+    def next_time(self) -> float:
+        """When the next planned event is due; infinity: none is planned."""
+        return self._planned[0][0] if self._planned else inf
+
     def call_at(self, time: float, event: Callable[[], None]) -> None:
         """Plan ``event`` for ``time``; one that has passed is due at once."""
         heapq.heappush(self._planned, (time, self._count, event))

@@ -39,6 +39,8 @@ TARGETS: dict[str, tuple[str, tuple[str | Path, ...]]] = {
     "graph": ("graphs_probe", ()),
     "samples": ("tensors_probe", (CORPUS / "manifest/tiny.json",)),
     "zip": ("archive_probe", (SCRATCH,)),
+    "recording-folder": ("recording_probe", (SCRATCH,)),
+    "recording-mcap": ("recording_probe", (SCRATCH,)),
 }
 #: What a sanitizer keeps of freed memory would pass for the parser's.
 _QUARANTINE = "quarantine_size_mb=1"

@@ -40,7 +40,8 @@ def installed(tmp_path_factory):
             *("cmake", "-S", ROOT / "cpp_ext", "-B", build, "-DMMEDGE_TESTS=ON"),
             *(f"-DCMAKE_INSTALL_PREFIX={folder / 'sdk'}", "-DCMAKE_INSTALL_LIBDIR=lib"),
         )
-        targets = ("mmedge", "mmedge-verify", "mmedge_kernels", "pipeline_allocations")
+        tools = ("mmedge-verify", "mmedge-replay")
+        targets = ("mmedge", *tools, "mmedge_kernels", "pipeline_allocations")
         out = check("cmake", "--build", build, "--target", *targets, "--parallel", jobs())
         assert "warning:" not in out, out
         check("cmake", "--install", build)

@@ -1,0 +1,203 @@
+"""Results of a replay on a simulated clock, as lines of JSON.
+
+libmmedge's tool ``mmedge-replay`` writes the same lines, to the byte where both run the same ONNX
+Runtime with as many threads. docs/howto/record.md says what they hold.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mmedge.bench.replay import check_fits
+from mmedge.recording.timeline import plan_replay
+from mmedge.stream import SimulatedClock, Stream
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from mmedge.pipeline import Pipeline
+    from mmedge.recording import Recording
+    from mmedge.spec import Array
+    from mmedge.stream import Result
+
+__all__ = ["FEW_ELEMENTS", "result_lines"]
+
+#: Elements of an output that is written in full.
+FEW_ELEMENTS = 64
+
+
+def result_lines(
+    pipe: Pipeline,
+    recording: Recording,
+    *,
+    trigger: str | float,
+    deadline_ms: float | None = None,
+    skip_gaps: bool = False,
+    say: Callable[[str], None] | None = None,
+) -> Iterator[str]:
+    """Play a recording on a simulated clock, on which stages take no time.
+
+    The clock stands at 0 at the first arrival. The first line says what is played, each one behind
+    it is a result, and the last one says what came of it all.
+
+    Args:
+        pipe: a loaded pipeline with the recording's modalities.
+        recording: from :func:`mmedge.recording.open_recording`.
+        trigger: as for :class:`mmedge.Stream`.
+        deadline_ms: see above.
+        skip_gaps: leave a second of each time of more than 10 s without any sample.
+        say: called before the first push with how much comes.
+
+    Raises:
+        InputError: the recording does not fit the bundle, lacks what triggers, or cannot be read.
+    """
+    check_fits(pipe, recording, trigger)
+    manifest = pipe.bundle.manifest
+    pipe.use_plan(manifest.stream_plan(pipe.variant))
+    played = plan_replay(recording, skip_gaps=skip_gaps, say=say, waits=False)
+    samples = iter(played)
+    first = next(samples, None)
+    origin = 0.0 if first is None else first.arrival
+    yield _json(
+        {
+            "replay": 1,
+            "bundle": manifest.name,
+            "digest": pipe.bundle.digest,
+            "variant": pipe.variant.id,
+            "plan": pipe.plan,
+            "recording": recording.name,
+            "origin": None if first is None else origin,
+            "missing": played.missing,
+            "trigger": trigger if isinstance(trigger, str) else float(trigger),
+            "deadline_ms": None if deadline_ms is None else float(deadline_ms),
+        }
+    )
+    clock = SimulatedClock()
+    pushed = {modality.name: 0 for modality in manifest.modalities}
+    with Stream(pipe, trigger=trigger, deadline_ms=deadline_ms, clock=clock) as stream:
+        lines = _Lines(stream, clock, tuple(pushed))
+        for sample in () if first is None else chain((first,), samples):
+            due = sample.arrival - origin
+            while clock.next_time <= due:
+                yield from lines.step()
+            clock.advance_to(due)
+            # Copied: how an engine adds up depends on whether memory is aligned, which views of a
+            # file are not.
+            stream.push(sample.modality, sample.value, sample.t - origin)
+            pushed[sample.modality] += 1
+            yield from lines.fetch()
+        # A timer never ends; what its last tick began is left under way.
+        while isinstance(trigger, str) and clock.next_time < math.inf:
+            yield from lines.step()
+        yield lines.end(pushed)
+
+
+class _Lines:
+    """Lines of what a stream hands out."""
+
+    def __init__(self, stream: Stream, clock: SimulatedClock, modalities: tuple[str, ...]) -> None:
+        self._stream, self._clock, self._modalities = stream, clock, modalities
+        self._told: dict[str, dict[str, int]] = {name: {} for name in modalities}
+
+    def step(self) -> Iterator[str]:
+        """Let all happen that is due at the next time of an event."""
+        time = max(self._clock.next_time, self._clock())
+        while self._clock.step(time):
+            pass
+        yield from self.fetch()
+
+    def fetch(self) -> Iterator[str]:
+        """Lines of all results that there are."""
+        while True:
+            try:
+                result = self._stream.result(0.0)
+            except TimeoutError:
+                return
+            yield _json(self._result(result))
+
+    def end(self, pushed: Mapping[str, int]) -> str:
+        """The last line; ``pushed``: samples by modality."""
+        health = self._stream.health()
+        counts = ("triggers", "results", "stale", "empty", "deadline_misses", "results_dropped")
+        end = {name: getattr(health, name) for name in counts}
+        end["latency_p95"] = health.latency_p95
+        dropped = {
+            name: dict(sorted(state.dropped.items()))
+            for name, state in health.modalities.items()
+            if state.dropped
+        }
+        return _json({"end": {**end, "pushed": dict(pushed), "dropped": dropped}})
+
+    def _result(self, result: Result) -> dict[str, Any]:
+        outputs = None
+        if result.outputs is not None:
+            outputs = {name: _output(value) for name, value in result.outputs.items()}
+        others = {n: text for n, text in result.notes.items() if n not in self._modalities}
+        return {
+            "t": result.t,
+            "made": result.made,
+            "latency": result.latency,
+            "trigger": result.trigger,
+            "fresh": result.fresh,
+            "met": result.met,
+            "outputs_t": result.outputs_t,
+            "reason": result.reason,
+            "modalities": {name: _modality(result, name) for name in self._modalities},
+            **({"notes": others} if others else {}),
+            "outputs": outputs,
+            "dropped": self._new_drops(),
+        }
+
+    def _new_drops(self) -> dict[str, dict[str, int]]:
+        """Samples that were dropped since the last line."""
+        new: dict[str, dict[str, int]] = {}
+        for name, state in self._stream.health().modalities.items():
+            told = self._told[name]
+            counts = {k: n - told.get(k, 0) for k, n in sorted(state.dropped.items())}
+            counts = {reason: count for reason, count in counts.items() if count}
+            if counts:
+                new[name], self._told[name] = counts, dict(state.dropped)
+        return new
+
+
+def _modality(result: Result, name: str) -> dict[str, Any]:
+    used = result.samples.get(name, ())
+    line: dict[str, Any] = {"age": result.ages.get(name), "samples": len(used)}
+    if used:
+        line |= {"sequence": used[-1].seq, "stamp": used[-1].t}
+    for key, texts in (("absent", result.absent), ("note", result.notes)):
+        if texts.get(name):
+            line[key] = texts[name]
+    return line
+
+
+def _output(value: Any) -> Any:  # noqa: ANN401
+    """An array as dtype, shape, digest and, of a small one, elements; anything else as it is."""
+    if not isinstance(value, np.ndarray):
+        return value
+    line: dict[str, Any] = {
+        "dtype": value.dtype.name,
+        "shape": list(value.shape),
+        "sha256": hashlib.sha256(value.tobytes()).hexdigest(),
+    }
+    if value.size <= FEW_ELEMENTS:
+        line["values"] = _elements(value)
+    return line
+
+
+def _elements(array: Array) -> list[Any]:
+    """In C order; None for what is not finite, which JSON has no number for."""
+    elements: list[Any] = array.reshape(-1).tolist()
+    if array.dtype.kind != "f":
+        return elements
+    return [element if math.isfinite(element) else None for element in elements]
+
+
+def _json(line: Mapping[str, Any]) -> str:
+    return json.dumps(line, allow_nan=False)
