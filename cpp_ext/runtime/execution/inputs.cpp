@@ -70,9 +70,9 @@ const std::string* prompt_of(const Manifest& manifest) {
   return nullptr;
 }
 
-// A loop takes the caller's tokens in as many runs of its stage as it needs, so that they are any
-// number: [batch, n], whatever one run takes.
-std::vector<TensorSpec> call_specs(const Manifest& manifest) {
+}  // namespace
+
+std::vector<TensorSpec> call_inputs(const Manifest& manifest) {
   std::vector<TensorSpec> specs = manifest.inputs();
   const std::string* prompt = prompt_of(manifest);
   for (TensorSpec& spec : specs) {
@@ -96,13 +96,11 @@ std::map<std::string, Dimension> call_dimensions(const Manifest& manifest) {
   return dimensions;
 }
 
-}  // namespace
-
 Inputs::Inputs(const Manifest& manifest, std::shared_ptr<const Samples> samples,
                bool allow_non_finite)
     : manifest_(manifest),
       samples_(std::move(samples)),
-      specs_(call_specs(manifest)),
+      specs_(call_inputs(manifest)),
       relations_(call_dimensions(manifest), manifest.constraints),
       allow_non_finite_(allow_non_finite) {
   const std::map<std::string, Dimension> dimensions = call_dimensions(manifest);

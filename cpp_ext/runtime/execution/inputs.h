@@ -6,6 +6,7 @@
 #define MMEDGE_RUNTIME_EXECUTION_INPUTS_H_
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -16,6 +17,12 @@
 #include "spec.h"
 
 namespace mmedge::runtime {
+
+// Inputs of the network as a call takes them, in the modalities' order, and the dimensions of those by
+// name. A loop takes the caller's tokens in as many runs of its stage as it needs, so that they are any
+// number: [batch, n], whatever one run takes.
+std::vector<TensorSpec> call_inputs(const Manifest& manifest);
+std::map<std::string, Dimension> call_dimensions(const Manifest& manifest);
 
 // A tensor of a caller.
 struct NamedTensor {

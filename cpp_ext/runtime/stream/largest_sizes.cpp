@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "error.h"
+#include "execution/inputs.h"
 
 namespace mmedge::runtime::stream {
 namespace {
@@ -13,11 +14,14 @@ constexpr size_t kMostBytes = size_t{1} << 40;
 
 }  // namespace
 
+LargestSizes::LargestSizes(const Manifest& manifest, std::map<std::string, int64_t> stated)
+    : dimensions_(call_dimensions(manifest)), stated_(std::move(stated)) {}
+
 std::optional<int64_t> LargestSizes::find(const std::string& dimension) const {
   const auto stated = stated_.find(dimension);
   if (stated != stated_.end()) return stated->second;
-  const auto limit = manifest_.dimensions.find(dimension);
-  if (limit == manifest_.dimensions.end()) return std::nullopt;
+  const auto limit = dimensions_.find(dimension);
+  if (limit == dimensions_.end()) return std::nullopt;
   return limit->second.max;
 }
 

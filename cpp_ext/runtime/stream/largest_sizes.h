@@ -15,9 +15,8 @@ namespace mmedge::runtime::stream {
 
 class LargestSizes {
  public:
-  // `stated`: the stream's option. The manifest stays as long as this does.
-  LargestSizes(const Manifest& manifest, std::map<std::string, int64_t> stated)
-      : manifest_(manifest), stated_(std::move(stated)) {}
+  // `stated`: the stream's option.
+  LargestSizes(const Manifest& manifest, std::map<std::string, int64_t> stated);
 
   // Of a dimension; none: nobody states one.
   std::optional<int64_t> find(const std::string& dimension) const;
@@ -30,7 +29,7 @@ class LargestSizes {
   size_t bytes(const TensorSpec& spec, const char* what) const;
 
  private:
-  const Manifest& manifest_;
+  std::map<std::string, Dimension> dimensions_;
   std::map<std::string, int64_t> stated_;
 };
 

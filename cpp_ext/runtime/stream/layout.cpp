@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "error.h"
+#include "execution/inputs.h"
 
 namespace mmedge::runtime::stream {
 namespace {
@@ -22,7 +23,7 @@ size_t multiply(size_t bytes, int64_t size, const std::string& what) {
 }  // namespace
 
 DimensionTable::DimensionTable(const Manifest& manifest) {
-  for (const auto& [name, limit] : manifest.dimensions) {
+  for (const auto& [name, limit] : call_dimensions(manifest)) {
     names.push_back(name);
     limits.push_back(limit);
   }
@@ -42,7 +43,7 @@ ModalityLayout::ModalityLayout(const Modality& of, const Policy& with, const Man
   if (has_rows) {
     most_rows = policy.chunk_rows ? policy.chunk_rows : std::max<int64_t>(policy.length, 64);
   }
-  const std::vector<TensorSpec> specs = manifest.inputs();
+  const std::vector<TensorSpec> specs = call_inputs(manifest);
   for (const std::string& name : of.inputs) {
     InputLayout input;
     input.spec = *std::find_if(specs.begin(), specs.end(),

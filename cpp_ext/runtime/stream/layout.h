@@ -15,7 +15,7 @@ namespace mmedge::runtime::stream {
 // Size of a dimension that a value does not have.
 constexpr int64_t kNoSize = -1;
 
-// Dynamic dimensions of a bundle, in order of name.
+// Dynamic dimensions of a bundle's calls, in order of name.
 struct DimensionTable {
   std::vector<std::string> names;
   std::vector<Dimension> limits;

@@ -28,7 +28,7 @@ NetworkRunner::NetworkRunner(std::shared_ptr<const Network> network,
                              const std::map<std::string, int64_t>& largest,
                              const LoopOptions& loop, const std::map<std::string, double>& costs)
     : network_(std::move(network)),
-      relations_(network_->manifest().dimensions, network_->manifest().constraints),
+      relations_(call_dimensions(network_->manifest()), network_->manifest().constraints),
       largest_(network_->manifest(), largest) {
   const Manifest& manifest = network_->manifest();
   if (!network_->loop_stages().empty()) loop_.emplace(network_, loop, largest_);
@@ -150,7 +150,7 @@ void NetworkRunner::make_lanes() {
     lane.slots.resize(network_->stages().size());
     lane.first.resize(lane.slots.size());
     lane.values.resize(lane.slots.size());
-    lane.sizes.resize(relations_.names().size());
+    lane.sizes.resize(network_->manifest().dimensions.size());
   }
   for (size_t m = 0; m < modalities.size(); ++m) {
     for (const Step& step : modalities_[m].steps) {
@@ -169,7 +169,7 @@ void NetworkRunner::add_stage(Lane* lane, size_t place) {
   std::set<std::string> own;
   for (size_t i = 0; i < stage.states.size(); ++i) own.insert(stage.first->state(i).input);
   std::vector<int64_t> sizes;
-  for (const std::string& name : relations_.names()) {
+  for (const auto& [name, dimension] : network_->manifest().dimensions) {
     sizes.push_back(largest_.find(name).value_or(kUnknownSize));
   }
   for (size_t i = 0; i < stage.states.size(); ++i) {

@@ -6,6 +6,7 @@
 #include <variant>
 
 #include "error.h"
+#include "execution/inputs.h"
 #include "stream/text.h"
 
 namespace mmedge::runtime::stream {
@@ -179,7 +180,7 @@ void check_length(const Policy& policy, const TensorSpec& input, const Manifest&
   }
   if (rules == nullptr || !rules->any() || !axis.is_dynamic()) return;
   std::vector<int64_t> sizes;
-  for (const auto& [name, dimension] : manifest.dimensions) {
+  for (const auto& [name, dimension] : call_dimensions(manifest)) {
     sizes.push_back(name == axis.dimension ? policy.length : -1);
   }
   char text[512];
@@ -260,9 +261,10 @@ void check_options(const StreamOptions& options, const Manifest& manifest) {
       refuse("range_margin must be 0 or more, or None; got " + shown(*sanity.range_margin));
     }
   }
+  const std::map<std::string, Dimension> dimensions = call_dimensions(manifest);
   for (const auto& [name, size] : options.largest) {
-    const auto found = manifest.dimensions.find(name);
-    if (found == manifest.dimensions.end()) refuse("largest: unknown dimension '" + name + "'");
+    const auto found = dimensions.find(name);
+    if (found == dimensions.end()) refuse("largest: unknown dimension '" + name + "'");
     if (size < found->second.min) {
       refuse("largest: dimension '" + name + "' has at least " + std::to_string(found->second.min) +
              ", got " + std::to_string(size));

@@ -4,12 +4,13 @@
 #include <algorithm>
 #include <cstring>
 
+#include "execution/inputs.h"
 #include "stream/text.h"
 
 namespace mmedge::runtime::stream {
 
 RelationRules::RelationRules(const Manifest& manifest)
-    : relations_(manifest.dimensions, manifest.constraints) {
+    : relations_(call_dimensions(manifest), manifest.constraints) {
   for (const Constraint& constraint : manifest.constraints) {
     Wording wording;
     std::string fault;

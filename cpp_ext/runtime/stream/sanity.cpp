@@ -116,8 +116,9 @@ Checker::Checker(const Sanity& sanity, const ModalityLayout& layout, const Manif
     limits_.push_back(limits);
     double elements = 1;
     for (const Axis& axis : input.spec.shape) {
-      elements *= static_cast<double>(
-          axis.is_dynamic() ? manifest.dimensions.at(axis.dimension).opt : axis.size);
+      const auto found = manifest.dimensions.find(axis.dimension);
+      elements *= static_cast<double>(found == manifest.dimensions.end() ? axis.size
+                                                                         : found->second.opt);
     }
     is_large = is_large || (elements >= static_cast<double>(kMinElements) &&
                             (dtype == DType::kUint8 || is_float(dtype)));

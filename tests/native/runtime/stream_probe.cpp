@@ -125,15 +125,6 @@ stream::StreamOptions read_options(const json& tree) {
   return options;
 }
 
-stream::LoopOptions read_loop_options(const json& tree) {
-  stream::LoopOptions options;
-  const auto found = tree.find("loop_options");
-  if (found == tree.end()) return options;
-  options.seed = found->value("seed", options.seed);
-  if (found->contains("limit")) options.limit = (*found)["limit"].get<int64_t>();
-  return options;
-}
-
 Tensor read_tensor(DType dtype, const json& tree) {
   Tensor tensor;
   tensor.dtype = dtype;
@@ -155,6 +146,25 @@ Tensor read_tensor(DType dtype, const json& tree) {
     at += size;
   }
   return tensor;
+}
+
+stream::LoopOptions read_loop_options(const json& tree) {
+  stream::LoopOptions options;
+  const auto found = tree.find("loop_options");
+  if (found == tree.end()) return options;
+  options.seed = found->value("seed", options.seed);
+  if (found->contains("limit")) options.limit = (*found)["limit"].get<int64_t>();
+  if (found->contains("top_k")) options.top_k = (*found)["top_k"].get<int64_t>();
+  options.temperature = number(*found, "temperature");
+  options.top_p = number(*found, "top_p");
+  if (found->contains("stop")) options.stop = (*found)["stop"].get<std::vector<int64_t>>();
+  if (const auto forced = found->find("forced"); forced != found->end()) {
+    options.forced = (*forced)[1].get<std::vector<int64_t>>();
+    options.forced_rows = (*forced)[0][0];
+    options.forced_count = (*forced)[0][1];
+  }
+  if (found->contains("noise")) options.noise = read_tensor(DType::kFloat32, (*found)["noise"]);
+  return options;
 }
 
 json counts(const stream::DropCounts& drops) {
