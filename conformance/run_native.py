@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import run_python
 from case_files import CASES, read, read_tensors
+from native_streams import check_streams
 from run_python import BUNDLES, differ
 
 from mmedge.errors import AccuracyError, BundleError
@@ -193,7 +195,24 @@ CHECKS: dict[str, Callable[[], list[str]]] = {
 
 def main() -> None:
     """Run every check."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--streams",
+        type=Path,
+        metavar="PROGRAM",
+        help="plays schedules of streams by stream_probe, which cmake -DMMEDGE_TESTS=ON builds",
+    )
+    parser.add_argument(
+        "--schedules", type=Path, metavar="FILE", help="of make.py --schedules; else the cases"
+    )
+    options = parser.parse_args()
     faults = []
+    if options.streams is not None:
+        files = {} if options.schedules is None else {"schedules": options.schedules}
+        faults = check_streams(options.streams, **files)
+        print(f"streams: {len(faults)} faults")
+    else:
+        print("streams: not played; --streams names the program that does")
     for name, check in CHECKS.items():
         found = check()
         print(f"{name}: {len(found)} faults")

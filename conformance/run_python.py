@@ -317,14 +317,21 @@ def check_streams(schedules: Path = CASES / "streams" / "schedules.jsonl") -> li
     for line in schedules.read_text(encoding="ascii").splitlines():
         schedule = json.loads(line)
         got = json.loads(json.dumps(play(load_for_streams(BUNDLES, schedule["bundle"]), schedule)))
-        for what in ("results", "healths", "errors"):
-            expected = schedule[what]
-            if len(got[what]) != len(expected):
-                faults.append(f"schedule {schedule['name']}: {len(got[what])} {what}")
-            for number, (one, other) in enumerate(zip(got[what], expected, strict=False)):
-                if _strip(one) != _strip(other):
-                    faults.append(f"schedule {schedule['name']}: {what} {number}: {one}")
-                    break
+        faults += compare_schedule(schedule, got)
+    return faults
+
+
+def compare_schedule(schedule: dict[str, Any], got: dict[str, Any]) -> list[str]:
+    """What differs of what came of a schedule."""
+    faults = []
+    for what in ("results", "healths", "errors"):
+        expected = schedule[what]
+        if len(got[what]) != len(expected):
+            faults.append(f"schedule {schedule['name']}: {len(got[what])} {what}")
+        for number, (one, other) in enumerate(zip(got[what], expected, strict=False)):
+            if _strip(one) != _strip(other):
+                faults.append(f"schedule {schedule['name']}: {what} {number}: {one}")
+                break
     return faults
 
 

@@ -17,42 +17,18 @@ if str(ROOT / "conformance") not in sys.path:
 import case_streams
 from caller_driver import play_on_own_clock
 from case_streams import random_schedules
+from native_streams import check_streams, play_native
 
 pytestmark = pytest.mark.native_build
 
 CASES = ROOT / "conformance" / "cases"
 BUNDLES = CASES / "bundles"
-#: Largest sizes that bundles do not state.
-LARGEST = {"captioner": {"frames": 5, "new": 1}}
-
-
-def play(probe, schedules):
-    """What the C++ runtime makes of schedules."""
-    lines = []
-    for schedule in schedules:
-        # Python keeps any number of chunks of any length.
-        align = {
-            name: {**tree, "chunks": 512, "chunk_rows": 64} if tree["policy"] == "Window" else tree
-            for name, tree in schedule["options"]["align"].items()
-        }
-        largest = LARGEST.get(schedule["bundle"], {})
-        options = {**schedule["options"], "align": align, "largest": largest}
-        lines.append(json.dumps({**schedule, "options": options}))
-    done = subprocess.run(
-        [probe("stream_probe"), BUNDLES, LIBRARY],
-        input="\n".join(lines),
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    rows = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(rows) == len(schedules)
-    return rows
 
 
 def check(probe, schedules):
     """Compare schedules whose results Python made here, with the same library and one thread."""
-    for schedule, row in zip(schedules, play(probe, schedules), strict=True):
+    rows = play_native(probe("stream_probe"), schedules)
+    for schedule, row in zip(schedules, rows, strict=True):
         assert "refused" not in row, (schedule["name"], row["refused"])
         for what in ("results", "healths", "errors"):
             assert row[what] == schedule[what], (schedule["name"], what)
@@ -61,6 +37,7 @@ def check(probe, schedules):
 def test_schedules_of_the_cases(probe):
     lines = (CASES / "streams" / "schedules.jsonl").read_text(encoding="ascii").splitlines()
     schedules = [json.loads(line) for line in lines]
+    assert check_streams(probe("stream_probe")) == []
     assert len({schedule["bundle"] for schedule in schedules}) == 6
     # Outputs depend on the machine that made the cases.
     for schedule in schedules:
@@ -133,7 +110,7 @@ def test_timer_that_is_faster_than_its_stages_comes_back(probe):
             {"at": 3.0, "do": "fetch"},
         ],
     }
-    (row,) = play(probe, [schedule])
+    (row,) = play_native(probe("stream_probe"), [schedule])
     health = row["healths"][-1]
     assert 5 < health["results"] < 15
     assert health["triggers_superseded"] > 30

@@ -122,7 +122,7 @@ def without_text(result):
 
 
 def without_wording(result):
-    """Of a first noise that does not fit, both runtimes say what they expect in words of their own."""
+    """Of a first noise that does not fit, each runtime has words of its own."""
     fault = "fusion failed: InputError: noise: expected "
     is_fault = result.get("reason", "").startswith(fault)
     return {**result, "reason": fault} if is_fault else result
@@ -131,7 +131,7 @@ def without_wording(result):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_schedules(probe, name):
     schedules, lines = [], []
-    for number in range(40):
+    for number in range(25):
         schedule = random_schedule(name, random.Random(f"{name}-{number}"))
         lines.append(
             json.dumps(
@@ -168,4 +168,4 @@ def test_schedules(probe, name):
             made += "outputs" in result
         assert row["healths"] == expected["healths"], number
         assert row["errors"] == expected["errors"], number
-    assert made > 50
+    assert made > 30
