@@ -31,7 +31,12 @@ NetworkRunner::NetworkRunner(std::shared_ptr<const Network> network,
       relations_(call_dimensions(network_->manifest()), network_->manifest().constraints),
       largest_(network_->manifest(), largest) {
   const Manifest& manifest = network_->manifest();
-  if (!network_->loop_stages().empty()) loop_.emplace(network_, loop, largest_);
+  if (!network_->loop_stages().empty()) {
+    loop_.emplace(network_, loop, largest_);
+  } else if (loop.any()) {
+    throw Error(Code::kInput,
+                "loop_options: bundle '" + manifest.name + "' has no loop; leave it out");
+  }
   modalities_.resize(manifest.modalities.size());
   for (size_t m = 0; m < modalities_.size(); ++m) {
     modalities_[m].takes_input.resize(manifest.modalities[m].inputs.size());

@@ -63,6 +63,11 @@ struct LoopOptions {
   std::vector<int64_t> forced;  // [forced_rows, forced_count]
   int64_t forced_rows = 0, forced_count = 0;
   std::optional<Tensor> noise;  // of a loop `denoise`
+
+  // Whether any is stated.
+  bool any() const {
+    return limit || stop || temperature || top_k || top_p || seed != 0 || !forced.empty() || noise;
+  }
 };
 
 // Arguments of mmedge.stream.Stream.

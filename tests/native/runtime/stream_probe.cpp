@@ -396,10 +396,12 @@ json play(const std::shared_ptr<const Network>& network, const json& schedule) {
   return {{"results", results}, {"healths", healths}, {"errors", errors}};
 }
 
-std::shared_ptr<const Network> load(const std::string& path, const char* library) {
+std::shared_ptr<const Network> load(const std::string& path, const std::string& variant,
+                                    const char* library) {
   const std::shared_ptr<Bundle> bundle = Bundle::open(path);
   mmedge::runtime::LoadOptions options;
   options.plan = plan_of(bundle->manifest());
+  options.wish.variant = variant;
   options.session.threads = 1;
   options.session.kernels = false;
   options.allow_unverified = options.allow_non_finite = true;
@@ -416,9 +418,10 @@ int main(int, char** arguments) {
   while (std::getline(std::cin, line)) {
     const json schedule = json::parse(line);
     const std::string name = schedule["bundle"];
-    std::shared_ptr<const Network>& network = networks[name];
+    const std::string variant = schedule.value("variant", "");
+    std::shared_ptr<const Network>& network = networks[name + " " + variant];
     if (network == nullptr) {
-      network = load(std::string(arguments[1]) + "/" + name + ".mmedge", arguments[2]);
+      network = load(std::string(arguments[1]) + "/" + name + ".mmedge", variant, arguments[2]);
     }
     const std::string row = play(network, schedule).dump();
     std::printf("%s\n", row.c_str());

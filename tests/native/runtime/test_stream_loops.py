@@ -6,6 +6,7 @@ import json
 import random
 import subprocess
 import sys
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -16,8 +17,9 @@ from ort_kit import LIBRARY
 if str(ROOT / "conformance") not in sys.path:
     sys.path.insert(0, str(ROOT / "conformance"))
 
-from case_streams import load
 from stream_player import play
+
+import mmedge
 
 pytestmark = pytest.mark.native_build
 
@@ -32,6 +34,8 @@ class Network(NamedTuple):
     largest: dict[str, int]
     options: tuple[dict, ...] = ({},)
     states: tuple[str, ...] = ()
+    bundle: str = ""
+    variant: str | None = None
 
 
 NETWORKS = {
@@ -42,6 +46,13 @@ NETWORKS = {
         ({"seed": 3}, {"temperature": 0.0, "limit": 5}, {"top_k": 2, "top_p": 0.5, "stop": [1, 4]}),
     ),
     "decoder": Network({"text": ("tokens", (2, -4))}, ("step",), {"prompt tokens": 4}),
+    "decoder in place": Network(
+        {"text": ("tokens", (2, -4))},
+        ("step",),
+        {"prompt tokens": 4},
+        bundle="decoder",
+        variant="ort-fp32-cpu-in_place",
+    ),
     "painter": Network(
         {"condition": ("condition", (2, 3))},
         ("read", "step", "decode"),
@@ -62,11 +73,21 @@ NETWORKS = {
 }
 
 
+@cache
+def load(name):
+    """A pipeline, which stays open."""
+    network = NETWORKS[name]
+    return mmedge.load(
+        BUNDLES / f"{network.bundle or name}.mmedge", plan=None, threads=1, kernels=False,
+        cache_bytes=0, allow_unverified=True, allow_non_finite=True, variant=network.variant,
+    )  # fmt: skip
+
+
 def random_schedule(name, rng):
-    """A schedule in the form of conformance/README.md."""
+    """A schedule in the form of conformance/README.md, and the variant that is to run."""
     network = NETWORKS[name]
     costs = {stage: rng.choice([0, 1, 4, 15]) / 1000 for stage in network.stages}
-    loops = load(BUNDLES, name).bundle.manifest.loops
+    loops = load(name).bundle.manifest.loops
     options = {
         "trigger": rng.choice([next(iter(network.inputs)), "any", 30.0]),
         "deadline_ms": rng.choice([None, 20.0, 120.0]),
@@ -101,7 +122,8 @@ def random_schedule(name, rng):
             events.append({"at": now, **push})
     end = now + 3.0
     events += [{"at": end, "do": what} for what in ("fetch", "health", "close", "health")]
-    schedule = {"bundle": name, "start": 10.0, "costs": costs, "options": options}
+    bundle = {"bundle": network.bundle or name, "variant": network.variant or ""}
+    schedule = {**bundle, "start": 10.0, "costs": costs, "options": options}
     return {**schedule, "failing": {}, "fail_every": 0, "events": events}
 
 
@@ -148,7 +170,7 @@ def test_schedules(probe, name):
                 else value
                 for key, value in options["loop_options"].items()
             }
-        expected = play(load(BUNDLES, name), {**schedule, "options": options})
+        expected = play(load(name), {**schedule, "options": options})
         schedules.append(json.loads(json.dumps(expected)))
     done = subprocess.run(
         [probe("stream_probe"), BUNDLES, LIBRARY],
@@ -169,3 +191,28 @@ def test_schedules(probe, name):
         assert row["healths"] == expected["healths"], number
         assert row["errors"] == expected["errors"], number
     assert made > 30
+
+
+def test_options_of_a_loop_that_are_refused(probe):
+    """When a stream is made: each would fail each result."""
+    cases = [
+        ("painter", {"limit": 3}, "a bundle with a loop 'denoise' takes seed and noise"),
+        ("speller", {"limit": 0}, "limit: expected a whole number from 1 to 20, got 0"),
+        ("speller", {"noise": [[1], [0.5]]}, "a bundle with a loop 'generate' does not take it"),
+        ("state", {"seed": 1}, "has no loop; leave it out"),
+    ]
+    lines = []
+    for name, options, _ in cases:
+        schedule = random_schedule(name, random.Random(name))
+        schedule["options"]["loop_options"] = options
+        schedule["options"]["largest"] = NETWORKS[name].largest
+        lines.append(json.dumps({**schedule, "events": []}))
+    done = subprocess.run(
+        [probe("stream_probe"), BUNDLES, LIBRARY],
+        input="\n".join(lines),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    for line, (_, _, words) in zip(done.stdout.splitlines(), cases, strict=True):
+        assert words in json.loads(line)["refused"]
