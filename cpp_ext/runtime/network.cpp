@@ -112,14 +112,16 @@ std::unique_ptr<Session> Network::open_stage(const Backends& backends, const Sta
   source.golden_shapes = [this, &source] { return find_shapes(source); };
   const std::vector<std::string> weights_files =
       graph != nullptr ? graph->weights : std::vector<std::string>();
-  if (archive.zipped()) {
+  // OpenVINO is given some graphs in another order.
+  if (archive.zipped() || variant_->backend == "openvino") {
     source.graph = archive.read(file);
     // A graph names weights relative to its own folder.
     const std::string folder = folder_of(file);
     for (const std::string& weights : weights_files) {
       source.weights[weights.substr(folder.size())] = archive.read(weights);
     }
-  } else {
+  }
+  if (!archive.zipped()) {
     source.path = archive.file(file);
     for (const std::string& weights : weights_files) archive.file(weights);
   }

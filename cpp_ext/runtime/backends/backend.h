@@ -180,7 +180,7 @@ struct StageSource {
   // the samples; throws Error(kBundle) where they are not what the manifest declares.
   std::function<std::vector<std::vector<std::vector<int64_t>>>()> golden_shapes;
   std::string path;                // of the graph's file, weights beside it; empty: in memory
-  Bytes graph;
+  Bytes graph;                     // for OpenVINO beside a path, too
   std::map<std::string, Bytes> weights;  // files, by the names that the graph has for them
 
   // As errors name it: "stage 'net', variant ort-fp32-cpu".

@@ -38,8 +38,6 @@ BufferedSlot::BufferedSlot(const std::string& where, const char* engine,
       inputs_(inputs.size()),
       outputs_(outputs.size()) {}
 
-Value BufferedSlot::keep(size_t, size_t) noexcept { return Value(); }
-
 Code BufferedSlot::fail(Code code, const char* format, ...) noexcept {
   const int length = std::snprintf(message_, sizeof message_, "%s: ", where_.c_str());
   if (length < 0 || static_cast<size_t>(length) >= sizeof message_) return code;
@@ -79,7 +77,6 @@ Code BufferedSlot::set_input(size_t index, const TensorView& tensor) noexcept {
   if (code != Code::kOk) return code;
   place.view = view;
   place.set = true;
-  place.of_engine = false;
   place.held = Value();
   return Code::kOk;
 }
@@ -96,32 +93,15 @@ Code BufferedSlot::feed_back(size_t output, size_t input) noexcept {
   }
   Output& made = outputs_[output];
   if (!fits(input_specs_[input], "input", made.view)) return Code::kInput;
-  Value value = keep(output, input);
-  const bool of_engine = static_cast<bool>(value);
-  if (!of_engine) {
-    value = pool_.copy(made.view);
-    if (!value) return out_of_memory();
-    const Code code = bind(input, value.view());
-    if (code != Code::kOk) return code;
-  }
+  Value value = pool_.copy(made.view);
+  if (!value) return out_of_memory();
+  if (const Code code = bind(input, value.view()); code != Code::kOk) return code;
   Input& place = inputs_[input];
   place.view = value.view();
   place.set = true;
-  place.of_engine = of_engine;
   place.held = std::move(value);
   made.view = TensorView{};
   made.made = false;
-  return Code::kOk;
-}
-
-Code BufferedSlot::copy_held(size_t index) noexcept {
-  Input& place = inputs_[index];
-  if (!place.of_engine) return Code::kOk;
-  Value copy = pool_.copy(place.view);
-  if (!copy) return out_of_memory();
-  place.view = copy.view();
-  place.held = std::move(copy);
-  place.of_engine = false;
   return Code::kOk;
 }
 
@@ -215,7 +195,6 @@ Code BufferedSlot::copy_input(size_t index, Value* out) noexcept {
 
 Value BufferedSlot::take_input(size_t index) noexcept {
   if (index >= inputs_.size() || !inputs_[index].held) return Value();
-  if (copy_held(index) != Code::kOk) return Value();
   Value value = std::move(inputs_[index].held);
   inputs_[index] = Input{};
   return value;

@@ -37,8 +37,7 @@ class BufferedSlot : public RunSlot {
   struct Input {
     TensorView view;
     bool set = false;
-    Value held;              // what feed_back left
-    bool of_engine = false;  // which is in the engine's own memory
+    Value held;  // what feed_back left
   };
   struct Output {
     TensorView view;  // of the last run; without data where there is none
@@ -53,12 +52,8 @@ class BufferedSlot : public RunSlot {
   virtual Code compute() noexcept = 0;
   // Where an output lies after compute().
   virtual Code read(size_t index, TensorView* view) noexcept = 0;
-  // Leaves what an output holds as the engine's own input without a copy; empty: it has no such way.
-  virtual Value keep(size_t output, size_t input) noexcept;
 
   Code fail(Code code, const char* format, ...) noexcept __attribute__((format(printf, 3, 4)));
-  // Puts a copy in the place of what lies in the engine's own memory.
-  Code copy_held(size_t index) noexcept;
 
   const std::string& where_;
   const char* const engine_;

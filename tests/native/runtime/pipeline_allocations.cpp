@@ -1,9 +1,9 @@
 // Counts what libmmedge allocates and locks in calls of a bundle, through its C API.
 //
-// `pipeline_allocations BUNDLE LIBRARY PLAN RUNS [VARIANT]`: runs the bundle on zeros of the example's
-// sizes and on inputs that change, with what is optional and without, and calls that are refused. A loop
-// is taken step by step to its end, cancelled, begun anew, and with a state, as are networks that keep
-// one.
+// `pipeline_allocations BUNDLE LIBRARY PLAN RUNS [VARIANT [OPENVINO LONGEST]]`: runs the bundle on zeros
+// of the example's sizes (dynamic ones are LONGEST, or 2000, and of a batch 1) and on inputs that change,
+// with what is optional and without, and calls that are refused. A loop is taken step by step to its end,
+// cancelled, begun anew, and with a state, as are networks that keep one.
 #include <cstdio>
 #include <cstring>
 #include <vector>
@@ -28,6 +28,8 @@ int main(int count, char** arguments) {
   mmedge_load_options options = MMEDGE_LOAD_OPTIONS;
   options.onnxruntime = arguments[2];
   options.plan = arguments[3];
+  options.openvino = count > 6 ? arguments[6] : nullptr;
+  const int64_t longest = count > 7 ? std::atoi(arguments[7]) : 2000;
   options.threads = 1;
   options.variant = variant;
   mmedge_pipeline* pipeline = nullptr;
@@ -46,7 +48,7 @@ int main(int count, char** arguments) {
     size_t bytes = kBytes[spec.dtype];
     for (int32_t axis = 0; axis < spec.rank; ++axis) {
       // The dynamic sizes of the bundles that are tried take these, and of a batch 1.
-      const int64_t size = axis == 0 ? 1 : has_loop ? 3 : 2000;
+      const int64_t size = axis == 0 ? 1 : has_loop ? 3 : longest;
       tensor.shape[axis] = spec.shape[axis] < 0 ? size : spec.shape[axis];
       bytes *= static_cast<size_t>(tensor.shape[axis]);
     }

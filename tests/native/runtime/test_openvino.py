@@ -14,6 +14,7 @@ from importlib import metadata
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from native_builds import ROOT
 from safetensors.numpy import load_file
@@ -22,6 +23,7 @@ import mmedge
 from mmedge.bundle import Bundle
 from mmedge.errors import BackendError, MMEdgeError, NoVariantError
 from mmedge.native.runtime import NativeBundle, NativePipeline, installed_openvino
+from tests.native.runtime.test_stream_api import Stream
 
 pytest.importorskip("openvino", reason="OpenVINO is not installed: pip install 'mmedge[openvino]'")
 pytestmark = pytest.mark.native_build
@@ -254,6 +256,22 @@ def test_what_openvino_does_not_do_is_refused_in_the_same_words(bundles, tmp_pat
         assert words in str(native)
 
 
+def test_a_stream_gives_the_bits_of_calls(bundles):
+    with both(bundles / "both.mmedge", plan="cut") as (python, native):
+        stream = Stream(native, b"camera")
+        for number in range(8):
+            voice = np.full((1, 4 + number % 3), number / 8, np.float32)
+            image = np.full((1, 2, 2, 3), number, np.uint8)
+            stamp = 99 + number / 10
+            assert stream.push("voice", voice, stamp)[0] == 0
+            assert stream.push("camera", image, stamp + 0.01)[0] == 0
+            stream.poll()
+            assert stream.take().has_outputs
+            for name, value in python.run({"image": image, "pcm": voice}).items():
+                assert stream.output(name).tobytes() == value.tobytes(), (number, name)
+        stream.close()
+
+
 @pytest.mark.parametrize("threads", [1, 2, None])
 def test_threads_are_those_of_python(bundles, threads):
     with both(bundles / "both.mmedge", threads=threads) as (python, native):
@@ -286,6 +304,68 @@ def test_where_it_is_looked_for(bundles, tmp_path):
             reasons = {row.variant: row.reason for row in pipe.decisions()}
             assert words in reasons["openvino-fp32-cpu"]
             pipe.close()
+
+
+XML = """<?xml version="1.0"?><net name="x" version="11"><layers>
+<layer id="0" name="other" type="Parameter" version="opset1">
+<data shape="1" element_type="f32"/>
+<output><port id="0" precision="FP32" names="other"><dim>1</dim></port></output></layer>
+<layer id="1" name="r" type="Result" version="opset1">
+<input><port id="0" precision="FP32"><dim>1</dim></port></input></layer></layers>
+<edges><edge from-layer="0" from-port="0" to-layer="1" to-port="0"/></edges></net>"""
+
+
+def wire(number, data):
+    """A field of bytes in a protobuf message."""
+    parts = []
+    for value in (number << 3 | 2, len(data)):
+        rest = value
+        while rest > 127:
+            parts.append(rest & 127 | 128)
+            rest >>= 7
+        parts.append(rest)
+    return bytes(parts) + data
+
+
+def orders(model):
+    """The fields of an ONNX model in orders by which OpenVINO may take it for something else."""
+    first = b"\x08" + bytes([model.ir_version])
+    graph = wire(7, model.graph.SerializeToString())
+    opsets = [wire(8, each.SerializeToString()) for each in model.opset_import]
+    opsets.append(wire(8, onnx.helper.make_opsetid("other", 1).SerializeToString()))
+    xml = wire(2, XML.encode())
+    entries = [
+        wire(14, onnx.StringStringEntryProto(key=key, value="v").SerializeToString())
+        for key in "ab"
+    ]
+    yield "usual", first + graph + b"".join(opsets)
+    yield "text in front", xml + first + graph + b"".join(opsets)
+    yield "entries in front", b"".join(entries) + xml + first + graph + b"".join(opsets)
+    yield "versions in front", opsets[-1] + xml + b"".join(opsets[:-1]) + first + graph
+    yield "versions side by side", b"".join(opsets) + xml + first + graph
+    yield "a key in two bytes", b"\x92\x00" + xml[1:] + first + graph + b"".join(opsets)
+
+
+def test_a_graph_is_read_as_onnx_whatever_else_it_looks_like(bundles, tmp_path):
+    """One that is ONNX to whoever checks it, and another network to OpenVINO, would not be safe."""
+    with Bundle.open(bundles / "tiny") as bundle:
+        model = onnx.load_from_string(bytes(bundle.read("onnx/net.onnx")))
+    inputs = {"image": np.ones((1, 4, 4, 3), np.uint8), "text": np.ones((1, 5), np.int64)}
+    expected = None
+    for number, (name, data) in enumerate(orders(model)):
+        path = shutil.copy(CASES / "bundles" / "tiny.mmedge", tmp_path / f"{number}.mmedge")
+        with Bundle.open(path) as bundle:
+            (base,) = bundle.manifest.variants
+            variant = replace(base, backend="openvino", files={"net": "onnx/other.onnx"})
+            bundle.with_variant(variant, {"onnx/other.onnx": data}).close()
+        shutil.unpack_archive(path, tmp_path / str(number), "zip")
+        for form in (path, tmp_path / str(number)):
+            with NativeBundle(form) as bundle, NativePipeline(bundle, **OPTIONS) as pipe:
+                got = pipe.run(inputs)
+            if expected is None:
+                with mmedge.load(form, **OPTIONS) as python:
+                    expected = python.run(inputs)
+            assert_same(got, expected, name)
 
 
 def test_files_of_a_zip_are_copied_for_the_load_alone(bundles, tmp_path):

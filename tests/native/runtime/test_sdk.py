@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,8 @@ from native_builds import ROOT, jobs
 from shared import once, zoo_bundle
 
 import mmedge
-from mmedge.native.runtime import installed_onnxruntime
+from mmedge.bundle import Bundle
+from mmedge.native.runtime import installed_onnxruntime, installed_openvino
 
 pytestmark = pytest.mark.native_build
 
@@ -88,6 +90,21 @@ def test_loops_and_states_allocate_free_and_lock_nothing(installed, bundle, vari
     # Loops to their end and cancelled, greedy and drawn, alone and with a state that is reset.
     assert (good, ours) == (1, [0, 0, 0])
     assert engine > 0
+
+
+def test_neither_does_one_of_openvino(installed, tmp_path):
+    """Forms of fixed and of any shapes; what stages hand on lies in memory that is used again."""
+    pytest.importorskip("openvino", reason="pip install 'mmedge[openvino]'")
+    path = shutil.copy(CASES / "both.mmedge", tmp_path / "both.mmedge")
+    with Bundle.open(path) as bundle:
+        base = bundle.manifest.variants[0]
+        bundle.with_variant(replace(base, backend="openvino"), {}).close()
+    for longest in (4, 7):  # golden samples have 4
+        words = (installed_onnxruntime(), "cut", 300, "openvino-fp32-cpu", installed_openvino())
+        out = check(installed / "pipeline_allocations", path, *words, longest)
+        good, *ours, engine = map(int, out.split())
+        assert (good, ours) == (1, [0, 0, 0])
+        assert engine > 0
 
 
 def test_an_example_is_built_against_it_and_gives_what_python_gives(installed, vqa, tmp_path):

@@ -1,4 +1,7 @@
-// Runs a compiled graph: mmedge/backends/openvino/compiled.py and stepper.py.
+// Runs a compiled graph: mmedge/backends/openvino/compiled.py.
+//
+// A state is copied from where a run left it. Given back as it lies, which Python's stepper does after
+// each run, it is written to by a later run where another run came between.
 #include "run_slot.h"
 
 #include <algorithm>
@@ -8,10 +11,6 @@
 
 namespace mmedge::runtime::openvino {
 namespace {
-
-void release_tensor(const void* library, void* tensor) noexcept {
-  static_cast<const Library*>(library)->api().tensor_free(static_cast<OvTensor*>(tensor));
-}
 
 bool has_shapes(const InputShapes& shapes, const TensorView& view, size_t input) {
   return std::equal(shapes[input].begin(), shapes[input].end(), view.shape,
@@ -28,11 +27,6 @@ OpenVinoSlot::OpenVinoSlot(Forms& forms, const std::vector<TensorSpec>& inputs,
   requests_.reserve(forms.special().size() + 1);  // pointers to them stay
   for (const auto& form : forms.special()) requests_.push_back(make_request(*form));
   if (const Compiled* general = forms.general()) requests_.push_back(make_request(*general));
-}
-
-OpenVinoSlot::~OpenVinoSlot() {
-  // Tensors of a request end before it.
-  inputs_.clear();
 }
 
 OpenVinoSlot::Request OpenVinoSlot::make_request(const Compiled& form) const {
@@ -67,7 +61,7 @@ Code OpenVinoSlot::bind(size_t index, const TensorView&) noexcept {
 Code OpenVinoSlot::check_ranges() noexcept {
   for (size_t i = 0; i < inputs_.size(); ++i) {
     const Input& input = inputs_[i];
-    if (input.view.dtype != DType::kInt64 || input.of_engine) continue;
+    if (input.view.dtype != DType::kInt64) continue;
     const auto* values = static_cast<const int64_t*>(input.view.data);
     const int64_t count = input.view.elements();
     if (count == 0) continue;
@@ -95,6 +89,7 @@ Code OpenVinoSlot::choose_form() noexcept {
     if (same) form = each.get();
   }
   Request* request = nullptr;
+  if (form == nullptr) form = forms_.general();  // without the lock of what makes it
   try {
     if (form == nullptr) form = &forms_.make_general();
     for (Request& each : requests_) {
@@ -108,24 +103,14 @@ Code OpenVinoSlot::choose_form() noexcept {
     return fail(Code::kBackend, "OpenVINO failed: %s", error.what());
   }
   if (request == request_) return Code::kOk;
-  for (size_t i = 0; i < inputs_.size(); ++i) {
-    // A later run of the request that was used so far would write there.
-    if (const Code code = copy_held(i); code != Code::kOk) return code;
-    stale_[i] = true;
-  }
+  stale_.assign(stale_.size(), true);
   request_ = request;
   return Code::kOk;
 }
 
 Code OpenVinoSlot::enter(size_t index) noexcept {
   const Api& api = forms_.library().api();
-  Input& input = inputs_[index];
-  TensorView& view = input.view;
-  if (input.of_engine) {
-    // It lies in the request already.
-    stale_[index] = false;
-    return Code::kOk;
-  }
+  TensorView& view = inputs_[index].view;
   Owner<OvTensor> tensor(api.tensor_free);
   const Shape shape{static_cast<int64_t>(view.rank), view.shape};
   Status status = api.tensor_create_from_host_ptr(element_type(view.dtype), shape, view.data,
@@ -179,22 +164,6 @@ Code OpenVinoSlot::read(size_t index, TensorView* out) noexcept {
   if (view(tensor.get(), output_specs_[index].dtype, out) == Code::kOk) return Code::kOk;
   return fail(Code::kBackend, "OpenVINO made an output '%s' that cannot be read",
               output_specs_[index].name.c_str());
-}
-
-// The next run takes the very tensor in which the last one left a state, and the request then writes
-// to another place, where its shape is dynamic. Where it is fixed, it has one place.
-Value OpenVinoSlot::keep(size_t output, size_t input) noexcept {
-  if (request_->form->has_fixed_shape(output) || request_->places[input] != nullptr) return Value();
-  const Api& api = forms_.library().api();
-  Owner<OvTensor> tensor(api.tensor_free);
-  InferRequest* request = request_->held.get();
-  if (api.infer_request_get_output_tensor_by_index(request, request_->form->output_place(output),
-                                                   tensor.out()) != 0 ||
-      api.infer_request_set_input_tensor_by_index(request, input, tensor.get()) != 0) {
-    return Value();
-  }
-  stale_[input] = false;
-  return {&forms_.library(), tensor.leave(), release_tensor, outputs_[output].view};
 }
 
 }  // namespace mmedge::runtime::openvino

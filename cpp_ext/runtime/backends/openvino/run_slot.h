@@ -15,13 +15,11 @@ class OpenVinoSlot final : public BufferedSlot {
   // Throws Error(kBackend).
   OpenVinoSlot(Forms& forms, const std::vector<TensorSpec>& inputs,
                const std::vector<TensorSpec>& outputs);
-  ~OpenVinoSlot() override;
 
  protected:
   Code bind(size_t index, const TensorView& tensor) noexcept override;
   Code compute() noexcept override;
   Code read(size_t index, TensorView* view) noexcept override;
-  Value keep(size_t output, size_t input) noexcept override;
 
  private:
   // An infer request of one form of the graph.

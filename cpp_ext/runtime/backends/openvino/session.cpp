@@ -8,13 +8,14 @@
 
 #include "../cores.h"
 #include "graph_folder.h"
+#include "onnx_form.h"
 #include "run_slot.h"
 
 namespace mmedge::runtime::openvino {
 namespace {
 
-// A graph's file. Core.read_model chooses a reader by what the file looks like, and its name comes
-// first: a bundle's graphs end with ".onnx", and were checked to be ONNX.
+// A graph's file. Core.read_model chooses a reader by what the file looks like, and by its name first:
+// a bundle's graphs end with ".onnx"; see onnx_form.h for the rest.
 Owner<Model> read_model(Library& library, const std::string& path) {
   Owner<Model> model(library.api().model_free);
   library.check(library.api().core_read_model(library.core(), path.c_str(), nullptr, model.out()));
@@ -75,9 +76,13 @@ class OpenVinoSession final : public Session {
   void open(const StageSource& source, const std::vector<InputShapes>& samples) {
     Library& library = forms_.library_;
     std::optional<GraphFolder> copied;
-    if (source.path.empty()) {
+    const bool as_it_is = begins_as_onnx(source.graph);
+    if (source.path.empty() || !as_it_is) {
       const std::string& file = source.variant->files.at(source.stage->name);
-      copied.emplace(file.substr(file.rfind('/') + 1), source.graph, source.weights);
+      const std::string ordered = as_it_is ? "" : reorder_fields(source.graph);
+      const Bytes bytes{reinterpret_cast<const uint8_t*>(ordered.data()), ordered.size()};
+      copied.emplace(file.substr(file.rfind('/') + 1), as_it_is ? source.graph : bytes,
+                     source.weights);
     }
     const std::string& path = copied ? copied->path() : source.path;
     forms_.model_ = read_model(library, path);
