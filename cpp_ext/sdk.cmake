@@ -16,8 +16,11 @@ else()
   set(libraries ${CMAKE_INSTALL_LIBDIR})
 endif()
 
-add_library(mmedge SHARED api/runtime.cpp api/stream.cpp api/backend.cpp $<TARGET_OBJECTS:mmedge_kernels_cpu>)
-set_source_files_properties(api/backend.cpp PROPERTIES COMPILE_OPTIONS -Os)
+add_library(mmedge SHARED api/runtime.cpp api/stream.cpp api/stream_options.cpp api/backend.cpp
+            $<TARGET_OBJECTS:mmedge_kernels_cpu>)
+# They hand on to the runtime, and the library's size counts.
+set_source_files_properties(
+  api/runtime.cpp api/stream.cpp api/stream_options.cpp api/backend.cpp PROPERTIES COMPILE_OPTIONS -Os)
 if(NOT MMEDGE_SANITIZE)
   # Neither a new C library nor a new C++ library is asked of the system that it runs on.
   target_sources(mmedge PRIVATE api/old_glibc.cpp)
@@ -87,10 +90,12 @@ install(FILES ${CMAKE_CURRENT_BINARY_DIR}/mmedge.pc DESTINATION ${libraries}/pkg
 
 if(MMEDGE_TESTS)
   # All of it in one program, where the tests tell its code from that of ONNX Runtime.
-  add_executable(
-    pipeline_allocations EXCLUDE_FROM_ALL ../tests/native/runtime/pipeline_allocations.cpp
-    api/runtime.cpp api/backend.cpp $<TARGET_OBJECTS:mmedge_kernels_cpu>)
-  target_include_directories(pipeline_allocations PRIVATE api include)
-  target_link_libraries(pipeline_allocations PRIVATE mmedge_runtime)
-  target_link_options(pipeline_allocations PRIVATE -static-libstdc++ -static-libgcc)
+  foreach(name pipeline_allocations stream_allocations)
+    add_executable(
+      ${name} EXCLUDE_FROM_ALL ../tests/native/runtime/${name}.cpp api/runtime.cpp api/stream.cpp
+      api/stream_options.cpp api/backend.cpp $<TARGET_OBJECTS:mmedge_kernels_cpu>)
+    target_include_directories(${name} PRIVATE api include)
+    target_link_libraries(${name} PRIVATE mmedge_runtime)
+    target_link_options(${name} PRIVATE -static-libstdc++ -static-libgcc)
+  endforeach()
 endif()

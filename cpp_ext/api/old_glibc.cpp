@@ -19,9 +19,11 @@
 #if defined(__x86_64__)
 #define MMEDGE_OLDEST "GLIBC_2.2.5"
 #define MMEDGE_OLDEST_DLINFO "GLIBC_2.3.3"
+#define MMEDGE_OLDEST_PROTOCOL "GLIBC_2.4"
 #else
 #define MMEDGE_OLDEST "GLIBC_2.17"
 #define MMEDGE_OLDEST_DLINFO "GLIBC_2.17"
+#define MMEDGE_OLDEST_PROTOCOL "GLIBC_2.17"
 #endif
 
 #define MMEDGE_HIDDEN __attribute__((visibility("hidden")))
@@ -41,6 +43,10 @@ __asm__(".symver oldest_pthread_create, pthread_create@" MMEDGE_OLDEST);
 __asm__(".symver oldest_pthread_join, pthread_join@" MMEDGE_OLDEST);
 __asm__(".symver oldest_pthread_once, pthread_once@" MMEDGE_OLDEST);
 __asm__(".symver oldest_pthread_key_create, __pthread_key_create@" MMEDGE_OLDEST);
+__asm__(".symver oldest_mutexattr_init, pthread_mutexattr_init@" MMEDGE_OLDEST);
+__asm__(".symver oldest_mutexattr_destroy, pthread_mutexattr_destroy@" MMEDGE_OLDEST);
+__asm__(".symver oldest_mutexattr_setprotocol, pthread_mutexattr_setprotocol@" MMEDGE_OLDEST_PROTOCOL);
+__asm__(".symver oldest_condattr_setclock, pthread_condattr_setclock@" MMEDGE_OLDEST_DLINFO);
 
 void* oldest_dlopen(const char*, int);
 int oldest_dlclose(void*);
@@ -55,6 +61,10 @@ int oldest_pthread_create(pthread_t*, const pthread_attr_t*, void* (*)(void*), v
 int oldest_pthread_join(pthread_t, void**);
 int oldest_pthread_once(pthread_once_t*, void (*)());
 int oldest_pthread_key_create(pthread_key_t*, void (*)(void*));
+int oldest_mutexattr_init(pthread_mutexattr_t*);
+int oldest_mutexattr_destroy(pthread_mutexattr_t*);
+int oldest_mutexattr_setprotocol(pthread_mutexattr_t*, int);
+int oldest_condattr_setclock(pthread_condattr_t*, clockid_t);
 
 MMEDGE_HIDDEN void* dlopen(const char* path, int mode) noexcept { return oldest_dlopen(path, mode); }
 MMEDGE_HIDDEN int dlclose(void* handle) noexcept { return oldest_dlclose(handle); }
@@ -81,6 +91,20 @@ MMEDGE_HIDDEN int pthread_once(pthread_once_t* once, void (*work)()) {
 }
 MMEDGE_HIDDEN int __pthread_key_create(pthread_key_t* key, void (*destroy)(void*)) noexcept {
   return oldest_pthread_key_create(key, destroy);
+}
+MMEDGE_HIDDEN int pthread_mutexattr_init(pthread_mutexattr_t* attributes) noexcept {
+  return oldest_mutexattr_init(attributes);
+}
+MMEDGE_HIDDEN int pthread_mutexattr_destroy(pthread_mutexattr_t* attributes) noexcept {
+  return oldest_mutexattr_destroy(attributes);
+}
+MMEDGE_HIDDEN int pthread_mutexattr_setprotocol(pthread_mutexattr_t* attributes,
+                                                int protocol) noexcept {
+  return oldest_mutexattr_setprotocol(attributes, protocol);
+}
+MMEDGE_HIDDEN int pthread_condattr_setclock(pthread_condattr_t* attributes,
+                                            clockid_t clock) noexcept {
+  return oldest_condattr_setclock(attributes, clock);
 }
 
 // Since 2.29 these do not set errno, which nobody here reads.

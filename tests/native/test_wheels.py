@@ -18,6 +18,8 @@ import pytest
 from hostile_bundles import write_hostile
 from shared import once
 
+from mmedge.native.runtime import installed_onnxruntime
+
 pytestmark = pytest.mark.native_build
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -272,20 +274,21 @@ def test_the_x86_64_wheel_installs_and_runs(wheels, tmp_path):
     )
     assert done.stdout.startswith(str(tmp_path)), done.stdout + done.stderr
     # The SDK of the wheel alone: a C++ program is built with it.
-    sdk = subprocess.run(
-        [sys.executable, "-S", "-m", "mmedge.sdk"],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env={"PYTHONPATH": path},
-    )
-    assert sdk.stdout == f"{tmp_path / 'mmedge' / 'sdk'}\n", sdk.stderr
+    folders = []
+    for option in ([], ["--cmake-dir"]):
+        done = subprocess.run(
+            [sys.executable, "-S", "-m", "mmedge.sdk", *option],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env={"PYTHONPATH": path},
+        )
+        assert done.returncode == 0, done.stderr
+        folders.append(done.stdout[:-1])
+    assert folders[0] == str(tmp_path / "mmedge" / "sdk")
     build = tmp_path / "example"
     for command in (
-        [
-            *("cmake", "-S", ROOT / "examples/cpp", "-B", build),
-            f"-DCMAKE_PREFIX_PATH={sdk.stdout[:-1]}",
-        ],
+        ["cmake", "-S", ROOT / "examples/cpp", "-B", build, f"-Dmmedge_DIR={folders[1]}"],
         ["cmake", "--build", build],
     ):
         done = subprocess.run(command, capture_output=True, text=True)
@@ -294,3 +297,13 @@ def test_the_x86_64_wheel_installs_and_runs(wheels, tmp_path):
     done = subprocess.run([build / "run_bundle", bundle], capture_output=True, text=True)
     # It opened the bundle, and looks for ONNX Runtime where a system has it.
     assert "ONNX Runtime" in done.stderr or "missing input" in done.stderr, done.stderr
+    bundle = ROOT / "conformance/cases/bundles/both.mmedge"
+    words = ["camera=20", "voice=40", "--seconds", "1.5", "--fails", "voice", "--onnxruntime"]
+    done = subprocess.run(
+        [build / "multi_rate", bundle, *words, installed_onnxruntime()],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "camera: 30 pushed" in done.stdout
+    assert "s: voice is absent: too_old" in done.stdout

@@ -46,7 +46,8 @@ typedef enum mmedge_status {
   MMEDGE_INPUT_ERROR = 200, /* a value does not fit what the bundle declares. Nothing was run. */
   MMEDGE_NOT_WARM = 201,    /* the call needs more memory than mmedge_pipeline_warm_up() set aside */
   MMEDGE_TOO_SMALL = 202,   /* the caller's buffer is too small; its tensor says what is needed */
-  MMEDGE_TIMEOUT = 203      /* a deadline passed before a loop `denoise` had an estimate */
+  MMEDGE_TIMEOUT = 203      /* a deadline passed before a loop `denoise` had an estimate, or a wait
+                               for a result of a stream */
 } mmedge_status;
 
 /* Element types. Kernels take the first four: the CPU kernel MMEDGE_F32 alone, CUDA kernels MMEDGE_F16

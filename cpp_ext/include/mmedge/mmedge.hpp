@@ -1,4 +1,5 @@
-// mmedge for C++17: owners around the C API of mmedge/mmedge.h, which explains what each call does.
+// mmedge for C++17: owners around the C API of mmedge/mmedge.h and mmedge/stream.h, which explain what
+// each call does.
 //
 // Nothing throws. What can fail gives a Result: a value, or a status and a message.
 //
@@ -17,6 +18,7 @@
 #include <vector>
 
 #include "mmedge/mmedge.h"
+#include "mmedge/stream.h"
 
 namespace mmedge {
 
@@ -54,6 +56,25 @@ class [[nodiscard]] Status {
 
  private:
   mmedge_status status_;
+};
+
+// A value or a status, of calls that are real-time: as a Result, and error() copies the text. `*outcome`
+// of a failure is undefined.
+template <class T>
+class [[nodiscard]] Outcome {
+ public:
+  Outcome(const T& value) noexcept : value_(value) {}                 // NOLINT: from a value
+  Outcome(mmedge_status status) noexcept : value_(), status_(status) {}  // NOLINT: from a status
+
+  explicit operator bool() const noexcept { return status_ == MMEDGE_OK; }
+  const T& operator*() const noexcept { return value_; }
+  const T* operator->() const noexcept { return &value_; }
+  mmedge_status code() const noexcept { return status_; }
+  Failure error() const { return {status_, mmedge_last_error()}; }
+
+ private:
+  T value_;
+  mmedge_status status_ = MMEDGE_OK;
 };
 
 inline Failure last_failure(mmedge_status status) { return {status, mmedge_last_error()}; }
@@ -260,6 +281,116 @@ Status Pipeline::begin(const mmedge_tensor (&inputs)[N], const mmedge_loop_optio
   return mmedge_loop_begin(handle_.get(), inputs, static_cast<int32_t>(N), &options,
                            state != nullptr ? state->handle() : nullptr);
 }
+
+// Options of a stream, to be changed before it is opened.
+inline mmedge_stream_options stream_options() {
+  mmedge_stream_options options = MMEDGE_STREAM_OPTIONS;
+  return options;
+}
+
+inline mmedge_stream_threads stream_threads() {
+  mmedge_stream_threads threads = MMEDGE_STREAM_THREADS;
+  return threads;
+}
+
+// How a stream uses one modality. `name` has to stay until the stream is open.
+inline mmedge_stream_modality stream_modality(const char* name, mmedge_policy policy) {
+  mmedge_stream_modality modality = MMEDGE_STREAM_MODALITY;
+  modality.modality = name;
+  modality.policy = policy;
+  return modality;
+}
+
+// Sensors push at their own rates, fused results come out. Which functions any thread may call, and
+// which only the reader of results, is said in mmedge/stream.h.
+class Stream {
+ public:
+  static Result<Stream> open(const Pipeline& pipeline, const mmedge_stream_options& options) {
+    mmedge_stream* handle = nullptr;
+    const mmedge_status status = mmedge_stream_open(pipeline.handle(), &options, &handle);
+    if (status != MMEDGE_OK) return last_failure(status);
+    return Stream(handle);
+  }
+
+  // A sample that was measured at `stamp`, seconds of the stream's clock; without: now.
+  template <size_t N>
+  Status push(const char* modality, const mmedge_tensor (&inputs)[N],
+              std::optional<double> stamp = std::nullopt) noexcept {
+    return mmedge_stream_push(handle_.get(), modality, inputs, static_cast<int32_t>(N),
+                              stamp ? &*stamp : nullptr, nullptr);
+  }
+  Status push(const char* modality, const mmedge_tensor& input,
+              std::optional<double> stamp = std::nullopt) noexcept {
+    return mmedge_stream_push(handle_.get(), modality, &input, 1, stamp ? &*stamp : nullptr,
+                              nullptr);
+  }
+  Status forget(const char* modality) noexcept {
+    return mmedge_stream_forget(handle_.get(), modality);
+  }
+  Status reset() noexcept { return mmedge_stream_reset(handle_.get()); }
+
+  // On the caller's thread: does what is due by now.
+  Status poll() noexcept { return mmedge_stream_poll(handle_.get()); }
+  double next_time() const noexcept { return mmedge_stream_next_time(handle_.get()); }
+
+  // The oldest result, or the newest; where there is none, one that is not `available`.
+  Outcome<mmedge_result> take(bool latest = false) noexcept {
+    mmedge_result result = MMEDGE_RESULT;
+    const mmedge_status status = mmedge_stream_take(handle_.get(), latest, &result);
+    if (status != MMEDGE_OK) return status;
+    return result;
+  }
+  // The same, where one comes in time; else MMEDGE_TIMEOUT.
+  Outcome<mmedge_result> wait(double timeout_s, bool latest = false) noexcept {
+    const mmedge_status status = mmedge_stream_wait(handle_.get(), timeout_s);
+    if (status != MMEDGE_OK) return status;
+    return take(latest);
+  }
+  // Of the result that was taken last: an output, and what it says of a modality.
+  Status output(mmedge_tensor& output) noexcept {
+    return mmedge_stream_output(handle_.get(), &output);
+  }
+  // Why each row of its loop ended; how many rows there are.
+  template <size_t R>
+  Outcome<int32_t> finish(int32_t (&finish)[R]) noexcept {
+    int32_t rows = 0;
+    const mmedge_status status =
+        mmedge_stream_finish(handle_.get(), finish, static_cast<int32_t>(R), &rows);
+    if (status != MMEDGE_OK) return status;
+    return rows;
+  }
+  Outcome<mmedge_result_modality> modality(int32_t index) noexcept {
+    mmedge_result_modality modality = MMEDGE_RESULT_MODALITY;
+    const mmedge_status status = mmedge_stream_result_modality(handle_.get(), index, &modality);
+    if (status != MMEDGE_OK) return status;
+    return modality;
+  }
+
+  // Samples of a modality that were dropped so far, for a reason or for any.
+  Outcome<uint64_t> dropped(const char* modality, const char* reason = nullptr) noexcept {
+    uint64_t count = 0;
+    const mmedge_status status =
+        mmedge_stream_dropped(handle_.get(), modality, reason, &count);
+    if (status != MMEDGE_OK) return status;
+    return count;
+  }
+  mmedge_stream_health counters() noexcept {
+    mmedge_stream_health health = MMEDGE_STREAM_HEALTH;
+    mmedge_stream_counters(handle_.get(), &health);
+    return health;
+  }
+
+  // Ends it from any thread: waits end, and calls fail from now on.
+  void stop() noexcept { mmedge_stream_stop(handle_.get()); }
+  mmedge_stream* handle() const { return handle_.get(); }
+
+ private:
+  struct Close {
+    void operator()(mmedge_stream* handle) const { mmedge_stream_close(handle); }
+  };
+  explicit Stream(mmedge_stream* handle) : handle_(handle) {}
+  std::unique_ptr<mmedge_stream, Close> handle_;
+};
 
 }  // namespace mmedge
 

@@ -7,12 +7,37 @@
  *                             mmedge_stream_output(stream, &scores)
  *   mmedge_stream_close(stream)
  *
- * docs/reference/streams.md says what each option, age, drop and reason means. A stream has no thread
- * of its own: encoders and fusion run inside push and poll, on the thread that calls them. Call it from
- * one thread at a time. Making it sets aside all memory that it needs, and may fail; the rest of this
- * header is real-time (mmedge/mmedge.h says what that means).
+ * docs/reference/streams.md says what each option, age, drop and reason means. Making a stream sets
+ * aside all memory that it needs, and may fail; the rest of this header is real-time (mmedge/mmedge.h
+ * says what that means), but for closing, and for wait, which is there to block. With threads, calls take
+ * the short locks that are described below.
  *
- * Streams of bundles with a loop or with state are refused; the Python runtime has them.
+ * On the caller's thread. Without `threads` in its options a stream has no thread: encoders and fusion
+ * run inside push and poll, on the thread that calls them. Call it from one thread at a time.
+ *
+ * With threads of its own. With `threads` each modality that has an encoder has a thread, and ticks and
+ * fusion have one: sensors' threads push, and another takes the results:
+ *
+ *   any thread:  mmedge_stream_push(stream, "image", &frame, 1, &stamp, NULL)
+ *   one thread:  while (mmedge_stream_wait(stream, 0.5) == MMEDGE_OK) {
+ *                  mmedge_stream_take(stream, 0, &result)
+ *                  mmedge_stream_output(stream, &scores)
+ *                }
+ *   at the end:  mmedge_stream_stop(stream), join the threads above, mmedge_stream_close(stream)
+ *
+ *   - push, forget, reset, poll, next_time, dropped, counters and stop: from any threads, at any time.
+ *   - wait, take, output and result_modality: one thread at a time, the reader.
+ *   - A push never waits for a stage. A mutex guards the accounts; it is held for them alone, some
+ *     microseconds, and lends its holder the priority of who waits. Each modality has another one, held
+ *     while its push checks and copies its value: pushes of one modality come one after the other.
+ *   - Opening waits for the threads to begin. A stream is its process's: a fork has none of its threads.
+ *   - A fault on a thread (a clock that gives nothing of use for a second, an exception in on_result)
+ *     ends the stream: each further call gives MMEDGE_BACKEND_ERROR, and says why. A stage that fails is
+ *     none: its result or its modality says so.
+ *
+ * Of a bundle with a loop each result has what the loop gives, under the names that mmedge/mmedge.h
+ * has for it; encoders go on while it runs. On the caller's thread its steps are taken in poll, as many
+ * as come due. The states of stages are the stream's own.
  */
 #ifndef MMEDGE_STREAM_H_
 #define MMEDGE_STREAM_H_
@@ -62,6 +87,33 @@ typedef struct mmedge_size {
   int64_t size;
 } mmedge_size;
 
+/* Seconds after which the state of a modality's encoder, or of a fusion stage, begins anew. */
+typedef struct mmedge_reset {
+  const char* name; /* of the modality or the stage; NULL: of all */
+  double after_s;
+} mmedge_reset;
+
+struct mmedge_result;
+
+/* Threads of a stream. */
+typedef struct mmedge_stream_threads {
+  uint32_t struct_size;
+  const char* name;    /* they are called "NAME camera", "NAME fusion", "NAME results", of which the
+                          system keeps 15 characters; NULL: "mmedge" */
+  const int32_t* cpus; /* the processors on which they may run */
+  int32_t cpu_count;   /* 0: those of the caller */
+  int32_t priority;    /* of SCHED_FIFO, 1 to 99; 0: that of the caller. Threads of ONNX Runtime have
+                          neither: load the pipeline with threads = 1, and stages run on these. */
+  /* Called for each result, oldest first, on a thread of its own; it may ask for outputs and
+   * modalities of the result, which is valid until it returns, and call what any thread may. Results
+   * that come meanwhile wait, up to `keep`: it should not block. It must not throw, and not close the
+   * stream (stop may be called). With it wait and take are refused. NULL: the reader takes results. */
+  void (*on_result)(void* context, mmedge_stream* stream, const struct mmedge_result* result);
+  void* context;
+} mmedge_stream_threads;
+
+#define MMEDGE_STREAM_THREADS {sizeof(mmedge_stream_threads), NULL, NULL, 0, 0, NULL, NULL}
+
 typedef struct mmedge_stream_options {
   uint32_t struct_size;
   const char* trigger;  /* the modality whose samples make results, or "any"; NULL: trigger_hz */
@@ -75,27 +127,44 @@ typedef struct mmedge_stream_options {
   int64_t recover_after; /* sound samples after which a modality counts as present again */
   const mmedge_size* largest;
   int32_t largest_count;
-  double (*clock)(void* context); /* seconds that never go back; NULL: CLOCK_MONOTONIC */
+  double (*clock)(void* context); /* seconds that never go back; NULL: CLOCK_MONOTONIC. With threads
+                                     several call it, one at a time, with a mutex held; ticks and ends
+                                     of waits are looked for every 5 ms. */
   void* clock_context;
+  const mmedge_stream_threads* threads; /* NULL: none; stages run in push and poll */
+  const mmedge_loop_options* loop_options; /* of each run of the loop; NULL: the bundle's. Its deadline is
+                                              the stream's, and `cached` has no meaning */
+  int32_t cancel; /* what a newer trigger does while a loop runs: 0: it waits for the end; 1: it ends the
+                     loop after the step that runs */
+  const mmedge_reset* resets; /* of states */
+  int32_t reset_count;        /* 0: they never begin anew by themselves */
 } mmedge_stream_options;
 
 #define MMEDGE_STREAM_OPTIONS \
-  {sizeof(mmedge_stream_options), NULL, 0, 0, NULL, 0, 64, 16, 1.0, 3, NULL, 0, NULL, NULL}
+  {sizeof(mmedge_stream_options), NULL, 0, 0, NULL, 0, 64, 16, 1.0, 3, NULL, 0, NULL, NULL, NULL, \
+   NULL, 0, NULL, 0}
 
 /* Makes a stream on the plan that is loaded: load the pipeline with plan "cut" so that an encoder runs
  * when its sensor delivers, and once. The pipeline stays usable, and may be closed before.
- * MMEDGE_INPUT_ERROR: an option that does not fit, a dimension without largest size, a loop, a state. */
+ * MMEDGE_INPUT_ERROR: an option that does not fit, a dimension without largest size.
+ * MMEDGE_BACKEND_ERROR: the system gives no thread, or does not permit its priority or processors. */
 MMEDGE_API mmedge_status mmedge_stream_open(mmedge_pipeline* pipeline,
                                             const mmedge_stream_options* options,
                                             mmedge_stream** stream);
 
-/* Frees it. NULL is allowed. */
+/* Frees it, after the stages that run and calls that other threads are in have ended; no call may begin
+ * after this. In on_result it only fails the stream. NULL is allowed. */
 MMEDGE_API void mmedge_stream_close(mmedge_stream* stream);
+
+/* Ends it: samples that are pending count as dropped by "closed", waits end, and calls other than for
+ * counters give MMEDGE_BACKEND_ERROR from now on. Returns at once. What was taken stays. */
+MMEDGE_API void mmedge_stream_stop(mmedge_stream* stream);
 
 /* A sample of a modality: a tensor for each of its inputs, by name, which are copied. `stamp`: when it
  * was measured, seconds of the stream's clock; NULL: now. `*sequence`, unless NULL, is its number in the
  * modality, from 0. MMEDGE_INPUT_ERROR: it does not fit, and nothing changed. What is wrong with a
- * sample that fits is no error: it is dropped for a reason, and counted. */
+ * sample that fits is no error: it is dropped for a reason, and counted. MMEDGE_BACKEND_ERROR: the stream
+ * was stopped, or failed. */
 MMEDGE_API mmedge_status mmedge_stream_push(mmedge_stream* stream, const char* modality,
                                             const mmedge_tensor* inputs, int32_t count,
                                             const double* stamp, int64_t* sequence);
@@ -106,11 +175,16 @@ MMEDGE_API mmedge_status mmedge_stream_forget(mmedge_stream* stream, const char*
 /* Begins as if nothing had been pushed; counters go on. */
 MMEDGE_API mmedge_status mmedge_stream_reset(mmedge_stream* stream);
 
-/* Does what is due by now. */
+/* Does what is due by now. With threads there is nothing to do: it says whether they are well. */
 MMEDGE_API mmedge_status mmedge_stream_poll(mmedge_stream* stream);
 
 /* When something is due next unless a sample comes, seconds of the stream's clock; infinity: nothing. */
 MMEDGE_API double mmedge_stream_next_time(const mmedge_stream* stream);
+
+/* Waits for a result to take, up to `timeout_s` seconds; negative: as long as it takes. For streams with
+ * threads. MMEDGE_TIMEOUT: there is none; the text says what came. MMEDGE_BACKEND_ERROR: the stream was
+ * stopped, or failed. */
+MMEDGE_API mmedge_status mmedge_stream_wait(mmedge_stream* stream, double timeout_s);
 
 typedef struct mmedge_result {
   uint32_t struct_size;
@@ -130,13 +204,23 @@ typedef struct mmedge_result {
 #define MMEDGE_RESULT {sizeof(mmedge_result), 0, 0, 0, -1, 0, 0, 0, 0, 0, NULL, ""}
 
 /* Takes the oldest result, or with `latest` the newest, passing over the others. It, its texts and its
- * outputs are valid until the next call of the stream. */
+ * outputs are valid until the next call of the stream; with threads, until the next take. */
 MMEDGE_API mmedge_status mmedge_stream_take(mmedge_stream* stream, int32_t latest,
                                             mmedge_result* result);
 
 /* An output of the result that was taken: as mmedge_pipeline_run() gives one.
  * MMEDGE_INPUT_ERROR: no such output, or the result has none. */
 MMEDGE_API mmedge_status mmedge_stream_output(mmedge_stream* stream, mmedge_tensor* output);
+
+/* Why each row of the result's loop ended, an mmedge_finish each: up to `count` of them, and in `*rows`
+ * how many there are; 0: the bundle has no loop. MMEDGE_INPUT_ERROR: the result has no outputs. */
+MMEDGE_API mmedge_status mmedge_stream_finish(mmedge_stream* stream, int32_t* finish, int32_t count,
+                                              int32_t* rows);
+
+/* A fusion stage with state, in the plan's order, and what the result says of it, or "".
+ * MMEDGE_INVALID: no such one. */
+MMEDGE_API mmedge_status mmedge_stream_result_stage(mmedge_stream* stream, int32_t index,
+                                                    const char** stage, const char** note);
 
 /* What the result that was taken says of a modality, by its place in the manifest. */
 typedef struct mmedge_result_modality {
@@ -163,10 +247,13 @@ MMEDGE_API mmedge_status mmedge_stream_dropped(mmedge_stream* stream, const char
 typedef struct mmedge_stream_health {
   uint32_t struct_size;
   int64_t triggers, results, stale, empty, deadline_misses, results_dropped;
-  double latency_p95; /* seconds; NaN before there is one */
+  double latency_p95;    /* seconds; NaN before there is one */
+  int64_t clock_jumps;   /* how often the stream's clock was set */
+  int64_t clock_glitches; /* its readings that were not used */
+  int64_t state_resets;  /* how often states of fusion stages began anew by themselves */
 } mmedge_stream_health;
 
-#define MMEDGE_STREAM_HEALTH {sizeof(mmedge_stream_health), 0, 0, 0, 0, 0, 0, 0}
+#define MMEDGE_STREAM_HEALTH {sizeof(mmedge_stream_health), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
 
 MMEDGE_API mmedge_status mmedge_stream_counters(mmedge_stream* stream,
                                                 mmedge_stream_health* health);

@@ -13,6 +13,8 @@ Compute::Compute(StageRunner* runner, const std::vector<std::unique_ptr<Modality
       parts_(tracks.size()),
       goes_on_(fusion_states) {
   size_t longest = 0;
+  chosen_.resize(tracks.size());
+  sizes_.resize(table.names.size());
   no_sizes_.assign(table.names.size(), kNoSize);
   for (const auto& track : tracks) {
     StandIns stand_ins;
@@ -75,11 +77,15 @@ void Compute::encode(ModalityState* track, const Item& item, double* seconds) no
   }
   // With state it runs whatever came before.
   if (!track->sequence) outcome.slot = track->slot_of_same(inputs);
-  if (outcome.slot >= 0) {
-    outcome.is_skipped = true;
-    return;
+  {
+    const Lock lock(mutex_);
+    if (outcome.slot >= 0) {
+      track->slots.hold(outcome.slot);
+      outcome.is_skipped = true;
+      return;
+    }
+    outcome.slot = track->slots.take();
   }
-  outcome.slot = track->slots.take();
   if (outcome.slot < 0) {
     outcome.has_failed = true;
     outcome.message = "BackendError: all places for features are in use";
@@ -87,7 +93,9 @@ void Compute::encode(ModalityState* track, const Item& item, double* seconds) no
   }
   const size_t slot = static_cast<size_t>(outcome.slot);
   const bool goes_on = item.turn && item.turn->goes_on;
-  if (runner_->encode(track->place, inputs, goes_on, slot, seconds) != Code::kOk) {
+  const Code code = runner_->encode(track->place, inputs, goes_on, slot, seconds);
+  const Lock lock(mutex_);
+  if (code != Code::kOk) {
     outcome.has_failed = true;
     outcome.message = runner_->message(static_cast<int>(track->place));
     track->slots.release(outcome.slot);
@@ -97,32 +105,58 @@ void Compute::encode(ModalityState* track, const Item& item, double* seconds) no
   if (!track->sequence) track->keep_content(item, inputs, outcome.slot);
 }
 
-void Compute::fuse(const Active& active, const FusionStates& states, Slots* results,
-                   Fused* outcome, double* seconds) noexcept {
+void Compute::begin_fusion(const Active& active, const FusionStates& states) noexcept {
+  for (size_t i = 0; i < goes_on_.size(); ++i) goes_on_[i] = states.stages()[i].turn.goes_on;
+  std::copy(active.sizes.begin(), active.sizes.end(), sizes_.begin());
+  for (const auto& track : tracks_) {
+    Chosen& chosen = chosen_[track->place];
+    chosen.item = active.parts[track->place].choice->item;
+    if (chosen.item == nullptr) continue;
+    chosen.features = chosen.item->features;
+    track->slots.hold(chosen.features);
+    ++chosen.item->pins;
+    for (size_t i = 0; i < chosen.item->count; ++i) ++chosen.item->samples[i]->pins;
+  }
+}
+
+void Compute::end_fusion() noexcept {
+  for (const auto& track : tracks_) {
+    const Chosen& chosen = chosen_[track->place];
+    if (chosen.item == nullptr) continue;
+    track->slots.release(chosen.features);
+    --chosen.item->pins;
+    for (size_t i = 0; i < chosen.item->count; ++i) --chosen.item->samples[i]->pins;
+  }
+}
+
+void Compute::fuse(Slots* results, Fused* outcome, double* seconds) noexcept {
   outcome->slot = -1;
   outcome->message.clear();
   outcome->remark.clear();
   outcome->has_loop = outcome->has_more = false;
   outcome->steps = 0;
-  for (size_t i = 0; i < goes_on_.size(); ++i) goes_on_[i] = states.stages()[i].turn.goes_on;
   for (const auto& track : tracks_) {
     FusionPart& part = parts_[track->place];
     part = FusionPart();
-    const Item* item = active.parts[track->place].choice->item;
+    const Item* item = chosen_[track->place].item;
     if (item == nullptr) {
-      part.slot = stand_in(*track, active.sizes.data(), seconds);
+      part.slot = stand_in(*track, sizes_.data(), seconds);
       if (part.slot >= 0) continue;
       outcome->message = runner_->message(-1);
       return;
     }
-    if (item->features >= 0) {
-      part.slot = item->features;
+    if (chosen_[track->place].features >= 0) {
+      part.slot = chosen_[track->place].features;
       continue;
     }
     part.inputs = track->build(*item, &outcome->message);
     if (part.inputs == nullptr) return;
   }
-  const int slot = results->take();
+  int slot;
+  {
+    const Lock lock(mutex_);
+    slot = results->take();
+  }
   if (slot < 0) {
     outcome->message = "BackendError: all places for outputs are in use";
     return;
@@ -130,6 +164,7 @@ void Compute::fuse(const Active& active, const FusionStates& states, Slots* resu
   if (runner_->fuse(parts_.data(), goes_on_.data(), static_cast<size_t>(slot), seconds) !=
       Code::kOk) {
     outcome->message = runner_->message(-1);
+    const Lock lock(mutex_);
     results->release(slot);
     return;
   }
@@ -143,6 +178,7 @@ void Compute::step(Slots* results, Fused* outcome, double* seconds) noexcept {
     return;
   }
   outcome->message = runner_->message(-1);
+  const Lock lock(mutex_);
   results->release(outcome->slot);
   outcome->slot = -1;
   outcome->has_loop = outcome->has_more = false;
@@ -169,6 +205,7 @@ void Compute::end(LoopEnd why, Slots* results, Fused* outcome, double* seconds) 
   } else {
     outcome->message = runner_->message(-1);
   }
+  const Lock lock(mutex_);
   results->release(outcome->slot);
   outcome->slot = -1;
 }

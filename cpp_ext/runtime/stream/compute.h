@@ -8,6 +8,7 @@
 #include "stream/chooser.h"
 #include "stream/modality_state.h"
 #include "stream/stage_runner.h"
+#include "stream/thread_sync.h"
 
 namespace mmedge::runtime::stream {
 
@@ -33,12 +34,19 @@ class Compute {
   Compute(StageRunner* runner, const std::vector<std::unique_ptr<ModalityState>>& tracks,
           const DimensionTable& table, size_t results, size_t fusion_states);
 
+  // Says that threads share what tracks hold, under a mutex that begin_fusion() and end_fusion() are
+  // called with, and no other function. One thread encodes a modality, and one fuses.
+  void share(Mutex* mutex) noexcept { mutex_ = mutex; }
+
   // Runs a modality's encoder on an item, unless the one before had the same content; the outcome
   // is the track's. What it costs is added to `seconds`.
   void encode(ModalityState* track, const Item& item, double* seconds) noexcept;
-  // Outputs from what was chosen of each modality, or its stand-in, and a loop that is begun.
-  void fuse(const Active& active, const FusionStates& states, Slots* results, Fused* outcome,
-            double* seconds) noexcept;
+  // Notes what was chosen of each modality, and keeps it for a fusion and its loop until end_fusion(),
+  // whatever becomes of the trigger meanwhile.
+  void begin_fusion(const Active& active, const FusionStates& states) noexcept;
+  // Outputs from that, or from stand-ins, and a loop that is begun.
+  void fuse(Slots* results, Fused* outcome, double* seconds) noexcept;
+  void end_fusion() noexcept;
   // Takes the next step of a loop.
   void step(Slots* results, Fused* outcome, double* seconds) noexcept;
   // Takes what the loop gives.
@@ -49,6 +57,11 @@ class Compute {
   // many times the number of modalities, of all together.
   static constexpr size_t kMostStandIns = 16;
 
+  // What a fusion at work uses of a modality; without item: its stand-in.
+  struct Chosen {
+    Item* item = nullptr;
+    int features = -1;
+  };
   struct StandIns {
     size_t first_slot = 0, most = 0, count = 0;
     std::vector<int64_t> keys;
@@ -63,7 +76,9 @@ class Compute {
   std::vector<StandIns> stand_ins_;  // by modality
   std::vector<FusionPart> parts_;
   std::vector<uint8_t> goes_on_;  // by fusion stage with state
-  std::vector<int64_t> key_, no_sizes_;
+  std::vector<Chosen> chosen_;    // by modality
+  std::vector<int64_t> key_, no_sizes_, sizes_;
+  Mutex* mutex_ = nullptr;
 };
 
 }  // namespace mmedge::runtime::stream

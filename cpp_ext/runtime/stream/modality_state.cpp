@@ -145,9 +145,8 @@ DropReason ModalityState::stamp_fault(double t, double now) const noexcept {
   return fault;
 }
 
-Sample* ModalityState::make_sample(const TensorView* values, const int64_t* sizes) noexcept {
-  if (ring_ && ring_->is_full()) return nullptr;
-  return pool_.make(values, sizes);
+Sample* ModalityState::take_sample() noexcept {
+  return ring_ && ring_->is_full() ? nullptr : pool_.take();
 }
 
 void ModalityState::receive(Sample* sample, DropReason fault, bool lying) noexcept {
@@ -423,9 +422,8 @@ const TensorView* ModalityState::build(const Item& item, Text* message) noexcept
   return views.data();
 }
 
-int ModalityState::slot_of_same(const TensorView* inputs) noexcept {
+int ModalityState::slot_of_same(const TensorView* inputs) const noexcept {
   if (content_ == nullptr || !has_same_content(inputs, content_, layout_.inputs.size())) return -1;
-  slots.hold(content_slot_);
   return content_slot_;
 }
 

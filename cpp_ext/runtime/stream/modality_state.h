@@ -84,8 +84,12 @@ class ModalityState {
   double behind() const noexcept { return clock_.lag(); }
   // Why a sample of this stamp is refused whatever it holds.
   DropReason stamp_fault(double t, double now) const noexcept;
-  // A sample to receive; null: there is no room. The other is for one that is surely refused.
-  Sample* make_sample(const TensorView* values, const int64_t* sizes) noexcept;
+  // A sample to fill and receive, pinned once; null: there is no room. The other is for one that is
+  // surely refused.
+  Sample* take_sample() noexcept;
+  void fill(Sample* sample, const TensorView* values, const int64_t* sizes) const noexcept {
+    pool_.fill(sample, values, sizes);
+  }
   Sample* make_passing(const TensorView* values, const int64_t* sizes) noexcept {
     return pool_.passing(values, sizes);
   }
@@ -107,8 +111,8 @@ class ModalityState {
   // Inputs of an item, in memory that stays until the next call; null: they cannot be made, and
   // `message` says why.
   const TensorView* build(const Item& item, Text* message) noexcept;
-  // Whether the last content that was encoded is the same; its slot is held then.
-  int slot_of_same(const TensorView* inputs) noexcept;
+  // Where the features of the last content that was encoded are, if it was the same; else -1.
+  int slot_of_same(const TensorView* inputs) const noexcept;
   // Notes the content of an encoding, as build() gave it, and where its features are.
   void keep_content(const Item& item, const TensorView* inputs, int slot) noexcept;
   // Ends an encoding. True: the states that it left are to be kept.

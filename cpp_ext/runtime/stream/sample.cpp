@@ -53,9 +53,8 @@ DropCounts SampleAccounting::since_last() noexcept {
 }
 
 SamplePool::SamplePool(const ModalityLayout& layout, size_t dimensions, size_t count)
-    : layout_(layout), dimensions_(dimensions) {
+    : layout_(layout), dimensions_(dimensions), samples_(count) {
   const size_t inputs = layout.inputs.size();
-  samples_.resize(count);
   views_.resize(count * inputs);
   sizes_.resize(count * dimensions);
   data_.resize(count * inputs);
@@ -76,24 +75,29 @@ SamplePool::SamplePool(const ModalityLayout& layout, size_t dimensions, size_t c
   passing_.sizes = passing_sizes_.data();
 }
 
-Sample* SamplePool::make(const TensorView* values, const int64_t* sizes) noexcept {
+Sample* SamplePool::take() noexcept {
   for (size_t tries = 0; tries < samples_.size(); ++tries) {
-    const size_t place = next_;
+    Sample& sample = samples_[next_];
     next_ = (next_ + 1) % samples_.size();
-    Sample& sample = samples_[place];
     if (sample.holders > 0 || sample.pins > 0) continue;
     static_cast<Counted&>(sample) = Counted();
-    const size_t inputs = layout_.inputs.size();
-    for (size_t k = 0; k < inputs; ++k) {
-      sample.values[k] = values[k];
-      sample.values[k].data = data_[place * inputs + k];
-      const size_t bytes = values[k].bytes();
-      if (bytes) std::memcpy(sample.values[k].data, values[k].data, bytes);
-    }
-    std::copy(sizes, sizes + dimensions_, sample.sizes);
+    ++sample.pins;
     return &sample;
   }
   return nullptr;
+}
+
+void SamplePool::fill(Sample* sample, const TensorView* values,
+                      const int64_t* sizes) const noexcept {
+  const size_t inputs = layout_.inputs.size();
+  const size_t place = static_cast<size_t>(sample - samples_.data());
+  for (size_t k = 0; k < inputs; ++k) {
+    sample->values[k] = values[k];
+    sample->values[k].data = data_[place * inputs + k];
+    const size_t bytes = values[k].bytes();
+    if (bytes) std::memcpy(sample->values[k].data, values[k].data, bytes);
+  }
+  std::copy(sizes, sizes + dimensions_, sample->sizes);
 }
 
 Sample* SamplePool::passing(const TensorView* values, const int64_t* sizes) noexcept {
@@ -118,7 +122,7 @@ Item* ItemPool::make() noexcept {
   for (size_t tries = 0; tries < items_.size(); ++tries) {
     Item& item = items_[next_];
     next_ = (next_ + 1) % items_.size();
-    if (item.refs > 0) continue;
+    if (item.refs > 0 || item.pins > 0) continue;
     static_cast<Counted&>(item) = Counted();
     item.count = 0;
     item.build = Item::Build::kValue;

@@ -2,6 +2,7 @@
 #ifndef MMEDGE_RUNTIME_STREAM_SAMPLE_H_
 #define MMEDGE_RUNTIME_STREAM_SAMPLE_H_
 
+#include <atomic>
 #include <cstdint>
 #include <optional>
 #include <vector>
@@ -29,7 +30,8 @@ struct Sample : Counted {
   double arrival = 0;           // when it was pushed, in seconds of the stream's clock
   int64_t* sizes = nullptr;     // of each dimension
   TensorView* values = nullptr; // of each input
-  int pins = 0;                 // reasons to keep the memory that are no part of the account
+  // Reasons to keep the memory that are no part of the account.
+  std::atomic<int> pins{0};
 };
 
 enum class Progress : uint8_t { kNew, kQueued, kRunning, kReady, kFailed };
@@ -55,6 +57,7 @@ struct Item : Counted {
   int features = -1;         // where its features are; -1: it has none
   int refs = 0;              // holds of the item itself
   std::optional<Turn> turn;  // where it is in the sequence of an encoder with state, once it runs
+  int pins = 0;              // a fusion at work reads it, whatever became of its trigger
   Text error;                // why it could not be encoded
 
   // Whether both are made of the same samples for the same time.
@@ -95,8 +98,10 @@ class SamplePool {
   // Throws std::bad_alloc.
   SamplePool(const ModalityLayout& layout, size_t dimensions, size_t count);
 
-  // One that nothing holds, with a copy of the values and sizes; null where there is none.
-  Sample* make(const TensorView* values, const int64_t* sizes) noexcept;
+  // One that nothing holds; null where there is none. It is pinned once.
+  Sample* take() noexcept;
+  // Copies values and sizes to one that take() gave.
+  void fill(Sample* sample, const TensorView* values, const int64_t* sizes) const noexcept;
   // One that is never kept: its values stay where they are.
   Sample* passing(const TensorView* values, const int64_t* sizes) noexcept;
 

@@ -55,6 +55,9 @@ class StreamStateMachine {
   // The stream's clock was set: the time is `now`, after a jump `ahead` in seconds. `offset` is what the
   // time is ahead of the clock's seconds. What is under way goes on as if no time had passed in it.
   void follow_clock(double now, double ahead, double offset) noexcept;
+  bool has_fusion() const noexcept {
+    return active_.is_there && active_.fusing && !active_.handed_out;
+  }
   // The fusion to run now, handed out once, with the turns of its states; null: there is none.
   const Active* fusion() noexcept;
   const FusionStates& states() const noexcept { return states_; }

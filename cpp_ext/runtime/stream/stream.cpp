@@ -159,10 +159,11 @@ Code Stream::push(size_t modality, const TensorView* inputs, std::optional<doubl
   bool is_lying = false;
   Sample* sample = nullptr;
   if (fault == DropReason::kNone) {
-    sample = track->make_sample(inputs, sizes_.data());
+    sample = track->take_sample();
     if (sample == nullptr) {
       fault = DropReason::kQueueFull;
     } else {
+      track->fill(sample, inputs, sizes_.data());
       fault = checkers_[modality].check(sample);
       is_lying = fault != DropReason::kNone;
     }
@@ -175,12 +176,14 @@ Code Stream::push(size_t modality, const TensorView* inputs, std::optional<doubl
     stamp += time_.ahead - ahead;
     now = later;
   }
-  if (sample == nullptr) sample = track->make_passing(inputs, sizes_.data());
+  const bool is_kept = sample != nullptr;
+  if (!is_kept) sample = track->make_passing(inputs, sizes_.data());
   sample->seq = track->ledger.take();
   sample->t = stamp;
   sample->arrival = now;
   if (seq != nullptr) *seq = sample->seq;
   core_->push(track, sample, fault, is_lying, later);
+  if (is_kept) --sample->pins;
   wake();
   return Code::kOk;
 }
@@ -286,7 +289,9 @@ void Stream::start() noexcept {
   if (const Active* active = core_->fusion()) {
     cancel_fusion();  // of a trigger that was begun anew
     double seconds = 0;
-    compute_->fuse(*active, core_->states(), &core_->slots, &fused_, &seconds);
+    compute_->begin_fusion(*active, core_->states());
+    compute_->fuse(&core_->slots, &fused_, &seconds);
+    compute_->end_fusion();
     fused_serial_ = core_->serial();
     plan(read_clock() + seconds, Event::kFused);
   }

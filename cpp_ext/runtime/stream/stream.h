@@ -45,6 +45,7 @@ class Stream {
   // Begins as if nothing had been pushed; counters and ticks go on.
   Code reset() noexcept;
   void close() noexcept;
+  bool is_closed() const noexcept { return core_->closed; }
 
   // Does what is due. On a simulated clock it is `time` then; on another `time` is not looked at, and
   // what comes due while stages run waits for the next call: ticks, and steps of a loop.
@@ -66,6 +67,8 @@ class Stream {
   const char* message() const noexcept { return error_.text; }
 
  private:
+  friend class ThreadedStream;  // does the same work on threads
+
   enum class Event : uint8_t { kEncoded, kFused, kStepped, kTick, kAlarm };
   struct Planned {
     double time;

@@ -51,6 +51,7 @@ struct Script {
   int64_t every = 0;
   std::map<std::string, double> costs;
   OwnClock* clock = nullptr;
+  bool has_threads = false;  // stages run on several threads
 };
 inline Script script;
 
@@ -81,7 +82,7 @@ inline void give_back(const void*, void* tensor) noexcept {
 }
 
 inline Value watch(Value value) {
-  if (!value) return value;
+  if (!value || script.has_threads) return value;
   Value watched(value.engine(), value.tensor(), give_back, value.view());
   made[value.tensor()] = std::move(value);
   return watched;

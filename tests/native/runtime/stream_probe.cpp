@@ -7,6 +7,8 @@
 // run; a snapshot of the counters follows each event, and no other. Of such a clock an event may have
 // "clock", what it is set ahead by before the event, in seconds, or "wrong": what its next reading is
 // ahead by. Null stands for NaN. "sets" lists when else it is set, also while a stage runs: time, seconds.
+// One with "threads": true is played by a stream with threads of its own, whose clock stands still while
+// they work.
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -15,6 +17,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "bundle/bundle.h"
@@ -22,6 +25,7 @@
 #include "scripted_engine.h"
 #include "stream/network_runner.h"
 #include "stream/stream.h"
+#include "stream/threaded_stream.h"
 
 using mmedge::runtime::AllocationGuard;
 using mmedge::runtime::Bundle;
@@ -196,7 +200,8 @@ json show(const TensorView& view) {
   return json::array({std::vector<int64_t>(view.shape, view.shape + view.rank), elements});
 }
 
-json show(const Network& network, const stream::Stream& runs, const stream::Result& result,
+template <class Runs>
+json show(const Network& network, const Runs& runs, const stream::Result& result,
           const stream::NetworkRunner& stages) {
   const Manifest& manifest = network.manifest();
   json ages, samples, absent, dropped, notes;
@@ -313,11 +318,56 @@ void set_clock(OwnClock* clock, const json& event) {
   clock->wrong = event["wrong"].is_null() ? NAN : event["wrong"].get<double>();
 }
 
+// A stream with threads, whose calls return when nothing is left to do.
+class SettledStream {
+ public:
+  SettledStream(const Manifest& manifest, stream::StageRunner* stages,
+                const stream::StreamOptions& options, stream::Clock clock, double)
+      : stream_(manifest, stages, options, clock, {}, nullptr, nullptr) {
+    stream_.begin();
+  }
+
+  Code push(size_t modality, const TensorView* inputs, std::optional<double> t, int64_t* seq) {
+    const stream::Lock gate(stream_.gate(modality));
+    const size_t count = stream_.input_count(modality);
+    std::copy(inputs, inputs + count, stream_.inputs(modality));
+    return settle(stream_.push(modality, t, seq));
+  }
+  Code forget(size_t modality) { return settle(stream_.forget(modality, &error_)); }
+  Code reset() { return settle(stream_.reset(&error_)); }
+  Code advance_to(double) { return settle(Code::kOk); }
+  void close() { stream_.stop(); }
+  double next_time() { return stream_.next_time(); }
+  const stream::Result* take(bool latest) {
+    const stream::Result* result = nullptr;
+    stream_.take(latest, &result, &error_);
+    return result;
+  }
+  const stream::Health& health() {
+    const stream::Lock lock(stream_.mutex());
+    return stream_.health();
+  }
+  const stream::FusionStates& states() const { return stream_.states(); }
+
+ private:
+  Code settle(Code code) {
+    while (!stream_.is_idle()) std::this_thread::yield();
+    return code;
+  }
+
+  mmedge::runtime::CallError error_;
+  stream::ThreadedStream stream_;
+};
+
+template <class Runs>
 json play(const std::shared_ptr<const Network>& network, const json& schedule) {
   const Manifest& manifest = network->manifest();
   json results = json::array(), healths = json::array(), errors = json::array();
+  // Of threads, which take memory in the engine, others see to it.
+  const bool has_threads = std::is_same_v<Runs, SettledStream>;
   const auto guarded = [](auto call) {
-    const AllocationGuard guard;
+    std::optional<AllocationGuard> guard;
+    if (!std::is_same_v<Runs, SettledStream>) guard.emplace();
     return call();
   };
   const bool has_own_clock = schedule.value("own_clock", false);
@@ -325,18 +375,18 @@ json play(const std::shared_ptr<const Network>& network, const json& schedule) {
   own_clock.time = schedule["start"];
   if (schedule.contains("sets")) own_clock.sets = schedule["sets"];
   stream::Clock clock;
-  if (has_own_clock) clock = {OwnClock::read, &own_clock, false, OwnClock::read_real};
+  if (has_own_clock || has_threads) clock = {OwnClock::read, &own_clock, false, OwnClock::read_real};
   script = {schedule["failing"], schedule["fail_every"], schedule["costs"],
-            has_own_clock ? &own_clock : nullptr};
+            has_own_clock ? &own_clock : nullptr, has_threads};
   std::unique_ptr<stream::NetworkRunner> stages;
-  std::unique_ptr<stream::Stream> runs;
+  std::unique_ptr<Runs> runs;
   try {
     const stream::StreamOptions options = read_options(schedule["options"]);
     stages = std::make_unique<stream::NetworkRunner>(
         network, options.largest, read_loop_options(schedule["options"]),
         has_own_clock ? std::map<std::string, double>() : script.costs);
-    runs = std::make_unique<stream::Stream>(manifest, stages.get(), options, clock,
-                                            schedule["start"].get<double>());
+    runs = std::make_unique<Runs>(manifest, stages.get(), options, clock,
+                                  schedule["start"].get<double>());
   } catch (const Error& error) {
     return {{"refused", error.what()}};
   }
@@ -356,6 +406,13 @@ json play(const std::shared_ptr<const Network>& network, const json& schedule) {
       }
       own_clock.time = std::max(own_clock.time, at);
       set_clock(&own_clock, event);
+    }
+    if (has_threads) {
+      while (runs->next_time() <= at && !closed) {
+        own_clock.time = std::max(own_clock.time, runs->next_time());
+        runs->advance_to(0);
+      }
+      own_clock.time = std::max(own_clock.time, at);
     }
     Code code = guarded([&] { return runs->advance_to(at); });
     if (code == Code::kOk && what == "push") {
@@ -423,7 +480,10 @@ int main(int, char** arguments) {
     if (network == nullptr) {
       network = load(std::string(arguments[1]) + "/" + name + ".mmedge", variant, arguments[2]);
     }
-    const std::string row = play(network, schedule).dump();
+    const bool has_threads = schedule.value("threads", false);
+    const std::string row = (has_threads ? play<SettledStream>(network, schedule)
+                                         : play<stream::Stream>(network, schedule))
+                                .dump();
     std::printf("%s\n", row.c_str());
   }
   return 0;

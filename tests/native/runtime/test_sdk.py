@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from native_builds import ROOT, jobs
-from shared import once, zoo_bundle
+from native_builds import ROOT
+from shared import zoo_bundle
 
 import mmedge
 from mmedge.bundle import Bundle
@@ -30,32 +30,6 @@ def check(*command, **options):
     done = run(*command, **options)
     assert done.returncode == 0, f"{command}:\n{done.stdout}{done.stderr}"
     return done.stdout
-
-
-@pytest.fixture(scope="module")
-def installed(tmp_path_factory):
-    """What ``cmake --install`` puts into a fresh folder; the program that counts lies beside it."""
-
-    def make(folder):
-        build = folder / "build"
-        check(
-            *("cmake", "-S", ROOT / "cpp_ext", "-B", build, "-DMMEDGE_TESTS=ON"),
-            *(f"-DCMAKE_INSTALL_PREFIX={folder / 'sdk'}", "-DCMAKE_INSTALL_LIBDIR=lib"),
-        )
-        tools = ("mmedge-verify", "mmedge-replay")
-        targets = ("mmedge", *tools, "mmedge_kernels", "pipeline_allocations")
-        out = check("cmake", "--build", build, "--target", *targets, "--parallel", jobs())
-        assert "warning:" not in out, out
-        check("cmake", "--install", build)
-        (build / "pipeline_allocations").rename(folder / "pipeline_allocations")
-
-    folder = tmp_path_factory.mktemp("installed") / "copy"
-    shutil.copytree(
-        once(tmp_path_factory, "sdk", make), folder, ignore=shutil.ignore_patterns("build")
-    )
-    for program in (folder / "sdk/bin/mmedge-verify", folder / "pipeline_allocations"):
-        program.chmod(0o755)  # what workers share can only be read
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -107,12 +81,19 @@ def test_neither_does_one_of_openvino(installed, tmp_path):
         assert engine > 0
 
 
-def test_an_example_is_built_against_it_and_gives_what_python_gives(installed, vqa, tmp_path):
+@pytest.fixture(scope="module")
+def examples(installed, tmp_path_factory):
+    """The programs of examples/cpp, built against what is installed."""
+    build = tmp_path_factory.mktemp("examples")
     check(
-        *("cmake", "-S", ROOT / "examples/cpp", "-B", tmp_path / "build"),
-        f"-DCMAKE_PREFIX_PATH={installed / 'sdk'}",
+        *("cmake", "-S", ROOT / "examples/cpp", "-B", build),
+        *(f"-DCMAKE_PREFIX_PATH={installed / 'sdk'}", "-DCMAKE_CXX_FLAGS=-Wall -Wextra -Werror"),
     )
-    check("cmake", "--build", tmp_path / "build")
+    check("cmake", "--build", build)
+    return build
+
+
+def test_an_example_is_built_against_it_and_gives_what_python_gives(examples, vqa, tmp_path):
     rng = np.random.default_rng(0)
     inputs = {
         "image": rng.integers(0, 256, (1, 64, 64, 3), dtype=np.uint8),
@@ -125,12 +106,44 @@ def test_an_example_is_built_against_it_and_gives_what_python_gives(installed, v
     (library,) = Path(installed_onnxruntime()).glob("libonnxruntime.so.1.*")
     (tmp_path / "libonnxruntime.so.1").symlink_to(library)
     environment = {"LD_LIBRARY_PATH": str(tmp_path)}
-    out = check(tmp_path / "build" / "run_bundle", vqa, *words, env=environment)
+    out = check(examples / "run_bundle", vqa, *words, env=environment)
     (line,) = (line for line in out.splitlines() if line.startswith("answer:"))
     values = [float(word) for word in line.split("(")[0].split()[1:]]
     with mmedge.load(vqa) as pipe:
         expected = pipe(**inputs)["answer"][0]
     assert np.allclose(values, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_robots_sensors_push_at_their_rates_and_one_fails(examples):
+    options = ("--fails", "voice", "--seconds", "3", "--deadline-ms", "200")
+    out = check(
+        *(examples / "multi_rate", CASES / "both.mmedge", "camera=20", "voice=40", "state=100"),
+        *(*options, "--onnxruntime", installed_onnxruntime()),
+    )
+    check_drive(out)
+    refused = run(examples / "multi_rate", CASES / "both.mmedge", "lidar=10")
+    assert refused.returncode != 0
+
+
+def check_drive(out):
+    """What the program says: the sensor goes and comes back, and every sample is somewhere."""
+    lines = re.findall(r"until +([\d.]+) s: +(\d+) results, +(\d+) in time; oldest:(.*)", out)
+    assert len(lines) >= 5, out
+    assert sum(int(results) for _, results, _, _ in lines) > 20, out
+    assert any("voice" in ages and "state" in ages for *_, ages in lines), out
+    changes = re.findall(r"([\d.]+) s: voice is (.*)", out)
+    gone = [float(t) for t, what in changes if what.startswith("absent: too_old")]
+    back = [float(t) for t, what in changes if what == "used"]
+    assert any(1.0 < t < 2.0 for t in gone), out
+    assert any(2.0 <= t < 3.0 for t in back), out
+    pushed = dict(re.findall(r"(\w+): (\d+) pushed", out))
+    assert pushed["camera"] == "60"
+    assert pushed["state"] == "300"
+    assert 75 <= int(pushed["voice"]) <= 85
+    (ended,) = re.findall(r"(\d+) triggers, (\d+) results, (\d+) with outputs, (\d+) later", out)
+    triggers, results, with_outputs, _ = map(int, ended)
+    assert triggers == 60
+    assert with_outputs <= results <= triggers
 
 
 def test_a_c_program_is_compiled_by_pkg_config(installed, tmp_path):

@@ -212,3 +212,24 @@ def test_options_that_are_refused(probe, options, words):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert words in json.loads(done.stdout)["refused"]
+
+
+def test_threads_decide_as_a_simulation_does(probe):
+    """Stages that take no time of the clock: each thread finds what the simulated clock found.
+
+    Threads that end at one time do so in any order. With a deadline that has passed already, what
+    is awaited depends on that; and in which of two results a drop is told.
+    """
+    schedules = json.loads(json.dumps(random_schedules(BUNDLES, 11, range(80))))
+    for schedule in schedules:
+        schedule.update(costs={}, threads=True)
+        schedule["options"]["deadline_ms"] = None
+        schedule.update(run_again(schedule))
+    rows = play_native(probe("stream_probe"), schedules)
+    for schedule, row in zip(schedules, rows, strict=True):
+        assert "refused" not in row, (schedule["name"], row["refused"])
+        for result in [*row["results"], *schedule["results"]]:
+            result.pop("dropped", None)
+        for what in ("results", "healths", "errors"):
+            assert row[what] == schedule[what], (schedule["name"], what)
+    assert sum(len(schedule["results"]) for schedule in schedules) > 700
