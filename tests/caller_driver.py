@@ -112,12 +112,18 @@ class CallerDriver:
     def follow_ticks(self):
         ticker = self.core.ticker
         if ticker is not None and ticker.next != self.ticks:
-            self.ticks = ticker.next
-            self.planned = [each for each in self.planned if each[2] != self.tick]
-            self.plan(self.ticks, self.tick, is_patient=True)
+            self.plan_tick()
+
+    def plan_tick(self):
+        self.ticks = self.core.ticker.next
+        self.planned = [each for each in self.planned if each[2] != self.tick]
+        self.plan(self.ticks, self.tick, is_patient=True)
 
     @property
     def next_time(self):
+        # A call that only reads may have met a jump.
+        self.follow_ticks()
+        self.plan_alarm()
         return min((each[0] for each in self.planned), default=inf) - self.now.offset
 
     def poll(self):
@@ -215,8 +221,7 @@ class CallerDriver:
         if due is not None:
             self.core.tick(*due, self.now.last)
             self.start()
-        self.ticks = self.core.ticker.next
-        self.plan(self.ticks, self.tick, is_patient=True)
+        self.plan_tick()
 
 
 def play_on_own_clock(bundles, schedule):

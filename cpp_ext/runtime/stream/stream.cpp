@@ -108,7 +108,10 @@ double Stream::read_clock() noexcept {
     case ClockEvent::kJump:
       core_->follow_clock(time_.last, time_.jump, time_.offset);
       plan_alarm();
-      if (time_.jump != 0.0) plan_tick();
+      if (ticker_ && time_.jump != 0.0) {
+        ticker_->restart(time_.last);
+        plan_tick();
+      }
       break;
     case ClockEvent::kFailure:
       core_->fail(failure);
@@ -117,13 +120,12 @@ double Stream::read_clock() noexcept {
   return time_.last;
 }
 
+// There is one at most: a stage that a tick started may have met a jump.
 void Stream::plan_tick() noexcept {
-  if (!ticker_) return;
   const auto found = std::find_if(planned_.begin(), planned_.end(), [](const Planned& each) {
     return each.event == Event::kTick;
   });
   if (found != planned_.end()) planned_.erase(found);
-  ticker_->restart(time_.last);
   plan(ticker_->next(), Event::kTick);
 }
 
@@ -206,7 +208,6 @@ Code Stream::forget(size_t modality) noexcept {
 Code Stream::reset() noexcept {
   const Code code = check_open();
   if (code != Code::kOk) return code;
-  read_clock();
   for (Checker& checker : checkers_) checker.forget();
   core_->reset();
   wake();
@@ -388,7 +389,7 @@ void Stream::happen(const Planned& planned) noexcept {
         core_->tick(t, missed, time_.last);
         start();
       }
-      plan(ticker_->next(), Event::kTick);
+      plan_tick();
       break;
     }
   }
