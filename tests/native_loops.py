@@ -18,12 +18,17 @@ class Both:
         path: of the bundle.
         variant: of it; None: the best.
         cached: whether calls may begin with what earlier ones left.
+        unverified: it is loaded without a proof by golden samples.
     """
 
-    def __init__(self, path, variant=None, *, cached=False) -> None:
-        self.python = mmedge.load(path, variant, threads=1, kernels=False)
+    def __init__(self, path, variant=None, *, cached=False, unverified=False) -> None:
+        self.python = mmedge.load(
+            path, variant, threads=1, kernels=False, allow_unverified=unverified
+        )
         with NativeBundle(path) as bundle:
-            self.native = NativePipeline(bundle, variant=variant, threads=1, kernels=0)
+            self.native = NativePipeline(
+                bundle, variant=variant, threads=1, kernels=0, allow_unverified=unverified
+            )
         self.native.reserve(4, 128)  # states of a handle hold what it has room for
         self.cached = cached
         self.states = {}

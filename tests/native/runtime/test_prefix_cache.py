@@ -76,6 +76,21 @@ def test_another_image_is_another_beginning(tmp_path):
         assert both.python.cache_info()["step"].hits > 5
 
 
+def test_an_engine_with_memory_of_ours_reuses_the_same(tmp_path):
+    pytest.importorskip("openvino")
+    rng = np.random.default_rng(11)
+    Captioner().write(tmp_path / "b", prompt=True, new=4, backend="openvino").close()
+    images = [rng.normal(size=(1, 4, 6)).astype(np.float32) for _ in range(2)]
+    with Both(tmp_path / "b", "openvino-fp32-cpu", cached=True, unverified=True) as both:
+        for turn, tokens in enumerate(prompts(rng, 20, words=11, most=9)):
+            both.call(
+                {"image": images[turn % 2], "tokens": tokens},
+                limit=3, stop=(), state=None if turn % 3 else f"new {turn}",
+                steps=None if turn % 4 else 1,
+            )  # fmt: skip
+        assert both.python.cache_info()["step"].hits > 5
+
+
 def counter(path, **loop) -> None:
     """A loop whose scores depend on how many runs there were: its state counts them."""
     tokens = TensorSpec("tokens", "int64", ("batch", "new"))
@@ -113,6 +128,22 @@ def test_the_number_of_runs_is_that_of_python(loop, tmp_path):
     with Both(tmp_path / "b", cached=True) as both:
         for tokens in prompts(rng, 60, words=11, most=most):
             both.call({"tokens": tokens}, limit=3, steps=rng.choice([None, 1]))
+
+
+def test_a_handle_forgets_what_a_call_left(tmp_path):
+    counter(tmp_path / "b")
+    short, longer = ({"tokens": np.arange(1, count)[None]} for count in (5, 7))
+    with Both(tmp_path / "b") as both:
+        python, native = both.python, both.native
+        fresh = python.run(longer, cached=False)["tokens"]
+        python.run(short)
+        reused = python.run(longer)["tokens"]
+        assert reused.tolist() != fresh.tolist()  # it took another number of runs
+        native.run(short)
+        native.forget()
+        assert native.run(longer)["tokens"].tolist() == fresh.tolist()
+        native.run(short)
+        assert native.run(longer)["tokens"].tolist() == reused.tolist()
 
 
 def test_the_least_recently_used_beginning_goes_first(tmp_path):
