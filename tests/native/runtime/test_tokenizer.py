@@ -1,0 +1,176 @@
+"""Tokenizers in C++: ids, words and texts are those of the ``tokenizers`` library."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tokenizers
+from probe_cases import numbers, run_cases, tensor
+from tokenizer_cases import (
+    ADDED,
+    MARKS,
+    NORMALIZERS,
+    PRE_TOKENIZERS,
+    PROCESSORS,
+    SPACES,
+    WHOLE_NORMALIZERS,
+    byte_pairs,
+    every_character,
+    texts,
+    tree,
+    unigrams,
+    word_levels,
+    word_pieces,
+)
+from tokenizers import Tokenizer
+
+from mmedge.errors import BundleError
+from mmedge.schema.tokenizer import check_tokenizer
+
+pytestmark = pytest.mark.native_build
+
+ROOT = Path(__file__).parents[3]
+TABLES = ROOT / "cpp_ext" / "runtime" / "text" / "unicode_tables.inc"
+
+
+def replaces(pattern: str) -> dict[str, Any]:
+    return tree(normalizer={"type": "Replace", "pattern": {"Regex": pattern}, "content": ""})
+
+
+def opened(file: dict[str, Any]) -> bytes:
+    return b"open" + data(json.dumps(file))
+
+
+def data(text: str) -> bytes:
+    return tensor(np.frombuffer(text.encode(), np.uint8))
+
+
+def ask(probe: Any, cases: list[bytes]) -> list[str]:
+    """The probe's lines."""
+    lines = run_cases(probe("tokenizer_probe"), cases).decode().split("\n")[:-1]
+    assert len(lines) == len(cases)
+    return lines
+
+
+def is_the_tables_library() -> bool:
+    head = TABLES.read_text(encoding="ascii")[:400]
+    return re.search(r"tokenizers ([\d.]+)\.", head)[1] == tokenizers.__version__
+
+
+def test_normalizers_are_those_of_the_library(probe):
+    if not is_the_tables_library():
+        pytest.skip("the tables are those of another version of the library")
+    given = [*texts(1, 300), *every_character()]
+    for part in NORMALIZERS:
+        file = tree(normalizer=part)
+        check_tokenizer(json.dumps(file).encode(), "t.json")
+        normalizer = Tokenizer.from_str(json.dumps(file)).normalizer
+        lines = ask(probe, [opened(file), *(b"normalize" + data(text) for text in given)])
+        assert lines[0] == "open"
+        expected = [normalizer.normalize_str(text).encode().hex() for text in given]
+        assert lines[1:] == expected, part
+
+
+def test_pre_tokenizers_are_those_of_the_library(probe):
+    if not is_the_tables_library():
+        pytest.skip("the tables are those of another version of the library")
+    random_texts, all_texts = texts(2, 150), every_character()
+    cases, expected = [], []
+    for part in PRE_TOKENIZERS:
+        file = tree(pre_tokenizer=part)
+        check_tokenizer(json.dumps(file).encode(), "t.json")
+        splits = Tokenizer.from_str(json.dumps(file)).pre_tokenizer.pre_tokenize_str
+        has_table = part["type"] not in ("Metaspace", "FixedLength", "CharDelimiterSplit")
+        given = [
+            *random_texts,
+            *(all_texts[:: 1 if part["type"] != "Split" else 9] if has_table else ()),
+        ]
+        cases += [opened(file), *(b"words" + data(text) for text in given)]
+        expected.append("open")
+        expected += ["".join(f" {w.encode().hex()}" for w, _ in splits(text)) for text in given]
+    assert ask(probe, cases) == expected
+
+
+@pytest.mark.parametrize("make", [byte_pairs, word_pieces, unigrams, word_levels])
+def test_ids_and_texts_are_those_of_the_library(probe, make):
+    rng = random.Random(4)
+    files = make()
+    for base in files[:]:
+        for normalizer in rng.sample(WHOLE_NORMALIZERS, 2):
+            cut = {"max_length": 12, "stride": 0, "strategy": "LongestFirst"}
+            cut["direction"] = rng.choice(("Left", "Right"))
+            files.append({
+                **base, "normalizer": normalizer, "added_tokens": list(ADDED), "truncation": cut,
+                "post_processor": rng.choice(PROCESSORS),
+            })  # fmt: skip
+    for number, file in enumerate(files):
+        check_tokenizer(json.dumps(file).encode(), "t.json")
+        library = Tokenizer.from_str(json.dumps(file))
+        given = texts(100 + number, 120)
+        encodings = [encode(library, text) for text in given]
+        most = library.get_vocab_size() + 2
+        rows = [rng.choices(range(most), k=rng.randrange(12)) for _ in range(60)]
+        rows += [[int(i) for i in line.split(" ")[1:]] for line in encodings if line[:1] == " "][
+            ::3
+        ]
+        cases = [opened(file), *(b"encode" + data(text) for text in given)]
+        lines = ask(probe, cases + [f"decode {numbers(row)}".encode() for row in rows])
+        assert lines[0] == "open"
+        assert lines[1 : len(given) + 1] == encodings, file["model"]["type"]
+        assert [bytes.fromhex(line).decode() for line in lines[len(given) + 1 :]] == [
+            library.decode(row, skip_special_tokens=True) for row in rows
+        ]
+
+
+def encode(library: Tokenizer, text: str) -> str:
+    """As the probe writes it."""
+    try:
+        encoding = library.encode(text)
+    except Exception:  # noqa: BLE001 - the library has no class of its own
+        return "unknown"
+    ids = "".join(f" {number}" for number in encoding.ids)
+    return ("cut" if encoding.overflowing else "") + ids
+
+
+def test_a_stride_that_leaves_no_room_fails_where_a_text_is_cut(probe):
+    around = {"type": "BertProcessing", "sep": ["a", 0], "cls": ["a", 0]}
+    cut = {"max_length": 5, "stride": 3, "strategy": "LongestFirst", "direction": "Right"}
+    file = tree(truncation=cut, post_processor=around, pre_tokenizer=SPACES)
+    lines = ask(probe, [opened(file), b"encode" + data("a a a"), b"encode" + data("a a a a")])
+    assert lines == ["open", " 0 0 0 0 0", "stride"]
+
+
+#: By what is refused, files that the library does not take, or that use what only it knows.
+REFUSED = {
+    "prepend_scheme": tree(pre_tokenizer={**MARKS, "add_prefix_space": False}),
+    "individual_digits": tree(pre_tokenizer={"type": "Digits"}),
+    "merges": tree(model={"type": "BPE", "vocab": {"a": 0}, "merges": [["a", "b"]]}),
+    "unk_id": tree(model={"type": "Unigram", "vocab": [["a", 0]], "unk_id": 1}),
+    "unk_token": tree(model={"type": "WordLevel", "vocab": {"a": 0}}),
+    "ids": tree(model={"type": "WordLevel", "vocab": {"a": -1}, "unk_token": "a"}),
+    "single_word": tree(added_tokens=[{"id": 1, "content": "x"}]),
+    "the property": replaces(r"\p{Runic}"),
+    "(?i:": replaces("(?i:\u00e9)"),
+    "ss, st": replaces("(?i:ss)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_a_refusal_names_what_it_is(probe, what):
+    (line,) = ask(probe, [opened(REFUSED[what])])
+    assert line.startswith("refused t.json: $."), line
+    assert what in line or (what == "ids" and "no number of 32 bits" in line)
+
+
+def test_rules_of_a_bundle_hold_first(probe):
+    file = tree(normalizer={"type": "NFQ"})
+    with pytest.raises(BundleError):
+        check_tokenizer(json.dumps(file).encode(), "t.json")
+    (line,) = ask(probe, [opened(file)])
+    assert "not allowed in a bundle" in line
