@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -15,8 +16,9 @@ from case_files import CASES, read, read_tensors
 from native_streams import check_streams
 from run_python import BUNDLES, differ
 
-from mmedge.errors import AccuracyError, BundleError
+from mmedge.errors import AccuracyError, BundleError, MMEdgeError
 from mmedge.native.runtime import NativeBundle, NativePipeline, NativeState
+from mmedge.native.text import NativeTexts, NativeTokenizer
 
 __all__ = ["CHECKS", "check_hostile"]
 
@@ -38,15 +40,14 @@ def check_bundles() -> list[str]:
 
 
 def check_calls() -> list[str]:
-    """Single calls, on tensors."""
+    """Single calls."""
     faults: list[str] = []
     for path in sorted((CASES / "calls").glob("*.json")):
         content, tensors = read(path), read_tensors(path)
         pipes: dict[Any, NativePipeline] = {}
+        texts: dict[Any, NativeTexts] = {}
         states: dict[str, NativeState] = {}
         for case in content["cases"]:
-            if case["texts"]:
-                continue
             key = case["plan"], case["allow_non_finite"]
             if key not in pipes:
                 with NativeBundle(BUNDLES / f"{content['bundle']}.mmedge") as bundle:
@@ -54,14 +55,18 @@ def check_calls() -> list[str]:
                         bundle, variant=content["variant"], plan=key[0], threads=1, kernels=0,
                         allow_non_finite=key[1],
                     )  # fmt: skip
-            inputs = {name: tensors[case["inputs"][name]] for name in case["order"]}
+                texts[key] = NativeTexts(pipes[key])
+            arrays = {name: tensors[key] for name, key in case["inputs"].items()} | case["texts"]
+            inputs = {name: arrays[name] for name in case["order"]}
             state = None
             if case["state"] is not None:
                 if case["state"] not in states:
                     states[case["state"]] = pipes[key].state()
                 state = states[case["state"]]
-            run = partial(pipes[key].run, inputs, state=state)
+            run = partial(_run, pipes[key], texts[key], inputs, state)
             faults += compare_run(f"{path.stem}: {case['name']}", case, tensors, run)
+        for each in texts.values():
+            each.close()
         for state in states.values():
             state.close()
         for pipe in pipes.values():
@@ -69,14 +74,20 @@ def check_calls() -> list[str]:
     return faults
 
 
+def _run(
+    pipe: NativePipeline, texts: NativeTexts, inputs: dict[str, Any], state: NativeState | None
+) -> dict[str, Any]:
+    return pipe.run(texts.arrays(inputs), state=state)
+
+
 def check_loops() -> list[str]:
-    """Runs of loops on tensors; see :func:`count_left_out`."""
+    """Runs of loops."""
     faults: list[str] = []
     for path in sorted((CASES / "loops").glob("*.json")):
         content, tensors = read(path), read_tensors(path)
-        if not any(is_run(case) for case in content["cases"] if "bundle" in content):
+        if "bundle" not in content:
             continue
-        cases = list(filter(is_run, content["cases"]))
+        cases = content["cases"]
         for variant in dict.fromkeys(case["variant"] for case in cases):
             with NativeBundle(BUNDLES / f"{content['bundle']}.mmedge") as bundle:
                 pipe = NativePipeline(
@@ -84,6 +95,7 @@ def check_loops() -> list[str]:
                 )
             with pipe:
                 pipe.reserve(8, 64)
+                texts = NativeTexts(pipe)
                 states: dict[str, NativeState] = {}
                 for case in cases:
                     if case["variant"] != variant:
@@ -91,38 +103,30 @@ def check_loops() -> list[str]:
                     if case["state"] is not None and case["state"] not in states:
                         states[case["state"]] = pipe.state()
                     state = states.get(case["state"])
-                    faults += _compare_loop(path.stem, case, tensors, pipe, state)
+                    faults += _compare_loop(path.stem, case, tensors, pipe, texts, state)
+                texts.close()
                 for state in states.values():
                     state.close()
     return faults
 
 
-def is_run(case: dict[str, Any]) -> bool:
-    """Whether libmmedge runs the case: it makes no tokens of texts."""
-    return not case["texts"]
-
-
-def count_left_out() -> dict[str, int]:
-    """Cases of loops that are not run, by why."""
-    counts = {"texts": 0}
-    for path in sorted((CASES / "loops").glob("*.json")):
-        for case in read(path)["cases"] if "bundle" in read(path) else ():
-            counts["texts"] += bool(case["texts"])
-    return counts
-
-
 def _compare_loop(
-    where: str, case: dict[str, Any], tensors: Any, pipe: NativePipeline, state: NativeState | None
+    where: str,
+    case: dict[str, Any],
+    tensors: Any,
+    pipe: NativePipeline,
+    texts: NativeTexts,
+    state: NativeState | None,
 ) -> list[str]:
     where = f"{where}: {case['name']}"
     options = dict(case["options"])
     options |= {name: tensors[case[name]] for name in ("forced", "noise") if name in case}
-    inputs = {name: tensors[key] for name, key in case["inputs"].items()}
+    inputs = {name: tensors[key] for name, key in case["inputs"].items()} | case["texts"]
     steps: list[Any] = []
     finish: list[str] = []
 
     def run() -> dict[str, Any]:
-        pipe.begin(inputs, cached=False, state=state, **options)
+        pipe.begin(texts.arrays(inputs), cached=False, state=state, **options)
         steps.extend(pipe.steps())
         words = case.get("finish", "")
         outputs, words = pipe.result(1 if isinstance(words, str) else len(words))
@@ -133,6 +137,15 @@ def _compare_loop(
     expected = case.get("finish")
     if "error" not in case and finish != ([expected] if isinstance(expected, str) else expected):
         faults.append(f"{where}: {finish}")
+    if "pieces" in case and steps:
+        if _pieces(texts, steps) != case["pieces"]:
+            faults.append(f"{where}: pieces of the text")
+        rows = [
+            [int(step.tokens[row]) for step in steps if step.active[row]]
+            for row in range(len(steps[0].tokens))
+        ]
+        if [texts.tokenizer().decode(row) for row in rows] != case["text"]:
+            faults.append(f"{where}: text")
     if "latents" in case and steps:
         latents = tensors[case["latents"]]
         got = np.stack([step.latent for step in steps]).reshape(-1, *latents.shape[1:])
@@ -144,6 +157,52 @@ def _compare_loop(
         and differ(np.stack([s.scores for s in steps], 1), tensors[case["scores"]])
     ):
         faults.append(f"{where}: scores")
+    return faults
+
+
+def _pieces(texts: NativeTexts, steps: list[Any]) -> list[list[str]]:
+    """What each step's tokens add to the text of each row."""
+    streams = [texts.tokenizer().stream() for _ in steps[0].tokens]
+    pieces = [
+        [
+            stream.add(int(token), last=step.done) if is_active else stream.end()
+            for stream, token, is_active in zip(streams, step.tokens, step.active, strict=True)
+        ]
+        for step in steps
+    ]
+    for stream in streams:
+        stream.close()
+    return pieces
+
+
+def check_texts() -> list[str]:
+    """Texts to ids and masks, and tokens to text."""
+    faults = []
+    for path in sorted((CASES / "texts").glob("*.json")):
+        content = read(path)
+        with NativeBundle(BUNDLES / f"{content['bundle']}.mmedge") as bundle:
+            pipe = NativePipeline(bundle, threads=1, kernels=0, allow_unverified=1)
+        with pipe, NativeTokenizer(pipe, content["modality"]) as tokenizer:
+            for case in content["cases"]:
+                where = f"{path.stem}: {case['text'][:40]!a}"
+                with warnings.catch_warnings(record=True) as told:
+                    warnings.simplefilter("always")
+                    try:
+                        values = tokenizer.encode(case["text"])
+                    except MMEdgeError as error:
+                        if type(error).__name__ != case.get("error"):
+                            faults.append(f"{where}: {error}")
+                        continue
+                got = {
+                    "ids": values["ids"][0].tolist(),
+                    "mask": values["mask"][0].astype(int).tolist() if "mask" in values else None,
+                    "cut": bool(told),
+                }
+                if any(got[name] != case.get(name) for name in got):
+                    faults.append(f"{where}: {got}")
+            for case in content["decode"]:
+                if tokenizer.decode(case["tokens"]) != case["text"]:
+                    faults.append(f"{path.stem}: text of {case['tokens']}")
     return faults
 
 
@@ -189,6 +248,7 @@ CHECKS: dict[str, Callable[[], list[str]]] = {
     "bundles": check_bundles,
     "calls": check_calls,
     "loops": check_loops,
+    "texts": check_texts,
     "verification": check_verification,
 }
 
@@ -217,8 +277,6 @@ def main() -> None:
         found = check()
         print(f"{name}: {len(found)} faults")
         faults += found
-    left_out = ", ".join(f"{count} with {why}" for why, count in count_left_out().items())
-    print(f"loops that are left out: {left_out}")
     print("\n".join(faults))
     sys.exit(1 if faults else 0)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import regex
-from text_normalizers import BYTES, pattern_of
+from text_normalizers import BYTES, replace
 
 __all__ = ["decode_tokens"]
 
@@ -33,8 +33,7 @@ def decode_tokens(part: Any, tokens: list[str]) -> list[str]:
             tokens = decode_tokens(each, tokens)
         return tokens
     if kind == "Replace":
-        pattern = pattern_of(part["pattern"])
-        return [pattern.sub(lambda _: part["content"], token) for token in tokens]
+        return [replace(part, token) if token else token for token in tokens]
     if kind == "Fuse":
         return ["".join(tokens)]
     if kind == "Strip":

@@ -9,7 +9,15 @@ from typing import Any
 import numpy as np
 import regex
 
-__all__ = ["BYTES", "LETTERS", "is_punctuation", "is_space", "normalize", "pattern_of"]
+__all__ = [
+    "BYTES",
+    "LETTERS",
+    "is_punctuation",
+    "is_space",
+    "matches",
+    "normalize",
+    "replace",
+]
 
 
 def byte_letters() -> list[str]:
@@ -71,7 +79,7 @@ def normalize(part: dict[str, Any] | None, text: str) -> str:
     if kind == "Prepend":
         return part["prepend"] + text if text else text
     if kind == "Replace":
-        return pattern_of(part["pattern"]).sub(lambda _: part["content"], text)
+        return replace(part, text)
     if kind == "Strip":
         begin, end = 0, len(text)
         while part["strip_left"] and begin < end and is_space(text[begin]):
@@ -93,7 +101,7 @@ def normalize(part: dict[str, Any] | None, text: str) -> str:
                 " " if is_space(c) else c
                 for c in text
                 if c in "\t\n\r"
-                or not (c in "\0\ufffd" or unicodedata.category(c) in ("Cc", "Cf", "Cn", "Co"))
+                or not (c in "\0\ufffd" or unicodedata.category(c) in ("Cc", "Cf", "Co"))
             )
         if part["handle_chinese_chars"]:
             text = "".join(f" {c} " if is_chinese(c) else c for c in text)
@@ -110,6 +118,25 @@ def pattern_of(pattern: dict[str, str]) -> Any:
     if "String" in pattern:
         return regex.compile(regex.escape(pattern["String"]))
     return regex.compile(pattern["Regex"])
+
+
+def matches(part: dict[str, Any], text: str) -> list[tuple[int, int]]:
+    """Begin and end of each match; an empty one does not follow another match at once."""
+    spans: list[tuple[int, int]] = []
+    for match in pattern_of(part["pattern"]).finditer(text):
+        start, stop = match.span()
+        if start < stop or not spans or spans[-1][1] < start:
+            spans.append((start, stop))
+    return spans
+
+
+def replace(part: dict[str, Any], text: str) -> str:
+    """Each match by the content."""
+    result, end = "", 0
+    for start, stop in matches(part, text):
+        result += text[end:start] + part["content"]
+        end = stop
+    return result + text[end:]
 
 
 class Charsmap:

@@ -6,7 +6,7 @@ import unicodedata
 from typing import Any
 
 import regex
-from text_normalizers import LETTERS, is_punctuation, is_space, pattern_of
+from text_normalizers import LETTERS, is_punctuation, is_space, matches
 
 __all__ = ["pre_tokenize"]
 
@@ -61,8 +61,7 @@ def split_piece(part: Any, text: str, *, is_first: bool) -> list[str]:
             return [text]
         return split(text, [c == mark for c in text], "MergedWithNext")
     if kind == "Split":
-        spans = [m.span() for m in pattern_of(part["pattern"]).finditer(text) if m.group()]
-        return split_spans(text, spans, part["behavior"], invert=part["invert"])
+        return split_spans(text, matches(part, text), part["behavior"], invert=part["invert"])
     if kind == "ByteLevel":
         if part["add_prefix_space"] and not text.startswith(" "):
             text = " " + text

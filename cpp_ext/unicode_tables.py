@@ -7,7 +7,7 @@ each is read off the library, character by character; what it does not show (com
 
 Run it with the version of the library that the runtime is to be equal to:
 ``python cpp_ext/unicode_tables.py``. tests/native/runtime/test_tokenizer.py holds each character to
-the library.
+the library. The module is long, since each table is read off in its own way.
 """
 
 from __future__ import annotations
@@ -167,22 +167,16 @@ def decompositions() -> tuple[bytes, bytes]:
     """What characters are made of; and those that NFC composes of two."""
     nfd, nfkd, nfc = (getattr(normalizers, f)().normalize_str for f in ("NFD", "NFKD", "NFC"))
     full: dict[int, str] = {}
-    data, at = b"", 0
+    entries: list[tuple[int, int, str]] = []
     for point, char in zip(POINTS, CHARS, strict=True):
         if point in HANGUL:
             continue
         canonical, compatible = nfd(char), nfkd(char)
         if canonical != char:
             full[point] = canonical
-        texts = [
-            (kind, text)
-            for kind, text, other in ((0, canonical, char), (1, compatible, canonical))
-            if text != other
-        ]
-        for kind, text in texts:
-            data += varint(point - at) + bytes([len(text) * 2 + kind])
-            data += b"".join(varint(ord(c)) for c in text)
-            at = point
+            entries.append((point, 0, canonical))
+        if compatible != canonical:
+            entries.append((point, 1, compatible))
     composed = []
     for point, text in sorted(full.items()):
         if len(text) < 2 or nfc(text) != chr(point):
@@ -192,7 +186,25 @@ def decompositions() -> tuple[bytes, bytes]:
         assert len(first) == 1, hex(point)
         assert nfc(first + text[-1]) == chr(point)
         composed.append(point)
-    return data, pack_set(composed)
+    return pack_decompositions(entries), pack_set(composed)
+
+
+def pack_decompositions(entries: list[tuple[int, int, str]]) -> bytes:
+    """By run of neighbors of one kind and length: gap, count, length and kind, then characters."""
+    data, at, index = b"", 0, 0
+    while index < len(entries):
+        begin, kind, text = entries[index]
+        run = [text]
+        while index + len(run) < len(entries):
+            point, next_kind, next_text = entries[index + len(run)]
+            if (point, next_kind, len(next_text)) != (begin + len(run), kind, len(text)):
+                break
+            run.append(next_text)
+        data += varint(begin - at) + varint(len(run)) + bytes([len(text) * 2 + kind])
+        data += b"".join(varint(ord(c)) for text in run for c in text)
+        at = begin + len(run) - 1
+        index += len(run)
+    return data
 
 
 def combining_classes() -> bytes:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 HEADERS = Path(__file__).resolve().parent.parent / "cpp_ext" / "include" / "mmedge"
 #: In the order of the page; others follow by name.
-ORDER = ("base.h", "mmedge.h", "stream.h", "kernels.h")
+ORDER = ("base.h", "mmedge.h", "text.h", "stream.h", "kernels.h")
 
 #: What a comment of a real-time function begins with.
 REAL_TIME = "Real-time. "

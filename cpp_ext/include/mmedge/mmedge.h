@@ -233,8 +233,8 @@ MMEDGE_API mmedge_status mmedge_pipeline_run_state(mmedge_pipeline* pipeline,
  *   while (mmedge_loop_step(pipeline, &step) == MMEDGE_OK && step.taken) ...
  *   mmedge_loop_result(pipeline, finish, rows, outputs, 2)
  *
- * A handle has one loop at a time. Tokens are numbers: no text is tokenized or made of them, and the
- * tokenizers of a bundle are not used. */
+ * A handle has one loop at a time. Tokens are numbers; mmedge/text.h makes them of text, and text of
+ * them. */
 
 /* Why a loop, or a row of it, has no more steps; 0: it has. */
 typedef enum mmedge_finish {

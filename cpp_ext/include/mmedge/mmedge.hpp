@@ -14,11 +14,13 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
 #include "mmedge/mmedge.h"
 #include "mmedge/stream.h"
+#include "mmedge/text.h"
 
 namespace mmedge {
 
@@ -390,6 +392,90 @@ class Stream {
   };
   explicit Stream(mmedge_stream* handle) : handle_(handle) {}
   std::unique_ptr<mmedge_stream, Close> handle_;
+};
+
+// Token ids of texts, and text of tokens: mmedge/text.h.
+class Tokenizer {
+ public:
+  // `name` is that of a modality or of its input of ids; without one, of a loop's tokens.
+  static Result<Tokenizer> open(const Pipeline& pipeline, const char* name = nullptr) {
+    mmedge_tokenizer* handle = nullptr;
+    const mmedge_status status = mmedge_tokenizer_open(pipeline.handle(), name, &handle);
+    if (status != MMEDGE_OK) return last_failure(status);
+    return Tokenizer(handle);
+  }
+
+  Result<Tokenizer> clone() const {
+    mmedge_tokenizer* handle = nullptr;
+    const mmedge_status status = mmedge_tokenizer_clone(handle_.get(), &handle);
+    if (status != MMEDGE_OK) return last_failure(status);
+    return Tokenizer(handle);
+  }
+
+  Status reserve(int64_t characters, int64_t tokens) {
+    return mmedge_tokenizer_reserve(handle_.get(), characters, tokens);
+  }
+
+  // `tensors` has room for two; how many there are is in `*count`.
+  Status encode(std::string_view text, mmedge_tensor* tensors, int32_t* count,
+                int32_t* is_cut = nullptr) noexcept {
+    return mmedge_tokenizer_encode(handle_.get(), text.data(), text.size(), tensors, count, is_cut);
+  }
+
+  // The text lies here until the next call.
+  Status decode(const int64_t* tokens, int64_t count, std::string_view* text) noexcept {
+    const char* data = nullptr;
+    size_t size = 0;
+    const Status status = mmedge_tokenizer_decode(handle_.get(), tokens, count, &data, &size);
+    *text = {data, size};
+    return status;
+  }
+
+  mmedge_tokenizer* handle() const { return handle_.get(); }
+
+ private:
+  struct Close {
+    void operator()(mmedge_tokenizer* handle) const { mmedge_tokenizer_close(handle); }
+  };
+  explicit Tokenizer(mmedge_tokenizer* handle) : handle_(handle) {}
+  std::unique_ptr<mmedge_tokenizer, Close> handle_;
+};
+
+// The text of one row of a loop's tokens, as they come.
+class TextStream {
+ public:
+  static Result<TextStream> create(const Tokenizer& tokenizer) {
+    mmedge_text_stream* handle = nullptr;
+    const mmedge_status status = mmedge_text_stream_create(tokenizer.handle(), &handle);
+    if (status != MMEDGE_OK) return last_failure(status);
+    return TextStream(handle);
+  }
+
+  // A piece lies here until the next call; it is empty after a failure, which status() tells.
+  std::string_view add(int64_t token, bool is_last = false) noexcept {
+    const char* text = nullptr;
+    size_t size = 0;
+    status_ = mmedge_text_stream_add(handle_.get(), token, is_last, &text, &size);
+    return {text, size};
+  }
+  std::string_view end() noexcept {
+    const char* text = nullptr;
+    size_t size = 0;
+    status_ = mmedge_text_stream_end(handle_.get(), &text, &size);
+    return {text, size};
+  }
+  void reset() noexcept { mmedge_text_stream_reset(handle_.get()); }
+  Status status() const { return status_; }
+
+  mmedge_text_stream* handle() const { return handle_.get(); }
+
+ private:
+  struct Close {
+    void operator()(mmedge_text_stream* handle) const { mmedge_text_stream_close(handle); }
+  };
+  explicit TextStream(mmedge_text_stream* handle) : handle_(handle) {}
+  std::unique_ptr<mmedge_text_stream, Close> handle_;
+  mmedge_status status_ = MMEDGE_OK;
 };
 
 }  // namespace mmedge

@@ -53,6 +53,11 @@ class Inputs {
   // Place of a modality's first input; the others follow it.
   size_t first_input(size_t modality) const noexcept { return first_of_[modality]; }
 
+  // Limits of a dynamic dimension of the specs.
+  const Dimension& limits(const std::string& dimension) const {
+    return dimensions_[static_cast<size_t>(relations_.index(dimension))];
+  }
+
   InputCall make_call() const;
 
   // Checks and completes a call, and sets aside memory that it needs and has not. Throws

@@ -50,7 +50,8 @@ AddedTokens::AddedTokens(const std::optional<JsonValue>& value, const Model& mod
     if (is_special) special_.add(content, token.id);
     tokens_.push_back(std::move(token));
   }
-  std::sort(by_id_.begin(), by_id_.end());
+  std::make_heap(by_id_.begin(), by_id_.end());
+  std::sort_heap(by_id_.begin(), by_id_.end());
   for (int i = 0; i < 2; ++i) {
     if (texts_[i].size() > 0) prefixes_[i] = std::make_unique<PrefixTable>(texts_[i]);
   }

@@ -30,6 +30,7 @@ class IdBuffer {
     else memory_[size_++] = id;
   }
   bool is_full() const noexcept { return is_full_; }
+  size_t room() const noexcept { return memory_.size(); }
   size_t size() const noexcept { return size_; }
   const uint32_t* data() const noexcept { return memory_.data(); }
   uint32_t* data() noexcept { return memory_.data(); }

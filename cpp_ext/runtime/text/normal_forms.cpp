@@ -13,6 +13,9 @@ constexpr uint32_t kSyllables = 0xac00, kLeading = 0x1100, kVowels = 0x1161, kTr
 constexpr uint32_t kLeadingCount = 19, kVowelCount = 21, kTrailingCount = 28;
 constexpr uint32_t kSyllableCount = kLeadingCount * kVowelCount * kTrailingCount;
 
+// Characters that a composed one is made of at most.
+constexpr uint32_t kLongestComposed = 4;
+
 // A character in the lower 24 bits, its combining class above.
 constexpr uint32_t kCharacter = 0xffffff;
 
@@ -29,14 +32,20 @@ std::vector<NormalForm::Entry> NormalForm::read_entries(bool is_compatible) {
   std::vector<Entry> entries;
   uint32_t at = 0;
   for (const uint8_t* data = kDecompositions; data < kDecompositions + sizeof kDecompositions;) {
+    // A run of neighbors of one kind and length.
     at += read_number(&data);
+    uint32_t left = read_number(&data);
     const uint8_t head = *data++;
-    const Entry entry{at, static_cast<uint32_t>(head / 2), data};
-    for (uint32_t i = 0; i < entry.count; ++i) read_number(&data);
-    if (head % 2 == 1 && !is_compatible) continue;
-    // A compatible decomposition follows the canonical one of the same character.
-    if (!entries.empty() && entries.back().character == at) entries.pop_back();
-    entries.push_back(entry);
+    for (;; ++at) {
+      const Entry entry{at, static_cast<uint32_t>(head / 2), data};
+      for (uint32_t i = 0; i < entry.count; ++i) read_number(&data);
+      if (head % 2 == 0 || is_compatible) {
+        // A compatible decomposition follows the canonical one of the same character.
+        if (!entries.empty() && entries.back().character == at) entries.pop_back();
+        entries.push_back(entry);
+      }
+      if (--left == 0) break;
+    }
   }
   return entries;
 }
@@ -59,10 +68,7 @@ void NormalForm::read_pairs() {
       composed.push_back(find(canonical, at++));
     }
   }
-  // Shorter ones first: all but the last of a longer one are composed by them.
-  std::sort(composed.begin(), composed.end(),
-            [](const Entry* a, const Entry* b) { return a->count < b->count; });
-  for (const Entry* entry : composed) {
+  const auto add = [&](const Entry* entry) {
     const uint8_t* data = entry->data;
     uint32_t first = read_number(&data);
     for (uint32_t i = 2; i < entry->count; ++i) first = compose(first, read_number(&data));
@@ -71,6 +77,12 @@ void NormalForm::read_pairs() {
         pairs_.begin(), pairs_.end(), pair.parts,
         [](const Pair& each, uint64_t parts) { return each.parts < parts; });
     pairs_.insert(place, pair);
+  };
+  // Shorter ones first: all but the last of a longer one are composed by them.
+  for (uint32_t count = 2; count <= kLongestComposed; ++count) {
+    for (const Entry* entry : composed) {
+      if (entry->count == count) add(entry);
+    }
   }
 }
 

@@ -86,7 +86,7 @@ Normalizer::Normalizer(const std::optional<JsonValue>& value) : spaces_(space_se
     } else if (type == "Precompiled") {
       step.kind = Kind::kTable;
       const std::string table = fields.text("precompiled_charsmap");
-      step.table = std::make_shared<ReplacementTable>(table, fields.where);
+      step.table = std::make_unique<ReplacementTable>(table, fields.where);
       step.growth = static_cast<size_t>(std::max<int64_t>(
           1, longest_replacement(fields.find("precompiled_charsmap"), fields.where)));
     } else {
@@ -97,14 +97,14 @@ Normalizer::Normalizer(const std::optional<JsonValue>& value) : spaces_(space_se
 
 void Normalizer::add_form(bool is_compatible, bool is_composed) {
   Step& step = steps_.emplace_back();
-  step.form = std::make_shared<NormalForm>(is_compatible, is_composed);
+  step.form = std::make_unique<NormalForm>(is_compatible, is_composed);
   step.growth = is_compatible ? 18 : 4;
 }
 
 void Normalizer::add_lower() {
   Step& step = steps_.emplace_back();
   step.kind = Kind::kLowercase;
-  step.lower = std::make_shared<LowerCase>();
+  step.lower = std::make_unique<LowerCase>();
   step.growth = 2;
 }
 

@@ -78,9 +78,9 @@ class Normalizer {
     std::string content;
     Pattern pattern;
     CodeSet set;
-    std::shared_ptr<const NormalForm> form;
-    std::shared_ptr<const LowerCase> lower;
-    std::shared_ptr<const ReplacementTable> table;
+    std::unique_ptr<const NormalForm> form;
+    std::unique_ptr<const LowerCase> lower;
+    std::unique_ptr<const ReplacementTable> table;
   };
 
   void add_form(bool is_compatible, bool is_composed);

@@ -137,7 +137,7 @@ PreTokenizer::PreTokenizer(const std::optional<JsonValue>& value) : spaces_(spac
       step.behavior = SplitBehavior::kIsolated;
     } else if (type == "UnicodeScripts") {
       step.kind = Kind::kScripts;
-      step.scripts = std::make_shared<CodeMap>(script_map());
+      step.scripts = std::make_unique<CodeMap>(script_map());
     } else {
       fields.refuse("type", "a pre-tokenizer that is listed in docs/reference/bundle.md");
     }

@@ -67,7 +67,7 @@ class PreTokenizer {
     size_t length = 0;
     CodeSet set;  // words, or characters to split at
     Pattern pattern;
-    std::shared_ptr<const CodeMap> scripts;
+    std::unique_ptr<const CodeMap> scripts;
   };
   class Pieces;
 

@@ -70,7 +70,9 @@ void Vocabulary::finish() {
   for (size_t i = 0; i < entries_.size(); ++i) {
     by_id_.emplace_back(entries_[i].id, static_cast<uint32_t>(i));
   }
-  std::sort(by_id_.begin(), by_id_.end());
+  // Less code than std::sort, which the library's size is worth.
+  std::make_heap(by_id_.begin(), by_id_.end());
+  std::sort_heap(by_id_.begin(), by_id_.end());
 }
 
 int64_t Vocabulary::find(std::string_view text, std::string_view prefix) const noexcept {
@@ -106,8 +108,9 @@ PrefixTable::PrefixTable(const Vocabulary& vocabulary) : vocabulary_(vocabulary)
     if (vocabulary.entries_[i].size > 0) order_.push_back(static_cast<uint32_t>(i));
   }
   const auto text = [&](uint32_t entry) { return vocabulary.text(vocabulary.entries_[entry]); };
-  std::sort(order_.begin(), order_.end(),
-            [&](uint32_t a, uint32_t b) { return text(a) < text(b); });
+  const auto is_less = [&](uint32_t a, uint32_t b) { return text(a) < text(b); };
+  std::make_heap(order_.begin(), order_.end(), is_less);
+  std::sort_heap(order_.begin(), order_.end(), is_less);
   first_byte_.resize(257);
   size_t at = 0;
   for (unsigned byte = 0; byte <= 256; ++byte) {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,12 @@ from tokenizer_cases import (
 )
 from tokenizers import Tokenizer
 
-from mmedge.errors import BundleError
+from mmedge.errors import BundleError, InputError
+from mmedge.execution.detokenize import TextStream
+from mmedge.execution.text import TextEncoder, load_tokenizer
 from mmedge.schema.tokenizer import check_tokenizer
+from mmedge.spec import Dimension, TensorSpec
+from mmedge.spec import Tokenizer as TokenizerSpec
 
 pytestmark = pytest.mark.native_build
 
@@ -174,3 +179,114 @@ def test_rules_of_a_bundle_hold_first(probe):
         check_tokenizer(json.dumps(file).encode(), "t.json")
     (line,) = ask(probe, [opened(file)])
     assert "not allowed in a bundle" in line
+
+
+def as_stream(decode: Any, row: list[int], *, is_ended: bool) -> str:
+    """Python's pieces as the probe writes them."""
+    stream = TextStream(decode)
+    pieces = [
+        stream.add(token, last=not is_ended and at == len(row) - 1) for at, token in enumerate(row)
+    ]
+    return "".join(f" {piece.encode().hex()}" for piece in [*pieces, stream.end()])
+
+
+def test_text_as_it_comes_is_that_of_python(probe):
+    rng = random.Random(6)
+    for file in (*byte_pairs(), *word_pieces()[:1], *unigrams()[:2]):
+        library = Tokenizer.from_str(json.dumps(file))
+        rows = [library.encode("".join(texts(at, 4))).ids for at in range(20)]
+        most = library.get_vocab_size()
+        rows += [rng.choices(range(most), k=rng.randrange(1, 160)) for _ in range(20)]
+        cases = [f"stream {n % 2} {numbers(row)}".encode() for n, row in enumerate(rows)]
+        assert ask(probe, [opened(file), *cases])[1:] == [
+            as_stream(library.decode, row, is_ended=bool(n % 2)) for n, row in enumerate(rows)
+        ]
+
+
+#: Of the inputs: dtypes of ids and mask, fixed length, and min, max and multiple of a dimension.
+AXES = (
+    ("int64", "int64", 6, 0, -1, 1), ("int32", "float32", 20, 0, -1, 1),
+    ("int64", "bool", -1, 0, -1, 1), ("int32", "none", -1, 3, -1, 4),
+    ("uint8", "float16", -1, 1, 8, 2), ("int16", "float64", -1, 0, -1, 3),
+)  # fmt: skip
+PAD = {"pad_type_id": 0, "pad_token": "a"}
+PADDINGS = (
+    None,
+    {
+        **PAD, "strategy": {"Fixed": 9}, "direction": "Left", "pad_id": 3,
+        "pad_to_multiple_of": None,
+    },
+    {
+        **PAD, "strategy": "BatchLongest", "direction": "Right", "pad_id": 1,
+        "pad_to_multiple_of": 8,
+    },
+)  # fmt: skip
+CUTS = (
+    None,
+    {"max_length": 5, "stride": 0, "strategy": "LongestFirst", "direction": "Left"},
+    {"max_length": 2, "stride": 0, "strategy": "LongestFirst", "direction": "Right"},
+)
+
+
+def in_python(file: dict[str, Any], axis: tuple[Any, ...], text: str) -> str:
+    """As the probe writes it; of a refusal the first two words."""
+    ids, mask, size, least, most, multiple = axis
+    shape = (1, "n" if size < 0 else size)
+    names = ["ids"] if mask == "none" else ["ids", "mask"]
+    dtypes = {"ids": ids, "mask": mask}
+    specs = {name: TensorSpec(name, dtypes[name], shape) for name in names}
+    limits = {"n": Dimension(least, max(1, least), None if most < 0 else most, multiple)}
+    spec = TokenizerSpec("t.json", "ids", "mask" if mask != "none" else None)
+    unpadded = load_tokenizer(json.dumps(file).encode(), "t.json")
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        try:
+            feeds = TextEncoder(unpadded, spec, specs, limits).encode(text)
+        except (BundleError, InputError) as error:
+            return "refused" if isinstance(error, BundleError) else "2"
+    # Python refuses a length past the dimension's when it checks the call's sizes.
+    length = feeds["ids"].shape[1]
+    if 0 <= most < length and size < 0:
+        return "2"
+    return ("cut" if told else "") + "".join(
+        f" {name} {length} {array.tobytes().hex()}" for name, array in feeds.items()
+    )
+
+
+def test_padding_and_lengths_are_those_of_python(probe):
+    model = {"type": "WordLevel", "vocab": {"[UNK]": 0, "a": 1, "b": 2, "far": 300}}
+    model["unk_token"] = "[UNK]"
+    around = {"type": "BertProcessing", "sep": ["b", 2], "cls": ["a", 1]}
+    given = ["", " ", "a", "a b a", "a b c d e f g h", "far a", "a " * 128, "\u00e9" * 256]
+    cases, expected = [], []
+    for axis in AXES:
+        for padding in PADDINGS:
+            for cut in CUTS:
+                for processor in (None, around):
+                    file = tree(
+                        model=model, pre_tokenizer=SPACES, padding=padding, truncation=cut,
+                        post_processor=processor,
+                    )  # fmt: skip
+                    cases.append(opened(file))
+                    expected.append("open")
+                    words = " ".join(map(str, axis))
+                    cases += [f"encoder {words}".encode() + data(text) for text in given]
+                    expected += [in_python(file, axis, text) for text in given]
+    lines = ask(probe, cases)
+    short = [line if line[:1] not in "r2" else line.split(" ")[0] for line in lines]
+    assert short == expected
+    assert sum(line == "2" for line in short) > 50
+    assert sum(line == "refused" for line in short) > 50
+
+
+def test_limits_of_a_text(probe):
+    file = tree(normalizer={"type": "NFKC"}, pre_tokenizer=SPACES)
+    words = b"encoder int64 none -1 0 -1 1"
+    lines = ask(probe, [
+        opened(file), words + data("a" * 257), words + data("\ufdfa" * 256),
+        words + tensor(np.frombuffer(b"a\xff", np.uint8)), words + data("a" * 8193),
+    ])  # fmt: skip
+    assert [line.split(" ")[0] for line in lines[1:]] == ["6", "", "2", "2"]
+    assert "mmedge_tokenizer_reserve" in lines[1]
+    assert "no UTF-8 from byte 1 on" in lines[3]
+    assert "at most 8192" in lines[4]
