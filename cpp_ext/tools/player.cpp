@@ -64,7 +64,7 @@ void Player::push(size_t place, const Value& value, double due, double stamp) {
   check(mmedge_stream_push(stream_.get(), modality.name.c_str(), inputs.data(),
                                   static_cast<int32_t>(inputs.size()), &stamp, nullptr));
   ++pushed_[place];
-  lines_->write_results();
+  settle();
 }
 
 void Player::finish() {
@@ -73,6 +73,12 @@ void Player::finish() {
     }
   }
   lines_->write_last(pushed_);
+}
+
+void Player::settle() {
+  // A poll takes as many steps of a loop as came due before it.
+  while (mmedge_stream_next_time(stream_.get()) <= now_) check(mmedge_stream_poll(stream_.get()));
+  lines_->write_results();
 }
 
 void Player::creep_to(double time) {
@@ -95,8 +101,7 @@ bool Player::step(double limit) {
   const double next = mmedge_stream_next_time(stream_.get());
   if (!(next <= limit)) return false;
   creep_to(next);
-  check(mmedge_stream_poll(stream_.get()));
-  lines_->write_results();
+  settle();
   return true;
 }
 

@@ -39,6 +39,8 @@ class Player {
   void finish();
 
  private:
+  // Lets all happen that is due now, and writes what came of it.
+  void settle();
   // Moves the clock over a time in which nothing is due.
   void creep_to(double time);
   void advance_to(double time);

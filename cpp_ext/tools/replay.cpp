@@ -194,10 +194,11 @@ void play(const Options& options) {
   const std::string text = bundle->manifest();
   const rt::Manifest manifest = rt::manifest_from_json(
       {reinterpret_cast<const uint8_t*>(text.data()), text.size()}, options.paths[0]);
-  if (!std::holds_alternative<std::monostate>(manifest.loop)) {
+  const auto* generate = std::get_if<rt::GenerateLoop>(&manifest.loop);
+  if (generate != nullptr && generate->tokenizer) {
     throw tools::refusal(options.paths[0],
-                         "bundle '" + manifest.name + "' has a loop, whose results are no lines of "
-                         "this tool; play the recording with mmedge replay --simulated");
+                         "bundle '" + manifest.name + "' makes texts of its tokens, which this tool "
+                         "does not; play the recording with mmedge replay --simulated");
   }
   const std::vector<size_t> places = match_modalities(*recording, manifest, options.trigger);
 

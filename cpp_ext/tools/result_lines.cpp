@@ -17,6 +17,9 @@ namespace {
 // Elements of an output that is written in full.
 constexpr size_t kFewElements = 64;
 
+// Why a loop ended, by an mmedge_finish.
+constexpr const char* kFinish[] = {"", "stop", "limit", "schedule", "deadline", "cancel"};
+
 struct Element {
   int32_t dtype;
   const char* name;
@@ -130,11 +133,14 @@ void ResultLines::add_result(const mmedge_result& result, JsonText* line) {
   line->key("outputs_t").number(result.outputs_t).key("reason").string(result.reason);
   line->key("modalities").open('{');
   for (size_t i = 0; i < modalities_.size(); ++i) add_modality(static_cast<int32_t>(i), line);
-  line->close('}').key("outputs");
+  line->close('}');
+  add_stages(line);
+  line->key("outputs");
   if (result.has_outputs) {
     line->open('{');
     for (const std::string& name : outputs_) add_output(name, line);
     line->close('}');
+    add_finish(line);
   } else {
     line->null();
   }
@@ -154,6 +160,32 @@ void ResultLines::add_modality(int32_t index, JsonText* line) {
   }
   if (*modality.absent != '\0') line->key("absent").string(modality.absent);
   if (*modality.note != '\0') line->key("note").string(modality.note);
+  line->close('}');
+}
+
+void ResultLines::add_finish(JsonText* line) {
+  int32_t rows = 0;
+  check(mmedge_stream_finish(stream_, nullptr, 0, &rows));
+  if (rows == 0) return;
+  std::vector<int32_t> finish(static_cast<size_t>(rows));
+  check(mmedge_stream_finish(stream_, finish.data(), rows, &rows));
+  line->key("finish").open('[');
+  for (const int32_t why : finish) line->string(kFinish[why]);
+  line->close(']');
+}
+
+void ResultLines::add_stages(JsonText* line) {
+  std::map<std::string, std::string> notes;
+  const char *stage = nullptr, *note = nullptr;
+  mmedge_status status = MMEDGE_OK;
+  for (int32_t i = 0; status == MMEDGE_OK; ++i) {
+    status = mmedge_stream_result_stage(stream_, i, &stage, &note);
+    if (status == MMEDGE_OK && *note != '\0') notes.emplace(stage, note);
+  }
+  if (status != MMEDGE_INVALID) check(status);  // that there is no such stage
+  if (notes.empty()) return;
+  line->key("notes").open('{');
+  for (const auto& [name, text] : notes) line->key(name).string(text);
   line->close('}');
 }
 

@@ -43,6 +43,9 @@ class ResultLines {
 
   void add_result(const mmedge_result& result, JsonText* line);
   void add_modality(int32_t index, JsonText* line);
+  // Notes on fusion stages with state, and why a loop ended.
+  void add_stages(JsonText* line);
+  void add_finish(JsonText* line);
   void add_output(const std::string& name, JsonText* line);
   // Samples that were dropped since it was called last.
   void add_new_drops(JsonText* line);

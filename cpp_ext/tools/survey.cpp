@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "execution/inputs.h"
 #include "recording/sample.h"
 
 namespace mmedge::tools {
@@ -12,7 +13,7 @@ namespace rt = mmedge::runtime;
 Survey::Survey(const Recording& recording, const rt::Manifest& manifest,
                const std::vector<size_t>& places)
     : recording_(recording), manifest_(manifest), places_(places) {
-  for (const rt::TensorSpec& spec : manifest.inputs()) specs_.emplace(spec.name, spec);
+  for (const rt::TensorSpec& spec : rt::call_inputs(manifest)) specs_.emplace(spec.name, spec);
 }
 
 void Survey::look(const Recorded& sample) {
@@ -49,7 +50,7 @@ void Survey::check_texts(int64_t samples) const {
 std::map<std::string, int64_t> Survey::largest(
     const std::map<std::string, int64_t>& stated) const {
   std::map<std::string, int64_t> largest = stated;
-  for (const auto& [name, dimension] : manifest_.dimensions) {
+  for (const auto& [name, dimension] : rt::call_dimensions(manifest_)) {
     if (dimension.max) continue;
     const auto seen = sizes_.find(name);
     const int64_t most = seen == sizes_.end() ? 0 : seen->second;

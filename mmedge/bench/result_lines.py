@@ -136,9 +136,15 @@ class _Lines:
 
     def _result(self, result: Result) -> dict[str, Any]:
         outputs = None
+        loop: dict[str, Any] = {}
         if result.outputs is not None:
-            outputs = {name: _output(value) for name, value in result.outputs.items()}
-        others = {n: text for n, text in result.notes.items() if n not in self._modalities}
+            arrays = {k: v for k, v in result.outputs.items() if isinstance(v, np.ndarray)}
+            outputs = {name: _output(value) for name, value in arrays.items()}
+            # What a loop gives beside arrays: why it ended, and texts.
+            loop = {k: v for k, v in result.outputs.items() if k not in arrays}
+            if isinstance(loop.get("finish"), str):
+                loop["finish"] = [loop["finish"]]
+        others = {n: t for n, t in sorted(result.notes.items()) if n not in self._modalities}
         return {
             "t": result.t,
             "made": result.made,
@@ -151,6 +157,7 @@ class _Lines:
             "modalities": {name: _modality(result, name) for name in self._modalities},
             **({"notes": others} if others else {}),
             "outputs": outputs,
+            **loop,
             "dropped": self._new_drops(),
         }
 
@@ -177,10 +184,8 @@ def _modality(result: Result, name: str) -> dict[str, Any]:
     return line
 
 
-def _output(value: Any) -> Any:  # noqa: ANN401
-    """An array as dtype, shape, digest and, of a small one, elements; anything else as it is."""
-    if not isinstance(value, np.ndarray):
-        return value
+def _output(value: Array) -> dict[str, Any]:
+    """Dtype, shape and digest of an array, and the elements of a small one."""
     line: dict[str, Any] = {
         "dtype": value.dtype.name,
         "shape": list(value.shape),

@@ -117,6 +117,15 @@ TRIGGERS = (
     ("sizes", "any", None),
     ("tiny", "image", 8.0),
     ("floats", "plain", None),
+    ("captioner", "image", None),
+    ("policy", "camera", None),
+    ("painter", 10.0, None),
+    ("speller", "sound", None),
+    ("decoder", "text", None),
+    ("recurrent", "audio", None),
+    ("recurrent", "any", 9.0),
+    ("state", "x", None),
+    ("fusion-state", "any", None),
 )
 
 
@@ -207,7 +216,7 @@ def test_what_cannot_be_played_is_refused_in_words(play, tmp_path):
     refused = play("--trigger", "camera", bundle, tmp_path / "texts", code=1)
     assert "of 4 samples are texts: 3 of 'text'" in refused
     words = ("--trigger", "camera")
-    assert "has a loop" in play(*words, BUNDLES / "policy.mmedge", path, code=1)
+    assert "makes texts" in play(*words, BUNDLES / "completer.mmedge", path, code=1)
     assert "no recording is there" in play(*words, bundle, tmp_path / "nothing", code=1)
     other = play(*words, BUNDLES / "poses.mmedge", path, code=1)
     assert "modality 'lidar' is none of bundle 'echo'" in other
