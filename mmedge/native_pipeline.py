@@ -21,7 +21,9 @@ from mmedge.execution.call_options import CallOptions, check_options
 from mmedge.execution.laps import Laps
 from mmedge.execution.loaded_plan import CACHE_BYTES, pipeline_title
 from mmedge.execution.loop_run import LoopRun, Owner
-from mmedge.execution.native_calls import Handles, NativeRun, NativeState, refuse
+from mmedge.execution.native_calls import NativeRun, NativeState
+from mmedge.execution.native_handles import Handles, refuse
+from mmedge.execution.native_text import NativeTexts
 from mmedge.execution.scheduler import Schedule
 from mmedge.execution.verify import Row
 from mmedge.forks import watch
@@ -85,6 +87,7 @@ class NativePipeline(Pipeline):
         self.threads = choice["threads"] or None
         self._plan: PlanName = choice["plan"]
         self._handles = Handles(handle, pipeline_title(manifest, self.variant))
+        self._texts = NativeTexts(self._handles)
         self._disowned = False
         # Who drops a pipeline need not close it, as in Python.
         finalize(self, self._handles.close).atexit = False
@@ -128,14 +131,14 @@ class NativePipeline(Pipeline):
     def run(
         self, inputs: Mapping[str, Any], *, cached: bool = True, **options: Unpack[CallOptions]
     ) -> dict[str, Any]:
-        """As of :class:`mmedge.Pipeline`, without text; the cache holds the call before."""
+        """As of :class:`mmedge.Pipeline`; the cache holds the call before."""
         if self.bundle.manifest.loop is not None:
             with self.iterate(inputs, cached=cached, **options) as steps:
                 while steps.advance():
                     pass
                 return steps.result()
         check_options(self.bundle.manifest, options)
-        arrays = _arrays(inputs)
+        arrays = self._arrays(inputs)
         state = self._state_of(options)
         with self._handles.use() as handle, nullcontext() if state is None else state.taken():
             if cached:
@@ -149,19 +152,20 @@ class NativePipeline(Pipeline):
     def iterate(
         self, inputs: Mapping[str, Any], *, cached: bool = True, **options: Unpack[CallOptions]
     ) -> LoopRun:
-        """As of :class:`mmedge.Pipeline`, without text."""
+        """As of :class:`mmedge.Pipeline`."""
         manifest = self.bundle.manifest
         loop = manifest.loop
         if loop is None:
             name = manifest.name
             raise InputError(f"bundle {name!r} has no loop, so there are no steps; call run()")
-        if getattr(loop, "tokenizer", None) is not None:
-            refuse("make text of the tokens of a loop")
         check_options(manifest, options)
-        arrays = _arrays(inputs)
+        arrays = self._arrays(inputs)
         state = self._state_of(options)
         others = {name: value for name, value in options.items() if name != "state"}
-        run = NativeRun(self._handles, manifest, arrays, state, cached=cached, options=others)
+        texts = None if getattr(loop, "tokenizer", None) is None else self._texts
+        run = NativeRun(
+            self._handles, manifest, arrays, state, cached=cached, options=others, texts=texts
+        )
         return LoopRun(run, Owner(self._check_open, Laps(()), state=state))
 
     def state(self, tensors: Mapping[str, Array] | None = None) -> NativeState:
@@ -214,6 +218,27 @@ class NativePipeline(Pipeline):
         if self._owns_bundle:
             self.bundle.close()
 
+    def _arrays(self, inputs: Mapping[str, Any]) -> dict[str, Array]:
+        """What a caller passes as plain arrays in C order."""
+        arrays: dict[str, Array] = {}
+        for name, value in inputs.items():
+            if isinstance(value, str):
+                tokens = self._texts.encode(name, value)
+                twice = [key for key in tokens if key in arrays or (key != name and key in inputs)]
+                if twice:
+                    raise InputError(
+                        f"input {twice[0]!r} is given twice: by itself and by the text of {name!r}"
+                    )
+                arrays.update(tokens)
+                continue
+            try:
+                if type(value) is not np.ndarray and gpu_interface(value) is not None:
+                    raise InputError("it lies on a GPU; copy it to the host first")
+                arrays[str(name)] = contiguous(host_array(value))
+            except InputError as error:
+                raise InputError(f"input {name!r}: {error}") from error
+        return arrays
+
     def _check_open(self) -> None:
         # Of this object, so that steps of a loop keep it alive.
         self._handles.check_open()
@@ -260,18 +285,3 @@ def load_native(
         if opened is not bundle:
             opened.close()
         raise
-
-
-def _arrays(inputs: Mapping[str, Any]) -> dict[str, Array]:
-    """What a caller passes as plain arrays in C order."""
-    arrays: dict[str, Array] = {}
-    for name, value in inputs.items():
-        if isinstance(value, str):
-            refuse(f"make tokens of text (input {name!r}: pass token ids)")
-        try:
-            if type(value) is not np.ndarray and gpu_interface(value) is not None:
-                raise InputError("it lies on a GPU; copy it to the host first")
-            arrays[str(name)] = contiguous(host_array(value))
-        except InputError as error:
-            raise InputError(f"input {name!r}: {error}") from error
-    return arrays

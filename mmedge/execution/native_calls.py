@@ -1,99 +1,30 @@
-"""Handles, states and loops of a network that libmmedge has loaded, for Python's pipeline."""
+"""States and loops of a network that libmmedge has loaded, for Python's pipeline."""
 
 from __future__ import annotations
 
-import threading
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 from weakref import finalize
 
-from mmedge.errors import BackendError, InputError
+import numpy as np
+
+from mmedge.errors import InputError
 from mmedge.execution.denoise import DenoiseStep
 from mmedge.execution.generate import GenerateStep
+from mmedge.execution.native_handles import refuse
+from mmedge.execution.native_text import LoopTexts
 from mmedge.execution.state import State
-from mmedge.forks import ADVICE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from mmedge.execution.native_handles import Handles
+    from mmedge.execution.native_text import NativeTexts
     from mmedge.native import runtime
     from mmedge.native.loop_calls import NativeStep
     from mmedge.spec import Array, Manifest
 
-__all__ = ["Handles", "NativeRun", "NativeState", "refuse"]
-
-
-class Handles:
-    """Handles on one loaded network. Each has one call at a time; a further thread gets a clone.
-
-    Args:
-        origin: is cloned, and has no call itself.
-        title: of the pipeline in messages.
-    """
-
-    def __init__(self, origin: runtime.NativePipeline, title: str) -> None:
-        self._origin, self._title = origin, title
-        self._idle: list[runtime.NativePipeline] = []
-        # Steps of a loop that are collected give their handle back, also within one of these calls.
-        self._lock = threading.RLock()
-        self._closed = self._disowned = False
-
-    def take(self) -> runtime.NativePipeline:
-        """A handle for one call; :meth:`give_back` takes it back.
-
-        Raises:
-            BackendError: the pipeline is closed, or belongs to the parent of this process.
-        """
-        self.check_open()  # before the lock, which a thread of the parent may hold for ever
-        with self._lock:
-            self.check_open()
-            return self._idle.pop() if self._idle else self._origin.clone()
-
-    def give_back(self, handle: runtime.NativePipeline, *, reuse: bool = True) -> None:
-        """End a call. ``reuse`` False: what the handle began is given up with it."""
-        if self._disowned:
-            return
-        with self._lock:
-            reuse = reuse and not self._closed
-            if reuse:
-                self._idle.append(handle)
-        if not reuse:
-            handle.close()
-
-    @property
-    def is_disowned(self) -> bool:
-        """Whether this is a forked child of the process that loaded the network."""
-        return self._disowned
-
-    @contextmanager
-    def use(self) -> Iterator[runtime.NativePipeline]:
-        """A handle for a block."""
-        handle = self.take()
-        try:
-            yield handle
-        finally:
-            self.give_back(handle)
-
-    def check_open(self) -> None:
-        """Raise BackendError where it is closed, or belongs to the parent of this process."""
-        if self._disowned:
-            raise BackendError(f"{self._title}: {ADVICE}")
-        if self._closed:
-            raise BackendError(f"{self._title} is closed; load the bundle again")
-
-    def disown(self) -> None:
-        """Use and free nothing any more: what there is has threads of the parent."""
-        self._disowned = True
-
-    def close(self) -> None:
-        """Free what has no call, and the rest when its call ends. May be called twice."""
-        if self._disowned:
-            return
-        with self._lock:
-            self._closed = True
-            idle, self._idle = self._idle, []
-        for handle in (*idle, self._origin):
-            handle.close()
+__all__ = ["NativeRun", "NativeState"]
 
 
 class NativeState(State):
@@ -166,6 +97,7 @@ class NativeRun:
         state: what it begins with and leaves its state in; None: anew.
         cached: whether encoders may be left out.
         options: of the call, without ``state``.
+        texts: where the bundle makes text of the loop's tokens.
 
     Raises:
         InputError: an input, an option or the state does not fit.
@@ -181,6 +113,7 @@ class NativeRun:
         *,
         cached: bool,
         options: Mapping[str, Any],
+        texts: NativeTexts | None,
     ) -> None:
         self._handle: runtime.NativePipeline | None = None
         loop = manifest.loop
@@ -192,7 +125,10 @@ class NativeRun:
         #: How many outputs the loop itself gives; those of the network follow.
         self._own = 2 if self._is_generating else len(stages[decoder].outputs) if decoder else 1
         self._steps = 0 if self._is_generating else len(getattr(loop, "schedule", ()))
-        self._handles, self._state = handles, state
+        self._handles, self._state, self._texts = handles, state, texts
+        self._row_texts: LoopTexts | None = None
+        self._active: Array | None = None  # after the last step, and which rows ended with it
+        self._ended: Array | None = None
         self._taken = 0
         self._has_ended = self._is_canceled = False
         self._result: dict[str, Any] | None = None
@@ -224,7 +160,7 @@ class NativeRun:
     def __iter__(self) -> Iterator[GenerateStep | DenoiseStep]:
         """Take the steps that are left."""
         while (step := self._advance()) is not None:
-            yield _shown(step)
+            yield self._shown(step)
 
     def advance(self) -> bool:
         """Take the next step; say whether there was one."""
@@ -236,7 +172,23 @@ class NativeRun:
         step = self._handle.step()
         self._has_ended = step is None or step.done
         self._taken += step is not None
+        if step is not None and step.active is not None:
+            before = np.ones_like(step.active) if self._active is None else self._active
+            self._active = step.active
+            self._ended = np.logical_and(before, np.logical_not(step.active))
         return step
+
+    def _shown(self, step: NativeStep) -> GenerateStep | DenoiseStep:
+        if step.latent is not None:
+            return DenoiseStep(step.index, step.latent)
+        tokens, active, scores = step.tokens, step.active, step.scores
+        if tokens is None or active is None or scores is None or self._ended is None:
+            raise ValueError("a step of a loop 'generate' has tokens and scores")
+        pieces = ("",) * len(tokens)
+        if self._texts is not None:
+            self._row_texts = self._row_texts or LoopTexts(self._texts, len(tokens))
+            pieces = self._row_texts.add(tokens, active, self._ended, last=step.done)
+        return GenerateStep(step.index, tokens, active, pieces, scores)
 
     def cancel(self) -> None:
         """Take no more steps; a State stays as it was unless :meth:`leave_state` follows."""
@@ -266,7 +218,12 @@ class NativeRun:
                     finish = self._handle.result(count)[1]
             values = list(outputs.items())
             own, others = dict(values[: self._own]), dict(values[self._own :])
-            self._result = {**own, "finish": finish, **others}
+            made: dict[str, Any] = {**own, "finish": finish}
+            if self._texts is not None:
+                lengths = own["lengths"].tolist()
+                rows_of_tokens = zip(own["tokens"].tolist(), lengths, strict=True)
+                made["text"] = self._texts.decode(row[:length] for row, length in rows_of_tokens)
+            self._result = {**made, **others}
             self._has_ended = self._has_ended or self._is_canceled
             self._release()
         return dict(self._result)
@@ -282,20 +239,6 @@ class NativeRun:
             self._release()
 
 
-def _shown(step: NativeStep) -> GenerateStep | DenoiseStep:
-    if step.latent is not None:
-        return DenoiseStep(step.index, step.latent)
-    tokens, active, scores = step.tokens, step.active, step.scores
-    if tokens is None or active is None or scores is None:
-        raise ValueError("a step of a loop 'generate' has tokens and scores")
-    return GenerateStep(step.index, tokens, active, ("",) * len(tokens), scores)
-
-
 def _close_state(handle: runtime.NativeState, owner: Handles) -> None:
     if not owner.is_disowned:
         handle.close()
-
-
-def refuse(what: str) -> NoReturn:
-    """Raise InputError: libmmedge does not do this."""
-    raise InputError(f'libmmedge does not {what} yet; leave runtime="native" out')
