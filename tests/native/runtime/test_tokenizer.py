@@ -56,9 +56,14 @@ def data(text: str) -> bytes:
     return tensor(np.frombuffer(text.encode(), np.uint8))
 
 
-def ask(probe: Any, cases: list[bytes]) -> list[str]:
+@pytest.fixture(scope="module")
+def program(probe) -> Path:
+    return probe("tokenizer_probe")
+
+
+def ask(program: Path, cases: list[bytes]) -> list[str]:
     """The probe's lines."""
-    lines = run_cases(probe("tokenizer_probe"), cases).decode().split("\n")[:-1]
+    lines = run_cases(program, cases).decode().split("\n")[:-1]
     assert len(lines) == len(cases)
     return lines
 
@@ -68,7 +73,7 @@ def is_the_tables_library() -> bool:
     return re.search(r"tokenizers ([\d.]+)\.", head)[1] == tokenizers.__version__
 
 
-def test_normalizers_are_those_of_the_library(probe):
+def test_normalizers_are_those_of_the_library(program):
     if not is_the_tables_library():
         pytest.skip("the tables are those of another version of the library")
     given = [*texts(1, 300), *every_character()]
@@ -76,13 +81,13 @@ def test_normalizers_are_those_of_the_library(probe):
         file = tree(normalizer=part)
         check_tokenizer(json.dumps(file).encode(), "t.json")
         normalizer = Tokenizer.from_str(json.dumps(file)).normalizer
-        lines = ask(probe, [opened(file), *(b"normalize" + data(text) for text in given)])
+        lines = ask(program, [opened(file), *(b"normalize" + data(text) for text in given)])
         assert lines[0] == "open"
         expected = [normalizer.normalize_str(text).encode().hex() for text in given]
         assert lines[1:] == expected, part
 
 
-def test_pre_tokenizers_are_those_of_the_library(probe):
+def test_pre_tokenizers_are_those_of_the_library(program):
     if not is_the_tables_library():
         pytest.skip("the tables are those of another version of the library")
     random_texts, all_texts = texts(2, 150), every_character()
@@ -99,11 +104,11 @@ def test_pre_tokenizers_are_those_of_the_library(probe):
         cases += [opened(file), *(b"words" + data(text) for text in given)]
         expected.append("open")
         expected += ["".join(f" {w.encode().hex()}" for w, _ in splits(text)) for text in given]
-    assert ask(probe, cases) == expected
+    assert ask(program, cases) == expected
 
 
 @pytest.mark.parametrize("make", [byte_pairs, word_pieces, unigrams, word_levels])
-def test_ids_and_texts_are_those_of_the_library(probe, make):
+def test_ids_and_texts_are_those_of_the_library(program, make):
     rng = random.Random(4)
     files = make()
     for base in files[:]:
@@ -125,7 +130,7 @@ def test_ids_and_texts_are_those_of_the_library(probe, make):
             ::3
         ]
         cases = [opened(file), *(b"encode" + data(text) for text in given)]
-        lines = ask(probe, cases + [f"decode {numbers(row)}".encode() for row in rows])
+        lines = ask(program, cases + [f"decode {numbers(row)}".encode() for row in rows])
         assert lines[0] == "open"
         assert lines[1 : len(given) + 1] == encodings, file["model"]["type"]
         assert [bytes.fromhex(line).decode() for line in lines[len(given) + 1 :]] == [
@@ -143,11 +148,11 @@ def encode(library: Tokenizer, text: str) -> str:
     return ("cut" if encoding.overflowing else "") + ids
 
 
-def test_a_stride_that_leaves_no_room_fails_where_a_text_is_cut(probe):
+def test_a_stride_that_leaves_no_room_fails_where_a_text_is_cut(program):
     around = {"type": "BertProcessing", "sep": ["a", 0], "cls": ["a", 0]}
     cut = {"max_length": 5, "stride": 3, "strategy": "LongestFirst", "direction": "Right"}
     file = tree(truncation=cut, post_processor=around, pre_tokenizer=SPACES)
-    lines = ask(probe, [opened(file), b"encode" + data("a a a"), b"encode" + data("a a a a")])
+    lines = ask(program, [opened(file), b"encode" + data("a a a"), b"encode" + data("a a a a")])
     assert lines == ["open", " 0 0 0 0 0", "stride"]
 
 
@@ -167,17 +172,17 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("what", REFUSED)
-def test_a_refusal_names_what_it_is(probe, what):
-    (line,) = ask(probe, [opened(REFUSED[what])])
+def test_a_refusal_names_what_it_is(program, what):
+    (line,) = ask(program, [opened(REFUSED[what])])
     assert line.startswith("refused t.json: $."), line
     assert what in line or (what == "ids" and "no number of 32 bits" in line)
 
 
-def test_rules_of_a_bundle_hold_first(probe):
+def test_rules_of_a_bundle_hold_first(program):
     file = tree(normalizer={"type": "NFQ"})
     with pytest.raises(BundleError):
         check_tokenizer(json.dumps(file).encode(), "t.json")
-    (line,) = ask(probe, [opened(file)])
+    (line,) = ask(program, [opened(file)])
     assert "not allowed in a bundle" in line
 
 
@@ -190,7 +195,7 @@ def as_stream(decode: Any, row: list[int], *, is_ended: bool) -> str:
     return "".join(f" {piece.encode().hex()}" for piece in [*pieces, stream.end()])
 
 
-def test_text_as_it_comes_is_that_of_python(probe):
+def test_text_as_it_comes_is_that_of_python(program):
     rng = random.Random(6)
     for file in (*byte_pairs(), *word_pieces()[:1], *unigrams()[:2]):
         library = Tokenizer.from_str(json.dumps(file))
@@ -198,7 +203,7 @@ def test_text_as_it_comes_is_that_of_python(probe):
         most = library.get_vocab_size()
         rows += [rng.choices(range(most), k=rng.randrange(1, 160)) for _ in range(20)]
         cases = [f"stream {n % 2} {numbers(row)}".encode() for n, row in enumerate(rows)]
-        assert ask(probe, [opened(file), *cases])[1:] == [
+        assert ask(program, [opened(file), *cases])[1:] == [
             as_stream(library.decode, row, is_ended=bool(n % 2)) for n, row in enumerate(rows)
         ]
 
@@ -253,7 +258,7 @@ def in_python(file: dict[str, Any], axis: tuple[Any, ...], text: str) -> str:
     )
 
 
-def test_padding_and_lengths_are_those_of_python(probe):
+def test_padding_and_lengths_are_those_of_python(program):
     model = {"type": "WordLevel", "vocab": {"[UNK]": 0, "a": 1, "b": 2, "far": 300}}
     model["unk_token"] = "[UNK]"
     around = {"type": "BertProcessing", "sep": ["b", 2], "cls": ["a", 1]}
@@ -272,17 +277,17 @@ def test_padding_and_lengths_are_those_of_python(probe):
                     words = " ".join(map(str, axis))
                     cases += [f"encoder {words}".encode() + data(text) for text in given]
                     expected += [in_python(file, axis, text) for text in given]
-    lines = ask(probe, cases)
+    lines = ask(program, cases)
     short = [line if line[:1] not in "r2" else line.split(" ")[0] for line in lines]
     assert short == expected
     assert sum(line == "2" for line in short) > 50
     assert sum(line == "refused" for line in short) > 50
 
 
-def test_limits_of_a_text(probe):
+def test_limits_of_a_text(program):
     file = tree(normalizer={"type": "NFKC"}, pre_tokenizer=SPACES)
     words = b"encoder int64 none -1 0 -1 1"
-    lines = ask(probe, [
+    lines = ask(program, [
         opened(file), words + data("a" * 257), words + data("\ufdfa" * 256),
         words + tensor(np.frombuffer(b"a\xff", np.uint8)), words + data("a" * 8193),
     ])  # fmt: skip
