@@ -109,6 +109,7 @@ class Rig {
     if (code == Code::kOk) {
       tags[modality][static_cast<size_t>(seq) & 0xFFFF] = tag;
     } else {
+      const std::lock_guard<std::mutex> held(message_mutex);  // threads of other modalities are refused, too
       std::snprintf(message, sizeof message, "%s", stream->message(modality));
     }
     return code;
@@ -164,6 +165,7 @@ class Rig {
   const Manifest& manifest;
   Stages stages;
   std::vector<std::atomic<int32_t>> tags[kModalities];
+  std::mutex message_mutex;
   char message[512] = "";
   std::unique_ptr<st::ThreadedStream> stream;  // the first to go: its threads use the others
 };
