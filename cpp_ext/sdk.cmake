@@ -18,10 +18,6 @@ endif()
 
 add_library(mmedge SHARED api/runtime.cpp api/stream.cpp api/stream_options.cpp api/backend.cpp
             api/text.cpp $<TARGET_OBJECTS:mmedge_kernels_cpu>)
-# They hand on to the runtime, and the library's size counts.
-set_source_files_properties(
-  api/runtime.cpp api/stream.cpp api/stream_options.cpp api/backend.cpp api/text.cpp
-  PROPERTIES COMPILE_OPTIONS -Os)
 if(NOT MMEDGE_SANITIZE)
   # Neither a new C library nor a new C++ library is asked of the system that it runs on.
   target_sources(mmedge PRIVATE api/old_glibc.cpp api/terminate.cpp)
@@ -30,6 +26,8 @@ if(NOT MMEDGE_SANITIZE)
     -Wl,--no-as-needed -l:libdl.so.2 -l:libpthread.so.0 -Wl,--as-needed)
 endif()
 target_compile_definitions(mmedge PRIVATE MMEDGE_BUILD)
+# It hands on to the runtime, and the library's size counts.
+target_compile_options(mmedge PRIVATE $<$<CONFIG:Release>:-Os>)
 target_include_directories(
   mmedge
   PRIVATE api
