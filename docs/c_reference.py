@@ -221,7 +221,7 @@ def prose(comment: str) -> str:
 
 
 def markdown(words: str) -> str:
-    """Prose of a comment for the page; indented lines are code."""
+    """Prose of a comment for the page; indented lines are code, or items that begin with a dash."""
     parts: list[str] = []
     for block in re.split(r"\n\s*\n", words):
         lines = block.splitlines()
@@ -234,7 +234,10 @@ def markdown(words: str) -> str:
                 (i for i, line in enumerate(lines) if line.startswith("  ") != is_code), len(lines)
             )
             part, lines = lines[:count], lines[count:]
-            if is_code:
+            if is_code and part[0].startswith("  - "):  # items, each of one line or more
+                points = re.split(r"\n\s*- ", "\n" + "\n".join(part))[1:]
+                parts.append("\n".join(f"- {inline(' '.join(each.split()))}" for each in points))
+            elif is_code:
                 parts.append("\n".join(("```c", *(line[2:] for line in part), "```")))
             else:
                 parts.append(inline(" ".join(part)))
