@@ -75,13 +75,16 @@ def git(root: Path, *words: str) -> str | None:
 
 
 def build_probe(folder: Path, name: str) -> Path:
-    """The program made of ``tests/native/runtime/NAME.cpp``, built there under sanitizers."""
+    """The program made of ``tests/native/runtime/NAME.cpp``, built there under sanitizers.
+
+    MMEDGE_SANITIZE names others than those of memory and arithmetic, such as ``thread``.
+    """
     if not (folder / "CMakeCache.txt").exists():
         packages = Path(str(distribution("nlohmann-json").locate_file("")))
         _run(
             *("cmake", "-S", ROOT / "cpp_ext", "-B", folder, "-DMMEDGE_TESTS=ON"),
             # Faults of memory and arithmetic end a program with a report.
-            "-DMMEDGE_SANITIZE=address,undefined",
+            f"-DMMEDGE_SANITIZE={os.environ.get('MMEDGE_SANITIZE', 'address,undefined')}",
             # Less time to compile than -O3 takes, and tests that end soon all the same.
             "-DCMAKE_CXX_FLAGS_RELEASE=-O1",
             f"-Dnlohmann_json_DIR={packages}",

@@ -8,9 +8,10 @@
 
 namespace mmedge::runtime {
 
-inline int guards = 0;
+// Of this thread.
+inline thread_local int guards = 0;
 
-// While one lives, `new` ends the program.
+// While one lives, `new` on its thread ends the program.
 class AllocationGuard {
  public:
   AllocationGuard() { ++guards; }

@@ -3,6 +3,7 @@
 #ifndef MMEDGE_TESTS_NATIVE_RUNTIME_SCRIPTED_ENGINE_H_
 #define MMEDGE_TESTS_NATIVE_RUNTIME_SCRIPTED_ENGINE_H_
 
+#include <atomic>
 #include <cmath>
 #include <cstdio>
 #include <map>
@@ -24,7 +25,7 @@ namespace mmedge::runtime {
 
 // A clock of the caller's: it moves when a stage runs, and between events.
 struct OwnClock {
-  double time = 0;
+  std::atomic<double> time{0};  // threads of a stream look at it while it stands still
   double offset = 0;  // it is set to another time, and again at these times by so much
   std::vector<std::pair<double, double>> sets;
   double wrong = 0;   // of the next reading
@@ -112,7 +113,7 @@ class ScriptedSlot final : public RunSlot {
   void reset_output(size_t index) noexcept override { slot_->reset_output(index); }
   Code run() noexcept override {
     const EngineCall call;
-    if (script.clock != nullptr) script.clock->time += script.costs[stage_];
+    if (script.clock != nullptr) script.clock->time = script.clock->time + script.costs[stage_];
     const auto failing = script.failing.find(stage_);
     if (script.every != 0 && failing != script.failing.end()) {
       const int place = session_.input_index(failing->second);

@@ -372,7 +372,7 @@ json play(const std::shared_ptr<const Network>& network, const json& schedule) {
   };
   const bool has_own_clock = schedule.value("own_clock", false);
   OwnClock own_clock;
-  own_clock.time = schedule["start"];
+  own_clock.time = schedule["start"].get<double>();
   if (schedule.contains("sets")) own_clock.sets = schedule["sets"];
   stream::Clock clock;
   if (has_own_clock || has_threads) clock = {OwnClock::read, &own_clock, false, OwnClock::read_real};
@@ -400,19 +400,19 @@ json play(const std::shared_ptr<const Network>& network, const json& schedule) {
     if (has_own_clock) {
       // As a loop of a program does: it looks when something is due.
       while (runs->next_time() <= at + own_clock.ahead() && !closed) {
-        own_clock.time = std::max(own_clock.time, runs->next_time() - own_clock.ahead());
+        own_clock.time = std::max(own_clock.time.load(), runs->next_time() - own_clock.ahead());
         guarded([&] { return runs->advance_to(0); });
-        own_clock.time += 1e-6;  // a call takes time: rounding may have left a tick a hair ahead
+        own_clock.time = own_clock.time + 1e-6;  // a call takes time: rounding may have left a tick a hair ahead
       }
-      own_clock.time = std::max(own_clock.time, at);
+      own_clock.time = std::max(own_clock.time.load(), at);
       set_clock(&own_clock, event);
     }
     if (has_threads) {
       while (runs->next_time() <= at && !closed) {
-        own_clock.time = std::max(own_clock.time, runs->next_time());
+        own_clock.time = std::max(own_clock.time.load(), runs->next_time());
         runs->advance_to(0);
       }
-      own_clock.time = std::max(own_clock.time, at);
+      own_clock.time = std::max(own_clock.time.load(), at);
     }
     Code code = guarded([&] { return runs->advance_to(at); });
     if (code == Code::kOk && what == "push") {
