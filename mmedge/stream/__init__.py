@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from mmedge.stream.clock import SimulatedClock
+from mmedge.stream.observer import Event, Observer
 from mmedge.stream.policies import Exact, Hold, Interpolate, Latest, Policy, Window
 from mmedge.stream.result import Health, ModalityHealth, Result, Used
 from mmedge.stream.sanity import Sanity
 from mmedge.stream.stream import Stream
 
 __all__ = [
+    "Event",
     "Exact",
     "Health",
     "Hold",
     "Interpolate",
     "Latest",
     "ModalityHealth",
+    "Observer",
     "Policy",
     "Result",
     "Sanity",

@@ -64,11 +64,12 @@ class LoopRunner(StageRunner, Protocol):
 class Encoded:
     """Outcome of an encoding: the features, or the message of what went wrong.
 
-    ``states`` are the new ones of its stages. ``ran`` lists the stages that ran, which is what the
-    work cost.
+    ``values`` are the encoder's inputs, and ``states`` the new ones of its stages. ``ran`` lists
+    the stages that ran, which is what the work cost.
     """
 
     def __init__(self) -> None:
+        self.values: Mapping[str, Any] = {}
         self.features: dict[str, Any] | None = None
         self.states: dict[str, Mapping[str, Array]] = {}
         self.message = ""
@@ -171,7 +172,7 @@ class Compute:
         """
         outcome = Encoded()
         try:
-            values = item.build()
+            outcome.values = values = item.build()
             before = track.encoded
             if item.turn is not None:
                 outcome.features, outcome.states = self._encode(

@@ -93,7 +93,7 @@ class Threads:
                 thread.start()
         except BaseException:
             with gate:
-                core.close()
+                core.close(now.last)
                 self.wake()
             raise
 
@@ -103,7 +103,7 @@ class Threads:
             run()
         except BaseException as error:  # noqa: BLE001  # told by the stream's next push and result
             with self._gate:
-                self._core.fail(describe_death(f"thread {name!r}", error))
+                self._core.fail(describe_death(f"thread {name!r}", error), self._now.last)
                 self.wake()
 
     def wake(self) -> None:
@@ -259,7 +259,7 @@ class Simulation:
         try:
             self._begin()
         except BaseException as error:
-            self._core.fail(describe_death("a stage", error))
+            self._core.fail(describe_death("a stage", error), self._clock())
             raise
 
     def _begin(self) -> None:

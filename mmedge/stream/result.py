@@ -157,6 +157,7 @@ class Health:
         clock_glitches: readings of it that were not used.
         failure: why the stream ended by itself; empty if it did not.
         state_resets: how often states of fusion stages began anew by themselves (``reset_after``).
+        events: how often each kind of event happened (:class:`mmedge.stream.Event`).
     """
 
     modalities: Mapping[str, ModalityHealth]
@@ -174,3 +175,4 @@ class Health:
     clock_glitches: int = 0
     failure: str = ""
     state_resets: int = 0
+    events: Mapping[str, int] = field(default_factory=dict)

@@ -8,12 +8,13 @@ what the trigger at work waits for, and what its result says.
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mmedge.stream.choose import Active, Choice, Chooser, Trigger, merge_sizes
 from mmedge.stream.jumps import NO_JUMPS
 from mmedge.stream.latency_predictor import LatencyPredictor
 from mmedge.stream.loop_times import LoopTimes
+from mmedge.stream.observer import Event, Observers
 from mmedge.stream.outbox import Outbox
 from mmedge.stream.result import Health, ModalityHealth, Result, Used
 from mmedge.stream.sample import SLACK
@@ -71,6 +72,8 @@ class StreamStateMachine:
             has_deadline=deadline is not None, has_many_triggers=len(triggers) > 1
         )
         self.closed = False
+        #: Who is told what happens.
+        self.observers = Observers()
         #: Why the stream ended by itself; None: it did not.
         self.failure: str | None = None
         #: What triggers at a rate; None: samples do.
@@ -97,10 +100,24 @@ class StreamStateMachine:
         self._stale = self._empty = 0
 
     def push(
-        self, name: str, sample: StreamSample, fault: str | None, now: float, *, lying: bool
+        self,
+        name: str,
+        sample: StreamSample,
+        fault: str | None,
+        now: float,
+        *,
+        lying: bool,
+        text: str | None = None,
     ) -> None:
-        """Take in a sample (:meth:`ModalityState.receive`), and start what it triggers."""
+        """Take in a sample (:meth:`ModalityState.receive`), and start what it triggers.
+
+        ``text`` is what was pushed where the sample's values were made of it.
+        """
         track = self.tracks[name]
+        if self.observers:
+            value = sample.values if text is None else text
+            t, arrival = sample.t - self._offset, sample.arrival - self._offset
+            self.observers.call("on_push", now, name, sample.seq, value, t, arrival, fault)
         jumps = track.jumps
         items = track.receive(sample, fault, lying=lying)
         triggers = []
@@ -130,6 +147,8 @@ class StreamStateMachine:
         """
         self._offset = offset
         self._forget_latencies()
+        jump = f"the clock was set ahead by {ahead:.6g} s" if ahead else "the clock was set back"
+        self.tell("clock_jump", now, jump, ahead=ahead, offset=offset)
         if ahead == 0.0:
             return
         self._ahead += ahead
@@ -276,9 +295,10 @@ class StreamStateMachine:
         self._states.forget(name)
         if self._good is not None and name in self._good[0].samples:
             self._good = None
+        self.tell("forget", now, f"modality {name!r} was forgotten", modality=name)
         self._proceed(now)
 
-    def reset(self) -> None:
+    def reset(self, now: float) -> None:
         """Begin as if nothing had come at all; counters go on."""
         current = self._abandon("reset")
         triggers = [*([] if current is None else [current]), *self._waiting]
@@ -291,6 +311,7 @@ class StreamStateMachine:
         self._drop_results()
         self._states.forget()
         self._good = None
+        self.tell("reset", now, "the stream was reset")
 
     def _drop_results(self, name: str | None = None) -> None:
         """Drop results that wait to be fetched: all, or those that used a modality."""
@@ -374,6 +395,11 @@ class StreamStateMachine:
             track.fail(item, outcome.message)
             if self._active is not None:
                 self._active.gave_up.add(track.name)
+        if self.observers:
+            offset = self._offset
+            samples = tuple([Used(sample.seq, sample.t - offset) for sample in item.samples])
+            encoding = track.name, samples, outcome.values, outcome.features, now - offset
+            self.observers.call("on_encoded", now, *encoding)
         self._proceed(now)
 
     # Results.
@@ -427,7 +453,12 @@ class StreamStateMachine:
             if not active.cold:
                 beyond_first = 0.0 if active.first_step is None else now - active.first_step
                 self._predictor.observe(result.latency - beyond_first)
+        self._put(result, now)
+
+    def _put(self, result: Result, now: float) -> None:
         self._outbox.put(result, now - self._ahead)
+        if self.observers:
+            self.observers.call("on_result", now, result)
 
     def _age_fault(self, name: str, t: float) -> str | None:
         """Why the last good outputs must not speak for a modality at time ``t``; None: they may."""
@@ -469,7 +500,7 @@ class StreamStateMachine:
         self._predictor.relax()
         self._stale += 1
         samples = last.samples
-        self._outbox.put(
+        self._put(
             self._result(
                 last.outputs,
                 trigger,
@@ -482,7 +513,7 @@ class StreamStateMachine:
                 {name: note for name, note in last.notes.items() if name not in absent},
                 fresh=False,
             ),
-            now - self._ahead,
+            now,
         )
 
     def _result(
@@ -523,16 +554,22 @@ class StreamStateMachine:
         """Hand out the oldest of the results that there are, or the newest."""
         return self._outbox.take(now - self._ahead, latest=latest)
 
-    def fail(self, why: str) -> None:
+    def tell(self, kind: str, now: float, message: str, **details: Any) -> None:  # noqa: ANN401
+        """Count an event, and tell those who watch the stream."""
+        self.observers.tell(Event(kind, now - self._offset, message, details))
+
+    def fail(self, why: str, now: float) -> None:
         """End, because the stream cannot go on."""
         if not self.closed:
             self.failure = why
-            self.close()
+            self.tell("failure", now, why)
+            self.close(now)
 
-    def close(self) -> None:
+    def close(self, now: float) -> None:
         """Let go of everything; nothing changes any more after this."""
         if self.closed:
             return
+        self.tell("close", now, "the stream was closed")
         self.closed = True
         triggers = list(self._waiting)
         if self._active is not None:
@@ -583,4 +620,5 @@ class StreamStateMachine:
             clock_glitches=clock_glitches,
             failure=self.failure or "",
             state_resets=self._states.resets,
+            events=dict(self.observers.events),
         )

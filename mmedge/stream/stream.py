@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
     from mmedge.bundle import Bundle
     from mmedge.spec import Variant
+    from mmedge.stream.observer import Observer
     from mmedge.stream.result import Health, Result
 
 __all__ = ["Stream"]
@@ -261,7 +262,8 @@ class Stream:
         self._disowned = False
         watch(self)
         # Also at exit: a thread inside an engine while the interpreter goes down would crash.
-        self._close = weakref.finalize(self, _close, self._core, self._lock, self._driver)
+        parts = self._core, self._clock, self._lock, self._driver
+        self._close = weakref.finalize(self, _close, *parts)
 
     def push(
         self,
@@ -317,7 +319,8 @@ class Stream:
                     # The clock was set meanwhile: it is a sample of now, and not of before.
                     stamp, now = stamp + self._clock.ahead - ahead, later
                 sample = StreamSample(track.ledger.take(), stamp, values, sizes, now)
-                self._core.push(modality, sample, fault, later, lying=lying)
+                text = value if isinstance(value, str) else None
+                self._core.push(modality, sample, fault, later, lying=lying, text=text)
                 self._driver.wake()
         return sample.seq
 
@@ -388,8 +391,24 @@ class Stream:
                 self._check_open()
                 for checker in self._checkers.values():
                     checker.forget()
-                self._core.reset()
+                self._core.reset(self._time())
                 self._driver.wake()
+
+    def observe(self, observer: Observer) -> Callable[[], None]:
+        """Have an observer told what happens from now on; call what is returned to end that.
+
+        See :class:`mmedge.stream.Observer`. It may be called from any thread, and after the stream
+        was closed, when nothing happens any more.
+        """
+        self._check_owned()
+        with self._lock:
+            self._core.observers.add(observer)
+
+        def end() -> None:
+            with self._lock:
+                self._core.observers.remove(observer)
+
+        return end
 
     def health(self) -> Health:
         """Return a snapshot of all counters."""
@@ -435,7 +454,7 @@ class Stream:
         try:
             return self._clock()
         except BackendError as error:
-            self._core.fail(str(error))
+            self._core.fail(str(error), self._clock.last)
             self._driver.wake()
             raise BackendError(f"the stream failed: {error}; make a new one") from error
 
@@ -472,8 +491,10 @@ class Stream:
         self.close()
 
 
-def _close(core: StreamStateMachine, lock: threading.RLock, driver: Driver) -> None:
+def _close(
+    core: StreamStateMachine, clock: StreamClock, lock: threading.RLock, driver: Driver
+) -> None:
     with lock:
-        core.close()
+        core.close(clock.last)
         driver.wake()
     driver.stop()

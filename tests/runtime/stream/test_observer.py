@@ -1,0 +1,124 @@
+"""What a stream tells whoever watches it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from stream_checks import balanced
+from streaming import make_streaming, value
+from text_bundles import text_pipe, words
+
+import mmedge
+from mmedge.stream import Observer, SimulatedClock, Stream
+
+
+class Log(Observer):
+    """Keeps what it is told."""
+
+    def __init__(self):
+        self.pushes, self.encodings, self.results, self.events = [], [], [], []
+
+    def on_push(self, modality, seq, value, t, arrival, fault):
+        self.pushes.append((modality, seq, value, t, arrival, fault))
+
+    def on_encoded(self, modality, samples, values, features, now):
+        self.encodings.append((modality, samples, values, features, now))
+
+    def on_result(self, result):
+        self.results.append(result)
+
+    def on_event(self, event):
+        self.events.append(event)
+
+
+class Faulty(Observer):
+    """Raises at the second result."""
+
+    count = 0
+
+    def on_result(self, result):
+        self.count += 1
+        if self.count == 2:
+            raise OSError("disk full")
+
+
+@pytest.fixture(scope="module")
+def pipe(tmp_path_factory):
+    path = make_streaming(tmp_path_factory.mktemp("streaming") / "streaming")
+    with mmedge.load(path, threads=1) as pipe:
+        yield pipe
+
+
+def run(stream, clock, count):
+    for k in range(count):
+        clock.advance(0.05)
+        stream.push("state", value("state", k))
+        stream.push("camera", value("camera", k), t=clock() - 0.01)
+
+
+def test_told_in_order_and_of_everything(pipe):
+    clock, log = SimulatedClock(), Log()
+    with Stream(pipe, trigger="camera", clock=clock, keep=2) as s:
+        end = s.observe(log)
+        run(s, clock, 5)
+        clock.advance(0.01)
+        s.push("state", np.full((1, 3), np.nan, np.float32))
+        s.forget("state")
+        s.reset()
+        health = balanced(s)
+        end()
+        run(s, clock, 1)
+    camera = [push for push in log.pushes if push[0] == "camera"]
+    assert [push[1] for push in camera] == list(range(5))
+    assert [push[4] - push[3] for push in camera] == pytest.approx([0.01] * 5)
+    assert log.pushes[-1][5].startswith("nan")
+    assert len(log.pushes) == sum(m.pushed for m in health.modalities.values())
+    # Every result, though two at most wait to be fetched.
+    assert len(log.results) == health.results == 5
+    assert [r.samples["camera"][0].seq for r in log.results] == list(range(5))
+    encoded = [e for e in log.encodings if e[0] == "camera"]
+    assert [e[1][0].seq for e in encoded] == list(range(5))
+    assert all(e[3] is not None and set(e[2]) == set(camera[0][2]) for e in encoded)
+    assert [event.kind for event in log.events] == ["forget", "reset"]
+    assert log.events[0].details == {"modality": "state"}
+    assert health.events == {"forget": 1, "reset": 1}
+
+
+def test_an_observer_that_raises_is_left_out_and_named(pipe):
+    clock, log, faulty = SimulatedClock(), Log(), Faulty()
+    with Stream(pipe, trigger="camera", clock=clock) as s:
+        s.observe(faulty)
+        s.observe(log)
+        run(s, clock, 4)
+        assert s.health().events == {"observer_error": 1}
+    assert faulty.count == 2
+    assert len(log.results) == 4
+    assert log.events[0].message == (
+        "Faulty.on_result raised OSError: disk full; it is told nothing more"
+    )
+    assert [event.kind for event in log.events] == ["observer_error", "close"]
+
+
+def test_failure_and_clock_jumps_are_events(pipe):
+    clock = iter([0.0, 0.1, 100.0, 100.1, 100.2, 100.3])
+    log = Log()
+    with Stream(pipe, trigger="camera", clock=lambda: next(clock)) as s:
+        s.observe(log)
+        for _ in range(4):
+            s.now()
+        with pytest.raises(Exception, match="stream failed"):
+            for _ in range(9):
+                s.now()
+    kinds = [event.kind for event in log.events]
+    assert kinds[-2:] == ["failure", "close"]
+    assert "clock_jump" in kinds
+
+
+def test_texts_are_told_as_they_were_pushed(tmp_path):
+    with text_pipe(tmp_path, words()) as pipe:
+        (modality,) = [m.name for m in pipe.bundle.manifest.modalities if m.tokenizer]
+        log = Log()
+        with pipe.stream(trigger=modality, clock=SimulatedClock()) as s:
+            s.observe(log)
+            s.push(modality, "red circle")
+        assert log.pushes[0][2] == "red circle"
