@@ -1,10 +1,15 @@
-"""Tests that build native code: when they run, and with how many processes."""
+"""Tests that build native code: when they run, and with how many processes.
+
+``python3 tests/native_builds.py FOLDER`` compiles the runtime there as the probes need it, before
+there are packages: with MMEDGE_PROBES=FOLDER the tests go on from that.
+"""
 
 from __future__ import annotations
 
 import os
 import subprocess
-from importlib.metadata import distribution
+import sys
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -79,19 +84,29 @@ def build_probe(folder: Path, name: str) -> Path:
 
     MMEDGE_SANITIZE names others than those of memory and arithmetic, such as ``thread``.
     """
-    if not (folder / "CMakeCache.txt").exists():
-        packages = Path(str(distribution("nlohmann-json").locate_file("")))
-        _run(
-            *("cmake", "-S", ROOT / "cpp_ext", "-B", folder, "-DMMEDGE_TESTS=ON"),
-            # Faults of memory and arithmetic end a program with a report.
-            f"-DMMEDGE_SANITIZE={os.environ.get('MMEDGE_SANITIZE', 'address,undefined')}",
-            # Less time to compile than -O3 takes, and tests that end soon all the same.
-            "-DCMAKE_CXX_FLAGS_RELEASE=-O1",
-            f"-Dnlohmann_json_DIR={packages}",
-        )
+    if not (folder / "with_json").exists():
+        configure(folder)
+        (folder / "with_json").touch()
     _run("cmake", "--build", folder, "--target", name, "--parallel", str(jobs()))
     (program,) = folder.rglob(name)
     return program
+
+
+def configure(folder: Path) -> None:
+    """Have the probes built in a folder; without nlohmann-json, only the runtime can be."""
+    try:
+        packages = Path(str(distribution("nlohmann-json").locate_file("")))
+        json = [f"-Dnlohmann_json_DIR={packages}"]
+    except PackageNotFoundError:
+        json = []
+    _run(
+        *("cmake", "-S", ROOT / "cpp_ext", "-B", folder, "-DMMEDGE_TESTS=ON"),
+        # Faults of memory and arithmetic end a program with a report.
+        f"-DMMEDGE_SANITIZE={os.environ.get('MMEDGE_SANITIZE', 'address,undefined')}",
+        # Less time to compile than -O3 takes, and tests that end soon all the same.
+        "-DCMAKE_CXX_FLAGS_RELEASE=-O1",
+        *json,
+    )
 
 
 def _run(*command: str | Path) -> None:
@@ -103,3 +118,8 @@ def jobs() -> int:
     """Compilers at once: the cores of this process, shared among the workers of pytest-xdist."""
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     return max(1, len(os.sched_getaffinity(0)) // workers)
+
+
+if __name__ == "__main__":
+    configure(Path(sys.argv[1]))
+    _run("cmake", "--build", sys.argv[1], "--target", "mmedge_runtime")
