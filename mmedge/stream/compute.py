@@ -19,10 +19,9 @@ if TYPE_CHECKING:
     from mmedge.bundle import Bundle
     from mmedge.execution.inputs import Feeds
     from mmedge.spec import Array, PlanName, Stage
-    from mmedge.stream.modality_state import ModalityState
     from mmedge.stream.sample import Item
 
-__all__ = ["Compute", "Encoded", "Fused", "LoopRunner", "StageRunner", "Steps"]
+__all__ = ["Compute", "Encoded", "Encoder", "Fused", "LoopRunner", "StageRunner", "Steps"]
 
 #: Arrays by a state's input, by stage; a stage that is not in it begins with its initial values.
 States = Mapping[str, Mapping[str, "Array"]]
@@ -30,6 +29,18 @@ NO_STATES: States = {}
 
 #: Sets of sizes per modality for which the features of its stand-in are kept.
 MAX_STAND_INS = 16
+
+
+class Encoder(Protocol):
+    """What is encoded for: a modality in a stream, or in a replay of one.
+
+    Attributes:
+        name: of the modality.
+        encoded: inputs and features of the last run without state.
+    """
+
+    name: str
+    encoded: tuple[Mapping[str, Any], dict[str, Any]] | None
 
 
 class Steps(Protocol):
@@ -80,14 +91,16 @@ class Encoded:
 class Fused:
     """Outcome of a fusion: the outputs, or what went wrong; else as :class:`Encoded`.
 
-    ``loop`` has the steps that are to follow, if any, ``steps`` says how many were taken, and
-    ``remark`` why there were no more.
+    ``loop`` has the steps that are to follow, if any, ``steps`` says how many were taken,
+    ``end`` what ended it before its own end (:meth:`Compute.end`; None: nothing did), and
+    ``remark`` the same in words.
     """
 
     def __init__(self) -> None:
         self.outputs: dict[str, Any] | None = None
         self.loop: Steps | None = None
         self.steps = 0
+        self.end: tuple[str, str | None] | None = None
         self.remark = ""
         self.states: dict[str, Mapping[str, Array]] = {}
         self.message = ""
@@ -165,7 +178,7 @@ class Compute:
             with suppress(Exception):
                 self._stand_in(name, {}, [])
 
-    def encode(self, track: ModalityState, item: Item) -> Encoded:
+    def encode(self, track: Encoder, item: Item) -> Encoded:
         """Run the modality's encoder on ``item``, unless the one before had the same content.
 
         With state it runs whatever came before. Only one thread at a time encodes for one track.
@@ -254,6 +267,7 @@ class Compute:
         if loop is None or outcome.outputs is None or (why and finish is None):
             return
         if why:
+            outcome.end = why, finish
             outcome.remark = f"{why} after {outcome.steps} steps"
         try:
             given = loop.result()

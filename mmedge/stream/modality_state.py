@@ -213,7 +213,7 @@ class ModalityState:
         for window in windows:
             key = ("window", sample.seq, len(items))
             fields = window.samples, window.first_t, window.last_t, sizes, window.build, key
-            items.append(Item(*fields, self._epoch))
+            items.append(Item(*fields, self._epoch, first_row=window.first_row))
         if self.windows is not None:
             self.windows.skip(left_out, "queue_full")
             self._miss(left_out, "queue_full")

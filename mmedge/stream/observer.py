@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from mmedge.stream.compute import Fused
     from mmedge.stream.result import Result, Used
+    from mmedge.stream.sample import Item
+    from mmedge.stream.state_sequence import Turn
 
 __all__ = ["Event", "Observer", "Observers"]
 
@@ -20,7 +23,7 @@ class Event:
     Attributes:
         kind: its name. The stream itself tells of ``forget`` and ``reset`` (the application's
             calls), ``clock_jump``, ``failure``, ``observer_error`` (an observer raised, and is
-            told nothing more) and ``close``.
+            told nothing more) and ``close``. Others come by :meth:`Stream.tell`.
         t: when, in seconds of the stream's clock.
         message: what happened, in words.
         details: the same by name, for programs: numbers and short texts.
@@ -79,6 +82,30 @@ class Observer:
                 them any more.
             features: what the encoder gave, by tensor; None: it failed.
             now: when it was done.
+        """
+
+    def on_state_run(self, modality: str, item: Item) -> None:
+        """An encoder with state ran; told before :meth:`on_encoded` is of the same run.
+
+        Args:
+            modality: its name.
+            item: what was encoded. Its ``turn`` has the states that the run began with.
+        """
+
+    def on_fused(
+        self,
+        items: Mapping[str, Item | None],
+        sizes: Mapping[str, int],
+        turns: Mapping[str, Turn],
+        outcome: Fused,
+    ) -> None:
+        """The fusion of the result that is told next was run: what is needed to run it again.
+
+        Args:
+            items: what it used of each modality; None: its stand-in.
+            sizes: of the dynamic dimensions of what is present, which stand-ins have too.
+            turns: of its stages with state, the states that they began with.
+            outcome: what came of it.
         """
 
     def on_result(self, result: Result) -> None:

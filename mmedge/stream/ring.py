@@ -12,7 +12,7 @@ from mmedge.stream.sample import SLACK
 from mmedge.stream.sanity import same_content
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from mmedge.spec import Array, TensorSpec
     from mmedge.stream.policies import Window
@@ -32,12 +32,16 @@ MOST_WINDOWS = 1024
 
 
 class Rows(NamedTuple):
-    """One window: the chunks it has rows of, the times of its oldest and newest row, its inputs."""
+    """One window: its chunks, times of its oldest and newest row, its inputs, where it begins.
+
+    ``first_row`` is of the first chunk.
+    """
 
     samples: tuple[StreamSample, ...]
     first_t: float
     last_t: float
     build: Callable[[], Mapping[str, Any]]
+    first_row: int
 
 
 class Ring:
@@ -152,7 +156,8 @@ class Ring:
             tuple(sample for sample, _ in parts),
             min(self._time(sample, rows.start) for sample, rows in parts),
             max(self._time(sample, rows.stop - 1) for sample, rows in parts),
-            partial(self._join, parts),
+            partial(join_rows, parts, self.axes),
+            parts[0][1].start,
         )
 
     def _time(self, sample: StreamSample, row: int) -> float:
@@ -160,15 +165,6 @@ class Ring:
         if self._row is None:
             return sample.t
         return sample.t - (self._count(sample) - 1 - row) * self._row
-
-    def _join(self, parts: list[tuple[StreamSample, slice]]) -> dict[str, Array]:
-        arrays: dict[str, Array] = {}
-        for name, axis in self.axes.items():
-            before = (slice(None),) * axis
-            arrays[name] = np.concatenate(
-                [sample.values[name][(*before, rows)] for sample, rows in parts], axis=axis
-            )
-        return arrays
 
     def repeats(self, sample: StreamSample) -> bool:
         """Whether a chunk of this stamp and content is held already, so that no row is missing."""
@@ -194,3 +190,16 @@ class Ring:
             return None
         anew = f"; began anew: {self._why}" if self._why else ""
         return f"filling ({self._rows} of {self._least} rows){anew}"
+
+
+def join_rows(
+    parts: Sequence[tuple[StreamSample, slice]], axes: Mapping[str, int]
+) -> dict[str, Array]:
+    """The inputs of a window: some rows of each chunk, along the axis of each input."""
+    arrays: dict[str, Array] = {}
+    for name, axis in axes.items():
+        before = (slice(None),) * axis
+        arrays[name] = np.concatenate(
+            [sample.values[name][(*before, rows)] for sample, rows in parts], axis=axis
+        )
+    return arrays

@@ -70,7 +70,7 @@ class Item:
     newest. ``build`` makes the inputs; whoever encodes calls it, outside of any lock. ``pinned``: a
     trigger waits for it. ``epoch`` is its track's at making. ``turn``: where in the sequence of an
     encoder with state it is, once its encoding has begun. ``error`` says why it could not be
-    encoded.
+    encoded. ``first_row``: of a window, where it begins in its first chunk.
     """
 
     samples: tuple[StreamSample, ...]
@@ -85,6 +85,7 @@ class Item:
     pinned: bool = False
     turn: Turn | None = None
     error: str = ""
+    first_row: int = 0
     holders: int = 0
     is_settled: bool = False
     fate: str | None = None

@@ -145,10 +145,10 @@ class StreamStateMachine:
         ``offset`` is what the time is ahead of the clock's seconds. What is under way goes on as if
         no time had passed in the jump.
         """
-        self._offset = offset
+        change, self._offset = offset - self._offset, offset
         self._forget_latencies()
         jump = f"the clock was set ahead by {ahead:.6g} s" if ahead else "the clock was set back"
-        self.tell("clock_jump", now, jump, ahead=ahead, offset=offset)
+        self.tell("clock_jump", now, jump, ahead=ahead, offset=offset, change=change)
         if ahead == 0.0:
             return
         self._ahead += ahead
@@ -355,6 +355,9 @@ class StreamStateMachine:
             if active.turns:
                 used = (name for name, item in active.items.items() if item is not None)
                 self._states.finish(active.turns, outcome.states, used)
+        if self.observers:
+            chosen = active.items, active.sizes, active.turns, outcome
+            self.observers.call("on_fused", now, *chosen)
         failure = outcome.message and f"fusion failed: {outcome.message}"
         self._deliver(active, outcome.outputs, failure or outcome.remark, now)
         self._end(active)
@@ -397,6 +400,8 @@ class StreamStateMachine:
                 self._active.gave_up.add(track.name)
         if self.observers:
             offset = self._offset
+            if item.turn is not None:
+                self.observers.call("on_state_run", now, track.name, item)
             samples = tuple([Used(sample.seq, sample.t - offset) for sample in item.samples])
             encoding = track.name, samples, outcome.values, outcome.features, now - offset
             self.observers.call("on_encoded", now, *encoding)

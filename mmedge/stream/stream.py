@@ -159,6 +159,11 @@ class Stream:
         loop_options: of every run of the loop, as :meth:`mmedge.Pipeline.run` takes them, such as
             ``limit`` and ``seed``; but ``state`` and ``deadline_ms``, which the stream has itself.
 
+    Attributes:
+        pipe: as above.
+        options: all the others as they were given, but ``clock``.
+        clock: as above.
+
     Raises:
         InputError: an unknown modality, a policy that does not fit it, or a number that is not
             allowed.
@@ -181,6 +186,14 @@ class Stream:
         newer_trigger: Literal["wait", "cancel"] = "wait",
         loop_options: Mapping[str, Any] | None = None,
     ) -> None:
+        self.pipe = pipe
+        self.options: Mapping[str, Any] = {
+            "trigger": trigger, "deadline_ms": deadline_ms, "align": align, "sanity": sanity,
+            "depth": depth, "keep": keep, "future": future, "recover_after": recover_after,
+            "reset_after": reset_after, "newer_trigger": newer_trigger,
+            "loop_options": loop_options,
+        }  # fmt: skip
+        self.clock = clock
         manifest = pipe.bundle.manifest
         plan = manifest.stream_plan(pipe.variant)
         loaded = getattr(pipe, "plan", plan)  # what stands in for a pipeline runs any stage
@@ -409,6 +422,22 @@ class Stream:
                 self._core.observers.remove(observer)
 
         return end
+
+    def tell(self, kind: str, message: str, **details: Any) -> None:  # noqa: ANN401
+        """Tell observers of an event, and count it in ``health().events``.
+
+        It may be called from any thread, but by no observer while it is told something. Of a stream
+        that is closed nothing is told.
+
+        Args:
+            kind: the event's name, such as ``drift``.
+            message: what happened, in words.
+            details: the same by name: numbers and short texts.
+        """
+        self._check_owned()
+        with self._lock:
+            if not self._core.closed:
+                self._core.tell(kind, self._time(), message, **details)
 
     def health(self) -> Health:
         """Return a snapshot of all counters."""

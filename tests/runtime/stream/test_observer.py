@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from stream_checks import balanced
+from stream_loops import Stages, make_recurrent
+from stream_loops import value as number
 from streaming import make_streaming, value
 from text_bundles import text_pipe, words
 
 import mmedge
-from mmedge.stream import Observer, SimulatedClock, Stream
+from mmedge.stream import Interpolate, Observer, SimulatedClock, Stream, Window
 
 
 class Log(Observer):
@@ -122,3 +124,74 @@ def test_texts_are_told_as_they_were_pushed(tmp_path):
             s.observe(log)
             s.push(modality, "red circle")
         assert log.pushes[0][2] == "red circle"
+
+
+class Runs(Log):
+    """Keeps also what is needed to run results again."""
+
+    def __init__(self):
+        super().__init__()
+        self.order, self.fusions, self.state_runs = [], [], []
+
+    def on_state_run(self, modality, item):
+        self.order.append("state_run")
+        self.state_runs.append((modality, item))
+
+    def on_encoded(self, *told):
+        self.order.append("encoded")
+        super().on_encoded(*told)
+
+    def on_fused(self, items, sizes, turns, outcome):
+        self.order.append("fused")
+        self.fusions.append((items, sizes, turns, outcome))
+
+    def on_result(self, result):
+        self.order.append("result")
+        super().on_result(result)
+
+
+def test_what_a_result_used_is_told_before_it(pipe):
+    clock, log = SimulatedClock(), Runs()
+    align = {"voice": Window(6, 3), "state": Interpolate(wait_ms=1)}
+    with Stream(pipe, trigger="camera", clock=clock, align=align) as s:
+        s.observe(log)
+        for k in range(4):
+            clock.advance(0.05)
+            s.push("state", value("state", k))
+            s.push("voice", value("voice", k))
+        s.push("camera", value("camera", 1), t=clock() - 0.025)
+    (items, sizes, turns, outcome), result = log.fusions[0], log.results[0]
+    assert log.order[-2:] == ["fused", "result"]
+    assert {n for n, item in items.items() if item is None} == set(result.absent)
+    # A window of the last of 16 rows of chunks of 4 that ends at a multiple of 3.
+    assert [sample.seq for sample in items["voice"].samples] == [2, 3]
+    assert items["voice"].first_row == 9 - 8
+    assert [sample.seq for sample in items["state"].samples] == [2, 3]
+    assert (sizes["samples"], turns) == (6, {})
+    assert outcome.outputs is result.outputs
+
+
+def test_runs_of_an_encoder_with_state_are_told_with_the_states_they_began_with(tmp_path):
+    stages = Stages(make_recurrent(tmp_path / "bundle"))
+    clock, log = SimulatedClock(), Runs()
+    with Stream(stages, trigger="audio", clock=clock) as s:
+        s.observe(log)
+        for k in (1, 2):
+            clock.advance(0.02)
+            s.push("audio", number("audio", k))
+    first, second = (item.turn for _, item in log.state_runs)
+    assert not first.states
+    assert second.states
+    assert log.order == ["state_run", "encoded", "fused", "result"] * 2
+
+
+def test_an_application_tells_of_events_too(pipe):
+    log = Log()
+    with Stream(pipe, trigger="camera", clock=SimulatedClock(start=3.0)) as s:
+        s.observe(log)
+        s.tell("drift", "the camera is dark", modality="camera", score=0.9)
+        assert s.health().events == {"drift": 1}
+    s.tell("drift", "too late")
+    (event, _close) = log.events
+    assert (event.kind, event.t, event.message) == ("drift", 3.0, "the camera is dark")
+    assert event.details == {"modality": "camera", "score": 0.9}
