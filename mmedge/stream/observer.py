@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from mmedge.stream.result import Used
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from mmedge.stream.compute import Fused
-    from mmedge.stream.result import Result, Used
+    from mmedge.stream.compute import Encoded, Fused
+    from mmedge.stream.result import Result
     from mmedge.stream.sample import Item
     from mmedge.stream.state_sequence import Turn
 
@@ -144,6 +146,16 @@ class Observers:
         """Count an event and tell of it."""
         self.events[event.kind] = self.events.get(event.kind, 0) + 1
         self.call("on_event", event.t, event)
+
+    def encoded(
+        self, modality: str, item: Item, outcome: Encoded, now: float, offset: float
+    ) -> None:
+        """Tell of an encoding; ``offset`` is what the time is ahead of the clock's seconds."""
+        if item.turn is not None:
+            self.call("on_state_run", now, modality, item)
+        samples = tuple([Used(sample.seq, sample.t - offset) for sample in item.samples])
+        encoding = modality, samples, outcome.values, outcome.features, now - offset
+        self.call("on_encoded", now, *encoding)
 
     def call(self, method: str, now: float, *args: Any) -> None:  # noqa: ANN401
         """Call this method of each; ``now`` is the time for the event of one that raises."""

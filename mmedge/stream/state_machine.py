@@ -399,12 +399,7 @@ class StreamStateMachine:
             if self._active is not None:
                 self._active.gave_up.add(track.name)
         if self.observers:
-            offset = self._offset
-            if item.turn is not None:
-                self.observers.call("on_state_run", now, track.name, item)
-            samples = tuple([Used(sample.seq, sample.t - offset) for sample in item.samples])
-            encoding = track.name, samples, outcome.values, outcome.features, now - offset
-            self.observers.call("on_encoded", now, *encoding)
+            self.observers.encoded(track.name, item, outcome, now, self._offset)
         self._proceed(now)
 
     # Results.

@@ -11,11 +11,11 @@ It is long, since each figure has its own file and its own fallback.
 from __future__ import annotations
 
 import platform
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from mmedge.backends.registry import probe
+from mmedge.machine import CPUS, ROOT, SensorFiles, core_files, number, read
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mmedge.bench.report.sections import DeviceSection
 
 __all__ = [
+    "ROOT",
     "SensorFiles",
     "changing",
     "describe",
@@ -33,31 +34,8 @@ __all__ = [
     "state",
 ]
 
-ROOT = Path("/")
-CPUS = "sys/devices/system/cpu"
 #: cgroup v1 says "no memory limit" with the largest multiple of the page size in 64 bits.
 NO_LIMIT = 2**62
-#: Drivers in /sys/class/hwmon whose first temperature is the processor's; AMD's has no zone.
-CPU_HWMON = ("coretemp", "k10temp", "zenpower", "cpu_thermal")
-#: Cooling devices that slow a processor down, by how their type begins or what is in it. Fans are
-#: none of them. cpufreq and devfreq are the kernel's names, the others those of Jetson Linux.
-SLOWING = ("cpufreq", "devfreq", "throttle", "balanced", "alert")
-
-
-def read(path: Path) -> str | None:
-    """Text of a small file of the kernel without the blanks and NULs around it; None if unread."""
-    try:
-        return path.read_bytes().decode("utf-8", "replace").strip("\0 \n\t")
-    except OSError:
-        return None
-
-
-def number(path: Path) -> int | None:
-    """The whole number in a file; None where there is none."""
-    try:
-        return int(read(path) or "")
-    except ValueError:
-        return None
 
 
 def refusal(path: Path) -> str | None:
@@ -149,7 +127,7 @@ def changing(root: Path = ROOT) -> dict[str, Any]:
     status = _fields(root / "proc/self/status")
     return {
         "governors": sorted(
-            {read(path) or "" for path in _cores(root, "cpufreq/scaling_governor")}
+            {read(path) or "" for path in core_files(root, "cpufreq/scaling_governor")}
         ),
         "frequency_mhz": sensors.frequencies(),
         "frequency_source": sensors.frequency_source,
@@ -162,65 +140,6 @@ def changing(root: Path = ROOT) -> dict[str, Any]:
         "cgroup_throttled": _cgroup_throttled(root),
         "thermal_throttle": _thermal_throttle(root),
     }
-
-
-@dataclass(frozen=True, slots=True)
-class SensorFiles:
-    """Files of frequency, temperature and cooling, found once and then only read.
-
-    ``frequency_source`` is ``scaling_cur_freq``; ``cpuinfo``, where the kernel has no cpufreq;
-    ``cpuinfo (nominal)`` under a hypervisor, which shows a number that never moves; or None.
-    """
-
-    cpuinfo: Path
-    frequency: tuple[Path, ...]
-    frequency_source: str | None
-    temperature: tuple[tuple[str, Path], ...]
-    cooling: tuple[tuple[str, Path], ...]
-
-    @classmethod
-    def find(cls, root: Path = ROOT) -> SensorFiles:
-        """Look for them below ``root``."""
-        files = tuple(p for p in _cores(root, "cpufreq/scaling_cur_freq") if number(p) is not None)
-        info = read(root / "proc/cpuinfo") or ""
-        source = "scaling_cur_freq" if files else None
-        if not files and "cpu MHz" in info:
-            source = "cpuinfo (nominal)" if " hypervisor" in info else "cpuinfo"
-        zones = [
-            (f"{read(zone / 'type')}", zone / "temp")
-            for zone in sorted((root / "sys/class/thermal").glob("thermal_zone*"), key=_natural)
-        ]
-        zones += [
-            (f"{read(chip / 'name')}", chip / "temp1_input")
-            for chip in sorted((root / "sys/class/hwmon").glob("hwmon*"), key=_natural)
-            if read(chip / "name") in CPU_HWMON
-        ]
-        cooling = [
-            (f"{read(device / 'type')}", device / "cur_state")
-            for device in sorted((root / "sys/class/thermal").glob("cooling_device*"), key=_natural)
-            if any(word in (read(device / "type") or "").lower() for word in SLOWING)
-        ]
-        return cls(root / "proc/cpuinfo", files, source, _distinct(zones), _distinct(cooling))
-
-    def frequencies(self) -> list[float] | None:
-        """Frequency of every core now, in MHz."""
-        if self.frequency:
-            values = [number(path) for path in self.frequency]
-            return [value / 1e3 for value in values if value is not None] or None
-        if self.frequency_source is None:
-            return None
-        lines = (read(self.cpuinfo) or "").splitlines()
-        return [float(ln.split(":")[1]) for ln in lines if ln.startswith("cpu MHz")] or None
-
-    def temperatures(self) -> dict[str, float]:
-        """Temperature by zone, in degrees Celsius; zones that give none now are left out."""
-        readings = ((name, number(path)) for name, path in self.temperature)
-        return {name: value / 1e3 for name, value in readings if value is not None}
-
-    def cooling_states(self) -> dict[str, int]:
-        """How far each cooling device that slows something down is on; 0 is not at all."""
-        readings = ((name, number(path)) for name, path in self.cooling)
-        return {name: value for name, value in readings if value is not None}
 
 
 def peak_memory_bytes() -> int:
@@ -246,27 +165,6 @@ def _fields(path: Path) -> dict[str, str]:
 
 def _kilobytes(fields: dict[str, str], key: str) -> int | None:
     return int(fields[key].split()[0]) * 1024 if key in fields else None
-
-
-def _natural(path: Path) -> tuple[int, str]:
-    """Order of names that end in a number: 2 before 10."""
-    digits = path.name[len(path.name.rstrip("0123456789")) :]
-    return int(digits or 0), path.name
-
-
-def _cores(root: Path, name: str) -> list[Path]:
-    """This file of every core that has it."""
-    cores = sorted((root / CPUS).glob("cpu[0-9]*"), key=_natural)
-    return [core / name for core in cores if (core / name).exists()]
-
-
-def _distinct(sensors: list[tuple[str, Path]]) -> tuple[tuple[str, Path], ...]:
-    """The same with a number behind names that come again."""
-    names = [name for name, _ in sensors]
-    return tuple(
-        (f"{name} {names[:index].count(name) + 1}" if name in names[:index] else name, path)
-        for index, (name, path) in enumerate(sensors)
-    )
 
 
 def _model(info: str) -> str:
@@ -381,11 +279,11 @@ def _cgroup_throttled(root: Path) -> dict[str, float] | None:
 
 def _thermal_throttle(root: Path) -> dict[str, int] | None:
     """Events of all cores, and of all packages, each package counted once."""
-    cores = [number(path) for path in _cores(root, "thermal_throttle/core_throttle_count")]
+    cores = [number(path) for path in core_files(root, "thermal_throttle/core_throttle_count")]
     if not any(value is not None for value in cores):
         return None
     packages: dict[str | None, int] = {}
-    for path in _cores(root, "thermal_throttle/package_throttle_count"):
+    for path in core_files(root, "thermal_throttle/package_throttle_count"):
         package = read(path.parents[1] / "topology/physical_package_id")
         packages[package] = max(packages.get(package, 0), number(path) or 0)
     return {"core": sum(v for v in cores if v is not None), "package": sum(packages.values())}

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from dataclasses import dataclass
 from statistics import fmean, median
 from time import perf_counter, thread_time
 from typing import TYPE_CHECKING, Any, Self
@@ -18,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Self
 from mmedge.bench.machine import gpu_state, host
 from mmedge.bench.machine.energy import Energy
 from mmedge.bench.machine.gpu_state import Gpus
-from mmedge.bench.machine.host import ROOT, SensorFiles, read
 from mmedge.bench.machine.jetson import Jetson
+from mmedge.machine import ROOT, CpuTimes, SensorFiles, cpu_times
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -45,51 +44,6 @@ KEEP = 1000
 FALL = 0.10
 #: Fewer samples with a frequency cannot show a fall.
 FEWEST = 4
-
-
-@dataclass(frozen=True, slots=True)
-class CpuTimes:
-    """Clock ticks since boot of all cores together, and ``own``: of this process's threads."""
-
-    total: int
-    busy: int
-    steal: int
-    own: int
-
-    def since(self, earlier: CpuTimes) -> dict[str, float] | None:
-        """Shares (0 to 1) of all cores' time from ``earlier`` to now; None within one tick.
-
-        ``busy`` is everything that ran here, ``own`` this process, ``others`` the difference,
-        ``steal`` what a hypervisor gave to other machines.
-        """
-        total = self.total - earlier.total
-        if total <= 0:
-            return None
-        busy_ticks, own_ticks = self.busy - earlier.busy, self.own - earlier.own
-        return {
-            "busy": busy_ticks / total,
-            "own": own_ticks / total,
-            "others": max(0, busy_ticks - own_ticks) / total,
-            "steal": (self.steal - earlier.steal) / total,
-        }
-
-
-def cpu_times(root: Path = ROOT) -> CpuTimes | None:
-    """The times now, from /proc/stat and /proc/self/stat (proc(5)); None where either is missing.
-
-    Children of this process count as others.
-    """
-    machine, process = read(root / "proc/stat"), read(root / "proc/self/stat")
-    if not machine or not process:
-        return None
-    # user nice system idle iowait irq softirq steal; guest time is already part of user.
-    ticks = [int(word) for word in machine.split("\n", 1)[0].split()[1:9]]
-    # The name in parentheses may hold blanks; utime and stime are fields 14 and 15 of the line.
-    after_name = process.rsplit(")", 1)[1].split()
-    idle, steal = ticks[3] + ticks[4], ticks[7]
-    return CpuTimes(
-        sum(ticks), sum(ticks) - idle - steal, steal, int(after_name[11]) + int(after_name[12])
-    )
 
 
 class Monitor:
