@@ -25,6 +25,7 @@ from mmedge.errors import InputError
 from mmedge.loader import load
 from mmedge.recording import Golden, open_recording
 from mmedge.recording.pace import Pace, pace
+from mmedge.recording.ros import Bag, policies, say_changes
 from mmedge.recording.timeline import plan_replay
 from mmedge.stream import Stream
 from mmedge.stream.options import read_trigger
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from mmedge.bench.progress import Progress
     from mmedge.pipeline import Pipeline
     from mmedge.recording import Recording
+    from mmedge.recording.ros import Topic
     from mmedge.stream.clock import SimulatedClock
     from mmedge.stream.policies import Policy
 
@@ -129,6 +131,7 @@ def bench_stream(
     *,
     trigger: str | float,
     recording: str | Path | None = None,
+    topics: Mapping[str, Topic] | None = None,
     seconds: float = SECONDS,
     deadline_ms: float | None = None,
     threads: int | None = None,
@@ -155,6 +158,7 @@ def bench_stream(
         trigger: what a result is made for; as for :class:`mmedge.Stream`.
         recording: replayed as it came. None: golden samples at each modality's nominal rate
             (:class:`mmedge.recording.Golden`).
+        topics: by modality, where ``recording`` is a ROS 2 bag; modalities are aligned as they say.
         seconds: how long golden samples are pushed; not used with a recording.
         deadline_ms: from a trigger to its result.
         threads: intra-op threads of each stage on the CPU.
@@ -171,7 +175,8 @@ def bench_stream(
         MMEdgeError: whatever loading raises.
     """
     tell = progress or silent
-    opened = None if recording is None else open_recording(recording)
+    # A bag is opened with the bundle, which says what its messages become.
+    opened = None if recording is None or topics else open_recording(recording)
     state = host.state()
     # The first call is timed; that outputs are right is checked after it.
     with load(
@@ -179,11 +184,14 @@ def bench_stream(
         allow_unverified=True,
     ) as pipe:  # fmt: skip
         pipe.use_plan(pipe.bundle.manifest.stream_plan(pipe.variant))
+        if recording is not None and topics:
+            opened = Bag(recording, pipe.bundle, topics)
         last = trigger if isinstance(trigger, str) else None
         source: Recording = opened or Golden(pipe.bundle, seconds=seconds, last=last)
         check_fits(pipe, source, trigger)
         # Before anything takes time: a recording that cannot be replayed is refused at once.
         source = plan_replay(source, skip_gaps=skip_gaps, say=say)
+        say_changes(opened, say)
         first = FirstCall.of(pipe, path, tell)
         warmed = warm_up(
             lambda call: pipe.run(first.inputs[call % len(first.inputs)], cached=False),
@@ -192,7 +200,7 @@ def bench_stream(
         )
         tell("stream", 0, 1)
         with Monitor() as monitor:
-            run = _run(pipe, source, trigger, deadline_ms, None, 1.0, None)
+            run = _run(pipe, source, trigger, deadline_ms, policies(topics), 1.0, None)
         tell("stream", 1, 1)
         if not run.latency_ms:
             raise InputError(

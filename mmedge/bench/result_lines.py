@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmedge.bench.replay import check_fits
+from mmedge.recording.ros import say_changes
 from mmedge.recording.timeline import plan_replay
 from mmedge.stream import SimulatedClock, Stream
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from mmedge.pipeline import Pipeline
     from mmedge.recording import Recording
     from mmedge.spec import Array
-    from mmedge.stream import Result
+    from mmedge.stream import Policy, Result
 
 __all__ = ["FEW_ELEMENTS", "result_lines"]
 
@@ -38,6 +39,7 @@ def result_lines(
     *,
     trigger: str | float,
     deadline_ms: float | None = None,
+    align: Mapping[str, Policy] | None = None,
     skip_gaps: bool = False,
     say: Callable[[str], None] | None = None,
 ) -> Iterator[str]:
@@ -51,6 +53,7 @@ def result_lines(
         recording: from :func:`mmedge.recording.open_recording`.
         trigger: as for :class:`mmedge.Stream`.
         deadline_ms: see above.
+        align: see above. libmmedge's tool plays without.
         skip_gaps: leave a second of each time of more than 10 s without any sample.
         say: called before the first push with how much comes.
 
@@ -61,6 +64,7 @@ def result_lines(
     manifest = pipe.bundle.manifest
     pipe.use_plan(manifest.stream_plan(pipe.variant))
     played = plan_replay(recording, skip_gaps=skip_gaps, say=say, waits=False)
+    say_changes(recording, say)
     samples = iter(played)
     first = next(samples, None)
     origin = 0.0 if first is None else first.arrival
@@ -80,7 +84,7 @@ def result_lines(
     )
     clock = SimulatedClock()
     pushed = {modality.name: 0 for modality in manifest.modalities}
-    with Stream(pipe, trigger=trigger, deadline_ms=deadline_ms, clock=clock) as stream:
+    with Stream(pipe, trigger=trigger, deadline_ms=deadline_ms, align=align, clock=clock) as stream:
         lines = _Lines(stream, clock, tuple(pushed))
         for sample in () if first is None else chain((first,), samples):
             due = sample.arrival - origin

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,10 +22,17 @@ from mmedge.cli.console import (
     warn,
 )
 from mmedge.cli.output import check_new, finite
+from mmedge.cli.topics import ParametersOption, TopicOption, bag_topics
 from mmedge.loader import load
 from mmedge.recording import Golden, Recorder, RecordingStream
 from mmedge.recording.pace import Pace, pace
+from mmedge.recording.ros import Bag, write_bag
 from mmedge.recording.sample import Recorded
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mmedge.recording.ros import Topic
 
 __all__ = ["record"]
 
@@ -51,6 +58,15 @@ def record(
             help="Write nominal arrivals at once; no stream is run and no time passes.",
         ),
     ] = False,
+    from_bag: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write what a ROS 2 bag holds in place of golden samples; needs --topic or "
+            "--ros-parameters."
+        ),
+    ] = None,
+    topic: TopicOption = None,
+    ros_parameters: ParametersOption = None,
     backend: BackendOption = "auto",
     precision: PrecisionOption = None,
     device: DeviceOption = None,
@@ -61,6 +77,15 @@ def record(
     rates = dict(_rate(word) for word in rate or ())
     check_new(output, overwrite=None)
     paced: Pace | None = None
+    topics = bag_topics(topic, ros_parameters)
+    if bool(topics) != (from_bag is not None) or (topics and (rates or from_samples)):
+        raise typer.BadParameter(
+            "--from-bag goes with --topic or --ros-parameters, and not with --rate or "
+            "--from-samples"
+        )
+    if from_bag is not None:
+        _convert(bundle, from_bag, topics, output, as_json=as_json)
+        return
     if from_samples:
         with Bundle.open(bundle) as opened:
             golden = Golden(opened, seconds=seconds, rates=rates)
@@ -97,6 +122,29 @@ def record(
         )
         return
     say(f"wrote {output}: {recorder.count} samples")
+
+
+def _convert(
+    bundle: str, bag: Path, topics: Mapping[str, Topic], output: Path, *, as_json: bool
+) -> None:
+    """Write a ROS 2 bag as a recording, with its times in seconds since 1970."""
+    with Bundle.open(bundle) as opened:
+        source = Bag(bag, opened, topics)
+        wrote = write_bag(source, opened.manifest, output)
+    for modality, notes in source.notes.items():
+        say(f"{modality}: {'; '.join(notes)}")
+    if as_json:
+        emit_json(
+            {
+                "path": str(output),
+                "bag": str(bag),
+                "seconds": wrote.seconds,
+                "samples": wrote.samples,
+                "changed": {name: list(notes) for name, notes in source.notes.items()},
+            }
+        )
+        return
+    say(f"wrote {output}: {wrote.samples} samples over {wrote.seconds:.4g} s")
 
 
 def _drive(golden: Golden, stream: RecordingStream, total: int) -> Pace:

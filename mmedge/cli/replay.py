@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,16 +14,23 @@ from mmedge.bench.result_lines import result_lines
 from mmedge.cli.console import BundleArgument, emit, phases, say
 from mmedge.cli.measure_options import SkipGapsOption, TriggerOption, VariantOptions
 from mmedge.cli.output import finite
+from mmedge.cli.topics import ParametersOption, TopicOption, bag_topics
 from mmedge.loader import load
 from mmedge.recording import open_recording
+from mmedge.recording.ros import Bag, policies
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mmedge.recording.ros import Topic
 
 __all__ = ["replay"]
 
 RecordingArgument = Annotated[
     Path | None,
     typer.Argument(
-        help="What mmedge record or a Recorder wrote; without it golden samples come at their "
-        "nominal rates."
+        help="What mmedge record or a Recorder wrote, or with --topic a ROS 2 bag; without it "
+        "golden samples come at their nominal rates."
     ),
 ]
 SecondsOption = Annotated[
@@ -45,14 +52,22 @@ def replay(
     recording: RecordingArgument = None,
     *,
     trigger: TriggerOption,
+    topic: TopicOption = None,
+    ros_parameters: ParametersOption = None,
     seconds: SecondsOption = None,
     skip_gaps: SkipGapsOption = None,
     simulated: SimulatedOption = False,
     options: VariantOptions,
 ) -> None:
     """Push a recording to a stream as it came, and measure the results: ages, drops, deadlines."""
+    topics = bag_topics(topic, ros_parameters)
+    if topics and recording is None:
+        raise typer.BadParameter("--topic and --ros-parameters need a ROS 2 bag to replay")
     if simulated:
-        _simulate(bundle, recording, _trigger(trigger), seconds, options, skip_gaps=bool(skip_gaps))
+        _simulate(
+            bundle, recording, topics, _trigger(trigger), seconds, options,
+            skip_gaps=bool(skip_gaps),
+        )  # fmt: skip
         return
     warmup = options.warmup_calls()
     options.check_files()
@@ -69,9 +84,10 @@ def replay(
         with phases() as tell, background or nullcontext():
             report = bench_stream(
                 bundle, options.backend, options.precision, options.device,
-                trigger=_trigger(trigger), recording=recording, seconds=seconds or SECONDS,
-                deadline_ms=options.deadline, threads=options.threads, warmup=warmup,
-                profiled=options.profile, progress=tell, skip_gaps=skip_gaps, say=say,
+                trigger=_trigger(trigger), recording=recording, topics=topics,
+                seconds=seconds or SECONDS, deadline_ms=options.deadline, threads=options.threads,
+                warmup=warmup, profiled=options.profile, progress=tell, skip_gaps=skip_gaps,
+                say=say,
             )  # fmt: skip
         if background is not None:
             # There is no end between the stream and what follows it.
@@ -83,6 +99,7 @@ def replay(
 def _simulate(
     bundle: str,
     recording: Path | None,
+    topics: Mapping[str, Topic],
     trigger: str | float,
     seconds: float | None,
     options: VariantOptions,
@@ -98,14 +115,14 @@ def _simulate(
         )
     if recording is None:
         raise typer.BadParameter("--simulated needs a recording")
-    opened = open_recording(recording)
+    opened = None if topics else open_recording(recording)
     with load(
         bundle, backend=options.backend, precision=options.precision, device=options.device,
         threads=options.threads,
     ) as pipe:  # fmt: skip
         for line in result_lines(
-            pipe, opened, trigger=trigger, deadline_ms=options.deadline,
-            skip_gaps=skip_gaps, say=say,
+            pipe, opened or Bag(recording, pipe.bundle, topics), trigger=trigger,
+            deadline_ms=options.deadline, align=policies(topics), skip_gaps=skip_gaps, say=say,
         ):  # fmt: skip
             emit(f"{line}\n")
 

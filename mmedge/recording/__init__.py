@@ -5,6 +5,7 @@
 :mod:`~mmedge.recording.directory`  the folder: ``recording.json`` and chunks in safetensors
 :mod:`~mmedge.recording.mcap`       the MCAP file (extra ``mcap``)
 :mod:`~mmedge.recording.recorder`   writes either while a stream runs
+:mod:`~mmedge.recording.ros`        messages and bags of ROS 2
 :mod:`~mmedge.recording.golden`     samples at constant rates, made of a bundle's golden samples
 ==================================  ==============================================================
 """
@@ -36,8 +37,14 @@ def open_recording(path: str | os.PathLike[str]) -> Recording:
     path = Path(path)
     try:
         is_folder, is_there = path.is_dir(), path.exists()
+        is_bag = is_there and (path.suffix == ".db3" or (path / "metadata.yaml").is_file())
     except OSError as error:  # a name that is too long, a folder that may not be entered
         raise InputError(f"{path}: the recording cannot be read: {error}") from error
+    if is_bag:
+        raise InputError(
+            f"{path}: a ROS 2 bag; say which topic is which modality (--topic camera=/camera, or "
+            "mmedge.recording.ros.Bag)"
+        )
     if is_folder:
         return DirectoryRecording(path)
     if not is_there:

@@ -327,8 +327,9 @@ class McapRecording:
     def _refuse(self, fault: str) -> NoReturn:
         raise InputError(
             f"{self._path}: not a recording of mmedge: {fault}; expected messages of encoding "
-            f"{ENCODING!r} with schema {SCHEMA!r}. Decode it with your own code, and write each "
-            "message with mmedge.recording.Recorder.record"
+            f"{ENCODING!r} with schema {SCHEMA!r}. Of a ROS 2 bag, say which topic is which "
+            "modality (--topic camera=/camera); decode another file with your own code, and write "
+            "each message with mmedge.recording.Recorder.record"
         )
 
     def _take_begin(self, data: Mapping[str, str]) -> None:

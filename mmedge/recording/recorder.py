@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from mmedge.recording.sample import Writer
     from mmedge.stream import Health, Result, Stream
 
-__all__ = ["SUFFIX", "Recorder", "RecordingStream", "need_mcap"]
+__all__ = ["SUFFIX", "Recorder", "RecordingStream", "need_mcap", "open_writer"]
 
 #: Suffix of a recording that is one MCAP file.
 SUFFIX = ".mcap"
@@ -55,6 +55,25 @@ def need_mcap() -> None:
         raise BackendError(
             f"an {SUFFIX} recording needs the mcap library: pip install 'mmedge[mcap]'"
         ) from error
+
+
+def open_writer(path: Path, manifest: Manifest, *, origin: float) -> Writer:
+    """Begin a recording of the form that the path's suffix says; the clock stands at ``origin``.
+
+    Raises:
+        InputError: the path exists or cannot be written.
+        BackendError: an ``.mcap`` path without the mcap library.
+    """
+    modalities = tuple(modality.name for modality in manifest.modalities)
+    try:
+        if path.suffix == SUFFIX:
+            need_mcap()
+            from mmedge.recording.mcap import McapWriter
+
+            return McapWriter(path, manifest.name, modalities, origin=origin)
+        return DirectoryWriter(path, manifest.name, modalities)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error}") from error
 
 
 class Recorder:
@@ -112,7 +131,7 @@ class Recorder:
         self._closed = self._disowned = False
         self._error: Exception | None = None
         self._turn = threading.Condition()
-        self._writer = self._open(manifest.name)
+        self._writer = open_writer(self._path, manifest, origin=self._clock())
         self._thread = threading.Thread(target=self._write, name="mmedge recorder", daemon=True)
         self._thread.start()
         watch(self)
@@ -312,18 +331,6 @@ class Recorder:
             self._error = error
             self.lost["write_error"] += samples
             self.count -= samples
-
-    def _open(self, bundle: str) -> Writer:
-        modalities = tuple(self._inputs)
-        try:
-            if self._path.suffix == SUFFIX:
-                need_mcap()
-                from mmedge.recording.mcap import McapWriter
-
-                return McapWriter(self._path, bundle, modalities, origin=self._clock())
-            return DirectoryWriter(self._path, bundle, modalities)
-        except OSError as error:
-            raise InputError(f"{self._path}: cannot be written: {error}") from error
 
     def __enter__(self) -> Self:
         return self
