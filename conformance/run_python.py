@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable
 from functools import cache, partial
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 from case_choices import choose_all
 from case_files import CASES, read, read_tensors, versions
+from signature_files import decide, read_tiny, write_case
 from stream_player import load as load_for_streams
 from stream_player import play
 
@@ -333,6 +335,35 @@ def _strip(row: dict[str, Any]) -> dict[str, Any]:
     return {**row, "outputs": sorted(row["outputs"])}
 
 
+def check_signatures() -> list[str]:
+    """Who signed a bundle, and when: each case as a directory and as a zip."""
+    content = read(CASES / "signatures" / "signatures.json")
+    files = read_tiny()
+    faults = []
+    with tempfile.TemporaryDirectory() as folder:
+        for number, case in enumerate(content["cases"]):
+            keys = (
+                None if case["trusted"] is None else [content["keys"][n] for n in case["trusted"]]
+            )
+            expected = {
+                name: case[name]
+                for name in ("error", "message", "release", "verified_by")
+                if name in case
+            }
+            for zipped in (False, True):
+                path = Path(folder) / f"{number}{'.mmedge' * zipped}"
+                write_case(path, files, case, zipped=zipped)
+                got = decide(path, keys, case["lowest_version"], case["now"])
+                if got != expected:
+                    faults.append(f"signatures: {case['name']}, {zipped=}: {got}")
+        for path in (CASES / "signatures" / "signed", CASES / "signatures" / "signed.mmedge"):
+            for name, key_id in content["key_ids"].items():
+                got = decide(path, [content["keys"][name]], 7, content["cases"][0]["now"])
+                if got.get("verified_by") != ([key_id] if name in "ab" else None):
+                    faults.append(f"signatures: {path.name} by {name}: {got}")
+    return faults
+
+
 def check_hostile(folder: Path) -> list[str]:
     """Hostile bundles that ``make.py --hostile`` wrote."""
     faults = []
@@ -355,6 +386,7 @@ CHECKS: dict[str, Callable[[], list[str]]] = {
     "choices of tokens": check_choices_of_tokens,
     "loops": check_loops,
     "rules": check_rules,
+    "signatures": check_signatures,
     "streams": check_streams,
     "texts": check_texts,
     "verification": check_verification,

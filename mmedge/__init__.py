@@ -21,11 +21,14 @@ from mmedge.errors import (
     InputError,
     MMEdgeError,
     NoVariantError,
+    SignatureError,
 )
 
 if TYPE_CHECKING:
     from mmedge.bench.report.report import Report
     from mmedge.bundle import Bundle
+    from mmedge.bundle.private_key import generate_key
+    from mmedge.bundle.sign import sign_bundle
     from mmedge.execution.state import State
     from mmedge.loader import load
     from mmedge.pipeline import Pipeline
@@ -44,10 +47,13 @@ __all__ = [
     "NoVariantError",
     "Pipeline",
     "Report",
+    "SignatureError",
     "State",
     "Stream",
     "__version__",
+    "generate_key",
     "load",
+    "sign_bundle",
 ]
 
 # ONNX Runtime (1.32) looks up a host, and writes a device id and a database of events into the
@@ -63,7 +69,9 @@ _HOMES = {
     "Report": "mmedge.bench.report.report",
     "State": "mmedge.execution.state",
     "Stream": "mmedge.stream",
+    "generate_key": "mmedge.bundle.private_key",
     "load": "mmedge.loader",
+    "sign_bundle": "mmedge.bundle.sign",
 }
 
 

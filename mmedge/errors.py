@@ -4,6 +4,7 @@
 
     MMEdgeError
     ├── BundleError        a bundle is malformed, altered, incomplete or from another schema
+    │   └── SignatureError its signature is not as asked, or cannot be checked or made
     ├── InputError         a value handed to a pipeline does not fit what the bundle declares
     ├── NoVariantError     no variant of a bundle can run here; ``decisions`` says why for each
     ├── BackendError       a backend could not be loaded, built or run, or ran elsewhere than asked
@@ -31,6 +32,7 @@ __all__ = [
     "InputError",
     "MMEdgeError",
     "NoVariantError",
+    "SignatureError",
 ]
 
 
@@ -40,6 +42,13 @@ class MMEdgeError(Exception):
 
 class BundleError(MMEdgeError):
     """A bundle cannot be trusted or read: the message names the file and the rule it broke."""
+
+
+class SignatureError(BundleError):
+    """A bundle's signature is missing, wrong, expired, of no trusted key or of an old version.
+
+    Also raised where a signature or a key cannot be read or made.
+    """
 
 
 class InputError(MMEdgeError):

@@ -14,8 +14,10 @@ from mmedge.execution.loaded_plan import CACHE_BYTES
 from mmedge.pipeline import Pipeline
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
+    from mmedge.bundle.signature import PublicKey
     from mmedge.spec import PlanName, RuntimeName
 
 __all__ = ["load"]
@@ -40,6 +42,8 @@ def load(
     large_pages: bool | None = None,
     isolate: bool = False,
     runtime: RuntimeName = "python",
+    trusted_keys: Sequence[PublicKey] | None = None,
+    lowest_version: int | None = None,
 ) -> Pipeline:
     """Open a bundle, choose a variant for this machine, load it, and check that it works here.
 
@@ -94,11 +98,17 @@ def load(
         runtime: ``"python"``, or ``"native"``: libmmedge, the runtime in C++, does all the work
             (:mod:`mmedge.native_pipeline`). Answers are the same. What libmmedge does not do is
             refused by name.
+        trusted_keys: Ed25519 public keys, each a PEM file or a PEM text. One of them has to have
+            signed the bundle, which is checked before its manifest is parsed. None: no signature is
+            verified. An open bundle was given its keys by :meth:`mmedge.Bundle.open`.
+        lowest_version: lowest version of a signed release that is taken; None: 0.
 
     Raises:
         ValueError: ``cache_bytes`` is negative, ``threads`` is not a whole number from 1,
-            ``run_timeout_s`` is not above 0, or there is no such ``runtime``.
+            ``run_timeout_s`` is not above 0, there is no such ``runtime``, ``trusted_keys`` is
+            empty or given with an open bundle, or ``lowest_version`` comes without keys.
         BundleError: the bundle cannot be trusted or read.
+        SignatureError: it is not signed as asked, or a key cannot be read.
         InputError: this machine does not offer ``device``, the bundle has no such variant, or the
             variant no such plan.
         NoVariantError: no variant can run here with these arguments.
@@ -111,6 +121,10 @@ def load(
     check_threads(threads)
     if run_timeout_s is not None and not 0 < run_timeout_s < inf:
         raise ValueError(f"run_timeout_s must be seconds above 0, or None; got {run_timeout_s!r}")
+    if isinstance(bundle, Bundle) and (trusted_keys is not None or lowest_version is not None):
+        raise ValueError(
+            "the bundle is open already: give trusted_keys and lowest_version to Bundle.open"
+        )
     if runtime == "native":
         # Programs that run in Python need none of it.
         from mmedge.native_pipeline import load_native
@@ -120,6 +134,7 @@ def load(
             threads=threads, cache_bytes=cache_bytes, concurrent=concurrent, kernels=kernels,
             spin=spin, allow_unverified=allow_unverified, allow_non_finite=allow_non_finite,
             run_timeout_s=run_timeout_s, large_pages=large_pages, isolate=isolate,
+            trusted_keys=trusted_keys, lowest_version=lowest_version,
         )  # fmt: skip
     if runtime != "python":
         raise ValueError(f"runtime must be 'python' or 'native', got {runtime!r}")
@@ -135,8 +150,11 @@ def load(
             "threads": threads, "concurrent": concurrent, "kernels": kernels, "spin": spin,
             "allow_unverified": allow_unverified, "allow_non_finite": allow_non_finite,
             "run_timeout_s": run_timeout_s, "large_pages": large_pages,
+            **_keys_of(caller_bundle, trusted_keys, lowest_version),
         })  # fmt: skip
-    open_bundle = Bundle.open(path) if caller_bundle is None else caller_bundle
+    open_bundle = caller_bundle or Bundle.open(
+        path, trusted_keys=trusted_keys, lowest_version=lowest_version
+    )
     try:
         if isolated is not None and isolated != open_bundle.digest:
             raise BundleError(f"{path}: changed since a child process loaded it; load it again")
@@ -173,3 +191,20 @@ def load(
             open_bundle.close()
         raise
     return pipe
+
+
+def _keys_of(
+    bundle: Bundle | None, trusted_keys: Sequence[PublicKey] | None, lowest_version: int | None
+) -> dict[str, list[str] | int]:
+    """For a child process: the keys of a call, or those that an open bundle was opened with."""
+    if bundle is not None:
+        trusted = bundle.trusted
+    elif trusted_keys is None and lowest_version is None:
+        return {}
+    else:
+        from mmedge.bundle.signature import TrustedKeys
+
+        trusted = TrustedKeys.of(trusted_keys, lowest_version)
+    if trusted is None:
+        return {}
+    return {"trusted_keys": trusted.pems(), "lowest_version": trusted.lowest_version}

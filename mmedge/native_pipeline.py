@@ -55,6 +55,8 @@ _REFUSED: Mapping[str, tuple[str, tuple[object, ...]]] = {
     "run_timeout_s": ("limit the time of a run (run_timeout_s)", (None,)),
     "large_pages": ("ask for large pages (large_pages)", (None, False)),
     "isolate": ("load in a child process first (isolate)", (False,)),
+    "trusted_keys": ("verify signatures (trusted_keys)", (None,)),
+    "lowest_version": ("verify signatures (lowest_version)", (None,)),
 }  # fmt: skip
 
 

@@ -12,6 +12,10 @@
 :mod:`~mmedge.bundle.integers`   integer divisions that could end the process
 :mod:`~mmedge.bundle.onnxfile`   what an ONNX graph reaches for, and whether it may be run
 :mod:`~mmedge.bundle.load`       the checks that every bundle passes before anything is read of it
+:mod:`~mmedge.bundle.signature`  whose signature a bundle has, and how old its release is
+:mod:`~mmedge.bundle.sign`       signing a bundle
+:mod:`~mmedge.bundle.private_key`  keys that sign
+:mod:`~mmedge.bundle.variants`   the manifest where a variant comes or goes
 :mod:`~mmedge.bundle.samples`    golden samples and absent tokens in safetensors
 :mod:`~mmedge.bundle.choose`     which variant suits a device, and why
 :mod:`~mmedge.bundle.device_cache`  what a device measured of a bundle, kept beside it

@@ -17,7 +17,7 @@ from mmedge.bundle.load import CheckedBundle, load
 from mmedge.bundle.onnxfile import GraphFile
 from mmedge.bundle.place import caches
 from mmedge.errors import BundleError, InputError, NoVariantError
-from mmedge.schema import DIGEST, MANIFEST, SAMPLES, labels_from_json
+from mmedge.schema import DIGEST, MANIFEST, SAMPLES, SIGNATURE, labels_from_json
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from mmedge.bundle.device_cache import Measurement
     from mmedge.bundle.device_engines import DeviceEngines
     from mmedge.bundle.samples import Samples
+    from mmedge.bundle.signature import PublicKey, Signature, TrustedKeys
     from mmedge.bundle.write import Source
     from mmedge.spec import Array, Decision, Device, Manifest, Sample, Variant
 
@@ -43,11 +44,15 @@ class Bundle:
     Attributes:
         path: the directory or zip it came from.
         manifest: what it says about itself.
+        signature: its release statement and which trusted keys verified it; None: it has none.
+        trusted: the keys that it was opened with; None: no signature was verified.
     """
 
-    def __init__(self, contents: CheckedBundle) -> None:
+    def __init__(self, contents: CheckedBundle, trusted: TrustedKeys | None = None) -> None:
         self.path = contents.archive.path
         self.manifest: Manifest = contents.manifest
+        self.signature: Signature | None = contents.signature
+        self.trusted = trusted
         self._archive = contents.archive
         self._graphs = contents.graphs
         self._samples: Samples | None = None
@@ -56,15 +61,34 @@ class Bundle:
         self._engines: dict[str, DeviceEngines | None] = {}
 
     @classmethod
-    def open(cls, path: str | Path) -> Bundle:
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        trusted_keys: Sequence[PublicKey] | None = None,
+        lowest_version: int | None = None,
+    ) -> Bundle:
         """Open a bundle, either form, after checking all of it (:mod:`mmedge.bundle.load`).
 
         Costs one SHA-256 pass over all files.
 
+        Args:
+            path: of the directory or zip.
+            trusted_keys: Ed25519 public keys, each a PEM file or a PEM text. One of them has to
+                have signed the bundle. None: no signature is verified.
+            lowest_version: lowest version of a signed release that is taken; None: 0.
+
         Raises:
             BundleError: it is missing, malformed, altered, incomplete or from another schema.
+            SignatureError: it is not signed as asked, or a key cannot be read.
+            ValueError: ``trusted_keys`` is empty, or ``lowest_version`` comes without keys.
         """
-        return cls(load(Path(path)))
+        if trusted_keys is None and lowest_version is None:
+            return cls(load(Path(path)))
+        from mmedge.bundle.signature import TrustedKeys
+
+        trusted = TrustedKeys.of(trusted_keys, lowest_version)
+        return cls(load(Path(path), trusted=trusted), trusted)
 
     @classmethod
     def write(
@@ -133,19 +157,10 @@ class Bundle:
                 object stays open.
         """
         _check_own(self.path, files)
-        variants = {entry.id: entry for entry in self.manifest.variants}
-        dropped = [variants[variant.id]] if variant.id in variants else []
-        in_place = variants.get(replace(variant, cache="in_place").id)
-        if in_place is not None and variant.cache == "growing":
-            weights = self._with_weights(in_place.files.values())
-            if weights & (files.keys() & self.manifest.files.keys()):
-                # It would read what another graph has there.
-                dropped.append(variants.pop(in_place.id))
-        manifest = replace(
-            self.manifest, variants=tuple({**variants, variant.id: variant}.values())
-        )
-        unused = [self._unused(entry, manifest) for entry in dropped]
-        return self._rewrite(manifest, files, set().union(*unused))
+        from mmedge.bundle.variants import add_variant
+
+        manifest, unused = add_variant(self, variant, files)
+        return self._rewrite(manifest, files, unused)
 
     def without_variant(self, name: str) -> Bundle:
         """Rewrite this bundle in its place and form without one variant.
@@ -161,22 +176,16 @@ class Bundle:
         Raises:
             BundleError: there is no such variant, or no other one; else as :meth:`with_variant`.
         """
-        remaining_variants = tuple(
-            variant for variant in self.manifest.variants if variant.id != name
-        )
-        ids = ", ".join(variant.id for variant in self.manifest.variants)
-        if len(remaining_variants) == len(self.manifest.variants):
-            raise BundleError(f"{self.path}: no variant {name!r} in this bundle; it has {ids}")
-        if not remaining_variants:
-            raise BundleError(
-                f"{self.path}: {name} is its only variant, and a bundle needs one to run"
-            )
-        removed_variant = next(variant for variant in self.manifest.variants if variant.id == name)
-        manifest = replace(self.manifest, variants=remaining_variants)
-        return self._rewrite(manifest, {}, self._unused(removed_variant, manifest))
+        from mmedge.bundle.variants import remove_variant
+
+        manifest, unused = remove_variant(self, name)
+        return self._rewrite(manifest, {}, unused)
 
     def copy(self, path: str | Path, *, overwrite: bool = False) -> Bundle:
         """Write the same bundle elsewhere, in the form that ``path`` asks for.
+
+        Its signature goes with it. One of a manifest of an older schema cannot: the copy has
+        another manifest, and a UserWarning says that it is not signed.
 
         Args:
             path: where; with the suffix ``.mmedge`` one zip, otherwise a directory.
@@ -192,19 +201,15 @@ class Bundle:
 
         path = Path(path)
         sources: dict[str, Source] = {name: self.read(name) for name in self.manifest.files}
-        zipped = path.suffix == SUFFIX
-        return type(self)(
-            write_bundle(path, self.manifest, sources, zipped=zipped, overwrite=overwrite)
+        contents = write_bundle(
+            path,
+            self.manifest,
+            sources,
+            zipped=path.suffix == SUFFIX,
+            overwrite=overwrite,
+            signature=self._envelope(),
         )
-
-    def _unused(self, removed_variant: Variant, manifest: Manifest) -> set[str]:
-        """Files of a variant that ``manifest`` has no use for."""
-        return self._with_weights(removed_variant.files.values()) - self._with_weights(
-            [stage.graph for stage in manifest.stages]
-            + [file for variant in manifest.variants for file in variant.files.values()]
-            + list(manifest.labels.values())
-            + [m.tokenizer.file for m in manifest.modalities if m.tokenizer]
-        )
+        return type(self)(contents)
 
     def with_measurements(self, measurements: Mapping[str, Measurement], device: Device) -> Bundle:
         """Rewrite this bundle in its place and form with what was measured on a device.
@@ -296,6 +301,9 @@ class Bundle:
             self._engines[key] = read_engines(self.path, self.digest, self.manifest, device)
         return self._engines[key]
 
+    def _envelope(self) -> bytes | None:
+        return None if self.signature is None else bytes(self._archive.read(SIGNATURE))
+
     def _archives(self) -> Iterator[Archive]:
         """Where files lie: in the bundle, and in the folders of devices that were asked for."""
         yield self._archive
@@ -320,19 +328,17 @@ class Bundle:
         Raises:
             BundleError: as :meth:`with_variant`, or there is no such variant.
         """
-        if unknown_ids := metrics.keys() - {variant.id for variant in self.manifest.variants}:
-            raise BundleError(f"{self.path}: no variant {min(unknown_ids)!r} in this bundle")
-        variants = []
-        for entry in self.manifest.variants:
-            all_metrics = {**entry.metrics, **metrics.get(entry.id, {})}
-            new_metrics = {name: value for name, value in all_metrics.items() if value is not None}
-            variants.append(replace(entry, metrics=new_metrics))
-        return self._rewrite(replace(self.manifest, variants=tuple(variants)), {}, ())
+        from mmedge.bundle.variants import set_metrics
+
+        return self._rewrite(set_metrics(self, metrics), {}, ())
 
     def _rewrite(
         self, manifest: Manifest, files: Mapping[str, bytes | Path], dropped_names: Collection[str]
     ) -> Bundle:
-        """The bundle written anew: another manifest, ``files`` added, ``dropped_names`` gone."""
+        """The bundle written anew: another manifest, ``files`` added, ``dropped_names`` gone.
+
+        A signature does not hold for another manifest: it goes, with a UserWarning.
+        """
         from mmedge.bundle.write import write_bundle
 
         sources: dict[str, Source] = {
@@ -345,6 +351,7 @@ class Bundle:
             zipped=self._archive.zipped,
             overwrite=True,
             before_move=self._archive.check_unchanged,
+            signature=self._envelope(),
         )
         self.close()
         return type(self)(contents)
@@ -478,7 +485,7 @@ class Bundle:
             BundleError: as :meth:`read`, or the copy does not fit on the disk.
         """
         archive = self._holder(name)
-        archive.place(sorted(self._with_weights([name])))
+        archive.place(sorted(self.with_weights([name])))
         return archive.folder() / name
 
     @property
@@ -544,7 +551,8 @@ class Bundle:
         self._holder(graph)
         return self._graphs.get(graph, GraphFile()).functions
 
-    def _with_weights(self, names: Collection[str]) -> set[str]:
+    def with_weights(self, names: Collection[str]) -> set[str]:
+        """Files by their names, and those of the weights that graphs among them use."""
         return {*names, *(w for name in names for w in self._graphs.get(name, GraphFile()).weights)}
 
     def verify(self) -> None:
@@ -582,6 +590,6 @@ class Bundle:
 
 
 def _check_own(path: Path, files: Collection[str]) -> None:
-    for name in (MANIFEST, DIGEST, SAMPLES):
+    for name in (MANIFEST, DIGEST, SAMPLES, SIGNATURE):
         if name in files:
             raise BundleError(f"{path}: {name} is written by mmedge; leave it out of files")

@@ -72,7 +72,7 @@ class Directory:
                     )
                 _check_stored(entry, fd, status, f"{self.path}: {name}")
                 count += 1
-                if count > MAX_FILES + 2:  # the manifest and its digest come on top
+                if count > MAX_FILES + 3:  # the manifest, its digest and its signature come on top
                     raise BundleError(f"{self.path}: more than {MAX_FILES} files; no bundle is")
                 yield name, identity_of(status)
 

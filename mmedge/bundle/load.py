@@ -1,7 +1,8 @@
 """The checks that every bundle passes, in order, before anything else is read of it.
 
 1. the listing: plain files with safe names, nothing else (:mod:`mmedge.bundle.archive`);
-2. the manifest: size, its own digest, JSON, schema, references (:mod:`mmedge.schema`);
+2. the manifest: size, its own digest, its signature (:mod:`mmedge.bundle.signature`), JSON,
+   schema, references (:mod:`mmedge.schema`);
 3. the listing against the manifest: nothing missing, nothing extra;
 4. the SHA-256 of every file (:mod:`mmedge.bundle.digests`);
 5. the graphs: known operator domains, weights inside the bundle (:mod:`mmedge.bundle.onnxfile`);
@@ -25,6 +26,7 @@ from mmedge.schema import (
     MANIFEST,
     MAX_MANIFEST_BYTES,
     MAX_TEXT,
+    SIGNATURE,
     manifest_from_json,
     stated_version,
 )
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from mmedge.bundle.signature import Signature, TrustedKeys
     from mmedge.spec import Manifest
 
 __all__ = ["ENGINE_BACKENDS", "CheckedBundle", "load", "read_manifest"]
@@ -44,22 +47,31 @@ ENGINE_BACKENDS = frozenset({"tensorrt", "tensorrt_rtx"})
 
 
 class CheckedBundle(NamedTuple):
-    """A bundle that passed; ``graphs`` says what each graph reaches for."""
+    """A bundle that passed; ``graphs`` says what each graph reaches for.
+
+    ``signature`` is None where it has none.
+    """
 
     archive: Archive
     manifest: Manifest
     graphs: Mapping[str, GraphFile]
+    signature: Signature | None
 
 
-def load(path: Path, *, digests: bool = True) -> CheckedBundle:
+def load(path: Path, *, digests: bool = True, trusted: TrustedKeys | None = None) -> CheckedBundle:
     """Open and check the bundle at ``path``; ``digests`` False leaves out step 4 alone.
+
+    Args:
+        path: of the bundle.
+        digests: whether files are hashed.
+        trusted: keys of which one has to have signed it; None: no signature is verified.
 
     Raises:
         BundleError: a check failed. The message names the bundle, the file and the rule.
     """
     archive = open_archive(path)
     try:
-        manifest = _read_manifest(archive)
+        manifest, signature = _read_manifest(archive, trusted)
         _check_listing(archive, manifest)
         digest_check = DigestCheck(archive, manifest) if digests else None
         try:
@@ -68,26 +80,32 @@ def load(path: Path, *, digests: bool = True) -> CheckedBundle:
         finally:
             if digest_check is not None:
                 digest_check.finish()  # of an altered file it says so, whatever else was noticed
-        return CheckedBundle(archive, manifest, graphs)
+        return CheckedBundle(archive, manifest, graphs, signature)
     except BaseException:
         archive.close()
         raise
 
 
-def read_manifest(path: Path) -> Manifest:
+def read_manifest(path: Path, *, trusted: TrustedKeys | None = None) -> Manifest:
     """What the bundle at ``path`` says about itself, before its other files are looked at.
+
+    Args:
+        path: of the bundle.
+        trusted: as for :func:`load`.
 
     Raises:
         BundleError: as :func:`load`, of the listing and the manifest.
     """
     archive = open_archive(path)
     try:
-        return _read_manifest(archive)
+        return _read_manifest(archive, trusted)[0]
     finally:
         archive.close()
 
 
-def _read_manifest(archive: Archive) -> Manifest:
+def _read_manifest(
+    archive: Archive, trusted: TrustedKeys | None
+) -> tuple[Manifest, Signature | None]:
     size = archive.sizes.get(MANIFEST)
     if size is None:
         raise BundleError(f"{archive.path}: no {MANIFEST}, so this is no bundle")
@@ -104,12 +122,18 @@ def _read_manifest(archive: Archive) -> Manifest:
                 f"{source} is altered: its SHA-256 is not the one in {DIGEST}; copy or export the "
                 "bundle again"
             )
-    elif OLDEST < (stated_version(data) or OLDEST) <= SCHEMA_VERSION:  # the oldest had none
+    signature = None
+    if trusted is not None or SIGNATURE in archive.sizes:
+        from mmedge.bundle.signature import check_signature  # most bundles have no use for it
+
+        signature = check_signature(archive, data, trusted)
+    # Parsed from here on. The oldest bundles had no digest.
+    if DIGEST not in archive.sizes and OLDEST < (stated_version(data) or OLDEST) <= SCHEMA_VERSION:
         raise BundleError(
             f"{archive.path}: no {DIGEST}, which a bundle of this version has; copy or export the "
             "bundle again"
         )
-    return manifest_from_json(data, source=source)
+    return manifest_from_json(data, source=source), signature
 
 
 def manifest_digest(manifest: bytes) -> bytes:
@@ -118,7 +142,7 @@ def manifest_digest(manifest: bytes) -> bytes:
 
 
 def _check_listing(archive: Archive, manifest: Manifest) -> None:
-    file_names = archive.sizes.keys() - {MANIFEST, DIGEST}
+    file_names = archive.sizes.keys() - {MANIFEST, DIGEST, SIGNATURE}
     for fault, names in (
         ("missing file", manifest.files.keys() - file_names),
         ("extra file, not listed in the manifest:", file_names - manifest.files.keys()),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+import warnings
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,14 +15,23 @@ from typing import TYPE_CHECKING, BinaryIO
 from mmedge.bundle.load import CheckedBundle, load, manifest_digest
 from mmedge.bundle.place import caches, exclusive, put, staging
 from mmedge.errors import BundleError
-from mmedge.schema import DIGEST, MANIFEST, manifest_to_json
+from mmedge.schema import DIGEST, MANIFEST, SIGNATURE, manifest_to_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
+    from mmedge.bundle.archive import Archive
     from mmedge.spec import Manifest
 
-__all__ = ["SUFFIX", "Source", "add_file", "keep_modes", "move_bundle", "write_bundle"]
+__all__ = [
+    "SUFFIX",
+    "Source",
+    "add_file",
+    "keep_modes",
+    "move_bundle",
+    "write_bundle",
+    "write_signature",
+]
 
 #: Suffix of a bundle that is one zip.
 SUFFIX = ".mmedge"
@@ -39,6 +50,7 @@ def write_bundle(
     zipped: bool,
     overwrite: bool,
     before_move: Callable[[], None] | None = None,
+    signature: bytes | None = None,
 ) -> CheckedBundle:
     """Write ``manifest`` and the files of ``sources`` to ``path``, and open what was written.
 
@@ -54,6 +66,8 @@ def write_bundle(
         overwrite: replace the bundle at ``path``.
         before_move: called when all is staged, just before anything at ``path`` is touched; what it
             raises leaves the old bundle in place.
+        signature: bytes of a ``manifest.sig``. Where it is of another manifest than the one that is
+            written, it is left out with a UserWarning.
 
     Raises:
         BundleError: the bundle would not be valid, something is there already, or the disk refused.
@@ -65,7 +79,8 @@ def write_bundle(
     try:
         with staging(path) as folder:
             staged = folder / path.name
-            (_write_zip if zipped else _write_directory)(staged, manifest, sources)
+            with _adding(staged, zipped=zipped) as add:
+                is_signed = _add_all(add, manifest, sources, signature)
             load(staged, digests=False).archive.close()
             keep_modes(path, staged)
             with exclusive(path.parent):
@@ -73,9 +88,51 @@ def write_bundle(
                 if before_move is not None:
                     before_move()
                 put(staged, path)
-                return load(path)
+                contents = load(path)
     except OSError as error:
         raise BundleError(f"{path}: the bundle cannot be written: {error}") from error
+    if signature is not None and not is_signed:
+        warnings.warn(
+            f"{path}: its signature was removed: the bundle is no longer what was signed; sign it "
+            "again (mmedge sign)",
+            UserWarning,
+            stacklevel=2,
+        )
+    return contents
+
+
+def write_signature(archive: Archive, signature: bytes) -> None:
+    """Put ``manifest.sig`` into a bundle in one step; all other bytes of its files stay.
+
+    Args:
+        archive: of the bundle, open.
+        signature: the file's bytes; they replace those that are there.
+
+    Raises:
+        BundleError: the bundle was changed since it was opened, or the disk refused.
+    """
+    path = archive.path
+    try:
+        with staging(path) as folder:
+            staged = folder / path.name
+            if archive.zipped:
+                own = (MANIFEST, DIGEST)
+                names = [*sorted(archive.sizes.keys() - {*own, SIGNATURE}), *own]
+                with _adding(staged, zipped=True) as add:
+                    for name in names:
+                        if name in archive.sizes:  # the oldest have no digest
+                            add(name, archive.read(name))
+                    add(SIGNATURE, signature)
+                keep_modes(path, staged)
+            else:
+                # Of a folder the one file is exchanged, so no one sees it half written.
+                add_file(folder, path.name, signature)
+                staged.chmod(stat.S_IMODE((path / MANIFEST).stat().st_mode))
+            with exclusive(path.parent):
+                archive.check_unchanged()
+                put(staged, path if archive.zipped else path / SIGNATURE)
+    except OSError as error:
+        raise BundleError(f"{path}: the signature cannot be written: {error}") from error
 
 
 def move_bundle(staged: Path, path: Path, *, overwrite: bool) -> None:
@@ -145,11 +202,12 @@ def add_file(folder: Path, name: str, source: Source) -> str:
     return digest
 
 
-def _write_directory(staged: Path, manifest: Manifest, sources: Mapping[str, Source]) -> None:
-    _add_all(partial(add_file, staged), manifest, sources)
-
-
-def _write_zip(staged: Path, manifest: Manifest, sources: Mapping[str, Source]) -> None:
+@contextmanager
+def _adding(staged: Path, *, zipped: bool) -> Iterator[Callable[[str, Source], str]]:
+    """What writes a file of a new bundle by its name, and gives its SHA-256."""
+    if not zipped:
+        yield partial(add_file, staged)
+        return
     import zipfile
 
     with staged.open("xb") as file:
@@ -164,18 +222,35 @@ def _write_zip(staged: Path, manifest: Manifest, sources: Mapping[str, Source]) 
                 with archive.open(info, "w") as entry:
                     return _copy(source, entry.write)
 
-            _add_all(add, manifest, sources)
+            yield add
         file.flush()
         os.fsync(file.fileno())
 
 
 def _add_all(
-    add: Callable[[str, Source], str], manifest: Manifest, sources: Mapping[str, Source]
-) -> None:
+    add: Callable[[str, Source], str],
+    manifest: Manifest,
+    sources: Mapping[str, Source],
+    signature: bytes | None,
+) -> bool:
+    """Write all files; whether a signature is among them."""
     digests = {name: add(name, sources[name]) for name in sorted(sources)}
     text = manifest_to_json(replace(manifest, files=digests)).encode()
     add(MANIFEST, text)
     add(DIGEST, manifest_digest(text))
+    if signature is None or not _is_of(signature, text):
+        return False
+    add(SIGNATURE, signature)
+    return True
+
+
+def _is_of(signature: bytes, manifest: bytes) -> bool:
+    """Whether a signature that was read before is one of these bytes."""
+    from mmedge.schema.release import envelope_from_bytes, release_from_bytes
+
+    payload = envelope_from_bytes(signature, source=SIGNATURE).payload
+    signed = release_from_bytes(payload, source=SIGNATURE).manifest
+    return signed == hashlib.sha256(manifest).hexdigest()
 
 
 def _copy(source: Source, write: Callable[[bytes | memoryview], object]) -> str:

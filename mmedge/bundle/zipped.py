@@ -225,7 +225,7 @@ class Zipped:
             ):
                 if narrow not in {wide, sentinel}:
                     raise self._refuse("a zip64 end record that contradicts the end record")
-        if count != count2 or count > MAX_FILES + 2:
+        if count != count2 or count > MAX_FILES + 3:
             raise self._refuse(f"at most {MAX_FILES} files expected, the zip declares {count}")
         if start + size != end:
             raise self._refuse("the zip's directory does not end where its end record begins")

@@ -30,6 +30,7 @@ from mmedge.schema.names import (
     NAME,
     SAMPLES,
     SHA256,
+    SIGNATURE,
     TENSOR_NAME,
     path_fault,
 )
@@ -81,6 +82,7 @@ __all__ = [
     "MAX_MANIFEST_BYTES",
     "MAX_TEXT",
     "SAMPLES",
+    "SIGNATURE",
     "labels_from_json",
     "manifest_from_json",
     "manifest_to_json",

@@ -21,12 +21,14 @@ __all__ = [
     "MAX_RANK",
     "MAX_RTOL",
     "MAX_SAMPLE_TENSORS",
+    "MAX_SIGNATURE_BYTES",
     "MAX_STAGES",
     "MAX_TEXT",
     "MAX_VARIANTS",
     "NAME",
     "SAMPLES",
     "SHA256",
+    "SIGNATURE",
     "TENSOR_NAME",
     "path_fault",
 ]
@@ -36,6 +38,12 @@ MANIFEST, SAMPLES = "manifest.json", "samples.safetensors"
 
 #: The file that holds the manifest's own digest, as ``sha256sum`` writes it.
 DIGEST = "manifest.sha256"
+
+#: The file that holds signatures of the manifest: :mod:`mmedge.schema.release`.
+SIGNATURE = "manifest.sig"
+
+#: Bytes of that file.
+MAX_SIGNATURE_BYTES = 16 << 10
 
 #: Bytes of a manifest and of a labels file.
 MAX_MANIFEST_BYTES, MAX_LABELS_BYTES = 1 << 20, 4 << 20

@@ -17,6 +17,7 @@ from mmedge.schema.names import (
     MAX_LATENCY_MS,
     MAX_SAMPLE_TENSORS,
     SAMPLES,
+    SIGNATURE,
 )
 from mmedge.schema.read import Misfit, show
 
@@ -343,8 +344,9 @@ def _check_samples(manifest: Manifest) -> None:
 def _check_files(manifest: Manifest) -> None:
     files: Mapping[str, str] = manifest.files
     for name in files:
-        if name in {MANIFEST, DIGEST}:
-            raise Misfit("$.files", "every file but the manifest and its digest", f"{name!r}")
+        if name in {MANIFEST, DIGEST, SIGNATURE}:
+            expected = "every file but the manifest, its digest and its signature"
+            raise Misfit("$.files", expected, f"{name!r}")
         parts = name.split("/")
         for depth in range(1, len(parts)):
             if (folder := "/".join(parts[:depth])) in files:

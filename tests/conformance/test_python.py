@@ -8,8 +8,11 @@ import run_python
 from case_files import CASES, write_lines
 from case_streams import random_schedules
 from hostile_bundles import ATTACKS, write_hostile
+from signature_files import taken_mutants
 
 from mmedge.backends import cores
+from mmedge.bundle import Bundle, signature
+from mmedge.errors import BundleError, SignatureError
 from mmedge.execution import generate, inputs
 from mmedge.stream import latency_predictor, modality_state, sample, state_machine
 
@@ -28,6 +31,7 @@ def test_nothing_differs(name):
         ("streams", modality_state, "HANG", 0.01),
         ("streams", sample.SampleAccounting, "condemn", lambda *_: None),
         ("calls", inputs.np, "zeros", np.ones),
+        ("signatures", signature, "verify", lambda *_: True),
         ("loops", generate.GenerateRun, "_positions", lambda self, start, count: np.arange(count)),
     ],
 )
@@ -52,3 +56,22 @@ def test_hostile_bundles_are_refused(tmp_path):
     # Every one is in test_bundles_bad.py; here they are read back from where others read them.
     write_hostile(tmp_path / "hostile", ATTACKS[::12])
     assert run_python.check_hostile(tmp_path / "hostile") == []
+
+
+def test_mutants_of_a_signed_bundle_are_refused(tmp_path):
+    def open_bundle(path, key):
+        Bundle.open(path, trusted_keys=[key]).close()
+
+    assert taken_mutants(tmp_path, open_bundle, count=1000, seed=2026) == []
+
+
+def test_a_mutant_that_is_taken_shows(tmp_path):
+    def open_bundle(path, _key):
+        try:
+            Bundle.open(path).close()  # without keys: what is canonical and fits is taken
+        except SignatureError:
+            raise
+        except BundleError as error:
+            raise SignatureError(str(error)) from error
+
+    assert taken_mutants(tmp_path, open_bundle, count=50, seed=2026)
