@@ -26,7 +26,7 @@ endif
 # What the native library is made of: a change of it installs the package anew.
 NATIVE := $(shell find cpp_ext -type f)
 
-.PHONY: conformance demo docs fuzz promise test test-long soak lint format bench wheels clean
+.PHONY: conformance demo docs fuzz promise test test-long triton soak lint format bench wheels clean
 
 demo: $(VENV)/.demo
 	mkdir -p demo
@@ -63,6 +63,11 @@ test-long: promise
 conformance: $(VENV)/.test
 	$(BIN)/python conformance/make.py --check
 	$(BIN)/python conformance/run_python.py
+
+# Bundles served by a real Triton server, in an environment of its own: the wheel that holds the server
+# wants NumPy 1.
+triton: $(VENV)-triton/.ready
+	OMP_NUM_THREADS=1 $(VENV)-triton/bin/pytest -c integrations/triton/pyproject.toml integrations/triton/tests
 
 # The documentation as a site, in build/docs: from the tree alone, without the network. A warning is an
 # error, and everything is read anew: what a build before warned of would go unseen.
@@ -109,12 +114,12 @@ bench: $(VENV)/.test
 	$(BIN)/python docs/generate.py
 
 # What a release uploads, into dist: mmedge for x86-64 and aarch64 (cross-compiled by
-# g++-aarch64-linux-gnu), and mmedge-zoo.
+# g++-aarch64-linux-gnu), mmedge-zoo and mmedge-triton.
 wheels: $(VENV)/.test
 	$(BIN)/python cpp_ext/wheels.py --output dist
 
 clean:
-	rm -rf $(VENV) demo build dist
+	rm -rf $(VENV) $(VENV)-triton demo build dist
 
 $(VENV)/.torch:
 	$(PYTHON) -m venv $(VENV)
@@ -129,3 +134,10 @@ $(VENV)/.test: $(VENV)/.torch pyproject.toml $(NATIVE)
 	$(BIN)/pip install --quiet --disable-pip-version-check "$(TORCH)" --editable ".[cpu,dev,docs,export,rtx,train]"
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps "$(LEROBOT)"
 	touch $@ $(VENV)/.demo
+
+$(VENV)-triton/.ready: pyproject.toml integrations/triton/pyproject.toml $(NATIVE)
+	$(PYTHON) -m venv $(VENV)-triton
+	$(VENV)-triton/bin/pip install --quiet --disable-pip-version-check --config-settings=build-dir=build/triton \
+		--editable ".[cpu,text]" "numpy<2" "nvidia-pytriton==0.7.0" pytest pytest-timeout
+	$(VENV)-triton/bin/pip install --quiet --disable-pip-version-check --editable integrations/triton
+	touch $@

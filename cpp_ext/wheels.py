@@ -1,4 +1,4 @@
-"""Builds the wheels of a release: mmedge for each architecture, and mmedge-zoo.
+"""Builds the wheels of a release: mmedge for each architecture, mmedge-zoo and mmedge-triton.
 
 ``make wheels`` runs it. A wheel of mmedge may have LIMIT bytes. auditwheel reads from the library's
 symbols what it needs of a system, and tags the wheel by that (PEP 600). A tag above GLIBC is an
@@ -34,8 +34,9 @@ def main() -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     for arch in options.arch or TOOLCHAINS:
         show(build(arch, options.output))
-    run("pip", "wheel", *PIP, "--wheel-dir", options.output, ROOT / "zoo")
-    show(next(options.output.glob("mmedge_zoo-*.whl")))
+    for folder, name in (("zoo", "mmedge_zoo"), ("integrations/triton", "mmedge_triton")):
+        run("pip", "wheel", *PIP, "--wheel-dir", options.output, ROOT / folder)
+        show(next(options.output.glob(f"{name}-*.whl")))
 
 
 def build(arch: str, output: Path) -> Path:

@@ -58,6 +58,7 @@ from speak_tables import (
     speak_training,
     speak_whisper,
 )
+from triton_table import triton_latency
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,8 +67,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 #: Folders whose source files stand in the code map, in this order.
 SOURCES = (
-    "mmedge", "export/mmedge_export", "zoo", "cpp_ext", "conformance", "examples", "benchmarks",
-    "docs",
+    "mmedge", "export/mmedge_export", "zoo", "integrations", "cpp_ext", "conformance", "examples",
+    "benchmarks", "docs",
 )  # fmt: skip
 
 #: What lines of a first comment begin with, by a file's suffix; Python files have docstrings.
@@ -117,6 +118,7 @@ def tracked(folder: str) -> list[str]:
 
 #: (page, block's name) -> what stands between its markers.
 BLOCKS: dict[tuple[str, str], Callable[[], str]] = {
+    ("docs/howto/serve.md", "triton"): triton_latency,
     ("docs/explanation/benchmarks.md", "overhead"): overhead,
     ("docs/explanation/benchmarks.md", "import time"): import_time,
     ("docs/explanation/benchmarks.md", "plans"): plans,

@@ -6,6 +6,7 @@ import ast
 import importlib
 import importlib.resources
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -89,12 +90,25 @@ def fences(text: str) -> list[tuple[str, str]]:
     return re.findall(r"^```([^\n]*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
 
 
-def test_commands_on_the_pages_have_these_verbs_and_options():
+def commands() -> dict:
+    """The verbs of the command line, with those of integrations that are not installed."""
     import typer
 
     from mmedge.cli.app import build_app
 
-    verbs = typer.main.get_command(build_app()).commands
+    app = build_app()
+    installed = {one.name for one in app.registered_commands}
+    for file in (ROOT / "integrations").glob("*/pyproject.toml"):
+        project = tomllib.loads(file.read_text(encoding="utf-8"))["project"]
+        for name, place in project.get("entry-points", {}).get("mmedge.commands", {}).items():
+            module, function = place.split(":")
+            if name not in installed:
+                app.command(name)(getattr(importlib.import_module(module), function))
+    return typer.main.get_command(app).commands
+
+
+def test_commands_on_the_pages_have_these_verbs_and_options():
+    verbs = commands()
     pages = [*PAGES, DOCS / "index.md", ROOT / "README.md", ROOT / "SECURITY.md"]
     pages.remove(DOCS / "changelog.md")  # tells what was
     checked = 0
@@ -147,6 +161,7 @@ def test_files_that_pages_name_are_there():
             "benchmarks",
             "docs",
             "examples",
+            "integrations",
         )
         for path in (ROOT / folder).rglob("*")
     }

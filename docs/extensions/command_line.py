@@ -1,10 +1,13 @@
 """The directive ``command-line``: a section for each verb, read from the application itself.
 
-What a page says of options is therefore what ``mmedge VERB --help`` says.
+With an argument, ``module:function``, it is about that verb alone: one of an integration, whose
+distribution need not be installed. What a page says of options is therefore what
+``mmedge VERB --help`` says.
 """
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -21,9 +24,17 @@ if TYPE_CHECKING:
 class CommandLine(SphinxDirective):
     """One section for each verb: what it does, its usage, arguments and options."""
 
+    optional_arguments = 1
+
     def run(self) -> list[nodes.Node]:
         """The sections, in order of the verbs' names."""
-        command: Any = typer.main.get_command(build_app())
+        app = build_app()
+        if self.arguments:
+            module, _, function = self.arguments[0].partition(":")
+            app = typer.Typer()
+            app.callback()(lambda: None)
+            app.command(function)(getattr(importlib.import_module(module), function))
+        command: Any = typer.main.get_command(app)
         context = command.make_context("mmedge", [], resilient_parsing=True)
         return [self._section(command.commands[name], context) for name in sorted(command.commands)]
 

@@ -71,9 +71,10 @@ def library(wheels, arch, folder, name=KERNELS):
         return Path(archive.extract(name, folder))
 
 
-def test_there_is_a_wheel_for_each_architecture_and_the_zoo(wheels):
-    assert len(list(wheels.iterdir())) == 3
-    assert len(list(wheels.glob("mmedge_zoo-*-py3-none-any.whl"))) == 1
+def test_there_is_a_wheel_for_each_architecture_the_zoo_and_serving(wheels):
+    assert len(list(wheels.iterdir())) == 4
+    for name in ("mmedge_zoo", "mmedge_triton"):
+        assert len(list(wheels.glob(f"{name}-*-py3-none-any.whl"))) == 1
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
