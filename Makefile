@@ -138,6 +138,6 @@ $(VENV)/.test: $(VENV)/.torch pyproject.toml $(NATIVE)
 $(VENV)-triton/.ready: pyproject.toml integrations/triton/pyproject.toml $(NATIVE)
 	$(PYTHON) -m venv $(VENV)-triton
 	$(VENV)-triton/bin/pip install --quiet --disable-pip-version-check --config-settings=build-dir=build/triton \
-		--editable ".[cpu,text]" "numpy<2" "nvidia-pytriton==0.7.0" pytest pytest-timeout
+		--editable ".[cpu,sign,text]" "numpy<2" "nvidia-pytriton==0.7.0" pytest pytest-timeout
 	$(VENV)-triton/bin/pip install --quiet --disable-pip-version-check --editable integrations/triton
 	touch $@

@@ -147,6 +147,25 @@ def test_what_cannot_be_served_leaves_no_model(tmp_path):
     assert not list(tmp_path.glob("models/*"))
 
 
+def test_key_that_did_not_sign_leaves_no_model(tmp_path):
+    source = tmp_path / "sums.mmedge"
+    shutil.copyfile(BUNDLES / "sums.mmedge", source)
+    private, public, _ = mmedge.generate_key(tmp_path / "release")
+    with pytest.raises(mmedge.SignatureError, match="not signed"):
+        write_model(source, tmp_path / "models", trusted_keys=[public])
+    mmedge.sign_bundle(source, private, version=3)
+    with pytest.raises(mmedge.SignatureError, match="version 3"):
+        write_model(source, tmp_path / "models", trusted_keys=[public], lowest_version=4)
+    assert not list(tmp_path.glob("models/*"))
+    model = write_model(source, tmp_path / "models", trusted_keys=[public], lowest_version=3)
+    # The key stays where it is: the repository holds what it proves.
+    assert str(public) in model.config.parameters["trusted_keys"]
+    assert sorted(path.name for path in (model.path / "1").iterdir()) == [
+        "bundle.mmedge",
+        "model.py",
+    ]
+
+
 def test_command_says_what_is_served_and_what_is_not(tmp_path):
     app = Typer()
     app.command()(triton)

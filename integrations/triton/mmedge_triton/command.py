@@ -41,6 +41,16 @@ def triton(
     allow_non_finite: Annotated[
         bool, typer.Option("--allow-non-finite", help="Pass NaN and infinity on to the network.")
     ] = False,
+    key: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Public key (PEM file) that must have signed the bundle, now and at each load of "
+            "the server; repeat it for several, of which one suffices."
+        ),
+    ] = None,
+    lowest_version: Annotated[
+        int | None, typer.Option(help="Lowest version of a signed release; with --key.", min=0)
+    ] = None,
     reference: Annotated[
         bool, typer.Option("--reference", help="Name the bundle's path; do not copy it.")
     ] = False,
@@ -55,6 +65,8 @@ def triton(
     """
     if plan not in (None, "cut", "whole"):
         raise typer.BadParameter(f"expected cut or whole, got {plan!r}", param_hint="--plan")
+    if lowest_version is not None and not key:
+        raise typer.BadParameter("needs --key", param_hint="--lowest-version")
     try:
         model = write_model(
             bundle,
@@ -65,6 +77,8 @@ def triton(
             threads=threads,
             instances=instances,
             allow_non_finite=allow_non_finite,
+            trusted_keys=key or None,
+            lowest_version=lowest_version,
             reference=reference,
             overwrite=overwrite,
         )
@@ -82,6 +96,7 @@ def triton(
             "copied": not reference,
             "instances": instances,
             "threads": threads,
+            "keys": [str(one.resolve()) for one in key or ()],
             "not_served": model.not_served,
             "not_checked": model.open_questions,
         }
@@ -96,6 +111,9 @@ def triton(
     typer.echo(f"  bundle: {model.bundle} ({where})")
     each = "the backend's default" if threads is None else threads
     typer.echo(f"  instances: {instances}, CPU threads of each: {each}")
+    signed = "must be signed by the key of" if key else "who made the bundle is not checked: no key"
+    names = ", ".join(str(one.resolve()) for one in key or ())
+    typer.echo(f"  at each load: digests and golden samples are checked; {signed} {names}".rstrip())
     for line in model.not_served:
         typer.echo(f"  not served: {line}")
     for line in model.open_questions:

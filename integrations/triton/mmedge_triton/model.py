@@ -114,6 +114,8 @@ def _load(folder: Path, parameters: Mapping[str, str]) -> mmedge.Pipeline:
         plan=plan,
         threads=int(threads) if threads else None,
         allow_non_finite=parameters["allow_non_finite"] == "true",
+        trusted_keys=json.loads(parameters["trusted_keys"]),
+        lowest_version=json.loads(parameters["lowest_version"]),
     )
 
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
 import secrets
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import mmedge
 from mmedge_triton.model_config import ModelConfig, config_text, model_config
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = ["ServedModel", "write_model"]
 
@@ -48,6 +53,8 @@ def write_model(
     threads: int | None = None,
     instances: int = 1,
     allow_non_finite: bool = False,
+    trusted_keys: Sequence[str | Path] | None = None,
+    lowest_version: int | None = None,
     reference: bool = False,
     overwrite: bool = False,
 ) -> ServedModel:
@@ -67,14 +74,20 @@ def write_model(
         instances: processes that hold the bundle. Requests that come at the same time are answered
             in as many at once.
         allow_non_finite: as for :func:`mmedge.load`.
+        trusted_keys: files of public keys, of which one has to have signed the bundle, now and
+            whenever the server loads it. The server reads them where they are: a key beside what
+            it is to prove would be exchanged with it.
+        lowest_version: lowest version of a signed release that is taken; None: 0.
         reference: leave the bundle where it is and write its absolute path, in place of a copy.
         overwrite: replace a model that this function wrote.
 
     Raises:
         BundleError: the bundle cannot be trusted or read.
+        SignatureError: it is not signed as asked, or a key cannot be read.
         FileExistsError: there is a model of that name, or something else.
         InputError: the bundle keeps state from call to call, or has no such variant or plan.
-        ValueError: a name that Triton's folders and URLs cannot have, or a number below 1.
+        ValueError: a name that Triton's folders and URLs cannot have, a number below 1, or
+            ``lowest_version`` without keys.
     """
     source, repository = Path(bundle), Path(repository)
     name = source.name.removesuffix(".mmedge") if name is None else name
@@ -91,7 +104,8 @@ def write_model(
             f"{place} exists"
             + (" and was not written by mmedge triton; remove it by hand" if overwrite else "")
         )
-    with mmedge.Bundle.open(source) as opened:
+    keys = None if trusted_keys is None else [str(Path(key).resolve()) for key in trusted_keys]
+    with mmedge.Bundle.open(source, trusted_keys=keys, lowest_version=lowest_version) as opened:
         manifest, digest = opened.manifest, opened.digest
     served = [one for one in manifest.variants if variant in (None, one.id)]
     if not served:
@@ -111,6 +125,8 @@ def write_model(
             "plan": plan or "",
             "threads": "" if threads is None else str(threads),
             "allow_non_finite": "true" if allow_non_finite else "false",
+            "trusted_keys": json.dumps(keys),
+            "lowest_version": json.dumps(lowest_version),
         },
     )
     repository.mkdir(parents=True, exist_ok=True)

@@ -54,9 +54,18 @@ def repository(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def server(repository, tmp_path_factory):
-    options = ("--model-control-mode=explicit", "--load-model=*")
+    options = (
+        "--model-control-mode=explicit", "--load-model=*", "--disable-auto-complete-config",
+    )  # fmt: skip
     with serve(repository, tmp_path_factory.mktemp("server") / "run", *options) as running:
         yield running
+
+
+@pytest.fixture
+def control(server):
+    """What loads and unloads models, which is the same over both protocols."""
+    with closing(Client(server, "http")) as one:
+        yield one
 
 
 @pytest.fixture(params=PROTOCOLS)
@@ -270,18 +279,18 @@ def await_end(model: str) -> None:
         time.sleep(0.02)
 
 
-def test_model_that_is_unloaded_is_freed_and_may_come_again(client, repository):
+def test_model_that_is_unloaded_is_freed_and_may_come_again(control, repository):
     image = {"image": np.zeros((1, 2, 2, 3), np.uint8)}
     model = repository.name + "/sums"
     assert len(processes_of(model)) == INSTANCES
-    client.connection.unload_model("sums")
-    assert not client.connection.is_model_ready("sums")
+    control.connection.unload_model("sums")
+    assert not control.connection.is_model_ready("sums")
     await_end(model)
     with pytest.raises(InferenceServerException, match=r"'sums' (has no available|is not found)"):
-        client.call("sums", image)
-    client.connection.load_model("sums")
+        control.call("sums", image)
+    control.connection.load_model("sums")
     with load("sums") as pipe:
-        assert_same(client.call("sums", image), pipe.run(image))
+        assert_same(control.call("sums", image), pipe.run(image))
 
 
 def alter(model: Path) -> None:
@@ -292,7 +301,7 @@ def alter(model: Path) -> None:
     file.write_bytes(bytes(data))
 
 
-def test_bundles_that_are_not_what_they_were_are_not_ready(client, repository):
+def test_bundles_that_are_not_what_they_were_are_not_ready(control, repository):
     for name, source in (("altered", "sums"), ("exchanged", "sums"), ("wrong", "off")):
         write_model(BUNDLES / f"{source}.mmedge", repository, name=name, overwrite=True)
     alter(repository / "altered")
@@ -304,20 +313,53 @@ def test_bundles_that_are_not_what_they_were_are_not_ready(client, repository):
         ("wrong", "AccuracyError"),
     ):
         with pytest.raises(InferenceServerException, match=words):
-            client.connection.load_model(name)
-        assert not client.connection.is_model_ready(name)
+            control.connection.load_model(name)
+        assert not control.connection.is_model_ready(name)
         await_end(f"{repository.name}/{name}")
+
+
+def test_model_that_needs_a_key_is_ready_only_with_its_signature(control, repository, tmp_path):
+    keys = [mmedge.generate_key(tmp_path / name) for name in ("release", "other")]
+    signed = [tmp_path / f"{name}.mmedge" for name in ("release", "other")]
+    for path, key in zip(signed, keys, strict=True):
+        shutil.copyfile(BUNDLES / "sums.mmedge", path)
+        mmedge.sign_bundle(path, key.private, version=2)
+    options = {"trusted_keys": [keys[0].public], "lowest_version": 2, "overwrite": True}
+    model = write_model(signed[0], repository, name="signed", threads=1, **options)
+    control.connection.load_model("signed")
+    image = {"image": np.zeros((1, 2, 2, 3), np.uint8)}
+    with load("sums") as pipe:
+        assert_same(control.call("signed", image), pipe.run(image))
+    control.connection.unload_model("signed")
+    await_end(f"{repository.name}/signed")
+    older = shutil.copyfile(BUNDLES / "sums.mmedge", tmp_path / "older.mmedge")
+    mmedge.sign_bundle(older, keys[0].private, version=1)
+    # All have the manifest that the configuration was written for.
+    for bundle, words in (
+        (BUNDLES / "sums.mmedge", "the bundle is not signed"),
+        (signed[1], "no signature by a trusted key"),
+        (older, "version 1"),
+    ):
+        shutil.copyfile(bundle, model.bundle)
+        with pytest.raises(InferenceServerException, match=f"SignatureError.*{words}"):
+            control.connection.load_model("signed")
+        assert not control.connection.is_model_ready("signed")
 
 
 def test_server_with_an_altered_bundle_lives_and_is_not_ready(tmp_path):
     write_model(BUNDLES / "sums.mmedge", tmp_path / "models")
     alter(tmp_path / "models" / "sums")
+    write_model(BUNDLES / "tiny.mmedge", tmp_path / "models", threads=1)
     options = ("--exit-on-error=false",)
     with serve(tmp_path / "models", tmp_path / "run", *options, wait=False) as server:
         with pytest.raises(urllib.error.HTTPError, match="400"):
             urllib.request.urlopen(f"http://{server.http}/v2/health/ready")
         with closing(Client(server, "grpc")) as client:
             assert not client.connection.is_model_ready("sums")
+            # The other one is served all the same.
+            with load("tiny") as pipe:
+                inputs = pipe.bundle.samples()[0].inputs
+                assert_same(client.call("tiny", inputs), pipe.run(inputs))
         assert "BundleError" in server.words()
 
 
