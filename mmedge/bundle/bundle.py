@@ -181,7 +181,7 @@ class Bundle:
         manifest, unused = remove_variant(self, name)
         return self._rewrite(manifest, {}, unused)
 
-    def copy(self, path: str | Path, *, overwrite: bool = False) -> Bundle:
+    def copy(self, path: str | Path, *, overwrite: bool = False, signed: bool = True) -> Bundle:
         """Write the same bundle elsewhere, in the form that ``path`` asks for.
 
         Its signature goes with it. One of a manifest of an older schema cannot: the copy has
@@ -190,6 +190,7 @@ class Bundle:
         Args:
             path: where; with the suffix ``.mmedge`` one zip, otherwise a directory.
             overwrite: as for :meth:`write`.
+            signed: False leaves the signature out.
 
         Returns:
             The copy, open; this one stays open.
@@ -207,7 +208,7 @@ class Bundle:
             sources,
             zipped=path.suffix == SUFFIX,
             overwrite=overwrite,
-            signature=self._envelope(),
+            signature=self._envelope() if signed else None,
         )
         return type(self)(contents)
 

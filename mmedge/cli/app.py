@@ -22,10 +22,12 @@ from mmedge.cli.console import settings, stderr, warn
 from mmedge.cli.env import env
 from mmedge.cli.failures import READER_GONE, tell
 from mmedge.cli.inspect import inspect
+from mmedge.cli.keygen import keygen
 from mmedge.cli.record import record
 from mmedge.cli.remove import remove
 from mmedge.cli.replay import replay
 from mmedge.cli.run import run as run_once
+from mmedge.cli.sign import sign
 from mmedge.cli.signals import stop
 from mmedge.cli.sweep import sweep
 from mmedge.cli.tune import tune
@@ -69,7 +71,9 @@ def build_app() -> typer.Typer:
         context_settings={"help_option_names": ["--help", "-h"]},
     )
     app.callback()(_every)
-    runtime_verbs = (bench, compare, env, inspect, record, remove, replay, sweep, tune, verify)
+    runtime_verbs = (
+        bench, compare, env, inspect, keygen, record, remove, replay, sign, sweep, tune, verify,
+    )  # fmt: skip
     verbs: dict[str, Callable[..., None]] = {verb.__name__: verb for verb in runtime_verbs}
     verbs["run"] = run_once
     for entry in metadata.entry_points(group=GROUP):

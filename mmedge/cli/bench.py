@@ -18,6 +18,7 @@ from mmedge.cli.measure_options import (
     TraceOption,
     VariantOptions,
 )
+from mmedge.cli.trust import TrustOptions
 
 __all__ = ["bench"]
 
@@ -34,6 +35,7 @@ def bench(
     trace: TraceOption = None,
     plan: PlanOption = None,
     options: VariantOptions,
+    trust: TrustOptions,
 ) -> None:
     """Time calls after checking that they compute the right thing, and say where time goes.
 
@@ -45,6 +47,7 @@ def bench(
     load = _load(calls, seconds, rate, gap)
     if load.calls is not None and load.calls < (sessions or 1):
         raise typer.BadParameter(f"--calls: expected {sessions} or more, got {load.calls}")
+    trust.check(bundle)
     with options.reporting() as keep, phases() as tell:
         measure(
             bundle, options.backend, options.precision, options.device,

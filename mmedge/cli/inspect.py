@@ -27,6 +27,7 @@ from mmedge.cli.flow import flow_of
 from mmedge.cli.loops import loop_rows
 from mmedge.cli.output import check_file
 from mmedge.cli.svg import draw_svg
+from mmedge.cli.trust import TrustOptions, signature_json, signature_rows
 from mmedge.native.dispatch import choose
 from mmedge.spec import Decision, Manifest, Stage
 
@@ -39,10 +40,17 @@ SvgOption = Annotated[Path | None, typer.Option(help="Also draw the cut into thi
 _ASCII = str.maketrans({"├": "|", "└": "`", "│": "|", "─": "-"})
 
 
-def inspect(bundle: BundleArgument, *, as_json: JsonOption = False, svg: SvgOption = None) -> None:
+def inspect(
+    bundle: BundleArgument,
+    *,
+    as_json: JsonOption = False,
+    svg: SvgOption = None,
+    trust: TrustOptions,
+) -> None:
     """Show modalities, how the network is cut, sizes, and which variants can run here and why."""
     check_file(svg, "--svg")
-    with Bundle.open(bundle) as open_bundle:
+    with Bundle.open(bundle, **trust.keywords()) as open_bundle:
+        signature = open_bundle.signature
         manifest = open_bundle.on(probe())
         sizes = {name: len(open_bundle.read(name)) for name in manifest.files}
         weights = {name: open_bundle.weights(name) for name in manifest.files}
@@ -63,12 +71,14 @@ def inspect(bundle: BundleArgument, *, as_json: JsonOption = False, svg: SvgOpti
                 "variant_sizes_bytes": variant_sizes,
                 "decisions": [asdict(decision) for decision in decisions.values()],
                 "attention": {"functions": attention, "on_cpu": _kernel()},
+                "signature": signature_json(signature),
             }
         )
     else:
         _print(manifest, draw_text(flow), sizes, variant_sizes, decisions)
         if attention:
             _print_attention(attention)
+        table("release", ("what", "value"), signature_rows(signature))
     # Last: what was found is shown even where the file cannot be written.
     if svg is not None:
         write_file(svg, draw_svg(flow).encode(), "--svg")

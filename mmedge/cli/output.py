@@ -12,15 +12,18 @@ from typing import Annotated
 import typer
 
 from mmedge.bundle import Bundle
+from mmedge.bundle.archive import open_archive
 from mmedge.bundle.place import staging
 from mmedge.bundle.write import keep_modes, move_bundle
-from mmedge.cli.console import say
-from mmedge.errors import BundleError, MMEdgeError
+from mmedge.cli.console import say, warn
+from mmedge.errors import BundleError, MMEdgeError, SignatureError
+from mmedge.schema import SIGNATURE
 
 __all__ = [
     "BundleCopyOption",
     "BundleOutputOption",
     "OverwriteOption",
+    "RemoveSignatureOption",
     "WorkingBundle",
     "check_file",
     "check_new",
@@ -49,6 +52,14 @@ BundleCopyOption = Annotated[
 ]
 OverwriteOption = Annotated[
     bool, typer.Option("--overwrite", help="Replace a bundle that is at --output.")
+]
+RemoveSignatureOption = Annotated[
+    bool,
+    typer.Option(
+        "--remove-signature",
+        help="Rewrite BUNDLE in its place though it is signed. Its signature is removed: sign it "
+        "again.",
+    ),
 ]
 
 
@@ -129,24 +140,33 @@ class WorkingBundle:
 
 
 @contextmanager
-def rewriting(bundle: str, output: Path | None, *, overwrite: bool) -> Iterator[WorkingBundle]:
+def rewriting(
+    bundle: str, output: Path | None, *, overwrite: bool, remove_signature: bool = False
+) -> Iterator[WorkingBundle]:
     """Where a verb that changes a bundle does so; says at the end what was written.
 
     With ``output`` that is a copy beside it, which is moved there when the body has ended well, so
-    that nothing half done is ever at ``output``.
+    that nothing half done is ever at ``output``. The signature of a signed bundle does not hold for
+    what the verb makes of it, so the copy has none. In its place a signed bundle is rewritten with
+    ``remove_signature`` alone.
 
     Raises:
         BadParameter: ``output`` is taken, or cannot be written.
         BundleError: ``bundle`` cannot be read, or the copy cannot be written.
+        SignatureError: it is signed, and neither a copy nor ``remove_signature`` was asked for.
     """
     if output is None:
         if overwrite:
             raise typer.BadParameter("--overwrite says nothing without --output")
+        if not remove_signature:
+            _check_unsigned(bundle)
         working_bundle = WorkingBundle(Path(bundle), bundle)
         yield working_bundle
         if working_bundle.keep:
             say(f"rewrote {bundle} in its place; --output leaves it as it is")
         return
+    if remove_signature:
+        raise typer.BadParameter("--remove-signature says nothing with --output")
     check_new(output, overwrite=overwrite)
     with Bundle.open(bundle) as open_bundle:
         if output.absolute().exists() and output.samefile(open_bundle.path):
@@ -155,7 +175,7 @@ def rewriting(bundle: str, output: Path | None, *, overwrite: bool) -> Iterator[
                 param_hint="--output",
             )
         with _staging(output) as folder:
-            open_bundle.copy(folder / output.name).close()
+            open_bundle.copy(folder / output.name, signed=False).close()
             # A private bundle has private copies.
             keep_modes(open_bundle.path, folder / output.name)
             working_bundle = WorkingBundle(folder / output.name, str(output))
@@ -163,6 +183,23 @@ def rewriting(bundle: str, output: Path | None, *, overwrite: bool) -> Iterator[
             if working_bundle.keep:
                 move_bundle(working_bundle.path, output.absolute(), overwrite=overwrite)
                 say(f"wrote {output}")
+                if open_bundle.signature is not None:
+                    warn(
+                        f"{output} is not signed: it is not what {bundle} was signed as; sign it "
+                        "(mmedge sign)"
+                    )
+
+
+def _check_unsigned(bundle: str) -> None:
+    archive = open_archive(Path(bundle))
+    is_signed = SIGNATURE in archive.sizes
+    archive.close()
+    if is_signed:
+        raise SignatureError(
+            f"{bundle} is signed, and what this verb writes into it is not what was signed: "
+            "--output writes another bundle, and --remove-signature rewrites this one without its "
+            "signature"
+        )
 
 
 @contextmanager

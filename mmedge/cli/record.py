@@ -23,6 +23,7 @@ from mmedge.cli.console import (
 )
 from mmedge.cli.output import check_new, finite
 from mmedge.cli.topics import ParametersOption, TopicOption, bag_topics
+from mmedge.cli.trust import TrustOptions
 from mmedge.loader import load
 from mmedge.recording import Golden, Recorder, RecordingStream
 from mmedge.recording.pace import Pace, pace
@@ -72,6 +73,7 @@ def record(
     device: DeviceOption = None,
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
+    trust: TrustOptions,
 ) -> None:
     """Record golden samples that are pushed to a stream in real time, at each modality's rate."""
     rates = dict(_rate(word) for word in rate or ())
@@ -84,10 +86,10 @@ def record(
             "--from-samples"
         )
     if from_bag is not None:
-        _convert(bundle, from_bag, topics, output, as_json=as_json)
+        _convert(bundle, from_bag, topics, output, trust, as_json=as_json)
         return
     if from_samples:
-        with Bundle.open(bundle) as opened:
+        with Bundle.open(bundle, **trust.keywords()) as opened:
             golden = Golden(opened, seconds=seconds, rates=rates)
             with Recorder(output, opened) as recorder:
                 for sample in golden:
@@ -96,8 +98,9 @@ def record(
                     )
     else:
         with load(
-            bundle, backend=backend, precision=precision, device=device, threads=threads
-        ) as pipe:
+            bundle, backend=backend, precision=precision, device=device, threads=threads,
+            **trust.keywords(),
+        ) as pipe:  # fmt: skip
             # What comes first in the manifest sets the pace of results, which nobody looks at.
             trigger = pipe.bundle.manifest.modalities[0].name
             golden = Golden(pipe.bundle, seconds=seconds, rates=rates, last=trigger)
@@ -125,10 +128,16 @@ def record(
 
 
 def _convert(
-    bundle: str, bag: Path, topics: Mapping[str, Topic], output: Path, *, as_json: bool
+    bundle: str,
+    bag: Path,
+    topics: Mapping[str, Topic],
+    output: Path,
+    trust: TrustOptions,
+    *,
+    as_json: bool,
 ) -> None:
     """Write a ROS 2 bag as a recording, with its times in seconds since 1970."""
-    with Bundle.open(bundle) as opened:
+    with Bundle.open(bundle, **trust.keywords()) as opened:
         source = Bag(bag, opened, topics)
         wrote = write_bag(source, opened.manifest, output)
     for modality, notes in source.notes.items():

@@ -9,7 +9,12 @@ import typer
 from mmedge.bundle import Bundle
 from mmedge.cli.console import BundleArgument, JsonOption, emit_json, table
 from mmedge.cli.draw import size
-from mmedge.cli.output import BundleOutputOption, OverwriteOption, rewriting
+from mmedge.cli.output import (
+    BundleOutputOption,
+    OverwriteOption,
+    RemoveSignatureOption,
+    rewriting,
+)
 
 __all__ = ["remove"]
 
@@ -22,10 +27,13 @@ def remove(
     *,
     output: BundleOutputOption = None,
     overwrite: OverwriteOption = False,
+    remove_signature: RemoveSignatureOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Take a variant out of a bundle, with the files that nothing else uses."""
-    with rewriting(bundle, output, overwrite=overwrite) as target:
+    with rewriting(
+        bundle, output, overwrite=overwrite, remove_signature=remove_signature
+    ) as target:
         opened = Bundle.open(target.path)
         before = _sizes(opened)
         try:

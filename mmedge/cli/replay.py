@@ -15,6 +15,7 @@ from mmedge.cli.console import BundleArgument, emit, phases, say
 from mmedge.cli.measure_options import SkipGapsOption, TriggerOption, VariantOptions
 from mmedge.cli.output import finite
 from mmedge.cli.topics import ParametersOption, TopicOption, bag_topics
+from mmedge.cli.trust import TrustOptions
 from mmedge.loader import load
 from mmedge.recording import open_recording
 from mmedge.recording.ros import Bag, policies
@@ -58,6 +59,7 @@ def replay(
     skip_gaps: SkipGapsOption = None,
     simulated: SimulatedOption = False,
     options: VariantOptions,
+    trust: TrustOptions,
 ) -> None:
     """Push a recording to a stream as it came, and measure the results: ages, drops, deadlines."""
     topics = bag_topics(topic, ros_parameters)
@@ -65,7 +67,7 @@ def replay(
         raise typer.BadParameter("--topic and --ros-parameters need a ROS 2 bag to replay")
     if simulated:
         _simulate(
-            bundle, recording, topics, _trigger(trigger), seconds, options,
+            bundle, recording, topics, _trigger(trigger), seconds, options, trust,
             skip_gaps=bool(skip_gaps),
         )  # fmt: skip
         return
@@ -80,6 +82,7 @@ def replay(
         raise typer.BadParameter(
             "--skip-gaps cannot be given without a recording: golden samples have no gaps"
         )
+    trust.check(bundle)
     with options.reporting() as keep:
         with phases() as tell, background or nullcontext():
             report = bench_stream(
@@ -103,6 +106,7 @@ def _simulate(
     trigger: str | float,
     seconds: float | None,
     options: VariantOptions,
+    trust: TrustOptions,
     *,
     skip_gaps: bool,
 ) -> None:
@@ -118,7 +122,7 @@ def _simulate(
     opened = None if topics else open_recording(recording)
     with load(
         bundle, backend=options.backend, precision=options.precision, device=options.device,
-        threads=options.threads,
+        threads=options.threads, **trust.keywords(),
     ) as pipe:  # fmt: skip
         for line in result_lines(
             pipe, opened or Bag(recording, pipe.bundle, topics), trigger=trigger,

@@ -30,6 +30,7 @@ from mmedge.cli.console import (
 )
 from mmedge.cli.generated import describe_rows, print_steps, show_rows
 from mmedge.cli.output import check_file
+from mmedge.cli.trust import TrustOptions
 from mmedge.execution.generate import RESULTS
 from mmedge.loader import load
 from mmedge.media.decode import read_inputs
@@ -84,6 +85,7 @@ def run(
         float | None, typer.Option(help="Draw from the best tokens that have this share together.")
     ] = None,
     as_json: JsonOption = False,
+    trust: TrustOptions,
 ) -> None:
     """Run a bundle once on the inputs given; optional modalities may be left out.
 
@@ -107,7 +109,7 @@ def run(
         if value is not None
     }
     # Files that do not fit are told before the network is loaded.
-    values = read_inputs(read_manifest(Path(bundle)), inputs)
+    values = read_inputs(read_manifest(Path(bundle), trusted=trust.trusted()), inputs)
     with waiting(f"loading {bundle}"):
         pipe = load(
             bundle,
@@ -119,6 +121,7 @@ def run(
             allow_unverified=allow_unverified,
             allow_non_finite=allow_non_finite,
             runtime=runtime,
+            **trust.keywords(),
         )
     with pipe:
         with warnings.catch_warnings(record=True) as remarks:

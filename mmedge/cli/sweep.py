@@ -19,6 +19,7 @@ from mmedge.cli.measure_options import (
     TokensOption,
     TraceOption,
 )
+from mmedge.cli.trust import TrustOptions
 
 __all__ = ["sweep"]
 
@@ -31,6 +32,7 @@ def sweep(
     tokens: TokensOption = None,
     trace: TraceOption = None,
     options: MeasureOptions,
+    trust: TrustOptions,
 ) -> None:
     """Time all variants that run here side by side, with several thread counts, and advise one.
 
@@ -43,6 +45,7 @@ def sweep(
     least = max(sessions or 1, ROUNDS)
     if count < least:
         raise typer.BadParameter(f"--calls: expected {least} or more, got {count}")
+    trust.check(bundle)
     with options.reporting() as keep, phases() as tell:
         report = measure(
             bundle, options.backend, load=Load(calls=count), threads=options.threads,

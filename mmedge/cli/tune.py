@@ -23,7 +23,13 @@ from mmedge.cli.console import (
     warn,
 )
 from mmedge.cli.measure_options import TokensOption
-from mmedge.cli.output import BundleCopyOption, OverwriteOption, rewriting
+from mmedge.cli.output import (
+    BundleCopyOption,
+    OverwriteOption,
+    RemoveSignatureOption,
+    rewriting,
+)
+from mmedge.cli.trust import TrustOptions
 from mmedge.errors import BundleError, NoVariantError
 
 __all__ = ["print_measurements", "tune"]
@@ -46,7 +52,9 @@ def tune(
     in_place: InPlaceOption = False,
     threads: ThreadsOption = None,
     tokens: TokensOption = None,
+    remove_signature: RemoveSignatureOption = False,
     as_json: JsonOption = False,
+    trust: TrustOptions,
 ) -> None:
     """Time each variant that this CPU runs, cut and whole, with few and many threads.
 
@@ -55,13 +63,18 @@ def tune(
     """
     if overwrite and output is None:
         raise typer.BadParameter("--overwrite says nothing without --output")
+    if remove_signature and not in_place:
+        raise typer.BadParameter("--remove-signature says nothing without --in-place")
+    trust.check(bundle)
     left_out: list[str] = []
     if output is None and not in_place:
         measurements = _measure(bundle, bundle, threads, tokens, left_out, in_place=False)
         with Bundle.open(bundle) as open_bundle:
             place = str(cache_folder(open_bundle.path, open_bundle.digest, probe()))
     else:
-        with rewriting(bundle, output, overwrite=overwrite) as target:
+        with rewriting(
+            bundle, output, overwrite=overwrite, remove_signature=remove_signature
+        ) as target:
             measurements = _measure(
                 bundle, str(target.path), threads, tokens, left_out, in_place=True
             )

@@ -22,6 +22,7 @@ from mmedge.cli.console import (
     table,
     waiting,
 )
+from mmedge.cli.trust import TrustOptions, not_checked, signature_json, signature_rows
 from mmedge.errors import MMEdgeError
 from mmedge.execution.verify import Verification
 from mmedge.execution.verify import verify as replay
@@ -45,10 +46,12 @@ def verify(
     every: AllOption = False,
     runtime: RuntimeOption = "python",
     as_json: JsonOption = False,
+    trust: TrustOptions,
 ) -> None:
     """Replay the golden samples and compare every output of every stage, of each plan."""
     here = probe()
-    with Bundle.open(bundle) as open_bundle:
+    with Bundle.open(bundle, **trust.keywords()) as open_bundle:
+        signature = open_bundle.signature
         manifest = open_bundle.on(here)
         backend = backend.replace("-", "_")
         # Raises where none runs here as asked.
@@ -69,8 +72,9 @@ def verify(
             try:
                 with waiting(f"loading {variant.id}, {plan}"):
                     pipe = load(
-                        bundle, variant.id, plan=plan, allow_unverified=True, runtime=runtime
-                    )
+                        bundle, variant.id, plan=plan, allow_unverified=True, runtime=runtime,
+                        **trust.keywords(),
+                    )  # fmt: skip
                 with pipe:
                     verifications.append(_replay(pipe))
             except MMEdgeError as error:
@@ -79,16 +83,21 @@ def verify(
                 failures[f"{variant.id}, {plan}"] = str(error)
             else:
                 ran[variant.id] = variant
-    open_questions = [*manifest.open_questions(*ran.values()), *skipped]
+    open_questions = [*manifest.open_questions(*ran.values()), *skipped, *not_checked(signature)]
     ok = not failures and all(verification.ok for verification in verifications)
     if as_json:
         rows: list[dict[str, Any]] = [verification.to_dict() for verification in verifications]
-        emit_json({"ok": ok, "verified": rows, "failed": failures, "not_checked": open_questions})
+        emit_json({
+            "ok": ok, "verified": rows, "failed": failures, "not_checked": open_questions,
+            "signature": signature_json(signature),
+        })  # fmt: skip
     else:
         for verification in verifications:
             _print(verification)
         if failures:
             table("failed", ("variant and plan", "why"), list(failures.items()))
+        if signature is not None:
+            table("release", ("what", "value"), signature_rows(signature))
         list_not_checked(open_questions)
     if not ok:
         raise Exit(1)

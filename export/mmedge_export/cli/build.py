@@ -25,7 +25,15 @@ from mmedge.cli.console import (
     table,
     warn,
 )
-from mmedge.cli.output import BundleCopyOption, OverwriteOption, WorkingBundle, misuse, rewriting
+from mmedge.cli.output import (
+    BundleCopyOption,
+    OverwriteOption,
+    RemoveSignatureOption,
+    WorkingBundle,
+    misuse,
+    rewriting,
+)
+from mmedge.cli.trust import TrustOptions
 from mmedge.cli.tune import print_measurements
 from mmedge.errors import ExportError
 from mmedge_export.cli.streams import stdout_on_stderr
@@ -98,7 +106,9 @@ def build(
             "of this device beside it. Those for --target sm_NN always go into BUNDLE.",
         ),
     ] = False,
+    remove_signature: RemoveSignatureOption = False,
     as_json: JsonOption = False,
+    trust: TrustOptions,
 ) -> None:
     """Build engines of every stage; for openvino, add its variant; for ort, a cache in place.
 
@@ -134,15 +144,21 @@ def build(
                     f"{option} is for engines; {backend} runs the bundle's graphs on this CPU, and "
                     f"mmedge quantize --backend {backend} adds lower precision"
                 )
-        with rewriting(bundle, output, overwrite=overwrite) as place:
+        trust.check(bundle)
+        with rewriting(
+            bundle, output, overwrite=overwrite, remove_signature=remove_signature
+        ) as place:
             _add_variants(place, backend, as_json=as_json)
         return
+    trust.check(bundle)
     targets = target or [CURRENT]
     beside = output is None and not in_place and set(targets) == {CURRENT}
     with (
         _beside(bundle, overwrite=overwrite)
         if beside
-        else rewriting(bundle, output, overwrite=overwrite) as place,
+        else rewriting(
+            bundle, output, overwrite=overwrite, remove_signature=remove_signature
+        ) as place,
         stdout_on_stderr(),
     ):
         new_bundle, variants = build_all(

@@ -22,7 +22,14 @@ from mmedge.cli.console import (
     waiting,
     warn,
 )
-from mmedge.cli.output import BundleOutputOption, OverwriteOption, misuse, rewriting
+from mmedge.cli.output import (
+    BundleOutputOption,
+    OverwriteOption,
+    RemoveSignatureOption,
+    misuse,
+    rewriting,
+)
+from mmedge.cli.trust import TrustOptions
 from mmedge.errors import InputError
 from mmedge_export.cli.build import (
     ENGINES,
@@ -135,7 +142,9 @@ def quantize(
     resume: ResumeOption = None,
     output: BundleOutputOption = None,
     overwrite: OverwriteOption = False,
+    remove_signature: RemoveSignatureOption = False,
     as_json: JsonOption = False,
+    trust: TrustOptions,
 ) -> None:
     """Add a variant of lower precision that keeps the task and pays; needs no torch."""
     backend = backend.replace("-", "_")
@@ -156,7 +165,8 @@ def quantize(
     )
     if task is None:
         refuse_metric_limits(options, "without --task there is none")
-    with rewriting(bundle, output, overwrite=overwrite) as place:
+    trust.check(bundle)
+    with rewriting(bundle, output, overwrite=overwrite, remove_signature=remove_signature) as place:
         with stdout_on_stderr(), waiting(f"loading {task}"):
             task_object = None if task is None else _task(task)
         if task_object is not None and task_object.metric is None:
