@@ -58,9 +58,9 @@ if(NOT SKBUILD)
     target_link_libraries(recording_probe PRIVATE mmedge_recording)
   endif()
 
-  add_executable(mmedge-verify tools/verify.cpp)
+  add_executable(mmedge-verify tools/verify.cpp tools/trust.cpp)
   add_executable(mmedge-replay tools/replay.cpp tools/player.cpp tools/result_lines.cpp
-                 tools/survey.cpp)
+                 tools/survey.cpp tools/trust.cpp)
   target_link_libraries(mmedge-replay PRIVATE mmedge_recording)
   file(RELATIVE_PATH up /p/${CMAKE_INSTALL_BINDIR} /p/${libraries})
   foreach(tool mmedge-verify mmedge-replay)

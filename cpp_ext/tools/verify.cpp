@@ -6,9 +6,9 @@
 #include <cstdlib>
 #include <ctime>
 #include <string>
-#include <vector>
 
 #include "mmedge/mmedge.hpp"
+#include "trust.h"
 
 namespace {
 
@@ -23,33 +23,15 @@ constexpr const char* kHelp =
     "  --onnxruntime PATH  ONNX Runtime's library, or a folder that holds it\n"
     "  --openvino PATH     the same of OpenVINO: libopenvino_c\n"
     "  --open-only         check the bundle and load nothing\n"
-    "  --key FILE          refuse what this public key (PEM) has not signed; may be given again for\n"
-    "                      keys of which any will do\n"
-    "  --lowest-version N  refuse a release of a lower version; needs --key\n"
+    "%s"
     "\n"
     "Exit code: 0 within the tolerance, 1 not, or an error; 2 wrong options.\n";
+
+void print_help(std::FILE* file) { std::fprintf(file, kHelp, mmedge::tools::Trust::kHelp); }
 
 int fail(const mmedge::Failure& failure) {
   std::fprintf(stderr, "mmedge-verify: %s\n", failure.message.c_str());
   return 1;
-}
-
-// Whether a text is a version: digits alone, and no more than any int64_t has.
-bool is_number(const std::string& text) {
-  return !text.empty() && text.size() <= 16 &&
-         text.find_first_not_of("0123456789") == std::string::npos;
-}
-
-// The text of a small file; false: it cannot be read.
-bool read_text(const char* path, std::string* text) {
-  std::FILE* file = std::fopen(path, "rb");
-  if (file == nullptr) return false;
-  char part[4097];
-  const size_t size = std::fread(part, 1, sizeof part, file);
-  const bool is_whole = std::ferror(file) == 0;
-  std::fclose(file);
-  text->assign(part, size);
-  return is_whole;
 }
 
 // Seconds since 1970 as a date in UTC.
@@ -89,14 +71,13 @@ int main(int count, char** arguments) {
   mmedge_load_options options = mmedge::load_options();
   // Golden samples are replayed below in any case.
   options.allow_unverified = 1;
-  std::vector<std::string> keys;
-  mmedge_open_options opening = mmedge::open_options();
+  mmedge::tools::Trust trust;
   const char* path = nullptr;
   bool open_only = false;
   for (int i = 1; i < count; ++i) {
     const std::string word = arguments[i];
     const char* value = i + 1 < count ? arguments[i + 1] : nullptr;
-    if (word == "--help" || word == "-h") return std::fputs(kHelp, stdout), 0;
+    if (word == "--help" || word == "-h") return print_help(stdout), 0;
     if (word == "--open-only") {
       open_only = true;
     } else if (word.rfind("--", 0) != 0 && path == nullptr) {
@@ -109,30 +90,18 @@ int main(int count, char** arguments) {
       options.onnxruntime = arguments[++i];
     } else if (value != nullptr && word == "--openvino") {
       options.openvino = arguments[++i];
-    } else if (value != nullptr && word == "--key") {
-      std::string text;
-      if (!read_text(arguments[++i], &text)) {
-        return fail({MMEDGE_SIGNATURE_ERROR, std::string(value) + ": the public key cannot be read"});
-      }
-      // C would take a null character for the end of the text.
-      if (text.find('\0') != std::string::npos) text.clear();
-      keys.push_back(text);
-    } else if (value != nullptr && word == "--lowest-version" && is_number(value)) {
-      opening.lowest_version = std::atoll(arguments[++i]);
+    } else if (value != nullptr && mmedge::tools::Trust::has(word) && trust.take(word, value)) {
+      ++i;
     } else if (value != nullptr && word == "--threads" && std::atoi(value) > 0) {
       options.threads = std::atoi(arguments[++i]);
     } else {
-      std::fprintf(stderr, "mmedge-verify: '%s' is not expected here\n\n%s", word.c_str(), kHelp);
-      return 2;
+      std::fprintf(stderr, "mmedge-verify: '%s' is not expected here\n\n", word.c_str());
+      return print_help(stderr), 2;
     }
   }
-  if (path == nullptr) return std::fputs(kHelp, stderr), 2;
+  if (path == nullptr) return print_help(stderr), 2;
 
-  std::vector<const char*> key_texts;
-  for (const std::string& text : keys) key_texts.push_back(text.c_str());
-  opening.trusted_keys = keys.empty() ? nullptr : key_texts.data();
-  opening.trusted_key_count = static_cast<int32_t>(keys.size());
-  auto bundle = mmedge::Bundle::open(path, opening);
+  auto bundle = trust.open(path);
   if (!bundle) return fail(bundle.error());
   std::printf("bundle   %s\ndigest   %s\n", path, bundle->digest().c_str());
   print_release(*bundle);
