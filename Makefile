@@ -26,7 +26,7 @@ endif
 # What the native library is made of: a change of it installs the package anew.
 NATIVE := $(shell find cpp_ext -type f)
 
-.PHONY: conformance demo docs fuzz promise test test-long triton soak lint format bench wheels clean
+.PHONY: conformance demo docs fuzz promise ros2 ros2-bench test test-long triton soak lint format bench wheels clean
 
 demo: $(VENV)/.demo
 	mkdir -p demo
@@ -68,6 +68,17 @@ conformance: $(VENV)/.test
 # wants NumPy 1.
 triton: $(VENV)-triton/.ready
 	OMP_NUM_THREADS=1 $(VENV)-triton/bin/pytest -c integrations/triton/pyproject.toml integrations/triton/tests
+
+# The ROS 2 node with real ROS, in an environment of its own: what its wheels put into Python's start
+# would reach every other program. It is made with the network and used without: Fast DDS binds every
+# address. PYTEST takes further options.
+OFFLINE := unshare --map-root-user --net
+ros2: $(VENV)-ros2/.ready build/ros2/robot.mmedge
+	OMP_NUM_THREADS=1 $(OFFLINE) $(VENV)-ros2/bin/python -m pytest -c integrations/ros2/pyproject.toml integrations/ros2/tests $(PYTEST)
+
+# Ten minutes of a robot over DDS, each sample accounted for, and what the node costs.
+ros2-bench: $(VENV)-ros2/.ready build/ros2/robot.mmedge
+	OMP_NUM_THREADS=1 $(OFFLINE) $(VENV)-ros2/bin/python integrations/ros2/tests/robot_run.py --output benchmarks/results/ros2.json
 
 # The documentation as a site, in build/docs: from the tree alone, without the network. A warning is an
 # error, and everything is read anew: what a build before warned of would go unseen.
@@ -119,7 +130,7 @@ wheels: $(VENV)/.test
 	$(BIN)/python cpp_ext/wheels.py --output dist
 
 clean:
-	rm -rf $(VENV) $(VENV)-triton demo build dist
+	rm -rf $(VENV) $(VENV)-ros2 $(VENV)-triton demo build dist
 
 $(VENV)/.torch:
 	$(PYTHON) -m venv $(VENV)
@@ -141,3 +152,15 @@ $(VENV)-triton/.ready: pyproject.toml integrations/triton/pyproject.toml $(NATIV
 		--editable ".[cpu,sign,text]" "numpy<2" "nvidia-pytriton==0.7.0" pytest pytest-timeout
 	$(VENV)-triton/bin/pip install --quiet --disable-pip-version-check --editable integrations/triton
 	touch $@
+
+$(VENV)-ros2/.ready: pyproject.toml integrations/ros2/pyproject.toml integrations/ros2/requirements.txt $(NATIVE)
+	$(PYTHON) -m venv $(VENV)-ros2
+	$(VENV)-ros2/bin/pip install --quiet --disable-pip-version-check --config-settings=build-dir=build/ros2-native \
+		--editable ".[cpu,ros,sign,text]" --requirement integrations/ros2/requirements.txt pytest pytest-timeout
+	$(VENV)-ros2/bin/pip install --quiet --disable-pip-version-check --no-deps --editable integrations/ros2
+	touch $@
+
+build/ros2/robot.mmedge: integrations/ros2/tests/make_bundle.py | $(VENV)/.test
+	mkdir -p build/ros2
+	rm -rf $@
+	$(BIN)/python integrations/ros2/tests/make_bundle.py $@

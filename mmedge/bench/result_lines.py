@@ -6,31 +6,24 @@ Runtime with as many threads. docs/howto/record.md says what they hold.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from mmedge.bench.replay import check_fits
 from mmedge.recording.ros import say_changes
 from mmedge.recording.timeline import plan_replay
-from mmedge.stream import SimulatedClock, Stream
+from mmedge.stream import SimulatedClock, Stream, result_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from mmedge.pipeline import Pipeline
     from mmedge.recording import Recording
-    from mmedge.spec import Array
     from mmedge.stream import Policy, Result
 
-__all__ = ["FEW_ELEMENTS", "result_lines"]
-
-#: Elements of an output that is written in full.
-FEW_ELEMENTS = 64
+__all__ = ["result_lines"]
 
 
 def result_lines(
@@ -139,31 +132,7 @@ class _Lines:
         return _json({"end": {**end, "pushed": dict(pushed), "dropped": dropped}})
 
     def _result(self, result: Result) -> dict[str, Any]:
-        outputs = None
-        loop: dict[str, Any] = {}
-        if result.outputs is not None:
-            arrays = {k: v for k, v in result.outputs.items() if isinstance(v, np.ndarray)}
-            outputs = {name: _output(value) for name, value in arrays.items()}
-            # What a loop gives beside arrays: why it ended, and texts.
-            loop = {k: v for k, v in result.outputs.items() if k not in arrays}
-            if isinstance(loop.get("finish"), str):
-                loop["finish"] = [loop["finish"]]
-        others = {n: t for n, t in sorted(result.notes.items()) if n not in self._modalities}
-        return {
-            "t": result.t,
-            "made": result.made,
-            "latency": result.latency,
-            "trigger": result.trigger,
-            "fresh": result.fresh,
-            "met": result.met,
-            "outputs_t": result.outputs_t,
-            "reason": result.reason,
-            "modalities": {name: _modality(result, name) for name in self._modalities},
-            **({"notes": others} if others else {}),
-            "outputs": outputs,
-            **loop,
-            "dropped": self._new_drops(),
-        }
+        return {**result_line(result, self._modalities), "dropped": self._new_drops()}
 
     def _new_drops(self) -> dict[str, dict[str, int]]:
         """Samples that were dropped since the last line."""
@@ -175,37 +144,6 @@ class _Lines:
             if counts:
                 new[name], self._told[name] = counts, dict(state.dropped)
         return new
-
-
-def _modality(result: Result, name: str) -> dict[str, Any]:
-    used = result.samples.get(name, ())
-    line: dict[str, Any] = {"age": result.ages.get(name), "samples": len(used)}
-    if used:
-        line |= {"sequence": used[-1].seq, "stamp": used[-1].t}
-    for key, texts in (("absent", result.absent), ("note", result.notes)):
-        if texts.get(name):
-            line[key] = texts[name]
-    return line
-
-
-def _output(value: Array) -> dict[str, Any]:
-    """Dtype, shape and digest of an array, and the elements of a small one."""
-    line: dict[str, Any] = {
-        "dtype": value.dtype.name,
-        "shape": list(value.shape),
-        "sha256": hashlib.sha256(value.tobytes()).hexdigest(),
-    }
-    if value.size <= FEW_ELEMENTS:
-        line["values"] = _elements(value)
-    return line
-
-
-def _elements(array: Array) -> list[Any]:
-    """In C order; None for what is not finite, which JSON has no number for."""
-    elements: list[Any] = array.reshape(-1).tolist()
-    if array.dtype.kind != "f":
-        return elements
-    return [element if math.isfinite(element) else None for element in elements]
 
 
 def _json(line: Mapping[str, Any]) -> str:

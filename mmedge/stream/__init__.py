@@ -6,6 +6,7 @@ from mmedge.stream.clock import SimulatedClock
 from mmedge.stream.observer import Event, Observer
 from mmedge.stream.policies import Exact, Hold, Interpolate, Latest, Policy, Window
 from mmedge.stream.result import Health, ModalityHealth, Result, Used
+from mmedge.stream.result_line import result_line
 from mmedge.stream.sanity import Sanity
 from mmedge.stream.stream import Stream
 
@@ -25,4 +26,5 @@ __all__ = [
     "Stream",
     "Used",
     "Window",
+    "result_line",
 ]

@@ -1,7 +1,6 @@
 // Reads a manifest's bytes and compares listings: mmedge/bundle/load.py in C++.
 #include "bundle/manifest_bytes.h"
 
-#include <utility>
 #include <vector>
 
 #include "bundle/paths.h"
@@ -28,7 +27,7 @@ std::string manifest_digest(Bytes manifest) {
   return sha256_hexadecimal(manifest) + "  " + kManifestFile + "\n";
 }
 
-Bytes read_manifest_bytes(Archive& archive, const SignaturePolicy& policy, Signature* signature) {
+Bytes read_manifest_bytes(Archive& archive) {
   const std::string where = archive.path() + ": ";
   const auto manifest = archive.sizes().find(kManifestFile);
   if (manifest == archive.sizes().end()) {
@@ -45,11 +44,8 @@ Bytes read_manifest_bytes(Archive& archive, const SignaturePolicy& policy, Signa
       throw Error(Code::kBundle, where + kManifestFile + " is altered: its SHA-256 is not the one "
                                      "in " + kDigestFile + "; copy or export the bundle again");
     }
+    return data;
   }
-  Signature checked = check_signature(archive, data, policy);
-  if (signature != nullptr) *signature = std::move(checked);
-  // Parsed from here on.
-  if (digest != archive.sizes().end()) return data;
   // The oldest version had none.
   const int64_t version = stated_version(data).value_or(kOldestVersion);
   if (version > kOldestVersion && version <= kSchemaVersion) {
@@ -65,10 +61,11 @@ void check_listing(const Archive& archive, const std::map<std::string, std::stri
     if (archive.sizes().count(name) == 0) missing.push_back(name);
   }
   for (const auto& [name, size] : archive.sizes()) {
-    if (files.count(name) == 0 && !is_outside_of_list(name)) extra.push_back(name);
+    if (name == kManifestFile || name == kDigestFile) continue;
+    if (files.count(name) == 0) extra.push_back(name);
   }
-  // A manifest that lists itself asks for what no list may hold.
-  for (const char* name : {kManifestFile, kDigestFile, kSignatureFile}) {
+  // A manifest that lists itself or its digest asks for what no list may hold.
+  for (const char* name : {kManifestFile, kDigestFile}) {
     if (files.count(name) != 0 && archive.sizes().count(name) != 0) missing.push_back(name);
   }
   refuse_files(archive, "missing file", missing);
