@@ -126,6 +126,12 @@ def keys_of() -> dict[str, str]:
             point = (y | bit << 255).to_bytes(32, "little")
             keys[f"small order {number}, sign {bit}"] = pem_of(point)
     keys["y of p + 3"] = pem_of((P + 3).to_bytes(32, "little"))
+    keys["with CRLF at its ends of lines"] = pem("a").replace("\n", "\r\n")
+    keys["without a newline at its end"] = pem("a").rstrip()
+    begin, body, end = pem("a").splitlines()
+    keys["its base64 in two lines"] = f"{begin}\n{body[:32]}\n{body[32:]}\n{end}\n"
+    keys["with words before it"] = f"the key\n{pem('a')}"
+    keys["of more than 4 KiB"] = pem("a") + "\n" * 4096
     keys["nothing"] = ""
     keys["31 bytes"] = pem_of(raw("a")[:31])
     keys["33 bytes"] = pem_of(raw("a") + b"\0")

@@ -36,7 +36,7 @@ fi
 if [ ! -d "$folder/site" ]; then
     wheels=$("$python" -c 'from importlib.metadata import version
 for name in ("numpy", "safetensors", "onnx", "ml_dtypes", "protobuf", "tokenizers",
-             "typing_extensions", "xxhash", "onnxruntime"):
+             "typing_extensions", "xxhash", "onnxruntime", "cryptography", "cffi", "pycparser"):
     print(f"{name}=={version(name)}")')
     # shellcheck disable=SC2086
     "$python" -m pip install --quiet --no-deps --target "$folder/site" --python-version 3.11 \

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -15,6 +16,7 @@ import run_python
 from case_files import CASES, read, read_tensors
 from native_streams import check_streams
 from run_python import BUNDLES, differ
+from signature_files import read_tiny, write_case
 
 from mmedge.errors import AccuracyError, BundleError, MMEdgeError
 from mmedge.native.runtime import NativeBundle, NativePipeline, NativeState
@@ -229,6 +231,49 @@ def check_verification() -> list[str]:
     return faults
 
 
+def check_signatures() -> list[str]:
+    """Who signed a bundle, and when: each case as a directory and as a zip."""
+    content = read(CASES / "signatures" / "signatures.json")
+    files = read_tiny()
+    faults = []
+    with tempfile.TemporaryDirectory() as folder:
+        for number, case in enumerate(content["cases"]):
+            expected = {
+                name: case[name] for name in ("error", "release", "verified_by") if name in case
+            }
+            for zipped in (False, True):
+                path = Path(folder) / f"{number}{'.mmedge' * zipped}"
+                write_case(path, files, case, zipped=zipped)
+                keys = [content["keys"][name] for name in case["trusted"] or ()]
+                got = _decide(path, keys, case["lowest_version"], case["now"])
+                if got != expected:
+                    faults.append(f"signatures: {case['name']}, {zipped=}: {got}")
+        for path in (CASES / "signatures" / "signed", CASES / "signatures" / "signed.mmedge"):
+            for name, key_id in content["key_ids"].items():
+                got = _decide(path, [content["keys"][name]], 7, content["cases"][0]["now"])
+                if got.get("verified_by") != ([key_id] if name in "ab" else None):
+                    faults.append(f"signatures: {path.name} by {name}: {got}")
+    return faults
+
+
+def _decide(path: Path, keys: list[str], lowest_version: int | None, now: int) -> dict[str, Any]:
+    pems = [key.encode() for key in keys]
+    try:
+        with NativeBundle(
+            path, trusted_keys=pems, lowest_version=lowest_version or 0, now=now
+        ) as bundle:
+            release = bundle.release()
+    except BundleError as error:
+        return {"error": type(error).__name__}
+    if release is None:
+        return {"release": None, "verified_by": []}
+    times = {"signed": release.signed, "expires": release.expires}
+    return {
+        "release": {"version": release.version, **times},
+        "verified_by": list(release.verified_by),
+    }
+
+
 def check_hostile(folder: Path) -> list[str]:
     """Hostile bundles that ``make.py --hostile`` wrote."""
     faults = []
@@ -248,6 +293,7 @@ CHECKS: dict[str, Callable[[], list[str]]] = {
     "bundles": check_bundles,
     "calls": check_calls,
     "loops": check_loops,
+    "signatures": check_signatures,
     "texts": check_texts,
     "verification": check_verification,
 }

@@ -16,8 +16,8 @@ else()
   set(libraries ${CMAKE_INSTALL_LIBDIR})
 endif()
 
-add_library(mmedge SHARED api/runtime.cpp api/stream.cpp api/stream_options.cpp api/backend.cpp
-            api/text.cpp $<TARGET_OBJECTS:mmedge_kernels_cpu>)
+add_library(mmedge SHARED api/bundle.cpp api/runtime.cpp api/stream.cpp api/stream_options.cpp
+            api/backend.cpp api/text.cpp $<TARGET_OBJECTS:mmedge_kernels_cpu>)
 if(NOT MMEDGE_SANITIZE)
   # Neither a new C library nor a new C++ library is asked of the system that it runs on.
   target_sources(mmedge PRIVATE api/old_glibc.cpp api/terminate.cpp)
@@ -58,9 +58,9 @@ if(NOT SKBUILD)
     target_link_libraries(recording_probe PRIVATE mmedge_recording)
   endif()
 
-  add_executable(mmedge-verify tools/verify.cpp)
+  add_executable(mmedge-verify tools/verify.cpp tools/trust.cpp)
   add_executable(mmedge-replay tools/replay.cpp tools/player.cpp tools/result_lines.cpp
-                 tools/survey.cpp)
+                 tools/survey.cpp tools/trust.cpp)
   target_link_libraries(mmedge-replay PRIVATE mmedge_recording)
   file(RELATIVE_PATH up /p/${CMAKE_INSTALL_BINDIR} /p/${libraries})
   foreach(tool mmedge-verify mmedge-replay)
@@ -91,8 +91,8 @@ if(MMEDGE_TESTS)
   # All of it in one program, where the tests tell its code from that of ONNX Runtime.
   foreach(name pipeline_allocations stream_allocations)
     add_executable(
-      ${name} EXCLUDE_FROM_ALL ../tests/native/runtime/${name}.cpp api/runtime.cpp api/stream.cpp
-      api/stream_options.cpp api/backend.cpp $<TARGET_OBJECTS:mmedge_kernels_cpu>)
+      ${name} EXCLUDE_FROM_ALL ../tests/native/runtime/${name}.cpp api/bundle.cpp api/runtime.cpp
+      api/stream.cpp api/stream_options.cpp api/backend.cpp $<TARGET_OBJECTS:mmedge_kernels_cpu>)
     target_include_directories(${name} PRIVATE api include)
     target_link_libraries(${name} PRIVATE mmedge_runtime)
     target_link_options(${name} PRIVATE -static-libstdc++ -static-libgcc)

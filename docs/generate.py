@@ -51,6 +51,7 @@ from json_schema import report_schema
 from label_tables import label_accuracy, label_quantization, label_speed, label_training
 from loop_table import loops
 from native_tables import native_allocations, native_runtime
+from signature_table import signatures
 from speak_tables import (
     speak_accuracy,
     speak_quantization,
@@ -121,6 +122,7 @@ BLOCKS: dict[tuple[str, str], Callable[[], str]] = {
     ("docs/howto/serve.md", "triton"): triton_latency,
     ("docs/explanation/benchmarks.md", "overhead"): overhead,
     ("docs/explanation/benchmarks.md", "import time"): import_time,
+    ("docs/explanation/benchmarks.md", "signatures"): signatures,
     ("docs/explanation/benchmarks.md", "plans"): plans,
     ("docs/howto/cpp.md", "native runtime"): native_runtime,
     ("docs/howto/cpp.md", "native allocations"): native_allocations,

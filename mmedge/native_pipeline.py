@@ -7,7 +7,8 @@ made ready here. What libmmedge does not do raises an :class:`mmedge.InputError`
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Unpack
 from weakref import finalize
 
@@ -31,10 +32,10 @@ from mmedge.native import runtime
 from mmedge.pipeline import Pipeline
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
+    from collections.abc import Mapping, Sequence
 
     from mmedge.backends import Attention
+    from mmedge.bundle.signature import PublicKey, Signature, TrustedKeys
     from mmedge.execution.feature_cache import CacheInfo
     from mmedge.execution.state import State
     from mmedge.spec import Array, PlanName
@@ -55,8 +56,6 @@ _REFUSED: Mapping[str, tuple[str, tuple[object, ...]]] = {
     "run_timeout_s": ("limit the time of a run (run_timeout_s)", (None,)),
     "large_pages": ("ask for large pages (large_pages)", (None, False)),
     "isolate": ("load in a child process first (isolate)", (False,)),
-    "trusted_keys": ("verify signatures (trusted_keys)", (None,)),
-    "lowest_version": ("verify signatures (lowest_version)", (None,)),
 }  # fmt: skip
 
 
@@ -67,6 +66,7 @@ class NativePipeline(Pipeline):
 
     Args:
         bundle: open.
+        opened: the same, open in libmmedge.
         options: fields of ``mmedge_load_options``.
         owns_bundle: whether it is closed with the pipeline.
 
@@ -75,13 +75,17 @@ class NativePipeline(Pipeline):
     """
 
     def __init__(  # the base class loads what runs in Python
-        self, bundle: Bundle, options: Mapping[str, Any], *, owns_bundle: bool
+        self,
+        bundle: Bundle,
+        opened: runtime.NativeBundle,
+        options: Mapping[str, Any],
+        *,
+        owns_bundle: bool,
     ) -> None:
         self.bundle, self._owns_bundle = bundle, owns_bundle
-        with runtime.NativeBundle(bundle.path) as opened:
-            if opened.digest != bundle.digest:
-                raise BundleError(f"{bundle.path}: changed since it was opened; open it again")
-            handle = runtime.NativePipeline(opened, **options)
+        if opened.digest != bundle.digest:
+            raise BundleError(f"{bundle.path}: changed since it was opened; open it again")
+        handle = runtime.NativePipeline(opened, **options)
         choice = handle.choice()
         manifest = bundle.manifest
         self.variant = next(v for v in manifest.variants if v.id == choice["variant"])
@@ -262,9 +266,14 @@ def load_native(
     variant: str | None,
     *,
     backend: str,
+    trusted_keys: Sequence[PublicKey] | None = None,
+    lowest_version: int | None = None,
     **options: Any,  # noqa: ANN401
 ) -> NativePipeline:
     """Load a bundle in libmmedge; the arguments are those of :func:`mmedge.load`.
+
+    With keys, libmmedge checks who signed the bundle, before Python parses anything of it. Keys of
+    a bundle that is open hold here, too.
 
     Raises:
         InputError: libmmedge does not do what an option asks for.
@@ -280,10 +289,44 @@ def load_native(
     given |= {"variant": variant, "cache": int(options["cache_bytes"] > 0)}
     if backend != "auto":
         given["backend"] = backend.replace("-", "_")
-    opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-    try:
-        return NativePipeline(opened, given, owns_bundle=opened is not bundle)
-    except MMEdgeError:
-        if opened is not bundle:
-            opened.close()
-        raise
+    if isinstance(bundle, Bundle):
+        with _open_native(bundle.path, bundle.trusted) as opened:
+            return NativePipeline(bundle, opened, given, owns_bundle=False)
+    trusted = None
+    if trusted_keys is not None or lowest_version is not None:
+        from mmedge.bundle.signature import TrustedKeys
+
+        trusted = TrustedKeys.of(trusted_keys, lowest_version)
+    with ExitStack() as stack:
+        if trusted is not None:
+            opened = stack.enter_context(_open_native(Path(bundle), trusted))
+        own = Bundle.open(bundle)
+        try:
+            if trusted is None:
+                opened = stack.enter_context(_open_native(own.path, None))
+            pipe = NativePipeline(own, opened, given, owns_bundle=True)
+        except MMEdgeError:
+            own.close()
+            raise
+        if trusted is not None:
+            own.trusted, own.signature = trusted, _signature_of(opened)
+        return pipe
+
+
+def _open_native(path: Path, trusted: TrustedKeys | None) -> runtime.NativeBundle:
+    if trusted is None:
+        return runtime.NativeBundle(path)
+    keys = [pem.encode() for pem in trusted.pems()]
+    return runtime.NativeBundle(path, trusted_keys=keys, lowest_version=trusted.lowest_version)
+
+
+def _signature_of(opened: runtime.NativeBundle) -> Signature | None:
+    """What libmmedge says of a bundle that it has verified."""
+    from mmedge.bundle.signature import Signature
+    from mmedge.schema.release import Release
+
+    release = opened.release()
+    if release is None:
+        return None
+    statement = Release(opened.digest, release.version, release.signed, release.expires)
+    return Signature(statement, release.key_ids, release.verified_by)

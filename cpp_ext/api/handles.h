@@ -52,6 +52,7 @@ inline mmedge_status to_status(rt::Code code) noexcept {
     case rt::Code::kAccuracy: return MMEDGE_ACCURACY_ERROR;
     case rt::Code::kNotWarm: return MMEDGE_NOT_WARM;
     case rt::Code::kTooSmall: return MMEDGE_TOO_SMALL;
+    case rt::Code::kSignature: return MMEDGE_SIGNATURE_ERROR;
   }
   return MMEDGE_INVALID;
 }
@@ -74,6 +75,12 @@ mmedge_status guard(Work work) noexcept {
 inline mmedge_status missing(const char* argument) noexcept {
   return mmedge::fail(MMEDGE_INVALID, "%s is NULL", argument);
 }
+
+inline mmedge_status no_index(const char* what, int32_t index, size_t count) noexcept {
+  return mmedge::fail(MMEDGE_INVALID, "no %s %d; there are %zu", what, index, count);
+}
+
+inline std::string text_or_empty(const char* text) { return text != nullptr ? text : ""; }
 
 // A structure that a caller made with another header is refused and not guessed at.
 template <class Struct>

@@ -57,12 +57,6 @@ mmedge_status no_loop() noexcept {
                       "this bundle has no loop, so there are no steps; call mmedge_pipeline_run()");
 }
 
-mmedge_status no_index(const char* what, int32_t index, size_t count) noexcept {
-  return mmedge::fail(MMEDGE_INVALID, "no %s %d; there are %zu", what, index, count);
-}
-
-std::string text_or_empty(const char* text) { return text != nullptr ? text : ""; }
-
 std::unique_ptr<mmedge_pipeline> make_handle(std::shared_ptr<const rt::Network> network) {
   auto handle = std::make_unique<mmedge_pipeline>();
   handle->pipeline = std::make_unique<rt::Pipeline>(network);
@@ -194,34 +188,6 @@ mmedge_status step_denoise(mmedge_pipeline* pipeline, mmedge_loop_step_info* ste
 }  // namespace
 
 extern "C" {
-
-mmedge_status mmedge_bundle_open(const char* path, mmedge_bundle** bundle) {
-  if (bundle == nullptr) return missing("bundle");
-  *bundle = nullptr;
-  if (path == nullptr) return missing("path");
-  return guard([&] {
-    auto handle = std::make_unique<mmedge_bundle>();
-    handle->bundle = rt::Bundle::open(path);
-    *bundle = handle.release();
-  });
-}
-
-void mmedge_bundle_close(mmedge_bundle* bundle) { delete bundle; }
-
-const char* mmedge_bundle_digest(const mmedge_bundle* bundle) {
-  return bundle == nullptr ? "" : bundle->bundle->digest().c_str();
-}
-
-const char* mmedge_bundle_manifest(const mmedge_bundle* bundle, size_t* size) {
-  const rt::Bytes bytes = bundle == nullptr ? rt::Bytes{} : bundle->bundle->manifest_bytes();
-  if (size != nullptr) *size = bytes.size;
-  return bytes.text().data();
-}
-
-mmedge_status mmedge_bundle_verify(mmedge_bundle* bundle) {
-  if (bundle == nullptr) return missing("bundle");
-  return guard([&] { bundle->bundle->verify(); });
-}
 
 mmedge_status mmedge_pipeline_load(mmedge_bundle* bundle, const mmedge_load_options* options,
                                    mmedge_pipeline** pipeline) {

@@ -5,6 +5,7 @@
 #ifndef MMEDGE_RUNTIME_ERROR_H_
 #define MMEDGE_RUNTIME_ERROR_H_
 
+#include <cstdarg>
 #include <stdexcept>
 #include <string>
 
@@ -20,6 +21,7 @@ enum class Code {
   kAccuracy,   // outputs left their limit
   kNotWarm,    // a call needs more memory than was set aside
   kTooSmall,   // a caller's buffer is too small
+  kSignature,  // a bundle's signature is not as the caller wants it, or cannot be verified
 };
 
 class Error : public std::runtime_error {
@@ -30,6 +32,10 @@ class Error : public std::runtime_error {
  private:
   Code code_;
 };
+
+// A message as printf makes it, of any length. Parts of a message that are joined by `+` take three
+// times as many bytes of the library.
+std::string message_text(const char* format, va_list arguments);
 
 }  // namespace mmedge::runtime
 

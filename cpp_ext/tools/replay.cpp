@@ -19,6 +19,7 @@
 #include "recording/timeline.h"
 #include "schema/manifest.h"
 #include "survey.h"
+#include "trust.h"
 
 namespace {
 
@@ -41,11 +42,13 @@ constexpr const char* kHelp =
     "  --threads N         most threads of a stage\n"
     "  --onnxruntime PATH  ONNX Runtime's library, or a folder that holds it\n"
     "  --openvino PATH     the same of OpenVINO\n"
+    "%s"
     "\n"
     "Exit code: 0 all of it was played, 1 it could not be: a message says why; 2 wrong options.\n";
 
 struct Options {
   mmedge_load_options load = mmedge::load_options();
+  tools::Trust trust;
   std::string trigger;
   double trigger_hz = 0;  // where the trigger is a number
   double deadline_ms = 0;
@@ -106,6 +109,10 @@ std::string read_words(int count, char** words, Options* options) {
     } else if (word == "--largest") {
       if (!read_largest(value, &options->largest)) {
         return "--largest: expected NAME=N, got " + std::string(value);
+      }
+    } else if (tools::Trust::has(word)) {
+      if (!options->trust.take(word, value)) {
+        return word + ": expected a number from 0, got " + std::string(value);
       }
     } else if (word == "--variant") {
       options->load.variant = value;
@@ -189,7 +196,7 @@ mmedge::Pipeline load(const mmedge::Bundle& bundle, const rt::Manifest& manifest
 
 void play(const Options& options) {
   const std::unique_ptr<tools::Recording> recording = tools::open_recording(options.paths[1]);
-  auto bundle = mmedge::Bundle::open(options.paths[0]);
+  auto bundle = options.trust.open(options.paths[0]);
   if (!bundle) fail(bundle.error());
   const std::string text = bundle->manifest();
   const rt::Manifest manifest = rt::manifest_from_json(
@@ -262,9 +269,10 @@ void play(const Options& options) {
 int main(int count, char** words) {
   Options options;
   const std::string fault = read_words(count, words, &options);
-  if (options.is_help) return std::fputs(kHelp, stdout), 0;
+  if (options.is_help) return std::printf(kHelp, tools::Trust::kHelp), 0;
   if (!fault.empty()) {
-    std::fprintf(stderr, "mmedge-replay: %s\n\n%s", fault.c_str(), kHelp);
+    std::fprintf(stderr, "mmedge-replay: %s\n\n", fault.c_str());
+    std::fprintf(stderr, kHelp, tools::Trust::kHelp);
     return 2;
   }
   try {

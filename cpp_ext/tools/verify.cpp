@@ -4,9 +4,11 @@
 // the worst error. Exit code 0: all within the tolerance; 1: not, or an error.
 #include <cstdio>
 #include <cstdlib>
+#include <ctime>
 #include <string>
 
 #include "mmedge/mmedge.hpp"
+#include "trust.h"
 
 namespace {
 
@@ -21,12 +23,46 @@ constexpr const char* kHelp =
     "  --onnxruntime PATH  ONNX Runtime's library, or a folder that holds it\n"
     "  --openvino PATH     the same of OpenVINO: libopenvino_c\n"
     "  --open-only         check the bundle and load nothing\n"
+    "%s"
     "\n"
     "Exit code: 0 within the tolerance, 1 not, or an error; 2 wrong options.\n";
+
+void print_help(std::FILE* file) { std::fprintf(file, kHelp, mmedge::tools::Trust::kHelp); }
 
 int fail(const mmedge::Failure& failure) {
   std::fprintf(stderr, "mmedge-verify: %s\n", failure.message.c_str());
   return 1;
+}
+
+// Seconds since 1970 as a date in UTC.
+std::string date(int64_t seconds) {
+  const std::time_t time = static_cast<std::time_t>(seconds);
+  std::tm parts{};
+  char text[40];
+  if (gmtime_r(&time, &parts) == nullptr || parts.tm_year > 8099 ||
+      std::strftime(text, sizeof text, "%Y-%m-%d %H:%M:%S UTC", &parts) == 0) {
+    return std::to_string(seconds) + " s after 1970";
+  }
+  return text;
+}
+
+void print_release(const mmedge::Bundle& bundle) {
+  const mmedge_release release = bundle.release();
+  if (release.verified == MMEDGE_UNSIGNED) {
+    std::puts("release  unsigned; not checked: no key was given");
+    return;
+  }
+  std::printf("release  version %lld, signed %s, expires %s\n",
+              static_cast<long long>(release.version), date(release.signed_at).c_str(),
+              release.expires < 0 ? "never" : date(release.expires).c_str());
+  for (int32_t i = 0; i < release.signatures; ++i) {
+    bool is_verified = false;
+    const std::string key_id = bundle.signature(i, &is_verified);
+    std::printf("key      %s: %s\n", key_id.c_str(),
+                is_verified ? "verified"
+                : release.verified == MMEDGE_VERIFIED ? "not checked: not a trusted key"
+                                                      : "not checked: no key was given");
+  }
 }
 
 }  // namespace
@@ -35,12 +71,13 @@ int main(int count, char** arguments) {
   mmedge_load_options options = mmedge::load_options();
   // Golden samples are replayed below in any case.
   options.allow_unverified = 1;
+  mmedge::tools::Trust trust;
   const char* path = nullptr;
   bool open_only = false;
   for (int i = 1; i < count; ++i) {
     const std::string word = arguments[i];
     const char* value = i + 1 < count ? arguments[i + 1] : nullptr;
-    if (word == "--help" || word == "-h") return std::fputs(kHelp, stdout), 0;
+    if (word == "--help" || word == "-h") return print_help(stdout), 0;
     if (word == "--open-only") {
       open_only = true;
     } else if (word.rfind("--", 0) != 0 && path == nullptr) {
@@ -53,18 +90,21 @@ int main(int count, char** arguments) {
       options.onnxruntime = arguments[++i];
     } else if (value != nullptr && word == "--openvino") {
       options.openvino = arguments[++i];
+    } else if (value != nullptr && mmedge::tools::Trust::has(word) && trust.take(word, value)) {
+      ++i;
     } else if (value != nullptr && word == "--threads" && std::atoi(value) > 0) {
       options.threads = std::atoi(arguments[++i]);
     } else {
-      std::fprintf(stderr, "mmedge-verify: '%s' is not expected here\n\n%s", word.c_str(), kHelp);
-      return 2;
+      std::fprintf(stderr, "mmedge-verify: '%s' is not expected here\n\n", word.c_str());
+      return print_help(stderr), 2;
     }
   }
-  if (path == nullptr) return std::fputs(kHelp, stderr), 2;
+  if (path == nullptr) return print_help(stderr), 2;
 
-  auto bundle = mmedge::Bundle::open(path);
+  auto bundle = trust.open(path);
   if (!bundle) return fail(bundle.error());
   std::printf("bundle   %s\ndigest   %s\n", path, bundle->digest().c_str());
+  print_release(*bundle);
   if (open_only) return 0;
 
   auto pipeline = mmedge::Pipeline::load(*bundle, options);

@@ -19,7 +19,7 @@ from mmedge.bundle.onnxgraph import MAX_NODES, read_model
 from mmedge.bundle.operators import DOMAINS, NEEDS_ELEMENTS, NEWEST, node_fault
 from mmedge.bundle.protobuf import WireError
 from mmedge.errors import BundleError
-from mmedge.schema import DIGEST, MANIFEST, path_fault
+from mmedge.schema import DIGEST, MANIFEST, SIGNATURE, path_fault
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -117,7 +117,7 @@ def _weights(
     location = entries.get("location", "")
     fault = path_fault(location)
     file = join(dirname(name), location)
-    if fault is None and (file not in sizes or file in {MANIFEST, DIGEST}):
+    if fault is None and (file not in sizes or file in {MANIFEST, DIGEST, SIGNATURE}):
         fault = f"{location!r} is not a file of the bundle that its manifest lists"
     if fault:
         raise BundleError(f"{where}: external data outside the bundle: {fault}")

@@ -123,6 +123,7 @@ def write_signature(archive: Archive, signature: bytes) -> None:
                         if name in archive.sizes:  # the oldest have no digest
                             add(name, archive.read(name))
                     add(SIGNATURE, signature)
+                load(staged, digests=False).archive.close()
                 keep_modes(path, staged)
             else:
                 # Of a folder the one file is exchanged, so no one sees it half written.
@@ -130,9 +131,19 @@ def write_signature(archive: Archive, signature: bytes) -> None:
                 staged.chmod(stat.S_IMODE((path / MANIFEST).stat().st_mode))
             with exclusive(path.parent):
                 archive.check_unchanged()
+                if not archive.zipped:
+                    _check_no_other(archive)
                 put(staged, path if archive.zipped else path / SIGNATURE)
     except OSError as error:
         raise BundleError(f"{path}: the signature cannot be written: {error}") from error
+
+
+def _check_no_other(archive: Archive) -> None:
+    """Refuse to replace a signature that came after the bundle was opened."""
+    if SIGNATURE not in archive.sizes and os.path.lexists(archive.path / SIGNATURE):
+        raise BundleError(
+            f"{archive.path}: signed by another process since the bundle was opened; sign it again"
+        )
 
 
 def move_bundle(staged: Path, path: Path, *, overwrite: bool) -> None:

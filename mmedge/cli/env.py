@@ -16,9 +16,17 @@ def env(*, as_json: JsonOption = False) -> None:
     """Show the device, the backends that run here, and how to get the others."""
     device = probe()
     takes_text = find_spec("tokenizers") is not None
+    verifies = find_spec("cryptography") is not None
     if as_json:
         kernel = None if native.why_absent() else native.cpu_isa()
-        emit_json({**asdict(device), "attention_kernel": kernel, "takes_text": takes_text})
+        emit_json(
+            {
+                **asdict(device),
+                "attention_kernel": kernel,
+                "takes_text": takes_text,
+                "verifies_signatures": verifies,
+            }
+        )
         return
     table(
         "this machine",
@@ -35,6 +43,12 @@ def env(*, as_json: JsonOption = False) -> None:
                 "tokenizers is installed"
                 if takes_text
                 else "tokenizers is not installed: pip install 'mmedge[text]'",
+            ),
+            (
+                "signatures",
+                "cryptography is installed"
+                if verifies
+                else "cryptography is not installed: pip install 'mmedge[sign]'",
             ),
             *sorted(device.libraries.items()),
         ],

@@ -21,6 +21,7 @@ from mmedge.errors import (
     InputError,
     MMEdgeError,
     NoVariantError,
+    SignatureError,
 )
 from mmedge.native.loop_calls import FINISH, NativeStep, loop_options, read_step
 from mmedge.native.structures import (
@@ -28,6 +29,9 @@ from mmedge.native.structures import (
     LoadOptions,
     LoopOptions,
     LoopStepStruct,
+    NativeRelease,
+    OpenOptions,
+    ReleaseStruct,
     Tensor,
     TensorSpecStruct,
     VerifiedOutput,
@@ -39,7 +43,7 @@ from mmedge.native.structures import (
 from mmedge.spec import Decision
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
     from types import TracebackType
 
@@ -57,6 +61,7 @@ ERRORS: Mapping[int, type[MMEdgeError | TimeoutError]] = {
     101: NoVariantError,
     102: BackendError,
     103: AccuracyError,
+    105: SignatureError,
     200: InputError,
     201: InputError,
     202: InputError,
@@ -79,7 +84,11 @@ def library(path: Path | None = None) -> Any:  # noqa: ANN401
     c.mmedge_last_error.restype = ctypes.c_char_p
     c.mmedge_bundle_digest.restype = ctypes.c_char_p
     pointer, handle = ctypes.POINTER, ctypes.c_void_p
-    c.mmedge_bundle_open.argtypes = (ctypes.c_char_p, pointer(handle))
+    c.mmedge_bundle_open_with.argtypes = (ctypes.c_char_p, pointer(OpenOptions), pointer(handle))
+    c.mmedge_bundle_release.argtypes = (handle, pointer(ReleaseStruct))
+    c.mmedge_bundle_signature.argtypes = (
+        handle, ctypes.c_int32, pointer(ctypes.c_char_p), pointer(ctypes.c_int32),
+    )  # fmt: skip
     c.mmedge_bundle_close.argtypes = (handle,)
     c.mmedge_bundle_close.restype = None
     c.mmedge_bundle_digest.argtypes = (handle,)
@@ -143,15 +152,65 @@ def check(c: Any, status: int) -> None:  # noqa: ANN401
 class NativeBundle:
     """A bundle, opened and checked by libmmedge.
 
+    Args:
+        path: of the bundle.
+        trusted_keys: PEM texts of public keys, of which one has to have signed it; none: no
+            signature is verified.
+        lowest_version: a release of a lower one is refused.
+        now: seconds since 1970 in UTC, of a source of time that is trusted; None: the system's
+            clock.
+        signature_library: path of libsodium or libcrypto; None: as ``mmedge/mmedge.h`` says.
+
     Raises:
         BundleError: it breaks a rule.
+        SignatureError: its signature is not as asked, or cannot be checked.
+        InputError: a lowest version without keys.
         BackendError: this installation has no libmmedge.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        trusted_keys: Sequence[bytes] = (),
+        lowest_version: int = 0,
+        now: int | None = None,
+        signature_library: str | Path | None = None,
+    ) -> None:
+        if any(0 in key for key in trusted_keys):
+            # C would take it for the end of a text.
+            raise SignatureError("a trusted key: expected PEM, got a text with a null character")
         self._c = library()
         self.handle = ctypes.c_void_p()
-        check(self._c, self._c.mmedge_bundle_open(str(path).encode(), ctypes.byref(self.handle)))
+        options = OpenOptions(
+            ctypes.sizeof(OpenOptions),
+            (ctypes.c_char_p * len(trusted_keys))(*trusted_keys) if trusted_keys else None,
+            len(trusted_keys),
+            lowest_version,
+            -1 if now is None else now,
+            None if signature_library is None else str(signature_library).encode(),
+        )
+        check(
+            self._c,
+            self._c.mmedge_bundle_open_with(str(path).encode(), options, ctypes.byref(self.handle)),
+        )
+
+    def release(self) -> NativeRelease | None:
+        """What it was signed as; None: it has no signature."""
+        release = ReleaseStruct(ctypes.sizeof(ReleaseStruct))
+        check(self._c, self._c.mmedge_bundle_release(self.handle, release))
+        if release.verified == 0:
+            return None
+        key_ids: dict[str, bool] = {}
+        for index in range(release.signatures):
+            key_id, verified = ctypes.c_char_p(), ctypes.c_int32()
+            check(self._c, self._c.mmedge_bundle_signature(self.handle, index, key_id, verified))
+            key_ids[(key_id.value or b"").decode()] = bool(verified.value)
+        expires = None if release.expires < 0 else release.expires
+        verified_by = tuple(name for name, verified in key_ids.items() if verified)
+        return NativeRelease(
+            release.version, release.signed_at, expires, tuple(key_ids), verified_by
+        )
 
     @property
     def digest(self) -> str:

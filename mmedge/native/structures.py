@@ -21,6 +21,9 @@ __all__ = [
     "LoadOptions",
     "LoopOptions",
     "LoopStepStruct",
+    "NativeRelease",
+    "OpenOptions",
+    "ReleaseStruct",
     "Tensor",
     "TensorSpecStruct",
     "VerifiedOutput",
@@ -61,6 +64,32 @@ class LoadOptions(ctypes.Structure):
         ("openvino", ctypes.c_char_p),
         ("backends", ctypes.c_void_p),
         ("backend_count", ctypes.c_int32),
+    )
+
+
+class OpenOptions(ctypes.Structure):
+    """``mmedge_open_options``."""
+
+    _fields_ = (
+        ("struct_size", ctypes.c_uint32),
+        ("trusted_keys", ctypes.POINTER(ctypes.c_char_p)),
+        ("trusted_key_count", ctypes.c_int32),
+        ("lowest_version", ctypes.c_int64),
+        ("now", ctypes.c_int64),
+        ("signature_library", ctypes.c_char_p),
+    )
+
+
+class ReleaseStruct(ctypes.Structure):
+    """``mmedge_release``."""
+
+    _fields_ = (
+        ("struct_size", ctypes.c_uint32),
+        ("verified", ctypes.c_int32),
+        ("version", ctypes.c_int64),
+        ("signed_at", ctypes.c_int64),
+        ("expires", ctypes.c_int64),
+        ("signatures", ctypes.c_int32),
     )
 
 
@@ -179,6 +208,21 @@ class VerifiedOutput(NamedTuple):
     def passes(self) -> bool:
         """Whether every sample lies within the tolerance. NaN never does."""
         return self.limit_used <= 1.0
+
+
+class NativeRelease(NamedTuple):
+    """What a bundle was signed as; worth as much as ``verified_by`` says.
+
+    ``signed`` and ``expires`` (None: never) are seconds since 1970 in UTC. ``key_ids`` are those of
+    all signatures, ``verified_by`` those of trusted keys: empty where no key was given, and nothing
+    was verified.
+    """
+
+    version: int
+    signed: int
+    expires: int | None
+    key_ids: tuple[str, ...]
+    verified_by: tuple[str, ...]
 
 
 def contiguous(arrays: Mapping[str, Array]) -> dict[str, Array]:

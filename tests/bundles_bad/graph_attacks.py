@@ -11,6 +11,8 @@ from bundles_bad.attack import Attack, on_directory, on_file, rewrite_manifest
 from onnx import TensorProto, helper
 from tiny import GRAPH, WEIGHTS, external
 
+from mmedge.schema.release import Envelope, Release, envelope_to_bytes, release_to_bytes
+
 
 def _graph(change):
     def rewrite(data):
@@ -114,7 +116,7 @@ def _behind(more):
 
 
 def _at_root(location):
-    """A graph beside the manifest, with the second weight at ``location``."""
+    """A graph beside the manifest, with the second weight at ``location``; the bundle is signed."""
 
     def change(path):
         model = onnx.load_model_from_string((path / GRAPH).read_bytes())
@@ -127,7 +129,11 @@ def _at_root(location):
             (path / "manifest.json").read_text().replace(f'"{GRAPH}"', '"net.onnx"')
         )
         manifest["files"]["net.onnx"] = hashlib.sha256(data).hexdigest()
-        rewrite_manifest(path, json.dumps(manifest).encode())
+        data = json.dumps(manifest).encode()
+        rewrite_manifest(path, data)
+        release = Release(hashlib.sha256(data).hexdigest(), 0, 0, None)
+        envelope = Envelope(release_to_bytes(release), {"0" * 64: bytes(64)})
+        (path / "manifest.sig").write_bytes(envelope_to_bytes(envelope))
 
     return on_directory(change)
 
@@ -202,6 +208,10 @@ ATTACKS = [
         "weights in the manifest",
         OUTSIDE + "'../manifest.json'|'\\.\\.' in path",
         _location("../manifest.json"),
+    ),
+    *(
+        Attack(f"weights in {name}", OUTSIDE + f"'{name}' is not a file", _at_root(name))
+        for name in ("manifest.json", "manifest.sha256", "manifest.sig")
     ),
     Attack("weights past the end", "past the end", _location("net.onnx.data", offset=400)),
     Attack("weights at no number", "no whole numbers", _location("net.onnx.data", offset="-1")),

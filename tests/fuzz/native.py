@@ -39,6 +39,8 @@ TARGETS: dict[str, tuple[str, tuple[str | Path, ...]]] = {
     "graph": ("graphs_probe", ()),
     "samples": ("tensors_probe", (CORPUS / "manifest/tiny.json",)),
     "zip": ("archive_probe", (SCRATCH,)),
+    "signature": ("signature_probe", ()),
+    "public-key": ("signature_probe", ()),
     "recording-folder": ("recording_probe", (SCRATCH,)),
     "recording-mcap": ("recording_probe", (SCRATCH,)),
 }

@@ -21,6 +21,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 
 from mmedge.bundle import Bundle
 from mmedge.schema import manifest_to_json
+from mmedge.schema.release import envelope_from_bytes
 from mmedge.spec import Manifest, Plan, Stage
 
 
@@ -128,6 +129,15 @@ def main() -> None:
             put("report", f"{name}.json", json.dumps(data).encode())
     put("graph", "tiny.onnx", tiny.files[GRAPH])
     put("graph", "bodies.onnx", graph_with_bodies())
+    cases = Path(__file__).resolve().parents[2] / "conformance/cases/signatures"
+    signed = (cases / "signed/manifest.sig").read_bytes()
+    put("signature", "two.sig", signed)
+    put("signature", "statement.json", envelope_from_bytes(signed, source="").payload)
+    content = json.loads((cases / "signatures.json").read_text())
+    put("public-key", "a.pub", content["keys"]["a"].encode())
+    for case in content["cases"]:
+        if case["name"] == "never expires":
+            put("signature", "one.sig", case["signature"].encode("latin-1"))
     for name, tokenizer in tokenizers().items():
         put("tokenizer", f"{name}.json", tokenizer.to_str().encode())
 

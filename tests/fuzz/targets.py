@@ -23,10 +23,17 @@ from mmedge.bench.report.report import Report
 from mmedge.bundle.archive import open_archive
 from mmedge.bundle.onnxfile import check_graph
 from mmedge.bundle.samples import samples_from_bytes
+from mmedge.bundle.signature import public_key_from_pem, public_key_to_pem
 from mmedge.errors import BundleError, InputError, MMEdgeError
 from mmedge.execution.text import TextEncoder, load_tokenizer
 from mmedge.recording import open_recording
 from mmedge.schema import labels_from_json, manifest_from_json, manifest_to_json
+from mmedge.schema.release import (
+    envelope_from_bytes,
+    envelope_to_bytes,
+    release_from_bytes,
+    release_to_bytes,
+)
 from mmedge.spec import Dimension, Manifest, TensorSpec, Tokenizer
 
 SECONDS, MEMORY_BYTES = 5.0, 512 << 20
@@ -73,6 +80,24 @@ def _manifest(data: bytes) -> None:
     manifest = manifest_from_json(data, source="x")
     manifest.in_order()
     if manifest_from_json(manifest_to_json(manifest)) != manifest:
+        raise AssertionError("what is written is not what was read")
+
+
+def _signature(data: bytes) -> None:
+    payload = data
+    if not data.startswith(b'{"manifest"'):  # a statement alone, so that it is changed, too
+        envelope = envelope_from_bytes(data, source="x")
+        if envelope_to_bytes(envelope) != data:
+            raise AssertionError("an envelope has more than one form")
+        payload = envelope.payload
+    release = release_from_bytes(payload, source="x")
+    if release_to_bytes(release) != payload:
+        raise AssertionError("a statement has more than one form")
+
+
+def _public_key(data: bytes) -> None:
+    key = public_key_from_pem(data, source="x")
+    if public_key_from_pem(public_key_to_pem(key).encode(), source="x") != key:
         raise AssertionError("what is written is not what was read")
 
 
@@ -173,6 +198,9 @@ TARGETS = {
     target.name: target
     for target in (
         Target("manifest", _manifest, (BundleError,), mutate_json),
+        # A kept form has no room for other JSON: bytes are what finds the rest.
+        Target("signature", _signature, (BundleError,), mutate_bytes),
+        Target("public-key", _public_key, (BundleError,), mutate_bytes),
         Target("zip", _zip, (BundleError,), mutate_bytes),
         Target("graph", _graph, (BundleError,), mutate_protobuf),
         Target("samples", _samples, (BundleError,), mutate_safetensors),

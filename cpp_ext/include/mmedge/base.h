@@ -42,6 +42,8 @@ typedef enum mmedge_status {
   MMEDGE_BACKEND_ERROR = 102,  /* the backend could not be loaded, or failed */
   MMEDGE_ACCURACY_ERROR = 103, /* golden samples gave other outputs than they should */
   MMEDGE_OUT_OF_MEMORY = 104,
+  MMEDGE_SIGNATURE_ERROR = 105, /* the bundle's signature is missing, wrong, expired, of no trusted key
+                                   or of too old a release, or it cannot be verified here */
 
   MMEDGE_INPUT_ERROR = 200, /* a value does not fit what the bundle declares. Nothing was run. */
   MMEDGE_NOT_WARM = 201,    /* the call needs more memory than mmedge_pipeline_warm_up() set aside */

@@ -41,9 +41,60 @@ extern "C" {
 typedef struct mmedge_bundle mmedge_bundle;
 
 /* Opens a bundle (a folder or a .mmedge file) and checks all of it: layout, manifest, the SHA-256 of
- * every file, graphs, tokenizers. Nothing is unpacked or executed.
+ * every file, graphs, tokenizers. Nothing is unpacked or executed. Who signed it is not checked.
  * MMEDGE_BUNDLE_ERROR: a rule is broken; the message names the file and the rule. */
 MMEDGE_API mmedge_status mmedge_bundle_open(const char* path, mmedge_bundle** bundle);
+
+/* What a bundle's signature has to be. */
+typedef struct mmedge_open_options {
+  uint32_t struct_size;
+  const char* const* trusted_keys; /* public keys of Ed25519 in PEM (texts, not paths); NULL: no
+                                      signature is verified */
+  int32_t trusted_key_count;
+  int64_t lowest_version;        /* a release of a lower version is refused; needs keys */
+  int64_t now;                   /* seconds since 1970 in UTC, of a source of time that the application
+                                    trusts: a release expires by it; -1: the system's clock */
+  const char* signature_library; /* path of the library that verifies, libsodium or OpenSSL's libcrypto;
+                                    NULL: libsodium beside this library, then the system's libsodium,
+                                    then its libcrypto */
+} mmedge_open_options;
+
+#define MMEDGE_OPEN_OPTIONS {sizeof(mmedge_open_options), NULL, 0, 0, -1, NULL}
+
+/* As mmedge_bundle_open(), and checks before anything of the manifest is parsed who signed it. With
+ * keys, a bundle is refused that is not signed by one of them, or has a signature by one that does not
+ * verify. `options` may be NULL. MMEDGE_SIGNATURE_ERROR: the signature is refused, a key cannot be read,
+ * or there is no library that verifies. */
+MMEDGE_API mmedge_status mmedge_bundle_open_with(const char* path, const mmedge_open_options* options,
+                                                 mmedge_bundle** bundle);
+
+/* How far a signature is known to be right. */
+typedef enum mmedge_signed {
+  MMEDGE_UNSIGNED = 0,   /* the bundle has no signature */
+  MMEDGE_UNVERIFIED = 1, /* it has one, which was not checked, since no key was given: anybody may have
+                            written it */
+  MMEDGE_VERIFIED = 2    /* a trusted key signed it */
+} mmedge_signed;
+
+/* What a bundle was signed as. */
+typedef struct mmedge_release {
+  uint32_t struct_size;
+  int32_t verified;   /* an mmedge_signed; what follows is worth as much */
+  int64_t version;    /* 0 where it is unsigned, as the next */
+  int64_t signed_at;  /* seconds since 1970 in UTC */
+  int64_t expires;    /* the same; -1: never */
+  int32_t signatures; /* how many it has */
+} mmedge_release;
+
+#define MMEDGE_RELEASE {sizeof(mmedge_release), 0, 0, 0, -1, 0}
+
+MMEDGE_API mmedge_status mmedge_bundle_release(const mmedge_bundle* bundle, mmedge_release* release);
+
+/* Signature `index`, in the order in which they were added: the id of its key (the SHA-256 of the 32
+ * bytes of the public key in hexadecimal), valid until the bundle is closed, and whether that is a
+ * trusted key, so that it was verified. MMEDGE_INVALID: no such index. */
+MMEDGE_API mmedge_status mmedge_bundle_signature(const mmedge_bundle* bundle, int32_t index,
+                                                 const char** key_id, int32_t* verified);
 
 /* Closes it. Pipelines that were loaded from it go on: they hold what they need. NULL is allowed. */
 MMEDGE_API void mmedge_bundle_close(mmedge_bundle* bundle);

@@ -131,11 +131,18 @@ inline mmedge_tensor output(const char* name) {
   return tensor;
 }
 
+// Options of opening a bundle, to be changed before it: `auto options = mmedge::open_options();`.
+inline mmedge_open_options open_options() {
+  mmedge_open_options options = MMEDGE_OPEN_OPTIONS;
+  return options;
+}
+
 class Bundle {
  public:
-  static Result<Bundle> open(const std::string& path) {
+  static Result<Bundle> open(const std::string& path,
+                             const mmedge_open_options& options = open_options()) {
     mmedge_bundle* handle = nullptr;
-    const mmedge_status status = mmedge_bundle_open(path.c_str(), &handle);
+    const mmedge_status status = mmedge_bundle_open_with(path.c_str(), &options, &handle);
     if (status != MMEDGE_OK) return last_failure(status);
     return Bundle(handle);
   }
@@ -145,6 +152,20 @@ class Bundle {
     size_t size = 0;
     const char* text = mmedge_bundle_manifest(handle_.get(), &size);
     return std::string(text, size);
+  }
+  // What it was signed as, and how far that is known to be right.
+  mmedge_release release() const {
+    mmedge_release release = MMEDGE_RELEASE;
+    mmedge_bundle_release(handle_.get(), &release);
+    return release;
+  }
+  // Id of the key of a signature, and whether it was verified; empty: no such signature.
+  std::string signature(int32_t index, bool* verified = nullptr) const {
+    const char* key_id = "";
+    int32_t is_verified = 0;
+    mmedge_bundle_signature(handle_.get(), index, &key_id, &is_verified);
+    if (verified != nullptr) *verified = is_verified != 0;
+    return key_id;
   }
   // Reads what opening leaves for later, and checks it.
   Status verify() { return mmedge_bundle_verify(handle_.get()); }

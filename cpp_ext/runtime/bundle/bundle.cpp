@@ -37,11 +37,11 @@ void check_tokenizers(Archive& archive, const Manifest& manifest) {
 
 }  // namespace
 
-std::shared_ptr<Bundle> Bundle::open(const std::string& path) {
+std::shared_ptr<Bundle> Bundle::open(const std::string& path, const SignaturePolicy& policy) {
   std::shared_ptr<Bundle> bundle(new Bundle);
   bundle->archive_ = Archive::open(path);
   Archive& archive = *bundle->archive_;
-  bundle->manifest_bytes_ = read_manifest_bytes(archive);
+  bundle->manifest_bytes_ = read_manifest_bytes(archive, policy, &bundle->signature_);
   bundle->digest_ = sha256_hexadecimal(bundle->manifest_bytes_);
   bundle->manifest_ = manifest_from_json(bundle->manifest_bytes_, archive.path() + ": manifest.json");
   const Manifest& manifest = bundle->manifest_;

@@ -10,21 +10,24 @@
 #include "bundle/archive.h"
 #include "bundle/onnx_file.h"
 #include "bundle/samples.h"
+#include "bundle/signature.h"
 #include "spec.h"
 
 namespace mmedge::runtime {
 
 class Bundle {
  public:
-  // Opens and checks, in this order: layout, manifest, listing, digests, graphs, tokenizers.
-  // Throws Error(kBundle): a rule is broken. The message names the bundle, the file and the rule.
-  static std::shared_ptr<Bundle> open(const std::string& path);
+  // Opens and checks, in this order: layout, signature, manifest, listing, digests, graphs, tokenizers.
+  // Throws Error(kBundle): a rule is broken. The message names the bundle, the file and the rule. As
+  // check_signature() of the signature.
+  static std::shared_ptr<Bundle> open(const std::string& path, const SignaturePolicy& policy = {});
 
   const std::string& path() const { return archive_->path(); }
   const Manifest& manifest() const { return manifest_; }
   Bytes manifest_bytes() const { return manifest_bytes_; }
   // SHA-256 of the manifest in lower-case hexadecimal.
   const std::string& digest() const { return digest_; }
+  const Signature& signature() const { return signature_; }
   Archive& archive() { return *archive_; }
   const GraphFile& graph(const std::string& file) const { return graphs_.at(file); }
   // Null where the file was not checked as a graph: it is of a backend that reads something else.
@@ -48,6 +51,7 @@ class Bundle {
   Manifest manifest_;
   Bytes manifest_bytes_;
   std::string digest_;
+  Signature signature_;
   std::map<std::string, GraphFile> graphs_;
   std::mutex lock_;  // of samples_
   std::shared_ptr<const Samples> samples_;

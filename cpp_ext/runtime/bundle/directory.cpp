@@ -110,7 +110,7 @@ void Directory::add(int folder, const std::string& entry, const std::string& nam
                     " bytes, of which some are not stored; copy it with cp --sparse=never");
     }
   }
-  if (sizes_.size() >= kMaxFiles + 2) {  // the manifest and its digest come on top
+  if (sizes_.size() >= kMaxFiles + 3) {  // the manifest, its digest and its signature come on top
     throw refusal("more than " + std::to_string(kMaxFiles) + " files; no bundle is");
   }
   identities_.emplace(name, Identity(status));

@@ -1,6 +1,7 @@
 // Reads a manifest's bytes and compares listings: mmedge/bundle/load.py in C++.
 #include "bundle/manifest_bytes.h"
 
+#include <utility>
 #include <vector>
 
 #include "bundle/paths.h"
@@ -27,7 +28,7 @@ std::string manifest_digest(Bytes manifest) {
   return sha256_hexadecimal(manifest) + "  " + kManifestFile + "\n";
 }
 
-Bytes read_manifest_bytes(Archive& archive) {
+Bytes read_manifest_bytes(Archive& archive, const SignaturePolicy& policy, Signature* signature) {
   const std::string where = archive.path() + ": ";
   const auto manifest = archive.sizes().find(kManifestFile);
   if (manifest == archive.sizes().end()) {
@@ -44,8 +45,11 @@ Bytes read_manifest_bytes(Archive& archive) {
       throw Error(Code::kBundle, where + kManifestFile + " is altered: its SHA-256 is not the one "
                                      "in " + kDigestFile + "; copy or export the bundle again");
     }
-    return data;
   }
+  Signature checked = check_signature(archive, data, policy);
+  if (signature != nullptr) *signature = std::move(checked);
+  // Parsed from here on.
+  if (digest != archive.sizes().end()) return data;
   // The oldest version had none.
   const int64_t version = stated_version(data).value_or(kOldestVersion);
   if (version > kOldestVersion && version <= kSchemaVersion) {
@@ -61,11 +65,10 @@ void check_listing(const Archive& archive, const std::map<std::string, std::stri
     if (archive.sizes().count(name) == 0) missing.push_back(name);
   }
   for (const auto& [name, size] : archive.sizes()) {
-    if (name == kManifestFile || name == kDigestFile) continue;
-    if (files.count(name) == 0) extra.push_back(name);
+    if (files.count(name) == 0 && !is_outside_of_list(name)) extra.push_back(name);
   }
-  // A manifest that lists itself or its digest asks for what no list may hold.
-  for (const char* name : {kManifestFile, kDigestFile}) {
+  // A manifest that lists itself asks for what no list may hold.
+  for (const char* name : {kManifestFile, kDigestFile, kSignatureFile}) {
     if (files.count(name) != 0 && archive.sizes().count(name) != 0) missing.push_back(name);
   }
   refuse_files(archive, "missing file", missing);

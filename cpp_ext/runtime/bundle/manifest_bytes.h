@@ -6,6 +6,7 @@
 #include <string>
 
 #include "bundle/archive.h"
+#include "bundle/signature.h"
 #include "tensor.h"
 
 namespace mmedge::runtime {
@@ -13,9 +14,12 @@ namespace mmedge::runtime {
 // What manifest.sha256 holds: the digest of `manifest` as sha256sum writes it.
 std::string manifest_digest(Bytes manifest);
 
-// The bytes of manifest.json, after they were compared with manifest.sha256. Only a bundle whose
-// manifest states the oldest version, or none that is a number, may lack that file. Throws Error(kBundle): there is no manifest, it is too large, or it is altered.
-Bytes read_manifest_bytes(Archive& archive);
+// The bytes of manifest.json, after they were compared with manifest.sha256, and then manifest.sig was
+// checked (`signature` gets what it says). Only a bundle whose manifest states the oldest version, or
+// none that is a number, may lack manifest.sha256. Throws Error(kBundle): there is no manifest, it is
+// too large, or it is altered; and as check_signature().
+Bytes read_manifest_bytes(Archive& archive, const SignaturePolicy& policy = {},
+                          Signature* signature = nullptr);
 
 // Makes sure that the archive holds the files that a manifest lists (name to digest), and no other.
 // Throws Error(kBundle).

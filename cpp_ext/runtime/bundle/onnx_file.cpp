@@ -243,7 +243,7 @@ ExternalSpan external_span(const ParsedModel& model, const ExternalEntry& entry,
   if (fault.empty()) {
     span.file += entry.location;
     place = sizes.find(span.file);
-    if (place == sizes.end() || span.file == kManifestFile || span.file == kDigestFile) {
+    if (place == sizes.end() || is_outside_of_list(span.file)) {
       fault = location + " is not a file of the bundle that its manifest lists";
     }
   }

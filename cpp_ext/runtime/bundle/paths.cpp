@@ -19,6 +19,10 @@ bool is_safe(std::string_view part) {
 
 }  // namespace
 
+bool is_outside_of_list(std::string_view name) {
+  return name == kManifestFile || name == kDigestFile || name == kSignatureFile;
+}
+
 std::string path_fault(std::string_view path) {
   if (path.size() > kMaxPath) {
     return "path longer than " + std::to_string(kMaxPath) +

@@ -10,9 +10,10 @@
 
 namespace mmedge::runtime {
 
-// The file that describes all others, its digest, and golden samples with absent tokens.
+// The file that describes all others, its digest and its signature; golden samples with absent tokens.
 inline constexpr char kManifestFile[] = "manifest.json";
 inline constexpr char kDigestFile[] = "manifest.sha256";
+inline constexpr char kSignatureFile[] = "manifest.sig";
 inline constexpr char kSamplesFile[] = "samples.safetensors";
 
 // Bytes of a manifest and of a labels file; files of a bundle; characters of a path and a text.
@@ -21,6 +22,10 @@ constexpr size_t kMaxLabelsBytes = size_t{4} << 20;
 constexpr size_t kMaxFiles = 4096;
 constexpr size_t kMaxPath = 200;
 constexpr size_t kMaxText = 4096;
+
+// Whether a file's name is one that no list of a manifest holds: its own, its digest's, its
+// signature's.
+bool is_outside_of_list(std::string_view name);
 
 // Why `path` may not name a file of a bundle; empty where it may.
 std::string path_fault(std::string_view path);

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cinttypes>
 #include <cstring>
 #include <set>
 #include <system_error>
@@ -43,16 +44,6 @@ uint64_t number(const uint8_t* at, int bytes) {
 uint32_t u16(const uint8_t* at) { return static_cast<uint32_t>(number(at, 2)); }
 uint32_t u32(const uint8_t* at) { return static_cast<uint32_t>(number(at, 4)); }
 uint64_t u64(const uint8_t* at) { return number(at, 8); }
-
-// A number of 16 bits with at least so many digits.
-std::string hexadecimal(unsigned value, int digits) {
-  static constexpr char kDigits[] = "0123456789abcdef";
-  std::string text = "0x";
-  for (int i = 3; i >= 0; --i) {
-    if (i < digits || value >> (4 * i) != 0) text += kDigits[value >> (4 * i) & 15];
-  }
-  return text;
-}
 
 }  // namespace
 
@@ -122,12 +113,19 @@ void Zipped::check_unchanged() {
   }
 }
 
+Error Zipped::fault(const char* format, ...) const {
+  va_list arguments;
+  va_start(arguments, format);
+  const std::string what = message_text(format, arguments);
+  va_end(arguments);
+  return refusal(what + "; export the bundle again");
+}
+
 // The bytes of a record, which begins with `magic`.
 const uint8_t* Zipped::record(uint64_t offset, size_t size, const char* magic) const {
   if (offset > all_.size || size > all_.size - offset ||
       std::memcmp(all_.data + offset, magic, 4) != 0) {
-    throw fault("not a whole zip: no record b" + quoted({magic, 4}) + " at byte " +
-                std::to_string(offset));
+    throw fault("not a whole zip: no record b%s at byte %" PRIu64, quoted({magic, 4}).c_str(), offset);
   }
   return all_.data + offset;
 }
@@ -141,25 +139,24 @@ void Zipped::locate() {
   uint64_t cursor = 0;
   for (const Entry& entry : entries) {
     if (entry.offset != cursor) {
-      throw fault("entry " + entry.name + " at byte " + std::to_string(entry.offset) +
-                  (entry.offset < cursor ? " overlaps the one before" : " leaves a gap before"));
+      throw fault("entry %s at byte %" PRIu64 " %s before", entry.name.c_str(), entry.offset,
+                  entry.offset < cursor ? "overlaps the one" : "leaves a gap");
     }
     const uint64_t begin = data_start(entry);
     if (begin > start || entry.size > start - begin) {
-      throw fault("entry " + entry.name + " overlaps the directory or is truncated");
+      throw fault("entry %s overlaps the directory or is truncated", entry.name.c_str());
     }
     cursor = begin + entry.size;
     files_.emplace(entry.name, all_.part(begin, entry.size));
     sizes_.emplace(entry.name, entry.size);
   }
   if (cursor != start) {
-    throw fault("bytes " + std::to_string(cursor) + " to " + std::to_string(start) +
-                " belong to no entry");
+    throw fault("bytes %" PRIu64 " to %" PRIu64 " belong to no entry", cursor, start);
   }
   for (const Entry& entry : entries) {
     // Digests guard all other files; nothing else guards the manifest from a flipped bit.
     if (entry.name == kManifestFile && crc32(files_.at(entry.name)) != entry.crc) {
-      throw fault(entry.name + " is altered: its CRC-32 is not the zip's");
+      throw fault("%s is altered: its CRC-32 is not the zip's", kManifestFile);
     }
   }
 }
@@ -199,9 +196,8 @@ std::vector<Zipped::Entry> Zipped::directory(uint64_t* start) const {
     size = wide_size;
     *start = wide_start;
   }
-  if (count != count2 || count > kMaxFiles + 2) {
-    throw fault("at most " + std::to_string(kMaxFiles) + " files expected, the zip declares " +
-                std::to_string(count));
+  if (count != count2 || count > kMaxFiles + 3) {
+    throw fault("at most %zu files expected, the zip declares %" PRIu64, kMaxFiles, count);
   }
   if (*start > end || size != end - *start) {
     throw fault("the zip's directory does not end where its end record begins");
@@ -212,7 +208,7 @@ std::vector<Zipped::Entry> Zipped::directory(uint64_t* start) const {
   for (uint64_t i = 0; i < count; ++i) {
     entries.push_back(entry(&at));
     if (!names.insert(entries.back().name).second) {
-      throw fault("duplicate zip entry " + entries.back().name);
+      throw fault("duplicate zip entry %s", entries.back().name.c_str());
     }
   }
   if (at != end) throw fault("the zip's directory holds more than its entries");
@@ -231,26 +227,25 @@ Zipped::Entry Zipped::entry(uint64_t* at) const {
   Entry entry;
   entry.name = all_.part(name_at, extra_at - name_at).text();
   const std::string wrong = path_fault(entry.name);
-  if (!wrong.empty()) throw fault(wrong);
+  if (!wrong.empty()) throw fault("%s", wrong.c_str());
+  const char* name = entry.name.c_str();
   const unsigned kind = u32(head + 38) >> 16 & S_IFMT;
   if (kind != 0 && kind != S_IFREG) {
-    throw fault("entry " + entry.name + " is a link or a device; a bundle holds plain files");
+    throw fault("entry %s is a link or a device; a bundle holds plain files", name);
   }
   const unsigned flags = u16(head + 8), method = u16(head + 10);
-  if (flags & kEncrypted) throw fault("entry " + entry.name + " is encrypted");
+  if (flags & kEncrypted) throw fault("entry %s is encrypted", name);
   if (flags & ~kUtf8Name) {
-    throw fault("entry " + entry.name + " has flags " + hexadecimal(flags, 1) +
-                "; sizes must stand in its header");
+    throw fault("entry %s has flags 0x%x; sizes must stand in its header", name, flags);
   }
   if (method != 0) {
-    throw fault("entry " + entry.name + " is compressed (method " + std::to_string(method) +
-                "); zip with -0");
+    throw fault("entry %s is compressed (method %u); zip with -0", name, method);
   }
   Numbers numbers{u32(head + 24), u32(head + 20), u32(head + 42)};
   widen(all_.part(extra_at, after - extra_at), entry.name, &numbers);
   if (numbers.stored_size != numbers.size) {
-    throw fault("entry " + entry.name + " declares " + std::to_string(numbers.size) +
-                " bytes but stores " + std::to_string(numbers.stored_size));
+    throw fault("entry %s declares %" PRIu64 " bytes but stores %" PRIu64, name, numbers.size,
+                numbers.stored_size);
   }
   entry.crc = u32(head + 16);
   entry.size = numbers.size;
@@ -266,13 +261,13 @@ void Zipped::widen(Bytes extra, const std::string& name, Numbers* numbers) const
   size_t wide_count = 0;
   for (const uint64_t* field : fields) wide_count += *field == kMany32;
   if (extra.size == 0 && wide_count == 0) return;
-  if (extra.size < 4) throw fault("entry " + name + " lacks its zip64 sizes");
+  if (extra.size < 4) throw fault("entry %s lacks its zip64 sizes", name.c_str());
   const unsigned kind = u16(extra.data), length = u16(extra.data + 2);
   if (kind != 1 || length != extra.size - 4) {
-    throw fault("entry " + name + " has an extra field " + hexadecimal(kind, 4) + "; zip with -X");
+    throw fault("entry %s has an extra field 0x%04x; zip with -X", name.c_str(), kind);
   }
   if (wide_count == 0 || length != 8 * wide_count) {
-    throw fault("entry " + name + " lacks its zip64 sizes");
+    throw fault("entry %s lacks its zip64 sizes", name.c_str());
   }
   const uint8_t* wide = extra.data + 4;
   for (uint64_t* field : fields) {
@@ -289,13 +284,13 @@ uint64_t Zipped::data_start(const Entry& entry) const {
   const uint64_t extra_at = name_at + u16(head + 26);
   const uint64_t begin = extra_at + u16(head + 28);
   if (begin > all_.size || all_.part(name_at, extra_at - name_at).text() != entry.name) {
-    throw fault("entry " + entry.name + " has another name in its own header");
+    throw fault("entry %s has another name in its own header", entry.name.c_str());
   }
   Numbers numbers{u32(head + 22), u32(head + 18), 0};
   widen(all_.part(extra_at, begin - extra_at), entry.name, &numbers);
   if ((u16(head + 6) & ~kUtf8Name) != 0 || u16(head + 8) != 0 ||
       numbers.stored_size != numbers.size || numbers.size != entry.size) {
-    throw fault("entry " + entry.name + " is declared otherwise in its own header");
+    throw fault("entry %s is declared otherwise in its own header", entry.name.c_str());
   }
   return begin;
 }

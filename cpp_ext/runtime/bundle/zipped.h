@@ -47,7 +47,8 @@ class Zipped final : public Archive {
   Entry entry(uint64_t* at) const;
   void widen(Bytes extra, const std::string& name, Numbers* numbers) const;
   uint64_t data_start(const Entry& entry) const;
-  Error fault(const std::string& what) const { return refusal(what + "; export the bundle again"); }
+  // Of a text as printf makes it.
+  [[gnu::format(printf, 2, 3)]] Error fault(const char* format, ...) const;
 
   Identity identity_;
   Mapping mapping_;

@@ -2,42 +2,12 @@
 #include "schema/charsmap.h"
 
 #include <algorithm>
+#include <vector>
 
+#include "schema/base64.h"
 #include "schema/read.h"
 
 namespace mmedge::runtime {
-namespace {
-
-// Value of a character of base64, or -1.
-int base64_value(char c) {
-  if (c >= 'A' && c <= 'Z') return c - 'A';
-  if (c >= 'a' && c <= 'z') return c - 'a' + 26;
-  if (c >= '0' && c <= '9') return c - '0' + 52;
-  return c == '+' ? 62 : c == '/' ? 63 : -1;
-}
-
-}  // namespace
-
-bool decode_base64(std::string_view text, std::vector<uint8_t>* bytes) {
-  bytes->clear();
-  if (text.size() % 4 != 0) return false;
-  size_t padding = 0;
-  while (padding < 2 && padding < text.size() && text[text.size() - 1 - padding] == '=') ++padding;
-  bytes->reserve(text.size() / 4 * 3);
-  uint32_t group = 0;
-  for (size_t at = 0; at < text.size(); ++at) {
-    const bool is_padding = at >= text.size() - padding;
-    const int value = is_padding ? 0 : base64_value(text[at]);
-    if (value < 0) return false;
-    group = group << 6 | static_cast<uint32_t>(value);
-    if (at % 4 != 3) continue;
-    for (int shift = 16; shift >= 0; shift -= 8) bytes->push_back(group >> shift & 0xff);
-    group = 0;
-  }
-  bytes->resize(bytes->size() - padding);
-  return true;
-}
-
 int64_t longest_replacement(const std::optional<JsonValue>& value, const std::string& where) {
   if (!value || !value->is(JsonKind::kString)) {
     throw Misfit(where, "a table in base64", value ? show(*value) : "null");

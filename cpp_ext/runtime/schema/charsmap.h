@@ -5,16 +5,10 @@
 #include <cstdint>
 #include <optional>
 #include <string>
-#include <string_view>
-#include <vector>
 
 #include "schema/json.h"
 
 namespace mmedge::runtime {
-
-// Decodes base64 of the strict kind: groups of four characters, padding at the end alone, nothing
-// else. False where the text is none.
-bool decode_base64(std::string_view text, std::vector<uint8_t>* bytes);
 
 // Bytes of the longest entry of a table in base64, at least 1. `where` is its JSON path. Throws
 // Misfit (schema/read.h): it is no such table.

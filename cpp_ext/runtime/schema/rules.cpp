@@ -316,7 +316,7 @@ void check_loop_files(const Manifest& m) {
 void check_files(const Manifest& m) {
   for (const auto& entry : m.files) {
     const std::string& name = entry.first;
-    if (name == kManifestFile || name == kDigestFile) {
+    if (is_outside_of_list(name)) {
       throw Misfit("$.files", "every file but the manifest and its digest", quoted(name));
     }
     for (size_t end = name.find('/'); end != std::string::npos; end = name.find('/', end + 1)) {

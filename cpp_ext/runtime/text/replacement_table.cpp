@@ -4,7 +4,7 @@
 #include <algorithm>
 
 #include "error.h"
-#include "schema/charsmap.h"
+#include "schema/base64.h"
 #include "schema/utf8.h"
 
 namespace mmedge::runtime {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -18,7 +19,7 @@ from typer.testing import CliRunner
 
 import mmedge
 from mmedge.cli.app import build_app
-from mmedge.errors import BackendError, InputError, MMEdgeError, NoVariantError
+from mmedge.errors import BackendError, InputError, MMEdgeError, NoVariantError, SignatureError
 from mmedge.execution.denoise import DenoiseStep
 from mmedge.execution.verify import verify
 from mmedge.native.runtime import NativePipeline
@@ -347,6 +348,46 @@ def test_an_open_bundle_stays_the_callers(tmp_path):
         path.write_bytes((BUNDLES / "sums.mmedge").read_bytes())
         with pytest.raises(MMEdgeError, match="changed since it was opened"):
             mmedge.load(bundle, runtime="native")
+
+
+def test_libmmedge_checks_who_signed_it(monkeypatch, tmp_path):
+    content = json.loads((CASES / "signatures" / "signatures.json").read_text())
+    pems = {name: content["keys"][name].encode() for name in "abc"}
+    path = CASES / "signatures" / "signed.mmedge"
+    # No signature is verified in Python.
+    monkeypatch.setattr("mmedge.bundle.signature.verify", None)
+
+    def load(name, **options):
+        return mmedge.load(path, threads=1, runtime="native", trusted_keys=[name], **options)
+
+    (tmp_path / "b.pub").write_bytes(pems["b"])
+    for key, name in ((pems["a"], "a"), (tmp_path / "b.pub", "b")):
+        with load(key, lowest_version=7) as pipe:
+            signature = pipe.bundle.signature
+            assert signature.verified_by == (content["key_ids"][name],)
+            assert signature.key_ids == (content["key_ids"]["a"], content["key_ids"]["b"])
+            assert signature.release == mmedge.Bundle.open(path).signature.release
+            assert pipe.bundle.trusted.lowest_version == 7
+            pipe.run(example(pipe))
+    for key, options in ((pems["c"], {}), (pems["a"], {"lowest_version": 8}), (b"none", {})):
+        with pytest.raises(SignatureError):
+            load(key, **options)
+    with pytest.raises(ValueError, match="lowest_version"):
+        mmedge.load(path, runtime="native", lowest_version=1)
+    with mmedge.load(path, threads=1, runtime="native") as pipe:
+        assert pipe.bundle.signature.verified_by == ()
+
+
+def test_keys_of_an_open_bundle_hold_in_libmmedge(tmp_path):
+    content = json.loads((CASES / "signatures" / "signatures.json").read_text())
+    path = shutil.copytree(CASES / "signatures" / "signed", tmp_path / "b")
+    trusted = [content["keys"]["a"].encode()]
+    with mmedge.Bundle.open(path, trusted_keys=trusted) as bundle:
+        with mmedge.load(bundle, threads=1, runtime="native") as pipe:
+            pipe.run(example(pipe))
+        (path / "manifest.sig").unlink()
+        with pytest.raises(SignatureError, match="not signed"):
+            mmedge.load(bundle, threads=1, runtime="native")
 
 
 @pytest.mark.parametrize(

@@ -248,3 +248,19 @@ def test_a_value_that_does_not_fit_ends_a_replay(play, tmp_path):
     assert "sample 1 of 'camera'" in refused
     with pytest.raises(InputError, match="image"):
         python(bundle, tmp_path / "run", trigger="camera")
+
+
+def test_a_replay_of_what_was_signed(play, tmp_path):
+    signed = ROOT / "conformance/cases/signatures"
+    content = json.loads((signed / "signatures.json").read_text())
+    for name in "ac":
+        (tmp_path / f"{name}.pub").write_text(content["keys"][name])
+    bundle = signed / "signed.mmedge"
+    with mmedge.Bundle.open(bundle) as opened:
+        path = record(tmp_path / "run", opened.manifest, 1, count=8)
+        trigger = opened.manifest.modalities[0].name
+    words = ("--trigger", trigger, bundle, path)
+    lines = play(*words)
+    assert play("--key", tmp_path / "a.pub", "--lowest-version", 7, *words) == lines
+    assert "no signature by a trusted key" in play("--key", tmp_path / "c.pub", *words, code=1)
+    assert "expected a number" in play("--lowest-version", "-1", *words, code=2)

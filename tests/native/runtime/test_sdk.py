@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -186,8 +187,43 @@ def test_verify_says_by_its_exit_code_whether_a_bundle_works_here(installed, tmp
     assert refused.returncode == 1
     assert str(altered) in refused.stderr
     assert run(verify, "--onnxruntime", tmp_path, CASES / "tiny.mmedge").returncode == 1
+    assert "unsigned; not checked: no key was given" in check(
+        verify, "--open-only", CASES / "tiny.mmedge"
+    )
     assert run(verify, "--colour", CASES / "tiny.mmedge").returncode == 2
     assert run(verify).returncode == 2
+
+
+def test_verify_says_who_signed_a_bundle(installed, tmp_path):
+    verify = installed / "sdk/bin/mmedge-verify"
+    signed = CASES.parent / "signatures" / "signed.mmedge"
+    content = json.loads((signed.parent / "signatures.json").read_text())
+    keys = {}
+    for name in ("a", "b", "c", "nothing"):
+        keys[name] = tmp_path / f"{name}.pub"
+        keys[name].write_text(content["keys"][name])
+    one, other = content["key_ids"]["a"], content["key_ids"]["b"]
+    out = check(verify, "--open-only", signed)
+    assert f"{one}: not checked: no key was given" in out
+    out = check(verify, "--open-only", "--key", keys["a"], "--lowest-version", 7, signed)
+    assert "release  version 7, signed 2026-09-21 14:13:20 UTC, expires never" in out
+    assert f"{one}: verified" in out
+    assert f"{other}: not checked: not a trusted key" in out
+    both = check(verify, "--open-only", "--key", keys["c"], "--key", keys["b"], signed)
+    assert f"{other}: verified" in both
+    for words, text in (
+        (("--key", keys["c"]), "no signature by a trusted key"),
+        (("--key", keys["a"], "--lowest-version", 8), "expected 8 or higher"),
+        (("--key", keys["nothing"]), "expected one Ed25519 public key"),
+        (("--key", tmp_path / "none"), "cannot be read"),
+        (("--lowest-version", 1), "without trusted keys"),
+    ):
+        done = run(verify, "--open-only", *words, signed)
+        assert done.returncode == 1, words
+        assert text in done.stderr
+    unsigned = run(verify, "--open-only", "--key", keys["a"], CASES / "tiny.mmedge")
+    assert "not signed" in unsigned.stderr
+    assert run(verify, "--lowest-version", "x", signed).returncode == 2
 
 
 def test_the_library_is_small_shows_its_own_names_and_runs_on_old_systems(installed):

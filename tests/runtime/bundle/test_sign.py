@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import stat
@@ -14,6 +15,7 @@ from unittest import mock
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from signature_files import read_tiny, write_signed
 
 import mmedge
 from mmedge import Bundle, SignatureError, generate_key, sign_bundle
@@ -396,6 +398,42 @@ def test_without_the_package_all_but_signatures_works(bundle, keys):
     )  # fmt: skip
     words = "signatures need the cryptography package: pip install 'mmedge[sign]'"
     assert done.stdout.splitlines() == ["()", words, words, words]
+
+
+def test_of_two_processes_that_sign_at_once_one_is_told(bundle, keys):
+    real = sign.write_signature
+
+    def later(archive, data):
+        with mock.patch.object(sign, "write_signature", real):
+            sign_bundle(bundle, keys["new"].private)
+        real(archive, data)
+
+    with (
+        mock.patch.object(sign, "write_signature", later),
+        pytest.raises(mmedge.BundleError, match="since the bundle was opened"),
+    ):
+        sign_bundle(bundle, keys["old"].private)
+    Bundle.open(bundle, trusted_keys=[keys["new"].public]).close()
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_a_bundle_of_an_old_schema_is_signed_and_its_copy_is_not(tmp_path, tiny, keys, zipped):
+    write(tmp_path / "new", tiny)
+    files = read_tiny(tmp_path / "new")
+    tree = json.loads(files["manifest.json"])
+    for loop in tree["loops"]:
+        del loop["whole_prompt"]
+    old = json.dumps(tree | {"schema_version": 5}).encode()
+    path = tmp_path / f"old{'.mmedge' * zipped}"
+    write_signed(path, files, signature=None, manifest=old, zipped=zipped)
+    sign_bundle(path, keys["old"].private, version=2)
+    with Bundle.open(path, trusted_keys=[keys["old"].public]) as opened:
+        assert bytes(opened._archive.read("manifest.json")) == old
+        with pytest.warns(UserWarning, match="its signature was removed"):
+            copy = opened.copy(tmp_path / "copy.mmedge")
+        assert copy.signature is None
+        copy.close()
+        assert opened.copy(tmp_path / "unsigned.mmedge", signed=False).signature is None
 
 
 NUMBERS = st.integers(0, MAX_NUMBER)

@@ -150,6 +150,7 @@ def test_env_says_why_not_and_what_to_install():
     data = json.loads(call("env", "--json").stdout)
     assert "ort" in data["backends"]
     assert data["takes_text"]
+    assert data["verifies_signatures"]
     out = call("env").stdout
     assert "runs" in out
     for backend, why in data["missing"].items():
