@@ -49,6 +49,7 @@ from hear_tables import (
 )
 from json_schema import report_schema
 from label_tables import label_accuracy, label_quantization, label_speed, label_training
+from loadgen_table import loadgen
 from loop_table import loops
 from native_tables import native_allocations, native_runtime
 from signature_table import signatures
@@ -119,6 +120,7 @@ def tracked(folder: str) -> list[str]:
 
 #: (page, block's name) -> what stands between its markers.
 BLOCKS: dict[tuple[str, str], Callable[[], str]] = {
+    ("docs/explanation/benchmarks.md", "loadgen"): loadgen,
     ("docs/howto/serve.md", "triton"): triton_latency,
     ("docs/explanation/benchmarks.md", "overhead"): overhead,
     ("docs/explanation/benchmarks.md", "import time"): import_time,

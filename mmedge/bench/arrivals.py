@@ -13,12 +13,13 @@ import gc
 import math
 import time
 from array import array
+from bisect import bisect_right
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
 __all__ = ["BACKLOG", "KINDS", "Kind", "Load", "Series", "in_turn", "run"]
 
@@ -112,6 +113,7 @@ def run(
     call: Callable[[int], T],
     load: Load,
     *,
+    schedule: Sequence[int] | None = None,
     keep: Callable[[T], None] | None = None,
     tell: Callable[[int, int], None] | None = None,
     clock: Callable[[], int] = time.perf_counter_ns,
@@ -131,17 +133,27 @@ def run(
     Args:
         call: made with the number of the call, from 0.
         load: which calls, and when.
+        schedule: of ``load.calls`` calls at a rate, nanoseconds from the begin of the run to the
+            arrival of each, in order; None: even ones.
         keep: given what each call returned, after its time was taken.
         tell: called now and then with what is done and what there is to do: calls, or whole
             seconds in a run of ``seconds``. Where calls arrive by the clock, only when the next is
             20 ms away: never, then, at 50 Hz and more.
         clock: now in nanoseconds.
         sleep: waits some seconds.
+
+    Raises:
+        ValueError: a schedule that is not of as many calls as the load, at a rate.
     """
+    if schedule is not None and (load.kind != "rate" or len(schedule) != load.calls):
+        raise ValueError(
+            f"a schedule is of calls at a rate, as many as the load has: got {len(schedule)} "
+            f"arrivals and {load.calls} calls of kind {load.kind!r}"
+        )
     series = Series()
     with _no_collection():
         begun = clock()
-        unserved, ended = _make(call, load, series, begun, keep, tell, clock, sleep)
+        unserved, ended = _make(call, load, schedule, series, begun, keep, tell, clock, sleep)
     return replace(series, unserved=unserved, elapsed_ns=ended - begun)
 
 
@@ -199,6 +211,7 @@ def _no_collection() -> Iterator[None]:
 def _make(
     call: Callable[[int], T],
     load: Load,
+    schedule: Sequence[int] | None,
     series: Series,
     begun: int,
     keep: Callable[[T], None] | None,
@@ -210,12 +223,18 @@ def _make(
     period = 1e9 / load.rate_hz if load.rate_hz is not None else 0.0
     pause = round((load.gap_ms or 0.0) * 1e6)
     most = begun + round(load.seconds * 1e9) if load.seconds is not None else None
+
+    def arrival_of(index: int, ended: int) -> int:
+        """When a call arrives, the one before it having ended at ``ended``."""
+        if not period:
+            return ended + (pause if index else 0)
+        if schedule is None:
+            return begun + round(index * period)
+        return begun + schedule[min(index, len(schedule) - 1)]
+
     index, ended = 0, begun
     while load.calls is None or index < load.calls:
-        if load.kind == "rate":
-            arrival = begun + round(index * period)
-        else:
-            arrival = ended + (pause if index else 0)
+        arrival = arrival_of(index, ended)
         start = clock()
         if most is not None and index and max(start, arrival) >= most:
             break
@@ -234,8 +253,7 @@ def _make(
         if keep is not None:
             keep(result)
         index += 1
-        following = begun + round(index * period) if period else ended + pause
-        room = load.kind == "closed" or following - ended >= ROOM_NS
+        room = load.kind == "closed" or arrival_of(index, ended) - ended >= ROOM_NS
         if tell is not None and room and index % TELL_EVERY == 0:
             if load.seconds is not None:
                 tell(int((ended - begun) / 1e9), math.ceil(load.seconds))
@@ -244,6 +262,8 @@ def _make(
     if not period:
         return 0, ended
     # Arrivals from 0 to the end, or to the limit of the run, less those that were answered.
+    if schedule is not None:
+        return bisect_right(schedule, max(ended, begun) - begun) - index, ended
     due = math.floor((min(max(ended, begun), most or ended) - begun) / period) + 1
     if most is not None:
         due = min(due, math.ceil((most - begun) / period))

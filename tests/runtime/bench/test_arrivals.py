@@ -63,6 +63,48 @@ def test_a_closed_loop_makes_one_call_after_another():
     assert found.elapsed_ns == pytest.approx(100 * MS, abs=5000)
 
 
+@given(
+    st.lists(st.tuples(st.floats(0, 5), st.floats(0.1, 4)), min_size=1, max_size=30),
+)
+def test_calls_on_a_schedule_wait_behind_those_before_them(gaps_and_service):
+    gaps, service = zip(*gaps_and_service, strict=True)
+    schedule = [round(at * MS) for at in np.cumsum(gaps)]
+    machine = Machine(*service)
+    found = machine.run(Load("rate", calls=len(schedule), rate_hz=100.0), schedule=schedule)
+    # Lindley's recursion: a call begins when it has arrived and the one before it has ended.
+    ended, expected = 0, []
+    for arrival, ms in zip(schedule, service, strict=True):
+        ended = max(arrival, ended) + round(ms * MS)
+        expected.append(ended - arrival)
+    # Reading the clock takes time here, too: at most two readings a call, and the last of a wait.
+    assert np.allclose(found.latency_ns, expected, atol=60 * len(schedule))
+    assert list(found.start_ns) == schedule
+    assert found.unserved == 0
+
+
+def test_arrivals_of_a_schedule_that_are_not_answered_are_counted():
+    # The first call takes longer than may wait at 100 Hz: 101 s of arrivals.
+    machine = Machine(101_100.0, 1.0)
+    schedule = [index * 10 * MS for index in range(20_000)]
+    load = Load("rate", calls=len(schedule), rate_hz=100.0)
+    found = machine.run(load, schedule=schedule)
+    assert len(found.latency_ns) == 1
+    assert found.unserved == 10_110
+
+
+@pytest.mark.parametrize(
+    ("load", "count"),
+    [
+        (Load(calls=3), 3),
+        (Load("rate", calls=3, rate_hz=1.0), 2),
+        (Load("rate", seconds=3, rate_hz=1.0), 3),
+    ],
+)
+def test_a_schedule_has_as_many_arrivals_as_the_load_has_calls(load, count):
+    with pytest.raises(ValueError, match="a schedule is of calls at a rate"):
+        Machine().run(load, schedule=[0] * count)
+
+
 def test_calls_in_turn_follow_each_others_and_each_has_its_own_time():
     machine, order = Machine(step=0), []
 
