@@ -142,7 +142,8 @@ class Bundle:
         """Rewrite this bundle in its place and form with ``variant`` added, or replaced by its id.
 
         Files of a replaced variant that nothing else uses are dropped. So is a cache in place of
-        the same kind whose weights lie in a file that is written anew. This object is closed.
+        the same kind whose weights lie in a file that is written anew, and a signature, with a
+        UserWarning. This object is closed.
 
         Args:
             variant: what to add.

@@ -346,6 +346,24 @@ def test_a_child_refuses_what_the_keys_do_not_allow(sums, tmp_path, keys):
         mmedge.load(path, trusted_keys=[keys["old"].public], isolate=True)
 
 
+def test_who_gives_no_key_imports_nothing_for_it(tmp_path, tiny, keys):
+    for name in ("unsigned", "signed"):
+        write(tmp_path / name, tiny)
+    sign_bundle(tmp_path / "signed", keys["old"].private)
+    program = (
+        "import sys, mmedge\n"
+        "names = ('mmedge.bundle.signature', 'cryptography')\n"
+        "for path in sys.argv[1:]:\n"
+        "    mmedge.Bundle.open(path)\n"
+        "    print([name in sys.modules for name in names])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, tmp_path / "unsigned", tmp_path / "signed"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.splitlines() == ["[False, False]", "[True, False]"]
+
+
 def test_a_copy_keeps_the_signature_in_either_form(bundle, keys, tmp_path):
     sign_bundle(bundle, keys["old"].private, version=3)
     for name in ("copy", "copy.mmedge"):
