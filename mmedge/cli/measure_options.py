@@ -100,9 +100,6 @@ SkipGapsOption = Annotated[
         "wait for it; without either such a recording is refused.",
     ),
 ]
-TriggerOption = Annotated[
-    str, typer.Option(help="What a result is made for: a modality, any, or a rate in Hz.")
-]
 OutputOption = Annotated[
     Path | None, typer.Option("--output", "-o", help="Write the report as JSON.")
 ]

@@ -12,12 +12,14 @@ import typer
 from mmedge.bench.replay import SECONDS, bench_stream
 from mmedge.bench.result_lines import result_lines
 from mmedge.cli.console import BundleArgument, emit, phases, say
-from mmedge.cli.measure_options import SkipGapsOption, TriggerOption, VariantOptions
+from mmedge.cli.flight import compare_dump
+from mmedge.cli.measure_options import SkipGapsOption, VariantOptions
 from mmedge.cli.output import finite
 from mmedge.cli.topics import ParametersOption, TopicOption, bag_topics
 from mmedge.cli.trust import TrustOptions
 from mmedge.loader import load
 from mmedge.recording import open_recording
+from mmedge.recording.flight.reader import is_dump
 from mmedge.recording.ros import Bag, policies
 
 if TYPE_CHECKING:
@@ -38,6 +40,13 @@ SecondsOption = Annotated[
     float | None,
     typer.Option(help=f"How long golden samples come; {SECONDS:g} s.", min=0.001, callback=finite),
 ]
+TriggerOption = Annotated[
+    str | None,
+    typer.Option(
+        help="What a result is made for: a modality, any, or a rate in Hz. Without it, the dump of "
+        "a flight recorder is run again as it was recorded, and compared."
+    ),
+]
 SimulatedOption = Annotated[
     bool,
     typer.Option(
@@ -52,7 +61,7 @@ def replay(
     bundle: BundleArgument,
     recording: RecordingArgument = None,
     *,
-    trigger: TriggerOption,
+    trigger: TriggerOption = None,
     topic: TopicOption = None,
     ros_parameters: ParametersOption = None,
     seconds: SecondsOption = None,
@@ -63,6 +72,9 @@ def replay(
 ) -> None:
     """Push a recording to a stream as it came, and measure the results: ages, drops, deadlines."""
     topics = bag_topics(topic, ros_parameters)
+    if trigger is None:
+        _compare(bundle, recording, options, seconds, simulated=simulated, topics=bool(topics))
+        return
     if topics and recording is None:
         raise typer.BadParameter("--topic and --ros-parameters need a ROS 2 bag to replay")
     if simulated:
@@ -97,6 +109,30 @@ def replay(
             words = f"{background.words}, and during the cold start and the profile"
             report = replace(report, load={**report.load, "interference": words})
         keep(report)
+
+
+def _compare(
+    bundle: str,
+    recording: Path | None,
+    options: VariantOptions,
+    seconds: float | None,
+    *,
+    simulated: bool,
+    topics: bool,
+) -> None:
+    """Without --trigger: the dump of a flight recorder, which says what triggered."""
+    if recording is None or topics or not is_dump(recording):
+        raise typer.BadParameter(
+            "needed, but for the dump of a flight recorder", param_hint="--trigger"
+        )
+    measured = (options.output, options.html, options.interference, options.deadline, seconds)
+    chosen = options.backend != "auto" or options.precision or options.device or simulated
+    if chosen or any(each is not None for each in measured):
+        raise typer.BadParameter(
+            "a dump is replayed as it was recorded and compared; only --threads and --json can be "
+            "given without --trigger"
+        )
+    compare_dump(bundle, recording, threads=options.threads, as_json=options.as_json)
 
 
 def _simulate(

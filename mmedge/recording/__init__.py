@@ -7,6 +7,7 @@
 :mod:`~mmedge.recording.recorder`   writes either while a stream runs
 :mod:`~mmedge.recording.ros`        messages and bags of ROS 2
 :mod:`~mmedge.recording.golden`     samples at constant rates, made of a bundle's golden samples
+:mod:`~mmedge.recording.flight`     the last seconds of a stream in memory, dumped on a trigger
 ==================================  ==============================================================
 """
 
@@ -17,6 +18,8 @@ from typing import TYPE_CHECKING
 
 from mmedge.errors import InputError
 from mmedge.recording.directory import DirectoryRecording
+from mmedge.recording.flight.recorder import FlightRecorder
+from mmedge.recording.flight.triggers import DumpLimits, DumpTriggers
 from mmedge.recording.golden import Golden
 from mmedge.recording.recorder import Recorder, RecordingStream, need_mcap
 from mmedge.recording.sample import Recorded, Recording
@@ -24,7 +27,17 @@ from mmedge.recording.sample import Recorded, Recording
 if TYPE_CHECKING:
     import os
 
-__all__ = ["Golden", "Recorded", "Recorder", "Recording", "RecordingStream", "open_recording"]
+__all__ = [
+    "DumpLimits",
+    "DumpTriggers",
+    "FlightRecorder",
+    "Golden",
+    "Recorded",
+    "Recorder",
+    "Recording",
+    "RecordingStream",
+    "open_recording",
+]
 
 
 def open_recording(path: str | os.PathLike[str]) -> Recording:

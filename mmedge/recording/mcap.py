@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-__all__ = ["McapRecording", "McapWriter"]
+__all__ = ["EXTRA", "EXTRA_SCHEMA", "McapRecording", "McapWriter"]
 
 #: Encoding of messages, name and encoding of their schema.
 ENCODING, SCHEMA, SCHEMA_ENCODING = "safetensors", "mmedge.Sample", "text/plain"
@@ -62,6 +62,9 @@ SCHEMA_TEXT = (
 )
 #: Names of the metadata records at the beginning and at the end, and of the digest in each.
 BEGIN, END, DIGEST = "mmedge.recording", "mmedge.recording.end", "sha256"
+
+#: Beginning of the topics and schemas of a flight recorder's dump, which are no samples.
+EXTRA, EXTRA_SCHEMA = "/mmedge/", "mmedge.Flight"
 
 #: Version of the file. A reader refuses any other.
 VERSION = 2
@@ -85,13 +88,21 @@ _read_lost = table(text(re.compile(r"[a-z_]{1,64}")), integer(0, 1 << 53))
 class McapWriter:
     """See :class:`mmedge.recording.sample.Writer`. ``origin`` is the recorder's time now.
 
+    ``start_ns`` are nanoseconds since 1970 at that time; None: now.
+
     Raises:
         InputError: something is at ``path`` already.
         OSError: the disk refused.
     """
 
     def __init__(
-        self, path: Path, bundle: str, modalities: tuple[str, ...], *, origin: float
+        self,
+        path: Path,
+        bundle: str,
+        modalities: tuple[str, ...],
+        *,
+        origin: float,
+        start_ns: int | None = None,
     ) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -104,7 +115,7 @@ class McapWriter:
         self._channels = {
             name: self._mcap.register_channel(f"/{name}", ENCODING, schema) for name in modalities
         }
-        self._start_ns = time.time_ns()
+        self._start_ns = time.time_ns() if start_ns is None else start_ns
         self._origin = origin
         self._counts = dict.fromkeys(modalities, 0)
         self._since: float | None = None
@@ -115,8 +126,29 @@ class McapWriter:
             "start_ns": str(self._start_ns),
             "origin_s": repr(origin),
         }
-        self._mcap.add_metadata(BEGIN, {**begin, DIGEST: _digest(begin)})
+        self.add_metadata(BEGIN, begin)
         self._file.flush()
+
+    def add_metadata(self, name: str, content: Mapping[str, str]) -> None:
+        """Write a metadata record, with a digest of what it says."""
+        self._mcap.add_metadata(name, {**content, DIGEST: _digest(content)})
+
+    def add_channel(self, topic: str, encoding: str, schema: tuple[str, str, str]) -> int:
+        """Make a channel beside those of modalities; its topic begins with :data:`EXTRA`.
+
+        ``schema`` is its name, its encoding and its text.
+        """
+        name, schema_encoding, text = schema
+        number = self._mcap.register_schema(name, schema_encoding, text.encode())
+        return self._mcap.register_channel(topic, encoding, number)
+
+    def add_message(self, channel: int, data: bytes, seconds: float, number: int) -> None:
+        """Write a message of such a channel, at a time of the recorder's clock."""
+        ns = self._ns(seconds)
+        self._mcap.add_message(
+            channel, log_time=ns, publish_time=ns, data=data, sequence=number & 0xFFFFFFFF
+        )
+        self._written()
 
     def fault(self, sample: Recorded) -> str:
         """See :meth:`mmedge.recording.sample.Writer.fault`: 64 bits of nanoseconds hold less."""
@@ -139,6 +171,9 @@ class McapWriter:
             sequence=self._counts[sample.modality] & 0xFFFFFFFF,
         )
         self._counts[sample.modality] += 1
+        self._written()
+
+    def _written(self) -> None:
         if self._since is None:
             self._since = time.monotonic()
         self._file.flush()  # a chunk that became full
@@ -162,7 +197,7 @@ class McapWriter:
         try:
             count = sum(self._counts.values())
             end = {"count": str(count), "lost": json.dumps(dict(lost))}
-            self._mcap.add_metadata(END, {**end, DIGEST: _digest(end)})
+            self.add_metadata(END, end)
             self._mcap.finish()  # type: ignore[no-untyped-call]
             self._file.flush()
             os.fsync(self._file.fileno())
@@ -205,19 +240,56 @@ class McapRecording:
             self._check_own(record)
             where = f"{self._path}: sample {order.count}"
             if isinstance(record, Channel):
-                topics[record.id] = record.topic.removeprefix("/")
+                topics[record.id] = record.topic
             elif isinstance(record, Metadata) and record.name == END:
                 expected = record.metadata.get("count")
             elif isinstance(record, Message):
                 if record.channel_id not in topics:
                     raise InputError(f"{where} is of channel {record.channel_id}, which is unknown")
+                topic = topics[record.channel_id]
+                if topic.startswith(EXTRA):
+                    continue
                 value = value_of(unpack(record.data, where), where)
                 t, arrival = self._seconds(record.publish_time), self._seconds(record.log_time)
-                yield order.check(Recorded(topics[record.channel_id], t, arrival, value))
+                yield order.check(Recorded(topic.removeprefix("/"), t, arrival, value))
         if not self._truncation and expected != str(order.count):
             raise InputError(
                 f"{self._path}: expected {expected} samples, got {order.count}; copy it anew"
             )
+
+    def messages(self) -> Iterator[tuple[str, Message]]:
+        """All messages with their topics, those that are no samples too.
+
+        Raises:
+            InputError: it cannot be read.
+        """
+        topics: dict[int, str] = {}
+        for record in self._records():
+            self._check_own(record)
+            if isinstance(record, Channel):
+                topics[record.id] = record.topic
+            elif isinstance(record, Message):
+                if record.channel_id not in topics:
+                    raise InputError(
+                        f"{self._path}: a message of channel {record.channel_id}, which is unknown"
+                    )
+                yield topics[record.channel_id], record
+
+    def metadata(self, name: str) -> Mapping[str, str] | None:
+        """A metadata record that :meth:`McapWriter.add_metadata` wrote; None: there is none.
+
+        Raises:
+            InputError: it is altered, or the file cannot be read.
+        """
+        for record in self._records():
+            if isinstance(record, Metadata) and record.name == name:
+                if record.metadata.get(DIGEST) != _digest(record.metadata):
+                    raise InputError(
+                        f"{self._path}: metadata {name!r} is altered: its digest differs; copy it "
+                        "anew"
+                    )
+                return {k: v for k, v in record.metadata.items() if k != DIGEST}
+        return None
 
     def _seconds(self, ns: int) -> float:
         return self._origin + (ns - self._start_ns) / 1e9
@@ -316,12 +388,17 @@ class McapRecording:
                 f"{self._path}: its chunks are compressed with {record.compression!a}; write it "
                 "anew with mcap compress --compression none"
             )
-        if isinstance(record, Schema) and (record.name, record.encoding) != (
-            SCHEMA,
-            SCHEMA_ENCODING,
+        if (
+            isinstance(record, Schema)
+            and (record.name, record.encoding) != (SCHEMA, SCHEMA_ENCODING)
+            and not record.name.startswith(EXTRA_SCHEMA)
         ):
             self._refuse(f"schema {record.name!a} of encoding {record.encoding!a}")
-        if isinstance(record, Channel) and record.message_encoding != ENCODING:
+        if (
+            isinstance(record, Channel)
+            and record.message_encoding != ENCODING
+            and not record.topic.startswith(EXTRA)
+        ):
             self._refuse(f"topic {record.topic!a} of message encoding {record.message_encoding!a}")
 
     def _refuse(self, fault: str) -> NoReturn:

@@ -163,6 +163,7 @@ class Stream:
         pipe: as above.
         options: all the others as they were given, but ``clock``.
         clock: as above.
+        start: the clock's seconds when the stream was made.
 
     Raises:
         InputError: an unknown modality, a policy that does not fit it, or a number that is not
@@ -262,6 +263,7 @@ class Stream:
         # Reentrant, because the finalizer below may run in any thread at any moment.
         self._lock = threading.RLock()
         self._clock = StreamClock(monotonic if clock is None else clock, self._core.follow_clock)
+        self.start = self._clock.last
         compute = Compute(pipe, pipe.bundle, plan, self._feeds, options)
         if rate is not None and not triggers:
             self._core.ticker = Ticker(self._clock.last, rate)

@@ -33,11 +33,17 @@ using runtime::Misfit;
 constexpr std::string_view kEncoding = "safetensors", kSchema = "mmedge.Sample",
                            kSchemaEncoding = "text/plain", kBegin = "mmedge.recording",
                            kEnd = "mmedge.recording.end", kMagic = "\x89MCAP0\r\n";
+// How topics and schemas of a flight recorder's dump begin, whose messages are no samples.
+constexpr std::string_view kExtra = "/mmedge/", kExtraSchema = "mmedge.Flight";
 constexpr uint64_t kMaxRecordBytes = kMaxValueBytes + (uint64_t{64} << 20);
 constexpr size_t kMaxEndBytes = size_t{1} << 20;
 constexpr double kMaxSeconds = 1e11;
 
 std::string quoted(std::string_view text) { return runtime::show(text); }
+
+bool begins(std::string_view text, std::string_view beginning) {
+  return text.substr(0, beginning.size()) == beginning;
+}
 
 std::optional<std::string_view> find(const Metadata& metadata, std::string_view key) {
   const auto found = metadata.find(key);
@@ -120,15 +126,14 @@ class Mcap final : public Recording {
     read_records([&](const Record& record) {
       check_own(record);
       if (record.kind == Opcode::kChannel) {
-        std::string_view topic = record.name;
-        if (!topic.empty() && topic[0] == '/') topic.remove_prefix(1);
-        topics[record.id] = topic;
+        topics[record.id] = record.name;
       } else if (record.kind == Opcode::kMetadata && record.name == kEnd) {
         const auto count = find(record.metadata, "count");
         expected.reset();
         if (count) expected = std::string(*count);
       } else if (record.kind == Opcode::kMessage) {
-        take_message(record, topics[record.id], &order, take);
+        const auto& topic = topics[record.id];
+        if (!topic || !begins(*topic, kExtra)) take_message(record, topic, &order, take);
       }
       return true;
     });
@@ -151,11 +156,12 @@ class Mcap final : public Recording {
     for (const auto& [name, view] : unpack(record.data, where)) tensors.emplace_back(name, view);
     Recorded sample;
     sample.value = value_of(std::move(tensors), where);
-    while (sample.modality < modalities.size() && modalities[sample.modality] != *topic) {
+    const std::string_view modality = topic->substr(begins(*topic, "/") ? 1 : 0);
+    while (sample.modality < modalities.size() && modalities[sample.modality] != modality) {
       ++sample.modality;
     }
     if (sample.modality == modalities.size()) {
-      throw refusal(order->where(), "unknown modality " + quoted(*topic));
+      throw refusal(order->where(), "unknown modality " + quoted(modality));
     }
     sample.t = seconds(record.publish_time);
     sample.arrival = seconds(record.log_time);
@@ -287,10 +293,12 @@ class Mcap final : public Recording {
                                "; write it anew with mcap compress --compression none");
     }
     if (record.kind == Opcode::kSchema &&
-        (record.name != kSchema || record.encoding != kSchemaEncoding)) {
+        (record.name != kSchema || record.encoding != kSchemaEncoding) &&
+        !begins(record.name, kExtraSchema)) {
       refuse("schema " + quoted(record.name) + " of encoding " + quoted(record.encoding));
     }
-    if (record.kind == Opcode::kChannel && record.encoding != kEncoding) {
+    if (record.kind == Opcode::kChannel && record.encoding != kEncoding &&
+        !begins(record.name, kExtra)) {
       refuse("topic " + quoted(record.name) + " of message encoding " + quoted(record.encoding));
     }
   }

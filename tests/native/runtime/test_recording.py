@@ -13,6 +13,7 @@ import zlib
 
 import numpy as np
 import pytest
+from flights import fly
 from fuzz.native import fuzz, seeds_of
 from native_builds import ROOT
 from safetensors.numpy import load_file, save_file
@@ -494,3 +495,19 @@ def test_changed_inputs_end_no_reader(probe, tmp_path, kind):
     program = probe("recording_probe")
     counts = fuzz(program, kind, seeds_of(kind), tmp_path / "scratch", count=500)
     assert counts["inputs"] == 500
+
+
+def test_the_dump_of_a_flight_recorder_is_a_recording_of_its_samples(describe, tmp_path):
+    with (
+        mmedge.load(BUNDLE, threads=1) as pipe,
+        fly(pipe, tmp_path, trigger="camera", seconds=0.3) as flight,
+    ):
+        flight.push("text", 3)
+        for k in range(30):
+            flight.push("camera", k)
+            flight.push("state", k)
+        path = flight.recorder.dump("test")
+    (row,) = describe([path])
+    expected = described(path)
+    assert row == expected
+    assert expected["samples"] > 10

@@ -1,0 +1,240 @@
+"""What a flight recorder keeps, made of what a stream tells: records in the ring, and their times.
+
+Not thread-safe.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from mmedge.recording.flight.records import (
+    EVENT_BYTES,
+    MACHINE_BYTES,
+    RESULT_BYTES,
+    RUN_BYTES,
+    SAMPLE_BYTES,
+    EventRecord,
+    ItemRecord,
+    MachineRecord,
+    Record,
+    ResultRecord,
+    RunRecord,
+    SampleRecord,
+    array_bytes,
+)
+from mmedge.recording.flight.ring import FlightRing
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mmedge.spec import Array
+    from mmedge.stream.observer import Event
+    from mmedge.stream.result import Result
+    from mmedge.stream.sample import Item, StreamSample
+
+__all__ = ["FlightMemory"]
+
+#: States of more bytes than this are kept only every so many parts of the window.
+SMALL_STATE, STATE_PARTS = 64 << 10, 60
+
+
+class FlightMemory:
+    """See the module.
+
+    Args:
+        seconds: that are kept.
+        memory_bytes: most of them.
+        t: seconds of the stream's clock now.
+
+    Attributes:
+        ring: the records.
+        time: of the newest, as :attr:`Record.time`.
+        t: the same in seconds of the stream's clock.
+        told: pushes, encodings and results that the stream has told of.
+    """
+
+    def __init__(self, seconds: float, memory_bytes: int, t: float) -> None:
+        self.ring = FlightRing(seconds, memory_bytes)
+        self.time = self.t = t
+        self.told = 0
+        self._seconds = seconds
+        #: What is to be added to told times for those of a clock that was never set back, and for
+        #: those of one that was not set ahead either.
+        self._offset = self._shift = 0.0
+        self._results = 0
+        self._outputs: tuple[Any, Mapping[str, Any] | None] = (None, None)
+        self._states_kept: dict[str, tuple[int, float]] = {}
+        self._run: RunRecord | None = None
+
+    def add_push(
+        self,
+        modality: str,
+        seq: int,
+        value: Mapping[str, Any] | str,
+        t: float,
+        arrival: float,
+        fault: str | None,
+    ) -> None:
+        """Keep a sample."""
+        self._add(self._sample(modality, seq, value, t, arrival, fault), arrival)
+        self.told += 1
+
+    def add_run(self, modality: str, item: Item) -> None:
+        """Keep a run of an encoder with state, of which :meth:`end_run` says what it came to."""
+        turn = item.turn
+        if turn is None:
+            return
+        made = self._item(modality, item)
+        states = self._keep_states(modality, turn.epoch, turn.states)
+        nbytes = RUN_BYTES + _state_bytes(states)
+        self._run = RunRecord(self.time, nbytes, made, turn.epoch, states)
+        self.ring.add(self._run)
+
+    def end_run(self, *, succeeded: bool) -> None:
+        """An encoder ran: with state, it is the run that was added last."""
+        self.told += 1
+        run, self._run = self._run, None
+        if run is not None:
+            run.succeeded = succeeded
+
+    def add_result(self, result: Result, fused: tuple[Any, ...] | None, network: int) -> None:
+        """Keep a result; ``fused`` is what :meth:`mmedge.stream.Observer.on_fused` was told."""
+        self._add(self._result(result, fused, network), result.made)
+        self.told += 1
+
+    def add_event(self, event: Event) -> None:
+        """Keep an event, and follow a clock that was set."""
+        if event.kind == "clock_jump":
+            # Times told from now on are of the clock as it was set.
+            change = event.details.get("change", 0.0)
+            self._offset += change
+            self._shift += change - event.details.get("ahead", 0.0)
+        nbytes = EVENT_BYTES + len(event.message)
+        self._add(EventRecord(self.time, nbytes, event, self.told), event.t)
+
+    def add_machine(self, state: Mapping[str, Any]) -> None:
+        """Keep a state of the machine."""
+        self.ring.add(MachineRecord(self.time, MACHINE_BYTES, {"t": self.t, **state}))
+
+    def _add(self, record: Record, t: float) -> None:
+        """Add a record of time ``t`` in seconds of the stream's clock."""
+        self.t = t
+        # Threads may push in another order than their pushes began.
+        self.time = record.time = max(self.time, t + self._shift)
+        self.ring.add(record)
+
+    def _sample(
+        self,
+        modality: str,
+        seq: int,
+        value: Mapping[str, Any] | str,
+        t: float,
+        arrival: float,
+        fault: str | None,
+    ) -> SampleRecord:
+        missing, kept = "", value
+        nbytes = SAMPLE_BYTES
+        if isinstance(value, str):
+            nbytes += len(value)
+        else:
+            for array in value.values():
+                if not isinstance(array, np.ndarray):
+                    missing = "it was on a GPU"
+                    break
+                nbytes += array.nbytes
+        return SampleRecord(
+            self.time, SAMPLE_BYTES if missing else nbytes, modality, seq,
+            None if missing else kept, t, arrival, fault, missing, self.told, t + self._shift,
+        )  # fmt: skip
+
+    def _hold(self, modality: str, sample: StreamSample) -> SampleRecord:
+        """The record of a sample that is used, also of one that has left the window."""
+        record = self.ring.find((modality, sample.seq))
+        if record is None:
+            t, arrival = sample.t - self._offset, sample.arrival - self._offset
+            record = self._sample(modality, sample.seq, sample.values, t, arrival, None)
+            record.time = min(self.time, arrival + self._shift)
+            self.ring.hold(record)
+        return cast("SampleRecord", record)
+
+    def _item(self, modality: str, item: Item) -> ItemRecord:
+        samples = tuple([self._hold(modality, sample) for sample in item.samples])
+        if item.key[0] == "window":
+            return ItemRecord(modality, samples, first_row=item.first_row)
+        weight = None
+        if len(item.samples) == 2:
+            # As the stream computes it, in the stream's own time.
+            before, after = item.samples
+            weight = (item.key[2] - before.t) / (after.t - before.t)
+        return ItemRecord(modality, samples, weight=weight)
+
+    def _used(self, modality: str, item: Item | None) -> ItemRecord | None:
+        if item is None:
+            return None
+        made = self._item(modality, item)
+        if item.turn is not None:
+            run = self.ring.find(("run", *made.key))
+            if run is None:
+                # It began before the recorder did, or its record had to go.
+                states = item.turn.states
+                nbytes = RUN_BYTES + _state_bytes(states)
+                run = RunRecord(self.time, nbytes, made, item.turn.epoch, states, succeeded=True)
+                self.ring.hold(run)
+            made.run = cast("RunRecord", run)
+        return made
+
+    def _result(self, result: Result, fused: tuple[Any, ...] | None, network: int) -> ResultRecord:
+        before, copies = self._outputs
+        if result.outputs is not before:
+            # A reader of results may write to them. Repeated outputs are copied once.
+            copies = _copy(result.outputs)
+            self._outputs = result.outputs, copies
+        nbytes = RESULT_BYTES + array_bytes(copies or {})
+        items: dict[str, ItemRecord | None] | None = None
+        turns: dict[str, tuple[int, Mapping[str, Array] | None]] = {}
+        sizes: Mapping[str, int] = {}
+        steps, end = 0, None
+        if fused is not None:
+            chosen, sizes, begun, outcome = fused
+            items = {name: self._used(name, item) for name, item in chosen.items()}
+            for stage, turn in begun.items():
+                states = self._keep_states(f"stage {stage}", turn.epoch, turn.states)
+                turns[stage] = turn.epoch, None if states is None else states.get(stage, {})
+                nbytes += _state_bytes(states)
+            steps, end = outcome.steps, outcome.end
+        self._results += 1
+        return ResultRecord(
+            self.time, nbytes, result, copies, self._results - 1, network, items,
+            dict(sizes), turns, steps, end, self.told,
+        )  # fmt: skip
+
+    def _keep_states(
+        self, owner: str, epoch: int, states: Mapping[str, Mapping[str, Array]]
+    ) -> Mapping[str, Mapping[str, Array]] | None:
+        """The states to keep with a run; None: large ones that were kept a short time ago.
+
+        A replay has them of the runs between.
+        """
+        if _state_bytes(states) <= SMALL_STATE:
+            return states
+        kept = self._states_kept.get(owner)
+        period = self._seconds / STATE_PARTS
+        if kept is not None and kept[0] == epoch and self.time - kept[1] < period:
+            return None
+        self._states_kept[owner] = epoch, self.time
+        return states
+
+
+def _copy(outputs: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    if outputs is None:
+        return None
+    return {
+        name: value.copy() if isinstance(value, np.ndarray) else value
+        for name, value in outputs.items()
+    }
+
+
+def _state_bytes(states: Mapping[str, Mapping[str, Array]] | None) -> int:
+    return sum(array_bytes(arrays) for arrays in (states or {}).values())
