@@ -67,7 +67,7 @@ conformance: $(VENV)/.test
 # Bundles served by a real Triton server, in an environment of its own: the wheel that holds the server
 # wants NumPy 1.
 triton: $(VENV)-triton/.ready
-	OMP_NUM_THREADS=1 $(VENV)-triton/bin/pytest -c integrations/triton/pyproject.toml integrations/triton/tests
+	OMP_NUM_THREADS=1 $(VENV)-triton/bin/pytest -c integrations/triton/pyproject.toml integrations/triton/tests $(PYTEST)
 
 # The ROS 2 node with real ROS, in an environment of its own: what its wheels put into Python's start
 # would reach every other program. It is made with the network and used without: Fast DDS binds every
@@ -149,7 +149,7 @@ $(VENV)/.test: $(VENV)/.torch pyproject.toml $(NATIVE)
 $(VENV)-triton/.ready: pyproject.toml integrations/triton/pyproject.toml $(NATIVE)
 	$(PYTHON) -m venv $(VENV)-triton
 	$(VENV)-triton/bin/pip install --quiet --disable-pip-version-check --config-settings=build-dir=build/triton \
-		--editable ".[cpu,sign,text]" "numpy<2" "nvidia-pytriton==0.7.0" pytest pytest-timeout
+		--editable ".[cpu,sign,text]" "numpy<2" "nvidia-pytriton==0.7.0" "onnx>=1.19" pytest pytest-timeout
 	$(VENV)-triton/bin/pip install --quiet --disable-pip-version-check --editable integrations/triton
 	touch $@
 

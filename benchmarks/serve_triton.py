@@ -111,6 +111,8 @@ def measure(bundle: Path, rounds: int) -> dict[str, Any]:
             ways: dict[str, Callable[[], object]] = {"local": lambda: pipe.run(inputs)}
             for protocol in PROTOCOLS:
                 client = Client(server, protocol)
+                if protocol == "http":
+                    tritonserver = client.connection.get_server_metadata()["version"]
                 answer = client.call("served", inputs)
                 for name, array in expected.items():
                     np.testing.assert_array_equal(answer[name], array)
@@ -119,6 +121,7 @@ def measure(bundle: Path, rounds: int) -> dict[str, Any]:
             return {
                 "network": pipe.bundle.manifest.name,
                 "variant": pipe.variant.id,
+                "tritonserver": tritonserver,
                 "bytes_in": sum(array.nbytes for array in inputs.values()),
                 "bytes_out": sum(array.nbytes for array in expected.values()),
                 "ways": compare(series),
@@ -147,7 +150,7 @@ def main() -> None:
         "load_at_end": host.state()["load_average"],
         "server": {
             "nvidia-pytriton": version("nvidia-pytriton"),
-            "tritonserver": "2.51.0",
+            "tritonserver": rows["small"]["tritonserver"],
             "tritonclient": version("tritonclient"),
             "numpy": np.__version__,
             "python": platform.python_version(),

@@ -15,10 +15,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from clients import PROTOCOLS, Client, refusal
+from echo_bundle import write_echo
 from server import serve
 from tritonclient.utils import InferenceServerException
 
 import mmedge
+from mmedge.spec import DTYPES
 from mmedge_triton import write_model
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -48,6 +50,7 @@ def repository(tmp_path_factory):
             write_model(BUNDLES / f"{name}.mmedge", folder, threads=1)
     # A bundle that is a folder, read where it is.
     write_model(BUNDLES / "tiny", folder, name="folder", threads=1, reference=True)
+    write_model(write_echo(tmp_path_factory.mktemp("echo") / "echo.mmedge"), folder, threads=1)
     write_model(BUNDLES / "floats.mmedge", folder, name="any", threads=1, allow_non_finite=True)
     return folder
 
@@ -106,6 +109,27 @@ def test_golden_samples_are_answered_as_here_to_the_bit(client, name):
         assert samples or name in ("completer", "prompted", "speller")
         for sample in samples:
             assert_same(client.call(name, sample.inputs), pipe.run(sample.inputs))
+
+
+@pytest.mark.parametrize("count", [0, 1, 1000])
+def test_every_dtype_comes_back_with_and_without_a_dimension(client, count):
+    rng = np.random.default_rng(count)
+    inputs = {}
+    for name, dtype in DTYPES.items():
+        for kind, size in (("one", 1), ("many", count)):
+            values = rng.integers(0, 256, size * dtype.itemsize, np.uint8).view(dtype)
+            if dtype.kind == "f":
+                values = np.nan_to_num(values, posinf=0.0, neginf=0.0)
+            elif dtype.kind == "b":
+                values = rng.integers(0, 2, size).astype(dtype)
+            # The server has no tensors without a dimension.
+            inputs[f"{name}_{kind}"] = values
+    answer = client.call("echo", inputs)
+    assert len(answer) == 2 * len(DTYPES)
+    for name, values in inputs.items():
+        back = answer[f"{name}_back"]
+        assert (back.dtype, back.shape) == (values.dtype, values.shape), name
+        assert back.tobytes() == values.tobytes(), name
 
 
 def test_bundle_that_is_a_folder_is_served_where_it_is(client, repository):
