@@ -53,6 +53,22 @@ def test_every_module_imports_and_a_bundle_runs_with_torch_blocked(sums):
     assert python(program, str(sums), *MODULES).strip() == "True"
 
 
+#: What extras bring.
+EXTRAS = (
+    "cryptography", "cuda", "mcap", "openvino", "opentelemetry", "prometheus_client", "pynvml",
+    "rosbags", "tensorrt", "tokenizers",
+)  # fmt: skip
+
+
+def test_command_line_runs_without_extras():
+    program = (
+        f"import sys\nfor name in {EXTRAS!r}:\n    sys.modules[name] = None\n"
+        "from mmedge.cli.app import run\n"
+        "sys.exit(run(['env']))\n"
+    )
+    assert "onnxruntime" in python(program)
+
+
 #: None in sys.modules is how Python itself marks a module that cannot be imported.
 WITHOUT_TOKENIZERS = "import sys; sys.modules['tokenizers'] = None\n"
 

@@ -21,7 +21,6 @@ from mmedge.recording.flight.records import (
     RunRecord,
     SampleRecord,
 )
-from mmedge.recording.mcap import McapWriter
 from mmedge.recording.sample import MAX_VALUE_BYTES, Recorded, pack, size_of
 
 if TYPE_CHECKING:
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from mmedge.recording.flight.cut import MemoryCut
     from mmedge.recording.flight.records import Record
     from mmedge.recording.flight.triggers import DumpReason
+    from mmedge.recording.mcap import McapWriter
     from mmedge.spec import Array
 
 __all__ = ["write_dump"]
@@ -50,6 +50,9 @@ def write_dump(path: Path, cut: MemoryCut, merged: Callable[[], Sequence[DumpRea
         OSError: the disk refused.
         InputError: something is there.
     """
+    # The library is an extra, and the command line imports this module without it.
+    from mmedge.recording.mcap import McapWriter
+
     network = cut.networks[-1]
     origin = cut.origin
     writer = McapWriter(

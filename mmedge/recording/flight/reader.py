@@ -10,7 +10,6 @@ import numpy as np
 
 from mmedge.errors import InputError
 from mmedge.recording.flight.channels import BEGIN, CHANNELS, END, VERSION
-from mmedge.recording.mcap import McapRecording
 from mmedge.recording.recorder import need_mcap
 from mmedge.recording.sample import unpack, value_of
 from mmedge.schema.read import Misfit, decode
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Mapping
 
+    from mmedge.recording.mcap import McapRecording
     from mmedge.recording.sample import Value
     from mmedge.spec import Array
 
@@ -149,6 +149,8 @@ class FlightDump:
             BackendError: the mcap library is not installed.
         """
         need_mcap()
+        from mmedge.recording.mcap import McapRecording  # of an extra
+
         recording = McapRecording(Path(path))
         begin = recording.metadata(BEGIN)
         if begin is None:
@@ -193,6 +195,8 @@ def is_dump(path: str | os.PathLike[str]) -> bool:
     if not path.is_file():
         return False
     need_mcap()
+    from mmedge.recording.mcap import McapRecording  # of an extra
+
     return McapRecording(path).metadata(BEGIN) is not None
 
 
