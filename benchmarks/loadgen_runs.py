@@ -60,8 +60,7 @@ def read_results(lines: Iterable[str]) -> dict[str, float]:
         if not line.startswith(MARK):
             continue
         entry = json.loads(line.removeprefix(MARK))
-        # A run too short for a submission to MLPerf is an error to loadgen, and none here.
-        if entry["metadata"]["is_error"] and "early stopping" not in str(entry["value"]).lower():
+        if entry["metadata"]["is_error"]:
             raise ValueError(f"loadgen reports an error: {entry['key']}: {entry['value']}")
         found[entry["key"]] = entry["value"]
     wanted = {name: f"result_{q}_percentile_latency_ns" for name, q in PERCENTILES.items()}

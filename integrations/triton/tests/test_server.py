@@ -29,7 +29,7 @@ BUNDLES = ROOT / "conformance" / "cases" / "bundles"
 #: with and without text.
 NAMES = (
     "attention", "both", "byte-level", "captioner", "completer", "floats", "painter", "poses",
-    "prompted", "sizes", "speller", "sums", "tiny",
+    "prompted", "sizes", "speller", "sums", "tiny", "word-level",
 )  # fmt: skip
 #: Processes of this model.
 INSTANCES = 2
@@ -153,6 +153,19 @@ def test_text_is_taken_where_there_is_a_tokenizer(client):
         texts = [client.call("sums", {"image": image, "text": text}) for text in ("red", "blue")]
         for answer, text in zip(texts, ("red", "blue"), strict=True):
             assert_same(answer, pipe(image=image, text=text))
+
+
+def test_text_that_is_cut_is_told_in_the_log_each_time(client, server):
+    told = "a text of 2700 characters is cut to 6 tokens"
+    before = server.words().count(told)
+    with load("word-level") as pipe, pytest.warns(UserWarning, match=told):
+        expected = pipe(text="red ball " * 300)
+    for _ in range(2):
+        assert_same(client.call("word-level", {"text": "red ball " * 300}), expected)
+    deadline = time.monotonic() + 30
+    while server.words().count(told) < before + 2:
+        assert time.monotonic() < deadline, "the server's log does not tell"
+        time.sleep(0.02)
 
 
 def test_example_of_the_page_runs(server):
