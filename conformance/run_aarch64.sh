@@ -14,7 +14,8 @@ folder=$(cd "$1" && pwd)
 schedules=${2:-2000}
 python=${PYTHON:-$root/.venv/bin/python}
 
-# What an interpreter needs of Debian.
+# What an interpreter needs of Debian. By libssl3 libmmedge verifies signatures; without it, or libsodium23,
+# it refuses whatever is to be verified, and the cases of signatures are shown as faults.
 if [ ! -d "$folder/system" ]; then
     dpkg --add-architecture arm64
     trap 'dpkg --remove-architecture arm64' EXIT

@@ -55,7 +55,11 @@ std::string left_behind(const std::string& path) {
 
 }  // namespace
 
-Error Archive::refusal(const std::string& fault) const {
+Error Archive::refusal(const char* format, ...) const {
+  va_list arguments;
+  va_start(arguments, format);
+  const std::string fault = message_text(format, arguments);
+  va_end(arguments);
   return Error(Code::kBundle, path_ + ": " + fault);
 }
 

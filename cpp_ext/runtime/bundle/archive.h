@@ -50,8 +50,8 @@ class Archive {
  protected:
   explicit Archive(std::string path) : path_(std::move(path)) {}
 
-  // An error that begins with the archive's path.
-  Error refusal(const std::string& fault) const;
+  // An error that begins with the archive's path; a text as printf makes it.
+  [[gnu::format(printf, 2, 3)]] Error refusal(const char* format, ...) const;
 
   std::string path_;
   std::map<std::string, uint64_t> sizes_;

@@ -42,8 +42,8 @@ std::shared_ptr<Bundle> Bundle::open(const std::string& path, const SignaturePol
   bundle->archive_ = Archive::open(path);
   Archive& archive = *bundle->archive_;
   bundle->manifest_bytes_ = read_manifest_bytes(archive, policy, &bundle->signature_);
-  bundle->digest_ = sha256_hexadecimal(bundle->manifest_bytes_);
-  bundle->manifest_ = manifest_from_json(bundle->manifest_bytes_, archive.path() + ": manifest.json");
+  bundle->digest_ = sha256_hexadecimal(bundle->manifest_bytes());
+  bundle->manifest_ = manifest_from_json(bundle->manifest_bytes(), archive.path() + ": manifest.json");
   const Manifest& manifest = bundle->manifest_;
   check_listing(archive, manifest.files);
   // Graphs are checked before files are hashed, which takes longer; of an altered file it is said that

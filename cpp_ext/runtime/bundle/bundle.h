@@ -6,6 +6,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <vector>
 
 #include "bundle/archive.h"
 #include "bundle/onnx_file.h"
@@ -24,7 +25,7 @@ class Bundle {
 
   const std::string& path() const { return archive_->path(); }
   const Manifest& manifest() const { return manifest_; }
-  Bytes manifest_bytes() const { return manifest_bytes_; }
+  Bytes manifest_bytes() const { return {manifest_bytes_.data(), manifest_bytes_.size()}; }
   // SHA-256 of the manifest in lower-case hexadecimal.
   const std::string& digest() const { return digest_; }
   const Signature& signature() const { return signature_; }
@@ -49,7 +50,7 @@ class Bundle {
 
   std::unique_ptr<Archive> archive_;
   Manifest manifest_;
-  Bytes manifest_bytes_;
+  std::vector<uint8_t> manifest_bytes_;
   std::string digest_;
   Signature signature_;
   std::map<std::string, GraphFile> graphs_;

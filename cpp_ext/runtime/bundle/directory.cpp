@@ -67,9 +67,9 @@ void Directory::list(FileDescriptor folder, const std::string& prefix,
     const std::string name = prefix + entry;
     const std::string fault = path_fault(name);  // bounds the depth, too
     if (!fault.empty()) {
-      throw refusal(fault +
-                    ": no bundle holds such a file, so this folder is not a bundle, or something "
-                    "was added to it; copy or export the bundle again");
+      throw refusal("%s: no bundle holds such a file, so this folder is not a bundle, or something "
+                    "was added to it; copy or export the bundle again",
+                    fault.c_str());
     }
     struct stat status;
     if (fstatat(folder.get(), entry.c_str(), &status, AT_SYMLINK_NOFOLLOW) != 0) {
@@ -91,27 +91,28 @@ void Directory::list(FileDescriptor folder, const std::string& prefix,
 void Directory::add(int folder, const std::string& entry, const std::string& name,
                     const struct stat& status, std::map<Inode, std::string>* names) {
   if (S_ISLNK(status.st_mode)) {
-    throw refusal(name + " is a link; a bundle holds plain files, put a copy in its place");
+    throw refusal("%s is a link; a bundle holds plain files, put a copy in its place", name.c_str());
   }
   if (!S_ISREG(status.st_mode)) {
-    throw refusal(name + " is a device, pipe or socket; a bundle holds plain files only");
+    throw refusal("%s is a device, pipe or socket; a bundle holds plain files only", name.c_str());
   }
   const auto [first, is_new] = names->emplace(Inode{status.st_dev, status.st_ino}, name);
   if (!is_new) {
-    throw refusal(name + " and " + first->second +
-                  " are one file (hard links), which costs more to read than to store; put a copy "
-                  "in the place of each");
+    throw refusal("%s and %s are one file (hard links), which costs more to read than to store; put a "
+                  "copy in the place of each",
+                  name.c_str(), first->second.c_str());
   }
   if (may_have_hole(status)) {
     FileDescriptor file(openat(folder, entry.c_str(), O_RDONLY | kSafely));
     if (!file) throw unreadable(name, errno);
     if (has_hole(file.get(), status)) {
-      throw refusal(name + " is sparse: " + std::to_string(status.st_size) +
-                    " bytes, of which some are not stored; copy it with cp --sparse=never");
+      throw refusal("%s is sparse: %lld bytes, of which some are not stored; copy it with cp "
+                    "--sparse=never",
+                    name.c_str(), static_cast<long long>(status.st_size));
     }
   }
   if (sizes_.size() >= kMaxFiles + 3) {  // the manifest, its digest and its signature come on top
-    throw refusal("more than " + std::to_string(kMaxFiles) + " files; no bundle is");
+    throw refusal("more than %zu files; no bundle is", kMaxFiles);
   }
   identities_.emplace(name, Identity(status));
   sizes_.emplace(name, static_cast<uint64_t>(status.st_size));
@@ -161,7 +162,7 @@ Directory::Inode Directory::root() const {
 }
 
 FileDescriptor Directory::open_file(const std::string& name) const {
-  if (identities_.count(name) == 0) throw refusal("no file " + quoted(name) + " in the bundle");
+  if (identities_.count(name) == 0) throw refusal("no file %s in the bundle", quoted(name).c_str());
   FileDescriptor at(::open(path_.c_str(), kFolder));
   for (size_t begin = 0; at;) {
     const size_t slash = name.find('/', begin);
@@ -184,14 +185,14 @@ void Directory::check_same(const std::string& name, int fd) const {
 }
 
 Error Directory::change(const std::string& name, int error) const {
-  if (error == 0) return refusal(name + " changed since the bundle was opened; open it again");
-  return refusal(name + " changed since the bundle was opened: " +
-                 std::generic_category().message(error));
+  if (error == 0) return refusal("%s changed since the bundle was opened; open it again", name.c_str());
+  return refusal("%s changed since the bundle was opened: %s", name.c_str(),
+                 std::generic_category().message(error).c_str());
 }
 
 Error Directory::unreadable(const std::string& name, int error) const {
-  return refusal((name.empty() ? "" : name + ": ") + "the bundle cannot be read: " +
-                 std::generic_category().message(error));
+  return refusal("%s%sthe bundle cannot be read: %s", name.c_str(), name.empty() ? "" : ": ",
+                 std::generic_category().message(error).c_str());
 }
 
 }  // namespace mmedge::runtime

@@ -28,7 +28,8 @@ std::string manifest_digest(Bytes manifest) {
   return sha256_hexadecimal(manifest) + "  " + kManifestFile + "\n";
 }
 
-Bytes read_manifest_bytes(Archive& archive, const SignaturePolicy& policy, Signature* signature) {
+std::vector<uint8_t> read_manifest_bytes(Archive& archive, const SignaturePolicy& policy,
+                                         Signature* signature) {
   const std::string where = archive.path() + ": ";
   const auto manifest = archive.sizes().find(kManifestFile);
   if (manifest == archive.sizes().end()) {
@@ -38,7 +39,9 @@ Bytes read_manifest_bytes(Archive& archive, const SignaturePolicy& policy, Signa
     throw Error(Code::kBundle, where + kManifestFile + " of " + std::to_string(manifest->second) +
                                    " bytes, expected at most " + std::to_string(kMaxManifestBytes));
   }
-  const Bytes data = archive.read(kManifestFile);
+  const Bytes file = archive.read(kManifestFile);
+  std::vector<uint8_t> copy(file.begin(), file.end());
+  const Bytes data{copy.data(), copy.size()};
   const auto digest = archive.sizes().find(kDigestFile);
   if (digest != archive.sizes().end()) {
     if (digest->second >= kMaxText || archive.read(kDigestFile).text() != manifest_digest(data)) {
@@ -49,14 +52,14 @@ Bytes read_manifest_bytes(Archive& archive, const SignaturePolicy& policy, Signa
   Signature checked = check_signature(archive, data, policy);
   if (signature != nullptr) *signature = std::move(checked);
   // Parsed from here on.
-  if (digest != archive.sizes().end()) return data;
+  if (digest != archive.sizes().end()) return copy;
   // The oldest version had none.
   const int64_t version = stated_version(data).value_or(kOldestVersion);
   if (version > kOldestVersion && version <= kSchemaVersion) {
     throw Error(Code::kBundle, where + "no " + kDigestFile + ", which a bundle of this version "
                                    "has; copy or export the bundle again");
   }
-  return data;
+  return copy;
 }
 
 void check_listing(const Archive& archive, const std::map<std::string, std::string>& files) {

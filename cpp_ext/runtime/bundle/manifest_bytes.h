@@ -4,6 +4,7 @@
 
 #include <map>
 #include <string>
+#include <vector>
 
 #include "bundle/archive.h"
 #include "bundle/signature.h"
@@ -14,12 +15,13 @@ namespace mmedge::runtime {
 // What manifest.sha256 holds: the digest of `manifest` as sha256sum writes it.
 std::string manifest_digest(Bytes manifest);
 
-// The bytes of manifest.json, after they were compared with manifest.sha256, and then manifest.sig was
+// A copy of manifest.json, so that what was verified is what is parsed, whoever may write to the
+// file: after they were compared with manifest.sha256, and then manifest.sig was
 // checked (`signature` gets what it says). Only a bundle whose manifest states the oldest version, or
 // none that is a number, may lack manifest.sha256. Throws Error(kBundle): there is no manifest, it is
 // too large, or it is altered; and as check_signature().
-Bytes read_manifest_bytes(Archive& archive, const SignaturePolicy& policy = {},
-                          Signature* signature = nullptr);
+std::vector<uint8_t> read_manifest_bytes(Archive& archive, const SignaturePolicy& policy = {},
+                                         Signature* signature = nullptr);
 
 // Makes sure that the archive holds the files that a manifest lists (name to digest), and no other.
 // Throws Error(kBundle).

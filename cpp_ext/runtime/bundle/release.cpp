@@ -106,11 +106,13 @@ Envelope read_envelope(Bytes data, const std::string& where) {
     ReleaseSignature signature;
     cursor.take_digest(&signature.key_id);
     for (const ReleaseSignature& other : envelope.signatures) {
-      if (std::strcmp(other.key_id, signature.key_id) == 0) cursor.refuse("each keyid once, got one");
+      if (std::strcmp(other.key_id, signature.key_id) == 0) {
+        cursor.refuse("a keyid that no signature before has, and that ends");
+      }
     }
     cursor.take("\",\"sig\":\"");
     cursor.take_base64(&bytes);
-    if (bytes.size() != sizeof signature.bytes) cursor.refuse("64 bytes in base64 before what is");
+    if (bytes.size() != sizeof signature.bytes) cursor.refuse("64 bytes in base64, which end");
     std::memcpy(signature.bytes, bytes.data(), bytes.size());
     signature.verified = false;
     envelope.signatures.push_back(signature);
@@ -132,7 +134,7 @@ Release read_release(Bytes payload, const std::string& where) {
   cursor.take(",\"expires\":");
   if (!cursor.try_take("null")) {
     release.expires = cursor.take_integer();
-    if (release.expires <= release.signed_at) cursor.refuse("a time after that of signed before what is");
+    if (release.expires <= release.signed_at) cursor.refuse("a time after signed, which ends");
   }
   cursor.take_last("}");
   return release;

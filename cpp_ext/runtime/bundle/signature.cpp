@@ -14,6 +14,9 @@
 namespace mmedge::runtime {
 namespace {
 
+// Behind the first key id, which alone is named: the message of a failed call has 511 bytes.
+const char* others(size_t count, const char* words) { return count > 1 ? words : ""; }
+
 std::vector<PublicKey> read_keys(const SignaturePolicy& policy) {
   std::vector<PublicKey> keys;
   for (const std::string& text : policy.trusted_keys) {
@@ -48,11 +51,10 @@ void verify(const std::vector<PublicKey>& keys, const std::string& library,
   }
   if (is_verified) return;
   throw signature_error(where,
-                        "no signature by a trusted key: it is signed by key %s (and %zu more), and "
-                        "trusted is %s (and %zu more); "
-                        "get the bundle from whom you trust, or give the signer's public key",
-                        signatures->front().key_id, signatures->size() - 1, keys.front().id,
-                        keys.size() - 1);
+                        "no signature by a trusted key: it is signed by key %s%s, and trusted is key "
+                        "%s%s; get the bundle from whom you trust, or give the signer's public key",
+                        signatures->front().key_id, others(signatures->size(), " and others"),
+                        keys.front().id, others(keys.size(), " or others"));
 }
 
 void check_release(const Release& release, const SignaturePolicy& policy,
@@ -71,7 +73,8 @@ void check_release(const Release& release, const SignaturePolicy& policy,
       where,
       "%s: signed at %" PRId64 ", expires at %" PRId64 ", and the clock of this device says %" PRId64
       " (seconds since 1970); %s",
-      now >= release.expires ? "expired" : "signed later than now, so whether it has expired cannot be told",
+      now >= release.expires ? "expired"
+                             : "signed later than now, so whether it has expired cannot be told",
       release.signed_at, release.expires, now,
       now >= release.expires ? "install a newer release, or set the clock if it is wrong"
                              : "set the clock");
@@ -88,9 +91,9 @@ Signature check_signature(Archive& archive, Bytes manifest, const SignaturePolic
   if (file == archive.sizes().end()) {
     if (!result.is_checked) return result;
     throw signature_error(where,
-                          "there is none: the bundle is not signed, and it has to be by key %s (or %zu more); sign "
+                          "there is none: the bundle is not signed, and it has to be by key %s%s; sign "
                           "it (mmedge sign), or get it from whom you trust",
-                          keys.front().id, keys.size() - 1);
+                          keys.front().id, others(keys.size(), " or others"));
   }
   if (file->second > kMaxSignatureBytes) {
     throw signature_error(where, "%" PRIu64 " bytes, expected at most %zu; copy the bundle again, or "

@@ -52,17 +52,18 @@ Zipped::Zipped(const std::string& path) : Archive(path) {
   const FileDescriptor file(::open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC));
   struct stat status;
   if (!file || fstat(file.get(), &status) != 0) {
-    throw refusal("the bundle cannot be read: " + std::generic_category().message(errno));
+    throw refusal("the bundle cannot be read: %s", std::generic_category().message(errno).c_str());
   }
   identity_ = Identity(status);
   if (identity_.size == 0) throw refusal("an empty file is no bundle");
   if (has_hole(file.get(), status)) {
-    throw refusal("a sparse file: " + std::to_string(identity_.size) +
-                  " bytes, of which some are not stored; copy it with cp --sparse=never");
+    throw refusal("a sparse file: %" PRIu64 " bytes, of which some are not stored; copy it with cp "
+                  "--sparse=never",
+                  identity_.size);
   }
   mapping_ = Mapping(file.get(), static_cast<size_t>(identity_.size));
   if (!mapping_.valid()) {
-    throw refusal("the bundle cannot be read: " + std::generic_category().message(errno));
+    throw refusal("the bundle cannot be read: %s", std::generic_category().message(errno).c_str());
   }
   all_ = mapping_.bytes();
   // Before the zip's own rules, which say nothing to whoever named another file.
@@ -79,7 +80,7 @@ Zipped::Zipped(const std::string& path) : Archive(path) {
 
 Bytes Zipped::read(const std::string& name) {
   const auto found = files_.find(name);
-  if (found == files_.end()) throw refusal("no file " + quoted(name) + " in the bundle");
+  if (found == files_.end()) throw refusal("no file %s in the bundle", quoted(name).c_str());
   return found->second;
 }
 
@@ -97,16 +98,16 @@ std::string Zipped::digest(const std::string& name) {
 
 std::string Zipped::file(const std::string& name) {
   read(name);
-  throw refusal(name +
-                " has no path of its own inside a zip; unpack the bundle into a directory and "
-                "open that");
+  throw refusal("%s has no path of its own inside a zip; unpack the bundle into a directory and open "
+                "that",
+                name.c_str());
 }
 
 void Zipped::check_unchanged() {
   struct stat status;
   if (lstat(path_.c_str(), &status) != 0) {
-    throw refusal("changed since the bundle was opened: " +
-                  std::generic_category().message(errno));
+    throw refusal("changed since the bundle was opened: %s",
+                  std::generic_category().message(errno).c_str());
   }
   if (Identity(status) != identity_) {
     throw refusal("changed since the bundle was opened; open it again");
@@ -118,7 +119,7 @@ Error Zipped::fault(const char* format, ...) const {
   va_start(arguments, format);
   const std::string what = message_text(format, arguments);
   va_end(arguments);
-  return refusal(what + "; export the bundle again");
+  return refusal("%s; export the bundle again", what.c_str());
 }
 
 // The bytes of a record, which begins with `magic`.

@@ -56,7 +56,7 @@ std::string list(Archive& archive) {
 
 // What opening a bundle checks before it reads its manifest's fields, and all digests.
 std::string check(Archive& archive) {
-  const Bytes manifest = read_manifest_bytes(archive);
+  const std::vector<uint8_t> manifest = read_manifest_bytes(archive);
   const Json tree = Json::parse(manifest.begin(), manifest.end());
   const auto files = tree.at("files").get<std::map<std::string, std::string>>();
   check_listing(archive, files);
