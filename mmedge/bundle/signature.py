@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import hashlib
-import re
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -42,8 +42,10 @@ __all__ = [
     "key_id",
     "public_key_from_pem",
     "public_key_to_pem",
+    "read_public_key",
     "show_time",
     "verify",
+    "wall_clock",
 ]
 
 #: How to get what verifies and makes signatures.
@@ -59,9 +61,8 @@ KEY_BYTES: Final = 32
 #: Bytes of a file that is still read as a key: one in PEM has 113.
 MAX_KEY_BYTES: Final = 4096
 
-_PEM = re.compile(
-    r"\s*-----BEGIN PUBLIC KEY-----\s+([A-Za-z0-9+/=\s]*?)\s*-----END PUBLIC KEY-----\s*"
-)
+#: What a key in PEM begins and ends with (RFC 7468, 13).
+_BEGIN, _END = "-----BEGIN PUBLIC KEY-----", "-----END PUBLIC KEY-----"
 
 #: 2**255 - 19, the field's prime (RFC 8032, 5.1).
 _P: Final = (1 << 255) - 19
@@ -187,11 +188,13 @@ def public_key_from_pem(data: bytes, *, source: str) -> bytes:
         raise SignatureError(
             f"{source}: a private key; give the public one (NAME.pub), and keep this one safe"
         )
-    try:
-        match = _PEM.fullmatch(data.decode("ascii")) if len(data) <= MAX_KEY_BYTES else None
-        der = base64.b64decode("".join(match[1].split()), validate=True) if match else b""
-    except (UnicodeDecodeError, binascii.Error):
-        der = b""
+    der = b""
+    if len(data) <= MAX_KEY_BYTES:
+        with contextlib.suppress(UnicodeDecodeError, binascii.Error):
+            words = data.decode("ascii").strip()
+            body = words.removeprefix(_BEGIN).removesuffix(_END)
+            if words == f"{_BEGIN}{body}{_END}" and body[:1].isspace():
+                der = base64.b64decode("".join(body.split()), validate=True)
     if len(der) != len(_SPKI) + KEY_BYTES or not der.startswith(_SPKI):
         raise SignatureError(
             f"{source}: expected one Ed25519 public key in PEM (BEGIN PUBLIC KEY), such as mmedge "
@@ -214,7 +217,7 @@ def public_key_from_pem(data: bytes, *, source: str) -> bytes:
 def public_key_to_pem(key: bytes) -> str:
     """A key of 32 bytes as PEM."""
     body = base64.b64encode(_SPKI + key).decode()
-    return f"-----BEGIN PUBLIC KEY-----\n{body}\n-----END PUBLIC KEY-----\n"
+    return f"{_BEGIN}\n{body}\n{_END}\n"
 
 
 def key_id(key: bytes) -> str:
