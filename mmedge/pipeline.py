@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from mmedge.backends import Attention, SessionOptions
     from mmedge.bundle import Bundle
+    from mmedge.drift import DriftProfile
     from mmedge.execution.call_options import CallOptions
     from mmedge.execution.feature_cache import CacheInfo
     from mmedge.execution.loop_run import LoopRun
@@ -253,13 +254,14 @@ class Pipeline:
         align: Mapping[str, Policy] | None = None,
         sanity: Mapping[str, Sanity] | None = None,
         clock: Callable[[], float] | None = None,
+        drift: DriftProfile | None = None,
         **limits: Any,  # noqa: ANN401
     ) -> Stream:
         """Make a stream, which runs each encoder when its sensor delivers.
 
-        See :class:`mmedge.stream.Stream`, also for ``limits``. Several streams may share a
-        pipeline. Close them before it. A stream needs the plan ``cut``. If another plan is loaded,
-        ``cut`` replaces it, and single calls run ``cut`` from then on. With ``load(...,
+        See :class:`mmedge.stream.Stream`, also for ``drift`` and ``limits``. Several streams may
+        share a pipeline. Close them before it. A stream needs the plan ``cut``. If another plan is
+        loaded, ``cut`` replaces it, and single calls run ``cut`` from then on. With ``load(...,
         plan="cut")`` only one plan is ever loaded.
 
         Raises:
@@ -279,6 +281,7 @@ class Pipeline:
             align=align,
             sanity=sanity,
             clock=clock,
+            drift=drift,
             **limits,
         )
 

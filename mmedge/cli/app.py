@@ -19,6 +19,7 @@ import mmedge
 from mmedge.cli.bench import bench
 from mmedge.cli.compare import compare
 from mmedge.cli.console import settings, stderr, warn
+from mmedge.cli.drift import drift
 from mmedge.cli.env import env
 from mmedge.cli.failures import READER_GONE, tell
 from mmedge.cli.inspect import inspect
@@ -72,7 +73,8 @@ def build_app() -> typer.Typer:
     )
     app.callback()(_every)
     runtime_verbs = (
-        bench, compare, env, inspect, keygen, record, remove, replay, sign, sweep, tune, verify,
+        bench, compare, drift, env, inspect, keygen, record, remove, replay, sign, sweep, tune,
+        verify,
     )  # fmt: skip
     verbs: dict[str, Callable[..., None]] = {verb.__name__: verb for verb in runtime_verbs}
     verbs["run"] = run_once

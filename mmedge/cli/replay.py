@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from mmedge.recording.ros import Topic
 
-__all__ = ["replay"]
+__all__ = ["read_trigger_option", "replay"]
 
 RecordingArgument = Annotated[
     Path | None,
@@ -79,7 +79,7 @@ def replay(
         raise typer.BadParameter("--topic and --ros-parameters need a ROS 2 bag to replay")
     if simulated:
         _simulate(
-            bundle, recording, topics, _trigger(trigger), seconds, options, trust,
+            bundle, recording, topics, read_trigger_option(trigger), seconds, options, trust,
             skip_gaps=bool(skip_gaps),
         )  # fmt: skip
         return
@@ -99,7 +99,7 @@ def replay(
         with phases() as tell, background or nullcontext():
             report = bench_stream(
                 bundle, options.backend, options.precision, options.device,
-                trigger=_trigger(trigger), recording=recording, topics=topics,
+                trigger=read_trigger_option(trigger), recording=recording, topics=topics,
                 seconds=seconds or SECONDS, deadline_ms=options.deadline, threads=options.threads,
                 warmup=warmup, profiled=options.profile, progress=tell, skip_gaps=skip_gaps,
                 say=say,
@@ -167,7 +167,12 @@ def _simulate(
             emit(f"{line}\n")
 
 
-def _trigger(text: str) -> str | float:
+def read_trigger_option(text: str) -> str | float:
+    """What triggers, as it is given on the command line: a rate in Hz, or a name.
+
+    Raises:
+        BadParameter: a rate that is not above 0 and finite.
+    """
     try:
         hz = float(text)
     except ValueError:

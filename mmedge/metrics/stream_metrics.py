@@ -138,4 +138,14 @@ def _modality_families(health: Health) -> list[Family]:
             ("modality", "reason"), drops,
         )
     )  # fmt: skip
+    scores: dict[tuple[str, ...], float] = {
+        (name,): state.drift for name, state in modalities if state.drift is not None
+    }
+    families.append(
+        Family(
+            "mmedge_drift_score", "gauge",
+            "How far a modality is from what is normal for it: 1 and above is an alarm.",
+            ("modality",), scores,
+        )
+    )  # fmt: skip
     return families

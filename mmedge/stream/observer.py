@@ -134,6 +134,9 @@ class Observers:
     def __bool__(self) -> bool:
         return bool(self._observers)
 
+    def __contains__(self, observer: Observer) -> bool:
+        return any(other is observer for other in self._observers)
+
     def add(self, observer: Observer) -> None:
         """Tell this one, too, from now on."""
         self._observers = (*self._observers, observer)

@@ -58,6 +58,9 @@ class Result:
             fresh, an earlier one where they are repeated (of an action chunk, the steps of
             ``t - outputs_t`` seconds have passed); None without outputs.
         trigger: the modality whose sample it was made for; None for a tick.
+        drift: score by modality then, of a stream with a drift profile: about 0 as calibrated, 1
+            and above an alarm (see :class:`mmedge.drift.DriftProfile`). Those of which nothing is
+            known, or that are not watched, are left out.
     """
 
     outputs: Mapping[str, Any] | None
@@ -75,6 +78,7 @@ class Result:
     lateness: float = 0.0
     outputs_t: float | None = None
     trigger: str | None = None
+    drift: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def latency_ms(self) -> float:
@@ -112,6 +116,11 @@ class ModalityHealth:
         state_missed: values that came and that its encoder's state has not taken, because they were
             dropped or could not be encoded; of windows, at least so many.
         state_resets: how often that state began anew by itself (``reset_after``).
+        drift: of a stream with a drift profile, how far what comes is from what is normal: about 0
+            as calibrated, 1 and above an alarm. It stays while nothing comes. None: nothing is
+            known, or it is not watched.
+        drift_since: when its alarm began, in seconds of the stream's clock; None: there is none.
+        drift_reason: the alarm in words; empty if there is none.
     """
 
     pushed: int
@@ -131,6 +140,9 @@ class ModalityHealth:
     windows_pending: int = 0
     state_missed: int = 0
     state_resets: int = 0
+    drift: float | None = None
+    drift_since: float | None = None
+    drift_reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mmedge.constraints import Relations
     from mmedge.spec import Array
     from mmedge.stream.compute import Encoded, Fused
+    from mmedge.stream.drift import DriftObserver
     from mmedge.stream.jumps import Jumps
     from mmedge.stream.modality_state import ModalityState
     from mmedge.stream.sample import Item, StreamSample
@@ -74,6 +75,8 @@ class StreamStateMachine:
         self.closed = False
         #: Who is told what happens.
         self.observers = Observers()
+        #: What scores drift; None: nothing does.
+        self.drift: DriftObserver | None = None
         #: Why the stream ended by itself; None: it did not.
         self.failure: str | None = None
         #: What triggers at a rate; None: samples do.
@@ -548,6 +551,7 @@ class StreamStateMachine:
             notes=notes,
             outputs_t=None if outputs is None else outputs_t + ahead - self._offset,
             trigger=None if trigger.track is None else trigger.track.name,
+            drift={} if self.drift is None else self.drift.scores(),
         )
 
     def take(self, now: float, *, latest: bool) -> Result:
@@ -601,6 +605,7 @@ class StreamStateMachine:
                 errors=track.errors,
                 last_error=track.last_error,
                 clock_jumps=track.jumps,
+                **({} if self.drift is None else self.drift.health(name)),
                 **track.state_counts(),
                 **track.items.window_counts(),
             )

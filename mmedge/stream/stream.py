@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from mmedge.bundle import Bundle
+    from mmedge.drift import DriftProfile
     from mmedge.spec import Variant
     from mmedge.stream.observer import Observer
     from mmedge.stream.result import Health, Result
@@ -158,16 +159,19 @@ class Stream:
             or cancels the loop after the step that runs.
         loop_options: of every run of the loop, as :meth:`mmedge.Pipeline.run` takes them, such as
             ``limit`` and ``seed``; but ``state`` and ``deadline_ms``, which the stream has itself.
+        drift: what is normal, to score what comes by: in results, in :meth:`health` and by events
+            (:mod:`mmedge.stream.drift`). None: nothing is scored.
 
     Attributes:
         pipe: as above.
-        options: all the others as they were given, but ``clock``.
+        options: all the others as they were given, but ``clock``, and ``drift``, which is of one
+            bundle.
         clock: as above.
         start: the clock's seconds when the stream was made.
 
     Raises:
-        InputError: an unknown modality, a policy that does not fit it, or a number that is not
-            allowed.
+        InputError: an unknown modality, a policy that does not fit it, a number that is not
+            allowed, or a drift profile of another bundle.
     """
 
     def __init__(
@@ -186,6 +190,7 @@ class Stream:
         reset_after: float | Mapping[str, float] | None = None,
         newer_trigger: Literal["wait", "cancel"] = "wait",
         loop_options: Mapping[str, Any] | None = None,
+        drift: DriftProfile | None = None,
     ) -> None:
         self.pipe = pipe
         self.options: Mapping[str, Any] = {
@@ -260,6 +265,13 @@ class Stream:
             sequences={name: StateSequence(limits.get(name)) for name in fusion},
             cancels=newer_trigger == "cancel",
         )
+        if drift is not None:
+            # Streams without a profile do without the modules.
+            from mmedge.stream.drift import DriftObserver
+
+            drift.check_bundle(manifest.name, pipe.bundle.digest)
+            self._core.drift = DriftObserver(drift)
+            self._core.drift.attach(self._core.observers)
         # Reentrant, because the finalizer below may run in any thread at any moment.
         self._lock = threading.RLock()
         self._clock = StreamClock(monotonic if clock is None else clock, self._core.follow_clock)
