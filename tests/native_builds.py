@@ -19,6 +19,7 @@ WATCHED = (
     "cpp_ext",
     "tests/native",
     "conformance",
+    "tests/ed25519_points.py",
     "tests/emulated_cuda.py",
     "tests/fuzz/native.py",
     "tests/line_probe.py",
