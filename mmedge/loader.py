@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -116,6 +117,7 @@ def load(
         AccuracyError: the variant does not compute here what it should; the message names the first
             stage.
     """
+    arguments = {name: value for name, value in locals().items() if name != "bundle"}
     if cache_bytes < 0:
         raise ValueError(f"cache_bytes must be >= 0, got {cache_bytes}")
     check_threads(threads)
@@ -190,6 +192,7 @@ def load(
         if caller_bundle is None:
             open_bundle.close()
         raise
+    pipe.reload = partial(load, **arguments)
     return pipe
 
 

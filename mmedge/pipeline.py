@@ -20,6 +20,7 @@ from mmedge.forks import watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from functools import partial
     from types import TracebackType
 
     from mmedge.backends import Attention, SessionOptions
@@ -49,7 +50,11 @@ class Pipeline:
         decisions: for every variant of the bundle, whether it was chosen and why.
         why_plan: why :attr:`plan` is the one that is loaded, in words.
         threads: most intra-op threads of each stage on the CPU; None: the backend's default.
+        reload: loads another bundle with the arguments that this one was loaded with; None: nobody
+            said how.
     """
+
+    reload: partial[Pipeline] | None = None
 
     def __init__(
         self,

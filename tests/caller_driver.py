@@ -82,13 +82,13 @@ class TimedStages:
 class CallerDriver:
     """Work is done inside calls, as docs/reference/streams.md says ("On the caller's thread")."""
 
-    def __init__(self, core, compute, _gate, now, *, real_time):
+    def __init__(self, core, _gate, now, *, real_time):
         assert not real_time
-        self.core, self.compute, self.now = core, compute, now
+        self.core, self.compute, self.now = core, core.network.compute, now
         self.planned, self.count, self.alarm = [], 0, None
         self.ticks = None
         for name in core.tracks:
-            compute.prepare(name)
+            self.compute.prepare(name)
         if core.ticker is not None:
             self.ticks = core.ticker.next
             self.plan(self.ticks, self.tick, is_patient=True)

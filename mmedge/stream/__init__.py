@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mmedge.stream.clock import SimulatedClock
+from mmedge.stream.network_id import NetworkId
 from mmedge.stream.observer import Event, Observer
 from mmedge.stream.policies import Exact, Hold, Interpolate, Latest, Policy, Window
 from mmedge.stream.result import Health, ModalityHealth, Result, Used
@@ -18,6 +19,7 @@ __all__ = [
     "Interpolate",
     "Latest",
     "ModalityHealth",
+    "NetworkId",
     "Observer",
     "Policy",
     "Result",

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mmedge.constraints import Relations
     from mmedge.spec import Array
     from mmedge.stream.modality_state import ModalityState
+    from mmedge.stream.network import Network
     from mmedge.stream.state_sequence import Turn
 
 __all__ = ["Active", "Choice", "Chooser", "Trigger", "merge_sizes"]
@@ -72,6 +73,7 @@ class Active:
     ``alarm`` the first of these while it does wait. ``cold``: a stage runs for the first time, or a
     clock was set meanwhile, so that its latency says nothing of those to come. ``turns``: of each
     fusion stage with state, once fusing. ``first_step`` is when the first step of a loop ended.
+    ``network`` is the one that fuses it.
     """
 
     trigger: Trigger
@@ -89,6 +91,7 @@ class Active:
     holds: list[tuple[ModalityState, Item]] = field(default_factory=list)
     turns: dict[str, Turn] = field(default_factory=dict)
     first_step: float | None = None
+    network: Network | None = None
 
     def wake_at(self, time: float) -> None:
         """Set the alarm, unless it rings before that."""

@@ -13,7 +13,7 @@ import numpy as np
 from mmedge.errors import BackendError, InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
 __all__ = ["SimulatedClock", "StreamClock", "read_seconds"]
 
@@ -204,7 +204,9 @@ class SimulatedClock:
 
     Args:
         start: first time, in seconds.
-        costs: seconds that a run of each stage takes, by the stage's name; 0 for those not named.
+        costs: seconds that a run of each stage takes, by the stage's name, or by the variant's id
+            and the stage's name as ``"ort-fp32-cpu/fuse"``, which goes first; 0 for those not
+            named. It is read at each run, so that :attr:`costs` may be changed.
 
     Raises:
         InputError: a cost is negative, or the first time is not finite.
@@ -222,6 +224,11 @@ class SimulatedClock:
     def __call__(self) -> float:
         """The time, in seconds."""
         return self._now
+
+    def cost(self, stages: Iterable[str], variant: str = "") -> float:
+        """Seconds that a run of these stages takes, one after another, on a variant."""
+        costs = self.costs
+        return sum(costs.get(f"{variant}/{stage}", costs.get(stage, 0.0)) for stage in stages)
 
     def advance(self, seconds: float) -> None:
         """Let ``seconds`` pass; see :meth:`advance_to`."""

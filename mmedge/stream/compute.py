@@ -32,15 +32,9 @@ MAX_STAND_INS = 16
 
 
 class Encoder(Protocol):
-    """What is encoded for: a modality in a stream, or in a replay of one.
-
-    Attributes:
-        name: of the modality.
-        encoded: inputs and features of the last run without state.
-    """
+    """What is encoded for: a modality in a stream, or in a replay of one."""
 
     name: str
-    encoded: tuple[Mapping[str, Any], dict[str, Any]] | None
 
 
 class Steps(Protocol):
@@ -75,11 +69,12 @@ class LoopRunner(StageRunner, Protocol):
 class Encoded:
     """Outcome of an encoding: the features, or the message of what went wrong.
 
-    ``values`` are the encoder's inputs, and ``states`` the new ones of its stages. ``ran`` lists
-    the stages that ran, which is what the work cost.
+    ``compute`` made it. ``values`` are the encoder's inputs, and ``states`` the new ones of its
+    stages. ``ran`` lists the stages that ran, which is what the work cost.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, compute: Compute) -> None:
+        self.compute = compute
         self.values: Mapping[str, Any] = {}
         self.features: dict[str, Any] | None = None
         self.states: dict[str, Mapping[str, Array]] = {}
@@ -108,7 +103,9 @@ class Fused:
 
 
 class Compute:
-    """The work itself, without time or lock; it keeps nothing but the features of stand-ins.
+    """The work itself of one network, without time or lock.
+
+    It keeps the features of stand-ins, and those of each modality's last encoding.
 
     Args:
         stages: runs them.
@@ -166,6 +163,8 @@ class Compute:
             for modality in manifest.modalities
         }
         self._stand_ins: dict[tuple[Any, ...], dict[str, Any]] = {}
+        #: Inputs and features of the last run of each encoder for the stream.
+        self._last: dict[str, tuple[Mapping[str, Any], dict[str, Any]]] = {}
         #: Encoders may run at most once at a time for the stand-ins of a modality.
         self._turns = {modality.name: threading.Lock() for modality in manifest.modalities}
 
@@ -183,10 +182,10 @@ class Compute:
 
         With state it runs whatever came before. Only one thread at a time encodes for one track.
         """
-        outcome = Encoded()
+        outcome = Encoded(self)
         try:
             outcome.values = values = item.build()
-            before = track.encoded
+            before = self._last.get(track.name)
             if item.turn is not None:
                 outcome.features, outcome.states = self._encode(
                     track.name, values, outcome.ran, item.turn.states
@@ -195,9 +194,29 @@ class Compute:
                 outcome.features, outcome.skipped = before[1], True
             else:
                 outcome.features, _ = self._encode(track.name, values, outcome.ran)
-                track.encoded = values, outcome.features
+                self._last[track.name] = values, outcome.features
         except Exception as error:  # noqa: BLE001  # reported with the sample; others go on
             outcome.features = None
+            outcome.message = f"{type(error).__name__}: {error}"
+        return outcome
+
+    def has_encoder(self, name: str) -> bool:
+        """Whether a modality has one."""
+        return name in self._plan.encoders
+
+    def encode_aside(self, name: str, item: Item, states: States = NO_STATES) -> Encoded:
+        """Run a modality's encoder on ``item``, beside the stream and from any thread.
+
+        Args:
+            name: the modality's.
+            item: what is encoded; it is left as it is.
+            states: what the encoder's stages take of states.
+        """
+        outcome = Encoded(self)
+        try:
+            outcome.values = values = item.build()
+            outcome.features, outcome.states = self._encode(name, values, outcome.ran, states)
+        except Exception as error:  # noqa: BLE001  # told by whoever asked for it
             outcome.message = f"{type(error).__name__}: {error}"
         return outcome
 

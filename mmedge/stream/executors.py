@@ -1,4 +1,7 @@
-"""What makes a stream go: worker threads, or a simulated clock's events."""
+"""What makes a stream go: worker threads, or a simulated clock's events.
+
+It is longer than most, since the two have to do the same in the same order.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,17 @@ from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 
+from mmedge.stream.background import BackgroundSimulation, BackgroundThreads
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from mmedge.stream.background import Background
     from mmedge.stream.choose import Active
     from mmedge.stream.clock import SimulatedClock, StreamClock
     from mmedge.stream.compute import Compute, Encoded, Fused
     from mmedge.stream.modality_state import ModalityState
+    from mmedge.stream.network import Network
     from mmedge.stream.sample import Item
     from mmedge.stream.state_machine import StreamStateMachine
 
@@ -38,6 +45,9 @@ class Driver(Protocol):
 
         Says whether there is one; not if the stream was closed.
         """
+
+    def background(self) -> Background:
+        """Make what runs work beside the stream."""
 
     def stop(self) -> None:
         """End, soon, once the state machine is closed; called without the lock."""
@@ -66,13 +76,12 @@ class Threads:
     def __init__(
         self,
         core: StreamStateMachine,
-        compute: Compute,
         gate: threading.RLock,
         now: StreamClock,
         *,
         real_time: bool,
     ) -> None:
-        self._core, self._compute, self._gate, self._now = core, compute, gate, now
+        self._core, self._gate, self._now = core, gate, now
         self._real_time = real_time
         self._workers = [_Worker(track, gate) for track in core.tracks.values() if track.stages]
         self._active: Active | None = None
@@ -135,8 +144,20 @@ class Threads:
             if thread is not threading.current_thread():
                 thread.join(max(0.0, until - monotonic()))
 
+    def background(self) -> Background:
+        """Threads for work beside the stream."""
+        background = BackgroundThreads(self._gate, self._settle, self._guard)
+        self._threads = [thread for thread in self._threads if thread.is_alive()]
+        self._threads += background.threads
+        return background
+
+    def _settle(self, event: Callable[[], None]) -> None:
+        with self._gate:
+            event()
+            self.wake()
+
     def _encode(self, worker: _Worker) -> None:
-        self._compute.prepare(worker.track.name)
+        self._core.network.compute.prepare(worker.track.name)
         while True:
             with self._gate:
                 while worker.item is None and not self._core.closed:
@@ -144,7 +165,8 @@ class Threads:
                 item, worker.item = worker.item, None
                 if item is None or self._core.closed:
                     return
-            outcome = self._compute.encode(worker.track, item)
+                compute = self._core.network.compute
+            outcome = compute.encode(worker.track, item)
             with self._gate:
                 self._core.encoded(worker.track, item, outcome, self._now())
                 self.wake()
@@ -153,16 +175,17 @@ class Threads:
         while True:
             with self._gate:
                 active = self._await_fusion()
-            if active is None:
+            if active is None or active.network is None:
                 return
-            outcome = self._compute.fuse(active.items, active.sizes, active.states)
+            compute = active.network.compute
+            outcome = compute.fuse(active.items, active.sizes, active.states)
             if outcome.loop is not None:
-                self._take_steps(active, outcome)
+                self._take_steps(active, outcome, compute)
             with self._gate:
                 self._core.fused(active, outcome, self._now())
                 self.wake()
 
-    def _take_steps(self, active: Active, outcome: Fused) -> None:
+    def _take_steps(self, active: Active, outcome: Fused, compute: Compute) -> None:
         """Run a loop to its end, or until something ends it between two steps."""
         more = True
         while more:
@@ -170,12 +193,12 @@ class Threads:
                 self._look()
                 end = self._core.loop_end(active, self._now())
             if end is not None:
-                self._compute.end(outcome, *end)
+                compute.end(outcome, *end)
                 return
-            more = self._compute.step(outcome)
+            more = compute.step(outcome)
             with self._gate:
                 self._core.stepped(active, self._now())
-        self._compute.end(outcome)
+        compute.end(outcome)
 
     def _look(self) -> None:
         """See to ticks and alarms that are due."""
@@ -218,11 +241,11 @@ class Simulation:
     Stand-ins are encoded when the stream is made, which takes no time of the clock.
     """
 
-    def __init__(self, core: StreamStateMachine, compute: Compute, clock: SimulatedClock) -> None:
-        self._core, self._compute, self._clock = core, compute, clock
+    def __init__(self, core: StreamStateMachine, clock: SimulatedClock) -> None:
+        self._core, self._clock = core, clock
         self._alarm: float | None = None
         for name in core.tracks:
-            compute.prepare(name)
+            core.network.compute.prepare(name)
         if core.ticker is not None:
             clock.call_at(core.ticker.next, self._tick)
 
@@ -253,6 +276,10 @@ class Simulation:
     def stop(self) -> None:
         """Nothing is left to end: a closed state machine ignores what is still planned."""
 
+    def background(self) -> Background:
+        """Work that is done at once."""
+        return BackgroundSimulation(self._clock, self._start)
+
     def _start(self) -> None:
         if self._core.closed:
             return
@@ -267,47 +294,52 @@ class Simulation:
         for track in self._core.tracks.values():
             item = track.next_job(now)
             if item is not None:
-                encoded = self._compute.encode(track, item)
-                self._later(encoded.ran, partial(self._encoded, track, item, encoded))
+                network = self._core.network
+                encoded = network.compute.encode(track, item)
+                done = partial(self._encoded, track, item, encoded)
+                self._later(network, encoded.ran, done)
         active = self._core.fusion()
-        if active is not None:
-            outcome = self._compute.fuse(active.items, active.sizes, active.states)
-            self._later(outcome.ran, partial(self._step, active, outcome))
+        if active is not None and active.network is not None:
+            network = active.network
+            outcome = network.compute.fuse(active.items, active.sizes, active.states)
+            self._later(network, outcome.ran, partial(self._step, active, outcome, network))
         alarm = self._core.alarm
         if alarm is not None and alarm != self._alarm:
             self._alarm = alarm
             self._clock.call_at(alarm, self._ring)
 
-    def _later(self, ran: list[str], event: Callable[[], None]) -> None:
-        cost = sum(self._clock.costs.get(stage, 0.0) for stage in ran)
+    def _later(self, network: Network, ran: list[str], event: Callable[[], None]) -> None:
+        cost = self._clock.cost(ran, network.id.variant)
         self._clock.call_at(self._clock() + cost, event)
 
     def _encoded(self, track: ModalityState, item: Item, outcome: Encoded) -> None:
         self._core.encoded(track, item, outcome, self._clock())
         self._start()
 
-    def _step(self, active: Active, outcome: Fused) -> None:
+    def _step(self, active: Active, outcome: Fused, network: Network) -> None:
         """Take the next step of a loop, if there is one, or end."""
         if outcome.loop is None:
             self._fused(active, outcome)
             return
         end = self._core.loop_end(active, self._clock())
-        step_stages, end_stages = self._compute.step_stages
+        compute = network.compute
+        step_stages, end_stages = compute.step_stages
         if end is not None:
-            self._compute.end(outcome, *end)
-            self._later(end_stages, partial(self._fused, active, outcome))
+            compute.end(outcome, *end)
+            self._later(network, end_stages, partial(self._fused, active, outcome))
             return
-        more = self._compute.step(outcome)
-        self._later(step_stages, partial(self._stepped, active, outcome, more))
+        more = compute.step(outcome)
+        stepped = partial(self._stepped, active, outcome, network, more=more)
+        self._later(network, step_stages, stepped)
 
-    def _stepped(self, active: Active, outcome: Fused, more: bool) -> None:  # noqa: FBT001
+    def _stepped(self, active: Active, outcome: Fused, network: Network, *, more: bool) -> None:
         self._core.stepped(active, self._clock())
         if more:
-            self._step(active, outcome)
+            self._step(active, outcome, network)
         else:
-            self._compute.end(outcome)
-            end_stages = self._compute.step_stages[1]
-            self._later(end_stages, partial(self._fused, active, outcome))
+            network.compute.end(outcome)
+            end_stages = network.compute.step_stages[1]
+            self._later(network, end_stages, partial(self._fused, active, outcome))
 
     def _fused(self, active: Active, outcome: Fused) -> None:
         self._core.fused(active, outcome, self._clock())

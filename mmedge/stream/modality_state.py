@@ -36,6 +36,7 @@ __all__ = ["ModalityState"]
 #: An encoding that takes longer than this many seconds, and than so many times what 95 % of those
 #: before it took, is taken to hang.
 HANG, HANG_RATIO = 1.0, 3.0
+NO_SAMPLE = "no sample yet"
 
 
 class ModalityState:
@@ -93,9 +94,8 @@ class ModalityState:
         #: When the encoding under way was begun, in seconds, and how long encodings take.
         self.started = 0.0
         self.encoding = LatencyPredictor()
-        #: Newest item whose features are there; inputs and features of the last run of the encoder.
-        self.ready: Item | None = None
-        self.encoded: tuple[Mapping[str, Any], dict[str, Any]] | None = None
+        self.ready: Item | None = None  # the newest whose features are there
+        self.missing = NO_SAMPLE  # why there is none, if no more is known
         self.sensor = Presence(required=self.required, recover_after=recover_after)
         self._clock = SourceClock(self.limit, future)
         self._history: History | None = None
@@ -111,10 +111,10 @@ class ModalityState:
         self.items = ItemAccounting(self.ledger, self.windows)
         self._turns = policy.turns_of(specs) if isinstance(policy, Interpolate) else {}
         #: Of a lazy modality, what came with the newest sample: one item, or a chunk's windows.
-        self._newest: list[Item] = []
-        self._queue: list[Item] = []
-        self._running: Item | None = None
-        self._epoch = 0
+        self.newest: list[Item] = []
+        self.queue: list[Item] = []
+        self.running: Item | None = None
+        self.epoch = 0
         #: Why the last epoch ended.
         self._ended_by = ""
 
@@ -197,7 +197,7 @@ class ModalityState:
 
     def _item(self, sample: StreamSample) -> Item:
         values, key = sample.values, (sample.seq,)
-        return Item((sample,), sample.t, sample.t, sample.sizes, lambda: values, key, self._epoch)
+        return Item((sample,), sample.t, sample.t, sample.sizes, lambda: values, key, self.epoch)
 
     def _cut_windows(
         self, ring: Ring, sample: StreamSample
@@ -213,7 +213,7 @@ class ModalityState:
         for window in windows:
             key = ("window", sample.seq, len(items))
             fields = window.samples, window.first_t, window.last_t, sizes, window.build, key
-            items.append(Item(*fields, self._epoch, first_row=window.first_row))
+            items.append(Item(*fields, self.epoch, first_row=window.first_row))
         if self.windows is not None:
             self.windows.skip(left_out, "queue_full")
             self._miss(left_out, "queue_full")
@@ -254,13 +254,13 @@ class ModalityState:
     ) -> None:
         self._drop_queue(reason)
         self._replace_newest([], reason)
-        self.ready = self._replace(self.ready, None, reason)
+        self.ready, self.missing = self._replace(self.ready, None, reason), NO_SAMPLE
         if self._history is not None:
             self.ledger.release(self._history.clear(keep), reason)
         if self._ring is not None:
             self.ledger.release(self._ring.clear(why), reason)
         self._clock.clear()
-        self._epoch += 1
+        self.epoch += 1
         self._ended_by = reason
 
     def forget(self, reason: str, problem: str | None = None) -> None:
@@ -275,9 +275,9 @@ class ModalityState:
     def close(self) -> None:
         """Let go of everything; nothing comes any more."""
         self._drop_queue("closed", with_pinned=True)
-        if self._running is not None:
-            self.items.release(self._running, "closed")
-            self._running = None
+        if self.running is not None:
+            self.items.release(self.running, "closed")
+            self.running = None
         self._clear("closed", "the stream was closed")
 
     def _replace(
@@ -293,20 +293,20 @@ class ModalityState:
     def _replace_newest(self, items: list[Item], reason: str) -> None:
         for item in items:
             self.items.hold(item)
-        for item in self._newest:
+        for item in self.newest:
             self.items.release(item, reason)
-        self._newest = items
+        self.newest = items
 
     # The encoder.
 
     def _enqueue(self, item: Item) -> None:
         self.items.hold(item)
         item.progress = Progress.QUEUED
-        self._queue.append(item)
+        self.queue.append(item)
 
     def _drop_queue(self, reason: str, *, with_pinned: bool = False) -> int:
         """Drop what waits to be encoded; how many items that were."""
-        items = [item for item in self._queue if with_pinned or not item.pinned]
+        items = [item for item in self.queue if with_pinned or not item.pinned]
         for item in items:
             self._dequeue(item, reason)
         return len(items)
@@ -316,14 +316,14 @@ class ModalityState:
 
         No trigger waits for one of them: one that waits is of the newest, or has it pinned.
         """
-        unpinned = [item for item in self._queue if not item.pinned]
-        items = unpinned[: max(0, len(self._queue) - most)]
+        unpinned = [item for item in self.queue if not item.pinned]
+        items = unpinned[: max(0, len(self.queue) - most)]
         for item in items:
             self._dequeue(item, "queue_full")
         return len(items)
 
     def _dequeue(self, item: Item, reason: str) -> None:
-        self._queue.remove(item)
+        self.queue.remove(item)
         item.progress = Progress.NEW
         self.items.release(item, reason)
 
@@ -332,7 +332,7 @@ class ModalityState:
 
         An encoder with state takes it all the same.
         """
-        if item in self._queue and self.sequence is None:
+        if item in self.queue and self.sequence is None:
             self._dequeue(item, reason)
 
     def submit(self, item: Item) -> None:
@@ -351,14 +351,14 @@ class ModalityState:
 
     def next_job(self, now: float) -> Item | None:
         """The item to encode now; None while there is none or one is being encoded."""
-        if self._running is not None or not self._queue:
+        if self.running is not None or not self.queue:
             return None
-        self._running = self._queue.pop(0)
-        self._running.progress = Progress.RUNNING
+        self.running = self.queue.pop(0)
+        self.running.progress = Progress.RUNNING
         if self.sequence is not None:
-            self._running.turn = self.sequence.begin(self._running.end)
+            self.running.turn = self.sequence.begin(self.running.end)
         self.started = now
-        return self._running
+        return self.running
 
     def finish(
         self,
@@ -370,7 +370,7 @@ class ModalityState:
         skipped: bool,
     ) -> None:
         """Note that an encoding is done; ``skipped``: the content was that of the one before."""
-        self._running = None
+        self.running = None
         turn = item.turn
         if self.sequence is not None and turn is not None and self.sequence.finish(turn, states):
             # Whether a result uses its features or not, those after it depend on it.
@@ -383,27 +383,27 @@ class ModalityState:
         else:
             self.encodes += 1
             self.encoding.observe(now - self.started)
-        if item.epoch == self._epoch:
-            self.ready = self._replace(self.ready, item)
+        if item.epoch == self.epoch:
+            self.ready, self.missing = self._replace(self.ready, item), NO_SAMPLE
         # Of this epoch it is held as ready now, and the reason has no effect.
         self.items.release(item, self._ended_by)
 
     def fail(self, item: Item, message: str) -> None:
         """Note that an encoding failed."""
-        self._running = None
+        self.running = None
         item.progress = Progress.FAILED
         item.error = message
         self.errors += 1
         self.last_error = message
         if self.sequence is not None and item.turn is not None:
             self.sequence.fail(item.turn, "encoder_error")
-        if item.epoch == self._epoch:
+        if item.epoch == self.epoch:
             self.encoder_error = message
             self.sensor.note_problem(f"encoder_error: {message}", lying=False)
         if len(item.samples) == 1:
             self.items.condemn(item, "encoder_error")
-            if item in self._newest:
-                self._newest.remove(item)
+            if item in self.newest:
+                self.newest.remove(item)
                 self.items.release(item, "encoder_error")
             if self._history is not None and self._history.discard(item.samples[0]):
                 self.ledger.release(item.samples, "encoder_error")
@@ -425,8 +425,8 @@ class ModalityState:
             elif self._history.samples:
                 item = self._item(self._history.samples[-1])
                 why = f"{pick.absent}{self._after_problem()}"
-        elif self._newest:
-            item = self._newest[-1]
+        elif self.newest:
+            item = self.newest[-1]
         if item is not None and self.ready is not None and item.key == self.ready.key:
             item = self.ready
         absent = self.why_absent(item, t)
@@ -445,7 +445,7 @@ class ModalityState:
             }
 
         samples, key = (before, after), (before.seq, after.seq, t)
-        return Item(samples, before.t, after.t, before.sizes, build, key, self._epoch)
+        return Item(samples, before.t, after.t, before.sizes, build, key, self.epoch)
 
     def is_settled(self, t: float) -> bool:
         """Whether waiting for more samples would be of no use for a trigger's time ``t``."""
@@ -457,7 +457,7 @@ class ModalityState:
         if self.lazy or not under_way:
             return None
         newest = under_way[-1]
-        usable = newest.epoch == self._epoch and self.why_absent(newest, t) is None
+        usable = newest.epoch == self.epoch and self.why_absent(newest, t) is None
         return newest if usable else None
 
     def due(self, t: float, now: float) -> float | None:
@@ -466,7 +466,7 @@ class ModalityState:
         None: none is under way. Before any encoding was timed, they are taken to take no time.
         """
         for item in self._under_way():
-            if item.epoch == self._epoch and self.why_absent(item, t) is None:
+            if item.epoch == self.epoch and self.why_absent(item, t) is None:
                 return self.expected_end(item, now)
         return None
 
@@ -481,10 +481,10 @@ class ModalityState:
 
     def _begun(self, now: float) -> float:
         """When the encoding under way was begun; now, where the next is just about to be."""
-        return now if self._running is None else self.started
+        return now if self.running is None else self.started
 
     def _under_way(self) -> list[Item]:
-        return ([] if self._running is None else [self._running]) + self._queue
+        return ([] if self.running is None else [self.running]) + self.queue
 
     @property
     def matches_times(self) -> bool:
@@ -524,7 +524,7 @@ class ModalityState:
         if self.sensor.lying and self.limit is None and not is_trigger:
             return f"{self.sensor.problem}: the newest sample is bad and no maximum age is stated"
         if item is None:
-            return self.sensor.problem or self._filling() or "no sample yet"
+            return self.sensor.problem or self._filling() or self.missing
         if self.limit is not None:
             t += self._lead(item)
             if t - item.t > self.limit + SLACK:
@@ -595,6 +595,6 @@ class ModalityState:
         """The newest item there is, encoded or not."""
         if self._history is not None:
             return self._item(self._history.samples[-1]) if self._history.samples else None
-        if self._queue:
-            return self._queue[-1]
-        return (self._newest[-1] if self._newest else None) or self._running or self.ready
+        if self.queue:
+            return self.queue[-1]
+        return (self.newest[-1] if self.newest else None) or self.running or self.ready

@@ -25,7 +25,9 @@ class Event:
     Attributes:
         kind: its name. The stream itself tells of ``forget`` and ``reset`` (the application's
             calls), ``clock_jump``, ``failure``, ``observer_error`` (an observer raised, and is
-            told nothing more) and ``close``. Others come by :meth:`Stream.tell`.
+            told nothing more) and ``close``, and :meth:`Stream.swap` of ``swap_started``,
+            ``swap_refused``, ``swapped``, ``rolled_back`` and ``swap_confirmed``. Others come by
+            :meth:`Stream.tell`.
         t: when, in seconds of the stream's clock.
         message: what happened, in words.
         details: the same by name, for programs: numbers and short texts.

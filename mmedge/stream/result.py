@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from mmedge.stream.network_id import UNKNOWN, NetworkId
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -61,6 +63,8 @@ class Result:
         drift: score by modality then, of a stream with a drift profile: about 0 as calibrated, 1
             and above an alarm (see :class:`mmedge.drift.DriftProfile`). Those of which nothing is
             known, or that are not watched, are left out.
+        network: which network made ``outputs``, all of them; without outputs, the one that ran
+            then. Another one than before after :meth:`Stream.swap`.
     """
 
     outputs: Mapping[str, Any] | None
@@ -79,6 +83,7 @@ class Result:
     outputs_t: float | None = None
     trigger: str | None = None
     drift: Mapping[str, float] = field(default_factory=dict)
+    network: NetworkId = UNKNOWN
 
     @property
     def latency_ms(self) -> float:
@@ -115,7 +120,8 @@ class ModalityHealth:
         windows_pending: the others, still held.
         state_missed: values that came and that its encoder's state has not taken, because they were
             dropped or could not be encoded; of windows, at least so many.
-        state_resets: how often that state began anew by itself (``reset_after``).
+        state_resets: how often that state began anew by itself (``reset_after``), or because the
+            network was switched.
         drift: of a stream with a drift profile, how far what comes is from what is normal: about 0
             as calibrated, 1 and above an alarm. It stays while nothing comes. None: nothing is
             known, or it is not watched.
@@ -168,7 +174,8 @@ class Health:
         clock_jumps: how often the stream's clock was set back or ahead.
         clock_glitches: readings of it that were not used.
         failure: why the stream ended by itself; empty if it did not.
-        state_resets: how often states of fusion stages began anew by themselves (``reset_after``).
+        state_resets: how often states of fusion stages began anew by themselves (``reset_after``),
+            or because the network was switched.
         events: how often each kind of event happened (:class:`mmedge.stream.Event`).
     """
 

@@ -8,27 +8,23 @@ what the trigger at work waits for, and what its result says.
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mmedge.stream.choose import Active, Choice, Chooser, Trigger, merge_sizes
+from mmedge.stream.delivery import Delivery
 from mmedge.stream.jumps import NO_JUMPS
 from mmedge.stream.latency_predictor import LatencyPredictor
-from mmedge.stream.loop_times import LoopTimes
-from mmedge.stream.observer import Event, Observers
-from mmedge.stream.outbox import Outbox
-from mmedge.stream.result import Health, ModalityHealth, Result, Used
-from mmedge.stream.sample import SLACK
-from mmedge.stream.state_sequence import FusionStates
+from mmedge.stream.renewal import renew, renew_item, requeue
+from mmedge.stream.result import Health, ModalityHealth
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from mmedge.constraints import Relations
-    from mmedge.spec import Array
     from mmedge.stream.compute import Encoded, Fused
-    from mmedge.stream.drift import DriftObserver
     from mmedge.stream.jumps import Jumps
     from mmedge.stream.modality_state import ModalityState
+    from mmedge.stream.network import Network, Renewed
     from mmedge.stream.sample import Item, StreamSample
     from mmedge.stream.state_sequence import StateSequence
     from mmedge.stream.ticker import Ticker
@@ -39,12 +35,13 @@ __all__ = ["StreamStateMachine"]
 PATIENCE = 0.95
 
 
-class StreamStateMachine:
+class StreamStateMachine(Delivery):
     """See the module.
 
     Args:
         tracks: by modality, in the manifest's order.
         triggers: modalities whose samples trigger.
+        network: the one that runs.
         relations: between sizes, which what is used together must keep.
         rate: triggers a second, where known.
         deadline: seconds from a trigger to its result; None: none.
@@ -57,6 +54,7 @@ class StreamStateMachine:
         self,
         tracks: Mapping[str, ModalityState],
         triggers: frozenset[str],
+        network: Network,
         *,
         relations: Relations,
         rate: float | None,
@@ -65,42 +63,26 @@ class StreamStateMachine:
         sequences: Mapping[str, StateSequence],
         cancels: bool = False,
     ) -> None:
-        self.tracks = tracks
-        self._states = FusionStates(sequences)
-        self._outbox = Outbox(keep)
-        self.results = self._outbox.results
+        super().__init__(tracks, network, deadline, keep, sequences)
         self._chooser = Chooser(
             has_deadline=deadline is not None, has_many_triggers=len(triggers) > 1
         )
         self.closed = False
-        #: Who is told what happens.
-        self.observers = Observers()
-        #: What scores drift; None: nothing does.
-        self.drift: DriftObserver | None = None
         #: Why the stream ended by itself; None: it did not.
         self.failure: str | None = None
         #: What triggers at a rate; None: samples do.
         self.ticker: Ticker | None = None
-        #: What is to be taken from a time for the clock's own seconds, and for seconds that passed:
-        #: how far it jumped ahead.
-        self._offset = self._ahead = 0.0
         self._jumps: Jumps = NO_JUMPS
         self._triggering = triggers
         self._relations = relations
-        self._deadline = deadline
         self._patience = 1.0 / rate if rate else None
         if deadline is not None:
             self._patience = PATIENCE * deadline
-        self._predictor = LatencyPredictor()
         self._cancels = cancels
-        self._fusion_time = LatencyPredictor()
-        self._loop_times = LoopTimes()
         self._fused = False
         self._active: Active | None = None
         self._waiting: deque[Trigger] = deque()
-        self._good: tuple[Result, float] | None = None
         self._triggers = self._superseded = self._orphaned = 0
-        self._stale = self._empty = 0
 
     def push(
         self,
@@ -137,7 +119,7 @@ class StreamStateMachine:
 
     def _forget_latencies(self) -> None:
         """A clock was set: times from before it are not comparable with those after it."""
-        self._predictor = LatencyPredictor()
+        self._times.latency = LatencyPredictor()
         self._good = None
         if self._active is not None:
             self._active.cold = True
@@ -155,7 +137,7 @@ class StreamStateMachine:
         if ahead == 0.0:
             return
         self._ahead += ahead
-        self._loop_times.follow_clock(ahead)
+        self._times.loop.follow_clock(ahead)
         # It tells what came before the jump from what comes after.
         within = now - 0.5 * ahead
         self._waiting = deque(trigger.follow_clock(within, ahead) for trigger in self._waiting)
@@ -185,6 +167,7 @@ class StreamStateMachine:
 
         Several are the windows of one chunk, which run one after the other.
         """
+        self._look_for_change(now)
         self._triggers += len(triggers)
         for trigger in triggers:
             if trigger.track is not None and trigger.item is not None:
@@ -194,10 +177,6 @@ class StreamStateMachine:
             self._let_go(trigger)
         self._waiting = deque(triggers)
         self._proceed(now)
-
-    def _let_go(self, trigger: Trigger, reason: str = "superseded") -> None:
-        if trigger.track is not None and trigger.item is not None:
-            trigger.track.items.release(trigger.item, reason)
 
     def _proceed(self, now: float) -> None:
         """Do what can be done without computing."""
@@ -210,14 +189,14 @@ class StreamStateMachine:
                 return
 
     def _begin(self, trigger: Trigger, now: float) -> None:
-        if self._deadline is not None and self._good is not None:
-            latency = self._predictor.estimate()
-            if latency is not None and latency > self._deadline and self._may_repeat(trigger.t):
+        if self.deadline is not None and self._good is not None:
+            latency = self._times.latency.estimate()
+            if latency is not None and latency > self.deadline and self._may_repeat(trigger.t):
                 self._repeat(trigger, latency, now)
                 return
         patience = None
         if self._patience is not None:
-            patience = trigger.begin + self._patience - (self._fusion_time.estimate() or 0.0)
+            patience = trigger.begin + self._patience - (self._times.fusion.estimate() or 0.0)
         self._active = active = Active(trigger, patience)
         if trigger.jumps is not self._jumps:
             self._set_jumps(trigger.jumps)
@@ -316,13 +295,6 @@ class StreamStateMachine:
         self._good = None
         self.tell("reset", now, "the stream was reset")
 
-    def _drop_results(self, name: str | None = None) -> None:
-        """Drop results that wait to be fetched: all, or those that used a modality."""
-        for drops in self._outbox.drop(name):
-            # The next result tells what this one would have told.
-            for modality, counts in drops.items():
-                self.tracks[modality].ledger.tell_again(counts)
-
     # Work that the driver takes and brings back.
 
     @property
@@ -340,6 +312,7 @@ class StreamStateMachine:
         if self._active is None or not self._active.fusing or self._active.handed_out:
             return None
         self._active.handed_out = True
+        self._active.network = self.network
         self._active.turns = self._states.begin(self._active.trigger.t)
         return self._active
 
@@ -347,11 +320,14 @@ class StreamStateMachine:
         """Take the outcome of a fusion."""
         if self.closed or active is not self._active:
             return
+        if self.change is not None and not self.change.on_fused(active, outcome, now):
+            self._proceed(now)
+            return
         # Of a loop, what there must be time for is its first step: it can be ended after that.
         computed = now if active.first_step is None else active.first_step
-        self._fusion_time.observe(computed - active.begun)
+        self._times.fusion.observe(computed - active.begun)
         if active.first_step is not None:
-            self._loop_times.end(now)
+            self._times.loop.end(now)
         active.cold = active.cold or not self._fused
         if outcome.outputs is not None:
             self._fused = True
@@ -364,6 +340,8 @@ class StreamStateMachine:
         failure = outcome.message and f"fusion failed: {outcome.message}"
         self._deliver(active, outcome.outputs, failure or outcome.remark, now)
         self._end(active)
+        if self.change is not None:
+            self.change.on_idle(now)
         self._proceed(now)
 
     def loop_end(self, active: Active, now: float) -> tuple[str, str | None] | None:
@@ -375,23 +353,30 @@ class StreamStateMachine:
             return "abandoned", None
         if self._cancels and self._waiting:
             return "canceled: a newer trigger came", "cancel"
-        if self._deadline is not None:
-            latency = now + self._loop_times.expected() - active.trigger.begin
-            if latency > self._deadline:
+        if self.deadline is not None:
+            latency = now + self._times.loop.expected() - active.trigger.begin
+            if latency > self.deadline:
                 return "deadline: the loop was ended", "deadline"
-        self._loop_times.begin_step(now)
+        self._times.loop.begin_step(now)
         return None
 
     def stepped(self, active: Active, now: float) -> None:
         """Note that a step of a loop was taken."""
         if self.closed or active is not self._active:
             return
-        self._loop_times.end_step(now, is_first=active.first_step is None)
+        self._times.loop.end_step(now, is_first=active.first_step is None)
         active.first_step = now if active.first_step is None else active.first_step
 
     def encoded(self, track: ModalityState, item: Item, outcome: Encoded, now: float) -> None:
         """Take the outcome of an encoding."""
         if self.closed:
+            return
+        if self.change is not None:
+            self.change.on_encoded(track, outcome, now)
+        if outcome.compute is not self.network.compute:
+            # Switched meanwhile: nothing uses these features.
+            requeue(track, item)
+            self._proceed(now)
             return
         if outcome.features is not None:
             track.finish(item, outcome.features, outcome.states, now, skipped=outcome.skipped)
@@ -403,164 +388,56 @@ class StreamStateMachine:
                 self._active.gave_up.add(track.name)
         if self.observers:
             self.observers.encoded(track.name, item, outcome, now, self._offset)
+        self._look_for_change(now)
         self._proceed(now)
 
-    # Results.
+    # Networks.
 
-    def _deliver(
-        self, active: Active, outputs: Mapping[str, Array] | None, reason: str, now: float
-    ) -> None:
-        trigger, offset = active.trigger, self._offset
-        t, jumps = trigger.t, trigger.jumps
-        samples: dict[str, tuple[Used, ...]] = {}
-        ages: dict[str, float | None] = dict.fromkeys(self.tracks)
-        absent: dict[str, str] = {}
-        notes: dict[str, str] = {}
-        for name, choice in active.choices.items():
-            track, item, ahead = self.tracks[name], choice.item, 0.0
-            if item is not None:
-                ages[name] = track.age(item, t)
-                if jumps is not NO_JUMPS:
-                    ahead = jumps.since(item.samples[0].arrival)
-                samples[name] = tuple([Used(s.seq, s.t + ahead - offset) for s in item.samples])
-                if outputs is not None:
-                    track.items.use(item)
-            if choice.absent is not None:
-                absent[name] = choice.absent
-                continue
-            newest = "" if trigger.track is track else track.newest_note()
-            state = "" if item is None or item.turn is None else track.state_note(item, outputs)
-            if choice.note or newest or ahead or state:
-                jump = f"its age leaves out {ahead:.6g} s by which the clock was set ahead"
-                remarks = (choice.note, newest, jump if ahead else "", state)
-                notes[name] = "; ".join(filter(None, remarks))
-        if outputs is not None and active.turns:
-            notes.update(self._states.tell(active.turns))
-        result = self._result(
-            outputs,
-            trigger,
-            now,
-            t,
-            ages,
-            samples,
-            absent,
-            reason,
-            notes,
-            fresh=outputs is not None,
-        )
-        if outputs is None:
-            self._empty += 1
-        else:
-            # What was held before a jump is older by it from now on: no outputs for repeating.
-            self._good = (result, t) if jumps is NO_JUMPS else None
-            if not active.cold:
-                beyond_first = 0.0 if active.first_step is None else now - active.first_step
-                self._predictor.observe(result.latency - beyond_first)
-        self._put(result, now)
+    @property
+    def is_fusing(self) -> bool:
+        """Whether a fusion is under way, which has to end on the network that it began on."""
+        return self._active is not None and self._active.fusing
 
-    def _put(self, result: Result, now: float) -> None:
-        self._outbox.put(result, now - self._ahead)
-        if self.observers:
-            self.observers.call("on_result", now, result)
+    def waiting_items(self) -> list[tuple[ModalityState, Item]]:
+        """What the triggers bring along that are not being fused."""
+        triggers = list(self._waiting)
+        if self._active is not None and not self._active.fusing:
+            triggers.append(self._active.trigger)
+        return [(t.track, t.item) for t in triggers if t.track is not None and t.item is not None]
 
-    def _age_fault(self, name: str, t: float) -> str | None:
-        """Why the last good outputs must not speak for a modality at time ``t``; None: they may."""
-        if self._good is None:
-            return None
-        last, since = self._good
-        track, age = self.tracks[name], last.ages[name]
-        if age is not None and track.limit is not None and age + t - since > track.limit + SLACK:
-            return f"too_old: {age + t - since:.6g} s, limit {track.limit:.6g} s"
-        return track.distrust()
+    def _look_for_change(self, now: float) -> None:
+        if self.change is not None and not self.is_fusing:
+            self.change.on_idle(now)
 
-    def _may_repeat(self, t: float) -> bool:
-        """Whether every required modality of the last good outputs would still do at time ``t``."""
-        return all(
-            self._age_fault(name, t) is None
-            for name, track in self.tracks.items()
-            if track.required
-        )
-
-    def _repeat(self, trigger: Trigger, latency: float, now: float) -> None:
-        """Deliver the last good outputs again, because new ones would be late."""
-        if self._good is None or self._deadline is None:
-            return
-        last, since = self._good
-        reason = (
-            f"deadline: a result is expected to take {latency:.6g} s, {self._deadline:.6g} s are "
-            f"allowed; these are the outputs of t={since - self._offset:.6g} s"
-        )
-        ages = {
-            name: None if age is None else age + trigger.t - since
-            for name, age in last.ages.items()
-        }
-        faults = {name: self._age_fault(name, trigger.t) for name in self.tracks}
-        absent = {**last.absent, **{name: why for name, why in faults.items() if why is not None}}
-        if trigger.track is not None and trigger.item is not None:
-            trigger.track.items.condemn(trigger.item, "deadline")
-            trigger.track.withdraw(trigger.item, "deadline")
-        self._let_go(trigger, "deadline")
-        self._predictor.relax()
-        self._stale += 1
-        samples = last.samples
-        self._put(
-            self._result(
-                last.outputs,
-                trigger,
-                now,
-                since,
-                ages,
-                samples,
-                absent,
-                reason,
-                {name: note for name, note in last.notes.items() if name not in absent},
-                fresh=False,
-            ),
-            now,
-        )
-
-    def _result(
+    def switch(
         self,
-        outputs: Mapping[str, Array] | None,
-        trigger: Trigger,
-        now: float,
-        outputs_t: float,
-        ages: Mapping[str, float | None],
-        samples: Mapping[str, tuple[Used, ...]],
-        absent: Mapping[str, str],
-        reason: str,
-        notes: Mapping[str, str],
+        network: Network,
+        renewed: Mapping[str, Renewed],
+        why: str,
         *,
-        fresh: bool,
-    ) -> Result:
-        drops = {name: track.ledger.since_last() for name, track in self.tracks.items()}
-        latency = now - trigger.begin
-        ahead = trigger.jumps.since()
-        return Result(
-            outputs=outputs,
-            t=trigger.t + ahead - self._offset,
-            made=now - self._offset,
-            latency=latency,
-            ages=ages,
-            samples=samples,
-            absent=absent,
-            dropped={name: counts for name, counts in drops.items() if counts},
-            fresh=fresh,
-            met=None if self._deadline is None else fresh and latency <= self._deadline,
-            reason=reason,
-            notes=notes,
-            outputs_t=None if outputs is None else outputs_t + ahead - self._offset,
-            trigger=None if trigger.track is None else trigger.track.name,
-            drift={} if self.drift is None else self.drift.scores(),
-        )
+        carry: bool,
+    ) -> list[str]:
+        """Have another network make every result from now on.
 
-    def take(self, now: float, *, latest: bool) -> Result:
-        """Hand out the oldest of the results that there are, or the newest."""
-        return self._outbox.take(now - self._ahead, latest=latest)
-
-    def tell(self, kind: str, now: float, message: str, **details: Any) -> None:  # noqa: ANN401
-        """Count an event, and tell those who watch the stream."""
-        self.observers.tell(Event(kind, now - self._offset, message, details))
+        The trigger at work, if any, begins anew. So do states, and their notes say ``why``, unless
+        ``carry``: they mean the same in both networks. What is held of modalities is encoded anew,
+        but for ``renewed``; returned are the names of those of which nothing is ready until then.
+        Whoever calls this sees to it that the stream proceeds.
+        """
+        trigger = self._abandon("superseded")
+        if trigger is not None:
+            self._waiting.appendleft(trigger)
+        self._set_network(network)
+        names = []
+        for name, track in self.tracks.items():
+            if not renew(track, renewed.get(name), why, carry=carry):
+                names.append(name)
+        for waiting in self._waiting:
+            if waiting.track is not None and waiting.item is not None:
+                renew_item(waiting.track, waiting.item)
+        if not carry:
+            self._states.renew(why)
+        return names
 
     def fail(self, why: str, now: float) -> None:
         """End, because the stream cannot go on."""
@@ -573,6 +450,8 @@ class StreamStateMachine:
         """Let go of everything; nothing changes any more after this."""
         if self.closed:
             return
+        if self.change is not None:
+            self.change.close(now)
         self.tell("close", now, "the stream was closed")
         self.closed = True
         triggers = list(self._waiting)
@@ -620,7 +499,7 @@ class StreamStateMachine:
             empty=self._empty,
             deadline_misses=self._outbox.misses,
             results_dropped=self._outbox.losses,
-            latency_p95=self._predictor.estimate(),
+            latency_p95=self._times.latency.estimate(),
             clock_jumps=clock_jumps,
             clock_glitches=clock_glitches,
             failure=self.failure or "",

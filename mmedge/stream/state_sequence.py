@@ -54,7 +54,7 @@ class StateSequence:
         """The turn of a value of time ``t``, whose run begins now."""
         gap = None if self._last is None else t - self._last
         if gap is not None and self._reset_after is not None and gap > self._reset_after:
-            self._reset(f"{gap:.6g} s lie between its value and the one before")
+            self.renew(f"{gap:.6g} s lie between its value and the one before")
         self._last = t
         return Turn(self._states, self._epoch, self.missed, self.resets)
 
@@ -80,9 +80,10 @@ class StateSequence:
         """The clock that its values are stamped with was set back: no gap can be told."""
         self._last = None
         if self._reset_after is not None:
-            self._reset("its source's clock was set back")
+            self.renew("its source's clock was set back")
 
-    def _reset(self, why: str) -> None:
+    def renew(self, why: str) -> None:
+        """Begin anew by itself, and tell why."""
         self.restart()
         self.resets += 1
         self._why_reset = why
@@ -156,6 +157,12 @@ class FusionStates:
             self._modalities.clear()
             for sequence in self._sequences.values():
                 sequence.restart()
+
+    def renew(self, why: str) -> None:
+        """Begin anew by themselves; see :meth:`StateSequence.renew`."""
+        self._modalities.clear()
+        for sequence in self._sequences.values():
+            sequence.renew(why)
 
     def follow_clock(self, ahead: float) -> None:
         """See :meth:`StateSequence.follow_clock`."""

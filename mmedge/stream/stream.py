@@ -9,7 +9,7 @@ import threading
 import weakref
 from contextlib import ExitStack
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
@@ -17,9 +17,10 @@ from mmedge.errors import BackendError, InputError
 from mmedge.execution.inputs import Feeds
 from mmedge.forks import ADVICE, watch
 from mmedge.stream.clock import SimulatedClock, StreamClock, read_seconds
-from mmedge.stream.compute import Compute, StageRunner
+from mmedge.stream.close import close_stream
 from mmedge.stream.executors import Driver, Simulation, Threads
 from mmedge.stream.modality_state import ModalityState
+from mmedge.stream.network import Runnable, make_network
 from mmedge.stream.options import (
     check_names,
     check_numbers,
@@ -35,25 +36,20 @@ from mmedge.stream.sanity import Checker, Sanity
 from mmedge.stream.state_machine import StreamStateMachine
 from mmedge.stream.state_sequence import StateSequence
 from mmedge.stream.ticker import Ticker
+from mmedge.stream.wait import describe_wait
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
     from types import TracebackType
 
-    from mmedge.bundle import Bundle
     from mmedge.drift import DriftProfile
-    from mmedge.spec import Variant
     from mmedge.stream.observer import Observer
     from mmedge.stream.result import Health, Result
+    from mmedge.stream.shadow import Limit, Metric
+    from mmedge.stream.swap import Swap
 
 __all__ = ["Stream"]
-
-
-class Runnable(StageRunner, Protocol):
-    """What a stream needs of a pipeline."""
-
-    bundle: Bundle
-    variant: Variant
 
 
 class Stream:
@@ -255,9 +251,14 @@ class Stream:
         self._bundle = manifest.name
         # A push checks and copies under its modality's gate, which keeps its samples in order.
         self._gates = {name: threading.Lock() for name in names}
+        network = make_network(0, pipe, options, feeds=self._feeds)
+        self._loop_options = options
+        # A loop gives others, which are known once it has run.
+        self._outputs = manifest.returned_outputs() if manifest.loop is None else None
         self._core = StreamStateMachine(
             tracks,
             triggers,
+            network,
             relations=self._feeds.relations,
             rate=rate,
             deadline=deadline,
@@ -276,21 +277,18 @@ class Stream:
         self._lock = threading.RLock()
         self._clock = StreamClock(monotonic if clock is None else clock, self._core.follow_clock)
         self.start = self._clock.last
-        compute = Compute(pipe, pipe.bundle, plan, self._feeds, options)
         if rate is not None and not triggers:
             self._core.ticker = Ticker(self._clock.last, rate)
         self._driver: Driver
         if isinstance(clock, SimulatedClock):
-            self._driver = Simulation(self._core, compute, clock)
+            self._driver = Simulation(self._core, clock)
         else:
-            self._driver = Threads(
-                self._core, compute, self._lock, self._clock, real_time=clock is None
-            )
+            self._driver = Threads(self._core, self._lock, self._clock, real_time=clock is None)
         self._disowned = False
         watch(self)
         # Also at exit: a thread inside an engine while the interpreter goes down would crash.
         parts = self._core, self._clock, self._lock, self._driver
-        self._close = weakref.finalize(self, _close, *parts)
+        self._close = weakref.finalize(self, close_stream, *parts)
 
     def push(
         self,
@@ -379,7 +377,7 @@ class Stream:
             there = self._driver.wait(timeout)
             self._check_open()
             if not there:
-                raise TimeoutError(self._describe_wait(timeout))
+                raise TimeoutError(describe_wait(self._read_health(), self._trigger, timeout))
             return self._core.take(self._time(), latest=latest)
 
     def forget(self, modality: str) -> None:
@@ -436,6 +434,84 @@ class Stream:
                 self._core.observers.remove(observer)
 
         return end
+
+    def swap(
+        self,
+        source: str | Path | Runnable,
+        *,
+        shadow: int = 32,
+        limit: Limit | None = None,
+        metric: Metric | None = None,
+        probation: int = 64,
+        shadow_old: bool = False,
+        carry_states: bool | None = None,
+        close_old: bool = False,
+        patience_ms: float = 1000.0,
+        **load_options: Any,  # noqa: ANN401
+    ) -> Swap:
+        """Go over to another bundle, or another variant, while the stream runs.
+
+        It returns at once. The new bundle is opened, loaded and verified in the background,
+        computes live results in the shadow of the network that runs, takes over between two
+        results, and is watched. If anything is wrong, the old network goes on, or runs again. The
+        events ``swap_started``, ``swap_refused``, ``swapped``, ``rolled_back`` and
+        ``swap_confirmed`` tell of it, and so does what is returned.
+
+        The bundle must take and give what the one that runs does. No result is of both networks:
+        :attr:`mmedge.stream.Result.network` says which one made it.
+
+        Args:
+            source: path of the bundle; it is loaded with the arguments that the pipeline of this
+                stream was loaded with, and the stream closes it. Or a loaded pipeline, which the
+                caller closes, after the swap has ended or the stream is closed.
+            shadow: results that are computed by both networks before the switch. A live result is
+                left out while the one before is still at work, and this is counted. 0: none.
+            limit: how far the new outputs may lie from the live ones: a share of the output's
+                scale, or an :class:`mmedge.spec.Tolerance`, for all outputs or by name. Integers
+                and texts have to be equal. None: differences are reported, and nothing more. With
+                ``metric``: most that the mean of the metric may be.
+            metric: a function of the live outputs and the new ones that says how far they lie
+                apart. It is called in another thread.
+            probation: results after the switch during which a fault brings the old network back: an
+                encoder or fusion that fails, NaN or infinity in an output that had none in the
+                shadow, or more missed deadlines than before. 0: none.
+            shadow_old: whether the old network goes on in the shadow during probation, held to
+                ``limit`` and ``metric``.
+            carry_states: whether states go on in the new network. None: only if its graphs are the
+                same, such as in another variant. Otherwise they begin anew at the switch, and at
+                the return.
+            close_old: whether the pipeline that is replaced is closed when the swap is confirmed,
+                though the stream did not load it. Nothing else may use it.
+            patience_ms: how long the switch may wait for a moment in which no result has to wait.
+            load_options: arguments of :func:`mmedge.load` in place of those of the pipeline.
+
+        Raises:
+            InputError: an argument that cannot be meant, or a swap is under way.
+            BackendError: the stream is closed, or failed.
+        """
+        # Streams that swap nothing do without the modules.
+        from mmedge.stream.swap import Swap
+        from mmedge.stream.swap_load import SwapLoad
+        from mmedge.stream.swap_report import SwapOptions
+        from mmedge.stream.swap_run import SwapRun
+
+        self._check_owned()
+        with self._lock:
+            now = self._time()
+            core = self._core
+            if core.change is not None:
+                raise InputError("swap: the stream is being changed; wait until that has ended")
+            options = SwapOptions.read(
+                self._outputs, shadow=shadow, limit=limit, metric=metric, probation=probation,
+                shadow_old=shadow_old, carry_states=carry_states, close_old=close_old,
+                patience_ms=patience_ms,
+            )  # fmt: skip
+            load = SwapLoad(core.network.pipe, source, load_options)
+            background = self._driver.background()
+            run = SwapRun(core, background, self._clock, load, options, self._loop_options)
+            run.start(now)
+            self._driver.wake()
+        return Swap(run, background, self._lock, self._driver.wake)
 
     def tell(self, kind: str, message: str, **details: Any) -> None:  # noqa: ANN401
         """Tell observers of an event, and count it in ``health().events``.
@@ -506,22 +582,6 @@ class Stream:
         clock = self._clock
         return self._core.health(now, clock_jumps=clock.jumps, clock_glitches=clock.glitches)
 
-    def _describe_wait(self, timeout: float | None) -> str:
-        health = self._read_health()
-        lines = []
-        for name, state in health.modalities.items():
-            drops = ", ".join(f"{count} {why}" for why, count in state.dropped.items())
-            lines.append(
-                f"{name} {'present' if state.present else f'absent ({state.reason})'}, "
-                f"{state.pushed} pushed" + (f" ({drops})" if drops else "")
-            )
-        span = "before nothing was left to happen" if timeout is None else f"within {timeout:g} s"
-        return (
-            f"no result {span}: trigger {self._trigger!r} fired {health.triggers} times, "
-            f"{health.triggers_pending} under way; {'; '.join(lines)}. "
-            "Push what triggers, or wait longer"
-        )
-
     def __enter__(self) -> Self:
         return self
 
@@ -532,12 +592,3 @@ class Stream:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def _close(
-    core: StreamStateMachine, clock: StreamClock, lock: threading.RLock, driver: Driver
-) -> None:
-    with lock:
-        core.close(clock.last)
-        driver.wake()
-    driver.stop()

@@ -206,7 +206,7 @@ def test_a_stage_that_ends_a_simulation_fails_the_stream(pipe, monkeypatch):
 
     with Stream(pipe, trigger="camera", clock=SimulatedClock()) as s:
         runs = {stage.name: run for stage in pipe.bundle.manifest.stages}
-        monkeypatch.setattr(s._driver._compute._plan, "_runs", runs)
+        monkeypatch.setattr(s._core.network.compute._plan, "_runs", runs)
         with pytest.raises(SystemExit):
             s.push("camera", value("camera", 1))
         with pytest.raises(BackendError, match="the stream failed: a stage died: SystemExit: stop"):

@@ -107,7 +107,7 @@ def test_a_trigger_under_way_does_not_count_the_jump(gated, offset, stage, trigg
             assert r.fresh
             assert r.ages["text"] > 3600.0 - SOON if offset > 0 else r.ages["text"] < SOON
             assert not [note for note in r.notes.values() if "set ahead" in note]
-        assert s._core._fusion_time.estimate() < SOON
+        assert s._core.network.timings.fusion.estimate() < SOON
         assert s._core.tracks["camera"].encoding.estimate() < SOON
         h = balanced(s)
         assert h.latency_p95 < SOON
