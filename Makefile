@@ -125,7 +125,7 @@ bench: $(VENV)/.test
 	$(BIN)/python docs/generate.py
 
 # What a release uploads, into dist: mmedge for x86-64 and aarch64 (cross-compiled by
-# g++-aarch64-linux-gnu), mmedge-zoo and mmedge-triton.
+# g++-aarch64-linux-gnu), mmedge-zoo, mmedge-ros and mmedge-triton.
 wheels: $(VENV)/.test
 	$(BIN)/python cpp_ext/wheels.py --output dist
 

@@ -1,4 +1,4 @@
-"""Builds the wheels of a release: mmedge for each architecture, mmedge-zoo and mmedge-triton.
+"""Builds the wheels of a release: mmedge for each architecture, mmedge-zoo, -ros and -triton.
 
 ``make wheels`` runs it. A wheel of mmedge may have LIMIT bytes. auditwheel reads from the library's
 symbols what it needs of a system, and tags the wheel by that (PEP 600). A tag above GLIBC is an
@@ -34,7 +34,11 @@ def main() -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     for arch in options.arch or TOOLCHAINS:
         show(build(arch, options.output))
-    for folder, name in (("zoo", "mmedge_zoo"), ("integrations/triton", "mmedge_triton")):
+    for folder, name in (
+        ("zoo", "mmedge_zoo"),
+        ("integrations/ros2", "mmedge_ros"),
+        ("integrations/triton", "mmedge_triton"),
+    ):
         run("pip", "wheel", *PIP, "--wheel-dir", options.output, ROOT / folder)
         show(next(options.output.glob(f"{name}-*.whl")))
 

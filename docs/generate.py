@@ -52,6 +52,7 @@ from label_tables import label_accuracy, label_quantization, label_speed, label_
 from loadgen_table import loadgen
 from loop_table import loops
 from native_tables import native_allocations, native_runtime
+from ros2_table import ros2
 from signature_table import signatures
 from speak_tables import (
     speak_accuracy,
@@ -145,6 +146,7 @@ BLOCKS: dict[tuple[str, str], Callable[[], str]] = {
     ("docs/code-map.md", "code map"): code_map,
     ("docs/reference/c.md", "real-time calls"): real_time_calls,
     ("docs/reference/c.md", "headers"): c_reference,
+    ("docs/explanation/benchmarks.md", "ros2"): ros2,
     ("docs/explanation/benchmarks.md", "soak"): soak,
     ("docs/reference/zoo.md", "bundle accuracy"): bundle_accuracy,
     ("docs/reference/zoo.md", "zoo accuracy"): zoo,

@@ -139,7 +139,7 @@ def _convert(
     """Write a ROS 2 bag as a recording, with its times in seconds since 1970."""
     with Bundle.open(bundle, **trust.keywords()) as opened:
         source = Bag(bag, opened, topics)
-        wrote = write_bag(source, opened.manifest, output)
+        written = write_bag(source, opened.manifest, output)
     for modality, notes in source.notes.items():
         say(f"{modality}: {'; '.join(notes)}")
     if as_json:
@@ -147,13 +147,13 @@ def _convert(
             {
                 "path": str(output),
                 "bag": str(bag),
-                "seconds": wrote.seconds,
-                "samples": wrote.samples,
+                "seconds": written.seconds,
+                "samples": written.samples,
                 "changed": {name: list(notes) for name, notes in source.notes.items()},
             }
         )
         return
-    say(f"wrote {output}: {wrote.samples} samples over {wrote.seconds:.4g} s")
+    say(f"wrote {output}: {written.samples} samples over {written.seconds:.4g} s")
 
 
 def _drive(golden: Golden, stream: RecordingStream, total: int) -> Pace:

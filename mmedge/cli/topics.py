@@ -41,14 +41,14 @@ def bag_topics(words: Sequence[str] | None, parameters: Path | None) -> dict[str
         InputError: the file cannot be read, or a name is none of a topic.
     """
     topics = {} if parameters is None else read_parameter_file(parameters)
-    named: set[str] = set()
+    modalities: set[str] = set()
     for word in words or ():
         modality, _, name = word.partition("=")
-        if not modality or not name or modality in named:
+        if not modality or not name or modality in modalities:
             raise typer.BadParameter(
                 f"expected modality=/topic, each modality once; got {word!r}", param_hint="--topic"
             )
-        named.add(modality)
+        modalities.add(modality)
         topics[modality] = (
             replace(topics[modality], topic=name) if modality in topics else Topic(topic=name)
         )

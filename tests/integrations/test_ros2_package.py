@@ -42,7 +42,8 @@ def test_files_for_ros_name_what_there_is():
     package = ET.parse(PACKAGE / "package.xml").getroot()
     assert package.findtext("name") == "mmedge_ros"
     assert package.findtext("version") == project["version"]
-    assert package.findtext("license") == project["license"]
+    assert package.findtext("license") == "Apache-2.0"
+    assert project["classifiers"] == ["License :: OSI Approved :: Apache Software License"]
     assert package.findtext("export/build_type") == "ament_python"
     assert (PACKAGE / "resource" / "mmedge_ros").exists()
     for entry in project["scripts"].values():
@@ -58,7 +59,7 @@ def test_files_for_ros_name_what_there_is():
             if name.endswith("_msgs") or name in ("rclpy", "rcl_interfaces"):
                 assert name in depends, f"{path.name}: {name}"
     launch = (PACKAGE / "launch" / "stream.launch.py").read_text(encoding="utf-8")
-    assert 'executable="stream"' in launch
+    assert 'executable="stream_node"' in launch
     setup = (PACKAGE / "setup.py").read_text(encoding="utf-8")
     for file in re.findall(r'"((?:launch|config|resource|package)[^"]*)"', setup):
         assert (PACKAGE / file).exists(), file

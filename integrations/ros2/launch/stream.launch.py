@@ -16,7 +16,7 @@ def generate_launch_description() -> LaunchDescription:
     example = PathJoinSubstitution([FindPackageShare("mmedge_ros"), "config", "robot.yaml"])
     node = LifecycleNode(
         package="mmedge_ros",
-        executable="stream",
+        executable="stream_node",
         name=LaunchConfiguration("name"),
         namespace=LaunchConfiguration("namespace"),
         parameters=[LaunchConfiguration("parameters"), {"autostart": True}],

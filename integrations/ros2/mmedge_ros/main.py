@@ -1,4 +1,4 @@
-"""``mmedge-ros``, and ``ros2 run mmedge_ros stream``: the node by itself."""
+"""``mmedge-ros``, and ``ros2 run mmedge_ros stream_node``: the node by itself."""
 
 from __future__ import annotations
 

@@ -252,6 +252,7 @@ class StreamNode(LifecycleNode):
         fixed = {
             "bundle": manifest.name,
             "digest": pipe.bundle.digest,
+            "signature": _signature(pipe.bundle),
             "variant": pipe.variant.id,
             "plan": pipe.plan,
             "trigger": parameters.trigger,
@@ -262,10 +263,10 @@ class StreamNode(LifecycleNode):
             return [status(f"{name}: stream", level, self._fault or "inactive", fixed)]
         health, now = stream.health(), self.now()
         fixed["published"] = 0 if self._outlet is None else self._outlet.published
-        found = [stream_status(f"{name}: stream", health, self._counts, fixed, self._errors)]
+        statuses = [stream_status(f"{name}: stream", health, self._counts, fixed, self._errors)]
         required = {modality.name for modality in manifest.modalities if modality.required}
         for modality, inlet in self.inlets.items():
-            found.append(
+            statuses.append(
                 modality_status(
                     f"{name}: {modality}",
                     inlet,
@@ -276,7 +277,7 @@ class StreamNode(LifecycleNode):
                     last=self._last,
                 )
             )
-        return found
+        return statuses
 
     def _check_parameters(self, parameters: Sequence[Parameter]) -> SetParametersResult:
         names = [each.name for each in parameters if is_own(each.name)]
@@ -286,3 +287,13 @@ class StreamNode(LifecycleNode):
                 reason=f"{', '.join(names)}: read when the node is configured; clean it up first",
             )
         return SetParametersResult(successful=True)
+
+
+def _signature(bundle: mmedge.Bundle) -> str:
+    """Who signed a bundle, as far as it was checked."""
+    signature = bundle.signature
+    if signature is None:
+        return "none"
+    if not signature.verified_by:
+        return f"version {signature.release.version}, not checked: no key was given"
+    return f"version {signature.release.version}, verified by {', '.join(signature.verified_by)}"

@@ -61,7 +61,7 @@ DEPTH = 16
 
 def topic_of(output: str) -> str:
     """The topic of an output, under the node's name; what a topic's name cannot have is ``_``."""
-    name = re.sub(r"[^A-Za-z0-9_]|__+", "_", output)
+    name = re.sub(r"[^A-Za-z0-9]+", "_", output)
     return f"~/output/{'_' * name[:1].isdigit()}{name}"
 
 
@@ -106,6 +106,8 @@ class Outlet:
         specs = {spec.name: spec for stage in manifest.stages for spec in stage.outputs}
         self._labels = {name: _labels(specs[name]) for name in manifest.outputs if name in specs}
         self._publishers: dict[str, Any] = {}
+        #: A publisher that is made while the node is active is not activated by its transition.
+        self._active = False
         topics: dict[str, str] = {}
         for name in manifest.outputs:
             topic = topic_of(name)
@@ -115,17 +117,13 @@ class Outlet:
             if name in specs:
                 self._publisher(name, MESSAGES[specs[name].dtype][0])
         self._result = node.create_lifecycle_publisher(String, "~/result", DEPTH)
+        self._active = True
 
     def publish(self, result: Result) -> None:
         """Publish the outputs, and then what is to say of them."""
         for name, value in (result.outputs or {}).items():
-            if isinstance(value, np.ndarray):
-                message = to_message(value, self._labels.get(name, ()))
-            elif isinstance(value, str):
-                message = String(data=value)
-            else:
-                continue  # what a loop says beside its outputs is in the line
-            self._publisher(name, type(message)).publish(message)
+            for message in self._messages(name, value):
+                self._publisher(name, type(message)).publish(message)
         line = {
             "number": self.published,
             **result_line(result, self._modalities),
@@ -134,6 +132,15 @@ class Outlet:
         }
         self._result.publish(String(data=json.dumps(line, allow_nan=False)))
         self.published += 1
+
+    def _messages(self, name: str, value: object) -> list[Any]:
+        """What is published of an output: an array, or each row's text."""
+        if isinstance(value, np.ndarray):
+            return [to_message(value, self._labels.get(name, ()))]
+        rows = [value] if isinstance(value, str) else value
+        if isinstance(rows, list | tuple) and all(isinstance(row, str) for row in rows):
+            return [String(data=row) for row in rows]
+        return []  # what a loop says beside its outputs is in the line
 
     def close(self) -> None:
         """End the publishers."""
@@ -145,6 +152,8 @@ class Outlet:
         if name not in self._publishers:
             publisher = self._node.create_lifecycle_publisher(message, topic_of(name), DEPTH)
             self._publishers[name] = publisher
+            if self._active:
+                publisher.on_activate(None)
         return self._publishers[name]
 
 

@@ -84,10 +84,10 @@ def read(node: Node) -> Parameters:
     Raises:
         InputError: an unknown one, one that is missing, or a value that cannot be.
     """
-    known = [*OWN, *_OF_RCLPY]
+    names = [*OWN, *_OF_RCLPY]
     for name in node.get_parameters_by_prefix(""):
-        if name not in known and not name.startswith((f"{TOPICS}.", "qos_overrides.")):
-            near = get_close_matches(name, known, 1)
+        if name not in names and not name.startswith((f"{TOPICS}.", "qos_overrides.")):
+            near = get_close_matches(name, names, 1)
             hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(OWN)}"
             raise InputError(f"unknown parameter {name!r}{hint}")
     values = {name: node.get_parameter(name).value for name in OWN}

@@ -2,32 +2,17 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-import socket
-import struct
 import threading
-from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).parents[3]
-#: Made by make_bundle.py, as `make ros2` does.
-BUNDLE = ROOT / "build" / "ros2" / "robot.mmedge"
-
-SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 1
+from network import only_loopback
+from robot import BUNDLE, PARAMETERS
 
 
 def pytest_sessionstart(session):
-    # Fast DDS binds every address, whatever it is told: so that nobody else hears or speaks, the
-    # tests run in a network namespace that has nothing but a loopback.
-    names = [name for _, name in socket.if_nameindex()]
-    if names != ["lo"]:
-        pytest.exit(f"these tests want no network but lo, there are {names}; run `make ros2`", 3)
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
-        request = struct.pack("16sh14x", b"lo", 0)
-        (_, flags) = struct.unpack("16sh14x", fcntl.ioctl(any_socket, SIOCGIFFLAGS, request))
-        fcntl.ioctl(any_socket, SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", flags | IFF_UP))
+    if fault := only_loopback():
+        pytest.exit(fault, 3)
     if not BUNDLE.exists():
         pytest.exit(f"{BUNDLE} is not there; run `make ros2`", 3)
 
@@ -36,7 +21,6 @@ def pytest_sessionstart(session):
 def ros(tmp_path_factory):
     import rclpy
 
-    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
     os.environ["ROS_LOG_DIR"] = str(tmp_path_factory.mktemp("log"))
     rclpy.init()
     yield
@@ -63,23 +47,6 @@ def spin():
         executor.shutdown()
         thread.join(10.0)
         node.destroy_node()
-
-
-PARAMETERS = {
-    "bundle": str(BUNDLE),
-    "trigger": "camera",
-    "modalities.camera.topic": "/camera/image_raw",
-    "modalities.camera.type": "sensor_msgs/msg/Image",
-    "modalities.lidar.topic": "/points",
-    "modalities.lidar.type": "sensor_msgs/msg/PointCloud2",
-    "modalities.lidar.fields": ["x", "y", "z"],
-    "modalities.arm.topic": "/joint_states",
-    "modalities.arm.type": "sensor_msgs/msg/JointState",
-    "modalities.arm.joints": ["base", "shoulder", "elbow", "wrist_1", "wrist_2", "wrist_3"],
-    "modalities.arm.depth": 50,
-    "modalities.text.topic": "/say",
-    "modalities.text.type": "std_msgs/msg/String",
-}
 
 
 @pytest.fixture

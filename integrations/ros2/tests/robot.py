@@ -5,11 +5,32 @@ from __future__ import annotations
 import json
 import time
 from collections import defaultdict
+from pathlib import Path
 
 from diagnostic_msgs.msg import DiagnosticArray
 from std_msgs.msg import Float32MultiArray, String
 
+ROOT = Path(__file__).parents[3]
+#: Made by make_bundle.py, as `make ros2` does.
+BUNDLE = ROOT / "build" / "ros2" / "robot.mmedge"
 DEPTH = 1000
+
+#: Parameters of a node in the process of the tests.
+PARAMETERS = {
+    "bundle": str(BUNDLE),
+    "trigger": "camera",
+    "modalities.camera.topic": "/camera/image_raw",
+    "modalities.camera.type": "sensor_msgs/msg/Image",
+    "modalities.lidar.topic": "/points",
+    "modalities.lidar.type": "sensor_msgs/msg/PointCloud2",
+    "modalities.lidar.fields": ["x", "y", "z"],
+    "modalities.arm.topic": "/joint_states",
+    "modalities.arm.type": "sensor_msgs/msg/JointState",
+    "modalities.arm.joints": ["base", "shoulder", "elbow", "wrist_1", "wrist_2", "wrist_3"],
+    "modalities.arm.depth": 50,
+    "modalities.text.topic": "/say",
+    "modalities.text.type": "std_msgs/msg/String",
+}
 
 
 def wait_for(holds, what, seconds=20.0):

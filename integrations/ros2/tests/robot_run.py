@@ -24,14 +24,13 @@ from pathlib import Path
 
 import numpy as np
 import rclpy
+from network import only_loopback
 from rclpy.executors import SingleThreadedExecutor
-from robot import Ears, wait_for
+from robot import BUNDLE, ROOT, Ears, wait_for
 
 from mmedge.recording.ros import seconds
 
 HERE = Path(__file__).parent
-ROOT = HERE.parents[2]
-BUNDLE = ROOT / "build" / "ros2" / "robot.mmedge"
 MODALITIES = ("camera", "lidar", "arm")
 #: A result's number of a modality's sample is that element of the output ``used``.
 COLUMNS = {"camera": 0, "lidar": 1, "arm": 2}
@@ -271,6 +270,9 @@ def main():
     parser.add_argument("--folder", type=Path, default=ROOT / "build" / "ros2" / "run")
     words = parser.parse_args()
     words.folder.mkdir(parents=True, exist_ok=True)
+    if fault := only_loopback():
+        raise SystemExit(fault)
+    os.environ["ROS_LOG_DIR"] = str(words.folder / "log")
     load = os.getloadavg()[0]
     rclpy.init()
     run = run_robot(words.folder, words.seconds)

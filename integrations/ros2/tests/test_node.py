@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import json
+import shutil
 import time
 
 import numpy as np
@@ -12,9 +13,11 @@ from make_numbers import camera, joints, points
 from rclpy.lifecycle import TransitionCallbackReturn as Done
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSDurabilityPolicy, QoSProfile, QoSReliabilityPolicy
-from robot import Ears, published, state_of, wait_for
+from robot import PARAMETERS, Ears, published, state_of, wait_for
 from sensor_msgs.msg import Image, JointState, PointCloud2
 from std_msgs.msg import String
+
+import mmedge
 
 OK, WARN, ERROR = b"\x00", b"\x01", b"\x02"
 
@@ -113,6 +116,25 @@ def test_parameters_that_will_not_do_are_told_and_leave_the_node_unconfigured(
     found = ears.status("stream")
     assert found.level == ERROR
     assert words in found.message
+
+
+def test_a_bundle_is_loaded_only_as_signed_where_keys_are_given(make_node, helper, tmp_path):
+    bundle = shutil.copy(PARAMETERS["bundle"], tmp_path / "robot.mmedge")
+    _, ours, _ = mmedge.generate_key(tmp_path / "ours")
+    _, theirs, _ = mmedge.generate_key(tmp_path / "theirs")
+    mmedge.sign_bundle(bundle, tmp_path / "ours.key", version=3)
+    ears = Ears(helper)
+    node = make_node(bundle=str(bundle), trusted_keys=[str(theirs)], lowest_version=3)
+    assert node.trigger_configure() == Done.FAILURE
+    wait_for(lambda: "no signature by a trusted key" in ears.message("stream"), "the refusal")
+    node.set_parameters([Parameter("trusted_keys", value=[str(ours)])])
+    node.set_parameters([Parameter("lowest_version", value=4)])
+    assert node.trigger_configure() == Done.FAILURE
+    wait_for(lambda: "version" in ears.message("stream"), "the refusal")
+    node.set_parameters([Parameter("lowest_version", value=3)])
+    start(node)
+    wait_for(lambda: ears.value("stream", "signature"), "diagnostics")
+    assert ears.value("stream", "signature").startswith("version 3, verified by ")
 
 
 def test_parameters_are_fixed_while_the_node_is_configured(make_node):
@@ -367,3 +389,34 @@ def test_a_stream_runs_on_simulated_time_and_follows_its_jumps(make_node, helper
     wait_for(lambda: ears.value("stream", "clock_jumps") == "1", "diagnostics on real time")
     assert published(node) == 3
     assert json.dumps(line)
+
+
+def test_before_the_first_clock_samples_are_of_the_future(make_node, helper):
+    from rosgraph_msgs.msg import Clock
+
+    ears = Ears(helper)
+    clock = helper.create_publisher(Clock, "/clock", 10)
+    publisher = helper.create_publisher(Image, "/camera/image_raw", 10)
+    node = start(make_node(use_sim_time=True))
+    wait_for(publisher.get_subscription_count, "a subscription")
+    wait_for(clock.get_subscription_count, "a listener of /clock")
+    wait_for(ears.matched, "publishers")
+    time.sleep(0.3)
+    assert node.now() == 0.0
+
+    def show(number):
+        message = camera(number)
+        message.header.stamp.sec = 1000
+        publisher.publish(message)
+
+    show(1)
+    dropped = node.stream.health
+    wait_for(lambda: dropped().modalities["camera"].dropped == {"future": 1}, "the drop")
+    message = Clock()
+    message.clock.sec = 1000
+    clock.publish(message)
+    wait_for(lambda: node.now() == 1000.0, "the clock")
+    show(2)
+    wait_for(lambda: ears.results, "a result")
+    assert ears.results[0]["outputs"]["used"]["values"][0] == 2.0
+    assert node.stream.health().clock_jumps == 1

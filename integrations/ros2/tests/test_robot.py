@@ -6,9 +6,8 @@ import json
 
 import pytest
 from rclpy.qos import QoSProfile, QoSReliabilityPolicy
-from robot import wait_for
+from robot import BUNDLE, wait_for
 from robot_run import (
-    BUNDLE,
     MODALITIES,
     account,
     counted,

@@ -91,11 +91,11 @@ def number_cast(target: Target, kind: str, what: str) -> tuple[Callable[[Array],
             return np.multiply(array, factor, dtype=wanted)
 
         return scaled, f"{kind} times {scale:g} as {wanted}"
-    given = np.dtype(kind)
-    if given == wanted:
+    source = np.dtype(kind)
+    if source == wanted:
         return _native, ""
-    if given.kind == wanted.kind == "f":
-        change = "rounded to" if given.itemsize > wanted.itemsize else "taken as"
+    if source.kind == wanted.kind == "f":
+        change = "rounded to" if source.itemsize > wanted.itemsize else "taken as"
         return lambda array: array.astype(wanted), f"{kind} is {change} {wanted}"
     raise target.error(
         f"{what} is {kind}",

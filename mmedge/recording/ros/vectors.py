@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -113,7 +114,7 @@ def array_converter(kind: str) -> Callable[[Target], tuple[Callable[[Any], Array
             layout = message.layout
             start = int(layout.data_offset)
             shape = [int(dimension.size) for dimension in layout.dim]
-            count = int(np.prod(shape)) if shape else flat.size - start
+            count = math.prod(shape) if shape else flat.size - start
             if start + count != flat.size:
                 raise target.error(
                     f"an array of {flat.size} {elements} whose layout says {shape} from {start}"

@@ -43,10 +43,10 @@ def write_bag(bag: Bag, manifest: Manifest, path: str | os.PathLike[str]) -> Wri
     try:
         for sample in bag:
             # Not a view of the bag, which the writer holds until a chunk is full.
-            owned = replace(sample, value=to_value(sample.value))
-            if fault := writer.fault(owned):
+            copy = replace(sample, value=to_value(sample.value))
+            if fault := writer.fault(copy):
                 raise InputError(f"{bag.name}: sample {count}: {fault}")
-            writer.write(owned)
+            writer.write(copy)
             first = first if count else sample.arrival
             last = sample.arrival
             count += 1

@@ -13,7 +13,7 @@ from ros_messages import STORE, cloud, image, joints, scan, text, write_bag
 from streaming import value
 
 import mmedge
-from mmedge.cli.app import build_app
+from mmedge.cli.app import build_app, run
 from mmedge.errors import InputError
 from mmedge.recording import open_recording
 from mmedge.recording.ros import Bag, Topic
@@ -137,7 +137,7 @@ def call(*words, expect=0):
     return done
 
 
-def test_a_bag_replays_as_the_recording_that_is_made_of_it(tmp_path, streaming):
+def test_a_bag_replays_as_the_recording_that_is_made_of_it(tmp_path, streaming, capsys):
     path = write_bag(tmp_path / "bag", items())
     (tmp_path / "p.yaml").write_text(PARAMETERS)
     asked = ("--ros-parameters", tmp_path / "p.yaml")
@@ -148,8 +148,11 @@ def test_a_bag_replays_as_the_recording_that_is_made_of_it(tmp_path, streaming):
     names = ("camera=/camera/image", "lidar=/points", "text=/say")
     words = [word for name in names for word in ("--topic", name)]
     # The file says which joints; a topic on the command line takes the place of the file's.
-    of_bag = call("replay", streaming, path, *how, *asked, *words).stdout.splitlines()
-    of_recording = call("replay", streaming, tmp_path / "run", *how).stdout.splitlines()
+    lines = []
+    for arguments in ((path, *how, *asked, *words), (tmp_path / "run", *how)):
+        assert run(["replay", str(streaming), *map(str, arguments)]) == 0
+        lines.append(capsys.readouterr().out.splitlines())
+    of_bag, of_recording = lines
     assert len(of_bag) == len(of_recording) == 12
     first, *results, last = map(json.loads, of_bag)
     assert first["recording"] == "bag"

@@ -376,3 +376,67 @@ def test_the_parameter_file_of_a_node_is_read(tmp_path):
         path.write_text(content)
         with pytest.raises(InputError, match=words):
             read_parameter_file(path)
+
+
+#: Numbers as a header may claim them.
+CLAIMS = st.one_of(st.integers(0, 9), st.sampled_from([1 << 16, 1 << 31, (1 << 32) - 1]))
+
+
+def refused_or_fits(made, message, dtype):
+    """Whatever a message claims, its value fits, or it is refused."""
+    try:
+        value = made(message)
+    except InputError:
+        return
+    assert value.dtype == dtype
+    value.sum()  # every element lies in memory
+
+
+@given(
+    claims=st.fixed_dictionaries({}, optional=dict.fromkeys(("height", "width", "step"), CLAIMS)),
+    encoding=st.sampled_from(["rgb8", "bgra8", "mono16", "32FC1", "64FC4", "8UC2", "yuv422", ""]),
+    data=st.binary(max_size=80),
+    big=st.booleans(),
+)
+@settings(max_examples=60)
+def test_whatever_an_image_claims_it_fits_or_is_refused(claims, encoding, data, big):
+    message = image(RGB, "rgb8")
+    for name, number in claims.items():
+        setattr(message, name, number)
+    message.encoding, message.is_bigendian = encoding, int(big)
+    if "step" in claims:
+        message.data = np.frombuffer(data, np.uint8)
+    for dtype, shape in (("uint8", ("b", "h", "w", 3)), ("uint16", (1, "h", "w"))):
+        refused_or_fits(converter(message, dtype, shape), message, dtype)
+
+
+@given(
+    claims=st.fixed_dictionaries(
+        {}, optional=dict.fromkeys(("height", "width", "point_step", "row_step"), CLAIMS)
+    ),
+    field=st.fixed_dictionaries(
+        {}, optional=dict.fromkeys(("offset", "count"), CLAIMS) | {"datatype": st.integers(0, 12)}
+    ),
+    data=st.binary(max_size=80),
+)
+@settings(max_examples=60)
+def test_whatever_a_cloud_claims_it_fits_or_is_refused(claims, field, data):
+    message = cloud(POINTS)
+    for name, number in claims.items():
+        setattr(message, name, number)
+    for name, number in field.items():
+        setattr(message.fields[1], name, number)
+    if "row_step" in claims:
+        message.data = np.frombuffer(data, np.uint8)
+    refused_or_fits(converter(message, "float32", (1, "n", 3)), message, "float32")
+
+
+@given(
+    sizes=st.lists(st.one_of(CLAIMS, st.just(1 << 32)), max_size=4),
+    offset=CLAIMS,
+    values=st.lists(st.integers(-9, 9), max_size=9),
+)
+@settings(max_examples=60)
+def test_whatever_an_array_claims_it_fits_or_is_refused(sizes, offset, values):
+    message = numbers("Int16", np.array(values, np.int16), sizes, offset)
+    refused_or_fits(converter(message, "int16", ("b", "n")), message, "int16")
