@@ -160,7 +160,7 @@ class Bundle:
         _check_own(self.path, files)
         from mmedge.bundle.variants import add_variant
 
-        manifest, unused = add_variant(self, variant, files)
+        manifest, unused = add_variant(self.manifest, variant, files, self._with_weights)
         return self._rewrite(manifest, files, unused)
 
     def without_variant(self, name: str) -> Bundle:
@@ -179,7 +179,7 @@ class Bundle:
         """
         from mmedge.bundle.variants import remove_variant
 
-        manifest, unused = remove_variant(self, name)
+        manifest, unused = remove_variant(self.manifest, name, self._with_weights, source=self.path)
         return self._rewrite(manifest, {}, unused)
 
     def copy(self, path: str | Path, *, overwrite: bool = False, signed: bool = True) -> Bundle:
@@ -332,7 +332,7 @@ class Bundle:
         """
         from mmedge.bundle.variants import set_metrics
 
-        return self._rewrite(set_metrics(self, metrics), {}, ())
+        return self._rewrite(set_metrics(self.manifest, metrics, source=self.path), {}, ())
 
     def _rewrite(
         self, manifest: Manifest, files: Mapping[str, bytes | Path], dropped_names: Collection[str]
@@ -487,7 +487,7 @@ class Bundle:
             BundleError: as :meth:`read`, or the copy does not fit on the disk.
         """
         archive = self._holder(name)
-        archive.place(sorted(self.with_weights([name])))
+        archive.place(sorted(self._with_weights([name])))
         return archive.folder() / name
 
     @property
@@ -553,7 +553,7 @@ class Bundle:
         self._holder(graph)
         return self._graphs.get(graph, GraphFile()).functions
 
-    def with_weights(self, names: Collection[str]) -> set[str]:
+    def _with_weights(self, names: Collection[str]) -> set[str]:
         """Files by their names, and those of the weights that graphs among them use."""
         return {*names, *(w for name in names for w in self._graphs.get(name, GraphFile()).weights)}
 
