@@ -10,7 +10,8 @@ Features are those of the vqa network's image encoder. For the 24 hours the enco
 thousand frames, of which a scene takes those of the nearest light; for planted changes it runs on
 each frame.
 
-``--cost`` measures what a look costs, and a stream's push with and without a profile.
+``--cost`` measures what a look costs, a stream's push with and without a profile, and how well
+levels of short samples hold, and leaves the rest of the results as it is (two minutes).
 
 Run: ``python benchmarks/drift.py`` (about ten minutes on one core; ``--hours 1`` for a trial).
 """
@@ -42,6 +43,7 @@ from mmedge.drift.detector import Detector
 from mmedge.drift.layout import layout_of
 from mmedge.drift.learn import LookLog, fit_profile
 from mmedge.drift.measure import Measure
+from mmedge.drift.tails import return_level
 from mmedge.recording import Golden
 from mmedge.stream import SimulatedClock
 from mmedge_export import export
@@ -67,7 +69,7 @@ RECORDINGS, RECORDING_SECONDS = 12, 600.0
 #: Pictures and clips of each set, and frames of each picture light that are encoded.
 PICTURES, CLIPS, ENCODED = 1000, 120, 4000
 #: Times that each change is planted, and seconds before and after it.
-TRIALS, BEFORE, AFTER = 16, 8.0, 30.0
+TRIALS, BEFORE, AFTER = 12, 8.0, 30.0
 #: A change is to be found within so many seconds.
 SOON = 5.0
 DAY = 86_400.0
@@ -262,13 +264,13 @@ def _run_part(part: tuple[float, float, int]) -> dict[str, Any]:
     return run_hours(_SHARED[0], _SHARED[1], *part)
 
 
-def run_day(world: World, profile: DriftProfile, hours: float) -> dict[str, Any]:
-    """Nothing is changed for some hours, in parts on all processors."""
+def run_day(world: World, profile: DriftProfile, hours: float, processes: int) -> dict[str, Any]:
+    """Nothing is changed for some hours, in eight parts on so many processors."""
     _SHARED[:] = [world, profile]
     count = 8
     length = hours / count
     parts = [(DAY * k / count, length, 500 + k) for k in range(count)]
-    with multiprocessing.get_context("fork").Pool(os.cpu_count()) as pool:
+    with multiprocessing.get_context("fork").Pool(processes) as pool:
         ran = pool.map(_run_part, parts, chunksize=1)
     names = list(world.sensors)
     steps = sum(part["steps"] for part in ran)
@@ -425,12 +427,40 @@ def _stream_cost(pipe: Pipeline, profile: DriftProfile) -> dict[str, Any]:
     }
 
 
+def measure_tails() -> dict[str, Any]:
+    """How often independent values pass the level, as a share of how often they should.
+
+    Each level is made of 3,000 values, for one in 300,000.
+    """
+    rng = np.random.default_rng(0)
+    count, times, repeats = 3000, 100, 40
+    draws: dict[str, Callable[[int], NDArray[np.float64]]] = {
+        "normal": lambda n: np.abs(rng.standard_normal(n)),
+        "exponential": rng.standard_exponential,
+        "Student's t, 6 degrees": lambda n: np.abs(rng.standard_t(6, n)),
+        "uniform": rng.random,
+    }
+    found = {}
+    for name, draw_values in draws.items():
+        many = np.sort(draw_values(30_000_000))
+        ratios = []
+        for _ in range(repeats):
+            square = np.square(draw_values(count))
+            level = float(np.sqrt(return_level([square], 1.0 / (count * times), 1)))
+            share = 1.0 - np.searchsorted(many, level) / many.size
+            ratios.append(share * count * times)
+        found[name] = {"mean": float(np.mean(ratios)), "median": float(np.median(ratios)),
+                       "share_above_3": float(np.mean(np.array(ratios) > 3.0))}  # fmt: skip
+    return {"values": count, "times": times, "repeats": repeats, "ratios": found}
+
+
 def main() -> None:
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--hours", type=float, default=24.0)
     parser.add_argument("--trials", type=int, default=TRIALS)
-    parser.add_argument("--cost", action="store_true", help="measure the cost alone")
+    parser.add_argument("--processes", type=int, default=os.cpu_count())
+    parser.add_argument("--cost", action="store_true", help="measure cost and tails alone")
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args()
     began = perf_counter()
@@ -450,6 +480,7 @@ def main() -> None:
                 result |= {"fit_seconds": fit_seconds, "seconds": perf_counter() - began}
             result |= {
                 "cost": measure_cost(train, profile, pipe),
+                "tails": measure_tails(),
                 "date": datetime.now(UTC).isoformat(timespec="seconds"),
                 "device": host.state(),
             }
@@ -463,7 +494,7 @@ def evaluate(
     """The day without a change, and the planted changes."""
     test = load_world("test")
     encode_some(test, encoder, 2_000_000)
-    day = run_day(test, profile, options.hours)
+    day = run_day(test, profile, options.hours, options.processes)
     print(f"{len(day['alarms'])} false alarms in {options.hours:g} h", file=sys.stderr)
     for alarm in day["alarms"]:
         print(f"  {alarm['hour']:.2f} h: {alarm['message']}", file=sys.stderr)

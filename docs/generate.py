@@ -38,6 +38,7 @@ from draw_tables import (
     draw_spread,
     draw_training,
 )
+from drift_tables import drift_changes, drift_cost, drift_day, drift_tails
 from families_table import export_time, families, families_short, real_checkpoints, real_files
 from front_end_tables import front_ends, front_ends_bundle, front_ends_kinds
 from hear_tables import (
@@ -139,6 +140,10 @@ BLOCKS: dict[tuple[str, str], Callable[[], str]] = {
     ("docs/explanation/attention.md", "attention"): attention,
     ("docs/explanation/attention.md", "attention gpu"): attention_gpu,
     ("docs/explanation/quantization.md", "quantization"): quantization,
+    ("docs/explanation/drift.md", "drift day"): drift_day,
+    ("docs/explanation/drift.md", "drift changes"): drift_changes,
+    ("docs/explanation/drift.md", "drift cost"): drift_cost,
+    ("docs/explanation/drift.md", "drift tails"): drift_tails,
     ("docs/explanation/quantization.md", "hostile"): hostile,
     ("docs/explanation/benchmarks.md", "agreement"): agreement,
     ("docs/explanation/benchmarks.md", "peers"): peers,

@@ -85,18 +85,16 @@ class _Watch:
         self.score: float | None = None
         self.window = None
 
-    def take(self, values: Mapping[str, Any], t: float) -> bool:
-        """Take in what came; whether there is a new score."""
+    def see(self, values: Mapping[str, Any], t: float) -> NDArray[np.float64] | None:
+        """The statistics of what came, if it is time for a look and they can be told."""
         last, self._last = self._last, values
         if t < self._due:
-            return False
+            return None
         self._due = t + 0.95 * LOOK_SECONDS
-        return self.look(take_look(self.measures, values, last), t)
+        return take_look(self.measures, values, last)
 
-    def look(self, look: NDArray[np.float64] | None, t: float) -> bool:
+    def look(self, look: NDArray[np.float64], t: float) -> bool:
         """Take in the statistics of a look; whether there is a new score."""
-        if look is None:
-            return False
         if t - self._newest > self._gap:
             self._count = 0
         self._newest = t
@@ -199,32 +197,36 @@ class Detector:
             state.watches[reference.source] = watch
             self._watches[reference.modality, reference.source] = watch
 
-    def take(
+    def see(
         self, modality: str, source: str, values: Mapping[str, Any], t: float
-    ) -> Change | None:
-        """Take in the inputs or features of a modality; an alarm that begins or ends by them.
+    ) -> NDArray[np.float64] | None:
+        """The statistics of what came, for :meth:`take_look`; None for most, and what is unwatched.
 
-        Most are passed over: some are looked at in each second.
+        Several threads may call it at a time, each for other modalities.
 
         Args:
-            modality: its name; one that is not watched is passed over.
+            modality: its name.
             source: ``inputs`` or ``features``.
             values: array by tensor.
             t: when they came, in seconds that never go back but at :meth:`forget`.
         """
         watch = self._watches.get((modality, source))
-        if watch is None or not watch.take(values, t):
+        return None if watch is None else watch.see(values, t)
+
+    def take_look(
+        self, modality: str, source: str, look: NDArray[np.float64] | None, t: float
+    ) -> Change | None:
+        """Take in the statistics of a look; an alarm that begins, is explained or ends by them."""
+        watch = self._watches.get((modality, source))
+        if look is None or watch is None or not watch.look(look, t):
             return None
         return self._judge(modality, t)
 
-    def take_look(
-        self, modality: str, source: str, look: NDArray[np.float64], t: float
+    def take(
+        self, modality: str, source: str, values: Mapping[str, Any], t: float
     ) -> Change | None:
-        """The same with the statistics of a look, which were taken before."""
-        watch = self._watches.get((modality, source))
-        if watch is None or not watch.look(look, t):
-            return None
-        return self._judge(modality, t)
+        """:meth:`see` and :meth:`take_look` in one."""
+        return self.take_look(modality, source, self.see(modality, source, values, t), t)
 
     def forget(self, modality: str | None = None) -> list[str]:
         """Begin anew, as if nothing had come of a modality, or of all.

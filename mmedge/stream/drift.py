@@ -11,6 +11,9 @@ from mmedge.stream.observer import Event, Observer, Observers
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from mmedge.drift.detector import Change
     from mmedge.drift.profile import DriftProfile
     from mmedge.spec import Manifest
@@ -35,6 +38,17 @@ class DriftObserver(Observer):
     def __init__(self, profile: DriftProfile) -> None:
         self.detector = Detector(profile)
         self._observers = Observers()
+        #: What was seen of the sample that is being pushed, or the error that this raised.
+        self._seen: dict[str, NDArray[np.float64] | Exception | None] = {}
+
+    def see(self, modality: str, values: Mapping[str, Any], t: float) -> None:
+        """Look at a sample before it is told of, where no lock but its modality's is held."""
+        if self not in self._observers:
+            return  # an error has ended it
+        try:
+            self._seen[modality] = self.detector.see(modality, "inputs", values, t)
+        except Exception as error:  # noqa: BLE001  # it raises where an observer's error is told
+            self._seen[modality] = error
 
     def attach(self, observers: Observers) -> None:
         """Be told of what happens to a stream, and have it tell of drift."""
@@ -58,14 +72,17 @@ class DriftObserver(Observer):
         self,
         modality: str,
         seq: int,  # noqa: ARG002
-        value: Mapping[str, Any] | str,
+        value: Mapping[str, Any] | str,  # noqa: ARG002
         t: float,  # noqa: ARG002
         arrival: float,
         fault: str | None,
     ) -> None:
-        """Look at a sample that was accepted."""
-        if fault is None and not isinstance(value, str):
-            self._report(self.detector.take(modality, "inputs", value, arrival))
+        """Take in what was seen of a sample that was accepted."""
+        look = self._seen.pop(modality, None)
+        if isinstance(look, Exception):
+            raise look
+        if fault is None and look is not None:
+            self._report(self.detector.take_look(modality, "inputs", look, arrival))
 
     def on_encoded(
         self,

@@ -338,6 +338,8 @@ class Stream:
                 # The slow part, in which other modalities need not wait.
                 fault = self._checkers[modality].check(values)
                 lying = fault is not None
+                if self._core.drift is not None and fault is None:
+                    self._core.drift.see(modality, values, now - self._clock.offset)
             with self._lock:
                 later = self._time()
                 if self._clock.ahead != ahead:

@@ -160,7 +160,7 @@ def test_a_profile_of_another_bundle_is_refused(pipe, profile):
 def test_a_fault_of_the_detector_ends_the_scores_alone(pipe, profile, monkeypatch):
     clock = SimulatedClock()
     with pipe.stream(trigger="camera", clock=clock, drift=profile) as stream:
-        monkeypatch.setattr("mmedge.drift.detector.Detector.take", lambda *_: 1 / 0)
+        monkeypatch.setattr("mmedge.drift.detector.Detector.see", lambda *_: 1 / 0)
         push(stream, clock, list(camera(3, 1)))
         health = stream.health()
         assert health.events == {"observer_error": 1}
