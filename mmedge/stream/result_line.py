@@ -53,6 +53,7 @@ def result_line(result: Result, modalities: Sequence[str]) -> dict[str, Any]:
         "reason": result.reason,
         "modalities": {name: _modality(result, name) for name in modalities},
         **({"notes": others} if others else {}),
+        **({"drift": dict(result.drift)} if result.drift else {}),
         "outputs": outputs,
         **loop,
     }
