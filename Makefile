@@ -26,7 +26,7 @@ endif
 # What the native library is made of: a change of it installs the package anew.
 NATIVE := $(shell find cpp_ext -type f)
 
-.PHONY: conformance demo docs fuzz promise ros2 ros2-bench test test-long triton soak lint format bench wheels clean
+.PHONY: conformance demo docs fuzz promise ray ros2 ros2-bench test test-long triton soak lint format bench wheels clean
 
 demo: $(VENV)/.demo
 	mkdir -p demo
@@ -80,6 +80,11 @@ ros2: $(VENV)-ros2/.ready build/ros2/robot.mmedge
 ros2-bench: $(VENV)-ros2/.ready build/ros2/robot.mmedge
 	OMP_NUM_THREADS=1 $(OFFLINE) $(VENV)-ros2/bin/python integrations/ros2/tests/robot_run.py --output benchmarks/results/ros2.json
 
+# Recordings on a real Ray, in an environment of its own: what it brings is large, and of no use to
+# other tests. PYTEST takes further options.
+ray: $(VENV)-ray/.ready
+	OMP_NUM_THREADS=1 $(VENV)-ray/bin/pytest -c integrations/ray/pyproject.toml integrations/ray/tests $(PYTEST)
+
 # The documentation as a site, in build/docs: from the tree alone, without the network. A warning is an
 # error, and everything is read anew: what a build before warned of would go unseen.
 docs: $(VENV)/.test
@@ -125,12 +130,12 @@ bench: $(VENV)/.test
 	$(BIN)/python docs/generate.py
 
 # What a release uploads, into dist: mmedge for x86-64 and aarch64 (cross-compiled by
-# g++-aarch64-linux-gnu), mmedge-zoo, mmedge-ros and mmedge-triton.
+# g++-aarch64-linux-gnu), mmedge-zoo, mmedge-ray, mmedge-ros and mmedge-triton.
 wheels: $(VENV)/.test
 	$(BIN)/python cpp_ext/wheels.py --output dist
 
 clean:
-	rm -rf $(VENV) $(VENV)-ros2 $(VENV)-triton demo build dist
+	rm -rf $(VENV) $(VENV)-ray $(VENV)-ros2 $(VENV)-triton demo build dist
 
 $(VENV)/.torch:
 	$(PYTHON) -m venv $(VENV)
@@ -164,3 +169,10 @@ build/ros2/robot.mmedge: integrations/ros2/tests/make_bundle.py | $(VENV)/.test
 	mkdir -p build/ros2
 	rm -rf $@
 	$(BIN)/python integrations/ros2/tests/make_bundle.py $@
+
+# Without the native library: nothing here needs its kernels.
+$(VENV)-ray/.ready: pyproject.toml integrations/ray/pyproject.toml
+	$(PYTHON) -m venv $(VENV)-ray
+	$(VENV)-ray/bin/pip install --quiet --disable-pip-version-check --config-settings=wheel.cmake=false \
+		--editable ".[cpu,mcap]" --editable "integrations/ray[test]"
+	touch $@

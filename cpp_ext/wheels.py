@@ -36,6 +36,7 @@ def main() -> None:
         show(build(arch, options.output))
     for folder, name in (
         ("zoo", "mmedge_zoo"),
+        ("integrations/ray", "mmedge_ray"),
         ("integrations/ros2", "mmedge_ros"),
         ("integrations/triton", "mmedge_triton"),
     ):

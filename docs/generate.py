@@ -51,6 +51,7 @@ from hear_tables import (
 from json_schema import report_schema
 from label_tables import label_accuracy, label_quantization, label_speed, label_training
 from loadgen_table import loadgen
+from logs_tables import logs_fleet, logs_hour, logs_ray
 from loop_table import loops
 from native_tables import native_allocations, native_runtime
 from ros2_table import ros2
@@ -124,6 +125,9 @@ def tracked(folder: str) -> list[str]:
 BLOCKS: dict[tuple[str, str], Callable[[], str]] = {
     ("docs/explanation/benchmarks.md", "loadgen"): loadgen,
     ("docs/howto/serve.md", "triton"): triton_latency,
+    ("docs/howto/logs.md", "logs hour"): logs_hour,
+    ("docs/howto/logs.md", "logs ray"): logs_ray,
+    ("docs/howto/logs.md", "logs fleet"): logs_fleet,
     ("docs/explanation/benchmarks.md", "overhead"): overhead,
     ("docs/explanation/benchmarks.md", "import time"): import_time,
     ("docs/explanation/benchmarks.md", "signatures"): signatures,

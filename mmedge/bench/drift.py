@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from mmedge.bench.replay import check_fits
 from mmedge.drift.learn import fit_profile
 from mmedge.errors import InputError
+from mmedge.recording.playback import check_fits
 from mmedge.stream import SimulatedClock
 from mmedge.stream.drift import DriftLearner
 

@@ -25,10 +25,10 @@ from mmedge.errors import InputError
 from mmedge.loader import load
 from mmedge.recording import Golden, open_recording
 from mmedge.recording.pace import Pace, pace
+from mmedge.recording.playback import check_fits
 from mmedge.recording.ros import Bag, policies, say_changes
 from mmedge.recording.timeline import plan_replay
 from mmedge.stream import Stream
-from mmedge.stream.options import read_trigger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from mmedge.stream.clock import SimulatedClock
     from mmedge.stream.policies import Policy
 
-__all__ = ["SECONDS", "StreamRun", "bench_stream", "check_fits", "replay"]
+__all__ = ["SECONDS", "StreamRun", "bench_stream", "replay"]
 
 #: Default seconds of golden samples.
 SECONDS = 10.0
@@ -249,28 +249,6 @@ def bench_stream(
         device=host.describe(state, monitor.record()),
         energy=monitor.energy(len(run.latency_ms)),
     )
-
-
-def check_fits(pipe: Pipeline, recording: Recording, trigger: str | float) -> None:
-    """Make sure that a recording can be replayed.
-
-    Raises:
-        InputError: it has other modalities than the bundle, or lacks what triggers.
-    """
-    read_trigger(trigger, pipe.bundle.manifest)
-    names = [modality.name for modality in pipe.bundle.manifest.modalities]
-    for name in recording.modalities:
-        if name not in names:
-            raise InputError(
-                f"{recording.name}: modality {name!r} is none of bundle "
-                f"{pipe.bundle.manifest.name!r}, which has {', '.join(names)}; the recording was "
-                f"made for {recording.bundle!r}"
-            )
-    if isinstance(trigger, str) and trigger in names and trigger not in recording.modalities:
-        raise InputError(
-            f"{recording.name}: no samples of {trigger!r}, which is to trigger; the recording has "
-            f"{', '.join(recording.modalities)}"
-        )
 
 
 def _simulated(

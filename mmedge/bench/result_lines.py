@@ -7,21 +7,19 @@ Runtime with as many threads. docs/howto/record.md says what they hold.
 from __future__ import annotations
 
 import json
-import math
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from mmedge.bench.replay import check_fits
+from mmedge.recording.playback import Playback, check_fits
 from mmedge.recording.ros import say_changes
 from mmedge.recording.timeline import plan_replay
-from mmedge.stream import SimulatedClock, Stream, result_line
+from mmedge.stream import result_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from mmedge.pipeline import Pipeline
     from mmedge.recording import Recording
-    from mmedge.stream import Policy, Result
+    from mmedge.stream import Policy, Result, Stream
 
 __all__ = ["result_lines"]
 
@@ -55,68 +53,39 @@ def result_lines(
     """
     check_fits(pipe, recording, trigger)
     manifest = pipe.bundle.manifest
-    pipe.use_plan(manifest.stream_plan(pipe.variant))
     played = plan_replay(recording, skip_gaps=skip_gaps, say=say, waits=False)
     say_changes(recording, say)
-    samples = iter(played)
-    first = next(samples, None)
-    origin = 0.0 if first is None else first.arrival
-    yield _json(
-        {
-            "replay": 1,
-            "bundle": manifest.name,
-            "digest": pipe.bundle.digest,
-            "variant": pipe.variant.id,
-            "plan": pipe.plan,
-            "recording": recording.name,
-            "origin": None if first is None else origin,
-            "missing": played.missing,
-            "trigger": trigger if isinstance(trigger, str) else float(trigger),
-            "deadline_ms": None if deadline_ms is None else float(deadline_ms),
-        }
-    )
-    clock = SimulatedClock()
-    pushed = {modality.name: 0 for modality in manifest.modalities}
-    with Stream(pipe, trigger=trigger, deadline_ms=deadline_ms, align=align, clock=clock) as stream:
-        lines = _Lines(stream, clock, tuple(pushed))
-        for sample in () if first is None else chain((first,), samples):
-            due = sample.arrival - origin
-            while clock.next_time <= due:
-                yield from lines.step()
-            clock.advance_to(due)
-            # Copied: how an engine adds up depends on whether memory is aligned, which views of a
-            # file are not.
-            stream.push(sample.modality, sample.value, sample.t - origin)
-            pushed[sample.modality] += 1
-            yield from lines.fetch()
-        # A timer never ends; what its last tick began is left under way.
-        while isinstance(trigger, str) and clock.next_time < math.inf:
-            yield from lines.step()
-        yield lines.end(pushed)
+    with Playback(pipe, played, trigger=trigger, deadline_ms=deadline_ms, align=align) as playback:
+        yield _json(
+            {
+                "replay": 1,
+                "bundle": manifest.name,
+                "digest": pipe.bundle.digest,
+                "variant": pipe.variant.id,
+                "plan": pipe.plan,
+                "recording": recording.name,
+                "origin": playback.origin,
+                "missing": played.missing,
+                "trigger": trigger if isinstance(trigger, str) else float(trigger),
+                "deadline_ms": None if deadline_ms is None else float(deadline_ms),
+            }
+        )
+        lines = _Lines(playback.stream, tuple(playback.pushed))
+        for result in playback:
+            yield lines.line(result)
+        yield lines.end(playback.pushed)
 
 
 class _Lines:
     """Lines of what a stream hands out."""
 
-    def __init__(self, stream: Stream, clock: SimulatedClock, modalities: tuple[str, ...]) -> None:
-        self._stream, self._clock, self._modalities = stream, clock, modalities
+    def __init__(self, stream: Stream, modalities: tuple[str, ...]) -> None:
+        self._stream, self._modalities = stream, modalities
         self._told: dict[str, dict[str, int]] = {name: {} for name in modalities}
 
-    def step(self) -> Iterator[str]:
-        """Let all happen that is due at the next time of an event."""
-        time = max(self._clock.next_time, self._clock())
-        while self._clock.step(time):
-            pass
-        yield from self.fetch()
-
-    def fetch(self) -> Iterator[str]:
-        """Lines of all results that there are."""
-        while True:
-            try:
-                result = self._stream.result(0.0)
-            except TimeoutError:
-                return
-            yield _json(self._result(result))
+    def line(self, result: Result) -> str:
+        """The line of one result, which was fetched just now."""
+        return _json(self._result(result))
 
     def end(self, pushed: Mapping[str, int]) -> str:
         """The last line; ``pushed``: samples by modality."""

@@ -8,6 +8,7 @@
 :mod:`~mmedge.recording.ros`        messages and bags of ROS 2
 :mod:`~mmedge.recording.golden`     samples at constant rates, made of a bundle's golden samples
 :mod:`~mmedge.recording.flight`     the last seconds of a stream in memory, dumped on a trigger
+:mod:`~mmedge.recording.playback`   plays one through a stream on a simulated clock
 ==================================  ==============================================================
 """
 
@@ -21,6 +22,7 @@ from mmedge.recording.directory import DirectoryRecording
 from mmedge.recording.flight.recorder import FlightRecorder
 from mmedge.recording.flight.triggers import DumpLimits, DumpTriggers
 from mmedge.recording.golden import Golden
+from mmedge.recording.playback import Playback
 from mmedge.recording.recorder import Recorder, RecordingStream, need_mcap
 from mmedge.recording.sample import Recorded, Recording
 
@@ -32,6 +34,7 @@ __all__ = [
     "DumpTriggers",
     "FlightRecorder",
     "Golden",
+    "Playback",
     "Recorded",
     "Recorder",
     "Recording",

@@ -17,7 +17,15 @@ if TYPE_CHECKING:
 
     from mmedge.recording.sample import Recorded, Recording
 
-__all__ = ["GAP", "Timeline", "WithoutGaps", "plan_replay", "read_timeline"]
+__all__ = [
+    "GAP",
+    "Timeline",
+    "WithoutGaps",
+    "is_apart",
+    "plan_replay",
+    "read_timeline",
+    "two_clocks",
+]
 
 #: Seconds without any sample that are a gap, and what is left of one that is skipped.
 GAP, LEFT = 10.0, 1.0
@@ -49,6 +57,20 @@ class Timeline:
         return f"{self.samples} samples over {self.seconds:.4g} s{gaps}"
 
 
+def is_apart(sample: Recorded) -> bool:
+    """Whether a stamp is so far from its arrival that they are of two clocks."""
+    return abs(sample.arrival - sample.t) > APART
+
+
+def two_clocks(name: str, sample: Recorded) -> InputError:
+    """The error for a recording, all samples of which are as :func:`is_apart` says."""
+    return InputError(
+        f"{name}: every stamp is more than a day from its arrival (the last one "
+        f"{sample.t:g} s, arrival {sample.arrival:g} s): they are of two clocks or units; "
+        "record both on one, in seconds"
+    )
+
+
 def read_timeline(recording: Recording, gap: float = GAP) -> Timeline:
     """Read all times of a recording; so it is also seen whether all of it can be read.
 
@@ -68,14 +90,10 @@ def read_timeline(recording: Recording, gap: float = GAP) -> Timeline:
         if sample.arrival - last > gap:
             gaps.append((last, sample.arrival - last))
         last = sample.arrival
-        apart += abs(sample.arrival - sample.t) > APART
+        apart += is_apart(sample)
         count += 1
     if count and apart == count:
-        raise InputError(
-            f"{recording.name}: every stamp is more than a day from its arrival (the last one "
-            f"{sample.t:g} s, arrival {sample.arrival:g} s): they are of two clocks or units; "
-            "record both on one, in seconds"
-        )
+        raise two_clocks(recording.name, sample)
     return Timeline(count, last - first, tuple(gaps))
 
 
