@@ -300,7 +300,10 @@ class Bundle:
 
         key = cache_folder(self.path, "", device).name
         if key not in self._engines:
-            self._engines[key] = read_engines(self.path, self.digest, self.manifest, device)
+            signed = self.signature is not None
+            self._engines[key] = read_engines(
+                self.path, self.digest, self.manifest, device, signed=signed
+            )
         return self._engines[key]
 
     def _envelope(self) -> bytes | None:

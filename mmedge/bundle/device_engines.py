@@ -31,6 +31,11 @@ if TYPE_CHECKING:
 
 __all__ = ["DeviceEngines", "read_engines", "write_engines"]
 
+#: What is said of an engine of a signed bundle.
+UNSIGNED: Final = (
+    "who made the engine: it lies in this device's cache folder, which no signature covers"
+)
+
 #: Version of the form of ``manifest.json`` there.
 VERSION: Final = 2
 
@@ -64,7 +69,7 @@ class DeviceEngines:
 
 
 def read_engines(
-    bundle: Path, digest: str, manifest: Manifest, device: Device
+    bundle: Path, digest: str, manifest: Manifest, device: Device, *, signed: bool = False
 ) -> DeviceEngines | None:
     """The engines that ``device`` built of a bundle; None where it built none.
 
@@ -75,12 +80,13 @@ def read_engines(
         digest: of its manifest.
         manifest: what it says about itself.
         device: this one.
+        signed: whether the bundle is; then its manifest with the engines says that they are not.
     """
     folder = cache_folder(bundle, digest, device) / "engines"
     if not folder.is_dir():
         return None
     try:
-        return _read(folder, digest, manifest, device)
+        return _read(folder, digest, manifest, device, signed=signed)
     except (BundleError, Misfit, OSError) as fault:
         warnings.warn(
             f"{folder}: {fault}; its engines are not used: build them again",
@@ -90,7 +96,9 @@ def read_engines(
         return None
 
 
-def _read(folder: Path, digest: str, manifest: Manifest, device: Device) -> DeviceEngines:
+def _read(
+    folder: Path, digest: str, manifest: Manifest, device: Device, *, signed: bool
+) -> DeviceEngines:
     archive = Directory(folder)
     engines_manifest = _read_manifest(
         decode(bytes(archive.read(MANIFEST)), most=MAX_MANIFEST_BYTES), "$"
@@ -108,9 +116,14 @@ def _read(folder: Path, digest: str, manifest: Manifest, device: Device) -> Devi
         if archive.digester(name)() != expected:
             raise BundleError(f"{name} is altered: its SHA-256 is not the one that is stated")
     ids = {variant.id for variant in engines_manifest.variants}
+    remarks = (UNSIGNED,) if signed else ()
+    built = (
+        replace(variant, not_checked=(*variant.not_checked, *remarks))
+        for variant in engines_manifest.variants
+    )
     full_manifest = replace(
         manifest,
-        variants=(*(v for v in manifest.variants if v.id not in ids), *engines_manifest.variants),
+        variants=(*(v for v in manifest.variants if v.id not in ids), *built),
         files={**manifest.files, **engines_manifest.files},
     )
     check(full_manifest)

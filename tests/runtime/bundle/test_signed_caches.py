@@ -10,6 +10,7 @@ import pytest
 from mmedge import Bundle, SignatureError, generate_key, sign_bundle
 from mmedge.backends.registry import probe
 from mmedge.bundle.device_cache import Measurement, cache_folder
+from mmedge.bundle.device_engines import UNSIGNED
 from mmedge.spec import Tolerance, Variant
 
 STAGES = ("camera", "mic", "ear", "fusion")
@@ -54,13 +55,23 @@ def of_device(path, device, **options):
 
 def test_what_a_device_keeps_stays_where_the_bundle_is_signed(bundle, key, jetson):
     keep(bundle, jetson)
+    with Bundle.open(bundle) as opened:
+        manifest = opened.on(jetson)
+    words = manifest.open_questions(*manifest.variants)
+    assert not any("no signature covers" in word for word in words)
     sign_bundle(bundle, key.private, version=1)
     before = bundle.read_bytes()
     ids, latency = of_device(bundle, jetson, trusted_keys=[key.public])
     assert ids[-1] == "tensorrt-fp16-sm_87"
     assert latency == 1.25
+    with Bundle.open(bundle) as opened:
+        words = opened.on(jetson).open_questions(*opened.on(jetson).variants)
+    assert any("which no signature covers" in word for word in words)
     keep(bundle, jetson)  # on a signed bundle, too, and none of its bytes change
     assert bundle.read_bytes() == before
+    with Bundle.open(bundle) as opened:
+        variant = opened.on(jetson).variants[-1]
+    assert [word for word in variant.not_checked if "no signature" in word] == [UNSIGNED]
     sign_bundle(bundle, key.private, version=2)
     assert of_device(bundle, jetson, trusted_keys=[key.public]) == (ids, latency)
 
