@@ -63,10 +63,10 @@ mmedge:
 
 
 @contextmanager
-def node_process(folder):
+def node_process(folder, bundle=BUNDLE):
     """The node as ``ros2 run`` starts it; killed at the end."""
     parameters = Path(folder, "robot.yaml")
-    parameters.write_text(PARAMETERS.format(bundle=BUNDLE))
+    parameters.write_text(PARAMETERS.format(bundle=bundle))
     command = [Path(sys.prefix, "bin", "mmedge-ros"), "--ros-args", "--params-file", parameters]
     with Path(folder, "node.log").open("a") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)

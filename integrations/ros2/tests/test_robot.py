@@ -123,6 +123,12 @@ def test_a_bag_that_ros_wrote_gives_the_results_of_the_live_run_bit_for_bit(run)
     assert alike > 0
 
 
+def test_a_node_that_cannot_start_by_itself_ends_with_an_error(ros, tmp_path):
+    with node_process(tmp_path, bundle="/nothing/there.mmedge") as process:
+        assert process.wait(60.0) == 1
+    assert "not configured: /nothing/there.mmedge" in (tmp_path / "node.log").read_text()
+
+
 def test_a_node_that_is_killed_and_started_again_goes_on(ros, tmp_path):
     with listening() as (_, ears):
         with node_process(tmp_path) as process:
