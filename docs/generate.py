@@ -40,6 +40,7 @@ from draw_tables import (
 )
 from drift_tables import drift_changes, drift_cost, drift_day, drift_tails
 from families_table import export_time, families, families_short, real_checkpoints, real_files
+from flight_table import flight_recorder
 from front_end_tables import front_ends, front_ends_bundle, front_ends_kinds
 from hear_tables import (
     hear_accuracy,
@@ -129,6 +130,7 @@ BLOCKS: dict[tuple[str, str], Callable[[], str]] = {
     ("docs/howto/logs.md", "logs ray"): logs_ray,
     ("docs/howto/logs.md", "logs fleet"): logs_fleet,
     ("docs/explanation/benchmarks.md", "overhead"): overhead,
+    ("docs/howto/flight-recorder.md", "flight recorder"): flight_recorder,
     ("docs/explanation/benchmarks.md", "import time"): import_time,
     ("docs/explanation/benchmarks.md", "signatures"): signatures,
     ("docs/explanation/benchmarks.md", "plans"): plans,

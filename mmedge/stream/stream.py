@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from mmedge.drift import DriftProfile
+    from mmedge.stream.network import Network
     from mmedge.stream.observer import Observer
     from mmedge.stream.result import Health, Result
     from mmedge.stream.shadow import Limit, Metric
@@ -420,6 +421,11 @@ class Stream:
                     checker.forget()
                 self._core.reset(self._time())
                 self._driver.wake()
+
+    @property
+    def network(self) -> Network:
+        """The network that runs now; another one after :meth:`swap`."""
+        return self._core.network
 
     def observe(self, observer: Observer) -> Callable[[], None]:
         """Have an observer told what happens from now on; call what is returned to end that.

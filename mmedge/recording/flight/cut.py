@@ -16,16 +16,19 @@ if TYPE_CHECKING:
 
     from mmedge.recording.flight.records import Record, RunRecord, SampleRecord
     from mmedge.recording.flight.triggers import DumpReason
+    from mmedge.stream.network import Network
+    from mmedge.stream.network_id import NetworkId
     from mmedge.stream.stream import Stream
 
-__all__ = ["MemoryCut", "Network", "Origin"]
+__all__ = ["MemoryCut", "NetworkRecord", "Origin"]
 
 
 @dataclass(frozen=True, slots=True)
-class Network:
+class NetworkRecord:
     """What computed results.
 
     Attributes:
+        number: of the networks of the stream (:class:`mmedge.stream.network_id.NetworkId`).
         bundle: its name.
         digest: of its manifest.
         variant: identifier of the variant.
@@ -34,6 +37,7 @@ class Network:
         threads: most threads of a stage; None: the engine's default.
     """
 
+    number: int
     bundle: str
     digest: str
     variant: str
@@ -42,14 +46,17 @@ class Network:
     threads: int | None
 
     @classmethod
-    def of(cls, stream: Stream) -> Network:
-        """That of a stream now."""
-        pipe = stream.pipe
+    def of(cls, network: Network, id: NetworkId) -> NetworkRecord:  # noqa: A002 - as in Network
+        """That of a network of a stream; of one that is not there any more, what is known."""
+        if network.id.number != id.number:
+            return cls(id.number, "", id.digest, id.variant, "", "cut", None)
+        pipe = network.pipe
         manifest, variant = pipe.bundle.manifest, pipe.variant
         return cls(
+            network.id.number,
             manifest.name,
-            pipe.bundle.digest,
-            variant.id,
+            network.id.digest,
+            network.id.variant,
             variant.target,
             manifest.stream_plan(variant),
             getattr(pipe, "threads", None),
@@ -136,5 +143,5 @@ class MemoryCut:
     evicted_until: float | None
     is_whole: bool
     told: int
-    networks: tuple[Network, ...]
+    networks: tuple[NetworkRecord, ...]
     origin: Origin

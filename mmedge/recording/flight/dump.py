@@ -156,6 +156,7 @@ class _Dump:
         return {
             **_item(record.item),
             "modality": record.item.modality,
+            "network": record.network,
             "epoch": record.epoch,
             "succeeded": record.succeeded,
             "states": self._add_states(record.states, time),
@@ -219,7 +220,7 @@ class _Dump:
             "trigger": result.trigger, "fresh": result.fresh, "met": result.met,
             "outputs_t": result.outputs_t, "reason": result.reason, "ages": result.ages,
             "samples": result.samples, "absent": result.absent, "notes": result.notes,
-            "dropped": result.dropped,
+            "dropped": result.dropped, "drift": result.drift,
             "outputs": None
             if record.outputs is None
             else {name: _output(value) for name, value in record.outputs.items()},

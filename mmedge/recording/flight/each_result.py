@@ -42,7 +42,6 @@ class _Encoder:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.encoded: tuple[Mapping[str, Any], dict[str, Any]] | None = None
         self.features: OrderedDict[Any, Mapping[str, Any] | str] = OrderedDict()
 
 
@@ -139,30 +138,33 @@ class _Replay:
 
     def run_again(self, run: DumpRun) -> None:
         """Run an encoder with state again."""
-        name = run.item.modality
+        name, key = run.item.modality, (run.network, run.item)
         chain = self._chains.setdefault(f"modality {name}", _Chain())
+        if run.network not in self._network:
+            chain.leave(run.epoch, None)
+            return
         try:
             states = chain.enter(run.epoch, run.states)
             item = self._make(run.item, Turn(states, run.epoch, 0, 0))
         except (_LackError, MMEdgeError) as lack:
             chain.leave(run.epoch, None)
-            self._runs[run.item] = str(lack)
+            self._runs[key] = str(lack)
             return
-        self._state_differences[run.item] = "" if run.held else chain.difference
+        self._state_differences[key] = "" if run.held else chain.difference
         outcome = self._compute.encode(self._encoders[name], item)
         if outcome.features is None:
-            self._runs[run.item] = f"its encoder failed: {outcome.message}"
+            self._runs[key] = f"its encoder failed: {outcome.message}"
         else:
-            self._runs[run.item] = outcome.features
+            self._runs[key] = outcome.features
         # One that failed leaves the state as it was.
         has_left = run.succeeded and outcome.features is not None
         chain.leave(run.epoch, outcome.states if has_left else states)
 
-    def _features(self, item: DumpItem) -> Mapping[str, Any] | None:
+    def _features(self, item: DumpItem, network: int) -> Mapping[str, Any] | None:
         """What an encoder gives for an item; None: the modality has none."""
         if item.modality not in self._has_encoder:
             return None
-        features: Mapping[str, Any] | str | None = self._runs.get(item)
+        features: Mapping[str, Any] | str | None = self._runs.get((network, item))
         if features is None and item.modality in self._has_state:
             features = "the run of its encoder is not in the dump"
         if features is None:
@@ -260,10 +262,10 @@ class _Replay:
             if chosen is None:
                 items[name] = None
                 continue
-            features = self._features(chosen)
+            features = self._features(chosen, result.network)
             items[name] = made = self._make(chosen)
             made.features = features
-            if difference := self._state_differences.get(chosen):
+            if difference := self._state_differences.get((result.network, chosen)):
                 words.append(f"modality {name!r}: {difference}")
         states: dict[str, Mapping[str, Array]] = {}
         chains = {

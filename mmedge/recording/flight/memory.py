@@ -67,6 +67,8 @@ class FlightMemory:
         self._outputs: tuple[Any, Mapping[str, Any] | None] = (None, None)
         self._states_kept: dict[str, tuple[int, float]] = {}
         self._run: RunRecord | None = None
+        #: What the newest result used of each modality, as the stream has it and as it is kept.
+        self._items: dict[str, tuple[Item, int, ItemRecord]] = {}
 
     def add_push(
         self,
@@ -81,15 +83,20 @@ class FlightMemory:
         self._add(self._sample(modality, seq, value, t, arrival, fault), arrival)
         self.told += 1
 
-    def add_run(self, modality: str, item: Item) -> None:
-        """Keep a run of an encoder with state, of which :meth:`end_run` says what it came to."""
+    def add_run(self, modality: str, item: Item, network: int) -> None:
+        """Keep a run of an encoder with state, of which :meth:`end_run` says what it came to.
+
+        ``network`` is its index, as of a result.
+        """
         turn = item.turn
         if turn is None:
             return
         made = self._item(modality, item)
         states = self._keep_states(modality, turn.epoch, turn.states)
         nbytes = RUN_BYTES + _state_bytes(states)
-        self._run = RunRecord(self.time, nbytes, made, turn.epoch, states)
+        self._run = RunRecord(
+            self.time, nbytes, made, network, turn.epoch, states, needs=made.samples
+        )
         self.ring.add(self._run)
 
     def end_run(self, *, succeeded: bool) -> None:
@@ -170,19 +177,33 @@ class FlightMemory:
             weight = (item.key[2] - before.t) / (after.t - before.t)
         return ItemRecord(modality, samples, weight=weight)
 
-    def _used(self, modality: str, item: Item | None) -> ItemRecord | None:
+    def _used(self, modality: str, item: Item | None, network: int) -> ItemRecord | None:
+        """What a result used; of what one before used, the same record."""
         if item is None:
             return None
+        before = self._items.get(modality)
+        if before is not None and before[0] is item and before[1] == network:
+            made = before[2]
+            # What a run needs comes before it.
+            for record in made.samples if made.run is None else (*made.samples, made.run):
+                if not record.is_kept:
+                    self.ring.hold(cast("SampleRecord | RunRecord", record))
+            return made
         made = self._item(modality, item)
         if item.turn is not None:
-            run = self.ring.find(("run", *made.key))
+            run = self.ring.find(("run", network, *made.key))
             if run is None:
-                # It began before the recorder did, or its record had to go.
-                states = item.turn.states
+                # It began before the recorder did, or its record had to go; or it was encoded for a
+                # network before it took over, which nobody was told of.
+                states = item.turn.states if network == 0 else None
                 nbytes = RUN_BYTES + _state_bytes(states)
-                run = RunRecord(self.time, nbytes, made, item.turn.epoch, states, succeeded=True)
+                run = RunRecord(
+                    self.time, nbytes, made, network, item.turn.epoch, states, succeeded=True,
+                    needs=made.samples,
+                )  # fmt: skip
                 self.ring.hold(run)
             made.run = cast("RunRecord", run)
+        self._items[modality] = item, network, made
         return made
 
     def _result(self, result: Result, fused: tuple[Any, ...] | None, network: int) -> ResultRecord:
@@ -196,9 +217,14 @@ class FlightMemory:
         turns: dict[str, tuple[int, Mapping[str, Array] | None]] = {}
         sizes: Mapping[str, int] = {}
         steps, end = 0, None
+        needs: list[Record] = []
         if fused is not None:
             chosen, sizes, begun, outcome = fused
-            items = {name: self._used(name, item) for name, item in chosen.items()}
+            items = {}
+            for name, item in chosen.items():
+                items[name] = used = self._used(name, item, network)
+                if used is not None:
+                    needs += used.samples if used.run is None else (used.run,)
             for stage, turn in begun.items():
                 states = self._keep_states(f"stage {stage}", turn.epoch, turn.states)
                 turns[stage] = turn.epoch, None if states is None else states.get(stage, {})
@@ -207,7 +233,7 @@ class FlightMemory:
         self._results += 1
         return ResultRecord(
             self.time, nbytes, result, copies, self._results - 1, network, items,
-            dict(sizes), turns, steps, end, self.told,
+            dict(sizes), turns, steps, end, self.told, needs=tuple(needs),
         )  # fmt: skip
 
     def _keep_states(

@@ -10,6 +10,7 @@ import numpy as np
 
 from mmedge.errors import InputError
 from mmedge.recording.flight.channels import BEGIN, CHANNELS, END, VERSION
+from mmedge.recording.flight.header import MAX_JSON_BYTES, read_header
 from mmedge.recording.recorder import need_mcap
 from mmedge.recording.sample import unpack, value_of
 from mmedge.schema.read import Misfit, decode
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
     from mmedge.spec import Array
 
 __all__ = ["Computed", "DumpItem", "DumpResult", "DumpRun", "DumpSample", "FlightDump", "is_dump"]
-
-#: Bytes of one message of JSON, and of the header.
-MAX_JSON_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +61,7 @@ class DumpRun:
     """One run of an encoder with state; ``states`` is None where they were not kept."""
 
     item: DumpItem
+    network: int
     epoch: int
     succeeded: bool
     states: Mapping[str, Mapping[str, Array]] | None
@@ -163,7 +162,7 @@ class FlightDump:
                 "read it with the mmedge that wrote it"
             )
         try:
-            header: Any = decode(begin.get("flight", ""), most=MAX_JSON_BYTES)
+            header = read_header(begin.get("flight", ""))
             end = recording.metadata(END)
             meanwhile: Any = decode(end["triggers_meanwhile"]) if end else []
             dump = cls(Path(path), header, tuple(meanwhile), recording.missing)
@@ -236,7 +235,14 @@ class _Parser:
         elif kind == "run":
             item = _item(tree["modality"], tree)
             states = self._read_states(tree["states"])
-            run = DumpRun(item, int(tree["epoch"]), bool(tree["succeeded"]), states, tree["held"])
+            run = DumpRun(
+                item,
+                int(tree["network"]),
+                int(tree["epoch"]),
+                bool(tree["succeeded"]),
+                states,
+                tree["held"],
+            )
             dump.entries.append(run)
         elif kind == "result":
             dump.entries.append(self._result(tree))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from mmedge.errors import BackendError, InputError
 from mmedge.forks import ADVICE, watch
-from mmedge.recording.flight.cut import MemoryCut, Network, Origin
+from mmedge.recording.flight.cut import MemoryCut, NetworkRecord, Origin
 from mmedge.recording.flight.dump_thread import DumpThread
 from mmedge.recording.flight.machine_state import MachineSampler
 from mmedge.recording.flight.memory import FlightMemory
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from mmedge.stream.compute import Fused
+    from mmedge.stream.network_id import NetworkId
     from mmedge.stream.result import Result, Used
     from mmedge.stream.sample import Item
     from mmedge.stream.state_sequence import Turn
@@ -92,8 +93,8 @@ class FlightRecorder(Observer):
         self._memory = FlightMemory(self._seconds, memory_bytes, stream.now())
         #: Around the memory and all that follows: callers are the stream, the sampler and ``dump``.
         self._lock = threading.Lock()
-        self._networks = [Network.of(stream)]
-        self._network_parts = stream.pipe, stream.pipe.variant
+        self._networks = [NetworkRecord.of(stream.network, stream.network.id)]
+        self._network, self._index = stream.network.id, 0
         self._fused: tuple[Any, ...] | None = None
         self._pending: list[DumpReason] = []
         self._due: float | None = None
@@ -134,7 +135,7 @@ class FlightRecorder(Observer):
     def on_state_run(self, modality: str, item: Item) -> None:
         """Keep the run of an encoder with state."""
         with self._lock:
-            self._memory.add_run(modality, item)
+            self._memory.add_run(modality, item, self._index_of(self._stream.network.id))
 
     def on_encoded(
         self,
@@ -162,10 +163,7 @@ class FlightRecorder(Observer):
         """Keep a result."""
         fused, self._fused = self._fused, None
         with self._lock:
-            pipe = self._stream.pipe
-            if (pipe, pipe.variant) != self._network_parts:
-                self._look_at_network()
-            self._memory.add_result(result, fused, len(self._networks) - 1)
+            self._memory.add_result(result, fused, self._index_of(result.network))
             self._look_at_time()
             if message := self._misses.add(result, self._memory.time):
                 self._fire(DumpReason("deadline", result.made, message))
@@ -176,7 +174,6 @@ class FlightRecorder(Observer):
     def on_event(self, event: Event) -> None:
         """Keep an event, and look whether it makes a dump."""
         with self._lock:
-            self._look_at_network()
             self._memory.add_event(event)
             self._look_at_time()
             if event.kind in self._triggers.events and not event.kind.startswith("flight_"):
@@ -189,12 +186,16 @@ class FlightRecorder(Observer):
         if self._due is not None and self._memory.time >= self._due:
             self._cut()
 
-    def _look_at_network(self) -> None:
-        """Note another bundle or variant, which an event may have told of."""
-        self._network_parts = self._stream.pipe, self._stream.pipe.variant
-        network = Network.of(self._stream)
-        if network != self._networks[-1]:
-            self._networks.append(network)
+    def _index_of(self, network: NetworkId) -> int:
+        """Where a network is among those that were seen; most often it is the one of before."""
+        if network is not self._network:
+            self._network = network
+            numbers = [seen.number for seen in self._networks]
+            if network.number not in numbers:
+                self._networks.append(NetworkRecord.of(self._stream.network, network))
+                numbers.append(network.number)
+            self._index = numbers.index(network.number)
+        return self._index
 
     def _sampled(self, state: dict[str, Any]) -> None:
         """Keep the state of the machine, from the sampler's thread."""

@@ -44,17 +44,19 @@ class Record:
         nbytes: what it counts.
         uses: records in the ring that need it.
         in_ring: whether it is in the ring itself, and not only needed there.
+        needs: records without which it cannot be run again.
     """
 
     time: float
     nbytes: int
     uses: int = field(default=0, kw_only=True)
     in_ring: bool = field(default=True, kw_only=True)
+    needs: tuple[Record, ...] = field(default=(), kw_only=True)
 
     @property
-    def needs(self) -> tuple[Record, ...]:
-        """Records without which it cannot be run again."""
-        return ()
+    def is_kept(self) -> bool:
+        """Whether it is in the ring, or needed by a record that is."""
+        return self.in_ring or self.uses > 0
 
 
 @dataclass(slots=True, eq=False)
@@ -122,10 +124,12 @@ class RunRecord(Record):
         item: what it took.
         epoch: another number where the state began anew.
         states: what it began with, by stage and input, empty for the first values; None: not kept.
+        network: index of the network whose encoder it is, as of :class:`ResultRecord`.
         succeeded: whether it gave features; None: it is not known yet.
     """
 
     item: ItemRecord
+    network: int
     epoch: int
     states: Mapping[str, Mapping[str, Array]] | None
     succeeded: bool | None = None
@@ -133,12 +137,7 @@ class RunRecord(Record):
     @property
     def key(self) -> tuple[Any, ...]:
         """What it is found by."""
-        return "run", *self.item.key
-
-    @property
-    def needs(self) -> tuple[Record, ...]:
-        """The samples that it took."""
-        return self.item.samples
+        return "run", self.network, *self.item.key
 
 
 @dataclass(slots=True, eq=False)
@@ -149,7 +148,7 @@ class ResultRecord(Record):
         result: as the stream told it.
         outputs: copies of its outputs: a reader of the result may write to those; None: none.
         number: of results since the recorder began, from 0.
-        network: number of the bundle and variant that ran, of those that the recorder has seen.
+        network: index of the one that ran, of those that the recorder has seen.
         items: what the fusion took of each modality, None for a stand-in; None: no fusion ran.
         sizes: of the dynamic dimensions, which stand-ins have.
         turns: of fusion stages with state: the epoch, and the states (:class:`RunRecord`).
@@ -168,15 +167,6 @@ class ResultRecord(Record):
     steps: int
     end: tuple[str, str | None] | None
     told: int
-
-    @property
-    def needs(self) -> tuple[Record, ...]:
-        """The samples and runs that it used."""
-        needed: list[Record] = []
-        for item in (self.items or {}).values():
-            if item is not None:
-                needed += item.samples if item.run is None else (item.run,)
-        return tuple(needed)
 
 
 @dataclass(slots=True, eq=False)

@@ -74,25 +74,25 @@ class FlightRing:
 
     def trim(self, now: float) -> None:
         """Let go of what is older than the window at time ``now``, or too much."""
-        oldest = now - self._seconds
-        while self.records and (self.records[0].time < oldest or self.nbytes > self._memory_bytes):
-            record = self.records.popleft()
+        oldest, records = now - self._seconds, self.records
+        while records and (records[0].time < oldest or self.nbytes > self._memory_bytes):
+            record = records.popleft()
             if record.time >= oldest:
                 self.evicted[type(record).__name__.removesuffix("Record").lower()] += 1
                 self.evicted_until = record.time
             self.is_whole = False
             record.in_ring = False
-            if record.uses and isinstance(record, SampleRecord | RunRecord):
-                self._held[record.key] = record
-            elif not record.uses:
+            if not record.uses:
                 self._drop(record)
+            elif isinstance(record, SampleRecord | RunRecord):
+                self._held[record.key] = record
 
     def _drop(self, record: Record) -> None:
         self.nbytes -= record.nbytes
         if isinstance(record, SampleRecord | RunRecord):
-            self._held.pop(record.key, None)
-            if self._index.get(record.key) is record:
-                del self._index[record.key]
+            key = record.key
+            self._index.pop(key, None)
+            self._held.pop(key, None)
         for needed in record.needs:
             needed.uses -= 1
             if not needed.uses and not needed.in_ring:

@@ -18,8 +18,9 @@ import mmedge
 from mmedge.bench.replay import replay
 from mmedge.errors import BackendError, InputError
 from mmedge.recording import DumpLimits, DumpTriggers, FlightRecorder, open_recording
-from mmedge.recording.flight import dump_thread
+from mmedge.recording.flight import dump_thread, header, reader
 from mmedge.recording.flight.reader import DumpSample, FlightDump, is_dump
+from mmedge.recording.flight.replay import replay_dump
 from mmedge.stream import Observer, SimulatedClock
 
 NAN = np.full((1, 3), np.nan, np.float32)
@@ -336,6 +337,42 @@ def test_a_dump_that_was_cut_short_or_altered_is_refused_or_says_so(pipe, tmp_pa
         FlightDump.open(header)
     shutil.copy(path, tmp_path / "copy.mcap")
     assert len(FlightDump.open(tmp_path / "copy.mcap").results) == 3
+
+
+def test_a_dump_that_says_what_cannot_be_is_refused(pipe, tmp_path, monkeypatch):
+    """Each message, and the header, with one field of another type."""
+    with fly(pipe, tmp_path / "d", trigger="camera", costs={"see": 0.01}) as flight:
+        flight.push("lidar", 1)
+        flight.push("camera", 1, 2)
+        path = flight.recorder.dump("test")
+    tried = refused = 0
+    decode = reader.decode
+
+    def run(change):
+        nonlocal tried, refused
+        tried += 1
+        monkeypatch.setattr(reader, "decode", change)
+        monkeypatch.setattr(header, "decode", change)
+        try:
+            replay_dump(pipe, FlightDump.open(path))
+        except InputError:
+            refused += 1
+
+    trees = []
+    run(lambda data, **more: trees.append(decode(data, **more)) or trees[-1])
+    for index, tree in enumerate(trees):
+        for name in tree if isinstance(tree, dict) else ():
+            for wrong in (None, "x", -1, [], {}):
+                seen = []
+
+                def change(data, index=index, name=name, wrong=wrong, seen=seen, **more):
+                    tree = decode(data, **more)
+                    seen.append(tree)
+                    return {**tree, name: wrong} if len(seen) == index + 1 else tree
+
+                run(change)
+    assert tried > 200
+    assert refused > tried / 4
 
 
 def test_an_observer_beside_it_is_told_of_dumps(pipe, tmp_path):

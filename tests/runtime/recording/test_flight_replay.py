@@ -17,6 +17,7 @@ from onnx import TensorProto, helper
 from stream_loops import make_growing, make_policy, make_recurrent
 from stream_loops import value as number
 from streaming import MODALITIES, value
+from swap_bundles import frame, make_network
 
 import mmedge
 from mmedge.bundle import Bundle
@@ -119,6 +120,29 @@ def test_a_recorder_that_came_late_has_what_results_used(pipe, tmp_path):
     assert dump.samples["text", 0].held
     comparison = replay_dump(pipe, dump)
     assert (comparison.method, comparison.counts) == ("each result", {"equal": 2})
+
+
+def test_what_is_used_again_after_the_window_is_kept_again(pipe, recurrent, tmp_path):
+    """A prompt, and a value of an encoder with state, whose users had all left the window."""
+    cases = (
+        (pipe, "text", "camera", "state", value),
+        (recurrent, "audio", "camera", "imu", number),
+    )
+    for case, (network, once, trigger, often, numbers) in enumerate(cases):
+        folder = tmp_path / str(case)
+        with fly(network, folder, numbers=numbers, trigger=trigger, seconds=0.5) as flight:
+            flight.push(once, 3)
+            flight.push(trigger, 1, 2)
+            flight.push(often, *range(60))
+            ring = flight.recorder._memory.ring
+            assert ring.find((once, 0)) is None
+            flight.push(trigger, 4)
+            assert ring.find((once, 0)) is not None
+            parts = {id(r): r for r in (*ring.records, *ring.held)}
+            assert ring.nbytes == sum(record.nbytes for record in parts.values())
+            dump = flight.dump()
+        assert dump.samples[once, 0].held
+        assert replay_dump(network, dump).counts == {"equal": 1}
 
 
 def recurrent_flight(recurrent, folder, **options):
@@ -320,6 +344,57 @@ def test_what_is_not_there_is_named(pipe, tmp_path):
     assert not comparison.is_equal
     assert comparison.results[0].words == ("sample 0 of 'lidar' cannot be used: it was on a GPU",)
     assert comparison.remarks == ("1 samples were not kept, the first because it was on a GPU",)
+
+
+@pytest.fixture(scope="module")
+def swapped(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("networks")
+    for number_, name in ((1, "one"), (2, "two")):
+        make_network(folder / name, number_)
+    return folder
+
+
+def test_results_of_two_networks_are_each_compared_on_their_own(swapped, tmp_path):
+    with mmedge.load(swapped / "one", threads=1) as one:
+        numbers = lambda _modality, k: np.full((1, 1), k, np.float32)  # noqa: E731
+        with fly(one, tmp_path, trigger="camera", numbers=numbers) as flight:
+            swap = flight.stream.swap(swapped / "two", shadow=3, probation=3)
+            for k in range(1, 61):
+                flight.push("state", k, every=0.01)
+                if k % 5 == 0:
+                    flight.stream.push("camera", frame(k))
+                if k % 10 == 3:
+                    flight.stream.push("lidar", frame(k))
+            assert swap.state == "confirmed"
+            dump = flight.dump()
+        assert [network["number"] for network in dump.header["networks"]] == [0, 1]
+        first = replay_dump(one, dump)
+    with mmedge.load(swapped / "two", threads=1) as two:
+        second = replay_dump(two, dump)
+    assert first.method == second.method == "each result"
+    outcomes = [
+        {(a.outcome, b.outcome) for a, b in zip(first.results, second.results, strict=True)}
+    ]
+    assert outcomes == [{("equal", "not_reproducible"), ("not_reproducible", "equal")}]
+    assert "variant ort-fp32-cpu of bundle" in second.results[0].words[0]
+
+
+def test_states_that_another_network_took_over(tmp_path):
+    paths = [make_recurrent(tmp_path / name, remember=True) for name in ("a", "b")]
+    with mmedge.load(paths[0], threads=1) as pipe:
+        with fly(pipe, tmp_path / "dumps", numbers=number, trigger="camera") as flight:
+            swap = flight.stream.swap(paths[1], shadow=3, probation=3)
+            for k in range(12):
+                flight.push("audio", k)
+                flight.push("camera", 1)
+            assert swap.state == "confirmed"
+            dump = flight.dump()
+        comparison = replay_dump(pipe, dump)
+    # Both have one digest, so that all are compared. Of what was encoded for the new network before
+    # it took over, nobody told.
+    assert comparison.counts.get("different", 0) == 0
+    assert comparison.counts["equal"] >= 10
+    assert all("not in the dump" in r.words[0] for r in differences(comparison))
 
 
 def test_another_bundle_or_variant_is_refused_and_another_machine_is_said(

@@ -25,7 +25,8 @@ def sample(time, seq, nbytes=100, modality="camera"):
 def result(time, samples, nbytes=10, runs=()):
     items = {f"m{k}": ItemRecord(s.modality, (s,)) for k, s in enumerate(samples)}
     items |= {f"r{k}": ItemRecord("audio", (), run=run) for k, run in enumerate(runs)}
-    return ResultRecord(time, nbytes, None, None, 0, 0, items, {}, {}, 0, None, 0)
+    needs = (*samples, *runs)
+    return ResultRecord(time, nbytes, None, None, 0, 0, items, {}, {}, 0, None, 0, needs=needs)
 
 
 def kept(ring):
@@ -66,10 +67,11 @@ def test_it_never_has_more_and_has_what_came_within_the_window(steps, memory_byt
             record = sample(now, seq, nbytes)
             samples.append(record)
         elif kind == "run":
-            record = RunRecord(now, nbytes, ItemRecord("audio", tuple(wanted), seq), seq, {})
+            item = ItemRecord("audio", tuple(wanted), seq)
+            record = RunRecord(now, nbytes, item, 0, seq, {}, needs=item.samples)
             runs.append(record)
         elif kind == "result":
-            record = result(now, wanted, nbytes, [r for r in runs[-1:] if r.uses or r.in_ring])
+            record = result(now, wanted, nbytes, [r for r in runs[-1:] if r.is_kept])
         else:
             record = EventRecord(now, nbytes, None, 0)
         ring.add(record)
@@ -104,7 +106,7 @@ def test_a_run_keeps_its_samples_and_a_result_its_run():
     ring = FlightRing(1.0, 10**6)
     chunk = sample(0.0, 0, modality="audio")
     ring.add(chunk)
-    run = RunRecord(0.0, 50, ItemRecord("audio", (chunk,)), 0, {})
+    run = RunRecord(0.0, 50, ItemRecord("audio", (chunk,)), 0, 0, {}, needs=(chunk,))
     ring.add(run)
     ring.add(result(0.5, [], runs=[run]))
     ring.trim(1.2)
