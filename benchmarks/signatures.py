@@ -3,26 +3,33 @@
 The bundle is a small one of the conformance cases, so that hashing its files hides nothing: what a
 signature adds does not grow with the bundle. *Again* is one more ``Bundle.open`` in a process that
 has opened one, in turns. *First* is ``mmedge.load`` in a fresh process, after ``from mmedge import
-load``; with a key it imports the ``cryptography`` package. Run: ``python benchmarks/signatures.py``
-(half a minute).
+load``; with a key it imports the ``cryptography`` package. ``native`` is libmmedge, with each
+library that verifies; its *first* is an opening, and loads no network. Run: ``python
+benchmarks/signatures.py`` (a minute).
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import shutil
 import subprocess
 import sys
 import tempfile
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from statistics import median, quantiles
 from time import perf_counter_ns
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmedge import Bundle, generate_key, sign_bundle
 from mmedge.bench.machine import host
+from mmedge.native.runtime import NativeBundle
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = Path(__file__).parent / "results" / "signatures.json"
@@ -35,6 +42,19 @@ PROGRAM = (
     "load(sys.argv[1], trusted_keys=keys)\n"
     "print(1000 * (time.perf_counter() - wall), 1000 * (time.process_time() - cpu))\n"
 )
+#: The same of libmmedge: the path, a library that verifies, and a key.
+NATIVE_PROGRAM = (
+    "import sys, time\n"
+    "from pathlib import Path\n"
+    "from mmedge.native.runtime import NativeBundle, library\n"
+    "library()\n"
+    "keys = [Path(path).read_bytes() for path in sys.argv[3:]]\n"
+    "wall, cpu = time.perf_counter(), time.process_time()\n"
+    "NativeBundle(sys.argv[1], trusted_keys=keys, signature_library=sys.argv[2] or None)\n"
+    "print(1000 * (time.perf_counter() - wall), 1000 * (time.process_time() - cpu))\n"
+)
+#: Libraries that verify for libmmedge, as the system has them.
+LIBRARIES = {"libsodium": "libsodium.so.23", "OpenSSL": "libcrypto.so.3"}
 
 
 def spread(values: list[float]) -> dict[str, Any]:
@@ -43,25 +63,25 @@ def spread(values: list[float]) -> dict[str, Any]:
     return {"median": median(values), "quartiles": [low, high]}
 
 
-def again(cases: dict[str, tuple[Path, list[Path] | None]], rounds: int) -> dict[str, Any]:
+def again(cases: Mapping[str, Callable[[], Bundle | NativeBundle]], rounds: int) -> dict[str, Any]:
     """Microseconds of one more opening, in turns."""
     times: dict[str, list[float]] = {name: [] for name in cases}
     for number in range(rounds + 10):
-        for name, (path, keys) in cases.items():
+        for name, open_bundle in cases.items():
             start = perf_counter_ns()
-            bundle = Bundle.open(path, trusted_keys=keys)
+            bundle = open_bundle()
             if number >= 10:
                 times[name].append((perf_counter_ns() - start) / 1000)
             bundle.close()
     return {name: spread(values) for name, values in times.items()}
 
 
-def first(cases: dict[str, tuple[Path, list[Path] | None]], rounds: int) -> dict[str, Any]:
-    """Milliseconds of the first load of a process: processor time, and wall time."""
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in cases}
+def first(commands: Mapping[str, list[str]], rounds: int) -> dict[str, Any]:
+    """Milliseconds of what a fresh process does first: processor time, and wall time."""
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in commands}
     for number in range(rounds + 1):
-        for name, (path, keys) in cases.items():
-            command = [sys.executable, "-c", PROGRAM, str(path), *map(str, keys or ())]
+        for name, words in commands.items():
+            command = [sys.executable, "-c", *words]
             out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
             wall, cpu = map(float, out.split())
             if number:  # the first compiles bytecode
@@ -72,6 +92,44 @@ def first(cases: dict[str, tuple[Path, list[Path] | None]], rounds: int) -> dict
             "cpu_ms": spread([cpu for _, cpu in values]),
         }
         for name, values in times.items()
+    }
+
+
+def native(
+    cases: Mapping[str, tuple[Path, list[Path] | None]], rounds: int, processes: int
+) -> dict[str, Any]:
+    """Both of libmmedge, with each library that is there."""
+    every: dict[str, tuple[Path, list[Path], str | None]] = {}
+    for name, (path, keys) in cases.items():
+        if keys is None:
+            every[name] = (path, [], None)
+            continue
+        for library, file in LIBRARIES.items():
+            try:
+                ctypes.CDLL(file)
+            except OSError:
+                continue
+            every[f"{name} by {library}"] = (path, keys, file)
+    return {
+        "again_us": again(
+            {
+                name: partial(
+                    NativeBundle,
+                    path,
+                    trusted_keys=[key.read_bytes() for key in keys],
+                    signature_library=library,
+                )
+                for name, (path, keys, library) in every.items()
+            },
+            rounds,
+        ),
+        "first": first(
+            {
+                name: [NATIVE_PROGRAM, str(path), library or "", *map(str, keys)]
+                for name, (path, keys, library) in every.items()
+            },
+            processes,
+        ),
     }
 
 
@@ -99,11 +157,25 @@ def main() -> None:
             "rounds": options.rounds,
             "processes": options.processes,
             "device": host.state(),
-            "again_us": again(cases, options.rounds),
-            "first": first(cases, options.processes),
+            "again_us": again(
+                {
+                    name: partial(Bundle.open, path, trusted_keys=keys)
+                    for name, (path, keys) in cases.items()
+                },
+                options.rounds,
+            ),
+            "first": first(
+                {
+                    name: [PROGRAM, str(path), *map(str, keys or ())]
+                    for name, (path, keys) in cases.items()
+                },
+                options.processes,
+            ),
+            "native": native(cases, options.rounds, options.processes),
         }
     options.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    print(json.dumps({name: result[name] for name in ("again_us", "first")}, indent=2))
+    shown = ("again_us", "first", "native")
+    print(json.dumps({name: result[name] for name in shown}, indent=2))
 
 
 if __name__ == "__main__":

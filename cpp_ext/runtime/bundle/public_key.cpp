@@ -84,7 +84,7 @@ bool has_small_order(const uint8_t* point) noexcept {
 PublicKey read_public_key(std::string_view text, const std::string& where) {
   const auto fault = [&where](const char* what) { return signature_error(where, ": %s", what); };
   if (text.find("PRIVATE KEY-----") != std::string_view::npos) {
-    throw fault("a private key; give the public one (NAME.pub), and keep this one off devices");
+    throw fault("a private key; give the public one (NAME.pub), and keep this one safe");
   }
   PublicKey key;
   std::vector<uint8_t> der;
