@@ -29,6 +29,8 @@ ARM = Modality("state", ("state",), required=False, rate_hz=100.0, max_age_ms=10
 CAMERA_ID, LIDAR_ID, FUSION_ID = 2, 5, 7
 
 
+#: Variants that a network may have, in the order of their ids.
+PRECISIONS = ("fp32", "fp16", "int8")
 #: The id of each network that was written, by its digest.
 NUMBERS = {}
 
@@ -43,66 +45,69 @@ def make_network(
     lidar=LIDAR,
     out=OUT,
     variants=("fp32",),
-    names=None,
 ):
-    """Write a network with its ``number`` as id; return ``path``."""
-    number_id = np.full((1, 1), number, np.float32)
-    see, scan, fuse = names or (f"see{number}", f"scan{number}", f"fuse{number}")
-    identity = constant("id", number_id)
-    parts = {
-        see: (
-            "camera",
-            (IMAGE,),
-            (SEEN,),
-            [identity, node("Concat", ["image", "id"], "seen", axis=1)],
-        ),
-        scan: (
-            lidar.name,
-            (POINTS,),
-            (SHAPE,),
-            [identity, node("Concat", ["points", "id"], "shape", axis=1)],
-        ),
-        fuse: (
-            None,
-            (SEEN, SHAPE, STATE),
-            (out, SCORE),
-            [
-                identity,
-                node("Concat", ["seen", "shape", "state", "id"], out.name, axis=1),
-                constant("both", np.array([0, 1], np.int64)),
-                constant("first", np.array([0], np.int64)),
-                constant("axis", np.array([1], np.int64)),
-                constant("offset", np.array([offset], np.float32)),
-                constant("nan_from", np.float32(nan_from)),
-                constant("zero", np.float32(0)),
-                node("Gather", ["seen", "both"], "values", axis=1),
-                node("ReduceSum", ["values", "axis"], "sum", keepdims=0),
-                node("Gather", ["seen", "first"], "head", axis=1),
-                node("ReduceSum", ["head", "axis"], "value", keepdims=0),
-                node("Sub", ["nan_from", "value"], "below"),
-                node("Log", ["below"], "log"),  # NaN from there on
-                node("Mul", ["log", "zero"], "nothing"),
-                node("Add", ["sum", "nothing"], "total"),
-                node("Add", ["total", "offset"], "score"),
-            ],
-        ),
-    }
-    files = {
-        f"onnx/{name}.onnx": graph(name, nodes, taken, made)
-        for name, (_, taken, made, nodes) in parts.items()
-    }
+    """Write a network with its ``number`` as id; return ``path``.
+
+    The ids of further variants count on from there: no golden sample has them.
+    """
+    see, scan, fuse = (f"{stage}{number}" for stage in ("see", "scan", "fuse"))
+    files, used = {}, []
+    for k, precision in enumerate(variants):
+        identity = constant("id", np.full((1, 1), number + k, np.float32))
+        parts = {
+            see: (
+                "camera",
+                (IMAGE,),
+                (SEEN,),
+                [identity, node("Concat", ["image", "id"], "seen", axis=1)],
+            ),
+            scan: (
+                lidar.name,
+                (POINTS,),
+                (SHAPE,),
+                [identity, node("Concat", ["points", "id"], "shape", axis=1)],
+            ),
+            fuse: (
+                None,
+                (SEEN, SHAPE, STATE),
+                (out, SCORE),
+                [
+                    identity,
+                    node("Concat", ["seen", "shape", "state", "id"], out.name, axis=1),
+                    constant("both", np.array([0, 1], np.int64)),
+                    constant("first", np.array([0], np.int64)),
+                    constant("axis", np.array([1], np.int64)),
+                    constant("offset", np.array([offset], np.float32)),
+                    constant("nan_from", np.float32(nan_from)),
+                    constant("zero", np.float32(0)),
+                    node("Gather", ["seen", "both"], "values", axis=1),
+                    node("ReduceSum", ["values", "axis"], "sum", keepdims=0),
+                    node("Gather", ["seen", "first"], "head", axis=1),
+                    node("ReduceSum", ["head", "axis"], "value", keepdims=0),
+                    node("Sub", ["nan_from", "value"], "below"),
+                    node("Log", ["below"], "log"),  # NaN from there on
+                    node("Mul", ["log", "zero"], "nothing"),
+                    node("Add", ["sum", "nothing"], "total"),
+                    node("Add", ["total", "offset"], "score"),
+                ],
+            ),
+        }
+        folder = "onnx" if not k else f"onnx/{precision}"
+        used.append({name: f"{folder}/{name}.onnx" for name in parts})
+        for name, (_, taken, made, nodes) in parts.items():
+            files[used[k][name]] = graph(name, nodes, taken, made)
     stages = tuple(
-        Stage(name, f"onnx/{name}.onnx", taken, made, modality=modality)
+        Stage(name, used[0][name], taken, made, modality=modality)
         for name, (modality, taken, made, _) in parts.items()
     )
-    used = {stage.name: stage.graph for stage in stages}
     manifest = Manifest(
         name=f"network{number}",
         modalities=(camera, lidar, ARM),
         stages=stages,
         outputs=(out.name, "score"),
         variants=tuple(
-            Variant("ort", precision, "cpu", used, Tolerance(1e-6, 1e-6)) for precision in variants
+            Variant("ort", precision, "cpu", paths, Tolerance(1e-6, 1e-6))
+            for precision, paths in zip(variants, used, strict=True)
         ),
         files={},
     )
@@ -129,7 +134,8 @@ def ids(result):
 def check_origin(result):
     """All of a result is of the network that it names."""
     if result.outputs is not None:
-        assert set(ids(result)) == {NUMBERS[result.network.digest]}, result
+        place = PRECISIONS.index(result.network.variant.split("-")[1])
+        assert set(ids(result)) == {NUMBERS[result.network.digest] + place}, result
 
 
 def frame(number):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mmedge.stream.adaptive import Adaptive, hottest
 from mmedge.stream.clock import SimulatedClock
 from mmedge.stream.network_id import NetworkId
 from mmedge.stream.observer import Event, Observer
@@ -10,8 +11,11 @@ from mmedge.stream.result import Health, ModalityHealth, Result, Used
 from mmedge.stream.result_line import result_line
 from mmedge.stream.sanity import Sanity
 from mmedge.stream.stream import Stream
+from mmedge.stream.variant_policy import Ceiling
 
 __all__ = [
+    "Adaptive",
+    "Ceiling",
     "Event",
     "Exact",
     "Health",
@@ -28,5 +32,6 @@ __all__ = [
     "Stream",
     "Used",
     "Window",
+    "hottest",
     "result_line",
 ]

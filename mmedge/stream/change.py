@@ -14,7 +14,13 @@ __all__ = ["Change"]
 
 
 class Change(Protocol):
-    """What looks after a stream's networks. The state machine calls it with the lock held."""
+    """What looks after a stream's networks. The state machine calls it with the lock held.
+
+    Attributes:
+        title: why there can be no other at the same time, and what to do.
+    """
+
+    title: str
 
     def on_encoded(self, track: ModalityState, outcome: Encoded, now: float) -> None:
         """An encoding by the network that runs came to an end; it may be switched now."""

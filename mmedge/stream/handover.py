@@ -42,6 +42,7 @@ class Handover:
         why: for states that begin anew.
         carry: whether states go on.
         patience: seconds.
+        low: whether what is held is encoded at low priority.
         done: called after the switch with the time, and the names of the modalities of which
             nothing is ready until their encoder has run.
         failed: called if the network cannot encode what is held, with why and the time.
@@ -59,11 +60,12 @@ class Handover:
         patience: float,
         done: Callable[[float, list[str]], None],
         failed: Callable[[str, float], None],
+        low: bool = True,
     ) -> None:
         self._core, self._background, self._time = core, background, time
         self._network = network
         self._why, self._carry, self._patience = why, carry, patience
-        self._done, self._failed = done, failed
+        self._done, self._failed, self._low = done, failed, low
         self._until: float | None = None
         self._is_over = False
         #: What is being encoded.
@@ -124,6 +126,7 @@ class Handover:
         self._background.submit(
             partial(compute.encode_aside, track.name, item, states),
             self._encoded,
+            low=self._low,
             network=self._network,
         )
 

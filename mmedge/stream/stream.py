@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from mmedge.drift import DriftProfile
+    from mmedge.stream.adaptive import Adaptive
     from mmedge.stream.network import Network
     from mmedge.stream.observer import Observer
     from mmedge.stream.result import Health, Result
@@ -156,13 +157,15 @@ class Stream:
             or cancels the loop after the step that runs.
         loop_options: of every run of the loop, as :meth:`mmedge.Pipeline.run` takes them, such as
             ``limit`` and ``seed``; but ``state`` and ``deadline_ms``, which the stream has itself.
+        variants: cheaper variants to go over to where the deadline or the machine asks for it
+            (:class:`mmedge.stream.Adaptive`).
         drift: what is normal, to score what comes by: in results, in :meth:`health` and by events
             (:mod:`mmedge.stream.drift`). None: nothing is scored.
 
     Attributes:
         pipe: as above.
-        options: all the others as they were given, but ``clock``, and ``drift``, which is of one
-            bundle.
+        options: all the others as they were given, but ``clock``, and ``drift`` and ``variants``,
+            which are of one bundle.
         clock: as above.
         start: the clock's seconds when the stream was made.
 
@@ -188,6 +191,7 @@ class Stream:
         newer_trigger: Literal["wait", "cancel"] = "wait",
         loop_options: Mapping[str, Any] | None = None,
         drift: DriftProfile | None = None,
+        variants: Adaptive | None = None,
     ) -> None:
         self.pipe = pipe
         self.options: Mapping[str, Any] = {
@@ -254,8 +258,6 @@ class Stream:
         self._gates = {name: threading.Lock() for name in names}
         network = make_network(0, pipe, options, feeds=self._feeds)
         self._loop_options = options
-        # A loop gives others, which are known once it has run.
-        self._outputs = manifest.returned_outputs() if manifest.loop is None else None
         self._core = StreamStateMachine(
             tracks,
             triggers,
@@ -267,6 +269,11 @@ class Stream:
             sequences={name: StateSequence(limits.get(name)) for name in fusion},
             cancels=newer_trigger == "cancel",
         )
+        choice = None
+        if variants is not None:
+            from mmedge.stream.variant_choice import prepare_choice
+
+            choice = prepare_choice(variants, network, options, deadline)
         if drift is not None:
             # Streams without a profile do without the modules.
             from mmedge.stream.drift import DriftObserver
@@ -285,6 +292,9 @@ class Stream:
             self._driver = Simulation(self._core, clock)
         else:
             self._driver = Threads(self._core, self._lock, self._clock, real_time=clock is None)
+        if choice is not None:
+            with self._lock:
+                choice.attach(self._core, self._driver.background(), self._clock)
         self._disowned = False
         watch(self)
         # Also at exit: a thread inside an engine while the interpreter goes down would crash.
@@ -465,8 +475,7 @@ class Stream:
         events ``swap_started``, ``swap_refused``, ``swapped``, ``rolled_back`` and
         ``swap_confirmed`` tell of it, and so does what is returned.
 
-        The bundle must take and give what the one that runs does. No result is of both networks:
-        :attr:`mmedge.stream.Result.network` says which one made it.
+        The bundle must take and give what the one that runs does. No result is of both networks.
 
         Args:
             source: path of the bundle; it is loaded with the arguments that the pipeline of this
@@ -498,28 +507,17 @@ class Stream:
             BackendError: the stream is closed, or failed.
         """
         # Streams that swap nothing do without the modules.
-        from mmedge.stream.swap import Swap
-        from mmedge.stream.swap_load import SwapLoad
-        from mmedge.stream.swap_report import SwapOptions
-        from mmedge.stream.swap_run import SwapRun
+        from mmedge.stream.swap import start_swap
 
         self._check_owned()
         with self._lock:
             now = self._time()
-            core = self._core
-            if core.change is not None:
-                raise InputError("swap: the stream is being changed; wait until that has ended")
-            options = SwapOptions.read(
-                self._outputs, shadow=shadow, limit=limit, metric=metric, probation=probation,
+            return start_swap(
+                self._core, self._driver, self._lock, self._clock, now, self._loop_options, source,
+                load_options, shadow=shadow, limit=limit, metric=metric, probation=probation,
                 shadow_old=shadow_old, carry_states=carry_states, close_old=close_old,
                 patience_ms=patience_ms,
             )  # fmt: skip
-            load = SwapLoad(core.network.pipe, source, load_options)
-            background = self._driver.background()
-            run = SwapRun(core, background, self._clock, load, options, self._loop_options)
-            run.start(now)
-            self._driver.wake()
-        return Swap(run, background, self._lock, self._driver.wake)
 
     def tell(self, kind: str, message: str, **details: Any) -> None:  # noqa: ANN401
         """Tell observers of an event, and count it in ``health().events``.

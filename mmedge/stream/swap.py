@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from mmedge.errors import InputError
 from mmedge.stream.options import read_timeout
+from mmedge.stream.swap_load import SwapLoad
+from mmedge.stream.swap_report import SwapOptions
 from mmedge.stream.swap_run import ENDS, State, SwapRun
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from mmedge.stream.background import Background
+    from mmedge.stream.clock import StreamClock
+    from mmedge.stream.executors import Driver
+    from mmedge.stream.state_machine import StreamStateMachine
     from mmedge.stream.swap_report import SwapReport
 
-__all__ = ["Swap"]
+__all__ = ["Swap", "start_swap"]
 
 
 class Swap:
@@ -68,3 +74,37 @@ class Swap:
         with self._gate:
             self._run.cancel()
             self._wake()
+
+
+def start_swap(
+    core: StreamStateMachine,
+    driver: Driver,
+    gate: threading.RLock,
+    clock: StreamClock,
+    now: float,
+    loop_options: Mapping[str, Any],
+    source: object,
+    load_options: dict[str, Any],
+    **asked: Any,  # noqa: ANN401
+) -> Swap:
+    """Begin a swap of a stream with these parts, whose lock is held.
+
+    ``source``, ``load_options`` and ``asked`` are the arguments of
+    :meth:`mmedge.stream.Stream.swap`.
+
+    Raises:
+        InputError: see there.
+    """
+    if core.change is not None:
+        raise InputError(f"swap: {core.change.title}")
+    pipe = core.network.pipe
+    manifest = pipe.bundle.manifest
+    # A loop gives other outputs, which are known once it has run.
+    outputs = manifest.returned_outputs() if manifest.loop is None else None
+    options = SwapOptions.read(outputs, **asked)
+    load = SwapLoad(pipe, source, load_options)
+    background = driver.background()
+    run = SwapRun(core, background, clock, load, options, loop_options)
+    run.start(now)
+    driver.wake()
+    return Swap(run, background, gate, driver.wake)

@@ -52,7 +52,10 @@ class SwapRun:
 
     Attributes:
         state: as :class:`SwapReport` has it.
+        title: see :class:`mmedge.stream.change.Change`.
     """
+
+    title = "another swap is under way; wait until it has ended, or cancel it"
 
     def __init__(
         self,

@@ -59,8 +59,8 @@ def replay_dump(pipe: Pipeline, dump: FlightDump) -> DumpComparison:
         sample.value is not None for sample in dump.samples.values() if not sample.held
     )
     compared: list[ComparedResult]
-    # What a swap does beside the stream is not in the dump.
-    is_plain = not any(event.kind.startswith("swap") for event in dump.events)
+    # What a swap does beside the stream is not in the dump, nor a choice of variants.
+    is_plain = not any(event.kind.startswith(("swap", "variant")) for event in dump.events)
     is_whole = header["is_whole"] and has_values and is_plain and not dump.missing
     if is_simulated and is_whole:
         compared = compare_whole_run(pipe, dump)

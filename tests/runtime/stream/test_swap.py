@@ -402,7 +402,7 @@ def test_two_swaps_one_after_the_other(pipe, folder, tmp_path):
     make_network(tmp_path / "three", 3)
     with robot(pipe, costs={}) as it:
         first = it.stream.swap(folder / "two", shadow=2, probation=2)
-        with pytest.raises(InputError, match="is being changed"):
+        with pytest.raises(InputError, match="another swap is under way"):
             it.stream.swap(tmp_path / "three")
         it.run(0.6)
         assert first.state == "confirmed"
