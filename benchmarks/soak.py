@@ -12,6 +12,9 @@ With ``--faults``, another stream gets the faults of robots planted (:mod:`soak_
 encoders that die or are slow, clocks that are set, stamps that are ahead or come again. Exit status
 1 also where a result used a sample of the wrong age, or another than it says. Run for ten minutes:
 ``python benchmarks/soak.py --faults --seconds 600``, or on a simulated clock with ``--simulated``.
+
+With ``--field``, the same with a flight recorder, metrics, a swap every 20 s and variants that
+adapt, between two halves without (:mod:`soak_field`); it takes twice the seconds.
 """
 
 from __future__ import annotations
@@ -28,7 +31,8 @@ from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from soak_faults import soak_faults, write_bundle
+from soak_faults import Judge, soak_faults, write_bundle
+from soak_field import resident_bytes, soak_field
 
 import mmedge
 from mmedge.bench.machine import host
@@ -36,21 +40,17 @@ from mmedge.bench.stats.summary import percentile
 from mmedge_export import export
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from mmedge.spec import Array
     from mmedge.stream import Health, Result, Stream
 
 RESULTS = Path(__file__).parent / "results" / "soak.json"
 FAULT_RESULTS = RESULTS.with_name("soak_faults.json")
+FIELD_RESULTS = RESULTS.with_name("soak_field.json")
 
 #: Seconds of a window of a long run; a short one has at least this many windows.
 WINDOW_S, LEAST_WINDOWS = 60.0, 6
-
-PAGE = 4096
-
-
-def resident_bytes() -> int:
-    """Resident memory of this process, from /proc (Linux)."""
-    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * PAGE
 
 
 class Sensors:
@@ -211,14 +211,35 @@ def _with_faults(
     before = {thread.ident for thread in threading.enumerate()}
     write_bundle(bundle)
     measured, judges = soak_faults(bundle, seconds, simulated=simulated)
-    faults = _left(before)
+    faults = [*_left(before), *_judged(judges, measured["pushed"])]
+    return {**measured, "faults": faults}, faults
+
+
+def _in_the_field(folder: Path, seconds: float) -> tuple[dict[str, Any], list[str]]:
+    """Run :mod:`soak_field`; what was measured, and what was wrong."""
+    before = {thread.ident for thread in threading.enumerate()}
+    measured, runs, faults = soak_field(folder, seconds)
+    faults += _left(before)
+    for judges, run in zip(runs, measured["runs"], strict=True):
+        faults += _judged(judges, run["pushed"])
+    resident = next(run["resident_mib"] for run in measured["runs"] if run["watched"])
+    steady = resident[max(1, len(resident) // 6) :]
+    if len(steady) > 2:
+        minutes = [at / 60.0 for at, _ in steady]
+        measured["resident_trend"] = trend([size for _, size in steady], minutes)
+    return {**measured, "faults": faults}, faults
+
+
+def _judged(judges: Sequence[Judge], pushed: dict[str, int]) -> list[str]:
+    """What judges found, and what does not add up."""
+    faults = []
     for judge in judges:
         faults += [
             f"{count} x {what}: {judge.examples[what]}" for what, count in judge.faults.items()
         ]
-        faults += account(judge.stream.health(), measured["pushed"], judge.kinds.total())
+        faults += account(judge.stream.health(), pushed, judge.kinds.total())
         print(json.dumps({"trigger": judge.trigger, "results": dict(judge.kinds)}))
-    return {**measured, "faults": faults}, faults
+    return faults
 
 
 def main() -> None:
@@ -229,13 +250,16 @@ def main() -> None:
     parser.add_argument(
         "--simulated", action="store_true", help="with --faults, as fast as the stages run"
     )
+    parser.add_argument("--field", action="store_true", help="with all that watches (see above)")
     parser.add_argument("--output", type=Path, help=f"default: {RESULTS.name} beside the others")
     arguments = parser.parse_args()
     if arguments.simulated and not arguments.faults:
         parser.error("--simulated goes with --faults")
     with tempfile.TemporaryDirectory() as folder:
         bundle = Path(folder, "bundle")
-        if arguments.faults:
+        if arguments.field:
+            measured, faults = _in_the_field(Path(folder), arguments.seconds)
+        elif arguments.faults:
             measured, faults = _with_faults(
                 bundle, arguments.seconds, simulated=arguments.simulated
             )
@@ -249,7 +273,8 @@ def main() -> None:
         "device": host.state(),
         **measured,
     }
-    output = arguments.output or (FAULT_RESULTS if arguments.faults else RESULTS)
+    default = FAULT_RESULTS if arguments.faults else FIELD_RESULTS if arguments.field else RESULTS
+    output = arguments.output or default
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print(f"wrote {output}")

@@ -40,14 +40,24 @@ from mmedge.spec import (
 from mmedge.stream import SimulatedClock, Stream, Window
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from mmedge.pipeline import Pipeline
     from mmedge.spec import Array
     from mmedge.stream import Result
 
-__all__ = ["soak_faults", "write_bundle"]
+__all__ = [
+    "CYCLE",
+    "LEAST",
+    "TRIGGERS",
+    "Faulty",
+    "Judge",
+    "Robot",
+    "collect",
+    "soak_faults",
+    "write_bundle",
+]
 
 #: Seconds after which the schedule of faults begins again.
 CYCLE = 36.0
@@ -99,8 +109,14 @@ LONGEST, BUSY, ROUNDING = 5.0, 0.5, 1e-5
 LEAST = {"simulated": 0.95, "real": 0.5}
 
 
-def write_bundle(path: Path) -> None:
-    """Write the network: an encoder for each modality but the state, and a fusion of them all."""
+def write_bundle(path: Path, encoder_shift: float = 0.0, fusion_shift: float = 0.0) -> None:
+    """Write the network: an encoder for each modality but the state, and a fusion of them all.
+
+    Args:
+        path: where.
+        encoder_shift: what each encoder adds to the numbers that it is given.
+        fusion_shift: what the fusion takes from them (and adds to those of the state).
+    """
     files: dict[str, bytes] = {}
     stages: list[Stage] = []
     ins: list[TensorSpec] = []
@@ -112,17 +128,19 @@ def write_bundle(path: Path) -> None:
         x = TensorSpec(f"x_{name}", "float32", shape)
         f = TensorSpec(f"f_{name}", "float32", shape)
         zeros = np.zeros((1, ROWS if name == "imu" else 4), np.float32)
-        inputs[x.name] = golden[f"o_{name}"] = zeros
+        inputs[x.name] = zeros
+        shift = -fusion_shift if name == "state" else encoder_shift - fusion_shift
+        golden[f"o_{name}"] = zeros + np.float32(shift)
         if name == "state":
             ins.append(x)
         else:
-            golden[f.name] = zeros
+            golden[f.name] = zeros - np.float32(encoder_shift)
             graph = f"onnx/{name}.onnx"
-            files[graph] = _graph([(x, f)])
+            files[graph] = _graph([(x, f)], encoder_shift)
             stages.append(Stage(f"encode_{name}", graph, (x,), (f,), modality=name))
             ins.append(f)
         outs.append(TensorSpec(f"o_{name}", "float32", shape))
-    files["onnx/fuse.onnx"] = _graph(list(zip(ins, outs, strict=True)))
+    files["onnx/fuse.onnx"] = _graph(list(zip(ins, outs, strict=True)), fusion_shift)
     stages.append(Stage("fuse", "onnx/fuse.onnx", tuple(ins), tuple(outs)))
     modalities = tuple(
         Modality(
@@ -148,15 +166,16 @@ def write_bundle(path: Path) -> None:
     Bundle.write(path, manifest, files, samples=[Sample(inputs, golden)]).close()
 
 
-def _graph(pairs: list[tuple[TensorSpec, TensorSpec]]) -> bytes:
-    """A graph that negates each tensor; the state alone comes out negative, by its fusion."""
-    nodes = [helper.make_node("Neg", [a.name], [b.name]) for a, b in pairs]
+def _graph(pairs: list[tuple[TensorSpec, TensorSpec]], shift: float) -> bytes:
+    """A graph that takes each tensor from ``-shift``; the state alone comes out negative."""
+    zero = helper.make_tensor("shift", TensorProto.FLOAT, (), [-shift])
+    nodes = [helper.make_node("Sub", ["shift", a.name], [b.name]) for a, b in pairs]
     inputs, outputs = (
         [helper.make_tensor_value_info(s.name, TensorProto.FLOAT, s.shape) for s in specs]
         for specs in zip(*pairs, strict=True)
     )
     model = helper.make_model(
-        helper.make_graph(nodes, "soak", inputs, outputs),
+        helper.make_graph(nodes, "soak", inputs, outputs, [zero]),
         opset_imports=[helper.make_opsetid("", 20)],
         ir_version=10,
     )
@@ -236,9 +255,9 @@ class Robot:
 class Faulty:
     """The pipeline of one stream, whose stages fail and are slow."""
 
-    def __init__(self, robot: Robot) -> None:
-        self._robot = robot
-        self.bundle, self.variant = robot.pipe.bundle, robot.pipe.variant
+    def __init__(self, robot: Robot, pipe: Pipeline) -> None:
+        self._robot, self._pipe = robot, pipe
+        self.bundle, self.variant = pipe.bundle, pipe.variant
         #: By modality, the numbers of samples that could not be encoded, and when.
         self.failed: dict[str, list[tuple[int, float]]] = {}
 
@@ -254,7 +273,7 @@ class Faulty:
                 sleep(SLOW)
         if stage == "fuse" and "fusion slow" in robot.phases and robot.clock is None:
             sleep(SLOW_FUSION)
-        return robot.pipe.run_stage(stage, feeds)
+        return self._pipe.run_stage(stage, feeds)
 
 
 def schedule(seconds: float) -> Iterator[tuple[float, str, int]]:
@@ -317,7 +336,7 @@ class Judge:
     """A stream, each of whose results is held against what the sensors truly did."""
 
     def __init__(self, robot: Robot, trigger: str | float) -> None:
-        self.robot, self.trigger, self.stages = robot, trigger, Faulty(robot)
+        self.robot, self.trigger, self.stages = robot, trigger, Faulty(robot, robot.pipe)
         self.stream = Stream(
             self.stages,
             trigger=trigger,
@@ -387,8 +406,7 @@ class Judge:
     def _judge_modality(
         self, result: Result, name: str, limit: float | None, trigger: float
     ) -> None:
-        outputs = result.outputs or {}
-        numbers = np.abs(outputs[f"o_{name}"][0])
+        numbers = self.read_numbers(result, name)
         used, absent = result.samples.get(name, ()), result.absent.get(name)
         if not used:
             if absent is None:
@@ -424,6 +442,12 @@ class Judge:
         failed = self.stages.failed.get(name, ())
         if any(first < number and at < made - 0.1 for number, at in failed[-50:]):
             self.tell(f"{name}: from before a failed encoding, without a word", result)
+
+    def read_numbers(self, result: Result, name: str) -> Array:
+        """The numbers that the outputs say were used of a modality."""
+        outputs = result.outputs or {}
+        numbers: Array = np.abs(outputs[f"o_{name}"][0])
+        return numbers
 
     def check_shares(self, seconds: float, least: float) -> None:
         """Note phases in which less than a share ``least`` of triggers made a fresh result."""
@@ -465,7 +489,7 @@ def soak_faults(
                 robot.clock.advance(1.0)
                 _fetch(judges)
             else:
-                _collect(robot, judges, seconds)
+                collect(robot, judges, seconds)
     for judge in judges:
         judge.check_shares(seconds, LEAST["simulated" if simulated else "real"])
     return {
@@ -485,7 +509,7 @@ def _fetch(judges: list[Judge]) -> None:
                 judge.take(judge.stream.result(0.0))
 
 
-def _collect(robot: Robot, judges: list[Judge], seconds: float) -> None:
+def collect(robot: Robot, judges: Sequence[Judge], seconds: float) -> None:
     """In real time: a thread is the sensors, and one reads each stream."""
     done = threading.Event()
 
