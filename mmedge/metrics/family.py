@@ -5,14 +5,14 @@ from __future__ import annotations
 from bisect import bisect_left
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 from mmedge.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["Family", "Histogram", "HistogramFamily", "check_bounds"]
+__all__ = ["Family", "Histogram", "HistogramFamily", "MetricsSource", "check_bounds"]
 
 
 @dataclass(slots=True)
@@ -64,6 +64,19 @@ class HistogramFamily(NamedTuple):
     labels: tuple[str, ...]
     values: dict[tuple[str, ...], Histogram]
     bounds: tuple[float, ...]
+
+
+class MetricsSource(Protocol):
+    """What an exporter reads: :class:`mmedge.metrics.Metrics`."""
+
+    def families(self) -> list[Family]:
+        """The values now, one family a metric."""
+
+    def catalog(self) -> list[Family]:
+        """Every family that there can be, without values."""
+
+    def histograms(self) -> list[HistogramFamily]:
+        """The histograms now."""
 
 
 def check_bounds(what: str, bounds: Sequence[float]) -> tuple[float, ...]:

@@ -11,8 +11,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.metrics import Meter
 
-    from mmedge.metrics.family import Family
-    from mmedge.metrics.metrics import Metrics
+    from mmedge.metrics.family import Family, MetricsSource
     from mmedge.stream import Result
 
 __all__ = ["add_instruments"]
@@ -26,7 +25,7 @@ class _Snapshot:
     A collection asks each instrument once, so one that asks again begins the next.
     """
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: MetricsSource) -> None:
         self._metrics = metrics
         self._families: dict[str, Family] = {}
         self._asked: set[str] = set()
@@ -46,7 +45,7 @@ class _Snapshot:
         ]
 
 
-def add_instruments(metrics: Metrics, meter: Meter) -> Callable[[str, Result], None]:
+def add_instruments(metrics: MetricsSource, meter: Meter) -> Callable[[str, Result], None]:
     """Make an observable instrument of each family, and the histograms.
 
     Args:

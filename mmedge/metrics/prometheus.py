@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from wsgiref.simple_server import WSGIServer
 
-    from mmedge.metrics.metrics import Metrics
+    from mmedge.metrics.family import MetricsSource
 
 __all__ = ["MetricsServer", "registry", "serve", "text", "write"]
 
@@ -32,7 +32,7 @@ KINDS = {"counter": CounterMetricFamily, "gauge": GaugeMetricFamily}
 class _MetricsCollector(Collector):
     """Reads the metrics when somebody asks for them."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: MetricsSource) -> None:
         self._metrics = metrics
 
     def describe(self) -> Iterable[Metric]:
@@ -86,23 +86,23 @@ class MetricsServer:
         self.close()
 
 
-def registry(metrics: Metrics) -> CollectorRegistry:
+def registry(metrics: MetricsSource) -> CollectorRegistry:
     """A registry of the client library, for an application that serves its own metrics by it."""
     of_these = CollectorRegistry()
     of_these.register(_MetricsCollector(metrics))
     return of_these
 
 
-def text(metrics: Metrics) -> str:
+def text(metrics: MetricsSource) -> str:
     """See :meth:`mmedge.metrics.Metrics.text`."""
     return generate_latest(registry(metrics)).decode()
 
 
-def write(metrics: Metrics, path: str | os.PathLike[str]) -> None:
+def write(metrics: MetricsSource, path: str | os.PathLike[str]) -> None:
     """See :meth:`mmedge.metrics.Metrics.write`."""
     write_textfile(os.fspath(path), registry(metrics))
 
 
-def serve(metrics: Metrics, port: int, address: str) -> MetricsServer:
+def serve(metrics: MetricsSource, port: int, address: str) -> MetricsServer:
     """See :meth:`mmedge.metrics.Metrics.serve`."""
     return MetricsServer(*start_http_server(port, addr=address, registry=registry(metrics)))

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from mmedge.stream import Health, Result
+    from mmedge.stream.network_id import NetworkId
 
 __all__ = ["StreamMetrics", "stream_families"]
 
@@ -50,11 +51,15 @@ class StreamMetrics(Observer):
         self.latency = Histogram(latency_bounds)
         self.ages: dict[str, Histogram] = {}
         self.absences: Counter[tuple[str, ...]] = Counter()
+        #: What made the newest outputs; None before the first.
+        self.network: NetworkId | None = None
         self._age_bounds = age_bounds
         self._record = record
 
     def on_result(self, result: Result) -> None:
         """Count it."""
+        if result.outputs is not None:
+            self.network = result.network
         if result.fresh:
             # Outputs that are repeated were never late: they were not computed.
             self.latency.observe(result.latency)
@@ -113,6 +118,14 @@ def stream_families(name: str, health: Health, metrics: StreamMetrics) -> list[F
             ("modality", "reason"), absences,
         )
     )  # fmt: skip
+    network = metrics.network
+    families.append(
+        Family(
+            "mmedge_network", "gauge", "1 of the network that made the newest outputs.",
+            ("number", "digest", "variant"),
+            {} if network is None else {tuple(map(str, network)): 1.0},
+        )
+    )  # fmt: skip
     for family in families:
         family.labels = ("stream", *family.labels)
         family.values = {(name, *key): float(value) for key, value in family.values.items()}
@@ -132,6 +145,15 @@ def _modality_families(health: Health) -> list[Family]:
     drops: dict[tuple[str, ...], float] = {
         (name, why): n for name, state in modalities for why, n in state.dropped.items()
     }
+    drift: dict[tuple[str, ...], float] = {
+        (name,): state.drift for name, state in modalities if state.drift is not None
+    }
+    families.append(
+        Family(
+            "mmedge_drift_score", "gauge", "Drift of the modality; an alarm begins at 1.",
+            ("modality",), drift,
+        )
+    )  # fmt: skip
     families.append(
         Family(
             "mmedge_samples_dropped", "counter", "Samples not used, by reason.",

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from streaming import make_streaming, value
 import mmedge
 from mmedge.errors import BackendError, InputError
 from mmedge.metrics import Metrics
+from mmedge.metrics.stream_metrics import StreamMetrics, stream_families
 from mmedge.stream import SimulatedClock
 
 
@@ -103,6 +105,25 @@ def test_histograms_hold_every_latency_and_age(pipe):
     counts = sum(name == "state" for result in results for name in result.absent)
     key = {"modality": "state", "reason": "too_old"}
     assert pick(values, "mmedge_modality_absences_total", **key) == counts == 4
+
+
+def test_scores_of_drift_and_the_network_are_told(pipe):
+    clock, metrics = SimulatedClock(), Metrics(machine=False)
+    with pipe.stream(trigger="camera", clock=clock) as s:
+        metrics.watch(s, "front")
+        assert not [key for key in samples(metrics.text()) if "network" in key[0]]
+        run(s, clock, 1)
+        network = s.result().network
+        values = samples(metrics.text())
+    labels = {"number": "0", "digest": network.digest, "variant": network.variant}
+    assert pick(values, "mmedge_network", **labels) == 1
+    # Nothing is scored without a profile.
+    assert "mmedge_drift_score" not in {key[0] for key in values}
+    health = s.health()
+    camera = replace(health.modalities["camera"], drift=0.25)
+    scored = replace(health, modalities={**health.modalities, "camera": camera})
+    families = {f.name: f for f in stream_families("front", scored, StreamMetrics((1,), (1,)))}
+    assert families["mmedge_drift_score"].values == {("front", "camera"): 0.25}
 
 
 def test_streams_have_names_of_their_own_and_go_with_their_stream(pipe):
