@@ -261,6 +261,10 @@ class Faulty:
         #: By modality, the numbers of samples that could not be encoded, and when.
         self.failed: dict[str, list[tuple[int, float]]] = {}
 
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+        """All else is the pipeline's own: golden samples are replayed before a swap."""
+        return getattr(self._pipe, name)
+
     def run_stage(self, stage: str, feeds: Mapping[str, Any]) -> dict[str, Array]:
         """Run one stage, or raise, or take long."""
         robot, name = self._robot, stage.removeprefix("encode_")

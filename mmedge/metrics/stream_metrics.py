@@ -145,15 +145,6 @@ def _modality_families(health: Health) -> list[Family]:
     drops: dict[tuple[str, ...], float] = {
         (name, why): n for name, state in modalities for why, n in state.dropped.items()
     }
-    drift: dict[tuple[str, ...], float] = {
-        (name,): state.drift for name, state in modalities if state.drift is not None
-    }
-    families.append(
-        Family(
-            "mmedge_drift_score", "gauge", "Drift of the modality; an alarm begins at 1.",
-            ("modality",), drift,
-        )
-    )  # fmt: skip
     families.append(
         Family(
             "mmedge_samples_dropped", "counter", "Samples not used, by reason.",

@@ -225,6 +225,7 @@ def test_the_page_lists_every_metric():
     }
     metrics = Metrics()
     families = {f.name: (f.kind, f.labels, f.description) for f in metrics.catalog()}
+    assert len(families) == len(metrics.catalog())
     families |= {f.name: ("histogram", f.labels, f.description) for f in metrics.histograms()}
     expected = {
         name: (kind, tuple(label for label in labels if label != "stream"), what)
