@@ -135,8 +135,8 @@ def _result(result: streams.Result) -> dict[str, Any]:
 
 
 def _health(health: streams.Health) -> dict[str, Any]:
-    """A snapshot without what is 0 or empty."""
-    fields = {name: getattr(health, name) for name in type(health).__slots__}
+    """A snapshot without what is 0 or empty, and without events: a runtime need not count them."""
+    fields = {name: getattr(health, name) for name in type(health).__slots__ if name != "events"}
     modalities = {
         name: _full({field: getattr(state, field) for field in type(state).__slots__})
         for name, state in fields.pop("modalities").items()
