@@ -10,10 +10,9 @@ __all__ = ["UNKNOWN", "NetworkId"]
 class NetworkId(NamedTuple):
     """Which network made a result.
 
-    Attributes:
-        number: counts the networks of a stream, from 0, the one that it was made with.
-        digest: SHA-256 of its bundle's manifest in lower-case hex (:attr:`mmedge.Bundle.digest`).
-        variant: id of the bundle's variant.
+    ``number`` counts the networks of a stream, from 0, the one that it was made with. ``digest`` is
+    the SHA-256 of its bundle's manifest in lower-case hex (:attr:`mmedge.Bundle.digest`),
+    ``variant`` the id of the bundle's variant.
     """
 
     number: int = 0
