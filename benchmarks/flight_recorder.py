@@ -131,6 +131,8 @@ def measure_latency(pipe: Pipeline, network: str, rounds: int, folder: Path) -> 
         writing = []
         start = perf_counter()
         recorder.dump("measure", wait=False)
+        cut = perf_counter() - start
+        records = len(recorder._memory.ring.records)  # noqa: SLF001
         while not recorder.dumps and not recorder.failures:
             writing.append(sensors.step(recorded)[1])
         took = perf_counter() - start
@@ -140,7 +142,7 @@ def measure_latency(pipe: Pipeline, network: str, rounds: int, folder: Path) -> 
     return {
         "blocks": times,
         "writing_ns": writing,
-        "dump": {"seconds": took, "bytes": size},
+        "dump": {"seconds": took, "bytes": size, "records": records, "cut_us": 1e6 * cut},
         "collector": {
             name: {"seconds": sum(each), "longest_ms": 1e3 * max(each), "runs": len(each) - 1}
             for name, each in collections.seconds.items()

@@ -49,7 +49,8 @@ def flight_recorder() -> str:
         lines.append(
             f"- `{row['network']}`: while {writing['bytes'] / 2**20:.0f} MiB were written in "
             f"{writing['seconds']:.2f} s, results took {writing['p50_us'] / 1e3:.2f} ms (median), "
-            f"{writing['p99_us'] / 1e3:.2f} ms (99 %), {writing['worst_us'] / 1e3:.1f} ms at most. "
+            f"{writing['p99_us'] / 1e3:.2f} ms (99 %), {writing['worst_us'] / 1e3:.1f} ms at most; "
+            f"to hand over {writing['records']} records took {writing['cut_us']:.0f} us. "
             f"Processor time at {processor['rate_hz']:g} pictures a second: "
             f"{100 * processor['plain_share']:.2f} % of a core without, "
             f"{100 * processor['recorded_share']:.2f} % with. Longest garbage collection "

@@ -143,8 +143,14 @@ class Compute:
         self._plan = StagePlan(plan_stages, runs, self._outputs)
         self._states = StageStates(bundle, plan_stages)
         self._with_state = frozenset(state.stage for state in manifest.states)
-        #: Outputs that are kept as states, too.
-        self._shared = self._states.outputs.intersection(self._results)
+        features = {
+            spec.name
+            for encoder in self._plan.encoders.values()
+            for stage in encoder
+            for spec in stage.outputs
+        }
+        #: Outputs that are kept as states, too, or as features for results to come.
+        self._shared = (self._states.outputs | features).intersection(self._results)
         #: Tensors that are kept of a modality once its encoder has run.
         self._wanted = {spec.name for stage in self._plan.fusion for spec in stage.inputs}
         self._wanted |= {*self._outputs, *in_loop}
@@ -253,7 +259,7 @@ class Compute:
             outcome.states = self._advance(tensors, self._plan.fusion, outcome.ran, states)
             outcome.outputs = {name: tensors[name] for name in self._results}
             for name in self._shared:
-                # What is kept as a state is not to be written to by a reader of results.
+                # What is kept is not to be written to by a reader of results.
                 outcome.outputs[name] = tensors[name].copy()
             if self._start_loop is not None:
                 outcome.loop = self._start_loop(tensors)

@@ -150,12 +150,16 @@ class _Replay:
             chain.leave(run.epoch, None)
             self._runs[key] = str(lack)
             return
-        self._state_differences[key] = "" if run.held else chain.difference
+        self._state_differences[key] = chain.difference
         outcome = self._compute.encode(self._encoders[name], item)
         if outcome.features is None:
             self._runs[key] = f"its encoder failed: {outcome.message}"
         else:
             self._runs[key] = outcome.features
+        if run.held:
+            # Others came between it and those of the window.
+            chain.leave(run.epoch, None)
+            return
         # One that failed leaves the state as it was.
         has_left = run.succeeded and outcome.features is not None
         chain.leave(run.epoch, outcome.states if has_left else states)

@@ -177,7 +177,9 @@ class FlightRecorder(Observer):
             self._memory.add_event(event)
             self._look_at_time()
             if event.kind in self._triggers.events and not event.kind.startswith("flight_"):
-                self._fire(DumpReason("event", event.t, f"{event.kind}: {event.message}"))
+                reason = DumpReason("event", event.t, f"{event.kind}: {event.message}")
+                # After a failure there is no next one.
+                self._fire(reason, is_urgent=event.kind == "failure")
             if event.kind == "close" and self._due is not None:
                 self._cut()  # nothing comes any more
 
@@ -204,18 +206,19 @@ class FlightRecorder(Observer):
 
     # Dumps.
 
-    def _fire(self, trigger: DumpReason, after: float | None = None) -> None:
-        """Plan a dump, or name the trigger in the one that is planned; with the lock held."""
+    def _fire(
+        self, trigger: DumpReason, after: float | None = None, *, is_urgent: bool = False
+    ) -> None:
+        """Plan a dump, or name the trigger in the one that is planned; with the lock held.
+
+        ``is_urgent``: whatever was written lately.
+        """
         if self._due is not None:
             self._pending.append(trigger)
             return
-        is_asked_for = trigger.kind in ("application", "signal")
-        last = self._last_trigger
-        if (
-            not is_asked_for
-            and last is not None
-            and self._memory.time - last < self._limits.hold_off_s
-        ):
+        now, last = self._memory.time, self._last_trigger
+        is_held_off = last is not None and now - last < self._limits.hold_off_s
+        if is_held_off and not is_urgent:
             self._held_off[trigger.kind] += 1
             self._thread.merge(trigger)
             return
@@ -258,17 +261,19 @@ class FlightRecorder(Observer):
         """From the thread: the signal came, or the time after a trigger is over with no sample."""
         with self._lock:
             if signal is not None:
-                self._fire(DumpReason("signal", self._memory.t, f"signal {signal}"))
+                self._fire(DumpReason("signal", self._memory.t, f"signal {signal}"), is_urgent=True)
             elif self._due is not None:
                 self._cut()
 
     def dump(self, reason: str, *, after_s: float = 0.0, wait: bool = True) -> Path | None:
         """Write a dump now, whatever was written lately.
 
+        An observer of the stream calls it with ``wait=False``: it holds the stream's lock.
+
         Args:
             reason: is written into it.
-            after_s: seconds of the stream's clock from now that are to be in it, too. If none pass,
-                it is written after as many of real time.
+            after_s: seconds of the stream's clock from now that are to be in it, too. If they do
+                not pass in as many of real time and half a second, it is written then.
             wait: False returns at once, and a failure is an event alone.
 
         Returns:
@@ -288,7 +293,8 @@ class FlightRecorder(Observer):
             if self._closed:
                 raise BackendError("the flight recorder is closed; make a new one")
             ticket = self._thread.ticket()
-            self._fire(DumpReason("application", self._memory.t, str(reason)), float(after_s))
+            trigger = DumpReason("application", self._memory.t, str(reason))
+            self._fire(trigger, float(after_s), is_urgent=True)
         return self._thread.wait(ticket) if wait else None
 
     def _tell(self, kind: str, message: str, **details: Any) -> None:  # noqa: ANN401

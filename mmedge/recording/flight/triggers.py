@@ -78,7 +78,8 @@ class DumpLimits:
     Attributes:
         after_s: seconds of the stream's clock after the trigger that are in the dump, too.
         hold_off_s: seconds of the stream's clock after a trigger in which others make no dump; they
-            are named in the next one. The application's call and the signal make one all the same.
+            are counted in the next one. The application's call, the signal and the stream's failure
+            make one all the same.
         most_dumps: of one recorder.
         disk_bytes: of all dumps in the folder, those of earlier runs too. Nothing is deleted: what
             would be more is not written, which is an event.

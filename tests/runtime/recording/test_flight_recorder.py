@@ -149,16 +149,19 @@ def test_a_stream_that_fails_is_dumped_without_being_asked(pipe, tmp_path, monke
     monkeypatch.setattr("mmedge.stream.clock.PATIENCE", 0.02)
     now = [0.0]
     stream = pipe.stream(trigger="camera", clock=lambda: now[0])
-    recorder = FlightRecorder(stream, tmp_path, machine_period_s=None)
+    recorder = FlightRecorder(
+        stream, tmp_path, machine_period_s=None, triggers=DumpTriggers(events=["failure", "odd"])
+    )
     stream.push("camera", value("camera", 1))
     stream.result(60.0)
+    stream.tell("odd", "a dump shortly before")
     now[0] = None
     until = time.monotonic() + 60
     with pytest.raises(BackendError, match="stream failed"):
         while time.monotonic() < until:
             stream.now()
     recorder.close()
-    (dump,) = map(FlightDump.open, recorder.dumps)
+    _before, dump = map(FlightDump.open, recorder.dumps)
     assert reasons(dump) == ["event"]
     assert dump.events[-1].kind == "failure"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from stream_checks import balanced, part
-from streaming import TOKEN, make_streaming, value
+from streaming import COLUMNS, TOKEN, make_streaming, value
 
 import mmedge
 from mmedge.stream import Exact, Hold, Interpolate, SimulatedClock, Stream, Window
@@ -276,3 +276,18 @@ def test_a_result_in_milliseconds():
     result = Result({}, 1.0, 1.25, 0.25, {"a": 0.5, "b": None}, {}, {}, {}, fresh=True, met=None)
     assert result.latency_ms == 250.0
     assert result.ages_ms == {"a": 500.0, "b": None}
+
+
+def test_a_reader_that_writes_to_outputs_changes_no_later_result(pipe):
+    """``seen`` is an output, and what the encoder gave, which later results use again."""
+    clock = SimulatedClock()
+    with Stream(pipe, trigger="state", clock=clock, align={"camera": Hold(1e6)}) as s:
+        s.push("camera", value("camera", 7))
+        for k in range(3):
+            clock.advance(0.01)
+            s.push("state", value("state", k))
+            outputs = s.result(0.0).outputs
+            assert outputs["seen"].item() == 7
+            assert outputs["out"][0, COLUMNS["camera"]].item() == 7
+            for array in outputs.values():
+                array[...] = -1
