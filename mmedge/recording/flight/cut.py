@@ -90,7 +90,7 @@ class Origin:
         health = stream.health()
         clock: dict[str, Any] = {"kind": "monotonic" if stream.clock is None else "other"}
         if isinstance(stream.clock, SimulatedClock):
-            clock = {"kind": "simulated", "start": stream.start, "costs": stream.clock.costs}
+            clock = {"kind": "simulated", "start": stream.start, "costs": dict(stream.clock.costs)}
         is_start = not health.triggers and not health.events
         is_start = is_start and not any(state.pushed for state in health.modalities.values())
         return cls(
@@ -123,7 +123,8 @@ class MemoryCut:
         nbytes: that it kept.
         evicted: records that had to go for bytes since the recorder began, by kind.
         evicted_until: time of the newest of them; None: there were none.
-        is_whole: whether nothing has left the ring since the recorder began, and one network ran.
+        is_whole: whether nothing has left the ring since the recorder began, and one network ran,
+            at the same costs of a simulated clock.
         told: pushes, encodings and results that the stream had told of.
         networks: that ran, in order.
         origin: see there.

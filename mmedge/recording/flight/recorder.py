@@ -250,12 +250,20 @@ class FlightRecorder(Observer):
                 nbytes=self._memory.ring.nbytes,
                 evicted=dict(self._memory.ring.evicted),
                 evicted_until=self._memory.ring.evicted_until,
-                is_whole=self._memory.ring.is_whole and len(self._networks) == 1,
+                is_whole=self._is_whole(),
                 told=self._memory.told,
                 networks=tuple(self._networks),
                 origin=self._origin,
             )
         )
+
+    def _is_whole(self) -> bool:
+        """Whether the run can be made again of what is kept alone."""
+        clock = self._stream.clock
+        are_costs = not isinstance(clock, SimulatedClock) or (
+            clock.costs == self._origin.clock["costs"]
+        )
+        return self._memory.ring.is_whole and len(self._networks) == 1 and are_costs
 
     def _cut_now(self, signal: int | None) -> None:
         """From the thread: the signal came, or the time after a trigger is over with no sample."""

@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 from flights import fly
 from streaming import value
+from swap_bundles import frame, make_network
 
 import mmedge
 from mmedge.cli.app import run
 from mmedge.recording import DumpTriggers, FlightRecorder
 from mmedge.recording.flight.history import happenings
 from mmedge.recording.flight.reader import FlightDump
+from mmedge.stream import Adaptive
 
 PAGE = Path(__file__).parents[3] / "docs/howto/flight-recorder.md"
 
@@ -93,6 +95,34 @@ def test_what_differs_is_printed_and_the_exit_code_says_so(
     text = call(streaming, path, code=1)
     assert "DIFFERENT" in text
     assert "output 'out': 11 of 11 elements differ, by up to 0.5" in text
+
+
+def test_results_of_several_variants_are_each_computed_by_their_own(call, tmp_path):
+    path = make_network(tmp_path / "net", 1, variants=("fp32", "fp16"))
+    pipes = [
+        mmedge.load(path, f"ort-{name}-cpu", threads=1, allow_unverified=True)
+        for name in ("fp32", "fp16")
+    ]
+    costs = {"ort-fp32-cpu/fuse1": 0.06, "ort-fp16-cpu/fuse1": 0.002}
+    variants = Adaptive(pipes[1:], dwell_s=0.1, hold_s=9.0)
+    with fly(
+        pipes[0], tmp_path / "d", trigger="camera", deadline_ms=40, costs=costs, variants=variants
+    ) as flight:
+        for k in range(30):
+            flight.stream.push("lidar", frame(k))
+            flight.stream.push("camera", frame(k))
+            flight.clock.advance(0.1)
+        path_ = flight.recorder.dump("test")
+    for pipe in pipes:
+        pipe.close()
+    replay = json.loads(call(path, path_, "--json"))["replay"]
+    assert "not_reproducible" not in replay["counts"]
+    dump = FlightDump.open(path_)
+    assert {dump.header["networks"][r.network]["variant"] for r in dump.results} == {
+        "ort-fp32-cpu",
+        "ort-fp16-cpu",
+    }
+    assert replay["counts"]["equal"] > 20
 
 
 def test_misuse_is_named(call, streaming, dump):

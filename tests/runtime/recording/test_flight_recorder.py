@@ -378,6 +378,18 @@ def test_a_dump_that_says_what_cannot_be_is_refused(pipe, tmp_path, monkeypatch)
     assert refused > tried / 4
 
 
+def test_a_run_whose_costs_changed_is_no_whole_run(pipe, tmp_path):
+    with fly(pipe, tmp_path, trigger="camera", costs={"see": 0.01}) as flight:
+        flight.push("camera", 1)
+        assert flight.dump().header["is_whole"]
+        flight.clock.costs["see"] = 0.02
+        flight.push("camera", 2)
+        flight.clock.advance(0.1)
+        dump = flight.dump()
+    assert not dump.header["is_whole"]
+    assert replay_dump(pipe, dump).counts == {"equal": 2}
+
+
 def test_an_observer_beside_it_is_told_of_dumps(pipe, tmp_path):
     told = []
 
