@@ -106,6 +106,11 @@ class Origin:
             },
         )
 
+    def has_costs_of(self, stream: Stream) -> bool:
+        """Whether stages take as long on a simulated clock as they did then."""
+        clock = stream.clock
+        return not isinstance(clock, SimulatedClock) or clock.costs == self.clock["costs"]
+
 
 @dataclass(frozen=True, slots=True)
 class MemoryCut:

@@ -101,8 +101,13 @@ class DumpThread:
 
     def merge(self, trigger: DumpReason) -> None:
         """Name a trigger in the dump that is being written, if one is."""
-        if len(self._outcomes) < self._cuts:
+        if self.backlog:
             self._merged.append(trigger)
+
+    @property
+    def backlog(self) -> int:
+        """Dumps that are not written yet, each of which keeps its records in memory."""
+        return self._cuts - len(self._outcomes)
 
     def ticket(self) -> int:
         """For :meth:`wait`: the number of the next dump."""

@@ -15,7 +15,13 @@ from mmedge.recording.flight.cut import MemoryCut, NetworkRecord, Origin
 from mmedge.recording.flight.dump_thread import DumpThread
 from mmedge.recording.flight.machine_state import MachineSampler
 from mmedge.recording.flight.memory import FlightMemory
-from mmedge.recording.flight.triggers import DumpLimits, DumpReason, DumpTriggers, Misses
+from mmedge.recording.flight.triggers import (
+    DumpLimits,
+    DumpReason,
+    DumpTriggers,
+    Misses,
+    check_after,
+)
 from mmedge.recording.recorder import need_mcap
 from mmedge.stream.clock import SimulatedClock, read_seconds
 from mmedge.stream.observer import Event, Observer
@@ -36,6 +42,8 @@ __all__ = ["FlightRecorder"]
 
 #: Default bytes of memory.
 MEMORY_BYTES = 256 << 20
+#: Dumps that may wait to be written: each keeps its records in memory.
+MOST_WAITING = 2
 
 
 class FlightRecorder(Observer):
@@ -54,7 +62,7 @@ class FlightRecorder(Observer):
         folder: where dumps are written; it is made at the first one.
         seconds: of the stream's clock that are kept, above 0.
         memory_bytes: most bytes that are kept; of more, the oldest records go, and a dump says how
-            many.
+            many. While a dump is written its records stay in memory as well; two may wait.
         triggers: what makes a dump.
         limits: how much is written.
         machine_period_s: seconds between two samples of the machine's state; None: none.
@@ -86,6 +94,7 @@ class FlightRecorder(Observer):
         if machine_period_s is not None and not read_seconds(machine_period_s, "period") > 0:
             raise InputError(f"machine_period_s must be above 0 or None, got {machine_period_s}")
         need_mcap()
+        check_after((limits or DumpLimits()).after_s, float(seconds))
         self._stream = stream
         self._triggers, self._limits = triggers or DumpTriggers(), limits or DumpLimits()
         self._seconds, self._memory_bytes = float(seconds), memory_bytes
@@ -218,7 +227,9 @@ class FlightRecorder(Observer):
             return
         now, last = self._memory.time, self._last_trigger
         is_held_off = last is not None and now - last < self._limits.hold_off_s
-        if is_held_off and not is_urgent:
+        is_last = is_urgent and trigger.kind == "event"  # the stream's failure
+        is_full = self._thread.backlog >= MOST_WAITING and not is_last
+        if is_full or (is_held_off and not is_urgent):
             self._held_off[trigger.kind] += 1
             self._thread.merge(trigger)
             return
@@ -250,20 +261,14 @@ class FlightRecorder(Observer):
                 nbytes=self._memory.ring.nbytes,
                 evicted=dict(self._memory.ring.evicted),
                 evicted_until=self._memory.ring.evicted_until,
-                is_whole=self._is_whole(),
+                is_whole=self._memory.ring.is_whole
+                and len(self._networks) == 1
+                and self._origin.has_costs_of(self._stream),
                 told=self._memory.told,
                 networks=tuple(self._networks),
                 origin=self._origin,
             )
         )
-
-    def _is_whole(self) -> bool:
-        """Whether the run can be made again of what is kept alone."""
-        clock = self._stream.clock
-        are_costs = not isinstance(clock, SimulatedClock) or (
-            clock.costs == self._origin.clock["costs"]
-        )
-        return self._memory.ring.is_whole and len(self._networks) == 1 and are_costs
 
     def _cut_now(self, signal: int | None) -> None:
         """From the thread: the signal came, or the time after a trigger is over with no sample."""
@@ -293,13 +298,17 @@ class FlightRecorder(Observer):
         """
         if self._disowned:
             raise BackendError(f"a flight recorder: {ADVICE}")
-        if not read_seconds(after_s, "after_s") >= 0:
-            raise InputError(f"after_s must be 0 s or more, got {after_s}")
+        check_after(after_s, self._seconds)
         if after_s and wait and self._is_simulated:
             raise InputError("after_s on a simulated clock: nothing advances it; use wait=False")
         with self._lock:
             if self._closed:
                 raise BackendError("the flight recorder is closed; make a new one")
+            if wait and self._due is None and self._thread.backlog >= MOST_WAITING:
+                raise BackendError(
+                    f"{MOST_WAITING} dumps are still to be written; wait until they are, so that "
+                    "memory stays bounded"
+                )
             ticket = self._thread.ticket()
             trigger = DumpReason("application", self._memory.t, str(reason))
             self._fire(trigger, float(after_s), is_urgent=True)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from mmedge.stream.result import Result
 
-__all__ = ["DumpLimits", "DumpReason", "DumpTriggers", "Misses"]
+__all__ = ["DumpLimits", "DumpReason", "DumpTriggers", "Misses", "check_after"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,3 +120,11 @@ class Misses:
             return ""
         self._times.clear()
         return f"{self._most} results within {self._within:g} s missed the deadline"
+
+
+def check_after(after_s: float, seconds: float) -> None:
+    """Raise InputError where the trigger itself would have left the window."""
+    if not 0 <= read_seconds(after_s, "after_s") < seconds:
+        raise InputError(
+            f"after_s must be from 0 s to below the {seconds:g} s that are kept, got {after_s}"
+        )

@@ -132,7 +132,7 @@ def test_time_after_the_trigger_is_in_the_dump_and_triggers_merge(pipe, tmp_path
 
 
 def test_a_dump_that_waits_for_its_time_is_written_when_the_stream_ends(pipe, tmp_path):
-    limits = DumpLimits(after_s=100.0)
+    limits = DumpLimits(after_s=59.0)
     with fly(pipe, tmp_path, trigger="camera", limits=limits) as flight:
         flight.push("camera", 1)
         flight.recorder.dump("late", after_s=50.0, wait=False)
@@ -223,6 +223,21 @@ def test_triggers_while_a_dump_is_written_are_named_in_it(pipe, tmp_path, monkey
     (meanwhile,) = dump.meanwhile
     assert meanwhile["kind"] == "fault"
     assert "sample 1" in meanwhile["message"]
+
+
+def test_no_more_than_two_dumps_wait_to_be_written(pipe, tmp_path, monkeypatch):
+    go = threading.Event()
+    write = dump_thread.write_dump
+    monkeypatch.setattr(dump_thread, "write_dump", lambda *args: go.wait(60) and write(*args))
+    with fly(pipe, tmp_path, trigger="camera") as flight:
+        flight.push("camera", 1)
+        for reason in ("one", "two", "three"):
+            assert flight.recorder.dump(reason, wait=False) is None
+        with pytest.raises(BackendError, match="2 dumps are still to be written"):
+            flight.recorder.dump("four")
+        go.set()
+        first, _second = flight.dumps()
+    assert [trigger["message"] for trigger in first.meanwhile] == ["three"]
 
 
 def test_a_signal_makes_a_dump_and_its_handler_is_set_back(pipe, tmp_path):
@@ -316,6 +331,12 @@ def test_a_recorder_takes_nothing_that_cannot_be_meant(pipe, tmp_path):
     for wrong in ({"deadline_misses": 0}, {"within_s": 0}, {"faults": "nan"}):
         with pytest.raises(InputError):
             DumpTriggers(**wrong)
+    late = {"seconds": 5, "limits": DumpLimits(after_s=5)}
+    with (
+        pytest.raises(InputError, match="below the 5 s that are kept"),
+        fly(pipe, tmp_path, trigger="camera", **late),
+    ):
+        pass
     for wrong in ({"after_s": -1}, {"most_dumps": 0}, {"disk_bytes": 1.0}):
         with pytest.raises(InputError):
             DumpLimits(**wrong)
