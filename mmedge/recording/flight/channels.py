@@ -25,7 +25,7 @@ class Channel(NamedTuple):
     schema: tuple[str, str, str]
 
 
-def _json(kind: str, description: str, properties: Mapping[str, str]) -> Channel:
+def _json(kind: str, description: str, properties: Mapping[str, str | list[str]]) -> Channel:
     schema: dict[str, Any] = {
         "title": f"mmedge.Flight{kind.title()}",
         "description": description,
@@ -62,7 +62,7 @@ CHANNELS: Mapping[str, Channel] = {
             "reason": "string",
             "ages": "object",
             "absent": "object",
-            "outputs": "object",
+            "outputs": ["object", "null"],
         },
     ),
     "event": _json("event", "One event.", {"kind": "string", "t": "number", "message": "string"}),

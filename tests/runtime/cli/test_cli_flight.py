@@ -20,6 +20,8 @@ from mmedge.recording.flight.history import happenings
 from mmedge.recording.flight.reader import FlightDump
 from mmedge.stream import Adaptive
 
+pytest.importorskip("mcap.writer")
+
 PAGE = Path(__file__).parents[3] / "docs/howto/flight-recorder.md"
 
 

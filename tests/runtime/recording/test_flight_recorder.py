@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
 import threading
 import time
+from collections import Counter
 from types import SimpleNamespace
 
+import jsonschema
 import numpy as np
 import pytest
 from flights import fly
@@ -22,6 +25,8 @@ from mmedge.recording.flight import dump_thread, header, reader
 from mmedge.recording.flight.reader import DumpSample, FlightDump, is_dump
 from mmedge.recording.flight.replay import replay_dump
 from mmedge.stream import Observer, SimulatedClock
+
+mcap_reader = pytest.importorskip("mcap.reader")
 
 NAN = np.full((1, 3), np.nan, np.float32)
 
@@ -76,6 +81,25 @@ def test_a_dump_is_a_recording_as_any_other(pipe, tmp_path):
     assert [s.modality for s in samples] == ["text"] + ["camera"] * 13
     run = replay(pipe, recording, trigger="camera", clock=SimulatedClock())
     assert run.results["fresh"] == 13
+
+
+def test_the_tools_of_mcap_read_it_and_its_json_is_as_its_schemas_say(pipe, tmp_path):
+    with fly(pipe, tmp_path, trigger=20, costs={"see": 0.01}) as flight:
+        flight.push("state", 1)
+        flight.clock.advance(0.1)  # results without outputs
+        flight.push("camera", 1, 2, 3)
+        flight.stream.forget("state")
+        path = flight.recorder.dump("test")
+    kinds = Counter()
+    with path.open("rb") as file:
+        for schema, channel, message in mcap_reader.make_reader(file).iter_messages():
+            kinds[channel.topic] += 1
+            if channel.message_encoding == "json":
+                jsonschema.validate(json.loads(message.data), json.loads(schema.data))
+    assert kinds["/camera"] == 3
+    assert kinds["/mmedge/samples"] == 4
+    assert kinds["/mmedge/events"] == 1
+    assert kinds["/mmedge/results"] > kinds["/mmedge/outputs"] > 0
 
 
 def test_the_window_is_bounded_in_seconds_and_says_what_bytes_cost(pipe, tmp_path):

@@ -30,6 +30,8 @@ from mmedge.recording.flight.replay import replay_dump
 from mmedge.spec import Manifest, Modality, Sample, Stage, TensorSpec, Tolerance, Variant
 from mmedge.stream import Exact, Hold, Interpolate, Latest, Sanity, Window
 
+pytest.importorskip("mcap.writer")
+
 NAMES = [modality.name for modality in MODALITIES]
 COSTS = {"see": 0.01, "scan": 0.05, "fuse": 0.004, "hear": 0.002}
 #: Every policy, and with a deadline results that repeat outputs.
