@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from native_tables import load, unmeasured
@@ -55,7 +56,20 @@ def drift_day() -> str:
             f"{later / trials:.0%} within 30 s. ({data['date']}, `benchmarks/drift.py`)"
         ),
     ]
+    if alarms:
+        named = Counter(_statistic(alarm["message"]) for alarm in alarms)
+        words = ", ".join(f"{name} ({count})" for name, count in named.most_common(3))
+        lines += ["", f"What raised the false alarms: {words}."]
+    if "remark" in data:
+        lines += ["", data["remark"]]
     return "\n".join(lines)
+
+
+def _statistic(message: str) -> str:
+    """The name of the statistic in a message of an alarm."""
+    words = message.partition(", score ")[2].partition(": ")[2]
+    name = words.removeprefix("statistics that are not like this together, most of all ")
+    return name.partition(": ")[0] if not name.startswith("steepness") else "steepness of edges"
 
 
 def drift_changes() -> str:
@@ -101,8 +115,8 @@ def drift_cost() -> str:
         f"| a look and a score of a 64 x 64 picture | {cost['look_and_score_of_image_us']:.0f} |",
         f"| a push that is not looked at | {cost['passed_over_us']:.2f} |",
         (
-            f"| a stream of the vqa network: push of a picture to its result, mean, without a "
-            f"profile | {stream['push_to_result_mean']:.0f} |"
+            f"| a stream of the vqa network: processor time from a picture's push to its "
+            f"result, mean, without a profile | {stream['push_to_result_mean']:.0f} |"
         ),
         f"| the same with a profile | {stream['push_to_result_mean_with_profile']:.0f} |",
     ]

@@ -204,8 +204,9 @@ def _of_image(layout: Layout) -> list[Statistic]:
     ]
     places = [f"row {row + 1}, column {column + 1} of {CELLS[0]} x {CELLS[1]}"
               for row in range(CELLS[0]) for column in range(CELLS[1])]  # fmt: skip
-    listed += [Statistic(f"brightness in {place}", 0.04 * layout.unit) for place in places]
-    listed += [Statistic(f"detail in {place}", 0.1, is_log=True) for place in places]
+    # A cell has few pixels, and one thing may fill it: only what is plain counts.
+    listed += [Statistic(f"brightness in {place}", 0.08 * layout.unit) for place in places]
+    listed += [Statistic(f"detail in {place}", 0.5, is_log=True) for place in places]
     return listed
 
 
@@ -219,7 +220,7 @@ def _of_scan(layout: Layout) -> list[Statistic]:
     ]
     sectors = [f"sector {index + 1} of {SECTORS}" for index in range(SECTORS)]
     listed += [Statistic(f"mean of {sector}", 2.0 * small) for sector in sectors]
-    return [*listed, *(Statistic(f"detail in {sector}", 0.1, is_log=True) for sector in sectors)]
+    return [*listed, *(Statistic(f"detail in {sector}", 0.5, is_log=True) for sector in sectors)]
 
 
 def _of_waveform(layout: Layout) -> list[Statistic]:

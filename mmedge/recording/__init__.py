@@ -25,7 +25,6 @@ from mmedge.recording.golden import Golden
 from mmedge.recording.playback import Playback
 from mmedge.recording.recorder import Recorder, RecordingStream, need_mcap
 from mmedge.recording.sample import Recorded, Recording
-from mmedge.recording.timeline import plan_replay
 
 if TYPE_CHECKING:
     import os
@@ -41,7 +40,6 @@ __all__ = [
     "Recording",
     "RecordingStream",
     "open_recording",
-    "plan_replay",
 ]
 
 
