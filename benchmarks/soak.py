@@ -32,11 +32,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from soak_faults import Judge, soak_faults, write_bundle
-from soak_field import resident_bytes, soak_field
+from soak_field import soak_field
 
 import mmedge
 from mmedge.bench.machine import host
 from mmedge.bench.stats.summary import percentile
+from mmedge.machine import resident_bytes
 from mmedge_export import export
 
 if TYPE_CHECKING:
@@ -161,7 +162,7 @@ def soak(bundle: Path, seconds: float) -> tuple[dict[str, Any], list[str]]:
                     "p50_ms": percentile(latencies, 50.0),
                     "p99_ms": percentile(latencies, 99.0),
                     "results": kinds,
-                    "resident_mib": resident_bytes() / 2**20,
+                    "resident_mib": (resident_bytes() or 0) / 2**20,
                 }
                 windows.append(window)
                 print(json.dumps(window), flush=True)

@@ -11,7 +11,6 @@ The same streams run before and after without any of it, for half the time each.
 
 from __future__ import annotations
 
-import os
 import shutil
 import threading
 from collections import Counter
@@ -32,6 +31,7 @@ from soak_faults import (
 )
 
 import mmedge
+from mmedge.machine import resident_bytes
 from mmedge.metrics import Metrics
 from mmedge.recording import FlightRecorder
 
@@ -131,7 +131,7 @@ class Swapper:
             swaps = [(judge, self._swap(judge, source)) for judge in self._judges]
             for judge, swap in swaps:
                 self._finish(judge, swap, source, begun + (turn + 0.4) * SWAP_S)
-            self.resident.append((monotonic() - begun, resident_bytes()))
+            self.resident.append((monotonic() - begun, resident_bytes() or 0))
 
     def _swap(self, judge: FieldJudge, source: str) -> Any:  # noqa: ANN401
         first = judge.stream.pipe.bundle.digest == self._pipes[0].bundle.digest
@@ -156,12 +156,6 @@ class Swapper:
             fault = f"trigger {judge.trigger}: a swap from {source} was {end}"
             if source == "altered file" or end == "refused":
                 self.faults.append(f"{fault}: {swap.report.reason}")
-
-
-def resident_bytes() -> int:
-    """Resident memory of this process, from /proc (Linux)."""
-    with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 @contextmanager

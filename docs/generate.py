@@ -49,6 +49,7 @@ from hear_tables import (
     hear_training,
     hear_whisper,
 )
+from isolation_table import isolation, isolation_weights
 from json_schema import report_schema
 from label_tables import label_accuracy, label_quantization, label_speed, label_training
 from loadgen_table import loadgen
@@ -126,6 +127,8 @@ def tracked(folder: str) -> list[str]:
 BLOCKS: dict[tuple[str, str], Callable[[], str]] = {
     ("docs/explanation/benchmarks.md", "loadgen"): loadgen,
     ("docs/howto/serve.md", "triton"): triton_latency,
+    ("docs/howto/stream.md", "isolation"): isolation,
+    ("docs/howto/stream.md", "isolation weights"): isolation_weights,
     ("docs/howto/logs.md", "logs hour"): logs_hour,
     ("docs/howto/logs.md", "logs ray"): logs_ray,
     ("docs/howto/logs.md", "logs fleet"): logs_fleet,

@@ -10,7 +10,7 @@ from mmedge.backends import SessionOptions, check_threads
 from mmedge.backends.registry import probe
 from mmedge.bundle import Bundle
 from mmedge.bundle.choose import choose_plan, tuned_threads
-from mmedge.errors import BundleError, MMEdgeError
+from mmedge.errors import BackendError, BundleError, MMEdgeError
 from mmedge.execution.loaded_plan import CACHE_BYTES
 from mmedge.pipeline import Pipeline
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from mmedge.backends.placement import Placement, Priority
     from mmedge.bundle.signature import PublicKey
     from mmedge.spec import PlanName, RuntimeName
 
@@ -41,6 +42,9 @@ def load(
     allow_non_finite: bool = False,
     run_timeout_s: float | None = None,
     large_pages: bool | None = None,
+    cores: Sequence[int] | None = None,
+    priority: Priority | None = None,
+    memory_limit_bytes: int | None = None,
     isolate: bool = False,
     runtime: RuntimeName = "python",
     trusted_keys: Sequence[PublicKey] | None = None,
@@ -92,6 +96,16 @@ def load(
         large_pages: whether large pages are asked for the memory that loading takes on a CPU
             (:mod:`mmedge.backends.large_pages`). Calls then take less time, and loading more. None:
             where the variant has 64 MiB or more.
+        cores: on which cores the pipeline's threads run, by number: those of ONNX Runtime, of
+            encoders that run at once, and of streams. ``threads`` is at most their number, and that
+            number by default. A call works in the caller's thread, which stays where it is, unless
+            it asks with :meth:`mmedge.Pipeline.place_thread`. None: any.
+        priority: of the same threads: a niceness from -20 to 19, or ``"fifo:N"``, real time
+            (SCHED_FIFO) of priority N. Idle threads then sleep. None: that of whoever starts them.
+        memory_limit_bytes: most private memory that loading and one call of a golden sample may
+            take; a bundle that took more is closed again and refused with what it took. It is
+            measured (:mod:`mmedge.memory_limit`): what other threads of the process take
+            meanwhile counts too, and later calls are not held to it. None: no limit.
         isolate: load the bundle with these options in a child process first, and run its golden
             samples there, within :data:`mmedge.execution.isolation.SECONDS` and ``MEMORY_BYTES``.
             Use it for a bundle whose maker you do not trust: if a library crashes, or needs too
@@ -107,13 +121,16 @@ def load(
     Raises:
         ValueError: ``cache_bytes`` is negative, ``threads`` is not a whole number from 1,
             ``run_timeout_s`` is not above 0, there is no such ``runtime``, ``trusted_keys`` is
-            empty or given with an open bundle, or ``lowest_version`` comes without keys.
+            empty or given with an open bundle, ``lowest_version`` comes without keys, or ``cores``
+            or ``priority`` cannot be.
         BundleError: the bundle cannot be trusted or read.
         SignatureError: it is not signed as asked, or a key cannot be read.
         InputError: this machine does not offer ``device``, the bundle has no such variant, or the
             variant no such plan.
         NoVariantError: no variant can run here with these arguments.
-        BackendError: the chosen variant failed to load, or would run elsewhere than it says.
+        BackendError: the chosen variant failed to load, or would run elsewhere than it says; or
+            this process lacks the right to what ``cores`` or ``priority`` ask for, or it took
+            more memory than ``memory_limit_bytes``.
         AccuracyError: the variant does not compute here what it should; the message names the first
             stage.
     """
@@ -121,6 +138,9 @@ def load(
     if cache_bytes < 0:
         raise ValueError(f"cache_bytes must be >= 0, got {cache_bytes}")
     check_threads(threads)
+    if memory_limit_bytes is not None and not memory_limit_bytes > 0:
+        raise ValueError(f"memory_limit_bytes must be above 0, got {memory_limit_bytes}")
+    placement = _read_placement(cores, priority, threads, spin=spin)
     if run_timeout_s is not None and not 0 < run_timeout_s < inf:
         raise ValueError(f"run_timeout_s must be seconds above 0, or None; got {run_timeout_s!r}")
     if isinstance(bundle, Bundle) and (trusted_keys is not None or lowest_version is not None):
@@ -136,6 +156,7 @@ def load(
             threads=threads, cache_bytes=cache_bytes, concurrent=concurrent, kernels=kernels,
             spin=spin, allow_unverified=allow_unverified, allow_non_finite=allow_non_finite,
             run_timeout_s=run_timeout_s, large_pages=large_pages, isolate=isolate,
+            cores=cores, priority=priority, memory_limit_bytes=memory_limit_bytes,
             trusted_keys=trusted_keys, lowest_version=lowest_version,
         )  # fmt: skip
     if runtime != "python":
@@ -152,6 +173,7 @@ def load(
             "threads": threads, "concurrent": concurrent, "kernels": kernels, "spin": spin,
             "allow_unverified": allow_unverified, "allow_non_finite": allow_non_finite,
             "run_timeout_s": run_timeout_s, "large_pages": large_pages,
+            "cores": cores if cores is None else list(cores), "priority": priority,
             **_keys_of(caller_bundle, trusted_keys, lowest_version),
         })  # fmt: skip
     open_bundle = caller_bundle or Bundle.open(
@@ -168,6 +190,19 @@ def load(
             precision=precision,
             target=device,
         )
+        if placement is not None and chosen_variant.backend != "ort":
+            raise BackendError(
+                f"variant {chosen_variant.id}: cores and priority are kept in ONNX Runtime alone; "
+                "load with backend='ort', or start the process with taskset, nice or chrt"
+            )
+        threads = threads or tuned_threads(chosen_variant, here)
+        if placement is not None and placement.cores:
+            threads = min(threads or len(placement.cores), len(placement.cores))
+        before = None
+        if memory_limit_bytes is not None:
+            from mmedge.memory_limit import check_memory, used_bytes
+
+            before = used_bytes()
         name, why = choose_plan(open_bundle.manifest, chosen_variant, here, plan=plan)
         pipe = Pipeline(
             open_bundle,
@@ -176,11 +211,12 @@ def load(
             plan=name,
             why_plan=why,
             options=SessionOptions(
-                threads=threads or tuned_threads(chosen_variant, here),
+                threads=threads,
                 kernels=kernels,
-                spin=spin,
+                spin=False if placement is not None and placement.fifo is not None else spin,
                 run_timeout_s=run_timeout_s,
                 large_pages=large_pages,
+                placement=placement,
             ),
             cache_bytes=cache_bytes,
             concurrent=concurrent,
@@ -188,12 +224,38 @@ def load(
             allow_unverified=allow_unverified,
             owns_bundle=caller_bundle is None,
         )
+        if memory_limit_bytes is not None and before is not None:
+            try:
+                check_memory(pipe, before, memory_limit_bytes)
+            except MMEdgeError:
+                pipe.close()
+                raise
     except MMEdgeError:
         if caller_bundle is None:
             open_bundle.close()
         raise
     pipe.reload = partial(load, **arguments)
     return pipe
+
+
+def _read_placement(
+    cores: Sequence[int] | None,
+    priority: Priority | None,
+    threads: int | None,
+    *,
+    spin: bool | None,
+) -> Placement | None:
+    """What ``cores`` and ``priority`` ask for, held against ``threads`` and ``spin``."""
+    if cores is None and priority is None:
+        return None
+    from mmedge.backends.placement import read_placement  # only some loads need it
+
+    placement = read_placement(cores, priority)
+    if placement.cores and threads is not None and threads > len(placement.cores):
+        raise ValueError(f"threads: {threads} are more than {placement}; give as many cores")
+    if placement.fifo is not None and spin:
+        raise ValueError("spin: idle threads in real time would keep all others off the cores")
+    return placement
 
 
 def _keys_of(

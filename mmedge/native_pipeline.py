@@ -55,6 +55,9 @@ _REFUSED: Mapping[str, tuple[str, tuple[object, ...]]] = {
     "concurrent": ("run encoders at the same time (concurrent)", (None, False)),
     "run_timeout_s": ("limit the time of a run (run_timeout_s)", (None,)),
     "large_pages": ("ask for large pages (large_pages)", (None, False)),
+    "cores": ("choose cores (cores; a stream's are options of mmedge/stream.h)", (None,)),
+    "priority": ("choose a priority (priority; likewise)", (None,)),
+    "memory_limit_bytes": ("limit memory (memory_limit_bytes)", (None,)),
     "isolate": ("load in a child process first (isolate)", (False,)),
 }  # fmt: skip
 
@@ -91,6 +94,7 @@ class NativePipeline(Pipeline):
         self.variant = next(v for v in manifest.variants if v.id == choice["variant"])
         self.decisions, self.why_plan = handle.decisions(), choice["why_plan"]
         self.threads = choice["threads"] or None
+        self.placement = None
         self._plan: PlanName = choice["plan"]
         self._handles = Handles(handle, pipeline_title(manifest, self.variant))
         self._texts = NativeTexts(self._handles)

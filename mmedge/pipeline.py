@@ -77,6 +77,7 @@ class Pipeline:
         self.decisions = decisions
         self.why_plan = why_plan
         self.threads = options.threads
+        self.placement = options.placement
         self._calls = Calls(
             bundle,
             on_gpu=variant.target != "cpu",
@@ -127,6 +128,23 @@ class Pipeline:
         """How much of what loading took lies in large pages of memory, in words."""
         pages = self._loaded.large_pages
         return NOT_ASKED if pages is None else str(pages)
+
+    def place_thread(self) -> None:
+        """Give the calling thread the cores and the priority that the pipeline was loaded with.
+
+        A call works in the thread that makes it, and where ``threads`` is above 1 in others beside
+        it. Threads of a stream are placed without this. Nothing takes it back.
+
+        Raises:
+            InputError: the pipeline was loaded without cores and priority.
+            BackendError: the system does not allow it.
+        """
+        if self.placement is None:
+            raise InputError(
+                f"{self.bundle.manifest.name!r} was loaded without cores and priority; give load "
+                "cores=[...] or priority=..."
+            )
+        self.placement.place()
 
     def cache_info(self) -> dict[str, CacheInfo]:
         """Counters of the feature cache by modality; empty if there is no cache.

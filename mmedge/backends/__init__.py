@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from mmedge.backends.placement import Placement
     from mmedge.loop_spec import StateSpec
     from mmedge.spec import Array, TensorSpec
 
@@ -27,6 +28,7 @@ class SessionOptions(NamedTuple):
     ``run_timeout_s``: most seconds of one run of a stage, in ONNX Runtime alone; None: no limit.
     ``large_pages``: whether large pages are asked for the memory that a plan's sessions take; None:
     where their files are large (:mod:`mmedge.backends.large_pages`).
+    ``placement``: cores and priority of the threads; None: as whoever starts them.
     """
 
     threads: int | None = None
@@ -34,6 +36,7 @@ class SessionOptions(NamedTuple):
     spin: bool | None = None
     run_timeout_s: float | None = None
     large_pages: bool | None = None
+    placement: Placement | None = None
 
 
 class Attention(NamedTuple):

@@ -109,7 +109,12 @@ class LoadedPlan:
 
             self._cache = FeatureCache(inputs, limit=cache_bytes)
         self._cached = inputs
-        self.scheduler = Scheduler(most=encoders, concurrent=concurrent)
+        placement = options.placement
+        self.scheduler = Scheduler(
+            most=encoders,
+            concurrent=concurrent,
+            begin=None if placement is None else placement.place,
+        )
         # Of the network's outputs those that encoders make: the cache may hold the same arrays.
         features = {spec.name for stage in stages if stage.modality for spec in stage.outputs}
         self._shared = features.intersection(manifest.outputs)
@@ -125,8 +130,15 @@ class LoadedPlan:
             wants_large_pages = bundle.size(variant) >= LEAST_BYTES
         before = private_memory() if wants_large_pages and variant.target == "cpu" else None
         try:
-            for stage in (*stages, *loop_stages):
-                self.sessions[stage.name] = open_stage(bundle, stage, variant, options=options)
+
+            def open_stages() -> None:
+                for stage in (*stages, *loop_stages):
+                    self.sessions[stage.name] = open_stage(bundle, stage, variant, options=options)
+
+            if placement is None:
+                open_stages()
+            else:
+                placement.run(open_stages)
             if before is not None:
                 self.large_pages = use_large_pages(before)
             # Backends opened files by their paths: were they those that were checked?

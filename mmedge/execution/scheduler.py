@@ -52,9 +52,17 @@ class Scheduler:
     Args:
         most: most tasks of one call.
         concurrent: True or False decides now; None lets the first calls decide.
+        begin: what each thread does first; None: nothing.
     """
 
-    def __init__(self, *, most: int, concurrent: bool | None) -> None:
+    def __init__(
+        self,
+        *,
+        most: int,
+        concurrent: bool | None,
+        begin: Callable[[], None] | None = None,
+    ) -> None:
+        self._begin = begin
         self._schedule = Schedule(concurrent if most > 1 else False)
         self._workers = most - 1  # the calling thread works too
         self._pool: ThreadPoolExecutor | None = None
@@ -140,7 +148,9 @@ class Scheduler:
                 # Slow to import, and of use to several encoders alone.
                 from concurrent.futures import ThreadPoolExecutor
 
-                self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="mmedge-encoder")
+                self._pool = ThreadPoolExecutor(
+                    self._workers, thread_name_prefix="mmedge-encoder", initializer=self._begin
+                )
             return [self._pool.submit(task) for task in tasks]
 
     def close(self) -> None:

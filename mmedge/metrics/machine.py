@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from functools import cache
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from mmedge.bench.machine.host import SensorFiles
+from mmedge.machine import SensorFiles, resident_bytes
 from mmedge.metrics.family import Family
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 __all__ = ["machine_families"]
-
-#: proc_pid_statm(5): size and resident set in pages.
-STATM: Final = "/proc/self/statm"
 
 
 @cache
@@ -41,12 +37,9 @@ def machine_families() -> list[Family]:
         for name, label, description, values in figures
         if values
     ]
-    try:
-        with open(STATM, encoding="ascii") as file:  # noqa: PTH123 - read at each collection
-            pages = int(file.read().split()[1])
-    except (OSError, ValueError, IndexError):
+    size = resident_bytes()
+    if size is None:
         return families
-    size = pages * os.sysconf("SC_PAGE_SIZE")
     memory = Family(
         "mmedge_process_memory_bytes", "gauge", "Resident memory of this process.", (), {(): size}
     )

@@ -25,6 +25,7 @@ from mmedge.recording.golden import Golden
 from mmedge.recording.playback import Playback
 from mmedge.recording.recorder import Recorder, RecordingStream, need_mcap
 from mmedge.recording.sample import Recorded, Recording
+from mmedge.recording.timeline import plan_replay
 
 if TYPE_CHECKING:
     import os
@@ -40,6 +41,7 @@ __all__ = [
     "Recording",
     "RecordingStream",
     "open_recording",
+    "plan_replay",
 ]
 
 

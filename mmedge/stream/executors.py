@@ -11,20 +11,22 @@ from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 
 from mmedge.stream.background import BackgroundSimulation, BackgroundThreads
+from mmedge.stream.clock import SimulatedClock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from mmedge.backends.placement import Placement
     from mmedge.stream.background import Background
     from mmedge.stream.choose import Active
-    from mmedge.stream.clock import SimulatedClock, StreamClock
+    from mmedge.stream.clock import StreamClock
     from mmedge.stream.compute import Compute, Encoded, Fused
     from mmedge.stream.modality_state import ModalityState
     from mmedge.stream.network import Network
     from mmedge.stream.sample import Item
     from mmedge.stream.state_machine import StreamStateMachine
 
-__all__ = ["Driver", "Simulation", "Threads"]
+__all__ = ["Driver", "Simulation", "Threads", "make_driver"]
 
 #: How long :meth:`Threads.stop` waits for all threads together, in seconds.
 JOIN = 0.1
@@ -53,6 +55,19 @@ class Driver(Protocol):
         """End, soon, once the state machine is closed; called without the lock."""
 
 
+def make_driver(
+    core: StreamStateMachine,
+    gate: threading.RLock,
+    now: StreamClock,
+    source: Callable[[], float] | None,
+    placement: Placement | None,
+) -> Driver:
+    """What makes a stream go on the clock ``source``; None: monotonic time."""
+    if isinstance(source, SimulatedClock):
+        return Simulation(core, source)
+    return Threads(core, gate, now, real_time=source is None, placement=placement)
+
+
 def describe_death(what: str, error: BaseException) -> str:
     """Why a stream ends that cannot go on."""
     return f"{what} died: {type(error).__name__}: {error}"
@@ -71,6 +86,7 @@ class Threads:
     """A thread for each modality with an encoder, and one for ticks and fusion.
 
     Each waits for its own turn: waking all of them at every push would cost more than a push.
+    ``placement``: where they run; None: as whoever makes the stream.
     """
 
     def __init__(
@@ -80,7 +96,9 @@ class Threads:
         now: StreamClock,
         *,
         real_time: bool,
+        placement: Placement | None = None,
     ) -> None:
+        self._placement = placement
         self._core, self._gate, self._now = core, gate, now
         self._real_time = real_time
         self._workers = [_Worker(track, gate) for track in core.tracks.values() if track.stages]
@@ -109,6 +127,8 @@ class Threads:
     def _guard(self, name: str, run: Callable[[], None]) -> None:
         """Run a thread's work; should it die, the stream does so too, and says why."""
         try:
+            if self._placement is not None and threading.current_thread() in self._threads:
+                self._placement.place()
             run()
         except BaseException as error:  # noqa: BLE001  # told by the stream's next push and result
             with self._gate:

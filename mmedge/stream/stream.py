@@ -16,9 +16,9 @@ import numpy as np
 from mmedge.errors import BackendError, InputError
 from mmedge.execution.inputs import Feeds
 from mmedge.forks import ADVICE, watch
-from mmedge.stream.clock import SimulatedClock, StreamClock, read_seconds
+from mmedge.stream.clock import StreamClock, read_seconds
 from mmedge.stream.close import close_stream
-from mmedge.stream.executors import Driver, Simulation, Threads
+from mmedge.stream.executors import make_driver
 from mmedge.stream.modality_state import ModalityState
 from mmedge.stream.network import Runnable, make_network
 from mmedge.stream.options import (
@@ -287,11 +287,8 @@ class Stream:
         self.start = self._clock.last
         if rate is not None and not triggers:
             self._core.ticker = Ticker(self._clock.last, rate)
-        self._driver: Driver
-        if isinstance(clock, SimulatedClock):
-            self._driver = Simulation(self._core, clock)
-        else:
-            self._driver = Threads(self._core, self._lock, self._clock, real_time=clock is None)
+        placement = getattr(pipe, "placement", None)  # what stands in for a pipeline has none
+        self._driver = make_driver(self._core, self._lock, self._clock, clock, placement)
         if choice is not None:
             with self._lock:
                 choice.attach(self._core, self._driver.background(), self._clock)

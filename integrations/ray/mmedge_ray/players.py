@@ -10,8 +10,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as read_tensors
 
 from mmedge import MMEdgeError
-from mmedge.recording import Playback, open_recording
-from mmedge.recording.timeline import plan_replay
+from mmedge.recording import Playback, open_recording, plan_replay
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

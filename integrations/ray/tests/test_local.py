@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import json
 import os
 import shutil
@@ -10,15 +12,29 @@ import time
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from logs import BUNDLES, NAMES, STREAMING, files, record, tables
+from logs import BUNDLES, NAMES, ROOT, STREAMING, files, record, tables
 from safetensors.numpy import save_file
 
 import mmedge
+import mmedge_ray
 from mmedge import BundleError, InputError
 from mmedge.recording import Golden, Playback, Recorder, open_recording
 from mmedge.stream import Window
 from mmedge_ray import find_recordings, read_outputs, run_recordings, run_samples
 from mmedge_ray import tables as module
+
+
+def test_only_public_names_of_mmedge_are_used():
+    checked = 0
+    for path in (ROOT / "integrations" / "ray" / "mmedge_ray").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "mmedge":
+                assert node.module in {"mmedge", "mmedge.recording", "mmedge.spec", "mmedge.stream"}
+                public = importlib.import_module(node.module).__all__
+                assert {one.name for one in node.names} <= set(public), path
+                checked += 1
+    assert checked >= 10
+    assert all(getattr(mmedge_ray, name) is not None for name in mmedge_ray.__all__)
 
 
 def test_rows_are_the_results_of_a_playback(logs, local):
