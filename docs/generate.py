@@ -65,6 +65,7 @@ from speak_tables import (
     speak_training,
     speak_whisper,
 )
+from swap_table import swap
 from triton_table import triton_latency
 
 if TYPE_CHECKING:
@@ -134,6 +135,7 @@ BLOCKS: dict[tuple[str, str], Callable[[], str]] = {
     ("docs/howto/logs.md", "logs fleet"): logs_fleet,
     ("docs/explanation/benchmarks.md", "overhead"): overhead,
     ("docs/howto/flight-recorder.md", "flight recorder"): flight_recorder,
+    ("docs/howto/update.md", "swap"): swap,
     ("docs/explanation/benchmarks.md", "import time"): import_time,
     ("docs/explanation/benchmarks.md", "signatures"): signatures,
     ("docs/explanation/benchmarks.md", "plans"): plans,

@@ -52,9 +52,6 @@ class Background(Protocol):
     def notify(self) -> None:
         """Have those look who wait."""
 
-    def stop(self) -> None:
-        """End, after what was submitted; may be called twice, and from a work's ``done``."""
-
 
 class BackgroundThreads:
     """One thread of low priority, and one of the priority of whoever makes this.
@@ -107,7 +104,7 @@ class BackgroundThreads:
         self._there.notify_all()
 
     def stop(self) -> None:
-        """See :class:`Background`."""
+        """End, after what was submitted; may be called twice."""
         for queue in self._queues.values():
             queue.put(None)
 
@@ -130,6 +127,17 @@ def lower_priority() -> None:
     with suppress(AttributeError, OSError):
         thread = threading.get_native_id()
         os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + NICE)
+
+
+def give_memory_back() -> None:
+    """Have the C library give free memory to the system, if it can (malloc_trim of glibc).
+
+    What loading and closing a network took from it would stay with the process.
+    """
+    import ctypes  # of use after a swap alone
+
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 class BackgroundSimulation:
@@ -182,6 +190,3 @@ class BackgroundSimulation:
 
     def notify(self) -> None:
         """Nobody waits in another thread."""
-
-    def stop(self) -> None:
-        """Nothing is left to end."""

@@ -169,6 +169,10 @@ class Delivery:
             return f"too_old: {age + t - since:.6g} s, limit {track.limit:.6g} s"
         return track.distrust()
 
+    def distrust_outputs(self) -> None:
+        """Repeat none of the outputs that there have been."""
+        self._good = None
+
     def _may_repeat(self, t: float) -> bool:
         """Whether every required modality of the last good outputs would still do at time ``t``."""
         return all(

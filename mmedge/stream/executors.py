@@ -106,6 +106,7 @@ class Threads:
         self._alarm: float | None = None  # the one that the fusion's thread waits for
         self._fusion_turn = threading.Condition(gate)
         self._result_there = threading.Condition(gate)
+        self._background: BackgroundThreads | None = None
         # Daemons: a stream that nobody closed must not keep the process from ending.
         work: dict[str, Callable[[], None]] = {
             f"mmedge {worker.track.name}": partial(self._encode, worker) for worker in self._workers
@@ -159,17 +160,22 @@ class Threads:
 
     def stop(self) -> None:
         """Wait a moment for the threads; one in the midst of a stage ends after it."""
+        if self._background is not None:
+            self._background.stop()
         until = monotonic() + JOIN
         for thread in self._threads:
             if thread is not threading.current_thread():
                 thread.join(max(0.0, until - monotonic()))
 
     def background(self) -> Background:
-        """Threads for work beside the stream."""
-        background = BackgroundThreads(self._gate, self._settle, self._guard)
-        self._threads = [thread for thread in self._threads if thread.is_alive()]
-        self._threads += background.threads
-        return background
+        """Threads for work beside the stream, kept until that ends.
+
+        Others for each piece of work would have heaps of their own, which keep what loading took.
+        """
+        if self._background is None:
+            self._background = BackgroundThreads(self._gate, self._settle, self._guard)
+            self._threads += self._background.threads
+        return self._background
 
     def _settle(self, event: Callable[[], None]) -> None:
         with self._gate:

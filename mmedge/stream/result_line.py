@@ -54,6 +54,7 @@ def result_line(result: Result, modalities: Sequence[str]) -> dict[str, Any]:
         "modalities": {name: _modality(result, name) for name in modalities},
         **({"notes": others} if others else {}),
         **({"drift": dict(result.drift)} if result.drift else {}),
+        **({"network": result.network._asdict()} if result.network.number else {}),
         "outputs": outputs,
         **loop,
     }

@@ -34,8 +34,8 @@ class SwapReport:
         new: the other; None until it is loaded.
         compared: shadow runs that were compared with a live result.
         skipped: live results that were not, because a shadow run was still at work.
-        not_comparable: live results that were not, because they have no outputs, or their loop was
-            ended before its end.
+        not_comparable: live results that were not, because they have no outputs, or repeat others,
+            or their loop was ended before its end.
         differences: for each output that is compared, the largest difference.
         metric: mean of the metric; None: there is none.
         shadow_seconds: half of the shadow runs took no longer than this for the encoders that a

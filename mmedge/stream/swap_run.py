@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from mmedge.errors import InputError
+from mmedge.stream.background import give_memory_back
 from mmedge.stream.contract import check_contract, check_place, is_same_network
 from mmedge.stream.handover import Handover
 from mmedge.stream.network import Renewed, make_network
@@ -217,7 +218,9 @@ class SwapRun:
         """Have a live result computed in the shadow, unless one is being computed."""
         if self._shadow is None:
             return
-        if outcome.outputs is None or outcome.remark:
+        if outcome.outputs is None:
+            return  # its result is counted
+        if outcome.remark:
             self._not_comparable += 1
         elif self._is_shadowing:
             self._skipped += 1
@@ -316,6 +319,8 @@ class SwapRun:
         names = self._core.switch(
             self._old, usable, f"the network was rolled back: {why}", carry=self._carry
         )
+        # What the new one gave is not to be given again.
+        self._core.distrust_outputs()
         self._waited_for = tuple(names)
         self._end("rolled_back", why, now)
 
@@ -345,6 +350,8 @@ class SwapRun:
         """See :class:`mmedge.stream.change.Change`."""
         if self._probation is not None:
             self._probation.add(result)
+        if self._shadow is not None:
+            self._not_comparable += result.outputs is None or not result.fresh
 
     def on_idle(self, now: float) -> None:
         """See :class:`mmedge.stream.change.Change`."""
@@ -408,7 +415,8 @@ class SwapRun:
             self._free()
         self._new, self._shadow, self._handover = None, None, None
         self._probation, self._kept = None, {}
-        self._background.stop()
+        # Whoever keeps what this came to does not keep a network that was closed.
+        del self._old
         self._background.notify()
 
     def _free(self) -> None:
@@ -425,7 +433,7 @@ class SwapRun:
             close = None
         core.owned = [network for network in core.owned if network is not loser]
         if close is not None:
-            self._background.submit(close, _ignore)
+            self._background.submit(partial(_close, close), _ignore)
 
     def _make_report(self) -> SwapReport:
         options, comparisons, probation = self._options, self._comparisons, self._probation
@@ -448,6 +456,11 @@ class SwapRun:
                 is_verified=self._load.is_verified, has_deadline=self._core.deadline is not None
             ),
         )
+
+
+def _close(close: Callable[[], None]) -> None:
+    close()
+    give_memory_back()
 
 
 def _ignore(_: object) -> None:

@@ -163,7 +163,6 @@ class VariantChoice:
         if self._handover is not None:
             self._handover.cancel("closed")
         self._core.change = None
-        self._background.stop()
 
     def _look(self, now: float) -> None:
         if self._handover is not None:

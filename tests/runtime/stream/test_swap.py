@@ -17,7 +17,7 @@ from swap_bundles import CAMERA, LIDAR, Planted, check_origin, frame, make_netwo
 import mmedge
 from mmedge.errors import InputError
 from mmedge.spec import Tolerance
-from mmedge.stream import Observer, SimulatedClock
+from mmedge.stream import Observer, SimulatedClock, result_line
 
 COSTS = {"see1": 0.004, "scan1": 0.006, "fuse1": 0.002, "see2": 0.005, "scan2": 0.007}
 COSTS["fuse2"] = 0.003
@@ -119,6 +119,9 @@ def test_a_better_network_takes_over_between_two_results(pipe, folder):
     assert report.new.digest != report.old.digest == pipe.bundle.digest
     assert report.not_checked == ("the stream has no deadline: no latency was checked",)
     assert results[-1].network == report.new
+    names = [modality.name for modality in pipe.bundle.manifest.modalities]
+    assert "network" not in result_line(before[0], names)
+    assert result_line(after[0], names)["network"] == report.new._asdict()
 
 
 def test_until_the_switch_the_results_are_those_of_a_stream_without(pipe, folder):

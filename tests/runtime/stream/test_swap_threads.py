@@ -72,8 +72,25 @@ def test_a_swap_loses_no_result_and_is_confirmed(pipe, folder):
     assert numbers == sorted(numbers)
     assert set(numbers) == {0, 1}
     assert swap.report.compared == 5
-    names = [thread.name for thread in threading.enumerate()]
-    assert "mmedge load" not in names
+    until = monotonic() + PATIENCE
+    while any(t.name == "mmedge load" for t in threading.enumerate()) and monotonic() < until:
+        pass
+    assert not any(thread.name == "mmedge load" for thread in threading.enumerate())
+
+
+def test_who_keeps_a_swap_keeps_no_network_that_was_replaced(pipe, folder):
+    results, gone, swaps, last = [], [], [], 0
+    with pipe.stream(trigger="camera") as stream:
+        for _ in range(3):
+            swaps.append(stream.swap(folder / "2", shadow=1, probation=1))
+            last = drive(stream, lambda: swaps[-1].state == "confirmed", results, last)
+            gone += [weakref.ref(network.pipe) for network in stream._core.owned]
+        until = monotonic() + PATIENCE
+        while any(reference() for reference in gone[:-1]) and monotonic() < until:
+            gc.collect()
+        # The first two are gone, the third one runs.
+        assert [reference() is None for reference in gone] == [True, True, False]
+    assert [swap.report.state for swap in swaps] == ["confirmed"] * 3
 
 
 def test_back_and_forth_between_loaded_pipelines(pipe, folder):
