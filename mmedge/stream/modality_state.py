@@ -409,6 +409,13 @@ class ModalityState:
                 self.ledger.release(item.samples, "encoder_error")
         self.items.release(item, "encoder_error")
 
+    def drop_ended(self, item: Item) -> None:
+        """Let go of an item of an epoch that has ended, whose encoding is void."""
+        item.progress = Progress.NEW
+        if self.sequence is not None and item.turn is not None:
+            self.sequence.fail(item.turn, self._ended_by)
+        self.items.release(item, self._ended_by)
+
     # What goes out.
 
     def choose(self, t: float) -> tuple[Item | None, str | None, str]:

@@ -165,6 +165,8 @@ class Observers:
     def call(self, method: str, now: float, *args: Any) -> None:  # noqa: ANN401
         """Call this method of each; ``now`` is the time for the event of one that raises."""
         for observer in self._observers:
+            if observer not in self:
+                continue  # it raised at the event that another one's error is
             try:
                 getattr(observer, method)(*args)
             except Exception as error:  # noqa: BLE001  # a stream outlives whoever watches it

@@ -23,9 +23,16 @@ RENEWING = "another network encodes it anew"
 
 
 def requeue(track: ModalityState, item: Item) -> None:
-    """Have an item encoded again whose encoding is void, since another network runs by now."""
+    """Have an item encoded again whose encoding is void, since another network runs by now.
+
+    One from before the modality began anew (it was forgotten, say) is let go of instead: a state
+    would take it.
+    """
     track.running = None
-    _enqueue_in_order(track, item)
+    if item.epoch == track.epoch:
+        _enqueue_in_order(track, item)
+    else:
+        track.drop_ended(item)
 
 
 def renew_item(track: ModalityState, item: Item) -> None:

@@ -441,12 +441,14 @@ class Stream:
         was closed, when nothing happens any more.
         """
         self._check_owned()
-        with self._lock:
-            self._core.observers.add(observer)
+        # What is returned does not keep the stream from being let go of.
+        lock, observers = self._lock, self._core.observers
+        with lock:
+            observers.add(observer)
 
         def end() -> None:
-            with self._lock:
-                self._core.observers.remove(observer)
+            with lock:
+                observers.remove(observer)
 
         return end
 

@@ -308,7 +308,8 @@ class SwapRun:
         """Have the old network run again; what the new one has encoded is encoded anew."""
         shadow, kept = self._shadow, self._kept
         if shadow is not None:
-            for name, (item, encoded) in shadow.features.items():
+            # A copy, made at once: a run in the shadow may add to it meanwhile.
+            for name, (item, encoded) in dict(shadow.features).items():
                 kept[name] = Renewed(item, encoded.features or {}, encoded.states)
         tracks = self._core.tracks
         usable = {

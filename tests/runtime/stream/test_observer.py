@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 from stream_checks import balanced
@@ -99,6 +102,42 @@ def test_an_observer_that_raises_is_left_out_and_named(pipe):
         "Faulty.on_result raised OSError: disk full; it is told nothing more"
     )
     assert [event.kind for event in log.events] == ["observer_error", "close"]
+
+
+def test_one_that_raises_at_the_event_of_another_is_told_nothing_more(pipe):
+    told = []
+
+    class Raises(Observer):
+        def on_result(self, result):
+            told.append("result")
+            raise ValueError("first")
+
+    class RaisesAtThat(Observer):
+        def on_event(self, event):
+            raise ValueError("second")
+
+        def on_result(self, result):
+            told.append("more")
+
+    clock = SimulatedClock()
+    with Stream(pipe, trigger="camera", clock=clock) as stream:
+        stream.observe(Raises())
+        stream.observe(RaisesAtThat())
+        run(stream, clock, 3)
+        assert stream.health().events == {"observer_error": 2}
+    assert told == ["result"]
+
+
+def test_what_ends_watching_does_not_keep_a_stream(pipe):
+    stream = Stream(pipe, trigger="camera", clock=SimulatedClock())
+    log = Log()
+    end = stream.observe(log)
+    reference = weakref.ref(stream)
+    del stream
+    gc.collect()
+    assert reference() is None
+    assert [event.kind for event in log.events] == ["close"]
+    end()
 
 
 def test_failure_and_clock_jumps_are_events(pipe):

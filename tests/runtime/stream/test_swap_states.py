@@ -180,3 +180,23 @@ def test_loops_are_run_to_their_end_in_the_shadow(tmp_path):
         clock.advance(1.0)
         assert (swap.state, swap.report.compared) == ("shadow", 0)
         assert swap.report.not_comparable > 0
+
+
+def test_what_was_forgotten_while_networks_changed_is_in_no_state(recurrent):
+    pipe, paths = recurrent
+    with mmedge.load(paths[0], threads=1) as other:
+        robot = Robot(pipe)
+        swap = robot.stream.swap(other, shadow=0, probation=100)
+        robot.push(3)
+        assert swap.state == "probation"
+        robot.stream.push("audio", value("audio", 100))  # is being encoded when
+        swap.cancel()  # its encoding becomes void, and then
+        robot.stream.forget("audio")
+        robot.clock.advance(1.0)
+        assert swap.state == "rolled_back"
+        robot.audio.clear()
+        robot.push(3)
+        assert heard(robot.results[-1]) == fold(robot.audio)
+        health = robot.stream.health().modalities["audio"]
+        assert health.dropped["forgotten"] >= 1
+        robot.stream.close()
