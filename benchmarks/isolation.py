@@ -113,6 +113,7 @@ def main() -> None:
                 "cores": len(cores),
                 "onnxruntime": metadata.version("onnxruntime"),
                 "load_average": list(os.getloadavg()),
+                "niceness": os.nice(0),
             },
             "calls": options.calls,
             "trials": TRIALS,

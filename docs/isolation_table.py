@@ -28,7 +28,8 @@ def isolation() -> str:
                 f"time at which a call was due; medians of {data['trials']} trials of "
                 f"{data['calls']} calls, ranges in brackets. {device['cores']} cores of "
                 f"{device['cpu']}, onnxruntime {device['onnxruntime']}, {data['date']}, load of "
-                f"the machine at the end {device['load_average'][0]:.1f}, a process of the load "
+                f"the machine at the end {device['load_average'][0]:.1f}, niceness of pipeline and "
+                f"load {device['niceness']} where nothing else is said, a process of the load "
                 "for each core (`benchmarks/isolation.py`):"
             ),
             "",
