@@ -8,6 +8,7 @@ import secrets
 import signal as signals
 import threading
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,8 @@ __all__ = ["DumpThread"]
 
 #: Seconds of real time after which the time after a trigger is over though no sample came.
 MARGIN = 0.5
+#: Triggers while a dump is written that are named in it, beside the last one.
+MOST_MERGED = 1000
 #: Beginning of the names of dumps, and what a file has behind its name until it is whole.
 PREFIX, PART = "flight-", ".part"
 
@@ -63,6 +66,8 @@ class DumpThread:
         #: Its ``put`` may be called by a signal's handler in the midst of another call.
         self._queue: queue.SimpleQueue[MemoryCut | int | float | None] = queue.SimpleQueue()
         self._merged: list[DumpReason] = []
+        #: How many that were not the last one are not named.
+        self._unnamed = 0
         self._mark = secrets.token_hex(4)
         self._cuts = 0
         self._outcomes: list[Path | str] = []
@@ -101,8 +106,13 @@ class DumpThread:
 
     def merge(self, trigger: DumpReason) -> None:
         """Name a trigger in the dump that is being written, if one is."""
-        if self.backlog:
-            self._merged.append(trigger)
+        if not self.backlog:
+            return
+        self._merged.append(trigger)
+        if len(self._merged) > MOST_MERGED + 1:
+            # A disk may hang for hours, and a sensor fail a thousand times a second.
+            del self._merged[-2]
+            self._unnamed += 1
 
     @property
     def backlog(self) -> int:
@@ -183,11 +193,7 @@ class DumpThread:
                 "recorder, or raise DumpLimits(most_dumps=)"
             )
         self._folder.mkdir(parents=True, exist_ok=True)
-        there = sum(
-            path.stat().st_size
-            for path in self._folder.iterdir()
-            if path.name.lstrip(".").startswith(PREFIX) and path.is_file()
-        )
+        there = _dumped_bytes(self._folder)
         if there + cut.nbytes > self._limits.disk_bytes:
             raise BackendError(
                 f"{self._folder} has {there} bytes of dumps, and this one may have {cut.nbytes}; "
@@ -208,7 +214,20 @@ class DumpThread:
 
     def _take_merged(self) -> tuple[DumpReason, ...]:
         merged, self._merged = self._merged, []
+        more, self._unnamed = self._unnamed, 0
+        if more:
+            merged[-1] = replace(merged[-1], message=f"{merged[-1].message}, and {more} before it")
         return tuple(merged)
+
+
+def _dumped_bytes(folder: Path) -> int:
+    """Bytes of the dumps in a folder; another recorder may be writing one there."""
+    size = 0
+    for path in folder.iterdir():
+        if path.name.lstrip(".").startswith(PREFIX) and path.is_file():
+            with suppress(FileNotFoundError):  # whole by now, and under another name
+                size += path.stat().st_size
+    return size
 
 
 def _sync(folder: Path) -> None:

@@ -5,6 +5,7 @@ Not thread-safe.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -232,8 +233,8 @@ class FlightMemory:
             steps, end = outcome.steps, outcome.end
         self._results += 1
         return ResultRecord(
-            self.time, nbytes, result, copies, self._results - 1, network, items,
-            dict(sizes), turns, steps, end, self.told, needs=tuple(needs),
+            self.time, nbytes, replace(result, outputs=None), copies, self._results - 1, network,
+            items, dict(sizes), turns, steps, end, self.told, needs=tuple(needs),
         )  # fmt: skip
 
     def _keep_states(

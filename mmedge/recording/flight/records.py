@@ -145,7 +145,7 @@ class ResultRecord(Record):
     """One result, and what it was made of.
 
     Attributes:
-        result: as the stream told it.
+        result: as the stream told it, without outputs: those would not be counted.
         outputs: copies of its outputs: a reader of the result may write to those; None: none.
         number: of results since the recorder began, from 0.
         network: index of the one that ran, of those that the recorder has seen.

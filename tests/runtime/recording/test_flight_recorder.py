@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
 import signal
 import threading
 import time
+import weakref
 from collections import Counter
+from pathlib import Path
 from types import SimpleNamespace
 
 import jsonschema
@@ -326,6 +329,52 @@ def test_outputs_that_a_reader_writes_to_are_kept_as_they_were(pipe, tmp_path):
         flight.results()[0].outputs["out"][:] = -1
         dump = flight.dump()
     assert dump.results[0].outputs["out"][0, 0] == 7
+
+
+def test_outputs_are_kept_once(pipe, tmp_path):
+    with fly(pipe, tmp_path, trigger="camera") as flight:
+        flight.push("camera", 7)
+        (result,) = flight.results()
+        reference = weakref.ref(result.outputs["out"])
+        del result
+        flight.push("camera", 8)
+        flight.results()
+        gc.collect()
+        assert reference() is None  # a copy is kept, and it alone is counted
+        assert flight.dump().results[0].outputs["out"][0, 0] == 7
+
+
+def test_another_recorder_may_end_a_file_of_the_folder_while_it_is_counted(
+    pipe, tmp_path, monkeypatch
+):
+    (tmp_path / ".flight-other.mcap.part").write_bytes(b"")
+    is_file = Path.is_file
+
+    def ends(path):
+        there = is_file(path)
+        if path.name == ".flight-other.mcap.part":
+            path.rename(tmp_path / "flight-other.mcap")
+        return there
+
+    monkeypatch.setattr(Path, "is_file", ends)
+    with fly(pipe, tmp_path, trigger="camera") as flight:
+        flight.push("camera", 7)
+        assert flight.recorder.dump("the arm shook").exists()
+
+
+def test_a_disk_that_hangs_does_not_make_a_list_of_triggers_grow(pipe, tmp_path, monkeypatch):
+    go = threading.Event()
+    write = dump_thread.write_dump
+    monkeypatch.setattr(dump_thread, "write_dump", lambda *args: go.wait(60) and write(*args))
+    monkeypatch.setattr(dump_thread, "MOST_MERGED", 3)
+    with fly(pipe, tmp_path, trigger="camera", triggers=DumpTriggers(faults=["nan"])) as flight:
+        for _ in range(9):
+            flight.clock.advance(0.1)
+            flight.stream.push("state", NAN)
+        go.set()
+        (dump,) = flight.dumps()
+    assert [int(t["message"].split()[1]) for t in dump.meanwhile] == [1, 2, 3, 8]
+    assert dump.meanwhile[-1]["message"].endswith("nan, and 4 before it")
 
 
 def test_a_clock_that_is_set_leaves_the_window_as_long_as_it_was(pipe, tmp_path):
