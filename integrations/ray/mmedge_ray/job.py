@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
     from mmedge.stream import Policy
 
-__all__ = ["CallOptions", "Job", "StreamOptions", "make_job"]
+__all__ = ["CallOptions", "Job", "StreamOptions", "make_job", "split_keys"]
+
+#: Arguments of :func:`mmedge.load` that say whose signature a bundle has to have.
+KEYS = ("trusted_keys", "lowest_version")
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +109,11 @@ def make_job(
     arguments.setdefault("threads", threads)
     path = Path(bundle).absolute()
     streams = isinstance(how, StreamOptions)
-    with mmedge.Bundle.open(path) as opened:
+    keys, options = split_keys(arguments)
+    with mmedge.Bundle.open(path, **keys) as opened:
         digest, manifest = opened.digest, opened.manifest
-        if arguments.get("variant") is None:
-            with mmedge.load(opened, **arguments) as pipe:
+        if options.get("variant") is None:
+            with mmedge.load(opened, **options) as pipe:
                 arguments["variant"] = pipe.variant.id
                 arguments.setdefault("plan", pipe.plan)
         variant = next((v for v in manifest.variants if v.id == arguments["variant"]), None)
@@ -124,6 +128,12 @@ def make_job(
             names = manifest.plan_names(variant)
             arguments.setdefault("plan", "whole" if "whole" in names else names[0])
     return Job(path, digest, Path(output).absolute(), arguments, how, run_id, attempts)
+
+
+def split_keys(load: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Arguments of :func:`mmedge.load` that opening the bundle takes, and the others."""
+    keys = {name: value for name, value in load.items() if name in KEYS}
+    return keys, {name: value for name, value in load.items() if name not in KEYS}
 
 
 def plain(value: Any, where: str) -> Any:  # noqa: ANN401

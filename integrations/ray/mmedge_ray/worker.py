@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import mmedge
 from mmedge import BundleError, InputError, MMEdgeError
-from mmedge_ray.job import StreamOptions
+from mmedge_ray.job import StreamOptions, split_keys
 from mmedge_ray.outcome import Outcome
 from mmedge_ray.players import RecordingPlayer, SamplePlayer
 from mmedge_ray.sources import Content
@@ -25,7 +25,7 @@ from mmedge_ray.tables import Rows, sample_schema, stream_schema
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mmedge import Pipeline
+    from mmedge import Bundle, Pipeline
     from mmedge_ray.job import Job
     from mmedge_ray.players import Player
 
@@ -45,6 +45,7 @@ class Worker:
     def __init__(self, job: Job) -> None:
         self._job = job
         self._store = Store(job.output, job.binding())
+        self._bundle: Bundle | None = None
         self._pipe: Pipeline | None = None
         self._fault: MMEdgeError | None = None
 
@@ -92,9 +93,11 @@ class Worker:
                 self._store.end(name)
 
     def close(self) -> None:
-        """Free the pipeline."""
+        """Free the pipeline and its bundle."""
         if self._pipe is not None:
             self._pipe.close()
+        if self._bundle is not None:
+            self._bundle.close()
 
     def _finished(self, name: str, content: Content) -> Outcome | None:
         """What an earlier run made of it; None: it is to be run.
@@ -169,16 +172,18 @@ class Worker:
         if self._pipe is None:
             job = self._job
             try:
-                bundle = mmedge.Bundle.open(job.bundle)
+                keys, options = split_keys(job.load)
+                self._bundle = bundle = mmedge.Bundle.open(job.bundle, **keys)
                 if bundle.digest != job.digest:
                     raise BundleError(
                         f"{job.bundle}: another bundle lies here than where the run began: digest "
                         f"{bundle.digest}, expected {job.digest}; copy the bundle to each node"
                     )
-                bundle.close()
-                self._pipe = mmedge.load(job.bundle, **job.load)
+                # What was compared is what runs: it is not opened again.
+                self._pipe = mmedge.load(bundle, **options)
             except MMEdgeError as error:
                 self._fault = error
+                self.close()
                 raise
         return self._pipe
 

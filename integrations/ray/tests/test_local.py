@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 
 import mmedge
 import mmedge_ray
-from mmedge import BundleError, InputError
+from mmedge import BundleError, InputError, SignatureError
 from mmedge.recording import Golden, Playback, Recorder, open_recording
 from mmedge.stream import Window
 from mmedge_ray import find_recordings, read_outputs, run_recordings, run_samples
@@ -279,6 +279,27 @@ def test_samples_are_run_singly(tmp_path):
     assert again.count("finished") == len(again.outcomes)
     assert again.errors == summary.errors
     assert files(tmp_path / "out") == before
+
+
+def test_a_bundle_has_to_be_signed_by_a_trusted_key_where_one_is_given(tmp_path):
+    folder, path = tmp_path / "samples", tmp_path / "tiny"
+    folder.mkdir()
+    with mmedge.Bundle.open(BUNDLES / "tiny.mmedge") as bundle:
+        bundle.copy(path).close()
+        inputs = bundle.samples()[0].inputs
+        variant = bundle.manifest.variants[0].id
+    save_file({k: np.ascontiguousarray(v) for k, v in inputs.items()}, folder / "a.safetensors")
+    key = mmedge.generate_key(tmp_path / "key")
+    load = {"trusted_keys": [str(key.public)], "lowest_version": 3}
+    for more in ({}, {"variant": variant}):
+        with pytest.raises(SignatureError, match="the bundle is not signed"):
+            run_samples(path, folder, tmp_path / "none", load={**load, **more})
+    assert not (tmp_path / "none").exists()
+    mmedge.sign_bundle(path, key.private, version=3)
+    summary = run_samples(path, folder, tmp_path / "out", load=load)
+    assert (summary.count("done"), summary.errors) == (1, ())
+    with pytest.raises(SignatureError, match="lowest_version"):
+        run_samples(path, folder, tmp_path / "none", load={**load, "lowest_version": 4})
 
 
 def test_names_that_cannot_be_files_are_refused(logs, tmp_path):
