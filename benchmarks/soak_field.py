@@ -1,8 +1,10 @@
 """A robot's stream with recorder, metrics, swaps and adaptive variants: is all still accounted for?
 
-The streams, sensors and faults are those of :mod:`soak_faults`. Two networks take turns, every 20 s
-by a guarded swap: from a loaded pipeline, from a file, and once in a while from an altered file,
-which must be refused. The encoders and the fusion of the second network add numbers of their own to
+The streams, sensors and faults are those of :mod:`soak_faults`. In the stream that the camera
+triggers two networks take turns, every 20 s by a guarded swap: from a loaded pipeline, from a file,
+and once in a while from an altered file, which must be refused. The stream of the timer has a
+cheaper variant, whose fusion is never slow, and which gives what the second network does. The
+encoders and the fusion of the second network add numbers of their own to
 what they are given, so that the outputs themselves tell which encoder and which fusion made them:
 none may be of both networks, or of another one than the result says.
 
@@ -27,13 +29,18 @@ from soak_faults import (
     Judge,
     Robot,
     collect,
+    make_graph,
     write_bundle,
 )
 
 import mmedge
 from mmedge.machine import resident_bytes
 from mmedge.metrics import Metrics
-from mmedge.recording import FlightRecorder
+from mmedge.recording import DumpTriggers, FlightRecorder
+from mmedge.recording.flight.reader import FlightDump
+from mmedge.recording.flight.replay import replay_dump
+from mmedge.spec import Tolerance, Variant
+from mmedge.stream import Adaptive
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,6 +55,8 @@ __all__ = ["soak_field"]
 #: What the second network's encoders add, and its fusion takes away: whatever parts made an output,
 #: its fraction tells them.
 ENCODER_SHIFT, FUSION_SHIFT = 0.25, 0.5
+#: Variants of the stream of the timer.
+BEST, CHEAPER = "ort-fp32-cpu", "ort-int8-cpu"
 #: Seconds from one swap to the next.
 SWAP_S: Final = 20.0
 #: Where the network that comes next comes from, in turn.
@@ -58,6 +67,8 @@ SHADOW, PROBATION = 30, 30
 CALM: Final[tuple[frozenset[str], ...]] = (frozenset({"nothing"}), frozenset())
 #: Seconds and bytes that the flight recorder keeps.
 KEPT_S, KEPT_BYTES = 30.0, 64 << 20
+#: Missed deadlines within ten seconds that make a dump.
+MISSES = 5
 #: Resamples of a bootstrap.
 RESAMPLES: Final = 2000
 
@@ -65,8 +76,14 @@ RESAMPLES: Final = 2000
 class FieldJudge(Judge):
     """Also holds the outputs against the network that a result says made them."""
 
-    def __init__(self, robot: Robot, trigger: str | float, second: str) -> None:
-        super().__init__(robot, trigger)
+    def __init__(
+        self,
+        robot: Robot,
+        trigger: str | float,
+        second: str,
+        **options: Any,  # noqa: ANN401
+    ) -> None:
+        super().__init__(robot, trigger, **options)
         self._second = second
         self.networks: Counter[str] = Counter()
         self.calm: list[tuple[float, float]] = []
@@ -92,11 +109,12 @@ class FieldJudge(Judge):
         return numbers
 
     def _name(self, result: Result) -> str:
-        return "second" if result.network.digest == self._second else "first"
+        network = result.network
+        return "second" if network.digest == self._second or network.variant == CHEAPER else "first"
 
 
 class Swapper:
-    """Swaps the network of each stream every :data:`SWAP_S`, in a thread.
+    """Swaps the network of streams every :data:`SWAP_S`, in a thread.
 
     Args:
         judges: have the streams.
@@ -140,7 +158,9 @@ class Swapper:
             stages.failed = judge.stages.failed
             return judge.stream.swap(stages, shadow=SHADOW, probation=PROBATION)
         name = source if source == "altered file" else ("second" if first else "first")
-        return judge.stream.swap(self._paths[name], shadow=SHADOW, probation=PROBATION, threads=1)
+        return judge.stream.swap(
+            self._paths[name], variant=BEST, shadow=SHADOW, probation=PROBATION, threads=1
+        )
 
     def _finish(self, judge: FieldJudge, swap: Any, source: str, until: float) -> None:  # noqa: ANN401
         try:
@@ -170,7 +190,7 @@ def watched(
             metrics.watch(judge.stream, str(judge.trigger))
             recorder = FlightRecorder(
                 judge.stream, folder / f"dumps-{judge.trigger}", seconds=KEPT_S,
-                memory_bytes=KEPT_BYTES,
+                memory_bytes=KEPT_BYTES, triggers=DumpTriggers(deadline_misses=MISSES),
             )  # fmt: skip
             recorders.append(closing.enter_context(recorder))
         yield recorders, metrics
@@ -182,6 +202,7 @@ def soak_field(
     """Run without, with and without; what was measured, each run's judges, what else was wrong."""
     paths = {"first": folder / "first", "second": folder / "second"}
     write_bundle(paths["first"])
+    add_variant(paths["first"])
     write_bundle(paths["second"], ENCODER_SHIFT, FUSION_SHIFT)
     paths["altered file"] = folder / "altered"
     shutil.copytree(paths["second"], paths["altered file"])
@@ -198,6 +219,18 @@ def soak_field(
         faults += run_faults
         calm[is_watched] += _by_cycle(run_judges)
     return {"seconds": seconds, "runs": runs, "p99": compare(calm)}, judges, faults
+
+
+def add_variant(path: Path) -> None:
+    """Add a cheaper variant, which gives the second network's numbers to tell the two apart."""
+    with mmedge.Bundle.open(path) as bundle:
+        files, graphs = {}, {}
+        for stage in bundle.manifest.stages:
+            shift = ENCODER_SHIFT if stage.modality else FUSION_SHIFT
+            files[stage.name] = graph = f"onnx/cheaper/{stage.name}.onnx"
+            graphs[graph] = make_graph([*zip(stage.inputs, stage.outputs, strict=True)], shift)
+        variant = Variant("ort", "int8", "cpu", files, Tolerance(0.0, 1.0))
+        bundle.with_variant(variant, graphs).close()
 
 
 def compare(calm: dict[bool, list[list[float]]]) -> dict[str, Any]:
@@ -247,12 +280,18 @@ def _run(
     """One run of both streams."""
     with ExitStack() as closing:
         pipes = [
-            closing.enter_context(mmedge.load(paths[name], plan="cut", threads=1))
+            closing.enter_context(mmedge.load(paths[name], BEST, plan="cut", threads=1))
             for name in ("first", "second")
         ]
         robot = Robot(pipes[0], None)
         robot.enter(0.0)
-        judges = [FieldJudge(robot, trigger, pipes[1].bundle.digest) for trigger in TRIGGERS]
+        second = pipes[1].bundle.digest
+        cheaper = closing.enter_context(mmedge.load(paths["first"], CHEAPER, plan="cut", threads=1))
+        variants = Adaptive([Faulty(robot, cheaper, is_quick=True)], hold_s=3.0)
+        judges = [
+            FieldJudge(robot, TRIGGERS[0], second),
+            FieldJudge(robot, TRIGGERS[1], second, variants=variants if is_watched else None),
+        ]
         with ExitStack() as streams:
             for judge in judges:
                 streams.enter_context(judge.stream)
@@ -262,15 +301,24 @@ def _run(
                 faults = []
             else:
                 recorders, metrics = streams.enter_context(watched(judges, folder))
-                with Swapper(judges, (pipes[0], pipes[1]), paths) as swapper:
+                with Swapper(judges[:1], (pipes[0], pipes[1]), paths) as swapper:
                     collect(robot, judges, seconds)
                 faults = swapper.faults
                 metrics.text()
+                for recorder in recorders:
+                    recorder.dump("the end of the run")
+                replays = [
+                    replay_dump(pipes[0], FlightDump.open(path)).counts
+                    for path in recorders[1].dumps
+                ]
+                if any(counts.get("different") for counts in replays):
+                    faults.append(f"a dump was replayed to other results: {replays}")
                 run = {
                     "swaps": dict(swapper.ends),
                     "swaps_not_confirmed": dict(swapper.reasons),
                     "resident_mib": [[t, size / 2**20] for t, size in swapper.resident],
                     "dumps": sum(len(recorder.dumps) for recorder in recorders),
+                    "dumps_replayed": replays,
                     "dump_failures": [str(f) for r in recorders for f in r.failures],
                     "networks": {str(j.trigger): dict(j.networks) for j in judges},
                 }
