@@ -137,7 +137,12 @@ class SwapRun:
             self._has_step = False
             if self.state in ENDS:
                 # What this step loaded is not wanted any more.
-                self._load.close()
+                self._new = None
+                if self._core.closed:
+                    self._load.close()
+                else:
+                    # Without the stream's lock: it may take long.
+                    self._background.submit(partial(_close, self._load.close), _ignore)
             elif isinstance(outcome, Exception):
                 why = f"{type(outcome).__name__}: {outcome}"
                 self._end("refused", why, self._time())

@@ -73,7 +73,7 @@ class TritonPythonModel:
             return _refusal(error, pb_utils.TritonError.INVALID_ARG)
         except TimeoutError as error:
             return _refusal(error, pb_utils.TritonError.UNAVAILABLE)
-        except mmedge.MMEdgeError as error:
+        except Exception as error:  # noqa: BLE001  # raised, it would fail all requests at hand
             return _refusal(error, pb_utils.TritonError.INTERNAL)
         return pb_utils.InferenceResponse(
             [pb_utils.Tensor(name, _sent(outputs[name])) for name in self._outputs]

@@ -14,6 +14,7 @@ from swap_bundles import Planted, check_origin, frame, make_network
 
 import mmedge
 from mmedge.errors import BackendError
+from mmedge.stream.swap_load import SwapLoad
 
 #: Seconds after which a test gives up.
 PATIENCE = 60.0
@@ -158,3 +159,47 @@ def test_closed_at_any_moment(pipe, folder):
         assert all(m.pending == 0 for m in stream.health().modalities.values())
         with pytest.raises(BackendError, match="closed"):
             stream.swap(folder / "2")
+
+
+def test_a_network_whose_loading_was_canceled_is_closed_without_the_streams_lock(
+    pipe, folder, monkeypatch
+):
+    entered, go, ended = threading.Event(), threading.Event(), threading.Event()
+    free = []
+    verify, close = SwapLoad.verify, SwapLoad.close
+
+    def slowly(load):
+        verify(load)
+        entered.set()
+        assert go.wait(PATIENCE)
+
+    with pipe.stream(trigger="camera") as stream:
+
+        def look():
+            # A push waits no longer than for this.
+            free.append(stream._lock.acquire(timeout=0.5))
+            if free[-1]:
+                stream._lock.release()
+
+        def close_and_look(load):
+            other = threading.Thread(target=look)
+            other.start()
+            other.join()
+            close(load)
+            ended.set()
+
+        monkeypatch.setattr(SwapLoad, "verify", slowly)
+        monkeypatch.setattr(SwapLoad, "close", close_and_look)
+        swap = stream.swap(folder / "2", shadow=2)
+        assert entered.wait(PATIENCE)
+        loaded = weakref.ref(swap._run._load.pipe)
+        swap.cancel()
+        go.set()
+        assert ended.wait(PATIENCE)
+        assert free == [True]
+        # Whoever keeps the swap keeps nothing of what it loaded.
+        until = monotonic() + PATIENCE
+        while loaded() is not None and monotonic() < until:
+            gc.collect()
+        assert loaded() is None
+        assert swap.state == "canceled"
