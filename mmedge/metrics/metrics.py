@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from mmedge.errors import BackendError, InputError
@@ -113,7 +113,8 @@ class Metrics:
         """The values now, one family a metric; histograms are in :meth:`histograms`."""
         merged: dict[str, Family] = {}
         for name, stream, watcher in self._streams():
-            for family in stream_families(name, stream.health(), watcher):
+            health = _read_health(stream)
+            for family in stream_families(name, health, watcher) if health is not None else ():
                 first = merged.setdefault(family.name, family)
                 first.values = {**first.values, **family.values}
         families = list(merged.values())
@@ -218,6 +219,18 @@ class Metrics:
             alive = {name for name, _, _ in streams}
             self._watched = {name: self._watched[name] for name in alive}
         return sorted(streams, key=lambda entry: entry[0])
+
+
+def _read_health(stream: Stream) -> Health | None:
+    """A stream's counters; None in another process than that which made it.
+
+    One stream's failure is no reason to tell nothing of the others.
+    """
+    for _ in range(2):
+        # Where its clock fails at this moment it ends, and says so when it is asked again.
+        with suppress(BackendError):
+            return stream.health()
+    return None
 
 
 @contextmanager

@@ -244,6 +244,24 @@ def test_bounds_that_do_not_rise_are_refused(bounds):
         Metrics(latencies=bounds)
 
 
+def test_a_stream_that_fails_while_it_is_read_hides_no_other(pipe):
+    clock = [100.0]
+
+    def read():
+        if clock[0] is None:
+            raise OSError("gone")
+        return clock[0]
+
+    metrics = Metrics(machine=False)
+    with pipe.stream(trigger="camera", clock=read) as one, pipe.stream(trigger="camera") as two:
+        metrics.watch(one, "one")
+        metrics.watch(two, "two")
+        clock[0] = None
+        found = samples(metrics.text())
+    failed = {name: found["mmedge_stream_failed", ("stream", name)] for name in ("one", "two")}
+    assert failed == {"one": 1.0, "two": 0.0}
+
+
 def test_without_the_client_the_command_that_installs_it_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
     monkeypatch.delitem(sys.modules, "mmedge.metrics.prometheus", raising=False)
