@@ -94,7 +94,12 @@ def record(
             with Recorder(output, opened) as recorder:
                 for sample in golden:
                     recorder.record(
-                        sample.modality, sample.value, sample.t, sample.arrival, copy=False
+                        sample.modality,
+                        sample.value,
+                        sample.t,
+                        sample.arrival,
+                        copy=False,
+                        wait=True,
                     )
     else:
         with load(

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
 __all__ = ["StreamMetrics", "stream_families"]
 
-#: A reason begins with its name; figures follow, which would make a label of endless values.
-REASON = re.compile(r"[a-zA-Z_]+")
+#: A reason begins with its name or its words (``no sample yet``); figures follow after a mark, and
+#: would make a label of endless values.
+REASON = re.compile(r"[a-zA-Z_]+(?: [a-zA-Z_]+)*")
 #: By modality: metric, kind, attribute of its health, description.
 MODALITY_FIGURES: Final[tuple[tuple[str, Literal["counter", "gauge"], str, str], ...]] = (
     ("samples", "counter", "pushed", "Samples pushed."),
@@ -71,7 +72,7 @@ class StreamMetrics(Observer):
                 histogram.observe(age)
         for name, reason in result.absent.items():
             found = REASON.match(reason)
-            self.absences[name, found[0] if found else "other"] += 1
+            self.absences[name, found[0].replace(" ", "_") if found else "other"] += 1
         if self._record is not None:
             self._record(result)
 

@@ -144,6 +144,7 @@ class Recorder:
         arrival: float | None = None,
         *,
         copy: bool = True,
+        wait: bool = False,
     ) -> bool:
         """Record one sample. Returns whether it will be written (False: it is in ``lost``).
 
@@ -154,6 +155,8 @@ class Recorder:
             t: when it was measured; None: at its arrival.
             arrival: when it came, not before the arrival of the sample before; None: now.
             copy: False saves the copy, for an array that nobody writes to any more.
+            wait: True waits for the writer while the queue is full, so that nothing is left out for
+                that: to convert another log. False never waits, as sensors ask for.
 
         Raises:
             InputError: an unknown modality, other inputs than it has, a value that no recording
@@ -168,6 +171,8 @@ class Recorder:
         t = None if t is None else read_seconds(t, f"{where}: a stamp")
         arrival = None if arrival is None else read_seconds(arrival, f"{where}: an arrival")
         with self._turn:
+            while wait and self._is_full() and self._error is None and not self._closed:
+                self._turn.wait(SETTLE)
             now = self._clock() if arrival is None else arrival
             if arrival is None:
                 if math.isfinite(self._last):
@@ -210,7 +215,7 @@ class Recorder:
             if self._closed:
                 return
             self._closed = True
-            self._turn.notify()
+            self._turn.notify_all()
         self._thread.join()
         if self._error is not None:
             raise InputError(
@@ -290,16 +295,19 @@ class Recorder:
         if self._writer.fault(sample):
             self.lost["bad_time"] += 1
             return False
-        full = self._bytes >= self._limit or len(self._waiting) >= QUEUE_SAMPLES
-        if full or self._error is not None:
+        if self._is_full() or self._error is not None:
             self.lost["write_error" if self._error is not None else "queue_full"] += 1
             return False
         self._last = sample.arrival
         self._bytes += size_of(sample.value)
         self._waiting.append(sample)
         self.count += 1
-        self._turn.notify()
+        self._turn.notify_all()
         return True
+
+    def _is_full(self) -> bool:
+        """Called with the lock held."""
+        return self._bytes >= self._limit or len(self._waiting) >= QUEUE_SAMPLES
 
     def _write(self) -> None:
         while True:
@@ -325,6 +333,7 @@ class Recorder:
                 return
             with self._turn:
                 self._bytes -= sum(size_of(sample.value) for sample in batch)
+                self._turn.notify_all()
 
     def _fail(self, error: Exception, samples: int) -> None:
         with self._turn:

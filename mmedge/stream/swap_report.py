@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, SupportsFloat
 
 import numpy as np
 
@@ -110,6 +110,11 @@ class SwapOptions:
             raise InputError("swap: shadow=0 compares nothing; leave limit and metric out")
         metric_limit = None
         if metric is not None:
+            if isinstance(limit, bool) or not isinstance(limit, SupportsFloat):
+                raise InputError(
+                    "swap: with a metric, limit is the number that its mean must not exceed, such "
+                    f"as limit=0.2; got {limit!r}"
+                )
             metric_limit = read_seconds(limit, "swap: limit (of the mean of the metric)")
             limit = None
         if shadow_old and not (probation and (limit is not None or metric is not None)):

@@ -41,7 +41,11 @@ def logs(
         typer.Option(help="stage=ms that a run takes on the simulated clock. Repeatable."),
     ] = None,
     skip_gaps: Annotated[
-        bool, typer.Option("--skip-gaps", help="Leave a second of each 10 s without any sample.")
+        bool,
+        typer.Option(
+            "--skip-gaps",
+            help="Leave a second of each time in which a recording has no sample for over 10 s.",
+        ),
     ] = False,
     part_samples: Annotated[int, typer.Option(help="Samples of one Parquet file.", min=1)] = 256,
     actors: Annotated[

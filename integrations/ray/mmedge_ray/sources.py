@@ -103,7 +103,9 @@ def find_samples(folder: str | os.PathLike[str]) -> list[Path]:
     except OSError as error:
         raise InputError(f"{root}: the samples cannot be listed: {error}") from error
     if not samples:
-        raise InputError(f"{root}: no .safetensors file is in it; each is one sample")
+        raise InputError(
+            f"{root}: no .safetensors file is in it; each is one sample. Recordings need a trigger"
+        )
     return samples
 
 

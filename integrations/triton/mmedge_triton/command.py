@@ -113,6 +113,8 @@ def triton(
     typer.echo(f"  instances: {instances}, CPU threads of each: {each}")
     signed = "must be signed by the key of" if key else "who made the bundle is not checked: no key"
     names = ", ".join(str(one.resolve()) for one in key or ())
+    if lowest_version is not None:
+        names += f", with version {lowest_version} or higher"
     typer.echo(f"  at each load: digests and golden samples are checked; {signed} {names}".rstrip())
     for line in model.not_served:
         typer.echo(f"  not served: {line}")

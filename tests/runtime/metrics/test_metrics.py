@@ -107,6 +107,18 @@ def test_histograms_hold_every_latency_and_age(pipe):
     assert pick(values, "mmedge_modality_absences_total", **key) == counts == 4
 
 
+def test_a_reason_of_several_words_is_told_whole(pipe):
+    clock, metrics = SimulatedClock(), Metrics(machine=False)
+    with pipe.stream(trigger="camera", clock=clock) as s:
+        metrics.watch(s, "front")
+        clock.advance(0.2)
+        s.push("camera", value("camera", 0), t=clock())
+        assert s.result().absent["state"] == "no sample yet"
+        values = samples(metrics.text())
+    key = {"modality": "state", "reason": "no_sample_yet"}
+    assert pick(values, "mmedge_modality_absences_total", **key) == 1
+
+
 def test_scores_of_drift_and_the_network_are_told(pipe):
     clock, metrics = SimulatedClock(), Metrics(machine=False)
     with pipe.stream(trigger="camera", clock=clock) as s:

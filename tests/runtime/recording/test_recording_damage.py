@@ -53,6 +53,27 @@ def test_a_full_queue_loses_the_newest_and_says_so(manifest, tmp_path, monkeypat
     assert len(list(found)) == made.count == sum(taken)
 
 
+def test_a_conversion_waits_for_room_in_the_queue(manifest, tmp_path):
+    with Recorder(tmp_path / "r", manifest, queue_bytes=40) as made:
+        for k in range(100):
+            assert made.record("camera", value("camera", k), float(k), float(k), wait=True)
+    assert not made.lost
+    assert len(list(open_recording(tmp_path / "r"))) == made.count == 100
+
+
+def test_a_conversion_waits_for_no_disk_that_broke(manifest, tmp_path, monkeypatch):
+    def broken(self, sample):
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr(directory.DirectoryWriter, "write", broken)
+    made = Recorder(tmp_path / "r", manifest, queue_bytes=40)
+    taken = [made.record("camera", value("camera", k), wait=True) for k in range(20)]
+    assert not all(taken)
+    with pytest.raises(InputError, match="the disk is gone"):
+        made.close()
+    assert made.lost == {"write_error": 20}
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_what_was_lost_is_known_when_it_is_opened(manifest, tmp_path, form):
     write(tmp_path / "none" / form, manifest)

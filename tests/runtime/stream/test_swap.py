@@ -184,6 +184,15 @@ def test_a_metric_that_raises_refuses(pipe, folder):
         assert "the metric raised KeyError: 'nothing'" in report.reason
 
 
+@pytest.mark.parametrize("limit", [True, "0.2", {"score": 0.2}])
+def test_a_metric_needs_one_number_as_its_limit(pipe, folder, limit):
+    with (
+        robot(pipe) as it,
+        pytest.raises(InputError, match=r"with a metric, limit is the number .* such as limit=0.2"),
+    ):
+        it.stream.swap(folder / "two", metric=lambda live, new: 0.0, limit=limit)
+
+
 def test_nan_in_the_shadow_is_refused(pipe, tmp_path):
     make_network(tmp_path / "nan", 2, nan_from=1.0)
     with robot(pipe) as it:
@@ -437,7 +446,7 @@ def test_wait_advances_the_clock_and_says_how_far_it_is(pipe, folder):
         ({"limit": -0.1}, "limit of all outputs"),
         ({"limit": {"out": True}}, "limit of output 'out'"),
         ({"shadow_old": True}, "shadow_old needs probation, and a limit"),
-        ({"metric": lambda a, b: 0.0}, "limit \\(of the mean of the metric\\)"),
+        ({"metric": lambda a, b: 0.0}, "with a metric, limit is the number that its mean"),
         ({"nothing": 1}, "unknown argument 'nothing'"),
         ({"patience_ms": -1}, "patience_ms must be 0 or more"),
     ],
