@@ -16,6 +16,7 @@ import numpy as np
 
 from mmedge.backends.large_pages import NOT_ASKED
 from mmedge.bundle import Bundle
+from mmedge.bundle.load import load as open_checked
 from mmedge.errors import BundleError, InputError, MMEdgeError
 from mmedge.execution.arrays import contiguous, gpu_interface, host_array
 from mmedge.execution.call_options import CallOptions, check_options
@@ -304,7 +305,10 @@ def load_native(
     with ExitStack() as stack:
         if trusted is not None:
             opened = stack.enter_context(_open_native(Path(bundle), trusted))
-        own = Bundle.open(bundle)
+        # What libmmedge has verified, and nothing that took its place meanwhile.
+        own = Bundle(
+            open_checked(Path(bundle), manifest_digest=None if trusted is None else opened.digest)
+        )
         try:
             if trusted is None:
                 opened = stack.enter_context(_open_native(own.path, None))

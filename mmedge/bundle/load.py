@@ -58,20 +58,28 @@ class CheckedBundle(NamedTuple):
     signature: Signature | None
 
 
-def load(path: Path, *, digests: bool = True, trusted: TrustedKeys | None = None) -> CheckedBundle:
+def load(
+    path: Path,
+    *,
+    digests: bool = True,
+    trusted: TrustedKeys | None = None,
+    manifest_digest: str | None = None,
+) -> CheckedBundle:
     """Open and check the bundle at ``path``; ``digests`` False leaves out step 4 alone.
 
     Args:
         path: of the bundle.
         digests: whether files are hashed.
         trusted: keys of which one has to have signed it; None: no signature is verified.
+        manifest_digest: SHA-256 of the manifest that was verified before; another one is not
+            parsed. None: it may be any.
 
     Raises:
         BundleError: a check failed. The message names the bundle, the file and the rule.
     """
     archive = open_archive(path)
     try:
-        manifest, signature = _read_manifest(archive, trusted)
+        manifest, signature = _read_manifest(archive, trusted, manifest_digest)
         _check_listing(archive, manifest)
         digest_check = DigestCheck(archive, manifest) if digests else None
         try:
@@ -104,7 +112,7 @@ def read_manifest(path: Path, *, trusted: TrustedKeys | None = None) -> Manifest
 
 
 def _read_manifest(
-    archive: Archive, trusted: TrustedKeys | None
+    archive: Archive, trusted: TrustedKeys | None, expected: str | None = None
 ) -> tuple[Manifest, Signature | None]:
     size = archive.sizes.get(MANIFEST)
     if size is None:
@@ -115,6 +123,11 @@ def _read_manifest(
         )
     source = f"{archive.path}: {MANIFEST}"
     data = bytes(archive.read(MANIFEST))
+    if expected is not None and hashlib.sha256(data).hexdigest() != expected:
+        raise BundleError(
+            f"{archive.path}: changed since it was verified: its {MANIFEST} is another; open it "
+            "again"
+        )
     if DIGEST in archive.sizes:
         stated = bytes(archive.read(DIGEST)) if archive.sizes[DIGEST] < MAX_TEXT else b""
         if stated != manifest_digest(data):

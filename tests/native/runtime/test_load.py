@@ -18,8 +18,16 @@ from shared import zoo_bundle
 from typer.testing import CliRunner
 
 import mmedge
+from mmedge import native_pipeline
 from mmedge.cli.app import build_app
-from mmedge.errors import BackendError, InputError, MMEdgeError, NoVariantError, SignatureError
+from mmedge.errors import (
+    BackendError,
+    BundleError,
+    InputError,
+    MMEdgeError,
+    NoVariantError,
+    SignatureError,
+)
 from mmedge.execution.denoise import DenoiseStep
 from mmedge.execution.verify import verify
 from mmedge.native.runtime import NativePipeline
@@ -376,6 +384,26 @@ def test_libmmedge_checks_who_signed_it(monkeypatch, tmp_path):
         mmedge.load(path, runtime="native", lowest_version=1)
     with mmedge.load(path, threads=1, runtime="native") as pipe:
         assert pipe.bundle.signature.verified_by == ()
+
+
+def test_python_parses_no_manifest_that_took_the_place_of_the_signed_one(monkeypatch, tmp_path):
+    content = json.loads((CASES / "signatures" / "signatures.json").read_text())
+    path = shutil.copytree(CASES / "signatures" / "signed", tmp_path / "b")
+    with mmedge.Bundle.open(BUNDLES / "sums.mmedge") as other:
+        other.copy(tmp_path / "other").close()
+    open_checked, parsed = native_pipeline.open_checked, []
+
+    def replaced(*arguments, **options):
+        path.rename(tmp_path / "signed")
+        (tmp_path / "other").rename(path)
+        return open_checked(*arguments, **options)
+
+    monkeypatch.setattr(native_pipeline, "open_checked", replaced)
+    monkeypatch.setattr("mmedge.bundle.load.manifest_from_json", parsed.append)
+    trusted = [content["keys"]["a"].encode()]
+    with pytest.raises(BundleError, match="changed since it was verified"):
+        mmedge.load(path, threads=1, runtime="native", trusted_keys=trusted)
+    assert not parsed
 
 
 def test_keys_of_an_open_bundle_hold_in_libmmedge(tmp_path):
