@@ -123,7 +123,8 @@ def plan_replay(
     timeline = read_timeline(recording, GAP * speed)
     tell = say or (lambda _: None)
     if not timeline.gaps or skip_gaps is False or not (waits or skip_gaps):
-        tell(f"replaying {timeline}, which takes {timeline.seconds / speed:.4g} s")
+        taken = f", which takes {timeline.seconds / speed:.4g} s" if waits else ""
+        tell(f"replaying {timeline}{taken}")
         return recording
     before, longest = max(timeline.gaps, key=lambda gap: gap[1])
     where = f"{recording.name}: {timeline}, the longest {longest:.4g} s after arrival {before!r}"

@@ -73,6 +73,10 @@ def test_a_gap_that_is_wanted_is_waited_for_and_announced(pipe, monkeypatch):
 def test_a_simulated_clock_waits_for_nothing(pipe):
     run = replay(pipe, drives(3600.0), trigger="camera", clock=SimulatedClock())
     assert run.pace.seconds == pytest.approx(3600.3, abs=0.1)
+    lines = []
+    plan_replay(drives(3600.0), say=lines.append, waits=False)
+    assert lines[0].startswith("replaying 10 samples over 3600 s")
+    assert "takes" not in lines[0]
 
 
 def test_most_of_it_gaps_is_another_unit(pipe):
