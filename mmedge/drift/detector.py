@@ -91,7 +91,9 @@ class _Watch:
         if t < self._due:
             return None
         self._due = t + 0.95 * LOOK_SECONDS
-        return take_look(self.measures, values, last)
+        # A look that is not finite is passed over: an overflow on the way there is no news.
+        with np.errstate(all="ignore"):
+            return take_look(self.measures, values, last)
 
     def look(self, look: NDArray[np.float64], t: float) -> bool:
         """Take in the statistics of a look; whether there is a new score."""

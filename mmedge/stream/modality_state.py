@@ -49,8 +49,7 @@ class ModalityState:
         stages: its encoder's stages in order; none where the fusion takes its inputs themselves.
         lazy: encoded at the trigger and not on arrival.
         sequence: of its encoder's states; None where it has none.
-        depth: samples kept for ``Exact`` and ``Interpolate``, and values that wait for an encoder
-            with state.
+        depth: samples of a history, and values that wait for an encoder with state.
         future: seconds that a stamp may be ahead of now.
         recover_after: good samples after which a lost optional modality is back.
     """
@@ -559,12 +558,6 @@ class ModalityState:
         if self.sequence is None or item.turn is None or outputs is None:
             return ""
         return self.sequence.tell(item.turn)
-
-    def state_counts(self) -> dict[str, Any]:
-        """The state's counters, as :class:`mmedge.stream.ModalityHealth` has them."""
-        if self.sequence is None:
-            return {}
-        return {"state_missed": self.sequence.missed, "state_resets": self.sequence.resets}
 
     def newest_note(self) -> str:
         """What a result that uses an older sample should say of the newest; empty: nothing."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from mmedge.errors import InputError
 from mmedge.stream.result import Used
 
 if TYPE_CHECKING:
@@ -140,7 +141,16 @@ class Observers:
         return any(other is observer for other in self._observers)
 
     def add(self, observer: Observer) -> None:
-        """Tell this one, too, from now on."""
+        """Tell this one, too, from now on.
+
+        Raises:
+            InputError: it is no observer, such as a plain function.
+        """
+        if not isinstance(observer, Observer):
+            raise InputError(
+                f"observe: expected a mmedge.stream.Observer, got {type(observer).__name__}; make "
+                "a class of it that overrides the methods you need, such as on_result"
+            )
         self._observers = (*self._observers, observer)
 
     def remove(self, observer: Observer) -> None:

@@ -485,7 +485,7 @@ class StreamStateMachine(Delivery):
                 last_error=track.last_error,
                 clock_jumps=track.jumps,
                 **({} if self.drift is None else self.drift.health(name)),
-                **track.state_counts(),
+                **({} if track.sequence is None else track.sequence.counts()),
                 **track.items.window_counts(),
             )
         return Health(

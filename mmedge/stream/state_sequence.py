@@ -6,7 +6,7 @@ Not thread-safe; the stream's lock is held around every call.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -97,6 +97,10 @@ class StateSequence:
         """Leave a jump of the time out of the gap that is under way, in seconds."""
         if self._last is not None:
             self._last += ahead
+
+    def counts(self) -> dict[str, Any]:
+        """Counters, as :class:`mmedge.stream.ModalityHealth` has them."""
+        return {"state_missed": self.missed, "state_resets": self.resets}
 
     def tell(self, turn: Turn) -> str:
         """What a result that uses a run should say of the state and no result before it has said.

@@ -437,8 +437,8 @@ class Stream:
     def observe(self, observer: Observer) -> Callable[[], None]:
         """Have an observer told what happens from now on; call what is returned to end that.
 
-        See :class:`mmedge.stream.Observer`. It may be called from any thread, and after the stream
-        was closed, when nothing happens any more.
+        See :class:`mmedge.stream.Observer`; an InputError refuses anything else. It may be called
+        from any thread, and after the stream was closed, when nothing happens any more.
         """
         self._check_owned()
         # What is returned does not keep the stream from being let go of.

@@ -290,6 +290,16 @@ def test_score_stays_while_nothing_comes_and_begins_anew_after_forget(profile):
     assert detector.modalities["state"].since is None
 
 
+def test_values_that_overflow_are_looked_at_without_a_warning(profile):
+    detector = Detector(profile)
+    values = walk(1, 30)
+    values[20:40] = np.float32(3e38)
+    values[40:50] = np.inf
+    values[50:60] = np.nan
+    play(detector, {"state": values})
+    assert np.isfinite(detector.scores()["state"])
+
+
 @settings(max_examples=8, deadline=None)
 @given(order=st.permutations(range(3)), seed=st.integers(0, 99), shift=st.floats(-6, 6))
 def test_score_does_not_depend_on_the_order_of_elements(order, seed, shift):

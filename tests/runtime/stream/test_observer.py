@@ -14,6 +14,7 @@ from streaming import make_streaming, value
 from text_bundles import text_pipe, words
 
 import mmedge
+from mmedge.errors import InputError
 from mmedge.stream import Interpolate, Observer, SimulatedClock, Stream, Window
 
 
@@ -153,6 +154,14 @@ def test_failure_and_clock_jumps_are_events(pipe):
     kinds = [event.kind for event in log.events]
     assert kinds[-2:] == ["failure", "close"]
     assert "clock_jump" in kinds
+
+
+def test_what_is_no_observer_is_refused(pipe):
+    with (
+        Stream(pipe, trigger="camera", clock=SimulatedClock()) as s,
+        pytest.raises(InputError, match="expected a mmedge.stream.Observer, got function"),
+    ):
+        s.observe(lambda result: None)
 
 
 def test_texts_are_told_as_they_were_pushed(tmp_path):
