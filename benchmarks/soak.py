@@ -14,7 +14,7 @@ encoders that die or are slow, clocks that are set, stamps that are ahead or com
 ``python benchmarks/soak.py --faults --seconds 600``, or on a simulated clock with ``--simulated``.
 
 With ``--field``, the same with a flight recorder, metrics, a swap every 20 s and variants that
-adapt, between two halves without (:mod:`soak_field`); it takes twice the seconds.
+adapt, between two quarters without (:mod:`soak_field`); it takes half as long again.
 """
 
 from __future__ import annotations

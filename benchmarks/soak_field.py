@@ -8,7 +8,7 @@ encoders and the fusion of the second network add numbers of their own to
 what they are given, so that the outputs themselves tell which encoder and which fusion made them:
 none may be of both networks, or of another one than the result says.
 
-The same streams run before and after without any of it, for half the time each.
+The same streams run before and after without any of it, for a quarter of the time each.
 """
 
 from __future__ import annotations
@@ -212,7 +212,7 @@ def soak_field(
     judges: list[list[FieldJudge]] = []
     faults: list[str] = []
     calm: dict[bool, list[list[float]]] = {False: [], True: []}
-    for is_watched, length in ((False, seconds / 2), (True, seconds), (False, seconds / 2)):
+    for is_watched, length in ((False, seconds / 4), (True, seconds), (False, seconds / 4)):
         run, run_judges, run_faults = _run(paths, folder, length, is_watched=is_watched)
         runs.append(run)
         judges.append(run_judges)
