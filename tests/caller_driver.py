@@ -82,8 +82,9 @@ class TimedStages:
 class CallerDriver:
     """Work is done inside calls, as docs/reference/streams.md says ("On the caller's thread")."""
 
-    def __init__(self, core, _gate, now, *, real_time):
+    def __init__(self, core, _gate, now, *, real_time, placement):
         assert not real_time
+        assert placement is None
         self.core, self.compute, self.now = core, core.network.compute, now
         self.planned, self.count, self.alarm = [], 0, None
         self.ticks = None
@@ -104,7 +105,7 @@ class CallerDriver:
         try:
             now = self.now()
         except BackendError as error:
-            self.core.fail(str(error))
+            self.core.fail(str(error), self.now.last)
             return self.now.last
         self.follow_ticks()
         return now
@@ -236,7 +237,7 @@ def play_on_own_clock(bundles, schedule):
     specs = pipe.bundle.manifest.inputs()
     results, healths, errors = [], [], []
     with (
-        patch("mmedge.stream.stream.Threads", CallerDriver),
+        patch("mmedge.stream.executors.Threads", CallerDriver),
         patch("mmedge.stream.clock.monotonic", clock.real),
     ):
         stream = Stream(stages, clock=clock, align=align, sanity=sanity, **options)

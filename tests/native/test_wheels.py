@@ -71,9 +71,10 @@ def library(wheels, arch, folder, name=KERNELS):
         return Path(archive.extract(name, folder))
 
 
-def test_there_is_a_wheel_for_each_architecture_the_zoo_and_serving(wheels):
-    assert len(list(wheels.iterdir())) == 4
-    for name in ("mmedge_zoo", "mmedge_triton"):
+def test_there_is_a_wheel_for_each_architecture_the_zoo_and_each_integration(wheels):
+    others = ("mmedge_ray", "mmedge_ros", "mmedge_triton", "mmedge_zoo")
+    assert len(list(wheels.iterdir())) == len(ARCHITECTURES) + len(others)
+    for name in others:
         assert len(list(wheels.glob(f"{name}-*-py3-none-any.whl"))) == 1
 
 
@@ -147,9 +148,9 @@ def aarch64_sdk(wheels, tmp_path_factory):
     return folder / "mmedge" / "sdk"
 
 
-def compile_with(sdk, source, program, *options):
+def compile_with(sdk, sources, program, *options):
     """Compile a program that uses libmmedge for aarch64."""
-    command = [*options, "-Wall", "-Werror", source, f"-I{sdk / 'include'}", f"-L{sdk / 'lib'}"]
+    command = [*options, "-Wall", "-Werror", *sources, f"-I{sdk / 'include'}", f"-L{sdk / 'lib'}"]
     # What the library itself needs is looked for when it runs.
     command += ["-l:libmmedge.so.0", "-Wl,--unresolved-symbols=ignore-in-shared-libs"]
     subprocess.run([*command, "-o", program], check=True)
@@ -159,7 +160,7 @@ def compile_with(sdk, source, program, *options):
 def test_the_aarch64_library_takes_good_bundles_and_refuses_hostile_ones(aarch64_sdk, tmp_path):
     (tmp_path / "opener.c").write_text(OPENER)
     program = compile_with(
-        aarch64_sdk, tmp_path / "opener.c", tmp_path / "opener", CROSS_C, "-std=c99"
+        aarch64_sdk, [tmp_path / "opener.c"], tmp_path / "opener", CROSS_C, "-std=c99"
     )
     good = sorted((ROOT / "conformance/cases/bundles").iterdir())
     cases = [case for case in write_hostile(tmp_path / "hostile") if not case["late"]]
@@ -245,8 +246,8 @@ def test_golden_samples_pass_on_aarch64(words, verify_on_aarch64):
 def verify_on_aarch64(aarch64_sdk, aarch64_engine, tmp_path_factory):
     """Runs mmedge-verify for aarch64 with the library of the wheel."""
     folder = tmp_path_factory.mktemp("verify")
-    source = ROOT / "cpp_ext/tools/verify.cpp"
-    program = compile_with(aarch64_sdk, source, folder / "mmedge-verify", CROSS, "-std=c++17")
+    sources = [ROOT / "cpp_ext/tools" / name for name in ("verify.cpp", "trust.cpp")]
+    program = compile_with(aarch64_sdk, sources, folder / "mmedge-verify", CROSS, "-std=c++17")
     (folder / "proc").mkdir()
     (folder / "proc/cpuinfo").write_text(CPUINFO)
     (folder / "lib").symlink_to("/usr/aarch64-linux-gnu/lib")

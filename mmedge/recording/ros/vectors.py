@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmedge.recording.ros.fit import number_cast
+from mmedge.schema.names import MAX_ELEMENTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -115,7 +116,9 @@ def array_converter(kind: str) -> Callable[[Target], tuple[Callable[[Any], Array
             start = int(layout.data_offset)
             shape = [int(dimension.size) for dimension in layout.dim]
             count = math.prod(shape) if shape else flat.size - start
-            if start + count != flat.size:
+            # Of nothing, a layout may claim sizes that no array can have.
+            most = math.prod(max(size, 1) for size in shape)
+            if start + count != flat.size or most > MAX_ELEMENTS:
                 raise target.error(
                     f"an array of {flat.size} {elements} whose layout says {shape} from {start}"
                 )
