@@ -13,10 +13,11 @@ one by a timer.
 from __future__ import annotations
 
 import threading
+from array import array
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from itertools import pairwise
 from math import inf, nan
 from time import monotonic, sleep
@@ -193,6 +194,29 @@ class Pushed:
     true: float
 
 
+class PushLog:
+    """All that was pushed of a modality, in 24 bytes each: the memory of the run is watched."""
+
+    def __init__(self) -> None:
+        self._columns = array("d"), array("d"), array("d")
+
+    def append(self, pushed: Pushed) -> None:
+        """Add one."""
+        for column, value in zip(self._columns, astuple(pushed), strict=True):
+            column.append(value)
+
+    def __len__(self) -> int:
+        return len(self._columns[0])
+
+    def __getitem__(self, index: int) -> Pushed:
+        number, stamp, true = (column[index] for column in self._columns)
+        return Pushed(int(number), stamp, true)
+
+    def last(self, count: int) -> list[Pushed]:
+        """The newest, oldest first."""
+        return [self[index] for index in range(max(0, len(self) - count), len(self))]
+
+
 class RobotClock:
     """Real time, but set back and ahead, and wrong for one reading of the stream's."""
 
@@ -215,7 +239,7 @@ class Robot:
     def __init__(self, pipe: Pipeline, clock: SimulatedClock | None) -> None:
         self.pipe, self.clock = pipe, clock
         self.reader = RobotClock()
-        self.pushed: dict[str, list[Pushed]] = {name: [] for name in LIMITS}
+        self.pushed = {name: PushLog() for name in LIMITS}
         self.phases: frozenset[str] = frozenset()
         #: When the text was withdrawn last.
         self.forgotten = -inf
@@ -229,7 +253,7 @@ class Robot:
         self, streams: Iterable[Stream], name: str, *, late: float = 0.0, fault: str = ""
     ) -> None:
         """Push the next sample of a modality, whose stamp is ``late`` seconds behind its time."""
-        number = self.pushed[name][-1].number + 1 if self.pushed[name] else 1
+        number = self.pushed[name][-1].number + 1 if len(self.pushed[name]) else 1
         size = CHUNK if name == "imu" else 4
         value = np.full((1, size), number, np.float32)
         if fault == "nan":
@@ -361,7 +385,7 @@ class Judge:
         self.examples: dict[str, str] = {}
         self.kinds: Counter[str] = Counter()
         self.fresh: Counter[str] = Counter()
-        self.latencies: list[float] = []
+        self.latencies = array("d")
 
     def tell(self, fault: str, result: Result, detail: str = "") -> None:
         """Note what is wrong with a result."""
@@ -413,7 +437,7 @@ class Judge:
         if result.fresh:
             used = result.samples["camera"]
             return frames[used[-1].seq].true
-        alike = [f.true for f in frames[-400:] if abs(f.stamp - result.t) < 1e-6]
+        alike = [f.true for f in frames.last(400) if abs(f.stamp - result.t) < 1e-6]
         return alike[-1] if alike else None
 
     def _judge_modality(

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+from array import array
 from collections import Counter
 from contextlib import ExitStack, contextmanager
 from time import monotonic
@@ -86,14 +87,15 @@ class FieldJudge(Judge):
         super().__init__(robot, trigger, **options)
         self._second = second
         self.networks: Counter[str] = Counter()
-        self.calm: list[tuple[float, float]] = []
+        #: Times and latencies of results while nothing was planted, in turn.
+        self.calm = array("d")
 
     def take(self, result: Result) -> None:
         """Judge one result, and keep its latency where nothing was planted."""
         if result.outputs is not None:
             self.networks[self._name(result)] += 1
         if result.fresh and self.robot.phases in CALM:
-            self.calm.append((self.robot.now() - self.robot.begun, result.latency))
+            self.calm.extend((self.robot.now() - self.robot.begun, result.latency))
         super().take(result)
 
     def read_numbers(self, result: Result, name: str) -> Array:
@@ -172,10 +174,9 @@ class Swapper:
         self.ends[end] += 1
         if end != "confirmed":
             self.reasons[f"{source}: {end}: {swap.report.reason}"[:160]] += 1
-        if (source == "altered file") != (end == "refused"):
-            fault = f"trigger {judge.trigger}: a swap from {source} was {end}"
-            if source == "altered file" or end == "refused":
-                self.faults.append(f"{fault}: {swap.report.reason}")
+        # Others are refused, too, where a fault was planted that the shadow met.
+        if source == "altered file" and end != "refused":
+            self.faults.append(f"trigger {judge.trigger}: a swap from an altered file was {end}")
 
 
 @contextmanager
@@ -269,7 +270,7 @@ def compare(calm: dict[bool, list[list[float]]]) -> dict[str, Any]:
 def _by_cycle(judges: list[FieldJudge]) -> list[list[float]]:
     cycles: dict[tuple[str, int], list[float]] = {}
     for judge in judges:
-        for t, latency in judge.calm:
+        for t, latency in zip(judge.calm[::2], judge.calm[1::2], strict=True):
             cycles.setdefault((str(judge.trigger), int(t / CYCLE)), []).append(latency)
     return list(cycles.values())
 

@@ -88,7 +88,8 @@ def number_cast(target: Target, kind: str, what: str) -> tuple[Callable[[Array],
         factor = wanted.type(scale)
 
         def scaled(array: Array) -> Array:
-            return np.multiply(array, factor, dtype=wanted)
+            with np.errstate(over="ignore"):  # sanity refuses infinite values by name
+                return np.multiply(array, factor, dtype=wanted)
 
         return scaled, f"{kind} times {scale:g} as {wanted}"
     source = np.dtype(kind)
@@ -96,7 +97,12 @@ def number_cast(target: Target, kind: str, what: str) -> tuple[Callable[[Array],
         return _native, ""
     if source.kind == wanted.kind == "f":
         change = "rounded to" if source.itemsize > wanted.itemsize else "taken as"
-        return lambda array: array.astype(wanted), f"{kind} is {change} {wanted}"
+
+        def rounded(array: Array) -> Array:
+            with np.errstate(over="ignore"):
+                return array.astype(wanted)
+
+        return rounded, f"{kind} is {change} {wanted}"
     raise target.error(
         f"{what} is {kind}",
         "put the conversion into the network"

@@ -86,10 +86,12 @@ def cloud_converter(target: Target) -> tuple[Callable[[Any], Array], dict[str, s
     def convert(message: Any) -> Array:  # noqa: ANN401
         cloud = read_cloud(message)
         points = np.empty((cloud.size, len(fields)), dtype)
-        for column, name in enumerate(fields):
-            points[:, column] = _field(target, cloud, name, notes).reshape(-1)
-        if scale:
-            points *= dtype.type(scale)
+        # What a float32 does not hold becomes infinite, which sanity or non_finite looks after.
+        with np.errstate(over="ignore"):
+            for column, name in enumerate(fields):
+                points[:, column] = _field(target, cloud, name, notes).reshape(-1)
+            if scale:
+                points *= dtype.type(scale)
         if fill == "remove":
             finite = np.isfinite(points).all(axis=1)
             if not finite.all():

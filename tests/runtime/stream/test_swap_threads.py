@@ -136,7 +136,8 @@ def test_a_bundle_that_does_not_load_is_refused_and_gone(pipe, tmp_path):
         swap = stream.swap(tmp_path / "nothing")
         assert swap.wait(PATIENCE) == "refused"
         assert "BundleError" in swap.report.reason
-        swap = stream.swap(path, shadow=2, limit={"score": 0.1})
+        # Many results, so that the test sees it loaded before it is refused.
+        swap = stream.swap(path, shadow=32, limit={"score": 0.1})
         drive(stream, lambda: len(stream._core.owned) == 1, results)
         owned = weakref.ref(stream._core.owned[0].pipe)
         drive(stream, lambda: swap.state == "refused", results, len(results))
