@@ -6,7 +6,7 @@ import json
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -335,8 +335,16 @@ def _strip(row: dict[str, Any]) -> dict[str, Any]:
     return {**row, "outputs": sorted(row["outputs"])}
 
 
-def check_signatures() -> list[str]:
-    """Who signed a bundle, and when: each case as a directory and as a zip."""
+def check_signatures(
+    decide: Callable[..., dict[str, Any]] = decide,
+    fields: Sequence[str] = ("error", "message", "release", "verified_by"),
+) -> list[str]:
+    """Who signed a bundle, and when: each case as a directory and as a zip.
+
+    Args:
+        decide: what a runtime makes of a bundle, keys, a lowest version and a time.
+        fields: of a case that it is held to.
+    """
     content = read(CASES / "signatures" / "signatures.json")
     files = read_tiny()
     faults = []
@@ -345,11 +353,7 @@ def check_signatures() -> list[str]:
             keys = (
                 None if case["trusted"] is None else [content["keys"][n] for n in case["trusted"]]
             )
-            expected = {
-                name: case[name]
-                for name in ("error", "message", "release", "verified_by")
-                if name in case
-            }
+            expected = {name: case[name] for name in fields if name in case}
             for zipped in (False, True):
                 path = Path(folder) / f"{number}{'.mmedge' * zipped}"
                 write_case(path, files, case, zipped=zipped)
