@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import threading
 from copy import copy
-from typing import TYPE_CHECKING, Any, Self, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from mmedge.backends.large_pages import NOT_ASKED
 from mmedge.backends.registry import probe
 from mmedge.bundle.choose import choose_plan, is_proven
+from mmedge.closable import Closable
 from mmedge.errors import InputError
 from mmedge.execution.calls import Calls
 from mmedge.execution.loaded_plan import CACHE_BYTES, Laps, LoadedPlan, pipeline_title
@@ -21,7 +22,6 @@ from mmedge.forks import watch
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from functools import partial
-    from types import TracebackType
 
     from mmedge.backends import Attention, SessionOptions
     from mmedge.bundle import Bundle
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["Pipeline"]
 
 
-class Pipeline:
+class Pipeline(Closable):
     """A bundle on one device, with one of its plans loaded. :func:`mmedge.load` makes it.
 
     You may call it from several threads.
@@ -387,17 +387,6 @@ class Pipeline:
         self._loaded.close()
         if self._owns_bundle:
             self.bundle.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         return pipeline_title(self.bundle.manifest, self.variant)

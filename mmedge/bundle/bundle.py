@@ -9,19 +9,19 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from mmedge.bundle.choose import choose, restrict
 from mmedge.bundle.digests import DigestCheck
 from mmedge.bundle.load import CheckedBundle, load
 from mmedge.bundle.onnxfile import GraphFile
 from mmedge.bundle.place import caches
+from mmedge.closable import Closable
 from mmedge.errors import BundleError, InputError, NoVariantError
 from mmedge.schema import DIGEST, MANIFEST, SAMPLES, SIGNATURE, labels_from_json
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
-    from types import TracebackType
 
     from mmedge.bundle.archive import Archive
     from mmedge.bundle.device_cache import Measurement
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["Bundle"]
 
 
-class Bundle:
+class Bundle(Closable):
     """A checked bundle. Made by :meth:`open` and :meth:`write`; a context manager.
 
     What an open bundle reads is what its digests were compared with (see docs/reference/bundle.md
@@ -578,17 +578,6 @@ class Bundle:
         """Remove temporary files. May be called twice; views that were handed out stay valid."""
         for archive in self._archives():
             archive.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         return f"<Bundle {self.manifest.name!r} at {self.path}>"

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
+from mmedge.closable import Closable
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-    from types import TracebackType
 
     from mmedge.execution.call_options import StepRun
     from mmedge.execution.denoise import DenoiseStep
@@ -40,7 +41,7 @@ class Owner:
     state: State | None = None
 
 
-class LoopRun:
+class LoopRun(Closable):
     """The steps of one call, from :meth:`mmedge.Pipeline.iterate`. For one thread at a time.
 
     Iterate over it to get the steps as they come. :meth:`result` gives what there is. To leave
@@ -131,17 +132,6 @@ class LoopRun:
         if self._open and self._owner.state is not None:
             self._owner.state.release()
         self._open = False
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __del__(self) -> None:
         # One that was left without a word must not keep its State from others.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, generate_latest, start_http_server
 from prometheus_client import write_to_textfile as write_textfile
@@ -16,10 +16,11 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
+from mmedge.closable import Closable
+
 if TYPE_CHECKING:
     import threading
     from collections.abc import Iterable
-    from types import TracebackType
     from wsgiref.simple_server import WSGIServer
 
     from mmedge.metrics.family import MetricsSource
@@ -56,7 +57,7 @@ class _MetricsCollector(Collector):
             yield result
 
 
-class MetricsServer:
+class MetricsServer(Closable):
     """Answers until it is closed.
 
     Attributes:
@@ -73,17 +74,6 @@ class MetricsServer:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def registry(metrics: MetricsSource) -> CollectorRegistry:

@@ -9,11 +9,12 @@ import ctypes
 import json
 from copy import copy
 from functools import cache
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mmedge import sdk
+from mmedge.closable import Closable
 from mmedge.errors import (
     AccuracyError,
     BackendError,
@@ -45,7 +46,6 @@ from mmedge.spec import Decision
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
-    from types import TracebackType
 
     from mmedge.spec import Array
 
@@ -149,7 +149,7 @@ def check(c: Any, status: int) -> None:  # noqa: ANN401
         raise ERRORS.get(status, BackendError)(c.mmedge_last_error().decode(errors="replace"))
 
 
-class NativeBundle:
+class NativeBundle(Closable):
     """A bundle, opened and checked by libmmedge.
 
     Args:
@@ -237,19 +237,8 @@ class NativeBundle:
         handle, self.handle = self.handle, ctypes.c_void_p()
         self._c.mmedge_bundle_close(handle)
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-
-class NativePipeline:
+class NativePipeline(Closable):
     """A bundle's network, loaded by libmmedge; for one thread at a time.
 
     Args:
@@ -454,17 +443,6 @@ class NativePipeline:
         """Free it. May be called twice."""
         handle, self.handle = self.handle, ctypes.c_void_p()
         self._c.mmedge_pipeline_close(handle)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class NativeState:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import ctypes
 import warnings
 from functools import cache
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mmedge.closable import Closable
 from mmedge.errors import InputError
 from mmedge.native.runtime import NativePipeline, check, library
 from mmedge.native.structures import Tensor, array_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from types import TracebackType
 
     from mmedge.spec import Array
 
@@ -48,7 +48,7 @@ def _library() -> Any:  # noqa: ANN401
     return c
 
 
-class _Handle:
+class _Handle(Closable):
     """What the library has made, and frees."""
 
     _close: str
@@ -68,17 +68,6 @@ class _Handle:
         """Free it. May be called twice."""
         handle, self.handle = self.handle, ctypes.c_void_p()
         getattr(self._c, self._close)(handle)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class NativeTokenizer(_Handle):

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
+from mmedge.closable import Closable
 from mmedge.errors import InputError
 from mmedge.recording.timeline import is_apart, two_clocks
 from mmedge.stream import SimulatedClock, Stream
@@ -16,7 +17,6 @@ from mmedge.stream.options import read_trigger
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from types import TracebackType
 
     from mmedge.pipeline import Pipeline
     from mmedge.recording.sample import Recording
@@ -47,7 +47,7 @@ def check_fits(pipe: Pipeline, recording: Recording, trigger: str | float) -> No
         )
 
 
-class Playback:
+class Playback(Closable):
     """Plays a recording through a new stream on a simulated clock, and gives its results.
 
     The clock stands at 0 at the first arrival. Each sample is pushed at its arrival, and a run of a
@@ -154,14 +154,3 @@ class Playback:
     def close(self) -> None:
         """Close the stream. You may call it twice."""
         self.stream.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -11,8 +11,9 @@ import time
 from collections import Counter, deque
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
+from mmedge.closable import Closable
 from mmedge.errors import BackendError, InputError
 from mmedge.forks import ADVICE, watch
 from mmedge.recording.directory import DirectoryWriter
@@ -23,7 +24,6 @@ from mmedge.stream.clock import StreamClock, read_seconds
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable
-    from types import TracebackType
 
     from mmedge.bundle import Bundle
     from mmedge.recording.sample import Writer
@@ -76,7 +76,7 @@ def open_writer(path: Path, manifest: Manifest, *, origin: float) -> Writer:
         raise InputError(f"{path}: cannot be written: {error}") from error
 
 
-class Recorder:
+class Recorder(Closable):
     """Writes a recording; see docs/reference/recording.md.
 
     A value is copied when it is recorded, and a thread writes it. If the thread falls behind, the
@@ -341,19 +341,8 @@ class Recorder:
             self.lost["write_error"] += samples
             self.count -= samples
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-
-class RecordingStream:
+class RecordingStream(Closable):
     """A stream whose pushes are recorded; made by :meth:`Recorder.attach`."""
 
     def __init__(
@@ -397,14 +386,3 @@ class RecordingStream:
     def close(self) -> None:
         """See :meth:`mmedge.Stream.close`."""
         self._stream.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

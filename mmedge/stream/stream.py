@@ -9,10 +9,11 @@ import threading
 import weakref
 from contextlib import ExitStack
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from mmedge.closable import Closable
 from mmedge.errors import BackendError, InputError
 from mmedge.execution.inputs import Feeds
 from mmedge.forks import ADVICE, watch
@@ -41,7 +42,6 @@ from mmedge.stream.wait import describe_wait
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
-    from types import TracebackType
 
     from mmedge.drift import DriftProfile
     from mmedge.stream.adaptive import Adaptive
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 __all__ = ["Stream"]
 
 
-class Stream:
+class Stream(Closable):
     """Runs a bundle's stages on what sensors push, each when its data is there.
 
     A bundle of encoders (stages of one modality) and fusion stages need not run as a whole for each
@@ -586,14 +586,3 @@ class Stream:
         now = self._clock.last if self._core.closed else self._time()
         clock = self._clock
         return self._core.health(now, clock_jumps=clock.jumps, clock_glitches=clock.glitches)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
