@@ -14,28 +14,35 @@ def flight_recorder() -> str:
         (
             f"Measured on {data['device']['cores']} cores of {data['device']['cpu']}, "
             f"{data['date']}, load average before {data['device']['load_average'][0]:.2f}; 95 % "
-            "intervals in brackets; two streams in one process take turns, one of them with a "
-            "recorder (`benchmarks/flight_recorder.py`):"
+            "intervals in brackets; two streams in one process take turns step by step, one of "
+            "them with a recorder, whose window is full. A step is three pushes of states, one of "
+            "a picture, and the wait for its result (`benchmarks/flight_recorder.py`):"
         ),
         "",
-        "| network | figure | without | with | ratio | difference |",
-        "|---|---|---|---|---|---|",
+        "| network | steps | figure | without | with | ratio | difference |",
+        "|---|---|---|---|---|---|---|",
     ]
     figures = {
         "result_p50": "result, median",
         "result_p99": "result, 99 %",
         "push_p50": "push of a picture, median",
+        "step_p50": "whole step, median",
     }
     for row in data["networks"]:
-        for key, name in figures.items():
-            figure = row[key]
-            low, high = figure["ratio_95"]
-            least, most = figure["difference_us_95"]
-            lines.append(
-                f"| {row['network']} | {name} | {figure['plain_us']:.1f} us "
-                f"| {figure['recorded_us']:.1f} us | {figure['ratio']:.3f} [{low:.3f}, "
-                f"{high:.3f}] | {figure['difference_us']:.1f} us [{least:.1f}, {most:.1f}] |"
-            )
+        ways = {
+            "real_time": f"{row['processor']['rate_hz']:g} a second",
+            "back_to_back": "without pause",
+        }
+        for way, words in ways.items():
+            for key, name in figures.items():
+                figure = row[way][key]
+                low, high = figure["ratio_95"]
+                least, most = figure["difference_us_95"]
+                lines.append(
+                    f"| {row['network']} | {words} | {name} | {figure['plain_us']:.1f} us "
+                    f"| {figure['recorded_us']:.1f} us | {figure['ratio']:.3f} [{low:.3f}, "
+                    f"{high:.3f}] | {figure['difference_us']:.1f} us [{least:.1f}, {most:.1f}] |"
+                )
     lines.append("")
     for row in data["networks"]:
         writing, processor, collector = row["writing"], row["processor"], row["collector"]

@@ -15,6 +15,7 @@ import numpy as np
 from mmedge.recording.flight.channels import BEGIN, CHANNELS, END, VERSION
 from mmedge.recording.flight.options import plain
 from mmedge.recording.flight.records import (
+    RESULT_FIELDS,
     EventRecord,
     ItemRecord,
     MachineRecord,
@@ -189,7 +190,6 @@ class _Dump:
         return self._states
 
     def _add_result(self, record: ResultRecord, time: float) -> None:
-        result = record.result
         before, outputs_of = self._outputs
         if record.outputs is not None and record.outputs is not before:
             self._outputs = record.outputs, record.number
@@ -224,11 +224,7 @@ class _Dump:
             }
         tree = {
             "number": record.number, "network": record.network, "told": record.told,
-            "t": result.t, "made": result.made, "latency": result.latency,
-            "trigger": result.trigger, "fresh": result.fresh, "met": result.met,
-            "outputs_t": result.outputs_t, "reason": result.reason, "ages": result.ages,
-            "samples": result.samples, "absent": result.absent, "notes": result.notes,
-            "dropped": result.dropped, "drift": result.drift,
+            **dict(zip(RESULT_FIELDS, record.fields, strict=True)),
             "outputs": None
             if record.outputs is None
             else {name: _output(value) for name, value in record.outputs.items()},

@@ -5,7 +5,7 @@ Not thread-safe.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -14,6 +14,7 @@ from mmedge.recording.flight.records import (
     EVENT_BYTES,
     MACHINE_BYTES,
     RESULT_BYTES,
+    RESULT_FIELDS,
     RUN_BYTES,
     SAMPLE_BYTES,
     EventRecord,
@@ -34,11 +35,15 @@ if TYPE_CHECKING:
     from mmedge.stream.observer import Event
     from mmedge.stream.result import Result
     from mmedge.stream.sample import Item, StreamSample
+    from mmedge.stream.state_sequence import Turn
 
 __all__ = ["FlightMemory"]
 
 #: States of more bytes than this are kept only every so many parts of the window.
 SMALL_STATE, STATE_PARTS = 64 << 10, 60
+
+#: Several times as fast as ``dataclasses.replace(result, outputs=None)``.
+_read_fields = attrgetter(*RESULT_FIELDS)
 
 
 class FlightMemory:
@@ -65,7 +70,6 @@ class FlightMemory:
         #: those of one that was not set ahead either.
         self._offset = self._shift = 0.0
         self._results = 0
-        self._outputs: tuple[Any, Mapping[str, Any] | None] = (None, None)
         self._states_kept: dict[str, tuple[int, float]] = {}
         self._run: RunRecord | None = None
         #: What the newest result used of each modality, as the stream has it and as it is kept.
@@ -84,12 +88,11 @@ class FlightMemory:
         self._add(self._sample(modality, seq, value, t, arrival, fault), arrival)
         self.told += 1
 
-    def add_run(self, modality: str, item: Item, network: int) -> None:
+    def add_run(self, modality: str, item: Item, turn: Turn | None, network: int) -> None:
         """Keep a run of an encoder with state, of which :meth:`end_run` says what it came to.
 
-        ``network`` is its index, as of a result.
+        ``turn`` is what the item had as it ran; ``network`` its index, as of a result.
         """
-        turn = item.turn
         if turn is None:
             return
         made = self._item(modality, item)
@@ -107,9 +110,23 @@ class FlightMemory:
         if run is not None:
             run.succeeded = succeeded
 
-    def add_result(self, result: Result, fused: tuple[Any, ...] | None, network: int) -> None:
-        """Keep a result; ``fused`` is what :meth:`mmedge.stream.Observer.on_fused` was told."""
-        self._add(self._result(result, fused, network), result.made)
+    def add_result(
+        self,
+        result: Result,
+        outputs: Mapping[str, Any] | None,
+        fused: tuple[Any, ...] | None,
+        network: int,
+    ) -> None:
+        """Keep a result.
+
+        Args:
+            result: as told.
+            outputs: copies of its own.
+            fused: of the fusion that was run for it, the name, item and turn of each modality, the
+                sizes, the turns of stages, the steps and the end of its loop; None: none was run.
+            network: index of the one that computed it.
+        """
+        self._add(self._result(result, outputs, fused, network), result.made)
         self.told += 1
 
     def add_event(self, event: Event) -> None:
@@ -178,7 +195,9 @@ class FlightMemory:
             weight = (item.key[2] - before.t) / (after.t - before.t)
         return ItemRecord(modality, samples, weight=weight)
 
-    def _used(self, modality: str, item: Item | None, network: int) -> ItemRecord | None:
+    def _used(
+        self, modality: str, item: Item | None, turn: Turn | None, network: int
+    ) -> ItemRecord | None:
         """What a result used; of what one before used, the same record."""
         if item is None:
             return None
@@ -191,15 +210,15 @@ class FlightMemory:
                     self.ring.hold(cast("SampleRecord | RunRecord", record))
             return made
         made = self._item(modality, item)
-        if item.turn is not None:
+        if turn is not None:
             run = self.ring.find(("run", network, *made.key))
             if run is None:
                 # It began before the recorder did, or its record had to go; or it was encoded for a
                 # network before it took over, which nobody was told of.
-                states = item.turn.states if network == 0 else None
+                states = turn.states if network == 0 else None
                 nbytes = RUN_BYTES + _state_bytes(states)
                 run = RunRecord(
-                    self.time, nbytes, made, network, item.turn.epoch, states, succeeded=True,
+                    self.time, nbytes, made, network, turn.epoch, states, succeeded=True,
                     needs=made.samples,
                 )  # fmt: skip
                 self.ring.hold(run)
@@ -207,33 +226,33 @@ class FlightMemory:
         self._items[modality] = item, network, made
         return made
 
-    def _result(self, result: Result, fused: tuple[Any, ...] | None, network: int) -> ResultRecord:
-        before, copies = self._outputs
-        if result.outputs is not before:
-            # A reader of results may write to them. Repeated outputs are copied once.
-            copies = _copy(result.outputs)
-            self._outputs = result.outputs, copies
-        nbytes = RESULT_BYTES + array_bytes(copies or {})
+    def _result(
+        self,
+        result: Result,
+        outputs: Mapping[str, Any] | None,
+        fused: tuple[Any, ...] | None,
+        network: int,
+    ) -> ResultRecord:
+        nbytes = RESULT_BYTES + array_bytes(outputs or {})
         items: dict[str, ItemRecord | None] | None = None
         turns: dict[str, tuple[int, Mapping[str, Array] | None]] = {}
         sizes: Mapping[str, int] = {}
         steps, end = 0, None
         needs: list[Record] = []
         if fused is not None:
-            chosen, sizes, begun, outcome = fused
+            chosen, sizes, begun, steps, end = fused
             items = {}
-            for name, item in chosen.items():
-                items[name] = used = self._used(name, item, network)
+            for name, item, turn in chosen:
+                items[name] = used = self._used(name, item, turn, network)
                 if used is not None:
                     needs += used.samples if used.run is None else (used.run,)
             for stage, turn in begun.items():
                 states = self._keep_states(f"stage {stage}", turn.epoch, turn.states)
                 turns[stage] = turn.epoch, None if states is None else states.get(stage, {})
                 nbytes += _state_bytes(states)
-            steps, end = outcome.steps, outcome.end
         self._results += 1
         return ResultRecord(
-            self.time, nbytes, replace(result, outputs=None), copies, self._results - 1, network,
+            self.time, nbytes, _read_fields(result), outputs, self._results - 1, network,
             items, dict(sizes), turns, steps, end, self.told, needs=tuple(needs),
         )  # fmt: skip
 
@@ -252,15 +271,6 @@ class FlightMemory:
             return None
         self._states_kept[owner] = epoch, self.time
         return states
-
-
-def _copy(outputs: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    if outputs is None:
-        return None
-    return {
-        name: value.copy() if isinstance(value, np.ndarray) else value
-        for name, value in outputs.items()
-    }
 
 
 def _state_bytes(states: Mapping[str, Mapping[str, Array]] | None) -> int:

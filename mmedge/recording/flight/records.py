@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
     from mmedge.spec import Array
     from mmedge.stream.observer import Event
-    from mmedge.stream.result import Result
 
 __all__ = [
+    "RESULT_FIELDS",
     "EventRecord",
     "ItemRecord",
     "MachineRecord",
@@ -32,6 +32,12 @@ __all__ = [
 
 #: Bytes of Python's objects of one record, by kind, beside its arrays.
 SAMPLE_BYTES, RUN_BYTES, RESULT_BYTES, EVENT_BYTES, MACHINE_BYTES = 1024, 1024, 4096, 1024, 4096
+
+#: What is kept of a :class:`mmedge.stream.Result` beside its outputs, of which copies are kept.
+RESULT_FIELDS = (
+    "t", "made", "latency", "trigger", "fresh", "met", "outputs_t", "reason", "ages", "samples",
+    "absent", "notes", "dropped", "drift",
+)  # fmt: skip
 
 
 @dataclass(slots=True, eq=False)
@@ -145,7 +151,7 @@ class ResultRecord(Record):
     """One result, and what it was made of.
 
     Attributes:
-        result: as the stream told it, without outputs: those would not be counted.
+        fields: what the result says, as :data:`RESULT_FIELDS` names it.
         outputs: copies of its outputs: a reader of the result may write to those; None: none.
         number: of results since the recorder began, from 0.
         network: index of the one that ran, of those that the recorder has seen.
@@ -157,7 +163,7 @@ class ResultRecord(Record):
         told: as of :class:`SampleRecord`.
     """
 
-    result: Result
+    fields: tuple[Any, ...]
     outputs: Mapping[str, Any] | None
     number: int
     network: int
