@@ -21,7 +21,7 @@ from mmedge.cli.compare import compare
 from mmedge.cli.console import settings, stderr, warn
 from mmedge.cli.drift import drift
 from mmedge.cli.env import env
-from mmedge.cli.failures import READER_GONE, tell
+from mmedge.cli.failures import READER_GONE, UsageError, tell
 from mmedge.cli.inspect import inspect
 from mmedge.cli.keygen import keygen
 from mmedge.cli.record import record
@@ -39,6 +39,11 @@ __all__ = ["build_app", "run"]
 #: Entry points of this group are functions that become verbs of their own name.
 GROUP = "mmedge.commands"
 PANEL = "Every verb"
+#: Verbs that come with another distribution: its name, and where it is in a checkout.
+ELSEWHERE = {
+    "logs": ("mmedge-ray", "./integrations/ray"),
+    "triton": ("mmedge-triton", "./integrations/triton"),
+}
 #: Where the runtime's own warnings come from.
 HERE = Path(mmedge.__file__).parent
 
@@ -102,7 +107,9 @@ def run(arguments: Sequence[str]) -> int:
         logging.basicConfig()
         logging.getLogger("mmedge_export").setLevel(logging.INFO)
     try:
-        command = typer.main.get_command(build_app())
+        app = build_app()
+        _check_installed(app, words)
+        command = typer.main.get_command(app)
         code = command.main(list(arguments), prog_name="mmedge", standalone_mode=False)
     except Exception as error:  # told, with its traceback under --debug
         if stop.number is not None:
@@ -116,6 +123,17 @@ def run(arguments: Sequence[str]) -> int:
     if code == INTERRUPTED and stop.number is not None:
         raise KeyboardInterrupt
     return code if isinstance(code, int) else 0
+
+
+def _check_installed(app: typer.Typer, words: Sequence[str]) -> None:
+    """Raise UsageError where a verb comes with a distribution that is not here."""
+    verb = next((word for word in words if not word.startswith("-")), "")
+    if verb in ELSEWHERE and all(command.name != verb for command in app.registered_commands):
+        distribution, folder = ELSEWHERE[verb]
+        raise UsageError(
+            f"No such command '{verb}' here: it comes with {distribution}; in a checkout: "
+            f"pip install {folder}"
+        )
 
 
 def _show_version(value: bool) -> None:  # noqa: FBT001 - typer's callback

@@ -14,7 +14,7 @@ import typer
 from mmedge.cli.console import emit_json, settings, stderr
 from mmedge.errors import MMEdgeError, NoVariantError
 
-__all__ = ["READER_GONE", "tell", "tell_stopped"]
+__all__ = ["READER_GONE", "UsageError", "tell", "tell_stopped"]
 
 #: What typer raises for words that cannot be meant (its public names give the class alone).
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]

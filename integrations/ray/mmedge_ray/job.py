@@ -112,6 +112,14 @@ def make_job(
     keys, options = split_keys(arguments)
     with mmedge.Bundle.open(path, **keys) as opened:
         digest, manifest = opened.digest, opened.manifest
+        if isinstance(how, StreamOptions):
+            # Here once, and not as an error of each recording in a folder of results.
+            modalities = [modality.name for modality in manifest.modalities]
+            if isinstance(how.trigger, str) and how.trigger not in ("any", *modalities):
+                raise InputError(
+                    f"trigger {how.trigger!r}: expected 'any', a rate in Hz, or one of "
+                    f"{', '.join(modalities)}"
+                )
         if options.get("variant") is None:
             with mmedge.load(opened, **options) as pipe:
                 arguments["variant"] = pipe.variant.id

@@ -145,6 +145,13 @@ def test_another_bundle_or_option_is_refused(logs, tmp_path):
         run_recordings(STREAMING, one, tmp_path / "out", trigger="camera")
 
 
+def test_an_unknown_trigger_is_refused_before_anything_is_written(logs, tmp_path):
+    with pytest.raises(InputError, match="trigger 'camrea': expected 'any', a rate in Hz, or one"):
+        run_recordings(STREAMING, logs, tmp_path / "out", trigger="camrea")
+    assert not (tmp_path / "out").exists()
+    assert run_recordings(STREAMING, [logs / "a"], tmp_path / "out", trigger="any").errors == ()
+
+
 def test_what_is_broken_is_told_by_name_and_the_rest_goes_on(logs, tmp_path):
     folder = tmp_path / "logs"
     for name in ("a", "b"):

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,15 @@ def test_an_error_is_one_json_object_under_json(words, kind, code):
     assert (said["kind"], said["exit_code"]) == (kind, code)
     assert said["message"]
     assert said["message"] in done.stderr
+
+
+@pytest.mark.parametrize(("verb", "distribution"), [("logs", "ray"), ("triton", "triton")])
+def test_a_verb_of_another_distribution_says_what_to_install(verb, distribution):
+    if find_spec(f"mmedge_{distribution}") is not None:
+        pytest.skip(f"mmedge-{distribution} is installed")
+    done = call("-q", verb, "none", expect=2)
+    assert f"it comes with mmedge-{distribution}" in done.stderr
+    assert f"pip install ./integrations/{distribution}" in done.stderr
 
 
 def test_why_no_variant_runs_is_in_the_json(pair):
