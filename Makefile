@@ -11,6 +11,9 @@ LEROBOT ?= lerobot==0.4.4
 BIN := $(VENV)/bin
 SAMPLES := zoo/mmedge_zoo/samples
 
+# Python compiles what is imported when it first is: a tenth of what comes with torch.
+PIP := --quiet --disable-pip-version-check --no-compile
+
 # Benchmarks and tests may import ONNX Runtime before mmedge, which turns its telemetry off.
 export ORT_DISABLE_TELEMETRY ?= 1
 
@@ -139,30 +142,30 @@ clean:
 
 $(VENV)/.torch:
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check "$(TORCH)"
+	$(BIN)/pip install $(PIP) "$(TORCH)"
 	touch $@
 
 $(VENV)/.demo: $(VENV)/.torch pyproject.toml $(NATIVE)
-	$(BIN)/pip install --quiet --disable-pip-version-check "$(TORCH)" --editable ".[cpu,export]"
+	$(BIN)/pip install $(PIP) "$(TORCH)" --editable ".[cpu,export]"
 	touch $@
 
 $(VENV)/.test: $(VENV)/.torch pyproject.toml $(NATIVE)
-	$(BIN)/pip install --quiet --disable-pip-version-check "$(TORCH)" --editable ".[cpu,dev,docs,export,rtx,train]"
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps "$(LEROBOT)"
+	$(BIN)/pip install $(PIP) "$(TORCH)" --editable ".[cpu,dev,docs,export,rtx,train]"
+	$(BIN)/pip install $(PIP) --no-deps "$(LEROBOT)"
 	touch $@ $(VENV)/.demo
 
 $(VENV)-triton/.ready: pyproject.toml integrations/triton/pyproject.toml $(NATIVE)
 	$(PYTHON) -m venv $(VENV)-triton
-	$(VENV)-triton/bin/pip install --quiet --disable-pip-version-check --config-settings=build-dir=build/triton \
+	$(VENV)-triton/bin/pip install $(PIP) --config-settings=build-dir=build/triton \
 		--editable ".[cpu,sign,text]" "numpy<2" "nvidia-pytriton==0.7.0" "onnx>=1.19" pytest pytest-timeout
-	$(VENV)-triton/bin/pip install --quiet --disable-pip-version-check --editable integrations/triton
+	$(VENV)-triton/bin/pip install $(PIP) --editable integrations/triton
 	touch $@
 
 $(VENV)-ros2/.ready: pyproject.toml integrations/ros2/pyproject.toml integrations/ros2/requirements.txt $(NATIVE)
 	$(PYTHON) -m venv $(VENV)-ros2
-	$(VENV)-ros2/bin/pip install --quiet --disable-pip-version-check --config-settings=build-dir=build/ros2-native \
+	$(VENV)-ros2/bin/pip install $(PIP) --config-settings=build-dir=build/ros2-native \
 		--editable ".[cpu,ros,sign,text]" --requirement integrations/ros2/requirements.txt pytest pytest-timeout
-	$(VENV)-ros2/bin/pip install --quiet --disable-pip-version-check --no-deps --editable integrations/ros2
+	$(VENV)-ros2/bin/pip install $(PIP) --no-deps --editable integrations/ros2
 	touch $@
 
 build/ros2/robot.mmedge: integrations/ros2/tests/make_bundle.py | $(VENV)/.test
@@ -173,6 +176,6 @@ build/ros2/robot.mmedge: integrations/ros2/tests/make_bundle.py | $(VENV)/.test
 # Without the native library: nothing here needs its kernels.
 $(VENV)-ray/.ready: pyproject.toml integrations/ray/pyproject.toml
 	$(PYTHON) -m venv $(VENV)-ray
-	$(VENV)-ray/bin/pip install --quiet --disable-pip-version-check --config-settings=wheel.cmake=false \
+	$(VENV)-ray/bin/pip install $(PIP) --config-settings=wheel.cmake=false \
 		--editable ".[cpu,mcap]" --editable "integrations/ray[test]"
 	touch $@
