@@ -8,37 +8,29 @@ import shlex
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass
-from functools import wraps
-from importlib import metadata
+from functools import partial, wraps
+from importlib import import_module, metadata
 from pathlib import Path
 from typing import Annotated, Any, TextIO, get_type_hints
 
 import typer
 
 import mmedge
-from mmedge.cli.bench import bench
-from mmedge.cli.compare import compare
 from mmedge.cli.console import settings, stderr, warn
-from mmedge.cli.drift import drift
-from mmedge.cli.env import env
 from mmedge.cli.failures import READER_GONE, UsageError, tell
-from mmedge.cli.inspect import inspect
-from mmedge.cli.keygen import keygen
-from mmedge.cli.record import record
-from mmedge.cli.remove import remove
-from mmedge.cli.replay import replay
-from mmedge.cli.run import run as run_once
-from mmedge.cli.sign import sign
 from mmedge.cli.signals import stop
-from mmedge.cli.sweep import sweep
-from mmedge.cli.tune import tune
-from mmedge.cli.verify import verify
 
 __all__ = ["build_app", "run"]
 
+#: The runtime's own: a function and a module of that name each.
+VERBS = (
+    "bench", "compare", "drift", "env", "inspect", "keygen", "record", "remove", "replay", "run",
+    "sign", "sweep", "tune", "verify",
+)  # fmt: skip
 #: Entry points of this group are functions that become verbs of their own name.
 GROUP = "mmedge.commands"
 PANEL = "Every verb"
+HELP = ("--help", "-h")
 #: Verbs that come with another distribution: its name, and where it is in a checkout.
 ELSEWHERE = {
     "logs": ("mmedge-ray", "./integrations/ray"),
@@ -67,27 +59,37 @@ DebugOption = Annotated[
 ]
 
 
-def build_app() -> typer.Typer:
-    """The application with every verb that is installed."""
+def build_app(verb: str | None = None) -> typer.Typer:
+    """The application with every verb that is installed, or with one alone, if it is there.
+
+    A verb imports what it works with, and others need not wait for that.
+    """
     app = typer.Typer(
         name="mmedge",
         help="Deploy trained multimodal fusion networks: one verified bundle, honest latency.",
         no_args_is_help=True,
         pretty_exceptions_enable=False,
-        context_settings={"help_option_names": ["--help", "-h"]},
+        context_settings={"help_option_names": list(HELP)},
     )
     app.callback()(_every)
-    runtime_verbs = (
-        bench, compare, drift, env, inspect, keygen, record, remove, replay, sign, sweep, tune,
-        verify,
-    )  # fmt: skip
-    verbs: dict[str, Callable[..., None]] = {verb.__name__: verb for verb in runtime_verbs}
-    verbs["run"] = run_once
-    for entry in metadata.entry_points(group=GROUP):
-        verbs[entry.name] = entry.load()
-    for name, verb in sorted(verbs.items()):
-        app.command(name)(_with_every(verb))
+    loads = _verbs() if verb not in VERBS else {verb: partial(_own, verb)}
+    for name, load in sorted(loads.items()):
+        if verb not in loads or name == verb:
+            app.command(name)(_with_every(load()))
     return app
+
+
+def _verbs() -> dict[str, Callable[[], Callable[..., None]]]:
+    """What loads each verb that is installed, by name."""
+    loads: dict[str, Callable[[], Callable[..., None]]] = {
+        entry.name: entry.load for entry in metadata.entry_points(group=GROUP)
+    }
+    return loads | {name: partial(_own, name) for name in VERBS}
+
+
+def _own(name: str) -> Callable[..., None]:
+    verb: Callable[..., None] = getattr(import_module(f"mmedge.cli.{name}"), name)
+    return verb
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -107,9 +109,14 @@ def run(arguments: Sequence[str]) -> int:
         logging.basicConfig()
         logging.getLogger("mmedge_export").setLevel(logging.INFO)
     try:
-        app = build_app()
-        _check_installed(app, words)
-        command = typer.main.get_command(app)
+        verb = _find_verb(words)
+        if verb in ELSEWHERE and verb not in _verbs():
+            distribution, folder = ELSEWHERE[verb]
+            raise UsageError(
+                f"No such command '{verb}' here: it comes with {distribution}; in a checkout: "
+                f"pip install {folder}"
+            )
+        command = typer.main.get_command(build_app(verb))
         code = command.main(list(arguments), prog_name="mmedge", standalone_mode=False)
     except Exception as error:  # told, with its traceback under --debug
         if stop.number is not None:
@@ -125,15 +132,10 @@ def run(arguments: Sequence[str]) -> int:
     return code if isinstance(code, int) else 0
 
 
-def _check_installed(app: typer.Typer, words: Sequence[str]) -> None:
-    """Raise UsageError where a verb comes with a distribution that is not here."""
-    verb = next((word for word in words if not word.startswith("-")), "")
-    if verb in ELSEWHERE and all(command.name != verb for command in app.registered_commands):
-        distribution, folder = ELSEWHERE[verb]
-        raise UsageError(
-            f"No such command '{verb}' here: it comes with {distribution}; in a checkout: "
-            f"pip install {folder}"
-        )
+def _find_verb(words: Sequence[str]) -> str | None:
+    """The verb among the words; None where all of them are wanted, as for their help."""
+    verb = next((word for word in words if not word.startswith("-") or word in HELP), None)
+    return None if verb in HELP else verb
 
 
 def _show_version(value: bool) -> None:  # noqa: FBT001 - typer's callback

@@ -102,6 +102,27 @@ def test_a_verb_of_another_distribution_says_what_to_install(verb, distribution)
     assert f"pip install ./integrations/{distribution}" in done.stderr
 
 
+def test_a_verb_imports_what_it_needs_and_no_other_verb(tmp_path):
+    script = """
+import sys
+from mmedge.cli.app import run
+code = run(sys.argv[1:])
+print(sorted(name for name in sys.modules if name.startswith(("mmedge.cli.", "mmedge_export"))))
+"""
+    command = [sys.executable, "-c", script, "keygen", "robot"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    modules = done.stdout.splitlines()[-1]
+    assert "mmedge.cli.keygen" in modules
+    assert "mmedge.cli.bench" not in modules
+    assert "mmedge_export" not in modules
+
+
+def test_help_that_is_asked_for_before_a_verb_has_every_verb():
+    said = call("-h", "verify").stdout
+    for verb in ("bench", "export", "quantize", "run", "verify"):
+        assert f" {verb} " in said
+
+
 def test_why_no_variant_runs_is_in_the_json(pair):
     done = call("verify", pair, "--precision", "int3", "--json", expect=1)
     said = json.loads(done.stdout)["error"]
