@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from mmedge.spec import Array
+    from mmedge.stream.compute import Fused
     from mmedge.stream.observer import Event
     from mmedge.stream.result import Result
     from mmedge.stream.sample import Item, StreamSample
@@ -72,6 +73,12 @@ class FlightMemory:
         self._results = 0
         self._states_kept: dict[str, tuple[int, float]] = {}
         self._run: RunRecord | None = None
+        #: What the result that comes next was made of.
+        self._fused: tuple[Any, ...] | None = None
+        #: The newest result, with what its record will be made of.
+        self._newest: tuple[Any, ...] | None = None
+        #: Outputs of the newest result, and copies of them.
+        self._outputs: tuple[Any, Mapping[str, Any] | None] = (None, None)
         #: What the newest result used of each modality, as the stream has it and as it is kept.
         self._items: dict[str, tuple[Item, int, ItemRecord]] = {}
 
@@ -85,14 +92,17 @@ class FlightMemory:
         fault: str | None,
     ) -> None:
         """Keep a sample."""
+        self.settle()
         self._add(self._sample(modality, seq, value, t, arrival, fault), arrival)
         self.told += 1
 
-    def add_run(self, modality: str, item: Item, turn: Turn | None, network: int) -> None:
+    def add_run(self, modality: str, item: Item, network: int) -> None:
         """Keep a run of an encoder with state, of which :meth:`end_run` says what it came to.
 
-        ``turn`` is what the item had as it ran; ``network`` its index, as of a result.
+        ``network`` is its index, as of a result.
         """
+        self.settle()
+        turn = item.turn
         if turn is None:
             return
         made = self._item(modality, item)
@@ -105,32 +115,50 @@ class FlightMemory:
 
     def end_run(self, *, succeeded: bool) -> None:
         """An encoder ran: with state, it is the run that was added last."""
+        self.settle()
         self.told += 1
         run, self._run = self._run, None
         if run is not None:
             run.succeeded = succeeded
 
-    def add_result(
+    def add_fused(
         self,
-        result: Result,
-        outputs: Mapping[str, Any] | None,
-        fused: tuple[Any, ...] | None,
-        network: int,
+        items: Mapping[str, Item | None],
+        sizes: Mapping[str, int],
+        turns: Mapping[str, Turn],
+        outcome: Fused,
     ) -> None:
-        """Keep a result.
+        """Keep what the result that comes next was made of (:class:`mmedge.stream.Observer`)."""
+        # An item may be encoded again before the record is made.
+        chosen = [(name, item, item and item.turn) for name, item in items.items()]
+        self._fused = chosen, sizes, turns, outcome.steps, outcome.end
 
-        Args:
-            result: as told.
-            outputs: copies of its own.
-            fused: of the fusion that was run for it, the name, item and turn of each modality, the
-                sizes, the turns of stages, the steps and the end of its loop; None: none was run.
-            network: index of the one that computed it.
+    def add_result(self, result: Result, network: int) -> None:
+        """Keep a result, of the network of this index.
+
+        Its record is made when the next thing comes, or by :meth:`settle`: whoever waits for the
+        result need not wait for that.
         """
-        self._add(self._result(result, outputs, fused, network), result.made)
-        self.told += 1
+        self.settle()
+        fused, self._fused = self._fused, None
+        outputs, copies = self._outputs
+        if result.outputs is not outputs:
+            # A reader of results may write to them. Repeated outputs are copied once.
+            copies = _copy(result.outputs)
+            self._outputs = result.outputs, copies
+        self._newest = result, copies, fused, network
+
+    def settle(self) -> None:
+        """Make the record of the newest result, if it has none yet."""
+        if self._newest is not None:
+            result, outputs, fused, network = self._newest
+            self._newest = None
+            self._add(self._result(result, outputs, fused, network), result.made)
+            self.told += 1
 
     def add_event(self, event: Event) -> None:
         """Keep an event, and follow a clock that was set."""
+        self.settle()
         if event.kind == "clock_jump":
             # Times told from now on are of the clock as it was set.
             change = event.details.get("change", 0.0)
@@ -141,6 +169,7 @@ class FlightMemory:
 
     def add_machine(self, state: Mapping[str, Any]) -> None:
         """Keep a state of the machine."""
+        self.settle()
         self.ring.add(MachineRecord(self.time, MACHINE_BYTES, {"t": self.t, **state}))
 
     def _add(self, record: Record, t: float) -> None:
@@ -271,6 +300,15 @@ class FlightMemory:
             return None
         self._states_kept[owner] = epoch, self.time
         return states
+
+
+def _copy(outputs: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    if outputs is None:
+        return None
+    return {
+        name: value.copy() if isinstance(value, np.ndarray) else value
+        for name, value in outputs.items()
+    }
 
 
 def _state_bytes(states: Mapping[str, Mapping[str, Array]] | None) -> int:

@@ -9,8 +9,6 @@ from pathlib import Path
 from time import time_ns
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from mmedge.closable import Closable
 from mmedge.errors import BackendError, InputError
 from mmedge.forks import ADVICE, watch
@@ -106,11 +104,6 @@ class FlightRecorder(Observer, Closable):
         self._lock = threading.Lock()
         self._networks = [NetworkRecord.of(stream.network, stream.network.id)]
         self._network, self._index = stream.network.id, 0
-        #: What the result that comes next was made of; the newest result, with what its record is
-        #: made of; and its outputs, with their copies.
-        self._fused: tuple[Any, ...] | None = None
-        self._newest: tuple[Any, ...] | None = None
-        self._outputs: tuple[Any, Mapping[str, Any] | None] = (None, None)
         self._pending: list[DumpReason] = []
         self._due: float | None = None
         self._held_off: Counter[str] = Counter()
@@ -128,8 +121,7 @@ class FlightRecorder(Observer, Closable):
         )
         watch(self)
 
-    # What the stream tells: with its lock held, so each method returns at once. The record of a
-    # result is made when the next thing is told: whoever waits for the result need not wait for it.
+    # What the stream tells: with its lock held, so each method returns at once.
 
     def on_push(
         self,
@@ -142,7 +134,6 @@ class FlightRecorder(Observer, Closable):
     ) -> None:
         """Keep a sample (:class:`mmedge.stream.Observer`)."""
         with self._lock:
-            self._add_newest()
             self._memory.add_push(modality, seq, value, t, arrival, fault)
             self._look_at_time()
             if fault is not None and fault in self._triggers.faults:
@@ -152,8 +143,7 @@ class FlightRecorder(Observer, Closable):
     def on_state_run(self, modality: str, item: Item) -> None:
         """Keep the run of an encoder with state."""
         with self._lock:
-            self._add_newest()
-            self._memory.add_run(modality, item, item.turn, self._index_of(self._stream.network.id))
+            self._memory.add_run(modality, item, self._index_of(self._stream.network.id))
 
     def on_encoded(
         self,
@@ -165,7 +155,6 @@ class FlightRecorder(Observer, Closable):
     ) -> None:
         """Note whether a run gave features."""
         with self._lock:
-            self._add_newest()
             self._memory.end_run(succeeded=features is not None)
 
     def on_fused(
@@ -176,26 +165,18 @@ class FlightRecorder(Observer, Closable):
         outcome: Fused,
     ) -> None:
         """Remember what the result that comes next was made of."""
-        # An item may be encoded again before the record is made.
-        chosen = [(name, item, item and item.turn) for name, item in items.items()]
-        self._fused = chosen, sizes, turns, outcome.steps, outcome.end
+        with self._lock:
+            self._memory.add_fused(items, sizes, turns, outcome)
 
     def on_result(self, result: Result) -> None:
         """Keep a result."""
-        fused, self._fused = self._fused, None
-        outputs, copies = self._outputs
-        if result.outputs is not outputs:
-            # A reader of results may write to them. Repeated outputs are copied once.
-            copies = _copy(result.outputs)
-            self._outputs = result.outputs, copies
         with self._lock:
-            self._add_newest()
-            self._newest = result, copies, fused, self._index_of(result.network)
+            self._memory.add_result(result, self._index_of(result.network))
             is_late = result.met is False
             is_empty = result.outputs is None and self._triggers.no_outputs
             if self._due is None and not is_late and not is_empty:
                 return
-            self._add_newest()
+            self._memory.settle()
             self._look_at_time()
             if message := self._misses.add(result, self._memory.time):
                 self._fire(DumpReason("deadline", result.made, message))
@@ -206,7 +187,6 @@ class FlightRecorder(Observer, Closable):
     def on_event(self, event: Event) -> None:
         """Keep an event, and look whether it makes a dump."""
         with self._lock:
-            self._add_newest()
             self._memory.add_event(event)
             self._look_at_time()
             if event.kind in self._triggers.events and not event.kind.startswith("flight_"):
@@ -215,12 +195,6 @@ class FlightRecorder(Observer, Closable):
                 self._fire(reason, is_urgent=event.kind == "failure")
             if event.kind == "close" and self._due is not None:
                 self._cut()  # nothing comes any more
-
-    def _add_newest(self) -> None:
-        """Make the record of the newest result, if there is none yet; with the lock held."""
-        newest, self._newest = self._newest, None
-        if newest is not None:
-            self._memory.add_result(*newest)
 
     def _look_at_time(self) -> None:
         """Make the dump whose time has come."""
@@ -241,7 +215,6 @@ class FlightRecorder(Observer, Closable):
     def _sampled(self, state: dict[str, Any]) -> None:
         """Keep the state of the machine, from the sampler's thread."""
         with self._lock:
-            self._add_newest()
             self._memory.add_machine(state)
 
     # Dumps.
@@ -304,7 +277,7 @@ class FlightRecorder(Observer, Closable):
     def _cut_now(self, signal: int | None) -> None:
         """From the thread: the signal came, or the time after a trigger is over with no sample."""
         with self._lock:
-            self._add_newest()
+            self._memory.settle()
             if signal is not None:
                 self._fire(DumpReason("signal", self._memory.t, f"signal {signal}"), is_urgent=True)
             elif self._due is not None:
@@ -334,7 +307,7 @@ class FlightRecorder(Observer, Closable):
         if after_s and wait and self._is_simulated:
             raise InputError("after_s on a simulated clock: nothing advances it; use wait=False")
         with self._lock:
-            self._add_newest()
+            self._memory.settle()
             if self._closed:
                 raise BackendError("the flight recorder is closed; make a new one")
             if wait and self._due is None and self._thread.backlog >= MOST_WAITING:
@@ -361,7 +334,7 @@ class FlightRecorder(Observer, Closable):
             self._sampler.close()
         with self._lock:
             self._closed = True
-            self._add_newest()
+            self._memory.settle()
             if self._due is not None:
                 self._cut()
         self._thread.close()
@@ -369,12 +342,3 @@ class FlightRecorder(Observer, Closable):
     def disown(self) -> None:
         """See :class:`mmedge.forks.Inherited`: its threads are the parent's."""
         self._disowned = True
-
-
-def _copy(outputs: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    if outputs is None:
-        return None
-    return {
-        name: value.copy() if isinstance(value, np.ndarray) else value
-        for name, value in outputs.items()
-    }
