@@ -30,7 +30,7 @@ import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +40,7 @@ from overhead import BLOCK, PAUSE_S, UNTIMED, compare
 import mmedge
 from mmedge import sdk
 from mmedge.bench.machine import host
+from mmedge.closable import Closable
 from mmedge.loop_spec import GenerateLoop, StateSpec
 from mmedge.native.runtime import installed_onnxruntime
 from mmedge.native.structures import DTYPES
@@ -48,7 +49,6 @@ from mmedge_export import export
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from types import TracebackType
 
     from mmedge.spec import Array
 
@@ -139,7 +139,7 @@ class Programs:
         return [*self.commands[runtime], str(bundle), self.engine, mode, *inputs]
 
 
-class Caller:
+class Caller(Closable):
     """A process that has loaded a bundle and makes calls when it is told to."""
 
     def __init__(self, command: list[str]) -> None:
@@ -163,15 +163,8 @@ class Caller:
             raise RuntimeError(f"a process ended with {self._process.wait()}")
         return line
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """End the process."""
         self._input.close()
         self._process.wait()
 
