@@ -14,10 +14,6 @@ namespace {
 
 constexpr int64_t kMaxElements = int64_t{1} << 31;
 
-bool same_shape(const TensorView& a, const TensorView& b) noexcept {
-  return a.rank == b.rank && std::equal(a.shape, a.shape + a.rank, b.shape);
-}
-
 }  // namespace
 
 DenoiseRun::DenoiseRun(Pipeline* pipeline)

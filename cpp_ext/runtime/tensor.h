@@ -2,6 +2,7 @@
 #ifndef MMEDGE_RUNTIME_TENSOR_H_
 #define MMEDGE_RUNTIME_TENSOR_H_
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -61,6 +62,10 @@ struct TensorView {
   }
   size_t bytes() const { return static_cast<size_t>(elements()) * item_size(dtype); }
 };
+
+inline bool same_shape(const TensorView& a, const TensorView& b) noexcept {
+  return a.rank == b.rank && std::equal(a.shape, a.shape + a.rank, b.shape);
+}
 
 // A tensor with memory of its own.
 struct Tensor {

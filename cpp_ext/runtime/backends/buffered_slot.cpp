@@ -13,12 +13,8 @@ alignas(64) unsigned char nothing[64];
 
 const TensorView kEmpty{};
 
-bool same_shape(const TensorView& a, const TensorView& b) {
-  if (a.dtype != b.dtype || a.rank != b.rank) return false;
-  for (size_t axis = 0; axis < a.rank; ++axis) {
-    if (a.shape[axis] != b.shape[axis]) return false;
-  }
-  return true;
+bool same_layout(const TensorView& a, const TensorView& b) {
+  return a.dtype == b.dtype && same_shape(a, b);
 }
 
 TensorView addressed(TensorView tensor) {
@@ -69,7 +65,7 @@ Code BufferedSlot::set_input(size_t index, const TensorView& tensor) noexcept {
   if (index >= inputs_.size()) return fail(Code::kInput, "there is no input %zu", index);
   Input& place = inputs_[index];
   const TensorView view = addressed(tensor);
-  if (place.set && !place.held && place.view.data == view.data && same_shape(place.view, view)) {
+  if (place.set && !place.held && place.view.data == view.data && same_layout(place.view, view)) {
     return Code::kOk;
   }
   if (!fits(input_specs_[index], "input", tensor)) return Code::kInput;
@@ -136,7 +132,7 @@ Code BufferedSlot::read_output(size_t index) noexcept {
   place.view = addressed(view);
   place.made = !place.has_memory;
   if (!place.has_memory) return Code::kOk;
-  if (!same_shape(view, place.memory)) {
+  if (!same_layout(view, place.memory)) {
     return fail(Code::kBackend, "output '%s' has another shape than the memory that was set for it",
                 spec.name.c_str());
   }

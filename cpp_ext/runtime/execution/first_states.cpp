@@ -12,10 +12,6 @@
 namespace mmedge::runtime {
 namespace {
 
-bool same_shape(const TensorView& a, const TensorView& b) noexcept {
-  return a.rank == b.rank && std::equal(a.shape, a.shape + a.rank, b.shape);
-}
-
 }  // namespace
 
 std::vector<int> dimension_places(const Manifest& manifest, const TensorSpec& spec) {

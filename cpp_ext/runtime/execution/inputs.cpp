@@ -51,10 +51,6 @@ void repeat(const uint8_t* first, const TensorView& out, const uint8_t* dynamic,
   }
 }
 
-bool same_shape(const TensorView& a, const TensorView& b) noexcept {
-  return a.rank == b.rank && std::equal(a.shape, a.shape + a.rank, b.shape);
-}
-
 // The dimension of a caller's tokens; no bundle can have one of that name.
 constexpr const char* kPrompt = "prompt tokens";
 

@@ -29,10 +29,6 @@ class Tensors {
 
 using Producers = std::map<std::string, size_t>;  // tensor to index of its stage
 
-std::string plan_in_words(const Manifest& m, const Plan& plan) {
-  return m.plans.size() > 1 ? " of plan " + quoted(plan.name) : "";
-}
-
 // Indices of the plan's stages, in the manifest's order.
 std::vector<size_t> stages_of(const Manifest& m, const Plan& plan) {
   const std::set<std::string> names(plan.stages.begin(), plan.stages.end());
@@ -105,6 +101,10 @@ void check_inputs(const Manifest& m, const std::vector<size_t>& stages, const Pr
 }
 
 }  // namespace
+
+std::string plan_in_words(const Manifest& m, const Plan& plan) {
+  return m.plans.size() > 1 ? " of plan " + quoted(plan.name) : "";
+}
 
 void check_flow(const Manifest& m, const Plan& plan) {
   const std::vector<size_t> stages = stages_of(m, plan);

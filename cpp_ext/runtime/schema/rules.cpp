@@ -25,11 +25,6 @@ bool contains(const Names& names, const std::string& name) {
   return std::find(names.begin(), names.end(), name) != names.end();
 }
 
-// The plan that a rule is about, in words, where there are several.
-std::string plan_in_words(const Manifest& manifest, const Plan& plan) {
-  return manifest.plans.size() > 1 ? " of plan " + quoted(plan.name) : "";
-}
-
 void check_unique(const Manifest& m) {
   UniqueNames modalities, stages, variants, outputs, inputs, plans;
   for (size_t i = 0; i < m.modalities.size(); ++i) {

@@ -40,6 +40,8 @@ inline bool same(const TensorSpec& a, const TensorSpec& b) {
 // Names of the inputs of all modalities.
 std::set<std::string> network_inputs(const Manifest& manifest);
 std::set<std::string> names_in_loop(const Manifest& manifest);
+// The plan that a rule is about, where there are several.
+std::string plan_in_words(const Manifest& manifest, const Plan& plan);
 const GenerateLoop* generate_loop(const Manifest& manifest);
 const DenoiseLoop* denoise_loop(const Manifest& manifest);
 
