@@ -15,9 +15,9 @@ from tiny import Tiny, make_tiny
 from mmedge.bundle import Bundle
 
 # A slow machine is no failure: what is timed is timed in benchmarks/. On top of what is in force,
-# which hypothesis chooses by itself under CI. `make test` takes short, .ci/run medium (and long for
-# random schedules of streams), `make test-long` long.
-for name, examples in (("short", 100), ("medium", 200), ("long", 2000)):
+# which hypothesis chooses by itself under CI. `make test` takes short (.ci/run long for random
+# schedules of streams), `make test-long` long.
+for name, examples in (("short", 100), ("long", 2000)):
     settings.register_profile(
         name,
         settings(),

@@ -19,7 +19,7 @@ from mmedge_export.targets.openvino.variant import add_openvino
 from promise.judge import Collector, judge
 from promise.networks import Random, networks
 
-# A third of what other tests have: 33 in `make test`, 66 in .ci/run. `make promise` says a number.
+# A third of what other tests have: 33. `make promise` says a number.
 EXAMPLES = int(os.environ.get("MMEDGE_EXAMPLES", settings.default.max_examples // 3))
 
 
