@@ -11,8 +11,7 @@ LEROBOT ?= lerobot==0.4.4
 BIN := $(VENV)/bin
 SAMPLES := zoo/mmedge_zoo/samples
 
-# Python compiles what is imported when it first is: a tenth of what comes with torch.
-PIP := --quiet --disable-pip-version-check --no-compile
+PIP := --quiet --disable-pip-version-check
 
 # Benchmarks and tests may import ONNX Runtime before mmedge, which turns its telemetry off.
 export ORT_DISABLE_TELEMETRY ?= 1
